@@ -1,0 +1,40 @@
+"""Dark-field X-ray microscopy scans, larger than memory, reduced to labelled maps.
+
+The names below are the package; each loads when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ingest": "dfxm_dask.store.ingest",
+    "open_scan": "dfxm_dask.store.scan",
+    "run_recipe": "dfxm_dask.run.execute",
+    "background": "dfxm_dask.frames",
+    "hot_pixels": "dfxm_dask.frames",
+    "normalise": "dfxm_dask.frames",
+    "zingers": "dfxm_dask.frames",
+    "fit_curves": "dfxm_dask.rocking",
+    "integrated_curve": "dfxm_dask.rocking",
+    "kam": "dfxm_dask.rocking",
+    "moments": "dfxm_dask.rocking",
+    "mosaicity": "dfxm_dask.rocking",
+    "Variable": "dfxm_dask.schema",
+    "DfxmError": "dfxm_dask.errors",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

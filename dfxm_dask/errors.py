@@ -1,0 +1,44 @@
+"""Errors: each says what was asked, what was found, and what to do."""
+
+from __future__ import annotations
+
+
+class DfxmError(ValueError):
+    """Anything wrong with data, parameters, stores or recipes.
+
+    Parameters
+    ----------
+    asked : str
+        What was asked for: a parameter, a file and entry, a step.
+    found : str
+        What is there instead.
+    remedy : str
+        What the user can do, as an imperative.
+    """
+
+    def __init__(self, asked: str, found: str, remedy: str) -> None:
+        super().__init__(asked, found, remedy)
+        self.asked, self.found, self.remedy = asked, found, remedy
+
+    def __str__(self) -> str:
+        return f"{self.asked}: {self.found}; {self.remedy}"
+
+
+class SourceError(DfxmError):
+    """A beamline file that cannot be read as it claims to be."""
+
+
+class StoreError(DfxmError):
+    """A store that is absent, foreign, damaged or in the way."""
+
+
+class IncompleteError(StoreError):
+    """A group whose writing was started and not finished."""
+
+
+class RecipeError(DfxmError):
+    """A recipe or command that asks for something unknown or impossible."""
+
+
+class InputError(DfxmError):
+    """Arrays or parameters that a reduction cannot accept."""

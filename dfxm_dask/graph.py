@@ -1,0 +1,366 @@
+"""From a declaration and a Dataset to a lazy Dataset: the only place that builds Dask graphs.
+
+One task per block runs the kernel and holds all its outputs; each output then picks its part. Blocks follow the
+chunks of the input along z, y and x; dims that a reduction needs whole are merged into one chunk, which is the only
+rechunking that happens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from math import ceil, prod
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.array.overlap import overlap
+
+from dfxm_dask.errors import InputError
+from dfxm_dask.reduction import Arrays, Reduction
+from dfxm_dask.schema import AXES, SPACE, Variable, check, expand
+
+BASELINE_BYTES = 200 * 2**20  # an idle worker with numba, zarr and xarray loaded (measured)
+ENCODED_BYTES = 48 * 2**20  # compressed bytes in flight, and the row of chunks they come from
+TREE = 8  # summaries merged by one task
+
+
+def scan_axes(dataset: xr.Dataset) -> dict[str, str]:
+    """Scan axes of a Dataset in storage order, each with its unit.
+
+    They are the dims of ``counts`` other than z, y, x; without counts, the coordinates marked ``scan_axis``, or the
+    axes that ``com_...`` is there for.
+    """
+    if "counts" in dataset:
+        names = [str(d) for d in dataset["counts"].dims if d not in SPACE]
+    else:
+        marked = {str(n): c.attrs["scan_axis"] for n, c in dataset.coords.items() if "scan_axis" in c.attrs}
+        names = sorted(marked, key=lambda n: marked[n])
+        if not names:
+            names = [m.group(1) for n in map(str, dataset.data_vars) if (m := re.fullmatch(r"com_(\w+)", n))]
+    units = {}
+    for name in names:
+        source = dataset[name] if name in dataset.coords else dataset.get(f"com_{name}")
+        units[name] = str(source.attrs.get("units", "degree")) if source is not None else "degree"
+    return units
+
+
+def expanded_writes(reduction: Reduction, axes: Mapping[str, str], parameters: Mapping[str, Any]) -> list[Variable]:
+    """What the reduction writes on a scan with these axes; a parameter ``axis`` narrows its templates to one axis."""
+    chosen = parameters.get("axis")
+    own = {str(chosen): axes[str(chosen)]} if chosen in axes else dict(axes)
+    result: list[Variable] = []
+    for variable in reduction.writes:
+        result += expand(variable, own if variable.template else axes)
+    return result
+
+
+def check_axes(reduction: Reduction, axes: Mapping[str, str]) -> str | None:
+    """Why the reduction cannot run on a scan with these axes, or None."""
+    if len(axes) < reduction.min_axes:
+        return f"needs {reduction.min_axes} scan axes, the scan has {', '.join(axes) or 'none'}"
+    return None
+
+
+def kernel_arguments(
+    reduction: Reduction, axes: Mapping[str, str], fetch: Mapping[str, Any], positions: Mapping[str, np.ndarray]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and keyword inputs of a kernel, from arrays by name. Templates and scan axes become dicts."""
+    args: list[Any] = []
+    for variable in reduction.reads:
+        if variable.name == AXES.name:
+            args.append({a: positions[a] for a in axes})
+        elif variable.template:
+            names = [v.name for v in expand(variable, axes)]
+            args.append(dict(zip(axes, (fetch[n] for n in names), strict=True)))
+        else:
+            args.append(fetch[variable.name])
+    return args, {v.name: fetch.get(v.name) for v in reduction.may_read}
+
+
+def scan_last(values: np.ndarray, dims: Sequence[str], axes: Mapping[str, str]) -> np.ndarray:
+    """The view with scan axes behind all others, as kernels see it."""
+    order = [k for k, d in enumerate(dims) if d not in axes] + [k for k, d in enumerate(dims) if d in axes]
+    return values.transpose(order)
+
+
+def storage_order(values: np.ndarray, dims: Sequence[str], axes: Mapping[str, str]) -> np.ndarray:
+    """The inverse of :func:`scan_last`: what a kernel returned, as a view with dims in storage order."""
+    order = [d for d in dims if d not in axes] + [d for d in dims if d in axes]
+    return values.transpose([order.index(d) for d in dims])
+
+
+def check_outputs(reduction: Reduction, outputs: Arrays, wanted: Sequence[Variable]) -> None:
+    """Refuse a kernel that does not return what it declares.
+
+    Raises
+    ------
+    InputError
+        Names or dtypes differ.
+    """
+    names = [v.name for v in wanted]
+    if sorted(outputs) != sorted(names):
+        raise InputError(f"kernel {reduction.name}", f"returned {sorted(outputs)}", f"declared are {sorted(names)}")
+    for variable in wanted:
+        found = np.asarray(outputs[variable.name]).dtype
+        if variable.stored and found != np.dtype(variable.dtype):
+            raise InputError(
+                f"kernel {reduction.name}: {variable.name}", f"is {found}", f"declared is {variable.dtype}"
+            )
+
+
+def projected_memory(
+    reductions: Sequence[Reduction], axes: Mapping[str, str], sizes: Mapping[str, int],
+    parameters: Sequence[Mapping[str, Any]], edge: int, itemsize: int, whole: bool,
+) -> int:  # fmt: skip
+    """Bytes that one unit needs at its peak: baseline, one tile of counts, encoded chunks, and the maps it makes.
+
+    Parameters
+    ----------
+    sizes : mapping
+        Length of every dim in one unit.
+    edge, itemsize : int
+        Inner chunk edge in pixels, bytes per count.
+    whole : bool
+        The unit is a whole layer whose maps are read, not tiles of counts.
+    """
+    frames = prod(sizes[a] for a in axes)
+    area = sizes["y"] * sizes["x"]
+    maps, tiles = 0, 0
+    for reduction, chosen in zip(reductions, parameters, strict=True):
+        for variable in expanded_writes(reduction, axes, chosen):
+            cell = np.dtype(variable.dtype).itemsize * prod(sizes.get(d, 3) for d in variable.dims if d not in SPACE)
+            if variable.stored and "y" in variable.dims:
+                maps += area * cell
+            else:
+                tiles += edge * edge * cell
+        if whole:
+            maps += sum(area * 4 * (len(axes) if v.template else 1) for v in reduction.reads if "y" in v.dims)
+    return BASELINE_BYTES + (maps if whole else maps + tiles + frames * edge * edge * itemsize + ENCODED_BYTES)
+
+
+def _layer_block(
+    reduction: Reduction, axes: Mapping[str, str], parameters: Mapping[str, Any], names: Sequence[str],
+    dims: Sequence[tuple[str, ...]], positions: Mapping[str, np.ndarray], wanted: Sequence[Variable],
+    own: np.ndarray | None, seen: np.ndarray | None, *blocks: np.ndarray,
+) -> Arrays:  # fmt: skip
+    """The kernel on every layer of a block. With a halo, ``seen`` are the layers at hand and ``own`` those to do."""
+    halo = reduction.halo
+    count = (
+        next(b.shape[d.index("z")] for b, d in zip(blocks, dims, strict=True) if "z" in d) if own is None else len(own)
+    )
+    results: list[Arrays] = []
+    for k in range(count):
+        fetch, extra = {}, {}
+        for name, dim, block in zip(names, dims, blocks, strict=True):
+            if "z" not in dim:
+                fetch[name] = scan_last(block, dim, axes)
+                continue
+            if halo and own is not None and seen is not None:
+                at = int(np.flatnonzero(seen == own[k])[0])
+                low = max(0, at - halo)
+                fetch[name] = scan_last(block[low : at + halo + 1], dim, axes)
+                extra = {"centre": at - low}
+            elif "z" in reduction.over:
+                fetch[name] = scan_last(block, dim, axes)
+            else:
+                layer = block[(slice(None),) * dim.index("z") + (k,)]
+                fetch[name] = scan_last(layer, [d for d in dim if d != "z"], axes)
+        args, keywords = kernel_arguments(reduction, axes, fetch, positions)
+        made = reduction.kernel(*args, **keywords, **parameters, **extra)
+        if reduction.combine is None:
+            check_outputs(reduction, made, wanted)
+            made = {v.name: storage_order(made[v.name], [d for d in v.dims if d != "z"], axes) for v in wanted}
+        results.append(made)
+        if "z" in reduction.over:
+            return results[0]
+    if reduction.combine is not None:
+        merged = results[0]
+        for summary in results[1:]:
+            merged = reduction.combine(merged, summary)
+        return merged
+    return {n: np.stack([r[n] for r in results]) for n in results[0]}
+
+
+def _pick(base: Any, name: str) -> np.ndarray:
+    while isinstance(base, list):  # blockwise hands contracted blocks over as nested lists
+        base = base[0]
+    return np.asarray(base[name])
+
+
+def lazy(reduction: Reduction, dataset: xr.Dataset, parameters: Mapping[str, Any]) -> xr.Dataset:
+    """A reduction of a Dataset as a lazy Dataset.
+
+    Parameters
+    ----------
+    reduction : Reduction
+    dataset : xarray.Dataset
+        With the variables that the reduction reads, dims in storage order (z, scan axes, y, x); Dask or numpy.
+    parameters : mapping
+        Of the reduction.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dask-backed, dims, dtype and units as declared; nothing is computed.
+
+    Raises
+    ------
+    InputError
+        A variable is missing or of wrong dims, dtype or units; a parameter is wrong; too few scan axes.
+    """
+    chosen = reduction.validate(parameters)
+    axes = scan_axes(dataset)
+    if reason := check_axes(reduction, axes):
+        raise InputError(reduction.name, reason, "use a scan with more axes")
+    names, arrays, positions = _inputs(reduction, dataset, axes)
+    grid = _block_grid(reduction, arrays)
+    arrays = [_aligned(a, grid) for a in arrays]
+    dims = [tuple(map(str, a.dims)) for a in arrays]
+    wanted = expanded_writes(reduction, axes, chosen)
+    index = {d: k for k, d in enumerate(dict.fromkeys(d for dim in dims for d in dim))}
+    block_dims = [d for d in SPACE if d in index]
+    own = seen = None
+    data = [a.data for a in arrays]
+    if reduction.halo:
+        layers = da.from_array(np.arange(sum(grid["z"])), chunks=(grid["z"],))
+        own, seen = layers, overlap(layers, {0: reduction.halo}, "none", allow_rechunk=False)
+        data = [overlap(x, {d.index("z"): reduction.halo}, "none", allow_rechunk=False) if "z" in d else x
+                for x, d in zip(data, dims, strict=True)]  # fmt: skip
+    pairs: list[Any] = []
+    for x, dim in zip(data, dims, strict=True):
+        pairs += [x, tuple(index[d] for d in dim)]
+    marks: list[Any] = [own, (index["z"],), seen, (index["z"],)] if own is not None else [None, None, None, None]
+    base = da.blockwise(
+        _layer_block, tuple(index[d] for d in block_dims),
+        reduction, None, axes, None, chosen, None, names, None, dims, None, positions, None, wanted, None,
+        *marks, *pairs,
+        concatenate=True, align_arrays=False, name=f"{reduction.name}-" + dask.base.tokenize(
+            reduction.name, chosen, [x.name for x in data], {k: v.tobytes() for k, v in positions.items()}),
+        dtype=object, meta=np.empty((0,) * len(block_dims), object),
+    )  # fmt: skip
+    if reduction.combine is not None:
+        return _gathered(reduction, base, wanted, dataset, axes)
+    return _picked(reduction, base, wanted, dataset, axes, index, block_dims)
+
+
+def _inputs(
+    reduction: Reduction, dataset: xr.Dataset, axes: Mapping[str, str]
+) -> tuple[list[str], list[xr.DataArray], dict[str, np.ndarray]]:
+    """Arrays that the kernel reads, checked, by name; and the positions along the scan axes."""
+    names: list[str] = []
+    arrays: list[xr.DataArray] = []
+    positions: dict[str, np.ndarray] = {}
+    for declared in (*reduction.reads, *reduction.may_read):
+        if declared.name == AXES.name:
+            for a in axes:
+                if a not in dataset.coords:
+                    raise InputError(f"{reduction.name}: coordinate {a!r}", "is missing", "assign the positions to it")
+                positions[a] = np.asarray(dataset[a].values, float)
+                if positions[a].ndim != 1 or not np.isfinite(positions[a]).all():
+                    raise InputError(f"{reduction.name}: coordinate {a!r}", "is not finite", "mend the positions")
+            continue
+        for variable in expand(declared, axes):
+            if variable.name not in dataset:
+                if declared in reduction.may_read:
+                    continue
+                raise InputError(
+                    f"{reduction.name}: variable {variable.name!r}",
+                    f"is not in the Dataset ({', '.join(map(str, dataset.variables))})",
+                    f"compute it first: it has dims {variable.dims}",
+                )
+            array = dataset[variable.name]
+            check(
+                variable, tuple(map(str, array.dims)), array.dtype, array.attrs.get("units"),
+                asked=f"{reduction.name}: variable {variable.name!r}",
+            )  # fmt: skip
+            names.append(variable.name)
+            arrays.append(array)
+    return names, arrays, positions
+
+
+def _block_grid(reduction: Reduction, arrays: Sequence[xr.DataArray]) -> dict[str, tuple[int, ...]]:
+    """Chunks along every dim: those of the first chunked array that has it; merged where the reduction asks."""
+    grid: dict[str, tuple[int, ...]] = {}
+    for array in arrays:
+        known = array.chunksizes
+        for dim, size in zip(map(str, array.dims), array.shape, strict=True):
+            if dim not in grid or (len(grid[dim]) == 1 and dim in known):
+                grid[dim] = tuple(known[dim]) if dim in known else (size,)
+    whole = set(reduction.over)
+    for dim, chunks in grid.items():
+        if dim in whole or dim not in SPACE:
+            grid[dim] = (sum(chunks),)
+        elif dim in ("y", "x") and reduction.patch:
+            step = ceil(max(chunks) / reduction.patch) * reduction.patch
+            size = sum(chunks)
+            grid[dim] = tuple(min(step, size - k) for k in range(0, size, step)) or (0,)
+        elif dim == "z" and reduction.halo and min(chunks) < reduction.halo:
+            grid[dim] = (sum(chunks),)
+    return grid
+
+
+def _aligned(array: xr.DataArray, grid: Mapping[str, tuple[int, ...]]) -> xr.DataArray:
+    return array.variable.to_base_variable().chunk({d: grid[str(d)] for d in array.dims})  # type: ignore[return-value]
+
+
+def _picked(
+    reduction: Reduction, base: da.Array, wanted: Sequence[Variable], dataset: xr.Dataset, axes: Mapping[str, str],
+    index: dict[str, int], block_dims: list[str],
+) -> xr.Dataset:  # fmt: skip
+    """One lazy array per output, each a part of the shared block task."""
+    position = {d: index[d] for d in block_dims}
+    if reduction.patch:
+        position |= {f"patch_{d}": index[d] for d in ("y", "x")}
+    variables = {}
+    for variable in wanted:
+        new = {d: _extra_size(d, dataset, axes) for d in variable.dims if d not in position}
+        labels = {d: position.get(d, 1000 + k) for k, d in enumerate(variable.dims)}
+        adjust = {}
+        if reduction.patch:
+            patch = reduction.patch
+            adjust = {labels[d]: (lambda n, p=patch: ceil(n / p)) for d in variable.dims if d.startswith("patch_")}
+        dtype = np.dtype(variable.dtype)
+        if not variable.stored and variable.name in dataset and dataset[variable.name].dtype != dtype:
+            dtype = np.dtype(variable.dtype) if dtype.kind == "f" else dataset[variable.name].dtype
+        data = da.blockwise(
+            _pick, tuple(labels[d] for d in variable.dims), base, tuple(index[d] for d in block_dims),
+            variable.name, None, new_axes={labels[d]: n for d, n in new.items()}, adjust_chunks=adjust or None,
+            concatenate=False, dtype=dtype, meta=np.empty((0,) * len(variable.dims), dtype),
+        )  # fmt: skip
+        variables[variable.name] = (variable.dims, data, variable.attrs)
+    dims = {d for v in wanted for d in v.dims}
+    coords = {n: c for n, c in dataset.coords.items() if set(map(str, c.dims)) <= dims}
+    return xr.Dataset(variables, coords=coords)
+
+
+def _extra_size(dim: str, dataset: xr.Dataset, axes: Mapping[str, str]) -> int:
+    return 3 if dim == "rgb" else int(dataset.sizes[dim])
+
+
+def _gathered(
+    reduction: Reduction, base: da.Array, wanted: Sequence[Variable], dataset: xr.Dataset, axes: Mapping[str, str]
+) -> xr.Dataset:
+    """Merge the summaries of all blocks in a tree, finish, and declare the outputs."""
+    parts = list(base.to_delayed().ravel())
+    combine, finish = dask.delayed(reduction.combine, pure=True), dask.delayed(reduction.finish or dict, pure=True)
+    fold = dask.delayed(_fold, pure=True)
+    while len(parts) > 1:
+        parts = [fold(combine, parts[k : k + TREE]) for k in range(0, len(parts), TREE)]
+    last = finish(parts[0])
+    variables = {}
+    for variable in wanted:
+        shape = tuple(_extra_size(d, dataset, axes) for d in variable.dims)
+        data = da.from_delayed(last[variable.name], shape, dtype=np.dtype(variable.dtype))
+        variables[variable.name] = (variable.dims, data, variable.attrs)
+    coords = {n: c for n, c in dataset.coords.items() if set(map(str, c.dims)) <= {d for v in wanted for d in v.dims}}
+    return xr.Dataset(variables, coords=coords)
+
+
+def _fold(combine: Any, parts: list[Arrays]) -> Arrays:
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = combine(merged, part)
+    return merged

@@ -1,0 +1,185 @@
+"""A reduction is one definition: a numpy kernel with a declaration of what it reads, writes, and keeps whole.
+
+.. code-block:: python
+
+    COM = Variable("com_{axis}", ("z", "y", "x"), "float32", "{units}", "centre of mass along {axis}")
+
+    @reduction(reads=(COUNTS, AXES), writes=(COM,), over=("scan",))
+    def moments(counts, scan, *, background: Annotated[float, Field(ge=0)] = 0.0):
+        ...
+        return {"com_phi": ...}
+
+What a kernel sees
+------------------
+One layer: the dimension z is dropped, unless it is named in ``over`` or ``halo``. Scan axes come last, as a view.
+``reads`` arrive as positional arguments, in order; ``may_read`` by keyword (``None`` where the Dataset has none).
+A template (``com_{axis}``) or :data:`~dfxm_dask.schema.AXES` arrives as a dict keyed by axis name in storage order.
+It returns a dict from variable name to array: the declared dims without z, scan axes last there too.
+
+Five words declare the shape
+----------------------------
+``over``     dims that must be whole in a block ("scan" = all scan axes). Everything else may be cut anywhere.
+``halo``     number of neighbouring layers in z that the kernel sees on each side; edges are repeated by absence:
+             the kernel sees fewer layers there, and is told the index of the central one as ``centre``.
+``patch``    edge in pixels of square tiles of (y, x) that must not be cut; outputs may have dims patch_y, patch_x.
+``combine``  for a gather: merges two summaries (the dicts that the kernel returns); must be associative. ``finish``
+             then turns the last summary into the result. Summaries travel, images never do.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from dfxm_dask.errors import InputError, RecipeError
+from dfxm_dask.schema import Variable, nearest
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Reduction:
+    """A kernel with its declaration. Call it with a Dataset for a lazy Dataset; ``.kernel`` is the numpy function."""
+
+    name: str
+    kernel: Callable[..., Arrays]
+    reads: tuple[Variable, ...]
+    may_read: tuple[Variable, ...]
+    writes: tuple[Variable, ...]
+    over: tuple[str, ...]
+    halo: int
+    patch: int | None
+    combine: Callable[[Arrays, Arrays], Arrays] | None
+    finish: Callable[[Arrays], Arrays] | None
+    min_axes: int
+    group: str
+    parameters: type[BaseModel]
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self.kernel.__doc__
+
+    def validate(self, parameters: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
+        """Parameters with defaults filled in.
+
+        Raises
+        ------
+        InputError
+            Unknown name (with the nearest known one), wrong type, or a value out of range.
+        """
+        prefix = f"{where}{self.name}"
+        for word in parameters:
+            if word not in self.parameters.model_fields:
+                known = ", ".join(self.parameters.model_fields) or "none"
+                raise InputError(
+                    f"{prefix}: parameter {word!r}",
+                    f"is unknown{nearest(word, self.parameters.model_fields)}",
+                    f"known parameters: {known}",
+                )
+        try:
+            return self.parameters(**parameters).model_dump()
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"]) or "parameters"
+            raise InputError(
+                f"{prefix}: parameter {name!r}",
+                f"{first['msg']} (found {first.get('input')!r})",
+                f"see `dfxm-dask explain {self.name}`",
+            ) from None
+
+    def __call__(self, dataset: xr.Dataset, **parameters: Any) -> xr.Dataset:
+        """The reduction of a Dataset as a lazy Dataset (see :func:`dfxm_dask.graph.lazy`)."""
+        from dfxm_dask.graph import lazy  # dask and xarray load when a graph is wanted
+
+        return lazy(self, dataset, parameters)
+
+
+REGISTRY: dict[str, Reduction] = {}
+
+
+def reduction(
+    *,
+    reads: tuple[Variable, ...],
+    writes: tuple[Variable, ...],
+    may_read: tuple[Variable, ...] = (),
+    over: tuple[str, ...] = (),
+    halo: int = 0,
+    patch: int | None = None,
+    combine: Callable[[Arrays, Arrays], Arrays] | None = None,
+    finish: Callable[[Arrays], Arrays] | None = None,
+    min_axes: int = 1,
+    group: str | None = None,
+) -> Callable[[Callable[..., Arrays]], Reduction]:
+    """Declare a numpy function as a reduction and register it under its name.
+
+    Parameters
+    ----------
+    reads, may_read, writes : tuple of Variable
+        Inputs that are needed, inputs that are used where present, and outputs.
+    over, halo, patch, combine, finish
+        The shape of the reduction: see the module's text.
+    min_axes : int
+        Scan axes that the scan must have.
+    group : str, optional
+        Group of the store that the result goes to; by default the room (sub-package) of the function.
+
+    Raises
+    ------
+    InputError
+        The name is taken, or a keyword-only parameter has no type annotation or default.
+    """
+
+    def declare(kernel: Callable[..., Arrays]) -> Reduction:
+        name = kernel.__name__
+        if name in REGISTRY and REGISTRY[name].kernel.__module__ != kernel.__module__:
+            raise InputError(f"reduction {name!r}", f"exists in {REGISTRY[name].kernel.__module__}", "rename one")
+        hints = get_type_hints(kernel, include_extras=True)
+        fields: dict[str, Any] = {}
+        for key, parameter in inspect.signature(kernel).parameters.items():
+            if parameter.kind is parameter.KEYWORD_ONLY and key != "centre":
+                if key not in hints or parameter.default is parameter.empty:
+                    raise InputError(
+                        f"reduction {name!r}: parameter {key!r}", "has no annotation or no default", "give both"
+                    )
+                fields[key] = (hints[key], parameter.default)
+        model = create_model(name, __config__=ConfigDict(extra="forbid", strict=False), **fields)
+        room = group or (kernel.__module__.split(".")[-2] if "." in kernel.__module__ else "extra")
+        REGISTRY[name] = Reduction(
+            name, kernel, reads, may_read, writes, over, halo, patch, combine, finish, min_axes, room, model
+        )
+        return REGISTRY[name]
+
+    return declare
+
+
+def load_reductions() -> dict[str, Reduction]:
+    """All reductions: of the rooms, and of packages that offer them by the entry point ``dfxm_dask.reductions``."""
+    import dfxm_dask.frames
+    import dfxm_dask.rocking  # noqa: F401  (importing a room registers its reductions)
+
+    for point in entry_points(group="dfxm_dask.reductions"):
+        point.load()
+    return REGISTRY
+
+
+def find(name: str) -> Reduction:
+    """The reduction of that name.
+
+    Raises
+    ------
+    RecipeError
+        No reduction has it; the text names the nearest.
+    """
+    known = load_reductions()
+    if name not in known:
+        raise RecipeError(f"reduction {name!r}", f"is unknown{nearest(name, known)}", "see `dfxm-dask reductions`")
+    return known[name]

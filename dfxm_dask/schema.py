@@ -1,0 +1,181 @@
+"""The vocabulary of a store: dimensions, variables, units, and the version of the layout.
+
+A :class:`Variable` says once what an array is called, how it is shaped, and in which unit it is counted. Names may
+carry the templates ``{axis}`` (once per scan axis) and ``{axis}_{other}`` (once per pair of scan axes); the
+dimension ``scan`` stands for all scan axes of the scan at hand, in storage order.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from dfxm_dask.errors import InputError, StoreError
+
+SCHEMA_VERSION = 1
+SPACE = ("z", "y", "x")
+SCAN = "scan"
+KNOWN_AXES = ("phi", "chi", "two_theta", "energy")
+PATCH = 64
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One named array.
+
+    Parameters
+    ----------
+    name : str
+        Name in its group; may contain ``{axis}`` and ``{other}``.
+    dims : tuple of str
+        Dimensions in storage order; ``scan`` stands for every scan axis.
+    dtype : str
+        numpy dtype name. An input may have any dtype that holds this one without loss.
+    units : str
+        UDUNITS spelling ("count", "degree", "um", "1"); may contain ``{units}`` (and ``{other_units}``), the units of
+        the scan axes.
+    long_name : str
+        One line for figures and documentation.
+    flags : tuple of (int, str)
+        For a CF flag variable: mask and meaning of each bit.
+    stored : bool
+        False for an array that only lives between the steps of one pass (such as cleaned counts).
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    dtype: str
+    units: str
+    long_name: str
+    flags: tuple[tuple[int, str], ...] = ()
+    stored: bool = True
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """Attributes in CF style, as written to the store."""
+        attrs: dict[str, Any] = {"units": self.units, "long_name": self.long_name}
+        if self.flags:
+            attrs["flag_masks"] = [mask for mask, _ in self.flags]
+            attrs["flag_meanings"] = " ".join(meaning for _, meaning in self.flags)
+        return attrs
+
+    @property
+    def template(self) -> bool:
+        """Whether the name stands for one variable per scan axis (or pair of axes)."""
+        return "{axis}" in self.name
+
+    @property
+    def fill_value(self) -> float | int | bool:
+        """What a missing block reads as: NaN where the dtype has one. Zero of an integer map is never trusted alone."""
+        kind = np.dtype(self.dtype).kind
+        return float("nan") if kind == "f" else False if kind == "b" else 0
+
+
+COUNTS = Variable("counts", ("z", SCAN, "y", "x"), "uint16", "count", "detector counts")
+AXES = Variable(SCAN, (SCAN,), "float64", "", "positions along every scan axis")
+X = Variable("x", ("x",), "float64", "um", "position along x")
+Y = Variable("y", ("y",), "float64", "um", "position along y")
+Z = Variable("z", ("z",), "float64", "um", "position along z")
+MONITOR = Variable("monitor", ("z", SCAN), "float64", "count", "incident beam monitor")
+EXPOSURE = Variable("exposure", ("z", SCAN), "float64", "s", "exposure time")
+
+
+def product_units(first: str, second: str) -> str:
+    """Unit of a product, in UDUNITS spelling: ``degree2`` or ``degree keV``."""
+    return f"{first}2" if first == second else f"{first} {second}"
+
+
+def expand(variable: Variable, axes: Mapping[str, str]) -> list[Variable]:
+    """The concrete variables behind a declaration.
+
+    Parameters
+    ----------
+    variable : Variable
+        With or without templates in its name.
+    axes : mapping of str to str
+        Scan axes in storage order, each with its unit.
+    """
+    dims = tuple(d for dim in variable.dims for d in (axes if dim == SCAN else (dim,)))
+    if "{other}" in variable.name:
+        return [
+            replace(
+                variable,
+                name=variable.name.format(axis=a, other=b),
+                dims=dims,
+                units=product_units(axes[a], axes[b]),
+                long_name=variable.long_name.format(axis=a, other=b),
+            )
+            for a, b in combinations(axes, 2)
+        ]
+    if variable.template:
+        return [
+            replace(
+                variable,
+                name=variable.name.format(axis=a),
+                dims=dims,
+                units=variable.units.format(units=u),
+                long_name=variable.long_name.format(axis=a),
+            )
+            for a, u in axes.items()
+        ]
+    return [replace(variable, dims=dims)]
+
+
+def check(
+    variable: Variable, dims: tuple[str, ...], dtype: np.dtype[Any], units: str | None, *, asked: str | None = None
+) -> None:
+    """Refuse an array that is not what a declaration asks for.
+
+    Raises
+    ------
+    InputError
+        Wrong dimensions, a dtype that cannot hold the declared one, or other units.
+    """
+    asked = asked or f"variable {variable.name!r}"
+    if tuple(dims) != variable.dims:
+        raise InputError(
+            asked, f"has dims {tuple(dims)}, not {variable.dims}", f"transpose or select to {variable.dims}"
+        )
+    if not np.can_cast(variable.dtype, dtype, "safe"):
+        raise InputError(asked, f"has dtype {dtype}, not {variable.dtype}", f"convert it to {variable.dtype}")
+    if units is not None and variable.units and units != variable.units:
+        raise InputError(
+            asked, f"is in {units!r}, not {variable.units!r}", f"convert it to {variable.units} and set attrs['units']"
+        )
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``", did you mean 'x'?"`` for the known word nearest to a wrong one, else an empty string."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""From version n to n + 1: one small function of the root attributes each."""
+
+
+def migrate(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Root attributes of a store, brought to :data:`SCHEMA_VERSION`.
+
+    Raises
+    ------
+    StoreError
+        No version, or one that is newer than this package knows.
+    """
+    found = attrs.get("schema_version")
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise StoreError("schema_version of the store", f"is {found!r}", "open a store that was written by dfxm_dask")
+    if found > SCHEMA_VERSION:
+        raise StoreError(
+            f"store of schema version {found}", f"this package knows up to {SCHEMA_VERSION}", "upgrade dfxm_dask"
+        )
+    result = dict(attrs)
+    while result["schema_version"] < SCHEMA_VERSION:
+        version = result["schema_version"]
+        result = MIGRATIONS[version](result) | {"schema_version": version + 1}
+    return result

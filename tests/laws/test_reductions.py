@@ -1,0 +1,219 @@
+"""Laws that every registered reduction obeys, whatever it computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+
+from dfxm_dask.graph import expanded_writes, kernel_arguments, scan_last
+from dfxm_dask.reduction import Reduction, load_reductions
+from dfxm_dask.schema import SPACE, expand
+
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "normalise": {"by": "monitor", "reference": 1000.0},
+    "fit_curves": {"axis": "phi"},
+}
+SIZES = {"z": 3, "y": 12, "x": 17, "phi": 7, "chi": 5}
+NAMES = sorted(load_reductions())
+AXES_SETS = [("phi",), ("chi", "phi")]
+
+
+def axes_for(reduction: Reduction, names: tuple[str, ...]) -> dict[str, str]:
+    if len(names) < reduction.min_axes:
+        pytest.skip(f"{reduction.name} needs {reduction.min_axes} scan axes")
+    return dict.fromkeys(names, "degree")
+
+
+def example(reduction: Reduction, axes: dict[str, str], fill: str = "real") -> xr.Dataset:
+    """A Dataset with everything that the reduction reads or may read."""
+    generator = np.random.default_rng(5)
+    coords = {
+        name: (name, np.arange(size) * (0.5 if name in SPACE else 0.01),
+               {"units": "um" if name in SPACE else "degree"} | ({} if name in SPACE else {"scan_axis": 0}))
+        for name, size in SIZES.items() if name in SPACE or name in axes
+    }  # fmt: skip
+    for k, name in enumerate(axes):
+        coords[name][2]["scan_axis"] = k
+    variables = {}
+    for declared in (*reduction.reads, *reduction.may_read):
+        if declared.name in SPACE or declared.name == "scan":
+            continue
+        for variable in expand(declared, axes):
+            shape = tuple(SIZES[d] for d in variable.dims)
+            dtype = np.dtype(variable.dtype)
+            if variable.name == "counts":
+                values = _counts(axes, fill, generator)
+            elif dtype.kind == "b":
+                values = generator.random(shape) < 0.1
+            elif variable.name == "background":
+                values = np.full(shape, 100, dtype)
+            elif variable.name in ("monitor", "exposure"):
+                values = generator.uniform(900, 1100, shape).astype(dtype)
+            else:
+                values = generator.normal(0.03, 0.01, shape).astype(dtype)
+            if fill == "nan" and values.dtype.kind == "f" and variable.name not in ("monitor", "exposure"):
+                values[:, 2:4, 3:9] = np.nan
+            variables[variable.name] = (variable.dims, values, variable.attrs)
+    return xr.Dataset(variables, coords=coords)
+
+
+def _counts(axes: dict[str, str], fill: str, generator: np.random.Generator) -> np.ndarray:
+    shape = (SIZES["z"], *(SIZES[a] for a in axes), SIZES["y"], SIZES["x"])
+    if fill == "zero":
+        return np.zeros(shape, np.uint16)
+    if fill == "dark":
+        return np.full(shape, 100, np.uint16)
+    centre = generator.uniform(1, 5, (SIZES["z"], SIZES["y"], SIZES["x"]))
+    grid = np.zeros(shape)
+    for k, a in enumerate(axes, start=1):
+        position = np.arange(SIZES[a]).reshape([-1 if j == k else 1 for j in range(len(shape))])
+        grid = grid + (position - np.expand_dims(centre, tuple(range(1, 1 + len(axes))))) ** 2
+    counts = generator.poisson(100 + 900 * np.exp(-grid / 3)).astype(np.uint16)
+    counts[0, ..., 0, 0] = 65535
+    if fill == "nan":
+        values = counts.astype(np.float32)
+        values[(slice(None), *(0 for _ in axes), slice(2, 4), slice(3, 9))] = np.nan
+        return values
+    return counts
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise AssertionError("something was computed while the graph was built")
+
+
+def same(a: xr.Dataset, b: xr.Dataset, exact: bool = True) -> None:
+    assert set(a.data_vars) == set(b.data_vars)
+    for name in a.data_vars:
+        if exact:
+            np.testing.assert_array_equal(a[name].values, b[name].values, err_msg=str(name))
+        else:
+            np.testing.assert_allclose(a[name].values, b[name].values, rtol=1e-12, err_msg=str(name))
+
+
+@pytest.fixture(params=NAMES)
+def reduction(request: pytest.FixtureRequest) -> Reduction:
+    return load_reductions()[request.param]
+
+
+@pytest.fixture(params=AXES_SETS, ids="-".join)
+def axes(request: pytest.FixtureRequest, reduction: Reduction) -> dict[str, str]:
+    return axes_for(reduction, request.param)
+
+
+def parameters(reduction: Reduction) -> dict[str, Any]:
+    return PARAMETERS.get(reduction.name, {})
+
+
+def test_reduction__computes_nothing_while_its_graph_is_built(reduction: Reduction, axes: dict[str, str]) -> None:
+    data = example(reduction, axes).chunk({"z": 1, "y": 6})
+    with dask.config.set(scheduler=refuse):
+        result = reduction(data, **parameters(reduction))
+    assert all(v.chunks is not None for v in result.data_vars.values())
+
+
+def test_reduction__returns_what_it_declares(reduction: Reduction, axes: dict[str, str]) -> None:
+    data = example(reduction, axes)
+    chosen = reduction.validate(parameters(reduction))
+    result = reduction(data.chunk({"z": 1}), **parameters(reduction))
+    wanted = {v.name: v for v in expanded_writes(reduction, axes, chosen)}
+    assert set(result.data_vars) == set(wanted)
+    for name, variable in wanted.items():
+        assert result[name].dims == variable.dims
+        assert result[name].attrs["units"] == variable.units != ""
+        assert result[name].attrs["long_name"]
+        computed = result[name].compute()
+        assert computed.dtype == result[name].dtype
+        assert computed.shape == result[name].shape
+        if variable.stored:
+            assert computed.dtype == np.dtype(variable.dtype)
+
+
+@pytest.mark.parametrize("chunks", [{"z": 1, "y": 5, "x": 4}, {"z": 2, "y": 7}, {"z": 3, "x": 3, "phi": 2}])
+def test_reduction__does_not_depend_on_chunks(
+    reduction: Reduction, axes: dict[str, str], chunks: dict[str, int]
+) -> None:
+    data = example(reduction, axes)
+    whole = reduction(data, **parameters(reduction)).compute()
+    cut = reduction(data.chunk({d: n for d, n in chunks.items() if d in data.dims}), **parameters(reduction)).compute()
+    same(whole, cut, exact=reduction.combine is None)
+
+
+def test_reduction__graph_equals_kernel(reduction: Reduction, axes: dict[str, str]) -> None:
+    data = example(reduction, axes)
+    chosen = reduction.validate(parameters(reduction))
+    result = reduction(data.chunk({"z": 1, "y": 5}), **parameters(reduction)).compute()
+    positions = {a: data[a].values.astype(float) for a in axes}
+    merged = None
+    for z in range(SIZES["z"]):
+        fetch = {
+            str(n): scan_last(v.isel(z=z).values, [d for d in v.dims if d != "z"], axes) if "z" in v.dims else v.values
+            for n, v in data.variables.items()
+        }
+        arguments, keywords = kernel_arguments(reduction, axes, fetch, positions)
+        layer = reduction.kernel(*arguments, **keywords, **chosen)
+        if reduction.combine:
+            merged = layer if merged is None else reduction.combine(merged, layer)
+            continue
+        for name, values in layer.items():
+            dims = [d for d in result[name].dims if d != "z"]
+            order = [d for d in dims if d not in axes] + [d for d in dims if d in axes]
+            np.testing.assert_array_equal(result[name].isel(z=z).transpose(*order).values, values, err_msg=name)
+    if reduction.combine and merged is not None:
+        finished = reduction.finish(merged) if reduction.finish else merged
+        for name, values in finished.items():
+            np.testing.assert_allclose(result[name].values, values, rtol=1e-12)
+
+
+def test_reduction__is_deterministic(reduction: Reduction, axes: dict[str, str]) -> None:
+    data = example(reduction, axes).chunk({"z": 1, "y": 6})
+    same(reduction(data, **parameters(reduction)).compute(), reduction(data, **parameters(reduction)).compute())
+
+
+@pytest.mark.parametrize("fill", ["dark", "zero", "nan"])
+def test_reduction__is_safe_on_dark_empty_and_nan(reduction: Reduction, axes: dict[str, str], fill: str) -> None:
+    data = example(reduction, axes, fill)
+    result = reduction(data, **parameters(reduction)).compute()
+    again = reduction(data.chunk({"z": 1, "y": 5}), **parameters(reduction)).compute()
+    same(result, again, exact=reduction.combine is None)
+    for name, variable in result.data_vars.items():
+        if variable.dtype.kind == "f":
+            assert not np.isinf(variable.values).any(), name
+
+
+def test_reduction__has_documentation_and_described_parameters(reduction: Reduction) -> None:
+    text = reduction.kernel.__doc__ or ""
+    for section in ("Parameters", "Returns", "Notes", "Examples"):
+        assert f"{section}\n" in text, f"{reduction.name} has no {section}"
+    for name, field in reduction.parameters.model_fields.items():
+        assert field.description, f"{reduction.name}: parameter {name} has no description"
+
+
+def test_reduction__refuses_unknown_parameters_by_nearest_name(reduction: Reduction) -> None:
+    for name in reduction.parameters.model_fields:
+        with pytest.raises(ValueError, match=f"did you mean '{name}'"):
+            reduction.validate({name + "s": 1})
+    with pytest.raises(ValueError, match="is unknown"):
+        reduction.validate({"qqqqqq": 1})
+
+
+def test_reduction__refuses_a_missing_input(reduction: Reduction, axes: dict[str, str]) -> None:
+    data = example(reduction, axes)
+    for declared in reduction.reads:
+        for variable in expand(declared, axes):
+            if variable.name in data.data_vars and variable.name != "counts" and not declared.template:
+                with pytest.raises(ValueError, match="is not in the Dataset"):
+                    reduction(data.drop_vars(variable.name), **parameters(reduction))
+
+
+def test_reduction__refuses_wrong_dims_and_units(reduction: Reduction, axes: dict[str, str]) -> None:
+    data = example(reduction, axes)
+    name = next(iter(data.data_vars))
+    wrong = data.assign({name: data[name].assign_attrs(units="furlong")})
+    with pytest.raises(ValueError, match="furlong"):
+        reduction(wrong, **parameters(reduction))
+    with pytest.raises(ValueError, match="has dims"):
+        reduction(data.assign({name: data[name].transpose("x", ...)}), **parameters(reduction))
