@@ -1,0 +1,85 @@
+"""The layout plan: how a scan lies on disk, and the unit of work that follows from it.
+
+One raw shard holds one z layer where that stays under about 1 GB, else one (z, y-band). Inner chunks are one frame
+deep, so that a frame at fixed (z, phi) costs one frame of decoding; their edge shrinks for scans of many frames, so
+that a tile column of all frames stays within a few tens of megabytes. A unit of work is one layer and one band of
+whole chunk rows; every result map has one shard per unit, so a unit is the only writer of what it writes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, prod
+
+SHARD_BYTES = 1_000_000_000
+TILE_BYTES = 32 * 2**20
+UNIT_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape of the inner chunk and of the shard of one array."""
+
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    shard: tuple[int, ...]
+
+
+def round_up(value: int, step: int) -> int:
+    """Smallest multiple of step that is not below value."""
+    return ceil(value / step) * step
+
+
+def chunk_edge(frames: int, itemsize: int) -> int:
+    """Edge in pixels of the square inner chunk: 256, less where a tile of all frames would pass 32 MiB; at least 64."""
+    edge = 256
+    while edge > 64 and frames * edge * edge * itemsize > TILE_BYTES:
+        edge //= 2
+    return edge
+
+
+def raw_layout(shape: tuple[int, ...], itemsize: int) -> Layout:
+    """Layout of ``counts`` with dims (z, scan axes, y, x)."""
+    frames, (ny, nx) = prod(shape[1:-2]), shape[-2:]
+    edge = chunk_edge(frames, itemsize)
+    row_bytes = frames * edge * round_up(nx, edge) * itemsize
+    rows = min(ceil(ny / edge), max(1, SHARD_BYTES // row_bytes))
+    return Layout(
+        shape,
+        (1,) * (len(shape) - 2) + (edge, edge),
+        (1, *shape[1:-2], rows * edge, round_up(nx, edge)),
+    )
+
+
+def unit_rows(raw: Layout, itemsize: int) -> int:
+    """Rows of y in one unit of work: whole chunk rows, about 128 MiB of counts."""
+    edge = raw.chunk[-1]
+    row_bytes = prod(raw.shape[1:-2]) * round_up(raw.shape[-1], edge) * itemsize
+    rows = max(edge, UNIT_BYTES // row_bytes // edge * edge)
+    return min(rows, round_up(raw.shape[-2], edge))
+
+
+def map_layout(dims: tuple[str, ...], shape: tuple[int, ...], rows: int, edge: int) -> Layout:
+    """Layout of a result: one shard per layer and band of ``rows``; every other dimension is whole.
+
+    Parameters
+    ----------
+    dims, shape : tuple
+        Of the variable; dims named z, y and x are cut, others are not.
+    rows : int
+        Rows of y in one unit (see :func:`unit_rows`).
+    edge : int
+        Edge of the inner chunk in pixels.
+    """
+    shards = {"z": 1, "y": rows, "x": round_up(shape[dims.index("x")], edge) if "x" in dims else 1}
+    chunks = {"z": 1, "y": edge, "x": edge}
+    return Layout(
+        shape,
+        tuple(chunks.get(d, n) for d, n in zip(dims, shape, strict=True)),
+        tuple(shards.get(d, n) for d, n in zip(dims, shape, strict=True)),
+    )
+
+
+def bands(ny: int, rows: int) -> list[tuple[int, int]]:
+    """Row ranges (y0, y1) of the units of one layer."""
+    return [(y, min(y + rows, ny)) for y in range(0, ny, rows)]

@@ -1,0 +1,96 @@
+"""A new store: groups, array metadata and every coordinate, before the first frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dfxm_dask.frames.statistics import PATCH_STATISTICS
+from dfxm_dask.schema import COUNTS, EXPOSURE, MONITOR, PATCH, Variable, expand
+from dfxm_dask.store.chunks import Layout, map_layout
+from dfxm_dask.store.scan import create_array, create_group, root_attrs, write_small
+from dfxm_dask.store.source import Scan
+
+
+def grid_positions(scans: list[Scan], k: int) -> np.ndarray:
+    """Positions along scan axis k: the mean over layers of what each layer read back."""
+    return np.mean([s.axes[k].positions for s in scans], axis=0)
+
+
+def raw_variables(axes: Mapping[str, str], dtype: np.dtype[Any]) -> list[Variable]:
+    """Sharded variables of the raw group on a scan with these axes."""
+    counts = expand(Variable(COUNTS.name, COUNTS.dims, dtype.name, COUNTS.units, COUNTS.long_name), axes)
+    return [*counts, *(v for p in PATCH_STATISTICS for v in expand(p, axes))]
+
+
+def create_store(
+    target: Path, scans: list[Scan], whole: list[Scan], layout: Layout, rows: int, variables: list[Variable],
+    roi: Any, pixel_size: Any, z_values: list[float],
+) -> None:  # fmt: skip
+    """Groups, array metadata and all coordinates of a new store."""
+    first = whole[0]
+    title = str(first.metadata.get("sample", "") or first.title)
+    create_group(target, "", root_attrs(rows, title, source=Path(first.source).name, command=first.title))
+    create_group(target, "raw", {})
+    z_attrs = {"units": "um", "long_name": "position along z", "motor": first.z_motor or "not recorded"}
+    write_small(target, "", "z", ("z",), np.asarray(z_values), z_attrs)
+    ny, nx = layout.shape[-2:]
+    for name, n, start, pixel in zip(
+        ("y", "x"), (ny, nx), (roi[0], roi[2]) if roi else (0, 0), pixel_size or (None, None), strict=True
+    ):
+        attrs: dict[str, Any] = {"units": "um" if pixel else "pixel", "long_name": f"position along {name}"}
+        if first.detector_pixel:
+            attrs["detector_pixel_um"] = first.detector_pixel[0 if name == "y" else 1]
+        write_small(target, "", name, (name,), (np.arange(n) + start) * float(pixel or 1), attrs)
+    for k, axis in enumerate(first.axes):
+        axis_attrs: dict[str, Any] = {
+            "units": axis.units,
+            "long_name": f"{axis.name} ({axis.motor})",
+            "motor": axis.motor,
+            "scan_axis": k,
+            "position": "mid-exposure readback, mean over the frames at this grid point",
+        }
+        for word in ("commanded_start", "commanded_step"):
+            if getattr(axis, word) is not None:
+                axis_attrs[word] = float(getattr(axis, word))
+        write_small(target, "", axis.name, (axis.name,), grid_positions(whole, k), axis_attrs)
+    edge = layout.chunk[-1]
+    for variable in variables:
+        plan = layout if variable.name == "counts" else _statistics_layout(variable, layout, rows, edge)
+        attrs = {"detector": first.detector} if variable.name == "counts" else {}
+        create_array(target, "raw", variable, plan, attrs)
+    dims = ("z", *(a.name for a in first.axes))
+    shape = layout.shape[:-2]
+    for variable, field in ((MONITOR, "monitor"), (EXPOSURE, "exposure")):
+        _write_per_frame(target, scans, whole, dims, shape, variable, field)
+    for k, axis in enumerate(first.axes):
+        values = np.full(shape, np.nan)
+        for z, s in enumerate(scans):
+            readback = s.axes[k].readback
+            if s in whole and readback is not None and len(readback) >= len(s.order):
+                values[z].reshape(-1)[s.order] = np.asarray(readback, float)[: len(s.order)]
+        attrs = {"units": axis.units, "long_name": f"readback of {axis.motor} for every frame", "motor": axis.motor}
+        write_small(target, "raw", f"readback_{axis.name}", dims, values, attrs)
+
+
+def _write_per_frame(
+    target: Path, scans: list[Scan], whole: list[Scan], dims: Any, shape: Any, variable: Variable, field: str
+) -> None:
+    """A value per frame, on the grid; written only where every layer has it."""
+    if any(getattr(s, field) is None for s in whole):
+        return
+    values = np.full(shape, np.nan)
+    for z, s in enumerate(scans):
+        if s in whole:
+            values[z].reshape(-1)[s.order] = getattr(s, field)[: len(s.order)]
+    write_small(target, "raw", variable.name, dims, values, variable.attrs)
+
+
+def _statistics_layout(variable: Variable, raw: Layout, rows: int, edge: int) -> Layout:
+    ny, nx = raw.shape[-2:]
+    shape = (*raw.shape[:-2], ceil(ny / PATCH), ceil(nx / PATCH))
+    return map_layout(variable.dims, shape, rows, edge)

@@ -1,0 +1,413 @@
+"""Ingest: raw beamline files into one labelled store, layer by layer, frame by frame.
+
+A layer is a block: it is written by one writer, committed whole, and skipped when an ingest is run again. Memory holds
+one frame (or one chunk's depth of frames) whatever the number of frames and layers.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dfxm_dask import __version__
+from dfxm_dask.errors import DfxmError, InputError, SourceError, StoreError
+from dfxm_dask.frames.statistics import patch_statistics
+from dfxm_dask.store import ledger
+from dfxm_dask.store.chunks import bands, raw_layout, unit_rows
+from dfxm_dask.store.create import create_store, grid_positions, raw_variables
+from dfxm_dask.store.scan import read_group_meta
+from dfxm_dask.store.shards import ShardWriter, open_array, write_shard
+from dfxm_dask.store.source import Axis, Scan, frames, list_scans, load_beamline, read_scan
+
+TO_MICROMETRE = {"um": 1.0, "µm": 1.0, "micron": 1.0, "mm": 1e3, "m": 1e6, "nm": 1e-3}
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What an ingest did: layers on disk, layers that the source lacks, and its cost."""
+
+    layers: int
+    skipped: int
+    absent: tuple[str, ...]
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class LayerTask:
+    """Everything that writing one layer needs; travels to a worker."""
+
+    store: str
+    z: int
+    scan: Scan
+    roi: tuple[int, int, int, int] | None
+
+
+def _sources(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Files behind a path, a glob or a list of either. Their order does not matter: z decides."""
+    many = [source] if isinstance(source, str | os.PathLike) else list(source)
+    found: list[Path] = []
+    for item in map(str, many):
+        matches = sorted(glob.glob(item)) if glob.has_magic(item) else [item]
+        if not matches:
+            raise SourceError(f"source {item}", "matches no file", "check the path")
+        found += [Path(m) for m in matches]
+    return found
+
+
+def _entries(path: Path, scan: str | Sequence[str] | None) -> list[str]:
+    """Entries to read from one file."""
+    if isinstance(scan, str) and scan != "all":
+        return [s.strip() for s in scan.split(",") if s.strip()]
+    if scan is not None and scan != "all":
+        return list(scan)
+    there = [str(s[0]) if isinstance(s, tuple) else str(s) for s in list_scans(path)]
+    there = [s for s in there if not s.endswith(".2")]
+    if scan is None and len(there) > 1:
+        raise SourceError(
+            f"{path}", f"holds {len(there)} scans: {', '.join(there[:12])}", "choose with --scan, or say --scan all"
+        )
+    return there
+
+
+def read_layers(
+    source: Any,
+    scan: Any,
+    *,
+    beamline: Any,
+    detector: str | None,
+    roots: Sequence[Path],
+    allow_partial: bool,
+    z: Sequence[float] | None = None,
+) -> tuple[list[Scan], list[str]]:
+    """The scans that make up the store, ordered by z, and the names of layers that are not complete.
+
+    Raises
+    ------
+    SourceError
+        Layers that do not fit together: other grids, frames, dtypes; repeated or unknown z.
+    """
+    scans = [
+        read_scan(path, entry, beamline=beamline, detector=detector, roots=tuple(roots), allow_partial=allow_partial)
+        for path in _sources(source)
+        for entry in _entries(path, scan)
+    ]
+    if z is not None:
+        if len(z) != len(scans) or not np.isfinite(z).all():
+            raise InputError(f"z of {len(z)} layers", f"{len(scans)} scans were found", "give one finite z (um) a scan")
+        scans = [
+            replace(s, z=float(v), z_motor="given by the user", z_units="um") for s, v in zip(scans, z, strict=True)
+        ]
+    if len(scans) == 1:
+        return scans, []
+    whole = [s for s in scans if s.found == s.commanded]
+    first = (whole or scans)[0]
+    for s in scans:
+        name = f"{s.source} entry {s.entry}"
+        if s.frame_shape != first.frame_shape or s.dtype != first.dtype:
+            raise SourceError(
+                name,
+                f"has frames {s.frame_shape} {s.dtype}, not {first.frame_shape} {first.dtype} as {first.entry}",
+                "ingest it into a store of its own",
+            )
+        if [a.name for a in s.axes] != [a.name for a in first.axes]:
+            raise SourceError(name, f"scans {[a.name for a in s.axes]}, not {[a.name for a in first.axes]}", "split")
+        if s.z is None:
+            raise SourceError(name, "has no z motor in its positioners", "name one with --motor MOTOR=z, or give --z")
+        for mine, theirs in zip(s.axes, first.axes, strict=True):
+            if s.found == s.commanded:
+                _same_grid(name, mine, theirs)
+    order = sorted(scans, key=lambda s: float(s.z))  # type: ignore[arg-type]
+    for below, above in pairwise(order):
+        if above.z == below.z:
+            raise SourceError(
+                f"{above.source} entry {above.entry}",
+                f"stands at {above.z_motor} = {above.z}, as does {below.source} entry {below.entry}",
+                "leave one out",
+            )
+    if not whole:
+        raise SourceError(f"{first.source}", "no layer is complete", "ingest the scans one by one with --allow-partial")
+    absent = [f"{s.source} entry {s.entry} ({s.found} of {s.commanded} frames)" for s in order if s not in whole]
+    return order, absent
+
+
+def _same_grid(name: str, mine: Axis, theirs: Axis) -> None:
+    if mine.positions.shape != theirs.positions.shape:
+        raise SourceError(
+            name, f"has {mine.positions.size} positions of {mine.motor}, not {theirs.positions.size}", "split"
+        )
+    steps = np.abs(np.diff(theirs.positions))
+    off = float(np.abs(mine.positions - theirs.positions).max())
+    if steps.size and off > steps.min() / 2:
+        raise SourceError(
+            name, f"scans {mine.motor} {off:g} {mine.units} away from the other layers", "ingest it into its own store"
+        )
+
+
+def _check_target(store: Path) -> None:
+    parts = [p.upper() for p in store.resolve().parts]
+    if "RAW_DATA" in parts:
+        raise StoreError(f"store {store}", "lies under RAW_DATA, which is read-only", "write under PROCESSED_DATA")
+    parent = next(p for p in [store, *store.resolve().parents] if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise StoreError(f"store {store}", f"{parent} cannot be written", "choose another place")
+
+
+def _check_space(store: Path, need: int) -> None:
+    parent = next(p for p in [store, *store.resolve().parents] if p.exists())
+    free = shutil.disk_usage(parent).free
+    if free < need:
+        raise StoreError(
+            f"store {store}", f"needs about {need / 1e6:.0f} MB, {free / 1e6:.0f} MB are free", "free space, or move"
+        )
+
+
+def _encoded_fraction(scan: Scan, roi: Any) -> float:
+    """Bytes on disk per byte of counts, from the first frame."""
+    from numcodecs import blosc
+
+    for _, frame in frames(scan, roi=roi):
+        sample = np.ascontiguousarray(frame)
+        return len(blosc.compress(sample, b"lz4", 5, blosc.BITSHUFFLE, 0, sample.itemsize)) / sample.nbytes
+    return 1.0
+
+
+def ingest(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    store: str | os.PathLike[str],
+    *,
+    scan: str | Sequence[str] | None = None,
+    beamline: str | os.PathLike[str] = "id03",
+    detector: str | None = None,
+    roi: tuple[int, int, int, int] | None = None,
+    pixel_size: tuple[float, float] | None = None,
+    z: Sequence[float] | None = None,
+    motors: Mapping[str, str] | None = None,
+    roots: Sequence[str | os.PathLike[str]] = (),
+    allow_partial: bool = False,
+    overwrite: bool = False,
+    each: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,
+) -> IngestReport:
+    """Counts, motors and per-patch statistics of raw scans, in one labelled store.
+
+    Parameters
+    ----------
+    source : path, glob or list of them
+        BLISS/NeXus HDF5 masters, or EDF series.
+    store : path
+        Where the Zarr store goes. An ingest that was stopped goes on where it stopped.
+    scan : str, optional
+        Entries: "1.1", "1.1,2.1" or "all". Several entries or files become the layers of one store, ordered by the
+        value of their z motor.
+    beamline : str or path
+        Configuration that maps motors to axes.
+    detector : str, optional
+        Needed where a file holds several.
+    roi : (y0, y1, x0, x1), pixel, optional
+        Part of every frame to keep.
+    pixel_size : (y, x), um, optional
+        Effective pixel in the object. The files do not record it; without it y and x count pixels, and reductions
+        that need lengths refuse.
+    z : sequence of float, um, optional
+        Positions of the layers, in the order of the scans, for files that record no z motor.
+    motors : mapping of motor to axis, optional
+        Overrides of the beamline configuration.
+    roots : paths, optional
+        Folders beside the master's own that linked files may lie in.
+    allow_partial : bool
+        Keep what an aborted scan has: of one scan the complete rows, of a stack the complete layers.
+    overwrite : bool
+        Replace a store that is there.
+    each : callable
+        ``map`` or a parallel stand-in for it: calls a function on every layer and yields the records.
+
+    Returns
+    -------
+    IngestReport
+
+    Raises
+    ------
+    SourceError
+        Anything in the source that is missing, short, contradictory or unreadable: before any frame is stored.
+    StoreError
+        The target exists with other contents, cannot be written, or has no space.
+    InputError
+        A region or pixel size that makes no sense.
+    """
+    begun = time.perf_counter()
+    target = Path(store)
+    _check_target(target)
+    line = load_beamline(beamline, dict(motors or {}))
+    scans, absent = read_layers(
+        source,
+        scan,
+        beamline=line,
+        detector=detector,
+        roots=[Path(r) for r in roots],
+        allow_partial=allow_partial,
+        z=z,
+    )
+    whole = [s for s in scans if s.found == s.commanded] or scans
+    first = whole[0]
+    roi = _check_roi(roi, first.frame_shape)
+    if pixel_size is not None and (len(pixel_size) != 2 or not all(np.isfinite(p) and p > 0 for p in pixel_size)):
+        raise InputError("pixel_size", f"is {pixel_size}", "give two lengths in um, along y and along x")
+    z_values = _layer_positions(scans)
+    ny, nx = (roi[1] - roi[0], roi[3] - roi[2]) if roi else first.frame_shape
+    dtype = np.dtype("uint16") if first.dtype.itemsize < 2 else first.dtype
+    grid = tuple(a.positions.size for a in first.axes)
+    layout = raw_layout((len(scans), *grid, ny, nx), dtype.itemsize)
+    names = {a.name: a.units for a in first.axes}
+    variables = raw_variables(names, dtype)
+    plan = {
+        "sources": [
+            {"file": Path(s.source).name, "entry": s.entry, "files": [[Path(f).name, n, t] for f, n, t in s.files]}
+            for s in scans
+        ],
+        "layout": [layout.shape, layout.chunk, layout.shard, dtype.name],
+        "roi": roi,
+        "pixel_size": pixel_size,
+        "axes": {a.name: grid_positions(whole, k).tolist() for k, a in enumerate(first.axes)},
+        "z": z_values,
+        "writes": [v.name for v in variables],
+    }
+    _check_existing(target, plan, overwrite)
+    nbytes = prod(layout.shape) * dtype.itemsize
+    done_before = sum(f.stat().st_size for f in target.rglob("*") if f.is_file()) if target.exists() else 0
+    _check_space(target, int(nbytes * _encoded_fraction(first, roi) * 1.1) - done_before)
+    rows = unit_rows(layout, dtype.itemsize)
+    blocks = {f"z{z:04d}": s for z, s in enumerate(scans) if s in whole}
+    if not (target / "raw" / "zarr.json").exists():
+        create_store(target, scans, whole, layout, rows, variables, roi, pixel_size, z_values)
+    done = ledger.begin(target, "raw", "ingest", plan, blocks)
+    tasks = [LayerTask(str(target), int(b[1:]), s, roi) for b, s in blocks.items() if b not in done]
+    for record in each(ingest_layer, tasks):
+        ledger.commit(target, "raw", "ingest", record)
+    provenance = {
+        "reduction": "ingest",
+        "version": __version__,
+        "parameters": {"roi": roi, "pixel_size": pixel_size, "detector": first.detector},
+        "absent": absent,
+    }
+    ledger.complete(target, "raw", "ingest", provenance)
+    lost = [*absent]
+    if len(scans) == 1 and first.found != first.commanded:
+        lost = [f"{first.source} entry {first.entry} ({first.found} of {first.commanded} frames)"]
+    return IngestReport(len(blocks), len(done), tuple(lost), time.perf_counter() - begun, nbytes)
+
+
+def _check_roi(roi: Any, shape: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    if roi is None:
+        return None
+    y0, y1, x0, x1 = (int(v) for v in roi)
+    if not (0 <= y0 < y1 <= shape[0] and 0 <= x0 < x1 <= shape[1]):
+        raise InputError(
+            f"roi y {y0}:{y1}, x {x0}:{x1}", f"does not lie in the frame of {shape[0]} x {shape[1]}", "shrink it"
+        )
+    return y0, y1, x0, x1
+
+
+def _layer_positions(scans: list[Scan]) -> list[float]:
+    """z of every layer in um. One layer without a z motor stands at 0, and its attributes say so."""
+    values = []
+    for s in scans:
+        if s.z is None:
+            return [0.0]
+        if s.z_units not in TO_MICROMETRE:
+            raise SourceError(
+                f"{s.source} entry {s.entry}", f"{s.z_motor} is in {s.z_units!r}", f"use one of {list(TO_MICROMETRE)}"
+            )
+        values.append(float(s.z) * TO_MICROMETRE[s.z_units])
+    return values
+
+
+def _check_existing(target: Path, plan: dict[str, Any], overwrite: bool) -> None:
+    """Refuse a place that holds something else; remove our own store where overwriting was asked."""
+    if not target.exists() or not any(target.iterdir()):
+        return
+    try:
+        ours = "schema_version" in read_group_meta(target)["attributes"]
+    except (DfxmError, KeyError):
+        ours = False
+    if not ours:
+        raise StoreError(f"store {target}", "exists and is not a store of this package", "choose another place")
+    header, _ = ledger.read_ledger(ledger.ledger_path(target, "raw", "ingest"))
+    if overwrite:
+        shutil.rmtree(target)
+    elif header and header["digest"] != ledger.digest(plan):
+        raise StoreError(f"store {target}", "exists and holds another ingest", "say --overwrite, or name a new store")
+
+
+def ingest_layer(task: LayerTask) -> ledger.Record:
+    """Write one layer: a shard per band of counts, a shard of every patch statistic. Returns its record."""
+    begun = time.perf_counter()
+    counts = open_array(Path(task.store, "raw", "counts"))
+    assert counts is not None
+    edge, (ny, nx) = counts.chunk[-1], counts.shape[-2:]
+    scan_shape = counts.shape[1:-2]
+    n_frames = prod(scan_shape)
+    zeros = (0,) * len(scan_shape)
+    band_rows = counts.shard[-2]
+    statistics: dict[str, np.ndarray] = {}
+    writers = [ShardWriter(counts, (task.z, *zeros, k, 0)) for k in range(len(bands(ny, band_rows)))]
+    tile = np.zeros((edge, edge), counts.dtype)
+    seen = 0
+    try:
+        for number, frame in frames(task.scan, roi=task.roi):
+            flat = int(task.scan.order[number])
+            if frame.dtype != counts.dtype:
+                frame = frame.astype(counts.dtype)  # uint8 is kept as uint16
+            place = tuple(int(k) for k in np.unravel_index(flat, scan_shape))
+            for name, values in patch_statistics(frame).items():
+                if name not in statistics:
+                    statistics[name] = np.zeros((n_frames, *values.shape), values.dtype)
+                statistics[name][flat] = values
+            for y in range(0, ny, edge):
+                row = y // edge
+                writer, inside = writers[y // band_rows], row % (band_rows // edge)
+                for x in range(0, nx, edge):
+                    part = frame[y : y + edge, x : x + edge]
+                    if part.shape != tile.shape:
+                        tile[...] = 0
+                    tile[: part.shape[0], : part.shape[1]] = part
+                    writer.write((0, *place, inside, x // edge), tile)
+            seen += 1
+        if seen != n_frames:
+            raise SourceError(
+                f"{task.scan.source} entry {task.scan.entry}", f"gave {seen} of {n_frames} frames", "check the file"
+            )
+        files = {_relative(task.store, w.path): list(w.commit()) for w in writers}
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StoreError(f"store {task.store}", "the disk is full", "free space and run again") from None
+        raise
+    finally:
+        for writer in writers:
+            writer.abandon()
+    for name, values in statistics.items():
+        array = open_array(Path(task.store, "raw", name))
+        assert array is not None
+        where = (task.z, *(0,) * (array.ndim - 1))
+        shaped = values.reshape(1, *scan_shape, *values.shape[1:])
+        files[_relative(task.store, array.shard_path(where))] = list(write_shard(array, where, shaped))
+    return {
+        "block": f"z{task.z:04d}",
+        "read": [[Path(p.file).name, p.dataset, p.first, p.count] for p in task.scan.pieces],
+        "files": files,
+        "seconds": round(time.perf_counter() - begun, 3),
+    }
+
+
+def _relative(store: str, path: str) -> str:
+    return os.path.relpath(path, store)

@@ -1,0 +1,273 @@
+"""A scan on disk: create its groups and arrays, and open it as a tree of labelled arrays."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+import zarr
+from xarray.backends import BackendArray
+from xarray.core import indexing
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from dfxm_dask.errors import IncompleteError, StoreError
+from dfxm_dask.schema import SCHEMA_VERSION, Variable, migrate
+from dfxm_dask.store import ledger, shards
+from dfxm_dask.store.chunks import Layout
+
+
+def create_group(store: str | Path, name: str, attrs: Mapping[str, Any]) -> None:
+    """Create a group, unless it is there. The root group has the name ``""``."""
+    path = Path(store, name)
+    if not (path / "zarr.json").exists():
+        path.mkdir(parents=True, exist_ok=True)
+        meta = {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs)}
+        ledger.replace_file(path / "zarr.json", json.dumps(meta, indent=2).encode())
+
+
+def create_array(store: str | Path, group: str, variable: Variable, layout: Layout, attrs: Mapping[str, Any]) -> None:
+    """Declare an array (metadata only): sharded, blosc-lz4 with bitshuffle, crc32c, empty chunks written.
+
+    The fill value of a float is NaN: what is absent can never be taken for a measured zero.
+    """
+    dtype = np.dtype(variable.dtype)
+    zarr.create_array(
+        str(Path(store, group, variable.name)),
+        shape=layout.shape,
+        dtype=dtype,
+        chunks=layout.chunk,
+        shards=layout.shard,
+        compressors=[
+            BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=dtype.itemsize),
+            Crc32cCodec(),
+        ],
+        fill_value=variable.fill_value,
+        dimension_names=variable.dims,
+        attributes={**variable.attrs, **attrs},
+        config={"write_empty_chunks": True},
+        overwrite=True,
+    )
+
+
+def write_small(
+    store: str | Path, group: str, name: str, dims: tuple[str, ...], values: np.ndarray, attrs: Mapping[str, Any]
+) -> None:
+    """Write a small array whole, in one chunk: coordinates, monitors, gathered results."""
+    array = zarr.create_array(
+        str(Path(store, group, name)),
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=tuple(max(1, n) for n in values.shape),
+        compressors=[Crc32cCodec()],
+        fill_value=float("nan") if values.dtype.kind == "f" else 0,
+        dimension_names=dims,
+        attributes=dict(attrs),
+        config={"write_empty_chunks": True},
+        overwrite=True,
+    )
+    array[...] = values
+
+
+class _LazyArray(BackendArray):
+    """The face that xarray's lazy indexing wants; reads shards directly, or other layouts through zarr."""
+
+    def __init__(self, path: Path, absent: Any = None) -> None:
+        self.absent = absent
+        self.sharded = shards.open_array(path)
+        self.other = None if self.sharded is not None else zarr.open_array(str(path), mode="r")
+        source = self.sharded if self.sharded is not None else self.other
+        self.shape, self.dtype = tuple(source.shape), np.dtype(source.dtype)  # type: ignore[union-attr]
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
+        boxes, after = [], []
+        for k, n in zip(key, self.shape, strict=True):
+            if isinstance(k, slice):
+                steps = range(*k.indices(n))
+                low, high = (min(steps[0], steps[-1]), max(steps[0], steps[-1]) + 1) if len(steps) else (0, 0)
+                boxes.append(slice(low, high))
+                after.append(slice(None, None, steps.step) if steps.step != 1 else slice(None))
+            else:
+                boxes.append(slice(int(k) % n, int(k) % n + 1))
+                after.append(0)  # type: ignore[arg-type]
+        if self.sharded is not None:
+            return shards.read(self.sharded, tuple(boxes), absent=self.absent)[tuple(after)]
+        return np.asarray(self.other[tuple(boxes)])[tuple(after)]  # type: ignore[index]
+
+
+def read_group_meta(store: str | Path, group: str = "") -> dict[str, Any]:
+    """Metadata of a group.
+
+    Raises
+    ------
+    StoreError
+        There is no group.
+    """
+    path = Path(store, group, "zarr.json")
+    try:
+        meta: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise StoreError(
+            f"store {store}", f"has no group {group or '/'!r}", "check the path, or ingest first"
+        ) from None
+    except ValueError as error:
+        raise StoreError(f"store {store}", f"{path.name} is not JSON ({error})", "restore the file") from None
+    return meta
+
+
+def groups(store: str | Path) -> list[str]:
+    """Names of the groups of a store."""
+    return sorted(p.parent.name for p in Path(store).glob("*/zarr.json") if _node(p) == "group")
+
+
+def arrays(store: str | Path, group: str) -> list[str]:
+    """Names of the arrays of a group."""
+    return sorted(p.parent.name for p in Path(store, group).glob("*/zarr.json") if _node(p) == "array")
+
+
+def _node(path: Path) -> str:
+    return str(json.loads(path.read_bytes()).get("node_type"))
+
+
+def _variable(path: Path, *, lenient: bool = False) -> xr.Variable:
+    meta = json.loads((path / "zarr.json").read_bytes())
+    data = indexing.LazilyIndexedArray(_LazyArray(path, 0 if lenient else None))
+    return xr.Variable(meta["dimension_names"], data, meta["attributes"], fastpath=True)
+
+
+def valid_blocks(state: ledger.StepState, nz: int, ny: int) -> np.ndarray:
+    """Which (z, y) rows of a step's results are on disk: bool (z, y)."""
+    valid = np.zeros((nz, ny), bool)
+    for block in state.done:
+        z, _, band = block.partition("-")
+        y0, y1 = (int(v) for v in band.split(":")) if band else (0, ny)
+        valid[int(z[1:]), y0:y1] = True
+    return valid
+
+
+def _incomplete(store: Path, group: str) -> dict[str, str]:
+    """Steps of a group that must not be taken for results, each with the reason."""
+    bad = {}
+    for step, state in ledger.states(store, group).items():
+        if not state.complete:
+            bad[step] = f"{len(state.done)} of {len(state.blocks)} blocks are on disk"
+        elif state.provenance and state.provenance.get("absent"):
+            bad[step] = f"layers were absent from the source: {', '.join(state.provenance['absent'])}"
+        elif state.provenance:
+            for source, wanted in state.provenance.get("inputs", {}).items():
+                upstream, _, name = source.partition("/")
+                found = read_group_meta(store, upstream)["attributes"].get("provenance", {}).get(name, {})
+                if found.get("digest") != wanted:
+                    bad[step] = f"its input {source} was made anew since"
+    return bad
+
+
+def open_scan(
+    path: str | os.PathLike[str], *, chunks: Literal["auto"] | None = "auto", allow_partial: bool = False
+) -> xr.DataTree:
+    """The groups of a store as labelled, lazy arrays.
+
+    Parameters
+    ----------
+    path : path
+        Of a store that :func:`dfxm_dask.ingest` or a recipe wrote.
+    chunks : "auto" or None
+        "auto": Dask arrays whose blocks are the units of work, one layer (z) and one band of y, scan axes whole.
+        None: no Dask; every selection reads just the chunks that it needs, which suits interactive slicing.
+    allow_partial : bool
+        Open steps that are not complete. Their missing blocks are NaN (integers turn into float for that), False in
+        masks, and a variable ``valid_<step>`` (z, y) says where data are.
+
+    Returns
+    -------
+    xarray.DataTree
+        The root holds the coordinates (z, y, x in um or pixel; scan axes in degree or keV), each group its variables.
+
+    Raises
+    ------
+    StoreError
+        Not a store of this package, or of a newer schema.
+    IncompleteError
+        A step is unfinished, has lost files, or is older than its input, and ``allow_partial`` is False.
+
+    Examples
+    --------
+    >>> tree = dfxm_dask.open_scan("scan.zarr")                              # doctest: +SKIP
+    >>> tree["raw"].counts.sel(z=0, phi=0.31, method="nearest").compute()    # doctest: +SKIP
+    """
+    store = Path(path)
+    root = read_group_meta(store)
+    attrs = migrate(root["attributes"])
+    coords = {name: _variable(store / name).load() for name in arrays(store, "")}
+    nz, ny = (coords[d].size for d in ("z", "y"))
+    datasets = {"/": xr.Dataset(coords=coords, attrs=attrs)}
+    for group in groups(store):
+        bad = _incomplete(store, group)
+        if bad and not allow_partial:
+            step, reason = next(iter(bad.items()))
+            raise IncompleteError(
+                f"group {group!r} of {store}",
+                f"step {step!r} is not complete: {reason}",
+                "run it again to resume, or open with allow_partial=True",
+            )
+        states = ledger.states(store, group)
+        masks = {name: step for step in bad for name in states[step].writes}
+        variables = {}
+        for name in arrays(store, group):
+            variable = _variable(store / group / name, lenient=name in masks)
+            if chunks == "auto":
+                sizes = {
+                    d: 1 if d == "z" else min(attrs["unit_rows"], n) if d == "y" else -1
+                    for d, n in variable.sizes.items()
+                }
+                token = ledger.digest(
+                    [
+                        str(store.resolve()),
+                        group,
+                        name,
+                        {s: read_group_meta(store, group)["attributes"].get("provenance", {}).get(s) for s in states},
+                    ]
+                )
+                variable = variable.chunk(sizes, name=f"{name}-{token[:16]}-")
+            if name in masks:
+                variable = _masked(variable, valid_blocks(states[masks[name]], nz, ny))
+            variables[name] = variable
+        for step in bad:
+            variables[f"valid_{step}"] = xr.Variable(
+                ("z", "y"), valid_blocks(states[step], nz, ny), {"long_name": f"where {step} is on disk", "units": "1"}
+            )
+        datasets[f"/{group}"] = xr.Dataset(variables, attrs=read_group_meta(store, group)["attributes"])
+    return xr.DataTree.from_dict(datasets)
+
+
+def _masked(variable: xr.Variable, valid: np.ndarray) -> xr.Variable:
+    """The variable where it is on disk; NaN (False for masks) elsewhere."""
+    dims = [d for d in ("z", "y") if d in variable.dims]
+    where = xr.Variable(("z", "y"), valid)
+    if "y" not in dims:
+        where = where.all("y")
+    if "z" not in dims:
+        where = where.all("z")
+    if variable.chunks is None:
+        variable = variable.chunk({d: 1 if d == "z" else -1 for d in variable.dims})
+    other = False if variable.dtype == bool else xr.core.dtypes.NA
+    masked = variable.where(where, other)
+    masked.attrs = variable.attrs
+    return masked
+
+
+def unit_rows(store: str | Path) -> int:
+    """Rows of y in one unit of work of a store."""
+    return int(migrate(read_group_meta(store)["attributes"])["unit_rows"])
+
+
+def root_attrs(rows: int, title: str, **more: Any) -> dict[str, Any]:
+    """Attributes of the root group of a new store."""
+    return {"schema_version": SCHEMA_VERSION, "title": title, "unit_rows": rows, **more}
