@@ -1,0 +1,291 @@
+"""Run a recipe: passes in order, units in parallel, every block committed as it comes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dfxm_dask import __version__
+from dfxm_dask.errors import DfxmError, StoreError
+from dfxm_dask.run.events import (
+    BlockDone,
+    BlockSkipped,
+    IngestDone,
+    IngestStarted,
+    LayerDone,
+    RunDone,
+    RunStarted,
+    StepDone,
+    StepLeftOut,
+    Subscriber,
+    send,
+)
+from dfxm_dask.run.plan import Pass, Plan, PlannedStep, Stored, make_plan
+from dfxm_dask.run.recipe import Recipe, read_recipe
+from dfxm_dask.run.unit import UnitStep, UnitTask, run_unit, summary_path
+from dfxm_dask.schema import Variable
+from dfxm_dask.store import ledger, scan
+from dfxm_dask.store.chunks import map_layout
+from dfxm_dask.store.ingest import IngestReport, ingest
+
+Publish = tuple[Subscriber, ...]
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did."""
+
+    complete: bool
+    blocks_done: int
+    blocks_skipped: int
+    left_out: tuple[tuple[str, str], ...]
+    seconds: float
+    peak_rss_bytes: int
+    absent: tuple[str, ...] = ()
+
+
+def windowed(client: Any, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
+    """Results of a function over tasks as they come, with twice as many in flight as there are threads.
+
+    Without a client everything runs here, in order.
+
+    Raises
+    ------
+    DfxmError
+        What a task raised; or a worker that died three times over the same task.
+    """
+    if client is None:
+        yield from map(function, tasks)
+        return
+    from distributed import as_completed
+    from distributed.scheduler import KilledWorker
+
+    rest = iter(tasks)
+    window = max(2, 2 * sum(client.nthreads().values()))
+    flying = as_completed(client.submit(function, t, pure=False) for t in islice(rest, window))
+    try:
+        for future in flying:
+            try:
+                result = future.result()
+            except KilledWorker as error:
+                raise DfxmError(
+                    f"task {function.__name__}", f"its worker died repeatedly ({error})", "look at the memory limit"
+                ) from None
+            flying.update(client.submit(function, t, pure=False) for t in islice(rest, 1))
+            del future
+            yield result
+    finally:
+        client.cancel([f for f in flying.futures])
+
+
+def run_ingest(
+    source: Any, store: str | Path, *, client: Any = None, publish: Publish = (), **options: Any
+) -> IngestReport:
+    """:func:`dfxm_dask.ingest` with layers in parallel on a cluster, and with events.
+
+    Parameters
+    ----------
+    client : distributed.Client, optional
+        Without one, layers are written here, one after the other.
+    options
+        As of :func:`dfxm_dask.ingest`.
+    """
+    begun = time.perf_counter()
+
+    def each(function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
+        pending = list(tasks)
+        sizes = [prod(t.scan.shape) * _area(t) * t.scan.dtype.itemsize for t in pending]
+        frames = sum(prod(t.scan.shape) for t in pending)
+        send(publish, IngestStarted(str(source), str(store), len(pending), frames, sum(sizes)))
+        for number, record in enumerate(windowed(client, function, pending), start=1):
+            size = sizes[0] if sizes else 0
+            yield record
+            send(publish, LayerDone(record["block"], record["seconds"], size, number, len(pending)))
+
+    report = ingest(source, store, each=each, **options)
+    send(publish, IngestDone(time.perf_counter() - begun, report.bytes))
+    return report
+
+
+def _area(task: Any) -> int:
+    ny, nx = task.scan.frame_shape
+    return int((task.roi[1] - task.roi[0]) * (task.roi[3] - task.roi[2]) if task.roi else ny * nx)
+
+
+def run_recipe(
+    recipe: Recipe | str | Path, store: str | Path, *, client: Any = None, publish: Publish = (),
+    overwrite: bool = False,
+) -> RunReport:  # fmt: skip
+    """Run every step of a recipe on a store. Blocks that are on disk already are skipped: a stopped run goes on.
+
+    Parameters
+    ----------
+    recipe : Recipe, name or path
+    store : path
+    client : distributed.Client, optional
+        Without one, units run in this process, one after the other.
+    publish : callables
+        Receive the events of :mod:`dfxm_dask.run.events`.
+    overwrite : bool
+        Make steps anew that are there with other parameters or inputs.
+
+    Returns
+    -------
+    RunReport
+
+    Raises
+    ------
+    RecipeError, StoreError, InputError
+        See :func:`dfxm_dask.run.plan.make_plan` and :func:`dfxm_dask.store.ledger.begin`.
+
+    Examples
+    --------
+    >>> report = dfxm_dask.run_recipe("maps", "scan.zarr")    # doctest: +SKIP
+    """
+    begun = time.perf_counter()
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    plan = make_plan(recipe, store)
+    total = sum(len(s.blocks) for s in plan.steps)
+    dashboard = getattr(client, "dashboard_link", None)
+    send(publish, RunStarted(recipe.name, str(store), tuple(s.name for s in plan.steps), total, dashboard))
+    for name, reason in plan.left_out:
+        send(publish, StepLeftOut(name, reason))
+    done = skipped = 0
+    peak = 0
+    for one in plan.passes:
+        counted = _run_pass(one, plan, client, publish, overwrite, done + skipped, total)
+        done, skipped, peak = done + counted[0], skipped + counted[1], max(peak, counted[2])
+    seconds = time.perf_counter() - begun
+    complete = not plan.store.absent
+    send(publish, RunDone(seconds, done, skipped, complete, plan.left_out, peak))
+    return RunReport(complete, done, skipped, plan.left_out, seconds, peak, plan.store.absent)
+
+
+def _run_pass(
+    one: Pass, plan: Plan, client: Any, publish: Publish, overwrite: bool, before: int, total: int
+) -> tuple[int, int, int]:  # fmt: skip
+    """All units of one pass. Returns blocks done, blocks skipped, peak memory of a worker in bytes."""
+    store = plan.store
+    finished: dict[str, set[str]] = {}
+    for step in one.steps:
+        if step.stored or step.reduction.combine:
+            finished[step.name] = _begin(step, store, overwrite)
+    skipped = sum(len(blocks) for blocks in finished.values())
+    count = before
+    for name, blocks in finished.items():
+        for block in sorted(blocks):
+            count += 1
+            send(publish, BlockSkipped(name, block, count, total))
+    units = [_task(one, block, store, finished) for block in one.steps[0].blocks]
+    pending = [u for u in units if any(s.store_results for s in u.steps)]
+    done = peak = 0
+    begun = time.perf_counter()
+    for record in windowed(client, run_unit, pending):
+        peak = max(peak, record["rss"])
+        for name, part in record["steps"].items():
+            step = next(s for s in one.steps if s.name == name)
+            ledger.commit(
+                store.path, step.group, name,
+                {"block": record["block"], "read": part["read"], "files": part["files"], "seconds": record["seconds"]},
+            )  # fmt: skip
+            done, count = done + 1, count + 1
+        send(
+            publish,
+            BlockDone(
+                "+".join(record["steps"]), record["block"], record["seconds"], record["bytes_read"],
+                record["bytes_written"], count, total,
+            ),
+        )  # fmt: skip
+    for step in one.steps:
+        if step.name in finished:
+            if step.reduction.combine:
+                _gather(step, store)
+            ledger.complete(store.path, step.group, step.name, _provenance(step, store))
+            send(publish, StepDone(step.name, len(step.blocks), time.perf_counter() - begun))
+    return done, skipped, peak
+
+
+def _begin(step: PlannedStep, store: Stored, overwrite: bool) -> set[str]:
+    """Open the ledger of a step; declare its group and arrays where they are new."""
+    scan.create_group(store.path, step.group, {})
+    done = ledger.begin(store.path, step.group, step.name, step.plan, step.blocks, overwrite=overwrite)
+    if done:
+        return done
+    if not step.reduction.combine:
+        for variable in step.stored:
+            shape = _shape(variable, store, step.reduction.patch)
+            layout = map_layout(variable.dims, shape, store.rows, store.edge)
+            scan.create_array(store.path, step.group, variable, layout, {})
+    return done
+
+
+def _shape(variable: Variable, store: Stored, patch: int | None) -> tuple[int, ...]:
+    sizes = {**store.sizes, "rgb": 3}
+    if patch:
+        sizes |= {f"patch_{d}": -(-store.sizes[d] // patch) for d in ("y", "x")}
+    return tuple(sizes[d] for d in variable.dims)
+
+
+def _task(one: Pass, block: str, store: Stored, finished: Mapping[str, set[str]]) -> UnitTask:
+    """The unit of a block. Steps that are on disk are run again only where others in the pass need their output."""
+    steps = []
+    for k, step in enumerate(one.steps):
+        wanted = step.name in finished and block not in finished[step.name]
+        outputs = {v.name for v in step.writes}
+        needed = any(
+            outputs & set(later.sources) and later.name in finished and block not in finished[later.name]
+            for later in one.steps[k + 1 :]
+        )
+        if wanted or needed:
+            steps.append(UnitStep(step.name, step.group, step.parameters, step.sources, wanted))
+    z, _, rows = block.partition("-")
+    y0, y1 = (int(v) for v in rows.split(":"))
+    return UnitTask(store.path, tuple(steps), int(z[1:]), y0, y1, one.unit == "layer", dict(store.axes), store.rows)
+
+
+def _gather(step: PlannedStep, store: Stored) -> None:
+    """Merge the summaries of all blocks, in block order, and write the result whole."""
+    merged: dict[str, np.ndarray] | None = None
+    combine, finish = step.reduction.combine, step.reduction.finish
+    assert combine is not None
+    for block in step.blocks:
+        with np.load(summary_path(store.path, step.group, step.name, block), allow_pickle=False) as file:
+            part = {name: file[name] for name in file.files}
+        merged = part if merged is None else combine(merged, part)
+    if merged is None:
+        raise StoreError(f"step {step.name}", "has no blocks", "ingest a scan with at least one layer")
+    result = finish(merged) if finish else merged
+    for variable in step.stored:
+        values = np.asarray(result[variable.name], variable.dtype)
+        scan.write_small(store.path, step.group, variable.name, variable.dims, values, variable.attrs)
+
+
+def _provenance(step: PlannedStep, store: Stored) -> dict[str, Any]:
+    """How to make the step's results again, and what they were made of."""
+    inputs = {}
+    for source in step.plan["inputs"]:
+        group, _, maker = source.partition("/")
+        inputs[source] = scan.read_group_meta(store.path, group)["attributes"].get("provenance", {}).get(maker, {}).get(
+            "digest", "lives in one pass"
+        )  # fmt: skip
+    return {
+        "reduction": step.name,
+        "version": __version__,
+        "parameters": step.parameters,
+        "inputs": {k: v for k, v in inputs.items() if v != "lives in one pass"},
+        "reads": sorted(step.sources),
+        "absent": list(store.absent),
+        "numpy": np.__version__,
+    }
+
+
+def plan(recipe: Recipe | str | Path, store: str | Path) -> Plan:
+    """What a recipe would do: see :class:`dfxm_dask.run.plan.Plan`. Touches no pixels."""
+    return make_plan(recipe if isinstance(recipe, Recipe) else read_recipe(recipe), store)

@@ -1,0 +1,328 @@
+"""From a recipe and a store to passes over the data: what is read once, what is fused, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil, prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from dfxm_dask.errors import DfxmError, IncompleteError, RecipeError
+from dfxm_dask.graph import check_axes, expanded_writes, projected_memory
+from dfxm_dask.reduction import Reduction, find
+from dfxm_dask.run.recipe import Recipe, Step
+from dfxm_dask.schema import AXES, SCAN, SPACE, Variable, expand
+from dfxm_dask.store import ledger, scan
+from dfxm_dask.store.chunks import bands
+from dfxm_dask.store.shards import open_array
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a plan needs to know of a store, from its metadata alone."""
+
+    path: str
+    axes: dict[str, str]
+    sizes: dict[str, int]
+    units: dict[str, str]
+    rows: int
+    edge: int
+    itemsize: int
+    layers: tuple[int, ...]
+    absent: tuple[str, ...]
+
+    @property
+    def frames(self) -> int:
+        return prod(self.sizes[a] for a in self.axes)
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step of a recipe, resolved against a store."""
+
+    name: str
+    group: str
+    reduction: Reduction
+    parameters: dict[str, Any]
+    writes: tuple[Variable, ...]
+    sources: dict[str, str]
+    plan: dict[str, Any]
+    unit: str
+    blocks: tuple[str, ...]
+    memory_bytes: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    fused_with: tuple[str, ...] = ()
+
+    @property
+    def stored(self) -> tuple[Variable, ...]:
+        return tuple(v for v in self.writes if v.stored)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Steps that share one reading of the data; a unit is a band of one layer, or a layer."""
+
+    steps: tuple[PlannedStep, ...]
+    unit: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Passes in order, steps that are left out with the reason, and the cost of it all."""
+
+    store: Stored
+    passes: tuple[Pass, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+    @property
+    def steps(self) -> tuple[PlannedStep, ...]:
+        return tuple(s for p in self.passes for s in p.steps)
+
+    @property
+    def tasks(self) -> int:
+        return sum(len(p.steps[0].blocks) for p in self.passes)
+
+    @property
+    def memory_bytes(self) -> int:
+        return max((s.memory_bytes for s in self.steps), default=0)
+
+    @property
+    def bytes_read(self) -> int:
+        return sum(max(s.bytes_read for s in p.steps) for p in self.passes)
+
+    @property
+    def bytes_written(self) -> int:
+        return sum(s.bytes_written for s in self.steps)
+
+
+def describe(store: str | Path) -> Stored:
+    """Axes, sizes, units and layers of a store.
+
+    Raises
+    ------
+    StoreError
+        Not a store.
+    IncompleteError
+        The ingest is unfinished.
+    """
+    root = scan.migrate(scan.read_group_meta(store)["attributes"])
+    state = ledger.states(store, "raw").get("ingest")
+    if state is None or not state.complete:
+        found = f"{len(state.done)} of {len(state.blocks)} layers" if state else "nothing"
+        raise IncompleteError(f"raw data of {store}", f"{found} on disk", "run the ingest again to resume")
+    counts = open_array(Path(store, "raw", "counts"))
+    if counts is None:
+        raise IncompleteError(f"raw data of {store}", "counts have a foreign layout", "ingest the scan again")
+    coordinates = {name: zarr.open_array(str(Path(store, name)), mode="r") for name in scan.arrays(store, "")}
+    marked = {n: int(str(a.attrs["scan_axis"])) for n, a in coordinates.items() if "scan_axis" in a.attrs}
+    units = {n: str(a.attrs.get("units", "")) for n, a in coordinates.items()}
+    return Stored(
+        str(store),
+        {n: units[n] for n in sorted(marked, key=lambda n: marked[n])},
+        {n: int(a.shape[0]) for n, a in coordinates.items()},
+        units,
+        int(root["unit_rows"]),
+        counts.chunk[-1],
+        counts.dtype.itemsize,
+        tuple(sorted(int(b[1:]) for b in state.done)),
+        tuple((state.provenance or {}).get("absent", ())),
+    )
+
+
+def _tileable(reduction: Reduction, stored: Stored) -> bool:
+    whole = set(reduction.over) - {SCAN, *stored.axes}
+    return not whole and not reduction.halo and (reduction.patch is None or stored.edge % reduction.patch == 0)
+
+
+def _available(stored: Stored) -> dict[str, tuple[str, str]]:
+    """Variables in the store that may be read: name → (group, step)."""
+    found = {name: ("raw", "ingest") for name in scan.arrays(stored.path, "raw")}
+    for group in scan.groups(stored.path):
+        for step, state in ledger.states(stored.path, group).items():
+            if group != "raw" and state.complete:
+                found |= {name: (group, step) for name in state.writes}
+    return found
+
+
+def make_plan(recipe: Recipe, store: str | Path) -> Plan:
+    """Passes, fusion and cost of a recipe on a store; reads metadata only.
+
+    Raises
+    ------
+    RecipeError
+        A step that needs what neither the store nor an earlier step has.
+    IncompleteError
+        The store's raw data are unfinished.
+    """
+    stored = describe(store)
+    available = _available(stored)
+    from_store = dict(available)
+    plans: dict[str, dict[str, Any]] = {}
+    left_out: list[tuple[str, str]] = []
+    passes: list[list[PlannedStep]] = []
+    for step in recipe.steps:
+        reduction = find(step.name)
+        where = f"{recipe.path}:{step.line}: " if recipe.path else ""
+        parameters = reduction.validate(step.parameters, where=where)
+        reason = check_axes(reduction, stored.axes) or _foreign_units(reduction, stored)
+        if reason:
+            if step.optional:
+                left_out.append((step.name, reason))
+                continue
+            raise RecipeError(f"{where}step {step.name}", reason, "leave it out, mark it optional, or mend the store")
+        planned = _resolve(step, reduction, parameters, stored, available, plans, where)
+        _place(planned, stored, passes, available, from_store, where)
+        plans[step.name] = planned.plan
+        for variable in planned.writes:
+            available[variable.name] = (planned.group, step.name)
+    final = tuple(_costed(steps, stored) for steps in passes)
+    return Plan(stored, final, tuple(left_out))
+
+
+def _foreign_units(reduction: Reduction, stored: Stored) -> str | None:
+    for variable in reduction.reads:
+        if variable.name in SPACE and stored.units.get(variable.name) != variable.units:
+            return (
+                f"needs {variable.name} in {variable.units}, it is in {stored.units.get(variable.name)!r}: "
+                "the effective pixel was not given at ingest (--pixel-size Y,X)"
+            )
+    return None
+
+
+def _resolve(
+    step: Step, reduction: Reduction, parameters: dict[str, Any], stored: Stored,
+    available: Mapping[str, tuple[str, str]], plans: Mapping[str, dict[str, Any]], where: str,
+) -> PlannedStep:  # fmt: skip
+    """A step with the place of every input and a plan whose digest changes with anything that it depends on."""
+    sources: dict[str, str] = {}
+    inputs: dict[str, str] = {}
+    for declared in (*reduction.reads, *reduction.may_read):
+        if declared.name == AXES.name or declared.name in SPACE:
+            continue
+        for variable in expand(declared, stored.axes):
+            if variable.name not in available:
+                if declared in reduction.may_read:
+                    continue
+                raise RecipeError(
+                    f"{where}step {step.name}", f"reads {variable.name!r}, which no earlier step writes",
+                    "put the step that writes it before",
+                )  # fmt: skip
+            group, maker = available[variable.name]
+            sources[variable.name] = group
+            inputs[f"{group}/{maker}"] = _identity(stored, group, maker, plans)
+    inputs["raw/ingest"] = _identity(stored, "raw", "ingest", plans)
+    writes = tuple(expanded_writes(reduction, stored.axes, parameters))
+    unit = "band" if _tileable(reduction, stored) else "layer"
+    plan = {
+        "reduction": step.name,
+        "parameters": parameters,
+        "inputs": inputs,
+        "writes": [v.name for v in writes if v.stored],
+    }
+    return PlannedStep(step.name, reduction.group, reduction, parameters, writes, sources, plan, unit, ())
+
+
+def _identity(stored: Stored, group: str, maker: str, plans: Mapping[str, dict[str, Any]]) -> str:
+    """What an input is: the plan of the step that makes it; for raw data, their content."""
+    if maker in plans:
+        return ledger.digest(plans[maker])
+    header, _ = ledger.read_ledger(ledger.ledger_path(stored.path, group, maker))
+    if group == "raw":
+        return str(scan.read_group_meta(stored.path, "raw")["attributes"]["provenance"][maker]["digest"])
+    return str(header["digest"])
+
+
+def _place(
+    step: PlannedStep, stored: Stored, passes: list[list[PlannedStep]],
+    available: Mapping[str, tuple[str, str]], from_store: Mapping[str, tuple[str, str]], where: str,
+) -> None:  # fmt: skip
+    """Put a step into the last pass where it can share the reading, else into a new one."""
+    last = passes[-1] if passes else []
+    fits = bool(last) and _unit(last) == step.unit
+    if last and step.unit == "band" and _unit(last) == "layer" and "counts" not in step.sources:
+        fits = True  # a map needs no tiles: it can ride with a layer
+    if not fits:
+        if available.get("counts") != from_store.get("counts") and "counts" in step.sources:
+            raise RecipeError(
+                f"{where}step {step.name}",
+                f"reads counts as {available['counts'][1]} left them, which live in one pass only",
+                f"move the steps that need whole layers before {available['counts'][1]}",
+            )
+        passes.append([])
+    passes[-1].append(step)
+
+
+def _unit(steps: list[PlannedStep]) -> str:
+    return "layer" if any(s.unit == "layer" for s in steps) else "band"
+
+
+def _costed(steps: list[PlannedStep], stored: Stored) -> Pass:
+    """The steps of a pass with their blocks, memory and bytes."""
+    unit = _unit(steps)
+    ranges = bands(stored.sizes["y"], stored.rows) if unit == "band" else [(0, stored.sizes["y"])]
+    blocks = tuple(f"z{z:04d}-{y0}:{y1}" for z in stored.layers for y0, y1 in ranges)
+    sizes = {**stored.sizes, "y": max(y1 - y0 for y0, y1 in ranges), "z": 1}
+    area = len(stored.layers) * stored.sizes["y"] * stored.sizes["x"]
+    memory = projected_memory(
+        [s.reduction for s in steps], stored.axes, sizes, [s.parameters for s in steps],
+        stored.edge, stored.itemsize, unit == "layer",
+    )  # fmt: skip
+    made = {v.name for s in steps for v in s.writes}
+    done = []
+    for k, step in enumerate(steps):
+        read = 0
+        for name in step.sources:
+            if name == "counts":
+                read += area * stored.frames * stored.itemsize
+            elif name not in made:
+                read += area * 4
+        written = sum(_bytes(v, stored) for v in step.stored)
+        done.append(
+            PlannedStep(
+                **{
+                    f: getattr(step, f)
+                    for f in step.__dataclass_fields__
+                    if f not in ("blocks", "unit", "memory_bytes", "bytes_read", "bytes_written", "fused_with")
+                },
+                unit=unit,
+                blocks=blocks,
+                memory_bytes=memory,
+                bytes_read=read,
+                bytes_written=written,
+                fused_with=tuple(s.name for j, s in enumerate(steps) if j != k),
+            )
+        )
+    return Pass(tuple(done), unit)
+
+
+def _bytes(variable: Variable, stored: Stored) -> int:
+    n = np.dtype(variable.dtype).itemsize
+    for dim in variable.dims:
+        if dim == "z":
+            n *= len(stored.layers)
+        elif dim.startswith("patch_"):
+            n *= ceil(stored.sizes[dim[-1]] / 64)
+        else:
+            n *= stored.sizes.get(dim, 3)
+    return n
+
+
+def check_store(store: str | Path) -> None:
+    """Refuse what is not a store before anything starts.
+
+    Raises
+    ------
+    DfxmError
+        See :func:`describe`.
+    """
+    try:
+        describe(store)
+    except (KeyError, ValueError) as error:
+        if isinstance(error, DfxmError):
+            raise
+        raise IncompleteError(f"store {store}", f"has unreadable metadata ({error})", "ingest the scan again") from None

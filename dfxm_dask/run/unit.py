@@ -1,0 +1,217 @@
+"""One unit of work: read a band or layer once, run every fused kernel over it, write whole shards, return a record.
+
+This is what a worker runs. Pixels never travel: a unit reads from the store, writes to the store, and returns about
+a kilobyte that says what it did.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from dfxm_dask.errors import StoreError
+from dfxm_dask.graph import check_outputs, expanded_writes, kernel_arguments, scan_last, storage_order
+from dfxm_dask.reduction import Arrays, Reduction, find
+from dfxm_dask.schema import SPACE, Variable, expand
+from dfxm_dask.store.chunks import bands
+from dfxm_dask.store.ledger import Record, ledger_path
+from dfxm_dask.store.shards import Buffers, ShardedArray, open_array, read, tiles, write_shard
+
+_memory = threading.local()
+
+
+@dataclass(frozen=True)
+class UnitStep:
+    """A step as it travels: names and numbers only."""
+
+    name: str
+    group: str
+    parameters: dict[str, Any]
+    sources: dict[str, str]
+    store_results: bool
+
+
+@dataclass(frozen=True)
+class UnitTask:
+    """One unit: a layer z and rows y0 to y1 of it, with the steps to run."""
+
+    store: str
+    steps: tuple[UnitStep, ...]
+    z: int
+    y0: int
+    y1: int
+    layer: bool
+    axes: dict[str, str]
+    rows: int
+
+    @property
+    def block(self) -> str:
+        return f"z{self.z:04d}-{self.y0}:{self.y1}"
+
+
+@lru_cache(maxsize=256)
+def _array(path: str, stamp: int) -> ShardedArray:
+    array = open_array(path)
+    if array is None:
+        raise StoreError(f"array {path}", "has a foreign layout", "make it anew with this package")
+    return array
+
+
+def _open(store: str, group: str, name: str) -> ShardedArray:
+    path = os.path.join(store, group, name)
+    return _array(path, os.stat(os.path.join(path, "zarr.json")).st_mtime_ns)
+
+
+def _coordinate(store: str, name: str) -> np.ndarray:
+    return np.asarray(zarr.open_array(os.path.join(store, name), mode="r")[...], float)
+
+
+def run_unit(task: UnitTask) -> Record:
+    """Run the steps of a unit and write their results.
+
+    Returns
+    -------
+    dict
+        ``block``, ``steps`` {name: {"files", "read"}}, ``bytes_read``, ``bytes_written``, ``seconds``, ``rss``.
+    """
+    begun = time.perf_counter()
+    reductions = [find(s.name) for s in task.steps]
+    positions = {name: _coordinate(task.store, name) for name in (*SPACE, *task.axes)}
+    nx = positions["x"].size
+    outside = _outside(task, reductions)
+    results: dict[str, Arrays] = {s.name: {} for s in task.steps}
+    bytes_read = sum(a.nbytes for a, _ in outside.values())
+    for rows, columns, counts in _parts(task, nx):
+        bytes_read += counts.nbytes if counts is not None else 0
+        box = {"y": slice(rows.start - task.y0, rows.stop - task.y0), "x": columns}
+        fetch: dict[str, Any] = {
+            name: scan_last(values[tuple(box.get(d, slice(None)) for d in dims)], dims, task.axes)
+            for name, (values, dims) in outside.items()
+        }
+        fetch |= {"y": positions["y"][rows], "x": positions["x"][columns]}
+        if counts is not None:
+            fetch["counts"] = scan_last(counts, (*task.axes, "y", "x"), task.axes)
+        for step, reduction in zip(task.steps, reductions, strict=True):
+            wanted = expanded_writes(reduction, task.axes, step.parameters)
+            arguments, keywords = kernel_arguments(reduction, task.axes, fetch, positions)
+            extra = {"centre": min(reduction.halo, task.z)} if reduction.halo else {}
+            made = reduction.kernel(*arguments, **keywords, **step.parameters, **extra)
+            if reduction.combine is not None:
+                known = results[step.name]
+                results[step.name] = reduction.combine(known, made) if known else made
+                continue
+            check_outputs(reduction, made, wanted)
+            for variable in wanted:
+                fetch[variable.name] = made[variable.name]
+                if variable.stored and step.store_results:
+                    _keep(results[step.name], variable, made[variable.name], box, task, positions, reduction.patch)
+    record: Record = {"block": task.block, "steps": {}, "bytes_read": bytes_read, "bytes_written": 0}
+    for step, reduction in zip(task.steps, reductions, strict=True):
+        if step.store_results:
+            files = _write(task, step, reduction, results[step.name])
+            record["steps"][step.name] = {"files": files, "read": sorted(step.sources)}
+            record["bytes_written"] += sum(size for size, _ in files.values())
+    record["seconds"] = round(time.perf_counter() - begun, 4)
+    record["rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return record
+
+
+def _outside(task: UnitTask, reductions: list[Reduction]) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
+    """Inputs from the store other than counts: values of the unit and their dims (without z, unless with a halo)."""
+    made: set[str] = set()
+    found: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {}
+    for step, reduction in zip(task.steps, reductions, strict=True):
+        for declared in (*reduction.reads, *reduction.may_read):
+            for variable in expand(declared, task.axes):
+                name = variable.name
+                skip = name in made or name in found or name not in step.sources
+                if skip or (name == "counts" and not task.layer):
+                    continue
+                found[name] = _load(task, step.sources[name], variable, reduction.halo)
+        made |= {v.name for v in expanded_writes(reduction, task.axes, step.parameters)}
+    return found
+
+
+def _load(task: UnitTask, group: str, variable: Variable, halo: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    z = slice(max(0, task.z - halo), task.z + halo + 1)
+    rows = slice(task.y0, task.y1)
+    box = tuple(z if d == "z" else rows if d == "y" else slice(None) for d in variable.dims)
+    path = os.path.join(task.store, group, variable.name)
+    array = open_array(path)
+    values = read(array, box) if array is not None else np.asarray(zarr.open_array(path, mode="r")[box])
+    if "z" in variable.dims and not halo:
+        return values[0], variable.dims[1:]
+    return values, variable.dims
+
+
+def _parts(task: UnitTask, nx: int) -> Iterator[tuple[slice, slice, np.ndarray | None]]:
+    """The pieces that kernels see: tiles of counts, or the whole unit where no step reads counts by tile."""
+    if not task.layer and any("counts" in s.sources for s in task.steps):
+        if not hasattr(_memory, "buffers"):
+            _memory.buffers = Buffers.empty()
+        yield from tiles(_open(task.store, "raw", "counts"), task.z, task.y0, task.y1, _memory.buffers)
+    else:
+        yield slice(task.y0, task.y1), slice(0, nx), None
+
+
+def _keep(
+    kept: Arrays, variable: Variable, values: np.ndarray, box: Mapping[str, slice], task: UnitTask,
+    positions: Mapping[str, np.ndarray], patch: int | None,
+) -> None:  # fmt: skip
+    """Put one tile of an output into its place in the unit's array."""
+    dims = variable.dims[1:] if variable.dims[0] == "z" else variable.dims
+    values = storage_order(values, dims, task.axes)
+    full = {"y": task.y1 - task.y0, "x": positions["x"].size}
+    where = dict(box)
+    if patch:
+        for d in ("y", "x"):
+            full[f"patch_{d}"] = ceil(full[d] / patch)
+            where[f"patch_{d}"] = slice(box[d].start // patch, ceil(box[d].stop / patch))
+    if variable.name not in kept:
+        shape = tuple(full.get(d, n) for d, n in zip(dims, values.shape, strict=True))
+        kept[variable.name] = np.empty(shape, variable.dtype)
+    kept[variable.name][tuple(where.get(d, slice(None)) for d in dims)] = values
+
+
+def _write(task: UnitTask, step: UnitStep, reduction: Reduction, results: Arrays) -> dict[str, list[Any]]:
+    """Write the results of a step as whole shards; a gather leaves its summary beside the ledger."""
+    files: dict[str, list[Any]] = {}
+    if reduction.combine is not None:
+        path = summary_path(task.store, step.group, step.name, task.block)
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, **results)  # type: ignore[arg-type]
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        files[os.path.relpath(path, task.store)] = [path.stat().st_size, ""]
+        return files
+    for variable in expanded_writes(reduction, task.axes, step.parameters):
+        if not variable.stored:
+            continue
+        array = _open(task.store, step.group, variable.name)
+        values = results[variable.name]
+        y = variable.dims.index("y") - 1 if "y" in variable.dims else None
+        ranges = bands(task.y1 - task.y0, task.rows) if y is not None else [(0, 0)]
+        for number, (low, high) in enumerate(ranges):
+            part = values if y is None else values[(slice(None),) * y + (slice(low, high),)]
+            band = task.y0 // task.rows + number
+            place = tuple(task.z if d == "z" else band if d in ("y", "patch_y") else 0 for d in variable.dims)
+            path_and = write_shard(array, place, part[None])
+            files[os.path.relpath(array.shard_path(place), task.store)] = list(path_and)
+    return files
+
+
+def summary_path(store: str, group: str, step: str, block: str) -> Path:
+    """Where the summary of one block of a gather lies."""
+    return ledger_path(store, group, step).with_name(f"{step}.{block.replace(':', '_')}.npz")
