@@ -26,7 +26,7 @@ from dfxm_dask.frames.statistics import patch_statistics
 from dfxm_dask.store import ledger
 from dfxm_dask.store.chunks import bands, raw_layout, unit_rows
 from dfxm_dask.store.create import create_store, grid_positions, raw_variables
-from dfxm_dask.store.scan import read_group_meta
+from dfxm_dask.store.scan import consolidate, read_group_meta
 from dfxm_dask.store.shards import ShardWriter, open_array, write_shard
 from dfxm_dask.store.source import Axis, Scan, frames, list_scans, load_beamline, read_scan
 
@@ -301,6 +301,7 @@ def ingest(
         "absent": absent,
     }
     ledger.complete(target, "raw", "ingest", provenance)
+    consolidate(target)
     lost = [*absent]
     if len(scans) == 1 and first.found != first.commanded:
         lost = [f"{first.source} entry {first.entry} ({first.found} of {first.commanded} frames)"]

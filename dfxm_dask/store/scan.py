@@ -76,8 +76,8 @@ def write_small(
 class _LazyArray(BackendArray):
     """The face that xarray's lazy indexing wants; reads shards directly, or other layouts through zarr."""
 
-    def __init__(self, path: Path, absent: Any = None) -> None:
-        self.absent = absent
+    def __init__(self, path: Path, known: frozenset[str] | None = None) -> None:
+        self.known = known
         self.sharded = shards.open_array(path)
         self.other = None if self.sharded is not None else zarr.open_array(str(path), mode="r")
         source = self.sharded if self.sharded is not None else self.other
@@ -98,7 +98,7 @@ class _LazyArray(BackendArray):
                 boxes.append(slice(int(k) % n, int(k) % n + 1))
                 after.append(0)  # type: ignore[arg-type]
         if self.sharded is not None:
-            return shards.read(self.sharded, tuple(boxes), absent=self.absent)[tuple(after)]
+            return shards.read(self.sharded, tuple(boxes), known=self.known)[tuple(after)]
         return np.asarray(self.other[tuple(boxes)])[tuple(after)]  # type: ignore[index]
 
 
@@ -132,13 +132,32 @@ def arrays(store: str | Path, group: str) -> list[str]:
     return sorted(p.parent.name for p in Path(store, group).glob("*/zarr.json") if _node(p) == "array")
 
 
+def consolidate(store: str | Path) -> None:
+    """Put the metadata of all complete groups into the root, where other readers look first.
+
+    A group with an unfinished step is left out: plain xarray or zarr does not see it either.
+    """
+    root = Path(store, "zarr.json")
+    meta = read_group_meta(store)
+    meta.pop("consolidated_metadata", None)
+    nodes: dict[str, Any] = {}
+    whole = [g for g in groups(store) if not _incomplete(Path(store), g)]
+    for node in ("", *whole):
+        if node:
+            nodes[node] = json.loads(Path(store, node, "zarr.json").read_bytes())
+        for name in arrays(store, node):
+            nodes[f"{node}/{name}".strip("/")] = json.loads(Path(store, node, name, "zarr.json").read_bytes())
+    meta["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": nodes}
+    ledger.replace_file(root, json.dumps(meta).encode())
+
+
 def _node(path: Path) -> str:
     return str(json.loads(path.read_bytes()).get("node_type"))
 
 
-def _variable(path: Path, *, lenient: bool = False) -> xr.Variable:
+def _variable(path: Path, known: frozenset[str] | None = None) -> xr.Variable:
     meta = json.loads((path / "zarr.json").read_bytes())
-    data = indexing.LazilyIndexedArray(_LazyArray(path, 0 if lenient else None))
+    data = indexing.LazilyIndexedArray(_LazyArray(path, known))
     return xr.Variable(meta["dimension_names"], data, meta["attributes"], fastpath=True)
 
 
@@ -150,6 +169,12 @@ def valid_blocks(state: ledger.StepState, nz: int, ny: int) -> np.ndarray:
         y0, y1 = (int(v) for v in band.split(":")) if band else (0, ny)
         valid[int(z[1:]), y0:y1] = True
     return valid
+
+
+def committed(store: str | Path, group: str, state: ledger.StepState) -> frozenset[str]:
+    """Paths of all files that the sound records of a step name."""
+    _, records = ledger.read_ledger(ledger.ledger_path(store, group, state.step))
+    return frozenset(os.path.join(store, f) for block in state.done for f in records[block]["files"])
 
 
 def _incomplete(store: Path, group: str) -> dict[str, str]:
@@ -221,7 +246,7 @@ def open_scan(
         masks = {name: step for step in bad for name in states[step].writes}
         variables = {}
         for name in arrays(store, group):
-            variable = _variable(store / group / name, lenient=name in masks)
+            variable = _variable(store / group / name, committed(store, group, states[masks[name]]) if name in masks else None)
             if chunks == "auto":
                 sizes = {
                     d: 1 if d == "z" else min(attrs["unit_rows"], n) if d == "y" else -1

@@ -174,14 +174,15 @@ class ShardFile:
         blosc.decompress(body, out)
 
 
-def read(array: ShardedArray, selection: tuple[slice, ...], *, absent: Any = None) -> np.ndarray:
+def read(
+    array: ShardedArray, selection: tuple[slice, ...], *, known: frozenset[str] | None = None
+) -> np.ndarray:
     """Values of a box (slices of step 1), decoded chunk by chunk.
 
     Parameters
     ----------
-    absent : optional
-        Value for shards that have no file; without one they are an error. Only a reader that knows from the ledger
-        which blocks are absent, and masks them, may give it.
+    known : frozenset of str, optional
+        Paths of the shards that are committed; others are not read and give zeros. Only for a reader that masks them.
 
     Raises
     ------
@@ -190,13 +191,13 @@ def read(array: ShardedArray, selection: tuple[slice, ...], *, absent: Any = Non
     """
     bounds = [s.indices(n)[:2] for s, n in zip(selection, array.shape, strict=True)]
     shape = tuple(max(0, stop - start) for start, stop in bounds)
-    result = np.empty(shape, array.dtype) if absent is None else np.full(shape, absent, array.dtype)
+    result = np.empty(shape, array.dtype) if known is None else np.zeros(shape, array.dtype)
     if 0 in shape:
         return result
     buffer, scratch = np.empty(0, np.uint8), np.empty(array.chunk, array.dtype)
     spans = [range(a // s, ceil(b / s)) for (a, b), s in zip(bounds, array.shard, strict=True)]
     for shard in product(*spans):
-        if absent is not None and not os.path.exists(array.shard_path(shard)):
+        if known is not None and array.shard_path(shard) not in known:
             continue
         origin = [i * s for i, s in zip(shard, array.shard, strict=True)]
         boxes = [(max(a - o, 0), min(b - o, s)) for (a, b), o, s in zip(bounds, origin, array.shard, strict=True)]

@@ -1,0 +1,239 @@
+"""From a command and what the motors read back to scan axes, and to the place of each frame on the grid.
+
+The command decides where a frame belongs; the readback must agree with it to half a step, and gives the value of the
+position. A motor of ``fscan`` moves on during the exposure: it is read in its middle, so it stands a part of a step
+beyond the command, by about the same part in every frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dfxm_dask.errors import SourceError
+from dfxm_dask.store.bliss_command import REWIND, ZIGZAG, Command, Drive
+from dfxm_dask.store.source import Axis, Beamline
+
+HALF = 0.5 + 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Readback:
+    """What a motor read at each recorded frame (``values`` is None where nothing was recorded), and its unit."""
+
+    values: np.ndarray | None
+    units: str | None = None
+    before: float | None = None
+
+
+Look = Callable[[str], Readback]
+
+
+def grid_order(shape: tuple[int, ...], count: int, mode: str) -> np.ndarray:
+    """Flat grid index (slow major) of each of the first ``count`` frames, int64."""
+    order = np.arange(count, dtype=np.int64)
+    if mode == ZIGZAG and len(shape) == 2:
+        row, column = np.divmod(order, shape[1])
+        order = row * shape[1] + np.where(row % 2, shape[1] - 1 - column, column)
+    return order
+
+
+def complete_frames(command: Command, found: int, asked: str, *, allow_partial: bool) -> tuple[Command, int]:
+    """The command cut down to what was recorded, and the number of frames to use.
+
+    Raises
+    ------
+    SourceError
+        Fewer frames than commanded (unless partial scans are allowed), more, or not one complete row.
+    """
+    if found == 0:
+        raise SourceError(asked, f"has 0 of {command.count} frames", "there is nothing to read")
+    if found > command.count:
+        raise SourceError(
+            asked, f"has {found} frames, the command asks for {command.count}", "correct the title or fscan_parameters"
+        )
+    if found == command.count:
+        return command, found
+    if not allow_partial:
+        raise SourceError(
+            asked,
+            f"{found} of {command.count} frames",
+            "the scan was aborted: take its complete part with --allow-partial",
+        )
+    if not command.drives:
+        return replace(command, count=found), found
+    row = command.count // command.drives[0].count
+    rows = found // row
+    if rows == 0:
+        raise SourceError(
+            asked, f"{found} of {command.count} frames, not one row of {row}", "there is nothing complete to read"
+        )
+    slow = command.drives[0]
+    partners = tuple(replace(p, count=rows) for p in slow.partners)
+    drives = (replace(slow, count=rows, partners=partners), *command.drives[1:])
+    return replace(command, drives=drives, count=rows * row), rows * row
+
+
+def scan_axes(
+    command: Command, look: Look, beamline: Beamline, asked: str
+) -> tuple[tuple[Axis, ...], np.ndarray, dict[str, str | float]]:
+    """Axes (slow first), the grid index of each frame, and notes for the metadata.
+
+    Parameters
+    ----------
+    command : Command
+        With exactly as many frames as are used.
+    look : callable
+        Readback of a motor by name.
+    beamline : Beamline
+        Names of the axes.
+    asked : str
+        File and entry, for error messages.
+
+    Raises
+    ------
+    SourceError
+        A motor without an axis, or one that was not where the command wanted it.
+    """
+    notes: dict[str, str | float] = {"command": command.name}
+    shape = tuple(d.count for d in command.drives)
+    drives = [_primary(drive, beamline, asked) for drive in command.drives]
+    names = [name for _, name in drives]
+    if len(set(names)) < len(names):
+        motors = " and ".join(d.motor for d, _ in drives)
+        raise SourceError(
+            asked,
+            f"motors {motors} are both mapped to {names[0]}",
+            f"map one of them to another axis, e.g. --motor {drives[0][0].motor}=two_theta",
+        )
+    modes = [command.mode] if command.mode else [REWIND, ZIGZAG] if len(shape) == 2 else [REWIND]
+    seen = {d.motor: look(d.motor) for drive, _ in drives for d in (drive, *drive.partners)}
+    for attempt, mode in enumerate(modes):
+        order = grid_order(shape, command.count, mode)
+        index = np.unravel_index(order, shape)
+        try:
+            axes = tuple(
+                _axis(drive, name, place.astype(np.int64), seen, command, beamline, asked)
+                for (drive, name), place in zip(drives, index, strict=True)
+            )
+        except SourceError as error:
+            if attempt == 0:
+                first = error
+            continue
+        if len(shape) == 2:
+            notes["fast_motor_mode"] = mode
+        for drive, name in drives:
+            if drive.partners:
+                notes[f"{name}_moved_with"] = " ".join(p.motor for p in drive.partners)
+            if seen[drive.motor].values is None:
+                notes[f"{name}_position"] = "commanded"
+        return axes, order, notes
+    raise first
+
+
+def _primary(drive: Drive, beamline: Beamline, asked: str) -> tuple[Drive, str]:
+    """The motor that stands for a drive, and its axis: the first of those moved together that has one."""
+    together = (replace(drive, partners=()), *drive.partners)
+    for lead in together:
+        name = beamline.axis_of(lead.motor)
+        if name == "z":
+            raise SourceError(asked, f"scans {lead.motor}, which moves the layer (z)", "ingest one entry a layer")
+        if name is not None:
+            return replace(lead, partners=tuple(d for d in together if d is not lead)), name
+    known = "; ".join(f"{axis}: {', '.join(motors)}" for axis, motors in beamline.motors.items() if axis != "z")
+    raise SourceError(
+        asked,
+        f"motor {' and '.join(d.motor for d in together)} is not mapped to an axis (known are {known})",
+        f"add it, e.g. --motor {drive.motor}=phi",
+    )
+
+
+def _axis(
+    drive: Drive,
+    name: str,
+    index: np.ndarray,
+    seen: dict[str, Readback],
+    command: Command,
+    beamline: Beamline,
+    asked: str,
+) -> Axis:
+    for partner in drive.partners:
+        _on_grid(partner, index, seen[partner.motor], asked)
+    read = seen[drive.motor]
+    base, values = _on_grid(drive, index, read, asked)
+    grid = np.arange(drive.count)
+    start = drive.start + base
+    if values is None:
+        share = 0.0
+        if drive.moving:
+            ratio = command.exposure / command.period if command.exposure and command.period else 1.0
+            share = 0.5 * min(ratio, 1.0)
+        positions = start + drive.step * (grid + share)
+    else:
+        positions = np.bincount(index, weights=values, minlength=drive.count) / np.bincount(
+            index, minlength=drive.count
+        )
+    steps = np.diff(positions) * (1 if drive.step > 0 else -1)
+    if (steps <= 0).any():
+        at = int(np.argmax(steps <= 0))
+        raise SourceError(
+            asked,
+            f"motor {drive.motor} repeats or turns back at grid index {at + 1}",
+            "check the motor; exclude the scan",
+        )
+    return Axis(
+        name,
+        drive.motor,
+        positions,
+        read.units or beamline.unit_of(drive.motor, name),
+        start,
+        drive.step if drive.count > 1 else None,
+        values,
+    )
+
+
+def _on_grid(drive: Drive, index: np.ndarray, read: Readback, asked: str) -> tuple[float, np.ndarray | None]:
+    """Where a relative scan started from, and the readback, once it agrees with the command."""
+    if drive.count > 1 and drive.step == 0:
+        raise SourceError(asked, f"command moves {drive.motor} by steps of 0", "correct the title; this is no scan")
+    values = read.values
+    if values is None:
+        if drive.relative and read.before is None:
+            raise SourceError(
+                asked,
+                f"relative scan of {drive.motor}, of which no position was recorded",
+                "add its positions to the entry",
+            )
+        return (read.before or 0.0) if drive.relative else 0.0, None
+    bad = ~np.isfinite(values)
+    if bad.any():
+        frame = int(np.argmax(bad))
+        raise SourceError(
+            asked,
+            f"motor {drive.motor} is {values[frame]} at frame {frame} ({int(bad.sum())} of {len(values)} frames)",
+            "restore the positions",
+        )
+    command = drive.start + drive.step * index
+    if drive.count > 1 and np.ptp(values) == 0:
+        raise SourceError(asked, f"motor {drive.motor} stood still at {values[0]:g}", "check which motor was scanned")
+    base = float(np.median(values - command)) if drive.relative else 0.0
+    if drive.count == 1:
+        return base, values
+    off = (values - command - base) / drive.step
+    if drive.moving:
+        # Read in the middle of the exposure: beyond the command by the same part of a step in every frame.
+        beyond = float(np.median(off))
+        if -HALF <= beyond <= 1.0:
+            off = off - beyond
+    bad = np.abs(off) > HALF
+    if bad.any():
+        frame = int(np.argmax(np.abs(off)))
+        raise SourceError(
+            asked,
+            f"motor {drive.motor} is {values[frame]:.6g} at frame {frame}, {abs(off[frame]):.2f} steps from the "
+            f"command ({int(bad.sum())} of {len(values)} frames are more than half a step off)",
+            "check the motor, the command, and fast_motor_mode",
+        )
+    return base, values

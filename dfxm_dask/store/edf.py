@@ -1,0 +1,235 @@
+"""EDF frames: a folder, a glob, or a list of files, of one or more frames each.
+
+Headers carry the scan command, the number of the point, and every motor; files are ordered by these, never by name.
+"""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from dfxm_dask.errors import SourceError
+from dfxm_dask.store.bliss_command import REWIND, Command, scan_command
+from dfxm_dask.store.bliss_grid import Readback, complete_frames, grid_order, scan_axes
+from dfxm_dask.store.edf_headers import Frame, frames_of
+from dfxm_dask.store.source import EDF, Axis, Beamline, Piece, Roi, Scan, SourcePath, check_unchanged
+
+
+def _files(path: SourcePath) -> list[str]:
+    if isinstance(path, str | os.PathLike):
+        name = os.fspath(path)
+        if os.path.isdir(name):
+            found = sorted(str(p) for p in Path(name).iterdir() if p.suffix.lower() == ".edf")
+            if not found:
+                raise SourceError(name, "is a folder without .edf files", "name the master .h5 file, or another folder")
+            return found
+        found = sorted(glob.glob(name)) if "*" in name else [name]
+        if not found:
+            raise SourceError(name, "matches no file", "check the pattern")
+        return found
+    found = [os.fspath(p) for p in path]
+    if not found:
+        raise SourceError("EDF source", "is an empty list", "name the files")
+    return found
+
+
+def _title(frame: Frame) -> str:
+    return " ".join(frame.header.get("scan", "").split())
+
+
+def _scans(path: SourcePath) -> dict[str, list[Frame]]:
+    every = sorted((f for file in _files(path) for f in frames_of(file)), key=lambda f: f.scan_number)
+    return {f"{number}.1": list(group) for number, group in groupby(every, key=lambda f: f.scan_number)}
+
+
+def list_edf(path: SourcePath) -> list[tuple[str, str]]:
+    """Scans by number, and their commands."""
+    return [(entry, _title(found[0]) or "(no scan command)") for entry, found in _scans(path).items()]
+
+
+def read_edf(path: SourcePath, entry: str, *, beamline: Beamline, allow_partial: bool = False) -> Scan:
+    """A scan in EDF files; see :func:`dfxm_dask.store.source.read_scan`.
+
+    ``entry`` is the number of the scan ("86.1"); "1.1" also stands for the only one there is.
+    """
+    source = (
+        os.fspath(path) if isinstance(path, str | os.PathLike) else os.path.dirname(os.fspath(path[0])) if path else ""
+    )
+    asked = f"{source} entry {entry}"
+    scans = _scans(path)
+    if entry not in scans and not (entry == "1.1" and len(scans) == 1):
+        raise SourceError(asked, "no such entry", f"entries are {', '.join(scans)}")
+    found = scans[entry] if entry in scans else next(iter(scans.values()))
+    alike: tuple[tuple[str, list[object]], ...] = (
+        ("scan commands", [_title(f) for f in found]),
+        ("frame shapes", [f.shape for f in found]),
+        ("dtypes", [np.dtype(f.dtype).newbyteorder("=").name for f in found]),
+    )
+    for label, values in alike:
+        kinds = list(dict.fromkeys(values))
+        if len(kinds) > 1:
+            other = found[values.index(kinds[1])].file
+            raise SourceError(asked, f"{label} differ: {kinds[0]} and {kinds[1]} (in {other})", "separate the scans")
+    title = _title(found[0])
+    command = scan_command(title or None, {}, asked)
+    commanded = command.count
+    if command.name == "loopscan" and commanded == 0:
+        command = Command(command.name, (), len(found), None, command.exposure)
+        commanded = len(found)
+    if len(found) > commanded:
+        raise SourceError(asked, f"has {len(found)} frames, the command asks for {commanded}", "separate the scans")
+    found = _in_order(found, command, asked)
+    total = len(found)
+    command, count = complete_frames(command, total, asked, allow_partial=allow_partial)
+    found = found[:count]
+
+    def look(motor: str) -> Readback:
+        values = np.array([f.motors.get(motor, f.counters.get(motor, math.nan)) for f in found])
+        known = any(motor in f.motors or motor in f.counters for f in found)
+        return Readback(values if known else None)
+
+    notes: dict[str, str | float] = {"command": command.name}
+    if command.drives:
+        axes, order, notes = scan_axes(command, look, beamline, asked)
+    else:
+        axes, order = (_time_axis(found, command, asked),), np.arange(count)
+    monitor = next((v for name in beamline.monitors if (v := _counter(found, name)) is not None), None)
+    exposure = _counter(found, "sec")
+    if exposure is None and command.exposure:
+        exposure = np.full(count, command.exposure)
+    z_motor = next(
+        (m for m in beamline.motors.get("z", []) if len({f.motors.get(m) for f in found} - {None}) == 1), None
+    )
+    moved = {axis.motor for axis in axes}
+    fixed = {m: v for m, v in found[0].motors.items() if m not in moved and math.isfinite(v)}
+    return Scan(
+        source=source,
+        entry=entry,
+        title=title,
+        axes=axes,
+        order=order.astype(np.int64),
+        frame_shape=found[0].shape,
+        dtype=np.dtype(found[0].dtype).newbyteorder("="),
+        pieces=_pieces(found),
+        detector=found[0].header.get("prefix", "").rstrip("_") or "edf",
+        z=found[0].motors[z_motor] if z_motor else None,
+        z_motor=z_motor,
+        z_units=beamline.units.get(z_motor) or beamline.units.get("z", "mm") if z_motor else None,
+        monitor=monitor,
+        exposure=exposure,
+        commanded=commanded,
+        found=total,
+        metadata={
+            **({"start_time": found[0].header["date"]} if "date" in found[0].header else {}),
+            **{f"positioners/{name}": value for name, value in fixed.items()},
+            **notes,
+        },
+        files=tuple(
+            (file, (s := os.stat(file)).st_size, s.st_mtime_ns) for file in dict.fromkeys(f.file for f in found)
+        ),
+    )
+
+
+def _in_order(found: list[Frame], command: Command, asked: str) -> list[Frame]:
+    """Frames in the order in which they were recorded: by point number, else by where the motors stood."""
+    points = [f.point for f in found]
+    if None not in points and len(set(points)) == len(points):
+        ordered = sorted(found, key=lambda f: f.point or 0)
+        numbers = [f.point or 0 for f in ordered]
+        if numbers != list(range(numbers[0], numbers[0] + len(numbers))) or numbers[0] not in (0, 1):
+            gap = next((n for n, m in zip(range(len(numbers)), numbers, strict=True) if n != m), 0)
+            raise SourceError(
+                asked, f"point_no of the frames are not consecutive near {gap}", "restore the missing files"
+            )
+        return ordered
+    if not command.drives or any(d.motor not in f.motors for f in found for d in command.drives):
+        raise SourceError(
+            asked, "headers have neither point numbers nor positions of the scanned motors", "write point_no into them"
+        )
+    # Not a sort by readback: each frame goes to the nearest commanded position, which nobody else may have.
+    places: dict[int, Frame] = {}
+    shape = tuple(d.count for d in command.drives)
+    for frame in found:
+        index = []
+        for drive in command.drives:
+            value = frame.motors[drive.motor]
+            near = (value - drive.start) / drive.step if drive.step and math.isfinite(value) else math.nan
+            if drive.relative or not math.isfinite(near) or not 0 <= round(near) < drive.count:
+                raise SourceError(
+                    asked,
+                    f"{frame.file} has {drive.motor} at {value:g}, off the commanded grid",
+                    "write point_no into it",
+                )
+            index.append(round(near))
+        flat = int(np.ravel_multi_index(index, shape))
+        if flat in places:
+            raise SourceError(
+                asked, f"{frame.file} and {places[flat].file} repeat position {index}", "remove one of them"
+            )
+        places[flat] = frame
+    return [places[flat] for flat in grid_order(shape, command.count, REWIND) if flat in places]
+
+
+def _counter(found: list[Frame], name: str) -> np.ndarray | None:
+    values = np.array([f.counters.get(name, math.nan) for f in found])
+    return values if np.isfinite(values).all() else None
+
+
+def _time_axis(found: list[Frame], command: Command, asked: str) -> Axis:
+    try:
+        values = np.array([float(f.header["epoch"]) for f in found])
+    except (KeyError, ValueError):
+        if command.exposure is None:
+            raise SourceError(asked, "loopscan without times or exposure", "write epoch into the headers") from None
+        return Axis("time", "", np.arange(len(found)) * command.exposure, "s", 0.0, command.exposure)
+    if (np.diff(values) <= 0).any():
+        at = int(np.argmax(np.diff(values) <= 0)) + 1
+        raise SourceError(asked, f"epoch does not grow at frame {at}", "correct the headers")
+    return Axis("time", "", values - values[0], "s", None, None, values)
+
+
+def _pieces(found: list[Frame]) -> tuple[Piece, ...]:
+    pieces: list[Piece] = []
+    for number, frame in enumerate(found):
+        last = pieces[-1] if pieces else None
+        if last and last.file == frame.file and last.first + last.count == frame.index:
+            pieces[-1] = Piece(last.file, EDF, last.first, last.count + 1, last.start)
+        else:
+            pieces.append(Piece(frame.file, EDF, frame.index, 1, number))
+    return tuple(pieces)
+
+
+def edf_frames(scan: Scan, roi: Roi) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames in recorded order with their numbers; see :func:`dfxm_dask.store.source.frames`."""
+    y0, y1, x0, x1 = roi
+    buffer = np.empty(scan.frame_shape, scan.dtype)
+    for piece in scan.pieces:
+        check_unchanged(scan, piece.file)
+        found = frames_of(piece.file)
+        with open(piece.file, "rb", buffering=0) as stream:
+            for step in range(piece.count):
+                frame = found[piece.first + step]
+                where = f"frame {frame.index} of {piece.file}"
+                try:
+                    stream.seek(frame.offset)
+                    got = stream.readinto(memoryview(buffer).cast("B"))  # type: ignore[arg-type]
+                except OSError as error:
+                    raise SourceError(
+                        f"{scan.source} entry {scan.entry}", f"{where} cannot be read ({error})", "copy the file again"
+                    ) from error
+                if got != buffer.nbytes:
+                    raise SourceError(
+                        f"{scan.source} entry {scan.entry}",
+                        f"{where} has {got} of {buffer.nbytes} bytes",
+                        "copy the file again",
+                    )
+                if not np.dtype(frame.dtype).isnative:
+                    buffer.byteswap(inplace=True)
+                yield piece.start + step, buffer[y0:y1, x0:x1]
+        check_unchanged(scan, piece.file)

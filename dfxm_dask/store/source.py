@@ -1,0 +1,261 @@
+"""Beamline files: what a scan is, before it becomes a store.
+
+:func:`read_scan` says everything about a scan without reading a pixel, and refuses what it cannot vouch for;
+:func:`frames` then streams the pixels in the order in which they were recorded. Frames belong on the grid that was
+commanded (:attr:`Scan.order`); they are never sorted by what a motor reads back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dfxm_dask.errors import InputError, SourceError
+from dfxm_dask.store.bliss_names import Beamline, find_config, load_beamline
+
+Roi = tuple[int, int, int, int]
+SourcePath = str | Path | Sequence[str | Path]
+
+__all__ = [
+    "Axis",
+    "Beamline",
+    "Piece",
+    "Roi",
+    "Scan",
+    "check_unchanged",
+    "find_config",
+    "frames",
+    "list_scans",
+    "load_beamline",
+    "read_scan",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One scan axis.
+
+    Parameters
+    ----------
+    name : str
+        "phi", "chi", "two_theta", "energy", "time", or a name of the user's motor map.
+    motor : str
+        The motor behind it (empty for time).
+    positions : ndarray, (n,), float64
+        Position at each grid index, strictly ascending or descending: mean over the frames at that index of what the
+        motor read in the middle of the exposure; without a readback, what was commanded.
+    units : str
+        Unit in UDUNITS spelling.
+    commanded_start, commanded_step : float or None
+        Start and step of the command.
+    readback : ndarray, (frame,), float64, or None
+        As in the file, in recorded order.
+    """
+
+    name: str
+    motor: str
+    positions: np.ndarray
+    units: str
+    commanded_start: float | None = None
+    commanded_step: float | None = None
+    readback: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of frames in one file: ``count`` frames of ``dataset``, from ``first``, are frames ``start``... of the
+    scan."""
+
+    file: str
+    dataset: str
+    first: int
+    count: int
+    start: int
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A scan in beamline files: where its frames lie and where they belong.
+
+    Parameters
+    ----------
+    source, entry, title : str
+        Path as it was given, entry ("1.1"), and the command as the beamline wrote it.
+    axes : tuple of Axis
+        Slow first, which is the storage order.
+    order : ndarray, (frame,), int64
+        Flat index on the grid (slow major) of each recorded frame.
+    frame_shape : (int, int)
+        Rows and columns.
+    dtype : dtype
+        Of the counts, native byte order.
+    pieces : tuple of Piece
+        Where the frames lie, in recorded order.
+    detector : str
+        Name of the camera.
+    detector_pixel : (float, float) or None
+        Edges of the physical pixel along y and x in um; not the effective pixel of the microscope.
+    z, z_motor, z_units
+        Where the layer stands, if a motor says so.
+    monitor, exposure : ndarray, (frame,), float64, or None
+        Incident beam and exposure time (s) in recorded order.
+    commanded, found : int
+        Frames that were asked for, and frames that exist; they differ only with ``allow_partial``.
+    metadata : dict
+        Further words and numbers of the file, for provenance.
+    files : tuple of (path, size, mtime_ns)
+        Every file that holds data.
+    """
+
+    source: str
+    entry: str
+    title: str
+    axes: tuple[Axis, ...]
+    order: np.ndarray
+    frame_shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    pieces: tuple[Piece, ...]
+    detector: str
+    detector_pixel: tuple[float, float] | None = None
+    z: float | None = None
+    z_motor: str | None = None
+    z_units: str | None = None
+    monitor: np.ndarray | None = None
+    exposure: np.ndarray | None = None
+    commanded: int = 0
+    found: int = 0
+    metadata: dict[str, str | float] = field(default_factory=dict)
+    files: tuple[tuple[str, int, int], ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of positions along each axis."""
+        return tuple(len(axis.positions) for axis in self.axes)
+
+
+def _is_edf(path: SourcePath) -> bool:
+    if not isinstance(path, str | os.PathLike):
+        return True
+    name = os.fspath(path)
+    return os.path.isdir(name) or "*" in name or name.lower().endswith((".edf", ".edf.gz", ".edf.bz2"))
+
+
+def list_scans(path: SourcePath, *, roots: Sequence[str | Path] = ()) -> list[tuple[str, str]]:
+    """Entries of a source and their titles, by number: ``[("1.1", "fscan mu 0.29 0.001 150 0.5"), ...]``.
+
+    Raises
+    ------
+    SourceError
+        No such file, or not a file of the beamline.
+    """
+    if _is_edf(path):
+        from dfxm_dask.store.edf import list_edf
+
+        return list_edf(path)
+    from dfxm_dask.store.bliss import list_bliss
+
+    return list_bliss(Path(os.fspath(path)), roots=tuple(Path(r) for r in roots))  # type: ignore[arg-type]
+
+
+def read_scan(
+    path: SourcePath,
+    entry: str = "1.1",
+    *,
+    beamline: Beamline,
+    detector: str | None = None,
+    roots: Sequence[str | Path] = (),
+    allow_partial: bool = False,
+) -> Scan:
+    """A scan: its axes, where its frames lie, and where they belong. No pixel is read.
+
+    Parameters
+    ----------
+    path : str, Path or sequence of them
+        Master file of BLISS; or a folder, a glob, or a list of .edf files.
+    entry : str
+        "1.1", "2.1", ...
+    beamline : Beamline
+        From :func:`load_beamline`.
+    detector : str, optional
+        Name of the camera ("pco_ff") or of its dataset in the entry ("instrument/pco_ff/data").
+    roots : sequence of paths, optional
+        Folders besides that of ``path`` in which linked files may lie.
+    allow_partial : bool
+        Take the complete rows of a scan that was aborted.
+
+    Raises
+    ------
+    SourceError
+        Anything that is missing, short, contradictory, not finite, or of an unknown kind; in one line that names the
+        file, the entry, and what to do.
+    """
+    if _is_edf(path):
+        from dfxm_dask.store.edf import read_edf
+
+        return read_edf(path, entry, beamline=beamline, allow_partial=allow_partial)
+    from dfxm_dask.store.bliss import read_bliss
+
+    allowed = tuple(Path(r) for r in (*roots, *beamline.roots))
+    master = Path(os.fspath(path))  # type: ignore[arg-type]
+    return read_bliss(
+        master, str(entry), beamline=beamline, detector=detector, roots=allowed, allow_partial=allow_partial
+    )
+
+
+def frames(scan: Scan, *, roi: Roi | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames in recorded order, each with its number, in one buffer that the next frame overwrites.
+
+    Parameters
+    ----------
+    scan : Scan
+        From :func:`read_scan`.
+    roi : (y0, y1, x0, x1), optional
+        Rows y0 to y1 - 1 and columns x0 to x1 - 1; the whole frame if not given.
+
+    Yields
+    ------
+    (int, ndarray (y, x))
+        Frame number in the scan, and its counts. Copy them to keep them.
+
+    Raises
+    ------
+    SourceError
+        A frame cannot be read, or its file is no longer the one that :func:`read_scan` saw.
+    """
+    ny, nx = scan.frame_shape
+    y0, y1, x0, x1 = roi or (0, ny, 0, nx)
+    if not (0 <= y0 < y1 <= ny and 0 <= x0 < x1 <= nx):
+        raise InputError(f"roi {(y0, y1, x0, x1)}", f"frames are {ny} x {nx}", "give y0 < y1 and x0 < x1 within them")
+    if scan.pieces and scan.pieces[0].dataset == EDF:
+        from dfxm_dask.store.edf import edf_frames
+
+        return edf_frames(scan, (y0, y1, x0, x1))
+    from dfxm_dask.store.bliss_frames import hdf5_frames
+
+    return hdf5_frames(scan, (y0, y1, x0, x1))
+
+
+EDF = "edf"
+"""Name of the dataset in pieces of EDF files, which have no datasets."""
+
+
+def check_unchanged(scan: Scan, file: str) -> None:
+    """Refuse a file that is not the one seen by :func:`read_scan`."""
+    seen = next(((size, mtime) for path, size, mtime in scan.files if path == file), None)
+    try:
+        found = os.stat(file)
+    except OSError as error:
+        raise SourceError(
+            f"{file} of {scan.source} entry {scan.entry}", f"is gone ({error.strerror})", "restore it and run again"
+        ) from error
+    if seen != (found.st_size, found.st_mtime_ns):
+        raise SourceError(
+            f"{file} of {scan.source} entry {scan.entry}",
+            "changed while it was read",
+            "wait until the scan is written, then run again",
+        )
