@@ -185,8 +185,6 @@ def _layer_block(
 
 
 def _pick(base: Any, name: str) -> np.ndarray:
-    while isinstance(base, list):  # blockwise hands contracted blocks over as nested lists
-        base = base[0]
     return np.asarray(base[name])
 
 
@@ -328,7 +326,7 @@ def _picked(
         data = da.blockwise(
             _pick, tuple(labels[d] for d in variable.dims), base, tuple(index[d] for d in block_dims),
             variable.name, None, new_axes={labels[d]: n for d, n in new.items()}, adjust_chunks=adjust or None,
-            concatenate=False, dtype=dtype, meta=np.empty((0,) * len(variable.dims), dtype),
+            concatenate=True, dtype=dtype, meta=np.empty((0,) * len(variable.dims), dtype),
         )  # fmt: skip
         variables[variable.name] = (variable.dims, data, variable.attrs)
     dims = {d for v in wanted for d in v.dims}

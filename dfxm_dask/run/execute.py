@@ -183,6 +183,8 @@ def _run_pass(
         for block in sorted(blocks):
             count += 1
             send(publish, BlockSkipped(name, block, count, total))
+    if any(len(blocks) < len(one.steps[0].blocks) for blocks in finished.values()):
+        scan.consolidate(store.path)  # what is being written is not to be seen
     units = [_task(one, block, store, finished) for block in one.steps[0].blocks]
     pending = [u for u in units if any(s.store_results for s in u.steps)]
     done = peak = 0
@@ -208,6 +210,7 @@ def _run_pass(
             if step.reduction.combine:
                 _gather(step, store)
             ledger.complete(store.path, step.group, step.name, _provenance(step, store))
+            scan.consolidate(store.path)
             send(publish, StepDone(step.name, len(step.blocks), time.perf_counter() - begun))
     return done, skipped, peak
 
