@@ -1,0 +1,98 @@
+"""Hot and dead pixels: those whose background is not like that of their neighbours."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from numba import njit
+from pydantic import Field
+
+from dfxm_dask.frames.background import STRIP, sift
+from dfxm_dask.reduction import reduction
+from dfxm_dask.schema import BACKGROUND, HOT
+
+REACH = 2  # the neighbourhood is 5 × 5 without its centre: 24 pixels
+HALF = 13  # of which the 13 smallest hold the median, however many are missing
+
+
+@njit(nogil=True, cache=True)
+def _deviation(padded, result):  # type: ignore[no-untyped-def]
+    """Value minus the median of the neighbours that exist; `padded` has +inf where there is none."""
+    rows, columns = result.shape
+    smallest = np.empty((HALF + 1) * STRIP, np.float32)
+    value = smallest[HALF * STRIP :]
+    found = np.empty(STRIP, np.float32)
+    for y in range(rows):
+        for first in range(0, columns, STRIP):
+            width = min(STRIP, columns - first)
+            smallest[:] = np.inf
+            found[:] = 0
+            for dy in range(2 * REACH + 1):
+                for dx in range(2 * REACH + 1):
+                    if dy == REACH and dx == REACH:
+                        continue
+                    near = padded[y + dy, first + dx : first + dx + width]
+                    for x in range(width):
+                        value[x] = near[x]
+                        found[x] += np.float32(1) if near[x] < np.inf else np.float32(0)
+                    sift(smallest, HALF)
+            for x in range(width):
+                count = np.int64(found[x])
+                below, above = (count - 1) // 2 if count > 0 else 0, count // 2
+                median = (smallest[below * STRIP + x] + smallest[above * STRIP + x]) / 2
+                here = padded[y + REACH, first + x + REACH]
+                result[y, first + x] = here - median if count > 0 and here < np.inf else np.nan
+
+
+@reduction(reads=(BACKGROUND,), writes=(HOT,), over=("y", "x"))
+def hot_pixels(
+    background_map: np.ndarray,
+    *,
+    threshold: Annotated[
+        float, Field(gt=0, description="deviation from the neighbours in robust standard deviations")
+    ] = 8.0,
+    floor: Annotated[
+        float,
+        Field(gt=0, description="least standard deviation of the deviations", json_schema_extra={"unit": "count"}),
+    ] = 1.0,
+) -> dict[str, np.ndarray]:
+    """Pixels whose background deviates from their neighbours: hot ones and dead ones.
+
+    Parameters
+    ----------
+    background_map : array (y, x), float32, count
+        Whole layer.
+    threshold : float
+        In robust standard deviations (our choice: 8, so that a layer of 5 million good pixels has none).
+    floor : float, count
+        The standard deviation is taken as at least this; a constant background would have 0 (our choice: 1 count).
+
+    Returns
+    -------
+    dict
+        ``hot`` (y, x), bool.
+
+    Notes
+    -----
+    d = background − median of the 24 neighbours in 5 × 5 pixels (those that exist and are numbers); the robust
+    standard deviation is 1.4826 times the median of abs(d − median(d)) over the layer; hot where abs(d) exceeds
+    threshold times that. A pixel without a number, or without any neighbour, cannot be judged and is not flagged; its
+    maps are NaN anyway. A block of more than 12 bad pixels in 25 hides itself.
+
+    Examples
+    --------
+    >>> image = np.full((7, 7), 100, np.float32)
+    >>> image[3, 4], image[5, 1] = 900, 0
+    >>> np.argwhere(hot_pixels.kernel(image)["hot"]).tolist()
+    [[3, 4], [5, 1]]
+    """
+    deviation = np.full(background_map.shape, np.nan, np.float32)
+    padded = np.pad(background_map.astype(np.float32), REACH, constant_values=np.inf)
+    padded[~np.isfinite(padded)] = np.inf
+    _deviation(padded, deviation)
+    known = deviation[np.isfinite(deviation)]
+    if known.size == 0:
+        return {"hot": np.zeros(background_map.shape, bool)}
+    sigma = max(1.4826 * float(np.median(np.abs(known - np.median(known)))), floor)
+    return {"hot": np.abs(deviation) > threshold * sigma}
