@@ -1,0 +1,177 @@
+"""Kernel average misorientation: how much the lattice turns within a given distance."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from numba import njit
+from pydantic import Field
+
+from dfxm_dask.errors import InputError
+from dfxm_dask.reduction import reduction
+from dfxm_dask.schema import SPACE, Variable, X, Y
+
+# Angles only, all in one unit: a norm over degree and keV means nothing, and is refused on entry.
+COM = Variable("com_{axis}", SPACE, "float32", "degree", "centre of mass along {axis}")
+KAM = Variable("kam", SPACE, "float32", "degree", "kernel average misorientation")
+
+
+@njit(nogil=True, cache=True)
+def _mean_difference(angles, offsets, mean):  # type: ignore[no-untyped-def]
+    axes, rows, columns = angles.shape
+    total = np.empty(columns)
+    count = np.empty(columns)
+    square = np.empty(columns)
+    for y in range(rows):
+        total[:] = 0
+        count[:] = 0
+        for k in range(offsets.shape[0]):
+            dy, dx = offsets[k]
+            if y + dy < 0 or y + dy >= rows or abs(dx) >= columns:
+                continue
+            first, last = max(0, -dx), min(columns, columns - dx)
+            square[:] = 0
+            for a in range(axes):
+                here, there = angles[a, y, first:last], angles[a, y + dy, first + dx : last + dx]
+                for x in range(last - first):
+                    difference = np.float64(there[x]) - np.float64(here[x])
+                    square[x] += difference * difference
+            for x in range(last - first):
+                known = square[x] < np.inf
+                total[first + x] += np.sqrt(square[x]) if known else 0.0
+                count[first + x] += 1.0 if known else 0.0
+        for x in range(columns):
+            mean[y, x] = total[x] / count[x] if count[x] > 0 else np.nan
+
+
+def _spacing(name: str, positions: np.ndarray) -> float:
+    if positions.size < 2:
+        return np.inf
+    steps = np.diff(positions)
+    spacing = float(np.abs(steps.mean()))
+    if not np.abs(steps - steps.mean()).max() <= 1e-6 * spacing or spacing == 0:
+        raise InputError(
+            f"kam: coordinate {name!r}",
+            f"has steps from {steps.min():.9g} to {steps.max():.9g} um",
+            "give pixels of equal size",
+        )
+    return spacing
+
+
+def neighbourhood(
+    radius: float, spacing_y: float, spacing_x: float, footprint: Literal["disc", "square"] = "disc"
+) -> np.ndarray:
+    """Offsets of the neighbours of a pixel, without the pixel itself.
+
+    Parameters
+    ----------
+    radius : float, um
+        Largest distance (disc), or half the edge (square). A pixel at exactly this distance belongs to it.
+    spacing_y, spacing_x : float, um
+        Pixel sizes; infinite along a dimension of one pixel.
+    footprint : "disc" or "square"
+        Shape.
+
+    Returns
+    -------
+    array (neighbour, 2), int64
+        Along y and x.
+
+    Examples
+    --------
+    >>> neighbourhood(1.0, 1.0, 0.5).tolist()
+    [[-1, 0], [0, -2], [0, -1], [0, 1], [0, 2], [1, 0]]
+    """
+    reach = radius * (1 + 1e-9)
+    high, wide = int(reach // spacing_y), int(reach // spacing_x)
+    return np.array(
+        [
+            (dy, dx)
+            for dy in range(-high, high + 1)
+            for dx in range(-wide, wide + 1)
+            if (dy, dx) != (0, 0)
+            and (
+                footprint == "square"
+                or np.hypot(dy * spacing_y if dy else 0.0, dx * spacing_x if dx else 0.0) <= reach
+            )
+        ],
+        np.int64,
+    ).reshape(-1, 2)
+
+
+@reduction(reads=(COM, Y, X), writes=(KAM,), over=("y", "x"))
+def kam(
+    com: dict[str, np.ndarray],
+    y: np.ndarray,
+    x: np.ndarray,
+    *,
+    radius: Annotated[
+        float, Field(gt=0, description="distance to the farthest neighbour", json_schema_extra={"unit": "um"})
+    ] = 2.0,
+    footprint: Annotated[Literal["disc", "square"], Field(description="shape of the neighbourhood")] = "disc",
+    noise: Annotated[
+        float,
+        Field(
+            ge=0, description="standard deviation of a centre of mass, taken out", json_schema_extra={"unit": "degree"}
+        ),
+    ] = 0.0,
+) -> dict[str, np.ndarray]:
+    """Mean misorientation between a pixel and its neighbours.
+
+    Parameters
+    ----------
+    com : dict of str to array (y, x), float32, degree
+        Centre of mass along every scan axis.
+    y, x : array (y,) and (x,), float64, um
+        Positions of the pixels, equally spaced.
+    radius : float, um
+        In length and not in pixels, since the effective pixel differs along x and y (our choice: 2 um).
+    footprint : "disc" or "square"
+        All pixels within the radius, or within a square of twice the radius.
+    noise : float, degree
+        Standard deviation of one centre of mass: KAM² − 2 noise² is floored at 0.
+
+    Returns
+    -------
+    dict
+        ``kam`` (y, x), float32, degree.
+
+    Raises
+    ------
+    InputError
+        Pixels of unequal size, or a radius that holds no neighbour.
+
+    Notes
+    -----
+    KAM = mean over the neighbours n of ‖COM(n) − COM‖, the Euclidean norm over scan axes. The pixel itself is never
+    counted. Neighbours outside the layer or without a number are left out; a pixel without a number, or without any
+    neighbour, is NaN. KAM grows with the radius: only compare maps of one radius. The noise term is exact for one
+    axis and in the mean square; where the difference is much larger than the noise it vanishes, as it should.
+
+    The norm takes the scan angles as orthogonal rotations of equal weight. From one reflection the rotation about the
+    diffraction vector is not seen, so this is a lower bound of the misorientation.
+
+    Examples
+    --------
+    >>> tilt = np.tile(np.arange(5, dtype=np.float32), (5, 1))
+    >>> position = np.arange(5.0)
+    >>> kam.kernel({"phi": tilt}, position, position, radius=1.0)["kam"][2, 2].item()
+    0.5
+    """
+    angles = np.stack([np.asarray(value, np.float32) for value in com.values()])
+    mean = np.full(angles.shape[1:], np.nan, np.float32)
+    spacing_y, spacing_x = _spacing("y", y), _spacing("x", x)
+    if angles[0].size < 2:
+        return {"kam": mean}
+    offsets = neighbourhood(radius, spacing_y, spacing_x, footprint)
+    if len(offsets) == 0:
+        raise InputError(
+            f"kam: radius {radius:g} um",
+            f"holds no neighbour of a pixel of {spacing_y:.6g} um along y and {spacing_x:.6g} um along x",
+            f"take a radius of at least {min(spacing_y, spacing_x):.6g} um",
+        )
+    _mean_difference(angles, offsets, mean)
+    if noise:
+        mean = np.sqrt(np.maximum(mean.astype(np.float64) ** 2 - 2 * noise**2, 0)).astype(np.float32)
+    return {"kam": mean}

@@ -1,0 +1,256 @@
+"""Sums of powers of the scan position, weighted by the counts, and the moments that follow from them.
+
+One pass over the counts, 64 pixels along x at a time: the scan loop outside, the pixels inside, so that the compiler
+works on several pixels with each instruction and the sums stay in the first-level cache.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+UNLIT, TRUNCATED, SATURATED, HOT_PIXEL, MULTIMODAL = 1, 2, 4, 8, 16
+STRIP = 64  # pixels along x that are summed together: their sums stay in the first-level cache
+GROUP = 4  # frames added in one go, so that the sums are loaded and stored once for four frames
+# The strip buffer is one flat array, since the compiler only proves that its rows do not overlap at fixed distances.
+# Rows 0 … 4 hold the sums of w u**k, then: background, maximum above it, frame of the maximum, maximum at the border,
+# raw count at the maximum, hot, lit and several peaks (0 or 1 each), 0 or NaN where maps are hidden, flags.
+LEVEL, MOST, AT, EDGE, RAW, HOT_HERE, LIT, SEVERAL, HIDE, FLAG, ROWS = 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def _add_frames(line, start, strip, power, frame, cut):  # type: ignore[no-untyped-def]
+    """Adds four frames to a strip: sums of w u**k for k = 0 … 4, the maximum above background and its frame.
+
+    Always runs over a full strip, so that every pixel sees the same instructions wherever the layer is cut. Frames
+    that fill up the last group have power 0 and repeat the last frame, which changes neither sums nor maximum.
+    """
+    i, j, k, m = np.uintp(start[0]), np.uintp(start[1]), np.uintp(start[2]), np.uintp(start[3])
+    a0, a1, a2, a3, a4 = power[0, 0], power[0, 1], power[0, 2], power[0, 3], power[0, 4]
+    b0, b1, b2, b3, b4 = power[1, 0], power[1, 1], power[1, 2], power[1, 3], power[1, 4]
+    c0, c1, c2, c3, c4 = power[2, 0], power[2, 1], power[2, 2], power[2, 3], power[2, 4]
+    d0, d1, d2, d3, d4 = power[3, 0], power[3, 1], power[3, 2], power[3, 3], power[3, 4]
+    first, second = np.float64(frame), np.float64(frame + 1)
+    third, fourth = np.float64(frame + 2), np.float64(frame + 3)
+    for n in range(STRIP):
+        x = np.uintp(n)
+        level = strip[LEVEL * STRIP + n]
+        a = np.float64(line[i + x]) - level
+        b = np.float64(line[j + x]) - level
+        c = np.float64(line[k + x]) - level
+        d = np.float64(line[m + x]) - level
+        most, at = strip[MOST * STRIP + n], strip[AT * STRIP + n]
+        at = first if a > most else at
+        most = a if a > most else most
+        at = second if b > most else at
+        most = b if b > most else most
+        at = third if c > most else at
+        most = c if c > most else most
+        at = fourth if d > most else at
+        most = d if d > most else most
+        strip[MOST * STRIP + n], strip[AT * STRIP + n] = most, at
+        a = 0.0 if a <= cut else a  # in this order NaN stays NaN
+        b = 0.0 if b <= cut else b
+        c = 0.0 if c <= cut else c
+        d = 0.0 if d <= cut else d
+        strip[n] = strip[n] + a * a0 + b * b0 + c * c0 + d * d0
+        strip[STRIP + n] = strip[STRIP + n] + a * a1 + b * b1 + c * c1 + d * d1
+        strip[2 * STRIP + n] = strip[2 * STRIP + n] + a * a2 + b * b2 + c * c2 + d * d2
+        strip[3 * STRIP + n] = strip[3 * STRIP + n] + a * a3 + b * b3 + c * c3 + d * d3
+        strip[4 * STRIP + n] = strip[4 * STRIP + n] + a * a4 + b * b4 + c * c4 + d * d4
+
+
+@njit(nogil=True, cache=True)
+def _keep_border(line, start, width, strip):  # type: ignore[no-untyped-def]
+    """Keeps the maximum above background over frames at the border of the scan."""
+    for n in range(width):
+        above = np.float64(line[np.uintp(start) + np.uintp(n)]) - strip[LEVEL * STRIP + n]
+        strip[EDGE * STRIP + n] = above if above > strip[EDGE * STRIP + n] else strip[EDGE * STRIP + n]
+
+
+@njit(nogil=True, cache=True)
+def _add_line(strip, whole, outer):  # type: ignore[no-untyped-def]
+    """Adds the sums along the last scan axis, at one position of the outer axes, to the sums over the whole scan.
+
+    Rows of `whole`: sum of w; for each axis the sums of w u**k, k = 1 … 4; for each pair of axes the sum of w u v.
+    """
+    inner = outer.size
+    for x in range(STRIP):
+        whole[0, x] += strip[x]
+    for k in range(1, 5):
+        for x in range(STRIP):
+            whole[4 * inner + k, x] += strip[k * STRIP + x]
+    pair = 1 + 4 * (inner + 1)
+    for a in range(inner):
+        factor = 1.0
+        for k in range(1, 5):
+            factor *= outer[a]
+            for x in range(STRIP):
+                whole[4 * a + k, x] += factor * strip[x]
+        for b in range(a + 1, inner):
+            for x in range(STRIP):
+                whole[pair, x] += outer[a] * outer[b] * strip[x]
+            pair += 1
+        for x in range(STRIP):
+            whole[pair, x] += outer[a] * strip[STRIP + x]
+        pair += 1
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _central(total, sums, middle, half, step, shape, strip):  # type: ignore[no-untyped-def]
+    """Moments along one axis about the centre of mass, and whether the bimodality coefficient exceeds 5/9."""
+    for x in range(STRIP):
+        one = 1.0 / total[x]
+        m1, m2 = sums[x] * one, sums[STRIP + x] * one
+        m3, m4 = sums[2 * STRIP + x] * one, sums[3 * STRIP + x] * one
+        variance = m2 - m1 * m1
+        # All weight in one frame, up to rounding: no width, and no skewness or kurtosis.
+        point = variance <= 64 * 2.220446049250313e-16 * m2
+        deviation = np.sqrt(0.0 if point else variance)
+        divisor = np.nan if point else variance
+        skewness = (m3 - 3 * m1 * m2 + 2 * m1 * m1 * m1) / (divisor * deviation)
+        kurtosis = (m4 - 4 * m1 * m3 + 6 * m1 * m1 * m2 - 3 * m1 * m1 * m1 * m1) / (divisor * divisor)
+        shape[x] = middle + half * m1
+        shape[STRIP + x] = half * deviation
+        shape[2 * STRIP + x] = skewness
+        shape[3 * STRIP + x] = kurtosis - 3
+        # Two neighbouring frames are at most half a step wide and always have the coefficient 1: not judged.
+        wide = 1.0 if half * deviation > 0.500001 * step else 0.0
+        two = wide if 9 * (skewness * skewness + 1) > 5 * kurtosis else 0.0
+        strip[SEVERAL * STRIP + x] = two if two > strip[SEVERAL * STRIP + x] else strip[SEVERAL * STRIP + x]
+
+
+@njit(nogil=True, cache=True)
+def _judge(total, strip, lit_above, edge_fraction, saturation):  # type: ignore[no-untyped-def]
+    """Flags of a strip, and where its maps are hidden. Plain numbers instead of branches, so that it vectorises."""
+    for x in range(STRIP):
+        most = strip[MOST * STRIP + x] if strip[MOST * STRIP + x] > 0 else 0.0
+        hot = strip[HOT_HERE * STRIP + x]
+        known = 0.0 if hot > 0 else 1.0
+        known = known if total[x] == total[x] else 0.0
+        lit = known if most > lit_above else 0.0
+        cut = lit if strip[EDGE * STRIP + x] > edge_fraction * most else 0.0
+        full = 1.0 if strip[RAW * STRIP + x] >= saturation else 0.0
+        strip[FLAG * STRIP + x] = UNLIT * (known - lit) + TRUNCATED * cut + SATURATED * full + HOT_PIXEL * hot
+        strip[LIT * STRIP + x] = lit
+        strip[MOST * STRIP + x] = most if known > 0 else np.nan
+        strip[x] = total[x] if known > 0 else np.nan
+        strip[HIDE * STRIP + x] = 0.0 if lit > 0 else np.nan
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _covariance(whole, first, second, product, scale, shape):  # type: ignore[no-untyped-def]
+    for x in range(STRIP):
+        one = 1.0 / whole[0, x]
+        shape[x] = scale * (whole[product, x] * one - whole[first, x] * one * (whole[second, x] * one))
+
+
+@njit(nogil=True, cache=True)
+def _copy(source, target):  # type: ignore[no-untyped-def]
+    for n in range(target.size):
+        target[n] = source[n]
+
+
+@njit(nogil=True, cache=True)
+def _hide(nothing, target):  # type: ignore[no-untyped-def]
+    """Adds 0 or NaN."""
+    for n in range(target.size):
+        target[n] += nothing[n]
+
+
+@njit(nogil=True, cache=True)
+def moments_of_layer(  # type: ignore[no-untyped-def]
+    line, starts, row_step, background, hot, positions, inner, outer, border, middle, half, step,
+    cut, lit_above, edge_fraction, saturation, spare, total, peak, maps, flags,
+):  # fmt: skip
+    """Fills the maps of one layer, strip by strip.
+
+    Parameters
+    ----------
+    line, starts, row_step
+        Counts, as :func:`dfxm_dask.memory.frame_lines` gives them.
+    background : array (y, x), float32, count
+        Subtracted.
+    hot : array (y, x), bool
+        Pixels to leave out.
+    positions : array (frame, axis)
+        Where each frame was taken.
+    inner : array (position along the last axis, 5)
+        Powers 0 … 4 of the last axis's positions, scaled to −1 … 1; filled up with zeros to a multiple of GROUP.
+    outer : array (frame // length of the last axis, axis except the last)
+        Positions along the other axes, scaled to −1 … 1.
+    border : array (frame,), int
+        Frames at the border of the scan.
+    middle, half, step : array (axis,)
+        Centre, half range and mean step of each axis.
+    cut : float, count
+        Counts above background that weigh nothing; not negative.
+    lit_above, edge_fraction, saturation : float
+        See :func:`dfxm_dask.rocking.moments`.
+    spare : array (GROUP × STRIP,), dtype of `line`
+        Zeros: room for a strip that is not full.
+    total, peak : array (y, x), float32
+        Filled.
+    maps : array (map, y, x), float32
+        Filled: peak position, centre of mass, standard deviation, skewness and excess kurtosis for each axis, then the
+        covariance for each pair of axes.
+    flags : array (y, x), uint8
+        Filled.
+    """
+    rows, columns = total.shape
+    lines = outer.shape[0]
+    length = starts.size // lines
+    axes = middle.size
+    strip = np.zeros(ROWS * STRIP)
+    start = np.empty(GROUP, np.int64)
+    whole = np.empty((1 + 4 * axes + axes * (axes - 1) // 2, STRIP))
+    shape = np.empty(4 * STRIP)
+    for y in range(rows):
+        for first in range(0, columns, STRIP):
+            width = min(STRIP, columns - first)
+            last, corner = first + width, y * row_step + first
+            strip[:] = 0
+            strip[MOST * STRIP : (MOST + 1) * STRIP] = -np.inf
+            _copy(background[y, first:last], strip[LEVEL * STRIP : LEVEL * STRIP + width])
+            _copy(hot[y, first:last], strip[HOT_HERE * STRIP : HOT_HERE * STRIP + width])
+            whole[:] = 0
+            for i in range(lines):
+                strip[: 5 * STRIP] = 0
+                for j in range(0, length, GROUP):
+                    for k in range(GROUP):
+                        start[k] = starts[i * length + min(j + k, length - 1)] + corner
+                    if width == STRIP:
+                        _add_frames(line, start, strip, inner[j : j + GROUP], i * length + j, cut)
+                    else:
+                        for k in range(GROUP):
+                            for n in range(width):
+                                spare[k * STRIP + n] = line[start[k] + n]
+                            start[k] = k * STRIP
+                        _add_frames(spare, start, strip, inner[j : j + GROUP], i * length + j, cut)
+                _add_line(strip, whole, outer[i])
+            for frame in border:
+                _keep_border(line, starts[frame] + corner, width, strip)
+            for n in range(width):
+                frame = np.int64(strip[AT * STRIP + n])
+                strip[RAW * STRIP + n] = line[np.uintp(starts[frame] + corner) + np.uintp(n)]
+                for a in range(axes):
+                    maps[5 * a, y, first + n] = positions[frame, a]
+            _judge(whole[0], strip, lit_above, edge_fraction, saturation)
+            for a in range(axes):
+                sums = whole[1 + 4 * a : 5 + 4 * a].reshape(4 * STRIP)
+                _central(whole[0], sums, middle[a], half[a], step[a], shape, strip)
+                for m in range(4):
+                    _copy(shape[m * STRIP : m * STRIP + width], maps[5 * a + m + 1, y, first:last])
+            pair = 0
+            for a in range(axes):
+                for b in range(a + 1, axes):
+                    _covariance(whole, 4 * a + 1, 4 * b + 1, 1 + 4 * axes + pair, half[a] * half[b], shape)
+                    _copy(shape[:width], maps[5 * axes + pair, y, first:last])
+                    pair += 1
+            _copy(strip[:width], total[y, first:last])
+            _copy(strip[MOST * STRIP : MOST * STRIP + width], peak[y, first:last])
+            for m in range(maps.shape[0]):
+                _hide(strip[HIDE * STRIP : HIDE * STRIP + width], maps[m, y, first:last])
+            for n in range(STRIP):
+                strip[FLAG * STRIP + n] += MULTIMODAL * strip[LIT * STRIP + n] * strip[SEVERAL * STRIP + n]
+            _copy(strip[FLAG * STRIP : FLAG * STRIP + width], flags[y, first:last])
