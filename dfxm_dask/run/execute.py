@@ -152,7 +152,7 @@ def run_recipe(
     begun = time.perf_counter()
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     plan = make_plan(recipe, store)
-    total = sum(len(s.blocks) for s in plan.steps)
+    total = sum(len(s.blocks) for s in plan.steps if s.stored)
     dashboard = getattr(client, "dashboard_link", None)
     send(publish, RunStarted(recipe.name, str(store), tuple(s.name for s in plan.steps), total, dashboard))
     for name, reason in plan.left_out:
@@ -175,7 +175,7 @@ def _run_pass(
     store = plan.store
     finished: dict[str, set[str]] = {}
     for step in one.steps:
-        if step.stored or step.reduction.combine:
+        if step.stored:
             finished[step.name] = _begin(step, store, overwrite)
     skipped = sum(len(blocks) for blocks in finished.values())
     count = before

@@ -165,8 +165,10 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
     plans: dict[str, dict[str, Any]] = {}
     left_out: list[tuple[str, str]] = []
     passes: list[list[PlannedStep]] = []
+    later = [step.name for step in recipe.steps]
     for step in recipe.steps:
         reduction = find(step.name)
+        later.remove(step.name)
         where = f"{recipe.path}:{step.line}: " if recipe.path else ""
         parameters = reduction.validate(step.parameters, where=where)
         reason = check_axes(reduction, stored.axes) or _foreign_units(reduction, stored)
@@ -175,7 +177,9 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
                 left_out.append((step.name, reason))
                 continue
             raise RecipeError(f"{where}step {step.name}", reason, "leave it out, mark it optional, or mend the store")
-        planned = _resolve(step, reduction, parameters, stored, available, plans, where)
+        # What a later step of this recipe wrote in an earlier run is no input: the same recipe means the same.
+        earlier = {name: maker for name, maker in available.items() if maker[1] not in later}
+        planned = _resolve(step, reduction, parameters, stored, earlier, plans, where)
         _place(planned, stored, passes, available, from_store, where)
         plans[step.name] = planned.plan
         for variable in planned.writes:
@@ -276,11 +280,12 @@ def _costed(steps: list[PlannedStep], stored: Stored) -> Pass:
     done = []
     for k, step in enumerate(steps):
         read = 0
-        for name in step.sources:
-            if name == "counts":
-                read += area * stored.frames * stored.itemsize
-            elif name not in made:
-                read += area * 4
+        for declared in (*step.reduction.reads, *step.reduction.may_read):
+            for variable in expand(declared, stored.axes):
+                if variable.name == "counts":
+                    read += area * stored.frames * stored.itemsize
+                elif variable.name in step.sources and variable.name not in made:
+                    read += _bytes(variable, stored)
         written = sum(_bytes(v, stored) for v in step.stored)
         done.append(
             PlannedStep(

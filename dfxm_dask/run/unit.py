@@ -105,7 +105,7 @@ def run_unit(task: UnitTask) -> Record:
         for step, reduction in zip(task.steps, reductions, strict=True):
             wanted = expanded_writes(reduction, task.axes, step.parameters)
             arguments, keywords = kernel_arguments(reduction, task.axes, fetch, positions)
-            extra = {"centre": min(reduction.halo, task.z)} if reduction.halo else {}
+            extra = {"middle": min(reduction.halo, task.z)} if reduction.halo else {}
             made = reduction.kernel(*arguments, **keywords, **step.parameters, **extra)
             if reduction.combine is not None:
                 known = results[step.name]
@@ -151,7 +151,7 @@ def _load(task: UnitTask, group: str, variable: Variable, halo: int) -> tuple[np
     array = open_array(path)
     values = read(array, box) if array is not None else np.asarray(zarr.open_array(path, mode="r")[box])
     if "z" in variable.dims and not halo:
-        return values[0], variable.dims[1:]
+        return np.asarray(values[0]), variable.dims[1:]
     return values, variable.dims
 
 

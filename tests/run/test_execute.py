@@ -1,0 +1,286 @@
+"""Running recipes: fusion, units against the lazy face, resume, kills, clusters."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import dfxm_dask
+from dfxm_dask.errors import DfxmError, IncompleteError, InputError, RecipeError, StoreError
+from dfxm_dask.reduction import REGISTRY, load_reductions
+from dfxm_dask.run.execute import plan, run_ingest, run_recipe
+from dfxm_dask.run.recipe import Recipe, parse_recipe
+from tests.beamline_files import write_bliss
+
+FULL = """
+name: full
+steps:
+  - normalise: {by: monitor, reference: 100000, offset: 60}
+  - zingers: {}
+  - background: {method: quantile, quantile: 0.2}
+  - moments: {}
+  - fit_curves: {axis: phi}
+  - integrated_curve: {}
+  - mosaicity: {}
+    optional: true
+  - hot_pixels: {}
+  - kam: {radius: 1.0}
+"""
+
+
+def recipe(text: str) -> Recipe:
+    return parse_recipe(text, Path("test.yaml"))
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(store)): p.read_bytes()
+        for p in sorted(store.rglob("*"))
+        if p.is_file() and ".ledger" not in p.parts
+    }
+
+
+@pytest.fixture(scope="session", params=["one axis", "two axes"])
+def raw_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raw")
+    axes: dict[str, Any] = (
+        {"shape": (9,)}
+        if request.param == "one axis"
+        else {"command": "fscan2d", "motors": ("chi", "diffry"), "shape": (4, 7), "starts": (-0.5, 7.0),
+              "steps": (0.08, 0.06)}
+    )  # fmt: skip
+    write_bliss(folder / "s.h5", layers=2, size=(150, 300), **axes)
+    dfxm_dask.ingest(folder / "s.h5", folder / "s.zarr", scan="all", pixel_size=(0.5, 0.7))
+    _narrow_units(folder / "s.zarr")
+    return folder / "s.zarr"
+
+
+def _narrow_units(store: Path) -> None:
+    """Make units of 64 or 256 rows, so that a small frame has several."""
+    meta = store / "zarr.json"
+    data = json.loads(meta.read_bytes())
+    data["attributes"]["unit_rows"] = json.loads((store / "raw/counts/zarr.json").read_bytes())["codecs"][0][
+        "configuration"]["chunk_shape"][-1]  # fmt: skip
+    meta.write_text(json.dumps(data))
+
+
+@pytest.fixture
+def store(raw_store: Path, tmp_path: Path) -> Path:
+    shutil.copytree(raw_store, tmp_path / "s.zarr")
+    return tmp_path / "s.zarr"
+
+
+def test_run_recipe__units_equal_the_lazy_face(store: Path) -> None:
+    run_recipe(recipe(FULL), store)
+    tree = dfxm_dask.open_scan(store)
+    data = tree["raw"].to_dataset()
+    steps = load_reductions()
+    data = data.assign(steps["normalise"](data, by="monitor", reference=100000.0, offset=60.0).data_vars)
+    zingers = steps["zingers"](data)
+    data = data.assign(counts=zingers.counts)
+    found = {"zinger_count": zingers.zinger_count}
+    for name, parameters in (
+        ("background", {"quantile": 0.2}), ("hot_pixels", {}), ("integrated_curve", {}),
+    ):  # fmt: skip
+        made = steps[name](data, **parameters)
+        found |= dict(made.data_vars.items())
+        if name == "background":
+            data = data.assign(made.data_vars)
+    for name, parameters in (("moments", {}), ("fit_curves", {"axis": "phi"}), ("kam", {"radius": 1.0})):
+        made = steps[name](data, **parameters)
+        data = data.assign(made.data_vars)
+        found |= dict(made.data_vars.items())
+    if "chi" in data.dims:
+        found |= dict(steps["mosaicity"](data).data_vars.items())
+    stored = xr.merge([tree["frames"].to_dataset(), tree["rocking"].to_dataset()]).load()
+    assert set(stored.data_vars) == set(found)
+    for name, lazy in found.items():
+        exact = name != "integrated_curve"
+        compare = np.testing.assert_array_equal if exact else np.testing.assert_allclose
+        compare(stored[name].values, lazy.values, err_msg=str(name))
+
+
+def test_plan__reads_raw_data_once_for_steps_that_share_tiles(store: Path) -> None:
+    made = plan(recipe(FULL.replace("  - hot_pixels: {}\n", "")), store)
+    assert [len(p.steps) for p in made.passes] in ([6, 1], [7, 1])
+    raw = np.prod(list(dfxm_dask.open_scan(store)["raw"].counts.shape)) * 2
+    assert sum("counts" in s.sources for s in made.steps) >= 5
+    assert raw <= made.bytes_read < raw + 6 * raw / made.store.frames
+    assert made.tasks == sum(len(p.steps[0].blocks) for p in made.passes)
+
+
+def test_plan__touches_no_pixels(store: Path) -> None:
+    for file in (store / "raw/counts").rglob("*"):
+        if file.is_file() and file.name != "zarr.json":
+            file.write_bytes(b"\0" * file.stat().st_size)
+    assert plan(recipe(FULL), store).memory_bytes < 400 * 2**20
+
+
+def test_plan__optional_step_is_left_out_with_its_reason(store: Path) -> None:
+    made = plan(recipe(FULL), store)
+    if "chi" not in made.store.axes:
+        assert made.left_out == (("mosaicity", "needs 2 scan axes, the scan has phi"),)
+        with pytest.raises(RecipeError, match=r"test.yaml:\d+: step mosaicity: needs 2 scan axes.*mark it optional"):
+            plan(recipe(FULL.replace("    optional: true\n", "")), store)
+    else:
+        assert made.left_out == ()
+
+
+def test_plan__step_without_its_input(store: Path) -> None:
+    with pytest.raises(RecipeError, match=r"step kam: reads 'com_\w+', which no earlier step writes"):
+        plan(recipe("name: x\nsteps:\n  - kam: {radius: 1.0}\n"), store)
+
+
+def test_plan__cleaned_counts_do_not_outlive_their_pass(store: Path) -> None:
+    text = """
+name: x
+steps:
+  - background: {method: scalar, value: 60}
+  - zingers: {}
+  - hot_pixels: {}
+  - moments: {}
+"""
+    with pytest.raises(RecipeError, match="live in one pass only; move the steps that need whole layers before"):
+        plan(recipe(text), store)
+
+
+def test_plan__unfinished_ingest(store: Path) -> None:
+    (store / "raw/.ledger/ingest.jsonl").unlink()
+    with pytest.raises(IncompleteError, match="run the ingest again to resume"):
+        plan(recipe(FULL), store)
+
+
+def test_plan__lengths_are_refused_where_the_pixel_is_unknown(tmp_path: Path) -> None:
+    write_bliss(tmp_path / "s.h5", shape=(5,))
+    dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "s.zarr")
+    text = "name: x\nsteps:\n  - background: {method: scalar, value: 1}\n  - moments: {}\n  - kam: {radius: 1.0}\n"
+    with pytest.raises(RecipeError, match=r"needs y in um, it is in 'pixel'.*--pixel-size"):
+        plan(recipe(text), tmp_path / "s.zarr")
+
+
+def test_run_recipe__again_does_nothing(store: Path) -> None:
+    first = run_recipe(recipe(FULL), store)
+    before = contents(store)
+    again = run_recipe(recipe(FULL), store)
+    assert (again.blocks_done, again.blocks_skipped) == (0, first.blocks_done)
+    assert contents(store) == before
+
+
+def test_run_recipe__a_lost_file_is_made_again_byte_for_byte(store: Path) -> None:
+    run_recipe(recipe(FULL), store)
+    before = contents(store)
+    shards = sorted(p for p in (store / "rocking/com_phi/c").rglob("*") if p.is_file())
+    shards[1].unlink()
+    with pytest.raises(IncompleteError, match="'moments' is not complete"):
+        dfxm_dask.open_scan(store)
+    report = run_recipe(recipe(FULL), store)
+    assert report.blocks_done == 1
+    assert contents(store) == before
+
+
+def test_run_recipe__other_parameters_are_refused_and_never_mixed(store: Path) -> None:
+    text = "name: x\nsteps:\n  - background: {method: scalar, value: 60}\n  - moments: {}\n"
+    run_recipe(recipe(text), store)
+    before = contents(store)
+    with pytest.raises(StoreError, match=r"step 'background'.*made with other parameters; say --overwrite"):
+        run_recipe(recipe(text.replace("60", "61")), store)
+    assert contents(store) == before
+    run_recipe(recipe(text.replace("60", "61")), store, overwrite=True)
+    fresh = dfxm_dask.open_scan(store)["frames"].to_dataset()
+    assert float(next(iter(fresh.data_vars.values())).max()) == 61
+
+
+def test_run_recipe__provenance_says_how_to_do_it_again(store: Path) -> None:
+    run_recipe(recipe(FULL), store)
+    made = dfxm_dask.open_scan(store)["rocking"].attrs["provenance"]["moments"]
+    assert made["parameters"]["lit_above"] == 0
+    assert {"raw/ingest", "frames/background"} <= set(made["inputs"])
+    assert made["version"] == dfxm_dask.__version__
+
+
+def test_run_recipe__kernel_that_fails_names_itself_and_commits_nothing_wrong(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = load_reductions()["moments"]
+
+    def broken(*_: Any, **__: Any) -> dict[str, np.ndarray]:
+        raise InputError("moments", "broke on purpose", "mend it")
+
+    monkeypatch.setitem(REGISTRY, "moments", type(moments)(**{**vars(moments), "kernel": broken}))
+    with pytest.raises(DfxmError, match="broke on purpose"):
+        run_recipe(recipe(FULL), store)
+    with pytest.raises(IncompleteError, match="0 of"):
+        dfxm_dask.open_scan(store)
+
+
+PROGRAM = """
+import sys, pathlib
+from dfxm_dask.run.execute import run_recipe
+from dfxm_dask.run.recipe import parse_recipe
+print("go", flush=True)
+run_recipe(parse_recipe(sys.argv[2], pathlib.Path("test.yaml")), sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 5])
+def test_run_recipe__killed_and_run_again_is_byte_identical(raw_store: Path, tmp_path: Path, after: int) -> None:
+    for name in ("whole", "killed"):
+        shutil.copytree(raw_store, tmp_path / name)
+    run_recipe(recipe(FULL), tmp_path / "whole")
+    store = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(store), FULL], stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()
+    ledger = store / "rocking/.ledger/moments.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if ledger.exists() and len(ledger.read_bytes().splitlines()) > after:
+            break
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    committed = len(ledger.read_bytes().splitlines()) - 1
+    report = run_recipe(recipe(FULL), store)
+    assert report.blocks_skipped >= committed
+    assert contents(store) == contents(tmp_path / "whole")
+
+
+def test_run_recipe__two_workers_give_the_same_bytes(raw_store: Path, tmp_path: Path) -> None:
+    from dfxm_dask.run.cluster import open_cluster
+
+    for name in ("serial", "cluster"):
+        shutil.copytree(raw_store, tmp_path / name)
+    run_recipe(recipe(FULL), tmp_path / "serial")
+    events: list[Any] = []
+    with open_cluster(None, workers=2) as client:
+        report = run_recipe(recipe(FULL), tmp_path / "cluster", client=client, publish=(events.append,))
+    assert report.complete
+    assert contents(tmp_path / "cluster") == contents(tmp_path / "serial")
+    kinds = [type(e).__name__ for e in events]
+    assert kinds[0] == "RunStarted"
+    assert kinds[-1] == "RunDone"
+    last = [e for e in events if type(e).__name__ == "BlockDone"][-1]
+    assert last.done == last.blocks == events[0].blocks
+
+
+def test_run_ingest__two_workers_give_the_same_bytes(tmp_path: Path) -> None:
+    from dfxm_dask.run.cluster import open_cluster
+
+    write_bliss(tmp_path / "s.h5", layers=3, shape=(5,), size=(80, 90), link="vds")
+    dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "serial", scan="all")
+    events: list[Any] = []
+    with open_cluster(None, workers=2) as client:
+        run_ingest(tmp_path / "s.h5", tmp_path / "cluster", client=client, publish=(events.append,), scan="all")
+    assert contents(tmp_path / "cluster") == contents(tmp_path / "serial")
+    assert [type(e).__name__ for e in events] == ["IngestStarted", *["LayerDone"] * 3, "IngestDone"]

@@ -1,0 +1,232 @@
+"""Recipes: what is wrong is refused with file, line and the nearest known word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field
+
+from dfxm_dask import reduction as registry
+from dfxm_dask.errors import InputError, RecipeError, StoreError
+from dfxm_dask.reduction import reduction
+from dfxm_dask.run import recipe as module
+from dfxm_dask.run.recipe import Recipe, Step, load_plugin, located, parse_recipe, read_recipe
+from dfxm_dask.schema import COUNTS, Variable
+
+TOTAL = Variable("total", ("z", "y", "x"), "float32", "count", "sum")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def reductions() -> Iterator[None]:
+    """Two reductions stand for the rooms, so that recipes are tested without them."""
+    before = dict(registry.REGISTRY)
+    registry.REGISTRY.clear()
+
+    @reduction(reads=(COUNTS,), writes=(TOTAL,), over=("scan",))
+    def background(
+        counts: np.ndarray,
+        *,
+        method: Literal["quantile", "constant"] = "quantile",
+        quantile: Annotated[float, Field(ge=0, le=1)] = 0.1,
+    ) -> dict[str, np.ndarray]:
+        return {"total": counts}
+
+    @reduction(reads=(COUNTS,), writes=(TOTAL,), over=("scan",))
+    def moments(counts: np.ndarray, *, window: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
+        return {"total": counts}
+
+    known = dict(registry.REGISTRY)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(registry, "load_reductions", lambda: known)
+    yield
+    patch.undo()
+    registry.REGISTRY.clear()
+    registry.REGISTRY.update(before)
+
+
+def parse(text: str) -> Recipe:
+    return parse_recipe(text, Path("some/maps.yaml"))
+
+
+def test_recipe__is_read_with_defaults_and_lines(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = "description: |\n  Two lines\n  of text.\nsteps:\n"
+    text += "- background: {quantile: 0.2}\n\n- moments:\n  optional: true\n"
+    path.write_text(text)
+    assert read_recipe(path) == Recipe(
+        "mine",
+        "Two lines\nof text.",
+        (
+            Step("background", {"method": "quantile", "quantile": 0.2}, False, 5),
+            Step("moments", {"window": None}, True, 7),
+        ),
+        path,
+        text,
+    )
+    assert read_recipe(str(path)).steps == read_recipe(path).steps
+
+
+WRONG = {
+    "unknown top-level key": (
+        "name: a\nstpes: []\n",
+        r"maps\.yaml:2: 'stpes': is unknown at the top level \(did you mean 'steps'",
+    ),
+    "no steps": ("name: a\n", r"maps\.yaml:1: 'steps': is missing"),
+    "steps empty": ("name: a\nsteps: []\n", r"maps\.yaml:2: 'steps': is not a list of reductions"),
+    "steps a mapping": ("steps:\n  moments: {}\n", r"maps\.yaml:2: 'steps': is not a list of reductions"),
+    "step a word": ("steps:\n  - moments\n", r"maps\.yaml:2: a step: is not a mapping; write `key: value`"),
+    "unknown reduction": (
+        "steps:\n- moments: {}\n- backgruond: {}\n",
+        r"maps\.yaml:3: reduction 'backgruond': is unknown \(did you mean 'background'",
+    ),
+    "unknown parameter": (
+        "steps:\n- background:\n    method: constant\n    quantil: 1\n",
+        r"maps\.yaml:4: background: parameter 'quantil': is unknown \(did you mean 'quantile'",
+    ),
+    "value out of range": (
+        "steps:\n- background:\n    quantile: 7\n",
+        r"maps\.yaml:3: background: parameter 'quantile': .*less than or equal to 1 \(found 7\)",
+    ),
+    "value of another type": (
+        "steps:\n- background: {quantile: much}\n",
+        r"maps\.yaml:2: background: parameter 'quantile': .*valid number",
+    ),
+    "value not among the choices": (
+        "steps:\n- background: {method: Quantile}\n",
+        r"maps\.yaml:2: background: parameter 'method': .*'quantile' or 'constant'",
+    ),
+    "sexagesimal number": ("steps:\n- background: {quantile: 0:30}\n", r"maps\.yaml:2: .*valid number.*'0:30'"),
+    "parameters a list": ("steps:\n- background: [1]\n", r"maps\.yaml:2: the parameters of background: is not a map"),
+    "optional not a truth value": (
+        "steps:\n- moments: {}\n  optional: 2\n",
+        r"maps\.yaml:2: 'optional' of moments: is",
+    ),
+    "two reductions in a step": (
+        "steps:\n- moments: {}\n  background: {}\n",
+        r"maps\.yaml:2: step: names 2 reductions: moments, background",
+    ),
+    "no reduction in a step": ("steps:\n- optional: true\n", r"maps\.yaml:2: step: names 0 reductions;"),
+    "duplicate step": ("steps:\n- moments: {}\n- moments: {}\n", r"maps\.yaml:3: step 'moments': is there already, on"),
+    "duplicate key": ("name: a\nname: b\nsteps: [moments: {}]\n", r"maps\.yaml:2: 'name': is there already, on line 1"),
+    "duplicate parameter": (
+        "steps:\n- background: {quantile: 0, quantile: 1}\n",
+        r"maps\.yaml:2: 'quantile': is there",
+    ),
+    "name a number": ("name: 3\nsteps: [moments: {}]\n", r"maps\.yaml:1: 'name': is not a text"),
+    "key a number": ("3: a\n", r"maps\.yaml:1: a recipe: has a key that is not a plain word"),
+    "merge key": ("steps:\n- <<: {moments: {}}\n", r"maps\.yaml:2: a step: has a key that is not a plain word"),
+    "a date": ("steps:\n- background: {method: 2026-10-10}\n", r"maps\.yaml:2: '2026-10-10': is not a text, number"),
+    "not a mapping": ("- a\n", r"maps\.yaml:1: a recipe: is not a mapping"),
+    "empty": ("# nothing\n", r"maps\.yaml:1: is empty"),
+    "anchor": ("name: &a b\n", r"maps\.yaml:1: has an anchor or alias \('a'\)"),
+    "alias": ("name: b\nsteps: *a\n", r"maps\.yaml:2: has an anchor or alias \('a'\)"),
+    "tag": ("name: !!python/object/apply:os.system [ls]\n", r"maps\.yaml:1: has a tag \('tag:yaml.org,2002:python"),
+    "not YAML": ("name: a\nsteps: [\n", r"maps\.yaml:\d: is not YAML"),
+    "tab": ("steps:\n\t- moments: {}\n", r"maps\.yaml:2: is not YAML"),
+    "two documents": ("name: a\n---\nname: b\n", r"maps\.yaml:\d: is not YAML"),
+    "control character": ("name: a\nsteps: \x07\n", r"maps\.yaml:2: is not YAML"),
+    "deep": ("steps: " + "[" * 50000, r"maps\.yaml:1: is nested deeper than 16 levels"),
+    "a number of 5000 digits": (
+        "steps:\n- background: {quantile: %s}\n" % ("9" * 5000),
+        r"maps\.yaml:2: '999.*no number",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_recipe__refuses_with_file_and_line(case: str) -> None:
+    text, match = WRONG[case]
+    with pytest.raises(RecipeError, match=match) as caught:
+        parse(text)
+    assert str(caught.value).startswith("some/maps.yaml:")
+    assert len(str(caught.value)) < 400
+
+
+def test_recipe__refuses_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"absent\.yaml:1: cannot be read \(No such file"):
+        read_recipe(tmp_path / "absent.yaml")
+    with pytest.raises(RecipeError, match=r":1: cannot be read \(Is a directory"):
+        read_recipe(tmp_path)
+    with pytest.raises(RecipeError, match=r":1: cannot be read \(embedded null byte"):
+        read_recipe("a\0.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"name: a\ndescription: \xe9\n")
+    with pytest.raises(RecipeError, match=r"latin\.yaml:2: is not UTF-8"):
+        read_recipe(tmp_path / "latin.yaml")
+    (tmp_path / "huge.yaml").write_bytes(b"#" * (module.MAX_BYTES + 1))
+    with pytest.raises(RecipeError, match=r"huge\.yaml:1: is larger than 1 MiB"):
+        read_recipe(tmp_path / "huge.yaml")
+
+
+def test_recipe__of_an_unknown_name_is_refused() -> None:
+    pytest.importorskip("dfxm_dask.store.source")
+    with pytest.raises(RecipeError, match=r"recipe 'mpas'.*path of a file"):
+        read_recipe("mpas")
+
+
+def test_located__adds_the_place_once() -> None:
+    recipe = parse("steps:\n- moments: {}\n")
+    with pytest.raises(RecipeError, match=r"^some/maps\.yaml:2: counts: has no phi; select it$"):
+        with located(recipe, recipe.steps[0]):
+            raise InputError("counts", "has no phi", "select it")
+    with pytest.raises(StoreError, match=r"^some/maps\.yaml:9: a: b; c$"):
+        with located(recipe, recipe.steps[0]):
+            raise StoreError("some/maps.yaml:9: a", "b", "c")
+
+
+def test_load_plugin__registers_once(tmp_path: Path) -> None:
+    path = tmp_path / "my plug-in.py"
+    path.write_text(
+        "from dfxm_dask.reduction import reduction\n"
+        "from dfxm_dask.schema import COUNTS, Variable\n"
+        "@reduction(reads=(COUNTS,), writes=(Variable('third', ('z', 'y', 'x'), 'float32', '1', 'third'),))\n"
+        "def third(counts, *, power: int = 2):\n"
+        "    return {'third': counts}\n"
+    )
+    load_plugin(path)
+    found = registry.REGISTRY["third"]
+    load_plugin(str(path))
+    assert registry.REGISTRY["third"] is found
+    assert found.group == "extra"
+
+
+def test_load_plugin__refuses_what_is_no_plugin(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"absent\.py: is not a Python file"):
+        load_plugin(tmp_path / "absent.py")
+    (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
+    with pytest.raises(RecipeError, match=r"broken\.py: fails with ModuleNotFoundError"):
+        load_plugin(tmp_path / "broken.py")
+
+
+WORDS = st.sampled_from(
+    ["steps", "name", "moments", "background", "quantile", "optional", ": ", "- ", "\n", "\n  ", "\n- ", "{", "}", "[",
+     "]", "0.1", "1e400", "true", "~", "'", '"', "&a ", "*a", "!!int ", "|", ">", "#", ",", "?", "<<", "=", "---", "\t",
+     "2026-99-99", "0x", "1_0", ".inf", "0b", "0o9", "%", "\u2028", "\ufeff", "\x85"]
+)  # fmt: skip
+
+
+VALID = "name: a\ndescription: b\nsteps:\n- background:\n    quantile: 0.2\n- moments: {window: [1, 2]}\n"
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> str:
+    """A sound recipe with a piece replaced."""
+    start = draw(st.integers(0, len(VALID)))
+    stop = draw(st.integers(start, min(len(VALID), start + 12)))
+    return VALID[:start] + "".join(draw(st.lists(WORDS, max_size=4))) + VALID[stop:]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(damaged(), st.lists(WORDS, max_size=25).map("".join), st.text(max_size=60)))
+def test_recipe__of_any_text_is_read_or_refused(text: str) -> None:
+    refusal, recipe = None, None
+    try:
+        recipe = parse(text)
+    except RecipeError as error:
+        refusal = str(error)
+    assert refusal.startswith("some/maps.yaml:") if refusal else recipe is not None and recipe.steps
