@@ -1,0 +1,232 @@
+"""What the command line shows as tables: a store, a plan, the reductions, one reduction, the findings of a run."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args, get_origin
+
+import numpy as np
+
+from dfxm_dask.errors import IncompleteError
+from dfxm_dask.run.events import megabytes
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from pydantic.fields import FieldInfo
+    from rich.console import Console
+
+    from dfxm_dask.reduction import Reduction
+    from dfxm_dask.schema import Variable
+
+
+def terminal(stream: TextIO | None = None) -> Console:
+    """A console of the terminal's width; of a wide page where output goes to a file, so that nothing is cut off."""
+    from rich.console import Console
+
+    stream = stream or sys.stdout
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else 160)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[int] = ()) -> None:
+    """Print a table; the columns in `right` hold numbers. Cells are text, never markup: they hold users' names."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title, "bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    terminal().print(table)
+
+
+def say(text: str) -> None:
+    """Print a line as it is."""
+    terminal().print(text, markup=False, soft_wrap=True)
+
+
+def show_store(path: str | Path) -> bool:
+    """Groups, variables, axes and provenance of a store. Returns whether all of it is complete."""
+    from dfxm_dask.store.scan import open_scan
+
+    missing = ""
+    try:
+        tree = open_scan(path, chunks=None)
+    except IncompleteError as error:
+        missing = f"{error.asked}: {error.found}"
+        tree = open_scan(path, chunks=None, allow_partial=True)
+    say(f"{path}: {tree.attrs.get('title') or 'scan'} (schema version {tree.attrs.get('schema_version', '?')})")
+    axes = [
+        (
+            name,
+            coordinate.attrs.get("motor", ""),
+            coordinate.size,
+            f"{float(coordinate.min()):.6g}",
+            f"{float(coordinate.max()):.6g}",
+            coordinate.attrs.get("units", ""),
+        )
+        for name, coordinate in tree.coords.items()
+        if coordinate.ndim == 1 and coordinate.size
+    ]
+    show_table("axes", ("axis", "motor", "positions", "from", "to", "unit"), axes, right=(2, 3, 4))
+    rows = []
+    for group, node in tree.children.items():
+        for name, variable in node.dataset.data_vars.items():
+            shape = ", ".join(f"{dim} {size}" for dim, size in variable.sizes.items())
+            rows.append(
+                (f"{group}/{name}", shape, variable.dtype, variable.attrs.get("units", ""), megabytes(variable.nbytes))
+            )
+    show_table("variables", ("variable", "dims", "dtype", "unit", "size"), rows, right=(4,))
+    steps = []
+    for group, node in tree.children.items():
+        for step, record in dict(node.attrs.get("provenance") or {}).items():
+            known = record if isinstance(record, Mapping) else {}
+            given = ", ".join(f"{key}={value}" for key, value in dict(known.get("parameters") or {}).items())
+            steps.append((group, step, known.get("version", ""), given))
+    show_table("provenance", ("group", "step", "version", "parameters"), steps)
+    say(f"INCOMPLETE: {missing}" if missing else "complete")
+    return not missing
+
+
+def show_plan(plan: Any, recipe: str, store: str | Path) -> None:
+    """Steps of a plan with their cost, and what would be left out."""
+    show_table(
+        f"{recipe} on {store}",
+        ("step", "group", "blocks", "of", "memory of a task", "read", "written", "in one pass with"),
+        [
+            (
+                step.name,
+                step.group,
+                len(step.blocks),
+                step.unit,
+                megabytes(step.memory_bytes),
+                megabytes(step.bytes_read),
+                megabytes(step.bytes_written),
+                ", ".join(step.fused_with),
+            )
+            for step in plan.steps
+        ],
+        right=(2, 4, 5, 6),
+    )
+    for step, reason in plan.left_out:
+        say(f"{step}: will be left out, {reason}")
+    say(
+        f"{plan.tasks} tasks, each up to {megabytes(plan.memory_bytes)} of memory; "
+        f"{megabytes(plan.bytes_read)} to read, {megabytes(plan.bytes_written)} to write"
+    )
+
+
+def show_reductions(known: Mapping[str, Reduction]) -> None:
+    """Every reduction with the group it writes to and what it gives."""
+    show_table(
+        "reductions",
+        ("name", "group", "gives", "parameters"),
+        [
+            (name, found.group, summary(found.kernel), ", ".join(found.parameters.model_fields))
+            for name, found in sorted(known.items(), key=lambda item: (item[1].group, item[0]))
+        ],
+    )
+
+
+def show_reduction(found: Reduction) -> None:
+    """Declaration and documentation of one reduction."""
+    show_table(
+        f"{found.name}: {summary(found.kernel)}",
+        ("", "variable", "dims", "dtype", "unit", "what it is"),
+        [
+            *variable_rows("reads", found.reads),
+            *variable_rows("may read", found.may_read),
+            *variable_rows("writes", found.writes),
+        ],
+    )
+    show_table(
+        "parameters",
+        ("parameter", "type", "default", "unit", "what it is"),
+        [
+            (name, type_words(field), field.get_default(), unit(field), field.description or "")
+            for name, field in found.parameters.model_fields.items()
+        ],
+    )
+    say(inspect.cleandoc(found.kernel.__doc__ or ""))
+
+
+def variable_rows(role: str, variables: Iterable[Variable]) -> list[tuple[str, ...]]:
+    """Rows of a table of variables; the role stands on the first only."""
+    return [
+        (role if index == 0 else "", v.name, ", ".join(v.dims), v.dtype, v.units, v.long_name)
+        for index, v in enumerate(variables)
+    ]
+
+
+def summary(kernel: Any) -> str:
+    """First paragraph of a docstring, on one line."""
+    return " ".join(inspect.cleandoc(kernel.__doc__ or "").split("\n\n")[0].split())
+
+
+def unit(field: FieldInfo) -> str:
+    """Unit of a parameter, or nothing."""
+    extra = field.json_schema_extra
+    return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
+
+
+def type_words(field: FieldInfo) -> str:
+    """Type and bounds of a parameter in words: ``float >= 0``, ``quantile | constant``."""
+    bounds = []
+    for constraint in field.metadata:
+        for word, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
+            if getattr(constraint, word, None) is not None:
+                bounds.append(f"{sign} {getattr(constraint, word):g}")
+    return " ".join([annotation_words(field.annotation), ", ".join(bounds)]).strip()
+
+
+def annotation_words(annotation: Any) -> str:
+    """A type annotation as a user reads it."""
+    if get_origin(annotation) is Literal:
+        return " | ".join(str(word) for word in get_args(annotation))
+    if annotation is type(None):
+        return "none given"
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (tuple, list):
+        return ",".join(annotation_words(part) for part in inner if part is not Ellipsis)
+    if inner:
+        return " | ".join(annotation_words(part) for part in inner if part is not type(None))
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def findings(tree: xr.DataTree) -> list[tuple[str, str]]:
+    """What a reader wants to know first of a reduced scan: medians over sound pixels, and how many there are."""
+    from dfxm_dask.view.maps import flag_masks, symbol
+
+    maps = tree["rocking"].dataset.load()
+    rows: list[tuple[str, str]] = []
+    lit = np.isfinite(np.asarray(maps["total"]))
+    sound = lit.copy()
+    if "flags" in maps:
+        masks = flag_masks(maps["flags"])
+        bits = np.asarray(maps["flags"]).astype(np.int64)
+        lit &= (bits & masks.get("unlit", 0)) == 0
+        truncated = lit & ((bits & masks.get("truncated", 0)) != 0)
+        sound = lit & ~truncated
+        rows.append(("lit pixels", f"{100 * lit.mean():.3g} %"))
+        rows.append(("truncated, of the lit", f"{100 * truncated.sum() / max(lit.sum(), 1):.3g} %"))
+
+    def median(label: str, name: str, factor: float = 1.0) -> None:
+        values = np.asarray(maps[name])[sound]
+        values = values[np.isfinite(values)]
+        if values.size:
+            units = symbol(maps[name].attrs.get("units", ""))
+            rows.append((label, f"{factor * float(np.median(values)):.5g} {units}".strip()))
+
+    for name in map(str, maps.data_vars):
+        if name.startswith("com_"):
+            median(f"median centre of mass, {name[4:]}", name)
+        elif name.startswith("std_"):
+            # 2.3548 standard deviations are the full width at half maximum of a Gaussian.
+            median(f"median FWHM, {name[4:]} (2.3548 std)", name, 2.3548)
+    if "kam" in maps:
+        median("median KAM", "kam")
+    return rows
