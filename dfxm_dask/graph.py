@@ -162,11 +162,11 @@ def _layer_block(
                 at = int(np.flatnonzero(seen == own[k])[0])
                 low = max(0, at - halo)
                 fetch[name] = scan_last(block[low : at + halo + 1], dim, axes)
-                extra = {"centre": at - low}
+                extra = {"middle": at - low}
             elif "z" in reduction.over:
                 fetch[name] = scan_last(block, dim, axes)
             else:
-                layer = block[(slice(None),) * dim.index("z") + (k,)]
+                layer = np.asarray(block[(slice(None),) * dim.index("z") + (k,)])
                 fetch[name] = scan_last(layer, [d for d in dim if d != "z"], axes)
         args, keywords = kernel_arguments(reduction, axes, fetch, positions)
         made = reduction.kernel(*args, **keywords, **parameters, **extra)

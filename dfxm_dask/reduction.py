@@ -20,7 +20,7 @@ Five words declare the shape
 ----------------------------
 ``over``     dims that must be whole in a block ("scan" = all scan axes). Everything else may be cut anywhere.
 ``halo``     number of neighbouring layers in z that the kernel sees on each side; edges are repeated by absence:
-             the kernel sees fewer layers there, and is told the index of the central one as ``centre``.
+             the kernel sees fewer layers there, and is told the index of its own layer as ``middle``.
 ``patch``    edge in pixels of square tiles of (y, x) that must not be cut; outputs may have dims patch_y, patch_x.
 ``combine``  for a gather: merges two summaries (the dicts that the kernel returns); must be associative. ``finish``
              then turns the last summary into the result. Summaries travel, images never do.
@@ -145,7 +145,7 @@ def reduction(
         hints = get_type_hints(kernel, include_extras=True)
         fields: dict[str, Any] = {}
         for key, parameter in inspect.signature(kernel).parameters.items():
-            if parameter.kind is parameter.KEYWORD_ONLY and key != "centre":
+            if parameter.kind is parameter.KEYWORD_ONLY and key != "middle":
                 if key not in hints or parameter.default is parameter.empty:
                     raise InputError(
                         f"reduction {name!r}: parameter {key!r}", "has no annotation or no default", "give both"

@@ -22,7 +22,8 @@ import numpy as np
 
 from dfxm_dask import __version__
 from dfxm_dask.errors import DfxmError, InputError, SourceError, StoreError
-from dfxm_dask.frames.statistics import patch_statistics
+from dfxm_dask.frames.statistics import dark_noise, patch_statistics
+from dfxm_dask.schema import NOISE
 from dfxm_dask.store import ledger
 from dfxm_dask.store.chunks import bands, raw_layout, unit_rows
 from dfxm_dask.store.create import create_store, grid_positions, raw_variables
@@ -396,12 +397,13 @@ def ingest_layer(task: LayerTask) -> ledger.Record:
     finally:
         for writer in writers:
             writer.abandon()
-    for name, values in statistics.items():
+    whole = {name: values.reshape(*scan_shape, *values.shape[1:]) for name, values in statistics.items()}
+    for name, values in {**whole, NOISE.name: dark_noise(statistics)}.items():
         array = open_array(Path(task.store, "raw", name))
         assert array is not None
         where = (task.z, *(0,) * (array.ndim - 1))
-        shaped = values.reshape(1, *scan_shape, *values.shape[1:])
-        files[_relative(task.store, array.shard_path(where))] = list(write_shard(array, where, shaped))
+        written = write_shard(array, where, np.asarray(values)[None])
+        files[_relative(task.store, array.shard_path(where))] = list(written)
     return {
         "block": f"z{task.z:04d}",
         "read": [[Path(p.file).name, p.dataset, p.first, p.count] for p in task.scan.pieces],

@@ -246,7 +246,8 @@ def open_scan(
         masks = {name: step for step in bad for name in states[step].writes}
         variables = {}
         for name in arrays(store, group):
-            variable = _variable(store / group / name, committed(store, group, states[masks[name]]) if name in masks else None)
+            known = committed(store, group, states[masks[name]]) if name in masks else None
+            variable = _variable(store / group / name, known)
             if chunks == "auto":
                 sizes = {
                     d: 1 if d == "z" else min(attrs["unit_rows"], n) if d == "y" else -1

@@ -49,13 +49,15 @@ def example(reduction: Reduction, axes: dict[str, str], fill: str = "real") -> x
                 values = _counts(axes, fill, generator)
             elif dtype.kind == "b":
                 values = generator.random(shape) < 0.1
-            elif variable.name == "background":
+            elif variable.name == "background_map":
                 values = np.full(shape, 100, dtype)
             elif variable.name in ("monitor", "exposure"):
                 values = generator.uniform(900, 1100, shape).astype(dtype)
             else:
                 values = generator.normal(0.03, 0.01, shape).astype(dtype)
-            if fill == "nan" and values.dtype.kind == "f" and variable.name not in ("monitor", "exposure"):
+            if variable.name == "noise":
+                values = np.full(shape, 5, dtype)
+            elif fill == "nan" and values.dtype.kind == "f" and variable.name not in ("monitor", "exposure"):
                 values[:, 2:4, 3:9] = np.nan
             variables[variable.name] = (variable.dims, values, variable.attrs)
     return xr.Dataset(variables, coords=coords)

@@ -212,7 +212,7 @@ def test_ingest__layers_that_do_not_fit_together(tmp_path: Path, change: dict[st
     write_bliss(tmp_path / "a.h5", **({"shape": (4,)}))
     (tmp_path / "b").mkdir()
     write_bliss(tmp_path / "b" / "b.h5", **({"shape": (4,)} | change))
-    with pytest.raises(SourceError, match="split|store of its own|its own store"):
+    with pytest.raises(SourceError, match=r"split|store of its own|its own store"):
         dfxm_dask.ingest([tmp_path / "a.h5", tmp_path / "b" / "b.h5"], tmp_path / "s.zarr")
     assert not (tmp_path / "s.zarr").exists()
 
@@ -226,7 +226,7 @@ def test_ingest__raw_data_is_never_written_to(tmp_path: Path) -> None:
     place = tmp_path / "RAW_DATA" / "sample"
     place.mkdir(parents=True)
     write_bliss(place / "a.h5", shape=(4,))
-    with pytest.raises(StoreError, match="lies under RAW_DATA.*write under PROCESSED_DATA"):
+    with pytest.raises(StoreError, match=r"lies under RAW_DATA.*write under PROCESSED_DATA"):
         dfxm_dask.ingest(place / "a.h5", place / "s.zarr")
     assert sorted(p.suffix for p in place.iterdir() if p.is_file()) == [".h5"]
 

@@ -176,7 +176,7 @@ def test_lazy__301_layers_is_a_small_graph(tmp_path: Path) -> None:
         coords={"phi": ("phi", np.arange(31.0), {"units": "degree"})},
     )
     begun = time.perf_counter()
-    result = dfxm_dask.moments(dataset, subtract=100.0)
+    result = dfxm_dask.moments(dataset, background=100.0)
     assert time.perf_counter() - begun < 5  # measured 0.05 s; this only catches a graph of tiles
     assert result.com_phi.data.npartitions == 903
     (optimised,) = dask.optimize(result.com_phi.data)

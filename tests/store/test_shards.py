@@ -16,8 +16,10 @@ from dfxm_dask.store import shards
 from dfxm_dask.store.chunks import bands, chunk_edge, map_layout, raw_layout, unit_rows
 from dfxm_dask.store.shards import Buffers, open_array, read, tiles, write_shard
 
+Shape = tuple[int, ...]
 
-def declare(path: Path, shape: tuple[int, ...], chunk: tuple[int, ...], shard: tuple[int, ...], dtype: str) -> zarr.Array:
+
+def declare(path: Path, shape: Shape, chunk: Shape, shard: Shape, dtype: str) -> zarr.Array:
     compressors = [
         BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize), Crc32cCodec(),
     ]  # fmt: skip
@@ -115,7 +117,7 @@ def test_read__chunk_that_the_index_lacks_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trial", range(60))
 def test_read__any_flipped_bit_is_found(counts: tuple[Path, np.ndarray], trial: int) -> None:
-    path, values = counts
+    path, _ = counts
     file = path / "c/0/0/0/0"
     data = bytearray(file.read_bytes())
     generator = np.random.default_rng(trial)
@@ -169,7 +171,7 @@ def test_open_array__leaves_other_layouts_to_zarr(tmp_path: Path) -> None:
 
 
 def test_open_array__without_metadata(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="has no readable zarr.json"):
+    with pytest.raises(StoreError, match=r"has no readable zarr\.json"):
         open_array(tmp_path)
 
 
