@@ -10,6 +10,7 @@ import numpy as np
 
 from dfxm_dask.schema import PATCH, SCAN, Variable
 
+BLOCK = 16  # edge in pixels of the blocks that the noise is taken from
 WIDE = 512  # columns worked on together; their sums stay in the first cache
 _DIMS = ("z", SCAN, "patch_y", "patch_x")
 
@@ -78,26 +79,47 @@ def _naive(frame: np.ndarray, patch: tuple[int, int]) -> list[float]:
     return [part.sum(), (part**2).sum(), log.sum(), (log**2).sum(), part.min(), part.max()]
 
 
-def dark_noise(statistics: dict[str, np.ndarray]) -> np.float32:
-    """Noise of a voxel where nothing diffracts, from the statistics of one layer's patches (count).
+@numba.njit(nogil=True, cache=True)
+def _differences(frame, result):  # type: ignore[no-untyped-def]
+    """Half the mean squared difference of neighbours along x in blocks; elementwise sums, so the order is fixed."""
+    rows, columns = result.shape
+    total = np.empty(columns * BLOCK, np.float32)
+    for i in range(rows):
+        total[:] = 0
+        for y in range(i * BLOCK, (i + 1) * BLOCK):
+            row = frame[y, : columns * BLOCK]
+            for x in range(columns * BLOCK - 1):
+                step = np.float32(row[x + 1]) - np.float32(row[x])
+                total[x] += step * step
+        for j in range(columns):
+            block = np.float64(0)
+            for x in range(j * BLOCK, (j + 1) * BLOCK - 1):
+                block += total[x]
+            result[i, j] = block / (2 * BLOCK * (BLOCK - 1))
 
-    The low decile, over all frames and patches of the layer, of the standard deviation of counts within a patch:
-    diffraction only adds to that, so dark patches and frames decide. Differences between pixels of the detector add
-    too, so it is an upper estimate. Patches cut by the frame's edge to less than a quarter are left out.
+
+def dark_noise(frame: np.ndarray) -> float:
+    """Noise of a voxel of a frame where nothing diffracts (count).
+
+    In blocks of 16 x 16 pixels half the mean squared difference of neighbours along x is the variance of the noise,
+    plus what real structure and the fixed pattern of the detector add. The lower quartile over the blocks is taken: of
+    a frame that is dark in a quarter of its area it is the noise, 4 % low. Frames below 16 pixels are one block.
 
     Examples
     --------
     >>> import numpy as np
-    >>> frames = np.random.default_rng(0).normal(100, 5, (10, 64, 64)).round().astype(np.uint16)
-    >>> rows = [patch_statistics(frame) for frame in frames]
-    >>> layer = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    >>> bool(abs(dark_noise(layer) - 5) < 0.3)
+    >>> frame = np.random.default_rng(0).normal(100, 5, (256, 256)).round().astype(np.uint16)
+    >>> frame[100:200, 50:150] += np.arange(100, dtype=np.uint16) * 30
+    >>> bool(abs(dark_noise(frame) - 5) < 0.4)
     True
     """
-    n = statistics["patch_n"].astype(float)
-    n = np.where(n >= min(PATCH**2 / 4, n.max()), n, np.nan)
-    variance = statistics["patch_sum2"] / n - (statistics["patch_sum"] / n) ** 2
-    return np.float32(np.sqrt(max(0.0, float(np.nanquantile(variance, 0.1)))))
+    blocks = (frame.shape[0] // BLOCK, frame.shape[1] // BLOCK)
+    if 0 in blocks:
+        steps = np.diff(frame.astype(np.float64), axis=1)
+        return float(np.sqrt((steps**2).mean() / 2)) if steps.size else 0.0
+    result = np.empty(blocks, np.float64)
+    _differences(frame, result)
+    return float(np.sqrt(np.quantile(result, 0.25)))
 
 
 def patch_statistics(frame: np.ndarray) -> dict[str, np.ndarray]:

@@ -365,6 +365,7 @@ def ingest_layer(task: LayerTask) -> ledger.Record:
     writers = [ShardWriter(counts, (task.z, *zeros, k, 0)) for k in range(len(bands(ny, band_rows)))]
     tile = np.zeros((edge, edge), counts.dtype)
     seen = 0
+    noise: list[float] = []
     try:
         for number, frame in frames(task.scan, roi=task.roi):
             flat = int(task.scan.order[number])
@@ -384,6 +385,7 @@ def ingest_layer(task: LayerTask) -> ledger.Record:
                         tile[...] = 0
                     tile[: part.shape[0], : part.shape[1]] = part
                     writer.write((0, *place, inside, x // edge), tile)
+            noise.append(dark_noise(frame))
             seen += 1
         if seen != n_frames:
             raise SourceError(
@@ -398,7 +400,7 @@ def ingest_layer(task: LayerTask) -> ledger.Record:
         for writer in writers:
             writer.abandon()
     whole = {name: values.reshape(*scan_shape, *values.shape[1:]) for name, values in statistics.items()}
-    for name, values in {**whole, NOISE.name: dark_noise(statistics)}.items():
+    for name, values in {**whole, NOISE.name: np.float32(np.quantile(noise, 0.25))}.items():
         array = open_array(Path(task.store, "raw", name))
         assert array is not None
         where = (task.z, *(0,) * (array.ndim - 1))

@@ -16,7 +16,7 @@ import pytest
 
 import dfxm_dask
 from dfxm_dask.errors import DfxmError, IncompleteError, InputError, SourceError, StoreError
-from dfxm_dask.frames.statistics import patch_statistics
+from dfxm_dask.frames.statistics import dark_noise, patch_statistics
 from dfxm_dask.store import ingest as ingest_module
 from dfxm_dask.store import shards
 from tests.beamline_files import write_bliss
@@ -342,3 +342,25 @@ def test_ingest__killed_and_run_again_is_byte_identical(tmp_path: Path, moment: 
     report = dfxm_dask.ingest(tmp_path / "a.h5", store, scan="all")
     assert report.skipped >= layers
     assert files_of(store) == files_of(tmp_path / "whole.zarr")
+
+
+@pytest.mark.parametrize("sigma", [3, 20])
+def test_dark_noise__of_a_frame_with_structure(sigma: float) -> None:
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:300, :400]
+    signal = 100 + 3000 * np.exp(-(((x - 150) / 60) ** 2) - ((y - 200) / 40) ** 2)
+    frame = rng.normal(signal, sigma + 0.1 * (signal - 100)).clip(0).round().astype(np.uint16)
+    assert dark_noise(frame) == pytest.approx(sigma, rel=0.08)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (16, 15), (1, 40)])
+def test_dark_noise__of_small_frames(shape: tuple[int, int]) -> None:
+    assert dark_noise(np.full(shape, 7, np.uint16)) == 0
+
+
+def test_ingest__noise_of_the_real_scans(real_scans: dict[str, Path], tmp_path: Path) -> None:
+    """Against the noise at background level found from differences of successive frames: 20 (5 x 5 summed), 2.6."""
+    for name, scan, expected in (("rocking", "1.1", 20), ("motor_drift", "1.1", 2.6)):
+        dfxm_dask.ingest(real_scans[name], tmp_path / name, scan=scan)
+        noise = float(dfxm_dask.open_scan(tmp_path / name)["raw"].noise.values[0])
+        assert noise == pytest.approx(expected, rel=0.5)
