@@ -137,6 +137,7 @@ def demo(out: Path, pixel_size: tuple[float, float] | None, **how: Any) -> None:
 
     written = draw(store, out / "figures")
     show_table("what was found", ("quantity", "value"), findings(open_scan(store, chunks=None)), right=(1,))
+    say("A truncated curve never comes down to its background within the scan: its width is a lower bound.")
     say(f"store:    {store}")
     say(f"figures:  {out / 'figures'} ({len(written)} files; begin with {written[-1].name})")
     if not complete:

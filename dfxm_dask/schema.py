@@ -82,7 +82,9 @@ X = Variable("x", ("x",), "float64", "um", "position along x")
 Y = Variable("y", ("y",), "float64", "um", "position along y")
 Z = Variable("z", ("z",), "float64", "um", "position along z")
 MONITOR = Variable("monitor", ("z", SCAN), "float64", "count", "incident beam monitor")
-NOISE = Variable("noise", ("z",), "float32", "count", "noise of a voxel where nothing diffracts: lower quartile over frames")
+NOISE = Variable(
+    "noise", ("z",), "float32", "count", "noise of a voxel where nothing diffracts: lower quartile over frames"
+)
 BACKGROUND = Variable("background_map", SPACE, "float32", "count", "counts without diffracted beam")
 HOT = Variable("hot", SPACE, "bool", "1", "pixel that does not follow its neighbours")
 EXPOSURE = Variable("exposure", ("z", SCAN), "float64", "s", "exposure time")

@@ -16,8 +16,8 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
 fi
 # pip is slow even where all is there: install only when the declaration changed since the last time.
 stamp="$VIRTUAL_ENV/.dfxm_dask_$1"
-if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
+if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ scripts/constraints.txt -nt "$stamp" ]; then
     echo "installing dfxm_dask[$1] into $VIRTUAL_ENV"
-    python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$1]"
+    python -m pip install --quiet --disable-pip-version-check --constraint scripts/constraints.txt --editable ".[$1]"
     touch "$stamp"
 fi

@@ -174,9 +174,7 @@ class ShardFile:
         blosc.decompress(body, out)
 
 
-def read(
-    array: ShardedArray, selection: tuple[slice, ...], *, known: frozenset[str] | None = None
-) -> np.ndarray:
+def read(array: ShardedArray, selection: tuple[slice, ...], *, known: frozenset[str] | None = None) -> np.ndarray:
     """Values of a box (slices of step 1), decoded chunk by chunk.
 
     Parameters

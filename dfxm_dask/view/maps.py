@@ -221,7 +221,7 @@ def draw_key(figure: Figure, axes: Axes, panel: Panel, left: float, bottom: floa
                 patches.append(Patch(facecolor=colour, edgecolor="0.3", linewidth=0.4, label=f"{text} {share:.3g} %"))
         legend = place_axes(figure, left, bottom - 0.6, width, 0.55)
         legend.set_axis_off()
-        columns = max(1, min(len(patches), int(width / 1.15)))
+        columns = max(1, min(len(patches), int(width / 1.5)))
         legend.legend(handles=patches, ncols=columns, loc="upper center", fontsize=7.5, frameon=False, borderpad=0)
         return
     if panel.image.ndim == 3:

@@ -30,9 +30,7 @@ def test_hot_pixels__are_those_of_the_naive_loop(shape: tuple[int, int], missing
     image = np.rint(rng.normal(100, 3, shape)).astype(np.float32)
     image[rng.random(shape) < 0.02] += 60
     image[rng.random(shape) < missing] = np.nan
-    np.testing.assert_array_equal(
-        hot_pixels.kernel(image, threshold=4.0)["hot"], naive(image, 4.0, 1.0)
-    )
+    np.testing.assert_array_equal(hot_pixels.kernel(image, threshold=4.0)["hot"], naive(image, 4.0, 1.0))
 
 
 def test_hot_pixels__finds_hot_and_dead_on_a_slope_and_nothing_else() -> None:
