@@ -76,6 +76,14 @@ def read_pixel_size(_: Any, __: Any, text: str | None) -> tuple[float, float] | 
     return None if text is None else split_pair(text, "Y,X in um, such as 0.2,0.06", float)
 
 
+def read_layers(_: Any, __: Any, text: str | None) -> list[float] | None:
+    """``0,1,2`` as positions of layers."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a list of numbers in um, such as 0,1,2") from None
+
+
 def read_motors(_: Any, __: Any, texts: tuple[str, ...]) -> dict[str, str]:
     """``motor=axis`` words as a mapping."""
     return dict(split_pair(text, "MOTOR=AXIS, such as mu=phi", str, "=") for text in texts)
@@ -167,6 +175,7 @@ def demo_scan() -> Path:
 @click.option(
     "--pixel-size", metavar="Y,X", callback=read_pixel_size, help="Effective pixel in the object, in um. Files lack it."
 )
+@click.option("--z", metavar="Z,Z,...", callback=read_layers, help="Layers, in um, where files lack them.")
 @click.option(
     "--motor", "motors", metavar="MOTOR=AXIS", multiple=True, callback=read_motors, help="As mu=phi or samz=z."
 )

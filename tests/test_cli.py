@@ -161,14 +161,14 @@ def test_ingest__hands_its_options_on(asked: dict[str, Any], tmp_path: Path) -> 
     events = tmp_path / "events.jsonl"
     result = call(
         "ingest", "a.h5", "b.h5", "c.zarr", "--scan", "all", "--roi", "0:10, 5:20", "--pixel-size", "0.2,0.06",
-        "--motor", "samz=z", "--root", "/data", "--detector", "pco", "--events", events,
+        "--motor", "samz=z", "--root", "/data", "--detector", "pco", "--z", "1,2.5", "--events", events,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     source, store, client, options = asked["ingest"]
     assert (source, store, client) == (["a.h5", "b.h5"], Path("c.zarr"), None)
     assert options == {
         "scan": "all", "beamline": "id03", "detector": "pco", "roi": (0, 10, 5, 20), "pixel_size": (0.2, 0.06),
-        "motors": {"samz": "z"}, "roots": (Path("/data"),), "allow_partial": False, "overwrite": False,
+        "motors": {"samz": "z"}, "z": [1.0, 2.5], "roots": (Path("/data"),), "allow_partial": False, "overwrite": False,
     }  # fmt: skip
     assert result.stdout.strip() == "c.zarr: 2 layers, 240 B in 1 s"
     assert "layer z0001: 120 B" in result.stderr
@@ -311,3 +311,15 @@ def test_main__is_the_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["dfxm-dask", "--version"])
     with pytest.raises(SystemExit, match="0"):
         cli.main()
+
+
+def test_ingest__positions_of_layers_from_the_command_line(tmp_path: Path) -> None:
+    from tests.beamline_files import write_bliss
+
+    write_bliss(tmp_path / "s.h5", layers=2, shape=(3,), z_step=0)
+    command = ["ingest", str(tmp_path / "s.h5"), str(tmp_path / "s.zarr"), "--scan", "all"]
+    assert CliRunner().invoke(cli.cli, [*command, "--z", "a,b"]).exit_code == 2
+    assert CliRunner().invoke(cli.cli, [*command, "--z", "2,1"]).exit_code == 0
+    from dfxm_dask.store.scan import open_scan
+
+    assert open_scan(tmp_path / "s.zarr")["raw"].z.values.tolist() == [1.0, 2.0]

@@ -73,8 +73,14 @@ def _open(store: str, group: str, name: str) -> ShardedArray:
     return _array(path, os.stat(os.path.join(path, "zarr.json")).st_mtime_ns)
 
 
+@lru_cache(maxsize=64)
+def _positions(path: str, stamp: int) -> np.ndarray:
+    return np.asarray(zarr.open_array(path, mode="r")[...], float)
+
+
 def _coordinate(store: str, name: str) -> np.ndarray:
-    return np.asarray(zarr.open_array(os.path.join(store, name), mode="r")[...], float)
+    path = os.path.join(store, name)
+    return _positions(path, os.stat(os.path.join(path, "zarr.json")).st_mtime_ns)
 
 
 def run_unit(task: UnitTask) -> Record:
