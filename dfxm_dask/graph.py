@@ -17,6 +17,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.array.overlap import overlap
+from dask.highlevelgraph import HighLevelGraph
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import Arrays, Reduction
@@ -136,8 +137,12 @@ def projected_memory(
                 maps += area * cell
             else:
                 tiles += edge * edge * cell
-        if whole:
-            maps += sum(area * 4 * (len(axes) if v.template else 1) for v in reduction.reads if "y" in v.dims)
+        layers = 2 * reduction.halo + 1
+        for variable in reduction.reads if whole else ():
+            if variable.name == "counts":
+                maps += area * frames * itemsize * layers
+            elif "y" in variable.dims:
+                maps += area * 4 * layers * (len(axes) if variable.template else 1)
     return BASELINE_BYTES + (maps if whole else maps + tiles + frames * edge * edge * itemsize + ENCODED_BYTES)
 
 
@@ -296,7 +301,9 @@ def _block_grid(reduction: Reduction, arrays: Sequence[xr.DataArray]) -> dict[st
             size = sum(chunks)
             grid[dim] = tuple(min(step, size - k) for k in range(0, size, step)) or (0,)
         elif dim == "z" and reduction.halo and min(chunks) < reduction.halo:
-            grid[dim] = (sum(chunks),)
+            size = sum(chunks)
+            count = max(1, size // max(reduction.halo, max(chunks)))
+            grid[dim] = tuple(size // count + (k < size % count) for k in range(count))
     return grid
 
 
@@ -342,16 +349,25 @@ def _gathered(
     reduction: Reduction, base: da.Array, wanted: Sequence[Variable], dataset: xr.Dataset, axes: Mapping[str, str]
 ) -> xr.Dataset:
     """Merge the summaries of all blocks in a tree, finish, and declare the outputs."""
-    parts = list(base.to_delayed().ravel())
-    combine, finish = dask.delayed(reduction.combine, pure=True), dask.delayed(reduction.finish or dict, pure=True)
-    fold = dask.delayed(_fold, pure=True)
-    while len(parts) > 1:
-        parts = [fold(combine, parts[k : k + TREE]) for k in range(0, len(parts), TREE)]
-    last = finish(parts[0])
+    name = f"{base.name}-merged"
+    keys = list(dask.core.flatten(base.__dask_keys__()))
+    layer: dict[Any, Any] = {}
+    level = 0
+    while len(keys) > 1:
+        groups = [keys[k : k + TREE] for k in range(0, len(keys), TREE)]
+        keys = [(name, level, k) for k in range(len(groups))]
+        layer |= {key: (_fold, reduction.combine, group) for key, group in zip(keys, groups, strict=True)}
+        level += 1
+    last = f"{name}-finished"
+    layer[last] = (reduction.finish or dict, keys[0])
     variables = {}
     for variable in wanted:
         shape = tuple(_extra_size(d, dataset, axes) for d in variable.dims)
-        data = da.from_delayed(last[variable.name], shape, dtype=np.dtype(variable.dtype))
+        own = f"{name}-{variable.name}"
+        graph = HighLevelGraph.from_collections(
+            own, {**layer, (own, *(0,) * len(shape)): (_pick, last, variable.name)}, dependencies=[base]
+        )
+        data = da.Array(graph, own, tuple((n,) for n in shape), dtype=np.dtype(variable.dtype))
         variables[variable.name] = (variable.dims, data, variable.attrs)
     coords = {n: c for n, c in dataset.coords.items() if set(map(str, c.dims)) <= {d for v in wanted for d in v.dims}}
     return xr.Dataset(variables, coords=coords)

@@ -179,6 +179,8 @@ def find(name: str) -> Reduction:
     RecipeError
         No reduction has it; the text names the nearest.
     """
+    if name in REGISTRY:
+        return REGISTRY[name]
     known = load_reductions()
     if name not in known:
         raise RecipeError(f"reduction {name!r}", f"is unknown{nearest(name, known)}", "see `dfxm-dask reductions`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -68,8 +69,13 @@ def windowed(client: Any, function: Callable[[Any], Any], tasks: Iterable[Any]) 
     from distributed.scheduler import KilledWorker
 
     rest = iter(tasks)
-    window = max(2, 2 * sum(client.nthreads().values()))
-    flying = as_completed(client.submit(function, t, pure=False) for t in islice(rest, window))
+
+    def room() -> int:
+        """Workers come and go: the window follows them."""
+        return max(2, 2 * sum(client.nthreads().values())) - flying.count()
+
+    flying = as_completed([])
+    flying.update([client.submit(function, t, pure=False) for t in islice(rest, room())])
     try:
         for future in flying:
             try:
@@ -78,7 +84,7 @@ def windowed(client: Any, function: Callable[[Any], Any], tasks: Iterable[Any]) 
                 raise DfxmError(
                     f"task {function.__name__}", f"its worker died repeatedly ({error})", "look at the memory limit"
                 ) from None
-            flying.update(client.submit(function, t, pure=False) for t in islice(rest, 1))
+            flying.update([client.submit(function, t, pure=False) for t in islice(rest, max(1, room()))])
             del future
             yield result
     finally:
@@ -152,6 +158,11 @@ def run_recipe(
     begun = time.perf_counter()
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     plan = make_plan(recipe, store)
+    if not overwrite:  # refuse before anything is begun
+        for step in plan.steps:
+            ledger.check_plan(plan.store.path, step.group, step.name, step.plan)
+            _refuse_stale(step, plan.store)
+    _check_space(plan)
     total = sum(len(s.blocks) for s in plan.steps if s.stored)
     dashboard = getattr(client, "dashboard_link", None)
     send(publish, RunStarted(recipe.name, str(store), tuple(s.name for s in plan.steps), total, dashboard))
@@ -163,9 +174,10 @@ def run_recipe(
         counted = _run_pass(one, plan, client, publish, overwrite, done + skipped, total)
         done, skipped, peak = done + counted[0], skipped + counted[1], max(peak, counted[2])
     seconds = time.perf_counter() - begun
-    complete = not plan.store.absent
+    missing = (*plan.store.absent, *plan.store.cropped)
+    complete = not missing
     send(publish, RunDone(seconds, done, skipped, complete, plan.left_out, peak))
-    return RunReport(complete, done, skipped, plan.left_out, seconds, peak, plan.store.absent)
+    return RunReport(complete, done, skipped, plan.left_out, seconds, peak, missing)
 
 
 def _run_pass(
@@ -206,12 +218,11 @@ def _run_pass(
             ),
         )  # fmt: skip
     for step in one.steps:
-        if step.name in finished:
-            if step.reduction.combine:
-                _gather(step, store)
-            ledger.complete(store.path, step.group, step.name, _provenance(step, store))
-            scan.consolidate(store.path)
+        if step.name in finished and not ledger.states(store.path, step.group)[step.name].complete:
+            small = _gather(step, store) if step.reduction.combine else []
+            ledger.complete(store.path, step.group, step.name, _provenance(step, store), small)
             send(publish, StepDone(step.name, len(step.blocks), time.perf_counter() - begun))
+    scan.consolidate(store.path)
     return done, skipped, peak
 
 
@@ -224,9 +235,43 @@ def _begin(step: PlannedStep, store: Stored, overwrite: bool) -> set[str]:
     if not step.reduction.combine:
         for variable in step.stored:
             shape = _shape(variable, store, step.reduction.patch)
-            layout = map_layout(variable.dims, shape, store.rows, store.edge)
+            layout = map_layout(variable.dims, shape, store.rows, store.edge, step.reduction.patch)
             scan.create_array(store.path, step.group, variable, layout, {})
     return done
+
+
+def _refuse_stale(step: PlannedStep, store: Stored) -> None:
+    """Refuse to go on with a step whose blocks were made of inputs that are there no more.
+
+    Raises
+    ------
+    StoreError
+        An input of the step was made anew since.
+    """
+    bad = scan.incomplete(store.path, step.group, ledger.states(store.path, step.group)) if step.stored else {}
+    reason, remedy = bad.get(step.name, ("", ""))
+    if "made anew" in reason:
+        raise StoreError(f"step {step.name!r} in group {step.group!r}", reason, remedy)
+
+
+def _check_space(plan: Plan) -> None:
+    """Refuse a run whose results cannot fit.
+
+    Raises
+    ------
+    StoreError
+        Less is free than half of the uncompressed results (maps of floats compress to about that).
+    """
+    paths = [ledger.ledger_path(plan.store.path, s.group, s.name) for s in plan.steps]
+    records = [r for path in paths for r in ledger.read_ledger(path)[1].values()]
+    need = plan.bytes_written // 2 - sum(size for r in records for size, _ in r["files"].values())
+    free = shutil.disk_usage(plan.store.path).free
+    if free < need:
+        raise StoreError(
+            f"store {plan.store.path}",
+            f"results need about {need / 1e6:.0f} MB, {free / 1e6:.0f} MB are free",
+            "free space, or leave steps out",
+        )
 
 
 def _shape(variable: Variable, store: Stored, patch: int | None) -> tuple[int, ...]:
@@ -238,23 +283,20 @@ def _shape(variable: Variable, store: Stored, patch: int | None) -> tuple[int, .
 
 def _task(one: Pass, block: str, store: Stored, finished: Mapping[str, set[str]]) -> UnitTask:
     """The unit of a block. Steps that are on disk are run again only where others in the pass need their output."""
-    steps = []
-    for k, step in enumerate(one.steps):
+    steps: list[UnitStep] = []
+    needed: set[str] = set()
+    for step in reversed(one.steps):
         wanted = step.name in finished and block not in finished[step.name]
-        outputs = {v.name for v in step.writes}
-        needed = any(
-            outputs & set(later.sources) and later.name in finished and block not in finished[later.name]
-            for later in one.steps[k + 1 :]
-        )
-        if wanted or needed:
-            steps.append(UnitStep(step.name, step.group, step.parameters, step.sources, wanted))
+        if wanted or needed & {v.name for v in step.writes}:
+            needed |= set(step.sources)
+            steps.insert(0, UnitStep(step.name, step.group, step.parameters, step.sources, wanted))
     z, _, rows = block.partition("-")
     y0, y1 = (int(v) for v in rows.split(":"))
     return UnitTask(store.path, tuple(steps), int(z[1:]), y0, y1, one.unit == "layer", dict(store.axes), store.rows)
 
 
-def _gather(step: PlannedStep, store: Stored) -> None:
-    """Merge the summaries of all blocks, in block order, and write the result whole."""
+def _gather(step: PlannedStep, store: Stored) -> list[str]:
+    """Merge the summaries of all blocks, in block order, and write the result whole. Returns the files written."""
     merged: dict[str, np.ndarray] | None = None
     combine, finish = step.reduction.combine, step.reduction.finish
     assert combine is not None
@@ -268,6 +310,8 @@ def _gather(step: PlannedStep, store: Stored) -> None:
     for variable in step.stored:
         values = np.asarray(result[variable.name], variable.dtype)
         scan.write_small(store.path, step.group, variable.name, variable.dims, values, variable.attrs)
+    folders = [Path(store.path, step.group, v.name) for v in step.stored]
+    return [str(p.relative_to(store.path)) for f in folders for p in sorted(f.rglob("*")) if p.is_file()]
 
 
 def _provenance(step: PlannedStep, store: Stored) -> dict[str, Any]:

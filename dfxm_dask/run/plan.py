@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import zarr
 
-from dfxm_dask.errors import DfxmError, IncompleteError, RecipeError
+from dfxm_dask import __version__
+from dfxm_dask.errors import IncompleteError, InputError, RecipeError
 from dfxm_dask.graph import check_axes, expanded_writes, projected_memory
 from dfxm_dask.reduction import Reduction, find
 from dfxm_dask.run.recipe import Recipe, Step
-from dfxm_dask.schema import AXES, SCAN, SPACE, Variable, expand
+from dfxm_dask.schema import AXES, SCAN, SPACE, Variable, check, expand
 from dfxm_dask.store import ledger, scan
 from dfxm_dask.store.chunks import bands
 from dfxm_dask.store.shards import open_array
@@ -34,6 +35,7 @@ class Stored:
     itemsize: int
     layers: tuple[int, ...]
     absent: tuple[str, ...]
+    cropped: tuple[str, ...]
 
     @property
     def frames(self) -> int:
@@ -110,6 +112,7 @@ def describe(store: str | Path) -> Stored:
     IncompleteError
         The ingest is unfinished.
     """
+    store = Path(store).resolve()  # workers may stand elsewhere
     root = scan.migrate(scan.read_group_meta(store)["attributes"])
     state = ledger.states(store, "raw").get("ingest")
     if state is None or not state.complete:
@@ -131,6 +134,7 @@ def describe(store: str | Path) -> Stored:
         counts.dtype.itemsize,
         tuple(sorted(int(b[1:]) for b in state.done)),
         tuple((state.provenance or {}).get("absent", ())),
+        tuple((state.provenance or {}).get("cropped", ())),
     )
 
 
@@ -139,13 +143,27 @@ def _tileable(reduction: Reduction, stored: Stored) -> bool:
     return not whole and not reduction.halo and (reduction.patch is None or stored.edge % reduction.patch == 0)
 
 
-def _available(stored: Stored) -> dict[str, tuple[str, str]]:
-    """Variables in the store that may be read: name → (group, step)."""
-    found = {name: ("raw", "ingest") for name in scan.arrays(stored.path, "raw")}
+@dataclass(frozen=True)
+class Source:
+    """Where a variable comes from, and what it is."""
+
+    group: str
+    step: str
+    variable: Variable
+
+
+def _available(stored: Stored) -> dict[str, Source]:
+    """Variables in the store that may be read: raw data, and what complete and current steps wrote."""
+    found: dict[str, Source] = {}
     for group in scan.groups(stored.path):
-        for step, state in ledger.states(stored.path, group).items():
-            if group != "raw" and state.complete:
-                found |= {name: (group, step) for name in state.writes}
+        states = ledger.states(stored.path, group)
+        bad = scan.incomplete(stored.path, group, states) if group != "raw" else {}
+        absent = set(stored.absent)
+        for step, state in states.items():
+            only_absent = bool(state.complete and absent and set((state.provenance or {}).get("absent", ())) == absent)
+            if step not in bad or only_absent:
+                names = scan.arrays(stored.path, group) if group == "raw" else state.writes
+                found |= {n: Source(group, step, scan.declared(stored.path, group, n)) for n in names}
     return found
 
 
@@ -161,8 +179,8 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
     """
     stored = describe(store)
     available = _available(stored)
-    from_store = dict(available)
     plans: dict[str, dict[str, Any]] = {}
+    alone = len(recipe.steps) == 1
     left_out: list[tuple[str, str]] = []
     passes: list[list[PlannedStep]] = []
     later = [step.name for step in recipe.steps]
@@ -178,14 +196,29 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
                 continue
             raise RecipeError(f"{where}step {step.name}", reason, "leave it out, mark it optional, or mend the store")
         # What a later step of this recipe wrote in an earlier run is no input: the same recipe means the same.
-        earlier = {name: maker for name, maker in available.items() if maker[1] not in later}
-        planned = _resolve(step, reduction, parameters, stored, earlier, plans, where)
-        _place(planned, stored, passes, available, from_store, where)
+        earlier = {name: source for name, source in available.items() if source.step not in later}
+        planned = _resolve(step, reduction, parameters, stored, earlier, plans, where, alone)
+        _refuse_clashes(planned, stored, available, where)
+        _place(planned, stored, passes, available, where)
         plans[step.name] = planned.plan
         for variable in planned.writes:
-            available[variable.name] = (planned.group, step.name)
+            available[variable.name] = Source(planned.group, step.name, variable)
     final = tuple(_costed(steps, stored) for steps in passes)
     return Plan(stored, final, tuple(left_out))
+
+
+def _refuse_clashes(step: PlannedStep, stored: Stored, available: Mapping[str, Source], where: str) -> None:
+    """Refuse what a unit cannot do, and a second writer of a variable."""
+    reduction = step.reduction
+    asked = f"{where}step {step.name}"
+    if "z" in reduction.over:
+        raise RecipeError(asked, "needs all layers at once", "make it a gather (combine), or call it on a Dataset")
+    if reduction.halo and stored.absent:
+        raise RecipeError(asked, f"reads neighbouring layers, and some are absent: {stored.absent[0]}", "leave it out")
+    for variable in step.stored:
+        other = available.get(variable.name)
+        if other is not None and (other.group, other.step) != (step.group, step.name) and other.group == step.group:
+            raise RecipeError(asked, f"writes {variable.name}, which step {other.step} writes too", "rename one")
 
 
 def _foreign_units(reduction: Reduction, stored: Stored) -> str | None:
@@ -200,29 +233,40 @@ def _foreign_units(reduction: Reduction, stored: Stored) -> str | None:
 
 def _resolve(
     step: Step, reduction: Reduction, parameters: dict[str, Any], stored: Stored,
-    available: Mapping[str, tuple[str, str]], plans: Mapping[str, dict[str, Any]], where: str,
+    available: Mapping[str, Source], plans: Mapping[str, dict[str, Any]], where: str, alone: bool,
 ) -> PlannedStep:  # fmt: skip
-    """A step with the place of every input and a plan whose digest changes with anything that it depends on."""
+    """A step with the place of every input and a plan whose digest changes with anything that it depends on.
+
+    What a step may read it takes from raw data and earlier steps of the recipe; only a step that stands alone also
+    takes what other runs left, or a recipe would mean something else on every store.
+    """
     sources: dict[str, str] = {}
     inputs: dict[str, str] = {}
     for declared in (*reduction.reads, *reduction.may_read):
         if declared.name == AXES.name or declared.name in SPACE:
             continue
         for variable in expand(declared, stored.axes):
-            if variable.name not in available:
-                if declared in reduction.may_read:
+            source = available.get(variable.name)
+            if declared in reduction.may_read:
+                if source is None or not (alone or source.group == "raw" or source.step in plans):
                     continue
+            if source is None:
                 raise RecipeError(
                     f"{where}step {step.name}", f"reads {variable.name!r}, which no earlier step writes",
                     "put the step that writes it before",
                 )  # fmt: skip
-            group, maker = available[variable.name]
-            sources[variable.name] = group
-            inputs[f"{group}/{maker}"] = _identity(stored, group, maker, plans)
+            found = source.variable
+            try:
+                check(variable, found.dims, np.dtype(found.dtype), found.units, asked=f"variable {variable.name!r}")
+            except InputError as error:
+                raise RecipeError(f"{where}step {step.name}: {error.asked}", error.found, error.remedy) from None
+            sources[variable.name] = source.group
+            inputs[f"{source.group}/{source.step}"] = _identity(stored, source.group, source.step, plans)
     inputs["raw/ingest"] = _identity(stored, "raw", "ingest", plans)
     writes = tuple(expanded_writes(reduction, stored.axes, parameters))
     unit = "band" if _tileable(reduction, stored) else "layer"
     plan = {
+        "version": __version__,
         "reduction": step.name,
         "parameters": parameters,
         "inputs": inputs,
@@ -243,20 +287,28 @@ def _identity(stored: Stored, group: str, maker: str, plans: Mapping[str, dict[s
 
 def _place(
     step: PlannedStep, stored: Stored, passes: list[list[PlannedStep]],
-    available: Mapping[str, tuple[str, str]], from_store: Mapping[str, tuple[str, str]], where: str,
+    available: Mapping[str, Source], where: str,
 ) -> None:  # fmt: skip
     """Put a step into the last pass where it can share the reading, else into a new one."""
     last = passes[-1] if passes else []
     fits = bool(last) and _unit(last) == step.unit
     if last and step.unit == "band" and _unit(last) == "layer" and "counts" not in step.sources:
         fits = True  # a map needs no tiles: it can ride with a layer
+    made = {v.name: s for s in last for v in s.writes}
+    own = [made[name] for name in step.sources if name in made]
+    if any(s.reduction.halo != step.reduction.halo for s in last) or any(s.reduction.combine for s in own):
+        fits = False  # other neighbours, or a summary that exists only when all blocks are done
+    if step.reduction.halo and own:
+        fits = False  # the neighbours' part of the input is made by other units
     if not fits:
-        if available.get("counts") != from_store.get("counts") and "counts" in step.sources:
-            raise RecipeError(
-                f"{where}step {step.name}",
-                f"reads counts as {available['counts'][1]} left them, which live in one pass only",
-                f"move the steps that need whole layers before {available['counts'][1]}",
-            )
+        for name in step.sources:
+            source = available[name]
+            if not source.variable.stored:
+                raise RecipeError(
+                    f"{where}step {step.name}",
+                    f"reads {name} as {source.step} left it, which lives in one pass only",
+                    f"move the steps that need whole layers before {source.step}",
+                )
         passes.append([])
     passes[-1].append(step)
 
@@ -315,19 +367,3 @@ def _bytes(variable: Variable, stored: Stored) -> int:
         else:
             n *= stored.sizes.get(dim, 3)
     return n
-
-
-def check_store(store: str | Path) -> None:
-    """Refuse what is not a store before anything starts.
-
-    Raises
-    ------
-    DfxmError
-        See :func:`describe`.
-    """
-    try:
-        describe(store)
-    except (KeyError, ValueError) as error:
-        if isinstance(error, DfxmError):
-            raise
-        raise IncompleteError(f"store {store}", f"has unreadable metadata ({error})", "ingest the scan again") from None

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from dfxm_dask.errors import StoreError
+from dfxm_dask.errors import InputError, StoreError
 from dfxm_dask.graph import check_outputs, expanded_writes, kernel_arguments, scan_last, storage_order
 from dfxm_dask.reduction import Arrays, Reduction, find
 from dfxm_dask.schema import SPACE, Variable, expand
@@ -105,7 +105,7 @@ def run_unit(task: UnitTask) -> Record:
             name: scan_last(values[tuple(box.get(d, slice(None)) for d in dims)], dims, task.axes)
             for name, (values, dims) in outside.items()
         }
-        fetch |= {"y": positions["y"][rows], "x": positions["x"][columns]}
+        fetch |= {"y": positions["y"][rows], "x": positions["x"][columns], "z": positions["z"][task.z]}
         if counts is not None:
             fetch["counts"] = scan_last(counts, (*task.axes, "y", "x"), task.axes)
         for step, reduction in zip(task.steps, reductions, strict=True):
@@ -115,6 +115,7 @@ def run_unit(task: UnitTask) -> Record:
             made = reduction.kernel(*arguments, **keywords, **step.parameters, **extra)
             if reduction.combine is not None:
                 known = results[step.name]
+                made = {name: np.array(values) for name, values in made.items()}  # a view would see the next tile
                 results[step.name] = reduction.combine(known, made) if known else made
                 continue
             check_outputs(reduction, made, wanted)
@@ -156,6 +157,7 @@ def _load(task: UnitTask, group: str, variable: Variable, halo: int) -> tuple[np
     path = os.path.join(task.store, group, variable.name)
     array = open_array(path)
     values = read(array, box) if array is not None else np.asarray(zarr.open_array(path, mode="r")[box])
+    values.flags.writeable = False  # fused kernels share it
     if "z" in variable.dims and not halo:
         return np.asarray(values[0]), variable.dims[1:]
     return values, variable.dims
@@ -184,6 +186,11 @@ def _keep(
         for d in ("y", "x"):
             full[f"patch_{d}"] = ceil(full[d] / patch)
             where[f"patch_{d}"] = slice(box[d].start // patch, ceil(box[d].stop / patch))
+    wanted = tuple(where[d].stop - where[d].start if d in where else n for d, n in zip(dims, values.shape, strict=True))
+    if values.shape != wanted:
+        raise InputError(
+            f"{variable.name} of block {task.block}", f"has shape {values.shape}", f"return {wanted} for dims {dims}"
+        )
     if variable.name not in kept:
         shape = tuple(full.get(d, n) for d, n in zip(dims, values.shape, strict=True))
         kept[variable.name] = np.empty(shape, variable.dtype)
@@ -207,14 +214,15 @@ def _write(task: UnitTask, step: UnitStep, reduction: Reduction, results: Arrays
             continue
         array = _open(task.store, step.group, variable.name)
         values = results[variable.name]
-        y = variable.dims.index("y") - 1 if "y" in variable.dims else None
-        ranges = bands(task.y1 - task.y0, task.rows) if y is not None else [(0, 0)]
-        for number, (low, high) in enumerate(ranges):
-            part = values if y is None else values[(slice(None),) * y + (slice(low, high),)]
-            band = task.y0 // task.rows + number
-            place = tuple(task.z if d == "z" else band if d in ("y", "patch_y") else 0 for d in variable.dims)
-            path_and = write_shard(array, place, part[None])
-            files[os.path.relpath(array.shard_path(place), task.store)] = list(path_and)
+        cut = next((d for d in ("y", "patch_y") if d in variable.dims), None)
+        y = variable.dims.index(cut) - 1 if cut else 0
+        rows = array.shard[y + 1] if cut else 1
+        first = task.y0 // (rows if cut == "y" else rows * (reduction.patch or 1))
+        for number, (low, high) in enumerate(bands(values.shape[y], rows) if cut else [(0, 1)]):
+            part = values[(slice(None),) * y + (slice(low, high),)] if cut else values
+            place = tuple(task.z if d == "z" else first + number if d == cut else 0 for d in variable.dims)
+            written = write_shard(array, place, part[None])
+            files[os.path.relpath(array.shard_path(place), task.store)] = list(written)
     return files
 
 

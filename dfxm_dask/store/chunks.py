@@ -59,7 +59,7 @@ def unit_rows(raw: Layout, itemsize: int) -> int:
     return min(rows, round_up(raw.shape[-2], edge))
 
 
-def map_layout(dims: tuple[str, ...], shape: tuple[int, ...], rows: int, edge: int) -> Layout:
+def map_layout(dims: tuple[str, ...], shape: tuple[int, ...], rows: int, edge: int, patch: int | None = None) -> Layout:
     """Layout of a result: one shard per layer and band of ``rows``; every other dimension is whole.
 
     Parameters
@@ -70,9 +70,13 @@ def map_layout(dims: tuple[str, ...], shape: tuple[int, ...], rows: int, edge: i
         Rows of y in one unit (see :func:`unit_rows`).
     edge : int
         Edge of the inner chunk in pixels.
+    patch : int, optional
+        Edge of the patches behind a dimension ``patch_y``; where it divides ``rows``, patches are cut into bands too.
     """
     shards = {"z": 1, "y": rows, "x": round_up(shape[dims.index("x")], edge) if "x" in dims else 1}
     chunks = {"z": 1, "y": edge, "x": edge}
+    if patch and rows % patch == 0 and "patch_y" in dims:
+        shards["patch_y"] = chunks["patch_y"] = rows // patch
     return Layout(
         shape,
         tuple(chunks.get(d, n) for d, n in zip(dims, shape, strict=True)),

@@ -34,7 +34,10 @@ def create_store(
     """Groups, array metadata and all coordinates of a new store."""
     first = whole[0]
     title = str(first.metadata.get("sample", "") or first.title)
-    create_group(target, "", root_attrs(rows, title, source=Path(first.source).name, command=first.title))
+    more = {"source": Path(first.source).name, "command": first.title}
+    if first.found != first.commanded:
+        more["aborted"] = f"{first.found} of {first.commanded} frames"
+    create_group(target, "", root_attrs(rows, title, **more), anew=True)
     create_group(target, "raw", {})
     z_attrs = {"units": "um", "long_name": "position along z", "motor": first.z_motor or "not recorded"}
     write_small(target, "", "z", ("z",), np.asarray(z_values), z_attrs)
@@ -63,6 +66,7 @@ def create_store(
         plan = layout if variable.name == "counts" else _statistics_layout(variable, layout, rows, edge)
         attrs = {"detector": first.detector} if variable.name == "counts" else {}
         create_array(target, "raw", variable, plan, attrs)
+    kept = {id(s) for s in whole}
     dims = ("z", *(a.name for a in first.axes))
     shape = layout.shape[:-2]
     for variable, field in ((MONITOR, "monitor"), (EXPOSURE, "exposure")):
@@ -71,7 +75,7 @@ def create_store(
         values = np.full(shape, np.nan)
         for z, s in enumerate(scans):
             readback = s.axes[k].readback
-            if s in whole and readback is not None and len(readback) >= len(s.order):
+            if id(s) in kept and readback is not None and len(readback) >= len(s.order):
                 values[z].reshape(-1)[s.order] = np.asarray(readback, float)[: len(s.order)]
         attrs = {"units": axis.units, "long_name": f"readback of {axis.motor} for every frame", "motor": axis.motor}
         write_small(target, "raw", f"readback_{axis.name}", dims, values, attrs)
@@ -81,11 +85,12 @@ def _write_per_frame(
     target: Path, scans: list[Scan], whole: list[Scan], dims: Any, shape: Any, variable: Variable, field: str
 ) -> None:
     """A value per frame, on the grid; written only where every layer has it."""
+    kept = {id(s) for s in whole}
     if any(getattr(s, field) is None for s in whole):
         return
     values = np.full(shape, np.nan)
     for z, s in enumerate(scans):
-        if s in whole:
+        if id(s) in kept:
             values[z].reshape(-1)[s.order] = getattr(s, field)[: len(s.order)]
     write_small(target, "raw", variable.name, dims, values, variable.attrs)
 

@@ -6,7 +6,6 @@ one frame (or one chunk's depth of frames) whatever the number of frames and lay
 
 from __future__ import annotations
 
-import errno
 import glob
 import os
 import shutil
@@ -23,11 +22,11 @@ import numpy as np
 from dfxm_dask import __version__
 from dfxm_dask.errors import DfxmError, InputError, SourceError, StoreError
 from dfxm_dask.frames.statistics import dark_noise, patch_statistics
-from dfxm_dask.schema import NOISE
+from dfxm_dask.schema import NOISE, Variable
 from dfxm_dask.store import ledger
 from dfxm_dask.store.chunks import bands, raw_layout, unit_rows
 from dfxm_dask.store.create import create_store, grid_positions, raw_variables
-from dfxm_dask.store.scan import consolidate, read_group_meta
+from dfxm_dask.store.scan import arrays, consolidate, read_group_meta
 from dfxm_dask.store.shards import ShardWriter, open_array, write_shard
 from dfxm_dask.store.source import Axis, Scan, frames, list_scans, load_beamline, read_scan
 
@@ -139,7 +138,7 @@ def read_layers(
             )
     if not whole:
         raise SourceError(f"{first.source}", "no layer is complete", "ingest the scans one by one with --allow-partial")
-    absent = [f"{s.source} entry {s.entry} ({s.found} of {s.commanded} frames)" for s in order if s not in whole]
+    absent = [f"{s.source} entry {s.entry} ({s.found} of {s.commanded} frames)" for s in order if s.found < s.commanded]
     return order, absent
 
 
@@ -247,7 +246,7 @@ def ingest(
         A region or pixel size that makes no sense.
     """
     begun = time.perf_counter()
-    target = Path(store)
+    target = Path(store).resolve()  # workers may stand elsewhere
     _check_target(target)
     line = load_beamline(beamline, dict(motors or {}))
     scans, absent = read_layers(
@@ -273,7 +272,14 @@ def ingest(
     variables = raw_variables(names, dtype)
     plan = {
         "sources": [
-            {"file": Path(s.source).name, "entry": s.entry, "files": [[Path(f).name, n, t] for f, n, t in s.files]}
+            {
+                "file": Path(s.source).name,
+                "entry": s.entry,
+                "detector": s.detector,
+                "z_motor": s.z_motor,
+                "files": [[Path(f).name, n, t] for f, n, t in s.files],
+                "datasets": sorted({p.dataset for p in s.pieces}),
+            }
             for s in scans
         ],
         "layout": [layout.shape, layout.chunk, layout.shard, dtype.name],
@@ -288,25 +294,35 @@ def ingest(
     done_before = sum(f.stat().st_size for f in target.rglob("*") if f.is_file()) if target.exists() else 0
     _check_space(target, int(nbytes * _encoded_fraction(first, roi) * 1.1) - done_before)
     rows = unit_rows(layout, dtype.itemsize)
-    blocks = {f"z{z:04d}": s for z, s in enumerate(scans) if s in whole}
-    if not (target / "raw" / "zarr.json").exists():
+    kept = {id(s) for s in whole}
+    blocks = {f"z{z:04d}": s for z, s in enumerate(scans) if id(s) in kept}
+    if not ledger.read_ledger(ledger.ledger_path(target, "raw", "ingest"))[0]:  # new, or killed before it began
         create_store(target, scans, whole, layout, rows, variables, roi, pixel_size, z_values)
     done = ledger.begin(target, "raw", "ingest", plan, blocks)
     tasks = [LayerTask(str(target), int(b[1:]), s, roi) for b, s in blocks.items() if b not in done]
     for record in each(ingest_layer, tasks):
         ledger.commit(target, "raw", "ingest", record)
+    cropped = [
+        f"{s.source} entry {s.entry} ({s.found} of {s.commanded} frames)" for s in whole if s.found < s.commanded
+    ]
     provenance = {
         "reduction": "ingest",
         "version": __version__,
         "parameters": {"roi": roi, "pixel_size": pixel_size, "detector": first.detector},
         "absent": absent,
+        "cropped": cropped,
     }
-    ledger.complete(target, "raw", "ingest", provenance)
+    ledger.complete(target, "raw", "ingest", provenance, _small_files(target, variables))
     consolidate(target)
-    lost = [*absent]
-    if len(scans) == 1 and first.found != first.commanded:
-        lost = [f"{first.source} entry {first.entry} ({first.found} of {first.commanded} frames)"]
-    return IngestReport(len(blocks), len(done), tuple(lost), time.perf_counter() - begun, nbytes)
+    return IngestReport(len(blocks), len(done), (*absent, *cropped), time.perf_counter() - begun, nbytes)
+
+
+def _small_files(target: Path, variables: list[Variable]) -> list[str]:
+    """Files of coordinates, monitors and readbacks: they must be there as the blocks must."""
+    blocks = {v.name for v in variables}
+    folders = [target / name for name in arrays(target, "")]
+    folders += [target / "raw" / name for name in arrays(target, "raw") if name not in blocks]
+    return [str(p.relative_to(target)) for f in folders for p in sorted(f.rglob("*")) if p.is_file()]
 
 
 def _check_roi(roi: Any, shape: tuple[int, int]) -> tuple[int, int, int, int] | None:
@@ -392,15 +408,12 @@ def ingest_layer(task: LayerTask) -> ledger.Record:
                 f"{task.scan.source} entry {task.scan.entry}", f"gave {seen} of {n_frames} frames", "check the file"
             )
         files = {_relative(task.store, w.path): list(w.commit()) for w in writers}
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StoreError(f"store {task.store}", "the disk is full", "free space and run again") from None
-        raise
     finally:
         for writer in writers:
             writer.abandon()
-    whole = {name: values.reshape(*scan_shape, *values.shape[1:]) for name, values in statistics.items()}
-    for name, values in {**whole, NOISE.name: np.float32(np.quantile(noise, 0.25))}.items():
+    layer: dict[str, Any] = {n: v.reshape(*scan_shape, *v.shape[1:]) for n, v in statistics.items()}
+    layer[NOISE.name] = np.float32(np.quantile(noise, 0.25))
+    for name, values in layer.items():
         array = open_array(Path(task.store, "raw", name))
         assert array is not None
         where = (task.z, *(0,) * (array.ndim - 1))

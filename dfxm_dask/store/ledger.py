@@ -87,6 +87,24 @@ def sound(store: str | Path, record: Record) -> bool:
     return True
 
 
+def check_plan(store: str | Path, group: str, step: str, plan: Mapping[str, Any]) -> None:
+    """Refuse a step that is there, made by another plan.
+
+    Raises
+    ------
+    StoreError
+        Other parameters, inputs or versions.
+    """
+    header, _ = read_ledger(ledger_path(store, group, step))
+    if header and header["digest"] != digest(plan):
+        old, new = header["plan"], json.loads(json.dumps(dict(plan)))
+        changed = sorted(k for k in {*new, *old} if new.get(k) != old.get(k))
+        words = ", ".join(f"{k} ({old.get(k)!s:.80} then, {new.get(k)!s:.80} now)" for k in changed)
+        raise StoreError(
+            f"step {step!r} in group {group!r}", f"is there, made with other {words}", "say --overwrite to make it anew"
+        )
+
+
 def begin(
     store: str | Path, group: str, step: str, plan: Mapping[str, Any], blocks: Iterable[str], *, overwrite: bool = False
 ) -> set[str]:
@@ -95,23 +113,20 @@ def begin(
     Raises
     ------
     StoreError
-        The step was begun with another plan (other parameters, inputs or versions of the layout).
+        See :func:`check_plan`.
     """
     path = ledger_path(store, group, step)
     path.parent.mkdir(parents=True, exist_ok=True)
+    wanted = list(blocks)
+    if overwrite:
+        withdraw(store, group, step)
+    check_plan(store, group, step, plan)
     header, records = read_ledger(path)
-    if header and header["digest"] != digest(plan):
-        if not overwrite:
-            changed = [k for k in {*plan, *header["plan"]} if plan.get(k) != header["plan"].get(k)]
-            raise StoreError(
-                f"step {step!r} in group {group!r}",
-                f"is there, made with other {', '.join(sorted(changed))}",
-                "say --overwrite to make it anew",
-            )
+    if header and header["blocks"] != wanted:  # another fusion cuts the layers otherwise: the parts do not fit
         withdraw(store, group, step)
         header = {}
     if not header:
-        append(path, {"step": step, "digest": digest(plan), "plan": dict(plan), "blocks": list(blocks)})
+        append(path, {"step": step, "digest": digest(plan), "plan": dict(plan), "blocks": wanted})
         sync_folder(str(path.parent))
         return set()
     for stray in Path(store, group).rglob("*.partial"):
@@ -134,8 +149,17 @@ def commit(store: str | Path, group: str, step: str, record: Record) -> None:
     append(ledger_path(store, group, step), {**record, "host": socket.gethostname()})
 
 
-def complete(store: str | Path, group: str, step: str, provenance: Mapping[str, Any]) -> None:
+def small_file(store: str | Path, name: str) -> int:
+    """Size of a file of a store."""
+    return os.stat(os.path.join(store, name)).st_size
+
+
+def complete(
+    store: str | Path, group: str, step: str, provenance: Mapping[str, Any], small: Iterable[str] = ()
+) -> None:
     """Make a step complete: write its provenance, with the digest of all its blocks, into the group's attributes.
+
+    ``small`` names files beside the blocks (coordinates, gathered results) that must be there too.
 
     Raises
     ------
@@ -149,7 +173,10 @@ def complete(store: str | Path, group: str, step: str, provenance: Mapping[str, 
     content = {block: records[block]["files"] for block in header["blocks"]}
     meta = Path(store, group, "zarr.json")
     data = json.loads(meta.read_bytes())
-    data["attributes"].setdefault("provenance", {})[step] = {**provenance, "digest": digest(content)}
+    files = {name: small_file(store, name) for name in small}
+    data["attributes"].setdefault("provenance", {})[step] = {
+        **provenance, "digest": digest(content), "small_files": files
+    }  # fmt: skip
     replace_file(meta, json.dumps(data, indent=2).encode())
 
 
@@ -162,10 +189,11 @@ class StepState:
     done: frozenset[str]
     provenance: Mapping[str, Any] | None
     writes: tuple[str, ...]
+    lost: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        return self.provenance is not None and len(self.done) == len(self.blocks)
+        return self.provenance is not None and len(self.done) == len(self.blocks) and not self.lost
 
 
 def states(store: str | Path, group: str) -> dict[str, StepState]:
@@ -178,7 +206,10 @@ def states(store: str | Path, group: str) -> dict[str, StepState]:
         header, records = read_ledger(ledger_path(store, group, step))
         done = frozenset(b for b in header.get("blocks", ()) if b in records and sound(store, records[b]))
         writes = header.get("plan", {}).get("writes", ())
+        small = provenance.get(step, {}).get("small_files", {})
+        lost = [name for name, size in small.items() if not sound(store, {"files": {name: (size, "")}})]
+        lost += [f"{group}/{name}" for name in writes if not Path(store, group, name, "zarr.json").exists()]
         result[step] = StepState(
-            step, tuple(header.get("blocks", ("unknown",))), done, provenance.get(step), tuple(writes)
+            step, tuple(header.get("blocks", ("unknown",))), done, provenance.get(step), tuple(writes), tuple(lost)
         )
     return result

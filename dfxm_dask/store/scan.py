@@ -21,10 +21,10 @@ from dfxm_dask.store import ledger, shards
 from dfxm_dask.store.chunks import Layout
 
 
-def create_group(store: str | Path, name: str, attrs: Mapping[str, Any]) -> None:
-    """Create a group, unless it is there. The root group has the name ``""``."""
+def create_group(store: str | Path, name: str, attrs: Mapping[str, Any], *, anew: bool = False) -> None:
+    """Create a group, unless it is there. The root group has the name ``""``; ``anew`` replaces its attributes."""
     path = Path(store, name)
-    if not (path / "zarr.json").exists():
+    if anew or not (path / "zarr.json").exists():
         path.mkdir(parents=True, exist_ok=True)
         meta = {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs)}
         ledger.replace_file(path / "zarr.json", json.dumps(meta, indent=2).encode())
@@ -141,7 +141,7 @@ def consolidate(store: str | Path) -> None:
     meta = read_group_meta(store)
     meta.pop("consolidated_metadata", None)
     nodes: dict[str, Any] = {}
-    whole = [g for g in groups(store) if not _incomplete(Path(store), g)]
+    whole = [g for g in groups(store) if not incomplete(store, g, ledger.states(store, g))]
     for node in ("", *whole):
         if node:
             nodes[node] = json.loads(Path(store, node, "zarr.json").read_bytes())
@@ -149,6 +149,15 @@ def consolidate(store: str | Path) -> None:
             nodes[f"{node}/{name}".strip("/")] = json.loads(Path(store, node, name, "zarr.json").read_bytes())
     meta["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": nodes}
     ledger.replace_file(root, json.dumps(meta).encode())
+
+
+def declared(store: str | Path, group: str, name: str) -> Variable:
+    """What an array of a store is, from its metadata."""
+    meta = json.loads(Path(store, group, name, "zarr.json").read_bytes())
+    attrs = meta["attributes"]
+    return Variable(
+        name, tuple(meta["dimension_names"]), str(meta["data_type"]), attrs.get("units", ""), attrs.get("long_name", "")
+    )
 
 
 def _node(path: Path) -> str:
@@ -177,20 +186,27 @@ def committed(store: str | Path, group: str, state: ledger.StepState) -> frozens
     return frozenset(os.path.join(store, f) for block in state.done for f in records[block]["files"])
 
 
-def _incomplete(store: Path, group: str) -> dict[str, str]:
-    """Steps of a group that must not be taken for results, each with the reason."""
-    bad = {}
-    for step, state in ledger.states(store, group).items():
-        if not state.complete:
-            bad[step] = f"{len(state.done)} of {len(state.blocks)} blocks are on disk"
-        elif state.provenance and state.provenance.get("absent"):
-            bad[step] = f"layers were absent from the source: {', '.join(state.provenance['absent'])}"
+RESUME = "run it again to resume, or open with allow_partial=True"
+
+
+def incomplete(store: str | Path, group: str, states: Mapping[str, ledger.StepState]) -> dict[str, tuple[str, str]]:
+    """Steps of a group that must not be taken for results, each with the reason and the remedy."""
+    bad: dict[str, tuple[str, str]] = {}
+    for step, state in states.items():
+        absent = (state.provenance or {}).get("absent")
+        if state.lost:
+            bad[step] = f"{', '.join(state.lost[:3])} is missing", "run it again with --overwrite, or restore the file"
+        elif not state.complete:
+            bad[step] = f"{len(state.done)} of {len(state.blocks)} blocks are on disk", RESUME
+        elif absent:
+            bad[step] = f"layers were absent from the source: {', '.join(absent)}", "open with allow_partial=True"
         elif state.provenance:
             for source, wanted in state.provenance.get("inputs", {}).items():
                 upstream, _, name = source.partition("/")
-                found = read_group_meta(store, upstream)["attributes"].get("provenance", {}).get(name, {})
-                if found.get("digest") != wanted:
-                    bad[step] = f"its input {source} was made anew since"
+                meta = Path(store, upstream, "zarr.json")
+                known = json.loads(meta.read_bytes())["attributes"].get("provenance", {}) if meta.exists() else {}
+                if known.get(name, {}).get("digest") != wanted:
+                    bad[step] = f"its input {source} was made anew since", "run it again with --overwrite"
     return bad
 
 
@@ -234,15 +250,11 @@ def open_scan(
     nz, ny = (coords[d].size for d in ("z", "y"))
     datasets = {"/": xr.Dataset(coords=coords, attrs=attrs)}
     for group in groups(store):
-        bad = _incomplete(store, group)
-        if bad and not allow_partial:
-            step, reason = next(iter(bad.items()))
-            raise IncompleteError(
-                f"group {group!r} of {store}",
-                f"step {step!r} is not complete: {reason}",
-                "run it again to resume, or open with allow_partial=True",
-            )
         states = ledger.states(store, group)
+        bad = incomplete(store, group, states)
+        if bad and not allow_partial:
+            step, (reason, remedy) = next(iter(bad.items()))
+            raise IncompleteError(f"group {group!r} of {store}", f"step {step!r} is not complete: {reason}", remedy)
         masks = {name: step for step in bad for name in states[step].writes}
         variables = {}
         for name in arrays(store, group):
@@ -264,6 +276,7 @@ def open_scan(
                 variable = variable.chunk(sizes, name=f"{name}-{token[:16]}-")
             if name in masks:
                 variable = _masked(variable, valid_blocks(states[masks[name]], nz, ny))
+                variable.attrs = {**variable.attrs, "not_complete": bad[masks[name]][0]}
             variables[name] = variable
         for step in bad:
             variables[f"valid_{step}"] = xr.Variable(

@@ -8,11 +8,13 @@ and left to zarr. A chunk that the index does not hold is an error here, never a
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
@@ -29,7 +31,7 @@ ABSENT = 2**64 - 1
 GAP_BYTES = 4096
 READ_BYTES = 32 * 2**20
 MAX_CHUNK_BYTES = 2**28
-REMEDY = "run the step again with overwrite, or restore the file"
+REMEDY = "run the step again with --overwrite, or restore the file"
 
 blosc.use_threads = False  # one thread a worker; also keeps blosc from its global, lock-guarded context
 
@@ -259,6 +261,7 @@ def tiles(array: ShardedArray, z: int, y0: int, y1: int, buffers: Buffers) -> It
                     rows = slice(row * edge, min((row + 1) * edge, y1))
                     cols = slice(column * edge, min((column + 1) * edge, nx))
                     part = tile[:, : rows.stop - rows.start, : cols.stop - cols.start]
+                    part.flags.writeable = False  # fused kernels share it
                     yield rows, cols, part.reshape(*scan, *part.shape[1:]) if len(scan) > 1 else part
 
 
@@ -278,8 +281,9 @@ class ShardWriter:
         """Encode and append one full, contiguous inner chunk."""
         body = blosc.compress(values, b"lz4", 5, blosc.BITSHUFFLE, 0, values.dtype.itemsize)
         check = google_crc32c.value(body).to_bytes(4, "little")
-        self.file.write(body)
-        self.file.write(check)
+        with _full_disk_said(self.path):
+            self.file.write(body)
+            self.file.write(check)
         self.digest.update(check)
         self.index[chunk] = self.at, len(body) + 4
         self.at += len(body) + 4
@@ -292,10 +296,11 @@ class ShardWriter:
         """
         raw = self.index.tobytes()
         check = google_crc32c.value(raw).to_bytes(4, "little")
-        self.file.write(raw + check)
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
+        with _full_disk_said(self.path):
+            self.file.write(raw + check)
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
         os.replace(self.partial, self.path)
         sync_folder(os.path.dirname(self.path))
         self.digest.update(raw)
@@ -303,9 +308,20 @@ class ShardWriter:
 
     def abandon(self) -> None:
         """Remove what was written so far."""
-        self.file.close()
-        if os.path.exists(self.partial):
+        with suppress(OSError):  # closing flushes, which fails again on a full disk
+            self.file.close()
+        with suppress(FileNotFoundError):
             os.unlink(self.partial)
+
+
+@contextmanager
+def _full_disk_said(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StoreError(f"shard {path}", "the disk is full", "free space and run again to resume") from None
+        raise
 
 
 def sync_folder(path: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import subprocess
@@ -11,12 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 import dfxm_dask
 from dfxm_dask.errors import DfxmError, IncompleteError, InputError, SourceError, StoreError
 from dfxm_dask.frames.statistics import dark_noise, patch_statistics
+from dfxm_dask.store import create as create_module
 from dfxm_dask.store import ingest as ingest_module
 from dfxm_dask.store import shards
 from tests.beamline_files import write_bliss
@@ -70,8 +71,6 @@ def test_ingest__layers_are_ordered_by_z_and_not_by_name(tmp_path: Path) -> None
 def test_ingest__a_glob_of_files(tmp_path: Path) -> None:
     first = write_bliss(tmp_path / "b.h5", shape=(4,), seed=1)
     (tmp_path / "other").mkdir()
-    import h5py
-
     second = write_bliss(tmp_path / "other" / "a.h5", shape=(4,), seed=2)
     with h5py.File(tmp_path / "other" / "a.h5", "a") as file:
         place = file["1.1/instrument/positioners/samz"]
@@ -257,12 +256,16 @@ def test_ingest__no_space_is_said_before_anything_is_written(tmp_path: Path, mon
 def test_ingest__disk_that_fills_up_leaves_no_partial_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bliss(tmp_path / "a.h5", shape=(4,))
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    begin = shards.ShardWriter.__init__
+
+    def full(writer: Any, *arguments: Any) -> None:
+        begin(writer, *arguments)
+        writer.file.close()
+        writer.file = open("/dev/full", "wb", buffering=2**20)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards.ShardWriter, "write", full)
-        with pytest.raises(StoreError, match="the disk is full; free space and run again"):
+        patch.setattr(shards.ShardWriter, "__init__", full)
+        with pytest.raises(StoreError, match="the disk is full; free space and run again to resume"):
             dfxm_dask.ingest(tmp_path / "a.h5", tmp_path / "s.zarr")
     assert not list((tmp_path / "s.zarr").rglob("*.partial"))
     with pytest.raises(IncompleteError, match="0 of 1 blocks"):
@@ -364,3 +367,56 @@ def test_ingest__noise_of_the_real_scans(real_scans: dict[str, Path], tmp_path: 
         dfxm_dask.ingest(real_scans[name], tmp_path / name, scan=scan)
         noise = float(dfxm_dask.open_scan(tmp_path / name)["raw"].noise.values[0])
         assert noise == pytest.approx(expected, rel=0.5)
+
+
+# What a resumed ingest must not mix
+
+
+def test_ingest__killed_before_its_ledger_began_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coordinates of an ingest that never began must not stay under the counts of another."""
+    write_bliss(tmp_path / "s.h5", layers=2, shape=(4,))
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for place, name in ((ingest_module.ledger, "begin"), (create_module, "_write_per_frame")):
+        store = tmp_path / f"{name}.zarr"
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, die)
+            with pytest.raises(KeyboardInterrupt):
+                dfxm_dask.ingest(tmp_path / "s.h5", store, scan="all", z=[0, 1])
+        dfxm_dask.ingest(tmp_path / "s.h5", store, scan="all", z=[5, 9], pixel_size=(2, 3))
+        raw = dfxm_dask.open_scan(store)["raw"]
+        assert raw.z.values.tolist() == [5.0, 9.0]
+        assert raw.x.attrs["units"] == "um"
+        assert {"exposure", "readback_phi"} <= set(raw.data_vars)
+
+
+def test_ingest__resume_with_another_detector_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bliss(tmp_path / "s.h5", layers=2, shape=(4,))
+    with h5py.File(tmp_path / "s.h5", "a") as file:
+        for entry in ("1.1", "2.1"):
+            image = file[entry]["measurement/pco_ff"][...] + np.uint16(1000)
+            file[entry].create_dataset("measurement/other", data=image)
+    done = []
+
+    def first_only(function: Any, tasks: Any) -> Any:
+        for task in tasks:
+            if done:
+                raise KeyboardInterrupt
+            done.append(1)
+            yield function(task)
+
+    with pytest.raises(KeyboardInterrupt):
+        dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "s.zarr", scan="all", detector="pco_ff", each=first_only)
+    with pytest.raises(StoreError, match="holds another ingest"):
+        dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "s.zarr", scan="all", detector="other")
+
+
+@pytest.mark.parametrize("lost", ["phi/c/0", "x/c/0", "raw/exposure/c/0/0", "raw/counts/zarr.json"])
+def test_open_scan__lost_small_files_are_noticed(tmp_path: Path, lost: str) -> None:
+    write_bliss(tmp_path / "s.h5", shape=(4,))
+    dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "s.zarr")
+    (tmp_path / "s.zarr" / lost).unlink()
+    with pytest.raises(DfxmError, match=r"is missing|is not complete"):
+        dfxm_dask.open_scan(tmp_path / "s.zarr")

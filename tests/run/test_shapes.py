@@ -1,0 +1,259 @@
+"""Reductions of every declared shape, run through units on a store, against numpy."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pytest
+from pydantic import Field
+
+import dfxm_dask
+from dfxm_dask.errors import IncompleteError, RecipeError, StoreError
+from dfxm_dask.reduction import REGISTRY, load_reductions, reduction
+from dfxm_dask.run.execute import plan, run_recipe
+from dfxm_dask.run.recipe import Recipe, parse_recipe
+from dfxm_dask.schema import AXES, COUNTS, SPACE, Variable
+from tests.beamline_files import write_bliss
+from tests.run.test_execute import _narrow_units, contents
+
+SUM = Variable("sum_map", SPACE, "float64", "count", "sum along the scan")
+MEAN = Variable("mean_map", SPACE, "float64", "count", "mean of neighbouring layers")
+AGAIN = Variable("again_map", SPACE, "float64", "count", "mean of means")
+PATCHES = Variable("patch_total", ("z", "scan", "patch_y", "patch_x"), "float64", "count", "sum in a patch")
+CURVE = Variable("bright_curve", ("scan",), "float64", "count", "curve of the brightest pixel")
+PART = Variable("part", SPACE, "float64", "1", "projection on the brightest curve")
+FLAT = Variable("flat", SPACE, "float64", "count", "of a wrong shape")
+
+
+def brighter(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return a if a["total"] >= b["total"] else b
+
+
+@pytest.fixture(scope="module", autouse=True)
+def throwaway() -> Iterator[None]:
+    """Reductions that exist only here; the laws must not see them."""
+    load_reductions()
+    before = dict(REGISTRY)
+
+    @reduction(reads=(COUNTS,), writes=(SUM,), over=("scan",), group="extra")
+    def sums(counts: np.ndarray, *, plus: Annotated[float, Field(description="added")] = 0.0) -> dict[str, Any]:
+        return {"sum_map": counts.sum(tuple(range(2, counts.ndim))).astype(float) + plus}
+
+    @reduction(reads=(SUM,), writes=(MEAN,), halo=1, group="extra")
+    def means(sum_map: np.ndarray, *, middle: int = 0) -> dict[str, Any]:
+        return {"mean_map": sum_map.mean(0) + 0 * middle}
+
+    @reduction(reads=(MEAN,), writes=(AGAIN,), halo=2, group="extra")
+    def again(mean_map: np.ndarray, *, middle: int = 0) -> dict[str, Any]:
+        return {"again_map": mean_map.mean(0) + 0 * middle}
+
+    def patches_of(edge: int) -> Any:
+        def kernel(counts: np.ndarray) -> dict[str, Any]:
+            ny, nx = counts.shape[:2]
+            made = np.zeros((-(-ny // edge), -(-nx // edge), *counts.shape[2:]))
+            for j in range(made.shape[0]):
+                for i in range(made.shape[1]):
+                    made[j, i] = counts[j * edge : (j + 1) * edge, i * edge : (i + 1) * edge].sum((0, 1))
+            return {"patch_total": made}
+
+        kernel.__name__ = f"patches{edge}"
+        return reduction(reads=(COUNTS,), writes=(PATCHES,), over=("scan",), patch=edge, group="extra")(kernel)
+
+    patches_of(64)
+    patches_of(50)
+
+    @reduction(
+        reads=(COUNTS, AXES), writes=(CURVE,), over=("scan",), combine=brighter, group="extra",
+        finish=lambda s: {"bright_curve": s["curve"].astype(float)},
+    )  # fmt: skip
+    def brightest(counts: np.ndarray, scan: dict[str, np.ndarray]) -> dict[str, Any]:
+        total = counts.sum(tuple(range(2, counts.ndim)))
+        y, x = np.unravel_index(np.argmax(total), total.shape)
+        return {"curve": counts[y, x], "total": total[y, x]}  # a view, as careless kernels give
+
+    @reduction(reads=(COUNTS, CURVE), writes=(PART,), over=("scan",), group="extra")
+    def project(counts: np.ndarray, bright_curve: np.ndarray) -> dict[str, Any]:
+        return {"part": counts @ bright_curve}
+
+    @reduction(reads=(COUNTS,), writes=(FLAT,), over=("scan",), group="extra")
+    def wrong_shape(counts: np.ndarray) -> dict[str, Any]:
+        return {"flat": counts.sum(-1).astype(float)[:, :1]}
+
+    @reduction(reads=(SUM,), writes=(MEAN,), over=("z",), group="other")
+    def whole_z(sum_map: np.ndarray) -> dict[str, Any]:
+        return {"mean_map": sum_map - sum_map.mean(0)}
+
+    @reduction(reads=(COUNTS,), writes=(SUM,), over=("scan",), group="extra")
+    def second_writer(counts: np.ndarray) -> dict[str, Any]:
+        return {"sum_map": counts.sum(-1).astype(float)}
+
+    @reduction(reads=(COUNTS,), writes=(FLAT,), over=("scan",), group="extra")
+    def mutating(counts: np.ndarray) -> dict[str, Any]:
+        counts -= 1
+        return {"flat": counts.sum(-1).astype(float)}
+
+    yield
+    REGISTRY.clear()
+    REGISTRY.update(before)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    folder = tmp_path_factory.mktemp("shapes")
+    written = write_bliss(folder / "s.h5", layers=5, shape=(6,), size=(600, 300))
+    dfxm_dask.ingest(folder / "s.h5", folder / "s.zarr", scan="all", pixel_size=(1, 1))
+    _narrow_units(folder / "s.zarr")
+    return folder / "s.zarr", np.stack([written.grid(z) for z in range(5)])
+
+
+@pytest.fixture
+def store(raw: tuple[Path, np.ndarray], tmp_path: Path) -> Path:
+    shutil.copytree(raw[0], tmp_path / "s.zarr")
+    return tmp_path / "s.zarr"
+
+
+def recipe(*steps: str) -> Recipe:
+    lines = "\n".join(f"  - {s}" if ":" in s else f"  - {s}: {{}}" for s in steps)
+    return parse_recipe(f"name: shapes\nsteps:\n{lines}\n", Path("shapes.yaml"))
+
+
+def near(values: np.ndarray, halo: int) -> np.ndarray:
+    return np.stack([values[max(0, z - halo) : z + halo + 1].mean(0) for z in range(len(values))])
+
+
+@pytest.mark.parametrize("edge", [64, 50])
+def test_patch__every_band_is_right(store: Path, raw: tuple[Path, np.ndarray], edge: int) -> None:
+    run_recipe(recipe(f"patches{edge}"), store)
+    found = dfxm_dask.open_scan(store)["extra"].patch_total.values
+    counts = raw[1].astype(float)
+    assert found.shape == (5, 6, -(-600 // edge), -(-300 // edge))
+    for j in range(found.shape[2]):
+        for i in range(found.shape[3]):
+            part = counts[:, :, j * edge : (j + 1) * edge, i * edge : (i + 1) * edge].sum((2, 3))
+            np.testing.assert_array_equal(found[:, :, j, i], part)
+
+
+def test_halo__chained_over_layers(store: Path, raw: tuple[Path, np.ndarray]) -> None:
+    run_recipe(recipe("sums", "means", "again"), store)
+    extra = dfxm_dask.open_scan(store)["extra"]
+    sums = raw[1].sum(1).astype(float)
+    np.testing.assert_allclose(extra.mean_map.values, near(sums, 1), rtol=1e-12)
+    np.testing.assert_allclose(extra.again_map.values, near(near(sums, 1), 2), rtol=1e-12)
+
+
+def test_gather__its_result_is_read_by_the_next_step(store: Path, raw: tuple[Path, np.ndarray]) -> None:
+    run_recipe(recipe("brightest", "project"), store)
+    extra = dfxm_dask.open_scan(store)["extra"]
+    counts = raw[1].astype(float)
+    totals = counts.sum(1)
+    z, y, x = np.unravel_index(np.argmax(totals), totals.shape)
+    np.testing.assert_array_equal(extra.bright_curve.values, counts[z, :, y, x])
+    np.testing.assert_allclose(extra.part.values, np.tensordot(counts, counts[z, :, y, x], (1, 0)), rtol=1e-12)
+
+
+def test_gather__lazy_equals_units(store: Path) -> None:
+    run_recipe(recipe("brightest"), store)
+    tree = dfxm_dask.open_scan(store)
+    lazy = REGISTRY["brightest"](tree["raw"].to_dataset()).bright_curve
+    np.testing.assert_array_equal(lazy.values, tree["extra"].bright_curve.values)
+
+
+def test_gather__lost_result_is_noticed_and_made_again(store: Path) -> None:
+    run_recipe(recipe("brightest"), store)
+    before = contents(store)
+    (store / "extra/bright_curve/c/0").unlink()
+    with pytest.raises(IncompleteError, match=r"bright_curve/c/0 is missing"):
+        dfxm_dask.open_scan(store)
+    run_recipe(recipe("brightest"), store)
+    assert contents(store) == before
+
+
+def test_kernel__cannot_change_what_the_next_step_sees(store: Path) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        run_recipe(recipe("mutating", "sums"), store)
+
+
+def test_kernel__of_a_wrong_shape_is_refused(store: Path) -> None:
+    with pytest.raises(ValueError, match=r"flat of block z0000-0:256: has shape \(256, 1\)"):
+        run_recipe(recipe("wrong_shape"), store)
+
+
+def test_plan__all_layers_at_once_are_refused(store: Path) -> None:
+    with pytest.raises(RecipeError, match="needs all layers at once; make it a gather"):
+        plan(recipe("sums", "whole_z"), store)
+
+
+def test_plan__two_writers_of_a_variable_are_refused(store: Path) -> None:
+    with pytest.raises(RecipeError, match="writes sum_map, which step sums writes too"):
+        plan(recipe("sums", "second_writer"), store)
+
+
+def test_run_recipe__refused_before_anything_is_begun(store: Path) -> None:
+    """A recipe whose last step is refused must leave the store as it was."""
+    run_recipe(recipe("sums: {plus: 1}"), store)
+    before = contents(store)
+    with pytest.raises(StoreError, match="made with other parameters"):
+        run_recipe(recipe("brightest", "sums: {plus: 2}"), store)
+    assert contents(store) == before
+    dfxm_dask.open_scan(store)
+
+
+def test_run_recipe__another_fusion_starts_the_step_anew(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step killed while it rode with layers must finish when the next recipe cuts it into bands."""
+    text = "name: x\nsteps:\n  - background: {method: scalar, value: 50}\n  - moments: {}\n"
+    riding = text + "  - hot_pixels: {}\n"
+    run_recipe(parse_recipe(riding, Path("a.yaml")), store)
+    first = dfxm_dask.open_scan(store)["rocking"].com_phi.values
+    # the same step with layers as blocks, as if it had ridden there and been killed
+    from dfxm_dask.store import ledger
+
+    header, records = ledger.read_ledger(ledger.ledger_path(store, "rocking", "moments"))
+    path = ledger.ledger_path(store, "rocking", "moments")
+    ledger.withdraw(store, "rocking", "moments")
+    ledger.append(path, {**header, "blocks": [f"z{z:04d}-0:600" for z in range(5)]})
+    report = run_recipe(parse_recipe(riding, Path("a.yaml")), store)
+    assert report.blocks_done >= len(records)
+    np.testing.assert_array_equal(dfxm_dask.open_scan(store)["rocking"].com_phi.values, first)
+
+
+def test_run_recipe__overwrite_mends_a_damaged_shard(store: Path) -> None:
+    run_recipe(recipe("sums"), store)
+    before = contents(store)
+    shard = store / "extra/sum_map/c/2/1/0"
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(bytes(data))
+    with pytest.raises(StoreError, match="run the step again with --overwrite"):
+        dfxm_dask.open_scan(store)["extra"].sum_map.compute(scheduler="synchronous")
+    run_recipe(recipe("sums"), store, overwrite=True)
+    assert contents(store) == before
+
+
+def test_run_recipe__stale_results_are_refused_as_input_and_on_resume(store: Path) -> None:
+    run_recipe(recipe("sums", "means"), store)
+    run_recipe(recipe("sums: {plus: 3}"), store, overwrite=True)
+    with pytest.raises(IncompleteError, match=r"its input extra/sums was made anew since; run it again with --over"):
+        dfxm_dask.open_scan(store)
+    with pytest.raises(StoreError, match=r"'means'.*made with other inputs"):
+        run_recipe(recipe("sums: {plus: 3}", "means"), store)
+    run_recipe(recipe("sums: {plus: 3}", "means"), store, overwrite=True)
+    dfxm_dask.open_scan(store)
+
+
+def test_plan__units_of_scan_axes_are_checked(tmp_path: Path) -> None:
+    """KAM of a time series would be in seconds: refused, not labelled degree."""
+    write_bliss(tmp_path / "s.h5", command="loopscan", motors=(), shape=(9,), starts=(), steps=())
+    dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "s.zarr", pixel_size=(1, 1))
+    text = "name: x\nsteps:\n  - moments: {background: 50}\n  - kam: {radius: 2.0}\n"
+    with pytest.raises(RecipeError, match="'com_time': is in 's', not 'degree'"):
+        plan(parse_recipe(text, Path("x.yaml")), tmp_path / "s.zarr")
+
+
+def test_plan__memory_counts_layers_that_a_step_holds(store: Path) -> None:
+    banded = plan(recipe("sums"), store).memory_bytes
+    assert plan(recipe("sums", "means"), store).passes[1].steps[0].memory_bytes > 0
+    assert banded < 400 * 2**20
