@@ -32,6 +32,27 @@ def _log_table() -> np.ndarray:
 
 
 @numba.njit(nogil=True, cache=True)
+def _add_rows(a, b, c, d, weight, table, total, square, log, log2, least, most):  # type: ignore[no-untyped-def]
+    """Add four rows to the sums of their columns. With weight 0 only the first counts, and must fill all four."""
+    n = a.size
+    for x in range(n):
+        rest = np.uint32(b[x]) + np.uint32(c[x]) + np.uint32(d[x])
+        total[x] += np.uint32(a[x]) + np.uint32(weight) * rest
+    for x in range(n):
+        p, q, r, s = np.float64(a[x]), np.float64(b[x]), np.float64(c[x]), np.float64(d[x])
+        square[x] += p * p + weight * (q * q + (r * r + s * s))
+    for x in range(n):
+        least[x] = min(least[x], min(min(a[x], b[x]), min(c[x], d[x])))
+    for x in range(n):
+        most[x] = max(most[x], max(max(a[x], b[x]), max(c[x], d[x])))
+    part = np.float32(weight)
+    for x in range(n):
+        p, q, r, s = table[a[x]], table[b[x]], table[c[x]], table[d[x]]
+        log[x] += p + part * (q + (r + s))
+        log2[x] += p * p + part * (q * q + (r * r + s * s))
+
+
+@numba.njit(nogil=True, cache=True)
 def _accumulate(frame, table, sums, squares, logs, logs2, low, high):  # type: ignore[no-untyped-def]
     """Every column of a patch gathers for itself, then the columns are added in order.
 
@@ -41,26 +62,22 @@ def _accumulate(frame, table, sums, squares, logs, logs2, low, high):  # type: i
     for first in range(0, nx, WIDE):
         width = min(WIDE, nx - first)
         for i in range(low.shape[0]):
-            total, square = np.zeros(WIDE, np.uint32), np.zeros(WIDE, np.float64)
-            log, log2 = np.zeros(WIDE, np.float32), np.zeros(WIDE, np.float32)
-            least, most = np.full(WIDE, 65535, np.uint16), np.zeros(WIDE, np.uint16)
-            logarithm = np.empty(WIDE, np.float32)
-            for y in range(i * PATCH, min(ny, (i + 1) * PATCH)):
-                row = frame[y, first : first + width]
-                for x in range(width):
-                    logarithm[x] = table[row[x]]
-                for x in range(width):
-                    total[x] += row[x]
-                for x in range(width):
-                    value = np.float64(row[x])
-                    square[x] += value * value
-                for x in range(width):
-                    log[x] += logarithm[x]
-                    log2[x] += logarithm[x] * logarithm[x]
-                for x in range(width):
-                    least[x] = min(least[x], row[x])
-                for x in range(width):
-                    most[x] = max(most[x], row[x])
+            total, square = np.zeros(width, np.uint32), np.zeros(width, np.float64)
+            log, log2 = np.zeros(width, np.float32), np.zeros(width, np.float32)
+            least, most = np.full(width, 65535, np.uint16), np.zeros(width, np.uint16)
+            end = min(ny, (i + 1) * PATCH)
+            y = i * PATCH
+            while y < end:
+                whole = y + 4 <= end
+                last = 1 if whole else 0
+                _add_rows(
+                    frame[y, first : first + width],
+                    frame[y + last, first : first + width],
+                    frame[y + 2 * last, first : first + width],
+                    frame[y + 3 * last, first : first + width],
+                    last, table, total, square, log, log2, least, most,
+                )  # fmt: skip
+                y += 4 if whole else 1
             for x in range(width):
                 j = (first + x) // PATCH
                 sums[i, j] += total[x]

@@ -213,7 +213,7 @@ def moments(
             row_step,
             level,
             np.zeros(shape, bool) if hot is None else np.require(hot, bool, ["C", "W"]),
-            grid,
+            np.ascontiguousarray(grid.T),
             inner,
             np.ascontiguousarray(unit[:: lengths[-1], :-1]),
             np.flatnonzero(border),

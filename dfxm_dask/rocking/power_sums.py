@@ -1,6 +1,6 @@
 """Sums of powers of the scan position, weighted by the counts, and the moments that follow from them.
 
-One pass over the counts, 64 pixels along x at a time: the scan loop outside, the pixels inside, so that the compiler
+One pass over the counts, 128 pixels along x at a time: the scan loop outside, the pixels inside, so that the compiler
 works on several pixels with each instruction and the sums stay in the first-level cache.
 """
 
@@ -10,12 +10,12 @@ import numpy as np
 from numba import njit
 
 UNLIT, TRUNCATED, SATURATED, HOT_PIXEL, MULTIMODAL = 1, 2, 4, 8, 16
-STRIP = 64  # pixels along x that are summed together: their sums stay in the first-level cache
+STRIP = 128  # pixels along x that are summed together: their sums stay in the first-level cache
 GROUP = 4  # frames added in one go, so that the sums are loaded and stored once for four frames
 # The strip buffer is one flat array, since the compiler only proves that its rows do not overlap at fixed distances.
 # Rows 0 … 4 hold the sums of w u**k, then: background, maximum above it, frame of the maximum, maximum at the border,
-# raw count at the maximum, hot, lit and several peaks (0 or 1 each), 0 or NaN where maps are hidden, flags.
-LEVEL, MOST, AT, EDGE, RAW, HOT_HERE, LIT, SEVERAL, HIDE, FLAG, ROWS = 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+# hot, lit and several peaks (0 or 1 each), 0 or NaN where maps are hidden, flags.
+LEVEL, MOST, AT, EDGE, HOT_HERE, LIT, SEVERAL, HIDE, FLAG, ROWS = 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})
@@ -107,13 +107,14 @@ def _central(total, sums, middle, half, step, shape, strip):  # type: ignore[no-
         # All weight in one frame, up to rounding: no width, and no skewness or kurtosis.
         point = variance <= 64 * 2.220446049250313e-16 * m2
         deviation = np.sqrt(0.0 if point else variance)
-        divisor = np.nan if point else variance
-        skewness = (m3 - 3 * m1 * m2 + 2 * m1 * m1 * m1) / (divisor * deviation)
-        kurtosis = (m4 - 4 * m1 * m3 + 6 * m1 * m1 * m2 - 3 * m1 * m1 * m1 * m1) / (divisor * divisor)
-        shape[x] = middle + half * m1
-        shape[STRIP + x] = half * deviation
-        shape[2 * STRIP + x] = skewness
-        shape[3 * STRIP + x] = kurtosis - 3
+        inverse = 1.0 / (np.nan if point else variance)  # divisions are what costs here
+        hidden = strip[HIDE * STRIP + x]
+        skewness = (m3 - 3 * m1 * m2 + 2 * m1 * m1 * m1) * inverse * (inverse * deviation)
+        kurtosis = (m4 - 4 * m1 * m3 + 6 * m1 * m1 * m2 - 3 * m1 * m1 * m1 * m1) * inverse * inverse
+        shape[x] = middle + half * m1 + hidden
+        shape[STRIP + x] = half * deviation + hidden
+        shape[2 * STRIP + x] = skewness + hidden
+        shape[3 * STRIP + x] = kurtosis - 3 + hidden
         # Two neighbouring frames are at most half a step wide and always have the coefficient 1: not judged.
         wide = 1.0 if half * deviation > 0.500001 * step else 0.0
         two = wide if 9 * (skewness * skewness + 1) > 5 * kurtosis else 0.0
@@ -130,7 +131,7 @@ def _judge(total, strip, lit_above, edge_fraction, saturation):  # type: ignore[
         known = known if total[x] == total[x] else 0.0
         lit = known if most > lit_above else 0.0
         cut = lit if strip[EDGE * STRIP + x] > edge_fraction * most else 0.0
-        full = 1.0 if strip[RAW * STRIP + x] >= saturation else 0.0
+        full = 1.0 if strip[MOST * STRIP + x] + strip[LEVEL * STRIP + x] >= saturation else 0.0
         strip[FLAG * STRIP + x] = UNLIT * (known - lit) + TRUNCATED * cut + SATURATED * full + HOT_PIXEL * hot
         strip[LIT * STRIP + x] = lit
         strip[MOST * STRIP + x] = most if known > 0 else np.nan
@@ -139,10 +140,11 @@ def _judge(total, strip, lit_above, edge_fraction, saturation):  # type: ignore[
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _covariance(whole, first, second, product, scale, shape):  # type: ignore[no-untyped-def]
+def _covariance(whole, first, second, product, scale, strip, shape):  # type: ignore[no-untyped-def]
     for x in range(STRIP):
         one = 1.0 / whole[0, x]
-        shape[x] = scale * (whole[product, x] * one - whole[first, x] * one * (whole[second, x] * one))
+        mixed = whole[product, x] * one - whole[first, x] * one * (whole[second, x] * one)
+        shape[x] = scale * mixed + strip[HIDE * STRIP + x]
 
 
 @njit(nogil=True, cache=True)
@@ -152,10 +154,10 @@ def _copy(source, target):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _hide(nothing, target):  # type: ignore[no-untyped-def]
-    """Adds 0 or NaN."""
+def _look_up(position, strip, target):  # type: ignore[no-untyped-def]
+    """Position of the maximum, or NaN where maps are hidden."""
     for n in range(target.size):
-        target[n] += nothing[n]
+        target[n] = position[np.uintp(np.int64(strip[AT * STRIP + n]))] + strip[HIDE * STRIP + n]
 
 
 @njit(nogil=True, cache=True)
@@ -173,7 +175,7 @@ def moments_of_layer(  # type: ignore[no-untyped-def]
         Subtracted.
     hot : array (y, x), bool
         Pixels to leave out.
-    positions : array (frame, axis)
+    positions : array (axis, frame)
         Where each frame was taken.
     inner : array (position along the last axis, 5)
         Powers 0 … 4 of the last axis's positions, scaled to −1 … 1; filled up with zeros to a multiple of GROUP.
@@ -230,13 +232,9 @@ def moments_of_layer(  # type: ignore[no-untyped-def]
                 _add_line(strip, whole, outer[i])
             for frame in border:
                 _keep_border(line, starts[frame] + corner, width, strip)
-            for n in range(width):
-                frame = np.int64(strip[AT * STRIP + n])
-                strip[RAW * STRIP + n] = line[np.uintp(starts[frame] + corner) + np.uintp(n)]
-                for a in range(axes):
-                    maps[5 * a, y, first + n] = positions[frame, a]
             _judge(whole[0], strip, lit_above, edge_fraction, saturation)
             for a in range(axes):
+                _look_up(positions[a], strip, maps[5 * a, y, first:last])
                 sums = whole[1 + 4 * a : 5 + 4 * a].reshape(4 * STRIP)
                 _central(whole[0], sums, middle[a], half[a], step[a], shape, strip)
                 for m in range(4):
@@ -244,13 +242,11 @@ def moments_of_layer(  # type: ignore[no-untyped-def]
             pair = 0
             for a in range(axes):
                 for b in range(a + 1, axes):
-                    _covariance(whole, 4 * a + 1, 4 * b + 1, 1 + 4 * axes + pair, half[a] * half[b], shape)
+                    _covariance(whole, 4 * a + 1, 4 * b + 1, 1 + 4 * axes + pair, half[a] * half[b], strip, shape)
                     _copy(shape[:width], maps[5 * axes + pair, y, first:last])
                     pair += 1
             _copy(strip[:width], total[y, first:last])
             _copy(strip[MOST * STRIP : MOST * STRIP + width], peak[y, first:last])
-            for m in range(maps.shape[0]):
-                _hide(strip[HIDE * STRIP : HIDE * STRIP + width], maps[m, y, first:last])
             for n in range(STRIP):
                 strip[FLAG * STRIP + n] += MULTIMODAL * strip[LIT * STRIP + n] * strip[SEVERAL * STRIP + n]
             _copy(strip[FLAG * STRIP : FLAG * STRIP + width], flags[y, first:last])

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ ABSENT = 2**64 - 1
 GAP_BYTES = 4096
 READ_BYTES = 32 * 2**20
 MAX_CHUNK_BYTES = 2**28
+PAD = 96  # elements between the frames of a tile: at a power of two apart they would fight for the same cache sets
 REMEDY = "run the step again with --overwrite, or restore the file"
 
 blosc.use_threads = False  # one thread a worker; also keeps blosc from its global, lock-guarded context
@@ -176,6 +178,29 @@ class ShardFile:
         blosc.decompress(body, out)
 
 
+@dataclass
+class Buffers:
+    """Memory that a worker keeps between units: page faults on fresh memory cost as much as decoding."""
+
+    encoded: np.ndarray
+    tile: np.ndarray
+
+    @classmethod
+    def empty(cls) -> Buffers:
+        return cls(np.empty(0, np.uint8), np.empty(0, np.uint8))
+
+
+_memory = threading.local()
+
+
+def _own_buffers() -> Buffers:
+    """The buffers of this thread."""
+    if not hasattr(_memory, "buffers"):
+        _memory.buffers = Buffers.empty()
+    buffers: Buffers = _memory.buffers
+    return buffers
+
+
 def read(array: ShardedArray, selection: tuple[slice, ...], *, known: frozenset[str] | None = None) -> np.ndarray:
     """Values of a box (slices of step 1), decoded chunk by chunk.
 
@@ -194,7 +219,10 @@ def read(array: ShardedArray, selection: tuple[slice, ...], *, known: frozenset[
     result = np.empty(shape, array.dtype) if known is None else np.zeros(shape, array.dtype)
     if 0 in shape:
         return result
-    buffer, scratch = np.empty(0, np.uint8), np.empty(array.chunk, array.dtype)
+    memory = _own_buffers()
+    if memory.tile.nbytes < array.chunk_bytes:
+        memory.tile = np.empty(array.chunk_bytes, np.uint8)
+    scratch = memory.tile[: array.chunk_bytes].view(array.dtype).reshape(array.chunk)
     spans = [range(a // s, ceil(b / s)) for (a, b), s in zip(bounds, array.shard, strict=True)]
     for shard in product(*spans):
         if known is not None and array.shard_path(shard) not in known:
@@ -206,7 +234,7 @@ def read(array: ShardedArray, selection: tuple[slice, ...], *, known: frozenset[
         with ShardFile(array, shard) as file:
             for first in range(0, len(chunks), batch):
                 part = chunks[first : first + batch]
-                buffer, views = file.fetch(part, buffer)
+                memory.encoded, views = file.fetch(part, memory.encoded)
                 for chunk, encoded in zip(part, views, strict=True):
                     source, target = [], []
                     for i, c, (lo, hi), o, (a, _) in zip(chunk, array.chunk, boxes, origin, bounds, strict=True):
@@ -222,18 +250,6 @@ def read(array: ShardedArray, selection: tuple[slice, ...], *, known: frozenset[
     return result
 
 
-@dataclass
-class Buffers:
-    """Memory that a worker keeps between units: page faults on fresh memory cost as much as decoding."""
-
-    encoded: np.ndarray
-    tile: np.ndarray
-
-    @classmethod
-    def empty(cls) -> Buffers:
-        return cls(np.empty(0, np.uint8), np.empty(0, np.uint8))
-
-
 def tiles(array: ShardedArray, z: int, y0: int, y1: int, buffers: Buffers) -> Iterator[tuple[slice, slice, np.ndarray]]:
     """Tile columns of one band of ``counts``: (rows, columns, counts (scan axes, y, x)), into one reused buffer.
 
@@ -243,10 +259,11 @@ def tiles(array: ShardedArray, z: int, y0: int, y1: int, buffers: Buffers) -> It
     scan = array.shape[1:-2]
     frames = prod(scan)
     columns = ceil(nx / edge)
-    size = frames * edge * edge * array.dtype.itemsize
+    pitch = edge * edge + PAD
+    size = frames * pitch * array.dtype.itemsize
     if buffers.tile.nbytes < size:
         buffers.tile = np.empty(size, np.uint8)
-    tile = buffers.tile[:size].view(array.dtype).reshape(frames, edge, edge)
+    tile = buffers.tile[:size].view(array.dtype).reshape(frames, pitch)[:, : edge * edge].reshape(frames, edge, edge)
     group = max(1, min(columns, READ_BYTES // (frames * array.chunk_bytes // 2)))
     in_shard = array.shard[-2] // edge
     for row in range(y0 // edge, ceil(y1 / edge)):
