@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from dfxm_dask.store.scan import arrays, consolidate, read_group_meta
 from dfxm_dask.store.shards import ShardWriter, open_array, write_shard
 from dfxm_dask.store.source import Axis, Scan, frames, list_scans, load_beamline, read_scan
 
+NOISE_FRAMES = 16  # frames of a layer, evenly spread, that the noise is taken from
 TO_MICROMETRE = {"um": 1.0, "µm": 1.0, "micron": 1.0, "mm": 1e3, "m": 1e6, "nm": 1e-3}
 
 
@@ -401,7 +402,8 @@ def ingest_layer(task: LayerTask) -> ledger.Record:
                         tile[...] = 0
                     tile[: part.shape[0], : part.shape[1]] = part
                     writer.write((0, *place, inside, x // edge), tile)
-            noise.append(dark_noise(frame))
+            if number % ceil(n_frames / NOISE_FRAMES) == 0:
+                noise.append(dark_noise(frame))
             seen += 1
         if seen != n_frames:
             raise SourceError(

@@ -31,6 +31,7 @@ from dfxm_dask.errors import StoreError
 ABSENT = 2**64 - 1
 GAP_BYTES = 4096
 READ_BYTES = 32 * 2**20
+SEND_BYTES = 16 * 2**20
 MAX_CHUNK_BYTES = 2**28
 PAD = 96  # elements between the frames of a tile: at a power of two apart they would fight for the same cache sets
 REMEDY = "run the step again with --overwrite, or restore the file"
@@ -291,7 +292,7 @@ class ShardWriter:
         self.partial = f"{self.path}.{uuid.uuid4().hex}.partial"
         self.file = open(self.partial, "wb", buffering=2**20)
         self.index = np.full((*array.grid, 2), ABSENT, "<u8")
-        self.at = 0
+        self.at = self.sent = 0
         self.digest = hashlib.sha256()
 
     def write(self, chunk: tuple[int, ...], values: np.ndarray) -> None:
@@ -304,6 +305,10 @@ class ShardWriter:
         self.digest.update(check)
         self.index[chunk] = self.at, len(body) + 4
         self.at += len(body) + 4
+        if self.at - self.sent > SEND_BYTES and hasattr(os, "posix_fadvise"):
+            self.file.flush()  # let the disk begin: the kernel writes while the next frames are encoded
+            os.posix_fadvise(self.file.fileno(), self.sent, self.at - self.sent, os.POSIX_FADV_DONTNEED)
+            self.sent = self.at
 
     def commit(self) -> tuple[int, str]:
         """Write the index, force everything to disk, take the final name. Returns bytes and digest of the shard.

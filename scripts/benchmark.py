@@ -1,0 +1,95 @@
+"""Measure the package against floors and peers, each figure as a ratio within one run.
+
+``python scripts/benchmark.py maps`` builds the data and prints a Markdown table. ``--quick`` takes small frames: it
+shows that everything runs, but its numbers say nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.data import FULL, QUICK, Data
+from bench.limits import figure_graph, figure_memory
+from bench.reducing import figure_darling, figure_fit, figure_fused, figure_maps, figure_workers
+from bench.storing import figure_ingest, figure_read, figure_slice
+from bench.timing import Row, as_json, machine, table
+
+MAPS: dict[str, Callable[[Data], list[Row]]] = {
+    "read": figure_read,
+    "slice": figure_slice,
+    "ingest": figure_ingest,
+    "fused": figure_fused,
+    "maps": figure_maps,
+    "darling": figure_darling,
+    "workers": figure_workers,
+    "fit": figure_fit,
+    "memory": figure_memory,
+    "graph": figure_graph,
+}
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    maps = commands.add_parser("maps", help="from a beamline file to maps of moments and fits")
+    maps.add_argument("--quick", action="store_true", help=f"frames of {QUICK} instead of {FULL} pixels")
+    maps.add_argument("--work", type=Path, help="folder for data, kept and used again (default: a temporary one)")
+    maps.add_argument("--layers", type=int, default=6, help="layers of the stack (default: 6)")
+    maps.add_argument("--repeats", type=int, default=3, help="runs of which the shortest counts (default: 3)")
+    maps.add_argument("--only", nargs="+", choices=MAPS, metavar="NAME", help=f"figures: {', '.join(MAPS)}")
+    maps.add_argument("--json", type=Path, help="write the rows to this file, too")
+    maps.add_argument("--darfix-python", metavar="PATH", help="Python of an environment with darfix, for its fit")
+    return parser.parse_args()
+
+
+def measure(name: str, figure: Callable[[Data], list[Row]], data: Data) -> list[Row]:
+    """The rows of a figure; one row that says why, where it cannot be measured."""
+    begun = time.perf_counter()
+    try:
+        rows = figure(data)
+    except Exception as error:
+        traceback.print_exc()
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).replace("|", "/")
+        rows = [Row(name, "not measured", "", reason)]
+    print(f"{name}: took {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+    for row in rows:
+        print(f"  {row.figure}: {row.measured}; {row.detail}", file=sys.stderr, flush=True)
+    return rows
+
+
+def run(options: argparse.Namespace, work: Path) -> None:
+    """Measure, print the table and the machine, write the JSON file."""
+    memory_layers = (1, 2, 4) if options.quick else (1, 6, 30)
+    shape = QUICK if options.quick else FULL
+    folder = work / f"{shape[0]}x{shape[1]}"
+    folder.mkdir(exist_ok=True)
+    data = Data(folder, shape, options.layers, memory_layers, options.repeats, options.darfix_python)
+    rows = [row for name in options.only or MAPS for row in measure(name, MAPS[name], data)]
+    about = machine()
+    title = f"one layer 31 x {shape[0]} x {shape[1]} uint16, {options.layers} layers, best of {options.repeats}"
+    print(f"{table(rows)}\n\n{title}\n" + ", ".join(f"{k} {v}" for k, v in about.items()))
+    if options.json:
+        options.json.write_text(json.dumps({"rows": as_json(rows), "machine": about, "data": title}, indent=2))
+
+
+def main() -> None:
+    """Run in the folder that was named, or in a temporary one."""
+    options = arguments()
+    if options.work:
+        options.work.mkdir(parents=True, exist_ok=True)
+        run(options, options.work.resolve())
+    else:
+        with tempfile.TemporaryDirectory(prefix="dfxm-benchmark-") as folder:
+            run(options, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
