@@ -92,8 +92,7 @@ def neighbourhood(
             for dx in range(-wide, wide + 1)
             if (dy, dx) != (0, 0)
             and (
-                footprint == "square"
-                or np.hypot(dy * spacing_y if dy else 0.0, dx * spacing_x if dx else 0.0) <= reach
+                footprint == "square" or np.hypot(dy * spacing_y if dy else 0.0, dx * spacing_x if dx else 0.0) <= reach
             )
         ],
         np.int64,

@@ -46,6 +46,7 @@ FLAGS = Variable(
     ),
 )
 
+
 def _plain_background(
     background_map: np.ndarray | None, background: float | Literal["none"] | None, shape: tuple[int, ...]
 ) -> np.ndarray:

@@ -108,13 +108,14 @@ def _central(total, sums, middle, half, step, shape, strip):  # type: ignore[no-
         point = variance <= 64 * 2.220446049250313e-16 * m2
         deviation = np.sqrt(0.0 if point else variance)
         inverse = 1.0 / (np.nan if point else variance)  # divisions are what costs here
-        hidden = strip[HIDE * STRIP + x]
+        # Chosen, not added: which of two NaN a sum keeps, and so its sign bit, is the compiler's choice.
+        seen = strip[HIDE * STRIP + x] == 0
         skewness = (m3 - 3 * m1 * m2 + 2 * m1 * m1 * m1) * inverse * (inverse * deviation)
         kurtosis = (m4 - 4 * m1 * m3 + 6 * m1 * m1 * m2 - 3 * m1 * m1 * m1 * m1) * inverse * inverse
-        shape[x] = middle + half * m1 + hidden
-        shape[STRIP + x] = half * deviation + hidden
-        shape[2 * STRIP + x] = skewness + hidden
-        shape[3 * STRIP + x] = kurtosis - 3 + hidden
+        shape[x] = middle + half * m1 if seen else np.nan
+        shape[STRIP + x] = half * deviation if seen else np.nan
+        shape[2 * STRIP + x] = skewness if seen and not point else np.nan
+        shape[3 * STRIP + x] = kurtosis - 3 if seen and not point else np.nan
         # Two neighbouring frames are at most half a step wide and always have the coefficient 1: not judged.
         wide = 1.0 if half * deviation > 0.500001 * step else 0.0
         two = wide if 9 * (skewness * skewness + 1) > 5 * kurtosis else 0.0
@@ -144,7 +145,7 @@ def _covariance(whole, first, second, product, scale, strip, shape):  # type: ig
     for x in range(STRIP):
         one = 1.0 / whole[0, x]
         mixed = whole[product, x] * one - whole[first, x] * one * (whole[second, x] * one)
-        shape[x] = scale * mixed + strip[HIDE * STRIP + x]
+        shape[x] = scale * mixed if strip[HIDE * STRIP + x] == 0 else np.nan
 
 
 @njit(nogil=True, cache=True)
@@ -157,7 +158,8 @@ def _copy(source, target):  # type: ignore[no-untyped-def]
 def _look_up(position, strip, target):  # type: ignore[no-untyped-def]
     """Position of the maximum, or NaN where maps are hidden."""
     for n in range(target.size):
-        target[n] = position[np.uintp(np.int64(strip[AT * STRIP + n]))] + strip[HIDE * STRIP + n]
+        value = position[np.uintp(np.int64(strip[AT * STRIP + n]))]
+        target[n] = value if strip[HIDE * STRIP + n] == 0 else np.nan
 
 
 @njit(nogil=True, cache=True)

@@ -362,11 +362,11 @@ def test_dark_noise__of_small_frames(shape: tuple[int, int]) -> None:
 
 
 def test_ingest__noise_of_the_real_scans(real_scans: dict[str, Path], tmp_path: Path) -> None:
-    """Against the noise at background level found from differences of successive frames: 20 (5 x 5 summed), 2.6."""
+    """Not below, and not far above, what differences of successive frames give at background: 20 (summed), 2.6."""
     for name, scan, expected in (("rocking", "1.1", 20), ("motor_drift", "1.1", 2.6)):
         dfxm_dask.ingest(real_scans[name], tmp_path / name, scan=scan)
         noise = float(dfxm_dask.open_scan(tmp_path / name)["raw"].noise.values[0])
-        assert noise == pytest.approx(expected, rel=0.5)
+        assert 0.9 * expected < noise < 1.7 * expected
 
 
 # What a resumed ingest must not mix
