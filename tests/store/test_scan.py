@@ -12,6 +12,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from dask._task_spec import Alias
 from xarray.core.indexing import LazilyIndexedArray
 
@@ -21,6 +22,7 @@ from dfxm_dask.errors import IncompleteError, StoreError
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.store import ledger
+from dfxm_dask.store import scan as scan_module
 from dfxm_dask.store.chunks import raw_layout
 from dfxm_dask.store.scan import _LazyArray, create_array
 from tests.beamline_files import write_bliss
@@ -202,3 +204,20 @@ def test_ledger__complete_refuses_a_missing_block(store: Path) -> None:
     path.write_bytes(b"\n".join(lines[:-1]) + b"\n")
     with pytest.raises(StoreError, match="lacks block"):
         ledger.complete(store, "rocking", "moments", {})
+
+
+@pytest.mark.parametrize("pipeline", ["zarrs", "zarr"])
+def test_open_foreign__reads_other_layouts_with_and_without_zarrs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipeline: str
+) -> None:
+    values = np.random.default_rng(0).integers(0, 999, (3, 64, 96)).astype(np.uint16)
+    zarr.create_array(
+        str(tmp_path / "a"), shape=values.shape, chunks=(1, 32, 32), shards=(3, 64, 96), dtype="uint16"
+    )[...] = values  # fmt: skip
+    if pipeline == "zarr":
+        monkeypatch.setattr(scan_module, "find_spec", lambda _: None)
+    array = scan_module.open_foreign(tmp_path / "a")
+    assert ("Zarrs" in type(array._async_array.codec_pipeline).__name__) == (pipeline == "zarrs")
+    np.testing.assert_array_equal(array[1:3, 5:60, 7:95], values[1:3, 5:60, 7:95])
+    lazy = xr.Variable(("z", "y", "x"), LazilyIndexedArray(_LazyArray(tmp_path / "a")))
+    np.testing.assert_array_equal(lazy[2, 3:9, ::-5].values, values[2, 3:9, ::-5])
