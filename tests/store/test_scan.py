@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,9 +176,7 @@ def test_lazy__301_layers_is_a_small_graph(tmp_path: Path) -> None:
         {"counts": data.chunk({"z": 1, "phi": -1, "y": 768, "x": -1})},
         coords={"phi": ("phi", np.arange(31.0), {"units": "degree"})},
     )
-    begun = time.perf_counter()
     result = dfxm_dask.moments(dataset, background=100.0)
-    assert time.perf_counter() - begun < 5  # measured 0.05 s; this only catches a graph of tiles
     assert result.com_phi.data.npartitions == 903
     (optimised,) = dask.optimize(result.com_phi.data)
     tasks = [t for t in dict(optimised.__dask_graph__()).values() if not isinstance(t, Alias)]
