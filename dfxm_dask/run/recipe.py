@@ -18,8 +18,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,23 +71,6 @@ class Recipe:
     def where(self, step: Step) -> str:
         """``file:line`` of a step, with which every error about it starts."""
         return f"{self.path}:{step.line}"
-
-
-@contextmanager
-def located(recipe: Recipe, step: Step) -> Iterator[None]:
-    """Give any error raised inside the file and line of the step that it is about.
-
-    Raises
-    ------
-    RecipeError
-        In place of a :class:`~dfxm_dask.errors.DfxmError` that does not name the place already.
-    """
-    try:
-        yield
-    except DfxmError as error:
-        if error.asked.startswith(f"{recipe.path}:"):
-            raise
-        raise RecipeError(f"{recipe.where(step)}: {error.asked}", error.found, error.remedy) from error
 
 
 def read_recipe(path_or_name: str | Path) -> Recipe:

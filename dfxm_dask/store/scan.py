@@ -312,11 +312,6 @@ def _masked(variable: xr.Variable, valid: np.ndarray) -> xr.Variable:
     return masked
 
 
-def unit_rows(store: str | Path) -> int:
-    """Rows of y in one unit of work of a store."""
-    return int(migrate(read_group_meta(store)["attributes"])["unit_rows"])
-
-
 def root_attrs(rows: int, title: str, **more: Any) -> dict[str, Any]:
     """Attributes of the root group of a new store."""
     return {"schema_version": SCHEMA_VERSION, "title": title, "unit_rows": rows, **more}

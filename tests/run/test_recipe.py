@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from dfxm_dask import reduction as registry
-from dfxm_dask.errors import InputError, RecipeError, StoreError
+from dfxm_dask.errors import RecipeError
 from dfxm_dask.reduction import reduction
 from dfxm_dask.run import recipe as module
-from dfxm_dask.run.recipe import Recipe, Step, load_plugin, located, parse_recipe, read_recipe
+from dfxm_dask.run.recipe import Recipe, Step, load_plugin, parse_recipe, read_recipe
 from dfxm_dask.schema import COUNTS, Variable
 
 TOTAL = Variable("total", ("z", "y", "x"), "float32", "count", "sum")
@@ -167,16 +167,6 @@ def test_recipe__of_an_unknown_name_is_refused() -> None:
     pytest.importorskip("dfxm_dask.store.source")
     with pytest.raises(RecipeError, match=r"recipe 'mpas'.*path of a file"):
         read_recipe("mpas")
-
-
-def test_located__adds_the_place_once() -> None:
-    recipe = parse("steps:\n- moments: {}\n")
-    with pytest.raises(RecipeError, match=r"^some/maps\.yaml:2: counts: has no phi; select it$"):
-        with located(recipe, recipe.steps[0]):
-            raise InputError("counts", "has no phi", "select it")
-    with pytest.raises(StoreError, match=r"^some/maps\.yaml:9: a: b; c$"):
-        with located(recipe, recipe.steps[0]):
-            raise StoreError("some/maps.yaml:9: a", "b", "c")
 
 
 def test_load_plugin__registers_once(tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ def real_file(name: str) -> Path:
     for file in importlib.metadata.files("darling-pypi") or []:
         if file.name == name:
             return Path(str(file.locate()))
-    pytest.skip(f"darling-pypi has no {name}")
+    raise AssertionError(f"darling-pypi has no {name}")
 
 
 @pytest.mark.parametrize(("name", "entry", "frames_at", "motors_at", "shape"), REAL)
