@@ -221,9 +221,7 @@ def read(array: ShardedArray, selection: tuple[slice, ...], *, known: frozenset[
     if 0 in shape:
         return result
     memory = _own_buffers()
-    if memory.tile.nbytes < array.chunk_bytes:
-        memory.tile = np.empty(array.chunk_bytes, np.uint8)
-    scratch = memory.tile[: array.chunk_bytes].view(array.dtype).reshape(array.chunk)
+    scratch = np.empty(array.chunk, array.dtype)
     spans = [range(a // s, ceil(b / s)) for (a, b), s in zip(bounds, array.shard, strict=True)]
     for shard in product(*spans):
         if known is not None and array.shard_path(shard) not in known:
