@@ -1,0 +1,1 @@
+"""Optics: what a dark-field X-ray microscope sees of a crystal with defects."""
