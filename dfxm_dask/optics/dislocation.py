@@ -1,0 +1,490 @@
+"""Straight dislocations in an isotropic body: distortion, deformation, distortion of reciprocal space.
+
+Lengths in um. beta_ij = du_i/dx_j. A line has the direction t and the Burgers vector b such that the closed integral of
+beta·dl, counter-clockwise about +t, is +b: (b, t) and (-b, -t) are one defect. Every array is a vector in one frame,
+whichever the caller uses.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from dfxm_dask.errors import InputError
+
+LINE = np.dtype([("position", "f8", 3), ("burgers", "f8", 3), ("line", "f8", 3), ("core", "f8")])
+
+# Points treated together: twelve rows of 256 numbers fill 24 KiB and stay in the first-level cache (our choice).
+BLOCK = 256
+# Nearer than this fraction of |b| is "on the line": far below any physical core, far above rounding (our choice).
+ON_LINE = 1e-6
+
+
+def lines(position: np.ndarray, burgers: np.ndarray, line: np.ndarray, core: np.ndarray | float = 0.0) -> np.ndarray:
+    """Straight dislocations as one table.
+
+    Parameters
+    ----------
+    position : array (3,) or (n, 3), um
+        A point on the line.
+    burgers : array (3,) or (n, 3), um
+        Burgers vector b.
+    line : array (3,) or (n, 3)
+        Direction t; the length does not matter.
+    core : float or array (n,), um
+        Core radius a >= 0: R² becomes R² + a² in every denominator. 1 to 5 |b| is usual; 0 is the classical field.
+
+    Returns
+    -------
+    array (n,), LINE
+        With unit directions.
+
+    Raises
+    ------
+    InputError
+        Numbers that are not finite, shapes that do not fit, a direction of length zero, a negative core.
+
+    Examples
+    --------
+    >>> lines([0, 0, 0], [2.86e-4, 0, 0], [0, 0, 2.0], 1e-3)["line"].tolist()
+    [[0.0, 0.0, 1.0]]
+    """
+    vectors = {"position": position, "burgers": burgers, "line": line}
+    arrays = {name: np.atleast_2d(np.asarray(value, np.float64)) for name, value in vectors.items()}
+    radius = np.atleast_1d(np.asarray(core, np.float64))
+    shapes = {name: value.shape for name, value in arrays.items()} | {"core": radius.shape}
+    counts = {shape[0] for shape in shapes.values()} - {1}
+    if any(a.ndim != 2 or a.shape[1] != 3 for a in arrays.values()) or radius.ndim != 1 or len(counts) > 1:
+        raise InputError("lines: shapes", f"are {shapes}", "give (3,) or (n, 3), and one core or n of them")
+    for name, value in {**arrays, "core": radius}.items():
+        if not np.isfinite(value).all():
+            raise InputError(f"lines: {name}", "holds a number that is not finite", "give finite numbers")
+    length = np.linalg.norm(arrays["line"], axis=1)
+    if (length == 0).any():
+        raise InputError("lines: line", f"has length zero in row {np.argmin(length)}", "give a direction")
+    if (radius < 0).any():
+        raise InputError("lines: core", f"is {radius.min():.6g} um", "give a radius of zero or more")
+    table = np.empty(counts.pop() if counts else 1, LINE)
+    table["position"], table["burgers"], table["core"] = arrays["position"], arrays["burgers"], radius
+    table["line"] = arrays["line"] / length[:, None]
+    return table
+
+
+def checked_poisson(poisson: float) -> float:
+    """Poisson ratio of an isotropic body that is stable.
+
+    Parameters
+    ----------
+    poisson : float
+        Between -1 and 1/2, both excluded.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    InputError
+        A value outside.
+
+    Examples
+    --------
+    >>> checked_poisson(0.334)
+    0.334
+    """
+    if not -1 < poisson < 0.5:
+        raise InputError("poisson", f"is {poisson!r}", "give a ratio between -1 and 0.5")
+    return float(poisson)
+
+
+def columns(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coordinates of points as three contiguous arrays, as the kernels read them.
+
+    Parameters
+    ----------
+    points : array (..., 3), um
+        Positions.
+
+    Returns
+    -------
+    x, y, z : array (n,), float64, um
+
+    Raises
+    ------
+    InputError
+        A last axis that is not 3, or numbers that are not finite.
+
+    Examples
+    --------
+    >>> [c.tolist() for c in columns(np.array([[1.0, 2.0, 3.0]]))]
+    [[1.0], [2.0], [3.0]]
+    """
+    points = np.asarray(points, np.float64)
+    if points.ndim == 0 or points.shape[-1] != 3:
+        raise InputError("points", f"have the shape {points.shape}", "give an array (..., 3)")
+    if not np.isfinite(points).all():
+        raise InputError("points", "hold a number that is not finite", "give finite positions")
+    x, y, z = np.ascontiguousarray(points.reshape(-1, 3).T)
+    return x, y, z
+
+
+def frames(burgers: np.ndarray, line: np.ndarray) -> np.ndarray:
+    """Frame of every dislocation: rows e1, n, t with e1 = n × t along the edge part of b.
+
+    Parameters
+    ----------
+    burgers : array (n, 3), um
+        Burgers vectors.
+    line : array (n, 3)
+        Unit directions.
+
+    Returns
+    -------
+    array (n, 3, 3), float64
+        Right-handed. b·n = 0 and b·e1 >= 0. Of a pure screw e1 is any direction across t: the field is the same.
+
+    Examples
+    --------
+    >>> frames(np.array([[1.0, 0, 1]]), np.array([[0, 0, 1.0]]))[0].tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    edge = burgers - np.sum(burgers * line, axis=1)[:, None] * line
+    # An edge part that is rounding of a screw has no direction of its own; nothing depends on the one that it gets.
+    screw = np.linalg.norm(edge, axis=1) <= 1e-12 * np.linalg.norm(burgers, axis=1)
+    axis = np.eye(3)[np.argmin(np.abs(line), axis=1)]
+    edge = np.where(screw[:, None], axis, edge)
+    edge = edge - np.sum(edge * line, axis=1)[:, None] * line
+    e1 = edge / np.linalg.norm(edge, axis=1)[:, None]
+    return np.stack([e1, np.cross(line, e1), line], axis=1)
+
+
+def line_table(lines: np.ndarray, poisson: float, legacy: bool = False) -> np.ndarray:
+    """Constants of every line, as `accumulate_lines` reads them.
+
+    Parameters
+    ----------
+    lines : array (n,), LINE
+        From `lines`.
+    poisson : float
+        Poisson ratio.
+    legacy : bool
+        See `gradient`.
+
+    Returns
+    -------
+    array (n, 15), float64
+        e1 (3), n (3), t (3), position·e1, position·n, b_e / 4 pi (1 - nu), b_s / 2 pi, core², sign of nu in b22.
+
+    Raises
+    ------
+    InputError
+        A Poisson ratio outside -1 to 1/2.
+
+    Examples
+    --------
+    >>> line_table(lines([0, 0, 0], [1, 0, 0], [0, 0, 1]), 0.3).shape
+    (1, 15)
+    """
+    poisson = checked_poisson(poisson)
+    frame = frames(lines["burgers"], lines["line"])
+    x0, y0, _ = np.einsum("nij,nj->in", frame, lines["position"])
+    edge, _, screw = np.einsum("nij,nj->in", frame, lines["burgers"])
+    constants = np.stack(
+        [
+            x0,
+            y0,
+            edge / (4 * np.pi * (1 - poisson)),
+            screw / (2 * np.pi),
+            lines["core"] ** 2,
+            np.full(len(lines), -1.0 if legacy else 1.0),
+        ],
+        axis=1,
+    )
+    return np.ascontiguousarray(np.concatenate([frame.reshape(-1, 9), constants], axis=1))
+
+
+# Whole blocks only, the last one padded: every point goes through the same instructions, wherever it stands in the
+# array. One scratch array with constant offsets, because then the compiler sees that nothing overlaps and vectorises.
+@njit(nogil=True, cache=True, error_model="numpy")
+def accumulate_lines(x, y, z, table, poisson, out):  # type: ignore[no-untyped-def]
+    """Distortion of straight lines, added to what is there already.
+
+    Parameters
+    ----------
+    x, y, z : array (n,), float64, um
+        Points.
+    table : array (m, 15), float64
+        From `line_table`.
+    poisson : float
+        The same as in the table.
+    out : array (9, n), float64
+        beta in row-major order (b11, b12, b13, b21, ...); added to. On a line without a core it becomes NaN: the
+        caller looks, as `gradient` does.
+
+    Notes
+    -----
+    Numbers of one point do not depend on the other points of the call, to the last bit.
+    """
+    count = x.shape[0]
+    linear = 1 - 2 * poisson
+    s = np.empty(12 * BLOCK)
+    for first in range(0, count, BLOCK):
+        size = min(BLOCK, count - first)
+        for i in range(BLOCK):
+            j = first + min(i, size - 1)
+            s[i] = x[j]
+            s[BLOCK + i] = y[j]
+            s[2 * BLOCK + i] = z[j]
+        s[3 * BLOCK :] = 0
+        for k in range(table.shape[0]):
+            ax, ay, az, nx, ny, nz, tx, ty, tz, x0, y0, edge, screw, core2, sign = table[k]
+            two_nu = 2 * sign * poisson
+            for i in range(BLOCK):
+                px, py, pz = s[i], s[BLOCK + i], s[2 * BLOCK + i]
+                u = px * ax + py * ay + pz * az - x0
+                v = px * nx + py * ny + pz * nz - y0
+                uu, vv = u * u, v * v
+                r2 = uu + vv
+                g = 1 / (r2 + core2)
+                e = edge * g * g
+                eu, ev, sg = e * u, e * v, screw * g
+                lin = linear * r2
+                along = lin + 2 * uu
+                b11, b12, b31 = -ev * along, eu * along, -sg * v
+                b21, b22, b32 = -eu * (lin + 2 * vv), ev * (uu - vv + two_nu * r2), sg * u
+                # beta = c1 ⊗ e1 + c2 ⊗ n with the columns c of the line's own frame.
+                c1x = b11 * ax + b21 * nx + b31 * tx
+                c1y = b11 * ay + b21 * ny + b31 * ty
+                c1z = b11 * az + b21 * nz + b31 * tz
+                c2x = b12 * ax + b22 * nx + b32 * tx
+                c2y = b12 * ay + b22 * ny + b32 * ty
+                c2z = b12 * az + b22 * nz + b32 * tz
+                s[3 * BLOCK + i] += c1x * ax + c2x * nx
+                s[4 * BLOCK + i] += c1x * ay + c2x * ny
+                s[5 * BLOCK + i] += c1x * az + c2x * nz
+                s[6 * BLOCK + i] += c1y * ax + c2y * nx
+                s[7 * BLOCK + i] += c1y * ay + c2y * ny
+                s[8 * BLOCK + i] += c1y * az + c2y * nz
+                s[9 * BLOCK + i] += c1z * ax + c2z * nx
+                s[10 * BLOCK + i] += c1z * ay + c2z * ny
+                s[11 * BLOCK + i] += c1z * az + c2z * nz
+        for c in range(9):
+            for i in range(size):
+                out[c, first + i] += s[(3 + c) * BLOCK + i]
+
+
+def tensors(out: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Distortion of every point as a matrix, from the rows that the kernels write.
+
+    Parameters
+    ----------
+    out : array (9, n)
+        Rows b11, b12, ... b33.
+    shape : tuple
+        Shape of the points without their last axis.
+
+    Returns
+    -------
+    array (*shape, 3, 3)
+
+    Examples
+    --------
+    >>> tensors(np.arange(9.0)[:, None], ()).tolist()
+    [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [6.0, 7.0, 8.0]]
+    """
+    return np.ascontiguousarray(out.T).reshape(*shape, 3, 3)
+
+
+def gradient(points: np.ndarray, lines: np.ndarray, *, poisson: float, legacy: bool = False) -> np.ndarray:
+    """Distortion beta of straight dislocations, summed over the lines.
+
+    Parameters
+    ----------
+    points : array (..., 3), um
+        Where.
+    lines : array (n,), LINE
+        From `lines`, in the same frame.
+    poisson : float
+        Poisson ratio nu.
+    legacy : bool
+        The sign of nu in b22 as in published codes (DFXMTools, pyDFXM): b22 = A y [x² - y² - 2 nu R²]. That field is
+        neither in equilibrium nor compatible; it is here only to compare with images that were made with it.
+
+    Returns
+    -------
+    array (..., 3, 3), float64
+        beta_ij = du_i/dx_j.
+
+    Raises
+    ------
+    InputError
+        A point on a line that has no core; a Poisson ratio outside -1 to 1/2.
+
+    Notes
+    -----
+    In the frame e1, n, t of a line (x along e1, y along n, R² = x² + y²), with A = b_e / (4 pi (1 - nu) R⁴) and
+    S = b_s / (2 pi R²) (Hirth and Lothe, Theory of Dislocations, sections 3-2 and 3-4):
+
+        b11 = -A y [(3 - 2 nu) x² + (1 - 2 nu) y²]     b12 = A x [(3 - 2 nu) x² + (1 - 2 nu) y²]
+        b21 = -A x [(1 - 2 nu) x² + (3 - 2 nu) y²]     b22 = A y [(1 + 2 nu) x² - (1 - 2 nu) y²]
+        b31 = -S y                                     b32 = S x
+
+    A core radius a puts R² + a² for R² in A and S. The regularised field is finite, but compatible only for R >> a:
+    use the non-singular segments where the core matters.
+
+    Examples
+    --------
+    >>> screw = lines([0, 0, 0], [0, 0, 1], [0, 0, 1])
+    >>> float(gradient(np.array([0.5, 0, 0]), screw, poisson=0.3)[2, 1] * np.pi)
+    1.0
+    """
+    table = line_table(lines, poisson, legacy)
+    x, y, z = columns(points)
+    out = np.zeros((9, x.size))
+    accumulate_lines(x, y, z, table, float(poisson), out)
+    # The field is that large only next to a line, so the distances are looked at only then.
+    if not (np.abs(out).max(initial=0.0) <= 1e3):
+        _refuse_on_line(np.stack([x, y, z], axis=1), lines)
+    return tensors(out, np.shape(points)[:-1])
+
+
+def _refuse_on_line(points: np.ndarray, lines: np.ndarray) -> None:
+    for k, line in enumerate(lines):
+        size = np.linalg.norm(line["burgers"])
+        away = np.linalg.norm(np.cross(points - line["position"], line["line"]), axis=1)
+        if line["core"] <= ON_LINE * size and (away <= ON_LINE * size).any():
+            raise InputError(
+                f"point {points[np.argmin(away)].tolist()} um",
+                f"lies on line {k}, which has no core",
+                "give the line a core radius of 1 to 5 |b|, or shift the points",
+            )
+
+
+def stroh(points: np.ndarray, lines: np.ndarray, *, moduli: tuple[float, float, float], axes: np.ndarray) -> np.ndarray:
+    """Distortion beta of straight dislocations in a cubic crystal, summed over the lines.
+
+    Parameters
+    ----------
+    points, lines
+        As for `gradient`. A core radius a puts conj(w) / (|w|² + a²) for 1/w, w = x + p y (our choice).
+    moduli : tuple, any one unit
+        C11, C12, C44. Aluminium: 108.2, 61.3, 28.5 GPa.
+    axes : array (3, 3)
+        Rotation whose columns are the cube axes in the frame of the points.
+
+    Returns
+    -------
+    array (..., 3, 3), float64
+
+    Raises
+    ------
+    InputError
+        An unstable crystal, an isotropic one (its roots are degenerate), a point on a line that has no core.
+
+    Notes
+    -----
+    Stroh's formalism (Hirth and Lothe, chapter 13): beta_ij = Im sum_a A_ia (L_a·b) k_j / (pi (x + p_a y)) over the
+    three roots with Im p > 0, k = e1 + p_a n, 2 A_a·L_a = 1.
+
+    Examples
+    --------
+    >>> edge = lines([0, 0, 0], [1, 0, 0], [0, 0, 1])
+    >>> stroh(np.ones(3), edge, moduli=(108.2, 61.3, 28.5), axes=np.eye(3)).shape
+    (3, 3)
+    """
+    c11, c12, c44 = moduli
+    if not (c44 > 0 and c11 > abs(c12) and c11 + 2 * c12 > 0 and abs(2 * c44 / (c11 - c12) - 1) > 1e-6):
+        raise InputError("stroh: moduli", f"are {moduli}", "give those of a stable cubic crystal, not an isotropic one")
+    one, flat = np.eye(3), np.stack(columns(points), axis=1)
+    _refuse_on_line(flat, lines)
+    stiffness = c12 * np.einsum("ij,kl->ijkl", one, one) + (c11 - c12 - 2 * c44) * np.einsum("ia,ja,ka,la", *[axes] * 4)
+    stiffness += c44 * (np.einsum("ik,jl->ijkl", one, one) + np.einsum("il,jk->ijkl", one, one))
+    beta = np.zeros((len(flat), 3, 3))
+    for line, (e1, n, _) in zip(lines, frames(lines["burgers"], lines["line"]), strict=True):
+        q, r, t = (np.einsum("ijkl,j,l->ik", stiffness, u, v) for u, v in ((e1, e1), (e1, n), (n, n)))
+        soft = np.linalg.inv(t)
+        roots, vectors = np.linalg.eig(np.block([[-soft @ r.T, soft], [r @ soft @ r.T - q, -r @ soft]]))
+        above = roots.imag > 0
+        for p, a, ell in zip(roots[above], vectors[:3, above].T, vectors[3:, above].T, strict=True):
+            w = (flat - line["position"]) @ (e1 + p * n)
+            weight = a * (ell @ line["burgers"]) / (2 * np.pi * (a @ ell))
+            beta += np.einsum("z,i,j->zij", w.conj() / (np.abs(w) ** 2 + line["core"] ** 2), weight, e1 + p * n).imag
+    return beta.reshape(*np.shape(points)[:-1], 3, 3)
+
+
+def deformation(beta: np.ndarray) -> np.ndarray:
+    """Deformation gradient F = I + beta.
+
+    Parameters
+    ----------
+    beta : array (..., 3, 3)
+        Distortion, superposed: distortions of several defects add.
+
+    Returns
+    -------
+    array (..., 3, 3), float64
+
+    Examples
+    --------
+    >>> deformation(np.zeros((3, 3))).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    return np.eye(3) + np.asarray(beta, np.float64)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _inverse_transpose_less_one(f, out):  # type: ignore[no-untyped-def]
+    smallest = np.inf
+    for i in range(f.shape[0]):
+        a, b, c, d, e, g, h, k, m = f[i]
+        c1, c2, c3 = e * m - g * k, g * h - d * m, d * k - e * h
+        det = a * c1 + b * c2 + c * c3
+        smallest = det if not det >= smallest else smallest
+        inverse = 1 / det
+        out[i, 0] = c1 * inverse - 1
+        out[i, 1] = c2 * inverse
+        out[i, 2] = c3 * inverse
+        out[i, 3] = (c * k - b * m) * inverse
+        out[i, 4] = (a * m - c * h) * inverse - 1
+        out[i, 5] = (b * h - a * k) * inverse
+        out[i, 6] = (b * g - c * e) * inverse
+        out[i, 7] = (c * d - a * g) * inverse
+        out[i, 8] = (a * e - b * d) * inverse - 1
+    return smallest
+
+
+def reciprocal(deformation: np.ndarray) -> np.ndarray:
+    """Distortion of reciprocal space H = F^-T - I, not linearised.
+
+    Parameters
+    ----------
+    deformation : array (..., 3, 3)
+        F.
+
+    Returns
+    -------
+    array (..., 3, 3), float64
+        A reciprocal vector Q of the reference becomes Q + H Q.
+
+    Raises
+    ------
+    InputError
+        A determinant that is zero, negative or not a number.
+
+    Examples
+    --------
+    >>> reciprocal(np.diag([1.0, 2.0, 4.0])).diagonal().tolist()
+    [0.0, -0.5, -0.75]
+    """
+    f = np.ascontiguousarray(deformation, np.float64)
+    if f.shape[-2:] != (3, 3):
+        raise InputError("deformation", f"has the shape {f.shape}", "give an array (..., 3, 3)")
+    out = np.empty((f.size // 9, 9))
+    smallest = _inverse_transpose_less_one(f.reshape(-1, 9), out)
+    if not smallest > 0:
+        raise InputError(
+            "deformation",
+            f"has the determinant {smallest:.6g}",
+            "keep away from the cores, or give the dislocations a larger core radius",
+        )
+    return out.reshape(f.shape)
