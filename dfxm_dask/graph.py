@@ -378,3 +378,40 @@ def _fold(combine: Any, parts: list[Arrays]) -> Arrays:
     for part in parts[1:]:
         merged = combine(merged, part)
     return merged
+
+
+def layered(
+    make: Any, source: Any, variables: Sequence[Variable], sizes: Mapping[str, int], name: str
+) -> dict[str, xr.DataArray]:
+    """Arrays that are made layer by layer, from nothing: one task a layer, and every variable a part of it.
+
+    Parameters
+    ----------
+    make : callable
+        ``make(source, z)`` gives the values of all variables at layer number z, without the dim z.
+    source : object
+        What it makes them from; travels once, not with every task.
+    variables : sequence of Variable
+        Their first dim is z.
+    sizes : mapping
+        Length of every dim.
+    name : str
+        Of the graph: the same name means the same values.
+    """
+    whole = f"{name}-source"
+    layers: dict[Any, Any] = {(name, k): (make, whole, k) for k in range(sizes["z"])}
+    base = HighLevelGraph.from_collections(name, {whole: source} | layers)
+    out = {}
+    for variable in variables:
+        own = f"{name}-{variable.name}"
+        shape = tuple(sizes[d] for d in variable.dims)
+        parts = {(own, k, *(0,) * (len(shape) - 1)): (_layer_part, (name, k), variable.name) for k in range(shape[0])}
+        graph = HighLevelGraph({**base.layers, own: parts}, {**base.dependencies, own: {name}})
+        chunks = ((1,) * shape[0], *((n,) for n in shape[1:]))
+        data = da.Array(graph, own, chunks, dtype=np.dtype(variable.dtype))
+        out[variable.name] = xr.DataArray(data, dims=variable.dims, attrs=variable.attrs)
+    return out
+
+
+def _layer_part(made: Arrays, name: str) -> np.ndarray:
+    return made[name][None]

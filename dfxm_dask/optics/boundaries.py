@@ -12,9 +12,8 @@ from itertools import combinations
 import numpy as np
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics.dislocation import lines
 from dfxm_dask.optics.scene import Junction
-from dfxm_dask.optics.walls import SHEET, frank_bilby
+from dfxm_dask.optics.walls import frank_bilby, wall_lines, wall_sheet
 
 MARGIN = 4.0
 """Spacings by which the lines of a wall go on beyond the volume: what is cut off there is felt as (spacing / distance)
@@ -65,26 +64,19 @@ def _corners(box: np.ndarray) -> np.ndarray:
     return np.array([[box[i, 0], box[j, 1], box[k, 2]] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
 
 
-def _rank_lines(
-    origin: np.ndarray, along: np.ndarray, line: np.ndarray, burgers: np.ndarray, spacing: float, box: np.ndarray,
-    core: float, *, half: bool, offset: float,
+def _one_set(
+    origin: np.ndarray, normal: np.ndarray, line: np.ndarray, burgers: np.ndarray, spacing: float, box: np.ndarray,
+    core: float, *, half: bool,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """One set of parallel lines along a plane, as far as the box feels it, and its even spread."""
-    reach = (_corners(box) - origin) @ along
-    low, high = reach.min() - MARGIN * spacing, reach.max() + MARGIN * spacing
-    first, last = int(np.floor(low / spacing)), int(np.ceil(high / spacing))
+    """One set of parallel lines along a plane, as far as the box feels it, and its even spread; or its half alone."""
+    reach = (_corners(box) - origin) @ np.cross(normal, line)
+    # wall_lines runs along normal x line, our half planes along line x normal.
+    low = np.floor(reach.min() / spacing - MARGIN) * spacing
+    high = np.ceil(reach.max() / spacing + MARGIN) * spacing
     if half:
-        first, last = max(0, first), max(1, last)
-    numbers = np.arange(first, last)
-    made = lines(
-        origin + (numbers[:, None] + offset) * spacing * along,
-        np.tile(burgers, (len(numbers), 1)), np.tile(line, (len(numbers), 1)), np.full(len(numbers), core),
-    )  # fmt: skip
-    sheet = np.zeros(1, SHEET)
-    sheet["origin"], sheet["line"], sheet["along"] = origin, line, along
-    sheet["start"], sheet["stop"] = first * spacing, last * spacing
-    sheet["burgers"] = burgers / spacing
-    return made, sheet
+        low, high = min(low, -spacing), 0.0
+    made = wall_lines(origin, normal, line, burgers, spacing, low, high, core)
+    return made, wall_sheet(origin, normal, line, burgers, spacing, low, high)
 
 
 def edge_sets(target: np.ndarray, candidates: np.ndarray) -> list[tuple[np.ndarray, float]]:
@@ -114,16 +106,19 @@ def edge_sets(target: np.ndarray, candidates: np.ndarray) -> list[tuple[np.ndarr
         for chosen in combinations(range(len(candidates)), count):
             basis = candidates[list(chosen)].T
             density, *_ = np.linalg.lstsq(basis, target, rcond=None)
-            if np.linalg.norm(basis @ density - target) > 1e-9 * size or np.abs(density).min() * 1e-3 < 1e-12 * size:
+            if np.linalg.norm(basis @ density - target) > 1e-9 * size:
                 continue
             if np.abs(density).sum() < total * (1 - 1e-9):
                 total = np.abs(density).sum()
-                best = [(np.sign(d) * candidates[k], 1 / abs(d)) for k, d in zip(chosen, density, strict=True)]
+                best = [
+                    (np.sign(d) * candidates[k], 1 / abs(d)) for k, d in zip(chosen, density, strict=True) if d
+                ]
         if best:
             break
-    if best is None:
+    kept = sorted(((b, d) for b, d in best or () if d < SPARSEST), key=lambda item: item[1])
+    if not kept:
         raise InputError("tilt wall", "no one or two Burgers vectors lie along its normal", "choose another line")
-    return sorted((item for item in best if item[1] < SPARSEST), key=lambda item: item[1])
+    return kept
 
 
 def tilt_junction(
@@ -162,10 +157,8 @@ def tilt_junction(
         along = np.cos(azimuth) * reference + np.sin(azimuth) * second
         normal = np.cross(along, line)
         sets = edge_sets(tilt * normal, candidates)
-        for k, (burgers, spacing) in enumerate(sets):
-            part, sheet = _rank_lines(
-                origin, along, line, burgers, spacing, box, core, half=True, offset=(k + 0.5) / len(sets)
-            )
+        for burgers, spacing in sets:
+            part, sheet = _one_set(origin, normal, line, burgers, spacing, box, core, half=True)
             made.append(part)
             sheets.append(sheet)
         boundaries.append(
@@ -208,9 +201,8 @@ def plane_wall(
     order = np.argsort(-np.abs(densities))
     made, sheets = [], []
     for k in order:
-        along = np.cross(line[k], normal)
-        part, sheet = _rank_lines(
-            origin, along, line[k], signs[k] * burgers[k], 1 / abs(densities[k]), box, core, half=False, offset=0.5
+        part, sheet = _one_set(
+            origin, normal, line[k], signs[k] * burgers[k], 1 / abs(densities[k]), box, core, half=False
         )
         made.append(part)
         sheets.append(sheet)

@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numba import njit
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.dislocation import LINE, accumulate_lines, line_table
 from dfxm_dask.optics.segments import accumulate_segments, segment_table
 from dfxm_dask.optics.walls import SHEET, accumulate_sheets, sheet_table
 
-LOOP_REACH = 10.0
+LOOP_REACH = 12.0
 """Radii beyond which a loop is left out: its field falls as the third power and is below 1e-7 there (our choice)."""
 
 
@@ -73,8 +74,8 @@ class Scene:
     sheets : SHEET array
         Even spreads of dislocations; subtracted.
     junctions : tuple of Junction
-    wave_vectors, wave_rotations, wave_phases : ndarray (wave, xyz) 1/um, (wave, xyz) rad, (wave,) rad
-        Smooth bending: the rotation is sum of wave_rotations cos(wave_vectors r + wave_phases).
+    wave_vectors, wave_displacements, wave_phases : ndarray (wave, xyz) 1/um, (wave, xyz) um, (wave,) rad
+        Smooth bending: the displacement is the sum of wave_displacements sin(wave_vectors r + wave_phases).
     """
 
     poisson: float
@@ -83,7 +84,7 @@ class Scene:
     sheets: np.ndarray = field(default_factory=lambda: np.zeros(0, SHEET))
     junctions: tuple[Junction, ...] = ()
     wave_vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
-    wave_rotations: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
+    wave_displacements: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
     wave_phases: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
@@ -108,8 +109,8 @@ def sector(junction: Junction, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> n
     return np.searchsorted(junction.azimuths - start, np.mod(azimuth - start, 2 * np.pi), side="right") - 1
 
 
-def lattice_rotation(scene: Scene, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Rotation vector of the lattice between the dislocations: subgrains and bending.
+def lattice(scene: Scene, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Displacement gradient of the lattice between the dislocations: rotation of the subgrains, and bending.
 
     Parameters
     ----------
@@ -118,14 +119,16 @@ def lattice_rotation(scene: Scene, x: np.ndarray, y: np.ndarray, z: np.ndarray) 
 
     Returns
     -------
-    ndarray (xyz, point), float64, rad
+    ndarray (9, point), float64
+        beta_ij = du_i/dx_j, row-major. The long-range part of single lines is not in it.
     """
     rotation = np.zeros((3, x.size))
     for junction in scene.junctions:
         rotation += junction.rotations[sector(junction, x, y, z)].T
-    for k, turn, phase in zip(scene.wave_vectors, scene.wave_rotations, scene.wave_phases, strict=True):
-        rotation += turn[:, None] * np.cos(k[0] * x + k[1] * y + k[2] * z + phase)
-    return rotation
+    beta = skew(rotation)
+    for k, u, phase in zip(scene.wave_vectors, scene.wave_displacements, scene.wave_phases, strict=True):
+        beta += np.outer(u, k).reshape(9, 1) * np.cos(k[0] * x + k[1] * y + k[2] * z + phase)
+    return beta
 
 
 def skew(rotation: np.ndarray) -> np.ndarray:
@@ -184,7 +187,7 @@ def distortion(scene: Scene, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.
     for loop in scene.loops:
         _add_loop(loop, scene.poisson, x, y, z, beta)
     if scene.junctions or scene.wave_phases.size:
-        beta += skew(lattice_rotation(scene, x, y, z))
+        beta += lattice(scene, x, y, z)
     return beta
 
 
@@ -216,19 +219,22 @@ def distance(scene: Scene, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.nd
     """
     least = np.full(x.size, np.inf)
     for line in scene.lines:
-        dx, dy, dz = (v - p for v, p in zip((x, y, z), line["position"], strict=True))
-        t = line["line"]
-        along = dx * t[0] + dy * t[1] + dz * t[2]
-        np.minimum(least, (dx - along * t[0]) ** 2 + (dy - along * t[1]) ** 2 + (dz - along * t[2]) ** 2, out=least)
+        _nearest(x, y, z, line["position"], line["line"], -np.inf, np.inf, least)
     for loop in scene.loops:
         for start, stop in zip(loop.nodes, np.roll(loop.nodes, -1, axis=0), strict=True):
-            edge = stop - start
-            dx, dy, dz = (v - p for v, p in zip((x, y, z), start, strict=True))
-            part = np.clip((dx * edge[0] + dy * edge[1] + dz * edge[2]) / (edge @ edge), 0, 1)
-            np.minimum(
-                least, (dx - part * edge[0]) ** 2 + (dy - part * edge[1]) ** 2 + (dz - part * edge[2]) ** 2, out=least
-            )
+            length = np.linalg.norm(stop - start)
+            _nearest(x, y, z, start, (stop - start) / length, 0.0, length, least)
     return np.sqrt(least)
+
+
+@njit(nogil=True, cache=True)
+def _nearest(x, y, z, start, direction, low, high, least):  # type: ignore[no-untyped-def]
+    """Squared distance to one segment, where it is less than what is known."""
+    for k in range(x.size):
+        dx, dy, dz = x[k] - start[0], y[k] - start[1], z[k] - start[2]
+        along = min(max(dx * direction[0] + dy * direction[1] + dz * direction[2], low), high)
+        dx, dy, dz = dx - along * direction[0], dy - along * direction[1], dz - along * direction[2]
+        least[k] = min(least[k], dx * dx + dy * dy + dz * dz)
 
 
 def line_points(scene: Scene, box: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:
