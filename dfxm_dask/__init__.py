@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOME = {
     "ingest": "dfxm_dask.store.ingest",
     "open_scan": "dfxm_dask.store.scan",
+    "simulate": "dfxm_dask.store.simulate",
     "run_recipe": "dfxm_dask.run.execute",
     "background": "dfxm_dask.frames",
     "hot_pixels": "dfxm_dask.frames",

@@ -76,6 +76,11 @@ def read_pixel_size(_: Any, __: Any, text: str | None) -> tuple[float, float] | 
     return None if text is None else split_pair(text, "Y,X in um, such as 0.2,0.06", float)
 
 
+def read_shape(_: Any, __: Any, text: str | None) -> tuple[int, int] | None:
+    """``Y,X`` in pixels."""
+    return None if text is None else split_pair(text, "Y,X in pixels, such as 512,512", int)
+
+
 def read_layers(_: Any, __: Any, text: str | None) -> list[float] | None:
     """``0,1,2`` as positions of layers."""
     try:
@@ -123,33 +128,63 @@ def run_options(function: Callable[..., None]) -> Callable[..., None]:
 
 @cli.command()
 @click.option("--out", type=FILE, default=Path("demo"), show_default=True, help="Folder for the store and figures.")
+@click.option("--preset", default="easy", show_default=True, help="What to simulate; see `dfxm-dask simulate --help`.")
+@click.option("--real", is_flag=True, help="Reduce a real rocking scan of beamline ID03 instead.")
 @click.option(
     "--pixel-size", metavar="Y,X", callback=read_pixel_size,
-    help="Effective pixel in um, for KAM and scale bars. The file does not record it.",
+    help="With --real: effective pixel in um, for KAM and scale bars. The file does not record it. [default: 1,1]",
 )  # fmt: skip
 @run_options
-def demo(out: Path, pixel_size: tuple[float, float] | None, **how: Any) -> None:
-    """Reduce a real rocking scan of beamline ID03 and draw it."""
+def demo(out: Path, preset: str, real: bool, pixel_size: tuple[float, float] | None, **how: Any) -> None:
+    """Simulate what a beamline writes, reduce it, draw it, and print what was found beside what is true."""
     from dfxm_dask.run.recipe import read_recipe
+    from dfxm_dask.store.scan import open_scan
+    from dfxm_dask.view.compare import truth_rows
+    from dfxm_dask.view.figures import figures as draw
     from dfxm_dask.view.tables import findings, say, show_table
 
-    source = demo_scan()
-    store = out / "rocking.zarr"
-    out.mkdir(parents=True, exist_ok=True)
-    ingest_source(
-        source, store, None, None, how["events"], scan="1.1", pixel_size=pixel_size, overwrite=how["overwrite"]
-    )
+    truth = None
+    if real:
+        store = out / "rocking.zarr"
+        if pixel_size is None:
+            say("effective pixel taken as 1 um: the file does not record it (--pixel-size Y,X to say otherwise)")
+        source, pixel_size = demo_scan(), pixel_size or (1.0, 1.0)
+        out.mkdir(parents=True, exist_ok=True)
+    else:
+        store, source = out / f"{preset}.zarr", out / "raw" / f"{preset}.h5"
+        source.parent.mkdir(parents=True, exist_ok=True)
+        truth = simulated(preset, source, how, format="bliss")
+        pixel_size = tuple(float(truth[d][1] - truth[d][0]) for d in ("y", "x"))  # type: ignore[assignment]
+    given = {"scan": "1.1" if real else "all", "pixel_size": pixel_size, "overwrite": how["overwrite"]}
+    ingest_source(source, store, None, None, how["events"], **given)
     complete = compute(read_recipe("maps"), store, **how)
-    from dfxm_dask.store.scan import open_scan
-    from dfxm_dask.view.figures import figures as draw
-
-    written = draw(store, out / "figures")
-    show_table("what was found", ("quantity", "value"), findings(open_scan(store, chunks=None)), right=(1,))
+    tree = open_scan(store, chunks=None)
+    if truth is not None:  # its coordinates went through a motor in mm: equal but for rounding
+        tree["truth"] = truth["truth"].to_dataset(inherit=False)
+    written = draw(tree, out / "figures")
+    show_table("what was found", ("quantity", "value"), findings(tree), right=(1,))
+    if truth is not None:
+        rows = truth_rows(tree, tree["truth"].dataset)
+        show_table("beside the truth", ("quantity", "found", "true"), rows, right=(1, 2))
     say("A truncated curve never comes down to its background within the scan: its width is a lower bound.")
     say(f"store:    {store}")
     say(f"figures:  {out / 'figures'} ({len(written)} files; begin with {written[-1].name})")
     if not complete:
         raise SystemExit(PARTIAL)
+
+
+def simulated(preset: str, out: Path, how: dict[str, Any], **options: Any) -> Any:
+    """Simulate with the events shown; layers in parallel where a cluster or workers were asked for."""
+    from dfxm_dask.run.execute import run_simulate
+
+    with ExitStack() as stack:
+        client = None
+        if how.get("cluster") or how.get("workers"):
+            from dfxm_dask.run.cluster import open_cluster
+
+            client = stack.enter_context(open_cluster(how["cluster"], workers=how["workers"]))
+        publish = subscribers(stack, how["events"])
+        return run_simulate(preset, out, client=client, publish=publish, overwrite=how["overwrite"], **options)
 
 
 def demo_scan() -> Path:
@@ -163,6 +198,30 @@ def demo_scan() -> Path:
     if not found:
         raise DfxmError("demo", "the example scan is not installed", "pip install 'dfxm_dask[demo]'")
     return Path(str(found[0].locate()))
+
+
+@cli.command()
+@click.argument("preset")
+@click.argument("out", type=FILE)
+@click.option("--layers", type=click.IntRange(1), help="Layers along z. [default: of the preset]")
+@click.option("--shape", metavar="Y,X", callback=read_shape, help="Rows and columns. [default: of the preset]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same counts.")
+@click.option(
+    "--format", type=click.Choice(["zarr", "bliss"]), default="zarr", show_default=True,
+    help="A store; or a master file OUT.h5 with LIMA files, and the truth in OUT_truth.zarr.",
+)  # fmt: skip
+@run_options
+def simulate(preset: str, out: Path, cluster: str | None, workers: int | None, **options: Any) -> None:
+    """Simulate a scan with known truth.
+
+    PRESET is easy, hard, multigrain, al002, movie, movie_long, reflections, empty or deformed. A simulation that was
+    stopped goes on where it stopped.
+    """
+    from dfxm_dask.view.tables import say
+
+    how = {"cluster": cluster, "workers": workers, **{word: options.pop(word) for word in ("events", "overwrite")}}
+    simulated(preset, out, how, **options)
+    say(f"{out}: preset {preset}, seed {options['seed']}")
 
 
 @cli.command()

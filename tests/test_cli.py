@@ -28,7 +28,8 @@ TOTAL = Variable("total", ("z", "y", "x"), "float32", "count", "sum of the curve
 
 @pytest.fixture(autouse=True)
 def reductions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One reduction stands for the rooms."""
+    """One reduction stands for the rooms, which register themselves once, when they are imported."""
+    registry.load_reductions()
     monkeypatch.setattr(registry, "REGISTRY", {})
 
     @reduction(reads=(COUNTS, AXES), writes=(TOTAL,), over=("scan",), group="rocking")
@@ -91,7 +92,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen["cluster"] = (spec, options)
         yield "client"
 
-    stand_in = Planned(plan=plan, run_recipe=run_recipe, run_ingest=run_ingest)
+    def run_simulate(preset: str, out: Path, *, client: Any, publish: tuple[Any, ...], **options: Any) -> None:
+        seen["simulate"] = (preset, out, client, options)
+
+    stand_in = Planned(plan=plan, run_recipe=run_recipe, run_ingest=run_ingest, run_simulate=run_simulate)
     monkeypatch.setitem(sys.modules, "dfxm_dask.run.execute", stand_in)
     monkeypatch.setattr(cluster, "open_cluster", open_cluster)
     return seen
@@ -300,11 +304,30 @@ def test_demo__without_the_data_says_how_to_get_them(monkeypatch: pytest.MonkeyP
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "files", files)
-    result = call("demo", "--out", tmp_path / "demo")
+    result = call("demo", "--real", "--out", tmp_path / "demo")
     assert (result.exit_code, result.stderr) == (
         1, "Error: demo: the example scan is not installed; pip install 'dfxm_dask[demo]'\n"
     )  # fmt: skip
     assert not (tmp_path / "demo").exists()
+
+
+def test_simulate__hands_its_options_on(asked: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "s.h5"
+    words = ("--layers", 2, "--shape", "64, 96", "--seed", 7, "--format", "bliss", "--workers", 2)
+    result = call("simulate", "hard", out, *words)
+    assert result.exit_code == 0, result.output
+    assert f"{out}: preset hard, seed 7" in result.output.replace("\n", "")
+    options = {"layers": 2, "shape": (64, 96), "seed": 7, "format": "bliss", "overwrite": False}
+    assert asked["simulate"] == ("hard", out, "client", options)
+    assert asked["cluster"][1]["workers"] == 2
+    assert call("simulate", "hard", out, "--shape", "64").exit_code == 2
+    assert call("simulate", "hard", out, "--layers", 0).exit_code == 2
+
+
+def test_simulate__unknown_preset_is_one_line(tmp_path: Path) -> None:
+    result = call("simulate", "esay", tmp_path / "s.zarr")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "did you mean 'easy'" in result.stderr
 
 
 def test_main__is_the_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,10 +109,11 @@ class LayerDone:
 
 @dataclass(frozen=True)
 class IngestDone:
-    """The store is complete."""
+    """The store is complete; ``verb`` says how it was made."""
 
     seconds: float
     bytes: int
+    verb: str = "ingested"
 
 
 Event = (
@@ -181,7 +182,7 @@ def line(event: Event) -> str:
             done = f"{megabytes(event.bytes)} in {duration(event.seconds)}"
             return f"layer {event.layer}: {done} ({event.done}/{event.layers})"
         case IngestDone():
-            return f"ingested {megabytes(event.bytes)} in {duration(event.seconds)}"
+            return f"{event.verb} {megabytes(event.bytes)} in {duration(event.seconds)}"
 
 
 def log_lines(stream: TextIO) -> Subscriber:

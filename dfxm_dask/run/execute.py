@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,6 +35,10 @@ from dfxm_dask.schema import Variable
 from dfxm_dask.store import ledger, scan
 from dfxm_dask.store.chunks import map_layout
 from dfxm_dask.store.ingest import IngestReport, ingest
+from dfxm_dask.store.simulate import simulate
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Publish = tuple[Subscriber, ...]
 
@@ -110,19 +114,59 @@ def run_ingest(
     """
     begun = time.perf_counter()
 
-    def each(function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-        pending = list(tasks)
-        sizes = [prod(t.scan.shape) * _area(t) * t.scan.dtype.itemsize for t in pending]
-        frames = sum(prod(t.scan.shape) for t in pending)
-        send(publish, IngestStarted(str(source), str(store), len(pending), frames, sum(sizes)))
-        for number, record in enumerate(windowed(client, function, pending), start=1):
-            size = sizes[0] if sizes else 0
-            yield record
-            send(publish, LayerDone(record["block"], record["seconds"], size, number, len(pending)))
+    def size(task: Any) -> tuple[int, int]:
+        frames = prod(task.scan.shape)
+        return frames, frames * _area(task) * task.scan.dtype.itemsize
 
-    report = ingest(source, store, each=each, **options)
+    report = ingest(source, store, each=_layers(str(source), store, size, client, publish), **options)
     send(publish, IngestDone(time.perf_counter() - begun, report.bytes))
     return report
+
+
+def run_simulate(
+    preset: str, out: str | Path, *, client: Any = None, publish: Publish = (), **options: Any
+) -> xr.DataTree:
+    """:func:`dfxm_dask.simulate` with layers in parallel on a cluster, and with events.
+
+    Parameters
+    ----------
+    client : distributed.Client, optional
+        Without one, layers are written here, one after the other.
+    options
+        As of :func:`dfxm_dask.simulate`.
+    """
+    begun = time.perf_counter()
+    total = 0
+
+    def size(task: Any) -> tuple[int, int]:
+        nonlocal total
+        frames = prod(task.phantom.grid)
+        total += 2 * frames * prod(task.phantom.shape)
+        return frames, 2 * frames * prod(task.phantom.shape)
+
+    tree = simulate(preset, out, each=_layers(f"preset {preset}", out, size, client, publish), **options)
+    send(publish, IngestDone(time.perf_counter() - begun, total, "simulated"))
+    return tree
+
+
+def _layers(
+    source: str, target: str | Path, size: Callable[[Any], tuple[int, int]], client: Any, publish: Publish
+) -> Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]:
+    """A parallel stand-in for ``map`` over the layers of a scan that says what it does.
+
+    ``size`` gives frames and bytes of a task.
+    """
+
+    def each(function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
+        pending = list(tasks)
+        sizes = [size(t) for t in pending]
+        frames, nbytes = sum(f for f, _ in sizes), sum(n for _, n in sizes)
+        send(publish, IngestStarted(source, str(target), len(pending), frames, nbytes))
+        for number, record in enumerate(windowed(client, function, pending), start=1):
+            yield record
+            send(publish, LayerDone(record["block"], record["seconds"], sizes[0][1], number, len(pending)))
+
+    return each
 
 
 def _area(task: Any) -> int:

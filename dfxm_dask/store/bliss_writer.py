@@ -356,7 +356,7 @@ def _write_frames(path: Path, source: _Checked, length: int) -> None:
 
 
 def write_master(
-    path: str | Path, entries: Iterable[Entry], *, sample: str = "simulated", beamline: str = "id03"
+    path: str | Path, entries: Iterable[Entry], *, sample: str = "simulated", beamline: str = "id03", digest: str = ""
 ) -> Path:
     """A master file with one entry N.1 for each scan; :func:`dfxm_dask.ingest` reads it.
 
@@ -368,6 +368,8 @@ def write_master(
         One for each layer.
     sample, beamline : str
         Words for ``sample/name`` and ``instrument/name``.
+    digest : str
+        Attribute of the file: what it was made from.
 
     Returns
     -------
@@ -396,6 +398,7 @@ def write_master(
     with _whole(path) as master:
         # Other readers take positions from <motor>/value only where the publisher is bliss.
         master.attrs.update(NX_class="NXroot", creator="dfxm_dask", publisher="bliss", default=f"{numbers[0]}.1")
+        master.attrs["digest"] = digest
         for entry in listed:
             _write_entry(master, entry, sample, beamline)
     return path

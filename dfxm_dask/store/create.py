@@ -32,38 +32,12 @@ def create_store(
     roi: Any, pixel_size: Any, z_values: list[float],
 ) -> None:  # fmt: skip
     """Groups, array metadata and all coordinates of a new store."""
-    first = whole[0]
-    title = str(first.metadata.get("sample", "") or first.title)
-    more = {"source": Path(first.source).name, "command": first.title}
-    if first.found != first.commanded:
-        more["aborted"] = f"{first.found} of {first.commanded} frames"
-    create_group(target, "", root_attrs(rows, title, **more), anew=True)
+    create_coordinates(target, whole, layout.shape[-2:], rows, roi, pixel_size, z_values)
     create_group(target, "raw", {})
-    z_attrs = {"units": "um", "long_name": "position along z", "motor": first.z_motor or "not recorded"}
-    write_small(target, "", "z", ("z",), np.asarray(z_values), z_attrs)
-    ny, nx = layout.shape[-2:]
-    for name, n, start, pixel in zip(
-        ("y", "x"), (ny, nx), (roi[0], roi[2]) if roi else (0, 0), pixel_size or (None, None), strict=True
-    ):
-        attrs: dict[str, Any] = {"units": "um" if pixel else "pixel", "long_name": f"position along {name}"}
-        if first.detector_pixel:
-            attrs["detector_pixel_um"] = first.detector_pixel[0 if name == "y" else 1]
-        write_small(target, "", name, (name,), (np.arange(n) + start) * float(pixel or 1), attrs)
-    for k, axis in enumerate(first.axes):
-        axis_attrs: dict[str, Any] = {
-            "units": axis.units,
-            "long_name": f"{axis.name} ({axis.motor})",
-            "motor": axis.motor,
-            "scan_axis": k,
-            "position": "mid-exposure readback, mean over the frames at this grid point",
-        }
-        for word in ("commanded_start", "commanded_step"):
-            if getattr(axis, word) is not None:
-                axis_attrs[word] = float(getattr(axis, word))
-        write_small(target, "", axis.name, (axis.name,), grid_positions(whole, k), axis_attrs)
+    first = whole[0]
     edge = layout.chunk[-1]
     for variable in variables:
-        plan = layout if variable.name == "counts" else _statistics_layout(variable, layout, rows, edge)
+        plan = layout if variable.name == "counts" else statistics_layout(variable, layout, rows, edge)
         attrs = {"detector": first.detector} if variable.name == "counts" else {}
         create_array(target, "raw", variable, plan, attrs)
     kept = {id(s) for s in whole}
@@ -81,6 +55,40 @@ def create_store(
         write_small(target, "raw", f"readback_{axis.name}", dims, values, attrs)
 
 
+def create_coordinates(
+    target: Path, whole: list[Scan], shape: tuple[int, ...], rows: int, roi: Any, pixel_size: Any,
+    z_values: list[float],
+) -> None:  # fmt: skip
+    """The root group of a new store, with z, y, x and the scan axes."""
+    first = whole[0]
+    title = str(first.metadata.get("sample", "") or first.title)
+    more = {"source": Path(first.source).name, "command": first.title}
+    if first.found != first.commanded:
+        more["aborted"] = f"{first.found} of {first.commanded} frames"
+    create_group(target, "", root_attrs(rows, title, **more), anew=True)
+    z_attrs = {"units": "um", "long_name": "position along z", "motor": first.z_motor or "not recorded"}
+    write_small(target, "", "z", ("z",), np.asarray(z_values), z_attrs)
+    for name, n, start, pixel in zip(
+        ("y", "x"), shape, (roi[0], roi[2]) if roi else (0, 0), pixel_size or (None, None), strict=True
+    ):
+        attrs: dict[str, Any] = {"units": "um" if pixel else "pixel", "long_name": f"position along {name}"}
+        if first.detector_pixel:
+            attrs["detector_pixel_um"] = first.detector_pixel[0 if name == "y" else 1]
+        write_small(target, "", name, (name,), (np.arange(n) + start) * float(pixel or 1), attrs)
+    for k, axis in enumerate(first.axes):
+        axis_attrs: dict[str, Any] = {
+            "units": axis.units,
+            "long_name": f"{axis.name} ({axis.motor})",
+            "motor": axis.motor,
+            "scan_axis": k,
+            "position": "mid-exposure readback, mean over the frames at this grid point",
+        }
+        for word in ("commanded_start", "commanded_step"):
+            if getattr(axis, word) is not None:
+                axis_attrs[word] = float(getattr(axis, word))
+        write_small(target, "", axis.name, (axis.name,), grid_positions(whole, k), axis_attrs)
+
+
 def _write_per_frame(
     target: Path, scans: list[Scan], whole: list[Scan], dims: Any, shape: Any, variable: Variable, field: str
 ) -> None:
@@ -95,7 +103,8 @@ def _write_per_frame(
     write_small(target, "raw", variable.name, dims, values, variable.attrs)
 
 
-def _statistics_layout(variable: Variable, raw: Layout, rows: int, edge: int) -> Layout:
+def statistics_layout(variable: Variable, raw: Layout, rows: int, edge: int) -> Layout:
+    """Layout of a variable per layer or per patch: a shard a layer."""
     ny, nx = raw.shape[-2:]
     if variable.dims == ("z",):
         return Layout(raw.shape[:1], (1,), (1,))

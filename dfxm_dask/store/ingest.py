@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,7 @@ def _same_grid(name: str, mine: Axis, theirs: Axis) -> None:
         )
 
 
-def _check_target(store: Path) -> None:
+def check_target(store: Path) -> None:
     parts = [p.upper() for p in store.resolve().parts]
     if "RAW_DATA" in parts:
         raise StoreError(f"store {store}", "lies under RAW_DATA, which is read-only", "write under PROCESSED_DATA")
@@ -165,7 +165,7 @@ def _check_target(store: Path) -> None:
         raise StoreError(f"store {store}", f"{parent} cannot be written", "choose another place")
 
 
-def _check_space(store: Path, need: int) -> None:
+def check_space(store: Path, need: int) -> None:
     parent = next(p for p in [store, *store.resolve().parents] if p.exists())
     free = shutil.disk_usage(parent).free
     if free < need:
@@ -248,7 +248,7 @@ def ingest(
     """
     begun = time.perf_counter()
     target = Path(store).resolve()  # workers may stand elsewhere
-    _check_target(target)
+    check_target(target)
     line = load_beamline(beamline, dict(motors or {}))
     scans, absent = read_layers(
         source,
@@ -290,10 +290,10 @@ def ingest(
         "z": z_values,
         "writes": [v.name for v in variables],
     }
-    _check_existing(target, plan, overwrite)
+    check_existing(target, {("raw", "ingest"): plan}, overwrite)
     nbytes = prod(layout.shape) * dtype.itemsize
     done_before = sum(f.stat().st_size for f in target.rglob("*") if f.is_file()) if target.exists() else 0
-    _check_space(target, int(nbytes * _encoded_fraction(first, roi) * 1.1) - done_before)
+    check_space(target, int(nbytes * _encoded_fraction(first, roi) * 1.1) - done_before)
     rows = unit_rows(layout, dtype.itemsize)
     kept = {id(s) for s in whole}
     blocks = {f"z{z:04d}": s for z, s in enumerate(scans) if id(s) in kept}
@@ -313,16 +313,16 @@ def ingest(
         "absent": absent,
         "cropped": cropped,
     }
-    ledger.complete(target, "raw", "ingest", provenance, _small_files(target, variables))
+    ledger.complete(target, "raw", "ingest", provenance, small_files(target, variables))
     consolidate(target)
     return IngestReport(len(blocks), len(done), (*absent, *cropped), time.perf_counter() - begun, nbytes)
 
 
-def _small_files(target: Path, variables: list[Variable]) -> list[str]:
+def small_files(target: Path, variables: list[Variable], group: str = "raw") -> list[str]:
     """Files of coordinates, monitors and readbacks: they must be there as the blocks must."""
     blocks = {v.name for v in variables}
     folders = [target / name for name in arrays(target, "")]
-    folders += [target / "raw" / name for name in arrays(target, "raw") if name not in blocks]
+    folders += [target / group / name for name in arrays(target, group) if name not in blocks]
     return [str(p.relative_to(target)) for f in folders for p in sorted(f.rglob("*")) if p.is_file()]
 
 
@@ -351,27 +351,69 @@ def _layer_positions(scans: list[Scan]) -> list[float]:
     return values
 
 
-def _check_existing(target: Path, plan: dict[str, Any], overwrite: bool) -> None:
-    """Refuse a place that holds something else; remove our own store where overwriting was asked."""
-    if not target.exists() or not any(target.iterdir()):
+def check_existing(target: Path, plans: Mapping[tuple[str, str], Mapping[str, Any]], overwrite: bool) -> None:
+    """Refuse a place that holds something else; remove our own store where overwriting was asked.
+
+    Parameters
+    ----------
+    plans : mapping of (group, step) to plan
+        What is to be written first into the store. A store that has any ledger must have these, with these plans.
+
+    Raises
+    ------
+    StoreError
+        Not a store of ours, or one that began with something else.
+    """
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     try:
         ours = "schema_version" in read_group_meta(target)["attributes"]
-    except (DfxmError, KeyError):
+    except (DfxmError, KeyError, OSError):
         ours = False
     if not ours:
         raise StoreError(f"store {target}", "exists and is not a store of this package", "choose another place")
-    header, _ = ledger.read_ledger(ledger.ledger_path(target, "raw", "ingest"))
     if overwrite:
         shutil.rmtree(target)
-    elif header and header["digest"] != ledger.digest(plan):
-        raise StoreError(f"store {target}", "exists and holds another ingest", "say --overwrite, or name a new store")
+        return
+    if not any(target.glob("*/.ledger/*.jsonl")):
+        return  # killed before anything was begun
+    begun = {key: ledger.read_ledger(ledger.ledger_path(target, *key))[0] for key in plans}
+    other = [key for key, header in begun.items() if header and header["digest"] != ledger.digest(plans[key])]
+    if other or not any(begun.values()):  # one of two steps may lack its ledger: killed between them
+        found = f"exists and holds another {(other or list(plans))[0][1]}"
+        raise StoreError(f"store {target}", found, "say --overwrite, or name a new store")
+    for group, step in (key for key, header in begun.items() if header):
+        if lost := ledger.states(target, group)[step].lost:
+            raise StoreError(f"store {target}", f"{lost[0]} is missing", "restore the file, or say --overwrite")
 
 
 def ingest_layer(task: LayerTask) -> ledger.Record:
     """Write one layer: a shard per band of counts, a shard of every patch statistic. Returns its record."""
     begun = time.perf_counter()
-    counts = open_array(Path(task.store, "raw", "counts"))
+    found = ((int(task.scan.order[number]), frame) for number, frame in frames(task.scan, roi=task.roi))
+    files = write_layer(task.store, task.z, found, f"{task.scan.source} entry {task.scan.entry}")
+    return {
+        "block": f"z{task.z:04d}",
+        "read": [[Path(p.file).name, p.dataset, p.first, p.count] for p in task.scan.pieces],
+        "files": files,
+        "seconds": round(time.perf_counter() - begun, 3),
+    }
+
+
+def write_layer(store: str, z: int, found: Iterable[tuple[int, np.ndarray]], source: str) -> dict[str, list[Any]]:
+    """Shards of one layer of ``raw`` from a stream of frames, each with its flat index on the grid.
+
+    Returns
+    -------
+    dict
+        Files that were written, relative to the store, with size and digest.
+
+    Raises
+    ------
+    SourceError
+        Fewer or more frames than the grid has; ``source`` names them.
+    """
+    counts = open_array(Path(store, "raw", "counts"))
     assert counts is not None
     edge, (ny, nx) = counts.chunk[-1], counts.shape[-2:]
     scan_shape = counts.shape[1:-2]
@@ -379,13 +421,12 @@ def ingest_layer(task: LayerTask) -> ledger.Record:
     zeros = (0,) * len(scan_shape)
     band_rows = counts.shard[-2]
     statistics: dict[str, np.ndarray] = {}
-    writers = [ShardWriter(counts, (task.z, *zeros, k, 0)) for k in range(len(bands(ny, band_rows)))]
+    writers = [ShardWriter(counts, (z, *zeros, k, 0)) for k in range(len(bands(ny, band_rows)))]
     tile = np.zeros((edge, edge), counts.dtype)
     seen = 0
     noise: list[float] = []
     try:
-        for number, frame in frames(task.scan, roi=task.roi):
-            flat = int(task.scan.order[number])
+        for flat, frame in found:
             if frame.dtype != counts.dtype:
                 frame = frame.astype(counts.dtype)  # uint8 is kept as uint16
             place = tuple(int(k) for k in np.unravel_index(flat, scan_shape))
@@ -402,31 +443,32 @@ def ingest_layer(task: LayerTask) -> ledger.Record:
                         tile[...] = 0
                     tile[: part.shape[0], : part.shape[1]] = part
                     writer.write((0, *place, inside, x // edge), tile)
-            if number % ceil(n_frames / NOISE_FRAMES) == 0:
+            if seen % ceil(n_frames / NOISE_FRAMES) == 0:
                 noise.append(dark_noise(frame))
             seen += 1
         if seen != n_frames:
-            raise SourceError(
-                f"{task.scan.source} entry {task.scan.entry}", f"gave {seen} of {n_frames} frames", "check the file"
-            )
-        files = {_relative(task.store, w.path): list(w.commit()) for w in writers}
+            raise SourceError(source, f"gave {seen} of {n_frames} frames", "check the file")
+        files = {_relative(store, w.path): list(w.commit()) for w in writers}
     finally:
         for writer in writers:
             writer.abandon()
     layer: dict[str, Any] = {n: v.reshape(*scan_shape, *v.shape[1:]) for n, v in statistics.items()}
     layer[NOISE.name] = np.float32(np.quantile(noise, 0.25))
+    return files | write_maps(store, "raw", z, layer)
+
+
+def write_maps(store: str, group: str, z: int, layer: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """All shards of the variables of a layer: name → values without z. Returns files with size and digest."""
+    files = {}
     for name, values in layer.items():
-        array = open_array(Path(task.store, "raw", name))
+        array = open_array(Path(store, group, name))
         assert array is not None
-        where = (task.z, *(0,) * (array.ndim - 1))
-        written = write_shard(array, where, np.asarray(values)[None])
-        files[_relative(task.store, array.shard_path(where))] = list(written)
-    return {
-        "block": f"z{task.z:04d}",
-        "read": [[Path(p.file).name, p.dataset, p.first, p.count] for p in task.scan.pieces],
-        "files": files,
-        "seconds": round(time.perf_counter() - begun, 3),
-    }
+        whole = np.asarray(values)
+        for place in product(*(range(ceil(n / s)) for n, s in zip(array.shape[1:], array.shard[1:], strict=True))):
+            part = whole[tuple(slice(k * s, (k + 1) * s) for k, s in zip(place, array.shard[1:], strict=True))]
+            written = write_shard(array, (z, *place), part[None])
+            files[_relative(store, array.shard_path((z, *place)))] = list(written)
+    return files
 
 
 def _relative(store: str, path: str) -> str:
