@@ -1,7 +1,7 @@
 """Measure the package against floors and peers, each figure as a ratio within one run.
 
-``python scripts/benchmark.py maps`` builds the data and prints a Markdown table. ``--quick`` takes small frames: it
-shows that everything runs, but its numbers say nothing.
+``python scripts/benchmark.py maps`` builds the data and prints a Markdown table; ``simulate`` measures the simulator.
+``--quick`` takes small frames: it shows that everything runs, but its numbers say nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bench.data import FULL, QUICK, Data
 from bench.limits import figure_graph, figure_memory
 from bench.reducing import figure_darling, figure_fit, figure_fused, figure_maps, figure_workers
+from bench.simulating import Work, figure_dynamical, figure_forward, figure_hard
 from bench.storing import figure_ingest, figure_read, figure_slice
 from bench.timing import Row, as_json, machine, table
 
@@ -34,23 +36,32 @@ MAPS: dict[str, Callable[[Data], list[Row]]] = {
     "graph": figure_graph,
 }
 
+SIMULATE: dict[str, Callable[[Work], list[Row]]] = {
+    "forward": figure_forward,
+    "dynamical": figure_dynamical,
+    "hard": figure_hard,
+}
+
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     maps = commands.add_parser("maps", help="from a beamline file to maps of moments and fits")
-    maps.add_argument("--quick", action="store_true", help=f"frames of {QUICK} instead of {FULL} pixels")
-    maps.add_argument("--work", type=Path, help="folder for data, kept and used again (default: a temporary one)")
     maps.add_argument("--layers", type=int, default=6, help="layers of the stack (default: 6)")
-    maps.add_argument("--repeats", type=int, default=3, help="runs of which the shortest counts (default: 3)")
-    maps.add_argument("--only", nargs="+", choices=MAPS, metavar="NAME", help=f"figures: {', '.join(MAPS)}")
-    maps.add_argument("--json", type=Path, help="write the rows to this file, too")
     maps.add_argument("--darfix-python", metavar="PATH", help="Python of an environment with darfix, for its fit")
+    simulate = commands.add_parser("simulate", help="simulated scans with known truth")
+    simulate.add_argument("--geo-python", metavar="PATH", help="Python of an environment with dfxm-geo 3.0.0")
+    for command, figures in ((maps, list(MAPS)), (simulate, list(SIMULATE))):
+        command.add_argument("--quick", action="store_true", help="small frames, for a look whether all of it runs")
+        command.add_argument("--work", type=Path, help="folder for data, kept and used again (default: temporary)")
+        command.add_argument("--repeats", type=int, default=3, help="runs of which the shortest counts (default: 3)")
+        command.add_argument("--only", nargs="+", choices=figures, metavar="NAME", help=f"of {', '.join(figures)}")
+        command.add_argument("--json", type=Path, help="write the rows to this file, too")
     return parser.parse_args()
 
 
-def measure(name: str, figure: Callable[[Data], list[Row]], data: Data) -> list[Row]:
+def measure(name: str, figure: Callable[[Any], list[Row]], data: Any) -> list[Row]:
     """The rows of a figure; one row that says why, where it cannot be measured."""
     begun = time.perf_counter()
     try:
@@ -67,17 +78,26 @@ def measure(name: str, figure: Callable[[Data], list[Row]], data: Data) -> list[
 
 def run(options: argparse.Namespace, work: Path) -> None:
     """Measure, print the table and the machine, write the JSON file."""
+    if options.command == "simulate":
+        simulator = Work(work, options.quick, options.repeats, options.geo_python)
+        rows = [row for name in options.only or SIMULATE for row in measure(name, SIMULATE[name], simulator)]
+        return report(rows, f"best of {options.repeats}, 1 → 2 workers and preset hard once", options.json)
     memory_layers = (1, 2, 4) if options.quick else (1, 6, 30)
     shape = QUICK if options.quick else FULL
     folder = work / f"{shape[0]}x{shape[1]}"
     folder.mkdir(exist_ok=True)
     data = Data(folder, shape, options.layers, memory_layers, options.repeats, options.darfix_python)
     rows = [row for name in options.only or MAPS for row in measure(name, MAPS[name], data)]
-    about = machine()
     title = f"one layer 31 x {shape[0]} x {shape[1]} uint16, {options.layers} layers, best of {options.repeats}"
+    report(rows, title, options.json)
+
+
+def report(rows: list[Row], title: str, file: Path | None) -> None:
+    """Print the rows and the machine; write them to a file, too."""
+    about = machine()
     print(f"{table(rows)}\n\n{title}\n" + ", ".join(f"{k} {v}" for k, v in about.items()))
-    if options.json:
-        options.json.write_text(json.dumps({"rows": as_json(rows), "machine": about, "data": title}, indent=2))
+    if file:
+        file.write_text(json.dumps({"rows": as_json(rows), "machine": about, "data": title}, indent=2))
 
 
 def main() -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dfxm_dask.errors import InputError
+from dfxm_dask.view.compare import draw_compare
 from dfxm_dask.view.curves import draw_curves
+from dfxm_dask.view.frames import draw_frames
 from dfxm_dask.view.maps import (
     BAR,
     DPI,
@@ -49,7 +51,7 @@ def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int 
     Parameters
     ----------
     store : path or DataTree
-        A scan with results; see :func:`dfxm_dask.open_scan`.
+        A scan, with results or not yet; see :func:`dfxm_dask.open_scan`.
     out_dir : path
         Folder for the files, made where it is absent.
     layer : int, optional
@@ -58,12 +60,13 @@ def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int 
     Returns
     -------
     list of Path
-        The files: each map that the store has, ``mosaicity``, ``curves``, and ``overview`` with all maps.
+        The files: each map that the store has, ``mosaicity``, ``curves``, ``frames``, ``truth`` beside what was found
+        where the truth is known, and last ``overview`` with all maps.
 
     Raises
     ------
     InputError
-        There is no such layer, or the store has no maps yet.
+        There is no such layer, or the store has neither maps nor raw counts.
     """
     import xarray as xr
 
@@ -72,15 +75,19 @@ def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int 
 
         store = open_scan(store, chunks=None)
     tree, out = store, Path(out_dir)
-    layers = int(tree["raw"]["counts"].sizes["z"])
+    raw = tree["raw"].dataset if "raw" in tree and "counts" in tree["raw"].data_vars else None
+    reduced = tree["rocking"].dataset if "rocking" in tree and tree["rocking"].data_vars else None
+    source = reduced if raw is None else raw
+    if source is None:
+        raise InputError(
+            "figures", "the store has neither maps nor raw counts", "ingest a scan first: `dfxm-dask ingest`"
+        )
+    layers = int(source.sizes["z"])
     chosen = layers // 2 if layer is None else layer
     if not 0 <= chosen < layers:
         raise InputError(f"layer {layer}", f"the scan has {layers}, from 0", f"ask for 0 to {layers - 1}")
-    if "rocking" not in tree or not tree["rocking"].data_vars:
-        raise InputError("figures", "the store has no maps yet", "run a recipe first: `dfxm-dask run maps STORE`")
     out.mkdir(parents=True, exist_ok=True)
-    raw, maps = tree["raw"].dataset.isel(z=chosen), tree["rocking"].dataset.isel(z=chosen)
-    grid = pixel_grid(np.asarray(raw["y"]), np.asarray(raw["x"]), raw["x"].attrs.get("units", "pixel"))
+    grid = pixel_grid(np.asarray(source["y"]), np.asarray(source["x"]), source["x"].attrs.get("units", "pixel"))
     suffix = f"_layer{chosen}" if layers > 1 else ""
     heading = scan_heading(tree, chosen, layers)
 
@@ -89,17 +96,27 @@ def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int 
         figure.savefig(path, dpi=DPI, facecolor="white", metadata={"Software": "dfxm_dask"})
         return path
 
-    panels = layer_panels(maps)
-    written = [save(single(panel, grid, heading), panel.name) for panel in panels]
-    if "mosaicity" in maps:
-        written.append(save(draw_mosaicity(maps, grid, heading), "mosaicity"))
-    frames = tree["frames"].dataset.isel(z=chosen) if "frames" in tree else None
-    curves = draw_curves(raw, maps, frames, grid, heading)
-    if curves is not None:
-        written.append(save(curves, "curves"))
-    if "mosaicity" in maps:
-        panels.append(mosaicity_panel(maps))
-    written.append(save(overview(panels, grid, heading), "overview"))
+    written, panels = [], []
+    maps = None if reduced is None else reduced.isel(z=chosen)
+    if maps is not None:
+        panels = layer_panels(maps)
+        written += [save(single(panel, grid, heading), panel.name) for panel in panels]
+        if "mosaicity" in maps:
+            written.append(save(draw_mosaicity(maps, grid, heading), "mosaicity"))
+            panels.append(mosaicity_panel(maps))
+    if raw is not None and maps is not None:
+        frames = tree["frames"].dataset.isel(z=chosen) if "frames" in tree else None
+        curves = draw_curves(raw.isel(z=chosen), maps, frames, grid, heading)
+        if curves is not None:
+            written.append(save(curves, "curves"))
+    if raw is not None:
+        written.append(save(draw_frames(tree, chosen, heading), "frames"))
+    if "truth" in tree:
+        truth = draw_compare(tree, tree["truth"].dataset, chosen, heading)
+        if truth is not None:
+            written.append(save(truth, "truth"))
+    if panels:
+        written.append(save(overview(panels, grid, heading), "overview"))
     return written
 
 
@@ -109,7 +126,7 @@ def scan_heading(tree: xr.DataTree, layer: int, layers: int) -> str:
     title = title if len(title) <= 70 else title[:67] + "..."
     if layers == 1:
         return title
-    z = tree["raw"].dataset["z"]
+    z = tree.dataset["z"]
     return f"{title}; layer {layer} of {layers}, z = {float(z[layer]):.4g} {symbol(z.attrs.get('units', ''))}"
 
 

@@ -24,7 +24,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def test_figures__are_written_for_what_there_is(reduced_scan: Scan, tmp_path: Path) -> None:
     written = figures(reduced_scan(), tmp_path / "new" / "folder")
     assert [path.name for path in written] == [
-        "total.png", "com_phi.png", "std_phi.png", "kam.png", "flags.png", "curves.png", "overview.png"
+        "total.png", "com_phi.png", "std_phi.png", "kam.png", "flags.png", "curves.png", "frames.png", "overview.png"
     ]  # fmt: skip
     assert all(path.read_bytes()[:8] == PNG for path in written)
 
@@ -34,7 +34,7 @@ def test_figures__of_two_axes_have_a_mosaicity_map_with_its_key(reduced_scan: Sc
     maps = tree["rocking"].dataset.isel(z=0)
     tree["rocking"] = xr.DataTree(tree["rocking"].to_dataset()[["total", "mosaicity"]])
     assert [path.name for path in figures(tree, tmp_path)] == [
-        "total.png", "mosaicity.png", "curves.png", "overview.png"
+        "total.png", "mosaicity.png", "curves.png", "frames.png", "overview.png"
     ]  # fmt: skip
     grid = pixel_grid(np.arange(20.0), np.arange(30.0), "um")
     page = draw_mosaicity(maps, grid, "heading")
@@ -60,18 +60,11 @@ def test_figures__name_the_layer_of_a_stack(reduced_scan: Scan, tmp_path: Path) 
     tree = reduced_scan(layers=2, ny=20, nx=30)
     tree["rocking"] = xr.DataTree(tree["rocking"].to_dataset()[["total"]])
     assert {path.name for path in figures(tree, tmp_path)} == {
-        "total_layer1.png", "curves_layer1.png", "overview_layer1.png"
+        "total_layer1.png", "curves_layer1.png", "frames_layer1.png", "overview_layer1.png"
     }  # fmt: skip
     assert (tmp_path / "total_layer1.png").exists()
     with pytest.raises(InputError, match="layer 2: the scan has 2, from 0; ask for 0 to 1"):
         figures(tree, tmp_path, layer=2)
-
-
-def test_figures__without_maps_are_refused(reduced_scan: Scan, tmp_path: Path) -> None:
-    tree = reduced_scan(ny=20, nx=30)
-    del tree["rocking"]
-    with pytest.raises(InputError, match="the store has no maps yet; run a recipe first"):
-        figures(tree, tmp_path)
 
 
 @pytest.mark.parametrize(("ny", "nx"), [(1, 40), (40, 1), (3, 300), (300, 3), (50, 60)])
