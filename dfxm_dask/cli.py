@@ -45,7 +45,7 @@ class Commands(click.Group):
 def cli() -> None:
     """Dark-field X-ray microscopy scans, larger than memory, reduced to labelled maps.
 
-    A first look: `dfxm-dask demo`. Your own scan: `ingest`, then `run maps`, then `figures`.
+    A first look: `dfxm-dask demo`. Your own scan: `ingest`, then `run maps`, then `figures`. No scan: `simulate`.
     """
 
 

@@ -92,6 +92,16 @@ class Lighting:
         Step of the random walk of the image, per frame.
     stripes : float
         Amplitude of the brightness of rows.
+
+    Raises
+    ------
+    InputError
+        A negative number, or no light at all.
+
+    Notes
+    -----
+    ``weak`` follows the dynamic range of published scans: 20 to 300 counts in weak beam beside 1e3 to 6e4 in strong
+    beam. Takagi–Taupin says more (:func:`dfxm_dask.optics.surrogate.weak_to_strong`).
     """
 
     flux: float = 12000.0
@@ -104,6 +114,14 @@ class Lighting:
     jitter: float = 0.0
     drift: float = 0.0
     stripes: float = 0.05
+
+    def __post_init__(self) -> None:
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if not (np.isfinite(value) and value >= 0):
+                raise InputError(f"lighting: {part.name}", f"is {value}", "give zero or more")
+        if not (self.flux > 0 and self.exposure > 0 and self.weak > 0):
+            raise InputError("lighting", "has no flux, no exposure or no weak beam", "give positive numbers")
 
 
 @dataclass(frozen=True, eq=False)
