@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dfxm_dask.optics.boundaries import Boundary
-from dfxm_dask.optics.phantom import MEANINGS, Phantom, coordinates
+from dfxm_dask.optics.phantom import MEANINGS, Phantom, coordinates, exposures
 from dfxm_dask.optics.scene import line_points
 
 POINT_STEP = 0.25  # um between points of one line
@@ -25,10 +25,15 @@ def tables(phantom: Phantom) -> Table:
         boundary, by its densest set of lines; all sets as ``set_boundary``, ``set_burgers``, ``set_line``,
         ``set_spacing``; points on the lines as ``line_point (point, xyz)`` um with ``line_number (point)``, which
         counts ``dislocation_burgers`` and ``dislocation_line (dislocation, xyz)``; ``position (time, dislocation,
-        yx)`` um of a movie. Axes x, y, z are those of the store. Signs of Burgers vector and line are those of a
-        right-handed circuit; the pair reversed is the same dislocation.
+        yx)`` um of a movie; ``drift (z, scan axes, yx)`` um of the images. Axes x, y, z are those of the store. Signs
+        of Burgers vector and line are those of a right-handed circuit; the pair reversed is the same dislocation.
     """
     out: Table = {}
+    if phantom.lighting.drift:
+        moved = np.stack([exposures(phantom, k)["drift"] for k in range(len(phantom.z))])
+        moved = moved.reshape(len(phantom.z), *phantom.grid, 2) * phantom.pixel
+        dims = ("z", *(a.name for a in phantom.axes), "yx")
+        out["drift"] = (dims, moved, _attrs("um", "how far the image of a frame is moved; the truth is not"))
     if phantom.boundaries:
         out |= _boundaries(phantom.boundaries)
     if phantom.motion is not None:

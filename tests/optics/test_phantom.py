@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.optimize import minimize
 
 from dfxm_dask.errors import InputError
@@ -257,6 +258,23 @@ def test_movie__spots_follow_the_true_positions():
                 hits += near.max() > 8 * 1.48 * np.median(np.abs(bright))
     assert total >= 20
     assert hits / total > 0.9
+
+
+def test_tables__drift_is_what_the_frames_did():
+    """Images of a drifting phantom, moved back by the stated drift, equal those of one that stands still."""
+    hard = build("hard", layers=1, shape=(96, 96), seed=6)[0]
+    still = replace(hard, lighting=replace(hard.lighting, drift=0.0))
+    dims, drift, _ = tables(hard)["drift"]
+    assert dims == ("z", "phi", "yx")
+    steps = np.diff(drift[0], axis=0) / hard.pixel
+    assert 0.03 < np.sqrt((steps**2).sum(1).mean()) < 0.3
+    off = drift[0, 30] / hard.pixel
+    assert np.abs(off).max() > 0.1
+    first, second = (rendered(p)[0][30].astype(float) for p in (hard, still))
+    inner = (slice(12, -12), slice(12, -12))
+    back = ndimage.shift(first, -off, order=1, mode="nearest")
+    smooth = [ndimage.gaussian_filter(v, 2)[inner] for v in (back, second, first)]
+    assert np.abs(smooth[0] - smooth[1]).mean() < np.abs(smooth[2] - smooth[1]).mean()
 
 
 def test_wander__is_an_ornstein_uhlenbeck_walk():
