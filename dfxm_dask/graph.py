@@ -21,7 +21,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import Arrays, Reduction
-from dfxm_dask.schema import AXES, SPACE, Variable, check, expand
+from dfxm_dask.schema import AXES, PATCH, SPACE, Variable, check, expand
 
 BASELINE_BYTES = 200 * 2**20  # an idle worker with numba, zarr and xarray loaded (measured)
 ENCODED_BYTES = 48 * 2**20  # compressed bytes in flight, and the row of chunks they come from
@@ -342,6 +342,8 @@ def _picked(
 
 
 def _extra_size(dim: str, dataset: xr.Dataset, axes: Mapping[str, str]) -> int:
+    if dim.startswith("patch_") and dim not in dataset.sizes:
+        return ceil(dataset.sizes[dim[-1]] / PATCH)
     return 3 if dim == "rgb" else int(dataset.sizes[dim])
 
 

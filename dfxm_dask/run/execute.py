@@ -31,7 +31,7 @@ from dfxm_dask.run.events import (
 from dfxm_dask.run.plan import Pass, Plan, PlannedStep, Stored, make_plan
 from dfxm_dask.run.recipe import Recipe, read_recipe
 from dfxm_dask.run.unit import UnitStep, UnitTask, run_unit, summary_path
-from dfxm_dask.schema import Variable
+from dfxm_dask.schema import PATCH, Variable
 from dfxm_dask.store import ledger, scan
 from dfxm_dask.store.chunks import map_layout
 from dfxm_dask.store.ingest import IngestReport, ingest
@@ -325,8 +325,7 @@ def _check_space(plan: Plan) -> None:
 
 def _shape(variable: Variable, store: Stored, patch: int | None) -> tuple[int, ...]:
     sizes = {**store.sizes, "rgb": 3}
-    if patch:
-        sizes |= {f"patch_{d}": -(-store.sizes[d] // patch) for d in ("y", "x")}
+    sizes |= {f"patch_{d}": -(-store.sizes[d] // (patch or PATCH)) for d in ("y", "x")}
     return tuple(sizes[d] for d in variable.dims)
 
 
@@ -338,7 +337,7 @@ def _task(one: Pass, block: str, store: Stored, finished: Mapping[str, set[str]]
         wanted = step.name in finished and block not in finished[step.name]
         if wanted or needed & {v.name for v in step.writes}:
             needed |= set(step.sources)
-            steps.insert(0, UnitStep(step.name, step.group, step.parameters, step.sources, wanted))
+            steps.insert(0, UnitStep(step.name, step.group, step.parameters, step.sources, wanted, step.tiled))
     z, _, rows = block.partition("-")
     y0, y1 = (int(v) for v in rows.split(":"))
     return UnitTask(store.path, tuple(steps), int(z[1:]), y0, y1, one.unit == "layer", dict(store.axes), store.rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class PlannedStep:
     plan: dict[str, Any]
     unit: str
     blocks: tuple[str, ...]
+    tiled: bool = False
     memory_bytes: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
@@ -203,7 +204,7 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
         plans[step.name] = planned.plan
         for variable in planned.writes:
             available[variable.name] = Source(planned.group, step.name, variable)
-    final = tuple(_costed(steps, stored) for steps in passes)
+    final = tuple(_costed(steps, stored) for steps in _joined(passes, stored))
     return Plan(stored, final, tuple(left_out))
 
 
@@ -311,6 +312,30 @@ def _place(
                 )
         passes.append([])
     passes[-1].append(step)
+
+
+def _joined(passes: list[list[PlannedStep]], stored: Stored) -> list[list[PlannedStep]]:
+    """Passes, where one that takes tiles of counts and the next that takes layers of them are one: one decoding.
+
+    A step that has blocks on disk stays as they were cut.
+    """
+    layers = [f"z{z:04d}-0:{stored.sizes['y']}" for z in stored.layers]
+    joined: list[list[PlannedStep]] = []
+    for steps in passes:
+        last = joined[-1] if joined else []
+        fits = bool(last) and (_unit(last), _unit(steps)) == ("band", "layer")
+        fits = fits and all(any("counts" in s.sources for s in part) for part in (last, steps))
+        fits = fits and not any(s.reduction.halo for s in (*last, *steps))
+        for step in last:
+            begun = ledger.read_ledger(ledger.ledger_path(stored.path, step.group, step.name))[0]
+            apart = step.reduction.combine or len(step.stored) < len(step.writes)
+            other = begun and begun["blocks"] != layers
+            fits = fits and not apart and not other and "counts" in step.sources
+        if fits:
+            joined[-1] = [replace(s, tiled=True) for s in last] + steps
+        else:
+            joined.append(steps)
+    return joined
 
 
 def _unit(steps: list[PlannedStep]) -> str:

@@ -33,13 +33,14 @@ _memory = threading.local()
 
 @dataclass(frozen=True)
 class UnitStep:
-    """A step as it travels: names and numbers only."""
+    """A step as it travels: names and numbers only; ``tiled`` in a unit whose other steps need the whole layer."""
 
     name: str
     group: str
     parameters: dict[str, Any]
     sources: dict[str, str]
     store_results: bool
+    tiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,14 @@ def run_unit(task: UnitTask) -> Record:
         ``block``, ``steps`` {name: {"files", "read"}}, ``bytes_read``, ``bytes_written``, ``seconds``, ``rss``.
     """
     begun = time.perf_counter()
-    reductions = [find(s.name) for s in task.steps]
+    reductions = {s.name: find(s.name) for s in task.steps}
     positions = {name: _coordinate(task.store, name) for name in (*SPACE, *task.axes)}
     nx = positions["x"].size
-    outside = _outside(task, reductions)
+    outside = _outside(task, list(reductions.values()))
     results: dict[str, Arrays] = {s.name: {} for s in task.steps}
     bytes_read = sum(a.nbytes for a, _ in outside.values())
-    for rows, columns, counts in _parts(task, nx):
-        bytes_read += counts.nbytes if counts is not None else 0
+    for steps, rows, columns, counts in _parts(task, nx):
+        bytes_read += counts.nbytes if counts is not None and steps[0].tiled == task.layer else 0
         box = {"y": slice(rows.start - task.y0, rows.stop - task.y0), "x": columns}
         fetch: dict[str, Any] = {
             name: scan_last(values[tuple(box.get(d, slice(None)) for d in dims)], dims, task.axes)
@@ -108,7 +109,14 @@ def run_unit(task: UnitTask) -> Record:
         fetch |= {"y": positions["y"][rows], "x": positions["x"][columns], "z": positions["z"][task.z]}
         if counts is not None:
             fetch["counts"] = scan_last(counts, (*task.axes, "y", "x"), task.axes)
-        for step, reduction in zip(task.steps, reductions, strict=True):
+        if task.layer:  # what tiles have made is whole by now
+            for step in task.steps:
+                for variable in expanded_writes(reductions[step.name], task.axes, step.parameters):
+                    if not steps[0].tiled and variable.name in results[step.name]:
+                        kept = results[step.name][variable.name]
+                        fetch[variable.name] = scan_last(kept, [d for d in variable.dims if d != "z"], task.axes)
+        for step in steps:
+            reduction = reductions[step.name]
             wanted = expanded_writes(reduction, task.axes, step.parameters)
             arguments, keywords = kernel_arguments(reduction, task.axes, fetch, positions)
             extra = {"middle": min(reduction.halo, task.z)} if reduction.halo else {}
@@ -121,12 +129,12 @@ def run_unit(task: UnitTask) -> Record:
             check_outputs(reduction, made, wanted)
             for variable in wanted:
                 fetch[variable.name] = made[variable.name]
-                if variable.stored and step.store_results:
+                if variable.stored and (step.store_results or step.tiled):
                     _keep(results[step.name], variable, made[variable.name], box, task, positions, reduction.patch)
     record: Record = {"block": task.block, "steps": {}, "bytes_read": bytes_read, "bytes_written": 0}
-    for step, reduction in zip(task.steps, reductions, strict=True):
+    for step in task.steps:
         if step.store_results:
-            files = _write(task, step, reduction, results[step.name])
+            files = _write(task, step, reductions[step.name], results[step.name])
             record["steps"][step.name] = {"files": files, "read": sorted(step.sources)}
             record["bytes_written"] += sum(size for size, _ in files.values())
     record["seconds"] = round(time.perf_counter() - begun, 4)
@@ -136,6 +144,7 @@ def run_unit(task: UnitTask) -> Record:
 
 def _outside(task: UnitTask, reductions: list[Reduction]) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
     """Inputs from the store other than counts: values of the unit and their dims (without z, unless with a halo)."""
+    tiled = any(s.tiled for s in task.steps)
     made: set[str] = set()
     found: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {}
     for step, reduction in zip(task.steps, reductions, strict=True):
@@ -143,7 +152,7 @@ def _outside(task: UnitTask, reductions: list[Reduction]) -> dict[str, tuple[np.
             for variable in expand(declared, task.axes):
                 name = variable.name
                 skip = name in made or name in found or name not in step.sources
-                if skip or (name == "counts" and not task.layer):
+                if skip or (name == "counts" and (tiled or not task.layer)):
                     continue
                 found[name] = _load(task, step.sources[name], variable, reduction.halo)
         made |= {v.name for v in expanded_writes(reduction, task.axes, step.parameters)}
@@ -163,14 +172,33 @@ def _load(task: UnitTask, group: str, variable: Variable, halo: int) -> tuple[np
     return values, variable.dims
 
 
-def _parts(task: UnitTask, nx: int) -> Iterator[tuple[slice, slice, np.ndarray | None]]:
-    """The pieces that kernels see: tiles of counts, or the whole unit where no step reads counts by tile."""
-    if not task.layer and any("counts" in s.sources for s in task.steps):
-        if not hasattr(_memory, "buffers"):
-            _memory.buffers = Buffers.empty()
-        yield from tiles(_open(task.store, "raw", "counts"), task.z, task.y0, task.y1, _memory.buffers)
-    else:
-        yield slice(task.y0, task.y1), slice(0, nx), None
+Part = tuple[tuple[UnitStep, ...], slice, slice, np.ndarray | None]
+
+
+def _parts(task: UnitTask, nx: int) -> Iterator[Part]:
+    """The pieces that kernels see, with the steps that see them: tiles of counts, the whole unit, or both in turn.
+
+    Where some steps take tiles and others the layer, counts are decoded once: the tiles leave a copy for the layer.
+    """
+    tiled = tuple(s for s in task.steps if s.tiled == task.layer)
+    whole = tuple(s for s in task.steps if s not in tiled)
+    if not any("counts" in s.sources for s in tiled):
+        tiled, whole = (), task.steps
+    rest = (slice(task.y0, task.y1), slice(0, nx))
+    if not tiled:
+        yield whole, *rest, None
+        return
+    if not hasattr(_memory, "buffers"):
+        _memory.buffers = Buffers.empty()
+    counts = _open(task.store, "raw", "counts")
+    copy = np.empty((*counts.shape[1:-2], task.y1 - task.y0, nx), counts.dtype) if whole else None
+    for rows, columns, tile in tiles(counts, task.z, task.y0, task.y1, _memory.buffers):
+        if copy is not None:
+            copy[..., rows.start - task.y0 : rows.stop - task.y0, columns] = tile
+        yield tiled, rows, columns, tile
+    if copy is not None:
+        copy.flags.writeable = False  # fused kernels share it
+        yield whole, *rest, copy
 
 
 def _keep(

@@ -122,7 +122,9 @@ def begin(
         withdraw(store, group, step)
     check_plan(store, group, step, plan)
     header, records = read_ledger(path)
-    if header and header["blocks"] != wanted:  # another fusion cuts the layers otherwise: the parts do not fit
+    if header and header["blocks"] != wanted:  # another fusion cuts the layers otherwise: parts do not fit
+        if states(store, group)[step].complete:
+            return set(wanted)
         withdraw(store, group, step)
         header = {}
     if not header:

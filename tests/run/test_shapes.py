@@ -14,6 +14,7 @@ from pydantic import Field
 import dfxm_dask
 from dfxm_dask.errors import IncompleteError, RecipeError, StoreError
 from dfxm_dask.reduction import REGISTRY, load_reductions, reduction
+from dfxm_dask.run import execute
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe
 from dfxm_dask.schema import AXES, COUNTS, SPACE, Variable
@@ -90,6 +91,14 @@ def throwaway() -> Iterator[None]:
     @reduction(reads=(COUNTS,), writes=(SUM,), over=("scan",), group="extra")
     def second_writer(counts: np.ndarray) -> dict[str, Any]:
         return {"sum_map": counts.sum(-1).astype(float)}
+
+    @reduction(reads=(COUNTS, SUM), writes=(PART,), over=("scan", "y", "x"), group="extra")
+    def of_layer(counts: np.ndarray, sum_map: np.ndarray) -> dict[str, Any]:
+        return {"part": sum_map / sum_map.mean() + counts.max()}
+
+    @reduction(reads=(PART, SUM), writes=(FLAT,), over=("y", "x"), group="extra")
+    def of_map(part: np.ndarray, sum_map: np.ndarray) -> dict[str, Any]:
+        return {"flat": part - sum_map.max()}
 
     @reduction(reads=(COUNTS,), writes=(FLAT,), over=("scan",), group="extra")
     def mutating(counts: np.ndarray) -> dict[str, Any]:
@@ -257,3 +266,64 @@ def test_plan__memory_counts_layers_that_a_step_holds(store: Path) -> None:
     banded = plan(recipe("sums"), store).memory_bytes
     assert plan(recipe("sums", "means"), store).passes[1].steps[0].memory_bytes > 0
     assert banded < 400 * 2**20
+
+
+def _of_layers(counts: np.ndarray, plus: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    total = counts.sum(1).astype(float) + plus
+    part = total / total.mean((1, 2), keepdims=True) + counts.max((1, 2, 3))[:, None, None]
+    return part, part - total.max((1, 2))[:, None, None]
+
+
+def test_run__tiles_and_layers_share_one_reading(store: Path, raw: tuple[Path, np.ndarray]) -> None:
+    planned = plan(recipe("sums", "of_layer", "of_map"), store)
+    assert len(planned.passes) == 1
+    assert [s.tiled for s in planned.steps] == [True, False, False]
+    events: list[Any] = []
+    run_recipe(recipe("sums", "of_layer", "of_map"), store, publish=(events.append,))
+    done = [e for e in events if type(e).__name__ == "BlockDone"]
+    assert [e.bytes_read for e in done] == [raw[1][0].nbytes] * 5
+    part, flat = _of_layers(raw[1])
+    found = dfxm_dask.open_scan(store)["extra"]
+    np.testing.assert_array_equal(found.sum_map, raw[1].sum(1))
+    np.testing.assert_allclose(found.part, part, rtol=1e-12)
+    np.testing.assert_allclose(found.flat, flat, rtol=1e-12)
+
+
+def test_run__what_another_recipe_made_is_taken_as_it_lies(store: Path, raw: tuple[Path, np.ndarray]) -> None:
+    run_recipe(recipe("sums"), store)  # in bands
+    before = contents(store / "extra")
+    planned = plan(recipe("sums", "of_layer"), store)
+    assert len(planned.passes) == 2
+    report = run_recipe(recipe("sums", "of_layer"), store)
+    assert report.blocks_done == 5
+    assert {k: v for k, v in contents(store / "extra").items() if "sum_map" in k} == {
+        k: v for k, v in before.items() if "sum_map" in k
+    }
+    np.testing.assert_allclose(dfxm_dask.open_scan(store)["extra"].part, _of_layers(raw[1])[0], rtol=1e-12)
+
+
+def test_run__joined_steps_are_taken_by_a_recipe_that_cuts_otherwise(store: Path, raw: tuple[Path, np.ndarray]) -> None:
+    run_recipe(recipe("sums", "of_layer"), store)
+    before = contents(store / "extra")
+    report = run_recipe(recipe("sums"), store)
+    assert report.blocks_done == 0
+    assert contents(store / "extra") == before
+
+
+def test_run__joined_steps_resume(store: Path, raw: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = ("sums", "of_layer", "of_map")
+    real, calls = execute.run_unit, []
+
+    def stop(task: Any) -> Any:
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(task)
+        return real(task)
+
+    monkeypatch.setattr(execute, "run_unit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe(*steps), store)
+    monkeypatch.setattr(execute, "run_unit", real)
+    report = run_recipe(recipe(*steps), store)
+    assert (report.blocks_done, report.blocks_skipped) == (9, 6)
+    np.testing.assert_allclose(dfxm_dask.open_scan(store)["extra"].flat, _of_layers(raw[1])[1], rtol=1e-12)
