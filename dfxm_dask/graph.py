@@ -190,6 +190,8 @@ def _layer_block(
 
 
 def _pick(base: Any, name: str) -> np.ndarray:
+    while isinstance(base, list):  # along dims that are whole in a block and not in the output
+        (base,) = base
     return np.asarray(base[name])
 
 
@@ -333,7 +335,7 @@ def _picked(
         data = da.blockwise(
             _pick, tuple(labels[d] for d in variable.dims), base, tuple(index[d] for d in block_dims),
             variable.name, None, new_axes={labels[d]: n for d, n in new.items()}, adjust_chunks=adjust or None,
-            concatenate=True, dtype=dtype, meta=np.empty((0,) * len(variable.dims), dtype),
+            concatenate=None, dtype=dtype, meta=np.empty((0,) * len(variable.dims), dtype),
         )  # fmt: skip
         variables[variable.name] = (variable.dims, data, variable.attrs)
     dims = {d for v in wanted for d in v.dims}

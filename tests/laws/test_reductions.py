@@ -16,8 +16,9 @@ from dfxm_dask.schema import SPACE, expand
 PARAMETERS: dict[str, dict[str, Any]] = {
     "normalise": {"by": "monitor", "reference": 1000.0},
     "fit_curves": {"axis": "phi"},
+    "classify_beams": {"method": "fused"},
 }
-SIZES = {"z": 3, "y": 12, "x": 17, "phi": 7, "chi": 5}
+SIZES = {"z": 3, "y": 12, "x": 17, "phi": 7, "chi": 5, "patch_y": 1, "patch_x": 1}
 NAMES = sorted(load_reductions())
 AXES_SETS = [("phi",), ("chi", "phi")]
 
@@ -51,6 +52,8 @@ def example(reduction: Reduction, axes: dict[str, str], fill: str = "real") -> x
                 values = generator.random(shape) < 0.1
             elif variable.name == "background_map":
                 values = np.full(shape, 100, dtype)
+            elif variable.name in ("lit", "p_weak"):
+                values = (generator.random(shape) < 0.9).astype(dtype)
             elif variable.name in ("monitor", "exposure"):
                 values = generator.uniform(900, 1100, shape).astype(dtype)
             else:

@@ -1,0 +1,365 @@
+"""Weak-beam and strong-beam images: soft sums over the scan, every place by its own local rocking coordinate."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from dfxm_dask.beams.beam_sums import TABLE_END, TABLE_STEPS, integrate_layer
+from dfxm_dask.beams.local_peak import LIT, PEAK_LOCAL, WIDTH_LOCAL
+from dfxm_dask.beams.patches import between_centres, check_grid, filled
+from dfxm_dask.beams.prior import (
+    SOFTNESS,
+    SURELY_WEAK,
+    WEAK_FROM,
+    WEAK_UNTIL,
+    frame_noise,
+    frame_places,
+    plain_background,
+    rocking_axis,
+    weak_probability,
+)
+from dfxm_dask.errors import InputError
+from dfxm_dask.memory import frame_lines
+from dfxm_dask.reduction import reduction
+from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, NOISE, PATCH, SPACE, Variable
+
+P_WEAK = Variable("p_weak", ("z", "scan", "patch_y", "patch_x"), "float32", "1", "probability of the weak beam")
+WEAK = Variable("weak", SPACE, "float32", "count", "mean counts of a weak-beam frame")
+STRONG = Variable("strong", SPACE, "float32", "count", "mean counts of a strong-beam frame")
+WEAK_MINUS = Variable("weak_minus", SPACE, "float32", "count", "mean counts of a weak-beam frame below the peak")
+WEAK_PLUS = Variable("weak_plus", SPACE, "float32", "count", "mean counts of a weak-beam frame above the peak")
+WEAK_SIGMA = Variable("weak_sigma", SPACE, "float32", "count", "standard deviation of weak")
+
+STRONG_UNTIL = 1.0
+WEIGHED_FROM, WEIGHED_SOFTNESS = 1.5, 0.1  # where the tails begin if frames weigh by their contrast (our choice)
+BIN, BIN_LEAST = 8, 200  # bins of a contrast curve for 1 of u, and values that a bin must have
+SAMPLE = 40000  # pixels that noise and contrast of a layer are measured on, about
+LEAST_FRAMES = 0.5  # sum of the weights below which a mean is no mean
+METHODS = {"pixel": 0, "patch": 1, "fused": 2}
+
+
+def windows(
+    u: np.ndarray, until: float = WEAK_UNTIL, start: float = WEAK_FROM, softness: float = SOFTNESS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights of a place in the sums of weak and of strong beam.
+
+    Parameters
+    ----------
+    u : array
+        Local rocking coordinate.
+    until : float
+        Where the tails end.
+    start, softness : float
+        Where they begin, and how soft.
+
+    Returns
+    -------
+    weak, cut, strong : array
+        S((|u| − start)/softness), S((until − |u|)/0.3) and S((1 − |u|)/0.3), S the logistic function. The weak beam
+        weighs by the product of the first two.
+
+    Examples
+    --------
+    >>> [w.round(2).tolist() for w in windows(np.array([0.0, 2.0, 4.0, 9.0]))]
+    [[0.0, 0.5, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0], [0.97, 0.03, 0.0, 0.0]]
+    """
+    return (
+        weak_probability(u, start, softness),
+        1 - weak_probability(u, until),
+        1 - weak_probability(u, STRONG_UNTIL),
+    )
+
+
+def contrast_curve(u: np.ndarray, above: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How well each place of the rocking curve tells what stands out from what does not.
+
+    Parameters
+    ----------
+    u, above : array (anything,)
+        Local rocking coordinate and counts above background of a sample of lit voxels; NaN is left out.
+
+    Returns
+    -------
+    u : array (bin,), float64
+        Middles of bins of 1/8 from −8 to 8.
+    weight : array (bin,), float64
+        (97 % quantile − median) / variance, over its largest value within 1 < |u| < 6; the variance is that of the
+        median absolute deviation. A bin of fewer than 200 values takes the nearest that has
+        more. 1 throughout where none has.
+
+    Notes
+    -----
+    The weight of a linear discriminant: expected signal over variance, of bins that do not know of each other. A
+    few % of the voxels are near a dislocation, so that the upper quantile is theirs and the median is not. Where the
+    strong beam leaks in, the variance is large and the weight falls by itself; how far a tail is of use follows from
+    the layer, not from us.
+    """
+    edges = np.linspace(-TABLE_END, TABLE_END, 2 * TABLE_END * BIN + 1)
+    middle = (edges[1:] + edges[:-1]) / 2
+    known = np.isfinite(u) & np.isfinite(above) & (np.abs(u) < TABLE_END)
+    place = ((u[known] + TABLE_END) * BIN).astype(np.int64)
+    order = np.argsort(place, kind="stable")
+    values = above[known][order].astype(np.float64)
+    border = np.searchsorted(place[order], np.arange(middle.size + 1))
+    signal, variance = np.full(middle.size, np.nan), np.full(middle.size, np.nan)
+    for k in range(middle.size):
+        part = values[border[k] : border[k + 1]]
+        if part.size >= BIN_LEAST:
+            usual, high = np.quantile(part, [0.5, 0.97])
+            signal[k] = high - usual
+            variance[k] = (1.4826 * np.median(np.abs(part - usual))) ** 2
+    good = (signal > 0) & (variance > 0)
+    within = (np.abs(middle) > 1) & (np.abs(middle) < WEAK_UNTIL)
+    if not (good & within).any():
+        return middle, np.ones(middle.size)
+    near = np.abs(middle[:, None] - middle[good]).argmin(axis=1)
+    weight = (signal[good] / variance[good])[near]
+    return middle, weight / weight[within].max()
+
+
+def _tables(until: float, weighed: bool, curve: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+    """Logistic of the weak beam, cut × contrast, logistic of the strong beam at the middle of each entry."""
+    u = (np.arange(2 * TABLE_END * TABLE_STEPS) + 0.5) / TABLE_STEPS - TABLE_END
+    rows = list(windows(u, until, *((WEIGHED_FROM, WEIGHED_SOFTNESS) if weighed else ())))
+    if curve is not None:
+        rows[1] = rows[1] * np.exp(np.interp(u, curve[0], np.log(curve[1])))  # it falls by powers of ten
+    for row in rows[1:]:
+        row[0] = row[-1] = 0.0  # where u beyond the table is sent
+    return np.array(rows, np.float32)
+
+
+def _sample(
+    counts: np.ndarray, level: np.ndarray, positions: np.ndarray, lit: np.ndarray, peak: np.ndarray, width: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of neighbours along x, evenly spread over the layer: u and counts above background, (frame, y, x)."""
+    step = max(1, int(np.sqrt(lit.size / SAMPLE)))
+    first = np.arange(0, counts.shape[1] - 1, 2 * step)
+    every = np.stack([first, first + 1], -1).ravel()
+    rows = slice(0, None, step)
+    part = counts[rows][:, every]
+    frames = np.moveaxis(part.reshape(*part.shape[:2], positions.size), -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        centre = np.where(lit & (width > 0), peak, np.nan)[rows][:, every]
+        u = (positions[:, None, None] - centre) / width[rows][:, every]
+        return u, frames.astype(np.float32) - level[rows][:, every]
+
+
+def published_sum(frames: np.ndarray, weak: np.ndarray, size: int = PATCH) -> np.ndarray:
+    """Weak-beam image by the published recipe, for comparison.
+
+    Parameters
+    ----------
+    frames : array (frame, y, x)
+        Logarithm of the counts.
+    weak : array (frame, patch_y, patch_x), bool
+        Class of each patch.
+    size : int, pixel
+
+    Returns
+    -------
+    array (y, x), float32
+        0 … 1; NaN in the rest of the frame that holds no whole patch, which the recipe crops.
+
+    Notes
+    -----
+    arXiv:2509.05017v2 and the code published with it, step G: strong patches are set to the mean of the layer; of each
+    frame mean + 1 standard deviation is subtracted, the rest clipped at 0, divided by its 98th percentile, clipped at
+    1; the frames are added, divided by the 99th percentile of the sum, and clipped at 1.
+    """
+    high, wide = (n // size * size for n in frames.shape[1:])
+    result = np.full(frames.shape[1:], np.nan, np.float32)
+    if high == 0 or wide == 0:
+        return result
+    cropped = frames[:, :high, :wide]
+    mean = float(cropped.mean(dtype=np.float64))
+    total = np.zeros((high, wide))
+    for frame, chosen in zip(cropped, weak, strict=True):
+        mask = np.repeat(np.repeat(chosen[: high // size, : wide // size], size, axis=0), size, axis=1)
+        made = np.where(mask, frame, mean).astype(np.float64)
+        made = np.maximum(made - (made.mean() + made.std()), 0)
+        top = np.percentile(made, 98)
+        total += np.minimum(made / top, 1) if top > 0 else 0.0
+    top = np.percentile(total, 99)
+    result[:high, :wide] = np.minimum(total / top, 1) if top > 0 else 0.0
+    return result
+
+
+@reduction(
+    reads=(COUNTS, AXES, LIT, PEAK_LOCAL, WIDTH_LOCAL),
+    may_read=(BACKGROUND, NOISE, P_WEAK),
+    writes=(WEAK, STRONG, WEAK_MINUS, WEAK_PLUS, WEAK_SIGMA),
+    over=("scan", "y", "x"),
+    group="beams",
+)
+def integrate_beams(
+    counts: np.ndarray,
+    scan: dict[str, np.ndarray],
+    lit: np.ndarray,
+    peak_local: np.ndarray,
+    width_local: np.ndarray,
+    background_map: np.ndarray | None = None,
+    noise: np.ndarray | None = None,
+    p_weak: np.ndarray | None = None,
+    *,
+    method: Annotated[
+        Literal["pixel", "patch", "fused"],
+        Field(description="weights by the local coordinate, by the patches of p_weak, or by both"),
+    ] = "pixel",
+    axis: Annotated[
+        str | None, Field(description="scan axis of the rocking curve; phi where it is scanned, by default")
+    ] = None,
+    background: Annotated[
+        float | Literal["none"] | None,
+        Field(
+            description="subtracted from every count where there is no background map; 'none' subtracts nothing",
+            json_schema_extra={"unit": "count"},
+        ),
+    ] = None,
+    frame_weight: Annotated[
+        Literal["noise", "equal"], Field(description="frames weigh by the inverse of their variance, or alike")
+    ] = "equal",
+    curve_weight: Annotated[
+        Literal["contrast", "equal"], Field(description="places on the curve weigh by their contrast, or alike")
+    ] = "contrast",
+    gain: Annotated[
+        float, Field(ge=0, description="counts per photon, for the photon noise", json_schema_extra={"unit": "count"})
+    ] = 2.14,
+    until: Annotated[float, Field(gt=2, lt=7, description="|u| at which the tails end")] = WEAK_UNTIL,
+    legacy: Annotated[
+        bool, Field(description="weak by the published recipe: whole patches, normalised frames")
+    ] = False,
+) -> dict[str, np.ndarray]:
+    """Weak-beam and strong-beam images, with the standard deviation of the weak one.
+
+    Parameters
+    ----------
+    counts : array (y, x, scan axes), uint16 or float32, count
+        Detector counts of one layer, all frames on one scale.
+    scan : dict of str to array (length of the axis,), float64
+        Positions along every scan axis.
+    lit : array (y, x), bool
+        Where the sample diffracts.
+    peak_local, width_local : array (y, x), float32, degree
+        Local reference of the rocking coordinate; see :func:`dfxm_dask.beams.local_peak`.
+    background_map : array (y, x), float32, count, optional
+        Counts without diffracted beam.
+    noise : array (), float32, count, optional
+        Noise of a voxel where nothing diffracts; taken where the frames are too small or too even to measure theirs.
+    p_weak : array (patch_y, patch_x, scan axes), float32, optional
+        Probability of the weak beam of each patch; spread bilinearly, so that no seam is left.
+    method : "pixel", "patch" or "fused"
+        Patches help where the prior fails; on simulated scans they added nothing to it.
+    axis : str, optional
+        By default phi where it is scanned, else the first axis of at least three positions.
+    background : float or "none", optional
+        Counts to subtract where there is no background map. One of the two must be said.
+    frame_weight : "noise" or "equal"
+        With "noise" frames that were scaled up from behind an attenuator weigh less. They are those of the flank, where
+        the contrast is: equal weights were better even under a strong jitter of the exposure.
+    curve_weight : "contrast" or "equal"
+        Places on the rocking curve weigh by :func:`contrast_curve` of the layer, or alike, as specified.
+    gain : float, count
+        Of one photon (2.14: PCO Edge 4.2 of ID03, camera calibration in the documentation of dfxm-geo 3.0.0).
+    until : float
+        Beyond it frames are cut off softly (6 as specified).
+    legacy : bool
+        ``weak`` by :func:`published_sum` of log(max(counts, 1)), 0 … 1, a patch being weak where ``p_weak`` > 0.5;
+        all other maps are NaN.
+
+    Returns
+    -------
+    dict of str to array (y, x), float32, count
+        ``weak``, ``strong``, ``weak_minus`` and ``weak_plus`` (u < 0 and u > 0), ``weak_sigma``. NaN where unlit, and
+        where the weights of the frames sum to less than half a frame.
+
+    Raises
+    ------
+    InputError
+        No background; a method that needs ``p_weak`` without it, or ``p_weak`` of another frame size; an axis without
+        a rocking curve.
+
+    Notes
+    -----
+    With u = (phi − peak) / width and S the logistic function, weak = Σ P (I − background) / Σ P over all frames.
+    P = f c S((|u| − 1.5)/0.1) S((6 − |u|)/0.3) by the pixel; f p by the patch; fused, the first logistic and p
+    are joined by the sum of their log-odds. strong weighs by S((1 − |u|)/0.3), 1 − p, or both.
+
+    f = 1/noise² of the frame, relative to its lower quartile over frames; noise is measured from neighbours in the
+    tails of the frame (:func:`dfxm_dask.beams.prior.frame_noise`). c is the contrast over the variance at this u,
+    measured on the layer (:func:`contrast_curve`). With the plain windows (``curve_weight="equal"``: c = 1, and
+    S((|u| − 2)/0.3) by the pixel) a logistic of softness 0.3 lets 0.1 % of the strong beam in, which outshines the
+    weak one: that separated dislocations worse than the best single frame did.
+
+    Variance: Σ P² (noise² + gain (I − background − usual)) / (Σ P)², usual the median in the tails of the frame, whose
+    photons the measured noise holds; without that of the background map, which all frames share, and with one gain
+    for all frames. The windows are looked up in steps of 1/512 of u. A count that is no
+    number weighs nothing.
+
+    In a scan of several axes u is that of the rocking axis alone: every frame at one phi weighs the same.
+
+    Examples
+    --------
+    >>> phi = np.arange(-4.0, 5.0)
+    >>> counts = np.array([[[1, 2, 4, 50, 90, 50, 4, 2, 1]]], np.uint16)
+    >>> one = np.ones((1, 1), np.float32)
+    >>> lit, peak, width = one > 0, 0 * one, one
+    >>> maps = integrate_beams.kernel(
+    ...     counts, {"phi": phi}, lit, peak, width, background="none", curve_weight="equal"
+    ... )
+    >>> round(maps["weak"].item(), 1), round(maps["strong"].item(), 1)
+    (2.7, 67.3)
+    """
+    shape = counts.shape[:2]
+    level = plain_background("integrate_beams", background_map, background, shape)
+    chosen = rocking_axis("integrate_beams", scan, axis)
+    if p_weak is None and (method != "pixel" or legacy):
+        raise InputError(
+            "integrate_beams: " + ("legacy" if legacy else f"method {method!r}"), "there is no p_weak",
+            "run the step classify_beams before, or say method='pixel'",
+        )  # fmt: skip
+    if p_weak is not None:
+        check_grid("p_weak", p_weak.shape[:2], shape)
+    places = frame_places(scan, chosen)
+    chance = np.zeros((places.size, 1, 1), np.float32)
+    if p_weak is not None and (method != "pixel" or legacy):
+        chance = np.moveaxis(p_weak.reshape(*p_weak.shape[:2], -1), -1, 0)
+    maps = np.full((5, *shape), np.nan, np.float32)
+    if legacy:
+        frames = np.moveaxis(counts.reshape(*shape, -1), -1, 0)
+        maps[0] = published_sum(np.log(np.fmax(frames, 1).astype(np.float32)), chance > 0.5)
+    elif counts.size:
+        chance = np.ascontiguousarray(np.stack([filled(c) for c in chance]), np.float32)
+        chance = np.where(np.isfinite(chance), np.clip(chance, 1e-6, 1 - 1e-6), np.float32(0.5))
+        positions = np.asarray(scan[chosen], np.float64)[places]
+        u, above = _sample(counts, level, positions, lit, peak_local, width_local)
+        with np.errstate(invalid="ignore"):
+            quiet = (np.abs(u) > SURELY_WEAK) & (np.abs(u) < WEAK_UNTIL) & np.isfinite(above)
+        measured = frame_noise(above, quiet)
+        weighed = curve_weight == "contrast" and method != "patch"
+        curve = contrast_curve(u.ravel(), above.ravel()) if weighed else None
+        if np.isnan(measured).any():
+            measured[:] = 0.0 if noise is None else float(noise)
+        weight = np.ones(places.size)
+        if frame_weight == "noise" and measured.any():
+            weight = (np.quantile(measured, 0.25) / measured) ** 2
+        usual = np.array([np.median(a[q]) if q.any() else np.nan for a, q in zip(above, quiet, strict=True)])
+        usual = np.where(np.isfinite(usual), usual, np.nanmedian(usual) if np.isfinite(usual).any() else 0.0)
+        dark = np.maximum(measured**2 - gain * np.maximum(usual, 0), 0.05 * measured**2)  # photons are counted apart
+        least = LEAST_FRAMES  # of frames that weigh as those of the tails do: one bin may outweigh all others
+        if curve is not None:
+            tails = (np.abs(curve[0]) > WEAK_FROM) & (np.abs(curve[0]) < until)
+            least *= float(np.median(curve[1][tails]))
+        patch_y, part_y = between_centres(shape[0])
+        patch_x, part_x = between_centres(shape[1])
+        line, starts, row_step = frame_lines(counts)
+        middle = float(np.median(positions))  # float32 differences of large angles would lose digits
+        integrate_layer(
+            line, starts, row_step, (positions - middle).astype(np.float32), level, np.require(lit, bool, ["C", "W"]),
+            (peak_local - middle).astype(np.float32), np.require(width_local, np.float32, ["C", "W"]),
+            _tables(until, weighed, curve), weight.astype(np.float32), dark.astype(np.float32),
+            np.float32(gain), METHODS[method], chance, patch_y, part_y, patch_x, part_x, np.float32(least), maps,
+        )  # fmt: skip
+    return dict(zip(("weak", "strong", "weak_minus", "weak_plus", "weak_sigma"), maps, strict=True))

@@ -1,0 +1,313 @@
+"""Trained networks on disk: weights as safetensors, and all that is known of them as JSON beside it.
+
+Nothing is ever unpickled. The two files know each other: the JSON holds the SHA-256 of the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dfxm_dask.beams.networks import CLASSES, count_parameters, network
+from dfxm_dask.errors import InputError
+from dfxm_dask.schema import PATCH, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = "dfxm_dask weights 1"
+FOLDER = Path(__file__).parent / "trained"
+
+PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".bin")
+LARGEST = 1 << 30
+"""Bytes of a file of weights, and 16 MiB of its header and of its JSON: ours have some thousand (our choice)."""
+LARGEST_HEADER = 1 << 24
+
+NORMALISATION: dict[str, Any] = {
+    "counts": "log(1 + max(counts - dark, 0))",
+    "frame": "mean 0 and standard deviation 1 over lit pixels",
+}
+"""What a network expects, in words: nothing about brightness is carried over from the training data."""
+
+FACTS = ("architecture", "normalisation", "training", "scores", "temperature")
+
+_LOADED: dict[str, tuple[torch.nn.Module, dict[str, Any]]] = {}
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save(
+    path: str | Path,
+    net: torch.nn.Module,
+    *,
+    architecture: Mapping[str, Any],
+    normalisation: Mapping[str, Any] = NORMALISATION,
+    training: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    temperature: float,
+    patch: int = PATCH,
+    channels: int = 1,
+) -> Path:
+    """Path of the weights, written as ``NAME.safetensors`` with ``NAME.json`` beside it.
+
+    Parameters
+    ----------
+    path : path
+        Ends in .safetensors.
+    net : torch.nn.Module
+        What is to be kept.
+    architecture : mapping
+        ``name`` and ``options`` of :func:`dfxm_dask.beams.networks.network`.
+    normalisation, training, scores : mappings
+        What the network expects, what it was trained on, and what it reached; anything that JSON can say.
+    temperature : float
+        By which logits are divided so that probabilities are calibrated.
+    patch : int, pixel
+        Edge of the patches that it was trained on.
+    channels : int
+        Images per patch.
+
+    Raises
+    ------
+    InputError
+        Another suffix, weights that are not of the architecture, a temperature that is not positive, or facts that
+        JSON cannot say.
+    """
+    import torch
+    from safetensors.torch import save as as_bytes
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise InputError(f"weights {path}", f"end in {path.suffix!r}", "name the file with .safetensors")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise InputError("temperature", f"is {temperature}", "give a positive number")
+    tensors = {
+        name: value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype).contiguous()
+        for name, value in net.state_dict().items()
+    }
+    wanted = network(architecture["name"], **architecture.get("options", {})).state_dict()
+    if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in tensors.items()}:
+        raise InputError(f"weights {path}", f"are not those of {dict(architecture)}", "say what was built")
+    if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
+        raise InputError(f"weights {path}", "hold numbers that are not finite", "train with a smaller rate")
+    content = as_bytes(tensors)
+    facts = {
+        "format": FORMAT,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "patch": patch,
+        "channels": channels,
+        "classes": list(CLASSES),
+        "parameters": count_parameters(net),
+        **dict(zip(FACTS, (architecture, normalisation, training, scores, float(temperature)), strict=True)),
+    }
+    try:
+        text = json.dumps(facts, indent=1, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"weights {path}", f"facts that JSON cannot say: {error}", "give plain words and numbers"
+        ) from (error)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, content)
+    _write(_beside(path), text.encode() + b"\n")
+    return path
+
+
+def _content(path: Path) -> bytes:
+    if path.suffix.lower() in PICKLED:
+        raise InputError(
+            f"weights {path}",
+            "are a pickle, which runs whatever its author wrote into it",
+            "save them as safetensors where you trust them",
+        )
+    if not path.is_file():
+        raise InputError(f"weights {path}", "there is no such file", "check the path, or use shipped('compact')")
+    if path.stat().st_size > LARGEST:
+        raise InputError(f"weights {path}", f"have {path.stat().st_size} bytes", "give weights of at most 1 GiB")
+    content = path.read_bytes()
+    # The header of safetensors may be 0x80 + 256 k bytes long, too, but then a brace follows its length.
+    opcodes = content[:1] == b"\x80" and content[1:2] <= b"\x05" and content[8:9] != b"{"
+    if opcodes or content[:4] == b"PK\x03\x04":
+        raise InputError(
+            f"weights {path}",
+            "are a pickle under another name, which runs whatever its author wrote into it",
+            "save them as safetensors where you trust them",
+        )
+    return content
+
+
+def _damaged(path: Path, found: str) -> InputError:
+    return InputError(f"weights {path}", found, "copy both files again, or train again")
+
+
+def _header(path: Path, content: bytes) -> dict[str, Any]:
+    """Names, types, shapes and places of the tensors; checked here so that a foreign file is told from a cut one."""
+    if len(content) < 8:
+        raise _damaged(path, f"have {len(content)} bytes, too few for safetensors")
+    (length,) = struct.unpack("<Q", content[:8])
+    if length > LARGEST_HEADER or content[8:9] not in (b"{", b""):
+        raise InputError(f"weights {path}", "are no safetensors file", "give what dfxm-dask train wrote")
+    try:
+        header = json.loads(content[8 : 8 + length])
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
+        raise _damaged(path, "have a header that cannot be read") from None
+    if not isinstance(end, int) or len(content) != 8 + length + end:
+        raise _damaged(
+            path, f"have {len(content)} bytes instead of {8 + length + end if isinstance(end, int) else end}"
+        )
+    return tensors
+
+
+def facts(path: str | Path) -> dict[str, Any]:
+    """What is known of weights: the JSON beside them, checked.
+
+    Raises
+    ------
+    InputError
+        Absent, not ours, or of another format.
+    """
+    path = _beside(Path(path))
+    if not path.is_file():
+        raise InputError(
+            f"weights {path.with_suffix('.safetensors')}", f"{path.name} is not beside them", "copy both files"
+        )
+    if path.stat().st_size > LARGEST_HEADER:
+        raise _damaged(path, f"have {path.stat().st_size} bytes")
+    try:
+        known = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise _damaged(path, "are no JSON") from None
+    if not isinstance(known, dict) or known.get("format") != FORMAT:
+        found = known.get("format") if isinstance(known, dict) else type(known).__name__
+        raise InputError(f"weights {path}", f"are of format {found!r}, not {FORMAT!r}", "train again")
+    absent = [name for name in (*FACTS, "sha256", "patch", "channels", "classes") if name not in known]
+    if absent:
+        raise _damaged(path, f"do not say {', '.join(absent)}")
+    if known["classes"] != list(CLASSES):
+        raise InputError(f"weights {path}", f"know the classes {known['classes']}", f"train on {list(CLASSES)}")
+    temperature, architecture = known["temperature"], known["architecture"]
+    positive = isinstance(temperature, int | float) and math.isfinite(temperature) and temperature > 0
+    named = isinstance(architecture, dict) and isinstance(architecture.get("options", {}), dict)
+    if not positive or not named or not isinstance(architecture.get("name"), str):
+        raise _damaged(path, f"say temperature {temperature!r} and architecture {architecture!r}")
+    return known
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of weights and of what is known of them, as hexadecimal digits.
+
+    Raises
+    ------
+    InputError
+        A file that is absent, or a pickle.
+    """
+    path = Path(path)
+    total = hashlib.sha256(hashlib.sha256(_content(path)).digest())
+    total.update(json.dumps(facts(path), sort_keys=True).encode())
+    return total.hexdigest()
+
+
+def load(
+    path: str | Path, *, patch: int | None = None, channels: int | None = None, architecture: str | None = None
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """A trained network and what is known of it.
+
+    Parameters
+    ----------
+    path : path
+        Of the safetensors file; the JSON must lie beside it.
+    patch : int, pixel, optional
+        Edge of the patches to classify.
+    channels : int, optional
+        Images per patch.
+    architecture : str, optional
+        What it must be.
+
+    Returns
+    -------
+    network : torch.nn.Module
+        On the processor, for inference. One per process and digest: do not train it further.
+    facts : dict
+        ``architecture``, ``normalisation``, ``training``, ``scores``, ``temperature``, ``patch``, ``channels``,
+        ``classes``, ``parameters``, ``sha256``, ``digest``.
+
+    Raises
+    ------
+    InputError
+        A pickle; a file that is absent, cut, changed or foreign; weights that are not of their architecture; another
+        architecture, patch size or number of channels than asked for.
+    """
+    path = Path(path)
+    content, known = _content(path), facts(path)
+    for name, asked in (("patch", patch), ("channels", channels), ("architecture", architecture)):
+        found = known[name]["name"] if name == "architecture" else known[name]
+        if asked is not None and found != asked:
+            raise InputError(f"weights {path} for {name} {asked}", f"are for {found}", "choose or train others")
+    key = digest(path)
+    if key in _LOADED:
+        return _LOADED[key]
+    header = _header(path, content)
+    if hashlib.sha256(content).hexdigest() != known["sha256"]:
+        raise _damaged(path, f"are not the ones that {_beside(path).name} tells of")
+    import torch
+    from safetensors.torch import load as from_bytes
+
+    net = network(known["architecture"]["name"], **known["architecture"].get("options", {}))
+    wanted = net.state_dict()
+    shapes = {name: list(value.shape) for name, value in wanted.items()}
+    found = {name: entry.get("shape") for name, entry in header.items()}
+    if shapes != found:
+        odd = sorted(set(shapes) ^ set(found)) or [name for name in shapes if shapes[name] != found[name]]
+        raise InputError(
+            f"weights {path}", f"are not of {known['architecture']}: {', '.join(odd[:3])}", "copy both files again"
+        )
+    first = next(value for value in wanted.values() if value.ndim == 4)
+    if first.shape[1] != known["channels"]:
+        raise _damaged(path, f"take {first.shape[1]} channels, and are said to take {known['channels']}")
+    net.load_state_dict(from_bytes(content))
+    if not all(bool(torch.isfinite(value).all()) for value in net.state_dict().values()):
+        raise _damaged(path, "hold numbers that are not finite")
+    net.eval()
+    known = {**known, "digest": key}
+    _LOADED[key] = net, known
+    return net, known
+
+
+def shipped(name: str = "compact") -> Path:
+    """Path of weights that come with the package.
+
+    Raises
+    ------
+    InputError
+        An unknown name.
+
+    Examples
+    --------
+    >>> shipped("compact").name
+    'compact.safetensors'
+    """
+    names = sorted(p.stem for p in FOLDER.glob("*.safetensors"))
+    if name not in names:
+        raise InputError(f"shipped weights {name!r}", f"are unknown{nearest(name, names)}", f"use {', '.join(names)}")
+    return FOLDER / f"{name}.safetensors"

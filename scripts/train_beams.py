@@ -1,0 +1,270 @@
+"""Make the weights that ship with the package: simulate labelled layers, train, compare, calibrate, write.
+
+``python scripts/train_beams.py --cache FOLDER`` takes about 4 minutes on two cores. Layers of the test never share a
+seed, and the shifted instrument never its constants, with what is trained on. ``--compare NAME`` trains
+another architecture on the same patches and adds its line to the table of scores and speeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+from scipy.special import expit
+
+from dfxm_dask.beams.networks import count_parameters, one_thread, published
+from dfxm_dask.beams.scores import brightness_baseline, brightness_probability, evaluate
+from dfxm_dask.beams.training import LEVELS, labelled_patches, seen_patches, train
+from dfxm_dask.beams.weights import FOLDER, load, save, shipped
+from dfxm_dask.optics.phantom import Phantom, render
+from dfxm_dask.optics.presets import build
+
+SEED = 20261121
+SHAPE = (256, 384)
+TRAINED = {"hard": range(100, 114), "easy": range(200, 204), "multigrain": range(300, 304), "al002": range(400, 404)}
+HELD_OUT = {"hard": range(900, 905), "easy": range(910, 913), "multigrain": range(920, 923), "al002": range(930, 933)}
+SHIFTED = range(940, 945)
+STOPPED_AT = (103, 109, 113, 203, 302, 401)
+"""Layers of the training set at which training stops and probabilities are calibrated."""
+
+OURS: dict[str, Any] = {"widths": [32, 64, 64], "kernels": [4, 3, 3], "strides": [4, 2, 1]}
+EPOCHS = 20
+COMPARED: dict[str, tuple[int, dict[str, Any]]] = {
+    "published": (2, {"epochs": 4, "rate": 1e-3}),
+    "resnet18": (4, {"epochs": 3, "rate": 1e-3}),
+    "vgg16": (8, {"epochs": 2, "rate": 1e-4}),
+}
+"""Every n-th patch, and settings: what a processor does in minutes."""
+
+
+def varied(phantom: Phantom, rng: np.random.Generator) -> Phantom:
+    """The same sample at another beamline: pixel, light and camera drawn about those of the preset."""
+    light, camera = phantom.lighting, phantom.detector
+    pitch = rng.uniform(0.7, 1.25)
+    return replace(
+        phantom,
+        pixel=(phantom.pixel[0] * pitch, phantom.pixel[1] * pitch),
+        lighting=replace(
+            light,
+            flux=light.flux * np.exp(rng.uniform(-0.8, 0.7)),
+            weak=light.weak * np.exp(rng.uniform(-0.5, 1.05)),
+            diffuse=light.diffuse * np.exp(rng.uniform(-1.0, 0.7)),
+            tail=light.tail * rng.uniform(0.5, 1.3),
+            jitter=max(light.jitter, float(rng.choice([0.0, 1.6]))),
+            drift=light.drift + rng.uniform(0, 0.1),
+            stripes=min(light.stripes * rng.uniform(0.5, 3.0), 0.35),
+        ),
+        detector=replace(
+            camera,
+            gain=camera.gain * np.exp(rng.uniform(-0.7, 0.6)),
+            read_noise=camera.read_noise * np.exp(rng.uniform(-0.7, 0.7)),
+            psf=rng.uniform(0.6, 2.1),
+            halo_fraction=rng.uniform(0.0, 0.03),
+        ),
+    )
+
+
+def shifted(phantom: Phantom) -> Phantom:
+    """An instrument outside the range of :func:`varied`: blurred, noisier, dimmer, with larger pixels."""
+    light, camera = phantom.lighting, phantom.detector
+    return replace(
+        phantom,
+        pixel=(phantom.pixel[0] * 1.3, phantom.pixel[1] * 1.3),
+        lighting=replace(light, flux=light.flux * 0.4, weak=light.weak * 3, jitter=2.0, stripes=0.4),
+        detector=replace(camera, gain=4.5, read_noise=14.0, psf=2.4, offset=310.0),
+    )
+
+
+def layer(job: tuple[str, str, int, str]) -> Path:
+    """One layer of 31 frames in the cache: counts, labels, dark level, light mask."""
+    cache, preset, seed, instrument = job
+    path = Path(cache) / f"{preset}-{seed}-{instrument}.npz"
+    if path.exists():
+        return path
+    (phantom,) = build(preset, layers=1, shape=SHAPE, seed=seed)
+    if instrument == "varied":
+        phantom = varied(phantom, np.random.default_rng([SEED, seed]))
+    elif instrument == "shifted":
+        phantom = shifted(phantom)
+    frames, labels = [], []
+    for counts, truth in render(phantom, 0):
+        frames.append(counts)
+        labels.append(truth["label"])
+    camera = phantom.detector
+    dark = camera.offset + camera.offset_rate * phantom.lighting.exposure
+    np.savez(path, frames=np.stack(frames), labels=np.stack(labels), dark=dark)
+    return path
+
+
+def simulate(cache: Path) -> None:
+    """Every layer that is missing in the cache, on two processes."""
+    jobs = [(str(cache), name, seed, "varied" if seed % 3 else "plain") for name in TRAINED for seed in TRAINED[name]]
+    jobs += [(str(cache), name, seed, "plain") for name in HELD_OUT for seed in HELD_OUT[name]]
+    jobs += [(str(cache), "hard", seed, "shifted") for seed in SHIFTED]
+    with ProcessPoolExecutor(2) as pool:
+        list(pool.map(layer, jobs))
+
+
+def light_mask(frames: np.ndarray, dark: float) -> np.ndarray:
+    """Lit pixels of a layer: the smoothed sum exceeds a quarter of its 90th percentile."""
+    total = ndimage.uniform_filter((frames.astype(np.float64) - dark).sum(0), 16)
+    return np.asarray(total > 0.25 * np.quantile(total, 0.9))
+
+
+def gathered(cache: Path, pattern: str) -> dict[str, np.ndarray]:
+    """Labelled patches of all layers whose names match, and ``groups``, the seed of each."""
+    parts = []
+    for path in sorted(cache.glob(pattern)):
+        with np.load(path) as kept:
+            frames, labels, dark = kept["frames"], kept["labels"], float(kept["dark"])
+        found = labelled_patches(frames, labels, dark=dark, lit=light_mask(frames, dark))
+        parts.append({**found, "groups": np.full(len(found["labels"]), int(path.stem.split("-")[1]))})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def input_of(data: dict[str, np.ndarray], per_frame: bool = True) -> np.ndarray:
+    """Patches as a network sees them, standardised per frame, or per layer as published."""
+    levels = data["levels"]
+    if not per_frame:
+        levels = levels.copy()
+        for group in np.unique(data["groups"]):
+            inside = data["groups"] == group
+            frames = np.unique(data["frame"][inside], return_index=True)[1]
+            light = levels[inside][frames].ravel()
+            levels[inside] = np.quantile(light, (np.arange(LEVELS) + 0.5) / LEVELS)
+    return seen_patches(data["patches"], levels, data["dark"])
+
+
+def scored(net: Any, temperature: float, data: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Scores on layers that the network never saw."""
+    seen = input_of(data)
+    with torch.inference_mode(), one_thread():
+        net.eval()
+        logits = [net(torch.from_numpy(seen[k : k + 64])) for k in range(0, len(seen), 64)]
+    weak, strong = torch.cat(logits).numpy().astype(np.float64).T
+    return evaluate(expit((weak - strong) / temperature), data["labels"])
+
+
+def patches_per_second(net: Any, batch: int, seconds: float = 2.0) -> float:
+    """Patches per second of processor time on one thread; by a loop over single patches where ``batch`` is 0."""
+    layout = torch.channels_last if batch else torch.contiguous_format
+    net = net.eval().to(memory_format=layout)
+    patches = torch.randn(max(batch, 1), 1, 64, 64).contiguous(memory_format=layout)
+    with torch.inference_mode(), one_thread():
+        for _ in range(3):
+            net(patches)
+        begun, count = time.process_time(), 0
+        while time.process_time() - begun < seconds:
+            net(patches)
+            count += len(patches)
+        return count / (time.process_time() - begun)
+
+
+def row(name: str, net: Any, seconds: float, temperature: float, held: dict[str, dict[str, np.ndarray]]) -> None:
+    """One line of the table: parameters, training, speed, then accuracy, recalls and calibration error of each set."""
+    cells = [name, f"{count_parameters(net):,}", f"{seconds:.0f}", f"{patches_per_second(net, 64):.0f}"]
+    for data in held.values():
+        s = scored(net, temperature, data)
+        cells.append(
+            f"{100 * s['accuracy']:.2f} ({100 * s['weak_recall']:.1f} / {100 * s['strong_recall']:.1f}), "
+            f"{s['calibration_error']:.3f}"
+        )
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def brightness_row(name: str, data: dict[str, np.ndarray], held: dict[str, dict[str, np.ndarray]], frame: bool) -> None:
+    """The same line for brightness alone."""
+    weights = brightness_baseline(input_of(data, frame), data["labels"])
+    cells = [name, "6", "", ""]
+    for test in held.values():
+        s = evaluate(brightness_probability(weights, input_of(test, frame)), test["labels"])
+        cells.append(
+            f"{100 * s['accuracy']:.2f} ({100 * s['weak_recall']:.1f} / {100 * s['strong_recall']:.1f}), "
+            f"{s['calibration_error']:.3f}"
+        )
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def trained(
+    data: dict[str, np.ndarray], architecture: str, options: dict[str, Any], every: int = 1, **settings: Any
+) -> tuple[Any, dict[str, Any], float]:
+    """A network trained on every n-th patch, its record, and the seconds of processor time that it took."""
+    given = {name: data[name][::every] for name in ("patches", "labels", "groups", "levels", "dark")}
+    begun = time.process_time()
+
+    def tell(row: dict[str, float]) -> None:
+        print("   ", {name: round(value, 4) for name, value in row.items()}, file=sys.stderr, flush=True)
+
+    net, record = train(
+        **given, architecture=architecture, options=options, seed=SEED, held_out=STOPPED_AT, progress=tell, **settings
+    )
+    return net, record, time.process_time() - begun
+
+
+def ship(net: Any, record: dict[str, Any], held: dict[str, dict[str, np.ndarray]], alone: np.ndarray) -> Path:
+    """The weights with their scores on layers never seen, in the package."""
+    scores = {"held_out": record["scores"]}
+    for name, data in held.items():
+        seen = input_of(data)
+        scores[name] = scored(net, record["temperature"], data)
+        bright = evaluate(brightness_probability(alone, seen), data["labels"])
+        scores[name]["brightness_accuracy"] = bright["accuracy"]
+    about = {
+        "script": "scripts/train_beams.py",
+        "simulated": {name: list(seeds) for name, seeds in TRAINED.items()},
+        "tested": {**{name: list(seeds) for name, seeds in HELD_OUT.items()}, "shifted": list(SHIFTED)},
+        "frame": list(SHAPE),
+        "versions": {"torch": torch.__version__.split("+")[0], "numpy": np.__version__},
+        **record["training"],
+    }
+    return save(
+        FOLDER / "compact.safetensors", net, architecture=record["architecture"], training=about, scores=scores,
+        temperature=record["temperature"],
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Simulate, train, ship, and print the table of scores and speeds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, required=True, help="folder for simulated layers, kept and used again")
+    parser.add_argument("--compare", nargs="+", default=[], choices=list(COMPARED), help="train these as well")
+    parser.add_argument("--keep", action="store_true", help="leave the shipped weights alone; compare with them")
+    options = parser.parse_args()
+    options.cache.mkdir(parents=True, exist_ok=True)
+    simulate(options.cache)
+    parts = [
+        gathered(options.cache, f"{name}-{seed}-{'varied' if seed % 3 else 'plain'}.npz")
+        for name, seeds in TRAINED.items()
+        for seed in seeds
+    ]
+    data = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    held = {name: gathered(options.cache, f"{name}-9*-plain.npz") for name in HELD_OUT}
+    held["shifted"] = gathered(options.cache, "hard-9*-shifted.npz")
+    print(f"{len(data['labels'])} patches to train on, held out: { {k: len(v['labels']) for k, v in held.items()} }")
+    if not options.keep:
+        net, record, seconds = trained(data, "compact", OURS, epochs=EPOCHS, patience=12)
+        path = ship(net, record, held, brightness_baseline(input_of(data), data["labels"]))
+        print(f"{path.name}: {path.stat().st_size} bytes, trained in {seconds:.0f} s, T = {record['temperature']:.3f}")
+    net, facts = load(shipped("compact"))
+    print("| | parameters | training, s | patches/s/core | " + " | ".join(held) + " |\n|" + "---|" * (4 + len(held)))
+    row("ours", net, 0.0 if options.keep else seconds, facts["temperature"], held)
+    brightness_row("brightness, per frame", data, held, True)
+    brightness_row("brightness, per layer", data, held, False)
+    for name in options.compare:
+        every, settings = COMPARED[name]
+        other, record, seconds = trained(data, name, {}, every, **settings)
+        about = f"{name}, {settings['epochs']} epochs of 1/{every} of the patches"
+        row(about, other, seconds, record["temperature"], held)
+    print(f"published network, loop over single patches: {patches_per_second(published(), 0):.0f} patches/s/core")
+
+
+if __name__ == "__main__":
+    main()
