@@ -154,7 +154,7 @@ def demo(out: Path, preset: str, real: bool, pixel_size: tuple[float, float] | N
         store, source = out / f"{preset}.zarr", out / "raw" / f"{preset}.h5"
         source.parent.mkdir(parents=True, exist_ok=True)
         truth = simulated(preset, source, how, format="bliss")
-        pixel_size = tuple(float(truth[d][1] - truth[d][0]) for d in ("y", "x"))  # type: ignore[assignment]
+        pixel_size = float(truth.y[1] - truth.y[0]), float(truth.x[1] - truth.x[0])
     given = {"scan": "1.1" if real else "all", "pixel_size": pixel_size, "overwrite": how["overwrite"]}
     ingest_source(source, store, None, None, how["events"], **given)
     complete = compute(read_recipe("maps"), store, **how)
@@ -217,11 +217,12 @@ def simulate(preset: str, out: Path, cluster: str | None, workers: int | None, *
     PRESET is easy, hard, multigrain, al002, movie, movie_long, reflections, empty or deformed. A simulation that was
     stopped goes on where it stopped.
     """
+    from dfxm_dask.optics.presets import PRESETS
     from dfxm_dask.view.tables import say
 
     how = {"cluster": cluster, "workers": workers, **{word: options.pop(word) for word in ("events", "overwrite")}}
     simulated(preset, out, how, **options)
-    say(f"{out}: preset {preset}, seed {options['seed']}")
+    say(f"{out}: preset {preset}, seed {options['seed']}: {PRESETS[preset].summary}")
 
 
 @cli.command()

@@ -154,6 +154,27 @@ def check(
         )
 
 
+def pixel_length(name: str, asked: str, positions: np.ndarray) -> float:
+    """Distance of neighbouring pixels, um; infinite along a side of one pixel.
+
+    Raises
+    ------
+    InputError
+        Pixels of unequal size.
+    """
+    if positions.size < 2:
+        return np.inf
+    steps = np.diff(positions)
+    length = float(np.abs(steps.mean()))
+    if not np.abs(steps - steps.mean()).max() <= 1e-6 * length or length == 0:
+        raise InputError(
+            f"{asked}: coordinate {name!r}",
+            f"has steps from {steps.min():.9g} to {steps.max():.9g} um",
+            "give pixels of equal size",
+        )
+    return length
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """``", did you mean 'x'?"`` for the known word nearest to a wrong one, else an empty string."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

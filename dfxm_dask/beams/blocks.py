@@ -8,32 +8,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dfxm_dask.errors import InputError
 from dfxm_dask.memory import frame_lines
+from dfxm_dask.schema import pixel_length
 
 BLOCK = 0.25  # um: below the width of a dislocation's image, and a dozen pixels of 0.04 × 0.12 um (our choice)
 FINE, COARSE = 6, 12  # a node of the two upper levels stands for 2^6 and 2^12 ranks
-
-
-def pixel_length(name: str, asked: str, positions: np.ndarray) -> float:
-    """Distance of neighbouring pixels, um; infinite along a side of one pixel.
-
-    Raises
-    ------
-    InputError
-        Pixels of unequal size.
-    """
-    if positions.size < 2:
-        return np.inf
-    steps = np.diff(positions)
-    length = float(np.abs(steps.mean()))
-    if not np.abs(steps - steps.mean()).max() <= 1e-6 * length or length == 0:
-        raise InputError(
-            f"{asked}: coordinate {name!r}",
-            f"has steps from {steps.min():.9g} to {steps.max():.9g} um",
-            "give pixels of equal size",
-        )
-    return length
 
 
 def block_edges(y: np.ndarray, x: np.ndarray, asked: str, length: float = BLOCK) -> tuple[int, int]:

@@ -291,7 +291,7 @@ def transmissions(phantom: Phantom, layer: int) -> np.ndarray:
     """Transmission of the attenuator of every frame of a layer: ndarray (frame,), float64.
 
     With ``attenuation`` the attenuator follows the mean brightness of the frame, as at a beamline whose camera would
-    saturate at the peak and see nothing in the flanks; ``jitter`` is what no attenuator table takes into account.
+    saturate at the peak and see nothing in the flanks; ``jitter`` comes on top. The monitor stands behind both.
     """
     light = phantom.lighting
     frames = prod(phantom.grid)

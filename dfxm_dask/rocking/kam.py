@@ -10,7 +10,7 @@ from pydantic import Field
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import SPACE, Variable, X, Y
+from dfxm_dask.schema import SPACE, Variable, X, Y, pixel_length
 
 # Angles only, all in one unit: a norm over degree and keV means nothing, and is refused on entry.
 COM = Variable("com_{axis}", SPACE, "float32", "degree", "centre of mass along {axis}")
@@ -43,20 +43,6 @@ def _mean_difference(angles, offsets, mean):  # type: ignore[no-untyped-def]
                 count[first + x] += 1.0 if known else 0.0
         for x in range(columns):
             mean[y, x] = total[x] / count[x] if count[x] > 0 else np.nan
-
-
-def _spacing(name: str, positions: np.ndarray) -> float:
-    if positions.size < 2:
-        return np.inf
-    steps = np.diff(positions)
-    spacing = float(np.abs(steps.mean()))
-    if not np.abs(steps - steps.mean()).max() <= 1e-6 * spacing or spacing == 0:
-        raise InputError(
-            f"kam: coordinate {name!r}",
-            f"has steps from {steps.min():.9g} to {steps.max():.9g} um",
-            "give pixels of equal size",
-        )
-    return spacing
 
 
 def neighbourhood(
@@ -160,7 +146,7 @@ def kam(
     """
     angles = np.stack([np.asarray(value, np.float32) for value in com.values()])
     mean = np.full(angles.shape[1:], np.nan, np.float32)
-    spacing_y, spacing_x = _spacing("y", y), _spacing("x", x)
+    spacing_y, spacing_x = pixel_length("y", "kam", y), pixel_length("x", "kam", x)
     if angles[0].size < 2:
         return {"kam": mean}
     offsets = neighbourhood(radius, spacing_y, spacing_x, footprint)

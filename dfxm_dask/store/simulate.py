@@ -13,6 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import h5py
 import numpy as np
 
 from dfxm_dask import __version__
@@ -28,7 +29,7 @@ from dfxm_dask.optics.phantom import (
 )
 from dfxm_dask.optics.presets import build
 from dfxm_dask.optics.truth import FLAGS, tables
-from dfxm_dask.schema import Variable, expand
+from dfxm_dask.schema import COUNTS, EXPOSURE, MONITOR, PATCH, Variable, expand
 from dfxm_dask.store import ledger
 from dfxm_dask.store.bliss_writer import Entry, write_lima, write_master
 from dfxm_dask.store.chunks import map_layout, raw_layout, unit_rows
@@ -182,8 +183,11 @@ def write_phantom(phantom: Phantom, out: Path, format: str, overwrite: bool, eac
     made_of = {"phantom": identity(phantom), "layout": [layout.shape, layout.chunk, layout.shard], "format": format}
     plans = {key: made_of | {"writes": [v.name for v in written]} for key, written in steps.items()}
     if bliss:
-        _check_beamline_files(out, target, len(scans), ledger.digest(made_of), overwrite)
+        _check_beamline_files(out, target, ledger.digest(made_of), overwrite)
     check_existing(target, plans, overwrite)
+    if bliss and overwrite:
+        for file in (out, *_lima_files(out)):
+            file.unlink(missing_ok=True)
     check_space(target, prod(layout.shape) + 8 * len(scans) * prod(phantom.shape) * (9 if phantom.strained else 1))
     blocks = [f"z{k:04d}" for k in range(len(scans))]
     if not all(ledger.read_ledger(ledger.ledger_path(target, *key))[0] for key in steps):
@@ -222,16 +226,19 @@ def _folder(out: Path, number: int) -> Path:
     return out.parent / f"{out.stem}_scan{number:04d}"
 
 
-def _check_beamline_files(out: Path, target: Path, layers: int, digest: str, overwrite: bool) -> None:
-    """Refuse a master or LIMA files that this simulation did not write; remove ours where overwriting was asked.
+def _lima_files(out: Path) -> list[Path]:
+    """Frames that lie where those of this master go."""
+    return sorted(out.parent.glob(f"{out.stem}_scan[0-9][0-9][0-9][0-9]/{DETECTOR}_*.h5"))
+
+
+def _check_beamline_files(out: Path, target: Path, digest: str, overwrite: bool) -> None:
+    """Refuse a master or LIMA files that this simulation did not write.
 
     Raises
     ------
     StoreError
         A file of that name is there and of another origin.
     """
-    import h5py
-
     ours, same = False, False
     if out.is_file():
         try:
@@ -243,14 +250,9 @@ def _check_beamline_files(out: Path, target: Path, layers: int, digest: str, ove
     if out.exists() and not (same or (ours and overwrite)):
         remedy = "say --overwrite, or name another file" if ours else "name another file"
         raise StoreError(f"master file {out}", "exists and holds something else", remedy)
-    frames = [f for k in range(layers) for f in _folder(out, k + 1).glob(f"{DETECTOR}_*.h5")]
+    frames = _lima_files(out)
     if frames and not (target / "truth" / ".ledger").exists():
         raise StoreError(f"file {frames[0]}", "exists and no simulation knows it", "name another file")
-    if overwrite:
-        for folder in out.parent.glob(f"{out.stem}_scan[0-9][0-9][0-9][0-9]"):
-            for file in folder.glob(f"{DETECTOR}_*.h5"):
-                file.unlink()
-        out.unlink(missing_ok=True)
 
 
 def _create(
@@ -325,12 +327,11 @@ def lazy_scan(phantom: Phantom) -> xr.DataTree:
     import xarray as xr
 
     from dfxm_dask.graph import layered
-    from dfxm_dask.schema import COUNTS
 
     names = {a.name: a.units for a in phantom.axes}
     sizes = {"z": len(phantom.z), **dict(zip(names, phantom.grid, strict=True))}
     sizes |= {"y": phantom.shape[0], "x": phantom.shape[1], "i": 3, "j": 3}
-    sizes |= {f"patch_{d}": -(-sizes[d] // 64) for d in ("y", "x")}
+    sizes |= {f"patch_{d}": -(-sizes[d] // PATCH) for d in ("y", "x")}
     truth = [v for declared in truth_variables(phantom) for v in expand(declared, names)]
     every = [*expand(COUNTS, names), *truth]
     lazy = layered(rendered_layer, phantom, every, sizes, f"{phantom.name}-{ledger.digest(identity(phantom))[:16]}")
@@ -343,10 +344,9 @@ def lazy_scan(phantom: Phantom) -> xr.DataTree:
         attrs = {"units": a.units, "long_name": f"{a.name} ({a.motor})", "motor": a.motor, "scan_axis": k}
         coords[a.name] = (a.name, np.asarray(a.positions), attrs)
     raw: dict[str, Any] = {"counts": lazy["counts"]}
-    for name in ("monitor", "exposure"):
-        values = np.stack([getattr(s, name) for s in scans]).reshape(len(scans), *phantom.grid)
-        units = "count" if name == "monitor" else "s"
-        raw[name] = (("z", *names), values, {"units": units, "long_name": name})
+    for variable in (MONITOR, EXPOSURE):
+        values = np.stack([getattr(s, variable.name) for s in scans]).reshape(len(scans), *phantom.grid)
+        raw[variable.name] = (("z", *names), values, variable.attrs)
     known = {v.name: lazy[v.name].assign_attrs(FLAGS if v.name == LABEL.name else {}) for v in truth}
     small = tables(phantom)
     return xr.DataTree.from_dict({

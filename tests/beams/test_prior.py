@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from itertools import product
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -244,13 +242,9 @@ def test_evidence__deformed_crystal_has_no_local_peak():
     assert any("peaks scatter by" in reason for reason in found.reasons)
 
 
-def test_evidence__real_rocking_scan_without_weak_beam():
+def test_evidence__real_rocking_scan_without_weak_beam(real_scans):
     """A scan of ID03 whose curves are about as wide as the scan; pixel sizes only set the windows."""
-    darling = find_spec("darling")  # importing it would take longer than the test
-    if darling is None or darling.origin is None:
-        pytest.skip("darling is not installed")
-    path = f"{Path(darling.origin).parent}/assets/example_data/rocking_scan_id03/rocking.h5"
-    with h5py.File(path) as file:
+    with h5py.File(real_scans["rocking"]) as file:
         frames = file["1.1/instrument/pco_ff/data"][()][::5].astype(np.float32)
     phi = 0.29 + 0.005 * np.arange(len(frames))
     y, x = 0.2 * np.arange(frames.shape[1]), 0.6 * np.arange(frames.shape[2])

@@ -195,6 +195,22 @@ def test_simulate__foreign_and_stale_beamline_files_are_refused(tmp_path: Path) 
     assert out.read_bytes() == b"of somebody else"
 
 
+def test_simulate__overwrite_refuses_before_it_removes(tmp_path: Path) -> None:
+    tiny: dict[str, Any] = {"layers": 1, "shape": (16, 16), "format": "bliss", "overwrite": True}
+    foreign = tmp_path / "b_scan0007" / "pco_ff_0000.h5"  # beyond the layers that are asked for
+    foreign.parent.mkdir()
+    foreign.write_bytes(b"of somebody else")
+    with pytest.raises(StoreError, match="exists and no simulation knows it"):
+        simulate("empty", tmp_path / "b.h5", **tiny)
+    assert foreign.read_bytes() == b"of somebody else"
+    simulate("empty", tmp_path / "a.h5", **tiny)
+    (tmp_path / "a_truth.zarr" / "zarr.json").write_text("{}")
+    with pytest.raises(StoreError, match="is not a store of this package"):
+        simulate("empty", tmp_path / "a.h5", **tiny)
+    assert (tmp_path / "a.h5").exists()
+    assert (tmp_path / "a_scan0001" / "pco_ff_0000.h5").exists()
+
+
 def test_simulate__fewer_layers_leave_no_old_frames(tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
     simulate("empty", out, layers=3, shape=(16, 16), format="bliss")
