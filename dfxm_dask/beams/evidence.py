@@ -2,59 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy import ndimage
 
 from dfxm_dask.beams.blocks import running_median
-from dfxm_dask.beams.prior import (
-    AMBIGUOUS,
-    STRONG,
-    SURELY_WEAK,
-    UNLIT,
-    WEAK,
-    WEAK_UNTIL,
-    frame_noise,
-    hard_labels,
-    peak_and_width,
-)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What speaks for a weak beam in a scan, and the verdict.
-
-    Parameters
-    ----------
-    unlit, strong, ambiguous, weak : float
-        Shares of the voxels.
-    weak_of_lit : float
-        Share of the lit voxels that is weak.
-    tail : float
-        Height of the median curve in the tails (|u| > 2.5), as part of its peak.
-    scatter : float
-        Median distance of the peaks of single blocks from the local one, in half widths.
-    standing_out : float
-        Share of the lit blocks whose tails stand above those around them beyond the noise.
-    has_weak_beam : bool
-    has_defects : bool
-        Whether anything stands out in that weak beam.
-    reasons : tuple of str
-        One sentence each, with the number and the limit.
-    """
-
-    unlit: float
-    strong: float
-    ambiguous: float
-    weak: float
-    weak_of_lit: float
-    tail: float
-    scatter: float
-    standing_out: float
-    has_weak_beam: bool
-    has_defects: bool
-    reasons: tuple[str, ...]
+from dfxm_dask.beams.prior import SURELY_WEAK, UNLIT, WEAK, WEAK_UNTIL, frame_noise, hard_labels, peak_and_width
 
 
 LEAST_WEAK = 0.10  # of the lit voxels
@@ -75,7 +27,7 @@ def _tails(positions: np.ndarray, lit: np.ndarray, peak: np.ndarray, width: np.n
 def evidence(
     curves: np.ndarray, positions: np.ndarray, lit: np.ndarray, peak: np.ndarray, width: np.ndarray,
     reach: tuple[int, int], sigma: float = 0.0,
-) -> Evidence:  # fmt: skip
+) -> dict[str, float | bool]:  # fmt: skip
     """Whether a layer was scanned through its weak beam, and what says so.
 
     Parameters
@@ -93,12 +45,16 @@ def evidence(
 
     Returns
     -------
-    Evidence
-        It has a weak beam where at least 10 % of the lit voxels are weak by their |u|, the median curve falls below
-        5 % of its peak in the tails, and the peaks of single blocks scatter by at most 0.15 half widths about the
-        local one (else the lattice turns too fast to have one). It has defects where besides at least 0.1 % of the
-        lit blocks stand 4 standard deviations above the median of the tails around them, one standard deviation
-        being the larger of the noise and the median absolute deviation. All limits are our choice.
+    dict
+        ``weak_of_lit``, share of the lit voxels that is weak by its |u|; ``tail``, height of the median curve in its
+        tails (|u| > 2.5) as part of its peak; ``scatter``, median distance of the peaks of single blocks from the
+        local one, in half widths; ``standing_out``, share of the lit blocks whose tails stand 4 standard deviations
+        above the median of the tails around them, one standard deviation being the larger of the noise and the median
+        absolute deviation. NaN where nothing is lit, ``tail`` also where the scan ends before the tails begin.
+
+        ``has_weak_beam``: at least 10 % of the lit voxels are weak, the median curve falls below 5 % of its peak, and
+        the peaks scatter by at most 0.15 half widths (else the lattice turns too fast to have one). ``has_defects``:
+        besides, at least 0.1 % of the lit blocks stand out. All limits are our choice.
 
     Notes
     -----
@@ -115,25 +71,35 @@ def evidence(
         far = (label == WEAK) & (np.abs(u) < WEAK_UNTIL) & np.isfinite(few)
         heights = (few / few.max(axis=0))[far].astype(np.float64)
         own = np.abs(peak_and_width(few, positions, here)[0] - peak[some]) / width[some]
-    shares = np.bincount(label.ravel(), minlength=4) / max(label.size, 1)
-    unlit, weak, strong, ambiguous = (float(shares[k]) for k in (UNLIT, WEAK, STRONG, AMBIGUOUS))
-    of_lit = weak / (1 - unlit) if unlit < 1 else 0.0
+    dark = float((label == UNLIT).mean()) if label.size else 1.0
+    of_lit = float((label == WEAK).mean()) / (1 - dark) if dark < 1 else float("nan")
     heights, own = heights[np.isfinite(heights)], own[np.isfinite(own)]
     tail = float(np.median(heights)) if heights.size else float("nan")
     scatter = float(np.median(own)) if own.size else float("nan")
-    standing = _standing_out(curves, positions, lit, peak, width, reach, sigma)
-    reasons = (
-        f"{of_lit:.1%} of the lit voxels are weak by their place on the curve (at least {LEAST_WEAK:.0%} wanted)",
-        f"the median curve stands at {tail:.2%} of its peak in the tails (at most {MOST_TAIL:.0%} wanted)"
-        if heights.size else "the scan ends before the tails of the curves begin",
-        f"peaks scatter by {scatter:.2f} half widths about those around them (at most {MOST_SCATTER:g} wanted)"
-        if own.size else "nothing is lit",
-        f"{standing:.2%} of the lit blocks stand out of their tails (at least {LEAST_STANDING_OUT:.1%} wanted)",
-    )  # fmt: skip
+    standing = _standing_out(curves, positions, lit, peak, width, reach, sigma) if dark < 1 else float("nan")
     has = of_lit >= LEAST_WEAK and tail <= MOST_TAIL and scatter <= MOST_SCATTER
-    defects = has and standing >= LEAST_STANDING_OUT
-    return Evidence(
-        unlit, strong, ambiguous, weak, of_lit, tail, scatter, standing, bool(has), bool(defects), reasons
+    return {
+        "has_weak_beam": bool(has), "has_defects": bool(has and standing >= LEAST_STANDING_OUT),
+        "weak_of_lit": of_lit, "tail": tail, "scatter": scatter, "standing_out": standing,
+    }  # fmt: skip
+
+
+def reasons(weak_of_lit: float, tail: float, scatter: float, standing_out: float) -> tuple[str, ...]:
+    """The verdict of :func:`evidence` in words: one sentence for each number, with its limit.
+
+    Examples
+    --------
+    >>> reasons(0.031, float("nan"), 0.02, 0.0)[0]
+    '3.1% of the lit voxels are weak by their place on the curve (at least 10% wanted)'
+    """
+    if np.isnan(weak_of_lit):
+        return ("nothing is lit",)
+    return (
+        f"{weak_of_lit:.1%} of the lit voxels are weak by their place on the curve (at least {LEAST_WEAK:.0%} wanted)",
+        "the scan ends before the tails of the curves begin" if np.isnan(tail)
+        else f"the median curve stands at {tail:.2%} of its peak in the tails (at most {MOST_TAIL:.0%} wanted)",
+        f"peaks scatter by {scatter:.2f} half widths about those around them (at most {MOST_SCATTER:g} wanted)",
+        f"{standing_out:.2%} of the lit places stand out of their tails (at least {LEAST_STANDING_OUT:.1%} wanted)",
     )  # fmt: skip
 
 

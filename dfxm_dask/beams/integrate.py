@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from dfxm_dask.beams.beam_sums import TABLE_END, TABLE_STEPS, integrate_layer
-from dfxm_dask.beams.local_peak import LIT, PEAK_LOCAL, WIDTH_LOCAL
+from dfxm_dask.beams.local_peak import HAS_WEAK_BEAM, LIT, PEAK_LOCAL, WIDTH_LOCAL
 from dfxm_dask.beams.patches import between_centres, check_grid, filled
 from dfxm_dask.beams.prior import (
     SOFTNESS,
@@ -189,7 +189,7 @@ def published_sum(frames: np.ndarray, weak: np.ndarray, size: int = PATCH) -> np
 
 @reduction(
     reads=(COUNTS, AXES, LIT, PEAK_LOCAL, WIDTH_LOCAL),
-    may_read=(BACKGROUND, NOISE, P_WEAK),
+    may_read=(BACKGROUND, NOISE, P_WEAK, HAS_WEAK_BEAM),
     writes=(WEAK, STRONG, WEAK_MINUS, WEAK_PLUS, WEAK_SIGMA),
     over=("scan", "y", "x"),
     group="beams",
@@ -203,6 +203,7 @@ def integrate_beams(
     background_map: np.ndarray | None = None,
     noise: np.ndarray | None = None,
     p_weak: np.ndarray | None = None,
+    has_weak_beam: np.ndarray | None = None,
     *,
     method: Annotated[
         Literal["pixel", "patch", "fused"],
@@ -228,6 +229,9 @@ def integrate_beams(
         float, Field(ge=0, description="counts per photon, for the photon noise", json_schema_extra={"unit": "count"})
     ] = 2.14,
     until: Annotated[float, Field(gt=2, lt=7, description="|u| at which the tails end")] = WEAK_UNTIL,
+    insist: Annotated[
+        bool, Field(description="make weak-beam images even of layers that local_peak found no weak beam in")
+    ] = False,
     legacy: Annotated[
         bool, Field(description="weak by the published recipe: whole patches, normalised frames")
     ] = False,
@@ -250,6 +254,8 @@ def integrate_beams(
         Noise of a voxel where nothing diffracts; taken where the frames are too small or too even to measure theirs.
     p_weak : array (patch_y, patch_x, scan axes), float32, optional
         Probability of the weak beam of each patch; spread bilinearly, so that no seam is left.
+    has_weak_beam : array (), bool, optional
+        Of :func:`dfxm_dask.beams.local_peak`: whether the layer was scanned through its weak beam.
     method : "pixel", "patch" or "fused"
         Patches help where the prior fails; on simulated scans they added nothing to it.
     axis : str, optional
@@ -265,6 +271,8 @@ def integrate_beams(
         Of one photon (2.14: PCO Edge 4.2 of ID03, camera calibration in the documentation of dfxm-geo 3.0.0).
     until : float
         Beyond it frames are cut off softly (6 as specified).
+    insist : bool
+        Otherwise a layer without weak beam has none of its images: what is summed there is not dislocations.
     legacy : bool
         ``weak`` by :func:`published_sum` of log(max(counts, 1)), 0 … 1, a patch being weak where ``p_weak`` > 0.5;
         all other maps are NaN.
@@ -273,7 +281,8 @@ def integrate_beams(
     -------
     dict of str to array (y, x), float32, count
         ``weak``, ``strong``, ``weak_minus`` and ``weak_plus`` (u < 0 and u > 0), ``weak_sigma``. NaN where unlit, and
-        where the weights of the frames sum to less than half a frame.
+        where the weights of the frames sum to less than half a frame; all but ``strong`` also in a layer that has no
+        weak beam.
 
     Raises
     ------
@@ -362,4 +371,6 @@ def integrate_beams(
             _tables(until, weighed, curve), weight.astype(np.float32), dark.astype(np.float32),
             np.float32(gain), METHODS[method], chance, patch_y, part_y, patch_x, part_x, np.float32(least), maps,
         )  # fmt: skip
+    if has_weak_beam is not None and not has_weak_beam and not insist:
+        maps[[0, 2, 3, 4]] = np.nan
     return dict(zip(("weak", "strong", "weak_minus", "weak_plus", "weak_sigma"), maps, strict=True))

@@ -1,4 +1,7 @@
-"""Where each place of the sample has its peak, and how wide it is: the local reference of weak and strong beam."""
+"""Where each place of the sample has its peak, and how wide it is: the local reference of weak and strong beam.
+
+And whether there is any use in it: what the same curves say of a weak beam at all.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from dfxm_dask.beams.blocks import block_curves, block_edges, block_means, pixel_length, reach_of, to_pixels
-from dfxm_dask.beams.evidence import Evidence, evidence
+from dfxm_dask.beams.evidence import evidence
 from dfxm_dask.beams.prior import (
     frame_places,
     light_mask,
@@ -24,12 +27,24 @@ from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, NOISE, SPACE, Variable, X
 LIT = Variable("lit", SPACE, "bool", "1", "whether the place diffracts anywhere in the scan")
 PEAK_LOCAL = Variable("peak_local", SPACE, "float32", "degree", "local peak of the rocking curve")
 WIDTH_LOCAL = Variable("width_local", SPACE, "float32", "degree", "half of the local half width at 1/16 of the peak")
+SURROUNDINGS = 4.0
+"""Window (um) of the median that the tails of a place are compared with (our choice)."""
+
+HAS_WEAK_BEAM = Variable("has_weak_beam", ("z",), "bool", "1", "whether the layer was scanned through its weak beam")
+EVIDENCE = (
+    HAS_WEAK_BEAM,
+    Variable("has_defects", ("z",), "bool", "1", "whether anything stands out in that weak beam"),
+    Variable("weak_of_lit", ("z",), "float32", "1", "share of the lit voxels that is weak by its place on the curve"),
+    Variable("tail", ("z",), "float32", "1", "height of the median curve in its tails, as part of its peak"),
+    Variable("scatter", ("z",), "float32", "1", "median distance of peaks from those around them, in half widths"),
+    Variable("standing_out", ("z",), "float32", "1", "share of the lit places that stand out of their tails"),
+)
 
 
 @reduction(
     reads=(COUNTS, AXES, Y, X),
     may_read=(BACKGROUND, NOISE),
-    writes=(LIT, PEAK_LOCAL, WIDTH_LOCAL),
+    writes=(LIT, PEAK_LOCAL, WIDTH_LOCAL, *EVIDENCE),
     over=("scan", "y", "x"),
     group="beams",
 )
@@ -58,7 +73,7 @@ def local_peak(
         float, Field(gt=0, description="window of the mean that tells lit from unlit", json_schema_extra={"unit": "um"})
     ] = 1.5,
 ) -> dict[str, np.ndarray]:
-    """Local peak and half width of the rocking curve, and where the sample diffracts at all.
+    """Local peak and half width of the rocking curve, where the sample diffracts, and whether there is a weak beam.
 
     Parameters
     ----------
@@ -84,8 +99,11 @@ def local_peak(
 
     Returns
     -------
-    dict of str to array (y, x)
-        ``lit`` (bool); ``peak_local``, ``width_local`` (float32, degree), NaN where unlit.
+    dict of str to array
+        ``lit`` (y, x), bool; ``peak_local``, ``width_local`` (y, x), float32, degree, NaN where unlit. Of the layer as
+        a whole ``has_weak_beam`` and ``has_defects`` (bool), and the numbers that say so: ``weak_of_lit``, ``tail``,
+        ``scatter``, ``standing_out`` (float32; see :func:`dfxm_dask.beams.evidence.evidence`), NaN where nothing is
+        lit.
 
     Raises
     ------
@@ -131,35 +149,8 @@ def local_peak(
     for m in maps:
         m[~seen] = np.nan
     seen = seen & np.isfinite(maps[0]) & np.isfinite(maps[1])
-    return {"lit": seen, "peak_local": maps[0], "width_local": maps[1]}
-
-
-def layer_evidence(
-    counts: np.ndarray, scan: dict[str, np.ndarray], y: np.ndarray, x: np.ndarray, level: np.ndarray,
-    lit: np.ndarray, peak_local: np.ndarray, width_local: np.ndarray, noise: float | None = None, *,
-    axis: str | None = None,
-) -> Evidence:  # fmt: skip
-    """What a layer says about its weak beam: :func:`dfxm_dask.beams.evidence.evidence` from counts and pixel maps.
-
-    Parameters
-    ----------
-    counts, scan, y, x, noise, axis
-        As of :func:`local_peak`.
-    level : array (y, x), float32, count
-        Background.
-    lit, peak_local, width_local : array (y, x)
-        As :func:`local_peak` writes them.
-
-    Returns
-    -------
-    Evidence
-    """
-    chosen = rocking_axis("evidence", scan, axis)
-    edges = block_edges(y, x, "evidence")
-    pixel = pixel_length("y", "evidence", y), pixel_length("x", "evidence", x)
-    positions = scan[chosen]
-    curves = block_curves(counts, level, edges, frame_places(scan, chosen), positions.size)
-    peak, width = (block_means(np.where(lit, m, np.nan), edges) for m in (peak_local, width_local))
-    frames = prod(p.size for p in scan.values()) / positions.size
-    sigma = 0.0 if noise is None else float(noise) * np.sqrt(frames / prod(edges) / 6)  # six tail frames or more
-    return evidence(curves, positions, np.isfinite(peak), peak, width, reach_of(4.0, edges, pixel), sigma)
+    around = [block_means(np.where(seen, m, np.nan), edges) for m in maps]
+    sigma = one / np.sqrt(6 * positions.size)  # of the tails of a block, six positions or more
+    found = evidence(curves, positions, np.isfinite(around[0]), *around, reach_of(SURROUNDINGS, edges, pixel), sigma)
+    told = {v.name: np.asarray(found[v.name], v.dtype) for v in EVIDENCE}
+    return {"lit": seen, "peak_local": maps[0], "width_local": maps[1], **told}

@@ -255,3 +255,16 @@ def test_integrate_beams__refusals():
         integrate_beams.kernel(*arguments[:-1])
     with pytest.raises(InputError, match="needs at least 3 positions"):
         integrate_beams.kernel(counts[..., :1], {"phi": phi[:1]}, *arguments[2:])
+
+
+def test_integrate_beams__gives_no_weak_beam_where_there_is_none():
+    made = layer("deformed")
+    maps = local_peak.kernel(made.counts, made.scan, made.y, made.x, background_map=made.level)
+    given = made.counts, made.scan, maps["lit"], maps["peak_local"], maps["width_local"]
+    found = integrate_beams.kernel(*given, background_map=made.level, has_weak_beam=maps["has_weak_beam"])
+    for name in ("weak", "weak_minus", "weak_plus", "weak_sigma"):
+        assert np.isnan(found[name]).all()
+    assert np.isfinite(found["strong"]).any()
+    told = integrate_beams.kernel(*given, background_map=made.level, has_weak_beam=np.bool_(False), insist=True)
+    assert np.isfinite(told["weak"]).any()
+    np.testing.assert_array_equal(told["strong"], found["strong"])
