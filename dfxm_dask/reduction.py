@@ -63,6 +63,7 @@ class Reduction:
     min_axes: int
     group: str
     parameters: type[BaseModel]
+    files: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
@@ -118,6 +119,7 @@ def reduction(
     finish: Callable[[Arrays], Arrays] | None = None,
     min_axes: int = 1,
     group: str | None = None,
+    files: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None,
 ) -> Callable[[Callable[..., Arrays]], Reduction]:
     """Declare a numpy function as a reduction and register it under its name.
 
@@ -131,6 +133,9 @@ def reduction(
         Scan axes that the scan must have.
     group : str, optional
         Group of the store that the result goes to; by default the room (sub-package) of the function.
+    files : callable, optional
+        Given the parameters, the digests of files that they name, such as weights: results depend on what is in them,
+        and a plan refuses a file that is absent or damaged before anything runs.
 
     Raises
     ------
@@ -154,7 +159,7 @@ def reduction(
         model = create_model(name, __config__=ConfigDict(extra="forbid", strict=False), **fields)
         room = group or (kernel.__module__.split(".")[-2] if "." in kernel.__module__ else "extra")
         REGISTRY[name] = Reduction(
-            name, kernel, reads, may_read, writes, over, halo, patch, combine, finish, min_axes, room, model
+            name, kernel, reads, may_read, writes, over, halo, patch, combine, finish, min_axes, room, model, files
         )
         return REGISTRY[name]
 

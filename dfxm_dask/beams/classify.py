@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -45,8 +47,27 @@ def dark_level(counts: np.ndarray) -> float:
     return least if np.isfinite(least) else 0.0
 
 
+def _weights(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Digest of the weights, where a network is asked; refused here if they are no weights for such patches."""
+    if parameters["method"] == "prior":
+        return {}
+    from dfxm_dask.beams.weights import load
+
+    return {"weights": load(_path(parameters["weights"]), patch=PATCH, channels=1)[1]["digest"]}
+
+
+def _path(weights: str) -> Path:
+    from dfxm_dask.beams.weights import shipped
+
+    return Path(weights) if weights.endswith(".safetensors") else shipped(weights)
+
+
 @reduction(
-    reads=(COUNTS, AXES, LIT, PEAK_LOCAL, WIDTH_LOCAL), writes=(P_WEAK,), over=("scan", "y", "x"), group="beams"
+    reads=(COUNTS, AXES, LIT, PEAK_LOCAL, WIDTH_LOCAL),
+    writes=(P_WEAK,),
+    over=("scan", "y", "x"),
+    group="beams",
+    files=_weights,
 )
 def classify_beams(
     counts: np.ndarray,
@@ -154,9 +175,9 @@ def _network(
 ) -> np.ndarray:
     """What the network says of each frame by itself: (frame, patch_y, patch_x), float32."""
     from dfxm_dask.beams.inference import predict_counts
-    from dfxm_dask.beams.weights import load, shipped
+    from dfxm_dask.beams.weights import load
 
-    net, facts = load(weights if weights.endswith(".safetensors") else shipped(weights), patch=size, channels=1)
+    net, facts = load(_path(weights), patch=size, channels=1)
     level = dark_level(counts) if dark is None else dark
     frames = counts.transpose(*range(2, counts.ndim), 0, 1).reshape(-1, *counts.shape[:2])  # a view, as they are stored
     return predict_counts(

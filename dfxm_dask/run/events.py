@@ -42,6 +42,13 @@ class StepLeftOut:
 
 
 @dataclass(frozen=True)
+class Remark:
+    """Something about the scan or its results that a user must know: see :mod:`dfxm_dask.run.remarks`."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class BlockDone:
     """A block is computed and on disk; ``done`` of ``blocks`` counts over the whole run, skipped ones included."""
 
@@ -117,7 +124,16 @@ class IngestDone:
 
 
 Event = (
-    RunStarted | StepLeftOut | BlockDone | BlockSkipped | StepDone | RunDone | IngestStarted | LayerDone | IngestDone
+    RunStarted
+    | StepLeftOut
+    | Remark
+    | BlockDone
+    | BlockSkipped
+    | StepDone
+    | RunDone
+    | IngestStarted
+    | LayerDone
+    | IngestDone
 )
 Subscriber = Callable[[Event], None]
 
@@ -162,6 +178,8 @@ def line(event: Event) -> str:
             return f"{event.recipe} on {event.store}: {', '.join(event.steps)} in {many(event.blocks, 'block')}{watch}"
         case StepLeftOut():
             return f"{event.step}: left out, {event.reason}"
+        case Remark():
+            return f"NOTE: {event.text}"
         case BlockDone():
             moved = f"{megabytes(event.bytes_read)} read, {megabytes(event.bytes_written)} written"
             return f"{event.step} {event.block}: {duration(event.seconds)}, {moved} ({event.done}/{event.blocks})"
@@ -241,7 +259,7 @@ def progress_bar(console: Console) -> Iterator[Subscriber]:
                     name = "layers" if isinstance(event, LayerDone) else escape(event.step)
                     rate = f"{megabytes(moved / max(time.monotonic() - begun, 1e-3))}/s" if moved else ""
                     bar.update(task, completed=event.done, description=name, rate=rate)
-                case RunDone() | IngestDone() | StepLeftOut():
+                case RunDone() | IngestDone() | StepLeftOut() | Remark():
                     bar.console.print(escape(line(event)), highlight=False)
                 case StepDone():
                     pass  # the bar has shown it

@@ -21,6 +21,7 @@ from dfxm_dask.run.events import (
     IngestDone,
     IngestStarted,
     LayerDone,
+    Remark,
     RunDone,
     RunStarted,
     StepDone,
@@ -30,6 +31,7 @@ from dfxm_dask.run.events import (
 )
 from dfxm_dask.run.plan import Pass, Plan, PlannedStep, Stored, make_plan
 from dfxm_dask.run.recipe import Recipe, read_recipe
+from dfxm_dask.run.remarks import weak_beam
 from dfxm_dask.run.unit import UnitStep, UnitTask, run_unit, summary_path
 from dfxm_dask.schema import PATCH, Variable
 from dfxm_dask.store import ledger, scan
@@ -54,6 +56,7 @@ class RunReport:
     seconds: float
     peak_rss_bytes: int
     absent: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def windowed(client: Any, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
@@ -217,6 +220,8 @@ def run_recipe(
     send(publish, RunStarted(recipe.name, str(store), tuple(s.name for s in plan.steps), total, dashboard))
     for name, reason in plan.left_out:
         send(publish, StepLeftOut(name, reason))
+    for text in plan.remarks:
+        send(publish, Remark(text))
     done = skipped = 0
     peak = 0
     for one in plan.passes:
@@ -225,8 +230,11 @@ def run_recipe(
     seconds = time.perf_counter() - begun
     missing = (*plan.store.absent, *plan.store.cropped)
     complete = not missing
+    found = weak_beam(plan.store.path) if any(s.name == "local_peak" for s in plan.steps) else ()
+    for text in found:
+        send(publish, Remark(text))
     send(publish, RunDone(seconds, done, skipped, complete, plan.left_out, peak))
-    return RunReport(complete, done, skipped, plan.left_out, seconds, peak, missing)
+    return RunReport(complete, done, skipped, plan.left_out, seconds, peak, missing, (*plan.remarks, *found))
 
 
 def _run_pass(
@@ -375,6 +383,7 @@ def _provenance(step: PlannedStep, store: Stored) -> dict[str, Any]:
         "version": __version__,
         "parameters": step.parameters,
         "inputs": {k: v for k, v in inputs.items() if v != "lives in one pass"},
+        "files": step.plan.get("files", {}),
         "reads": sorted(step.sources),
         "absent": list(store.absent),
         "numpy": np.__version__,

@@ -16,6 +16,7 @@ from dfxm_dask.errors import IncompleteError, InputError, RecipeError
 from dfxm_dask.graph import check_axes, expanded_writes, projected_memory
 from dfxm_dask.reduction import Reduction, find
 from dfxm_dask.run.recipe import Recipe, Step
+from dfxm_dask.run.remarks import uneven_frames
 from dfxm_dask.schema import AXES, SCAN, SPACE, Variable, check, expand
 from dfxm_dask.store import ledger, scan
 from dfxm_dask.store.chunks import bands
@@ -76,11 +77,12 @@ class Pass:
 
 @dataclass(frozen=True)
 class Plan:
-    """Passes in order, steps that are left out with the reason, and the cost of it all."""
+    """Passes in order, steps that are left out with the reason, what a user should know, and the cost of it all."""
 
     store: Stored
     passes: tuple[Pass, ...]
     left_out: tuple[tuple[str, str], ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def steps(self) -> tuple[PlannedStep, ...]:
@@ -205,7 +207,9 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
         for variable in planned.writes:
             available[variable.name] = Source(planned.group, step.name, variable)
     final = tuple(_costed(steps, stored) for steps in _joined(passes, stored))
-    return Plan(stored, final, tuple(left_out))
+    steps = [s for part in passes for s in part]
+    told = uneven_frames(stored.path, [s.name for s in steps], [s.group for s in steps])
+    return Plan(stored, final, tuple(left_out), told)
 
 
 def _refuse_clashes(step: PlannedStep, stored: Stored, available: Mapping[str, Source], where: str) -> None:
@@ -273,6 +277,11 @@ def _resolve(
         "inputs": inputs,
         "writes": [v.name for v in writes if v.stored],
     }
+    if reduction.files is not None:
+        try:
+            plan["files"] = dict(reduction.files(parameters))
+        except InputError as error:
+            raise RecipeError(f"{where}step {step.name}: {error.asked}", error.found, error.remedy) from None
     return PlannedStep(step.name, reduction.group, reduction, parameters, writes, sources, plan, unit, ())
 
 
@@ -301,17 +310,27 @@ def _place(
         fits = False  # other neighbours, or a summary that exists only when all blocks are done
     if step.reduction.halo and own:
         fits = False  # the neighbours' part of the input is made by other units
+    passing = [available[name] for name in step.sources if not available[name].variable.stored]
+    if any(source.step not in {s.name for s in last} for source in passing):
+        fits = False
     if not fits:
-        for name in step.sources:
-            source = available[name]
-            if not source.variable.stored:
+        again: list[PlannedStep] = []
+        for source in passing:
+            if source.variable.name != "counts" or step.reduction.halo:
                 raise RecipeError(
                     f"{where}step {step.name}",
-                    f"reads {name} as {source.step} left it, which lives in one pass only",
-                    f"move the steps that need whole layers before {source.step}",
+                    f"reads {source.variable.name} as {source.step} left it, which lives in one pass only",
+                    f"move the steps that need other pieces of the layer before {source.step}",
                 )
-        passes.append([])
+            again = _counts_so_far(passes, step.unit == "layer")
+        passes.append(again)
     passes[-1].append(step)
+
+
+def _counts_so_far(passes: list[list[PlannedStep]], tiled: bool) -> list[PlannedStep]:
+    """The steps that made the counts what they are without storing them: they are done again where others follow."""
+    makers = {s.name: s for part in passes for s in part if any(v.name == "counts" for v in s.writes)}
+    return [replace(s, tiled=tiled, writes=tuple(v for v in s.writes if not v.stored)) for s in makers.values()]
 
 
 def _joined(passes: list[list[PlannedStep]], stored: Stored) -> list[list[PlannedStep]]:
@@ -328,11 +347,11 @@ def _joined(passes: list[list[PlannedStep]], stored: Stored) -> list[list[Planne
         fits = fits and not any(s.reduction.halo for s in (*last, *steps))
         for step in last:
             begun = ledger.read_ledger(ledger.ledger_path(stored.path, step.group, step.name))[0]
-            apart = step.reduction.combine or len(step.stored) < len(step.writes)
             other = begun and begun["blocks"] != layers
-            fits = fits and not apart and not other and "counts" in step.sources
+            fits = fits and not step.reduction.combine and not other and "counts" in step.sources
         if fits:
-            joined[-1] = [replace(s, tiled=True) for s in last] + steps
+            there = {s.name for s in last}
+            joined[-1] = [replace(s, tiled=True) for s in last] + [s for s in steps if s.name not in there]
         else:
             joined.append(steps)
     return joined
@@ -349,9 +368,10 @@ def _costed(steps: list[PlannedStep], stored: Stored) -> Pass:
     blocks = tuple(f"z{z:04d}-{y0}:{y1}" for z in stored.layers for y0, y1 in ranges)
     sizes = {**stored.sizes, "y": max(y1 - y0 for y0, y1 in ranges), "z": 1}
     area = len(stored.layers) * stored.sizes["y"] * stored.sizes["x"]
+    counts = [np.dtype(v.dtype).itemsize for s in steps for v in s.writes if v.name == "counts"]
     memory = projected_memory(
         [s.reduction for s in steps], stored.axes, sizes, [s.parameters for s in steps],
-        stored.edge, stored.itemsize, unit == "layer",
+        stored.edge, max(stored.itemsize, *counts) if counts else stored.itemsize, unit == "layer",
     )  # fmt: skip
     made = {v.name for s in steps for v in s.writes}
     done = []

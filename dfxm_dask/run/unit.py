@@ -99,7 +99,8 @@ def run_unit(task: UnitTask) -> Record:
     outside = _outside(task, list(reductions.values()))
     results: dict[str, Arrays] = {s.name: {} for s in task.steps}
     bytes_read = sum(a.nbytes for a, _ in outside.values())
-    for steps, rows, columns, counts in _parts(task, nx):
+    whole: list[np.ndarray] = []
+    for steps, rows, columns, counts in _parts(task, nx, whole):
         bytes_read += counts.nbytes if counts is not None and steps[0].tiled == task.layer else 0
         box = {"y": slice(rows.start - task.y0, rows.stop - task.y0), "x": columns}
         fetch: dict[str, Any] = {
@@ -131,6 +132,8 @@ def run_unit(task: UnitTask) -> Record:
                 fetch[variable.name] = made[variable.name]
                 if variable.stored and (step.store_results or step.tiled):
                     _keep(results[step.name], variable, made[variable.name], box, task, positions, reduction.patch)
+        if len(steps) < len(task.steps) and steps[0].tiled:
+            _lay(whole, storage_order(fetch["counts"], (*task.axes, "y", "x"), task.axes), box, task, nx)
     record: Record = {"block": task.block, "steps": {}, "bytes_read": bytes_read, "bytes_written": 0}
     for step in task.steps:
         if step.store_results:
@@ -175,10 +178,11 @@ def _load(task: UnitTask, group: str, variable: Variable, halo: int) -> tuple[np
 Part = tuple[tuple[UnitStep, ...], slice, slice, np.ndarray | None]
 
 
-def _parts(task: UnitTask, nx: int) -> Iterator[Part]:
+def _parts(task: UnitTask, nx: int, laid: list[np.ndarray]) -> Iterator[Part]:
     """The pieces that kernels see, with the steps that see them: tiles of counts, the whole unit, or both in turn.
 
-    Where some steps take tiles and others the layer, counts are decoded once: the tiles leave a copy for the layer.
+    Where some steps take tiles and others the layer, counts are decoded once: who takes the tiles lays them, as the
+    steps left them, into ``laid`` for the layer.
     """
     tiled = tuple(s for s in task.steps if s.tiled == task.layer)
     whole = tuple(s for s in task.steps if s not in tiled)
@@ -191,14 +195,19 @@ def _parts(task: UnitTask, nx: int) -> Iterator[Part]:
     if not hasattr(_memory, "buffers"):
         _memory.buffers = Buffers.empty()
     counts = _open(task.store, "raw", "counts")
-    copy = np.empty((*counts.shape[1:-2], task.y1 - task.y0, nx), counts.dtype) if whole else None
     for rows, columns, tile in tiles(counts, task.z, task.y0, task.y1, _memory.buffers):
-        if copy is not None:
-            copy[..., rows.start - task.y0 : rows.stop - task.y0, columns] = tile
         yield tiled, rows, columns, tile
-    if copy is not None:
-        copy.flags.writeable = False  # fused kernels share it
-        yield whole, *rest, copy
+    if whole:
+        (layer,) = laid
+        layer.flags.writeable = False  # fused kernels share it
+        yield whole, *rest, layer
+
+
+def _lay(laid: list[np.ndarray], tile: np.ndarray, box: Mapping[str, slice], task: UnitTask, nx: int) -> None:
+    """Put one tile of counts into its place in those of the layer."""
+    if not laid:
+        laid.append(np.empty((*tile.shape[:-2], task.y1 - task.y0, nx), tile.dtype))
+    laid[0][..., box["y"], box["x"]] = tile
 
 
 def _keep(

@@ -12,6 +12,7 @@ import numpy as np
 
 from dfxm_dask.errors import IncompleteError
 from dfxm_dask.run.events import megabytes
+from dfxm_dask.run.remarks import weak_beam
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -88,6 +89,8 @@ def show_store(path: str | Path) -> bool:
             given = ", ".join(f"{key}={value}" for key, value in dict(known.get("parameters") or {}).items())
             steps.append((group, step, known.get("version", ""), given))
     show_table("provenance", ("group", "step", "version", "parameters"), steps)
+    for text in weak_beam(path):
+        say(f"NOTE: {text}")
     say(f"INCOMPLETE: {missing}" if missing else "complete")
     return not missing
 
@@ -114,6 +117,8 @@ def show_plan(plan: Any, recipe: str, store: str | Path) -> None:
     )
     for step, reason in plan.left_out:
         say(f"{step}: will be left out, {reason}")
+    for text in plan.remarks:
+        say(f"NOTE: {text}")
     say(
         f"{plan.tasks} tasks, each up to {megabytes(plan.memory_bytes)} of memory; "
         f"{megabytes(plan.bytes_read)} to read, {megabytes(plan.bytes_written)} to write"

@@ -1,0 +1,154 @@
+"""The recipe weak_beam on simulated stores: one decoding, frames on one scale, and scans that have no weak beam."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+import dfxm_dask
+from dfxm_dask.beams.weights import FOLDER
+from dfxm_dask.errors import RecipeError
+from dfxm_dask.frames import background, normalise
+from dfxm_dask.run.execute import plan, run_recipe
+from dfxm_dask.run.recipe import parse_recipe, read_recipe
+from dfxm_dask.view.tables import show_store
+
+SHAPE = (128, 128)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory):
+    """Stores by preset, each simulated once."""
+    stores: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in stores:
+            stores[name] = tmp_path_factory.mktemp(name) / "s.zarr"
+            dfxm_dask.simulate(name, stores[name], layers=2, shape=SHAPE, seed=7)
+        return stores[name]
+
+    return make
+
+
+def recipe(text: str):
+    return parse_recipe(text, Path("test.yaml"))
+
+
+def test_weak_beam__is_one_pass_with_one_decoding(made) -> None:
+    found = plan("weak_beam", made("easy"))
+    assert len(found.passes) == 1
+    assert found.tasks == 2
+    assert found.remarks == ()
+
+
+def test_weak_beam__finds_dislocations_and_tells_nothing_odd(made) -> None:
+    store = made("easy")
+    assert run_recipe("weak_beam", store).remarks == ()
+    beams = dfxm_dask.open_scan(store)["beams"].dataset.load()
+    assert beams.has_weak_beam.all()
+    assert beams.has_defects.all()
+    distance = dfxm_dask.open_scan(store)["truth"].distance.values
+    assert beams.defects.values[distance < 0.5].mean() > 10 * beams.defects.values[distance > 2].mean()
+
+
+def test_weak_beam__says_that_there_is_none(made, capsys) -> None:
+    store = made("deformed")
+    report = run_recipe("weak_beam", store)
+    (told,) = report.remarks
+    assert told.startswith("2 of 2 layers have no weak beam")
+    assert "peaks scatter by" in told
+    beams = dfxm_dask.open_scan(store)["beams"].dataset.load()
+    assert not beams.has_weak_beam.any()
+    for name in ("weak", "weak_minus", "weak_plus", "weak_sigma", "weak_enhanced"):
+        assert np.isnan(beams[name]).all(), name
+    assert not beams.defects.any()
+    assert np.isfinite(beams.strong).any()
+    assert show_store(store)
+    assert "NOTE: 2 of 2 layers have no weak beam" in capsys.readouterr().out
+
+
+def test_weak_beam__says_that_nothing_stands_out(made) -> None:
+    (told,) = run_recipe("weak_beam", made("empty")).remarks
+    assert told.startswith("2 of 2 layers have a weak beam in which nothing stands out")
+    defects = dfxm_dask.open_scan(made("empty"))["beams"].defects
+    assert defects.mean() < 1e-3
+
+
+def test_weak_beam__frames_on_one_scale_for_steps_that_need_whole_layers(made) -> None:
+    """In the fused pass layers see the counts as the tiles left them: the same as by the kernels, one by one."""
+    store = made("hard")
+    (told,) = plan("weak_beam", store).remarks
+    assert "the monitor of frames of one layer differs up to" in told
+    assert "normalise: {by: monitor" in told
+    text = read_recipe("weak_beam").text.replace(
+        "  - moments", "  - normalise: {by: monitor, reference: 5.0e5, offset: 106}\n  - moments"
+    )
+    asked = recipe(text)
+    found = plan(asked, store)
+    assert (len(found.passes), found.remarks) == (1, ())
+    run_recipe(asked, store)
+    tree = dfxm_dask.open_scan(store)
+    raw, beams = tree["raw"].dataset.load(), tree["beams"].dataset.load()
+    counts = raw.counts.values[1].transpose(1, 2, 0)
+    scan = {"phi": tree.phi.values}
+    level = background.kernel(counts, scan, noise=raw.noise.values[1])["background_map"]
+    np.testing.assert_array_equal(level, tree["frames"].background_map.values[1])
+    scaled = normalise.kernel(counts, scan, raw.monitor.values[1], by="monitor", reference=5e5, offset=106.0)["counts"]
+    given = scan, tree.y.values, tree.x.values
+    alone = dfxm_dask.local_peak.kernel(scaled, *given, background_map=level, noise=raw.noise.values[1])
+    for name, values in alone.items():
+        np.testing.assert_array_equal(values, beams[name].values[1], err_msg=name)
+    other = dfxm_dask.local_peak.kernel(counts, *given, background_map=level, noise=raw.noise.values[1])
+    assert not np.array_equal(other["peak_local"], alone["peak_local"], equal_nan=True)
+
+
+def test_weak_beam__counts_of_a_pass_that_is_gone_are_made_again(made) -> None:
+    """Whole layers of the background part normalise from the steps that read what it made."""
+    store = made("hard")
+    tail = "  - normalise: {by: monitor, reference: 5.0e5, offset: 106}\n  - hot_pixels: {}\n  - local_peak: {}\n"
+    run_recipe(recipe("name: a\nsteps:\n  - background: {}\n" + tail), store, overwrite=True)
+    apart = dfxm_dask.open_scan(store)["beams"].peak_local.values
+    run_recipe(
+        recipe("name: b\nsteps:\n  - background: {}\n" + tail.replace("  - hot_pixels: {}\n", "")),
+        store, overwrite=True,
+    )  # fmt: skip
+    np.testing.assert_array_equal(dfxm_dask.open_scan(store)["beams"].peak_local.values, apart)
+
+
+def test_weak_beam__other_weights_make_the_step_anew(made, tmp_path: Path) -> None:
+    store = made("easy")
+    for kind in ("safetensors", "json"):
+        (tmp_path / f"own.{kind}").write_bytes((FOLDER / f"compact.{kind}").read_bytes())
+    text = read_recipe("weak_beam").text.replace(
+        "{method: prior}", f"{{method: lcnn, weights: '{tmp_path}/own.safetensors'}}"
+    )
+    first = plan(recipe(text), store)
+    classify = next(s for s in first.steps if s.name == "classify_beams")
+    assert len(classify.plan["files"]["weights"]) == 64
+    run_recipe(recipe(text), store, overwrite=True)
+    told = zarr.open_group(str(store / "beams"), mode="r").attrs["provenance"]["classify_beams"]
+    assert told["files"] == classify.plan["files"]
+    facts = json.loads((tmp_path / "own.json").read_text())
+    facts["temperature"] *= 2
+    (tmp_path / "own.json").write_text(json.dumps(facts))
+    again = next(s for s in plan(recipe(text), store).steps if s.name == "classify_beams")
+    assert again.plan != classify.plan
+    (tmp_path / "own.safetensors").write_bytes(b"\x80\x04" + b"0" * 100)
+    with pytest.raises(RecipeError, match=r"step classify_beams: weights .*own.safetensors: are a pickle"):
+        plan(recipe(text), store)
+
+
+def test_weak_beam__real_rocking_scan_has_none(real_scans, tmp_path: Path) -> None:
+    """A fatigued grain whose curves are as wide as the scan; the pixel is not recorded and only sets the windows."""
+    dfxm_dask.ingest(real_scans["rocking"], tmp_path / "s.zarr", scan="1.1", pixel_size=(0.2, 0.6))
+    report = run_recipe("weak_beam", tmp_path / "s.zarr")
+    (told,) = report.remarks
+    assert told.startswith("1 of 1 layers have no weak beam")
+    found = xr.open_zarr(tmp_path / "s.zarr", group="beams")
+    assert not found.has_weak_beam.any()
+    assert np.isnan(found.weak).all()
