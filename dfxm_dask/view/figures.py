@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dfxm_dask.errors import InputError
+from dfxm_dask.view.beams import draw_beams
 from dfxm_dask.view.compare import draw_compare
 from dfxm_dask.view.curves import draw_curves
 from dfxm_dask.view.frames import draw_frames
@@ -60,8 +61,8 @@ def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int 
     Returns
     -------
     list of Path
-        The files: each map that the store has, ``mosaicity``, ``curves``, ``frames``, ``truth`` beside what was found
-        where the truth is known, and last ``overview`` with all maps.
+        The files: each map that the store has, ``mosaicity``, ``curves``, ``frames``, ``beams`` with weak and strong
+        beam, ``truth`` beside what was found where the truth is known, and last ``overview`` with all maps.
 
     Raises
     ------
@@ -77,7 +78,8 @@ def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int 
     tree, out = store, Path(out_dir)
     raw = tree["raw"].dataset if "raw" in tree and "counts" in tree["raw"].data_vars else None
     reduced = tree["rocking"].dataset if "rocking" in tree and tree["rocking"].data_vars else None
-    source = reduced if raw is None else raw
+    beams = tree["beams"].dataset if "beams" in tree and tree["beams"].data_vars else None
+    source = next((group for group in (raw, reduced, beams) if group is not None), None)
     if source is None:
         raise InputError(
             "figures", "the store has neither maps nor raw counts", "ingest a scan first: `dfxm-dask ingest`"
@@ -111,6 +113,8 @@ def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int 
             written.append(save(curves, "curves"))
     if raw is not None:
         written.append(save(draw_frames(tree, chosen, heading), "frames"))
+    if beams is not None and (page := draw_beams(tree, chosen, heading)) is not None:
+        written.append(save(page, "beams"))
     if "truth" in tree:
         truth = draw_compare(tree, tree["truth"].dataset, chosen, heading)
         if truth is not None:
