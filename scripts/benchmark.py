@@ -1,7 +1,8 @@
 """Measure the package against floors and peers, each figure as a ratio within one run.
 
-``python scripts/benchmark.py maps`` builds the data and prints a Markdown table; ``simulate`` measures the simulator.
-``--quick`` takes small frames: it shows that everything runs, but its numbers say nothing.
+``python scripts/benchmark.py maps`` builds the data and prints a Markdown table; ``simulate`` measures the simulator,
+``networks`` the networks that tell weak from strong beam. ``--quick`` takes small frames: it shows that everything
+runs, but its numbers say nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from bench.data import FULL, QUICK, Data
 from bench.limits import figure_graph, figure_memory
+from bench.networks import Networks, figure_speed, figure_worker
 from bench.reducing import figure_darling, figure_fit, figure_fused, figure_maps, figure_workers
 from bench.simulating import Work, figure_dynamical, figure_forward, figure_hard
 from bench.storing import figure_ingest, figure_read, figure_slice
@@ -42,6 +44,11 @@ SIMULATE: dict[str, Callable[[Work], list[Row]]] = {
     "hard": figure_hard,
 }
 
+NETWORKS: dict[str, Callable[[Networks], list[Row]]] = {
+    "speed": figure_speed,
+    "worker": figure_worker,
+}
+
 
 def arguments() -> argparse.Namespace:
     """The command line."""
@@ -52,7 +59,8 @@ def arguments() -> argparse.Namespace:
     maps.add_argument("--darfix-python", metavar="PATH", help="Python of an environment with darfix, for its fit")
     simulate = commands.add_parser("simulate", help="simulated scans with known truth")
     simulate.add_argument("--geo-python", metavar="PATH", help="Python of an environment with dfxm-geo 3.0.0")
-    for command, figures in ((maps, list(MAPS)), (simulate, list(SIMULATE))):
+    networks = commands.add_parser("networks", help="patches a second and memory of the networks")
+    for command, figures in ((maps, list(MAPS)), (simulate, list(SIMULATE)), (networks, list(NETWORKS))):
         command.add_argument("--quick", action="store_true", help="small frames, for a look whether all of it runs")
         command.add_argument("--work", type=Path, help="folder for data, kept and used again (default: temporary)")
         command.add_argument("--repeats", type=int, default=3, help="runs of which the shortest counts (default: 3)")
@@ -82,6 +90,10 @@ def run(options: argparse.Namespace, work: Path) -> None:
         simulator = Work(work, options.quick, options.repeats, options.geo_python)
         rows = [row for name in options.only or SIMULATE for row in measure(name, SIMULATE[name], simulator)]
         return report(rows, f"best of {options.repeats}, 1 → 2 workers and preset hard once", options.json)
+    if options.command == "networks":
+        ways = Networks(options.quick, options.repeats)
+        rows = [row for name in options.only or NETWORKS for row in measure(name, NETWORKS[name], ways)]
+        return report(rows, "patches of 64 x 64 pixels, median of the turns", options.json)
     memory_layers = (1, 2, 4) if options.quick else (1, 6, 30)
     shape = QUICK if options.quick else FULL
     folder = work / f"{shape[0]}x{shape[1]}"

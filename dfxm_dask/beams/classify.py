@@ -97,6 +97,10 @@ def classify_beams(
     device: Annotated[
         Literal["auto", "cpu", "cuda"], Field(description="where the network runs; auto takes a GPU if there is one")
     ] = "auto",
+    engine: Annotated[
+        Literal["auto", "torch", "onnxruntime"],
+        Field(description="what runs the network; auto takes onnxruntime where it is installed and faster"),
+    ] = "auto",
 ) -> dict[str, np.ndarray]:
     """Probability of weak beam of every patch of 64 px of every frame.
 
@@ -113,7 +117,7 @@ def classify_beams(
         "prior": logistic of the distance from the local peak, (|u| - 2)/0.3 with u = (phi - peak_local)/width_local,
         averaged over the lit pixels of a patch. "lcnn": the network, on every frame by itself. "fused": the sum of
         their log-odds.
-    weights, trust, dark, axis, device
+    weights, trust, dark, axis, device, engine
         See their descriptions.
 
     Returns
@@ -131,7 +135,8 @@ def classify_beams(
     -----
     The network sees log(1 + counts above dark), standardised per frame over lit pixels, so that exposure and
     attenuators drop out; its probabilities are calibrated by the temperature that travels with its weights. What a
-    patch gets does not depend on how layers are shared among tasks, to the last bit on one kind of processor.
+    patch gets does not depend on how layers are shared among tasks, to the last bit on one kind of processor and with
+    one engine.
 
     References
     ----------
@@ -155,7 +160,7 @@ def classify_beams(
     prior = known[places]  # (frame, patch_y, patch_x)
     found = prior
     if method != "prior":
-        seen = _network(counts, lit, weights, dark, device, PATCH)
+        seen = _network(counts, lit, weights, dark, device, engine)
         seen[np.isnan(prior)] = np.nan
         found = seen
     if method == "fused":
@@ -171,15 +176,15 @@ def _log_odds(p: np.ndarray) -> np.ndarray:
 
 
 def _network(
-    counts: np.ndarray, lit: np.ndarray, weights: str, dark: float | None, device: str, size: int
+    counts: np.ndarray, lit: np.ndarray, weights: str, dark: float | None, device: str, engine: Any
 ) -> np.ndarray:
     """What the network says of each frame by itself: (frame, patch_y, patch_x), float32."""
     from dfxm_dask.beams.inference import predict_counts
     from dfxm_dask.beams.weights import load
 
-    net, facts = load(_path(weights), patch=size, channels=1)
+    net, facts = load(_path(weights), patch=PATCH, channels=1)
     level = dark_level(counts) if dark is None else dark
     frames = counts.transpose(*range(2, counts.ndim), 0, 1).reshape(-1, *counts.shape[:2])  # a view, as they are stored
     return predict_counts(
-        net, frames, dark=level, lit=lit, size=size, temperature=float(facts["temperature"]), device=device
+        net, frames, dark=level, lit=lit, temperature=float(facts["temperature"]), device=device, engine=engine
     )

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import struct
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,12 @@ NORMALISATION: dict[str, Any] = {
 
 FACTS = ("architecture", "normalisation", "training", "scores", "temperature")
 
+SETTLED = 2.0
+"""Seconds since the last change of a file after which its stamp is trusted: two changes within one tick of the clock of
+a file system look like one (our choice)."""
+
 _LOADED: dict[str, tuple[torch.nn.Module, dict[str, Any]]] = {}
+_STAMPS: dict[Path, tuple[tuple[int, ...], str]] = {}
 
 
 def _beside(path: Path) -> Path:
@@ -223,9 +229,27 @@ def digest(path: str | Path) -> str:
         A file that is absent, or a pickle.
     """
     path = Path(path)
-    total = hashlib.sha256(hashlib.sha256(_content(path)).digest())
-    total.update(json.dumps(facts(path), sort_keys=True).encode())
+    return _digest(_content(path), facts(path))
+
+
+def _digest(content: bytes, known: Mapping[str, Any]) -> str:
+    total = hashlib.sha256(hashlib.sha256(content).digest())
+    total.update(json.dumps(known, sort_keys=True).encode())
     return total.hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What changes whenever one of both files does: None where one is absent, or was changed only just now.
+
+    The time of change of the entry is among it, which nobody can set back, unlike that of its content.
+    """
+    try:
+        both = [os.stat(path), os.stat(_beside(path))]
+    except OSError:
+        return None
+    if time.time() - max(s.st_ctime for s in both) < SETTLED:
+        return None
+    return tuple(n for s in both for n in (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns))
 
 
 def load(
@@ -258,15 +282,33 @@ def load(
         A pickle; a file that is absent, cut, changed or foreign; weights that are not of their architecture; another
         architecture, patch size or number of channels than asked for.
     """
-    path = Path(path)
+    path = Path(path).absolute()
+    stamp = _stamp(path)
+    if stamp is not None and _STAMPS.get(path, ((), ""))[0] == stamp:
+        net, known = _LOADED[_STAMPS[path][1]]
+        _check(path, known, patch, channels, architecture)
+        return net, known
     content, known = _content(path), facts(path)
+    _check(path, known, patch, channels, architecture)
+    key = _digest(content, known)
+    if key not in _LOADED:
+        _LOADED[key] = _built(path, content, known), {**known, "digest": key}
+    if stamp is not None and _stamp(path) == stamp:  # else they changed while they were read
+        _STAMPS[path] = stamp, key
+    return _LOADED[key]
+
+
+def _check(
+    path: Path, known: Mapping[str, Any], patch: int | None, channels: int | None, architecture: str | None
+) -> None:
     for name, asked in (("patch", patch), ("channels", channels), ("architecture", architecture)):
         found = known[name]["name"] if name == "architecture" else known[name]
         if asked is not None and found != asked:
             raise InputError(f"weights {path} for {name} {asked}", f"are for {found}", "choose or train others")
-    key = digest(path)
-    if key in _LOADED:
-        return _LOADED[key]
+
+
+def _built(path: Path, content: bytes, known: Mapping[str, Any]) -> torch.nn.Module:
+    """The network that weights are of, for inference; everything about them is checked."""
     header = _header(path, content)
     if hashlib.sha256(content).hexdigest() != known["sha256"]:
         raise _damaged(path, f"are not the ones that {_beside(path).name} tells of")
@@ -288,10 +330,7 @@ def load(
     net.load_state_dict(from_bytes(content))
     if not all(bool(torch.isfinite(value).all()) for value in net.state_dict().values()):
         raise _damaged(path, "hold numbers that are not finite")
-    net.eval()
-    known = {**known, "digest": key}
-    _LOADED[key] = net, known
-    return net, known
+    return net.eval()
 
 
 def shipped(name: str = "compact") -> Path:
