@@ -1,0 +1,285 @@
+"""Scores of weak-beam maps against the dislocations that a simulation put in.
+
+``python scripts/score_beams.py --cache FOLDER`` simulates layers that neither network nor windows were made with, runs
+the recipe on them, and prints a Markdown table: means over layers. Rows beside ours are the published recipe and the
+best single frame. The truth chooses their patches, their frame and, where it says so, their threshold: that is more
+than they would reach.
+
+AUC and AP are of lit pixels within 0.5 um of a line against those more than 2.5 um away from all. Precision is the part
+of a mask within 1 um of a line, in space: lines that run just above the layer show in it too. Recall is the part of the
+lines in the layer within 1 um of the mask, and Dice the harmonic mean of both. Lines with g.b = 0 bend no plane that
+the reflection sees: "seen" columns leave them out of what is to be found. They still count as lines where something
+was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+import dfxm_dask
+from dfxm_dask.beams import classify_beams, integrate_beams
+from dfxm_dask.beams.contrast import published_contrast, without_small
+from dfxm_dask.beams.patches import seam_metric
+from dfxm_dask.beams.prior import UNLIT, WEAK
+from dfxm_dask.beams.scores import auc, average_precision
+from dfxm_dask.frames import normalise
+from dfxm_dask.optics.geometry import rotation_y
+from dfxm_dask.optics.phantom import Phantom
+from dfxm_dask.optics.presets import build
+from dfxm_dask.optics.scene import distance
+from dfxm_dask.volume.compare import nearest_distances
+
+PRESETS = ("easy", "hard", "multigrain", "al002")
+SEEDS = (40, 41, 42)
+"""Training drew seeds from 100 on, and windows were chosen on seed 3."""
+SHAPE = (768, 256)
+"""About 31 um on both sides."""
+
+OFFSET = 106.0  # counts of the simulated camera without beam
+NEAR, FAR, ON_LINE, TAU = 0.5, 2.5, 0.25, 1.0  # um
+PUBLISHED_LIMIT = 0.6  # in the code published with arXiv:2509.05017v2; the paper names no value
+LIMITS = 16  # thresholds that the truth may choose from
+LEAST_AREA = 0.1  # um2, as threshold_beams
+COPIES = 8  # of a mask, for the level of chance
+OF_MASKS = ("precision", "recall", "Dice", "HD95", "seen recall", "seen Dice", "seen HD95")
+COLUMNS = ("AUC", "AUC 1 um", "AP", "AUC seen", "AP seen", *OF_MASKS, "seam")
+
+STEPS = """
+  - background: {{quantile: 0.1}}
+  - moments: {{noise_cut: 5}}
+  - local_peak: {{}}
+  - classify_beams: {{method: {classify}}}
+  - integrate_beams: {{method: {integrate}}}
+  - enhance_beams: {{}}
+  - threshold_beams: {{}}
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer with its truth.
+
+    Counts are on one scale, (frame, y, x). ``readings`` are weak patches by truth, (patch_y, patch_x, frame): those all
+    weak, and those mostly weak, each with unlit patches and without, since two classes leave open what those are.
+    ``away`` and ``away_seen`` are distances (um) to any line, and to the lines that are seen.
+    """
+
+    counts: np.ndarray
+    phi: np.ndarray
+    lit: np.ndarray
+    peak: np.ndarray
+    width: np.ndarray
+    readings: list[np.ndarray]
+    away: np.ndarray
+    away_seen: np.ndarray
+    sampling: tuple[float, float]
+
+
+def simulated(cache: Path, preset: str, seed: int) -> Path:
+    """The store of one layer; simulated where it is not there."""
+    path = cache / f"{preset}-{seed}-{SHAPE[0]}x{SHAPE[1]}.zarr"
+    dfxm_dask.simulate(preset, path, layers=1, shape=SHAPE, seed=seed)
+    return path
+
+
+def reference(store: Path) -> float:
+    """Monitor counts of the median frame."""
+    return float(np.median(dfxm_dask.open_scan(store)["raw"].monitor.values))
+
+
+def run(store: Path, classify: str, integrate: str, scale: float | None) -> None:
+    """The recipe on a store, with frames put on one scale first where attenuators were moved."""
+    first = ""
+    if scale is not None:
+        first = f"\n  - normalise: {{by: monitor, reference: {scale!r}, offset: {OFFSET}}}"
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = Path(folder) / "beams.yaml"
+        recipe.write_text("steps:" + first + STEPS.format(classify=classify, integrate=integrate))
+        dfxm_dask.run_recipe(recipe, store, overwrite=True)
+
+
+def seen_distance(phantom: Phantom, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Distance (um) to the nearest line whose Burgers vector does not lie in the reflecting planes: (y, x)."""
+    normal = rotation_y(-phantom.at.theta) @ np.array([0.0, 0.0, 1.0])
+
+    def seen(burgers: np.ndarray) -> bool:
+        return bool(abs(burgers @ normal) > 1e-3 * np.linalg.norm(burgers))
+
+    scene = phantom.scene
+    kept = replace(
+        scene,
+        lines=scene.lines[np.array([seen(b) for b in scene.lines["burgers"]], bool)],
+        loops=tuple(loop for loop in scene.loops if seen(loop.burgers)),
+    )
+    py, px = (m.ravel() for m in np.meshgrid(y, x, indexing="ij"))
+    return distance(kept, px, py, np.full(px.size, phantom.z[0])).reshape(y.size, x.size)
+
+
+def opened(store: Path, phantom: Phantom, scale: float | None) -> Layer:
+    """What all maps are scored with, after the recipe has run."""
+    tree = dfxm_dask.open_scan(store)
+    raw, beams, truth = tree["raw"], tree["beams"], tree["truth"]
+    counts, phi = raw.counts[0].values, raw.phi.values
+    if scale is not None:
+        scaled = normalise.kernel(
+            np.moveaxis(counts, 0, -1), {"phi": phi}, raw.monitor[0].values, reference=scale, offset=OFFSET
+        )
+        counts = np.moveaxis(scaled["counts"], -1, 0)
+    y, x = tree.y.values, tree.x.values
+    label, fraction = (np.moveaxis(truth[n][0].values, 0, -1) for n in ("label", "dynamical_fraction"))
+    readings = [weak | dark for weak in (label == WEAK, fraction < 0.5) for dark in (label == UNLIT, False)]
+    return Layer(
+        counts=counts, phi=phi, lit=beams.lit[0].values, peak=beams.peak_local[0].values,
+        width=beams.width_local[0].values, readings=readings,
+        away=truth.distance[0].values, away_seen=seen_distance(phantom, y, x),
+        sampling=(float(y[1] - y[0]), float(x[1] - x[0])),
+    )  # fmt: skip
+
+
+def lines(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    """Lit pixels on a line, and on a line that is seen: within 0.25 um, or one pixel where that is more."""
+    reach = max(ON_LINE, *layer.sampling)
+    return layer.lit & (layer.away < reach), layer.lit & (layer.away_seen < reach)
+
+
+def scores(layer: Layer, values: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:
+    """Columns of the table for a map and, where there is one, for a mask."""
+    lit, far = layer.lit, layer.lit & (layer.away > FAR)
+    near, wide, seen = (lit & (d < r) for d, r in ((layer.away, NEAR), (layer.away, 1.0), (layer.away_seen, NEAR)))
+    found = {
+        "AUC": auc(values, near, far), "AUC 1 um": auc(values, wide, far), "AP": average_precision(values, near, far),
+        "AUC seen": auc(values, seen, far), "AP seen": average_precision(values, seen, far),
+        "seam": seam_metric(np.where(lit, values, np.nan)),
+    }  # fmt: skip
+    return found if mask is None else found | mask_scores(layer, mask)
+
+
+def mask_scores(layer: Layer, mask: np.ndarray) -> dict[str, float]:
+    """Columns of the table for a mask: what is found by its distance to lines in space, lines by that to the mask."""
+    mask = mask & layer.lit
+    if not mask.any():
+        return {c: float("nan") if "HD95" in c or c == "precision" else 0.0 for c in OF_MASKS}
+    away = layer.away[mask]
+    out = {"precision": float((away <= TAU).mean())}
+    for kind, line in zip(("", "seen "), lines(layer), strict=True):
+        to_mask = nearest_distances(line, mask, layer.sampling)
+        recall = float((to_mask <= TAU).mean())
+        total = out["precision"] + recall
+        out[f"{kind}recall"] = recall
+        out[f"{kind}Dice"] = 2 * out["precision"] * recall / total if total > 0 else 0.0
+        out[f"{kind}HD95"] = float(max(np.quantile(d, 0.95) for d in (away, to_mask)))
+    return out
+
+
+def best_mask(layer: Layer, values: np.ndarray) -> dict[str, float]:
+    """Columns for the threshold that the truth would choose: of the largest Dice."""
+    least = int(np.ceil(LEAST_AREA / np.prod(layer.sampling)))
+    limits = np.unique(np.quantile(values[layer.lit], 1 - np.geomspace(0.003, 0.2, LIMITS)))
+    masks = [without_small((values > limit) & layer.lit, least) for limit in limits]
+    return max((mask_scores(layer, mask) for mask in masks), key=lambda found: found["Dice"])
+
+
+def published(layer: Layer, readings: list[np.ndarray]) -> dict[str, dict[str, float]]:
+    """Rows of the published recipe, its weak patches given as (patch_y, patch_x, frame); the best reading counts."""
+    near, far = layer.lit & (layer.away < NEAR), layer.lit & (layer.away > FAR)
+    sums = [
+        integrate_beams.kernel(
+            np.moveaxis(layer.counts, 0, -1), {"phi": layer.phi}, layer.lit, layer.peak, layer.width,
+            p_weak=weak.astype(np.float32), background="none", legacy=True,
+        )["weak"]
+        for weak in readings
+    ]  # fmt: skip
+    total = max(sums, key=lambda image: auc(image, near, far))
+    contrast = published_contrast(np.where(layer.lit, total, np.nan))
+    return {
+        f"sum, above {PUBLISHED_LIMIT}": scores(layer, total, total > PUBLISHED_LIMIT),
+        f"enhanced, above {PUBLISHED_LIMIT}": scores(layer, contrast, contrast > PUBLISHED_LIMIT),
+        "sum, threshold by truth": scores(layer, total) | best_mask(layer, total),
+    }
+
+
+def single_frame(layer: Layer) -> dict[str, float]:
+    """Row of the frame of largest AUC, with the threshold of largest Dice."""
+    near, far = layer.lit & (layer.away < NEAR), layer.lit & (layer.away > FAR)
+    best = max(layer.counts, key=lambda frame: auc(frame, near, far)).astype(np.float64)
+    return scores(layer, best) | best_mask(layer, best)
+
+
+def chance(layer: Layer, mask: np.ndarray) -> dict[str, float]:
+    """Row of our mask moved to random places: means over copies."""
+    rng = np.random.default_rng(0)
+    moved = [np.roll(mask, rng.integers(mask.shape), (0, 1)) for _ in range(COPIES)]
+    rows = [mask_scores(layer, copy) for copy in moved]
+    return {column: float(np.mean([row[column] for row in rows])) for column in rows[0]}
+
+
+def ours(store: Path, layer: Layer, name: str) -> dict[str, dict[str, float]]:
+    """Rows of what the recipe has just written."""
+    beams = dfxm_dask.open_scan(store)["beams"]
+    enhanced, weak, mask = (beams[n][0].values for n in ("weak_enhanced", "weak", "defects"))
+    return {f"ours ({name}): enhanced": scores(layer, enhanced, mask), f"ours ({name}): weak": scores(layer, weak)}
+
+
+def rows_of(cache: Path, preset: str, seed: int, network: str | None) -> dict[str, dict[str, float]]:
+    """All rows for one layer."""
+    with tempfile.TemporaryDirectory() as folder:  # of a copy: nothing that an older version made is taken for done
+        store = Path(shutil.copytree(simulated(cache, preset, seed), Path(folder) / "scan.zarr"))
+        return rows_in(store, preset, seed, network)
+
+
+def rows_in(store: Path, preset: str, seed: int, network: str | None) -> dict[str, dict[str, float]]:
+    """All rows for the layer in a store, which the recipe runs in."""
+    (phantom,) = build(preset, layers=1, shape=SHAPE, seed=seed)
+    scale = reference(store) if phantom.lighting.attenuation or phantom.lighting.jitter else None
+    run(store, "lcnn", "fused", scale)
+    layer = opened(store, phantom, scale)
+    rows = ours(store, layer, "network and prior")
+    run(store, "prior", "pixel", scale)
+    rows = ours(store, layer, "prior") | rows
+    patches = {"patches by truth": layer.readings}
+    if network is not None:
+        found = classify_beams.kernel(
+            np.moveaxis(layer.counts, 0, -1), {"phi": layer.phi}, layer.lit, layer.peak, layer.width,
+            method="lcnn", weights=network,
+        )["p_weak"]  # fmt: skip
+        patches["patches by its network"] = [found > 0.5, ~(found <= 0.5)]
+    for by, readings in patches.items():
+        rows |= {f"published, {by}: {name}": row for name, row in published(layer, readings).items()}
+    rows["best single frame by truth, threshold by truth"] = single_frame(layer)
+    rows["ours (prior), moved elsewhere"] = chance(layer, dfxm_dask.open_scan(store)["beams"].defects[0].values)
+    return rows
+
+
+def table(every: dict[str, list[dict[str, dict[str, float]]]]) -> str:
+    """Means over layers as Markdown."""
+    head = ["preset", "map", *COLUMNS]
+    out = [head, ["---"] * 2 + ["---:"] * len(COLUMNS)]
+    for preset, layers in every.items():
+        for name in layers[0]:
+            known = [[row[name][c] for row in layers if np.isfinite(row[name].get(c, np.nan))] for c in COLUMNS]
+            out.append([preset, name, *(f"{np.mean(v):.3f}" if len(v) == len(layers) else "–" for v in known)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in out)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, required=True, help="folder that simulated scans are kept in")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help=f"of the layers (default: {SEEDS})")
+    parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=PRESETS)
+    parser.add_argument("--published", metavar="FILE", help="weights of the published network, .safetensors")
+    given = parser.parse_args()
+    given.cache.mkdir(parents=True, exist_ok=True)
+    every = {p: [rows_of(given.cache, p, seed, given.published) for seed in given.seeds] for p in given.presets}
+    print(f"{len(given.seeds)} layers of {SHAPE[0]} x {SHAPE[1]} pixels for each preset, seeds {given.seeds}\n")
+    print(table(every))
+
+
+if __name__ == "__main__":
+    main()
