@@ -424,6 +424,35 @@ def field_option(name: str, field: FieldInfo) -> click.Option:
 
 
 @cli.command()
+@click.argument("stores", nargs=-1, required=True, type=FILE)
+@click.option("--labels", required=True, metavar="truth|prior|FILE", help="Where labels come from.")
+@click.option("--out", type=FILE, required=True, help="NAME.safetensors; what is known and figures go beside it.")
+@click.option("--start", default="compact", show_default=True, metavar="NAME|FILE|none", help="Weights to begin with.")
+@click.option("--architecture", help="Network. [default: that of the weights to begin with, else compact]")
+@click.option("--epochs", type=click.IntRange(1), default=20, show_default=True, help="At most.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same weights.")
+@click.option(
+    "--max-patches", "most", type=click.IntRange(2), default=6000, show_default=True,
+    help="At most so many, the same share from every layer and class.",
+)  # fmt: skip
+@click.option("--dark", type=float, help="Counts without beam. [default: the darkest place of each layer]")
+@click.option("--overwrite", is_flag=True, help="Replace weights that are there.")
+def train(stores: tuple[Path, ...], out: Path, **options: Any) -> None:
+    """Train weights for `classify_beams` on labelled frames of STORES.
+
+    Labels are the truth of a simulated scan, the rocking curve where it leaves no doubt (prior), or a YAML or CSV FILE
+    with entries like {z: 12.0, phi: 0.0123, box: [0, 640, 0, 512], class: weak}. Frames of two layers at least.
+    """
+    from dfxm_dask.run.training import train_weights
+    from dfxm_dask.view.training import show_training, training_figures
+
+    known = train_weights(stores, out, **options, say=lambda text: click.echo(text, err=True))
+    show_training(known)
+    for path in (out, *training_figures(known, out)):
+        click.echo(str(path))
+
+
+@cli.command()
 @plugin_option
 def reductions(plugins: tuple[Path, ...]) -> None:
     """List what can be computed."""

@@ -76,8 +76,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             bytes_written=10**7, fused_with=("kam",),
         )  # fmt: skip
         return Planned(
-            steps=(step,), left_out=(("mosaicity", "one axis"),), tasks=4, memory_bytes=10**8, bytes_read=10**9,
-            bytes_written=10**7,
+            steps=(step,), left_out=(("mosaicity", "one axis"),), remarks=("a note",), tasks=4, memory_bytes=10**8,
+            bytes_read=10**9, bytes_written=10**7,
         )  # fmt: skip
 
     def run_recipe(recipe: Recipe, store: Path, *, client: Any, publish: tuple[Any, ...], overwrite: bool) -> Any:
@@ -328,6 +328,30 @@ def test_simulate__unknown_preset_is_one_line(tmp_path: Path) -> None:
     result = call("simulate", "esay", tmp_path / "s.zarr")
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert "did you mean 'easy'" in result.stderr
+
+
+def test_train__hands_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from dfxm_dask.beams.weights import facts, shipped
+    from dfxm_dask.run import training
+
+    def train_weights(stores: Any, out: Path, *, say: Any, **options: Any) -> Any:
+        say("epoch 1: loss 0.5")
+        seen.extend([stores, out, options])
+        return facts(shipped())
+
+    seen: list[Any] = []
+    monkeypatch.setattr(training, "train_weights", train_weights)
+    out = tmp_path / "w.safetensors"
+    result = call(
+        "train", "a.zarr", "b.zarr", "--labels", "prior", "--out", out, "--max-patches", 90, "--start", "none"
+    )
+    assert (result.exit_code, result.stderr) == (0, "epoch 1: loss 0.5\n")
+    assert seen == [(Path("a.zarr"), Path("b.zarr")), out, {
+        "labels": "prior", "start": "none", "architecture": None, "epochs": 20, "seed": 0, "most": 90, "dark": None,
+        "overwrite": False,
+    }]  # fmt: skip
+    assert "trained" in result.stdout
+    assert (tmp_path / "w_confusion.png").exists()
 
 
 def test_main__is_the_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,8 +27,24 @@ if TYPE_CHECKING:
 LEVELS = 256
 """Quantiles that stand for the brightness of a frame (our choice)."""
 
+WARMEST = 3.0
+"""Limit of the temperature, and its reciprocal the other one: weights that were stopped by their log loss need no more.
+Networks of six labelled frames, another instrument, were calibrated best at 2.1 to 3.1 (our choice, by measurement)."""
+
 TRUTH = (1, 2)
 """Weak and strong in the labels of a simulated layer, in the order of CLASSES."""
+
+
+def whole_patches(shape: tuple[int, int], size: int = PATCH) -> np.ndarray:
+    """Which patches lie on the lattice, neither shifted back nor continued by reflection: (patch_y, patch_x), bool.
+
+    Examples
+    --------
+    >>> whole_patches((64, 150)).tolist()
+    [[True, True, False]]
+    """
+    on = [(s % size == 0) & (s + size <= n) for s, n in zip(patch_starts(shape, size), shape, strict=True)]
+    return np.asarray(on[0][:, None] & on[1][None, :])
 
 
 def labelled_patches(
@@ -39,6 +55,7 @@ def labelled_patches(
     lit: np.ndarray | None = None,
     size: int = PATCH,
     labelled: Sequence[int] = TRUTH,
+    shifted: bool = False,
 ) -> dict[str, np.ndarray]:
     """Patches of a layer that are weak or strong without doubt, with what is needed to train on them.
 
@@ -56,6 +73,9 @@ def labelled_patches(
         Edge of a patch.
     labelled : (int, int)
         What stands for weak and for strong.
+    shifted : bool
+        Whether the labels of the last patches hold for where those are, shifted back to end with the frame. The labels
+        of simulated layers hold for what would be beyond, so that these patches are dropped.
 
     Returns
     -------
@@ -67,10 +87,6 @@ def labelled_patches(
     ------
     InputError
         Labels that are not those of such frames.
-
-    Notes
-    -----
-    Where the last patch is shifted back to end with the frame, its label was made for another area: it is dropped.
 
     Examples
     --------
@@ -85,10 +101,7 @@ def labelled_patches(
         )
     shape = (frames.shape[1], frames.shape[2])
     check_grid("labels", labels.shape[1:], shape, size)
-    starts = patch_starts(shape, size)
-    whole = ((starts[0] % size == 0) & (starts[0] + size <= shape[0]))[:, None] & (
-        (starts[1] % size == 0) & (starts[1] + size <= shape[1])
-    )[None, :]
+    whole = True if shifted else whole_patches(shape, size)
     level = np.broadcast_to(np.asarray(dark, np.float32), len(frames))
     at = (np.arange(LEVELS) + 0.5) / LEVELS
     parts: dict[str, list[np.ndarray]] = {name: [] for name in ("patches", "labels", "levels", "dark", "frame")}
@@ -167,6 +180,12 @@ def _split(labels: np.ndarray, groups: np.ndarray, held_out: Sequence[int] | Non
             rest = labels[~np.isin(groups, [*held_out, g])]
             if len(held_out) < max(1, round(0.2 * len(names))) and len(np.unique(rest)) == 2:
                 held_out.append(g)
+        if not held_out:
+            raise InputError(
+                f"training on {len(names)} layers",
+                "whichever is held out, the others hold patches of one class only",
+                "label weak and strong patches in at least two layers",
+            )
     unknown = sorted(set(map(int, held_out)) - set(map(int, names)))
     if unknown:
         raise InputError(
@@ -199,6 +218,19 @@ def _turned(chance: np.random.Generator, seen: np.ndarray, brightness: float, fl
         seen[turn[:, 0]] = seen[turn[:, 0], :, ::-1]
         seen[turn[:, 1]] = seen[turn[:, 1], :, :, ::-1]
     return seen
+
+
+def _temperature(odds: np.ndarray, labels: np.ndarray) -> float:
+    """Temperature of the held-out patches, and of one typical patch a class that is taken for wrong.
+
+    Without that patch a few labels, all found, would make every probability 0 or 1 (our choice, after the targets of
+    Platt). The patches of a frame err together, so that one odd frame would take a small set to the other end: hence
+    the limits.
+    """
+    classes = np.unique(labels)
+    typical = [np.median(odds[labels == kind]) for kind in classes]
+    found = calibrated_temperature(np.append(odds, typical), np.append(labels, WEAK + STRONG - classes))
+    return float(np.clip(found, 1 / WARMEST, WARMEST))
 
 
 def train(
@@ -240,7 +272,8 @@ def train(
         Of the architecture.
     start : torch.nn.Module, optional
         A network of this architecture whose weights to begin with, such as the shipped one; it is left as it is. Labels
-        of a few frames are too few to begin with random weights.
+        of a few frames are too few to begin with random weights. They are kept where no epoch has a lower loss on the
+        held-out layers.
     epochs, batch : int
     seed : int
         Of weights, order, jitter and dropout. The same seed on the same machine gives the same weights.
@@ -267,11 +300,11 @@ def train(
     Returns
     -------
     network : torch.nn.Module
-        With the weights of the epoch of the lowest held-out loss.
+        With the weights of the lowest held-out loss.
     record : dict
-        ``architecture``, ``training`` (settings, numbers of patches, layers on both sides, ``best_epoch`` from 1 on,
-        ``curves``), ``scores`` of the held-out layers after calibration, ``temperature``: what
-        :func:`dfxm_dask.beams.weights.save` takes.
+        ``architecture``; ``training``: settings, numbers of patches, layers on both sides, ``best_epoch`` (0 where the
+        weights to begin with were the best), ``curves`` from epoch 1 on; ``scores`` of the held-out layers after
+        calibration; ``temperature``. It is what :func:`dfxm_dask.beams.weights.save` takes.
 
     Raises
     ------
@@ -297,6 +330,14 @@ def train(
     share = np.bincount(labels[inner], minlength=2) / len(inner)
     curves: list[dict[str, float]] = []
     best, best_loss, best_odds, best_epoch = {}, np.inf, np.empty(0), 0
+
+    def outer_odds(network: torch.nn.Module) -> np.ndarray:
+        return log_odds(
+            network,
+            lambda part: seen_patches(patches[outer[part]], levels[outer[part]], level[outer[part]]),
+            len(outer),
+        )
+
     with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(seed)
         net: Any = network(architecture, **(options or {}))
@@ -308,6 +349,8 @@ def train(
                 asked = f"training of {architecture!r} with options {dict(options or {})}"
                 remedy = "give the architecture and options of those weights"
                 raise InputError(asked, "the weights to begin with are of another shape", remedy) from None
+            best, best_odds = copy.deepcopy(net.state_dict()), outer_odds(net)
+            best_loss = evaluate(expit(best_odds.astype(np.float64)), labels[outer])["log_loss"]
         weight = torch.tensor(0.5 / share if class_weights else np.ones(2), dtype=torch.float32)
         optimiser = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-4)
         steps = epochs * -(-len(inner) // batch)
@@ -337,11 +380,7 @@ def train(
                 optimiser.step()
                 schedule.step()
                 total += len(some) * loss.item()
-            odds = log_odds(
-                net,
-                lambda part: seen_patches(patches[outer[part]], levels[outer[part]], level[outer[part]]),
-                len(outer),
-            )
+            odds = outer_odds(net)
             if not np.isfinite(odds).all():
                 raise InputError(f"training, epoch {epoch}", "the weights have run away", "take a smaller rate")
             now = evaluate(expit(odds.astype(np.float64)), labels[outer])
@@ -360,7 +399,7 @@ def train(
             elif epoch - best_epoch >= patience:
                 break
     net.load_state_dict(best)
-    temperature = calibrated_temperature(best_odds, labels[outer])
+    temperature = _temperature(best_odds, labels[outer])
     return net.eval(), {
         "architecture": {"name": architecture, "options": dict(options or {})},
         "training": {
