@@ -58,10 +58,13 @@ def expanded_writes(reduction: Reduction, axes: Mapping[str, str], parameters: M
     return result
 
 
-def check_axes(reduction: Reduction, axes: Mapping[str, str]) -> str | None:
+def check_axes(reduction: Reduction, axes: Mapping[str, str], sizes: Mapping[Any, int]) -> str | None:
     """Why the reduction cannot run on a scan with these axes, or None."""
     if len(axes) < reduction.min_axes:
         return f"needs {reduction.min_axes} scan axes, the scan has {', '.join(axes) or 'none'}"
+    if max((sizes.get(a, 1) for a in axes), default=1) < reduction.min_positions:
+        has = ", ".join(f"{a}: {sizes.get(a, 1)}" for a in axes) or "a single frame"
+        return f"needs a scan axis of at least {reduction.min_positions} positions, the scan has {has}"
     return None
 
 
@@ -218,8 +221,8 @@ def lazy(reduction: Reduction, dataset: xr.Dataset, parameters: Mapping[str, Any
     """
     chosen = reduction.validate(parameters)
     axes = scan_axes(dataset)
-    if reason := check_axes(reduction, axes):
-        raise InputError(reduction.name, reason, "use a scan with more axes")
+    if reason := check_axes(reduction, axes, dataset.sizes):
+        raise InputError(reduction.name, reason, "use a scan that has them")
     names, arrays, positions = _inputs(reduction, dataset, axes)
     grid = _block_grid(reduction, arrays)
     arrays = [_aligned(a, grid) for a in arrays]

@@ -63,6 +63,7 @@ class Reduction:
     min_axes: int
     group: str
     parameters: type[BaseModel]
+    min_positions: int = 1
     files: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
 
     @property
@@ -118,6 +119,7 @@ def reduction(
     combine: Callable[[Arrays, Arrays], Arrays] | None = None,
     finish: Callable[[Arrays], Arrays] | None = None,
     min_axes: int = 1,
+    min_positions: int = 1,
     group: str | None = None,
     files: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None,
 ) -> Callable[[Callable[..., Arrays]], Reduction]:
@@ -129,8 +131,8 @@ def reduction(
         Inputs that are needed, inputs that are used where present, and outputs.
     over, halo, patch, combine, finish
         The shape of the reduction: see the module's text.
-    min_axes : int
-        Scan axes that the scan must have.
+    min_axes, min_positions : int
+        Scan axes that the scan must have, and positions that one of them must have.
     group : str, optional
         Group of the store that the result goes to; by default the room (sub-package) of the function.
     files : callable, optional
@@ -159,8 +161,9 @@ def reduction(
         model = create_model(name, __config__=ConfigDict(extra="forbid", strict=False), **fields)
         room = group or (kernel.__module__.split(".")[-2] if "." in kernel.__module__ else "extra")
         REGISTRY[name] = Reduction(
-            name, kernel, reads, may_read, writes, over, halo, patch, combine, finish, min_axes, room, model, files
-        )
+            name, kernel, reads, may_read, writes, over, halo, patch, combine, finish, min_axes, room, model,
+            min_positions, files,
+        )  # fmt: skip
         return REGISTRY[name]
 
     return declare

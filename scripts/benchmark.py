@@ -1,8 +1,8 @@
 """Measure the package against floors and peers, each figure as a ratio within one run.
 
 ``python scripts/benchmark.py maps`` builds the data and prints a Markdown table; ``simulate`` measures the simulator,
-``networks`` the networks that tell weak from strong beam. ``--quick`` takes small frames: it shows that everything
-runs, but its numbers say nothing.
+``networks`` the networks that tell weak from strong beam, ``beams`` the recipe of weak-beam images. ``--quick`` takes
+small frames: it shows that everything runs, but its numbers say nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.beams import figure_beams_memory, figure_kernels, figure_network
 from bench.data import FULL, QUICK, Data
 from bench.limits import figure_graph, figure_memory
 from bench.networks import Networks, figure_speed, figure_worker
@@ -49,6 +50,12 @@ NETWORKS: dict[str, Callable[[Networks], list[Row]]] = {
     "worker": figure_worker,
 }
 
+BEAMS: dict[str, Callable[[Data], list[Row]]] = {
+    "kernels": figure_kernels,
+    "network": figure_network,
+    "memory": figure_beams_memory,
+}
+
 
 def arguments() -> argparse.Namespace:
     """The command line."""
@@ -60,7 +67,10 @@ def arguments() -> argparse.Namespace:
     simulate = commands.add_parser("simulate", help="simulated scans with known truth")
     simulate.add_argument("--geo-python", metavar="PATH", help="Python of an environment with dfxm-geo 3.0.0")
     networks = commands.add_parser("networks", help="patches a second and memory of the networks")
-    for command, figures in ((maps, list(MAPS)), (simulate, list(SIMULATE)), (networks, list(NETWORKS))):
+    beams = commands.add_parser("beams", help="weak-beam images and the mask of dislocations")
+    beams.add_argument("--layers", type=int, default=2, help="layers for the network (default: 2)")
+    named = ((maps, MAPS), (simulate, SIMULATE), (networks, NETWORKS), (beams, BEAMS))
+    for command, figures in ((command, list(known)) for command, known in named):
         command.add_argument("--quick", action="store_true", help="small frames, for a look whether all of it runs")
         command.add_argument("--work", type=Path, help="folder for data, kept and used again (default: temporary)")
         command.add_argument("--repeats", type=int, default=3, help="runs of which the shortest counts (default: 3)")
@@ -98,8 +108,9 @@ def run(options: argparse.Namespace, work: Path) -> None:
     shape = QUICK if options.quick else FULL
     folder = work / f"{shape[0]}x{shape[1]}"
     folder.mkdir(exist_ok=True)
-    data = Data(folder, shape, options.layers, memory_layers, options.repeats, options.darfix_python)
-    rows = [row for name in options.only or MAPS for row in measure(name, MAPS[name], data)]
+    darfix, figures = getattr(options, "darfix_python", None), BEAMS if options.command == "beams" else MAPS
+    data = Data(folder, shape, options.layers, memory_layers, options.repeats, darfix)
+    rows = [row for name in options.only or figures for row in measure(name, figures[name], data)]
     title = f"one layer 31 x {shape[0]} x {shape[1]} uint16, {options.layers} layers, best of {options.repeats}"
     report(rows, title, options.json)
 

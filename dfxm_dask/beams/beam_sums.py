@@ -1,7 +1,8 @@
 """Weighted sums of the counts over the scan, each pixel by its own local rocking coordinate.
 
-Strips of pixels along x, the scan loop outside, small loops inside that do one thing each: all but the look-up
-vectorise, and no sum is reordered, so that a pixel comes out the same wherever the layer is cut.
+Strips of pixels along x, groups of frames outside, small loops inside that do one thing each: all but the look-up
+vectorise, and every pixel adds its frames in the order of the scan, so that it comes out the same wherever the layer
+is cut.
 """
 
 from __future__ import annotations
@@ -11,20 +12,24 @@ from numba import njit
 
 TABLE_END, TABLE_STEPS = 8, 512  # windows are looked up: u from -8 to 8, 512 entries for 1
 STRIP = 256  # pixels along x that are summed together: their sums stay in the first-level cache
+GROUP = 4  # frames added in one go, so that the sums are loaded and stored once for four frames
+# The strip buffer is one flat array, since the compiler only proves that its rows do not overlap at fixed distances.
+# Rows: centre, inverse width and background of each pixel; counts and weights of the strong beam; then, of the weak
+# beam below and above the peak, counts, weights, and weights squared times counts and times the noise.
+CENTRE, INVERSE, LEVEL, STRONG, STRONG_NORM, BELOW, ABOVE, ROWS = 0, 1, 2, 3, 4, 5, 9, 13
 
 
 @njit(nogil=True, cache=True)
-def _entries(position, centre, inverse, entry, below):  # type: ignore[no-untyped-def]
-    """Entry of the tables at the local coordinate of every place of a strip, and whether that lies below the peak."""
-    last = np.float32(2 * TABLE_END * TABLE_STEPS - 1)
-    scale, end, zero, one = np.float32(TABLE_STEPS), np.float32(TABLE_END), np.float32(0), np.float32(1)
+def _entries(position, strip, entry):  # type: ignore[no-untyped-def]
+    """Entry of the tables at the local coordinate of every place of a strip."""
+    last, zero = np.float32(2 * TABLE_END * TABLE_STEPS - 1), np.float32(0)
+    scale, end = np.float32(TABLE_STEPS), np.float32(TABLE_END)
     for n in range(STRIP):
-        u = (position - centre[n]) * inverse[n]
+        u = (position - strip[CENTRE * STRIP + n]) * strip[INVERSE * STRIP + n]
         place = (u + end) * scale
         place = zero if place < zero else place
         place = last if place > last else place
         entry[n] = np.int32(place)
-        below[n] = zero if u > zero else one
 
 
 @njit(nogil=True, cache=True)
@@ -34,47 +39,98 @@ def _look_up(table, entry, found):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _join(prior, rest, inner, chance, fused, weak, strong):  # type: ignore[no-untyped-def]
+def _join(prior, rest, inner, chance, fused, weights):  # type: ignore[no-untyped-def]
     """Weights from the probability of the patches, alone or joined with the local coordinate by their log-odds."""
     one = np.float32(1)
     for n in range(STRIP):
         p = chance[n]
         a, b = prior[n] * p, (one - prior[n]) * (one - p)
         c, d = inner[n] * (one - p), (one - inner[n]) * p
-        weak[n] = a / (a + b) * rest[n] if fused else p
-        strong[n] = c / (c + d) if fused else one - p
+        weights[2 * n] = a / (a + b) * rest[n] if fused else p
+        weights[2 * n + 1] = c / (c + d) if fused else one - p
 
 
 @njit(nogil=True, cache=True)
-def _above(line, start, level, above, known, width):  # type: ignore[no-untyped-def]
-    """Counts above background; where they are no number, 0 and not known."""
-    zero, one = np.float32(0), np.float32(1)
-    for n in range(width):
-        value = np.float32(line[np.uintp(start) + np.uintp(n)]) - level[n]
-        known[n] = one if value == value else zero
-        above[n] = value if value == value else zero
+def _take(line, start, counts):  # type: ignore[no-untyped-def]
+    """Copies a piece of a row: nothing else waits for the memory."""
+    for n in range(counts.size):
+        counts[n] = line[np.uintp(start) + np.uintp(n)]
 
 
 @njit(nogil=True, cache=True)
-def _add(weights, known, above, weigh, total, norm):  # type: ignore[no-untyped-def]
+def _add(counts, weigh, read, weights, strip, sums):  # type: ignore[no-untyped-def]
+    """Adds four frames to the sums of the strong beam, and to those of the weak beam on one side of the peak.
+
+    Always runs over a full strip, so that every pixel sees the same instructions wherever the layer is cut.
+    """
+    weigh_a, weigh_b, weigh_c, weigh_d = weigh[0], weigh[1], weigh[2], weigh[3]
+    read_a, read_b, read_c, read_d = read[0], read[1], read[2], read[3]
+    zero = np.float32(0)
     for n in range(STRIP):
-        w = weights[n] * known[n] * weigh
-        total[n] += w * above[n]
-        norm[n] += w
+        level = strip[LEVEL * STRIP + n]
+        total, norm = sums[n], sums[STRIP + n]
+        photons, dark = sums[2 * STRIP + n], sums[3 * STRIP + n]
+        strong, strong_norm = strip[STRONG * STRIP + n], strip[STRONG_NORM * STRIP + n]
+        count = counts[n]
+        known = count == count  # what is no number weighs nothing
+        value = np.float32(count) - level if known else zero
+        w = weights[2 * n] * weigh_a if known else zero
+        s = weights[2 * n + 1] * weigh_a if known else zero
+        light = w * value
+        total, norm, photons, dark = total + light, norm + w, photons + w * light, dark + w * w * read_a
+        strong, strong_norm = strong + s * value, strong_norm + s
+        count = counts[STRIP + n]
+        known = count == count
+        value = np.float32(count) - level if known else zero
+        w = weights[2 * STRIP + 2 * n] * weigh_b if known else zero
+        s = weights[2 * STRIP + 2 * n + 1] * weigh_b if known else zero
+        light = w * value
+        total, norm, photons, dark = total + light, norm + w, photons + w * light, dark + w * w * read_b
+        strong, strong_norm = strong + s * value, strong_norm + s
+        count = counts[2 * STRIP + n]
+        known = count == count
+        value = np.float32(count) - level if known else zero
+        w = weights[4 * STRIP + 2 * n] * weigh_c if known else zero
+        s = weights[4 * STRIP + 2 * n + 1] * weigh_c if known else zero
+        light = w * value
+        total, norm, photons, dark = total + light, norm + w, photons + w * light, dark + w * w * read_c
+        strong, strong_norm = strong + s * value, strong_norm + s
+        count = counts[3 * STRIP + n]
+        known = count == count
+        value = np.float32(count) - level if known else zero
+        w = weights[6 * STRIP + 2 * n] * weigh_d if known else zero
+        s = weights[6 * STRIP + 2 * n + 1] * weigh_d if known else zero
+        light = w * value
+        total, norm, photons, dark = total + light, norm + w, photons + w * light, dark + w * w * read_d
+        strong, strong_norm = strong + s * value, strong_norm + s
+        sums[n], sums[STRIP + n], sums[2 * STRIP + n], sums[3 * STRIP + n] = total, norm, photons, dark
+        strip[STRONG * STRIP + n], strip[STRONG_NORM * STRIP + n] = strong, strong_norm
 
 
 @njit(nogil=True, cache=True)
-def _add_weak(weights, below, known, above, weigh, read, sums):  # type: ignore[no-untyped-def]
-    """Adds to the six sums of the weak beam, which stand one after the other."""
+def _add_split(counts, position, weigh, read, weights, strip):  # type: ignore[no-untyped-def]
+    """Adds a frame that is below the peak of some pixels and above that of others; the same sums to the last bit."""
+    zero = np.float32(0)
     for n in range(STRIP):
-        w = weights[n] * known[n] * weigh
-        value = w * above[n]
-        sums[n] += value
-        sums[STRIP + n] += w
-        sums[2 * STRIP + n] += value * below[n]
-        sums[3 * STRIP + n] += w * below[n]
-        sums[4 * STRIP + n] += w * value
-        sums[5 * STRIP + n] += w * w * read
+        count = counts[n]
+        known = count == count
+        value = np.float32(count) - strip[LEVEL * STRIP + n] if known else zero
+        w = weights[2 * n] * weigh if known else zero
+        s = weights[2 * n + 1] * weigh if known else zero
+        strip[STRONG * STRIP + n] += s * value
+        strip[STRONG_NORM * STRIP + n] += s
+        under = w if position <= strip[CENTRE * STRIP + n] else zero
+        over = zero if position <= strip[CENTRE * STRIP + n] else w
+        light = under * value
+        strip[BELOW * STRIP + n] += light
+        strip[(BELOW + 1) * STRIP + n] += under
+        strip[(BELOW + 2) * STRIP + n] += under * light
+        strip[(BELOW + 3) * STRIP + n] += under * under * read
+        light = over * value
+        strip[ABOVE * STRIP + n] += light
+        strip[(ABOVE + 1) * STRIP + n] += over
+        strip[(ABOVE + 2) * STRIP + n] += over * light
+        strip[(ABOVE + 3) * STRIP + n] += over * over * read
 
 
 @njit(nogil=True, cache=True)
@@ -89,65 +145,127 @@ def _chances(chance, i, k, part, patch_x, part_x, mixed, width):  # type: ignore
 
 
 @njit(nogil=True, cache=True)
+def _begin(lit, peak, width, level, middle, strip):  # type: ignore[no-untyped-def]
+    """Local reference of a strip; of places without one u is 0, and their weights nothing. Least and largest centre."""
+    low, high, zero = np.float32(np.inf), np.float32(-np.inf), np.float32(0)
+    for n in range(lit.size):
+        seen = lit[n] and width[n] > 0 and peak[n] == peak[n] and level[n] == level[n]
+        centre = peak[n] - middle
+        low = centre if seen and centre < low else low
+        high = centre if seen and centre > high else high
+        strip[CENTRE * STRIP + n] = centre if seen else zero
+        strip[INVERSE * STRIP + n] = np.float32(1) / width[n] if seen else zero
+        strip[LEVEL * STRIP + n] = level[n] if seen else zero
+    return low, high
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _finish(strip, gain, least, weak, strong, minus, plus, sigma):  # type: ignore[no-untyped-def]
+    """Means and the standard deviation, where the weights sum to enough frames and the place has a reference."""
+    nothing, zero = np.float32(np.nan), np.float32(0)
+    below, above = strip[BELOW * STRIP : ABOVE * STRIP], strip[ABOVE * STRIP :]
+    for n in range(weak.size):
+        seen = strip[INVERSE * STRIP + n] > 0
+        norm = below[STRIP + n] + above[STRIP + n]
+        light = gain * (below[2 * STRIP + n] + above[2 * STRIP + n])
+        light = (light if light > 0 else zero) + (below[3 * STRIP + n] + above[3 * STRIP + n])
+        good = seen and norm >= least
+        weak[n] = (below[n] + above[n]) / norm if good else nothing
+        sigma[n] = np.sqrt(light) / norm if good else nothing
+        minus[n] = below[n] / below[STRIP + n] if seen and below[STRIP + n] >= least else nothing
+        plus[n] = above[n] / above[STRIP + n] if seen and above[STRIP + n] >= least else nothing
+        norm = strip[STRONG_NORM * STRIP + n]
+        strong[n] = strip[STRONG * STRIP + n] / norm if seen and norm >= least else nothing
+
+
+@njit(nogil=True, cache=True)
 def integrate_layer(  # type: ignore[no-untyped-def]
-    line, starts, row_step, positions, level, lit, peak, width, tables, weight, read, gain, method,
-    chance, patch_y, part_y, patch_x, part_x, least, maps,
+    line, starts, row_step, positions, middle, level, lit, peak, width, windows, weight, read, gain, method,
+    chance, patch_y, part_y, patch_x, part_x, least, counts, maps,
 ):  # fmt: skip
-    """Fills weak, strong, weak below and above the peak, and the standard deviation of weak, strip by strip."""
+    """Fills weak, strong, weak below and above the peak, and the standard deviation of weak, strip by strip.
+
+    Parameters
+    ----------
+    line, starts, row_step
+        Counts, as :func:`dfxm_dask.memory.frame_lines` gives them.
+    positions : array (frame,), float32
+        Along the rocking axis, less `middle`.
+    middle : float32
+        Taken off the peaks: float32 differences of large angles would lose digits.
+    level, peak, width : array (y, x), float32
+    lit : array (y, x), bool
+    windows : array (3, entry), float32
+        Logistic of the weak beam, what it is cut by, and logistic of the strong beam.
+    weight, read : array (frame,), float32
+        Of each frame: its weight, and its variance without photons.
+    gain : float32
+    method : int
+        0 by the local coordinate, 1 by the patches, 2 by both.
+    chance, patch_y, part_y, patch_x, part_x
+        Probability of each patch of each frame, and between which of them a pixel lies.
+    least : float32
+        Sum of weights below which there is no mean.
+    counts : array (GROUP × STRIP,), dtype of `line`
+        Zeros: room for a strip of some frames.
+    maps : array (5, y, x), float32
+        Filled.
+    """
     rows, columns = level.shape
-    sums = np.zeros((8, STRIP), np.float32)
-    buffers = np.zeros((9, STRIP), np.float32)
-    flat = sums.reshape(8 * STRIP)
-    total, norm, total_below, norm_below, photons, dark, strong_total, strong_norm = (
-        sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7],
-    )  # fmt: skip
-    centre, inverse, below, weak, strong, above, known, mixed, rest = (
-        buffers[0], buffers[1], buffers[2], buffers[3], buffers[4], buffers[5], buffers[6], buffers[7], buffers[8],
-    )  # fmt: skip
-    prior, inner = np.zeros(STRIP, np.float32), np.zeros(STRIP, np.float32)
+    frames = starts.size
+    strip = np.zeros(ROWS * STRIP, np.float32)
+    below, above = strip[BELOW * STRIP : ABOVE * STRIP], strip[ABOVE * STRIP :]
+    buffers = np.zeros((4, STRIP), np.float32)
+    prior, rest, inner, mixed = buffers[0], buffers[1], buffers[2], buffers[3]
+    pairs = np.empty(2 * windows.shape[1], np.float32)
+    pairs[0::2], pairs[1::2] = windows[0] * windows[1], windows[2]
+    table = pairs.view(np.uint64)  # two weights travel as one word, since loads and stores are what a look-up costs
     entry = np.zeros(STRIP, np.int32)
-    seen = np.zeros(STRIP, np.bool_)
-    both = tables[0] * tables[1]
-    nothing = np.float32(np.nan)
+    found = np.zeros(GROUP * STRIP, np.uint64)
+    weights = found.view(np.float32)
+    position, weigh, variance = np.zeros(GROUP, np.float32), np.zeros(GROUP, np.float32), np.zeros(GROUP, np.float32)
     for y in range(rows):
         i = patch_y[y]
         k = min(i + 1, chance.shape[1] - 1)
         for first in range(0, columns, STRIP):
             size = min(STRIP, columns - first)
-            buffers[:] = 0
-            mixed[:] = np.float32(0.5)
-            some = False
-            for n in range(size):
-                x = first + n
-                seen[n] = lit[y, x] and width[y, x] > 0 and peak[y, x] == peak[y, x]
-                centre[n] = peak[y, x] if seen[n] else np.float32(0)
-                inverse[n] = np.float32(1) / width[y, x] if seen[n] else np.float32(0)  # u = 0: a place in the tables
-                some |= seen[n]
-            if not some:
-                maps[:, y, first : first + size] = nothing
+            last, corner = first + size, y * row_step + first
+            strip[:] = 0
+            low, high = _begin(
+                lit[y, first:last], peak[y, first:last], width[y, first:last], level[y, first:last], middle, strip
+            )  # fmt: skip
+            if not low <= high:
+                maps[:, y, first:last] = np.nan
                 continue
-            sums[:] = 0
-            for f in range(starts.size):
-                _entries(positions[f], centre, inverse, entry, below)
-                _above(line, starts[f] + y * row_step + first, level[y, first : first + size], above, known, size)
-                if method == 0:
-                    _look_up(both, entry, weak)
-                    _look_up(tables[2], entry, strong)
+            mixed[:] = np.float32(0.5)
+            for group in range(0, frames, GROUP):
+                before, after = True, True
+                for g in range(GROUP):
+                    f = min(group + g, frames - 1)  # the last group is filled up with frames that weigh nothing
+                    _take(line, starts[f] + corner, counts[g * STRIP : g * STRIP + size])
+                    position[g], variance[g] = positions[f], read[f]
+                    weigh[g] = weight[f] if group + g < frames else np.float32(0)
+                    before &= position[g] <= low
+                    after &= position[g] > high
+                    _entries(position[g], strip, entry)
+                    if method == 0:
+                        _look_up(table, entry, found[g * STRIP : (g + 1) * STRIP])
+                    else:
+                        _look_up(windows[0], entry, prior)
+                        _look_up(windows[1], entry, rest)
+                        _look_up(windows[2], entry, inner)
+                        _chances(chance[f], i, k, part_y[y], patch_x[first:], part_x[first:], mixed, size)
+                        joined = weights[2 * g * STRIP : 2 * (g + 1) * STRIP]
+                        _join(prior, rest, inner, mixed, method == 2, joined)
+                if before:
+                    _add(counts, weigh, variance, weights, strip, below)
+                elif after:
+                    _add(counts, weigh, variance, weights, strip, above)
                 else:
-                    _look_up(tables[0], entry, prior)
-                    _look_up(tables[1], entry, rest)
-                    _look_up(tables[2], entry, inner)
-                    _chances(chance[f], i, k, part_y[y], patch_x[first:], part_x[first:], mixed, size)
-                    _join(prior, rest, inner, mixed, method == 2, weak, strong)
-                _add_weak(weak, below, known, above, weight[f], read[f], flat)
-                _add(strong, known, above, weight[f], strong_total, strong_norm)
-            for n in range(size):
-                x = first + n
-                over, rest_norm = total[n] - total_below[n], norm[n] - norm_below[n]
-                good = seen[n] and norm[n] >= least
-                light = gain * photons[n] if photons[n] > 0 else np.float32(0)
-                maps[0, y, x] = total[n] / norm[n] if good else nothing
-                maps[1, y, x] = strong_total[n] / strong_norm[n] if seen[n] and strong_norm[n] >= least else nothing
-                maps[2, y, x] = total_below[n] / norm_below[n] if seen[n] and norm_below[n] >= least else nothing
-                maps[3, y, x] = over / rest_norm if seen[n] and rest_norm >= least else nothing
-                maps[4, y, x] = np.sqrt(light + dark[n]) / norm[n] if good else nothing
+                    for g in range(GROUP):
+                        part, both = slice(g * STRIP, (g + 1) * STRIP), slice(2 * g * STRIP, 2 * (g + 1) * STRIP)
+                        _add_split(counts[part], position[g], weigh[g], variance[g], weights[both], strip)
+            _finish(
+                strip, gain, least, maps[0, y, first:last], maps[1, y, first:last],
+                maps[2, y, first:last], maps[3, y, first:last], maps[4, y, first:last],
+            )  # fmt: skip

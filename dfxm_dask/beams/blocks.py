@@ -12,7 +12,9 @@ from dfxm_dask.memory import frame_lines
 from dfxm_dask.schema import pixel_length
 
 BLOCK = 0.25  # um: below the width of a dislocation's image, and a dozen pixels of 0.04 × 0.12 um (our choice)
-FINE, COARSE = 6, 12  # a node of the two upper levels stands for 2^6 and 2^12 ranks
+FULL, SPREAD = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(0x03F79D71B4CB0A89)  # a de Bruijn sequence of 6 bits
+BIT_OF = np.zeros(64, np.uint8)
+BIT_OF[[int(SPREAD) * (1 << k) % 2**64 >> 58 for k in range(64)]] = np.arange(64)  # which bit a power of two is
 
 
 def block_edges(y: np.ndarray, x: np.ndarray, asked: str, length: float = BLOCK) -> tuple[int, int]:
@@ -51,8 +53,8 @@ def _add_above(line, start, level, total):  # type: ignore[no-untyped-def]
 def _bin(line, starts, row_step, place, level, high, wide, curves):  # type: ignore[no-untyped-def]
     rows, columns = level.shape
     total = np.empty(columns, np.float32)
-    for f in range(starts.size):
-        for i in range(curves.shape[1]):
+    for i in range(curves.shape[1]):  # rows of blocks outside: the background of one stays in the cache
+        for f in range(starts.size):
             total[:] = 0
             for y in range(i * high, min(rows, (i + 1) * high)):
                 _add_above(line, starts[f] + y * row_step, level[y], total)
@@ -149,66 +151,91 @@ def block_means(image: np.ndarray, edges: tuple[int, int]) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
-def _enter(rank, change, ones, fine, coarse):  # type: ignore[no-untyped-def]
-    ones[rank] += change
-    fine[rank >> FINE] += change
-    coarse[rank >> COARSE] += change
+def _lowest(word):  # type: ignore[no-untyped-def]
+    """Number of the lowest bit that is set."""
+    return np.int64(BIT_OF[((word & (~word + np.uint64(1))) * SPREAD) >> np.uint64(58)])
 
 
 @njit(nogil=True, cache=True)
-def _nth(wanted, ones, fine, coarse):  # type: ignore[no-untyped-def]
-    """Rank of the entry that has `wanted` entries before it."""
-    k = 0
-    while coarse[k] <= wanted:
-        wanted -= coarse[k]
-        k += 1
-    k <<= COARSE - FINE
-    while fine[k] <= wanted:
-        wanted -= fine[k]
-        k += 1
-    k <<= FINE
-    while ones[k] <= wanted:
-        wanted -= ones[k]
-        k += 1
-    return k
+def _highest(word):  # type: ignore[no-untyped-def]
+    """Number of the highest bit that is set."""
+    for shift in (1, 2, 4, 8, 16, 32):
+        word |= word >> np.uint64(shift)
+    return _lowest(word ^ (word >> np.uint64(1)))
 
 
 @njit(nogil=True, cache=True)
-def _median(ranks, ordered, reach_y, reach_x, ones, fine, coarse, result):  # type: ignore[no-untyped-def]
-    """Median of a window that slides along x. Ranks stand in a counting tree of three levels, so nothing is sorted."""
-    rows, columns = ranks.shape
-    for i in range(result.shape[0]):
+def _next(rank, bits, some):  # type: ignore[no-untyped-def]
+    """First rank in the window that is not below this one; there must be one."""
+    word = rank >> 6
+    rest = bits[np.uintp(word)] & (FULL << np.uint64(rank & 63))
+    while rest == 0:
+        word += 1
+        while word & 63 == 0 and not some[np.uintp(word >> 6)]:
+            word += 64
+        rest = bits[np.uintp(word)]
+    return (word << 6) + _lowest(rest)
+
+
+@njit(nogil=True, cache=True)
+def _last(rank, bits, some):  # type: ignore[no-untyped-def]
+    """Last rank in the window that is below this one; there must be one."""
+    word = rank >> 6
+    rest = bits[np.uintp(word)] & ~(FULL << np.uint64(rank & 63))
+    while rest == 0:
+        word -= 1
+        while word & 63 == 63 and not some[np.uintp(word >> 6)]:
+            word -= 64
+        rest = bits[np.uintp(word)]
+    return (word << 6) + _highest(rest)
+
+
+@njit(nogil=True, cache=True)
+def _median(ranks, ordered, reach_y, reach_x, bits, some, result):  # type: ignore[no-untyped-def]
+    """Median of a window that slides along x.
+
+    Every rank is a bit that is set while it is in the window: the median walks from where it was by as many ranks as
+    have passed it, and nothing is sorted. `some` says which 64 words of bits may be passed over. `ranks` is (x, y).
+    """
+    columns, rows = ranks.shape
+    middle = 0  # rank of the last median, and how many in the window are below it
+    for i in range(rows):
         top, bottom = max(0, i - reach_y), min(rows, i + reach_y + 1)
-        first, last, count = 0, 0, 0
-        for j in range(result.shape[1]):
+        first, last, count, before = 0, 0, 0, 0
+        for j in range(columns):
             left, right = max(0, j - reach_x), min(columns, j + reach_x + 1)
             while last < right:
                 for y in range(top, bottom):
-                    if ranks[y, last] >= 0:
-                        _enter(ranks[y, last], 1, ones, fine, coarse)
+                    rank = ranks[last, y]
+                    if rank >= 0:
+                        bits[np.uintp(rank >> 6)] |= np.uint64(1) << np.uint64(rank & 63)
+                        some[np.uintp(rank >> 12)] = True
                         count += 1
+                        before += rank < middle
                 last += 1
             while first < left:
                 for y in range(top, bottom):
-                    if ranks[y, first] >= 0:
-                        _enter(ranks[y, first], -1, ones, fine, coarse)
+                    rank = ranks[first, y]
+                    if rank >= 0:
+                        bits[np.uintp(rank >> 6)] ^= np.uint64(1) << np.uint64(rank & 63)
                         count -= 1
+                        before -= rank < middle
                 first += 1
             if count == 0:
                 result[i, j] = np.nan
                 continue
-            k = _nth((count - 1) // 2, ones, fine, coarse)
-            low = ordered[k]
-            if count % 2 == 0:
-                k += 1
-                while ones[k] == 0:
-                    k += 1
-            result[i, j] = (low + ordered[k]) * np.float32(0.5)
-        while first < last:
-            for y in range(top, bottom):
-                if ranks[y, first] >= 0:
-                    _enter(ranks[y, first], -1, ones, fine, coarse)
-            first += 1
+            wanted = (count - 1) // 2
+            while before > wanted:
+                middle = _last(middle, bits, some)
+                before -= 1
+            middle = _next(middle, bits, some)
+            while before < wanted:
+                middle = _next(middle + 1, bits, some)
+                before += 1
+            other = middle if count % 2 else _next(middle + 1, bits, some)
+            result[i, j] = (ordered[middle] + ordered[other]) * np.float32(0.5)
+        bits[:] = 0
+        some[:] = False
 
 
 def running_median(values: np.ndarray, reach: tuple[int, int]) -> np.ndarray:
@@ -236,14 +263,13 @@ def running_median(values: np.ndarray, reach: tuple[int, int]) -> np.ndarray:
     result = np.full(values.shape, np.nan, np.float32)
     if known.size == 0:
         return result
-    order = known[np.argsort(flat[known], kind="stable")]
+    order = known[np.argsort(flat[known])]
     ranks = np.full(flat.size, -1, np.int32)
     ranks[order] = np.arange(order.size, dtype=np.int32)
-    nodes = (order.size >> COARSE) + 1
+    words = (order.size >> 6) + 2
     _median(
-        ranks.reshape(values.shape), flat[order], *reach,
-        np.zeros(nodes << COARSE, np.int8), np.zeros(nodes << (COARSE - FINE), np.int8), np.zeros(nodes, np.int32),
-        result,
+        np.ascontiguousarray(ranks.reshape(values.shape).T), flat[order], *reach,
+        np.zeros(words, np.uint64), np.zeros((words >> 6) + 1, bool), result,
     )  # fmt: skip
     return result
 
@@ -255,34 +281,57 @@ def reach_of(window: float, edges: tuple[int, int], pixel: tuple[float, float]) 
 
 
 @njit(nogil=True, cache=True)
+def _gather(values, place, found):  # type: ignore[no-untyped-def]
+    for n in range(place.size):
+        found[n] = values[np.uintp(place[n])]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _mix(here, there, part, result):  # type: ignore[no-untyped-def]
+    for n in range(result.size):
+        result[n] = here[n] + (there[n] - here[n]) * part[n]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _divide(total, result):  # type: ignore[no-untyped-def]
+    for n in range(result.size):
+        result[n] = result[n] / total[n] if total[n] > 0 else np.float32(np.nan)
+
+
+@njit(nogil=True, cache=True)
 def _spread(blocks, high, wide, result):  # type: ignore[no-untyped-def]
     rows, columns = result.shape
-    before = np.empty(columns, np.int64)
-    after = np.empty(columns, np.int64)
+    before, after = np.empty(columns, np.int32), np.empty(columns, np.int32)
     part = np.empty(columns, np.float32)
     for x in range(columns):
         place = (x - (wide - 1) / 2) / wide
         before[x] = max(0, int(np.floor(place)))
         after[x] = min(blocks.shape[1] - 1, int(np.floor(place)) + 1)
         part[x] = min(max(place - before[x], 0.0), 1.0)
-    value = np.empty(blocks.shape[1], np.float32)
-    weight = np.empty(blocks.shape[1], np.float32)
+    value, weight = np.empty(blocks.shape[1], np.float32), np.empty(blocks.shape[1], np.float32)
+    here, there, total = np.empty(columns, np.float32), np.empty(columns, np.float32), np.empty(columns, np.float32)
     for y in range(rows):
         place = (y - (high - 1) / 2) / high
         i, k = max(0, int(np.floor(place))), min(blocks.shape[0] - 1, int(np.floor(place)) + 1)
         share = np.float32(min(max(place - i, 0.0), 1.0))
+        whole = True
         for j in range(blocks.shape[1]):
-            here, there = blocks[i, j], blocks[k, j]
-            first = np.float32(1) - share if here == here else np.float32(0)
-            second = share if there == there else np.float32(0)
+            over, under = blocks[i, j], blocks[k, j]
+            first = np.float32(1) - share if over == over else np.float32(0)
+            second = share if under == under else np.float32(0)
             weight[j] = first + second
-            value[j] = here * first if first > 0 else np.float32(0)
-            value[j] += there * second if second > 0 else np.float32(0)
-        for x in range(columns):
-            here, there = before[x], after[x]
-            total = weight[here] + (weight[there] - weight[here]) * part[x]
-            mixed = value[here] + (value[there] - value[here]) * part[x]
-            result[y, x] = mixed / total if total > 0 else np.nan
+            value[j] = over * first if first > 0 else np.float32(0)
+            value[j] += under * second if second > 0 else np.float32(0)
+            whole &= weight[j] == 1
+        _gather(value, before, here)
+        _gather(value, after, there)
+        _mix(here, there, part, result[y])
+        if whole:  # the weights of all pixels of the row are 1
+            continue
+        _gather(weight, before, here)
+        _gather(weight, after, there)
+        _mix(here, there, part, total)
+        _divide(total, result[y])
 
 
 def to_pixels(blocks: np.ndarray, edges: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
@@ -306,7 +355,7 @@ def to_pixels(blocks: np.ndarray, edges: tuple[int, int], shape: tuple[int, int]
     >>> to_pixels(np.array([[0, 2]], np.float32), (1, 2), (1, 4)).tolist()
     [[0.0, 0.5, 1.5, 2.0]]
     """
-    result = np.full(shape, np.nan, np.float32)
+    result = np.empty(shape, np.float32)
     if blocks.size:
         _spread(np.ascontiguousarray(blocks, np.float32), *edges, result)
     return result

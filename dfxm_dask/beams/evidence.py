@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 from scipy import ndimage
 
 from dfxm_dask.beams.blocks import running_median
 from dfxm_dask.beams.prior import SURELY_WEAK, UNLIT, WEAK, WEAK_UNTIL, frame_noise, hard_labels, peak_and_width
 
-
 LEAST_WEAK = 0.10  # of the lit voxels
 MOST_TAIL = 0.05  # of the peak of the median curve
-MOST_SCATTER = 0.15  # half widths
+MOST_SCATTER = 0.03  # half widths: three times that of simulated weak beams, a third of that of deformed real scans
 LEAST_STANDING_OUT = 0.001  # of the lit blocks; 0.00003 of Gaussian noise would
 STANDING_SIGMA = 4.0
 SAMPLE = 20000  # blocks that shares and medians of a layer are taken from, about
@@ -22,6 +22,20 @@ def _tails(positions: np.ndarray, lit: np.ndarray, peak: np.ndarray, width: np.n
     with np.errstate(invalid="ignore", divide="ignore"):
         away = np.abs(positions[:, None, None] - peak) / width
     return (away > SURELY_WEAK) & (away < WEAK_UNTIL) & lit
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _add_tails(curves, positions, share, lit, peak, width, total, count):  # type: ignore[no-untyped-def]
+    """Sums over the positions that see a block in its tails: shares times counts, and shares."""
+    frames, rows, columns = curves.shape
+    zero = np.float32(0)
+    for y in range(rows):
+        for f in range(frames):
+            for x in range(columns):
+                away, value = abs(positions[f] - peak[y, x]) / width[y, x], curves[f, y, x]
+                inside = lit[y, x] and away > SURELY_WEAK and away < WEAK_UNTIL and value - value == 0
+                total[y, x] += share[f] * value if inside else zero
+                count[y, x] += share[f] if inside else zero
 
 
 def evidence(
@@ -53,7 +67,7 @@ def evidence(
         absolute deviation. NaN where nothing is lit, ``tail`` also where the scan ends before the tails begin.
 
         ``has_weak_beam``: at least 10 % of the lit voxels are weak, the median curve falls below 5 % of its peak, and
-        the peaks scatter by at most 0.15 half widths (else the lattice turns too fast to have one). ``has_defects``:
+        the peaks scatter by at most 0.03 half widths (else the lattice turns too fast to have one). ``has_defects``:
         besides, at least 0.1 % of the lit blocks stand out. All limits are our choice.
 
     Notes
@@ -112,10 +126,9 @@ def _standing_out(
     noise = frame_noise(curves[:, ::step], _tails(positions, lit[::step], peak[::step], width[::step]))
     weight = np.where(np.isfinite(noise), 1 / noise**2, 1.0)
     total, count = np.zeros(lit.shape, np.float32), np.zeros(lit.shape, np.float32)
-    for curve, position, share in zip(curves, positions, weight / weight.max(), strict=True):
-        inside = _tails(np.array([position]), lit, peak, width)[0] & np.isfinite(curve)
-        total += np.where(inside, np.float32(share) * curve, np.float32(0))
-        count += np.float32(share) * inside
+    share = (weight / weight.max()).astype(np.float32)
+    _add_tails(np.require(curves, np.float32, ["C", "W"]), np.asarray(positions, np.float64), share, lit,
+               *(np.require(m, np.float64, ["C", "W"]) for m in (peak, width)), total, count)  # fmt: skip
     inside = ndimage.binary_erosion(lit, iterations=4, border_value=1) & (count > 0)
     if not inside.any():
         return 0.0

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from dfxm_dask.beams.beam_sums import TABLE_END, TABLE_STEPS, integrate_layer
+from dfxm_dask.beams.beam_sums import GROUP, STRIP, TABLE_END, TABLE_STEPS, integrate_layer
 from dfxm_dask.beams.local_peak import HAS_WEAK_BEAM, LIT, PEAK_LOCAL, WIDTH_LOCAL
 from dfxm_dask.beams.patches import between_centres, check_grid, filled
 from dfxm_dask.beams.prior import (
@@ -34,7 +34,7 @@ WEAK_PLUS = Variable("weak_plus", SPACE, "float32", "count", "mean counts of a w
 WEAK_SIGMA = Variable("weak_sigma", SPACE, "float32", "count", "standard deviation of weak")
 
 STRONG_UNTIL = 1.0
-WEIGHED_FROM, WEIGHED_SOFTNESS = 1.5, 0.1  # where the tails begin if frames weigh by their contrast (our choice)
+WEIGHED_FROM, WEIGHED_SOFTNESS = 1.75, 0.1  # where the tails begin if frames weigh by their contrast (our choice)
 BIN, BIN_LEAST = 8, 200  # bins of a contrast curve for 1 of u, and values that a bin must have
 SAMPLE = 40000  # pixels that noise and contrast of a layer are measured on, about
 LEAST_FRAMES = 0.5  # sum of the weights below which a mean is no mean
@@ -73,6 +73,25 @@ def windows(
     )
 
 
+def _sorted_within(place: np.ndarray, values: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values place by place and sorted within, float64, and where each place begins: one sort of place and value."""
+    bits = values.astype(np.float32).view(np.uint32)
+    turned = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))  # unsigned numbers in the order of the values
+    key = np.sort(place << np.uint64(32) | turned)
+    border = np.searchsorted(key, np.arange(places + 1, dtype=np.uint64) << np.uint64(32))
+    turned = key.astype(np.uint32)
+    bits = np.where(turned >> 31, turned ^ np.uint32(1 << 31), ~turned)
+    return bits.view(np.float32).astype(np.float64), border
+
+
+def _of_sorted(values: np.ndarray, part: float) -> float:
+    """Quantile of sorted values, interpolated."""
+    at = part * (values.size - 1)
+    low = int(at)
+    high = min(low + 1, values.size - 1)
+    return float(values[low] + (values[high] - values[low]) * (at - low))
+
+
 def contrast_curve(u: np.ndarray, above: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How well each place of the rocking curve tells what stands out from what does not.
 
@@ -99,18 +118,17 @@ def contrast_curve(u: np.ndarray, above: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     edges = np.linspace(-TABLE_END, TABLE_END, 2 * TABLE_END * BIN + 1)
     middle = (edges[1:] + edges[:-1]) / 2
-    known = np.isfinite(u) & np.isfinite(above) & (np.abs(u) < TABLE_END)
-    place = ((u[known] + TABLE_END) * BIN).astype(np.int64)
-    order = np.argsort(place, kind="stable")
-    values = above[known][order].astype(np.float64)
-    border = np.searchsorted(place[order], np.arange(middle.size + 1))
+    with np.errstate(invalid="ignore"):
+        known = np.isfinite(above) & (np.abs(u) < TABLE_END)
+    place = ((u[known] + TABLE_END) * BIN).astype(np.uint64)
+    values, border = _sorted_within(place, above[known], middle.size)
     signal, variance = np.full(middle.size, np.nan), np.full(middle.size, np.nan)
     for k in range(middle.size):
         part = values[border[k] : border[k + 1]]
         if part.size >= BIN_LEAST:
-            usual, high = np.quantile(part, [0.5, 0.97])
+            usual, high = _of_sorted(part, 0.5), _of_sorted(part, 0.97)
             signal[k] = high - usual
-            variance[k] = (1.4826 * np.median(np.abs(part - usual))) ** 2
+            variance[k] = (1.4826 * _of_sorted(np.sort(np.abs(part - usual)), 0.5)) ** 2
     good = (signal > 0) & (variance > 0)
     within = (np.abs(middle) > 1) & (np.abs(middle) < WEAK_UNTIL)
     if not (good & within).any():
@@ -139,8 +157,8 @@ def _sample(
     first = np.arange(0, counts.shape[1] - 1, 2 * step)
     every = np.stack([first, first + 1], -1).ravel()
     rows = slice(0, None, step)
-    part = counts[rows][:, every]
-    frames = np.moveaxis(part.reshape(*part.shape[:2], positions.size), -1, 0)
+    scan_first = np.moveaxis(counts[rows], (0, 1), (-2, -1))  # as it lies in memory
+    frames = scan_first[..., every].reshape(positions.size, scan_first.shape[-2], every.size)
     with np.errstate(invalid="ignore", divide="ignore"):
         centre = np.where(lit & (width > 0), peak, np.nan)[rows][:, every]
         u = (positions[:, None, None] - centre) / width[rows][:, every]
@@ -293,7 +311,7 @@ def integrate_beams(
     Notes
     -----
     With u = (phi − peak) / width and S the logistic function, weak = Σ P (I − background) / Σ P over all frames.
-    P = f c S((|u| − 1.5)/0.1) S((6 − |u|)/0.3) by the pixel; f p by the patch; fused, the first logistic and p
+    P = f c S((|u| − 1.75)/0.1) S((6 − |u|)/0.3) by the pixel; f p by the patch; fused, the first logistic and p
     are joined by the sum of their log-odds. strong weighs by S((1 − |u|)/0.3), 1 − p, or both.
 
     f = 1/noise² of the frame, relative to its lower quartile over frames; noise is measured from neighbours in the
@@ -335,8 +353,9 @@ def integrate_beams(
     chance = np.zeros((places.size, 1, 1), np.float32)
     if p_weak is not None and (method != "pixel" or legacy):
         chance = np.moveaxis(p_weak.reshape(*p_weak.shape[:2], -1), -1, 0)
-    maps = np.full((5, *shape), np.nan, np.float32)
+    maps = np.empty((5, *shape), np.float32)
     if legacy:
+        maps[:] = np.nan
         frames = np.moveaxis(counts.reshape(*shape, -1), -1, 0)
         maps[0] = published_sum(np.log(np.fmax(frames, 1).astype(np.float32)), chance > 0.5)
     elif counts.size:
@@ -366,10 +385,12 @@ def integrate_beams(
         line, starts, row_step = frame_lines(counts)
         middle = float(np.median(positions))  # float32 differences of large angles would lose digits
         integrate_layer(
-            line, starts, row_step, (positions - middle).astype(np.float32), level, np.require(lit, bool, ["C", "W"]),
-            (peak_local - middle).astype(np.float32), np.require(width_local, np.float32, ["C", "W"]),
+            line, starts, row_step, (positions - middle).astype(np.float32), np.float32(middle), level,
+            np.require(lit, bool, ["C", "W"]), np.require(peak_local, np.float32, ["C", "W"]),
+            np.require(width_local, np.float32, ["C", "W"]),
             _tables(until, weighed, curve), weight.astype(np.float32), dark.astype(np.float32),
-            np.float32(gain), METHODS[method], chance, patch_y, part_y, patch_x, part_x, np.float32(least), maps,
+            np.float32(gain), METHODS[method], chance, patch_y, part_y, patch_x, part_x, np.float32(least),
+            np.zeros(GROUP * STRIP, line.dtype), maps,
         )  # fmt: skip
     if has_weak_beam is not None and not has_weak_beam and not insist:
         maps[[0, 2, 3, 4]] = np.nan

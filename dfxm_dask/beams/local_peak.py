@@ -9,6 +9,7 @@ from math import prod
 from typing import Annotated, Literal
 
 import numpy as np
+from numba import njit
 from pydantic import Field
 
 from dfxm_dask.beams.blocks import block_curves, block_edges, block_means, pixel_length, reach_of, to_pixels
@@ -41,11 +42,29 @@ EVIDENCE = (
 )
 
 
+@njit(nogil=True, cache=True)
+def _hide(lit, high, wide, peak, width, seen):  # type: ignore[no-untyped-def]
+    """Fills where pixels are lit and have both a peak and a width; elsewhere both become NaN."""
+    rows, columns = seen.shape
+    nothing, block = np.float32(np.nan), np.empty(columns, np.bool_)
+    for y in range(rows):
+        if y % high == 0:
+            for x in range(columns):
+                block[x] = lit[y // high, x // wide]
+        for x in range(columns):
+            p, w = peak[y, x], width[y, x]
+            here = block[x] & (p - p == 0) & (w - w == 0)
+            seen[y, x] = here
+            peak[y, x] = p if here else nothing
+            width[y, x] = w if here else nothing
+
+
 @reduction(
     reads=(COUNTS, AXES, Y, X),
     may_read=(BACKGROUND, NOISE),
     writes=(LIT, PEAK_LOCAL, WIDTH_LOCAL, *EVIDENCE),
     over=("scan", "y", "x"),
+    min_positions=3,
     group="beams",
 )
 def local_peak(
@@ -144,12 +163,10 @@ def local_peak(
     peak, width = peak_and_width(curves, positions, lit)
     twice = edges[0] * 2, edges[1] * 2
     reach = reach_of(window, edges, pixel)
-    seen = np.repeat(np.repeat(lit, edges[0], axis=0), edges[1], axis=1)[: shape[0], : shape[1]]
     maps = [to_pixels(local_median(m, reach), twice, shape) for m in (peak, width)]
-    for m in maps:
-        m[~seen] = np.nan
-    seen = seen & np.isfinite(maps[0]) & np.isfinite(maps[1])
-    around = [block_means(np.where(seen, m, np.nan), edges) for m in maps]
+    seen = np.empty(shape, bool)
+    _hide(lit, *edges, *maps, seen)
+    around = block_means(maps[0], edges), block_means(maps[1], edges)
     sigma = one / np.sqrt(6 * positions.size)  # of the tails of a block, six positions or more
     found = evidence(curves, positions, np.isfinite(around[0]), *around, reach_of(SURROUNDINGS, edges, pixel), sigma)
     told = {v.name: np.asarray(found[v.name], v.dtype) for v in EVIDENCE}

@@ -319,14 +319,17 @@ def patch_probability(
     """
     starts = patch_starts(peak.shape, size)
     result = np.full((positions.size, *(s.size for s in starts)), np.nan, np.float32)
-    for i, y in enumerate(starts[0]):
-        for j, x in enumerate(starts[1]):
-            box = slice(y, y + size, every), slice(x, x + size, every)
-            p, w = peak[box].ravel(), width[box].ravel()
-            lit = np.isfinite(p) & (w > 0)
-            if lit.mean() >= 0.5:
-                u = (positions[:, None] - p[lit]) / w[lit]
-                result[:, i, j] = weak_probability(u).mean(axis=1)
+    size_y, size_x = (min(size, n) for n in peak.shape)
+    columns = starts[1][:, None, None] + np.arange(0, size_x, every)
+    for i, y in enumerate(starts[0]):  # a row of patches at a time; float32, whose exponential takes half as long
+        rows = y + np.arange(0, size_y, every)[:, None]
+        p, w = (m[rows, columns].reshape(starts[1].size, -1) for m in (peak, width))
+        lit = np.isfinite(p) & (w > 0)
+        p, w = np.where(lit, p, 0), np.where(lit, w, 1)
+        u = ((positions[:, None, None] - p) / w).astype(np.float32)
+        total = np.where(lit, weak_probability(u), np.float32(0)).sum(axis=2, dtype=np.float64)
+        seen = lit.mean(axis=1) >= 0.5
+        result[:, i, seen] = (total / np.maximum(lit.sum(axis=1), 1))[:, seen]
     return result
 
 

@@ -16,7 +16,8 @@ from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, NOISE, SPACE, Variable
 
 DARK = Variable("dark", SPACE, "float32", "count", "dark image")
 
-STRIP = 64  # pixels along x whose curves are sorted side by side
+STRIP = 128  # pixels along x whose curves are sorted side by side
+BLOCK = 4  # frames that are sorted in, and sorted rows that they pass, in one go: each is loaded and stored once
 
 
 @njit(nogil=True, cache=True)
@@ -33,32 +34,71 @@ def sift(smallest, slots):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def _pass(smallest, row):  # type: ignore[no-untyped-def]
+    """Lets four new rows, the first of the strip, pass four of the sorted rows: each keeps what is smaller."""
+    here = np.uintp((1 + row) * BLOCK * STRIP)
+    for n in range(STRIP):
+        x = np.uintp(n)
+        a, b = smallest[x], smallest[STRIP + x]
+        c, d = smallest[2 * STRIP + x], smallest[3 * STRIP + x]
+        for k in range(BLOCK):
+            kept = smallest[here + np.uintp(k * STRIP) + x]
+            kept, a = (a, kept) if a < kept else (kept, a)
+            kept, b = (b, kept) if b < kept else (kept, b)
+            kept, c = (c, kept) if c < kept else (kept, c)
+            kept, d = (d, kept) if d < kept else (kept, d)
+            smallest[here + np.uintp(k * STRIP) + x] = kept
+        smallest[x], smallest[STRIP + x] = a, b
+        smallest[2 * STRIP + x], smallest[3 * STRIP + x] = c, d
+
+
+@njit(nogil=True, cache=True)
+def _take(line, start, row, empty):  # type: ignore[no-untyped-def]
+    for n in range(row.size):
+        count = line[np.uintp(start) + np.uintp(n)]
+        row[n] = count
+        if count != count:  # NaN, which no comparison sorts
+            empty[n] = True
+
+
+@njit(nogil=True, cache=True)
+def _between(low, high, part, empty, result):  # type: ignore[no-untyped-def]
+    """The two forms of numpy's interpolation: exact at both ends."""
+    for n in range(result.size):
+        below, above = np.float64(low[n]), np.float64(high[n])
+        value = below + (above - below) * part if part < 0.5 else above - (above - below) * (1 - part)
+        result[n] = np.nan if empty[n] else value if part > 0 else below
+
+
+@njit(nogil=True, cache=True)
 def _quantile(line, starts, row_step, position, largest, result):  # type: ignore[no-untyped-def]
     """Order statistics around `position` (counted from the smallest) of the curve of each pixel, interpolated."""
     rows, columns = result.shape
     low = np.int64(position)
     part = position - low
-    slots = min(low + 2, starts.size)
-    smallest = np.empty((slots + 1) * STRIP, line.dtype)
+    high = min(low + 1, starts.size - 1)
+    blocks = (high if part > 0 else low) // BLOCK + 1
+    smallest = np.empty((1 + blocks) * BLOCK * STRIP, line.dtype)  # new rows first, then the smallest ones, sorted
     empty = np.empty(STRIP, np.bool_)
     for y in range(rows):
         for first in range(0, columns, STRIP):
             width = min(STRIP, columns - first)
             smallest[:] = largest
             empty[:] = False
-            for frame in range(starts.size):
-                start = starts[frame] + y * row_step + first
-                for n in range(width):
-                    count = line[np.uintp(start) + np.uintp(n)]
-                    smallest[slots * STRIP + n] = count
-                    empty[n] |= count != count  # NaN, which no comparison sorts
-                sift(smallest, slots)
-            for x in range(width):
-                below = np.float64(smallest[low * STRIP + x])
-                above = np.float64(smallest[(slots - 1) * STRIP + x])
-                # The two forms of numpy's interpolation: exact at both ends.
-                value = below + (above - below) * part if part < 0.5 else above - (above - below) * (1 - part)
-                result[y, first + x] = np.nan if empty[x] else value if part > 0 else below
+            for frame in range(0, starts.size, BLOCK):
+                for k in range(BLOCK):
+                    row = smallest[k * STRIP : k * STRIP + width]
+                    if frame + k < starts.size:
+                        _take(line, starts[frame + k] + y * row_step + first, row, empty)
+                    else:
+                        row[:] = largest
+                for block in range(blocks):
+                    _pass(smallest, block)
+            last = high if part > 0 else low
+            _between(
+                smallest[(BLOCK + low) * STRIP :], smallest[(BLOCK + last) * STRIP :], part, empty,
+                result[y, first : first + width],
+            )  # fmt: skip
 
 
 @reduction(reads=(COUNTS, AXES), may_read=(DARK, NOISE), writes=(BACKGROUND,), over=("scan",))

@@ -192,7 +192,7 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
         later.remove(step.name)
         where = f"{recipe.path}:{step.line}: " if recipe.path else ""
         parameters = reduction.validate(step.parameters, where=where)
-        reason = check_axes(reduction, stored.axes) or _foreign_units(reduction, stored)
+        reason = check_axes(reduction, stored.axes, stored.sizes) or _foreign_units(reduction, stored)
         if reason:
             if step.optional:
                 left_out.append((step.name, reason))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.morphology import label
 
@@ -12,6 +13,7 @@ from dfxm_dask.beams.contrast import (
     false_alarm_threshold,
     otsu_threshold,
     published_contrast,
+    quantiles,
     threshold_beams,
     without_small,
 )
@@ -28,10 +30,16 @@ def noise_layer(shape=(128, 128), sigma=5.0, seed=0):
     return weak, np.full(shape, sigma, np.float32), np.ones(shape, bool)
 
 
+def enhanced(weak, sigma, lit, y, x, **parameters):
+    """Of one tail that the scan reaches; it does not reach the other."""
+    other = np.full(weak.shape, np.nan, np.float32)
+    return enhance_beams.kernel(weak, weak, other, sigma, lit, y, x, **parameters)["weak_enhanced"]
+
+
 def test_enhance_beams__noise_has_unit_deviation_whatever_the_stated_sigma():
     weak, sigma, lit = noise_layer()
     for stated in (0.3, 1, 4):
-        found = enhance_beams.kernel(weak, stated * sigma, weak, lit, PLACE, PLACE)["weak_enhanced"]
+        found = enhanced(weak, stated * sigma, lit, PLACE, PLACE)
         assert found.dtype == np.float32
         assert found.std() == pytest.approx(1, abs=0.05)
         assert abs(found.mean()) < 0.05
@@ -43,7 +51,7 @@ def test_enhance_beams__takes_off_what_is_smooth_and_keeps_what_is_narrow():
     line = np.zeros((128, 128), np.float32)
     line[60:64] = 60
     plain, tilted = (
-        enhance_beams.kernel(w, sigma, w, lit, PLACE, PLACE, window=4.0, noise_window=4.0)["weak_enhanced"]
+        enhanced(w, sigma, lit, PLACE, PLACE, window=4.0, noise_window=4.0, blur=0.0)
         for w in (weak, weak + ramp + line)
     )  # fmt: skip
     inside = slice(32, 96), slice(32, 96)
@@ -58,20 +66,65 @@ def test_enhance_beams__unlit_is_nan_and_does_not_count():
     there = weak.copy()
     there[:, 64:] = 1e6
     weak[:, 64:] = np.nan
-    a, b = (enhance_beams.kernel(w, sigma, w, lit, PLACE, PLACE)["weak_enhanced"] for w in (weak, there))
+    a, b = (enhanced(w, sigma, lit, PLACE, PLACE) for w in (weak, there))
     np.testing.assert_array_equal(a, b)
     assert np.isnan(a[:, 64:]).all()
     assert np.isfinite(a[:, :64]).all()
 
 
+def test_enhance_beams__matches_by_a_gaussian_among_lit_pixels():
+    """Pixels of noise, in which the windows see nothing but noise: a blurred map over its own deviation."""
+    weak, sigma, lit = noise_layer(seed=4)
+    lit[40:60, 30:90] = False
+    y, x = PLACE, 0.5 * PLACE
+    plain = enhanced(weak, sigma, lit, y, x, blur=0.0)
+    found = enhanced(weak, sigma, lit, y, x, blur=0.25)
+    width = 0.25 / 0.125, 0.25 / 0.0625
+    image, share = (
+        ndimage.gaussian_filter(m.astype(float), width, truncate=3, mode="constant")
+        for m in (np.where(lit, plain, 0), lit)
+    )
+    wanted = np.where(lit, image / np.maximum(share, 1e-9), np.nan)
+    away = lit & (np.abs(wanted) > 0.05)
+    ratio = found[away] / wanted[away]
+    assert np.ptp(ratio) / ratio.mean() < 0.5  # the local scale varies by its own noise
+    assert np.corrcoef(found[lit], wanted[lit])[0, 1] > 0.99
+    assert found[lit].std() == pytest.approx(1, abs=0.1)
+
+
+def test_enhance_beams__each_tail_counts_in_its_own_noise():
+    """A line in a quiet tail is not drowned by a noisy one, and a line in both counts more than in one."""
+    rng = np.random.default_rng(2)
+    line = np.zeros((128, 128), np.float32)
+    line[64:67] = 10
+    quiet, noisy = (rng.normal(100, s, line.shape).astype(np.float32) for s in (5, 60))
+    sigma, lit = np.full(line.shape, 30, np.float32), line >= 0
+    given = sigma, lit, PLACE, PLACE
+    one, both = (
+        enhance_beams.kernel(quiet, quiet + line, other, *given)["weak_enhanced"]
+        for other in (noisy, noisy + 12 * line)
+    )  # fmt: skip
+    drowned = enhanced((quiet + line + noisy) / 2, *given)
+    assert np.median(one[64:67]) > 2 * np.median(drowned[64:67])
+    assert np.median(both[64:67]) > 1.5 * np.median(one[64:67])
+
+
+def test_enhance_beams__place_that_one_tail_reaches_is_as_noisy_as_others():
+    minus, sigma, lit = noise_layer(seed=5)
+    plus, _, _ = noise_layer(seed=6)
+    plus[:, 64:] = np.nan
+    found = enhance_beams.kernel(minus, minus, plus, sigma, lit, PLACE, PLACE, blur=0.0)["weak_enhanced"]
+    assert found[:, :56].std() == pytest.approx(found[:, 72:].std(), rel=0.1)
+
+
 def test_enhance_beams__constant_and_empty():
     flat, sigma, lit = np.full((16, 16), 7, np.float32), np.zeros((16, 16), np.float32), np.ones((16, 16), bool)
     place = PLACE[:16]
-    assert (enhance_beams.kernel(flat, sigma, flat, lit, place, place)["weak_enhanced"] == 0).all()
-    assert (enhance_beams.kernel(flat, sigma + 1, flat, lit, place, place)["weak_enhanced"] == 0).all()
-    assert np.isnan(enhance_beams.kernel(flat, sigma, flat, ~lit, place, place)["weak_enhanced"]).all()
+    assert (enhanced(flat, sigma, lit, place, place) == 0).all()
+    assert (enhanced(flat, sigma + 1, lit, place, place) == 0).all()
+    assert np.isnan(enhanced(flat, sigma, ~lit, place, place)).all()
     empty = np.zeros((0, 4), np.float32)
-    assert enhance_beams.kernel(empty, empty, empty, empty > 0, place[:0], place[:4])["weak_enhanced"].shape == (0, 4)
+    assert enhanced(empty, empty, empty > 0, place[:0], place[:4]).shape == (0, 4)
 
 
 def test_published_contrast__formula():
@@ -82,9 +135,7 @@ def test_published_contrast__formula():
     assert (published_contrast(np.full((3, 3), 4.0)) == 0).all()
     assert np.isnan(published_contrast(np.full((3, 3), np.nan))).all()
     made = image.astype(np.float32)
-    legacy = enhance_beams.kernel(
-        made, made, made, np.ones(image.shape, bool), PLACE[:20], PLACE[:30], legacy=True
-    )["weak_enhanced"]  # fmt: skip
+    legacy = enhanced(made, made, np.ones(image.shape, bool), PLACE[:20], PLACE[:30], legacy=True)
     np.testing.assert_allclose(legacy, published_contrast(made))
 
 
@@ -152,7 +203,7 @@ def test_threshold_beams__refuses_a_value_out_of_place():
     with pytest.raises(InputError, match="threshold_beams: coordinate 'y'"):
         threshold_beams.kernel(z, z == 0, place**2, place)
     with pytest.raises(InputError, match="enhance_beams: coordinate 'x'"):
-        enhance_beams.kernel(z, z, z, z == 0, place, place**2)
+        enhanced(z, z, z == 0, place, place**2)
 
 
 def mask_of(name):
@@ -160,8 +211,8 @@ def mask_of(name):
     maps = local_peak.kernel(made.counts, made.scan, made.y, made.x, background_map=made.level)
     beams = maps["lit"], maps["peak_local"], maps["width_local"]
     images = integrate_beams.kernel(made.counts, made.scan, *beams, background_map=made.level)
-    parts = images["weak"], images["weak_sigma"], images["strong"], maps["lit"], made.y, made.x
-    contrast = enhance_beams.kernel(*parts)["weak_enhanced"]
+    parts = [images[name] for name in ("weak", "weak_minus", "weak_plus", "weak_sigma")]
+    contrast = enhance_beams.kernel(*parts, maps["lit"], made.y, made.x)["weak_enhanced"]
     return made, maps["lit"], contrast, threshold_beams.kernel(contrast, maps["lit"], made.y, made.x)["defects"]
 
 
@@ -177,3 +228,12 @@ def test_threshold_beams__finds_dislocations_and_little_else():
 def test_threshold_beams__finds_nothing_in_a_perfect_crystal():
     _, lit, _, mask = mask_of("empty")
     assert mask[lit].mean() < 1e-3
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_quantiles__are_those_of_numpy(size):
+    rng = np.random.default_rng(size)
+    for values in (rng.normal(0, 3, size), rng.integers(-2, 3, size) * 1.0, np.full(size, -0.0)):
+        values = values.astype(np.float32)
+        parts = (0.0, 0.02275, 0.5, 0.97, 1.0)
+        np.testing.assert_allclose(quantiles(values, parts), np.quantile(values.astype(float), parts), rtol=1e-12)

@@ -268,3 +268,18 @@ def test_integrate_beams__gives_no_weak_beam_where_there_is_none():
     told = integrate_beams.kernel(*given, background_map=made.level, has_weak_beam=np.bool_(False), insist=True)
     assert np.isfinite(told["weak"]).any()
     np.testing.assert_array_equal(told["strong"], found["strong"])
+
+
+def test_integrate_beams__peaks_that_turn_within_a_strip_sum_the_same_as_alone():
+    """Frames that lie on one side of the peak of a whole strip take another way than those that do not."""
+    counts, phi, lit, peak, width, level = random_layer(np.uint16, (3, 600))
+    peak = np.broadcast_to(np.linspace(phi[10], phi[20], 600, dtype=np.float32), lit.shape)
+    options = {"background_map": level, "curve_weight": "equal", "gain": 0.0}
+    whole = integrate_beams.kernel(counts, {"phi": phi}, lit, peak, width, **options)
+    for x in (0, 111, 255, 256, 431, 599):
+        part = slice(None), slice(x, x + 1)
+        alone = integrate_beams.kernel(
+            counts[part], {"phi": phi}, lit[part], peak[part], width[part], **{**options, "background_map": level[part]}
+        )  # fmt: skip
+        for name in NAMES[:4]:
+            np.testing.assert_array_equal(whole[name][part], alone[name], err_msg=name)

@@ -17,6 +17,7 @@ from dfxm_dask.frames import background, normalise
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.recipe import parse_recipe, read_recipe
 from dfxm_dask.view.tables import show_store
+from tests.beamline_files import write_bliss
 
 SHAPE = (128, 128)
 
@@ -141,6 +142,31 @@ def test_weak_beam__other_weights_make_the_step_anew(made, tmp_path: Path) -> No
     (tmp_path / "own.safetensors").write_bytes(b"\x80\x04" + b"0" * 100)
     with pytest.raises(RecipeError, match=r"step classify_beams: weights .*own.safetensors: are a pickle"):
         plan(recipe(text), store)
+
+
+@pytest.mark.parametrize("positions", [1, 2])
+def test_weak_beam__too_few_positions_are_refused_before_anything_runs(positions: int, tmp_path: Path) -> None:
+    write_bliss(tmp_path / "s.h5", shape=(positions,))
+    dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "s.zarr", pixel_size=(0.1, 0.1))
+    with pytest.raises(RecipeError, match=rf"step local_peak: needs a scan axis of at least 3.*has phi: {positions}"):
+        run_recipe("weak_beam", tmp_path / "s.zarr")
+    assert not (tmp_path / "s.zarr" / "beams").exists()
+
+
+def test_weak_beam__unknown_pixel_is_refused_with_the_option(tmp_path: Path) -> None:
+    write_bliss(tmp_path / "s.h5", shape=(5,))
+    dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "s.zarr")
+    with pytest.raises(RecipeError, match=r"step local_peak: needs y in um.*--pixel-size"):
+        plan("weak_beam", tmp_path / "s.zarr")
+
+
+def test_weak_beam__scan_of_two_axes(real_scans, tmp_path: Path) -> None:
+    """Every frame at one phi counts the same; the probabilities keep both axes."""
+    dfxm_dask.ingest(real_scans["mosa_scan"], tmp_path / "s.zarr", scan="1.1", pixel_size=(0.2, 0.6))
+    run_recipe("weak_beam", tmp_path / "s.zarr")
+    found = dfxm_dask.open_scan(tmp_path / "s.zarr")["beams"].dataset
+    assert found.p_weak.dims[:3] == ("z", *[a for a in found.p_weak.dims if a in ("chi", "phi")])
+    assert not found.has_weak_beam.any()
 
 
 def test_weak_beam__real_rocking_scan_has_none(real_scans, tmp_path: Path) -> None:
