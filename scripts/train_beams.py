@@ -1,8 +1,8 @@
-"""Make the weights that ship with the package: simulate labelled layers, train, compare, calibrate, write.
+"""Make the weights that ship with the package: simulate labelled layers, train, calibrate, write.
 
 ``python scripts/train_beams.py --cache FOLDER`` takes about 4 minutes on two cores. Layers of the test never share a
-seed, and the shifted instrument never its constants, with what is trained on. ``--compare NAME`` trains
-another architecture on the same patches and adds its line to the table of scores and speeds.
+seed, and the shifted instrument never its constants, with what is trained on. ``scripts/compare_beams.py`` trains
+other networks on the same patches.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import torch
 from scipy import ndimage
 from scipy.special import expit
 
-from dfxm_dask.beams.networks import count_parameters, one_thread, published
+from dfxm_dask.beams.networks import one_thread
 from dfxm_dask.beams.scores import brightness_baseline, brightness_probability, evaluate
 from dfxm_dask.beams.training import LEVELS, labelled_patches, seen_patches, train
-from dfxm_dask.beams.weights import FOLDER, load, save, shipped
+from dfxm_dask.beams.weights import FOLDER, facts, save
 from dfxm_dask.optics.phantom import Phantom, render
 from dfxm_dask.optics.presets import build
 
@@ -37,12 +37,6 @@ STOPPED_AT = (103, 109, 113, 203, 302, 401)
 
 OURS: dict[str, Any] = {"widths": [32, 64, 64], "kernels": [4, 3, 3], "strides": [4, 2, 1]}
 EPOCHS = 20
-COMPARED: dict[str, tuple[int, dict[str, Any]]] = {
-    "published": (2, {"epochs": 4, "rate": 1e-3}),
-    "resnet18": (4, {"epochs": 3, "rate": 1e-3}),
-    "vgg16": (8, {"epochs": 2, "rate": 1e-4}),
-}
-"""Every n-th patch, and settings: what a processor does in minutes."""
 
 
 def varied(phantom: Phantom, rng: np.random.Generator) -> Phantom:
@@ -83,13 +77,14 @@ def shifted(phantom: Phantom) -> Phantom:
     )
 
 
-def layer(job: tuple[str, str, int, str]) -> Path:
+def layer(job: tuple[str, str, int, str], shape: tuple[int, int] = SHAPE) -> Path:
     """One layer of 31 frames in the cache: counts, labels, dark level, light mask."""
     cache, preset, seed, instrument = job
-    path = Path(cache) / f"{preset}-{seed}-{instrument}.npz"
+    size = "" if shape == SHAPE else f"-{shape[0]}x{shape[1]}"
+    path = Path(cache) / f"{preset}-{seed}-{instrument}{size}.npz"
     if path.exists():
         return path
-    (phantom,) = build(preset, layers=1, shape=SHAPE, seed=seed)
+    (phantom,) = build(preset, layers=1, shape=shape, seed=seed)
     if instrument == "varied":
         phantom = varied(phantom, np.random.default_rng([SEED, seed]))
     elif instrument == "shifted":
@@ -153,60 +148,9 @@ def scored(net: Any, temperature: float, data: dict[str, np.ndarray]) -> dict[st
     return evaluate(expit((weak - strong) / temperature), data["labels"])
 
 
-def patches_per_second(net: Any, batch: int, seconds: float = 2.0) -> float:
-    """Patches per second of processor time on one thread; by a loop over single patches where ``batch`` is 0."""
-    layout = torch.channels_last if batch else torch.contiguous_format
-    net = net.eval().to(memory_format=layout)
-    patches = torch.randn(max(batch, 1), 1, 64, 64).contiguous(memory_format=layout)
-    with torch.inference_mode(), one_thread():
-        for _ in range(3):
-            net(patches)
-        begun, count = time.process_time(), 0
-        while time.process_time() - begun < seconds:
-            net(patches)
-            count += len(patches)
-        return count / (time.process_time() - begun)
-
-
-def row(name: str, net: Any, seconds: float, temperature: float, held: dict[str, dict[str, np.ndarray]]) -> None:
-    """One line of the table: parameters, training, speed, then accuracy, recalls and calibration error of each set."""
-    cells = [name, f"{count_parameters(net):,}", f"{seconds:.0f}", f"{patches_per_second(net, 64):.0f}"]
-    for data in held.values():
-        s = scored(net, temperature, data)
-        cells.append(
-            f"{100 * s['accuracy']:.2f} ({100 * s['weak_recall']:.1f} / {100 * s['strong_recall']:.1f}), "
-            f"{s['calibration_error']:.3f}"
-        )
-    print("| " + " | ".join(cells) + " |", flush=True)
-
-
-def brightness_row(name: str, data: dict[str, np.ndarray], held: dict[str, dict[str, np.ndarray]], frame: bool) -> None:
-    """The same line for brightness alone."""
-    weights = brightness_baseline(input_of(data, frame), data["labels"])
-    cells = [name, "6", "", ""]
-    for test in held.values():
-        s = evaluate(brightness_probability(weights, input_of(test, frame)), test["labels"])
-        cells.append(
-            f"{100 * s['accuracy']:.2f} ({100 * s['weak_recall']:.1f} / {100 * s['strong_recall']:.1f}), "
-            f"{s['calibration_error']:.3f}"
-        )
-    print("| " + " | ".join(cells) + " |", flush=True)
-
-
-def trained(
-    data: dict[str, np.ndarray], architecture: str, options: dict[str, Any], every: int = 1, **settings: Any
-) -> tuple[Any, dict[str, Any], float]:
-    """A network trained on every n-th patch, its record, and the seconds of processor time that it took."""
-    given = {name: data[name][::every] for name in ("patches", "labels", "groups", "levels", "dark")}
-    begun = time.process_time()
-
-    def tell(row: dict[str, float]) -> None:
-        print("   ", {name: round(value, 4) for name, value in row.items()}, file=sys.stderr, flush=True)
-
-    net, record = train(
-        **given, architecture=architecture, options=options, seed=SEED, held_out=STOPPED_AT, progress=tell, **settings
-    )
-    return net, record, time.process_time() - begun
+def tell(row: dict[str, float]) -> None:
+    """A line of the learning curve."""
+    print("   ", {name: round(value, 4) for name, value in row.items()}, file=sys.stderr, flush=True)
 
 
 def ship(net: Any, record: dict[str, Any], held: dict[str, dict[str, np.ndarray]], alone: np.ndarray) -> Path:
@@ -232,11 +176,9 @@ def ship(net: Any, record: dict[str, Any], held: dict[str, dict[str, np.ndarray]
 
 
 def main() -> None:
-    """Simulate, train, ship, and print the table of scores and speeds."""
+    """Simulate, train, ship, and print the scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="folder for simulated layers, kept and used again")
-    parser.add_argument("--compare", nargs="+", default=[], choices=list(COMPARED), help="train these as well")
-    parser.add_argument("--keep", action="store_true", help="leave the shipped weights alone; compare with them")
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
     simulate(options.cache)
@@ -249,21 +191,17 @@ def main() -> None:
     held = {name: gathered(options.cache, f"{name}-9*-plain.npz") for name in HELD_OUT}
     held["shifted"] = gathered(options.cache, "hard-9*-shifted.npz")
     print(f"{len(data['labels'])} patches to train on, held out: { {k: len(v['labels']) for k, v in held.items()} }")
-    if not options.keep:
-        net, record, seconds = trained(data, "compact", OURS, epochs=EPOCHS, patience=12)
-        path = ship(net, record, held, brightness_baseline(input_of(data), data["labels"]))
-        print(f"{path.name}: {path.stat().st_size} bytes, trained in {seconds:.0f} s, T = {record['temperature']:.3f}")
-    net, facts = load(shipped("compact"))
-    print("| | parameters | training, s | patches/s/core | " + " | ".join(held) + " |\n|" + "---|" * (4 + len(held)))
-    row("ours", net, 0.0 if options.keep else seconds, facts["temperature"], held)
-    brightness_row("brightness, per frame", data, held, True)
-    brightness_row("brightness, per layer", data, held, False)
-    for name in options.compare:
-        every, settings = COMPARED[name]
-        other, record, seconds = trained(data, name, {}, every, **settings)
-        about = f"{name}, {settings['epochs']} epochs of 1/{every} of the patches"
-        row(about, other, seconds, record["temperature"], held)
-    print(f"published network, loop over single patches: {patches_per_second(published(), 0):.0f} patches/s/core")
+    given = {name: data[name] for name in ("patches", "labels", "groups", "levels", "dark")}
+    begun = time.process_time()
+    net, record = train(
+        **given, architecture="compact", options=OURS, seed=SEED, held_out=STOPPED_AT, progress=tell, epochs=EPOCHS,
+        patience=12,
+    )  # fmt: skip
+    seconds = time.process_time() - begun
+    path = ship(net, record, held, brightness_baseline(input_of(data), data["labels"]))
+    print(f"{path.name}: {path.stat().st_size} bytes, trained in {seconds:.0f} s, T = {record['temperature']:.3f}")
+    for name, found in facts(path)["scores"].items():
+        print(f"{name}: accuracy {found['accuracy']:.4f}, calibration error {found['calibration_error']:.4f}")
 
 
 if __name__ == "__main__":
