@@ -88,6 +88,10 @@ NOISE = Variable(
 BACKGROUND = Variable("background_map", SPACE, "float32", "count", "counts without diffracted beam")
 HOT = Variable("hot", SPACE, "bool", "1", "pixel that does not follow its neighbours")
 EXPOSURE = Variable("exposure", ("z", SCAN), "float64", "s", "exposure time")
+LIT = Variable("lit", SPACE, "bool", "1", "whether the place diffracts anywhere in the scan")
+PEAK_LOCAL = Variable("peak_local", SPACE, "float32", "degree", "local peak of the rocking curve")
+WIDTH_LOCAL = Variable("width_local", SPACE, "float32", "degree", "half of the local half width at 1/16 of the peak")
+HAS_WEAK_BEAM = Variable("has_weak_beam", ("z",), "bool", "1", "whether the layer was scanned through its weak beam")
 
 
 def product_units(first: str, second: str) -> str:

@@ -10,11 +10,10 @@ import numpy as np
 from pydantic import Field
 
 from dfxm_dask.beams.integrate import P_WEAK
-from dfxm_dask.beams.local_peak import LIT, PEAK_LOCAL, WIDTH_LOCAL
 from dfxm_dask.beams.patches import patch_starts
 from dfxm_dask.beams.prior import frame_places, patch_probability, rocking_axis
 from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import AXES, COUNTS, PATCH
+from dfxm_dask.schema import AXES, COUNTS, LIT, PATCH, PEAK_LOCAL, WIDTH_LOCAL
 
 SURE = 1e-4
 """Probabilities are kept this far from 0 and 1 where their log-odds are added, or one source would overrule the other

@@ -12,11 +12,10 @@ from scipy.special import ndtri
 
 from dfxm_dask.beams.blocks import block_edges, block_means, pixel_length, reach_of, running_median, to_pixels
 from dfxm_dask.beams.integrate import WEAK, WEAK_MINUS, WEAK_PLUS, WEAK_SIGMA
-from dfxm_dask.beams.local_peak import LIT
 from dfxm_dask.beams.prior import local_median
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import SPACE, Variable, X, Y
+from dfxm_dask.schema import LIT, SPACE, Variable, X, Y
 
 ENHANCED = Variable("weak_enhanced", SPACE, "float32", "1", "weak beam above its surroundings, in standard deviations")
 DEFECTS = Variable("defects", SPACE, "bool", "1", "stands out in the weak beam")

@@ -8,7 +8,6 @@ import numpy as np
 from pydantic import Field
 
 from dfxm_dask.beams.beam_sums import GROUP, STRIP, TABLE_END, TABLE_STEPS, integrate_layer
-from dfxm_dask.beams.local_peak import HAS_WEAK_BEAM, LIT, PEAK_LOCAL, WIDTH_LOCAL
 from dfxm_dask.beams.patches import between_centres, check_grid, filled
 from dfxm_dask.beams.prior import (
     SOFTNESS,
@@ -24,7 +23,19 @@ from dfxm_dask.beams.prior import (
 from dfxm_dask.errors import InputError
 from dfxm_dask.memory import frame_lines
 from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, NOISE, PATCH, SPACE, Variable
+from dfxm_dask.schema import (
+    AXES,
+    BACKGROUND,
+    COUNTS,
+    HAS_WEAK_BEAM,
+    LIT,
+    NOISE,
+    PATCH,
+    PEAK_LOCAL,
+    SPACE,
+    WIDTH_LOCAL,
+    Variable,
+)
 
 P_WEAK = Variable("p_weak", ("z", "scan", "patch_y", "patch_x"), "float32", "1", "probability of the weak beam")
 WEAK = Variable("weak", SPACE, "float32", "count", "mean counts of a weak-beam frame")

@@ -23,15 +23,23 @@ from dfxm_dask.beams.prior import (
     rocking_axis,
 )
 from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, NOISE, SPACE, Variable, X, Y
+from dfxm_dask.schema import (
+    AXES,
+    BACKGROUND,
+    COUNTS,
+    HAS_WEAK_BEAM,
+    LIT,
+    NOISE,
+    PEAK_LOCAL,
+    WIDTH_LOCAL,
+    Variable,
+    X,
+    Y,
+)
 
-LIT = Variable("lit", SPACE, "bool", "1", "whether the place diffracts anywhere in the scan")
-PEAK_LOCAL = Variable("peak_local", SPACE, "float32", "degree", "local peak of the rocking curve")
-WIDTH_LOCAL = Variable("width_local", SPACE, "float32", "degree", "half of the local half width at 1/16 of the peak")
 SURROUNDINGS = 4.0
 """Window (um) of the median that the tails of a place are compared with (our choice)."""
 
-HAS_WEAK_BEAM = Variable("has_weak_beam", ("z",), "bool", "1", "whether the layer was scanned through its weak beam")
 EVIDENCE = (
     HAS_WEAK_BEAM,
     Variable("has_defects", ("z",), "bool", "1", "whether anything stands out in that weak beam"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import ndimage
 
 from dfxm_dask.view.maps import (
     BAR,
@@ -214,7 +215,33 @@ def truth_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[tuple[str, str, str
     if rows and step is not None:
         factor, finer = finer_units(step, str(maps["phi"].attrs.get("units", "degree")))
         rows[0] = (f"{rows[0][0]} (step of the scan: {factor * step:.4g} {symbol(finer)})", *rows[0][1:])
+    return rows + _defect_rows(tree, truth)
+
+
+def _defect_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[tuple[str, str, str]]:
+    """How the mask of defects lies to the true lines: shares within 1 um, beside what chance would give."""
+    if "beams" not in tree or "defects" not in tree["beams"] or "distance" not in truth:
+        return []
+    beams = tree["beams"].dataset
+    mask, lit = np.asarray(beams["defects"]), np.asarray(beams["lit"])
+    distance = np.asarray(truth["distance"])
+    if not mask.any() or not lit.any():
+        return [("places that stand out in the weak beam", "none", f"{100 * (distance < 0.25)[lit].mean():.2g} %")]
+    near = distance < 1
+    chance = f"{100 * near[lit].mean():.3g} % of the lit pixels"
+    lines = lit & (distance < 0.25)
+    rows = [("mask of defects within 1 um of a true line", f"{100 * near[mask].mean():.3g} %", chance)]
+    if lines.any():
+        away = np.stack([ndimage.distance_transform_edt(~layer, sampling=_pixel(beams)) for layer in mask])
+        seen = f"{100 * (away < 1)[lines].mean():.3g} %"
+        rows.append(("true lines within 1 um of the mask, unseen reflections included", seen, "100 %"))
     return rows
+
+
+def _pixel(maps: xr.Dataset) -> tuple[float, float]:
+    """Distance of pixels along y and x; one pixel has none."""
+    y, x = (float(maps[d][1] - maps[d][0]) if maps.sizes[d] > 1 else 1.0 for d in ("y", "x"))
+    return y, x
 
 
 def draw_compare(tree: xr.DataTree, truth: xr.Dataset, layer: int, heading: str = "") -> Figure | None:

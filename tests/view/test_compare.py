@@ -311,3 +311,24 @@ def test_truth_rows__of_a_simulated_scan(tmp_path: Path) -> None:
     assert jump[0] == pytest.approx(jump[1], rel=0.1)
     assert module.truth_rows(tree, truth)[0][2] == "0 mdeg"
     assert len(figures(tree, tmp_path / "pictures")) == 9
+
+
+def test_truth_rows__mask_of_defects_beside_true_lines() -> None:
+    """One line along y at x = 4 um, a mask 0.5 um beside half of it, and one false pixel far away."""
+    y, x = 0.25 * np.arange(40), 0.5 * np.arange(30)
+    distance = np.abs(x - 4.0) + 0 * y[:, None]
+    mask = np.zeros((40, 30), bool)
+    mask[:20, 9] = mask[30, 25] = True
+    beams = xr.Dataset(
+        {"defects": (("z", "y", "x"), mask[None]), "lit": (("z", "y", "x"), np.ones((1, 40, 30), bool))},
+        coords={"z": [0.0], "y": y, "x": x},
+    )
+    truth = xr.Dataset({"distance": (("z", "y", "x"), distance[None])}, coords=beams.coords)
+    tree = xr.DataTree.from_dict({"/beams": beams, "/rocking": xr.Dataset()})
+    near, seen = truth_rows(tree, truth)
+    assert near[1:] == (f"{100 * 20 / 21:.3g} %", f"{100 * 3 / 30:.3g} % of the lit pixels")
+    # Rows 0 to 19 see it at 0.5 um; those below at more, until 1 um is passed.
+    below = sum(np.hypot(0.25 * (row - 19), 0.5) < 1 for row in range(20, 40))
+    assert seen[1:] == (f"{100 * (20 + below) / 40:.3g} %", "100 %")
+    beams["defects"][:] = False
+    assert truth_rows(tree, truth)[0][1] == "none"
