@@ -21,6 +21,7 @@ from dfxm_dask.beams.prior import (
     peak_and_width,
     plain_background,
     rocking_axis,
+    without_gaps,
 )
 from dfxm_dask.reduction import reduction
 from dfxm_dask.schema import (
@@ -122,7 +123,8 @@ def local_peak(
         Window of the medians.
     lit_window : float, um
         Window of the mean of the integrated counts. Our choice: with the 6 um of the medians the mask reached 1.5 um
-        beyond straight edges.
+        beyond straight edges. Gaps in the crystal, where fringes are dark, are filled by the mask of that wider window
+        less those 1.5 um.
 
     Returns
     -------
@@ -167,10 +169,11 @@ def local_peak(
     if noise is not None:
         frames = prod(p.size for p in scan.values())
         one = float(noise) * np.sqrt(frames / prod(edges))
-    lit = light_mask(curves.sum(axis=0, dtype=np.float64), reach_of(lit_window, edges, pixel), one)
+    total, reach = curves.sum(axis=0, dtype=np.float64), reach_of(window, edges, pixel)
+    lit = light_mask(total, reach_of(lit_window, edges, pixel), one)
+    lit = without_gaps(lit, light_mask(total, reach, one) & np.isfinite(total), reach)
     peak, width = peak_and_width(curves, positions, lit)
     twice = edges[0] * 2, edges[1] * 2
-    reach = reach_of(window, edges, pixel)
     maps = [to_pixels(local_median(m, reach), twice, shape) for m in (peak, width)]
     seen = np.empty(shape, bool)
     _hide(lit, *edges, *maps, seen)

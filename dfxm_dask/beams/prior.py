@@ -126,6 +126,31 @@ def light_mask(total: np.ndarray, reach: tuple[int, int], sigma: float = 0.0) ->
     return (smooth > least) & known
 
 
+def without_gaps(lit: np.ndarray, wide: np.ndarray, reach: tuple[int, int]) -> np.ndarray:
+    """A light mask whose gaps inside the crystal are filled: dark fringes of the strong beam are no edge of it.
+
+    Parameters
+    ----------
+    lit, wide : array (block_y, block_x), bool
+        :func:`light_mask` with a narrow window, and with a wide one.
+    reach : (int, int)
+        Half of the wide window, blocks. At a straight edge its mask reaches half of that too far, which is taken off
+        before it is added, all round.
+
+    Returns
+    -------
+    array (block_y, block_x), bool
+
+    Examples
+    --------
+    >>> lit = np.array([[False, True, True, False, True, True, True]])
+    >>> without_gaps(lit, np.ones((1, 7), bool), (0, 2)).astype(int).tolist()
+    [[0, 1, 1, 1, 1, 1, 1]]
+    """
+    size = tuple(2 * (r // 2 + r % 2) + 1 for r in reach)
+    return lit | ndimage.minimum_filter(wide, size, mode="constant", cval=False)
+
+
 @njit(nogil=True, cache=True)
 def _crossing(curve, x, top, side, half):  # type: ignore[no-untyped-def]
     """Index at which a curve first falls below half on one side of its top, interpolated; NaN where it never does."""

@@ -7,6 +7,7 @@ from itertools import product
 import h5py
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from dfxm_dask.beams.blocks import (
     block_curves,
@@ -34,6 +35,7 @@ from dfxm_dask.beams.prior import (
     plain_background,
     rocking_axis,
     weak_probability,
+    without_gaps,
 )
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics import phantom as simulated
@@ -212,6 +214,21 @@ def test_patch_probability__agrees_with_the_truth_of_unambiguous_patches(name, l
     right = (found > 0.5) == (made.label == WEAK)
     assert right[known].mean() >= least
     assert right[known & (made.label == STRONG)].mean() >= least - 0.02
+
+
+def test_without_gaps__dark_fringes_are_no_edge():
+    """A crystal of 15 x 15 um in blocks of 0.25 um, with a dark fringe of 2.5 um through it."""
+    total = np.zeros((80, 80))
+    total[10:70, 10:70] = 1.0
+    total[30:40, 10:60] = 0.05
+    narrow, wide = light_mask(total, (3, 3)), light_mask(total, (12, 12))
+    assert not narrow[34:36, 15:55].any()
+    found = without_gaps(narrow, wide, (12, 12))
+    assert found[30:40, 16:60].all()
+    true = np.zeros_like(found)
+    true[10:70, 10:70] = True
+    outside = ndimage.distance_transform_edt(~true)
+    assert outside[found & ~narrow].max() <= 2  # the edge stays where the narrow window has it
 
 
 def verdict(name, seed=3):
