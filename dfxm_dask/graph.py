@@ -26,6 +26,8 @@ from dfxm_dask.schema import AXES, PATCH, SPACE, Variable, check, expand
 BASELINE_BYTES = 200 * 2**20  # an idle worker with numba, zarr and xarray loaded (measured)
 ENCODED_BYTES = 48 * 2**20  # compressed bytes in flight, and the row of chunks they come from
 TREE = 8  # summaries merged by one task
+COMPONENTS = 3  # of a basis, where nothing says how many
+FIXED = {"rgb": 3, "scaling": 4}  # dims of one length always
 
 
 def scan_axes(dataset: xr.Dataset) -> dict[str, str]:
@@ -56,6 +58,12 @@ def expanded_writes(reduction: Reduction, axes: Mapping[str, str], parameters: M
     for variable in reduction.writes:
         result += expand(variable, own if variable.template else axes)
     return result
+
+
+def components(parameters: Mapping[str, Any]) -> int:
+    """How many components a fit with these parameters makes."""
+    count = parameters.get("components")
+    return count if isinstance(count, int) else COMPONENTS
 
 
 def check_axes(reduction: Reduction, axes: Mapping[str, str], sizes: Mapping[Any, int]) -> str | None:
@@ -135,7 +143,9 @@ def projected_memory(
     maps, tiles = 0, 0
     for reduction, chosen in zip(reductions, parameters, strict=True):
         for variable in expanded_writes(reduction, axes, chosen):
-            cell = np.dtype(variable.dtype).itemsize * prod(sizes.get(d, 3) for d in variable.dims if d not in SPACE)
+            cell = np.dtype(variable.dtype).itemsize * prod(
+                sizes.get(d, COMPONENTS) for d in variable.dims if d not in SPACE
+            )
             if variable.stored and "y" in variable.dims:
                 maps += area * cell
             else:
@@ -250,7 +260,7 @@ def lazy(reduction: Reduction, dataset: xr.Dataset, parameters: Mapping[str, Any
         dtype=object, meta=np.empty((0,) * len(block_dims), object),
     )  # fmt: skip
     if reduction.combine is not None:
-        return _gathered(reduction, base, wanted, dataset, axes)
+        return _gathered(reduction, base, wanted, dataset, axes, chosen)
     return _picked(reduction, base, wanted, dataset, axes, index, block_dims)
 
 
@@ -347,14 +357,17 @@ def _picked(
 
 
 def _extra_size(dim: str, dataset: xr.Dataset, axes: Mapping[str, str]) -> int:
+    if dim in FIXED:
+        return FIXED[dim]
     if dim.startswith("patch_") and dim not in dataset.sizes:
         return ceil(dataset.sizes[dim[-1]] / PATCH)
-    return 3 if dim == "rgb" else int(dataset.sizes[dim])
+    return int(dataset.sizes[dim])
 
 
 def _gathered(
-    reduction: Reduction, base: da.Array, wanted: Sequence[Variable], dataset: xr.Dataset, axes: Mapping[str, str]
-) -> xr.Dataset:
+    reduction: Reduction, base: da.Array, wanted: Sequence[Variable], dataset: xr.Dataset, axes: Mapping[str, str],
+    chosen: Mapping[str, Any],
+) -> xr.Dataset:  # fmt: skip
     """Merge the summaries of all blocks in a tree, finish, and declare the outputs."""
     name = f"{base.name}-merged"
     keys = list(dask.core.flatten(base.__dask_keys__()))
@@ -369,7 +382,9 @@ def _gathered(
     layer[last] = (reduction.finish or dict, keys[0])
     variables = {}
     for variable in wanted:
-        shape = tuple(_extra_size(d, dataset, axes) for d in variable.dims)
+        shape = tuple(
+            components(chosen) if d.endswith("component") else _extra_size(d, dataset, axes) for d in variable.dims
+        )
         own = f"{name}-{variable.name}"
         graph = HighLevelGraph.from_collections(
             own, {**layer, (own, *(0,) * len(shape)): (_pick, last, variable.name)}, dependencies=[base]

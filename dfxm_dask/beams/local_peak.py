@@ -171,7 +171,7 @@ def local_peak(
         one = float(noise) * np.sqrt(frames / prod(edges))
     total, reach = curves.sum(axis=0, dtype=np.float64), reach_of(window, edges, pixel)
     lit = light_mask(total, reach_of(lit_window, edges, pixel), one)
-    lit = without_gaps(lit, light_mask(total, reach, one) & np.isfinite(total), reach)
+    lit = without_gaps(lit, light_mask(total, reach, one, dark_beyond=True), reach) & np.isfinite(total)
     peak, width = peak_and_width(curves, positions, lit)
     twice = edges[0] * 2, edges[1] * 2
     maps = [to_pixels(local_median(m, reach), twice, shape) for m in (peak, width)]

@@ -98,7 +98,7 @@ def frame_places(scan: dict[str, np.ndarray], axis: str) -> np.ndarray:
     return np.indices(lengths)[list(scan).index(axis)].ravel().astype(np.int64)
 
 
-def light_mask(total: np.ndarray, reach: tuple[int, int], sigma: float = 0.0) -> np.ndarray:
+def light_mask(total: np.ndarray, reach: tuple[int, int], sigma: float = 0.0, dark_beyond: bool = False) -> np.ndarray:
     """Blocks that diffract at all.
 
     Parameters
@@ -109,6 +109,8 @@ def light_mask(total: np.ndarray, reach: tuple[int, int], sigma: float = 0.0) ->
         Half of the smoothing window, blocks.
     sigma : float, count
         Noise of the total of one block.
+    dark_beyond : bool
+        Beyond the frame it is dark; otherwise means are those of what is in the frame.
 
     Returns
     -------
@@ -119,7 +121,7 @@ def light_mask(total: np.ndarray, reach: tuple[int, int], sigma: float = 0.0) ->
         return np.zeros(total.shape, bool)
     size = tuple(2 * r + 1 for r in reach)
     known = np.isfinite(total)
-    share = ndimage.uniform_filter(known.astype(np.float64), size, mode="constant")
+    share = ndimage.uniform_filter(known.astype(np.float64), size, mode="constant", cval=float(dark_beyond))
     smooth = ndimage.uniform_filter(np.where(known, total, 0).astype(np.float64), size, mode="constant")
     smooth = np.divide(smooth, share, out=np.zeros_like(smooth), where=share > 0.5 / np.prod(size))
     least = max(LIT_ABOVE * float(np.quantile(smooth, LIT_OF)), LIT_SIGMA * sigma / np.sqrt(float(np.prod(size))), 0.0)

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import zarr
 
 from dfxm_dask import __version__
 from dfxm_dask.errors import DfxmError, StoreError
+from dfxm_dask.graph import FIXED
 from dfxm_dask.run.events import (
     BlockDone,
     BlockSkipped,
@@ -291,7 +293,7 @@ def _begin(step: PlannedStep, store: Stored, overwrite: bool) -> set[str]:
         return done
     if not step.reduction.combine:
         for variable in step.stored:
-            shape = _shape(variable, store, step.reduction.patch)
+            shape = _shape(variable, step, store)
             layout = map_layout(variable.dims, shape, store.rows, store.edge, step.reduction.patch)
             scan.create_array(store.path, step.group, variable, layout, {})
     return done
@@ -331,9 +333,16 @@ def _check_space(plan: Plan) -> None:
         )
 
 
-def _shape(variable: Variable, store: Stored, patch: int | None) -> tuple[int, ...]:
-    sizes = {**store.sizes, "rgb": 3}
-    sizes |= {f"patch_{d}": -(-store.sizes[d] // (patch or PATCH)) for d in ("y", "x")}
+def _shape(variable: Variable, step: PlannedStep, store: Stored) -> tuple[int, ...]:
+    """Length of every dim; of components as in the basis that the step reads."""
+    patch = step.reduction.patch or PATCH
+    sizes = {**store.sizes, **FIXED, **{f"patch_{d}": -(-store.sizes[d] // patch) for d in ("y", "x")}}
+    for read in step.reduction.reads:
+        if any(d.endswith("component") and d in read.dims for d in variable.dims):
+            found = zarr.open_array(str(Path(store.path, step.sources[read.name], read.name)), mode="r")
+            sizes |= dict(
+                zip(scan.declared(store.path, step.sources[read.name], read.name).dims, found.shape, strict=True)
+            )
     return tuple(sizes[d] for d in variable.dims)
 
 

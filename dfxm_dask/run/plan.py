@@ -13,7 +13,7 @@ import zarr
 
 from dfxm_dask import __version__
 from dfxm_dask.errors import IncompleteError, InputError, RecipeError
-from dfxm_dask.graph import check_axes, expanded_writes, projected_memory
+from dfxm_dask.graph import COMPONENTS, FIXED, check_axes, components, expanded_writes, projected_memory
 from dfxm_dask.reduction import Reduction, find
 from dfxm_dask.run.recipe import Recipe, Step
 from dfxm_dask.run.remarks import uneven_frames
@@ -206,8 +206,10 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
         plans[step.name] = planned.plan
         for variable in planned.writes:
             available[variable.name] = Source(planned.group, step.name, variable)
-    final = tuple(_costed(steps, stored) for steps in _joined(passes, stored))
     steps = [s for part in passes for s in part]
+    lengths = {f"{s.name}_component": components(s.parameters) for s in steps if s.reduction.combine}
+    stored = replace(stored, sizes=stored.sizes | lengths)
+    final = tuple(_costed(steps, stored) for steps in _joined(passes, stored))
     told = uneven_frames(stored.path, [s.name for s in steps], [s.group for s in steps])
     return Plan(stored, final, tuple(left_out), told)
 
@@ -410,5 +412,5 @@ def _bytes(variable: Variable, stored: Stored) -> int:
         elif dim.startswith("patch_"):
             n *= ceil(stored.sizes[dim[-1]] / 64)
         else:
-            n *= stored.sizes.get(dim, 3)
+            n *= FIXED.get(dim) or stored.sizes.get(dim, COMPONENTS)
     return n

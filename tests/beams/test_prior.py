@@ -221,7 +221,7 @@ def test_without_gaps__dark_fringes_are_no_edge():
     total = np.zeros((80, 80))
     total[10:70, 10:70] = 1.0
     total[30:40, 10:60] = 0.05
-    narrow, wide = light_mask(total, (3, 3)), light_mask(total, (12, 12))
+    narrow, wide = light_mask(total, (3, 3)), light_mask(total, (12, 12), dark_beyond=True)
     assert not narrow[34:36, 15:55].any()
     found = without_gaps(narrow, wide, (12, 12))
     assert found[30:40, 16:60].all()

@@ -18,7 +18,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "fit_curves": {"axis": "phi"},
     "classify_beams": {"method": "fused"},
 }
-SIZES = {"z": 3, "y": 12, "x": 17, "phi": 7, "chi": 5, "patch_y": 1, "patch_x": 1}
+SIZES = {"z": 3, "y": 12, "x": 17, "phi": 7, "chi": 5, "patch_y": 1, "patch_x": 1, "scaling": 4}
+COMPONENTS = 3
 NAMES = sorted(load_reductions())
 AXES_SETS = [("phi",), ("chi", "phi")]
 
@@ -44,9 +45,14 @@ def example(reduction: Reduction, axes: dict[str, str], fill: str = "real") -> x
         if declared.name in SPACE or declared.name == "scan":
             continue
         for variable in expand(declared, axes):
-            shape = tuple(SIZES[d] for d in variable.dims)
+            shape = tuple(COMPONENTS if d.endswith("component") else SIZES[d] for d in variable.dims)
             dtype = np.dtype(variable.dtype)
-            if variable.name == "counts":
+            if variable.name.endswith("_scaling"):
+                values = np.array([0.0, 1.0, np.nan, float("nmf" in variable.name)])  # log above a background map
+            elif declared.name.endswith("_grid_{axis}"):
+                own = variable.name.rpartition("_grid_")[2]
+                values = np.broadcast_to(coords[own][1].reshape([-1 if a == own else 1 for a in axes]), shape)
+            elif variable.name == "counts":
                 values = _counts(axes, fill, generator)
             elif dtype.kind == "b":
                 values = generator.random(shape) < 0.1
@@ -60,7 +66,9 @@ def example(reduction: Reduction, axes: dict[str, str], fill: str = "real") -> x
                 values = generator.normal(0.03, 0.01, shape).astype(dtype)
             if variable.name == "noise":
                 values = np.full(shape, 5, dtype)
-            elif fill == "nan" and values.dtype.kind == "f" and variable.name not in ("monitor", "exposure"):
+            elif variable.name in ("monitor", "exposure") or "z" not in variable.dims:
+                pass
+            elif fill == "nan" and values.dtype.kind == "f":
                 values[:, 2:4, 3:9] = np.nan
             variables[variable.name] = (variable.dims, values, variable.attrs)
     return xr.Dataset(variables, coords=coords)
