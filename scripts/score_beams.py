@@ -190,7 +190,7 @@ def published(layer: Layer, readings: list[np.ndarray]) -> dict[str, dict[str, f
     near, far = layer.lit & (layer.away < NEAR), layer.lit & (layer.away > FAR)
     sums = [
         integrate_beams.kernel(
-            np.moveaxis(layer.counts, 0, -1), {"phi": layer.phi}, layer.lit, layer.peak, layer.width,
+            np.moveaxis(layer.counts, 0, -1), {"phi": layer.phi}, layer.lit, layer.peak, layer.width, np.True_,
             p_weak=weak.astype(np.float32), background="none", legacy=True,
         )["weak"]
         for weak in readings

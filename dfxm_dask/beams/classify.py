@@ -11,7 +11,7 @@ from pydantic import Field
 
 from dfxm_dask.beams.integrate import P_WEAK
 from dfxm_dask.beams.patches import patch_starts
-from dfxm_dask.beams.prior import frame_places, patch_probability, rocking_axis
+from dfxm_dask.beams.prior import check_counts, frame_places, patch_probability, rocking_axis
 from dfxm_dask.reduction import reduction
 from dfxm_dask.schema import AXES, COUNTS, LIT, PATCH, PEAK_LOCAL, WIDTH_LOCAL
 
@@ -47,12 +47,18 @@ def dark_level(counts: np.ndarray) -> float:
 
 
 def _weights(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Digest of the weights, where a network is asked; refused here if they are no weights for such patches."""
+    """Digest of the weights, and what runs them, where a network is asked.
+
+    Weights that are not for such patches are refused here. Another engine or device gives other last digits, so that
+    blocks of two of them are not mixed in one step.
+    """
     if parameters["method"] == "prior":
         return {}
+    from dfxm_dask.beams.engines import engine_of
     from dfxm_dask.beams.weights import load
 
-    return {"weights": load(_path(parameters["weights"]), patch=PATCH, channels=1)[1]["digest"]}
+    net, facts = load(_path(parameters["weights"]), patch=PATCH, channels=1)
+    return {"weights": facts["digest"], "engine": engine_of(net, parameters["engine"], parameters["device"])}
 
 
 def _path(weights: str) -> Path:
@@ -150,7 +156,8 @@ def classify_beams(
     >>> p.shape, p[0, 0, [0, 15, 30]].astype(float).round(3).tolist()
     ((1, 1, 31), [1.0, 0.001, 1.0])
     """
-    shape = counts.shape[:2]
+    shape = lit.shape
+    check_counts("classify_beams", counts, scan, shape)
     lengths = tuple(positions.size for positions in scan.values())
     chosen = rocking_axis("classify_beams", scan, axis)
     peak = np.where(lit, peak_local, np.nan)

@@ -311,7 +311,7 @@ def false_alarm_threshold(values: np.ndarray, alpha: float) -> float:
     -----
     The noise is taken as symmetric: z(alpha) × s with s the largest of −q(z)/z at the 2.3 % quantile, at the 16 %
     quantile and 1.4826 × the median absolute value. Defects only add to the positive side, so what lies below 0 is
-    noise.
+    noise. Without any noise nothing can be said to exceed it: infinity.
 
     Examples
     --------
@@ -322,7 +322,7 @@ def false_alarm_threshold(values: np.ndarray, alpha: float) -> float:
         return float("inf")
     low, lower = quantiles(values, (0.15865525, 0.02275013))  # at -1 and -2 standard deviations
     spread = max(-low, -lower / 2, MAD * quantiles(np.abs(values), (0.5,))[0])
-    return -float(ndtri(alpha)) * spread
+    return -float(ndtri(alpha)) * spread if spread > 0 else float("inf")
 
 
 def otsu_threshold(values: np.ndarray, bins: int = 256) -> float:

@@ -12,6 +12,10 @@ from dfxm_dask.beams.prior import SURELY_WEAK, UNLIT, WEAK, WEAK_UNTIL, frame_no
 LEAST_WEAK = 0.10  # of the lit voxels
 MOST_TAIL = 0.05  # of the peak of the median curve
 MOST_SCATTER = 0.03  # half widths: three times that of simulated weak beams, a third of that of deformed real scans
+NUMBERS = ("weak_of_lit", "tail", "scatter", "standing_out", "cut_off")
+"""What :func:`reasons` takes, in its order."""
+
+MOST_CUT_OFF = 0.20  # of the lit blocks
 LEAST_STANDING_OUT = 0.001  # of the lit blocks; 0.00003 of Gaussian noise would
 STANDING_SIGMA = 4.0
 SAMPLE = 20000  # blocks that shares and medians of a layer are taken from, about
@@ -64,11 +68,13 @@ def evidence(
         tails (|u| > 2.5) as part of its peak; ``scatter``, median distance of the peaks of single blocks from the
         local one, in half widths; ``standing_out``, share of the lit blocks whose tails stand 4 standard deviations
         above the median of the tails around them, one standard deviation being the larger of the noise and the median
-        absolute deviation. NaN where nothing is lit, ``tail`` also where the scan ends before the tails begin.
+        absolute deviation; ``cut_off``, share of the lit blocks that are brightest at an end of the scan. NaN where
+        nothing is lit, ``tail`` also where the scan ends before the tails begin.
 
-        ``has_weak_beam``: at least 10 % of the lit voxels are weak, the median curve falls below 5 % of its peak, and
-        the peaks scatter by at most 0.03 half widths (else the lattice turns too fast to have one). ``has_defects``:
-        besides, at least 0.1 % of the lit blocks stand out. All limits are our choice.
+        ``has_weak_beam``: at least 10 % of the lit voxels are weak, the median curve comes within 5 % of its peak of
+        the background, the peaks scatter by at most 0.03 half widths (else the lattice turns too fast to have one), and
+        at most 20 % lie at an end of the scan, where none can be seen to be one. ``has_defects``: besides, at least
+        0.1 % of the lit blocks stand out. All limits are our choice.
 
     Notes
     -----
@@ -85,25 +91,28 @@ def evidence(
         far = (label == WEAK) & (np.abs(u) < WEAK_UNTIL) & np.isfinite(few)
         heights = (few / few.max(axis=0))[far].astype(np.float64)
         own = np.abs(peak_and_width(few, positions, here)[0] - peak[some]) / width[some]
+    top = few.argmax(axis=0)[here] if few.size else np.empty(0)
+    ends = float(np.isin(top, (0, len(positions) - 1)).mean()) if top.size else float("nan")
     dark = float((label == UNLIT).mean()) if label.size else 1.0
     of_lit = float((label == WEAK).mean()) / (1 - dark) if dark < 1 else float("nan")
     heights, own = heights[np.isfinite(heights)], own[np.isfinite(own)]
     tail = float(np.median(heights)) if heights.size else float("nan")
     scatter = float(np.median(own)) if own.size else float("nan")
     standing = _standing_out(curves, positions, lit, peak, width, reach, sigma) if dark < 1 else float("nan")
-    has = of_lit >= LEAST_WEAK and tail <= MOST_TAIL and scatter <= MOST_SCATTER
+    has = of_lit >= LEAST_WEAK and abs(tail) <= MOST_TAIL and scatter <= MOST_SCATTER and ends <= MOST_CUT_OFF
     return {
         "has_weak_beam": bool(has), "has_defects": bool(has and standing >= LEAST_STANDING_OUT),
         "weak_of_lit": of_lit, "tail": tail, "scatter": scatter, "standing_out": standing,
+        "cut_off": ends,
     }  # fmt: skip
 
 
-def reasons(weak_of_lit: float, tail: float, scatter: float, standing_out: float) -> tuple[str, ...]:
+def reasons(weak_of_lit: float, tail: float, scatter: float, standing_out: float, cut_off: float) -> tuple[str, ...]:
     """The verdict of :func:`evidence` in words: one sentence for each number, with its limit.
 
     Examples
     --------
-    >>> reasons(0.031, float("nan"), 0.02, 0.0)[0]
+    >>> reasons(0.031, float("nan"), 0.02, 0.0, 0.0)[0]
     '3.1% of the lit voxels are weak by their place on the curve (at least 10% wanted)'
     """
     if np.isnan(weak_of_lit):
@@ -111,9 +120,11 @@ def reasons(weak_of_lit: float, tail: float, scatter: float, standing_out: float
     return (
         f"{weak_of_lit:.1%} of the lit voxels are weak by their place on the curve (at least {LEAST_WEAK:.0%} wanted)",
         "the scan ends before the tails of the curves begin" if np.isnan(tail)
-        else f"the median curve stands at {tail:.2%} of its peak in the tails (at most {MOST_TAIL:.0%} wanted)",
+        else f"the median curve stands at {tail:.2%} of its peak in the tails (at most {MOST_TAIL:.0%} wanted"
+        + (": the background is too high)" if tail < -MOST_TAIL else ")"),
         f"peaks scatter by {scatter:.2f} half widths about those around them (at most {MOST_SCATTER:g} wanted)",
         f"{standing_out:.2%} of the lit places stand out of their tails (at least {LEAST_STANDING_OUT:.1%} wanted)",
+        f"{cut_off:.1%} of the lit places are brightest at an end of the scan (at most {MOST_CUT_OFF:.0%} wanted)",
     )  # fmt: skip
 
 
@@ -125,6 +136,7 @@ def _standing_out(
     step = max(1, int(lit.size / SAMPLE))
     noise = frame_noise(curves[:, ::step], _tails(positions, lit[::step], peak[::step], width[::step]))
     weight = np.where(np.isfinite(noise), 1 / noise**2, 1.0)
+    weight[noise < np.nanmedian(noise) / 3 if np.isfinite(noise).any() else []] = 0  # a dead frame tells nothing
     total, count = np.zeros(lit.shape, np.float32), np.zeros(lit.shape, np.float32)
     share = (weight / weight.max()).astype(np.float32)
     _add_tails(np.require(curves, np.float32, ["C", "W"]), np.asarray(positions, np.float64), share, lit,

@@ -14,6 +14,7 @@ from dfxm_dask.beams.prior import (
     SURELY_WEAK,
     WEAK_FROM,
     WEAK_UNTIL,
+    check_counts,
     frame_noise,
     frame_places,
     plain_background,
@@ -217,8 +218,8 @@ def published_sum(frames: np.ndarray, weak: np.ndarray, size: int = PATCH) -> np
 
 
 @reduction(
-    reads=(COUNTS, AXES, LIT, PEAK_LOCAL, WIDTH_LOCAL),
-    may_read=(BACKGROUND, NOISE, P_WEAK, HAS_WEAK_BEAM),
+    reads=(COUNTS, AXES, LIT, PEAK_LOCAL, WIDTH_LOCAL, HAS_WEAK_BEAM),
+    may_read=(BACKGROUND, NOISE, P_WEAK),
     writes=(WEAK, STRONG, WEAK_MINUS, WEAK_PLUS, WEAK_SIGMA),
     over=("scan", "y", "x"),
     group="beams",
@@ -229,10 +230,10 @@ def integrate_beams(
     lit: np.ndarray,
     peak_local: np.ndarray,
     width_local: np.ndarray,
+    has_weak_beam: np.ndarray,
     background_map: np.ndarray | None = None,
     noise: np.ndarray | None = None,
     p_weak: np.ndarray | None = None,
-    has_weak_beam: np.ndarray | None = None,
     *,
     method: Annotated[
         Literal["pixel", "patch", "fused"],
@@ -277,14 +278,14 @@ def integrate_beams(
         Where the sample diffracts.
     peak_local, width_local : array (y, x), float32, degree
         Local reference of the rocking coordinate; see :func:`dfxm_dask.beams.local_peak`.
+    has_weak_beam : array (), bool
+        Of :func:`dfxm_dask.beams.local_peak`: whether the layer was scanned through its weak beam.
     background_map : array (y, x), float32, count, optional
         Counts without diffracted beam.
     noise : array (), float32, count, optional
         Noise of a voxel where nothing diffracts; taken where the frames are too small or too even to measure theirs.
     p_weak : array (patch_y, patch_x, scan axes), float32, optional
         Probability of the weak beam of each patch; spread bilinearly, so that no seam is left.
-    has_weak_beam : array (), bool, optional
-        Of :func:`dfxm_dask.beams.local_peak`: whether the layer was scanned through its weak beam.
     method : "pixel", "patch" or "fused"
         Patches help where the prior fails; on simulated scans they added nothing to it.
     axis : str, optional
@@ -345,12 +346,13 @@ def integrate_beams(
     >>> one = np.ones((1, 1), np.float32)
     >>> lit, peak, width = one > 0, 0 * one, one
     >>> maps = integrate_beams.kernel(
-    ...     counts, {"phi": phi}, lit, peak, width, background="none", curve_weight="equal"
+    ...     counts, {"phi": phi}, lit, peak, width, np.True_, background="none", curve_weight="equal"
     ... )
     >>> round(maps["weak"].item(), 1), round(maps["strong"].item(), 1)
     (2.7, 67.3)
     """
-    shape = counts.shape[:2]
+    shape = lit.shape
+    check_counts("integrate_beams", counts, scan, shape)
     level = plain_background("integrate_beams", background_map, background, shape)
     chosen = rocking_axis("integrate_beams", scan, axis)
     if p_weak is None and (method != "pixel" or legacy):
@@ -403,6 +405,6 @@ def integrate_beams(
             np.float32(gain), METHODS[method], chance, patch_y, part_y, patch_x, part_x, np.float32(least),
             np.zeros(GROUP * STRIP, line.dtype), maps,
         )  # fmt: skip
-    if has_weak_beam is not None and not has_weak_beam and not insist:
+    if not has_weak_beam and not insist:
         maps[[0, 2, 3, 4]] = np.nan
     return dict(zip(("weak", "strong", "weak_minus", "weak_plus", "weak_sigma"), maps, strict=True))

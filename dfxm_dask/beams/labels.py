@@ -167,6 +167,35 @@ def box_labels(
     return label
 
 
+def check_taught(
+    boxes: Sequence[LabelledBox], label: np.ndarray, shape: tuple[int, int], size: int = PATCH, source: str = "labels"
+) -> None:
+    """Refuse boxes from which no patch got its class: their author would think that they were learned from.
+
+    Parameters
+    ----------
+    boxes, shape, size, source
+        As of :func:`box_labels`.
+    label : array (patch_y, patch_x)
+        What it gave.
+
+    Raises
+    ------
+    InputError
+        Names the line.
+    """
+    starts, inside = patch_starts(shape, size), (min(size, shape[0]), min(size, shape[1]))
+    for drawn in boxes:
+        y0, y1, x0, x1 = _inside(drawn, shape, source)
+        rows, columns = (starts[0] + inside[0] > y0) & (starts[0] < y1), (starts[1] + inside[1] > x0) & (starts[1] < x1)
+        if not (label[np.ix_(rows, columns)] == DRAWN[drawn.kind]).any():
+            raise InputError(
+                f"{source}:{drawn.line}: box {[y0, y1, x0, x1]}",
+                f"gives no patch of {size} pixels its class: it covers {COVERED:.0%} of none, or others touch them",
+                "draw it over whole patches",
+            )
+
+
 def _inside(drawn: LabelledBox, shape: tuple[int, int], source: str) -> tuple[int, int, int, int]:
     """The box of an entry in pixels of the frame, checked."""
     if drawn.kind not in DRAWN:

@@ -15,6 +15,7 @@ from pydantic import Field
 from dfxm_dask.beams.blocks import block_curves, block_edges, block_means, pixel_length, reach_of, to_pixels
 from dfxm_dask.beams.evidence import evidence
 from dfxm_dask.beams.prior import (
+    check_counts,
     frame_places,
     light_mask,
     local_median,
@@ -47,6 +48,7 @@ EVIDENCE = (
     Variable("weak_of_lit", ("z",), "float32", "1", "share of the lit voxels that is weak by its place on the curve"),
     Variable("tail", ("z",), "float32", "1", "height of the median curve in its tails, as part of its peak"),
     Variable("scatter", ("z",), "float32", "1", "median distance of peaks from those around them, in half widths"),
+    Variable("cut_off", ("z",), "float32", "1", "share of the lit places that are brightest at an end of the scan"),
     Variable("standing_out", ("z",), "float32", "1", "share of the lit places that stand out of their tails"),
 )
 
@@ -131,8 +133,8 @@ def local_peak(
     dict of str to array
         ``lit`` (y, x), bool; ``peak_local``, ``width_local`` (y, x), float32, degree, NaN where unlit. Of the layer as
         a whole ``has_weak_beam`` and ``has_defects`` (bool), and the numbers that say so: ``weak_of_lit``, ``tail``,
-        ``scatter``, ``standing_out`` (float32; see :func:`dfxm_dask.beams.evidence.evidence`), NaN where nothing is
-        lit.
+        ``scatter``, ``standing_out``, ``cut_off`` (float32; see :func:`dfxm_dask.beams.evidence.evidence`), NaN where
+        nothing is lit.
 
     Raises
     ------
@@ -158,7 +160,8 @@ def local_peak(
     >>> maps["lit"].all().item(), round(maps["peak_local"][9, 9].item(), 4), round(maps["width_local"][9, 9].item(), 4)
     (True, 0.03, 0.0048)
     """
-    shape = counts.shape[:2]
+    shape = (y.size, x.size)
+    check_counts("local_peak", counts, scan, shape)
     level = plain_background("local_peak", background_map, background, shape)
     chosen = rocking_axis("local_peak", scan, axis)
     positions = scan[chosen]

@@ -98,6 +98,22 @@ def frame_places(scan: dict[str, np.ndarray], axis: str) -> np.ndarray:
     return np.indices(lengths)[list(scan).index(axis)].ravel().astype(np.int64)
 
 
+def check_counts(name: str, counts: np.ndarray, scan: dict[str, np.ndarray], shape: tuple[int, ...]) -> None:
+    """Refuse counts whose axes are not (y, x, scan axes): compiled loops would read beyond their end.
+
+    Raises
+    ------
+    InputError
+    """
+    wanted = (*shape, *(p.size for p in scan.values()))
+    if counts.shape != wanted:
+        raise InputError(
+            f"{name}: counts of shape {counts.shape}",
+            f"y, x and the scan axes {', '.join(scan)} have lengths {wanted}",
+            "give (y, x, scan axes), a layer as kernels see it",
+        )
+
+
 def light_mask(total: np.ndarray, reach: tuple[int, int], sigma: float = 0.0, dark_beyond: bool = False) -> np.ndarray:
     """Blocks that diffract at all.
 

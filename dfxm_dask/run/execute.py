@@ -232,7 +232,7 @@ def run_recipe(
     seconds = time.perf_counter() - begun
     missing = (*plan.store.absent, *plan.store.cropped)
     complete = not missing
-    found = weak_beam(plan.store.path) if any(s.name == "local_peak" for s in plan.steps) else ()
+    found = weak_beam(plan.store.path) if any(s.group == "beams" for s in plan.steps) else ()
     for text in found:
         send(publish, Remark(text))
     send(publish, RunDone(seconds, done, skipped, complete, plan.left_out, peak))

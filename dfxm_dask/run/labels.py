@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from dfxm_dask.beams.labels import DRAWN, LabelledBox, box_labels, nearest_index
+from dfxm_dask.beams.labels import DRAWN, LabelledBox, box_labels, check_taught, nearest_index
 from dfxm_dask.errors import InputError, RecipeError
 from dfxm_dask.run.recipe import entries, parse_yaml, place, plain, read_text
 from dfxm_dask.schema import nearest
@@ -169,7 +169,7 @@ def _entry(words: Mapping[str, Any], line: int, path: Path, axes: Sequence[str])
     for word in ("z", "class"):
         if words.get(word) is None:
             raise InputError(f"{where}: {word!r}", "is missing", HELP)
-    if words["class"] not in DRAWN:
+    if not isinstance(words["class"], str) or words["class"] not in DRAWN:
         raise InputError(
             f"{where}: class {words['class']!r}",
             f"is unknown{nearest(str(words['class']), DRAWN)}",
@@ -181,7 +181,7 @@ def _entry(words: Mapping[str, Any], line: int, path: Path, axes: Sequence[str])
         if not isinstance(box, list) or len(box) != 4:
             raise InputError(f"{where}: box", f"is {box!r}", "give [y0, y1, x0, x1] in pixels")
         box = tuple(int(_number(edge, f"{where}: box", whole=True)) for edge in box)
-    return LabelledBox(line, words["class"], positions, box, str(words.get("store", "")))
+    return LabelledBox(line, words["class"], positions, box, str(words.get("store") or ""))
 
 
 def place_labels(boxes: Sequence[LabelledBox], scans: Sequence[LabelledScan], path: Path) -> Frames:
@@ -223,5 +223,6 @@ def place_labels(boxes: Sequence[LabelledBox], scans: Sequence[LabelledScan], pa
         found.setdefault((wanted[0], at["z"]), {}).setdefault(frame, []).append(one)
     for (k, _), frames in found.items():
         for drawn in frames.values():
-            box_labels(drawn, scans[k].shape, source=str(path))  # refuses before anything is read
+            label = box_labels(drawn, scans[k].shape, source=str(path))  # refuses before anything is read
+            check_taught(drawn, label, scans[k].shape, source=str(path))
     return found

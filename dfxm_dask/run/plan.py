@@ -202,6 +202,7 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
         earlier = {name: source for name, source in available.items() if source.step not in later}
         planned = _resolve(step, reduction, parameters, stored, earlier, plans, where, alone)
         _refuse_clashes(planned, stored, available, where)
+        _refuse_other_scale(planned, earlier, [s.name for part in passes for s in part], where)
         _place(planned, stored, passes, available, where)
         plans[step.name] = planned.plan
         for variable in planned.writes:
@@ -226,6 +227,21 @@ def _refuse_clashes(step: PlannedStep, stored: Stored, available: Mapping[str, S
         other = available.get(variable.name)
         if other is not None and (other.group, other.step) != (step.group, step.name) and other.group == step.group:
             raise RecipeError(asked, f"writes {variable.name}, which step {other.step} writes too", "rename one")
+
+
+def _refuse_other_scale(
+    step: PlannedStep, available: Mapping[str, Source], before: list[str], where: str
+) -> None:  # fmt: skip
+    """Refuse counts that were put on one scale together with a background that was taken before that."""
+    if not {"counts", "background_map"} <= set(step.sources) or available["counts"].step != "normalise":
+        return
+    maker = available["background_map"].step
+    if maker not in before or before.index(maker) < before.index("normalise"):
+        raise RecipeError(
+            f"{where}step {step.name}",
+            f"reads counts that normalise has put on one scale, and the background that {maker} took before that",
+            f"put normalise before {maker}",
+        )
 
 
 def _foreign_units(reduction: Reduction, stored: Stored) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from dfxm_dask.beams.evidence import reasons
+from dfxm_dask.beams.evidence import NUMBERS, reasons
 from dfxm_dask.store import ledger, scan
 
 UNEVEN = 1.5
@@ -20,7 +20,7 @@ WITHIN = ("frames", "rocking", "beams", "components")
 
 
 def uneven_frames(store: str | Path, steps: Sequence[str], groups: Sequence[str]) -> tuple[str, ...]:
-    """That frames are not on one scale, where steps compare them without ``normalise`` before.
+    """That frames are not on one scale, where steps compare them without ``normalise`` before all of them.
 
     Parameters
     ----------
@@ -33,7 +33,9 @@ def uneven_frames(store: str | Path, steps: Sequence[str], groups: Sequence[str]
     tuple of str
         A sentence for the monitor and one for the exposure, each where it applies.
     """
-    if "normalise" in steps or not set(groups) & set(WITHIN):
+    compare = [k for k, (step, group) in enumerate(zip(steps, groups, strict=True))
+               if group in WITHIN and step != "normalise"]  # fmt: skip
+    if not compare or "normalise" in steps[: compare[0]]:
         return ()
     told = []
     there = scan.arrays(str(store), "raw")
@@ -50,8 +52,8 @@ def uneven_frames(store: str | Path, steps: Sequence[str], groups: Sequence[str]
             usual = float(np.nanmedian(known))
             told.append(
                 f"the {name} of frames of one layer differs up to {ratio:.3g} times, and no step puts them on one "
-                f"scale: put `- normalise: {{by: {name}, reference: {usual:.6g}, offset: DARK}}` before the steps that "
-                "compare frames, DARK being the counts without beam"
+                f"scale: put `- normalise: {{by: {name}, reference: {usual:.6g}, offset: DARK}}` first, DARK being the "
+                "counts without beam"
             )
     return tuple(told[:1])  # one scale is enough: a monitor counts over the exposure
 
@@ -70,7 +72,7 @@ def weak_beam(store: str | Path) -> tuple[str, ...]:
         return ()
     known = {
         name: np.asarray(zarr.open_array(str(store / "beams" / name), mode="r")[...])
-        for name in ("has_weak_beam", "has_defects", "weak_of_lit", "tail", "scatter", "standing_out")
+        for name in ("has_weak_beam", "has_defects", *NUMBERS)
     }
     z = np.asarray(zarr.open_array(str(store / "z"), mode="r")[...])
     done = [int(block[1:].partition("-")[0]) for block in state.done]
@@ -78,12 +80,12 @@ def weak_beam(store: str | Path) -> tuple[str, ...]:
     none = [k for k in done if not known["has_weak_beam"][k]]
     plain = [k for k in done if known["has_weak_beam"][k] and not known["has_defects"][k]]
     for what, bad in (
-        ("have no weak beam: there are no weak-beam images of them", none),
+        ("have no weak beam: there are no weak-beam images of them (unless integrate_beams: {insist: true})", none),
         ("have a weak beam in which nothing stands out", plain),
     ):
         if bad:
             some = ", ".join(f"{z[k]:g}" for k in bad[:5]) + (", ..." if len(bad) > 5 else "")
             first = bad[len(bad) // 2]
-            why = reasons(*(float(known[n][first]) for n in ("weak_of_lit", "tail", "scatter", "standing_out")))
+            why = reasons(*(float(known[n][first]) for n in NUMBERS))
             told.append(f"{len(bad)} of {len(done)} layers {what} (z = {some}); at z = {z[first]:g}: {'; '.join(why)}")
     return tuple(told)

@@ -26,6 +26,7 @@ from dfxm_dask.errors import InputError
 from dfxm_dask.frames import background, normalise
 from dfxm_dask.run.events import many
 from dfxm_dask.run.labels import Frames, LabelledScan, open_scans, place_labels, read_labels
+from dfxm_dask.run.remarks import uneven_frames
 from dfxm_dask.schema import PATCH
 
 if TYPE_CHECKING:
@@ -58,7 +59,12 @@ def _layers(scans: Sequence[LabelledScan]) -> list[tuple[int, int]]:
 
 
 def _has_reference(scan: LabelledScan) -> bool:
-    return "beams" in scan.tree and all(name in scan.tree["beams"].data_vars for name in REFERENCE)
+    """Whether the store holds the local reference; that of uneven frames may have been made without one scale."""
+    return (
+        not uneven_frames(scan.path, ["local_peak"], ["beams"])
+        and "beams" in scan.tree
+        and all(name in scan.tree["beams"].data_vars for name in REFERENCE)
+    )
 
 
 def _reference(scan: LabelledScan, k: int, counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -265,6 +271,8 @@ def train_weights(
         raise InputError(f"weights {out}", "are there already", "say --overwrite, or name another file")
     if epochs < 1 or most < 2:
         raise InputError("training", f"epochs={epochs}, most={most}", "give at least 1 epoch and 2 patches")
+    if seed < 0 or (dark is not None and not math.isfinite(dark)):
+        raise InputError("training", f"seed={seed}, dark={dark}", "give a seed of 0 or more, and counts without beam")
     begun, known = _start(start, architecture)
     scans = open_scans(stores)
     data, about = gather(scans, labels, most=most, seed=seed, dark=dark)
@@ -375,4 +383,9 @@ def shortcomings(scores: Mapping[str, Any]) -> list[str]:
                     f"NOT BETTER than {called} on the layers held out: accuracy {100 * found['accuracy']:.2f} % and "
                     f"{100 * other['accuracy']:.2f} %, log loss {found['log_loss']:.4f} and {other['log_loss']:.4f}"
                 )
+    counts = found.get("confusion", {}).get("counts", [[1], [1]])
+    if not all(map(sum, counts)):
+        words.append(
+            f"the layers held out show one class only: {counts}; label both in them, or the scores mean little"
+        )
     return words

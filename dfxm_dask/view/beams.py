@@ -55,7 +55,6 @@ DIM = "#8c8c8c"
 WORDS, SIDE = 0.48, 0.46  # inches above a map, and left of it for ticks
 TICKS, KEY = 0.32, 0.66  # inches below a map for ticks, and for its key
 LEAST_SIDE = 0.7  # inches that a side of a map needs for ticks
-NUMBERS = ("weak_of_lit", "tail", "scatter", "standing_out")
 SMALL, LARGE = 8.0, 10.0  # points: the evidence above maps, and where it stands in for them
 
 Draw = Callable[["Figure", float, float, float], "Axes"]
@@ -75,7 +74,7 @@ def evidence_words(found: xr.Dataset) -> tuple[str, tuple[str, ...]]:
     reasons : tuple of str
         Each number with its limit; see :func:`dfxm_dask.beams.evidence.reasons`. Empty where one is absent.
     """
-    from dfxm_dask.beams.evidence import reasons
+    from dfxm_dask.beams.evidence import NUMBERS, reasons
 
     numbers = [float(found[name]) for name in NUMBERS if name in found]
     why = reasons(*numbers) if len(numbers) == len(NUMBERS) else ()

@@ -232,8 +232,8 @@ def _defect_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[tuple[str, str, s
     lines = lit & (distance < 0.25)
     rows = [("mask of defects within 1 um of a true line", f"{100 * near[mask].mean():.3g} %", chance)]
     if lines.any():
-        away = np.stack([ndimage.distance_transform_edt(~layer, sampling=_pixel(beams)) for layer in mask])
-        seen = f"{100 * (away < 1)[lines].mean():.3g} %"
+        away = [ndimage.distance_transform_edt(~m, sampling=_pixel(beams)) if m.any() else m + np.inf for m in mask]
+        seen = f"{100 * (np.stack(away) < 1)[lines].mean():.3g} %"
         rows.append(("true lines within 1 um of the mask, unseen reflections included", seen, "100 %"))
     return rows
 

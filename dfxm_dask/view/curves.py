@@ -36,7 +36,11 @@ def telling_pixels(maps: xr.Dataset) -> dict[str, tuple[int, int]]:
     """Pixels (row, column) worth a look: the brightest, a median one, the widest curve, the brightest truncated one."""
     total = np.asarray(maps["total"], np.float64)
     sound = np.isfinite(total)
-    bits = np.asarray(maps["flags"]).astype(np.int64) if "flags" in maps else np.zeros(total.shape, np.int64)
+    bits = (
+        np.nan_to_num(np.asarray(maps["flags"])).astype(np.int64)
+        if "flags" in maps
+        else np.zeros(total.shape, np.int64)
+    )
     masks = flag_masks(maps["flags"]) if "flags" in maps else {}
     wrong = sum(masks.get(word, 0) for word in ("unlit", "hot", "saturated", "truncated"))
     sound &= (bits & wrong) == 0

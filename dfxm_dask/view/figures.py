@@ -167,7 +167,7 @@ def value_panel(values: xr.DataArray, title: str, colours: str, low: float, high
 def flag_panel(flags: xr.DataArray) -> Panel:
     """Classes of pixels by the worst that is wrong with their rocking curve."""
     masks = flag_masks(flags)
-    bits = np.asarray(flags)
+    bits = np.nan_to_num(np.asarray(flags))  # absent layers are NaN
     image = np.zeros(bits.shape)
     for index in reversed(range(len(FLAGS))):
         mask = masks.get(FLAGS[index][0])

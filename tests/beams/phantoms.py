@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 from scipy.stats import rankdata
 
+from dfxm_dask.beams.integrate import integrate_beams
 from dfxm_dask.frames import background, normalise
 from dfxm_dask.optics.phantom import coordinates, exposures, layer_truth, render
 from dfxm_dask.optics.presets import build
@@ -38,3 +39,8 @@ def auc(values: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> float
     a, b = (values[m & np.isfinite(values)] for m in (positive, negative))
     ranks = rankdata(np.concatenate([a, b]))
     return float((ranks[: a.size].sum() - a.size * (a.size + 1) / 2) / (a.size * b.size))
+
+
+def integrated(counts, scan, lit, peak, width, *rest, has_weak_beam=True, **options):
+    """Weak and strong beam of a layer that was found to have both."""
+    return integrate_beams.kernel(counts, scan, lit, peak, width, np.bool_(has_weak_beam), *rest, **options)

@@ -17,10 +17,9 @@ from dfxm_dask.beams.contrast import (
     threshold_beams,
     without_small,
 )
-from dfxm_dask.beams.integrate import integrate_beams
 from dfxm_dask.beams.local_peak import local_peak
 from dfxm_dask.errors import InputError
-from tests.beams.phantoms import auc, layer
+from tests.beams.phantoms import auc, integrated, layer
 
 PLACE = 0.125 * np.arange(128.0)
 
@@ -157,6 +156,9 @@ def test_false_alarm_threshold__heavy_tails_raise_it():
     assert false_alarm_threshold(normal, 1e-3) == pytest.approx(3.09, rel=0.02)
     assert false_alarm_threshold(heavy, 1e-3) > 4.5
     assert false_alarm_threshold(np.zeros(0), 1e-3) == np.inf
+    without_noise = np.zeros(1000)
+    without_noise[:8] = 3
+    assert false_alarm_threshold(without_noise, 1e-3) == np.inf
 
 
 def test_otsu_threshold__is_that_of_scikit_image():
@@ -210,7 +212,7 @@ def mask_of(name):
     made = layer(name)
     maps = local_peak.kernel(made.counts, made.scan, made.y, made.x, background_map=made.level)
     beams = maps["lit"], maps["peak_local"], maps["width_local"]
-    images = integrate_beams.kernel(made.counts, made.scan, *beams, background_map=made.level)
+    images = integrated(made.counts, made.scan, *beams, background_map=made.level)
     parts = [images[name] for name in ("weak", "weak_minus", "weak_plus", "weak_sigma")]
     contrast = enhance_beams.kernel(*parts, maps["lit"], made.y, made.x)["weak_enhanced"]
     return made, maps["lit"], contrast, threshold_beams.kernel(contrast, maps["lit"], made.y, made.x)["defects"]

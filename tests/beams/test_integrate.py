@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfxm_dask.beams.integrate import contrast_curve, integrate_beams, published_sum, windows
+from dfxm_dask.beams.classify import classify_beams
+from dfxm_dask.beams.integrate import contrast_curve, published_sum, windows
 from dfxm_dask.beams.local_peak import local_peak
 from dfxm_dask.beams.patches import seam_metric, spread
 from dfxm_dask.beams.prior import patch_probability
 from dfxm_dask.errors import InputError
-from tests.beams.phantoms import auc, layer
+from tests.beams.phantoms import auc, integrated, layer
 
 NAMES = ("weak", "strong", "weak_minus", "weak_plus", "weak_sigma")
 
@@ -70,7 +71,7 @@ def test_integrate_beams__is_the_naive_loop(method, dtype):
     if method != "pixel":
         chance = np.stack([spread(p_weak[..., f], lit.shape) for f in range(31)], -1).astype(float)
     options = {"background_map": level, "p_weak": p_weak, "curve_weight": "equal", "method": method, "gain": 0.0}
-    found = integrate_beams.kernel(counts, {"phi": phi}, lit, peak, width, **options)
+    found = integrated(counts, {"phi": phi}, lit, peak, width, **options)
     wanted = naive(counts.astype(float), phi, lit, peak.astype(float), width.astype(float), level, 0.0, 0.0, chance,
                    method == "fused")  # fmt: skip
     for name in NAMES[:4]:
@@ -88,11 +89,11 @@ def test_integrate_beams__variance_is_the_scatter_of_repeated_scans():
     counts = np.rint(100 + light + rng.normal(0, 7, (*shape, 31))).astype(np.float32)
     lit = np.ones(shape, bool)
     for weight in ("equal", "noise"):
-        found = integrate_beams.kernel(counts, {"phi": phi}, lit, peak, width, background=100.0, frame_weight=weight)
+        found = integrated(counts, {"phi": phi}, lit, peak, width, background=100.0, frame_weight=weight)
         assert found["weak"].std() == pytest.approx(found["weak_sigma"].mean(), rel=0.05)
         assert found["weak"].mean() == pytest.approx(100, rel=0.01)
     counts[:, :10] += 2.14 * rng.poisson(400, (60, 10, 31)).astype(np.float32)  # brighter, and noisier by its photons
-    found = integrate_beams.kernel(counts, {"phi": phi}, lit, peak, width, background=100.0)
+    found = integrated(counts, {"phi": phi}, lit, peak, width, background=100.0)
     assert found["weak"][:, :10].std() == pytest.approx(found["weak_sigma"][:, :10].mean(), rel=0.1)
 
 
@@ -104,8 +105,8 @@ def test_integrate_beams__noisy_frames_weigh_less():
     counts = 200 + rng.normal(0, 1, (*shape, 31)) * sigma
     arguments = counts.astype(np.float32), {"phi": phi}, np.ones(shape, bool), peak, width
     options = {"background": 100.0, "curve_weight": "equal", "gain": 0.0}
-    alike = integrate_beams.kernel(*arguments, **options)["weak"].std()
-    less = integrate_beams.kernel(*arguments, frame_weight="noise", **options)
+    alike = integrated(*arguments, **options)["weak"].std()
+    less = integrated(*arguments, frame_weight="noise", **options)
     assert less["weak"].std() < 0.2 * alike
     assert less["weak_sigma"].mean() == pytest.approx(less["weak"].std(), rel=0.3)
 
@@ -136,7 +137,7 @@ def test_contrast_curve__weighs_by_signal_over_variance():
 def images(made, **options):
     maps = local_peak.kernel(made.counts, made.scan, made.y, made.x, background_map=made.level)
     beams = maps["lit"], maps["peak_local"], maps["width_local"]
-    return maps, integrate_beams.kernel(made.counts, made.scan, *beams, background_map=made.level, **options)
+    return maps, integrated(made.counts, made.scan, *beams, background_map=made.level, **options)
 
 
 @pytest.mark.parametrize("name", ["easy", "hard", "multigrain", "al002"])
@@ -149,14 +150,14 @@ def test_integrate_beams__tells_dislocations_better_than_frames_and_the_publishe
     single = max(auc(made.single[..., k], near, away) for k in range(31))
     p_weak = np.moveaxis(patch_probability(maps["peak_local"], maps["width_local"], made.scan["phi"]), 0, -1)
     beams = maps["lit"], maps["peak_local"], maps["width_local"]
-    published = integrate_beams.kernel(
+    published = integrated(
         made.single.astype(np.uint16), made.scan, *beams, background_map=made.level,
         p_weak=np.nan_to_num(p_weak, nan=1.0), legacy=True,
     )["weak"]  # fmt: skip
     assert ours > single
     assert ours > auc(published, near, away)
     assert ours > {"easy": 0.93, "hard": 0.65, "multigrain": 0.85, "al002": 0.9}[name]
-    fused = integrate_beams.kernel(
+    fused = integrated(
         made.counts, made.scan, *beams, background_map=made.level, p_weak=p_weak, method="fused"
     )  # fmt: skip
     assert auc(fused["weak"], near, away) > ours - 0.03
@@ -169,7 +170,7 @@ def test_integrate_beams__patches_leave_no_seam():
     counts += (1000 * np.exp(-0.5 * ((phi - 0.03) / 0.006) ** 2)).astype(np.uint16)
     p_weak = rng.uniform(0, 1, (4, 4, 31)).astype(np.float32)
     flat = np.ones(shape, np.float32)
-    found = integrate_beams.kernel(
+    found = integrated(
         counts, {"phi": phi}, flat > 0, 0.03 * flat, 0.006 * flat, background=100.0, p_weak=p_weak, method="patch"
     )  # fmt: skip
     assert seam_metric(found["weak"]) == pytest.approx(1, abs=0.1)
@@ -200,12 +201,12 @@ def test_published_sum__is_the_recipe_step_by_step():
 def test_integrate_beams__blind_places_are_nan_and_dead_pixels_too():
     counts, phi, lit, peak, width, level = random_layer(np.uint16)
     level[4, 7] = np.nan
-    found = integrate_beams.kernel(counts, {"phi": phi}, lit, peak, width, background_map=level)
+    found = integrated(counts, {"phi": phi}, lit, peak, width, background_map=level)
     for name in NAMES:
         assert np.isnan(found[name][~lit]).all()
         assert np.isnan(found[name][4, 7])
         assert not np.isinf(found[name]).any()
-    wide = integrate_beams.kernel(counts, {"phi": phi}, lit, peak, 50 * width, background_map=level)
+    wide = integrated(counts, {"phi": phi}, lit, peak, 50 * width, background_map=level)
     assert np.isnan(wide["weak"]).all()  # the scan ends before the tails begin
     assert np.isfinite(wide["strong"][lit & (width > 0) & np.isfinite(level)]).all()
 
@@ -215,8 +216,8 @@ def test_integrate_beams__narrow_and_empty_layers(shape):
     counts, phi, *maps = random_layer(np.uint16)
     lit, peak, width, level = (m[: shape[0], 10 : 10 + shape[1]] for m in maps)
     part = counts[: shape[0], 10 : 10 + shape[1]]
-    found = integrate_beams.kernel(part, {"phi": phi}, lit, peak, width, background_map=level, gain=0.0)
-    wanted = integrate_beams.kernel(
+    found = integrated(part, {"phi": phi}, lit, peak, width, background_map=level, gain=0.0)
+    wanted = integrated(
         counts, {"phi": phi}, *maps[:3], background_map=maps[3], gain=0.0, curve_weight="equal"
     )["strong"][: shape[0], 10 : 10 + shape[1]]  # fmt: skip
     np.testing.assert_array_equal(found["strong"], wanted)
@@ -226,17 +227,17 @@ def test_integrate_beams__outer_axis_is_averaged():
     counts, phi, lit, peak, width, level = random_layer(np.uint16)
     both = np.stack([counts, counts + 10], axis=2)
     options = {"background_map": level, "curve_weight": "equal"}
-    one = integrate_beams.kernel(counts, {"phi": phi}, lit, peak, width, **options)
-    two = integrate_beams.kernel(both, {"chi": np.arange(2.0), "phi": phi}, lit, peak, width, **options)
+    one = integrated(counts, {"phi": phi}, lit, peak, width, **options)
+    two = integrated(both, {"chi": np.arange(2.0), "phi": phi}, lit, peak, width, **options)
     np.testing.assert_allclose(two["weak"], one["weak"] + 5, atol=1e-2)
 
 
 def test_integrate_beams__does_not_depend_on_the_other_pixels_with_equal_weights():
     counts, phi, lit, peak, width, level = random_layer(np.uint16)
     options = {"curve_weight": "equal"}
-    whole = integrate_beams.kernel(counts, {"phi": phi}, lit, peak, width, background_map=level, **options)
+    whole = integrated(counts, {"phi": phi}, lit, peak, width, background_map=level, **options)
     part = slice(2, 6), slice(17, 290)
-    cut = integrate_beams.kernel(
+    cut = integrated(
         counts[part], {"phi": phi}, lit[part], peak[part], width[part], background_map=level[part], **options
     )  # fmt: skip
     for name in NAMES[:4]:
@@ -248,24 +249,24 @@ def test_integrate_beams__refusals():
     arguments = counts, {"phi": phi}, lit, peak, width, level
     for options, asked in (({"method": "patch"}, "method 'patch'"), ({"legacy": True}, "legacy")):
         with pytest.raises(InputError, match=f"integrate_beams: {asked}: there is no p_weak; run the step"):
-            integrate_beams.kernel(*arguments, **options)
+            integrated(*arguments, **options)
     with pytest.raises(InputError, match=r"p_weak of 2 × 2 patches: a frame of 7 × 300 pixels has 1 × 5"):
-        integrate_beams.kernel(*arguments, p_weak=np.zeros((2, 2, 31), np.float32))
+        integrated(*arguments, p_weak=np.zeros((2, 2, 31), np.float32))
     with pytest.raises(InputError, match="integrate_beams without a background"):
-        integrate_beams.kernel(*arguments[:-1])
+        integrated(*arguments[:-1])
     with pytest.raises(InputError, match="needs at least 3 positions"):
-        integrate_beams.kernel(counts[..., :1], {"phi": phi[:1]}, *arguments[2:])
+        integrated(counts[..., :1], {"phi": phi[:1]}, *arguments[2:])
 
 
 def test_integrate_beams__gives_no_weak_beam_where_there_is_none():
     made = layer("deformed")
     maps = local_peak.kernel(made.counts, made.scan, made.y, made.x, background_map=made.level)
     given = made.counts, made.scan, maps["lit"], maps["peak_local"], maps["width_local"]
-    found = integrate_beams.kernel(*given, background_map=made.level, has_weak_beam=maps["has_weak_beam"])
+    found = integrated(*given, background_map=made.level, has_weak_beam=maps["has_weak_beam"])
     for name in ("weak", "weak_minus", "weak_plus", "weak_sigma"):
         assert np.isnan(found[name]).all()
     assert np.isfinite(found["strong"]).any()
-    told = integrate_beams.kernel(*given, background_map=made.level, has_weak_beam=np.bool_(False), insist=True)
+    told = integrated(*given, background_map=made.level, has_weak_beam=np.bool_(False), insist=True)
     assert np.isfinite(told["weak"]).any()
     np.testing.assert_array_equal(told["strong"], found["strong"])
 
@@ -275,11 +276,24 @@ def test_integrate_beams__peaks_that_turn_within_a_strip_sum_the_same_as_alone()
     counts, phi, lit, peak, width, level = random_layer(np.uint16, (3, 600))
     peak = np.broadcast_to(np.linspace(phi[10], phi[20], 600, dtype=np.float32), lit.shape)
     options = {"background_map": level, "curve_weight": "equal", "gain": 0.0}
-    whole = integrate_beams.kernel(counts, {"phi": phi}, lit, peak, width, **options)
+    whole = integrated(counts, {"phi": phi}, lit, peak, width, **options)
     for x in (0, 111, 255, 256, 431, 599):
         part = slice(None), slice(x, x + 1)
-        alone = integrate_beams.kernel(
+        alone = integrated(
             counts[part], {"phi": phi}, lit[part], peak[part], width[part], **{**options, "background_map": level[part]}
         )  # fmt: skip
         for name in NAMES[:4]:
             np.testing.assert_array_equal(whole[name][part], alone[name], err_msg=name)
+
+
+def test_kernels__refuse_counts_whose_axes_are_in_another_order():
+    made = layer("easy")
+    stored = np.moveaxis(made.counts, -1, 0)
+    with pytest.raises(InputError, match=r"local_peak: counts of shape .*give \(y, x, scan axes\)"):
+        local_peak.kernel(stored, made.scan, made.y, made.x, background=100.0)
+    flat = np.ones(made.level.shape, np.float32)
+    given = stored, made.scan, flat > 0, flat, flat
+    with pytest.raises(InputError, match="integrate_beams: counts of shape"):
+        integrated(*given, background=100.0)
+    with pytest.raises(InputError, match="classify_beams: counts of shape"):
+        classify_beams.kernel(*given)

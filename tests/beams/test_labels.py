@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfxm_dask.beams.labels import DRAWN, LabelledBox, box_labels, lit_patches, nearest_index, prior_labels
+from dfxm_dask.beams.labels import (
+    DRAWN,
+    LabelledBox,
+    box_labels,
+    check_taught,
+    lit_patches,
+    nearest_index,
+    prior_labels,
+)
 from dfxm_dask.beams.local_peak import local_peak
 from dfxm_dask.beams.patches import patch_starts
 from dfxm_dask.beams.prior import patch_probability
@@ -176,3 +184,11 @@ def test_labelled_patches__keeps_shifted_ones_where_labels_are_of_them() -> None
     found = labelled_patches(frames, label, dark=0, shifted=True)
     assert found["labels"].tolist() == [0, 1]
     np.testing.assert_array_equal(found["patches"][1], frames[0, 36:100])
+
+
+def test_check_taught__names_the_box_from_which_nothing_is_learned():
+    boxes = [LabelledBox(3, "weak", {}, (0, 64, 0, 64)), LabelledBox(7, "strong", {}, (64, 100, 0, 64))]
+    label = box_labels(boxes, (128, 64))
+    check_taught(boxes[:1], label, (128, 64))
+    with pytest.raises(InputError, match=r"labels:7: box \[64, 100, 0, 64\]: gives no patch of 64 pixels its class"):
+        check_taught(boxes, label, (128, 64))

@@ -19,7 +19,7 @@ from dfxm_dask.beams.blocks import (
     running_median,
     to_pixels,
 )
-from dfxm_dask.beams.evidence import reasons
+from dfxm_dask.beams.evidence import NUMBERS, reasons
 from dfxm_dask.beams.local_peak import local_peak
 from dfxm_dask.beams.prior import (
     AMBIGUOUS,
@@ -237,7 +237,7 @@ def verdict(name, seed=3):
 
 
 def words(found):
-    return reasons(*(float(found[name]) for name in ("weak_of_lit", "tail", "scatter", "standing_out")))
+    return reasons(*(float(found[name]) for name in NUMBERS))
 
 
 @pytest.mark.parametrize("name", ["easy", "hard", "al002"])
@@ -293,4 +293,30 @@ def test_evidence__nothing_lit():
 
 
 def test_evidence__scan_that_ends_before_its_tails():
-    assert "ends before" in reasons(0.0, float("nan"), 0.02, 0.0)[1]
+    assert "ends before" in reasons(0.0, float("nan"), 0.02, 0.0, 0.0)[1]
+
+
+def test_evidence__scan_that_leaves_the_peak_out():
+    """Only one flank: every curve is brightest where the scan begins, and no peak can be seen to be one."""
+    made = layer("easy")
+    part = made.counts[..., 20:], {"phi": made.scan["phi"][20:]}
+    found = local_peak.kernel(*part, made.y, made.x, background_map=made.level)
+    assert not found["has_weak_beam"]
+    assert found["cut_off"] > 0.8
+    assert any("brightest at an end of the scan" in reason for reason in words(found))
+
+
+def test_evidence__background_that_is_too_high():
+    made = layer("easy")
+    found = local_peak.kernel(made.counts, made.scan, made.y, made.x, background=1000.0)
+    assert not found["has_weak_beam"]
+    assert any("the background is too high" in reason for reason in words(found))
+
+
+def test_evidence__one_dead_frame_decides_nothing():
+    made = layer("easy")
+    counts = made.counts.copy()
+    counts[..., 2] = np.median(counts[..., 2])
+    found = local_peak.kernel(counts, made.scan, made.y, made.x, background_map=made.level)
+    assert found["has_defects"]
+    assert found["standing_out"] > 0.3 * verdict("easy")["standing_out"]  # it was a telling frame

@@ -86,10 +86,9 @@ def test_weak_beam__frames_on_one_scale_for_steps_that_need_whole_layers(made) -
     (told,) = plan("weak_beam", store).remarks
     assert "the monitor of frames of one layer differs up to" in told
     assert "normalise: {by: monitor" in told
-    text = read_recipe("weak_beam").text.replace(
-        "  - moments", "  - normalise: {by: monitor, reference: 5.0e5, offset: 106}\n  - moments"
-    )
-    asked = recipe(text)
+    first = "  - normalise: {by: monitor, reference: 5.0e5, offset: 106}\n"
+    text = read_recipe("weak_beam").text
+    asked = recipe(text.replace("  - background", first + "  - background"))
     found = plan(asked, store)
     assert (len(found.passes), found.remarks) == (1, ())
     run_recipe(asked, store)
@@ -97,27 +96,49 @@ def test_weak_beam__frames_on_one_scale_for_steps_that_need_whole_layers(made) -
     raw, beams = tree["raw"].dataset.load(), tree["beams"].dataset.load()
     counts = raw.counts.values[1].transpose(1, 2, 0)
     scan = {"phi": tree.phi.values}
-    level = background.kernel(counts, scan, noise=raw.noise.values[1])["background_map"]
-    np.testing.assert_array_equal(level, tree["frames"].background_map.values[1])
     scaled = normalise.kernel(counts, scan, raw.monitor.values[1], by="monitor", reference=5e5, offset=106.0)["counts"]
+    level = background.kernel(scaled, scan, noise=raw.noise.values[1])["background_map"]
+    np.testing.assert_array_equal(level, tree["frames"].background_map.values[1])
     given = scan, tree.y.values, tree.x.values
     alone = dfxm_dask.local_peak.kernel(scaled, *given, background_map=level, noise=raw.noise.values[1])
     for name, values in alone.items():
         np.testing.assert_array_equal(values, beams[name].values[1], err_msg=name)
     other = dfxm_dask.local_peak.kernel(counts, *given, background_map=level, noise=raw.noise.values[1])
     assert not np.array_equal(other["peak_local"], alone["peak_local"], equal_nan=True)
+    late = text.replace("  - moments", first + "  - moments")
+    with pytest.raises(RecipeError, match=r"step moments: reads counts that.*put normalise before background"):
+        plan(recipe(late), store)
+
+
+def test_weak_beam__scale_after_frames_were_compared_is_too_late(made) -> None:
+    text = """
+name: x
+steps:
+  - local_peak: {background: 106}
+  - normalise: {by: monitor, reference: 5.0e5, offset: 106}
+  - classify_beams: {}
+"""
+    (told,) = plan(recipe(text), made("hard")).remarks
+    assert "no step puts them on one scale" in told
+
+
+def test_weak_beam__sums_made_again_keep_to_the_verdict(made) -> None:
+    store = made("deformed")
+    run_recipe("weak_beam", store)
+    text = "name: x\nsteps:\n  - background: {quantile: 0.1}\n  - integrate_beams: {gain: 2.0}\n"
+    report = run_recipe(recipe(text), store, overwrite=True)
+    assert np.isnan(dfxm_dask.open_scan(store)["beams"].weak).all()
+    assert "have no weak beam" in report.remarks[0]
 
 
 def test_weak_beam__counts_of_a_pass_that_is_gone_are_made_again(made) -> None:
     """Whole layers of the background part normalise from the steps that read what it made."""
     store = made("hard")
-    tail = "  - normalise: {by: monitor, reference: 5.0e5, offset: 106}\n  - hot_pixels: {}\n  - local_peak: {}\n"
-    run_recipe(recipe("name: a\nsteps:\n  - background: {}\n" + tail), store, overwrite=True)
+    steps = "  - normalise: {by: monitor, reference: 5.0e5, offset: 106}\n  - background: {}\n  - hot_pixels: {}\n"
+    run_recipe(recipe("name: a\nsteps:\n" + steps + "  - local_peak: {}\n"), store, overwrite=True)
     apart = dfxm_dask.open_scan(store)["beams"].peak_local.values
-    run_recipe(
-        recipe("name: b\nsteps:\n  - background: {}\n" + tail.replace("  - hot_pixels: {}\n", "")),
-        store, overwrite=True,
-    )  # fmt: skip
+    steps = steps.replace("  - hot_pixels: {}\n", "")
+    run_recipe(recipe("name: b\nsteps:\n" + steps + "  - local_peak: {}\n"), store, overwrite=True)
     np.testing.assert_array_equal(dfxm_dask.open_scan(store)["beams"].peak_local.values, apart)
 
 

@@ -330,5 +330,9 @@ def test_truth_rows__mask_of_defects_beside_true_lines() -> None:
     # Rows 0 to 19 see it at 0.5 um; those below at more, until 1 um is passed.
     below = sum(np.hypot(0.25 * (row - 19), 0.5) < 1 for row in range(20, 40))
     assert seen[1:] == (f"{100 * (20 + below) / 40:.3g} %", "100 %")
+    # A layer in which nothing was found has no line within any distance of it.
+    two = tree.map_over_datasets(lambda d: xr.concat([d, d.assign(defects=d.defects & False)], "z") if d else d)
+    both = xr.concat([truth, truth], "z")
+    assert truth_rows(two, both)[1][1] == f"{100 * ((20 + below) / 80):.3g} %"
     beams["defects"][:] = False
     assert truth_rows(tree, truth)[0][1] == "none"
