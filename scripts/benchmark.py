@@ -1,8 +1,8 @@
 """Measure the package against floors and peers, each figure as a ratio within one run.
 
 ``python scripts/benchmark.py maps`` builds the data and prints a Markdown table; ``simulate`` measures the simulator,
-``networks`` the networks that tell weak from strong beam, ``beams`` the recipe of weak-beam images. ``--quick`` takes
-small frames: it shows that everything runs, but its numbers say nothing.
+``networks`` the networks that tell weak from strong beam, ``beams`` the recipe of weak-beam images, ``components`` the
+component analyses. ``--quick`` takes small frames: it shows that everything runs, but its numbers say nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.beams import figure_beams_memory, figure_kernels, figure_network
+from bench.components import figure_layers, figure_nica, figure_nmf, figure_pca, figure_projection
 from bench.data import FULL, QUICK, Data
 from bench.limits import figure_graph, figure_memory
 from bench.networks import Networks, figure_speed, figure_worker
@@ -56,6 +57,16 @@ BEAMS: dict[str, Callable[[Data], list[Row]]] = {
     "memory": figure_beams_memory,
 }
 
+COMPONENTS: dict[str, Callable[[Data], list[Row]]] = {
+    "pca": figure_pca,
+    "projection": figure_projection,
+    "nmf": figure_nmf,
+    "nica": figure_nica,
+    "layers": figure_layers,
+}
+
+ON_STORES = {"maps": MAPS, "beams": BEAMS, "components": COMPONENTS}
+
 
 def arguments() -> argparse.Namespace:
     """The command line."""
@@ -69,7 +80,12 @@ def arguments() -> argparse.Namespace:
     networks = commands.add_parser("networks", help="patches a second and memory of the networks")
     beams = commands.add_parser("beams", help="weak-beam images and the mask of dislocations")
     beams.add_argument("--layers", type=int, default=2, help="layers for the network (default: 2)")
-    named = ((maps, MAPS), (simulate, SIMULATE), (networks, NETWORKS), (beams, BEAMS))
+    components = commands.add_parser("components", help="Gram–Schmidt, principal and blind components")
+    components.add_argument("--darfix-python", metavar="PATH", help="Python of an environment with darfix")
+    components.set_defaults(layers=1)
+    named = (
+        (maps, MAPS), (simulate, SIMULATE), (networks, NETWORKS), (beams, BEAMS), (components, COMPONENTS),
+    )  # fmt: skip
     for command, figures in ((command, list(known)) for command, known in named):
         command.add_argument("--quick", action="store_true", help="small frames, for a look whether all of it runs")
         command.add_argument("--work", type=Path, help="folder for data, kept and used again (default: temporary)")
@@ -108,7 +124,7 @@ def run(options: argparse.Namespace, work: Path) -> None:
     shape = QUICK if options.quick else FULL
     folder = work / f"{shape[0]}x{shape[1]}"
     folder.mkdir(exist_ok=True)
-    darfix, figures = getattr(options, "darfix_python", None), BEAMS if options.command == "beams" else MAPS
+    darfix, figures = getattr(options, "darfix_python", None), ON_STORES[options.command]
     data = Data(folder, shape, options.layers, memory_layers, options.repeats, darfix)
     rows = [row for name in options.only or figures for row in measure(name, figures[name], data)]
     title = f"one layer 31 x {shape[0]} x {shape[1]} uint16, {options.layers} layers, best of {options.repeats}"

@@ -166,7 +166,11 @@ def declared(store: str | Path, group: str, name: str) -> Variable:
     meta = json.loads(Path(store, group, name, "zarr.json").read_bytes())
     attrs = meta["attributes"]
     return Variable(
-        name, tuple(meta["dimension_names"]), str(meta["data_type"]), attrs.get("units", ""), attrs.get("long_name", "")
+        name,
+        tuple(meta.get("dimension_names", ())),
+        str(meta["data_type"]),
+        attrs.get("units", ""),
+        attrs.get("long_name", ""),
     )
 
 
@@ -177,7 +181,7 @@ def _node(path: Path) -> str:
 def _variable(path: Path, known: frozenset[str] | None = None) -> xr.Variable:
     meta = json.loads((path / "zarr.json").read_bytes())
     data = indexing.LazilyIndexedArray(_LazyArray(path, known))
-    return xr.Variable(meta["dimension_names"], data, meta["attributes"], fastpath=True)
+    return xr.Variable(meta.get("dimension_names", ()), data, meta["attributes"], fastpath=True)
 
 
 def valid_blocks(state: ledger.StepState, nz: int, ny: int) -> np.ndarray:

@@ -1,0 +1,413 @@
+"""Rocking curves as component analysis sees them, and the summary of many curves that a fit is made from.
+
+A fit and the transform that belongs to it must treat the counts alike. So there is one treatment, it is written down
+in four numbers, and these travel with every basis (``<method>_scaling``).
+
+Treated curves are whole numbers of a small step. Their sums and products are then whole numbers as well, which add up
+exactly in any order: a fit gives the same bits however the scan is cut into blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numba import njit
+
+from dfxm_dask.errors import InputError
+from dfxm_dask.memory import frame_lines
+from dfxm_dask.schema import SCAN, Variable
+
+Summary = dict[str, np.ndarray]
+Kind = Literal["log", "anscombe", "plain"]
+
+KINDS: tuple[Kind, ...] = ("log", "anscombe", "plain")
+STEPS = (2.0**-13, 2.0**-7, 2.0**-2)  # of each kind: far below the noise of one count (our choice)
+OFFSETS = (1.0, 0.375, 0.0)  # log(1 + I), and the constant of Anscombe for photons
+LIMIT = 2.0**21  # steps: products of two curves stay exact in float64 over a strip
+STRIP = 2048  # pixels that are treated together: their curves stay in the second-level cache
+LAYER_SAMPLE, SAMPLE = 2000, 20000  # curves that are kept of a layer, and in all
+SAMPLE_VALUES = 2**24  # and numbers in them
+
+Y_AT = Variable("y", ("y",), "float64", "", "position along y, in any unit")
+X_AT = Variable("x", ("x",), "float64", "", "position along x, in any unit")
+Z_AT = Variable("z", ("z",), "float64", "", "position along z, in any unit")
+POSITION = (Z_AT, Y_AT, X_AT)  # may_read of a fit: which curves are sampled follows from where they are
+
+
+def basis_variables(method: str) -> tuple[Variable, Variable, Variable, Variable]:
+    """Basis, mean, scaling and grid of a method: what its fit writes (among others) and its transform reads.
+
+    Parameters
+    ----------
+    method : str
+        "gram_schmidt", "pca", ... It begins every name, also that of the dim: bases of different lengths live in one
+        group.
+
+    Examples
+    --------
+    >>> [v.name for v in basis_variables("pca")]
+    ['pca_basis', 'pca_mean', 'pca_scaling', 'pca_grid_{axis}']
+    """
+    return (
+        Variable(f"{method}_basis", (f"{method}_component", SCAN), "float64", "1", f"{method} curves"),
+        Variable(f"{method}_mean", (SCAN,), "float64", "1", "curve that is subtracted before the projection"),
+        Variable(
+            f"{method}_scaling", ("scaling",), "float64", "1",
+            "kind of scaling (0 log, 1 anscombe, 2 plain), offset, background (NaN: a map), whether coefficients are"
+            " not negative",
+        ),
+        Variable(f"{method}_grid_{{axis}}", (SCAN,), "float64", "{units}", "{axis} of every frame of the fitted scan"),
+    )  # fmt: skip
+
+
+def scaling_of(
+    name: str, kind: Kind, offset: float | None, background: float | Literal["none"] | None,
+    background_map: np.ndarray | None,
+) -> np.ndarray:  # fmt: skip
+    """The treatment of counts in numbers: kind, offset, background (NaN: a map), and room for the sign of coefficients.
+
+    Parameters
+    ----------
+    name : str
+        Who asks, for the text of an error.
+    kind : "log", "anscombe" or "plain"
+        ln(max(I − background, 0) + offset), 2 √max(I − background + offset, 0), or I − background.
+    offset : float, count
+        None: 1 for "log", 3/8 for "anscombe". With a detector of gain g and read noise s (both in counts) the general
+        Anscombe transform has 3/8 g + s²/g.
+    background : float or "none", optional
+    background_map : array (y, x), optional
+
+    Returns
+    -------
+    array (4,), float64
+
+    Raises
+    ------
+    InputError
+        No background at all, or both a map and a number; an offset that the kind has no use for.
+
+    Examples
+    --------
+    >>> scaling_of("pca", "log", None, 100, None).tolist()
+    [0.0, 1.0, 100.0, 0.0]
+    """
+    if background_map is not None and background is not None:
+        raise InputError(
+            f"{name}: parameter background={background!r}", "there is a background map already",
+            "leave out the parameter, or leave out the step background",
+        )  # fmt: skip
+    if background_map is None and background is None:
+        raise InputError(
+            f"{name} without a background", "would take the detector offset for light",
+            "run the step background first, or give background=<counts>, or say background='none'",
+        )  # fmt: skip
+    code = KINDS.index(kind)
+    added = OFFSETS[code] if offset is None else float(offset)
+    if not np.isfinite(added) or (kind == "log" and added <= 0) or (kind == "plain" and added != 0) or added < 0:
+        raise InputError(
+            f"{name}: parameter offset={offset!r}", f"does not suit scaling {kind!r}",
+            "give an offset above 0 for log, of at least 0 for anscombe, and none for plain",
+        )  # fmt: skip
+    dark = np.nan if background_map is not None else 0.0 if background == "none" else float(background)  # type: ignore[arg-type]
+    return np.array([code, added, dark, 0.0])
+
+
+def dark_level(name: str, scaling: np.ndarray, background_map: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Counts to subtract from every pixel, as a fit did: (y, x), float32.
+
+    Raises
+    ------
+    InputError
+        The fit had a background map and there is none, or the other way round.
+    """
+    if np.isnan(scaling[2]):
+        if background_map is None:
+            raise InputError(
+                f"{name} without a background map", "the basis was fitted above one", "run the step background first"
+            )
+        return np.require(background_map, np.float32, ["C", "W"])
+    if background_map is not None:
+        raise InputError(
+            f"{name} with a background map", f"the basis was fitted above {scaling[2]:g} counts everywhere",
+            "fit it again, or leave out the map",
+        )  # fmt: skip
+    return np.full(shape, scaling[2], np.float32)
+
+
+@njit(nogil=True, cache=True)
+def take_curves(line, starts, places, level, curves):  # type: ignore[no-untyped-def]
+    """Counts above background of the pixels at some places of a layer: (frame, pixel)."""
+    for frame in range(starts.size):
+        start = starts[frame]
+        for n in range(places.size):
+            curves[frame, n] = np.float32(line[np.uintp(start) + np.uintp(places[n])]) - level[n]
+
+
+# The loops below do one thing each, so that all of them vectorise. Of two arguments that are one memory the compiler
+# knows nothing, hence the copies; and a division that may raise is not done in parallel, hence the error model.
+@njit(nogil=True, cache=True, error_model="numpy")
+def scale_counts(values, kind, offset, step, spare, split):  # type: ignore[no-untyped-def]
+    """Counts above background turned into whole numbers of steps, in place; NaN for what is not finite.
+
+    Parameters: ``values``, ``spare`` (n,) float32, ``split`` (n,) int32. The logarithm is that of the mantissa m in
+    (0.7, 1.4), 2 artanh((m − 1)/(m + 1)) by its series to the ninth power (error 1e-9), and the exponent.
+    """
+    per_step, zero = np.float32(1 / step), np.float32(0)
+    if kind == 0:
+        one, half, two = np.float32(1), np.float32(0.5), np.float32(2)
+        a, b, c, d = np.float32(1 / 3), np.float32(1 / 5), np.float32(1 / 7), np.float32(1 / 9)
+        middle, ln2 = np.float32(2**0.5), np.float32(0.6931471805599453)
+        for n in range(values.size):
+            v = values[n]
+            spare[n] = (v if v > zero else zero) + offset
+        bits = spare.view(np.int32)
+        for n in range(values.size):
+            split[n] = (bits[n] & 0x7FFFFF) | 0x3F800000
+            bits[n] = (bits[n] >> 23) - 127
+        mantissa = split.view(np.float32)
+        for n in range(values.size):
+            v, m, power = values[n], mantissa[n], np.float32(bits[n])
+            high = m > middle
+            m = m * half if high else m
+            power = power + one if high else power
+            s = (m - one) / (m + one)
+            q = s * s
+            log = power * ln2 + two * s * (one + q * (a + q * (b + q * (c + q * d))))
+            values[n] = np.rint(log * per_step) + (v - v)
+    elif kind == 1:
+        for n in range(values.size):
+            v = values[n] + offset
+            values[n] = np.rint(np.float32(2) * np.sqrt(v if v > zero else zero) * per_step) + (v - v)
+    else:
+        for n in range(values.size):
+            v = values[n]
+            values[n] = np.rint(v * per_step) + (v - v)
+
+
+def _in_steps(counts: np.ndarray, level: np.ndarray, pixels: np.ndarray, scaling: np.ndarray) -> np.ndarray:
+    code = int(scaling[0])
+    line, starts, row_step = frame_lines(counts)
+    columns = max(1, counts.shape[1])
+    curves = np.empty((starts.size, pixels.size), np.float32)
+    take_curves(line, starts, pixels // columns * row_step + pixels % columns, level.ravel()[pixels], curves)
+    flat = curves.reshape(-1)
+    spare, split = np.empty(flat.size, np.float32), np.empty(flat.size, np.int32)
+    scale_counts(flat, code, np.float32(scaling[1]), STEPS[code], spare, split)
+    return curves
+
+
+def treated(counts: np.ndarray, level: np.ndarray, pixels: np.ndarray, scaling: np.ndarray) -> np.ndarray:
+    """Treated curves of some pixels.
+
+    Parameters
+    ----------
+    counts : array (y, x, scan axes), uint16 or float32, count
+    level : array (y, x), float32, count
+        Subtracted; see :func:`dark_level`.
+    pixels : array (pixel,), int64
+        Their numbers in the layer, x running fastest.
+    scaling : array (4,)
+        See :func:`scaling_of`.
+
+    Returns
+    -------
+    array (frame, pixel), float32
+        Exact multiples of the step of the scaling; NaN where a count or the background is not finite.
+
+    Notes
+    -----
+    Steps are 1/8192 of the logarithm, 1/128 of the Anscombe transform (whose noise is 1 for photons), and 1/4 count.
+
+    Examples
+    --------
+    >>> counts = np.array([[[99, 100, 101, 110]]], np.uint16)
+    >>> scaling = scaling_of("pca", "log", 1.0, 100, None)
+    >>> treated(counts, np.full((1, 1), 100, np.float32), np.array([0]), scaling)[:, 0].astype(float).round(3).tolist()
+    [0.0, 0.0, 0.693, 2.398]
+    """
+    return _in_steps(counts, level, pixels, scaling) * np.float32(STEPS[int(scaling[0])])
+
+
+@njit(nogil=True, cache=True)
+def _mixed(value):  # type: ignore[no-untyped-def]
+    """The finalizer of splitmix64: neighbouring numbers come out as if drawn by chance."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+@njit(nogil=True, cache=True)
+def _ranks(z, y, x, pixels, ranks):  # type: ignore[no-untyped-def]
+    for n in range(pixels.size):
+        row, column = divmod(pixels[n], x.size)
+        ranks[n] = _mixed(_mixed(_mixed(z) + y[row]) + x[column])
+
+
+def place_ranks(z: float, y: np.ndarray, x: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """A number of each pixel that follows from its position alone and is as good as drawn by chance: uint64."""
+    ranks = np.empty(pixels.size, np.uint64)
+    bits = [np.ascontiguousarray(v, np.float64).view(np.uint64) for v in (np.atleast_1d(z), y, x)]
+    _ranks(bits[0][0], bits[1], bits[2], pixels, ranks)
+    return ranks
+
+
+def summarise(
+    counts: np.ndarray, scan: dict[str, np.ndarray], used: np.ndarray | None, level: np.ndarray, scaling: np.ndarray,
+    z: np.ndarray | float | None = None, y: np.ndarray | None = None, x: np.ndarray | None = None,
+) -> Summary:  # fmt: skip
+    """What a fit needs of the curves of one layer, or a part of it; summaries add up by :func:`add_summaries`.
+
+    Parameters
+    ----------
+    counts : array (y, x, scan axes), uint16 or float32, count
+    scan : dict of str to array (length of the axis,)
+        Positions along every scan axis.
+    used : array (y, x), bool, optional
+        Pixels that count, such as ``lit``; all by default. One with a value that is not finite counts never.
+    level : array (y, x), float32, count
+    scaling : array (4,)
+    z, y, x : float, array (y,), array (x,), optional
+        Position of the layer and its pixels. Without them a part of a layer would sample as if it began at 0.
+
+    Returns
+    -------
+    dict
+        ``sum_gram`` (frame, frame), ``sum_curve`` (frame,) and ``sum_pixels`` (), int64, whole steps: see
+        :func:`gram` and :func:`mean_curve`. ``sample_curves`` (pixel, frame), float32, of the 2000 pixels of lowest
+        rank (:func:`place_ranks`), with ``sample_rank`` and ``sample_layer``. ``scaling``, and the positions of the
+        frames, ``grid_<axis>`` (scan axes).
+
+    Raises
+    ------
+    InputError
+        A treated value of more than 2**21 steps.
+    """
+    frames = int(np.prod(counts.shape[2:]))
+    step = STEPS[int(scaling[0])]
+    rows, columns = counts.shape[:2]
+    inside = np.isfinite(level) if used is None else np.isfinite(level) & used
+    pixels = np.flatnonzero(inside)
+    gram_steps, curve_steps, known = np.zeros((frames, frames), np.int64), np.zeros(frames, np.int64), []
+    for first in range(0, pixels.size, STRIP):
+        part = pixels[first : first + STRIP]
+        curves = _in_steps(counts, level, part, scaling)
+        finite = np.isfinite(curves.sum(axis=0))
+        if not finite.all():
+            part, curves = part[finite], curves[:, finite]
+        steps = curves.astype(np.float64)
+        if steps.size and np.abs(steps).max() >= LIMIT:
+            raise InputError(
+                f"curves with scaling {KINDS[int(scaling[0])]!r}", f"reach {np.abs(steps).max() * step:.6g}",
+                f"scale the counts down below {LIMIT * step:.6g}, or choose scaling 'log'",
+            )  # fmt: skip
+        gram_steps += (steps @ steps.T).astype(np.int64)
+        curve_steps += steps.sum(axis=1).astype(np.int64)
+        known.append(part)
+    pixels = np.concatenate(known) if known else pixels
+    ranks = place_ranks(
+        0.0 if z is None else float(z), np.arange(rows, dtype=float) if y is None else y,
+        np.arange(columns, dtype=float) if x is None else x, pixels,
+    )  # fmt: skip
+    if pixels.size > LAYER_SAMPLE:
+        chosen = np.argpartition(ranks, LAYER_SAMPLE)[:LAYER_SAMPLE]
+        pixels, ranks = pixels[chosen], ranks[chosen]
+    order = np.argsort(ranks)
+    at = np.meshgrid(*(np.asarray(p, float) for p in scan.values()), indexing="ij")
+    return {
+        "sum_gram": gram_steps,
+        "sum_curve": curve_steps,
+        "sum_pixels": np.array(sum(p.size for p in known), np.int64),
+        "sample_curves": np.ascontiguousarray(treated(counts, level, pixels[order], scaling).T),
+        "sample_rank": ranks[order],
+        "sample_layer": np.full(pixels.size, 0.0 if z is None else float(z)),
+        "scaling": scaling,
+        **{f"grid_{name}": p for name, p in zip(scan, at, strict=True)},
+    }
+
+
+def add_summaries(first: Summary, second: Summary) -> Summary:
+    """Two summaries as one, the same whatever the order: the ``combine`` of every fit.
+
+    What is named ``sum_`` adds up. Of the sample remain the 2000 lowest ranks of a layer and the 20000 lowest of all
+    (fewer where the curves are long). Everything else must agree.
+
+    Raises
+    ------
+    InputError
+        The parts were scanned or treated differently; or so many pixels that their sums pass 2**62.
+    """
+    result: Summary = {}
+    for name, values in first.items():
+        if name.startswith("sum_"):
+            if np.abs(values).max(initial=0) > 2**61 or np.abs(second[name]).max(initial=0) > 2**61:
+                raise InputError("the sums of all curves", "pass 2**62", "fit to fewer layers, or choose scaling 'log'")
+            result[name] = values + second[name]
+        elif not name.startswith("sample_"):
+            if name not in second or not np.array_equal(values, second[name], equal_nan=True):
+                raise InputError(
+                    f"{name} of the curves", "differs between parts of the scan", "fit to layers of one scan"
+                )
+            result[name] = values
+    sample = {n: np.concatenate([first[n], second[n]]) for n in first if n.startswith("sample_")}
+    if not sample:
+        return result
+    order = np.lexsort((sample["sample_rank"], sample["sample_layer"]))
+    layer = sample["sample_layer"][order]
+    begins = np.flatnonzero(np.r_[True, layer[1:] != layer[:-1]]) if layer.size else np.zeros(0, int)
+    within = np.arange(layer.size) - np.repeat(begins, np.diff(np.r_[begins, layer.size]))
+    order = order[within < LAYER_SAMPLE]
+    order = order[np.argsort(sample["sample_rank"][order], kind="stable")]
+    most = min(SAMPLE, max(LAYER_SAMPLE, SAMPLE_VALUES // max(1, sample["sample_curves"].shape[1])))
+    return result | {n: v[order[:most]] for n, v in sample.items()}
+
+
+def gram(summary: Summary) -> np.ndarray:
+    """Sum of the products of two frames over all curves, (frame, frame), float64."""
+    return np.asarray(summary["sum_gram"].astype(np.float64) * STEPS[int(summary["scaling"][0])] ** 2)
+
+
+def mean_curve(summary: Summary) -> np.ndarray:
+    """Mean of all curves, (frame,), float64; NaN without any."""
+    pixels = int(summary["sum_pixels"])
+    total = summary["sum_curve"].astype(np.float64) * STEPS[int(summary["scaling"][0])]
+    return total / pixels if pixels else np.full_like(total, np.nan)
+
+
+def check_components(name: str, components: int, frames: int) -> None:
+    """Refuse more components than frames.
+
+    Raises
+    ------
+    InputError
+    """
+    if components > frames:
+        raise InputError(
+            f"{name}: parameter components={components}", f"the scan has {frames} frames",
+            f"choose at most {frames}",
+        )  # fmt: skip
+
+
+def described(
+    method: str, summary: Summary, basis: np.ndarray, mean: np.ndarray | None = None, nonnegative: bool = False
+) -> Summary:
+    """The variables of :func:`basis_variables` for a basis (component, frame): what ``finish`` of a fit returns.
+
+    Parameters
+    ----------
+    mean : array (frame,), optional
+        Subtracted before the projection; zero by default.
+    nonnegative : bool
+        Whether coefficients are the best ones that are not negative, instead of the best ones.
+    """
+    grids = {name: values for name, values in summary.items() if name.startswith("grid_")}
+    lengths = next(iter(grids.values())).shape
+    scaling = np.array([*summary["scaling"][:3], float(nonnegative)])
+    mean = np.zeros(lengths) if mean is None else np.asarray(mean, np.float64).reshape(lengths)
+    return {
+        f"{method}_basis": np.asarray(basis, np.float64).reshape(len(basis), *lengths),
+        f"{method}_mean": mean,
+        f"{method}_scaling": scaling,
+        **{f"{method}_{name}": values for name, values in grids.items()},
+    }

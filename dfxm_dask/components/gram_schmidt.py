@@ -1,0 +1,445 @@
+"""Gram–Schmidt basis: the curve of the strong beam, and what the curves of the weak beam add to it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numba import njit
+from pydantic import Field
+from scipy.sparse.linalg import eigsh
+
+from dfxm_dask.components.curves import (
+    STEPS,
+    STRIP,
+    Z_AT,
+    Summary,
+    add_summaries,
+    basis_variables,
+    dark_level,
+    described,
+    gram,
+    place_ranks,
+    scaling_of,
+    summarise,
+    treated,
+)
+from dfxm_dask.components.regions import NAMES, Region, drawn_regions, found_regions, tail_means
+from dfxm_dask.errors import InputError
+from dfxm_dask.reduction import reduction
+from dfxm_dask.schema import (
+    AXES,
+    BACKGROUND,
+    COUNTS,
+    HAS_WEAK_BEAM,
+    LIT,
+    PEAK_LOCAL,
+    SCAN,
+    WIDTH_LOCAL,
+    Variable,
+    X,
+    Y,
+    pixel_length,
+)
+
+RESAMPLES, BLOCK = 50, 4.0  # of the bootstrap, and the um over which pixels are taken for dependent (our choice)
+CLUSTERS, ROUNDS = 6, 100  # of the fall-back
+MANY = 200  # frames above which not all eigenvalues are worked out
+DEPENDENT = 1e-6  # part of a curve that must be left beside the others (our choice)
+
+COMPONENT = "gram_schmidt_component"
+REPORT = (
+    Variable("gram_schmidt_region", (COMPONENT,), "int8", "1", "0 strong, 1 weak_minus, 2 weak_plus"),
+    Variable("gram_schmidt_pixels", (COMPONENT,), "int64", "1", "pixels that the curve of the region is the mean of"),
+    Variable("gram_schmidt_bootstrap", (COMPONENT, SCAN), "float64", "1", "standard deviation of the basis"),
+    Variable("gram_schmidt_condition", (), "float64", "1", "condition number of the curves of the three regions"),
+    Variable("gram_schmidt_rms", (), "float64", "1", "rms of what the basis leaves of the treated curves"),
+    Variable("gram_schmidt_rms_least", (), "float64", "1", "rms of what the best basis of that size leaves (SVD)"),
+    Variable("gram_schmidt_has_tails", (), "bool", "1", "whether regions of weak beam were found or drawn"),
+)
+
+
+def orthonormal(curves: np.ndarray) -> np.ndarray:
+    """Gram–Schmidt basis of curves, in their order.
+
+    Parameters
+    ----------
+    curves : array (component, frame), float64
+
+    Returns
+    -------
+    array (component, frame), float64
+        Orthonormal rows; NaN throughout where a curve depends on those before it to a part in 10⁶, or is not finite.
+
+    Notes
+    -----
+    u₁ = r₁/|r₁|, u₂ ∝ r₂ − ⟨r₂, u₁⟩u₁, ...: modified Gram–Schmidt, every projection taken off twice, which makes the
+    rows orthogonal to rounding whatever the condition. Equal to QR up to signs; here ⟨r, u⟩ > 0.
+
+    References
+    ----------
+    P. Huang, R. Coffee, L. Dresselhaus-Marais, IMMI 12 (2023) 83, arXiv:2211.05247.
+
+    Examples
+    --------
+    >>> orthonormal(np.array([[3.0, 0.0], [2.0, -5.0]])).tolist()
+    [[1.0, 0.0], [0.0, -1.0]]
+    """
+    basis = np.full(curves.shape, np.nan)
+    if not np.isfinite(curves).all():
+        return basis
+    for k, curve in enumerate(curves):
+        left = curve.astype(np.float64)
+        for other in [*basis[:k], *basis[:k]]:
+            left = left - (left @ other) * other
+        length = np.sqrt(left @ left)
+        if not length > DEPENDENT * np.sqrt(curve @ curve):
+            return np.full(curves.shape, np.nan)
+        basis[k] = left / length
+    return basis
+
+
+@njit(nogil=True, cache=True)
+def _add_to_blocks(curves, block, sums, pixels):  # type: ignore[no-untyped-def]
+    for n in range(block.size):
+        known = True
+        for frame in range(curves.shape[0]):
+            known &= curves[frame, n] - curves[frame, n] == 0
+        if known:
+            pixels[block[n]] += 1
+            for frame in range(curves.shape[0]):
+                sums[block[n], frame] += np.int64(curves[frame, n])
+
+
+def region_sums(
+    counts: np.ndarray, level: np.ndarray, scaling: np.ndarray, masks: np.ndarray, z: float, pixel: tuple[float, float]
+) -> Summary:
+    """Sums of the curves of each region, and of 50 resamples of it: whole numbers of steps, which add up over layers.
+
+    Notes
+    -----
+    Blocks of 4 um, not pixels, are drawn, each as often as a Poisson number of mean 1 says that follows from the
+    position of the layer: for many blocks that is drawing with replacement, and layers need not know of each other.
+    """
+    frames = int(np.prod(counts.shape[2:]))
+    edges = [max(1, round(BLOCK / p)) if np.isfinite(p) else 1 for p in pixel]
+    rows, columns = (np.arange(n) // e for n, e in zip(masks.shape[1:], edges, strict=True))
+    number = rows[:, None] * (columns[-1] + 1 if columns.size else 0) + columns
+    blocks = int(number.max()) + 1 if number.size else 0
+    seed = int(place_ranks(z, np.zeros(1), np.zeros(1), np.zeros(1, np.int64))[0])
+    weight = np.random.default_rng(seed).poisson(1.0, (RESAMPLES, blocks))
+    made: Summary = {
+        "sum_region": np.zeros((3, frames), np.int64), "sum_region_pixels": np.zeros(3, np.int64),
+        "sum_drawn": np.zeros((RESAMPLES, 3, frames), np.int64), "sum_drawn_pixels": np.zeros((RESAMPLES, 3), np.int64),
+    }  # fmt: skip
+    for k, mask in enumerate(masks):
+        sums, pixels = np.zeros((blocks, frames), np.int64), np.zeros(blocks, np.int64)
+        chosen = np.flatnonzero(mask & np.isfinite(level))
+        for first in range(0, chosen.size, STRIP):
+            part = chosen[first : first + STRIP]
+            curves = treated(counts, level, part, scaling) / np.float32(STEPS[int(scaling[0])])
+            _add_to_blocks(curves, number.ravel()[part], sums, pixels)
+        full = np.flatnonzero(pixels)
+        made["sum_region"][k], made["sum_region_pixels"][k] = sums[full].sum(axis=0), pixels.sum()
+        made["sum_drawn"][:, k] = weight[:, full].astype(float) @ sums[full].astype(float)  # exact below 2**53
+        made["sum_drawn_pixels"][:, k] = weight[:, full] @ pixels[full]
+    return made
+
+
+def clusters_of(curves: np.ndarray, seed: int) -> np.ndarray:
+    """Cluster of each curve by its shape: k-means (k = 6) of curves that are shifted to mean 0 and scaled to 1.
+
+    Parameters
+    ----------
+    curves : array (curve, frame), float32
+    seed : int
+        Of the first centres, drawn as by k-means++.
+
+    Returns
+    -------
+    array (curve,), int64
+        0 to 5; −1 of curves that are constant, and of all where there are not six shapes.
+    """
+    values = curves.astype(np.float64)
+    spread = values.std(axis=1)
+    usable = spread > 0
+    label = np.full(len(curves), -1, np.int64)
+    shapes = (values[usable] - values[usable].mean(axis=1, keepdims=True)) / spread[usable, None]
+    if len(shapes) < CLUSTERS:
+        return label
+    generator = np.random.default_rng(seed)
+    centres = shapes[[generator.integers(len(shapes))]]
+    far = np.full(len(shapes), np.inf)
+    while len(centres) < CLUSTERS:
+        far = np.minimum(far, ((shapes - centres[-1]) ** 2).sum(axis=1))
+        if not far.sum() > 0:
+            return label
+        centres = np.concatenate([centres, shapes[[generator.choice(len(shapes), p=far / far.sum())]]])
+    nearest = np.zeros(len(shapes), np.int64)
+    for _ in range(ROUNDS):
+        before = nearest
+        nearest = ((centres**2).sum(axis=1) - 2 * shapes @ centres.T).argmin(axis=1)
+        for k in range(CLUSTERS):
+            if (nearest == k).any():
+                centres[k] = shapes[nearest == k].mean(axis=0)
+        if (nearest == before).all():
+            break
+    label[usable] = nearest
+    return label
+
+
+def clustered_regions(curves: np.ndarray, places: np.ndarray, seed: int) -> np.ndarray:
+    """Curves of strong beam and of weak beam on either side, told by their shape: bool (3, curve).
+
+    Parameters
+    ----------
+    curves : array (curve, frame), float32
+    places : array (frame,)
+        Along the rocking axis.
+    seed : int
+
+    Notes
+    -----
+    Strong: the cluster of the largest mean sum. Weak: of the others, those whose mean curve has the lowest and the
+    highest centre of mass. None where there are not six clusters.
+    """
+    label = clusters_of(curves, seed)
+    masks = np.zeros((3, len(curves)), bool)
+    known = [k for k in range(CLUSTERS) if (label == k).any()]
+    if len(known) < 3:
+        return masks
+    mean = {k: curves[label == k].mean(axis=0, dtype=np.float64) for k in known}
+    strong = max(known, key=lambda k: mean[k].sum())
+    weight = {k: np.maximum(m - m.min(), 0) for k, m in mean.items()}
+    order = sorted((k for k in known if k != strong), key=lambda k: float(weight[k] @ places / weight[k].sum()))
+    for mask, k in zip(masks, (strong, order[0], order[-1]), strict=True):
+        mask[:] = label == k
+    return masks
+
+
+def _rms(left: float, count: float) -> float:
+    return float(np.sqrt(max(left, 0.0) / count)) if count else np.nan
+
+
+def _largest_three(products: np.ndarray) -> float:
+    """Sum of the three largest eigenvalues; of many frames by Lanczos, which takes a hundredth of the time."""
+    if len(products) <= MANY or not products.any():
+        return float(np.linalg.eigvalsh(products)[-3:].sum())
+    return float(eigsh(products, 3, v0=np.ones(len(products)), return_eigenvectors=False).sum())
+
+
+def _finish(summary: Summary) -> Summary:
+    """Basis and report from the sums of all layers; where no weak region was found, from clusters of the sample."""
+    step = STEPS[int(summary["scaling"][0])]
+    order, drawn = summary["option_order"], bool(summary["option_drawn"])
+    pixels = summary["sum_region_pixels"]
+    for name, count in zip(NAMES, pixels, strict=True):
+        if drawn and count == 0:
+            raise InputError(
+                f"gram_schmidt: region {name!r}", "is unlit in every layer, or names a layer that there is not",
+                "draw it where the sample diffracts, with z as of the scan",
+            )  # fmt: skip
+    has_tails = bool((pixels > 0).all())
+    if has_tails:
+        sums, drawn_sums, drawn_pixels = (summary[f"sum_{n}"] for n in ("region", "drawn", "drawn_pixels"))
+    else:
+        sample = np.rint(summary["sample_curves"] / np.float32(step)).astype(float)
+        masks = clustered_regions(summary["sample_curves"], summary["option_places"], int(summary["option_seed"]))
+        pixels, sums = masks.sum(axis=1), masks.astype(float) @ sample
+        generator = np.random.default_rng(int(summary["option_seed"]))
+        weight = generator.poisson(1.0, (RESAMPLES, 1, len(sample))) * masks.astype(float)
+        drawn_sums, drawn_pixels = weight @ sample, weight.sum(axis=2)
+
+    def means(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+        full = count[..., None] > 0
+        return np.where(full, total * step / np.where(full, count[..., None], 1), np.nan)[..., order, :]
+
+    curves = means(sums, pixels)
+    basis = orthonormal(curves)
+    if drawn and np.isnan(basis).any():
+        raise InputError(
+            "gram_schmidt: the drawn regions", "have curves of which one follows from the others", "draw them elsewhere"
+        )
+    resampled = np.stack([orthonormal(c) for c in means(drawn_sums, drawn_pixels)])
+    resampled = resampled[np.isfinite(resampled).all(axis=(1, 2))]
+    products = gram(summary)
+    known = bool(np.isfinite(basis).all())
+    spread = resampled.std(axis=0, ddof=1) if known and len(resampled) > 1 else np.full(basis.shape, np.nan)
+    values, whole = float(summary["sum_pixels"]) * basis.shape[1], float(np.trace(products))
+    explained = float(np.einsum("kf,fg,kg->", basis, products, basis))
+    best = _largest_three(products)
+    made = described("gram_schmidt", summary, basis)
+    return made | {
+        "gram_schmidt_region": order.astype(np.int8),
+        "gram_schmidt_pixels": pixels[order].astype(np.int64),
+        "gram_schmidt_bootstrap": spread.reshape(made["gram_schmidt_basis"].shape),
+        "gram_schmidt_condition": np.array(np.linalg.cond(curves) if known else np.nan),
+        "gram_schmidt_rms": np.array(_rms(whole - explained, values) if known else np.nan),
+        "gram_schmidt_rms_least": np.array(_rms(whole - best, values)),
+        "gram_schmidt_has_tails": np.array(has_tails),
+    }
+
+
+def _rocking_axis(scan: dict[str, np.ndarray], axis: str | None) -> str:
+    if axis is not None and axis not in scan:
+        raise InputError(f"gram_schmidt: axis {axis!r}", f"the scan has {', '.join(scan)}", "choose one of them")
+    if axis is not None:
+        return axis
+    return "phi" if "phi" in scan else max(scan, key=lambda a: scan[a].size)
+
+
+@reduction(
+    reads=(COUNTS, AXES, LIT, PEAK_LOCAL, WIDTH_LOCAL, HAS_WEAK_BEAM, Y, X),
+    may_read=(BACKGROUND, Z_AT),
+    writes=(*basis_variables("gram_schmidt"), *REPORT),
+    over=("scan", "y", "x"),
+    combine=add_summaries,
+    finish=_finish,
+    min_positions=3,
+)
+def gram_schmidt(
+    counts: np.ndarray,
+    scan: dict[str, np.ndarray],
+    lit: np.ndarray,
+    peak_local: np.ndarray,
+    width_local: np.ndarray,
+    has_weak_beam: np.ndarray,
+    y: np.ndarray,
+    x: np.ndarray,
+    background_map: np.ndarray | None = None,
+    z: np.ndarray | None = None,
+    *,
+    regions: Annotated[
+        list[Region] | None,
+        Field(
+            description="boxes {name: strong|weak_minus|weak_plus, box: [y0, y1, x0, x1], unit, z}; found by default"
+        ),
+    ] = None,
+    order: Annotated[
+        tuple[Literal["strong", "weak_minus", "weak_plus"], ...],
+        Field(description="which curve the basis begins with, and so on", min_length=3, max_length=3),
+    ] = NAMES,  # type: ignore[assignment]
+    scaling: Annotated[
+        Literal["log", "anscombe", "plain"], Field(description="what is done to the counts above background")
+    ] = "log",
+    offset: Annotated[
+        float | None,
+        Field(description="added before the logarithm or the root", json_schema_extra={"unit": "count"}),
+    ] = None,
+    axis: Annotated[
+        str | None, Field(description="scan axis of the rocking curve; phi where it is scanned, by default")
+    ] = None,
+    background: Annotated[
+        float | Literal["none"] | None,
+        Field(
+            description="subtracted from every count where there is no background map; 'none' subtracts nothing",
+            json_schema_extra={"unit": "count"},
+        ),
+    ] = None,
+    seed: Annotated[int, Field(ge=0, description="of the clusters, where no weak region is found")] = 0,
+) -> dict[str, np.ndarray]:
+    """Gram–Schmidt basis of strong and weak beam: three orthonormal curves for all layers.
+
+    Parameters
+    ----------
+    counts : array (y, x, scan axes), uint16 or float32, count
+        Detector counts of one layer, all frames on one scale.
+    scan : dict of str to array (length of the axis,), float64
+        Positions along every scan axis.
+    lit : array (y, x), bool
+        Where the sample diffracts.
+    peak_local, width_local : array (y, x), float32, degree
+        Local reference of the rocking coordinate; see :func:`dfxm_dask.beams.local_peak`.
+    has_weak_beam : array (), bool
+        Of the same; a layer without one gives no weak regions.
+    y, x : array (y,), array (x,), float64, um
+    background_map : array (y, x), float32, count, optional
+        Counts without diffracted beam.
+    z : array (), float64, optional
+        Position of the layer.
+    regions : list of {name, box, unit, z}, optional
+        Boxes [y0, y1, x0, x1] in um or pixels, at least one for each of strong, weak_minus and weak_plus, in all
+        layers or in the one at z (um). Without them regions are found in every layer; see Notes.
+    order : three names
+        The common shape of all curves goes into the first.
+    scaling : "log", "anscombe" or "plain"
+        ln(max(I, 0) + offset), 2 √max(I + offset, 0), or I, of counts above background.
+    offset : float, count
+        1 by default for "log", 3/8 for "anscombe"; the published one is not known.
+    axis : str, optional
+        By default phi where it is scanned, else the longest.
+    background : float or "none", optional
+        Counts to subtract where there is no background map. One of the two must be said.
+    seed : int
+
+    Returns
+    -------
+    dict
+        Summary of the layer; summaries add up. The result is ``gram_schmidt_basis`` (component, scan axes), float64,
+        with ``gram_schmidt_mean`` (zero), ``_scaling`` and ``_grid_<axis>``, which the projection needs, and
+        ``_region`` and ``_pixels`` (component), ``_bootstrap`` (component, scan axes), ``_condition``, ``_rms``,
+        ``_rms_least`` and ``_has_tails``. NaN where no curve is lit or one depends on the others.
+
+    Raises
+    ------
+    InputError
+        No background; an order that repeats a name; an unknown axis; a region that is not drawn, empty, outside the
+        frame or unlit; drawn regions whose curves depend on each other.
+
+    Notes
+    -----
+    The basis is that of :func:`orthonormal` for the mean treated curves of three regions. These are found by
+    :func:`dfxm_dask.components.regions.found_regions` in the local coordinate u = (phi − peak)/width, so they mean the
+    same in every layer, and their sums add up. Where no layer has a weak region on both sides, the scan does not
+    reach its weak beam: ``has_tails`` is False, and the curves are those of clusters (:func:`clustered_regions`) of a
+    sample.
+
+    ``bootstrap`` is the standard deviation over 50 resamples of blocks of 4 um. ``rms`` is what the basis leaves of
+    all lit treated curves, ``rms_least`` what the first three singular vectors leave: no basis of three can leave
+    less (Eckart and Young).
+
+    References
+    ----------
+    P. Huang, R. Coffee, L. Dresselhaus-Marais, IMMI 12 (2023) 83, arXiv:2211.05247, which draws the regions by hand.
+
+    Examples
+    --------
+    >>> phi, y = np.arange(5.0), np.arange(4.0)
+    >>> curves = np.array([[0, 9, 90, 9, 0], [40, 9, 90, 9, 0], [0, 9, 90, 9, 70], [0, 9, 90, 9, 0]], np.uint16)
+    >>> boxes = [{"name": n, "box": [k, k + 1, 0, 1], "unit": "pixel"}
+    ...          for k, n in enumerate(["strong", "weak_minus", "weak_plus"])]
+    >>> one = np.ones((4, 1), np.float32)
+    >>> summary = gram_schmidt.kernel(
+    ...     curves[:, None], {"phi": phi}, one > 0, 2 * one, one, True, y, y[:1], regions=boxes, background="none"
+    ... )
+    >>> basis = gram_schmidt.finish(summary)["gram_schmidt_basis"]
+    >>> np.abs(basis).round(3).tolist()
+    [[0.0, 0.414, 0.811, 0.414, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 1.0]]
+    """
+    if sorted(order) != sorted(NAMES):
+        raise InputError(f"gram_schmidt: parameter order={order}", "repeats a name", f"order {', '.join(NAMES)}")
+    treatment = scaling_of("gram_schmidt", scaling, offset, background, background_map)
+    level = dark_level("gram_schmidt", treatment, background_map, counts.shape[:2])
+    chosen = _rocking_axis(scan, axis)
+    pixel = (pixel_length("y", "gram_schmidt", y), pixel_length("x", "gram_schmidt", x))
+    at = 0.0 if z is None else float(z)
+    places = np.meshgrid(*(np.asarray(p, float) for p in scan.values()), indexing="ij")[
+        list(scan).index(chosen)
+    ].ravel()
+    boxes: list[dict[str, Any]] = [r if isinstance(r, dict) else r.model_dump() for r in regions or []]
+    if regions is not None:
+        masks = drawn_regions(boxes, lit, z if z is None else at, y, x)
+    else:
+        tails = tail_means(counts, level, treatment, places, lit, peak_local, width_local)
+        masks = found_regions(*tails, lit, pixel, bool(has_weak_beam))
+    summary = summarise(counts, scan, lit, level, treatment, at, y, x)
+    return (
+        summary
+        | region_sums(counts, level, treatment, masks, at, pixel)
+        | {
+            "option_order": np.array([NAMES.index(n) for n in order]),
+            "option_drawn": np.array(regions is not None),
+            "option_seed": np.array(seed),
+            "option_places": places,
+        }
+    )

@@ -1,0 +1,269 @@
+"""Principal components of all rocking curves, exact, from one matrix of frames by frames."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+from scipy.linalg import eigh
+
+from dfxm_dask.components.curves import (
+    POSITION,
+    STEPS,
+    Kind,
+    Summary,
+    add_summaries,
+    basis_variables,
+    check_components,
+    dark_level,
+    described,
+    gram,
+    mean_curve,
+    scaling_of,
+    summarise,
+)
+from dfxm_dask.reduction import reduction
+from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, LIT, SCAN, Variable
+
+ROUNDING = 1e-12
+"""Part of the largest eigenvalue below which one is rounding (our choice)."""
+CONDITION = 1e-13
+"""Part of the sum of squares that every frame is given, so that a frame that follows from others has an inverse."""
+CURVES_A_FRAME = 2
+"""Curves for each frame without which noise cannot be told from signal (our choice)."""
+
+EXPLAINED = Variable("pca_explained", ("pca_component",), "float64", "1", "share of the sum of squares of all curves")
+VARIANCE = Variable("pca_variance", ("pca_component",), "float64", "1", "mean square of the coefficient")
+NOISE_RANK = Variable("pca_noise_rank", (), "float64", "1", "number of components that stand out of the noise")
+FRAME_NOISE = Variable(
+    "pca_noise", (SCAN,), "float64", "1", "standard deviation of a frame that the others do not tell"
+)
+
+
+def principal_components(moments: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Orthonormal curves that leave the smallest squares, with their mean squares and their shares.
+
+    Parameters
+    ----------
+    moments : array (frame, frame), float64
+        Mean products of two frames: about zero, or about the mean curve.
+    components : int
+
+    Returns
+    -------
+    basis : array (component, frame), float64
+        Each with its largest value above zero; zero throughout for a component that the curves do not have.
+    variance : array (component,), float64
+        Mean square of the coefficient.
+    explained : array (component,), float64
+        Share of the sum of squares of all curves. NaN, like the basis, where all curves are zero.
+
+    Examples
+    --------
+    >>> basis, variance, explained = principal_components(np.array([[2.0, 1.0], [1.0, 2.0]]), 1)
+    >>> basis.round(3).tolist(), variance.round(6).tolist(), explained.round(6).tolist()
+    ([[0.707, 0.707]], [3.0], [0.75])
+    """
+    total = float(np.trace(moments))
+    if not (np.isfinite(total) and total > 0):
+        return np.full((components, len(moments)), np.nan), *np.full((2, components), np.nan)
+    count = len(moments)
+    values, vectors = eigh(moments, subset_by_index=(count - components, count - 1))
+    values, basis = values[::-1].copy(), vectors.T[::-1]
+    largest = np.take_along_axis(basis, np.abs(basis).argmax(axis=1)[:, None], 1)
+    basis = basis * np.where(largest < 0, -1.0, 1.0)
+    absent = values <= ROUNDING * values[0]
+    basis[absent], values[absent] = 0.0, 0.0
+    return basis, values, values / total
+
+
+def frame_noise_of(moments: np.ndarray, curves: int, least: float) -> np.ndarray:
+    """Variance of every frame that a linear combination of all others does not tell.
+
+    Parameters
+    ----------
+    moments : array (frame, frame), float64
+        Mean products of two frames.
+    curves : int
+        Their number.
+    least : float
+        Variance that every frame has by being rounded.
+
+    Returns
+    -------
+    array (frame,), float64
+
+    Notes
+    -----
+    The residual of a regression on all other frames is 1 / (M⁻¹)ₖₖ. Noise of the others makes it a little large, so a
+    component as weak as the noise may be missed, but noise is not taken for a component. Nothing has to be known of
+    photons, gain or read noise, and frames may differ in them.
+
+    References
+    ----------
+    J. M. Bioucas-Dias and J. M. P. Nascimento, IEEE Trans. Geosci. Remote Sens. 46 (2008) 2435, section III.
+    """
+    floor = max(least, CONDITION * float(np.trace(moments)))
+    inverse = np.linalg.inv(moments + floor * np.eye(len(moments))).diagonal()
+    return np.asarray(curves / (curves - len(moments) + 1) / inverse)
+
+
+def noise_rank(moments: np.ndarray, curves: int, least: float) -> tuple[float, np.ndarray]:
+    """Number of components that noise alone would not show, and the variance of the noise of every frame.
+
+    Parameters
+    ----------
+    moments, curves, least
+        As in :func:`frame_noise_of`.
+
+    Returns
+    -------
+    rank : float
+        NaN where there are fewer than two curves for each frame, or all are zero.
+    variance : array (frame,), float64
+
+    Notes
+    -----
+    Every frame is divided by its noise. The largest eigenvalue of pure noise is then (1 + √(frames/curves))², the
+    edge of Marchenko and Pastur; components above it count. Counts above background are mixtures, so their rank is the
+    number of things mixed. Logarithms and Anscombe's roots of mixtures are none: there the rank counts more.
+
+    References
+    ----------
+    V. A. Marchenko and L. A. Pastur, Math. USSR Sbornik 1 (1967) 457.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> curves = np.outer(rng.random(900), np.ones(5)) * 30 + rng.standard_normal((900, 5))
+    >>> noise_rank(curves.T @ curves / 900, 900, 0.0)[0]
+    1.0
+    """
+    frames = len(moments)
+    if curves < CURVES_A_FRAME * frames or not np.trace(moments) > 0:
+        return np.nan, np.full(frames, np.nan)
+    variance = frame_noise_of(moments, curves, least)
+    scale = np.sqrt(variance)
+    values = np.linalg.eigvalsh(moments / np.outer(scale, scale))
+    return float((values > (1 + np.sqrt(frames / curves)) ** 2).sum()), variance
+
+
+def of_summary(summary: Summary) -> tuple[np.ndarray, int, float]:
+    """Mean products of two frames, number of curves, and the variance of rounding, of a summary."""
+    curves = int(summary["sum_pixels"])
+    return gram(summary) / max(curves, 1), curves, STEPS[int(summary["scaling"][0])] ** 2 / 12
+
+
+def _finish(summary: Summary) -> Summary:
+    moments, curves, least = of_summary(summary)
+    centred = bool(summary["option_centred"])
+    mean = mean_curve(summary) if centred else np.zeros(len(moments))
+    moments = moments - np.outer(mean, mean)
+    basis, variance, explained = principal_components(moments, int(summary["option_components"]))
+    rank, noise = noise_rank(moments, curves, least)
+    result = described("pca", summary, basis, mean)
+    return result | {
+        "pca_explained": explained,
+        "pca_variance": variance,
+        "pca_noise_rank": np.array(rank),
+        "pca_noise": np.sqrt(noise).reshape(result["pca_mean"].shape),
+    }
+
+
+@reduction(
+    reads=(COUNTS, AXES),
+    may_read=(BACKGROUND, LIT, *POSITION),
+    writes=(*basis_variables("pca"), EXPLAINED, VARIANCE, NOISE_RANK, FRAME_NOISE),
+    over=(SCAN,),
+    combine=add_summaries,
+    finish=_finish,
+)
+def pca(
+    counts: np.ndarray,
+    scan: dict[str, np.ndarray],
+    background_map: np.ndarray | None = None,
+    lit: np.ndarray | None = None,
+    z: np.ndarray | None = None,
+    y: np.ndarray | None = None,
+    x: np.ndarray | None = None,
+    *,
+    components: Annotated[int, Field(ge=1, description="number of components")] = 3,
+    centred: Annotated[bool, Field(description="about the mean curve; else about zero, which is no light")] = False,
+    scaling: Annotated[
+        Kind, Field(description="of the counts: 'plain', 'anscombe' (one noise for all counts) or 'log'")
+    ] = "plain",
+    offset: Annotated[
+        float | None,
+        Field(
+            description="added before root or logarithm; 3/8 and 1 by default",
+            json_schema_extra={"unit": "count"},
+        ),
+    ] = None,
+    background: Annotated[
+        float | Literal["none"] | None,
+        Field(
+            description="subtracted from every count where there is no background map; 'none' subtracts nothing",
+            json_schema_extra={"unit": "count"},
+        ),
+    ] = None,
+) -> dict[str, np.ndarray]:
+    """Principal components of the rocking curves of all lit pixels, and how many of them stand out of the noise.
+
+    Parameters
+    ----------
+    counts : array (y, x, scan axes), uint16 or float32, count
+        Detector counts of one layer, or a part of it.
+    scan : dict of str to array (length of the axis,), float64
+        Positions along every scan axis. Frames of all axes make one curve.
+    background_map : array (y, x), float32, count, optional
+        Counts without diffracted beam.
+    lit : array (y, x), bool, optional
+        Pixels that count; all where it is not known.
+    z, y, x : array (), (y,), (x,), optional
+        Position of the part in the scan.
+    components : int
+        At most the number of frames.
+    centred : bool
+        Components about the mean curve. By default about zero: a place without light then has coefficients 0, the
+        basis alone makes the curves, and the residual is the least that any basis of this length can reach, that of
+        Gram–Schmidt too (Eckart and Young). darfix and scikit-learn centre.
+    scaling, offset, background
+        See :func:`dfxm_dask.components.curves.scaling_of`.
+
+    Returns
+    -------
+    dict
+        Summary of the part, see :func:`dfxm_dask.components.curves.summarise`. The result has ``pca_basis``
+        (pca_component, scan axes), float64, rows orthonormal, with ``pca_mean``, ``pca_scaling`` and the grid;
+        ``pca_explained`` and ``pca_variance`` (pca_component), ``pca_noise_rank`` () and ``pca_noise`` (scan axes).
+
+    Raises
+    ------
+    InputError
+        More components than frames; no background.
+
+    Notes
+    -----
+    Eigenvectors of M = Σ x xᵀ / n over all n curves x, of frames by frames: exact at any number of pixels, and the
+    same bits however the scan is cut, since M adds up in whole numbers. Components that the curves do not have (fewer
+    independent curves than asked for) are zero; with no light at all everything is NaN.
+
+    Singular values below 1e-6 of the largest are lost, as they are squared. The rank is that of
+    :func:`noise_rank`; "99 % of the variance", as in darfix, counts noise in faint scans and drops grains in bright
+    ones.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(1)
+    >>> shape = np.exp(-((np.arange(9) - 4.0) ** 2) / 4)
+    >>> counts = rng.poisson(100 + 500 * rng.random((20, 20, 1)) * shape).astype(np.uint16)
+    >>> found = pca.finish(pca.kernel(counts, {"phi": np.arange(9.0)}, components=2, background=100))
+    >>> found["pca_noise_rank"].item(), found["pca_explained"].round(2).tolist()
+    (1.0, [0.99, 0.0])
+    """
+    check_components("pca", components, int(np.prod(counts.shape[2:])))
+    treatment = scaling_of("pca", scaling, offset, background, background_map)
+    level = dark_level("pca", treatment, background_map, counts.shape[:2])
+    part = summarise(counts, scan, lit, level, treatment, z, y, x)
+    return part | {"option_components": np.array(components), "option_centred": np.array(centred)}

@@ -1,0 +1,214 @@
+"""Coefficients of every pixel in a basis: one kernel, whatever the basis was fitted by."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from dfxm_dask.components.curves import STEPS, STRIP, basis_variables, dark_level, scale_counts, take_curves
+from dfxm_dask.components.nnls import nonnegative_of_pixel
+from dfxm_dask.errors import InputError
+from dfxm_dask.memory import frame_lines
+from dfxm_dask.reduction import Reduction, reduction
+from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, LIT, SPACE, Variable
+
+SAME_PLACE = 0.01  # of a step: positions that differ by less are the same (our choice)
+
+
+@njit(nogil=True, cache=True)
+def _products(curves, mean, basis, step, products, square):  # type: ignore[no-untyped-def]
+    """Products of a strip of curves with the basis, and their squares. Every pixel adds its frames in one order."""
+    products[:] = 0.0
+    square[:] = 0.0
+    for frame in range(curves.shape[0]):
+        for n in range(curves.shape[1]):
+            value = np.float64(curves[frame, n]) * step - mean[frame]
+            square[n] += value * value
+        for k in range(basis.shape[0]):
+            part = basis[k, frame]
+            for n in range(curves.shape[1]):
+                products[k, n] += part * (np.float64(curves[frame, n]) * step - mean[frame])
+
+
+@njit(nogil=True, cache=True)
+def _solve(cross, inverse, nonnegative, frames, products, square, coefficient, residual):  # type: ignore[no-untyped-def]
+    count = cross.shape[0]
+    chosen, refused = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+    trial, factor = np.zeros(count), np.zeros((count, count + 2))
+    target, solved = np.zeros(count), np.zeros(count)
+    for n in range(square.size):
+        for k in range(count):
+            target[k] = products[k, n]
+        if nonnegative:
+            nonnegative_of_pixel(cross, target, solved, chosen, refused, trial, factor)
+        else:
+            for k in range(count):
+                solved[k] = 0.0
+                for j in range(count):
+                    solved[k] += inverse[k, j] * target[j]
+        left = square[n]
+        for k in range(count):
+            coefficient[k, n] = solved[k]
+            left -= 2 * solved[k] * target[k]
+            for j in range(count):
+                left += solved[k] * cross[k, j] * solved[j]
+        residual[n] = np.sqrt(left / frames if left > 0 else 0.0) + (left - left)
+
+
+@njit(nogil=True, cache=True)
+def _project_layer(  # type: ignore[no-untyped-def]
+    line, starts, row_step, columns, level, used, kind, offset, step, mean, basis, cross, inverse, nonnegative, strip,
+    coefficient, residual,
+):  # fmt: skip
+    pixels = residual.size
+    curves = np.empty((starts.size, strip), np.float32)
+    spare, split = np.empty(curves.size, np.float32), np.empty(curves.size, np.int32)
+    products, square = np.empty((basis.shape[0], strip)), np.empty(strip)
+    places, dark, where = np.empty(strip, np.int64), np.empty(strip, np.float32), np.empty(strip, np.int64)
+    found, left = np.empty((basis.shape[0], strip)), np.empty(strip)
+    first = 0
+    while first < pixels:
+        filled = 0
+        while first < pixels and filled < strip:
+            if used[first]:
+                places[filled] = first // columns * row_step + first % columns
+                dark[filled], where[filled] = level[first], first
+                filled += 1
+            first += 1
+        for n in range(filled, strip):  # a full strip always: every pixel sees the same instructions
+            places[n], dark[n] = places[0], dark[0]
+        if filled == 0:
+            break
+        take_curves(line, starts, places, dark, curves)
+        scale_counts(curves.ravel(), kind, offset, step, spare, split)
+        _products(curves, mean, basis, step, products, square)
+        _solve(cross, inverse, nonnegative, starts.size, products, square, found, left)
+        for n in range(filled):
+            residual[where[n]] = left[n]
+            for k in range(basis.shape[0]):
+                coefficient[k, where[n]] = found[k, n]
+
+
+def _check_grid(name: str, method: str, scan: dict[str, np.ndarray], grid: dict[str, np.ndarray]) -> None:
+    """Refuse a scan whose frames are not where those of the fitted scan were.
+
+    Raises
+    ------
+    InputError
+    """
+    here = np.meshgrid(*(np.asarray(p, float) for p in scan.values()), indexing="ij")
+    for (axis, positions), at in zip(scan.items(), here, strict=True):
+        steps = np.abs(np.diff(positions))
+        allowed = SAME_PLACE * (float(np.median(steps)) if steps.size else 0.0) + 1e-9
+        fitted = grid[axis]
+        if fitted.shape != at.shape or not (np.abs(fitted - at) <= allowed).all():
+            known = fitted[np.isfinite(fitted)]
+            span = f"{known.min():.6g} to {known.max():.6g}" if known.size else "nothing"
+            raise InputError(
+                f"{name}: the basis of {method}",
+                f"was fitted to other frames: {axis} {span}, not {positions.min():.6g} to {positions.max():.6g} in"
+                f" {positions.size} positions",
+                "fit it to this scan, or take a scan with the same positions",
+            )  # fmt: skip
+
+
+_TEXT = """Coefficients of every rocking curve in the basis of :func:`{method}`, and what they leave.
+
+Parameters
+----------
+counts : array (y, x, scan axes), uint16 or float32, count
+    Detector counts of one layer, or a part of it.
+scan : dict of str to array (length of the axis,), float64
+    Positions along every scan axis.
+basis : array (component, scan axes), float64
+mean : array (scan axes), float64
+    Subtracted from the treated curve first.
+scaling : array (4,), float64
+    How the fit treated the counts: kind, offset, background (NaN: a map), whether coefficients are not negative.
+grid : dict of str to array (scan axes), float64
+    Positions of the frames that the basis was fitted to.
+background_map : array (y, x), float32, count, optional
+    Counts without diffracted beam; needed if, and only if, the fit had one.
+lit : array (y, x), bool, optional
+    Where the sample diffracts; everywhere by default.
+
+Returns
+-------
+dict
+    ``{method}_coefficient`` (component, y, x) and ``{method}_residual`` (y, x), float32, 1: root of the mean square
+    over frames of what the coefficients leave of the treated curve. NaN where unlit, or where a count is not finite.
+
+Raises
+------
+InputError
+    The frames are not where those of the fit were (to 1/100 of a step), or the background is not of the same kind.
+
+Notes
+-----
+With J the treated curve less the mean and B the basis, the coefficients c make |J − Bᵀc|² least: c = (B Bᵀ)⁻¹ B J,
+which is B J for orthonormal curves; or the best c ≥ 0 where the fit says so. There is nothing to choose: scaling and
+background are those of the fit. Every pixel is worked out by itself, in float64.
+
+Examples
+--------
+>>> phi = np.arange(3.0)
+>>> counts = np.array([[[3, 4, 1]]], np.uint16)
+>>> basis, scaling = np.array([[0.6, 0.8, 0.0]]), np.array([2.0, 0.0, 0.0, 0.0])
+>>> maps = project_{method}.kernel(counts, {{"phi": phi}}, basis, np.zeros(3), scaling, {{"phi": phi}})
+>>> round(maps["{method}_coefficient"].item(), 4), round(maps["{method}_residual"].item(), 4)
+(5.0, 0.5774)
+"""
+
+
+def projection(method: str) -> Reduction:
+    """The transform that belongs to a fit, under the name ``project_<method>``."""
+    name = f"project_{method}"
+    coefficient = Variable(
+        f"{method}_coefficient", ("z", f"{method}_component", "y", "x"), "float32", "1",
+        f"coefficients of the treated curve in the basis of {method}",
+    )  # fmt: skip
+    residual = Variable(f"{method}_residual", SPACE, "float32", "1", f"rms of what the basis of {method} leaves")
+
+    def kernel(
+        counts: np.ndarray,
+        scan: dict[str, np.ndarray],
+        basis: np.ndarray,
+        mean: np.ndarray,
+        scaling: np.ndarray,
+        grid: dict[str, np.ndarray],
+        background_map: np.ndarray | None = None,
+        lit: np.ndarray | None = None,
+    ) -> dict[str, np.ndarray]:
+        _check_grid(name, method, scan, grid)
+        shape = counts.shape[:2]
+        level = dark_level(name, scaling, background_map, shape)
+        maps = np.full((len(basis), *shape), np.nan, np.float32)
+        left = np.full(shape, np.nan, np.float32)
+        rows = np.ascontiguousarray(basis.reshape(len(basis), -1), np.float64)
+        if counts.size and np.isfinite(rows).all():
+            cross = rows @ rows.T
+            code = int(scaling[0])
+            line, starts, row_step = frame_lines(counts)
+            used = np.isfinite(level) if lit is None else np.isfinite(level) & lit
+            _project_layer(
+                line, starts, row_step, shape[1], level.ravel(), used.ravel(), code, np.float32(scaling[1]),
+                STEPS[code], np.ascontiguousarray(mean, np.float64).ravel(), rows, cross,
+                np.linalg.pinv(cross, hermitian=True), bool(scaling[3]),
+                max(64, min(STRIP, 2**17 // starts.size)), maps.reshape(len(basis), -1), left.reshape(-1),
+            )  # fmt: skip
+        return {coefficient.name: maps, residual.name: left}
+
+    kernel.__name__ = kernel.__qualname__ = name
+    kernel.__doc__ = _TEXT.format(method=method)
+    return reduction(
+        reads=(COUNTS, AXES, *basis_variables(method)),
+        may_read=(BACKGROUND, LIT),
+        writes=(coefficient, residual),
+        over=("scan",),
+    )(kernel)
+
+
+project_gram_schmidt = projection("gram_schmidt")
+project_pca = projection("pca")
+project_nmf = projection("nmf")
+project_nica = projection("nica")
