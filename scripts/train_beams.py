@@ -95,8 +95,9 @@ def layer(job: tuple[str, str, int, str], shape: tuple[int, int] = SHAPE) -> Pat
         labels.append(truth["label"])
     camera = phantom.detector
     dark = camera.offset + camera.offset_rate * phantom.lighting.exposure
-    np.savez(path, frames=np.stack(frames), labels=np.stack(labels), dark=dark)
-    return path
+    partial = path.with_suffix(".partial.npz")  # one that was cut off is not to be taken for a layer
+    np.savez(partial, frames=np.stack(frames), labels=np.stack(labels), dark=dark)
+    return partial.replace(path)
 
 
 def simulate(cache: Path) -> None:
