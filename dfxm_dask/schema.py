@@ -11,9 +11,10 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from dfxm_dask.errors import InputError, StoreError
 
@@ -156,6 +157,56 @@ def check(
         raise InputError(
             asked, f"is in {units!r}, not {variable.units!r}", f"convert it to {variable.units} and set attrs['units']"
         )
+
+
+PlainBackground = Annotated[
+    float | Literal["none"] | None,
+    Field(
+        description="subtracted from every count where there is no background map; 'none' subtracts nothing",
+        json_schema_extra={"unit": "count"},
+    ),
+]
+"""Parameter ``background`` of a reduction that may read a background map."""
+
+
+def check_background(asked: str, background_map: np.ndarray | None, background: float | Literal["none"] | None) -> None:
+    """Refuse no background at all, and both a map and a number.
+
+    Raises
+    ------
+    InputError
+    """
+    if background_map is not None and background is not None:
+        raise InputError(
+            f"{asked}: parameter background={background!r}",
+            "there is a background map already",
+            "leave out the parameter, or leave out the step background",
+        )
+    if background_map is None and background is None:
+        raise InputError(
+            f"{asked} without a background",
+            "would take the detector offset for light (on real scans a factor of two in the centre of mass)",
+            "run the step background first, or give background=<counts>, or say background='none'",
+        )
+
+
+def plain_background(
+    asked: str,
+    background_map: np.ndarray | None,
+    background: float | Literal["none"] | None,
+    shape: tuple[int, ...],
+) -> np.ndarray:
+    """Counts to subtract from every pixel, the map or one number: (y, x), float32.
+
+    Raises
+    ------
+    InputError
+        See :func:`check_background`.
+    """
+    check_background(asked, background_map, background)
+    if background_map is not None:
+        return np.require(background_map, np.float32, ["C", "W"])  # one compiled version for every kind of block
+    return np.full(shape, 0.0 if background == "none" else background, np.float32)
 
 
 def pixel_length(name: str, asked: str, positions: np.ndarray) -> float:

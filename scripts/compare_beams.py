@@ -39,6 +39,7 @@ from train_beams import (
 from dfxm_dask.beams.networks import CLASSES, STRONG, WEAK, count_parameters, network, one_thread, published
 from dfxm_dask.beams.scores import brightness_baseline, brightness_probability, evaluate
 from dfxm_dask.beams.training import labelled_patches, train
+from dfxm_dask.beams.weights import save
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "ours": {"name": "compact", "options": OURS, "epochs": EPOCHS, "patience": 12},
@@ -143,6 +144,10 @@ def one(name: str, cache: Path) -> dict[str, Any]:
         progress=tell, **asked,
     )  # fmt: skip
     seconds = time.process_time() - begun
+    save(
+        kept(name, cache).with_suffix(".safetensors"), net, architecture=record["architecture"], patch=size,
+        training=record["training"], scores=record["scores"], temperature=record["temperature"],
+    )  # fmt: skip
     scores = {}
     for test, part in held.items():
         some = slice(None, None, 4 if every > 2 else 1)  # the largest take a second for a dozen patches
@@ -246,9 +251,14 @@ def whole_frames(cache: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def kept(name: str, cache: Path) -> Path:
+    """Where the result of a network is kept; its weights lie beside it."""
+    return cache / "compared" / f"{name.replace(' ', '_').replace(',', '')}.result"
+
+
 def result(name: str, cache: Path) -> dict[str, Any]:
     """What is known of a network; trained where it is not known yet."""
-    path = cache / "compared" / f"{name.replace(' ', '_').replace(',', '')}.json"
+    path = kept(name, cache)
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         if name.startswith("brightness"):

@@ -17,7 +17,6 @@ from dfxm_dask.beams.prior import (
     check_counts,
     frame_noise,
     frame_places,
-    plain_background,
     rocking_axis,
     weak_probability,
 )
@@ -35,7 +34,9 @@ from dfxm_dask.schema import (
     PEAK_LOCAL,
     SPACE,
     WIDTH_LOCAL,
+    PlainBackground,
     Variable,
+    plain_background,
 )
 
 P_WEAK = Variable("p_weak", ("z", "scan", "patch_y", "patch_x"), "float32", "1", "probability of the weak beam")
@@ -242,13 +243,7 @@ def integrate_beams(
     axis: Annotated[
         str | None, Field(description="scan axis of the rocking curve; phi where it is scanned, by default")
     ] = None,
-    background: Annotated[
-        float | Literal["none"] | None,
-        Field(
-            description="subtracted from every count where there is no background map; 'none' subtracts nothing",
-            json_schema_extra={"unit": "count"},
-        ),
-    ] = None,
+    background: PlainBackground = None,
     frame_weight: Annotated[
         Literal["noise", "equal"], Field(description="frames weigh by the inverse of their variance, or alike")
     ] = "equal",

@@ -6,7 +6,7 @@ And whether there is any use in it: what the same curves say of a weak beam at a
 from __future__ import annotations
 
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from numba import njit
@@ -20,7 +20,6 @@ from dfxm_dask.beams.prior import (
     light_mask,
     local_median,
     peak_and_width,
-    plain_background,
     rocking_axis,
     without_gaps,
 )
@@ -34,9 +33,11 @@ from dfxm_dask.schema import (
     NOISE,
     PEAK_LOCAL,
     WIDTH_LOCAL,
+    PlainBackground,
     Variable,
     X,
     Y,
+    plain_background,
 )
 
 SURROUNDINGS = 4.0
@@ -89,13 +90,7 @@ def local_peak(
     axis: Annotated[
         str | None, Field(description="scan axis of the rocking curve; phi where it is scanned, by default")
     ] = None,
-    background: Annotated[
-        float | Literal["none"] | None,
-        Field(
-            description="subtracted from every count where there is no background map; 'none' subtracts nothing",
-            json_schema_extra={"unit": "count"},
-        ),
-    ] = None,
+    background: PlainBackground = None,
     window: Annotated[
         float, Field(gt=0, description="window of the medians of peak and width", json_schema_extra={"unit": "um"})
     ] = 6.0,

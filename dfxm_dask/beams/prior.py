@@ -7,8 +7,6 @@ it is worked out on blocks of about 0.25 um (:mod:`dfxm_dask.beams.blocks`), whe
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numba import njit
 from scipy import ndimage
@@ -28,33 +26,6 @@ LIT_SIGMA = 6.0  # and so far above the noise of a place that diffracts nothing
 SMOOTH = 0.8  # step: standard deviation along phi
 LOW = 1 / 16  # of the maximum: where a Gaussian stands at |u| = 2
 TAPS = np.exp(-0.5 * (np.arange(-3, 4) / SMOOTH) ** 2).astype(np.float32)
-
-
-def plain_background(
-    name: str, background_map: np.ndarray | None, background: float | Literal["none"] | None, shape: tuple[int, ...]
-) -> np.ndarray:
-    """Counts to subtract from every pixel: (y, x), float32.
-
-    Raises
-    ------
-    InputError
-        No background at all, or both a map and a number.
-    """
-    if background_map is not None:
-        if background is not None:
-            raise InputError(
-                f"{name}: parameter background={background!r}",
-                "there is a background map already",
-                "leave out the parameter, or leave out the step background",
-            )
-        return np.require(background_map, np.float32, ["C", "W"])
-    if background is None:
-        raise InputError(
-            f"{name} without a background",
-            "would take the detector offset for light",
-            "run the step background first, or give background=<counts>, or say background='none'",
-        )
-    return np.full(shape, 0.0 if background == "none" else background, np.float32)
 
 
 def rocking_axis(name: str, scan: dict[str, np.ndarray], axis: str | None = None) -> str:

@@ -9,17 +9,25 @@ exactly in any order: a fit gives the same bits however the scan is cut into blo
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numba import njit
+from pydantic import Field
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.memory import frame_lines
-from dfxm_dask.schema import SCAN, Variable
+from dfxm_dask.schema import SCAN, Variable, check_background
 
 Summary = dict[str, np.ndarray]
 Kind = Literal["log", "anscombe", "plain"]
+
+# Parameters that several fits share.
+Count = Annotated[int, Field(ge=1, description="number of components")]
+Offset = Annotated[
+    float | None,
+    Field(description="added before root or logarithm; 3/8 and 1 by default", json_schema_extra={"unit": "count"}),
+]
 
 KINDS: tuple[Kind, ...] = ("log", "anscombe", "plain")
 STEPS = (2.0**-13, 2.0**-7, 2.0**-2)  # of each kind: far below the noise of one count (our choice)
@@ -93,16 +101,7 @@ def scaling_of(
     >>> scaling_of("pca", "log", None, 100, None).tolist()
     [0.0, 1.0, 100.0, 0.0]
     """
-    if background_map is not None and background is not None:
-        raise InputError(
-            f"{name}: parameter background={background!r}", "there is a background map already",
-            "leave out the parameter, or leave out the step background",
-        )  # fmt: skip
-    if background_map is None and background is None:
-        raise InputError(
-            f"{name} without a background", "would take the detector offset for light",
-            "run the step background first, or give background=<counts>, or say background='none'",
-        )  # fmt: skip
+    check_background(name, background_map, background)
     code = KINDS.index(kind)
     added = OFFSETS[code] if offset is None else float(offset)
     if not np.isfinite(added) or (kind == "log" and added <= 0) or (kind == "plain" and added != 0) or added < 0:

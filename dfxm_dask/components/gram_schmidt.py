@@ -36,6 +36,7 @@ from dfxm_dask.schema import (
     PEAK_LOCAL,
     SCAN,
     WIDTH_LOCAL,
+    PlainBackground,
     Variable,
     X,
     Y,
@@ -329,13 +330,7 @@ def gram_schmidt(
     axis: Annotated[
         str | None, Field(description="scan axis of the rocking curve; phi where it is scanned, by default")
     ] = None,
-    background: Annotated[
-        float | Literal["none"] | None,
-        Field(
-            description="subtracted from every count where there is no background map; 'none' subtracts nothing",
-            json_schema_extra={"unit": "count"},
-        ),
-    ] = None,
+    background: PlainBackground = None,
     seed: Annotated[int, Field(ge=0, description="of the clusters, where no weak region is found")] = 0,
 ) -> dict[str, np.ndarray]:
     """Gram–Schmidt basis of strong and weak beam: three orthonormal curves for all layers.

@@ -10,7 +10,8 @@ from scipy.linalg import expm
 
 from dfxm_dask.components.curves import (
     POSITION,
-    Kind,
+    Count,
+    Offset,
     Summary,
     add_summaries,
     basis_variables,
@@ -20,11 +21,20 @@ from dfxm_dask.components.curves import (
     scaling_of,
     summarise,
 )
-from dfxm_dask.components.nmf import described_fit, factorise, fit_variables, looked_for, matched_sample, unit_rows
+from dfxm_dask.components.nmf import (
+    MixtureKind,
+    Rank,
+    described_fit,
+    factorise,
+    fit_variables,
+    looked_for,
+    matched_sample,
+    unit_rows,
+)
 from dfxm_dask.components.pca import ROUNDING, of_summary
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, LIT, SCAN, Variable
+from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, LIT, SCAN, PlainBackground, Variable
 
 TURNS = 2000
 LEAST_SLOPE = 1e-6  # of the part below zero of sources with variance 1, for one radian (our choice)
@@ -239,11 +249,8 @@ def nica(
     y: np.ndarray | None = None,
     x: np.ndarray | None = None,
     *,
-    components: Annotated[int, Field(ge=1, description="number of components")] = 3,
-    rank: Annotated[
-        Literal["given", "noise"],
-        Field(description="'noise': no more components than stand out of the noise, the others are zero"),
-    ] = "given",
+    components: Count = 3,
+    rank: Rank = "given",
     refine: Annotated[
         Literal["nmf", "none"],
         Field(description="'nmf': non-negative factors that begin at the independent ones; 'none': those themselves"),
@@ -252,21 +259,9 @@ def nica(
         Literal["best", "covariance", "moment"],
         Field(description="by 'covariance' for sources that overlap, by 'moment' for such that exclude each other"),
     ] = "best",
-    scaling: Annotated[Kind, Field(description="of the counts: 'plain' (which add up), 'anscombe' or 'log'")] = "plain",
-    offset: Annotated[
-        float | None,
-        Field(
-            description="added before root or logarithm; 3/8 and 1 by default",
-            json_schema_extra={"unit": "count"},
-        ),
-    ] = None,
-    background: Annotated[
-        float | Literal["none"] | None,
-        Field(
-            description="subtracted from every count where there is no background map; 'none' subtracts nothing",
-            json_schema_extra={"unit": "count"},
-        ),
-    ] = None,
+    scaling: MixtureKind = "plain",
+    offset: Offset = None,
+    background: PlainBackground = None,
 ) -> dict[str, np.ndarray]:
     """Rocking curves of non-negative sources that know nothing of each other, such as grains along the beam.
 

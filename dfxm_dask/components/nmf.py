@@ -9,7 +9,9 @@ from pydantic import Field
 
 from dfxm_dask.components.curves import (
     POSITION,
+    Count,
     Kind,
+    Offset,
     Summary,
     add_summaries,
     basis_variables,
@@ -22,7 +24,14 @@ from dfxm_dask.components.curves import (
 from dfxm_dask.components.nnls import nonnegative_coefficients
 from dfxm_dask.components.pca import CURVES_A_FRAME, ROUNDING, noise_rank, of_summary, principal_components
 from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, LIT, SCAN, Variable
+from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, LIT, SCAN, PlainBackground, Variable
+
+# Parameters that nica has as well.
+Rank = Annotated[
+    Literal["given", "noise"],
+    Field(description="'noise': no more components than stand out of the noise, the others are zero"),
+]
+MixtureKind = Annotated[Kind, Field(description="of the counts: 'plain' (which add up), 'anscombe' or 'log'")]
 
 ROUNDS, SWEEPS = 500, 4
 TOLERANCE = 1e-6  # the residual falls by less than this part of itself in one round (our choice)
@@ -267,26 +276,11 @@ def nmf(
     y: np.ndarray | None = None,
     x: np.ndarray | None = None,
     *,
-    components: Annotated[int, Field(ge=1, description="number of components")] = 3,
-    rank: Annotated[
-        Literal["given", "noise"],
-        Field(description="'noise': no more components than stand out of the noise, the others are zero"),
-    ] = "given",
-    scaling: Annotated[Kind, Field(description="of the counts: 'plain' (which add up), 'anscombe' or 'log'")] = "plain",
-    offset: Annotated[
-        float | None,
-        Field(
-            description="added before root or logarithm; 3/8 and 1 by default",
-            json_schema_extra={"unit": "count"},
-        ),
-    ] = None,
-    background: Annotated[
-        float | Literal["none"] | None,
-        Field(
-            description="subtracted from every count where there is no background map; 'none' subtracts nothing",
-            json_schema_extra={"unit": "count"},
-        ),
-    ] = None,
+    components: Count = 3,
+    rank: Rank = "given",
+    scaling: MixtureKind = "plain",
+    offset: Offset = None,
+    background: PlainBackground = None,
 ) -> dict[str, np.ndarray]:
     """Non-negative curves of which the rocking curves of all lit pixels are mixtures, in non-negative amounts.
 

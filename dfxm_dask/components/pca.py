@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -11,7 +11,9 @@ from scipy.linalg import eigh
 from dfxm_dask.components.curves import (
     POSITION,
     STEPS,
+    Count,
     Kind,
+    Offset,
     Summary,
     add_summaries,
     basis_variables,
@@ -24,7 +26,7 @@ from dfxm_dask.components.curves import (
     summarise,
 )
 from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, LIT, SCAN, Variable
+from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, LIT, SCAN, PlainBackground, Variable
 
 ROUNDING = 1e-12
 """Part of the largest eigenvalue below which one is rounding (our choice)."""
@@ -188,25 +190,13 @@ def pca(
     y: np.ndarray | None = None,
     x: np.ndarray | None = None,
     *,
-    components: Annotated[int, Field(ge=1, description="number of components")] = 3,
+    components: Count = 3,
     centred: Annotated[bool, Field(description="about the mean curve; else about zero, which is no light")] = False,
     scaling: Annotated[
         Kind, Field(description="of the counts: 'plain', 'anscombe' (one noise for all counts) or 'log'")
     ] = "plain",
-    offset: Annotated[
-        float | None,
-        Field(
-            description="added before root or logarithm; 3/8 and 1 by default",
-            json_schema_extra={"unit": "count"},
-        ),
-    ] = None,
-    background: Annotated[
-        float | Literal["none"] | None,
-        Field(
-            description="subtracted from every count where there is no background map; 'none' subtracts nothing",
-            json_schema_extra={"unit": "count"},
-        ),
-    ] = None,
+    offset: Offset = None,
+    background: PlainBackground = None,
 ) -> dict[str, np.ndarray]:
     """Principal components of the rocking curves of all lit pixels, and how many of them stand out of the noise.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -21,7 +21,7 @@ from dfxm_dask.rocking.power_sums import (
     UNLIT,
     moments_of_layer,
 )
-from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, HOT, NOISE, SPACE, Variable
+from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, HOT, NOISE, SPACE, PlainBackground, Variable, plain_background
 
 TOTAL = Variable("total", SPACE, "float32", "count", "sum of the rocking curve above background")
 PEAK = Variable("peak", SPACE, "float32", "count", "maximum of the rocking curve above background")
@@ -45,26 +45,6 @@ FLAGS = Variable(
         (MULTIMODAL, "multimodal"),
     ),
 )
-
-
-def _plain_background(
-    background_map: np.ndarray | None, background: float | Literal["none"] | None, shape: tuple[int, ...]
-) -> np.ndarray:
-    if background_map is not None:
-        if background is not None:
-            raise InputError(
-                f"moments: parameter background={background!r}",
-                "there is a background map already",
-                "leave out the parameter, or leave out the step background",
-            )
-        return np.require(background_map, np.float32, ["C", "W"])  # one compiled version for every kind of block
-    if background is None:
-        raise InputError(
-            "moments without a background",
-            "is wrong by a factor of two on real scans (the detector offset pulls the centre of mass to mid-scan)",
-            "run the step background first, or give background=<counts>, or say background='none'",
-        )
-    return np.full(shape, 0.0 if background == "none" else background, np.float32)
 
 
 def cut_in_counts(name: str, noise_cut: float, noise: np.ndarray | None) -> float:
@@ -97,13 +77,7 @@ def moments(
     hot: np.ndarray | None = None,
     noise: np.ndarray | None = None,
     *,
-    background: Annotated[
-        float | Literal["none"] | None,
-        Field(
-            description="subtracted from every count where there is no background map; 'none' subtracts nothing",
-            json_schema_extra={"unit": "count"},
-        ),
-    ] = None,
+    background: PlainBackground = None,
     lit_above: Annotated[
         float,
         Field(ge=0, description="a pixel is lit if its peak exceeds this", json_schema_extra={"unit": "count"}),
@@ -184,7 +158,7 @@ def moments(
     (8.0, 0.0, 0.3536)
     """
     shape = counts.shape[:2]
-    level = _plain_background(background_map, background, shape)
+    level = plain_background("moments", background_map, background, shape)
     cut = cut_in_counts("moments", noise_cut, noise)
     names = list(scan)
     pairs = list(combinations(names, 2))

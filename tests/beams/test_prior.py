@@ -32,13 +32,13 @@ from dfxm_dask.beams.prior import (
     light_mask,
     patch_probability,
     peak_and_width,
-    plain_background,
     rocking_axis,
     weak_probability,
     without_gaps,
 )
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics import phantom as simulated
+from dfxm_dask.schema import plain_background
 from tests.beams.phantoms import layer
 
 
