@@ -15,6 +15,15 @@ import numpy as np
 from numba import njit
 from pydantic import Field
 
+from dfxm_dask.components.treatment import (
+    BLOCK,
+    LOG_STEPS,
+    add_products,
+    finite_columns,
+    places_of,
+    scale_counts,
+    take_curves,
+)
 from dfxm_dask.errors import InputError
 from dfxm_dask.memory import frame_lines
 from dfxm_dask.schema import SCAN, Variable, check_background
@@ -30,8 +39,9 @@ Offset = Annotated[
 ]
 
 KINDS: tuple[Kind, ...] = ("log", "anscombe", "plain")
-STEPS = (2.0**-13, 2.0**-7, 2.0**-2)  # of each kind: far below the noise of one count (our choice)
+STEPS = (1 / LOG_STEPS, 2.0**-7, 2.0**-2)  # of each kind: far below the noise of one count (our choice)
 OFFSETS = (1.0, 0.375, 0.0)  # log(1 + I), and the constant of Anscombe for photons
+MANY = 128  # frames above which sums of products are left to BLAS
 LIMIT = 2.0**21  # steps: products of two curves stay exact in float64 over a strip
 STRIP = 2048  # pixels that are treated together: their curves stay in the second-level cache
 LAYER_SAMPLE, SAMPLE = 2000, 20000  # curves that are kept of a layer, and in all
@@ -135,65 +145,13 @@ def dark_level(name: str, scaling: np.ndarray, background_map: np.ndarray | None
     return np.full(shape, scaling[2], np.float32)
 
 
-@njit(nogil=True, cache=True)
-def take_curves(line, starts, places, level, curves):  # type: ignore[no-untyped-def]
-    """Counts above background of the pixels at some places of a layer: (frame, pixel)."""
-    for frame in range(starts.size):
-        start = starts[frame]
-        for n in range(places.size):
-            curves[frame, n] = np.float32(line[np.uintp(start) + np.uintp(places[n])]) - level[n]
-
-
-# The loops below do one thing each, so that all of them vectorise. Of two arguments that are one memory the compiler
-# knows nothing, hence the copies; and a division that may raise is not done in parallel, hence the error model.
-@njit(nogil=True, cache=True, error_model="numpy")
-def scale_counts(values, kind, offset, step, spare, split):  # type: ignore[no-untyped-def]
-    """Counts above background turned into whole numbers of steps, in place; NaN for what is not finite.
-
-    Parameters: ``values``, ``spare`` (n,) float32, ``split`` (n,) int32. The logarithm is that of the mantissa m in
-    (0.7, 1.4), 2 artanh((m − 1)/(m + 1)) by its series to the ninth power (error 1e-9), and the exponent.
-    """
-    per_step, zero = np.float32(1 / step), np.float32(0)
-    if kind == 0:
-        one, half, two = np.float32(1), np.float32(0.5), np.float32(2)
-        a, b, c, d = np.float32(1 / 3), np.float32(1 / 5), np.float32(1 / 7), np.float32(1 / 9)
-        middle, ln2 = np.float32(2**0.5), np.float32(0.6931471805599453)
-        for n in range(values.size):
-            v = values[n]
-            spare[n] = (v if v > zero else zero) + offset
-        bits = spare.view(np.int32)
-        for n in range(values.size):
-            split[n] = (bits[n] & 0x7FFFFF) | 0x3F800000
-            bits[n] = (bits[n] >> 23) - 127
-        mantissa = split.view(np.float32)
-        for n in range(values.size):
-            v, m, power = values[n], mantissa[n], np.float32(bits[n])
-            high = m > middle
-            m = m * half if high else m
-            power = power + one if high else power
-            s = (m - one) / (m + one)
-            q = s * s
-            log = power * ln2 + two * s * (one + q * (a + q * (b + q * (c + q * d))))
-            values[n] = np.rint(log * per_step) + (v - v)
-    elif kind == 1:
-        for n in range(values.size):
-            v = values[n] + offset
-            values[n] = np.rint(np.float32(2) * np.sqrt(v if v > zero else zero) * per_step) + (v - v)
-    else:
-        for n in range(values.size):
-            v = values[n]
-            values[n] = np.rint(v * per_step) + (v - v)
-
-
 def _in_steps(counts: np.ndarray, level: np.ndarray, pixels: np.ndarray, scaling: np.ndarray) -> np.ndarray:
     code = int(scaling[0])
     line, starts, row_step = frame_lines(counts)
     columns = max(1, counts.shape[1])
     curves = np.empty((starts.size, pixels.size), np.float32)
     take_curves(line, starts, pixels // columns * row_step + pixels % columns, level.ravel()[pixels], curves)
-    flat = curves.reshape(-1)
-    spare, split = np.empty(flat.size, np.float32), np.empty(flat.size, np.int32)
-    scale_counts(flat, code, np.float32(scaling[1]), STEPS[code], spare, split)
+    scale_counts(curves.reshape(-1), code, np.float32(scaling[1]), STEPS[code])
     return curves
 
 
@@ -252,6 +210,40 @@ def place_ranks(z: float, y: np.ndarray, x: np.ndarray, pixels: np.ndarray) -> n
     return ranks
 
 
+def _sums(
+    counts: np.ndarray, level: np.ndarray, pixels: np.ndarray, scaling: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Sums of products of frames and of frames over some pixels, in steps, and which of them are finite throughout."""
+    code = int(scaling[0])
+    line, starts, row_step = frame_lines(counts)
+    frames, columns = starts.size if counts.size else int(np.prod(counts.shape[2:])), max(1, counts.shape[1])
+    padded = -(-frames // BLOCK) * BLOCK
+    products, total = np.zeros((padded, padded), np.int64), np.zeros(padded, np.int64)
+    curves, steps = np.empty((frames, STRIP), np.float32), np.zeros((padded, STRIP))
+    known, flat = [], level.ravel()
+    for first in range(0, pixels.size, STRIP):
+        part = pixels[first : first + STRIP].copy()
+        if part.size < STRIP:
+            curves = np.empty((frames, part.size), np.float32)
+        take_curves(line, starts, places_of(part, columns, row_step), flat[part], curves)
+        scale_counts(curves.reshape(-1), code, np.float32(scaling[1]), STEPS[code])
+        count, most = finite_columns(curves, part, steps)
+        if most >= LIMIT:
+            raise InputError(
+                f"curves with scaling {KINDS[code]!r}", f"reach {most * STEPS[code]:.6g}",
+                f"scale the counts down below {LIMIT * STEPS[code]:.6g}, or choose scaling 'log'",
+            )  # fmt: skip
+        if frames <= MANY:
+            add_products(steps, count, products, total)
+        else:  # blocks of frames no longer stay in the cache: the library's own blocking is better then
+            here = steps[:, :count]
+            products += (here @ here.T).astype(np.int64)
+            total += here.sum(axis=1).astype(np.int64)
+        known.append(part[:count])
+    lower = np.tril(products[:frames, :frames])
+    return lower + np.tril(lower, -1).T, total[:frames], known
+
+
 def summarise(
     counts: np.ndarray, scan: dict[str, np.ndarray], used: np.ndarray | None, level: np.ndarray, scaling: np.ndarray,
     z: np.ndarray | float | None = None, y: np.ndarray | None = None, x: np.ndarray | None = None,
@@ -283,28 +275,10 @@ def summarise(
     InputError
         A treated value of more than 2**21 steps.
     """
-    frames = int(np.prod(counts.shape[2:]))
-    step = STEPS[int(scaling[0])]
     rows, columns = counts.shape[:2]
     inside = np.isfinite(level) if used is None else np.isfinite(level) & used
-    pixels = np.flatnonzero(inside)
-    gram_steps, curve_steps, known = np.zeros((frames, frames), np.int64), np.zeros(frames, np.int64), []
-    for first in range(0, pixels.size, STRIP):
-        part = pixels[first : first + STRIP]
-        curves = _in_steps(counts, level, part, scaling)
-        finite = np.isfinite(curves.sum(axis=0))
-        if not finite.all():
-            part, curves = part[finite], curves[:, finite]
-        steps = curves.astype(np.float64)
-        if steps.size and np.abs(steps).max() >= LIMIT:
-            raise InputError(
-                f"curves with scaling {KINDS[int(scaling[0])]!r}", f"reach {np.abs(steps).max() * step:.6g}",
-                f"scale the counts down below {LIMIT * step:.6g}, or choose scaling 'log'",
-            )  # fmt: skip
-        gram_steps += (steps @ steps.T).astype(np.int64)
-        curve_steps += steps.sum(axis=1).astype(np.int64)
-        known.append(part)
-    pixels = np.concatenate(known) if known else pixels
+    gram_steps, curve_steps, known = _sums(counts, level, np.flatnonzero(inside), scaling)
+    pixels = np.concatenate(known) if known else np.zeros(0, np.int64)
     ranks = place_ranks(
         0.0 if z is None else float(z), np.arange(rows, dtype=float) if y is None else y,
         np.arange(columns, dtype=float) if x is None else x, pixels,
