@@ -1,0 +1,135 @@
+"""What commands of the command line share: words read as values, options of all that computes, and how it is run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dfxm_dask.errors import DfxmError
+
+if TYPE_CHECKING:
+    from dfxm_dask.run.events import Subscriber
+    from dfxm_dask.run.recipe import Recipe
+
+PARTIAL = 3
+FILE = click.Path(path_type=Path)
+
+
+class Commands(click.Group):
+    """Commands whose refusals are one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DfxmError as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order in which they are used
+
+
+def split_pair(text: str, what: str, convert: Callable[[str], Any], between: str = ",") -> tuple[Any, Any]:
+    """Two values with a separator between them."""
+    try:
+        first, second = text.split(between)
+        return convert(first.strip()), convert(second.strip())
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not {what}") from None
+
+
+def read_roi(_: Any, __: Any, text: str | None) -> tuple[int, int, int, int] | None:
+    """``y0:y1,x0:x1`` as four pixel numbers."""
+    if text is None:
+        return None
+    y, x = split_pair(text, "y0:y1,x0:x1", lambda part: split_pair(part, "y0:y1,x0:x1", int, ":"))
+    return *y, *x
+
+
+def read_pixel_size(_: Any, __: Any, text: str | None) -> tuple[float, float] | None:
+    """``Y,X`` in micrometres."""
+    return None if text is None else split_pair(text, "Y,X in um, such as 0.2,0.06", float)
+
+
+def read_shape(_: Any, __: Any, text: str | None) -> tuple[int, int] | None:
+    """``Y,X`` in pixels."""
+    return None if text is None else split_pair(text, "Y,X in pixels, such as 512,512", int)
+
+
+def read_layers(_: Any, __: Any, text: str | None) -> list[float] | None:
+    """``0,1,2`` as positions of layers."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a list of numbers in um, such as 0,1,2") from None
+
+
+def read_motors(_: Any, __: Any, texts: tuple[str, ...]) -> dict[str, str]:
+    """``motor=axis`` words as a mapping."""
+    return dict(split_pair(text, "MOTOR=AXIS, such as mu=phi", str, "=") for text in texts)
+
+
+def load_plugins(_: Any, __: Any, files: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Register the reductions of plug-in files before anything asks for them."""
+    from dfxm_dask.run.recipe import load_plugin
+
+    for file in files:
+        try:
+            load_plugin(file)
+        except DfxmError as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+    return files
+
+
+plugin_option = click.option(
+    "--plugin", "plugins", type=FILE, multiple=True, callback=load_plugins, is_eager=True,
+    help="Python file that declares further reductions. It is run: name only files that you trust.",
+)  # fmt: skip
+
+
+def run_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Options of every command that computes."""
+    function = click.option(
+        "--overwrite", is_flag=True, help="Make steps anew that are there with other parameters or inputs."
+    )(function)
+    function = click.option("--events", type=FILE, help="Append what happens to this file, as JSON lines.")(function)
+    function = click.option(
+        "--workers", type=click.IntRange(1), help="Worker processes; with SLURM, jobs. [default: one for each core]"
+    )(function)
+    return click.option(
+        "--cluster", metavar="NAME|FILE|tcp://...", help="Where to compute. [default: processes on this machine]"
+    )(function)
+
+
+def compute(
+    recipe: Recipe,
+    store: Path,
+    plugins: tuple[Path, ...] = (),
+    *,
+    cluster: str | None,
+    workers: int | None,
+    events: Path | None,
+    overwrite: bool,
+) -> bool:
+    """Plan, then run on a cluster; returns whether all is done."""
+    from dfxm_dask.run.execute import plan, run_recipe
+
+    plan(recipe, store)  # refuses before a cluster is started
+    from dfxm_dask.run.cluster import open_cluster
+
+    with ExitStack() as stack:
+        client = stack.enter_context(open_cluster(cluster, workers=workers, plugins=plugins))
+        report = run_recipe(recipe, store, client=client, publish=subscribers(stack, events), overwrite=overwrite)
+    return bool(report.complete)
+
+
+def subscribers(stack: ExitStack, events: Path | None) -> tuple[Subscriber, ...]:
+    """What listens to a run: the terminal or log on stderr, and a file where wanted."""
+    from dfxm_dask.run.events import choose_subscriber, json_lines
+
+    shown = stack.enter_context(choose_subscriber(sys.stderr))
+    return (shown, json_lines(events)) if events else (shown,)

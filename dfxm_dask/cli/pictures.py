@@ -1,0 +1,22 @@
+"""Commands that draw and compare what stores have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dfxm_dask.cli.options import FILE
+
+
+@click.command()
+@click.argument("store", type=FILE)
+@click.argument("out_dir", type=FILE)
+@click.option("--layer", type=click.IntRange(0), help="Number of the layer along z. [default: the middle one]")
+def figures(store: Path, out_dir: Path, layer: int | None) -> None:
+    """Draw what a store has, as PNG files."""
+    from dfxm_dask.view.figures import figures as draw
+    from dfxm_dask.view.tables import say
+
+    for path in draw(store, out_dir, layer=layer):
+        say(str(path))
