@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from itertools import product
+from typing import Annotated, Literal
 
 import numpy as np
 from numba import njit
@@ -19,12 +20,23 @@ from dfxm_dask.components.curves import (
     dark_level,
     described,
     gram,
+    mean_curve,
     place_ranks,
     scaling_of,
     summarise,
     treated,
 )
-from dfxm_dask.components.regions import NAMES, Region, drawn_regions, found_regions, tail_means
+from dfxm_dask.components.regions import (
+    NAMES,
+    PARTS,
+    Region,
+    clustered_regions,
+    drawn_regions,
+    found_regions,
+    mask_digests,
+    peak_parts,
+    tail_means,
+)
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import reduction
 from dfxm_dask.schema import (
@@ -44,14 +56,21 @@ from dfxm_dask.schema import (
 )
 
 RESAMPLES, BLOCK = 50, 4.0  # of the bootstrap, and the um over which pixels are taken for dependent (our choice)
-CLUSTERS, ROUNDS = 6, 100  # of the fall-back
 MANY = 200  # frames above which not all eigenvalues are worked out
 DEPENDENT = 1e-6  # part of a curve that must be left beside the others (our choice)
+LEAST_PART = 0.05  # of the pixels of a region, that a part of it must hold to stand for it (our choice)
 
 COMPONENT = "gram_schmidt_component"
 REPORT = (
     Variable("gram_schmidt_region", (COMPONENT,), "int8", "1", "0 strong, 1 weak_minus, 2 weak_plus"),
     Variable("gram_schmidt_pixels", (COMPONENT,), "int64", "1", "pixels that the curve of the region is the mean of"),
+    Variable(
+        "gram_schmidt_peak",
+        (COMPONENT,),
+        "float64",
+        "degree",
+        "where those pixels peak, to 1/32 of the axis; NaN: anywhere",
+    ),
     Variable("gram_schmidt_bootstrap", (COMPONENT, SCAN), "float64", "1", "standard deviation of the basis"),
     Variable("gram_schmidt_condition", (), "float64", "1", "condition number of the curves of the three regions"),
     Variable("gram_schmidt_rms", (), "float64", "1", "rms of what the basis leaves of the treated curves"),
@@ -113,9 +132,21 @@ def _add_to_blocks(curves, block, sums, pixels):  # type: ignore[no-untyped-def]
 
 
 def region_sums(
-    counts: np.ndarray, level: np.ndarray, scaling: np.ndarray, masks: np.ndarray, z: float, pixel: tuple[float, float]
-) -> Summary:
-    """Sums of the curves of each region, and of 50 resamples of it: whole numbers of steps, which add up over layers.
+    counts: np.ndarray, level: np.ndarray, scaling: np.ndarray, masks: np.ndarray, part: np.ndarray | None, z: float,
+    pixel: tuple[float, float],
+) -> Summary:  # fmt: skip
+    """Sums of the curves of each region by parts, and of 50 resamples: whole steps, which add up over layers.
+
+    Parameters
+    ----------
+    masks : array (3, y, x), bool
+    part : array (y, x), int64, optional
+        As of :func:`dfxm_dask.components.regions.peak_parts`; each region is one part by default.
+
+    Returns
+    -------
+    dict
+        ``sum_region`` (3, part, frame), ``sum_drawn`` (resample, 3, part, frame), and the pixels in each.
 
     Notes
     -----
@@ -129,93 +160,74 @@ def region_sums(
     blocks = int(number.max()) + 1 if number.size else 0
     seed = int(place_ranks(z, np.zeros(1), np.zeros(1), np.zeros(1, np.int64))[0])
     weight = np.random.default_rng(seed).poisson(1.0, (RESAMPLES, blocks))
+    parts = 1 if part is None else PARTS
     made: Summary = {
-        "sum_region": np.zeros((3, frames), np.int64), "sum_region_pixels": np.zeros(3, np.int64),
-        "sum_drawn": np.zeros((RESAMPLES, 3, frames), np.int64), "sum_drawn_pixels": np.zeros((RESAMPLES, 3), np.int64),
-    }  # fmt: skip
+        "sum_region": np.zeros((3, parts, frames), np.int64),
+        "sum_region_pixels": np.zeros((3, parts), np.int64),
+        "sum_drawn": np.zeros((RESAMPLES, 3, parts, frames), np.int64),
+        "sum_drawn_pixels": np.zeros((RESAMPLES, 3, parts), np.int64),
+    }
     for k, mask in enumerate(masks):
-        sums, pixels = np.zeros((blocks, frames), np.int64), np.zeros(blocks, np.int64)
         chosen = np.flatnonzero(mask & np.isfinite(level))
+        of = number.ravel()[chosen] + (0 if part is None else blocks * part.ravel()[chosen])
+        held = np.zeros(parts * blocks, bool)
+        held[of] = True
+        full = np.flatnonzero(held)  # few of all pairs of part and block
+        row = (np.cumsum(held) - 1)[of]
+        sums, pixels = np.zeros((full.size, frames), np.int64), np.zeros(full.size, np.int64)
         for first in range(0, chosen.size, STRIP):
-            part = chosen[first : first + STRIP]
-            curves = treated(counts, level, part, scaling) / np.float32(STEPS[int(scaling[0])])
-            _add_to_blocks(curves, number.ravel()[part], sums, pixels)
-        full = np.flatnonzero(pixels)
-        made["sum_region"][k], made["sum_region_pixels"][k] = sums[full].sum(axis=0), pixels.sum()
-        made["sum_drawn"][:, k] = weight[:, full].astype(float) @ sums[full].astype(float)  # exact below 2**53
-        made["sum_drawn_pixels"][:, k] = weight[:, full] @ pixels[full]
+            curves = treated(counts, level, chosen[first : first + STRIP], scaling) / np.float32(STEPS[int(scaling[0])])
+            _add_to_blocks(curves, row[first : first + STRIP], sums, pixels)
+        for p in np.unique(full // max(1, blocks)):
+            at = full // blocks == p
+            often = weight[:, full[at] % blocks]
+            made["sum_region"][k, p], made["sum_region_pixels"][k, p] = sums[at].sum(axis=0), pixels[at].sum()
+            made["sum_drawn"][:, k, p] = often.astype(float) @ sums[at].astype(float)  # exact below 2**53
+            made["sum_drawn_pixels"][:, k, p] = often @ pixels[at]
     return made
 
 
-def clusters_of(curves: np.ndarray, seed: int) -> np.ndarray:
-    """Cluster of each curve by its shape: k-means (k = 6) of curves that are shifted to mean 0 and scaled to 1.
+def chosen_parts(sums: np.ndarray, pixels: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> list[slice]:
+    """The part of each region, or all of it, whose curves make the basis that tells the weak regions best.
 
     Parameters
     ----------
-    curves : array (curve, frame), float32
-    seed : int
-        Of the first centres, drawn as by k-means++.
+    sums : array (3, part, frame)
+        Of the treated curves of strong, weak_minus and weak_plus.
+    pixels : array (3, part), int64
+    mean, covariance : array (frame,), array (frame, frame)
+        Of all lit treated curves.
 
     Returns
     -------
-    array (curve,), int64
-        0 to 5; −1 of curves that are constant, and of all where there are not six shapes.
-    """
-    values = curves.astype(np.float64)
-    spread = values.std(axis=1)
-    usable = spread > 0
-    label = np.full(len(curves), -1, np.int64)
-    shapes = (values[usable] - values[usable].mean(axis=1, keepdims=True)) / spread[usable, None]
-    if len(shapes) < CLUSTERS:
-        return label
-    generator = np.random.default_rng(seed)
-    centres = shapes[[generator.integers(len(shapes))]]
-    far = np.full(len(shapes), np.inf)
-    while len(centres) < CLUSTERS:
-        far = np.minimum(far, ((shapes - centres[-1]) ** 2).sum(axis=1))
-        if not far.sum() > 0:
-            return label
-        centres = np.concatenate([centres, shapes[[generator.choice(len(shapes), p=far / far.sum())]]])
-    nearest = np.zeros(len(shapes), np.int64)
-    for _ in range(ROUNDS):
-        before = nearest
-        nearest = ((centres**2).sum(axis=1) - 2 * shapes @ centres.T).argmin(axis=1)
-        for k in range(CLUSTERS):
-            if (nearest == k).any():
-                centres[k] = shapes[nearest == k].mean(axis=0)
-        if (nearest == before).all():
-            break
-    label[usable] = nearest
-    return label
-
-
-def clustered_regions(curves: np.ndarray, places: np.ndarray, seed: int) -> np.ndarray:
-    """Curves of strong beam and of weak beam on either side, told by their shape: bool (3, curve).
-
-    Parameters
-    ----------
-    curves : array (curve, frame), float32
-    places : array (frame,)
-        Along the rocking axis.
-    seed : int
+    list of 3 slice
+        Along ``part``.
 
     Notes
     -----
-    Strong: the cluster of the largest mean sum. Weak: of the others, those whose mean curve has the lowest and the
-    highest centre of mass. None where there are not six clusters.
+    Subgrains that are turned against each other have the same curves at other places. A basis of all of them shows
+    the subgrains; one of curves of a single subgrain each, as one would draw them, shows what happens within. Which,
+    is decided without knowing dislocations: of all three choices that hold 5 % of their region, the basis u whose
+    (mean coefficient of the whole region − mean of all)/(standard deviation of all) is largest, for the worse of
+    weak_minus and weak_plus: ⟨r_k − mean, u_k⟩/√(u_k C u_k).
     """
-    label = clusters_of(curves, seed)
-    masks = np.zeros((3, len(curves)), bool)
-    known = [k for k in range(CLUSTERS) if (label == k).any()]
-    if len(known) < 3:
-        return masks
-    mean = {k: curves[label == k].mean(axis=0, dtype=np.float64) for k in known}
-    strong = max(known, key=lambda k: mean[k].sum())
-    weight = {k: np.maximum(m - m.min(), 0) for k, m in mean.items()}
-    order = sorted((k for k in known if k != strong), key=lambda k: float(weight[k] @ places / weight[k].sum()))
-    for mask, k in zip(masks, (strong, order[0], order[-1]), strict=True):
-        mask[:] = label == k
-    return masks
+    slices = [
+        [slice(None), *(slice(p, p + 1) for p in np.flatnonzero(n >= max(1, LEAST_PART * n.sum())) if n[p] < n.sum())]
+        for n in pixels
+    ]
+    curves = [
+        [s[at].sum(axis=0) / n[at].sum() for at in parts] for s, n, parts in zip(sums, pixels, slices, strict=True)
+    ]
+    beyond = np.stack([curves[1][0], curves[2][0]]) - mean
+    best: tuple[int, ...] = (0, 0, 0)
+    most = -np.inf
+    for choice in product(*(range(len(parts)) for parts in slices)):
+        weak = orthonormal(np.stack([c[n] for c, n in zip(curves, choice, strict=True)]))[1:]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            told = float(((weak * beyond).sum(axis=1) / np.sqrt(((weak @ covariance) * weak).sum(axis=1))).min())
+        if told > most:
+            best, most = choice, told
+    return [parts[n] for parts, n in zip(slices, best, strict=True)]
 
 
 def _rms(left: float, count: float) -> float:
@@ -233,16 +245,27 @@ def _finish(summary: Summary) -> Summary:
     """Basis and report from the sums of all layers; where no weak region was found, from clusters of the sample."""
     step = STEPS[int(summary["scaling"][0])]
     order, drawn = summary["option_order"], bool(summary["option_drawn"])
-    pixels = summary["sum_region_pixels"]
-    for name, count in zip(NAMES, pixels, strict=True):
+    sums, pixels = summary["sum_region"], summary["sum_region_pixels"]
+    products, parts, peak = gram(summary), sums.shape[1], np.full(3, np.nan)
+    for name, count in zip(NAMES, pixels.sum(axis=1), strict=True):
         if drawn and count == 0:
             raise InputError(
                 f"gram_schmidt: region {name!r}", "is unlit in every layer, or names a layer that there is not",
                 "draw it where the sample diffracts, with z as of the scan",
             )  # fmt: skip
-    has_tails = bool((pixels > 0).all())
+    has_tails = bool(pixels.any(axis=1).all())
     if has_tails:
-        sums, drawn_sums, drawn_pixels = (summary[f"sum_{n}"] for n in ("region", "drawn", "drawn_pixels"))
+        mean = mean_curve(summary)
+        covariance = products / float(summary["sum_pixels"]) - np.outer(mean, mean)
+        chosen = list(enumerate(chosen_parts(sums * step, pixels, mean, covariance)))
+        drawn_sums, drawn_pixels = (
+            np.stack([summary[f"sum_{n}"][:, k, part].sum(axis=1) for k, part in chosen], axis=1)
+            for n in ("drawn", "drawn_pixels")
+        )
+        sums, pixels = (np.stack([v[k, part].sum(axis=0) for k, part in chosen]) for v in (sums, pixels))
+        places = summary["option_places"]
+        middle = places.min() + (np.arange(parts) + 0.5) / parts * (places.max() - places.min())
+        peak = np.array([np.nan if part.start is None else middle[part.start] for _, part in chosen])
     else:
         sample = np.rint(summary["sample_curves"] / np.float32(step)).astype(float)
         masks = clustered_regions(summary["sample_curves"], summary["option_places"], int(summary["option_seed"]))
@@ -263,7 +286,6 @@ def _finish(summary: Summary) -> Summary:
         )
     resampled = np.stack([orthonormal(c) for c in means(drawn_sums, drawn_pixels)])
     resampled = resampled[np.isfinite(resampled).all(axis=(1, 2))]
-    products = gram(summary)
     known = bool(np.isfinite(basis).all())
     spread = resampled.std(axis=0, ddof=1) if known and len(resampled) > 1 else np.full(basis.shape, np.nan)
     values, whole = float(summary["sum_pixels"]) * basis.shape[1], float(np.trace(products))
@@ -273,6 +295,7 @@ def _finish(summary: Summary) -> Summary:
     return made | {
         "gram_schmidt_region": order.astype(np.int8),
         "gram_schmidt_pixels": pixels[order].astype(np.int64),
+        "gram_schmidt_peak": peak[order],
         "gram_schmidt_bootstrap": spread.reshape(made["gram_schmidt_basis"].shape),
         "gram_schmidt_condition": np.array(np.linalg.cond(curves) if known else np.nan),
         "gram_schmidt_rms": np.array(_rms(whole - explained, values) if known else np.nan),
@@ -297,6 +320,7 @@ def _rocking_axis(scan: dict[str, np.ndarray], axis: str | None) -> str:
     combine=add_summaries,
     finish=_finish,
     min_positions=3,
+    files=mask_digests,
 )
 def gram_schmidt(
     counts: np.ndarray,
@@ -313,7 +337,8 @@ def gram_schmidt(
     regions: Annotated[
         list[Region] | None,
         Field(
-            description="boxes {name: strong|weak_minus|weak_plus, box: [y0, y1, x0, x1], unit, z}; found by default"
+            description="boxes {name: strong|weak_minus|weak_plus, box: [y0, y1, x0, x1], unit, z}, or mask: file.npy"
+            " in place of box and unit; found by default"
         ),
     ] = None,
     order: Annotated[
@@ -352,9 +377,10 @@ def gram_schmidt(
         Counts without diffracted beam.
     z : array (), float64, optional
         Position of the layer.
-    regions : list of {name, box, unit, z}, optional
-        Boxes [y0, y1, x0, x1] in um or pixels, at least one for each of strong, weak_minus and weak_plus, in all
-        layers or in the one at z (um). Without them regions are found in every layer; see Notes.
+    regions : list of {name, box, unit, mask, z}, optional
+        Boxes [y0, y1, x0, x1] in um or pixels, or masks: .npy files (y, x), bool, of the whole frame. At least one for
+        each of strong, weak_minus and weak_plus, in all layers or in the one at z (um). Without them regions are found
+        in every layer; see Notes.
     order : three names
         The common shape of all curves goes into the first.
     scaling : "log", "anscombe" or "plain"
@@ -372,22 +398,24 @@ def gram_schmidt(
     dict
         Summary of the layer; summaries add up. The result is ``gram_schmidt_basis`` (component, scan axes), float64,
         with ``gram_schmidt_mean`` (zero), ``_scaling`` and ``_grid_<axis>``, which the projection needs, and
-        ``_region`` and ``_pixels`` (component), ``_bootstrap`` (component, scan axes), ``_condition``, ``_rms``,
-        ``_rms_least`` and ``_has_tails``. NaN where no curve is lit or one depends on the others.
+        ``_region``, ``_pixels`` and ``_peak`` (component), ``_bootstrap`` (component, scan axes), ``_condition``,
+        ``_rms``, ``_rms_least`` and ``_has_tails``. NaN where no curve is lit or one depends on the others.
 
     Raises
     ------
     InputError
         No background; an order that repeats a name; an unknown axis; a region that is not drawn, empty, outside the
-        frame or unlit; drawn regions whose curves depend on each other.
+        frame or unlit, or whose mask cannot be read or is of another shape; drawn regions whose curves depend on each
+        other.
 
     Notes
     -----
     The basis is that of :func:`orthonormal` for the mean treated curves of three regions. These are found by
     :func:`dfxm_dask.components.regions.found_regions` in the local coordinate u = (phi − peak)/width, so they mean the
-    same in every layer, and their sums add up. Where no layer has a weak region on both sides, the scan does not
-    reach its weak beam: ``has_tails`` is False, and the curves are those of clusters (:func:`clustered_regions`) of a
-    sample.
+    same in every layer, and their sums add up, by where the curves peak: of each region the curves of one subgrain are
+    taken (``_peak``) where these tell the weak beam better than those of all; see :func:`chosen_parts`. Where no layer
+    has a weak region on both sides, the scan does not reach its weak beam: ``has_tails`` is False, and the curves are
+    those of clusters (:func:`dfxm_dask.components.regions.clustered_regions`) of a sample.
 
     ``bootstrap`` is the standard deviation over 50 resamples of blocks of 4 um. ``rms`` is what the basis leaves of
     all lit treated curves, ``rms_least`` what the first three singular vectors leave: no basis of three can leave
@@ -421,16 +449,17 @@ def gram_schmidt(
     places = np.meshgrid(*(np.asarray(p, float) for p in scan.values()), indexing="ij")[
         list(scan).index(chosen)
     ].ravel()
-    boxes: list[dict[str, Any]] = [r if isinstance(r, dict) else r.model_dump() for r in regions or []]
+    part = None
     if regions is not None:
-        masks = drawn_regions(boxes, lit, z if z is None else at, y, x)
+        drawn = gram_schmidt.validate({"regions": regions})["regions"]
+        masks = drawn_regions(drawn, lit, z if z is None else at, y, x)
     else:
         tails = tail_means(counts, level, treatment, places, lit, peak_local, width_local)
-        masks = found_regions(*tails, lit, pixel, bool(has_weak_beam))
+        masks, part = found_regions(*tails, lit, pixel, bool(has_weak_beam)), peak_parts(peak_local, places)
     summary = summarise(counts, scan, lit, level, treatment, at, y, x)
     return (
         summary
-        | region_sums(counts, level, treatment, masks, at, pixel)
+        | region_sums(counts, level, treatment, masks, part, at, pixel)
         | {
             "option_order": np.array([NAMES.index(n) for n in order]),
             "option_drawn": np.array(regions is not None),
