@@ -27,7 +27,7 @@ BASELINE_BYTES = 200 * 2**20  # an idle worker with numba, zarr and xarray loade
 ENCODED_BYTES = 48 * 2**20  # compressed bytes in flight, and the row of chunks they come from
 TREE = 8  # summaries merged by one task
 COMPONENTS = 3  # of a basis, where nothing says how many
-FIXED = {"rgb": 3, "scaling": 4}  # dims of one length always
+FIXED = {"rgb": 3, "scaling": 4, "xyz": 3}  # dims of one length always
 
 
 def scan_axes(dataset: xr.Dataset) -> dict[str, str]:
@@ -229,6 +229,46 @@ def lazy(reduction: Reduction, dataset: xr.Dataset, parameters: Mapping[str, Any
     InputError
         A variable is missing or of wrong dims, dtype or units; a parameter is wrong; too few scan axes.
     """
+    base, wanted, axes, chosen, index, block_dims = _blocks(reduction, dataset, parameters)
+    if reduction.combine is None:
+        return _picked(reduction, base, wanted, dataset, axes, index, block_dims)
+    if lengths := open_dims(reduction, wanted, dataset.sizes):
+        raise InputError(
+            f"{reduction.name} as a lazy Dataset", f"only the data tell the length of {', '.join(lengths)}",
+            f"run it on a store, or compute it at once: {reduction.name}.gather(dataset)",
+        )  # fmt: skip
+    return _gathered(reduction, base, wanted, dataset, axes, chosen)
+
+
+def open_dims(reduction: Reduction, wanted: Sequence[Variable], sizes: Mapping[Any, int]) -> list[str]:
+    """Dims of the result of a gather whose length is not known before it is computed, such as the objects found."""
+    dims = dict.fromkeys(d for v in wanted for d in v.dims)
+    return [d for d in dims if d not in sizes and d not in FIXED and not d.endswith("component")
+            and not d.startswith("patch_")] if reduction.combine else []  # fmt: skip
+
+
+def gather(reduction: Reduction, dataset: xr.Dataset, parameters: Mapping[str, Any]) -> xr.Dataset:
+    """The result of a gather, computed at once by the scheduler that Dask is set to; its dims may have any length.
+
+    Raises
+    ------
+    InputError
+        As :func:`lazy`; or the reduction is no gather.
+    """
+    if reduction.combine is None:
+        raise InputError(f"{reduction.name}.gather", "is no gather: it makes maps", f"call {reduction.name}(dataset)")
+    base, wanted, *_ = _blocks(reduction, dataset, parameters)
+    layer, last = _merged(reduction, base)
+    graph = HighLevelGraph.from_collections(f"{base.name}-gathered", layer, dependencies=[base])
+    result = dask.base.get_scheduler(collections=[base])(graph.to_dict(), last)
+    variables = {v.name: (v.dims, np.asarray(result[v.name], v.dtype), v.attrs) for v in wanted}
+    return xr.Dataset(variables, coords=_coordinates(dataset, wanted))
+
+
+def _blocks(
+    reduction: Reduction, dataset: xr.Dataset, parameters: Mapping[str, Any]
+) -> tuple[da.Array, list[Variable], dict[str, str], dict[str, Any], dict[str, int], list[str]]:
+    """One task for each block that runs the kernel: what both kinds of reduction begin with."""
     chosen = reduction.validate(parameters)
     axes = scan_axes(dataset)
     if reason := check_axes(reduction, axes, dataset.sizes):
@@ -259,9 +299,7 @@ def lazy(reduction: Reduction, dataset: xr.Dataset, parameters: Mapping[str, Any
             reduction.name, chosen, [x.name for x in data], {k: v.tobytes() for k, v in positions.items()}),
         dtype=object, meta=np.empty((0,) * len(block_dims), object),
     )  # fmt: skip
-    if reduction.combine is not None:
-        return _gathered(reduction, base, wanted, dataset, axes, chosen)
-    return _picked(reduction, base, wanted, dataset, axes, index, block_dims)
+    return base, wanted, axes, chosen, index, block_dims
 
 
 def _inputs(
@@ -364,11 +402,8 @@ def _extra_size(dim: str, dataset: xr.Dataset, axes: Mapping[str, str]) -> int:
     return int(dataset.sizes[dim])
 
 
-def _gathered(
-    reduction: Reduction, base: da.Array, wanted: Sequence[Variable], dataset: xr.Dataset, axes: Mapping[str, str],
-    chosen: Mapping[str, Any],
-) -> xr.Dataset:  # fmt: skip
-    """Merge the summaries of all blocks in a tree, finish, and declare the outputs."""
+def _merged(reduction: Reduction, base: da.Array) -> tuple[dict[Any, Any], str]:
+    """Tasks that merge the summaries of all blocks in a tree and finish, and the key of the last one."""
     name = f"{base.name}-merged"
     keys = list(dask.core.flatten(base.__dask_keys__()))
     layer: dict[Any, Any] = {}
@@ -380,19 +415,32 @@ def _gathered(
         level += 1
     last = f"{name}-finished"
     layer[last] = (reduction.finish or dict, keys[0])
+    return layer, last
+
+
+def _gathered(
+    reduction: Reduction, base: da.Array, wanted: Sequence[Variable], dataset: xr.Dataset, axes: Mapping[str, str],
+    chosen: Mapping[str, Any],
+) -> xr.Dataset:  # fmt: skip
+    """Merge the summaries of all blocks in a tree, finish, and declare the outputs."""
+    layer, last = _merged(reduction, base)
     variables = {}
     for variable in wanted:
         shape = tuple(
             components(chosen) if d.endswith("component") else _extra_size(d, dataset, axes) for d in variable.dims
         )
-        own = f"{name}-{variable.name}"
+        own = f"{base.name}-merged-{variable.name}"
         graph = HighLevelGraph.from_collections(
             own, {**layer, (own, *(0,) * len(shape)): (_pick, last, variable.name)}, dependencies=[base]
         )
         data = da.Array(graph, own, tuple((n,) for n in shape), dtype=np.dtype(variable.dtype))
         variables[variable.name] = (variable.dims, data, variable.attrs)
-    coords = {n: c for n, c in dataset.coords.items() if set(map(str, c.dims)) <= {d for v in wanted for d in v.dims}}
-    return xr.Dataset(variables, coords=coords)
+    return xr.Dataset(variables, coords=_coordinates(dataset, wanted))
+
+
+def _coordinates(dataset: xr.Dataset, wanted: Sequence[Variable]) -> dict[Any, Any]:
+    dims = {d for v in wanted for d in v.dims}
+    return {n: c for n, c in dataset.coords.items() if set(map(str, c.dims)) <= dims}
 
 
 def _fold(combine: Any, parts: list[Arrays]) -> Arrays:

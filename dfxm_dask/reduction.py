@@ -104,6 +104,12 @@ class Reduction:
 
         return lazy(self, dataset, parameters)
 
+    def gather(self, dataset: xr.Dataset, **parameters: Any) -> xr.Dataset:
+        """The result of a gather, computed at once (see :func:`dfxm_dask.graph.gather`)."""
+        from dfxm_dask.graph import gather
+
+        return gather(self, dataset, parameters)
+
 
 REGISTRY: dict[str, Reduction] = {}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from dfxm_dask.graph import expanded_writes, kernel_arguments, scan_last
+from dfxm_dask.graph import expanded_writes, kernel_arguments, open_dims, scan_axes, scan_last
 from dfxm_dask.reduction import Reduction, load_reductions
 from dfxm_dask.schema import SPACE, expand
 
@@ -121,9 +121,25 @@ def parameters(reduction: Reduction) -> dict[str, Any]:
     return PARAMETERS.get(reduction.name, {})
 
 
+def is_open(reduction: Reduction, data: xr.Dataset) -> bool:
+    """Whether only the data tell how long the result is."""
+    chosen = reduction.validate(parameters(reduction))
+    return bool(open_dims(reduction, expanded_writes(reduction, scan_axes(data), chosen), data.sizes))
+
+
+def computed(reduction: Reduction, data: xr.Dataset) -> xr.Dataset:
+    if is_open(reduction, data):
+        return reduction.gather(data, **parameters(reduction))
+    return reduction(data, **parameters(reduction)).compute()
+
+
 def test_reduction__computes_nothing_while_its_graph_is_built(reduction: Reduction, axes: dict[str, str]) -> None:
     data = example(reduction, axes).chunk({"z": 1, "y": 6})
     with dask.config.set(scheduler=refuse):
+        if is_open(reduction, data):
+            with pytest.raises(ValueError, match=f"{reduction.name}.gather"):
+                reduction(data, **parameters(reduction))
+            return
         result = reduction(data, **parameters(reduction))
     assert all(v.chunks is not None for v in result.data_vars.values())
 
@@ -131,18 +147,19 @@ def test_reduction__computes_nothing_while_its_graph_is_built(reduction: Reducti
 def test_reduction__returns_what_it_declares(reduction: Reduction, axes: dict[str, str]) -> None:
     data = example(reduction, axes)
     chosen = reduction.validate(parameters(reduction))
-    result = reduction(data.chunk({"z": 1}), **parameters(reduction))
+    data = data.chunk({"z": 1})
+    result = computed(reduction, data) if is_open(reduction, data) else reduction(data, **parameters(reduction))
     wanted = {v.name: v for v in expanded_writes(reduction, axes, chosen)}
     assert set(result.data_vars) == set(wanted)
     for name, variable in wanted.items():
         assert result[name].dims == variable.dims
         assert result[name].attrs["units"] == variable.units != ""
         assert result[name].attrs["long_name"]
-        computed = result[name].compute()
-        assert computed.dtype == result[name].dtype
-        assert computed.shape == result[name].shape
+        values = result[name].compute()
+        assert values.dtype == result[name].dtype
+        assert values.shape == result[name].shape
         if variable.stored:
-            assert computed.dtype == np.dtype(variable.dtype)
+            assert values.dtype == np.dtype(variable.dtype)
 
 
 @pytest.mark.parametrize("chunks", [{"z": 1, "y": 5, "x": 4}, {"z": 2, "y": 7}, {"z": 3, "x": 3, "phi": 2}])
@@ -150,24 +167,27 @@ def test_reduction__does_not_depend_on_chunks(
     reduction: Reduction, axes: dict[str, str], chunks: dict[str, int]
 ) -> None:
     data = example(reduction, axes)
-    whole = reduction(data, **parameters(reduction)).compute()
-    cut = reduction(data.chunk({d: n for d, n in chunks.items() if d in data.dims}), **parameters(reduction)).compute()
+    whole = computed(reduction, data)
+    cut = computed(reduction, data.chunk({d: n for d, n in chunks.items() if d in data.dims}))
     same(whole, cut, exact=reduction.combine is None)
 
 
 def test_reduction__graph_equals_kernel(reduction: Reduction, axes: dict[str, str]) -> None:
     data = example(reduction, axes)
     chosen = reduction.validate(parameters(reduction))
-    result = reduction(data.chunk({"z": 1, "y": 5}), **parameters(reduction)).compute()
+    result = computed(reduction, data.chunk({"z": 1, "y": 5}))
     positions = {a: data[a].values.astype(float) for a in axes}
     merged = None
     for z in range(SIZES["z"]):
+        low = max(0, z - reduction.halo)
+        seen = slice(low, z + reduction.halo + 1) if reduction.halo else z
         fetch = {
-            str(n): scan_last(v.isel(z=z).values, [d for d in v.dims if d != "z"], axes) if "z" in v.dims else v.values
+            str(n): scan_last(v.isel(z=seen).values, v.isel(z=seen).dims, axes) if "z" in v.dims else v.values
             for n, v in data.variables.items()
         }
+        extra = {"middle": z - low} if reduction.halo else {}
         arguments, keywords = kernel_arguments(reduction, axes, fetch, positions)
-        layer = reduction.kernel(*arguments, **keywords, **chosen)
+        layer = reduction.kernel(*arguments, **keywords, **chosen, **extra)
         if reduction.combine:
             merged = layer if merged is None else reduction.combine(merged, layer)
             continue
@@ -183,14 +203,14 @@ def test_reduction__graph_equals_kernel(reduction: Reduction, axes: dict[str, st
 
 def test_reduction__is_deterministic(reduction: Reduction, axes: dict[str, str]) -> None:
     data = example(reduction, axes).chunk({"z": 1, "y": 6})
-    same(reduction(data, **parameters(reduction)).compute(), reduction(data, **parameters(reduction)).compute())
+    same(computed(reduction, data), computed(reduction, data))
 
 
 @pytest.mark.parametrize("fill", ["dark", "zero", "nan"])
 def test_reduction__is_safe_on_dark_empty_and_nan(reduction: Reduction, axes: dict[str, str], fill: str) -> None:
     data = example(reduction, axes, fill)
-    result = reduction(data, **parameters(reduction)).compute()
-    again = reduction(data.chunk({"z": 1, "y": 5}), **parameters(reduction)).compute()
+    result = computed(reduction, data)
+    again = computed(reduction, data.chunk({"z": 1, "y": 5}))
     same(result, again, exact=reduction.combine is None)
     for name, variable in result.data_vars.items():
         if variable.dtype.kind == "f":
