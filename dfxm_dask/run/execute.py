@@ -33,7 +33,7 @@ from dfxm_dask.run.events import (
 )
 from dfxm_dask.run.plan import Pass, Plan, PlannedStep, Stored, make_plan
 from dfxm_dask.run.recipe import Recipe, read_recipe
-from dfxm_dask.run.remarks import weak_beam
+from dfxm_dask.run.remarks import of_results
 from dfxm_dask.run.unit import UnitStep, UnitTask, run_unit, summary_path
 from dfxm_dask.schema import PATCH, Variable
 from dfxm_dask.store import ledger, scan
@@ -232,7 +232,7 @@ def run_recipe(
     seconds = time.perf_counter() - begun
     missing = (*plan.store.absent, *plan.store.cropped)
     complete = not missing
-    found = weak_beam(plan.store.path) if any(s.group == "beams" for s in plan.steps) else ()
+    found = of_results(plan.store.path, {s.group for s in plan.steps})
     for text in found:
         send(publish, Remark(text))
     send(publish, RunDone(seconds, done, skipped, complete, plan.left_out, peak))

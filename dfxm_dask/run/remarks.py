@@ -1,8 +1,8 @@
-"""What a user should be told of a scan beside its maps: frames that are not on one scale, layers without weak beam."""
+"""What a user should be told of a scan: frames not on one scale, layers without weak beam, fits that found less."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,12 @@ def uneven_frames(store: str | Path, steps: Sequence[str], groups: Sequence[str]
     return tuple(told[:1])  # one scale is enough: a monitor counts over the exposure
 
 
+def of_results(store: str | Path, groups: Collection[str]) -> tuple[str, ...]:
+    """All that is to be said of the results in some groups of a store."""
+    told = weak_beam(store) if "beams" in groups else ()
+    return (*told, *weak_beam_tails(store), *unsettled_fits(store)) if "components" in groups else told
+
+
 def weak_beam(store: str | Path) -> tuple[str, ...]:
     """Which layers have no weak beam, or nothing that stands out in it, and what says so.
 
@@ -89,3 +95,74 @@ def weak_beam(store: str | Path) -> tuple[str, ...]:
             why = reasons(*(float(known[n][first]) for n in NUMBERS))
             told.append(f"{len(bad)} of {len(done)} layers {what} (z = {some}); at z = {z[first]:g}: {'; '.join(why)}")
     return tuple(told)
+
+
+def weak_beam_tails(store: str | Path) -> tuple[str, ...]:
+    """That a Gram–Schmidt basis is not one of weak and strong beam, or that there is none.
+
+    Returns
+    -------
+    tuple of str
+        Nothing where the store has no such basis, or a sound one.
+    """
+    if "gram_schmidt" not in _complete_fits(store):
+        return ()
+    found = _small(store, "gram_schmidt", "basis", "has_tails", "rms_least")
+    if np.isfinite(found["basis"]).all():
+        if found["has_tails"]:
+            return ()
+        return (
+            "the scan does not reach its weak beam, as far as can be told: the Gram–Schmidt basis is that of clusters "
+            "of curves, not of weak and strong beam; scan further to both sides of the peak, draw the regions "
+            "(gram_schmidt: {regions: ...}), or rely on pca",
+        )
+    if np.isfinite(found["rms_least"]):
+        return (
+            "the Gram–Schmidt basis is NaN, and so are its coefficients: of the curves of weak and strong beam one "
+            "follows from the others; draw the regions (gram_schmidt: {regions: ...}), or rely on pca",
+        )
+    return (_NOT_LIT.format("the Gram–Schmidt basis"),)
+
+
+def unsettled_fits(store: str | Path) -> tuple[str, ...]:
+    """Which fits of components by rounds did not converge, and which found nothing.
+
+    Returns
+    -------
+    tuple of str
+        A sentence for each of pca, nmf and nica to which it applies.
+    """
+    told = []
+    for method in sorted({"pca", "nmf", "nica"} & _complete_fits(store)):
+        if not np.isfinite(_small(store, method, "basis")["basis"]).all():
+            told.append(_NOT_LIT.format(f"the basis of {method}"))
+        elif method != "pca":
+            found = _small(store, method, "converged", "rounds", "unexplained", "optimum")
+            if not found["converged"]:
+                left, least = (f"{100 * float(found[name]):.4g} %" for name in ("unexplained", "optimum"))
+                told.append(
+                    f"{method} did not converge within {float(found['rounds']):.0f} rounds: its curves may still "
+                    f"change (they leave {left} of the squares, at best {least} could be left); ask it for fewer "
+                    "components (components: ..., or rank: noise)"
+                )
+    return tuple(told)
+
+
+_NOT_LIT = (
+    "{} is NaN, and so are its coefficients: no curve has light above the background; look at lit and at the background"
+)
+
+
+def _complete_fits(store: str | Path) -> set[str]:
+    """Steps of the group of components that are complete, and not older than what they were made of."""
+    if not Path(store, "components").is_dir():
+        return set()
+    states = ledger.states(store, "components")
+    stale = {k for k, (why, _) in scan.incomplete(store, "components", states).items() if "made anew" in why}
+    return {step for step, state in states.items() if state.complete} - stale
+
+
+def _small(store: str | Path, method: str, *names: str) -> dict[str, np.ndarray]:
+    """Small variables of a fit, by what follows the method in their names."""
+    folder = Path(store, "components")
+    return {name: np.asarray(zarr.open_array(str(folder / f"{method}_{name}"), mode="r")[...]) for name in names}

@@ -10,6 +10,7 @@ import numpy as np
 from dfxm_dask.errors import InputError
 from dfxm_dask.view.beams import draw_beams
 from dfxm_dask.view.compare import draw_compare
+from dfxm_dask.view.components import METHODS, draw_components
 from dfxm_dask.view.curves import draw_curves
 from dfxm_dask.view.frames import draw_frames
 from dfxm_dask.view.maps import (
@@ -62,7 +63,8 @@ def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int 
     -------
     list of Path
         The files: each map that the store has, ``mosaicity``, ``curves``, ``frames``, ``beams`` with weak and strong
-        beam, ``truth`` beside what was found where the truth is known, and last ``overview`` with all maps.
+        beam, ``components_<method>`` with the curves and coefficients of each basis, ``truth`` beside what was found
+        where the truth is known, and last ``overview`` with all maps.
 
     Raises
     ------
@@ -115,6 +117,9 @@ def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int 
         written.append(save(draw_frames(tree, chosen, heading), "frames"))
     if beams is not None and (page := draw_beams(tree, chosen, heading)) is not None:
         written.append(save(page, "beams"))
+    for method in METHODS:
+        if (page := draw_components(tree, method, chosen, heading)) is not None:
+            written.append(save(page, f"components_{method}"))
     if "truth" in tree:
         truth = draw_compare(tree, tree["truth"].dataset, chosen, heading)
         if truth is not None:

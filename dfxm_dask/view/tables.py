@@ -12,7 +12,7 @@ import numpy as np
 
 from dfxm_dask.errors import IncompleteError
 from dfxm_dask.run.events import megabytes
-from dfxm_dask.run.remarks import weak_beam
+from dfxm_dask.run.remarks import of_results
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -89,7 +89,7 @@ def show_store(path: str | Path) -> bool:
             given = ", ".join(f"{key}={value}" for key, value in dict(known.get("parameters") or {}).items())
             steps.append((group, step, known.get("version", ""), given))
     show_table("provenance", ("group", "step", "version", "parameters"), steps)
-    for text in weak_beam(path):
+    for text in of_results(path, tree.children):
         say(f"NOTE: {text}")
     say(f"INCOMPLETE: {missing}" if missing else "complete")
     return not missing
