@@ -93,6 +93,8 @@ LIT = Variable("lit", SPACE, "bool", "1", "whether the place diffracts anywhere 
 PEAK_LOCAL = Variable("peak_local", SPACE, "float32", "degree", "local peak of the rocking curve")
 WIDTH_LOCAL = Variable("width_local", SPACE, "float32", "degree", "half of the local half width at 1/16 of the peak")
 HAS_WEAK_BEAM = Variable("has_weak_beam", ("z",), "bool", "1", "whether the layer was scanned through its weak beam")
+ENHANCED = Variable("weak_enhanced", SPACE, "float32", "1", "weak beam above its surroundings, in standard deviations")
+DEFECTS = Variable("defects", SPACE, "bool", "1", "stands out in the weak beam")
 
 
 def product_units(first: str, second: str) -> str:

@@ -15,10 +15,8 @@ from dfxm_dask.beams.integrate import WEAK, WEAK_MINUS, WEAK_PLUS, WEAK_SIGMA
 from dfxm_dask.beams.prior import local_median
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import LIT, SPACE, Variable, X, Y
+from dfxm_dask.schema import DEFECTS, ENHANCED, LIT, X, Y
 
-ENHANCED = Variable("weak_enhanced", SPACE, "float32", "1", "weak beam above its surroundings, in standard deviations")
-DEFECTS = Variable("defects", SPACE, "bool", "1", "stands out in the weak beam")
 MAD = 1.4826022185056018  # median absolute deviation of a Gaussian, inverted
 
 
