@@ -9,7 +9,7 @@ import click
 
 from dfxm_dask import __version__
 from dfxm_dask.cli.options import Commands
-from dfxm_dask.cli.pictures import figures
+from dfxm_dask.cli.pictures import compare_beams, figures
 from dfxm_dask.cli.runs import check, explain, reduce, reductions, run, train
 from dfxm_dask.cli.scans import demo, info, ingest, simulate
 
@@ -28,5 +28,5 @@ def main() -> None:
     cli(prog_name="dfxm-dask")
 
 
-for command in (demo, simulate, ingest, info, check, run, reduce, train, reductions, explain, figures):
+for command in (demo, simulate, ingest, info, check, run, reduce, train, reductions, explain, figures, compare_beams):
     cli.add_command(command)

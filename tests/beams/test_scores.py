@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfxm_dask.beams.scores import auc, average_precision
+from dfxm_dask.beams.scores import auc, average_precision, contamination, high_pass
 from dfxm_dask.errors import InputError
 
 
@@ -83,3 +83,112 @@ def test_auc__refuses_masks_that_do_not_fit(score):
         score(values, ~mask, mask[0])
     with pytest.raises(InputError, match="6 pixels are positive and negative"):
         score(values, mask, mask)
+
+
+def naive_high_pass(values: np.ndarray, pixel: tuple[float, float], length: float) -> np.ndarray:
+    """Pixel by pixel: less the Gaussian mean of what is finite within four standard deviations."""
+    sigma = [length / p for p in pixel]
+    reach = [int(4 * s + 0.5) for s in sigma]
+    found = np.full(values.shape, np.nan)
+    for (y, x), value in np.ndenumerate(values):
+        total = weight = 0.0
+        for (v, u), other in np.ndenumerate(values):
+            if np.isfinite(other) and abs(v - y) <= reach[0] and abs(u - x) <= reach[1]:
+                w = np.exp(-0.5 * (((v - y) / sigma[0]) ** 2 + ((u - x) / sigma[1]) ** 2))
+                total, weight = total + w * other, weight + w
+        if np.isfinite(value):
+            found[y, x] = value - total / weight
+    return found
+
+
+def test_high_pass__against_a_loop():
+    values = np.random.default_rng(4).normal(1e4, 3, (14, 11))
+    values[3, 4:7], values[0, 0] = np.nan, np.inf
+    found = high_pass(values, (0.5, 0.7), 1.0)
+    np.testing.assert_allclose(found, naive_high_pass(values, (0.5, 0.7), 1.0), atol=1e-5)
+    assert np.isnan(found[0, 0])
+
+
+def test_high_pass__of_unknown_values_is_unknown_and_one_row_is_a_map():
+    assert np.isnan(high_pass(np.full((3, 4), np.nan), (1.0, 1.0))).all()
+    row = np.sin(np.arange(40.0))[None]
+    np.testing.assert_allclose(high_pass(row, (np.inf, 0.5), 1.0), naive_high_pass(row, (1e9, 0.5), 1.0), atol=1e-6)
+
+
+def test_high_pass__over_blocks_is_nearly_that_over_pixels():
+    fringes, away, rng = fringes_of(90, 60)
+    values = np.where(away, fringes + rng.normal(0, 1, fringes.shape), np.nan)
+    known = np.isfinite(values)
+    y, x = (np.arange(n) * p for n, p in zip(values.shape, (0.1, 0.2), strict=True))
+    near_y, near_x = (np.exp(-0.5 * ((p - p[:, None]) / 2.0) ** 2) for p in (y, x))
+    exact = values - (near_y @ np.where(known, values, 0) @ near_x) / (near_y @ known @ near_x)
+    taken_off = np.nanstd(values - exact)
+    found = high_pass(values, (0.1, 0.2))  # blocks of two rows
+    assert np.nanmax(np.abs(found - exact)) < 0.05 * taken_off
+    assert np.sqrt(np.nanmean((found - exact) ** 2)) < 0.01 * taken_off
+
+
+@pytest.mark.parametrize(
+    ("values", "pixel", "length", "words"),
+    [
+        (np.zeros(4), (1.0, 1.0), 1.0, r"has shape \(4,\)"),
+        (np.zeros((4, 4)), (1.0, 0.0), 1.0, "give lengths above 0"),
+        (np.zeros((4, 4)), (1.0, 1.0), 0.0, "give lengths above 0"),
+    ],
+)
+def test_high_pass__refuses(values, pixel, length, words):
+    with pytest.raises(InputError, match=words):
+        high_pass(values, pixel, length)
+
+
+def fringes_of(ny: int = 200, nx: int = 120) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
+    """Fringes of 2.5 um on broad shading, and where no defect is."""
+    y, x = np.arange(ny)[:, None] * 0.1, np.arange(nx) * 0.2
+    fringes = 100 + 10 * np.sin(2 * np.pi * (x + 0.4 * y) / 2.5) + 30 * (y / y.max())
+    away = np.ones((ny, nx), bool)
+    away[80:120, 50:70] = False
+    return fringes, away, np.random.default_rng(8)
+
+
+def test_contamination__of_the_fringes_is_one_and_of_noise_is_none():
+    fringes, away, rng = fringes_of()
+    pixel = (0.1, 0.2)
+    assert contamination(fringes, fringes, away, pixel) == pytest.approx(1, abs=1e-12)
+    assert contamination(7 - 0.1 * fringes, fringes, away, pixel) == pytest.approx(1, abs=1e-9)
+    # The standard deviation of a correlation of n independent pairs is 1/sqrt(n).
+    assert contamination(rng.normal(0, 1, fringes.shape), fringes, away, pixel) < 4 / np.sqrt(away.sum())
+
+
+def test_contamination__is_the_correlation_of_both_high_passed():
+    fringes, away, rng = fringes_of()
+    values = 0.05 * fringes + rng.normal(0, 1, fringes.shape)
+    values[5:9] = np.nan
+    counted = away & np.isfinite(values)
+    one, other = (high_pass(image, (0.1, 0.2))[counted] for image in (values, fringes))
+    wanted = abs(np.corrcoef(one, other)[0, 1])
+    assert 0.1 < wanted < 0.9
+    assert contamination(values, fringes, away, (0.1, 0.2)) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_contamination__leaves_out_defects_and_broad_shading():
+    fringes, away, rng = fringes_of()
+    noise = rng.normal(0, 1, fringes.shape)
+    shaded = noise + 5 * np.linspace(0, 1, 200)[:, None]
+    at_defects = noise + np.where(away, 0, fringes - 100)
+    assert abs(np.corrcoef(shaded.ravel(), fringes.ravel())[0, 1]) > 0.5
+    for values in (shaded, at_defects):
+        assert contamination(values, fringes, away, (0.1, 0.2)) < 0.06
+
+
+def test_contamination__of_too_little_is_not_known():
+    fringes, away, _ = fringes_of()
+    assert np.isnan(contamination(fringes * 0, fringes, away, (0.1, 0.2)))
+    assert np.isnan(contamination(fringes, fringes, away & False, (0.1, 0.2)))
+
+
+def test_contamination__refuses_other_shapes_and_masks():
+    fringes, away, _ = fringes_of()
+    with pytest.raises(InputError, match="give three arrays of one shape"):
+        contamination(fringes[1:], fringes, away, (0.1, 0.2))
+    with pytest.raises(InputError, match="the last bool"):
+        contamination(fringes, fringes, away * 1.0, (0.1, 0.2))
