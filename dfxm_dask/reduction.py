@@ -180,7 +180,8 @@ def load_reductions() -> dict[str, Reduction]:
     import dfxm_dask.beams
     import dfxm_dask.components
     import dfxm_dask.frames
-    import dfxm_dask.rocking  # noqa: F401  (importing a room registers its reductions)
+    import dfxm_dask.rocking
+    import dfxm_dask.volume  # noqa: F401  (importing a room registers its reductions)
 
     for point in entry_points(group="dfxm_dask.reductions"):
         point.load()

@@ -96,6 +96,8 @@ def run_unit(task: UnitTask) -> Record:
     reductions = {s.name: find(s.name) for s in task.steps}
     positions = {name: _coordinate(task.store, name) for name in (*SPACE, *task.axes)}
     nx = positions["x"].size
+    halo = max(r.halo for r in reductions.values())  # the same for all steps of a pass
+    layers = slice(max(0, task.z - halo), task.z + halo + 1) if halo else task.z
     outside = _outside(task, list(reductions.values()))
     results: dict[str, Arrays] = {s.name: {} for s in task.steps}
     bytes_read = sum(a.nbytes for a, _ in outside.values())
@@ -107,7 +109,7 @@ def run_unit(task: UnitTask) -> Record:
             name: scan_last(values[tuple(box.get(d, slice(None)) for d in dims)], dims, task.axes)
             for name, (values, dims) in outside.items()
         }
-        fetch |= {"y": positions["y"][rows], "x": positions["x"][columns], "z": positions["z"][task.z]}
+        fetch |= {"y": positions["y"][rows], "x": positions["x"][columns], "z": positions["z"][layers]}
         if counts is not None:
             fetch["counts"] = scan_last(counts, (*task.axes, "y", "x"), task.axes)
         if task.layer:  # what tiles have made is whole by now

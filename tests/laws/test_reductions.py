@@ -8,6 +8,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import ndimage
 
 from dfxm_dask.graph import expanded_writes, kernel_arguments, open_dims, scan_axes, scan_last
 from dfxm_dask.reduction import Reduction, load_reductions
@@ -18,7 +19,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "fit_curves": {"axis": "phi"},
     "classify_beams": {"method": "fused"},
 }
-SIZES = {"z": 3, "y": 12, "x": 17, "phi": 7, "chi": 5, "patch_y": 1, "patch_x": 1, "scaling": 4}
+SIZES = {"z": 3, "y": 12, "x": 17, "phi": 7, "chi": 5, "patch_y": 1, "patch_x": 1, "scaling": 4, "piece": 200}
 COMPONENTS = 3
 NAMES = sorted(load_reductions())
 AXES_SETS = [("phi",), ("chi", "phi")]
@@ -54,6 +55,8 @@ def example(reduction: Reduction, axes: dict[str, str], fill: str = "real") -> x
                 values = np.broadcast_to(coords[own][1].reshape([-1 if a == own else 1 for a in axes]), shape)
             elif variable.name == "counts":
                 values = _counts(axes, fill, generator)
+            elif variable.name.startswith("piece_"):
+                values = _pieces(variable.name, variables["defects"][1])
             elif dtype.kind == "b":
                 values = generator.random(shape) < 0.1
             elif variable.name == "background_map":
@@ -66,12 +69,19 @@ def example(reduction: Reduction, axes: dict[str, str], fill: str = "real") -> x
                 values = generator.normal(0.03, 0.01, shape).astype(dtype)
             if variable.name == "noise":
                 values = np.full(shape, 5, dtype)
-            elif variable.name in ("monitor", "exposure") or "z" not in variable.dims:
+            elif variable.name in ("monitor", "exposure") or "z" not in variable.dims or len(variable.dims) == 1:
                 pass
             elif fill == "nan" and values.dtype.kind == "f":
                 values[:, 2:4, 3:9] = np.nan
             variables[variable.name] = (variable.dims, values, variable.attrs)
     return xr.Dataset(variables, coords=coords)
+
+
+def _pieces(name: str, mask: np.ndarray) -> np.ndarray:
+    """What is known of the pieces of every layer of a mask; every third is removed."""
+    counts = np.array([ndimage.label(layer)[1] for layer in mask])
+    numbers = np.arange(SIZES["piece"], dtype=np.int32)
+    return {"piece_count": counts, "piece_start": counts.cumsum() - counts}.get(name, numbers * (numbers % 3 > 0))
 
 
 def _counts(axes: dict[str, str], fill: str, generator: np.random.Generator) -> np.ndarray:
