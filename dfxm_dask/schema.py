@@ -94,6 +94,9 @@ PEAK_LOCAL = Variable("peak_local", SPACE, "float32", "degree", "local peak of t
 WIDTH_LOCAL = Variable("width_local", SPACE, "float32", "degree", "half of the local half width at 1/16 of the peak")
 HAS_WEAK_BEAM = Variable("has_weak_beam", ("z",), "bool", "1", "whether the layer was scanned through its weak beam")
 ENHANCED = Variable("weak_enhanced", SPACE, "float32", "1", "weak beam above its surroundings, in standard deviations")
+ISOLATED = Variable(
+    "weak_isolated", SPACE, "float32", "1", "the same beyond the peaks of all subgrains nearby: single dislocations"
+)
 DEFECTS = Variable("defects", SPACE, "bool", "1", "stands out in the weak beam")
 
 

@@ -10,7 +10,8 @@ one, u = (phi - peak_local)/width_local.
 of weak beam for each patch of each frame: by u alone, by a small network that looks at one frame at a time and needs
 no complete curve, or by both. :func:`integrate_beams` sums the scan softly, every pixel by its own u, into weak-beam
 and strong-beam images with their noise. :func:`enhance_beams` expresses the weak-beam image in units of its noise above
-its surroundings, and :func:`threshold_beams` takes what stands out at a stated rate of false alarms.
+its surroundings, and :func:`threshold_beams` takes what stands out at a stated rate of false alarms. A boundary of
+subgrains stands out as a whole; :func:`isolate_lines` shows its single dislocations.
 
 Published work classifies whole patches by a network that was trained on labels of whole frames, replaces strong
 patches by a constant, and normalises every frame before it sums: that is here as ``legacy=True``.
@@ -19,6 +20,7 @@ patches by a constant, and normalises every frame before it sums: that is here a
 from dfxm_dask.beams.classify import classify_beams
 from dfxm_dask.beams.contrast import enhance_beams, threshold_beams
 from dfxm_dask.beams.integrate import integrate_beams
+from dfxm_dask.beams.isolated import isolate_lines
 from dfxm_dask.beams.local_peak import local_peak
 
-__all__ = ["classify_beams", "enhance_beams", "integrate_beams", "local_peak", "threshold_beams"]
+__all__ = ["classify_beams", "enhance_beams", "integrate_beams", "isolate_lines", "local_peak", "threshold_beams"]

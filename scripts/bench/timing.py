@@ -36,12 +36,12 @@ class Row:
 
 def at_most(figure: str, value: float, limit: float, unit: str, detail: str) -> Row:
     """A row whose value must not exceed a limit."""
-    return Row(figure, f"{value:.3g} {unit}", f"≤ {limit:g} {unit}", detail, value <= limit)
+    return Row(figure, f"{value:.3g} {unit}", f"≤ {limit:g} {unit}", detail, bool(value <= limit))
 
 
 def at_least(figure: str, value: float, limit: float, unit: str, detail: str) -> Row:
     """A row whose value must come to a limit."""
-    return Row(figure, f"{value:.3g} {unit}", f"≥ {limit:g} {unit}", detail, value >= limit)
+    return Row(figure, f"{value:.3g} {unit}", f"≥ {limit:g} {unit}", detail, bool(value >= limit))
 
 
 def seconds(task: Task) -> float:

@@ -1,0 +1,161 @@
+"""Weak beam beyond the peaks of all subgrains nearby: single dislocations of a boundary, without the boundary."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+from scipy import ndimage
+
+from dfxm_dask.beams.blocks import pixel_length
+from dfxm_dask.beams.contrast import enhance_beams
+from dfxm_dask.beams.integrate import integrate_beams
+from dfxm_dask.reduction import reduction
+from dfxm_dask.schema import (
+    AXES,
+    BACKGROUND,
+    COUNTS,
+    HAS_WEAK_BEAM,
+    ISOLATED,
+    LIT,
+    NOISE,
+    PEAK_LOCAL,
+    WIDTH_LOCAL,
+    PlainBackground,
+    X,
+    Y,
+)
+
+
+def extreme_peaks(peak: np.ndarray, lit: np.ndarray, reach: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest local peak around every pixel.
+
+    Parameters
+    ----------
+    peak : array (y, x), float32, degree
+    lit : array (y, x), bool
+        Other places have no peak.
+    reach : (int, int)
+        Pixels along y and x to each side.
+
+    Returns
+    -------
+    low, high : array (y, x), float32, degree
+        NaN where unlit.
+
+    Examples
+    --------
+    >>> peak = np.array([[1, 1, 1, 5, 5, 5]], np.float32)
+    >>> low, high = extreme_peaks(peak, peak > 0, (0, 1))
+    >>> low.tolist(), high.tolist()
+    ([[1.0, 1.0, 1.0, 1.0, 5.0, 5.0]], [[1.0, 1.0, 5.0, 5.0, 5.0, 5.0]])
+    """
+    size = [2 * n + 1 for n in reach]
+    known = lit & np.isfinite(peak)
+    low = ndimage.minimum_filter(np.where(known, peak, np.inf), size, mode="nearest")
+    high = ndimage.maximum_filter(np.where(known, peak, -np.inf), size, mode="nearest")
+    return (
+        np.where(known, low, np.nan).astype(np.float32),
+        np.where(known, high, np.nan).astype(np.float32),
+    )
+
+
+@reduction(
+    reads=(COUNTS, AXES, LIT, PEAK_LOCAL, WIDTH_LOCAL, HAS_WEAK_BEAM, Y, X),
+    may_read=(BACKGROUND, NOISE),
+    writes=(ISOLATED,),
+    over=("scan", "y", "x"),
+    min_positions=3,
+    group="beams",
+)
+def isolate_lines(
+    counts: np.ndarray,
+    scan: dict[str, np.ndarray],
+    lit: np.ndarray,
+    peak_local: np.ndarray,
+    width_local: np.ndarray,
+    has_weak_beam: np.ndarray,
+    y: np.ndarray,
+    x: np.ndarray,
+    background_map: np.ndarray | None = None,
+    noise: np.ndarray | None = None,
+    *,
+    reach: Annotated[
+        float,
+        Field(gt=0, description="peaks of all subgrains within it count as strong", json_schema_extra={"unit": "um"}),
+    ] = 1.0,
+    axis: Annotated[
+        str | None, Field(description="scan axis of the rocking curve; phi where it is scanned, by default")
+    ] = None,
+    background: PlainBackground = None,
+) -> dict[str, np.ndarray]:
+    """Weak beam beyond the peaks of all subgrains nearby, above its surroundings, in standard deviations.
+
+    Parameters
+    ----------
+    counts : array (y, x, scan axes), uint16 or float32, count
+        Detector counts of one layer, all frames on one scale.
+    scan : dict of str to array (length of the axis,), float64
+        Positions along every scan axis.
+    lit : array (y, x), bool
+    peak_local, width_local : array (y, x), float32, degree
+        See :func:`dfxm_dask.beams.local_peak`.
+    has_weak_beam : array (), bool
+        Of the same; a layer without one gives NaN.
+    y, x : array (y,) and (x,), float64, um
+    background_map : array (y, x), float32, count, optional
+    noise : array (), float32, count, optional
+    reach : float, um
+        Our choice: 1, twice the width of an image of a line.
+    axis, background
+        As of :func:`dfxm_dask.beams.integrate_beams`.
+
+    Returns
+    -------
+    dict
+        ``weak_isolated`` (y, x), float32, NaN where there is no weak beam.
+
+    Raises
+    ------
+    InputError
+        As :func:`dfxm_dask.beams.integrate_beams` and :func:`dfxm_dask.beams.enhance_beams`.
+
+    Notes
+    -----
+    At a boundary a pixel holds both subgrains, and what is strong beam of the one lies in the tail of the other: there
+    :func:`~dfxm_dask.beams.integrate_beams` shows the boundary as a bright streak, in which its dislocations drown.
+    Here the tail below begins at the lowest peak within ``reach``, and the tail above at the highest. What is left are
+    images of single dislocations, on one side of the line, as weak-beam images are: moved by up to half a um or so.
+    They tell spacing and direction of the lines of a wall, not its place.
+
+    Examples
+    --------
+    >>> phi, y = 0.002 * np.arange(31), 0.25 * np.arange(24.0)
+    >>> peak = np.where(np.arange(24) < 12, 0.024, 0.036) * np.ones((24, 1))  # two subgrains
+    >>> light = np.exp(-0.5 * ((phi - peak[..., None]) / 0.002) ** 2)
+    >>> light[:, 11] = light[:, 11] + light[:, 12]  # a column of pixels holds both
+    >>> light[6, 6, 3:6] += 0.05  # and one place far out in the tail a dislocation
+    >>> counts = (100 + 2000 * light + np.random.default_rng(0).normal(0, 2, light.shape)).astype(np.uint16)
+    >>> lit, width = np.ones((24, 24), bool), np.full((24, 24), 0.0047, np.float32)
+    >>> found = isolate_lines.kernel(
+    ...     counts, {"phi": phi}, lit, peak.astype(np.float32), width, True, y, y, background=100
+    ... )["weak_isolated"]
+    >>> [int(k) for k in np.unravel_index(found.argmax(), found.shape)]
+    [6, 6]
+    """
+    pixel = pixel_length("y", "isolate_lines", y), pixel_length("x", "isolate_lines", x)
+    steps = [round(reach / p) if np.isfinite(p) else 0 for p in pixel]
+    common = {"axis": axis, "background": background}
+    tails = [
+        integrate_beams.kernel(counts, scan, lit, peak, width_local, has_weak_beam, background_map, noise, **common)
+        for peak in extreme_peaks(peak_local, lit, (steps[0], steps[1]))
+    ]
+    minus, plus = tails[0]["weak_minus"], tails[1]["weak_plus"]
+    both = np.stack([minus, plus])
+    known = np.isfinite(both)
+    weak = np.where(known, both, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    weak = np.where(known.any(axis=0), weak, np.nan).astype(np.float32)
+    sigma = np.fmax(tails[0]["weak_sigma"], tails[1]["weak_sigma"])
+    found = enhance_beams.kernel(weak, minus, plus, sigma, lit, y, x)
+    return {ISOLATED.name: found["weak_enhanced"]}
