@@ -12,6 +12,7 @@ from dfxm_dask.cli.options import Commands
 from dfxm_dask.cli.pictures import compare_beams, figures
 from dfxm_dask.cli.runs import check, explain, reduce, reductions, run, train
 from dfxm_dask.cli.scans import demo, info, ingest, simulate
+from dfxm_dask.cli.volumes import compare, export
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -28,5 +29,20 @@ def main() -> None:
     cli(prog_name="dfxm-dask")
 
 
-for command in (demo, simulate, ingest, info, check, run, reduce, train, reductions, explain, figures, compare_beams):
+for command in (
+    demo,
+    simulate,
+    ingest,
+    info,
+    check,
+    run,
+    reduce,
+    train,
+    reductions,
+    explain,
+    figures,
+    compare_beams,
+    compare,
+    export,
+):
     cli.add_command(command)

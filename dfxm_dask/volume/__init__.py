@@ -18,7 +18,15 @@ images.
 """
 
 from dfxm_dask.volume.align import align_layers
-from dfxm_dask.volume.compare import chance_level, compare_masks, dice_within
+from dfxm_dask.volume.compare import chance_level, compare_masks, compare_voxels, dice_within
 from dfxm_dask.volume.reconstruct import link_layers, reconstruct
 
-__all__ = ["align_layers", "chance_level", "compare_masks", "dice_within", "link_layers", "reconstruct"]
+__all__ = [
+    "align_layers",
+    "chance_level",
+    "compare_masks",
+    "compare_voxels",
+    "dice_within",
+    "link_layers",
+    "reconstruct",
+]

@@ -1,0 +1,115 @@
+"""Tables of boundaries, junctions and objects as CSV and Parquet: a row each, a column for every component."""
+
+from __future__ import annotations
+
+import csv
+import json
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dfxm_dask.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+TABLES = {"boundary": "boundaries", "junction": "junctions", "object": "objects"}
+"""Dimensions that make a table, and its name."""
+FIRST = {"object": 1}
+"""Number of the first row where it is not 0: 0 in ``label`` is no object."""
+
+Columns = dict[str, tuple[np.ndarray, dict[str, str]]]
+
+
+def columns(dataset: xr.Dataset, dim: str) -> Columns:
+    """Columns of a table.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    dim : str
+        The rows: every variable that begins with it is in the table.
+
+    Returns
+    -------
+    dict of str to (array (row,), dict)
+        Values, with ``units`` and ``long_name``. First comes the number of the boundary, junction or object, as
+        ``point_boundary`` and ``label`` count them. A variable
+        of more dims has a column for each component: ``normal_x``, ``normal_y``, ``normal_z`` along a dimension
+        ``xyz``, whose name spells its components; else by label where the dimension has labels, else by number from 0.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> table = xr.Dataset({"normal": (("boundary", "xyz"), np.eye(3)), "spacing": ("boundary", np.arange(3.0))})
+    >>> list(columns(table, "boundary"))
+    ['boundary', 'normal_x', 'normal_y', 'normal_z', 'spacing']
+    """
+    found: Columns = {}
+    found[dim] = FIRST.get(dim, 0) + np.arange(dataset.sizes[dim]), {"units": "1", "long_name": f"number of the {dim}"}
+    for name, variable in dataset.variables.items():
+        if not variable.dims or variable.dims[0] != dim or name == dim:
+            continue
+        values = np.asarray(variable)
+        attrs = {word: str(variable.attrs.get(word, "")) for word in ("units", "long_name")}
+        labels = [_labels(dataset, str(d)) for d in variable.dims[1:]]
+        for words, column in zip(product(*labels), values.reshape(len(values), -1).T, strict=True):
+            found["_".join([str(name), *words])] = column, attrs
+    return found
+
+
+def _labels(dataset: xr.Dataset, dim: str) -> list[str]:
+    size = dataset.sizes[dim]
+    if dim in dataset.coords and dataset[dim].dims == (dim,):
+        return [str(label) for label in np.asarray(dataset[dim])]
+    return list(dim) if len(dim) == size else [str(k) for k in range(size)]
+
+
+def write_csv(path: Path, dataset: xr.Dataset, dim: str) -> None:
+    """A table as text: numbers with all digits that they have, ``nan`` where nothing is known, ``true``, ``false``."""
+    table = columns(dataset, dim)
+    cells = [_cells(values) for values, _ in table.values()]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(table)
+        writer.writerows(zip(*cells, strict=True))
+
+
+def _cells(values: np.ndarray) -> list[str]:
+    if values.dtype.kind == "b":
+        return ["true" if value else "false" for value in values]
+    return [str(value) for value in values]
+
+
+def write_units(path: Path, dataset: xr.Dataset, dim: str) -> None:
+    """Unit and meaning of every column of a table, as JSON."""
+    known: dict[str, Any] = {name: attrs for name, (_, attrs) in columns(dataset, dim).items()}
+    path.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def need_parquet() -> None:
+    """Refuse where Parquet cannot be written.
+
+    Raises
+    ------
+    InputError
+        pyarrow is not installed.
+    """
+    if find_spec("pyarrow") is None:
+        raise InputError("Parquet", "needs pyarrow, which is not installed", "pip install 'dfxm_dask[parquet]'")
+
+
+def write_parquet(path: Path, dataset: xr.Dataset, dim: str) -> None:
+    """A table as Parquet, with unit and meaning in the metadata of every column."""
+    need_parquet()
+    pyarrow: Any = import_module("pyarrow")
+    parquet: Any = import_module("pyarrow.parquet")
+    arrays, fields = [], []
+    for name, (values, attrs) in columns(dataset, dim).items():
+        arrays.append(pyarrow.array(values if values.dtype.kind in "biuf" else values.astype(str)))
+        fields.append(pyarrow.field(name, arrays[-1].type, metadata=attrs))
+    parquet.write_table(pyarrow.Table.from_arrays(arrays, schema=pyarrow.schema(fields)), path)

@@ -1,0 +1,169 @@
+"""Planes, lines and points as VTKHDF files, which ParaView 5.12 and later opens.
+
+Coordinates are x, y, z of the store in um. Planes are patches of four corners, lines are poly lines, points are
+vertices, a cell each. Numbers of boundaries ride along as cell or point data, to colour and to select by.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import h5py
+import numpy as np
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+VERSION = (2, 0)
+KINDS = ("Vertices", "Lines", "Polygons", "Strips")
+
+
+class PolyData(NamedTuple):
+    """Cells of one kind and what is known of them.
+
+    Attributes
+    ----------
+    kind : str
+        "Vertices", "Lines" or "Polygons".
+    points : array (point, xyz), float64, um
+    corners : int
+        Points of every cell: they follow one another.
+    cell_data, point_data : dict of str to array (cell, ...) and (point, ...)
+    """
+
+    kind: str
+    points: np.ndarray
+    corners: int
+    cell_data: dict[str, np.ndarray]
+    point_data: dict[str, np.ndarray]
+
+
+def write_polydata(path: Path, content: PolyData) -> None:
+    """One VTKHDF file of type PolyData, in one partition.
+
+    References
+    ----------
+    VTKHDF format specification, docs.vtk.org, section PolyData.
+    """
+    count = len(content.points)
+    with h5py.File(path, "w") as file:
+        root = file.create_group("VTKHDF")
+        root.attrs["Version"] = VERSION
+        root.attrs.create("Type", b"PolyData", dtype=h5py.string_dtype("ascii", len(b"PolyData")))
+        root["NumberOfPoints"] = np.array([count], np.int64)
+        _put(root, "Points", content.points)
+        for kind in KINDS:
+            cells, corners = (count // content.corners, content.corners) if kind == content.kind else (0, 0)
+            group = root.create_group(kind)
+            group["NumberOfCells"] = np.array([cells], np.int64)
+            group["NumberOfConnectivityIds"] = np.array([cells * corners], np.int64)
+            _put(group, "Connectivity", np.arange(cells * corners, dtype=np.int64))
+            _put(group, "Offsets", np.arange(cells + 1, dtype=np.int64) * corners)
+        for name, data in (("CellData", content.cell_data), ("PointData", content.point_data)):
+            group = root.create_group(name)
+            for key, values in data.items():
+                # Readers know no bool, which HDF5 would hold as an enumeration.
+                _put(group, key, values.astype(np.uint8) if values.dtype.kind == "b" else values)
+
+
+def _put(group: h5py.Group, name: str, values: np.ndarray) -> None:
+    how = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if values.size > 4096 else {}
+    group.create_dataset(name, data=np.ascontiguousarray(values), **how)
+
+
+def points_of(found: xr.Dataset) -> PolyData | None:
+    """Points of boundaries with all that is known of each, such as ``point_boundary`` and ``point_weight``."""
+    if "point" not in found or found["point"].shape[1:] != (3,):
+        return None
+    points = np.asarray(found["point"], np.float64)
+    data = {
+        str(name): np.asarray(variable)
+        for name, variable in found.data_vars.items()
+        if variable.dims == ("point",) and variable.dtype.kind in "biuf"
+    }
+    return PolyData("Vertices", points, 1, {}, data)
+
+
+def planes_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
+    """Patches of boundaries, by ``corner (boundary, corner, xyz)`` um, with all numbers and vectors of each.
+
+    A boundary whose corners are not known is named in ``notes``.
+    """
+    drawn, corners = patches(found)
+    missing = sorted(set(range(found.sizes.get("boundary", 0))) - set(drawn.tolist()))
+    if missing:
+        notes.append(f"boundaries not drawn, for their corners are not known: {', '.join(map(str, missing))}")
+    if not len(drawn):
+        return None
+    data: dict[str, np.ndarray] = {"boundary": drawn}
+    for name, variable in found.data_vars.items():
+        if variable.dims[:1] == ("boundary",) and variable.ndim <= 2 and variable.dtype.kind in "biuf":
+            data[str(name)] = np.asarray(variable)[drawn]
+    return PolyData("Polygons", corners.reshape(-1, 3), corners.shape[1], data, {})
+
+
+def patches(found: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the boundaries whose corners are known, and these (patch, corner, xyz), um."""
+    if "corner" not in found or found["corner"].ndim != 3 or found["corner"].dims[0] != "boundary":
+        return np.zeros(0, np.int64), np.zeros((0, 4, 3))
+    corners = np.asarray(found["corner"], np.float64)
+    drawn = np.flatnonzero(np.isfinite(corners).all((1, 2))).astype(np.int64)
+    return drawn, corners[drawn]
+
+
+def lines_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
+    """Direction of every family of lines, as one line through the middle of its patch; and the junction lines.
+
+    Parameters
+    ----------
+    found : Dataset
+        ``corner (boundary, corner, xyz)`` um, ``line (boundary, family, xyz)``; ``junction_direction``,
+        ``junction_point (junction, xyz)`` um, ``junction_boundary (junction, half)``.
+    notes : list of str
+        Takes junctions that are not drawn.
+
+    Returns
+    -------
+    PolyData or None
+        Cell data: ``boundary``, ``family`` and ``junction``, -1 for none; every number of the families, NaN for
+        junctions.
+
+    Notes
+    -----
+    One line stands for a family: its place is not that of any dislocation. It ends at the edge of the rectangle. A
+    junction line is drawn as far as the patches of all its boundaries reach along it.
+    """
+    drawn, corners = patches(found)
+    patch_of = dict(zip(drawn.tolist(), corners, strict=True))
+    ends, owners = [], []
+    if "line" in found and found["line"].dims[0] == "boundary" and found["line"].ndim == 3:
+        lines = np.asarray(found["line"], np.float64)
+        for k, patch in patch_of.items():
+            middle, sides = patch.mean(0), (patch[1] - patch[0], patch[-1] - patch[0])
+            for family, line in enumerate(lines[k]):
+                if not np.isfinite(line).all():
+                    continue
+                # From the middle of a rectangle a line leaves it where it has gone half a side, whichever is first.
+                reach = min((side @ side) / 2 / max(abs(line @ side), 1e-12) for side in sides)
+                ends.append([middle - reach * line, middle + reach * line])
+                owners.append((k, family, -1))
+    if {"junction_direction", "junction_point", "junction_boundary"} <= set(found.data_vars):
+        every = (np.asarray(found[f"junction_{word}"]) for word in ("direction", "point", "boundary"))
+        for k, (direction, point, halves) in enumerate(zip(*every, strict=True)):
+            own = [patch_of[b] for b in halves.tolist() if b in patch_of]
+            along = [(patch - point) @ direction for patch in own]
+            low, high = max((a.min() for a in along), default=0), min((a.max() for a in along), default=0)
+            if not low < high:  # no patch, patches that do not meet, or NaN
+                notes.append(f"junction {k} not drawn, for the patches of its boundaries do not reach it together")
+                continue
+            ends.append([point + low * direction, point + high * direction])
+            owners.append((-1, -1, k))
+    if not ends:
+        return None
+    boundary, family, junction = np.array(owners, np.int64).T
+    data = {"boundary": boundary, "family": family, "junction": junction}
+    for name, variable in found.data_vars.items():
+        if variable.dims == ("boundary", "family") and variable.dtype.kind in "biuf":
+            data[str(name)] = np.where(boundary < 0, np.nan, np.asarray(variable, float)[boundary, family])
+    return PolyData("Lines", np.reshape(ends, (-1, 3)), 2, data, {})
