@@ -27,7 +27,7 @@ BASELINE_BYTES = 200 * 2**20  # an idle worker with numba, zarr and xarray loade
 ENCODED_BYTES = 48 * 2**20  # compressed bytes in flight, and the row of chunks they come from
 TREE = 8  # summaries merged by one task
 COMPONENTS = 3  # of a basis, where nothing says how many
-FIXED = {"rgb": 3, "scaling": 4, "xyz": 3, "family": 2, "corner": 4, "half": 6, "axis": 3}  # dims of one length always
+FIXED = {"rgb": 3, "scaling": 4, "xyz": 3, "family": 2, "vertex": 4, "half": 6, "axis": 3}  # dims of one length always
 
 
 def scan_axes(dataset: xr.Dataset) -> dict[str, str]:
