@@ -178,6 +178,7 @@ def reduction(
 def load_reductions() -> dict[str, Reduction]:
     """All reductions: of the rooms, and of packages that offer them by the entry point ``dfxm_dask.reductions``."""
     import dfxm_dask.beams
+    import dfxm_dask.boundaries
     import dfxm_dask.components
     import dfxm_dask.frames
     import dfxm_dask.rocking

@@ -2,7 +2,8 @@
 
 ``python scripts/benchmark.py maps`` builds the data and prints a Markdown table; ``simulate`` measures the simulator,
 ``networks`` the networks that tell weak from strong beam, ``beams`` the recipe of weak-beam images, ``components`` the
-component analyses. ``--quick`` takes small frames: it shows that everything runs, but its numbers say nothing.
+component analyses, ``volume`` objects, boundaries and the comparison of a whole stack. ``--quick`` takes small frames:
+it shows that everything runs, but its numbers say nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from bench.reducing import figure_darling, figure_fit, figure_fused, figure_maps
 from bench.simulating import Work, figure_dynamical, figure_forward, figure_hard
 from bench.storing import figure_ingest, figure_read, figure_slice
 from bench.timing import Row, as_json, machine, table
+from bench.volumes import figure_scipy, figure_volume
 
 MAPS: dict[str, Callable[[Data], list[Row]]] = {
     "read": figure_read,
@@ -65,6 +67,11 @@ COMPONENTS: dict[str, Callable[[Data], list[Row]]] = {
     "layers": figure_layers,
 }
 
+VOLUME: dict[str, Callable[[bool], list[Row]]] = {
+    "volume": figure_volume,
+    "scipy": figure_scipy,
+}
+
 ON_STORES = {"maps": MAPS, "beams": BEAMS, "components": COMPONENTS}
 
 
@@ -83,8 +90,10 @@ def arguments() -> argparse.Namespace:
     components = commands.add_parser("components", help="Gram–Schmidt, principal and blind components")
     components.add_argument("--darfix-python", metavar="PATH", help="Python of an environment with darfix")
     components.set_defaults(layers=1)
+    volume = commands.add_parser("volume", help="objects, boundaries and comparison of a stack of 301 layers")
     named = (
         (maps, MAPS), (simulate, SIMULATE), (networks, NETWORKS), (beams, BEAMS), (components, COMPONENTS),
+        (volume, VOLUME),
     )  # fmt: skip
     for command, figures in ((command, list(known)) for command, known in named):
         command.add_argument("--quick", action="store_true", help="small frames, for a look whether all of it runs")
@@ -120,6 +129,9 @@ def run(options: argparse.Namespace, work: Path) -> None:
         ways = Networks(options.quick, options.repeats)
         rows = [row for name in options.only or NETWORKS for row in measure(name, NETWORKS[name], ways)]
         return report(rows, "patches of 64 x 64 pixels, median of the turns", options.json)
+    if options.command == "volume":
+        rows = [row for name in options.only or VOLUME for row in measure(name, VOLUME[name], options.quick)]
+        return report(rows, "two threads, once", options.json)
     memory_layers = (1, 2, 4) if options.quick else (1, 6, 30)
     shape = QUICK if options.quick else FULL
     folder = work / f"{shape[0]}x{shape[1]}"

@@ -54,7 +54,7 @@ def demo(out: Path, preset: str, real: bool, pixel_size: tuple[float, float] | N
         pixel_size = float(truth.y[1] - truth.y[0]), float(truth.x[1] - truth.x[0])
     given = {"scan": "1.1" if real else "all", "pixel_size": pixel_size, "overwrite": how["overwrite"]}
     ingest_source(source, store, None, None, how["events"], **given)
-    complete = all([compute(read_recipe(name), store, **how) for name in ("maps", "weak_beam")])
+    complete = all([compute(read_recipe(name), store, **how) for name in ("maps", "weak_beam_volume")])
     tree = open_scan(store, chunks=None)
     if truth is not None:  # its coordinates went through a motor in mm: equal but for rounding
         tree["truth"] = truth["truth"].to_dataset(inherit=False)

@@ -201,10 +201,13 @@ def truth_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[tuple[str, str, str
     Returns
     -------
     list of (str, str, str)
-        Values with units. The first row says the step of the scan, which an error is to be seen beside.
+        Values with units. The first row says the step of the scan, which an error is to be seen beside. Last come those
+        of boundaries, where they are known: see :func:`dfxm_dask.view.compare_boundaries.boundary_rows`.
     """
+    from dfxm_dask.view.compare_boundaries import boundary_rows
+
     if "rocking" not in tree:
-        return []
+        return boundary_rows(tree, truth)
     maps = tree["rocking"].dataset
     rows = []
     for quantity, found, true, units in compared(maps, truth):
@@ -215,7 +218,7 @@ def truth_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[tuple[str, str, str
     if rows and step is not None:
         factor, finer = finer_units(step, str(maps["phi"].attrs.get("units", "degree")))
         rows[0] = (f"{rows[0][0]} (step of the scan: {factor * step:.4g} {symbol(finer)})", *rows[0][1:])
-    return rows + _defect_rows(tree, truth)
+    return rows + _defect_rows(tree, truth) + boundary_rows(tree, truth)
 
 
 def _defect_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[tuple[str, str, str]]:

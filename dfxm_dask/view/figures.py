@@ -9,6 +9,7 @@ import numpy as np
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.view.beams import draw_beams
+from dfxm_dask.view.boundaries import boundary_pages
 from dfxm_dask.view.compare import draw_compare
 from dfxm_dask.view.components import METHODS, draw_components
 from dfxm_dask.view.curves import draw_curves
@@ -63,8 +64,9 @@ def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int 
     -------
     list of Path
         The files: each map that the store has, ``mosaicity``, ``curves``, ``frames``, ``beams`` with weak and strong
-        beam, ``components_<method>`` with the curves and coefficients of each basis, ``truth`` beside what was found
-        where the truth is known, and last ``overview`` with all maps.
+        beam, ``components_<method>`` with the curves and coefficients of each basis, ``boundaries_scene`` and
+        ``boundary_<k>`` of the whole volume, ``truth`` beside what was found where the truth is known, and last
+        ``overview`` with all maps.
 
     Raises
     ------
@@ -95,7 +97,7 @@ def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int 
     suffix = f"_layer{chosen}" if layers > 1 else ""
     heading = scan_heading(tree, chosen, layers)
 
-    def save(figure: Figure, name: str) -> Path:
+    def save(figure: Figure, name: str, suffix: str = suffix) -> Path:
         path = out / f"{name}{suffix}.png"
         figure.savefig(path, dpi=DPI, facecolor="white", metadata={"Software": "dfxm_dask"})
         return path
@@ -120,6 +122,8 @@ def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int 
     for method in METHODS:
         if (page := draw_components(tree, method, chosen, heading)) is not None:
             written.append(save(page, f"components_{method}"))
+    for name, page in boundary_pages(tree, scan_heading(tree, 0, 1)):
+        written.append(save(page, name, ""))
     if "truth" in tree:
         truth = draw_compare(tree, tree["truth"].dataset, chosen, heading)
         if truth is not None:

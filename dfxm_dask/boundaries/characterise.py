@@ -1,0 +1,432 @@
+"""The one gather of a volume: from points of all layers to planes, lines, Burgers vectors and junctions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from dfxm_dask.boundaries.burgers import burgers_of_wall, peak_steps, step_across
+from dfxm_dask.boundaries.find import find_planes
+from dfxm_dask.boundaries.junction import find_junctions
+from dfxm_dask.boundaries.lines import Families, line_families
+from dfxm_dask.boundaries.mixture import Mixture, probabilities
+from dfxm_dask.boundaries.plane import Planes, in_plane
+from dfxm_dask.boundaries.points import GRAIN, away_from_rim, layer_peaks, layer_points
+from dfxm_dask.boundaries.uncertainty import (
+    bootstrap_planes,
+    line_errors,
+    normal_errors,
+    reread_planes,
+    restarted_planes,
+    standard_error,
+)
+from dfxm_dask.errors import InputError
+from dfxm_dask.reduction import Arrays, reduction
+from dfxm_dask.schema import DEFECTS, ENHANCED, ISOLATED, LIT, PEAK_LOCAL, Variable, X, Y, Z
+from dfxm_dask.volume.align import SHIFT_X, SHIFT_Y
+
+FAMILIES, HALVES = 2, 6
+FEWEST_LAYERS = 3
+STANDS_OUT = 3.0  # standard deviations of the isolated weak beam from which a pixel shows a single line (our choice)
+UNEVEN = 0.15  # part by which mean gap and period of even lines may differ (our choice)
+BESIDE = 2.0  # um: from a plane to the images of its lines, which weak-beam images move to one side (our choice)
+
+B, J, P, L = "boundary", "junction", "observation", "line_observation"
+WRITES = (
+    Variable("normal", (B, "xyz"), "float64", "1", "unit normal of the boundary"),
+    Variable("normal_error", (B,), "float64", "degree", "angle that holds the true normal with 68 %"),
+    Variable("centre", (B, "xyz"), "float64", "um", "centre of mass of its points"),
+    Variable("thickness", (B,), "float64", "um", "standard deviation of its points from it"),
+    Variable(
+        "corner", (B, "vertex", "xyz"), "float64", "um", "corners of the patch that holds nine tenths of its points"
+    ),
+    Variable("boundary_weight", (B,), "float64", "1", "sum of the probabilities of its points"),
+    Variable("line", (B, "family", "xyz"), "float64", "1", "direction of its lines, strongest family first"),
+    Variable("line_error", (B, "family"), "float64", "degree", "standard error of it in the plane"),
+    Variable("spacing", (B, "family"), "float64", "um", "period of the lines"),
+    Variable("spacing_error", (B, "family"), "float64", "um", "standard error of the period"),
+    Variable("gap", (B, "family"), "float64", "um", "mean distance of lines that were located one by one"),
+    Variable("gap_error", (B, "family"), "float64", "um", "standard error of the gap"),
+    Variable("lines", (B, "family"), "int64", "1", "number of lines located"),
+    Variable("contrast", (B, "family"), "float64", "1", "contrast of the profile across the lines, 0 to 1"),
+    Variable("burgers", (B, "family", "xyz"), "float64", "um", "Burgers vectors that suit Frank's rule best"),
+    Variable("burgers_misfit", (B,), "float64", "degree", "angle by which they fail it"),
+    Variable("burgers_next", (B,), "float64", "degree", "the same of the next best Burgers vectors"),
+    Variable("rotation", (B, "xyz"), "float64", "rad", "rotation of the lattice across it by Frank's rule"),
+    Variable("misorientation", (B,), "float64", "rad", "its angle"),
+    Variable("twist", (B,), "float64", "1", "part of the rotation about the normal: 0 tilt, 1 twist"),
+    Variable(
+        "peak_step", (B,), "float64", "degree", "jump of the local peak along the rocking axis, + side less - side"
+    ),
+    Variable("peak_step_error", (B,), "float64", "degree", "its standard error"),
+    Variable("peak_step_expected", (B,), "float64", "degree", "size of that jump by the rotation"),
+    Variable("junction_direction", (J, "xyz"), "float64", "1", "direction of the line in which boundaries meet"),
+    Variable("junction_point", (J, "xyz"), "float64", "um", "a point of that line"),
+    Variable("junction_length", (J,), "float64", "um", "its length"),
+    Variable("junction_boundary", (J, "half"), "int64", "1", "boundary of each half plane; -1 for none"),
+    Variable("junction_along", (J, "half", "xyz"), "float64", "1", "from the line into the half plane"),
+    Variable("dihedral", (J, "half"), "float64", "degree", "angle to the next half plane, counter-clockwise"),
+    Variable("dihedral_error", (J, "half"), "float64", "degree", "its standard error"),
+    Variable("point", (P, "xyz"), "float64", "um", "points on what stands out"),
+    Variable("point_weight", (P,), "float64", "1", "probability of each to do so"),
+    Variable("point_boundary", (P,), "int64", "1", "boundary that it most likely lies on; -1 for none"),
+    Variable("line_point", (L, "xyz"), "float64", "um", "points on images of single lines; these lie beside the lines"),
+    Variable("line_point_weight", (L,), "float64", "1", "probability of each to be on one"),
+)
+
+
+class Lattice(BaseModel):
+    """A cubic face-centred lattice and how it stands: what Burgers vectors are looked for among."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    parameter: Annotated[float, Field(gt=0, description="um")]
+    x: tuple[float, float, float]
+    z: tuple[float, float, float]
+
+
+def lattice_vectors(lattice: Lattice) -> np.ndarray:
+    """The six Burgers vectors a/2 <110> in the axes of the store, signs left out.
+
+    Parameters
+    ----------
+    lattice : Lattice
+        ``parameter`` a (um), and the crystal directions (cubic indices) along the axes x and z of the store.
+
+    Returns
+    -------
+    array (vector, xyz), float64, um
+
+    Raises
+    ------
+    InputError
+        Directions of length zero, or further than 1 degree from a right angle.
+
+    Examples
+    --------
+    >>> lattice_vectors(Lattice(parameter=4e-4, x=(1, 0, 0), z=(0, 0, 1)))[0].round(6).tolist()
+    [0.0002, 0.0002, 0.0]
+    """
+    x, z = (np.asarray(v, np.float64) for v in (lattice.x, lattice.z))
+    if not (np.linalg.norm(x) > 0 and np.linalg.norm(z) > 0):
+        raise InputError("lattice", f"has a direction of length zero: x {lattice.x}, z {lattice.z}", "give indices")
+    x, z = x / np.linalg.norm(x), z / np.linalg.norm(z)
+    if abs(x @ z) > np.sin(np.deg2rad(1.0)):
+        raise InputError(
+            f"lattice: x {lattice.x} and z {lattice.z}", f"are {np.rad2deg(np.arccos(x @ z)):.4g} degree apart",
+            "give the crystal directions along two axes of the store, which are at right angles",
+        )  # fmt: skip
+    z = z - (x @ z) * x
+    axes = np.stack([x, np.cross(z / np.linalg.norm(z), x), z / np.linalg.norm(z)])
+    kinds = np.array([[1, 1, 0], [1, -1, 0], [1, 0, 1], [1, 0, -1], [0, 1, 1], [0, 1, -1]], np.float64)
+    return np.asarray(lattice.parameter / 2 * kinds @ axes.T)
+
+
+def _joined(first: Arrays, second: Arrays) -> Arrays:
+    """Two summaries as one: lists of points get longer, options must agree."""
+    axis = {"weights": 1, "line_weights": 1}
+    lists = ("points", "weights", "peaks", "line_points", "line_weights")
+    made = {n: np.concatenate([first[n], second[n]], axis=axis.get(n, 0)) for n in lists}
+    return made | {n: v for n, v in first.items() if n.startswith("option_")}
+
+
+def _sorted(values: np.ndarray) -> np.ndarray:
+    """Order of rows that does not hang on how they came together."""
+    return np.lexsort(values.T)
+
+
+class Walls(NamedTuple):
+    """Planes with all that follows from them; see WRITES."""
+
+    model: Mixture
+    shares: np.ndarray
+    drawn: Planes
+    others: tuple[Planes, ...]
+
+
+def _finish(summary: Arrays) -> Arrays:
+    """Boundaries from the points of all layers."""
+    order = _sorted(np.concatenate([summary["points"], summary["weights"].T], axis=1)[:, ::-1])
+    points, readings = summary["points"][order], summary["weights"][:, order]
+    lines = summary["line_points"], summary["line_weights"]
+    order = _sorted(np.concatenate([lines[0], lines[1].T], axis=1)[:, ::-1])
+    lines = lines[0][order], lines[1][:, order]
+    peaks = summary["peaks"][_sorted(summary["peaks"][:, ::-1])]
+    seed, replicates = int(summary["option_seed"]), int(summary["option_replicates"])
+    candidates = summary["option_burgers"] if summary["option_burgers"].size else None
+    if len(np.unique(points[:, 2])) < FEWEST_LAYERS:  # points of one or two layers lie on planes of their own
+        points, readings = points[:0], readings[:, :0]
+    model = find_planes(points, readings[0], seed=seed)
+    shares = probabilities(points, model) * readings[0][:, None] if len(points) else np.zeros((0, 0))
+    made = _tables(len(model.planes.sigma))
+    of_point = np.full(len(points), -1, np.int64)
+    if len(model.planes.sigma):
+        best = shares.argmax(axis=1)
+        of_point = np.where(shares.max(axis=1) > 0.5 * readings[0], best, -1)
+        drawn = bootstrap_planes(points, readings[0], model, replicates=replicates, seed=seed)
+        others = (
+            restarted_planes(points, readings[0], model, seed=seed),
+            reread_planes(points, list(readings[1:]), model),
+        )
+        walls = Walls(model, shares, drawn, others)
+        made |= _planes(walls)
+        for k in range(len(model.planes.sigma)):
+            _describe(made, k, walls, points, readings, lines, peaks, candidates, replicates, seed)
+        made |= _junctions(walls, points)
+    return made | {
+        "point": points,
+        "point_weight": readings[0],
+        "point_boundary": of_point,
+        "line_point": lines[0],
+        "line_point_weight": lines[1][0],
+    }
+
+
+def _tables(boundaries: int) -> Arrays:
+    """Every table with nothing known in it, for so many boundaries and no junction."""
+    sizes = {B: boundaries, J: 0, "family": FAMILIES, "vertex": 4, "half": HALVES, "xyz": 3}
+    return {
+        v.name: np.full([sizes[d] for d in v.dims], 0 if v.dtype == "int64" else np.nan, v.dtype)
+        for v in WRITES
+        if P not in v.dims and L not in v.dims
+    }
+
+
+def _planes(walls: Walls) -> Arrays:
+    planes = walls.model.planes
+    return {
+        "normal": planes.normal,
+        "normal_error": normal_errors(planes, walls.drawn, *walls.others),
+        "centre": planes.origin,
+        "thickness": planes.sigma,
+        "boundary_weight": planes.mass,
+    }
+
+
+def beside_patch(points: np.ndarray, normal: np.ndarray, corner: np.ndarray) -> np.ndarray:
+    """Points within 2 um of the patch of a boundary: (point,), bool.
+
+    Parameters
+    ----------
+    points : array (point, xyz), um
+    normal : array (xyz,)
+    corner : array (vertex, xyz), um
+    """
+    axes = in_plane(normal)
+    ring = (corner - corner[0]) @ axes.T
+    away = points - corner[0]
+    flat = away @ axes.T
+    inside = (flat > ring.min(axis=0) - BESIDE) & (flat < ring.max(axis=0) + BESIDE)
+    return np.asarray((np.abs(away @ normal) < BESIDE) & inside.all(axis=1))
+
+
+def _describe(
+    made: Arrays, k: int, walls: Walls, points: np.ndarray, readings: np.ndarray,
+    lines: tuple[np.ndarray, np.ndarray], peaks: np.ndarray,
+    candidates: np.ndarray | None, replicates: int, seed: int,
+) -> None:  # fmt: skip
+    """Patch, lines, Burgers vectors and jump of one boundary, put into its row of the tables."""
+    planes = walls.model.planes
+    normal, origin = planes.normal[k], planes.origin[k]
+    mine = walls.shares[:, k] > 0
+    own, part = points[mine], np.minimum(walls.shares[mine, k], 1.0)
+    axes = in_plane(normal)
+    flat = (own - origin) @ axes.T
+    weight = part / part.sum()
+    low, high = (
+        np.array([np.interp(q, np.cumsum(weight[o]), flat[o, d]) for d, o in enumerate(np.argsort(flat, axis=0).T)])
+        for q in (0.05, 0.95)
+    )
+    ring = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]])
+    made["corner"][k] = origin + ring @ axes
+    alike = [np.minimum(part * r[mine] / np.maximum(readings[0][mine], 1e-9), 1.0) for r in readings]
+    if len(lines[0]):  # single lines are seen apart from the wall: take those beside its patch
+        near = beside_patch(lines[0], normal, made["corner"][k])
+        own, alike = lines[0][near], [w[near] for w in lines[1]]
+    families = line_families(own, alike[0], normal, most=FAMILIES, seed=seed)
+    count = len(families.spacing)
+    if count:
+        errors = line_errors(own, alike, normal, families, replicates=max(20, replicates // 5), seed=seed)
+        for name, values in (
+            ("line", families.line), ("spacing", families.spacing), ("gap", families.gap), ("lines", families.count),
+            ("contrast", families.contrast), ("line_error", errors.angle), ("spacing_error", errors.spacing),
+            ("gap_error", errors.gap),
+        ):  # fmt: skip
+            made[name][k, :count] = values
+        alone = made["lines"][k, :count] < 2  # one line has a direction, and no spacing
+        for name in ("spacing", "spacing_error", "gap", "gap_error"):
+            made[name][k, :count][alone] = np.nan
+        if candidates is not None:
+            _give_burgers(made, k, normal, families, candidates)
+    step = step_across(peaks[:, :3], peaks[:, 3], normal, origin, strip=(1.5, 8.0), block=10.0, seed=seed)
+    made["peak_step"][k], made["peak_step_error"][k] = step.step, step.error
+
+
+def _give_burgers(made: Arrays, k: int, normal: np.ndarray, families: Families, candidates: np.ndarray) -> None:
+    families = Families(*(column[families.count > 1] for column in families))
+    if not len(families.spacing):
+        return
+    # Of even lines the period is the better number (those at the rim are cut, which moves them), of others the mean.
+    even = ~(np.abs(families.gap / families.spacing - 1) > UNEVEN)
+    distance = np.where(even, families.spacing, families.gap)
+    found = burgers_of_wall(normal, families.line, distance, candidates)
+    made["burgers"][k, : len(families.line)] = found.burgers[0]
+    made["burgers_misfit"][k] = found.misfit[0]
+    made["burgers_next"][k] = found.misfit[1] if len(found.misfit) > 1 else np.nan
+    made["rotation"][k], made["misorientation"][k] = found.rotation[0], np.linalg.norm(found.rotation[0])
+    made["twist"][k] = found.twist[0]
+    made["peak_step_expected"][k] = abs(peak_steps(found.rotation[0], 0.0)[0])
+
+
+def _junctions(walls: Walls, points: np.ndarray) -> Arrays:
+    planes = walls.model.planes
+    found = find_junctions(points, walls.shares, planes)
+    made = {
+        "junction_direction": np.array([j.direction for j in found]).reshape(-1, 3),
+        "junction_point": np.array([j.point for j in found]).reshape(-1, 3),
+        "junction_length": np.array([j.length for j in found]),
+        "junction_boundary": np.full((len(found), HALVES), -1, np.int64),
+        "junction_along": np.full((len(found), HALVES, 3), np.nan),
+        "dihedral": np.full((len(found), HALVES), np.nan),
+        "dihedral_error": np.full((len(found), HALVES), np.nan),
+    }
+    for n, one in enumerate(found):
+        halves = len(one.plane)
+
+        def dihedrals(these: Planes, one: Any = one) -> np.ndarray:
+            # The half planes stay on their sides; only the normals move.
+            rows = these.normal[one.plane]
+            rows = rows * np.sign((rows * planes.normal[one.plane]).sum(axis=1))[:, None]
+            turned = np.cross(rows, one.direction)
+            turned *= np.sign((turned * one.along).sum(axis=1))[:, None]
+            first = one.along[0] - (one.along[0] @ one.direction) * one.direction
+            second = np.cross(one.direction, first)
+            azimuth = np.rad2deg(np.arctan2(turned @ second, turned @ first))
+            return np.diff(azimuth, append=azimuth[0]) % 360
+
+        made["junction_boundary"][n, :halves] = one.plane
+        made["junction_along"][n, :halves] = one.along
+        made["dihedral"][n, :halves] = one.dihedral
+        made["dihedral_error"][n, :halves] = standard_error(dihedrals, planes, walls.drawn, *walls.others)
+    return made
+
+
+@reduction(
+    reads=(ENHANCED, DEFECTS, LIT, PEAK_LOCAL, Y, X, Z),
+    may_read=(ISOLATED, SHIFT_Y, SHIFT_X),
+    writes=WRITES,
+    over=("y", "x"),
+    combine=_joined,
+    finish=_finish,
+    min_axes=0,
+)
+def characterise_boundaries(
+    weak_enhanced: np.ndarray,
+    defects: np.ndarray,
+    lit: np.ndarray,
+    peak_local: np.ndarray,
+    y: np.ndarray,
+    x: np.ndarray,
+    z: np.ndarray,
+    weak_isolated: np.ndarray | None = None,
+    shift_y: np.ndarray | None = None,
+    shift_x: np.ndarray | None = None,
+    *,
+    grain: Annotated[
+        float, Field(gt=0, description="squares whose pixels become one point", json_schema_extra={"unit": "um"})
+    ] = GRAIN,
+    lattice: Annotated[
+        Lattice | None,
+        Field(description="{parameter: um, x: [h, k, l], z: [h, k, l]}: fcc, crystal directions along axes x and z"),
+    ] = None,
+    replicates: Annotated[int, Field(ge=10, description="clouds drawn for the standard errors")] = 200,
+    seed: Annotated[int, Field(ge=0, description="of hypotheses and drawn clouds")] = 0,
+) -> dict[str, np.ndarray]:
+    """Boundaries of subgrains: planes of dislocations, their lines, Burgers vectors and junctions.
+
+    Parameters
+    ----------
+    weak_enhanced : array (y, x), float32
+        Weak beam of one layer above its surroundings, in standard deviations.
+    defects : array (y, x), bool
+        What stands out.
+    lit : array (y, x), bool
+        Where the sample diffracts.
+    peak_local : array (y, x), float32, degree
+        Local peak of the rocking curve.
+    y, x, z : array (y,), array (x,), array (), float64, um
+    weak_isolated : array (y, x), float32, optional
+        Weak beam beyond all subgrains nearby, of :func:`dfxm_dask.beams.isolate_lines`: lines are looked for in it,
+        since a boundary as a whole stands out of ``weak_enhanced``.
+    shift_y, shift_x : array (), float64, um, optional
+        How far the image of the layer lies aside; see :func:`dfxm_dask.volume.align_layers`.
+    grain : float, um
+        Our choice: 0.5, half of the width of a line's image.
+    lattice : {parameter, x, z}
+        Of a face-centred cubic crystal. Without it there are no Burgers vectors.
+    replicates, seed : int
+
+    Returns
+    -------
+    dict
+        Summary of the layer: ``points`` (point, xyz), um, ``weights`` (reading, point), ``peaks`` (square, 4),
+        and ``line_points``, ``line_weights`` of single lines. Lists
+        of layers are joined; no image travels. The result are the tables of the group ``boundaries``: dims boundary,
+        junction and observation, which are as long as what is found; none where nothing is. NaN where nothing is known.
+
+    Raises
+    ------
+    InputError
+        A lattice whose directions are not at right angles.
+
+    Notes
+    -----
+    Points: :func:`~dfxm_dask.boundaries.points.layer_points`. Planes: :func:`~dfxm_dask.boundaries.find.find_planes`.
+    Lines: :func:`~dfxm_dask.boundaries.lines.line_families`. Burgers vectors by Frank's rule:
+    :func:`~dfxm_dask.boundaries.burgers.burgers_of_wall`, with the period of the lines, or their mean gap where the
+    two differ by more than 15 %. Errors are of a bootstrap over blocks, of other starts, and of thresholds one and two
+    standard deviations higher, added in squares.
+
+    References
+    ----------
+    C. Yildirim et al., Sci. Rep. 13 (2023) 3834, whose route this follows, with planes found together instead of one
+    after the other. F. C. Frank, Symposium on the Plastic Deformation of Crystalline Solids (1950) 150.
+
+    Examples
+    --------
+    >>> contrast = np.zeros((8, 8), np.float32)
+    >>> contrast[3:5, 4] = 9
+    >>> y = 0.25 * np.arange(8.0)
+    >>> summary = characterise_boundaries.kernel(contrast, contrast > 5, contrast >= 0, contrast, y, y, np.array(2.0))
+    >>> summary["points"].tolist()
+    [[1.0, 0.75, 2.0], [1.0, 1.0, 2.0]]
+    >>> characterise_boundaries.finish(summary)["normal"].shape
+    (0, 3)
+    """
+    known = Lattice(**lattice) if isinstance(lattice, dict) else lattice
+    at = float(z)
+    points, weights = layer_points(weak_enhanced, defects, y, x, at, grain)
+    peaks = layer_peaks(peak_local, lit, defects, y, x, at)
+    single = np.zeros(lit.shape, bool)
+    if weak_isolated is not None:
+        with np.errstate(invalid="ignore"):
+            single = (weak_isolated > STANDS_OUT) & away_from_rim(lit, y, x)
+    line_points, line_weights = layer_points(
+        weak_enhanced if weak_isolated is None else weak_isolated, single, y, x, at, grain
+    )
+    moved = np.array([0.0 if s is None or not np.isfinite(s) else float(s) for s in (shift_x, shift_y)])
+    points[:, :2] -= moved
+    peaks[:, :2] -= moved
+    line_points[:, :2] -= moved
+    return {
+        "points": points,
+        "weights": weights,
+        "peaks": peaks,
+        "line_points": line_points,
+        "line_weights": line_weights,
+        "option_seed": np.array(seed),
+        "option_replicates": np.array(replicates),
+        "option_burgers": lattice_vectors(known) if known is not None else np.zeros((0, 3)),
+    }

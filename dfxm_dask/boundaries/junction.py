@@ -1,0 +1,215 @@
+"""Where boundaries meet: junction lines, half planes, and the dihedral angles between them."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from dfxm_dask.boundaries.plane import Planes, canonical
+from dfxm_dask.errors import InputError
+
+NEAR = 10.0  # um from the line: a plane that ends there has points so near (our choice)
+CLEAR = (6.0, 20.0)
+"""Distances from the line in um between which the points of a plane tell on which side it lies: nearer, planes that go
+on nearly in the same direction take each other's points; farther, a small volume has none (our choice)."""
+
+STRETCH = 5.0  # um of the line that are looked at together
+OPENING = 2.0  # um: planes that pass their common line by more do not meet in it (our choice)
+THROUGH = 0.15  # of the points on its fuller side that a plane must have on the other to go on there (our choice)
+PARALLEL = 3.0  # degree: planes within it have no line (our choice)
+
+
+class Junction(NamedTuple):
+    """Half planes that meet in a line.
+
+    Attributes
+    ----------
+    direction, point : array (xyz,), float64
+        Of the line: unit vector whose largest component is positive, and a point, um.
+    opening : float, um
+        Largest distance of that point from the planes; 0 of two.
+    plane : array (half plane,), int64
+        Number of the plane; one that goes through the line is there twice.
+    along : array (half plane, xyz), float64
+        From the line into each half plane, counter-clockwise about the direction.
+    dihedral : array (half plane,), float64, degree
+        To the next half plane; they add up to 360.
+    length : float, um
+        Of the line, as far as all planes have points beside it.
+    """
+
+    direction: np.ndarray
+    point: np.ndarray
+    opening: float
+    plane: np.ndarray
+    along: np.ndarray
+    dihedral: np.ndarray
+    length: float
+
+
+def common_line(normal: np.ndarray, origin: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """The line that two or more planes have in common, or nearly.
+
+    Parameters
+    ----------
+    normal, origin : array (plane, xyz), 1 and um
+    near : array (xyz,), um
+        The point of the line is the one closest to it.
+
+    Returns
+    -------
+    direction, point : array (xyz,), float64
+    opening : float, um
+        Largest distance of the point from the planes.
+
+    Raises
+    ------
+    InputError
+        Fewer than two planes, or all of them within 3 degree of each other.
+
+    Notes
+    -----
+    The direction is the one that is least along the normals (singular vector), the point that of least squared
+    distance to the planes. Two planes at a small angle a fix their line badly, to sigma/a; a third one mends it.
+
+    Examples
+    --------
+    >>> line = common_line(np.eye(3)[:2], np.zeros((2, 3)), np.array([1.0, 1, 5]))
+    >>> line[0].tolist(), line[1].tolist(), line[2]
+    ([0.0, 0.0, 1.0], [0.0, 0.0, 5.0], 0.0)
+    """
+    normal, origin = np.asarray(normal, np.float64), np.asarray(origin, np.float64)
+    if len(normal) < 2:
+        raise InputError("common_line", f"{len(normal)} planes", "a line needs two")
+    _, values, directions = np.linalg.svd(normal)
+    if values[1] < np.sin(np.deg2rad(PARALLEL)) / np.sqrt(2):
+        raise InputError("common_line", f"the planes are within {PARALLEL:g} degree of each other", "leave one out")
+    offsets = (normal * (origin - near)).sum(axis=1)
+    # Only across the line: along it, a triple that does not quite meet would have its point far away.
+    moved = np.linalg.pinv(normal @ directions[:2].T) @ offsets @ directions[:2]
+    return canonical(directions[2]), near + moved, float(np.abs(normal @ moved - offsets).max())
+
+
+def dihedral_angles(along: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Order of half planes about a line, and the angle from each to the next.
+
+    Parameters
+    ----------
+    along : array (half plane, xyz)
+        From the line into each.
+    direction : array (xyz,)
+
+    Returns
+    -------
+    order : array (half plane,), int64
+        Counter-clockwise about the direction.
+    dihedral : array (half plane,), float64, degree
+        In that order; 0 to 360, and 360 in total.
+
+    Examples
+    --------
+    >>> order, angles = dihedral_angles(np.array([[1.0, 0, 0], [0, -1, 0], [0, 1, 0]]), np.array([0.0, 0, 1]))
+    >>> order.tolist(), angles.tolist()
+    ([1, 0, 2], [90.0, 90.0, 180.0])
+    """
+    first = along[0] - (along[0] @ direction) * direction
+    second = np.cross(direction, first)
+    azimuth = np.rad2deg(np.arctan2(along @ second, along @ first)) % 360
+    order = np.argsort(np.where(azimuth >= 180, azimuth - 360, azimuth), kind="stable")
+    return order, np.diff(azimuth[order], append=azimuth[order[0]]) % 360
+
+
+def _half_planes(
+    points: np.ndarray, shares: np.ndarray, planes: Planes, chosen: tuple[int, ...], direction: np.ndarray,
+    point: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, float] | None:  # fmt: skip
+    """Numbers and directions of half planes at a line, and its length; None where not all planes reach it."""
+    offset = points - point
+    stretch = np.floor(offset @ direction / STRETCH).astype(np.int64)
+    outward = np.cross(planes.normal[list(chosen)], direction)
+    outward /= np.linalg.norm(outward, axis=1, keepdims=True)
+    places = offset @ outward.T
+    stretches: set[int] | None = None
+    for k, plane in enumerate(chosen):
+        close = (np.abs(places[:, k]) < NEAR) & (shares[:, plane] > 0)
+        numbers, place = np.unique(stretch[close], return_inverse=True)
+        mass = np.bincount(place.reshape(-1), shares[close, plane], len(numbers))
+        mine = set(numbers[mass >= 3].tolist())
+        stretches = mine if stretches is None else stretches & mine
+    if not stretches or len(stretches) < 2:
+        return None
+    inside = np.isin(stretch, list(stretches))
+    numbers_out, along = [], []
+    for k, plane in enumerate(chosen):
+        beside = inside & (np.abs(places[:, k]) > CLEAR[0]) & (np.abs(places[:, k]) < CLEAR[1])
+        if not shares[beside, plane].sum() > 0:
+            beside = inside & (np.abs(places[:, k]) < CLEAR[1])
+        positive = shares[beside & (places[:, k] > 0), plane].sum()
+        negative = shares[beside, plane].sum() - positive
+        for sign, mine, other in ((1.0, positive, negative), (-1.0, negative, positive)):
+            if mine > 0 and mine >= THROUGH * other:
+                numbers_out.append(plane)
+                along.append(sign * outward[k])
+    return np.array(numbers_out), np.array(along), len(stretches) * STRETCH
+
+
+def find_junctions(points: np.ndarray, shares: np.ndarray, planes: Planes) -> list[Junction]:
+    """Lines in which planes meet, three or two at a time.
+
+    Parameters
+    ----------
+    points : array (point, xyz), um
+    shares : array (point, plane), float64
+        Probability of each point to lie on each plane, times its weight.
+    planes : Planes
+
+    Returns
+    -------
+    list of Junction
+        Longest first. Two planes of a triple junction are not listed as a pair again.
+
+    Raises
+    ------
+    InputError
+        Arrays that do not fit.
+
+    Notes
+    -----
+    Planes meet where all have points within 10 um of their common line, over 10 um of it or more. On which side of
+    the line a half plane lies is told by its points 6 to 20 um away: normals alone leave each dihedral angle open to
+    its supplement.
+    """
+    count = len(planes.sigma)
+    if np.shape(shares) != (len(points), count):
+        raise InputError(
+            "find_junctions: shares", f"{np.shape(shares)}", f"give ({len(points)} points, {count} planes)"
+        )
+    found: list[Junction] = []
+    taken: set[tuple[int, ...]] = set()
+    for size in (3, 2):
+        for chosen in combinations(range(count), size):
+            if chosen in taken:
+                continue
+            rows = list(chosen)
+            total = shares[:, rows].sum(axis=0)
+            if not (total > 0).all():
+                continue
+            near = np.mean(planes.origin[rows], axis=0)
+            try:
+                direction, point, opening = common_line(planes.normal[rows], planes.origin[rows], near)
+            except InputError:  # nearly parallel: no line
+                continue
+            steep = np.linalg.norm(np.cross(planes.normal[rows], direction), axis=1).min()
+            if opening > OPENING or steep < 0.5:
+                continue
+            halves = _half_planes(points, shares, planes, chosen, direction, point)
+            if halves is None or (len(halves[0]) < 3 and size == 3):
+                continue
+            number, along, length = halves
+            order, dihedral = dihedral_angles(along, direction)
+            found.append(Junction(direction, point, opening, number[order], along[order], dihedral, length))
+            if size == 3:
+                taken |= set(combinations(chosen, 2))
+    return sorted(found, key=lambda one: -one.length)

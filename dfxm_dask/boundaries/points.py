@@ -1,0 +1,132 @@
+"""Points of one layer: where something stands out of the weak beam, and where the lattice points to around it."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+from scipy.special import ndtr
+
+from dfxm_dask.errors import InputError
+
+GRAIN = 0.5
+"""Edge in um of the squares whose pixels become one point: half of the width of an image of a line (our choice)."""
+
+LIMITS = (0.0, 1.0, 2.0)
+"""Standard deviations above the threshold of the mask from which pixels count, in three readings of one layer: what
+differs between them differs by the choice of a threshold."""
+
+RIM = 1.5
+"""Distance in um from unlit places within which nothing is taken for a single line: thickness ends there, and with it
+the tails of the rocking curve (our choice)."""
+
+BLOCK = 2.0
+"""Edge in um of the squares whose local peaks become one number (our choice)."""
+
+STEPS = 1024  # in a um: as boundaries.plane
+
+
+def _squares(position: np.ndarray, edge: float) -> np.ndarray:
+    """Number of the square that each pixel lies in along one axis; the same squares for every block of a layer."""
+    return np.floor(position / edge).astype(np.int64)
+
+
+def layer_points(
+    enhanced: np.ndarray, mask: np.ndarray, y: np.ndarray, x: np.ndarray, z: float, grain: float = GRAIN
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points on what stands out in one layer, and the probability of each to do so, in three readings.
+
+    Parameters
+    ----------
+    enhanced : array (y, x), float32
+        Weak beam above its surroundings, in standard deviations.
+    mask : array (y, x), bool
+        What stands out; places of which no contrast is known are left out.
+    y, x : array (y,), array (x,), um
+    z : float, um
+    grain : float, um
+        Edge of the squares that give one point each.
+
+    Returns
+    -------
+    points : array (point, xyz), float64, um
+        Centres of mass of the pixels of a square that stand out, weighed by their probability, in whole 1/1024 um.
+    weights : array (reading, point), float64
+        Mean probability of these pixels times the part of the square that they fill; 0 in a reading that has none.
+
+    Raises
+    ------
+    InputError
+        A grain or pixel that is not positive.
+
+    Notes
+    -----
+    A pixel at e standard deviations, in a layer whose mask begins at e0, is taken for a dislocation with the
+    probability Φ(e − e0 − l), with l = 0, 1 and 2 in the three readings, and 0 below e0 + l.
+    """
+    if not grain > 0:
+        raise InputError("boundary points: grain", f"is {grain}", "give a length in um")
+    rows, columns = np.nonzero(mask & np.isfinite(enhanced))
+    if not rows.size:
+        return np.zeros((0, 3)), np.zeros((len(LIMITS), 0))
+    values = enhanced[rows, columns].astype(np.float64)
+    area = _step(y) * _step(x)
+    squares = np.stack([_squares(y[rows], grain), _squares(x[columns], grain)], axis=1)
+    _, number = np.unique(squares, axis=0, return_inverse=True)
+    number = number.ravel()
+    count = int(number.max()) + 1
+    above = values - values.min()
+    weights = np.zeros((len(LIMITS), count))
+    for k, limit in enumerate(LIMITS):
+        total = np.bincount(number, np.where(above >= limit, ndtr(above - limit), 0.0), count)
+        weights[k] = np.minimum(total * area / grain**2, 1.0)
+    chance = ndtr(above)
+    places = [np.bincount(number, chance * v, count) for v in (x[columns], y[rows])]
+    points = np.stack([*(p / np.bincount(number, chance, count) for p in places), np.full(count, float(z))], axis=1)
+    return np.rint(points * STEPS) / STEPS, weights
+
+
+def _step(position: np.ndarray) -> float:
+    """Distance of neighbouring pixels, um."""
+    step = float(np.median(np.abs(np.diff(position)))) if position.size > 1 else 1.0
+    if not step > 0:
+        raise InputError("boundary points: pixels", "have no size", "give positions in um that rise")
+    return step
+
+
+def layer_peaks(
+    peak: np.ndarray, lit: np.ndarray, mask: np.ndarray, y: np.ndarray, x: np.ndarray, z: float
+) -> np.ndarray:
+    """Local peaks of the rocking curve away from what stands out: means over squares of 2 um.
+
+    Parameters
+    ----------
+    peak : array (y, x), float32, degree
+    lit, mask : array (y, x), bool
+        Where the sample diffracts; what stands out, which is left out.
+    y, x : array (y,), array (x,), um
+    z : float, um
+
+    Returns
+    -------
+    array (square, 4), float64
+        x, y, z of the centre of mass of its pixels (um), and their mean peak (degree).
+    """
+    rows, columns = np.nonzero(lit & ~mask & np.isfinite(peak))
+    if not rows.size:
+        return np.zeros((0, 4))
+    squares = np.stack([_squares(y[rows], BLOCK), _squares(x[columns], BLOCK)], axis=1)
+    _, number = np.unique(squares, axis=0, return_inverse=True)
+    number = number.ravel()
+    pixels = np.bincount(number)
+    sums = [np.bincount(number, v) / pixels for v in (x[columns], y[rows], peak[rows, columns].astype(np.float64))]
+    made = np.stack([sums[0], sums[1], np.full(pixels.size, float(z)), sums[2]], axis=1)
+    return np.asarray(made[pixels > 0])
+
+
+def away_from_rim(lit: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Lit places with none unlit in a square of 1.5 um to each side; beyond the frame all is lit: (y, x), bool."""
+    inside = lit
+    for axis, position in enumerate((y, x)):
+        size = 2 * round(RIM / _step(position)) + 1
+        inside = ndimage.minimum_filter1d(inside.view(np.uint8), size, axis=axis, mode="nearest").view(bool)
+    return np.asarray(inside)

@@ -1,0 +1,158 @@
+"""What is known of the boundaries of a volume: their tables as arrays, and in words with errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dfxm_dask.boundaries.characterise import WRITES
+from dfxm_dask.boundaries.plane import in_plane
+from dfxm_dask.view.maps import finer_units, symbol
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Tables = dict[str, np.ndarray]
+
+MOST = 8
+"""Boundaries that have a page and a place in the key (our choice); words say where there are more."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a3e9d", "#8c510a")
+NONE = "#b8b8b8"
+STYLES = ("-", "--")
+"""Of families of lines, strongest first."""
+
+
+def tables_of(tree: xr.DataTree) -> Tables | None:
+    """The tables of the group ``boundaries`` by name; None where there is no such group.
+
+    Notes
+    -----
+    A table that the group lacks is full of NaN, or of -1 where it holds integers: nothing is known.
+    """
+    if "boundaries" not in tree:
+        return None
+    found = tree["boundaries"].dataset
+    if not {"normal", "centre", "point"} <= set(map(str, found.variables)):
+        return None
+    out: Tables = {}
+    for variable in WRITES:
+        if variable.name in found.variables:
+            out[variable.name] = np.asarray(found[variable.name])
+        else:
+            none = dict.fromkeys(("junction", "half", "line_observation"), 0)
+            sizes = {"xyz": 3, "vertex": 4, "family": len(STYLES), **none, **found.sizes}
+            nothing = -1 if variable.dtype == "int64" else np.nan
+            out[variable.name] = np.full([sizes[dim] for dim in variable.dims], nothing)
+    return out
+
+
+def with_error(value: float, error: float, units: str) -> str:
+    """A value with its error: two digits of the error, and as many decimals of the value.
+
+    Examples
+    --------
+    >>> with_error(4.1234, 0.0312, "um"), with_error(-4.1234, np.nan, "um"), with_error(np.nan, 1.0, "um")
+    ('4.123 ± 0.031 µm', '−4.12 µm', 'not known')
+    """
+    if not np.isfinite(value):
+        return "not known"
+    unit = symbol(units)
+    unit = f" {unit}" if unit and unit != "°" else unit
+    if not np.isfinite(error):
+        return f"{value:.3g}{unit}".replace("-", "−")
+    if not 0 < error < 1000:
+        return f"{value:.3g} ± {error:.2g}{unit}".replace("-", "−")
+    decimals = max(0, 1 - int(np.floor(np.log10(error))))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}{unit}".replace("-", "−")
+
+
+def finer(value: float, error: float, units: str) -> str:
+    """As :func:`with_error`, in a unit in which it is a short number."""
+    factor, shorter = finer_units(abs(value), units)
+    return with_error(factor * value, factor * error, shorter)
+
+
+def vector_words(vector: np.ndarray, digits: int = 3) -> str:
+    """``(0.736, −0.662, 0.141)``"""
+    rounded = np.round(vector, digits) + 0.0  # no −0
+    return f"({', '.join(f'{v:.{digits}f}' for v in rounded)})".replace("-", "−")
+
+
+def normal_words(found: Tables, k: int) -> str:
+    """Normal of a boundary with the radius that holds the true one with 68 %."""
+    error = float(found["normal_error"][k])
+    spread = f" ± {error:.2g}°" if np.isfinite(error) else ""
+    return f"{vector_words(found['normal'][k])}{spread}"
+
+
+def families_of(found: Tables, k: int) -> list[int]:
+    """Families of lines of a boundary whose direction is known; a single line has no period."""
+    return [int(f) for f in np.flatnonzero(np.isfinite(found["line"][k]).all(axis=-1))]
+
+
+def boundary_words(found: Tables, k: int) -> list[str]:
+    """What is known of a boundary, the first sentence in short.
+
+    Parameters
+    ----------
+    found : dict
+        See :func:`tables_of`.
+    k : int
+        Number of the boundary.
+    """
+    first, second = in_plane(found["normal"][k])
+    said = [
+        f"Boundary {k}: normal {normal_words(found, k)}, thickness {with_error(found['thickness'][k], np.nan, 'um')}.",
+        f"u runs along {vector_words(first)}, v along {vector_words(second)}; the normal points at the reader, and the"
+        f" centre lies at {vector_words(found['centre'][k], 2)} µm.",
+    ]
+    families = families_of(found, k)
+    if not families:
+        said.append("Lines: no direction stands out. Their period and the Burgers vectors are not known.")
+    for f in families:
+        count = int(found["lines"][k, f])
+        located = f", {count} located one by one" if count >= 0 else ""
+        gap = with_error(found["gap"][k, f], found["gap_error"][k, f], "um")
+        error = with_error(found["line_error"][k, f], np.nan, "degree")
+        said.append(
+            f"Family {f + 1}: lines along {vector_words(found['line'][k, f])}, error in the plane {error}; period"
+            f" {with_error(found['spacing'][k, f], found['spacing_error'][k, f], 'um')}, contrast"
+            f" {found['contrast'][k, f]:.2g}{located}, mean gap {gap}."
+        )
+    if families:
+        said.append(_burgers_words(found, k, families))
+    return [*said, _step_words(found, k)]
+
+
+def _burgers_words(found: Tables, k: int, families: list[int]) -> str:
+    vectors = found["burgers"][k][families]
+    if not np.isfinite(vectors).all():
+        return "Burgers vectors: not known; they need the spacing of the lines and a lattice."
+    said = " and ".join(vector_words(1e3 * vector) for vector in vectors)  # um to nm
+    following = with_error(found["burgers_next"][k], np.nan, "degree")
+    return (
+        f"Burgers vectors that suit Frank's rule best: {said} nm; they fail it by"
+        f" {with_error(found['burgers_misfit'][k], np.nan, 'degree')}, the next best by {following}."
+    )
+
+
+def _step_words(found: Tables, k: int) -> str:
+    step = "The jump of the local peak across it is not known."
+    if np.isfinite(found["peak_step"][k]):
+        size = finer(found["peak_step"][k], found["peak_step_error"][k], "degree")
+        step = f"The local peak jumps by {size} towards the normal."
+    turn = float(found["misorientation"][k])
+    if not np.isfinite(turn):
+        return f"{step} The rotation by Frank's rule is not known."
+    expected = finer(float(found["peak_step_expected"][k]), np.nan, "degree")
+    size = finer(float(np.rad2deg(turn)), np.nan, "degree")
+    return (
+        f"{step} By Frank's rule the lattice turns by {1e6 * turn:.3g} µrad ({size}; {found['twist'][k]:.2g} from"
+        f" tilt, 0, to twist, 1), a jump of {expected} in size."
+    )
+
+
+def colour_of(k: int) -> str:
+    """Colour of a boundary by its number; grey for none, -1."""
+    return NONE if k < 0 else COLOURS[k % len(COLOURS)]
