@@ -1,0 +1,90 @@
+"""From simulated counts to objects and boundaries: the recipe weak_beam_volume, and what it says of nothing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+import dfxm_dask
+from dfxm_dask.run.cluster import open_cluster
+from dfxm_dask.run.execute import plan, run_recipe
+from dfxm_dask.run.recipe import read_recipe
+from dfxm_dask.view.compare import truth_rows
+from dfxm_dask.view.volumes import compare_volumes
+
+SHAPE = (320, 288)
+RESULTS = ("volume", "boundaries")
+
+
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four layers of a tilt wall."""
+    store = tmp_path_factory.mktemp("wall") / "counts.zarr"
+    dfxm_dask.simulate("easy", store, layers=4, shape=SHAPE, seed=0)
+    return store
+
+
+@pytest.fixture(scope="module")
+def wall(counts: Path) -> Path:
+    """The same, reduced in this process."""
+    store = counts.with_name("wall.zarr")
+    shutil.copytree(counts, store)
+    assert run_recipe("weak_beam_volume", store).complete
+    return store
+
+
+def test_volume__finds_the_wall_its_lines_and_none_that_is_not_there(wall: Path) -> None:
+    tree = dfxm_dask.open_scan(wall, chunks=None)
+    found, true = tree["boundaries"], tree["truth"]
+    assert found.sizes["boundary"] == true.sizes["boundary"] == 1
+    # Four layers are 3 um of depth: they fix the trace of the wall in a layer, and its lean only roughly.
+    for dims, most in ((2, 3.0), (3, 20.0)):
+        a, b = (n.normal.values[0, :dims] / np.linalg.norm(n.normal.values[0, :dims]) for n in (found, true))
+        assert np.rad2deg(np.arccos(min(1.0, abs(a @ b)))) < most
+    assert abs((found.centre.values[0] - true.origin.values[0]) @ true.normal.values[0]) < 1.0
+    rows = {row[0]: row[1:] for row in truth_rows(tree, tree["truth"].dataset)}
+    assert rows["true boundaries that were found"] == ("1", "1")
+    assert rows["boundaries that are not true"] == ("0", "0")
+
+
+def test_volume__agrees_with_the_truth_far_beyond_chance(wall: Path) -> None:
+    compared, _ = compare_volumes(wall, f"{wall}:truth")
+    assert compared.values["recall_1"] > 0.9
+    assert compared.values["f1_1"] > 0.6 > 2 * compared.chance["f1_1"]
+
+
+def test_volume__labels_are_those_of_scipy_on_the_whole(wall: Path) -> None:
+    tree = dfxm_dask.open_scan(wall, chunks=None)
+    expected, count = ndimage.label(tree["beams"].defects.values, np.ones((3, 3, 3)))
+    np.testing.assert_array_equal(tree["volume"].label.values, expected)
+    assert tree["volume"].sizes["object"] == count
+
+
+def test_volume__is_the_same_on_two_workers(counts: Path, wall: Path) -> None:
+    other = counts.with_name("other.zarr")
+    shutil.copytree(counts, other)
+    with open_cluster(workers=2) as client:
+        assert run_recipe("weak_beam_volume", other, client=client).complete
+    first, second = (dfxm_dask.open_scan(path, chunks=None) for path in (wall, other))
+    for group in RESULTS:
+        for name, values in first[group].data_vars.items():
+            np.testing.assert_array_equal(values.values, second[group][name].values, err_msg=str(name))
+
+
+@pytest.mark.parametrize("preset", ["empty", "deformed"])
+def test_volume__has_no_boundary_where_there_is_none(preset: str, tmp_path: Path) -> None:
+    store = tmp_path / "none.zarr"
+    dfxm_dask.simulate(preset, store, layers=3, shape=(128, 128), seed=2)
+    assert run_recipe("weak_beam_volume", store).complete
+    assert dfxm_dask.open_scan(store, chunks=None)["boundaries"].sizes["boundary"] == 0
+
+
+def test_volume__plan_of_many_layers_is_small(wall: Path) -> None:
+    planned = plan(read_recipe("weak_beam_volume"), wall)
+    names = [s.name for s in planned.steps]
+    assert names[-3:] == ["link_layers", "reconstruct", "characterise_boundaries"]
+    assert planned.tasks <= 6 * 4  # passes times layers: 1806 for 301
