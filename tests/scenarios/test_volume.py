@@ -16,15 +16,15 @@ from dfxm_dask.run.recipe import read_recipe
 from dfxm_dask.view.compare import truth_rows
 from dfxm_dask.view.volumes import compare_volumes
 
-SHAPE = (320, 288)
+SHAPE = (256, 240)
 RESULTS = ("volume", "boundaries")
 
 
 @pytest.fixture(scope="module")
 def counts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four layers of a tilt wall."""
+    """Six layers of a tilt wall."""
     store = tmp_path_factory.mktemp("wall") / "counts.zarr"
-    dfxm_dask.simulate("easy", store, layers=4, shape=SHAPE, seed=0)
+    dfxm_dask.simulate("easy", store, layers=6, shape=SHAPE, seed=0)
     return store
 
 
@@ -41,10 +41,7 @@ def test_volume__finds_the_wall_its_lines_and_none_that_is_not_there(wall: Path)
     tree = dfxm_dask.open_scan(wall, chunks=None)
     found, true = tree["boundaries"], tree["truth"]
     assert found.sizes["boundary"] == true.sizes["boundary"] == 1
-    # Four layers are 3 um of depth: they fix the trace of the wall in a layer, and its lean only roughly.
-    for dims, most in ((2, 3.0), (3, 20.0)):
-        a, b = (n.normal.values[0, :dims] / np.linalg.norm(n.normal.values[0, :dims]) for n in (found, true))
-        assert np.rad2deg(np.arccos(min(1.0, abs(a @ b)))) < most
+    assert np.rad2deg(np.arccos(abs(found.normal.values[0] @ true.normal.values[0]))) < 3
     assert abs((found.centre.values[0] - true.origin.values[0]) @ true.normal.values[0]) < 1.0
     rows = {row[0]: row[1:] for row in truth_rows(tree, tree["truth"].dataset)}
     assert rows["true boundaries that were found"] == ("1", "1")
@@ -87,4 +84,4 @@ def test_volume__plan_of_many_layers_is_small(wall: Path) -> None:
     planned = plan(read_recipe("weak_beam_volume"), wall)
     names = [s.name for s in planned.steps]
     assert names[-3:] == ["link_layers", "reconstruct", "characterise_boundaries"]
-    assert planned.tasks <= 6 * 4  # passes times layers: 1806 for 301
+    assert planned.tasks <= 6 * 6  # passes times layers: 1806 for 301
