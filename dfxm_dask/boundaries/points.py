@@ -111,16 +111,20 @@ def layer_peaks(
     array (square, 4), float64
         x, y, z of the centre of mass of its pixels (um), and their mean peak (degree).
     """
-    rows, columns = np.nonzero(lit & ~mask & np.isfinite(peak))
-    if not rows.size:
+    known = lit & ~mask & np.isfinite(peak)
+    starts = [np.flatnonzero(np.diff(_squares(p, BLOCK), prepend=np.iinfo(np.int64).min)) for p in (y, x)]
+    if not known.any():
         return np.zeros((0, 4))
-    squares = np.stack([_squares(y[rows], BLOCK), _squares(x[columns], BLOCK)], axis=1)
-    _, number = np.unique(squares, axis=0, return_inverse=True)
-    number = number.ravel()
-    pixels = np.bincount(number)
-    sums = [np.bincount(number, v) / pixels for v in (x[columns], y[rows], peak[rows, columns].astype(np.float64))]
-    made = np.stack([sums[0], sums[1], np.full(pixels.size, float(z)), sums[2]], axis=1)
-    return np.asarray(made[pixels > 0])
+
+    def sums(values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(np.add.reduceat(values, starts[1], axis=1), starts[0], axis=0)
+
+    pixels = sums(known.astype(np.int32))
+    full = pixels > 0
+    means = [
+        sums(np.where(known, v, 0.0))[full] / pixels[full] for v in (x[None, :], y[:, None], peak.astype(np.float64))
+    ]
+    return np.stack([means[0], means[1], np.full(int(full.sum()), float(z)), means[2]], axis=1)
 
 
 def away_from_rim(lit: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
