@@ -232,7 +232,7 @@ def lazy(reduction: Reduction, dataset: xr.Dataset, parameters: Mapping[str, Any
     base, wanted, axes, chosen, index, block_dims = _blocks(reduction, dataset, parameters)
     if reduction.combine is None:
         return _picked(reduction, base, wanted, dataset, axes, index, block_dims)
-    if lengths := open_dims(reduction, wanted, dataset.sizes):
+    if lengths := open_dims(reduction, wanted, axes):
         raise InputError(
             f"{reduction.name} as a lazy Dataset", f"only the data tell the length of {', '.join(lengths)}",
             f"run it on a store, or compute it at once: {reduction.name}.gather(dataset)",
@@ -240,10 +240,11 @@ def lazy(reduction: Reduction, dataset: xr.Dataset, parameters: Mapping[str, Any
     return _gathered(reduction, base, wanted, dataset, axes, chosen)
 
 
-def open_dims(reduction: Reduction, wanted: Sequence[Variable], sizes: Mapping[Any, int]) -> list[str]:
+def open_dims(reduction: Reduction, wanted: Sequence[Variable], axes: Mapping[str, str]) -> list[str]:
     """Dims of the result of a gather whose length is not known before it is computed, such as the objects found."""
+    known = {*SPACE, *axes, *FIXED}
     dims = dict.fromkeys(d for v in wanted for d in v.dims)
-    return [d for d in dims if d not in sizes and d not in FIXED and not d.endswith("component")
+    return [d for d in dims if d not in known and not d.endswith("component")
             and not d.startswith("patch_")] if reduction.combine else []  # fmt: skip
 
 

@@ -31,6 +31,7 @@ FAMILIES, HALVES = 2, 6
 FEWEST_LAYERS = 3
 STANDS_OUT = 3.0  # standard deviations of the isolated weak beam from which a pixel shows a single line (our choice)
 UNEVEN = 0.15  # part by which mean gap and period of even lines may differ (our choice)
+STRIP = (1.5, 8.0)  # um from a boundary, where the peaks of both sides are compared (our choice)
 BESIDE = 2.0  # um: from a plane to the images of its lines, which weak-beam images move to one side (our choice)
 
 B, J, P, L = "boundary", "junction", "observation", "line_observation"
@@ -54,6 +55,8 @@ WRITES = (
     Variable("burgers", (B, "family", "xyz"), "float64", "um", "Burgers vectors that suit Frank's rule best"),
     Variable("burgers_misfit", (B,), "float64", "degree", "angle by which they fail it"),
     Variable("burgers_next", (B,), "float64", "degree", "the same of the next best Burgers vectors"),
+    Variable("frank_residual", (B,), "float64", "1", "part of their content that is no rotation"),
+    Variable("frank_rank", (B,), "int64", "1", "independent families in Frank's rule; 0 where none is known"),
     Variable("rotation", (B, "xyz"), "float64", "rad", "rotation of the lattice across it by Frank's rule"),
     Variable("misorientation", (B,), "float64", "rad", "its angle"),
     Variable("twist", (B,), "float64", "1", "part of the rotation about the normal: 0 tilt, 1 twist"),
@@ -61,7 +64,7 @@ WRITES = (
         "peak_step", (B,), "float64", "degree", "jump of the local peak along the rocking axis, + side less - side"
     ),
     Variable("peak_step_error", (B,), "float64", "degree", "its standard error"),
-    Variable("peak_step_expected", (B,), "float64", "degree", "size of that jump by the rotation"),
+    Variable("peak_step_expected", (B,), "float64", "degree", "size of that jump by the rotation, if phi was rocked"),
     Variable("junction_direction", (J, "xyz"), "float64", "1", "direction of the line in which boundaries meet"),
     Variable("junction_point", (J, "xyz"), "float64", "um", "a point of that line"),
     Variable("junction_length", (J,), "float64", "um", "its length"),
@@ -205,21 +208,25 @@ def _planes(walls: Walls) -> Arrays:
     }
 
 
-def beside_patch(points: np.ndarray, normal: np.ndarray, corner: np.ndarray) -> np.ndarray:
-    """Points within 2 um of the patch of a boundary: (point,), bool.
+def beside_patch(
+    points: np.ndarray, normal: np.ndarray, corner: np.ndarray, near: float = BESIDE, margin: float = BESIDE
+) -> np.ndarray:
+    """Points beside the patch of a boundary: (point,), bool.
 
     Parameters
     ----------
     points : array (point, xyz), um
     normal : array (xyz,)
     corner : array (vertex, xyz), um
+    near, margin : float, um
+        How far from the plane, and how far beyond the patch along it.
     """
     axes = in_plane(normal)
     ring = (corner - corner[0]) @ axes.T
     away = points - corner[0]
     flat = away @ axes.T
-    inside = (flat > ring.min(axis=0) - BESIDE) & (flat < ring.max(axis=0) + BESIDE)
-    return np.asarray((np.abs(away @ normal) < BESIDE) & inside.all(axis=1))
+    inside = (flat > ring.min(axis=0) - margin) & (flat < ring.max(axis=0) + margin)
+    return np.asarray((np.abs(away @ normal) < near) & inside.all(axis=1))
 
 
 def _describe(
@@ -260,7 +267,9 @@ def _describe(
             made[name][k, :count][alone] = np.nan
         if candidates is not None:
             _give_burgers(made, k, normal, families, candidates)
-    step = step_across(peaks[:, :3], peaks[:, 3], normal, origin, strip=(1.5, 8.0), block=10.0, seed=seed)
+    # Beyond its patch the plane goes on, and the boundary does not.
+    own = peaks[beside_patch(peaks[:, :3], normal, made["corner"][k], STRIP[1], 0.0)]
+    step = step_across(own[:, :3], own[:, 3], normal, origin, strip=STRIP, block=10.0, seed=seed)
     made["peak_step"][k], made["peak_step_error"][k] = step.step, step.error
 
 
@@ -275,6 +284,9 @@ def _give_burgers(made: Arrays, k: int, normal: np.ndarray, families: Families, 
     made["burgers"][k, : len(families.line)] = found.burgers[0]
     made["burgers_misfit"][k] = found.misfit[0]
     made["burgers_next"][k] = found.misfit[1] if len(found.misfit) > 1 else np.nan
+    made["frank_residual"][k] = found.residual[0]
+    reach = np.cross(normal, families.line) @ in_plane(normal).T
+    made["frank_rank"][k] = np.linalg.matrix_rank(np.einsum("mv,mi->mvi", reach, found.burgers[0]).reshape(-1, 6))
     made["rotation"][k], made["misorientation"][k] = found.rotation[0], np.linalg.norm(found.rotation[0])
     made["twist"][k] = found.twist[0]
     made["peak_step_expected"][k] = abs(peak_steps(found.rotation[0], 0.0)[0])

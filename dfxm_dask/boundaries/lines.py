@@ -161,6 +161,7 @@ def spacing_at(flat: np.ndarray, weights: np.ndarray, angle: float, near: float 
     place = flat[:, 1] * np.cos(angle) - flat[:, 0] * np.sin(angle)
     reach = float(np.ptp(place)) + BIN
     low, high = (1 / LONGEST, 1 / SHORTEST) if near is None else (1 / near - 0.5 / reach, 1 / near + 0.5 / reach)
+    low = min(max(low, 1 / LONGEST, 1 / reach), 0.9 * high)  # below lies the weight itself, which is no period
     profile = np.zeros((1, int(2 * np.abs(place).max() / BIN) + 8))
     half = float(np.abs(place).max()) + BIN
     _profiles(flat[:, 0].copy(), flat[:, 1].copy(), weights, np.array([angle]), BIN, half, profile)

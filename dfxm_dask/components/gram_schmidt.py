@@ -309,7 +309,8 @@ def _rocking_axis(scan: dict[str, np.ndarray], axis: str | None) -> str:
         raise InputError(f"gram_schmidt: axis {axis!r}", f"the scan has {', '.join(scan)}", "choose one of them")
     if axis is not None:
         return axis
-    return "phi" if "phi" in scan else max(scan, key=lambda a: scan[a].size)
+    long = [a for a in scan if scan[a].size >= 3]  # as local_peak, whose peaks are compared with the places
+    return "phi" if "phi" in long or not long else long[0]
 
 
 @reduction(

@@ -12,9 +12,7 @@ from dfxm_dask.memory import frame_lines
 from dfxm_dask.reduction import reduction
 from dfxm_dask.schema import AXES, COUNTS, SCAN, SPACE, Variable
 
-CLEANED = Variable(
-    "counts", ("z", SCAN, "y", "x"), "uint16", "count", "detector counts without zingers", stored=False
-)
+CLEANED = Variable("counts", ("z", SCAN, "y", "x"), "uint16", "count", "detector counts without zingers", stored=False)
 ZINGER_COUNT = Variable("zinger_count", SPACE, "uint16", "1", "number of frames in which a zinger was replaced")
 
 

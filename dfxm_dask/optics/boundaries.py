@@ -110,9 +110,7 @@ def edge_sets(target: np.ndarray, candidates: np.ndarray) -> list[tuple[np.ndarr
                 continue
             if np.abs(density).sum() < total * (1 - 1e-9):
                 total = np.abs(density).sum()
-                best = [
-                    (np.sign(d) * candidates[k], 1 / abs(d)) for k, d in zip(chosen, density, strict=True) if d
-                ]
+                best = [(np.sign(d) * candidates[k], 1 / abs(d)) for k, d in zip(chosen, density, strict=True) if d]
         if best:
             break
     kept = sorted(((b, d) for b, d in best or () if d < SPARSEST), key=lambda item: item[1])

@@ -381,12 +381,12 @@ def _gather(step: PlannedStep, store: Stored) -> list[str]:
 
 def _provenance(step: PlannedStep, store: Stored) -> dict[str, Any]:
     """How to make the step's results again, and what they were made of."""
-    inputs = {}
+    inputs, known = {}, set(scan.groups(store.path))
     for source in step.plan["inputs"]:
         group, _, maker = source.partition("/")
-        inputs[source] = scan.read_group_meta(store.path, group)["attributes"].get("provenance", {}).get(maker, {}).get(
-            "digest", "lives in one pass"
-        )  # fmt: skip
+        made = scan.read_group_meta(store.path, group)["attributes"].get("provenance", {}) if group in known else {}
+        if maker in made:  # else it lives in one pass, and what it does is in the plan
+            inputs[source] = made[maker].get("digest", "lives in one pass")
     return {
         "reduction": step.name,
         "version": __version__,

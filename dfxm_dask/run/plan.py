@@ -202,7 +202,7 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
         earlier = {name: source for name, source in available.items() if source.step not in later}
         planned = _resolve(step, reduction, parameters, stored, earlier, plans, where, alone)
         _refuse_clashes(planned, stored, available, where)
-        _refuse_other_scale(planned, earlier, [s.name for part in passes for s in part], where)
+        _refuse_other_scale(planned, earlier, plans, stored, where)
         _place(planned, stored, passes, available, where)
         plans[step.name] = planned.plan
         for variable in planned.writes:
@@ -230,18 +230,40 @@ def _refuse_clashes(step: PlannedStep, stored: Stored, available: Mapping[str, S
 
 
 def _refuse_other_scale(
-    step: PlannedStep, available: Mapping[str, Source], before: list[str], where: str
+    step: PlannedStep, available: Mapping[str, Source], plans: Mapping[str, dict[str, Any]], stored: Stored, where: str
 ) -> None:  # fmt: skip
-    """Refuse counts that were put on one scale together with a background that was taken before that."""
-    if not {"counts", "background_map"} <= set(step.sources) or available["counts"].step != "normalise":
+    """Refuse counts on one scale together with a background or a basis that was made of counts on another."""
+    if "counts" not in step.sources:
         return
-    maker = available["background_map"].step
-    if maker not in before or before.index(maker) < before.index("normalise"):
+    mine = _scale(step.plan)
+    for name in step.sources:
+        if name != "background_map" and not name.endswith("_basis"):
+            continue
+        source = available[name]
+        made = plans.get(source.step)
+        if made is None:
+            header, _ = ledger.read_ledger(ledger.ledger_path(stored.path, source.group, source.step))
+            made = header["plan"]
+        theirs = _scale(made)
+        if mine == theirs:
+            continue
+        asked = f"{where}step {step.name}"
+        if theirs is None:
+            raise RecipeError(
+                asked, f"reads counts that normalise has put on one scale, and the {name} that {source.step} took"
+                " before that", f"put normalise before {source.step}",
+            )  # fmt: skip
         raise RecipeError(
-            f"{where}step {step.name}",
-            f"reads counts that normalise has put on one scale, and the background that {maker} took before that",
-            f"put normalise before {maker}",
-        )
+            asked, f"reads counts {'as they were recorded' if mine is None else 'that another normalise has scaled'},"
+            f" and the {name} that {source.step} made of counts on the scale of a normalise step",
+            f"run it in one recipe with that normalise step, or make {source.step} anew",
+        )  # fmt: skip
+
+
+def _scale(plan: Mapping[str, Any]) -> str | None:
+    """Which normalise step the counts of a step have gone through; None for none."""
+    found = [identity for maker, identity in plan["inputs"].items() if maker.endswith("/normalise")]
+    return str(found[0]) if found else None
 
 
 def _foreign_units(reduction: Reduction, stored: Stored) -> str | None:

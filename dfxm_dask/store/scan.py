@@ -270,10 +270,15 @@ def open_scan(
             step, (reason, remedy) = next(iter(bad.items()))
             raise IncompleteError(f"group {group!r} of {store}", f"step {step!r} is not complete: {reason}", remedy)
         masks = {name: step for step in bad for name in states[step].writes}
+        claimed = {name for state in states.values() for name in state.writes}
+        if not bad or not claimed:  # nothing is in doubt, or files came with the raw data
+            claimed |= set(arrays(store, group))
         variables = {}
         for name in arrays(store, group):
             known = committed(store, group, states[masks[name]]) if name in masks else None
             variable = _variable(store / group / name, known)
+            if "z" not in variable.dims and (known is not None or name not in claimed):
+                continue  # a table that is being made anew: of what it was and what it will be nothing is known
             if chunks == "auto":
                 sizes = {
                     d: 1 if d == "z" else min(attrs["unit_rows"], n) if d == "y" else -1

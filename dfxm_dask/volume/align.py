@@ -70,9 +70,15 @@ def layer_shift(
         return nothing
     both = fft.irfft2(np.where(size > least, cross / np.maximum(size, least), 0) * blur, before.shape)
     lags = [fft.fftfreq(n, 1 / n) for n in before.shape]
-    places = [np.flatnonzero(np.abs(lag) * p <= reach * (1 + 1e-9)) for lag, p in zip(lags, pixel, strict=True)]
+
+    def within(length: float) -> list[np.ndarray]:
+        return [np.flatnonzero(np.abs(lag) * p <= length * (1 + 1e-9)) for lag, p in zip(lags, pixel, strict=True)]
+
+    places = within(reach)
     near = both[np.ix_(*places)]
     y, x = (places[k][n] for k, n in enumerate(np.unravel_index(np.argmax(near), near.shape)))
+    places = within(max(reach, 2 * APART))  # others are looked for as far as they can be told apart
+    near = both[np.ix_(*places)]
     aside = [(lag[place] - lag[n]) * p for lag, place, n, p in zip(lags, places, (y, x), pixel, strict=True)]
     others = near[np.hypot(aside[0][:, None], aside[1][None]) > APART]
     height = float(both[y, x])

@@ -88,6 +88,22 @@ def test_characterise__sees_the_jump_of_the_peak_where_there_is_one(tables: xr.D
     assert abs(tables.peak_step.values[1 - first]) < 2e-4
 
 
+def test_characterise__the_jump_is_that_of_the_patch_and_not_of_the_plane_beyond(stack: xr.Dataset) -> None:
+    ends = stack.y < 16  # the first wall ends there, and its jump with it
+    beside = stack.x < 20
+    keep = ends | ~beside
+    half = stack.assign(
+        weak_enhanced=stack.weak_enhanced.where(keep, 0).assign_attrs(units="1").astype("float32"),
+        weak_isolated=stack.weak_isolated.where(keep, 0).assign_attrs(units="1").astype("float32"),
+        defects=(stack.defects & keep).assign_attrs(units="1").transpose("z", "y", "x"),
+        peak_local=stack.peak_local.where(ends, 0.032).assign_attrs(units="degree").transpose("z", "y", "x"),
+    )
+    found = characterise_boundaries.gather(half.transpose("z", "y", "x"), replicates=10)
+    first = min(range(found.sizes["boundary"]), key=lambda n: angle(found.normal.values[n], WALLS[0][0]))
+    assert angle(found.normal.values[first], WALLS[0][0]) < 1
+    assert abs(found.peak_step.values[first]) == pytest.approx(0.004, rel=0.05)
+
+
 def test_characterise__burgers_vector_of_the_tilt_wall_is_the_one_along_its_normal(tables: xr.Dataset) -> None:
     first = min((0, 1), key=lambda n: angle(tables.normal.values[n], WALLS[0][0]))
     burgers = tables.burgers.values[first, 0]
@@ -96,6 +112,8 @@ def test_characterise__burgers_vector_of_the_tilt_wall_is_the_one_along_its_norm
     assert tables.misorientation[first] == pytest.approx(np.linalg.norm(burgers) / 4.0, rel=0.03)
     assert tables.burgers_misfit[first] < 1.0 < tables.burgers_next[first]
     assert tables.twist[first] < 0.05
+    assert tables.frank_residual[first] < 0.02
+    assert tables.frank_rank[first] == 1
 
 
 def test_characterise__points_of_a_boundary_lie_on_it(tables: xr.Dataset) -> None:

@@ -109,3 +109,13 @@ def test_tapered__falls_to_nothing_at_the_rim() -> None:
     middle = np.abs(flat @ np.linalg.inv(in_plane(np.array([0.0, 0, 1]))[:, :2])) / [50, 20]
     assert soft[(middle < 0.1).all(1)].min() > 0.9
     assert soft[(middle > 0.9).any(1)].max() < 0.05
+
+
+@pytest.mark.parametrize(("count", "spacing"), [(3, 3.0), (3, 4.0), (3, 5.0), (5, 2.0), (4, 6.0)])
+def test_spacing__of_few_lines_is_not_that_of_the_whole_patch(count: int, spacing: float) -> None:
+    rng = np.random.default_rng(count)
+    y = np.repeat(spacing * np.arange(count), 400) + rng.normal(0, 0.3, 400 * count)
+    points = np.stack([rng.normal(0, 0.1, y.size), y, rng.uniform(0, 40, y.size)], axis=1)
+    found = line_families(points, None, np.array([1.0, 0, 0]), most=1)
+    assert len(found.spacing) == 1
+    assert found.spacing[0] == pytest.approx(spacing, rel=0.15)

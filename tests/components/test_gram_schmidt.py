@@ -384,3 +384,12 @@ def test_gram_schmidt__by_itself_tells_dislocations_as_well_as_the_best_of_20_wh
     assert high_passed >= drawn[:, 1].max()
     if name == "easy":
         assert plain >= drawn[:, 0].max()
+
+
+def test_rocking_axis__is_the_one_whose_peaks_local_peak_found() -> None:
+    from dfxm_dask.beams.prior import rocking_axis
+    from dfxm_dask.components.gram_schmidt import _rocking_axis
+
+    for sizes in ({"chi": 5, "omega": 31}, {"phi": 2, "chi": 31}, {"chi": 4, "phi": 3}, {"phi": 31}):
+        scan = {name: np.arange(float(n)) for name, n in sizes.items()}
+        assert _rocking_axis(scan, None) == rocking_axis("x", scan)

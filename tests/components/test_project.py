@@ -14,6 +14,7 @@ from dfxm_dask.components import gram_schmidt, pca, project_gram_schmidt, projec
 from dfxm_dask.components.curves import scaling_of, treated
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.recipe import parse_recipe
+from dfxm_dask.store import ledger, scan
 
 SCAN = {"chi": np.arange(3.0), "phi": np.linspace(0, 0.4, 7)}
 GRID = dict(zip(SCAN, np.meshgrid(*SCAN.values(), indexing="ij"), strict=True))
@@ -181,6 +182,18 @@ def test_run__a_projection_without_a_basis_is_refused(simulated: Path) -> None:
         plan(parse_recipe("name: t\nsteps:\n  - project_nica: {}\n", Path("t.yaml")), simulated)
 
 
+def test_run__a_basis_of_scaled_counts_is_not_taken_for_raw_ones(tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    dfxm_dask.simulate("easy", store, layers=1, shape=(64, 64), seed=1)
+    scaled = "  - normalise: {by: monitor, reference: 1000.0, offset: 106}\n"
+    fit = "  - pca: {components: 2, background: 106}\n"
+    run_recipe(parse_recipe(f"name: t\nsteps:\n{scaled}{fit}", Path("t.yaml")), store)
+    with pytest.raises(ValueError, match="counts as they were recorded, and the pca_basis that pca made of counts on"):
+        plan(parse_recipe("name: t\nsteps:\n  - project_pca: {}\n", Path("t.yaml")), store)
+    both = f"name: t\nsteps:\n{scaled}{fit}  - project_pca: {{}}\n"
+    assert run_recipe(parse_recipe(both, Path("t.yaml")), store).complete
+
+
 @pytest.mark.parametrize(("name", "background", "roi"), [("rocking", 2560, None), ("mosa_scan", 100, (0, 20, 0, 30))])
 def test_real_scans__have_no_weak_beam_tails_and_say_so(
     name: str, background: int, roi: tuple[int, ...] | None, real_scans: dict[str, Path], tmp_path: Path
@@ -201,3 +214,18 @@ def test_real_scans__have_no_weak_beam_tails_and_say_so(
     assert (
         float(made.gram_schmidt_rms_least) <= float(made.gram_schmidt_rms) < 1.06 * float(made.gram_schmidt_rms_least)
     )
+
+
+def test_open_scan__in_part_leaves_out_tables_that_are_being_made_anew(tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    dfxm_dask.simulate("easy", store, layers=1, shape=(64, 64), seed=1)
+    steps = "name: t\nsteps:\n  - pca: {components: 2, background: 106}\n  - project_pca: {}\n"
+    run_recipe(parse_recipe(steps, Path("t.yaml")), store)
+    ledger.withdraw(store, "components", "pca")
+    dims = ("pca_component",)
+    scan.write_small(store, "components", "pca_explained", dims, np.zeros(4), {"units": "1", "long_name": "x"})
+    with pytest.raises(ValueError, match="is not complete"):
+        dfxm_dask.open_scan(store)
+    part = dfxm_dask.open_scan(store, allow_partial=True)["components"]
+    assert "pca_explained" not in part
+    assert "pca_coefficient" in part

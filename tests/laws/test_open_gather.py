@@ -52,6 +52,9 @@ def test_gather__is_refused_as_a_lazy_dataset_and_of_maps(brightest: Reduction) 
     data = xr.Dataset({"counts": counts}, {"phi": [0.0, 0.1]})
     with pytest.raises(ValueError, match=r"only the data tell the length of object.*brightest\.gather"):
         brightest(data)
+    known = data.assign(bright=(("object", "xyz"), np.zeros((5, 3)), {"units": "count"}))
+    with pytest.raises(ValueError, match=r"only the data tell"):  # what an earlier result is long says nothing
+        brightest(known)
     with pytest.raises(ValueError, match="is no gather"):
         dfxm_dask.moments.gather(data, background=0)
 

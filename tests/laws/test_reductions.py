@@ -133,8 +133,8 @@ def parameters(reduction: Reduction) -> dict[str, Any]:
 
 def is_open(reduction: Reduction, data: xr.Dataset) -> bool:
     """Whether only the data tell how long the result is."""
-    chosen = reduction.validate(parameters(reduction))
-    return bool(open_dims(reduction, expanded_writes(reduction, scan_axes(data), chosen), data.sizes))
+    chosen, axes = reduction.validate(parameters(reduction)), scan_axes(data)
+    return bool(open_dims(reduction, expanded_writes(reduction, axes, chosen), axes))
 
 
 def computed(reduction: Reduction, data: xr.Dataset) -> xr.Dataset:

@@ -137,9 +137,7 @@ def test_takagi_taupin__whole_turns_of_the_phase_change_nothing() -> None:
     assert np.abs(half[1] - plain[1]).max() > 0.1
 
 
-@pytest.mark.parametrize(
-    ("deviation", "chi_h", "chi0"), [(0.0, CHI_H + 0j, 0j), (6e-6, CHI_H - 4e-7j, -5e-7j)]
-)
+@pytest.mark.parametrize(("deviation", "chi_h", "chi0"), [(0.0, CHI_H + 0j, 0j), (6e-6, CHI_H - 4e-7j, -5e-7j)])
 def test_takagi_taupin__edge_dislocation_is_the_spectral_solution(
     deviation: float, chi_h: complex, chi0: complex
 ) -> None:

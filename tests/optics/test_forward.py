@@ -176,9 +176,7 @@ def test_frame_image__tail_is_a_box_with_a_lorentzian():
     for phi in (0.0, 1e-4, 2.5e-4, 4e-4, 3e-3):
         q = np.array([[[[phi, 0.0, 0.0]]]])
         plain = frame_image(q, np.ones(1), matrix, np.zeros(3), accepted_by(ID06))[0, 0]
-        found = frame_image(
-            q, np.ones(1), matrix, np.zeros(3), accepted_by(ID06, tail=part, tail_width=width)
-        )[0, 0]
+        found = frame_image(q, np.ones(1), matrix, np.zeros(3), accepted_by(ID06, tail=part, tail_width=width))[0, 0]
         centre = np.cos(ID06.theta) * phi
 
         def box(c: float) -> float:

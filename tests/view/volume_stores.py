@@ -58,7 +58,7 @@ def boundary_group(points: int = 200) -> dict[str, tuple[tuple[str, ...], Any]]:
         "junction_direction": (("junction", "xyz"), [[0.0, 0, 1]]),
         "junction_point": (("junction", "xyz"), [[5.0, 5, 7]]),
         "junction_boundary": (("junction", "half"), np.array([[0, 1, -1]])),
-        "point": (("point", "xyz"), xyz),
-        "point_boundary": (("point",), owner.astype(np.int64)),
-        "point_weight": (("point",), rng.random(points)),
+        "point": (("observation", "xyz"), xyz),
+        "point_boundary": (("observation",), owner.astype(np.int64)),
+        "point_weight": (("observation",), rng.random(points)),
     }  # fmt: skip

@@ -108,3 +108,10 @@ def test_align_layers__refuses_layers_without_an_order_and_uneven_pixels() -> No
     uneven = stack(np.ones((2, 8, 8), bool)).assign_coords(y=("y", np.arange(8.0) ** 2, {"units": "um"}))
     with pytest.raises(ValueError, match=r"align_layers: coordinate 'y'.*equal size"):
         align_layers(uneven).compute()
+
+
+@pytest.mark.parametrize("reach", [0.3, 0.5, 0.75])
+def test_layer_shift__of_layers_that_stand_still_is_none_even_where_little_is_allowed(reach: float) -> None:
+    mask = np.random.default_rng(0).random((64, 64)) < 0.1
+    (y, x), clear = layer_shift(mask, mask, (0.25, 0.25), reach)
+    assert (abs(y) < 0.01, abs(x) < 0.01, clear > 0.5) == (True, True, True)

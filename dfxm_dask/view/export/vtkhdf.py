@@ -80,7 +80,7 @@ def points_of(found: xr.Dataset) -> PolyData | None:
     data = {
         str(name): np.asarray(variable)
         for name, variable in found.data_vars.items()
-        if variable.dims == ("point",) and variable.dtype.kind in "biuf"
+        if variable.dims == found["point"].dims[:1] and variable.dtype.kind in "biuf"
     }
     return PolyData("Vertices", points, 1, {}, data)
 
