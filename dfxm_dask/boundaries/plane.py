@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 from scipy import ndimage
 
+from dfxm_dask.chance import mixed
 from dfxm_dask.errors import InputError
 
 STEPS = 1024
@@ -87,19 +88,12 @@ def checked_points(name: str, points: np.ndarray, weights: np.ndarray | None) ->
 
 
 @njit(nogil=True, cache=True)
-def _mixed(value):  # type: ignore[no-untyped-def]
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
-@njit(nogil=True, cache=True)
 def _numbers_of_places(points, seed, numbers):  # type: ignore[no-untyped-def]
     step = np.uint64(0x9E3779B97F4A7C15)
     for i in range(points.shape[0]):
-        state = _mixed(np.uint64(seed) + step)
+        state = mixed(np.uint64(seed) + step)
         for j in range(3):
-            state = _mixed(state + step + np.uint64(np.int64(np.rint(points[i, j] * STEPS))))
+            state = mixed(state + step + np.uint64(np.int64(np.rint(points[i, j] * STEPS))))
         numbers[i] = state
 
 

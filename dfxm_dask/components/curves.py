@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 from pydantic import Field
 
+from dfxm_dask.chance import mixed
 from dfxm_dask.components.treatment import (
     BLOCK,
     LOG_STEPS,
@@ -188,18 +189,10 @@ def treated(counts: np.ndarray, level: np.ndarray, pixels: np.ndarray, scaling: 
 
 
 @njit(nogil=True, cache=True)
-def _mixed(value):  # type: ignore[no-untyped-def]
-    """The finalizer of splitmix64: neighbouring numbers come out as if drawn by chance."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
-@njit(nogil=True, cache=True)
 def _ranks(z, y, x, pixels, ranks):  # type: ignore[no-untyped-def]
     for n in range(pixels.size):
         row, column = divmod(pixels[n], x.size)
-        ranks[n] = _mixed(_mixed(_mixed(z) + y[row]) + x[column])
+        ranks[n] = mixed(mixed(mixed(z) + y[row]) + x[column])
 
 
 def place_ranks(z: float, y: np.ndarray, x: np.ndarray, pixels: np.ndarray) -> np.ndarray:
