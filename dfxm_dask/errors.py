@@ -42,3 +42,11 @@ class RecipeError(DfxmError):
 
 class InputError(DfxmError):
     """Arrays or parameters that a reduction cannot accept."""
+
+
+class LockedError(StoreError):
+    """A place where another run is at work."""
+
+
+class StoppedError(DfxmError):
+    """Work that was asked to end before it was done; what is on disk stays."""

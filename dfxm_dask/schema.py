@@ -8,6 +8,7 @@ dimension ``scan`` stands for all scan axes of the scan at hand, in storage orde
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -233,6 +234,20 @@ def pixel_length(name: str, asked: str, positions: np.ndarray) -> float:
             "give pixels of equal size",
         )
     return length
+
+
+_UNPRINTABLE = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+
+
+def printable(text: str) -> str:
+    """A text from a file with every character replaced that would steer a terminal, turn its words, or not be written.
+
+    Examples
+    --------
+    >>> printable("sample \\x1b[2J A")
+    'sample \ufffd[2J A'
+    """
+    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -29,6 +29,8 @@ PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".bin")
 LARGEST = 1 << 30
 """Bytes of a file of weights, and 16 MiB of its header and of its JSON: ours have some thousand (our choice)."""
 LARGEST_HEADER = 1 << 24
+MOST_OPTIONS, LARGEST_OPTION = 64, 1 << 16
+"""Numbers in the options of an architecture, and the largest of them (our choice)."""
 
 NORMALISATION: dict[str, Any] = {
     "counts": "log(1 + max(counts - dark, 0))",
@@ -313,10 +315,20 @@ def _built(path: Path, content: bytes, known: Mapping[str, Any]) -> torch.nn.Mod
     if hashlib.sha256(content).hexdigest() != known["sha256"]:
         raise _damaged(path, f"are not the ones that {_beside(path).name} tells of")
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
-    net = network(known["architecture"]["name"], **known["architecture"].get("options", {}))
-    wanted = net.state_dict()
+    architecture, options = known["architecture"]["name"], known["architecture"].get("options", {})
+    values = [n for each in options.values() for n in (each if isinstance(each, list) else [each])]
+    if len(values) > MOST_OPTIONS or not all(isinstance(n, int | float) and abs(n) <= LARGEST_OPTION for n in values):
+        raise _damaged(path, f"say architecture {str(known['architecture'])[:200]}")
+    try:
+        with torch.device("meta"):  # shapes alone, without memory: what JSON says may be any size
+            wanted = network(architecture, **options).state_dict()
+    except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise _damaged(path, f"say architecture {known['architecture']}, which cannot be built") from None
     shapes = {name: list(value.shape) for name, value in wanted.items()}
     found = {name: entry.get("shape") for name, entry in header.items()}
     if shapes != found:
@@ -327,7 +339,11 @@ def _built(path: Path, content: bytes, known: Mapping[str, Any]) -> torch.nn.Mod
     first = next(value for value in wanted.values() if value.ndim == 4)
     if first.shape[1] != known["channels"]:
         raise _damaged(path, f"take {first.shape[1]} channels, and are said to take {known['channels']}")
-    net.load_state_dict(from_bytes(content))
+    net = network(architecture, **options)
+    try:
+        net.load_state_dict(from_bytes(content))
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        raise _damaged(path, f"cannot be read ({' '.join(str(error).split())[:200]})") from None
     if not all(bool(torch.isfinite(value).all()) for value in net.state_dict().values()):
         raise _damaged(path, "hold numbers that are not finite")
     return net.eval()

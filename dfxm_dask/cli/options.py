@@ -10,14 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dfxm_dask.errors import DfxmError
+from dfxm_dask.errors import DfxmError, StoppedError
+from dfxm_dask.schema import printable
 
 if TYPE_CHECKING:
     from dfxm_dask.run.events import Subscriber
     from dfxm_dask.run.recipe import Recipe
 
 PARTIAL = 3
-FILE = click.Path(path_type=Path)
+
+
+class _File(click.Path):
+    """A path that is not the empty word, which would mean the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if str(value) == "" or "\0" in str(value):
+            self.fail("an empty path, or one with a zero byte", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = _File(path_type=Path)
 
 
 class Commands(click.Group):
@@ -26,8 +38,11 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except StoppedError as error:
+            click.echo(f"INCOMPLETE: {printable(' '.join(str(error).split()))}", err=True)
+            raise SystemExit(PARTIAL) from None
         except DfxmError as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            raise click.ClickException(printable(" ".join(str(error).split()))) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order in which they are used
@@ -73,6 +88,11 @@ def read_motors(_: Any, __: Any, texts: tuple[str, ...]) -> dict[str, str]:
     return dict(split_pair(text, "MOTOR=AXIS, such as mu=phi", str, "=") for text in texts)
 
 
+def read_share(_: Any, __: Any, text: str | None) -> tuple[int, int] | None:
+    """``i/n`` as a share of a job array."""
+    return None if text is None else split_pair(text, "i/n, such as 1/8", int, "/")
+
+
 def load_plugins(_: Any, __: Any, files: tuple[Path, ...]) -> tuple[Path, ...]:
     """Register the reductions of plug-in files before anything asks for them."""
     from dfxm_dask.run.recipe import load_plugin
@@ -81,7 +101,7 @@ def load_plugins(_: Any, __: Any, files: tuple[Path, ...]) -> tuple[Path, ...]:
         try:
             load_plugin(file)
         except DfxmError as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            raise click.ClickException(printable(" ".join(str(error).split()))) from error
     return files
 
 
@@ -105,6 +125,12 @@ def run_options(function: Callable[..., None]) -> Callable[..., None]:
     )(function)
 
 
+shard_option = click.option(
+    "--shard", "share", metavar="i/n", callback=read_share,
+    help="Only this share of the layers, in this process and without any port: for job arrays.",
+)  # fmt: skip
+
+
 def compute(
     recipe: Recipe,
     store: Path,
@@ -114,16 +140,23 @@ def compute(
     workers: int | None,
     events: Path | None,
     overwrite: bool,
+    share: tuple[int, int] | None = None,
 ) -> bool:
     """Plan, then run on a cluster; returns whether all is done."""
-    from dfxm_dask.run.execute import plan, run_recipe
+    from dfxm_dask.run.execute import plan, refuse_share, run_recipe
+    from dfxm_dask.run.stopping import heeding_signals
 
+    refuse_share(share, cluster or workers, overwrite)
     plan(recipe, store)  # refuses before a cluster is started
     from dfxm_dask.run.cluster import open_cluster
 
     with ExitStack() as stack:
-        client = stack.enter_context(open_cluster(cluster, workers=workers, plugins=plugins))
-        report = run_recipe(recipe, store, client=client, publish=subscribers(stack, events), overwrite=overwrite)
+        client = None
+        if share is None:
+            client = stack.enter_context(open_cluster(cluster, workers=workers, plugins=plugins))
+        stack.enter_context(heeding_signals())
+        publish = subscribers(stack, events)
+        report = run_recipe(recipe, store, client=client, publish=publish, overwrite=overwrite, share=share)
     return bool(report.complete)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 
-from dfxm_dask.cli.options import FILE, PARTIAL, Commands, compute, plugin_option, run_options
+from dfxm_dask.cli.options import FILE, PARTIAL, Commands, compute, plugin_option, run_options, shard_option
 from dfxm_dask.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,11 +34,12 @@ def check(recipe: str, store: Path, plugins: tuple[Path, ...]) -> None:
 @click.argument("recipe")
 @click.argument("store", type=FILE)
 @run_options
+@shard_option
 @plugin_option
 def run(recipe: str, store: Path, plugins: tuple[Path, ...], **how: Any) -> None:
     """Run RECIPE (a name such as maps, or a file) on STORE.
 
-    A run that was stopped goes on where it stopped.
+    A run that was stopped goes on where it stopped. Ctrl-C or SIGTERM end it after the blocks at work: exit code 3.
     """
     from dfxm_dask.run.recipe import read_recipe
 

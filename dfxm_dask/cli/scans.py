@@ -73,6 +73,7 @@ def demo(out: Path, preset: str, real: bool, pixel_size: tuple[float, float] | N
 def simulated(preset: str, out: Path, how: dict[str, Any], **options: Any) -> Any:
     """Simulate with the events shown; layers in parallel where a cluster or workers were asked for."""
     from dfxm_dask.run.execute import run_simulate
+    from dfxm_dask.run.stopping import heeding_signals
 
     with ExitStack() as stack:
         client = None
@@ -80,6 +81,7 @@ def simulated(preset: str, out: Path, how: dict[str, Any], **options: Any) -> An
             from dfxm_dask.run.cluster import open_cluster
 
             client = stack.enter_context(open_cluster(how["cluster"], workers=how["workers"]))
+        stack.enter_context(heeding_signals())
         publish = subscribers(stack, how["events"])
         return run_simulate(preset, out, client=client, publish=publish, overwrite=how["overwrite"], **options)
 
@@ -164,6 +166,7 @@ def ingest_source(
 ) -> Any:
     """Ingest with its events shown; here, or with layers in parallel where a cluster or workers were asked for."""
     from dfxm_dask.run.execute import run_ingest
+    from dfxm_dask.run.stopping import heeding_signals
 
     with ExitStack() as stack:
         client = None
@@ -171,6 +174,7 @@ def ingest_source(
             from dfxm_dask.run.cluster import open_cluster
 
             client = stack.enter_context(open_cluster(cluster, workers=workers))
+        stack.enter_context(heeding_signals())
         return run_ingest(source, store, client=client, publish=subscribers(stack, events), **options)
 
 

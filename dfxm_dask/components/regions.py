@@ -67,7 +67,7 @@ def read_mask(name: str, path: str) -> np.ndarray:
     try:
         with Path(path).open("rb") as file:
             mask = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         reason = "is absent" if isinstance(error, FileNotFoundError) else f"is no array that can be read ({error})"
         raise InputError(asked, reason, "give a .npy file as of numpy.save") from None
     if mask.dtype != bool or mask.ndim != 2:

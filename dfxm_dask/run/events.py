@@ -72,6 +72,15 @@ class BlockSkipped:
 
 
 @dataclass(frozen=True)
+class BlockQuarantined:
+    """A block is left out of this run, for a reason that lies in it; the rest goes on."""
+
+    step: str
+    block: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class StepDone:
     """All blocks of a step are on disk."""
 
@@ -82,7 +91,8 @@ class StepDone:
 
 @dataclass(frozen=True)
 class RunDone:
-    """A recipe ends. ``left_out`` has (step, reason) pairs; ``peak_rss_bytes`` is that of the largest process."""
+    """A recipe ends. ``left_out`` has (step, reason) pairs; ``peak_rss_bytes`` is that of the largest process;
+    ``why`` says what is not complete."""
 
     seconds: float
     blocks_done: int
@@ -90,6 +100,7 @@ class RunDone:
     complete: bool
     left_out: tuple[tuple[str, str], ...] = ()
     peak_rss_bytes: int = 0
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,7 @@ Event = (
     | Remark
     | BlockDone
     | BlockSkipped
+    | BlockQuarantined
     | StepDone
     | RunDone
     | IngestStarted
@@ -185,10 +197,13 @@ def line(event: Event) -> str:
             return f"{event.step} {event.block}: {duration(event.seconds)}, {moved} ({event.done}/{event.blocks})"
         case BlockSkipped():
             return f"{event.step} {event.block}: done by an earlier run ({event.done}/{event.blocks})"
+        case BlockQuarantined():
+            return f"{event.step} {event.block}: LEFT OUT, {event.reason}"
         case StepDone():
             return f"{event.step}: {many(event.blocks, 'block')} in {duration(event.seconds)}"
         case RunDone():
-            state = "complete" if event.complete else "INCOMPLETE: run it again to go on"
+            why = f"{event.why}; " if event.why else ""
+            state = "complete" if event.complete else f"INCOMPLETE: {why}run it again to go on"
             skipped = f", {event.blocks_skipped} from an earlier run" if event.blocks_skipped else ""
             left = f"; left out: {', '.join(step for step, _ in event.left_out)}" if event.left_out else ""
             peak = f"; peak memory of a process {megabytes(event.peak_rss_bytes)}" if event.peak_rss_bytes else ""
@@ -259,7 +274,7 @@ def progress_bar(console: Console) -> Iterator[Subscriber]:
                     name = "layers" if isinstance(event, LayerDone) else escape(event.step)
                     rate = f"{megabytes(moved / max(time.monotonic() - begun, 1e-3))}/s" if moved else ""
                     bar.update(task, completed=event.done, description=name, rate=rate)
-                case RunDone() | IngestDone() | StepLeftOut() | Remark():
+                case RunDone() | IngestDone() | StepLeftOut() | Remark() | BlockQuarantined():
                     bar.console.print(escape(line(event)), highlight=False)
                 case StepDone():
                     pass  # the bar has shown it

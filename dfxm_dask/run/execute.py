@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import zarr
-
-from dfxm_dask import __version__
-from dfxm_dask.errors import DfxmError, StoreError
-from dfxm_dask.graph import FIXED
+from dfxm_dask.errors import RecipeError, StoppedError, StoreError
 from dfxm_dask.run.events import (
-    BlockDone,
-    BlockSkipped,
     IngestDone,
     IngestStarted,
     LayerDone,
     Remark,
     RunDone,
     RunStarted,
-    StepDone,
     StepLeftOut,
     Subscriber,
     send,
 )
-from dfxm_dask.run.plan import Pass, Plan, PlannedStep, Stored, make_plan
+from dfxm_dask.run.passes import Run, Tally, complete_pass, run_pass
+from dfxm_dask.run.plan import Plan, PlannedStep, Stored, make_plan
 from dfxm_dask.run.recipe import Recipe, read_recipe
 from dfxm_dask.run.remarks import of_results
-from dfxm_dask.run.unit import UnitStep, UnitTask, run_unit, summary_path
-from dfxm_dask.schema import PATCH, Variable
+from dfxm_dask.run.windowed import windowed
 from dfxm_dask.store import ledger, scan
-from dfxm_dask.store.chunks import map_layout
 from dfxm_dask.store.ingest import IngestReport, ingest
+from dfxm_dask.store.lock import own_group
 from dfxm_dask.store.simulate import simulate
 
 if TYPE_CHECKING:
@@ -49,7 +42,10 @@ Publish = tuple[Subscriber, ...]
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run did."""
+    """What a run did.
+
+    ``quarantined`` has (step, block, reason) of blocks over which workers died; ``stopped`` says which signal ended it.
+    """
 
     complete: bool
     blocks_done: int
@@ -59,50 +55,8 @@ class RunReport:
     peak_rss_bytes: int
     absent: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
-
-
-def windowed(client: Any, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-    """Results of a function over tasks as they come, with twice as many in flight as there are threads.
-
-    Without a client everything runs here, in order.
-
-    Raises
-    ------
-    DfxmError
-        What a task raised; or a worker that died three times over the same task.
-    """
-    if client is None:
-        yield from map(function, tasks)
-        return
-    from distributed import as_completed
-    from distributed.scheduler import KilledWorker
-
-    rest = iter(tasks)
-
-    window, asked = 0, float("-inf")
-
-    def room() -> int:
-        """Workers come and go: the window follows them; asking the scheduler each time would cost 10 ms a task."""
-        nonlocal window, asked
-        if time.monotonic() - asked > 2:
-            window, asked = max(2, 2 * sum(client.nthreads().values())), time.monotonic()
-        return window - flying.count()
-
-    flying = as_completed([])
-    flying.update([client.submit(function, t, pure=False) for t in islice(rest, room())])
-    try:
-        for future in flying:
-            try:
-                result = future.result()
-            except KilledWorker as error:
-                raise DfxmError(
-                    f"task {function.__name__}", f"its worker died repeatedly ({error})", "look at the memory limit"
-                ) from None
-            flying.update([client.submit(function, t, pure=False) for t in islice(rest, max(1, room()))])
-            del future
-            yield result
-    finally:
-        client.cancel([f for f in flying.futures])
+    quarantined: tuple[tuple[str, str, str], ...] = ()
+    stopped: str = ""
 
 
 def run_ingest(
@@ -181,7 +135,7 @@ def _area(task: Any) -> int:
 
 def run_recipe(
     recipe: Recipe | str | Path, store: str | Path, *, client: Any = None, publish: Publish = (),
-    overwrite: bool = False,
+    overwrite: bool = False, share: tuple[int, int] | None = None,
 ) -> RunReport:  # fmt: skip
     """Run every step of a recipe on a store. Blocks that are on disk already are skipped: a stopped run goes on.
 
@@ -195,15 +149,23 @@ def run_recipe(
         Receive the events of :mod:`dfxm_dask.run.events`.
     overwrite : bool
         Make steps anew that are there with other parameters or inputs.
+    share : (number from 1, of how many), optional
+        Only this share of the layers, as one task of a job array: no port is opened, and the ledger joins the shares.
+        Where a step needs layers of others, the share waits as long as others work on them. Whoever comes last makes
+        the steps complete.
 
     Returns
     -------
     RunReport
+        Not complete where a signal ended the run, where blocks killed their workers, and where other shares lack
+        blocks.
 
     Raises
     ------
     RecipeError, StoreError, InputError
         See :func:`dfxm_dask.run.plan.make_plan` and :func:`dfxm_dask.store.ledger.begin`.
+    LockedError
+        Another run is at work in one of the groups.
 
     Examples
     --------
@@ -211,6 +173,7 @@ def run_recipe(
     """
     begun = time.perf_counter()
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    refuse_share(share, client, overwrite)
     plan = make_plan(recipe, store)
     if not overwrite:  # refuse before anything is begun
         for step in plan.steps:
@@ -224,79 +187,77 @@ def run_recipe(
         send(publish, StepLeftOut(name, reason))
     for text in plan.remarks:
         send(publish, Remark(text))
-    done = skipped = 0
-    peak = 0
-    for one in plan.passes:
-        counted = _run_pass(one, plan, client, publish, overwrite, done + skipped, total)
-        done, skipped, peak = done + counted[0], skipped + counted[1], max(peak, counted[2])
-    seconds = time.perf_counter() - begun
+    tally = Tally(total)
+    with ExitStack() as stack, errors_of_disks(plan.store.path):
+        groups = sorted({s.group for s in plan.steps if s.stored})
+        what = f"recipe {recipe.name} on {store}"
+        root = Path(plan.store.path)
+        fences = {g: stack.enter_context(own_group(root, g, what, share)) for g in groups}
+        if share is None:
+            for group in groups:
+                ledger.sweep(plan.store.path, group)
+        run = Run(plan, recipe, client, publish, overwrite, share, fences)
+        try:
+            for one in plan.passes:
+                run_pass(one, run, tally)
+        except StoppedError as error:
+            tally.stopped = error.found
+        for one in plan.passes if share is not None else ():
+            complete_pass(one, run)
     missing = (*plan.store.absent, *plan.store.cropped)
-    complete = not missing
+    complete = not (missing or tally.why())
     found = of_results(plan.store.path, {s.group for s in plan.steps})
     for text in found:
         send(publish, Remark(text))
-    send(publish, RunDone(seconds, done, skipped, complete, plan.left_out, peak))
-    return RunReport(complete, done, skipped, plan.left_out, seconds, peak, missing, (*plan.remarks, *found))
+    seconds = time.perf_counter() - begun
+    done = RunDone(seconds, tally.done, tally.skipped, complete, plan.left_out, tally.peak, tally.why())
+    send(publish, done)
+    return RunReport(
+        complete, tally.done, tally.skipped, plan.left_out, seconds, tally.peak, missing, (*plan.remarks, *found),
+        tuple(tally.quarantined), tally.stopped,
+    )  # fmt: skip
 
 
-def _run_pass(
-    one: Pass, plan: Plan, client: Any, publish: Publish, overwrite: bool, before: int, total: int
-) -> tuple[int, int, int]:  # fmt: skip
-    """All units of one pass. Returns blocks done, blocks skipped, peak memory of a worker in bytes."""
-    store = plan.store
-    finished: dict[str, set[str]] = {}
-    for step in one.steps:
-        if step.stored:
-            finished[step.name] = _begin(step, store, overwrite)
-    skipped = sum(len(blocks) for blocks in finished.values())
-    count = before
-    for name, blocks in finished.items():
-        for block in sorted(blocks):
-            count += 1
-            send(publish, BlockSkipped(name, block, count, total))
-    if any(len(blocks) < len(one.steps[0].blocks) for blocks in finished.values()):
-        scan.consolidate(store.path)  # what is being written is not to be seen
-    units = [_task(one, block, store, finished) for block in one.steps[0].blocks]
-    pending = [u for u in units if any(s.store_results for s in u.steps)]
-    done = peak = 0
-    begun = time.perf_counter()
-    for record in windowed(client, run_unit, pending):
-        peak = max(peak, record["rss"])
-        for name, part in record["steps"].items():
-            step = next(s for s in one.steps if s.name == name)
-            ledger.commit(
-                store.path, step.group, name,
-                {"block": record["block"], "read": part["read"], "files": part["files"], "seconds": record["seconds"]},
-            )  # fmt: skip
-            done, count = done + 1, count + 1
-        send(
-            publish,
-            BlockDone(
-                "+".join(record["steps"]), record["block"], record["seconds"], record["bytes_read"],
-                record["bytes_written"], count, total,
-            ),
-        )  # fmt: skip
-    for step in one.steps:
-        if step.name in finished and not ledger.states(store.path, step.group)[step.name].complete:
-            small = _gather(step, store) if step.reduction.combine else []
-            ledger.complete(store.path, step.group, step.name, _provenance(step, store), small)
-            send(publish, StepDone(step.name, len(step.blocks), time.perf_counter() - begun))
-    scan.consolidate(store.path)
-    return done, skipped, peak
+def refuse_share(share: tuple[int, int] | None, client: Any, overwrite: bool) -> None:
+    """Refuse a share that cannot be.
+
+    Raises
+    ------
+    RecipeError
+        A number beyond the count; a cluster, or overwriting, which would take away what other shares do.
+    """
+    if share is None:
+        return
+    asked = f"share {share[0]}/{share[1]}"
+    if not 1 <= share[0] <= share[1]:
+        raise RecipeError(asked, "is none of these", "count from 1, as in --shard 1/8")
+    if client is not None:
+        raise RecipeError(asked, "runs in one process, without a cluster", "leave out --cluster and --workers")
+    if overwrite:
+        raise RecipeError(asked, "cannot overwrite: other shares may be at work", "overwrite by a run without --shard")
 
 
-def _begin(step: PlannedStep, store: Stored, overwrite: bool) -> set[str]:
-    """Open the ledger of a step; declare its group and arrays where they are new."""
-    scan.create_group(store.path, step.group, {})
-    done = ledger.begin(store.path, step.group, step.name, step.plan, step.blocks, overwrite=overwrite)
-    if done:
-        return done
-    if not step.reduction.combine:
-        for variable in step.stored:
-            shape = _shape(variable, step, store)
-            layout = map_layout(variable.dims, shape, store.rows, store.edge, step.reduction.patch)
-            scan.create_array(store.path, step.group, variable, layout, {})
-    return done
+@contextmanager
+def errors_of_disks(store: str) -> Iterator[None]:
+    """What the file system refuses, as errors that say what to do.
+
+    Raises
+    ------
+    StoreError
+        A full disk, a file system that is read-only or gone.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = ""
+            with suppress(OSError):
+                free = f" ({shutil.disk_usage(store).free / 1e6:.1f} MB free)"
+            raise StoreError(f"store {store}", f"the disk is full{free}", "free space and run again to go on") from None
+        where = f" ({error.filename})" if error.filename else ""
+        raise StoreError(
+            f"store {store}", f"{error.strerror or error}{where}", "look at the file system, then run again to go on"
+        ) from error
 
 
 def _refuse_stale(step: PlannedStep, store: Stored) -> None:
@@ -331,72 +292,6 @@ def _check_space(plan: Plan) -> None:
             f"results need about {need / 1e6:.0f} MB, {free / 1e6:.0f} MB are free",
             "free space, or leave steps out",
         )
-
-
-def _shape(variable: Variable, step: PlannedStep, store: Stored) -> tuple[int, ...]:
-    """Length of every dim; of components as in the basis that the step reads."""
-    patch = step.reduction.patch or PATCH
-    sizes = {**store.sizes, **FIXED, **{f"patch_{d}": -(-store.sizes[d] // patch) for d in ("y", "x")}}
-    for read in step.reduction.reads:
-        if any(d.endswith("component") and d in read.dims for d in variable.dims):
-            found = zarr.open_array(str(Path(store.path, step.sources[read.name], read.name)), mode="r")
-            sizes |= dict(
-                zip(scan.declared(store.path, step.sources[read.name], read.name).dims, found.shape, strict=True)
-            )
-    return tuple(sizes[d] for d in variable.dims)
-
-
-def _task(one: Pass, block: str, store: Stored, finished: Mapping[str, set[str]]) -> UnitTask:
-    """The unit of a block. Steps that are on disk are run again only where others in the pass need their output."""
-    steps: list[UnitStep] = []
-    needed: set[str] = set()
-    for step in reversed(one.steps):
-        wanted = step.name in finished and block not in finished[step.name]
-        if wanted or needed & {v.name for v in step.writes}:
-            needed |= set(step.sources)
-            steps.insert(0, UnitStep(step.name, step.group, step.parameters, step.sources, wanted, step.tiled))
-    z, _, rows = block.partition("-")
-    y0, y1 = (int(v) for v in rows.split(":"))
-    return UnitTask(store.path, tuple(steps), int(z[1:]), y0, y1, one.unit == "layer", dict(store.axes), store.rows)
-
-
-def _gather(step: PlannedStep, store: Stored) -> list[str]:
-    """Merge the summaries of all blocks, in block order, and write the result whole. Returns the files written."""
-    merged: dict[str, np.ndarray] | None = None
-    combine, finish = step.reduction.combine, step.reduction.finish
-    assert combine is not None
-    for block in step.blocks:
-        with np.load(summary_path(store.path, step.group, step.name, block), allow_pickle=False) as file:
-            part = {name: file[name] for name in file.files}
-        merged = part if merged is None else combine(merged, part)
-    if merged is None:
-        raise StoreError(f"step {step.name}", "has no blocks", "ingest a scan with at least one layer")
-    result = finish(merged) if finish else merged
-    for variable in step.stored:
-        values = np.asarray(result[variable.name], variable.dtype)
-        scan.write_small(store.path, step.group, variable.name, variable.dims, values, variable.attrs)
-    folders = [Path(store.path, step.group, v.name) for v in step.stored]
-    return [str(p.relative_to(store.path)) for f in folders for p in sorted(f.rglob("*")) if p.is_file()]
-
-
-def _provenance(step: PlannedStep, store: Stored) -> dict[str, Any]:
-    """How to make the step's results again, and what they were made of."""
-    inputs, known = {}, set(scan.groups(store.path))
-    for source in step.plan["inputs"]:
-        group, _, maker = source.partition("/")
-        made = scan.read_group_meta(store.path, group)["attributes"].get("provenance", {}) if group in known else {}
-        if maker in made:  # else it lives in one pass, and what it does is in the plan
-            inputs[source] = made[maker].get("digest", "lives in one pass")
-    return {
-        "reduction": step.name,
-        "version": __version__,
-        "parameters": step.parameters,
-        "inputs": {k: v for k, v in inputs.items() if v != "lives in one pass"},
-        "files": step.plan.get("files", {}),
-        "reads": sorted(step.sources),
-        "absent": list(store.absent),
-        "numpy": np.__version__,
-    }
 
 
 def plan(recipe: Recipe | str | Path, store: str | Path) -> Plan:

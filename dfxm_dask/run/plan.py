@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 
 from dfxm_dask import __version__
-from dfxm_dask.errors import IncompleteError, InputError, RecipeError
+from dfxm_dask.errors import IncompleteError, InputError, RecipeError, StoreError
 from dfxm_dask.graph import COMPONENTS, FIXED, check_axes, components, expanded_writes, projected_memory
 from dfxm_dask.reduction import Reduction, find
 from dfxm_dask.run.recipe import Recipe, Step
@@ -127,6 +127,9 @@ def describe(store: str | Path) -> Stored:
     coordinates = {name: zarr.open_array(str(Path(store, name)), mode="r") for name in scan.arrays(store, "")}
     marked = {n: int(str(a.attrs["scan_axis"])) for n, a in coordinates.items() if "scan_axis" in a.attrs}
     units = {n: str(a.attrs.get("units", "")) for n, a in coordinates.items()}
+    layers = tuple(sorted(int(b[1:]) for b in state.done))
+    if layers and layers[-1] >= coordinates["z"].shape[0]:
+        raise StoreError(f"raw data of {store}", f"name layer {layers[-1]}, which z lacks", "distrust this store")
     return Stored(
         str(store),
         {n: units[n] for n in sorted(marked, key=lambda n: marked[n])},
@@ -135,7 +138,7 @@ def describe(store: str | Path) -> Stored:
         int(root["unit_rows"]),
         counts.chunk[-1],
         counts.dtype.itemsize,
-        tuple(sorted(int(b[1:]) for b in state.done)),
+        layers,
         tuple((state.provenance or {}).get("absent", ())),
         tuple((state.provenance or {}).get("cropped", ())),
     )
@@ -158,15 +161,18 @@ class Source:
 def _available(stored: Stored) -> dict[str, Source]:
     """Variables in the store that may be read: raw data, and what complete and current steps wrote."""
     found: dict[str, Source] = {}
+    for name in scan.arrays(stored.path, "raw"):  # complete, or there would be no description
+        found[name] = Source("raw", "ingest", scan.declared(stored.path, "raw", name))
     for group in scan.groups(stored.path):
+        if group == "raw":
+            continue
         states = ledger.states(stored.path, group)
-        bad = scan.incomplete(stored.path, group, states) if group != "raw" else {}
+        bad = scan.incomplete(stored.path, group, states)
         absent = set(stored.absent)
         for step, state in states.items():
             only_absent = bool(state.complete and absent and set((state.provenance or {}).get("absent", ())) == absent)
             if step not in bad or only_absent:
-                names = scan.arrays(stored.path, group) if group == "raw" else state.writes
-                found |= {n: Source(group, step, scan.declared(stored.path, group, n)) for n in names}
+                found |= {n: Source(group, step, scan.declared(stored.path, group, n)) for n in state.writes}
     return found
 
 
@@ -242,8 +248,7 @@ def _refuse_other_scale(
         source = available[name]
         made = plans.get(source.step)
         if made is None:
-            header, _ = ledger.read_ledger(ledger.ledger_path(stored.path, source.group, source.step))
-            made = header["plan"]
+            made = ledger.read_header(ledger.ledger_path(stored.path, source.group, source.step))["plan"]
         theirs = _scale(made)
         if mine == theirs:
             continue
@@ -329,10 +334,9 @@ def _identity(stored: Stored, group: str, maker: str, plans: Mapping[str, dict[s
     """What an input is: the plan of the step that makes it; for raw data, their content."""
     if maker in plans:
         return ledger.digest(plans[maker])
-    header, _ = ledger.read_ledger(ledger.ledger_path(stored.path, group, maker))
     if group == "raw":
         return str(scan.read_group_meta(stored.path, "raw")["attributes"]["provenance"][maker]["digest"])
-    return str(header["digest"])
+    return str(ledger.read_header(ledger.ledger_path(stored.path, group, maker))["digest"])
 
 
 def _place(
@@ -386,7 +390,7 @@ def _joined(passes: list[list[PlannedStep]], stored: Stored) -> list[list[Planne
         fits = fits and all(any("counts" in s.sources for s in part) for part in (last, steps))
         fits = fits and not any(s.reduction.halo for s in (*last, *steps))
         for step in last:
-            begun = ledger.read_ledger(ledger.ledger_path(stored.path, step.group, step.name))[0]
+            begun = ledger.read_header(ledger.ledger_path(stored.path, step.group, step.name))
             other = begun and begun["blocks"] != layers
             fits = fits and not step.reduction.combine and not other and "counts" in step.sources
         if fits:

@@ -6,6 +6,8 @@ a kilobyte that says what it did.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import resource
 import threading
@@ -25,7 +27,8 @@ from dfxm_dask.graph import check_outputs, expanded_writes, kernel_arguments, sc
 from dfxm_dask.reduction import Arrays, Reduction, find
 from dfxm_dask.schema import SPACE, Variable, expand
 from dfxm_dask.store.chunks import bands
-from dfxm_dask.store.ledger import Record, ledger_path
+from dfxm_dask.store.ledger import Record, ledger_path, replace_file
+from dfxm_dask.store.lock import Fence
 from dfxm_dask.store.shards import Buffers, ShardedArray, open_array, read, tiles, write_shard
 
 _memory = threading.local()
@@ -41,6 +44,7 @@ class UnitStep:
     sources: dict[str, str]
     store_results: bool
     tiled: bool = False
+    fence: Fence | None = None
 
 
 @dataclass(frozen=True)
@@ -239,14 +243,16 @@ def _keep(
 def _write(task: UnitTask, step: UnitStep, reduction: Reduction, results: Arrays) -> dict[str, list[Any]]:
     """Write the results of a step as whole shards; a gather leaves its summary beside the ledger."""
     files: dict[str, list[Any]] = {}
+    may_commit = step.fence.check if step.fence else None
     if reduction.combine is not None:
         path = summary_path(task.store, step.group, step.name, task.block)
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **results)  # type: ignore[arg-type]
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        files[os.path.relpath(path, task.store)] = [path.stat().st_size, ""]
+        content = io.BytesIO()
+        np.savez(content, **results)  # type: ignore[arg-type]
+        if may_commit is not None:
+            may_commit()
+        replace_file(path, content.getvalue())
+        digest = hashlib.sha256(content.getvalue()).hexdigest()
+        files[os.path.relpath(path, task.store)] = [len(content.getvalue()), digest]
         return files
     for variable in expanded_writes(reduction, task.axes, step.parameters):
         if not variable.stored:
@@ -260,7 +266,7 @@ def _write(task: UnitTask, step: UnitStep, reduction: Reduction, results: Arrays
         for number, (low, high) in enumerate(bands(values.shape[y], rows) if cut else [(0, 1)]):
             part = values[(slice(None),) * y + (slice(low, high),)] if cut else values
             place = tuple(task.z if d == "z" else first + number if d == cut else 0 for d in variable.dims)
-            written = write_shard(array, place, part[None])
+            written = write_shard(array, place, part[None], may_commit)
             files[os.path.relpath(array.shard_path(place), task.store)] = list(written)
     return files
 

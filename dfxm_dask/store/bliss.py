@@ -158,12 +158,9 @@ def _cut(pieces: tuple[Piece, ...], count: int) -> tuple[Piece, ...]:
     )
 
 
-def _units(dataset: h5py.Dataset) -> str | None:
-    unit = dataset.attrs.get("units")
-    unit = unit.decode("utf-8", "replace") if isinstance(unit, bytes) else unit
-    if not isinstance(unit, str) or not unit.strip():
-        return None
-    return UNITS.get(unit.strip().lower(), unit.strip())
+def _units(sources: Sources, dataset: h5py.Dataset) -> str | None:
+    unit = sources.unit(dataset)
+    return UNITS.get(unit.lower(), unit) or None
 
 
 def _readback(sources: Sources, entry: h5py.Group, motor: str, found: int, *, partial: bool) -> Readback:
@@ -182,7 +179,7 @@ def _readback(sources: Sources, entry: h5py.Group, motor: str, found: int, *, pa
         dataset = sources.find(entry, path)
         if not isinstance(dataset, h5py.Dataset):
             continue
-        units = units or _units(dataset)
+        units = units or _units(sources, dataset)
         value = sources.value(entry, path)
         # A scalar is where the motor stood once; the string "ERR" is a motor that did not answer.
         if isinstance(value, str | bytes) or value is None or (np.ndim(value) == 0 and found != 1):
@@ -247,7 +244,7 @@ def _layer(sources: Sources, entry: h5py.Group, beamline: Beamline) -> tuple[flo
                 return (
                     float(values.flat[0]),
                     motor,
-                    _units(dataset) or beamline.units.get(motor) or beamline.units.get("z", "mm"),
+                    _units(sources, dataset) or beamline.units.get(motor) or beamline.units.get("z", "mm"),
                 )
     return None, None, None
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from dfxm_dask.errors import SourceError
-from dfxm_dask.schema import nearest
+from dfxm_dask.schema import nearest, printable
 from dfxm_dask.store.links import Sources
 
 COUNTS = ("uint8", "uint16", "uint32")
@@ -128,7 +128,7 @@ def _elsewhere(entry: h5py.Group) -> str:
 
     def note(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset) and item.ndim == 3 and len(names) < 8:
-            names.append(f"{name} {item.shape}")
+            names.append(f"{printable(name)} {item.shape}")
 
     entry.visititems(note)
     return f" under measurement or instrument, but {', '.join(names)}: name one with --detector" if names else ""
@@ -142,8 +142,7 @@ def pixel_edges(sources: Sources, entry: h5py.Group, detector: str) -> tuple[flo
         value = sources.value(entry, f"instrument/{detector}/{axis}_pixel_size")
         if not isinstance(dataset, h5py.Dataset) or not isinstance(value, int | float | np.number):
             return None
-        unit = dataset.attrs.get("units", "")
-        unit = unit.decode() if isinstance(unit, bytes) else str(unit)
+        unit = sources.unit(dataset)
         size = float(value)
         # Files say "6.5 m" and mean um: no pixel is a millimetre wide.
         if unit in ("m", "mm") and size < (1e-3 if unit == "m" else 1.0):

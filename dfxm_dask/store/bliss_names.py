@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from dfxm_dask.errors import RecipeError
 from dfxm_dask.schema import nearest
+from dfxm_dask.store.plain_yaml import parse_yaml, plain, read_text
 
-LARGEST_CONFIG = 1_000_000
+RESERVED = ("x", "y", "time", "scan", "raw", "truth")
+"""Names in a store that no axis may take."""
 
 
 class Beamline(BaseModel):
@@ -39,8 +40,8 @@ class Beamline(BaseModel):
     def _each_motor_once(self) -> Beamline:
         seen: dict[str, str] = {}
         for axis, motors in self.motors.items():
-            if not axis.isidentifier() or axis in ("x", "y", "time", "scan"):
-                raise ValueError(f"axis {axis!r} must be a plain name other than x, y, time, scan")
+            if not axis.isidentifier() or axis in RESERVED:
+                raise ValueError(f"axis {axis!r} must be a plain name other than {', '.join(RESERVED)}")
             for motor in motors:
                 if seen.setdefault(motor, axis) != axis:
                     raise ValueError(f"motor {motor!r} stands under both {seen[motor]!r} and {axis!r}")
@@ -113,14 +114,10 @@ def load_beamline(
         Unknown beamline, or a file that does not fit.
     """
     path = find_config("beamlines", name_or_path)
-    try:
-        if path.stat().st_size > LARGEST_CONFIG:
-            raise RecipeError(str(path), "is larger than 1 MB", "give a beamline configuration")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(str(path), f"cannot be read ({' '.join(str(error).split())})", "correct the file") from error
+    content = plain(parse_yaml(read_text(path), path), path)
     if not isinstance(content, dict):
         raise RecipeError(str(path), "is not a mapping", "see configs/beamlines/id03.yaml")
+    _beamline(path, content)  # refuses a file that is wrong in itself, before anything is put into it
     given = dict(overrides or {})
     # "motor: axis" is what a command line says; the entries of the file are the other words.
     single = {
@@ -138,6 +135,10 @@ def load_beamline(
             content[key] = {**content[key], **value}
         else:
             content[key] = value
+    return _beamline(path, content)
+
+
+def _beamline(path: Path, content: Mapping[str, Any]) -> Beamline:
     try:
         return Beamline.model_validate(content)
     except ValidationError as error:

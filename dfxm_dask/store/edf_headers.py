@@ -11,6 +11,7 @@ import fabio.edfimage
 import numpy as np
 
 from dfxm_dask.errors import SourceError
+from dfxm_dask.schema import printable
 from dfxm_dask.store.bliss_detector import COUNTS
 
 
@@ -78,7 +79,7 @@ def frames_of(file: str) -> list[Frame]:
     try:
         found, end = [], 0
         for index, frame in enumerate(image._frames):
-            header = {str(key): str(value) for key, value in frame.header.items()}
+            header = {printable(str(key)): printable(str(value)) for key, value in frame.header.items()}
             if header.get("Compression", "NONE").upper() not in ("NONE", "") or file.lower().endswith((".gz", ".bz2")):
                 raise SourceError(file, "is compressed", "unpack it first")
             if any(key.startswith("EDF_BinaryFile") for key in header):

@@ -26,6 +26,7 @@ from dfxm_dask.schema import NOISE, Variable
 from dfxm_dask.store import ledger
 from dfxm_dask.store.chunks import bands, raw_layout, unit_rows
 from dfxm_dask.store.create import create_store, grid_positions, raw_variables
+from dfxm_dask.store.lock import STORE_LOCK, Fence, own_store
 from dfxm_dask.store.scan import arrays, consolidate, read_group_meta
 from dfxm_dask.store.shards import ShardWriter, open_array, write_shard
 from dfxm_dask.store.source import Axis, Scan, frames, list_scans, load_beamline, read_scan
@@ -53,6 +54,7 @@ class LayerTask:
     z: int
     scan: Scan
     roi: tuple[int, int, int, int] | None
+    fence: Fence | None = None
 
 
 def _sources(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -290,40 +292,45 @@ def ingest(
         "z": z_values,
         "writes": [v.name for v in variables],
     }
-    check_existing(target, {("raw", "ingest"): plan}, overwrite)
     nbytes = prod(layout.shape) * dtype.itemsize
-    done_before = sum(f.stat().st_size for f in target.rglob("*") if f.is_file()) if target.exists() else 0
-    check_space(target, int(nbytes * _encoded_fraction(first, roi) * 1.1) - done_before)
     rows = unit_rows(layout, dtype.itemsize)
     kept = {id(s) for s in whole}
     blocks = {f"z{z:04d}": s for z, s in enumerate(scans) if id(s) in kept}
-    if not ledger.read_ledger(ledger.ledger_path(target, "raw", "ingest"))[0]:  # new, or killed before it began
-        create_store(target, scans, whole, layout, rows, variables, roi, pixel_size, z_values)
-    done = ledger.begin(target, "raw", "ingest", plan, blocks)
-    tasks = [LayerTask(str(target), int(b[1:]), s, roi) for b, s in blocks.items() if b not in done]
-    for record in each(ingest_layer, tasks):
-        ledger.commit(target, "raw", "ingest", record)
     cropped = [
         f"{s.source} entry {s.entry} ({s.found} of {s.commanded} frames)" for s in whole if s.found < s.commanded
     ]
-    provenance = {
-        "reduction": "ingest",
-        "version": __version__,
-        "parameters": {"roi": roi, "pixel_size": pixel_size, "detector": first.detector},
-        "absent": absent,
-        "cropped": cropped,
-    }
-    ledger.complete(target, "raw", "ingest", provenance, small_files(target, variables))
-    consolidate(target)
+    with own_store(target, f"ingest into {target}") as fence:
+        check_existing(target, {("raw", "ingest"): plan}, overwrite)
+        done_before = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
+        check_space(target, int(nbytes * _encoded_fraction(first, roi) * 1.1) - done_before)
+        ledger.sweep(target, "raw")
+        if not ledger.read_ledger(ledger.ledger_path(target, "raw", "ingest"))[0]:  # new, or killed before it began
+            create_store(target, scans, whole, layout, rows, variables, roi, pixel_size, z_values)
+        done = ledger.begin(target, "raw", "ingest", plan, blocks)
+        tasks = [LayerTask(str(target), int(b[1:]), s, roi, fence) for b, s in blocks.items() if b not in done]
+        for record in each(ingest_layer, tasks):
+            fence.check()
+            ledger.commit(target, "raw", "ingest", record)
+        provenance = {
+            "reduction": "ingest",
+            "version": __version__,
+            "parameters": {"roi": roi, "pixel_size": pixel_size, "detector": first.detector},
+            "absent": absent,
+            "cropped": cropped,
+            "root": ledger.digest(read_group_meta(target)["attributes"]),
+        }
+        ledger.complete(target, "raw", "ingest", provenance, small_files(target, variables))
+        consolidate(target)
     return IngestReport(len(blocks), len(done), (*absent, *cropped), time.perf_counter() - begun, nbytes)
 
 
 def small_files(target: Path, variables: list[Variable], group: str = "raw") -> list[str]:
-    """Files of coordinates, monitors and readbacks: they must be there as the blocks must."""
+    """Coordinates, monitors, readbacks and the metadata of all arrays: they must be there as the blocks must."""
     blocks = {v.name for v in variables}
     folders = [target / name for name in arrays(target, "")]
     folders += [target / group / name for name in arrays(target, group) if name not in blocks]
-    return [str(p.relative_to(target)) for f in folders for p in sorted(f.rglob("*")) if p.is_file()]
+    small = [str(p.relative_to(target)) for f in folders for p in sorted(f.rglob("*")) if p.is_file()]
+    return small + [f"{group}/{name}/zarr.json" for name in sorted(blocks)]
 
 
 def _check_roi(roi: Any, shape: tuple[int, int]) -> tuple[int, int, int, int] | None:
@@ -364,7 +371,8 @@ def check_existing(target: Path, plans: Mapping[tuple[str, str], Mapping[str, An
     StoreError
         Not a store of ours, or one that began with something else.
     """
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    found = [p for p in target.iterdir() if p.name != STORE_LOCK] if target.is_dir() else [target]
+    if not found or not target.exists():
         return
     try:
         ours = "schema_version" in read_group_meta(target)["attributes"]
@@ -373,15 +381,16 @@ def check_existing(target: Path, plans: Mapping[tuple[str, str], Mapping[str, An
     if not ours:
         raise StoreError(f"store {target}", "exists and is not a store of this package", "choose another place")
     if overwrite:
-        shutil.rmtree(target)
+        for path in found:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return
     if not any(target.glob("*/.ledger/*.jsonl")):
         return  # killed before anything was begun
     begun = {key: ledger.read_ledger(ledger.ledger_path(target, *key))[0] for key in plans}
     other = [key for key, header in begun.items() if header and header["digest"] != ledger.digest(plans[key])]
     if other or not any(begun.values()):  # one of two steps may lack its ledger: killed between them
-        found = f"exists and holds another {(other or list(plans))[0][1]}"
-        raise StoreError(f"store {target}", found, "say --overwrite, or name a new store")
+        holds = f"exists and holds another {(other or list(plans))[0][1]}"
+        raise StoreError(f"store {target}", holds, "say --overwrite, or name a new store")
     for group, step in (key for key, header in begun.items() if header):
         if lost := ledger.states(target, group)[step].lost:
             raise StoreError(f"store {target}", f"{lost[0]} is missing", "restore the file, or say --overwrite")
@@ -391,7 +400,7 @@ def ingest_layer(task: LayerTask) -> ledger.Record:
     """Write one layer: a shard per band of counts, a shard of every patch statistic. Returns its record."""
     begun = time.perf_counter()
     found = ((int(task.scan.order[number]), frame) for number, frame in frames(task.scan, roi=task.roi))
-    files = write_layer(task.store, task.z, found, f"{task.scan.source} entry {task.scan.entry}")
+    files = write_layer(task.store, task.z, found, f"{task.scan.source} entry {task.scan.entry}", task.fence)
     return {
         "block": f"z{task.z:04d}",
         "read": [[Path(p.file).name, p.dataset, p.first, p.count] for p in task.scan.pieces],
@@ -400,7 +409,9 @@ def ingest_layer(task: LayerTask) -> ledger.Record:
     }
 
 
-def write_layer(store: str, z: int, found: Iterable[tuple[int, np.ndarray]], source: str) -> dict[str, list[Any]]:
+def write_layer(
+    store: str, z: int, found: Iterable[tuple[int, np.ndarray]], source: str, fence: Fence | None = None
+) -> dict[str, list[Any]]:
     """Shards of one layer of ``raw`` from a stream of frames, each with its flat index on the grid.
 
     Returns
@@ -421,7 +432,8 @@ def write_layer(store: str, z: int, found: Iterable[tuple[int, np.ndarray]], sou
     zeros = (0,) * len(scan_shape)
     band_rows = counts.shard[-2]
     statistics: dict[str, np.ndarray] = {}
-    writers = [ShardWriter(counts, (z, *zeros, k, 0)) for k in range(len(bands(ny, band_rows)))]
+    may_commit = fence.check if fence else None
+    writers = [ShardWriter(counts, (z, *zeros, k, 0), may_commit) for k in range(len(bands(ny, band_rows)))]
     tile = np.zeros((edge, edge), counts.dtype)
     seen = 0
     noise: list[float] = []
@@ -454,10 +466,12 @@ def write_layer(store: str, z: int, found: Iterable[tuple[int, np.ndarray]], sou
             writer.abandon()
     layer: dict[str, Any] = {n: v.reshape(*scan_shape, *v.shape[1:]) for n, v in statistics.items()}
     layer[NOISE.name] = np.float32(np.quantile(noise, 0.25))
-    return files | write_maps(store, "raw", z, layer)
+    return files | write_maps(store, "raw", z, layer, fence)
 
 
-def write_maps(store: str, group: str, z: int, layer: Mapping[str, Any]) -> dict[str, list[Any]]:
+def write_maps(
+    store: str, group: str, z: int, layer: Mapping[str, Any], fence: Fence | None = None
+) -> dict[str, list[Any]]:
     """All shards of the variables of a layer: name → values without z. Returns files with size and digest."""
     files = {}
     for name, values in layer.items():
@@ -466,7 +480,7 @@ def write_maps(store: str, group: str, z: int, layer: Mapping[str, Any]) -> dict
         whole = np.asarray(values)
         for place in product(*(range(ceil(n / s)) for n, s in zip(array.shape[1:], array.shard[1:], strict=True))):
             part = whole[tuple(slice(k * s, (k + 1) * s) for k, s in zip(place, array.shard[1:], strict=True))]
-            written = write_shard(array, (z, *place), part[None])
+            written = write_shard(array, (z, *place), part[None], fence.check if fence else None)
             files[_relative(store, array.shard_path((z, *place)))] = list(written)
     return files
 

@@ -1,24 +1,28 @@
 """The ledger: which blocks of a step are on disk, and when a step is complete.
 
 Every step of a group keeps ``<group>/.ledger/<step>.jsonl``: a header that names the plan, then one line per block,
-appended and forced to disk after the block's files are. A step is complete when its name stands under ``provenance``
-in the attributes of the group, which happens last. Files alone prove nothing.
+appended and forced to disk after the block's files are, each with a checksum of its own. The shares of a job array
+keep ledgers of their own in ``<step>.shares/``, which are read as one. A step is complete when its name stands under
+``provenance`` in the attributes of the group, which happens last. Files alone prove nothing.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
+import shutil
 import socket
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dfxm_dask.errors import StoreError
-from dfxm_dask.store.shards import sync_folder
+from dfxm_dask.store.shards import full_disk_said, sync_folder
 
 Record = dict[str, Any]
 
@@ -28,15 +32,26 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def file_digest(path: str | Path) -> str:
+    """sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, and force it to disk."""
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    sync_folder(str(path.parent))
+    try:
+        with full_disk_said(f"file {path}"):
+            with open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+            sync_folder(str(path.parent))
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def ledger_path(store: str | Path, group: str, step: str) -> Path:
@@ -44,47 +59,194 @@ def ledger_path(store: str | Path, group: str, step: str) -> Path:
     return Path(store, group, ".ledger", f"{step}.jsonl")
 
 
-def read_ledger(path: Path) -> tuple[Record, dict[str, Record]]:
-    """Header and records by block; a torn last line is left out. No ledger: two empty dicts."""
-    if not path.exists():
-        return {}, {}
+def share_path(store: str | Path, group: str, step: str, share: tuple[int, int]) -> Path:
+    """Where one share (number, of how many) of a job array writes its records: a ledger has one writer."""
+    return ledger_path(store, group, step).with_suffix(".shares") / f"{share[0]}-of-{share[1]}.jsonl"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What the ledger of a step says.
+
+    ``records`` are by block; ``completed`` is the digest of the provenance that made the step complete; ``damaged``
+    names lines whose checksum is wrong and that no kill explains.
+    """
+
+    header: Record
+    records: dict[str, Record]
+    completed: str
+    damaged: tuple[str, ...]
+
+
+def open_ledger(path: Path) -> Ledger:
+    """A ledger with all its shares. No ledger: one without header and records.
+
+    Raises
+    ------
+    StoreError
+        An entry makes no sense, or names a file outside the store.
+    """
     header: Record = {}
     records: dict[str, Record] = {}
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # the empty end, or a line that a kill cut short
-        if "block" in entry:
-            records[entry["block"]] = entry
-        elif not header:
-            header = entry
-    return header, records
+    withdrawn: set[str] = set()
+    completed = ""
+    damaged: list[str] = []
+    for part in (path, *sorted(path.with_suffix(".shares").glob("*.jsonl"))):
+        torn: dict[str, str] = {}  # lines that a kill cut short, by digest: whoever closed them says so
+        for number, line in enumerate(_lines(part), start=1):
+            entry = _opened(line)
+            if entry is None:
+                if line:
+                    torn[hashlib.sha256(line).hexdigest()] = f"{part.name} line {number}"
+                continue
+            _check_form(part, entry)
+            if "torn" in entry:
+                torn.pop(entry["torn"], None)
+            elif "withdrawn" in entry:
+                withdrawn |= set(entry["withdrawn"])
+            elif "completed" in entry:
+                completed = entry["completed"]
+            elif "block" in entry:
+                records[entry["block"]] = entry
+            elif not header:
+                header = entry
+        damaged += torn.values()
+    plan = header.get("digest")  # a record of another plan is that of a run that was taken for dead
+    records = {b: r for b, r in records.items() if r["sum"] not in withdrawn and r.get("plan", plan) == plan}
+    return Ledger(header, records, completed, tuple(damaged))
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Lines of a file, without their ends; none where it is not there."""
+    if path.exists():
+        with open(path, "rb") as file:
+            for line in file:
+                yield line.removesuffix(b"\n")
+
+
+def read_header(path: Path) -> Record:
+    """The header of a ledger, without its records; {} where there is none."""
+    for line in _lines(path):
+        entry = _opened(line)
+        if entry is not None and "plan" in entry and "blocks" in entry:
+            _check_form(path, entry)
+            return entry
+    return {}
+
+
+def read_ledger(path: Path) -> tuple[Record, dict[str, Record]]:
+    """Header and records by block; damaged lines are left out. No ledger: two empty dicts."""
+    found = open_ledger(path)
+    return found.header, found.records
+
+
+def _sealed(entry: Record) -> bytes:
+    """An entry as a line that ends with a checksum of all before it."""
+    body = json.dumps(entry, sort_keys=True).encode()[:-1]
+    return body + _seal(body) + b"\n"
+
+
+def _seal(body: bytes) -> bytes:
+    return b', "sum": "%s"}' % hashlib.sha256(body).hexdigest()[:16].encode()
+
+
+SEAL = len(_seal(b""))
+
+
+def _opened(line: bytes) -> Record | None:
+    """The entry in a line, if it is whole."""
+    if line[-SEAL:] != _seal(line[:-SEAL]):
+        return None
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+BLOCK = re.compile(r"z\d{4,8}(-\d{1,9}:\d{1,9})?")
+"""Names of blocks: a layer, or rows of a layer."""
+
+
+def _check_form(path: Path, entry: Record) -> None:
+    """Refuse an entry that is sealed and makes no sense: checksums keep accidents out, not strangers.
+
+    Raises
+    ------
+    StoreError
+        Wrong types, names of blocks that are none, files outside the store.
+    """
+
+    def texts(values: Any) -> bool:
+        return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+    def files(found: Any) -> bool:
+        return isinstance(found, dict) and all(
+            isinstance(value, list) and len(value) == 2 and type(value[0]) is int and value[0] >= 0
+            and isinstance(value[1], str) for value in found.values()
+        )  # fmt: skip
+
+    if "block" in entry:
+        ok = isinstance(entry["block"], str) and BLOCK.fullmatch(entry["block"]) and files(entry.get("files"))
+        ok = ok and files(entry.get("beside", {})) and isinstance(entry.get("inputs", {}), dict)
+    elif "withdrawn" in entry:
+        ok = texts(entry["withdrawn"])
+    elif "torn" in entry or "completed" in entry:
+        ok = isinstance(entry.get("torn", entry.get("completed")), str)
+    else:
+        plan = entry.get("plan")
+        ok = isinstance(plan, dict) and texts(plan.get("writes", [])) and isinstance(plan.get("inputs", {}), dict)
+        ok = ok and texts(entry.get("blocks")) and all(BLOCK.fullmatch(block) for block in entry["blocks"])
+        ok = ok and isinstance(entry.get("digest"), str)
+    if not ok:
+        raise StoreError(f"ledger {path}", "has an entry of another form", "distrust this store")
+    for name in entry.get("files", ()):
+        if name.startswith("/") or ".." in name.split("/"):
+            raise StoreError(f"ledger {path}", f"names {name!r}, outside the store", "distrust this store")
 
 
 def append(path: Path, entry: Record) -> None:
-    """Add one line and force it to disk. A line that a kill cut short is closed first, so that it stays alone."""
-    data = json.dumps(entry, sort_keys=True).encode() + b"\n"
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            data = b"\n" + data
-        os.write(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Add one line and force it to disk. A line that a kill cut short is closed first, so that it stays alone.
 
-
-def sound(store: str | Path, record: Record) -> bool:
-    """Whether the files of a record are there in the size that was written."""
-    for name, (size, _) in record["files"].items():
+    Raises
+    ------
+    StoreError
+        The disk is full; the ledger is as it was.
+    """
+    with full_disk_said(f"ledger {path}"):
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            if os.stat(os.path.join(store, name)).st_size != size:
+            size = os.fstat(descriptor).st_size
+            data = b""
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                torn = os.pread(descriptor, size, 0).rpartition(b"\n")[2]
+                data = b"\n" + _sealed({"torn": hashlib.sha256(torn).hexdigest()})
+            data += _sealed(entry)
+            try:
+                if os.write(descriptor, data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def sound(store: str | Path, files: Mapping[str, Any]) -> bool:
+    """Whether files {name: [bytes, digest]} are there in the size that was written."""
+    for name, (size, _) in files.items():
+        try:
+            if os.stat(f"{store}/{name}").st_size != size:
                 return False
         except OSError:
             return False
     return True
+
+
+def is_done(store: str | Path, record: Record) -> bool:
+    """Whether all that a record names is there: its files, and those beside the store."""
+    return sound(store, record["files"]) and sound(store, record.get("beside", {}))
 
 
 def check_plan(store: str | Path, group: str, step: str, plan: Mapping[str, Any]) -> None:
@@ -95,7 +257,7 @@ def check_plan(store: str | Path, group: str, step: str, plan: Mapping[str, Any]
     StoreError
         Other parameters, inputs or versions.
     """
-    header, _ = read_ledger(ledger_path(store, group, step))
+    header = read_header(ledger_path(store, group, step))
     if header and header["digest"] != digest(plan):
         old, new = header["plan"], json.loads(json.dumps(dict(plan)))
         changed = sorted(k for k in {*new, *old} if new.get(k) != old.get(k))
@@ -106,9 +268,24 @@ def check_plan(store: str | Path, group: str, step: str, plan: Mapping[str, Any]
 
 
 def begin(
-    store: str | Path, group: str, step: str, plan: Mapping[str, Any], blocks: Iterable[str], *, overwrite: bool = False
+    store: str | Path,
+    group: str,
+    step: str,
+    plan: Mapping[str, Any],
+    blocks: Iterable[str],
+    *,
+    overwrite: bool = False,
+    declare: Callable[[], None] = lambda: None,
+    recipe: Any = None,
 ) -> set[str]:
     """Open the ledger of a step and return the blocks that are done already.
+
+    Parameters
+    ----------
+    declare : callable
+        Declares the arrays of a step that is new; what has a header has its arrays.
+    recipe : JSON, optional
+        The recipe that the step is part of, to make it again.
 
     Raises
     ------
@@ -128,32 +305,56 @@ def begin(
         withdraw(store, group, step)
         header = {}
     if not header:
-        append(path, {"step": step, "digest": digest(plan), "plan": dict(plan), "blocks": wanted})
+        declare()
+        entry = {"step": step, "digest": digest(plan), "plan": dict(plan), "blocks": wanted, "recipe": recipe}
+        append(path, entry)
         sync_folder(str(path.parent))
         return set()
+    return {block for block, record in records.items() if is_done(store, record)}
+
+
+def sweep(store: str | Path, group: str) -> None:
+    """Remove what runs that were killed left half written. Only who owns the group may."""
     for stray in Path(store, group).rglob("*.partial"):
-        stray.unlink(missing_ok=True)  # left by a run that was killed
-    return {block for block, record in records.items() if sound(store, record)}
+        stray.unlink(missing_ok=True)
 
 
 def withdraw(store: str | Path, group: str, step: str) -> None:
     """Take back a step: it is no longer complete, and nothing of it counts as done."""
     meta = Path(store, group, "zarr.json")
-    if meta.exists():
-        data = json.loads(meta.read_bytes())
-        if data["attributes"].get("provenance", {}).pop(step, None) is not None:
-            replace_file(meta, json.dumps(data, indent=2).encode())
-    ledger_path(store, group, step).unlink(missing_ok=True)
+    data, provenance = group_provenance(store, group)
+    if provenance.pop(step, None) is not None:
+        replace_file(meta, json.dumps(data, indent=2).encode())
+    path = ledger_path(store, group, step)
+    path.unlink(missing_ok=True)
+    shutil.rmtree(path.with_suffix(".shares"), ignore_errors=True)
 
 
-def commit(store: str | Path, group: str, step: str, record: Record) -> None:
-    """Say that a block is on disk: ``block``, ``read`` (what), ``files`` {name: [bytes, digest]}, ``seconds``."""
-    append(ledger_path(store, group, step), {**record, "host": socket.gethostname()})
+def withdraw_blocks(store: str | Path, group: str, step: str, blocks: Iterable[str]) -> None:
+    """Take back some blocks of a step: the next run makes them again."""
+    path = ledger_path(store, group, step)
+    _, records = read_ledger(path)
+    append(path, {"withdrawn": sorted(records[b]["sum"] for b in blocks if b in records)})
 
 
-def small_file(store: str | Path, name: str) -> int:
-    """Size of a file of a store."""
-    return os.stat(os.path.join(store, name)).st_size
+def commit(store: str | Path, group: str, step: str, record: Record, *, share: tuple[int, int] | None = None) -> None:
+    """Say that a block is on disk.
+
+    Parameters
+    ----------
+    record : dict
+        ``block``, ``read`` (what), ``files`` {name: [bytes, digest]}, ``seconds``, ``inputs`` (digest of what was
+        read),
+        ``plan`` (digest of plan of the step, with which a record of another plan is told).
+    share : (number, of how many), optional
+        Of a job array; each share has a ledger of its own.
+    """
+    path = ledger_path(store, group, step) if share is None else share_path(store, group, step, share)
+    new = not path.exists()
+    path.parent.mkdir(exist_ok=True)
+    append(path, {**record, "host": socket.gethostname()})
+    if new:
+        sync_folder(str(path.parent))
 
 
 def complete(
@@ -161,25 +362,81 @@ def complete(
 ) -> None:
     """Make a step complete: write its provenance, with the digest of all its blocks, into the group's attributes.
 
-    ``small`` names files beside the blocks (coordinates, gathered results) that must be there too.
+    ``small`` names files beside the blocks (metadata, coordinates, gathered results) that must be there too.
 
     Raises
     ------
     StoreError
         A block of the plan has no record.
     """
-    header, records = read_ledger(ledger_path(store, group, step))
+    path = ledger_path(store, group, step)
+    header, records = read_ledger(path)
     lacking = [block for block in header["blocks"] if block not in records]
     if lacking:
         raise StoreError(f"step {step!r} in group {group!r}", f"lacks block {lacking[0]}", "run it again to resume")
-    content = {block: records[block]["files"] for block in header["blocks"]}
     meta = Path(store, group, "zarr.json")
-    data = json.loads(meta.read_bytes())
-    files = {name: small_file(store, name) for name in small}
-    data["attributes"].setdefault("provenance", {})[step] = {
-        **provenance, "digest": digest(content), "small_files": files
-    }  # fmt: skip
+    data, provenance_of = group_provenance(store, group)
+    names = sorted(small)
+    sync_files(store, names)
+    files = {name: [os.stat(Path(store, name)).st_size, file_digest(Path(store, name))] for name in names}
+    entry = {**provenance, "digest": content_digest(header, records), "small_files": files}
+    provenance_of[step] = entry
+    data["attributes"]["provenance"] = dict(sorted(provenance_of.items()))  # the same bytes, whoever came last
+    append(path, {"completed": digest(entry)})
     replace_file(meta, json.dumps(data, indent=2).encode())
+
+
+def group_provenance(store: str | Path, group: str) -> tuple[Record, Record]:
+    """Metadata of a group, and the provenance of its complete steps, which is a part of them.
+
+    Raises
+    ------
+    StoreError
+        The metadata make no sense.
+    """
+    path = Path(store, group, "zarr.json")
+    if not path.exists():
+        return {}, {}
+    try:
+        meta = json.loads(path.read_bytes())
+        provenance = meta["attributes"].setdefault("provenance", {})
+        if not all(isinstance(made, dict) for made in provenance.values()):
+            raise TypeError("provenance")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(
+            f"group {group!r} of {store}", f"has metadata that make no sense ({error})", "see dfxm-dask verify --repair"
+        ) from None
+    return meta, provenance
+
+
+def restore_metadata(store: str | Path, group: str) -> None:
+    """Write the metadata of a group anew, with the provenance that its ledgers vouch for; the rest is not complete."""
+    try:
+        _, found = group_provenance(store, group)
+    except StoreError:
+        found = {}
+    vouched = {
+        s: made for s, made in found.items() if open_ledger(ledger_path(store, group, s)).completed == digest(made)
+    }
+    meta = {"zarr_format": 3, "node_type": "group", "attributes": {"provenance": vouched} if vouched else {}}
+    replace_file(Path(store, group, "zarr.json"), json.dumps(meta, indent=2).encode())
+
+
+def content_digest(header: Record, records: Mapping[str, Record]) -> str:
+    """What all blocks of a step hold, as one digest."""
+    return digest({block: records[block]["files"] for block in header["blocks"]})
+
+
+def sync_files(store: str | Path, names: Iterable[str]) -> None:
+    """Force files, and the folders that lead to them, to disk."""
+    folders = set()
+    for name in names:
+        path = Path(store, name)
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        folders |= {p for p in path.parents if p == Path(store) or Path(store) in p.parents}
+    for folder in folders:
+        sync_folder(str(folder))
 
 
 @dataclass(frozen=True)
@@ -200,16 +457,15 @@ class StepState:
 
 def states(store: str | Path, group: str) -> dict[str, StepState]:
     """The state of every step of a group, by what its ledger, its files and the group's attributes say."""
-    meta = Path(store, group, "zarr.json")
-    provenance = json.loads(meta.read_bytes())["attributes"].get("provenance", {}) if meta.exists() else {}
+    _, provenance = group_provenance(store, group)
     names = {p.stem for p in Path(store, group, ".ledger").glob("*.jsonl")} | set(provenance)
     result = {}
     for step in sorted(names):
         header, records = read_ledger(ledger_path(store, group, step))
-        done = frozenset(b for b in header.get("blocks", ()) if b in records and sound(store, records[b]))
+        done = frozenset(b for b in header.get("blocks", ()) if b in records and is_done(store, records[b]))
         writes = header.get("plan", {}).get("writes", ())
         small = provenance.get(step, {}).get("small_files", {})
-        lost = [name for name, size in small.items() if not sound(store, {"files": {name: (size, "")}})]
+        lost = [name for name, size in small.items() if not sound(store, {name: size})]
         lost += [f"{group}/{name}" for name in writes if not Path(store, group, name, "zarr.json").exists()]
         result[step] = StepState(
             step, tuple(header.get("blocks", ("unknown",))), done, provenance.get(step), tuple(writes), tuple(lost)

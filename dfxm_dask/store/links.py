@@ -21,6 +21,7 @@ import hdf5plugin  # noqa: F401  (registers the bitshuffle filter of LIMA files)
 import numpy as np
 
 from dfxm_dask.errors import SourceError
+from dfxm_dask.schema import printable
 
 MOST_HOPS = 16
 MOST_OPEN = 16
@@ -136,6 +137,7 @@ class Sources:
         gone : type
             Error to raise where the file is missing.
         """
+        self._refuse_odd(name)
         folder = os.path.dirname(os.path.realpath(holder.filename))
         # HDF5 itself looks beside the holder when an absolute path is gone, which is how moved data are found.
         candidates = (
@@ -154,6 +156,11 @@ class Sources:
             if os.path.exists(real):
                 return self._open(real, keep=keep)
         raise gone(self.asked, f"{what} needs {candidates[0]}, which is missing", "restore the file")
+
+    def _refuse_odd(self, name: str) -> None:
+        """Refuse a name that would steer the terminal on which it is shown."""
+        if printable(name) != name:
+            raise SourceError(self.asked, f"names {name!r}, which holds control characters", "distrust this file")
 
     def find(self, start: Any, path: str, *, keep: bool = True, hops: int = 0) -> Any:
         """The object at a path, walked link by link.
@@ -178,6 +185,7 @@ class Sources:
                 continue
             if not isinstance(here, h5py.Group):
                 return None
+            self._refuse_odd(name)
             try:
                 link = here.get(name, getlink=True)
             except TypeError as error:
@@ -234,7 +242,25 @@ class Sources:
             raise SourceError(self.asked, f"{where} cannot be read ({text})", "copy the file again") from error
         if isinstance(value, np.ndarray) and value.size == 1:
             value = value.reshape(-1)[0]
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        return printable(value) if isinstance(value, str) else value
+
+    def unit(self, dataset: h5py.Dataset) -> str:
+        """Unit of a dataset as the file spells it; empty where there is none.
+
+        Raises
+        ------
+        SourceError
+            The attribute cannot be read.
+        """
+        try:
+            found = dataset.attrs.get("units", "")
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            where = f"unit of {dataset.name} of {dataset.file.filename}"
+            text = " ".join(str(error).split())
+            raise SourceError(self.asked, f"{where} cannot be read ({text})", "copy the file again") from error
+        found = found.decode("utf-8", "replace") if isinstance(found, bytes) else found
+        return printable(found).strip() if isinstance(found, str) else ""
 
 
 def refuse_external(dataset: h5py.Dataset, asked: str) -> None:

@@ -18,8 +18,9 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from dfxm_dask.errors import IncompleteError, StoreError
 from dfxm_dask.schema import SCHEMA_VERSION, Variable, migrate
-from dfxm_dask.store import ledger, shards
+from dfxm_dask.store import ledger, metadata, shards
 from dfxm_dask.store.chunks import Layout
+from dfxm_dask.store.lock import hold
 
 
 def create_group(store: str | Path, name: str, attrs: Mapping[str, Any], *, anew: bool = False) -> None:
@@ -75,19 +76,30 @@ def write_small(
 
 
 def open_foreign(path: Path) -> zarr.Array[Any]:
-    """An array of a layout that is not ours; shards go through zarrs, six times faster, where that is installed."""
-    array = zarr.open_array(str(path), mode="r")
-    if array.shards is None or find_spec("zarrs") is None:
-        return array
-    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-        return zarr.open_array(str(path), mode="r")
+    """An array of a layout that is not ours; shards go through zarrs, six times faster, where that is installed.
+
+    Raises
+    ------
+    StoreError
+        Metadata that zarr does not understand, or a link among the chunks.
+    """
+    metadata.refuse_links(path)
+    try:
+        array = zarr.open_array(str(path), mode="r")
+        if array.shards is None or find_spec("zarrs") is None:
+            return array
+        with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+            return zarr.open_array(str(path), mode="r")
+    except Exception as error:  # zarr raises whatever its parsers meet
+        reason = " ".join(str(error).split())[:200]
+        raise StoreError(f"array {path}", f"cannot be opened by Zarr ({reason})", metadata.DISTRUST) from None
 
 
 class _LazyArray(BackendArray):
     """The face that xarray's lazy indexing wants; reads shards directly, or other layouts through zarr."""
 
     def __init__(self, path: Path, known: frozenset[str] | None = None) -> None:
-        self.known = known
+        self.path, self.known = path, known
         self.sharded = shards.open_array(path)
         self.other = None if self.sharded is not None else open_foreign(path)
         source = self.sharded if self.sharded is not None else self.other
@@ -109,26 +121,29 @@ class _LazyArray(BackendArray):
                 after.append(0)  # type: ignore[arg-type]
         if self.sharded is not None:
             return shards.read(self.sharded, tuple(boxes), known=self.known)[tuple(after)]
-        return np.asarray(self.other[tuple(boxes)])[tuple(after)]  # type: ignore[index]
+        try:
+            return np.asarray(self.other[tuple(boxes)])[tuple(after)]  # type: ignore[index]
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise StoreError(f"array {self.path}", f"cannot be read ({reason})", shards.REMEDY) from None
 
 
 def read_group_meta(store: str | Path, group: str = "") -> dict[str, Any]:
-    """Metadata of a group.
+    """Metadata of a group. With that of the root, all nodes of the store are checked: see :mod:`.metadata`.
 
     Raises
     ------
     StoreError
-        There is no group.
+        There is no group, or the store is not to be trusted.
     """
     path = Path(store, group, "zarr.json")
-    try:
-        meta: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise StoreError(
-            f"store {store}", f"has no group {group or '/'!r}", "check the path, or ingest first"
-        ) from None
-    except ValueError as error:
-        raise StoreError(f"store {store}", f"{path.name} is not JSON ({error})", "restore the file") from None
+    if not os.path.lexists(path):
+        raise StoreError(f"store {store}", f"has no group {group or '/'!r}", "check the path, or ingest first")
+    meta = metadata.read_node(path.parent)
+    if meta["node_type"] != "group":
+        raise StoreError(f"store {store}", f"{group or '/'!r} is no group", "name the store itself")
+    if not group:
+        metadata.check_store(store)
     return meta
 
 
@@ -145,8 +160,16 @@ def arrays(store: str | Path, group: str) -> list[str]:
 def consolidate(store: str | Path) -> None:
     """Put the metadata of all complete groups into the root, where other readers look first.
 
-    A group with an unfinished step is left out: plain xarray or zarr does not see it either.
+    A group with an unfinished step is left out: plain xarray or zarr does not see it either. Runs on several groups of
+    one store do this one after the other, each with all that is there.
     """
+    with hold(Path(store), ".consolidating", what=f"metadata of {store}", wait=60):
+        for left in Path(store).glob("zarr.json.*.partial"):
+            left.unlink(missing_ok=True)  # of a run that was killed here
+        _consolidate(store)
+
+
+def _consolidate(store: str | Path) -> None:
     root = Path(store, "zarr.json")
     meta = read_group_meta(store)
     meta.pop("consolidated_metadata", None)
@@ -179,7 +202,7 @@ def _node(path: Path) -> str:
 
 
 def _variable(path: Path, known: frozenset[str] | None = None) -> xr.Variable:
-    meta = json.loads((path / "zarr.json").read_bytes())
+    meta = metadata.read_node(path)
     data = indexing.LazilyIndexedArray(_LazyArray(path, known))
     return xr.Variable(meta.get("dimension_names", ()), data, meta["attributes"], fastpath=True)
 
@@ -190,6 +213,8 @@ def valid_blocks(state: ledger.StepState, nz: int, ny: int) -> np.ndarray:
     for block in state.done:
         z, _, band = block.partition("-")
         y0, y1 = (int(v) for v in band.split(":")) if band else (0, ny)
+        if int(z[1:]) >= nz or y1 > ny:
+            raise StoreError(f"step {state.step!r}", f"has a block {block}, outside the scan", "distrust this store")
         valid[int(z[1:]), y0:y1] = True
     return valid
 
@@ -208,7 +233,7 @@ def incomplete(store: str | Path, group: str, states: Mapping[str, ledger.StepSt
     bad: dict[str, tuple[str, str]] = {}
     for step, state in states.items():
         absent = (state.provenance or {}).get("absent")
-        if state.lost:
+        if state.provenance is not None and state.lost:
             bad[step] = f"{', '.join(state.lost[:3])} is missing", "run it again with --overwrite, or restore the file"
         elif not state.complete:
             bad[step] = f"{len(state.done)} of {len(state.blocks)} blocks are on disk", RESUME
@@ -219,7 +244,9 @@ def incomplete(store: str | Path, group: str, states: Mapping[str, ledger.StepSt
                 upstream, _, name = source.partition("/")
                 meta = Path(store, upstream, "zarr.json")
                 known = json.loads(meta.read_bytes())["attributes"].get("provenance", {}) if meta.exists() else {}
-                if known.get(name, {}).get("digest") != wanted:
+                if name not in known:
+                    bad[step] = f"its input {source} is not complete", RESUME
+                elif known[name].get("digest") != wanted:
                     bad[step] = f"its input {source} was made anew since", "run it again with --overwrite"
     return bad
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
+import stat
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
@@ -27,12 +27,12 @@ import numpy as np
 from numcodecs import blosc
 
 from dfxm_dask.errors import StoreError
+from dfxm_dask.store.metadata import read_node, sharding
 
 ABSENT = 2**64 - 1
 GAP_BYTES = 4096
 READ_BYTES = 32 * 2**20
 SEND_BYTES = 16 * 2**20
-MAX_CHUNK_BYTES = 2**28
 PAD = 96  # elements between the frames of a tile: at a power of two apart they would fight for the same cache sets
 REMEDY = "run the step again with --overwrite, or restore the file"
 
@@ -74,38 +74,45 @@ def open_array(path: str | Path) -> ShardedArray | None:
     Raises
     ------
     StoreError
-        No readable ``zarr.json``, or a chunk too large to be believed.
+        No readable ``zarr.json``, or one beyond the bounds of :mod:`dfxm_dask.store.metadata`.
     """
-    try:
-        meta = json.loads(Path(path, "zarr.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise StoreError(f"array {path}", f"has no readable zarr.json ({error})", "check the path") from None
-    try:
-        shard = tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])
-        (sharding,) = meta["codecs"]
-        inner = sharding["configuration"]
-        names = [codec["name"] for codec in inner["codecs"]]
-        index_names = [codec["name"] for codec in inner["index_codecs"]]
-        ours = (
-            sharding["name"] == "sharding_indexed"
-            and names == ["bytes", "blosc", "crc32c"]
-            and inner["codecs"][0].get("configuration", {}).get("endian", "little") == "little"
-            and index_names == ["bytes", "crc32c"]
-            and inner.get("index_location", "end") == "end"
-            and meta["chunk_key_encoding"]["name"] == "default"
-            and isinstance(meta["data_type"], str)
-        )
-        if not ours:
-            return None
-        separator = meta["chunk_key_encoding"].get("configuration", {}).get("separator", "/")
-        array = ShardedArray(
-            str(path), tuple(meta["shape"]), np.dtype(meta["data_type"]), shard, tuple(inner["chunk_shape"]), separator
-        )
-    except (KeyError, TypeError, ValueError):
+    meta = read_node(path)
+    inner = sharding(meta) if meta["node_type"] == "array" else None
+    if inner is None:
         return None
-    if array.chunk_bytes > MAX_CHUNK_BYTES or prod(array.grid) > 2**26:
-        raise StoreError(f"array {path}", f"declares inner chunks of {array.chunk_bytes} bytes", "distrust this store")
-    return array
+    ours = (
+        [codec["name"] for codec in inner["codecs"]] == ["bytes", "blosc", "crc32c"]
+        and inner["codecs"][0].get("configuration", {}).get("endian", "little") == "little"
+        and inner["index_codecs"][0].get("configuration", {}).get("endian", "little") == "little"
+        and inner.get("index_location", "end") == "end"
+    )
+    if not ours:
+        return None
+    return ShardedArray(
+        str(path),
+        tuple(meta["shape"]),
+        np.dtype(meta["data_type"]),
+        tuple(meta["chunk_grid"]["configuration"]["chunk_shape"]),
+        tuple(inner["chunk_shape"]),
+        meta["chunk_key_encoding"].get("configuration", {}).get("separator", "/"),
+    )
+
+
+def refuse_links(array: ShardedArray, path: str) -> None:
+    """Refuse a shard that is no regular file, or lies behind a link: links lead out of a store.
+
+    Raises
+    ------
+    StoreError
+    FileNotFoundError
+        The shard is not there.
+    """
+    place = array.path
+    for part in path[len(array.path) + 1 :].split(os.sep):
+        place = os.path.join(place, part)
+        mode = os.lstat(place).st_mode
+        if not (stat.S_ISREG(mode) if place == path else stat.S_ISDIR(mode)):
+            raise StoreError(f"shard {path}", f"{place} is a link or no regular file", "copy the file into the store")
 
 
 class ShardFile:
@@ -114,6 +121,7 @@ class ShardFile:
     def __init__(self, array: ShardedArray, coordinates: tuple[int, ...]) -> None:
         self.array, self.path = array, array.shard_path(coordinates)
         try:
+            refuse_links(array, self.path)
             self.descriptor = os.open(self.path, os.O_RDONLY)
         except FileNotFoundError:
             raise StoreError(f"shard {self.path}", "is missing", REMEDY) from None
@@ -173,10 +181,17 @@ class ShardFile:
     def decode(self, encoded: np.ndarray, out: np.ndarray) -> None:
         """Decode one chunk into a contiguous array, checking its crc32c first."""
         body = encoded[:-4]
-        nbytes = int.from_bytes(encoded[4:8].tobytes(), "little")
-        if google_crc32c.value(body) != int.from_bytes(encoded[-4:].tobytes(), "little") or nbytes != out.nbytes:
+        if google_crc32c.value(body) != int.from_bytes(encoded[-4:].tobytes(), "little"):
             raise StoreError(f"shard {self.path}", "holds a chunk whose checksum is wrong", REMEDY)
-        blosc.decompress(body, out)
+        # blosc believes its header: one that tells of more bytes than there are would be read beyond their end.
+        nbytes, length = (int.from_bytes(body[k : k + 4].tobytes(), "little") for k in (4, 12))
+        if (nbytes, length) != (out.nbytes, len(body)):
+            found = f"holds a chunk that tells of {nbytes} bytes in {length}, not of {out.nbytes} in {len(body)}"
+            raise StoreError(f"shard {self.path}", found, REMEDY)
+        try:
+            blosc.decompress(body, out)
+        except (RuntimeError, ValueError) as error:
+            raise StoreError(f"shard {self.path}", f"holds a chunk that cannot be decoded ({error})", REMEDY) from None
 
 
 @dataclass
@@ -256,6 +271,10 @@ def tiles(array: ShardedArray, z: int, y0: int, y1: int, buffers: Buffers) -> It
     """
     edge, nx = array.chunk[-1], array.shape[-1]
     scan = array.shape[1:-2]
+    frame_deep = array.chunk == (*(1,) * (array.ndim - 2), edge, edge)
+    if not frame_deep or array.shard[:-2] != (1, *scan) or array.shard[-1] < nx or y0 % edge:
+        found = f"has chunks {array.chunk} in shards {array.shard}"
+        raise StoreError(f"array {array.path}", found, "ingest the scan again")
     frames = prod(scan)
     columns = ceil(nx / edge)
     pitch = edge * edge + PAD
@@ -282,13 +301,19 @@ def tiles(array: ShardedArray, z: int, y0: int, y1: int, buffers: Buffers) -> It
 
 
 class ShardWriter:
-    """One shard, written chunk by chunk under a temporary name; :meth:`commit` makes it appear whole or not at all."""
+    """One shard, written chunk by chunk under a temporary name; :meth:`commit` makes it appear whole or not at all.
 
-    def __init__(self, array: ShardedArray, coordinates: tuple[int, ...]) -> None:
-        self.array, self.path = array, array.shard_path(coordinates)
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+    ``may_commit`` is called before the shard takes its name, and raises where its run owns the place no more.
+    """
+
+    def __init__(
+        self, array: ShardedArray, coordinates: tuple[int, ...], may_commit: Callable[[], None] | None = None
+    ) -> None:
+        self.array, self.path, self.may_commit = array, array.shard_path(coordinates), may_commit
         self.partial = f"{self.path}.{uuid.uuid4().hex}.partial"
-        self.file = open(self.partial, "wb", buffering=2**20)
+        with full_disk_said(f"shard {self.path}"):
+            new_folder(os.path.dirname(self.path))
+            self.file = open(self.partial, "wb", buffering=2**20)
         self.index = np.full((*array.grid, 2), ABSENT, "<u8")
         self.at = self.sent = 0
         self.digest = hashlib.sha256()
@@ -297,7 +322,7 @@ class ShardWriter:
         """Encode and append one full, contiguous inner chunk."""
         body = blosc.compress(values, b"lz4", 5, blosc.BITSHUFFLE, 0, values.dtype.itemsize)
         check = google_crc32c.value(body).to_bytes(4, "little")
-        with _full_disk_said(self.path):
+        with full_disk_said(f"shard {self.path}"):
             self.file.write(body)
             self.file.write(check)
         self.digest.update(check)
@@ -316,13 +341,16 @@ class ShardWriter:
         """
         raw = self.index.tobytes()
         check = google_crc32c.value(raw).to_bytes(4, "little")
-        with _full_disk_said(self.path):
+        with full_disk_said(f"shard {self.path}"):
             self.file.write(raw + check)
             self.file.flush()
             os.fsync(self.file.fileno())
             self.file.close()
-        os.replace(self.partial, self.path)
-        sync_folder(os.path.dirname(self.path))
+        if self.may_commit is not None:
+            self.may_commit()
+        with full_disk_said(f"shard {self.path}"):
+            os.replace(self.partial, self.path)
+            sync_folder(os.path.dirname(self.path))
         self.digest.update(raw)
         return self.at + len(raw) + 4, self.digest.hexdigest()
 
@@ -335,13 +363,30 @@ class ShardWriter:
 
 
 @contextmanager
-def _full_disk_said(path: str) -> Iterator[None]:
+def full_disk_said(what: str) -> Iterator[None]:
+    """A full disk as an error of ours.
+
+    Raises
+    ------
+    StoreError
+        No space, or no quota, is left.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StoreError(f"shard {path}", "the disk is full", "free space and run again to resume") from None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(what, "the disk is full", "free space and run again to resume") from None
         raise
+
+
+def new_folder(path: str) -> None:
+    """A folder with those above it, and their entries forced to disk where they are new."""
+    if os.path.isdir(path):
+        return
+    above = os.path.dirname(path)
+    new_folder(above)
+    os.makedirs(path, exist_ok=True)
+    sync_folder(above)
 
 
 def sync_folder(path: str) -> None:
@@ -353,9 +398,11 @@ def sync_folder(path: str) -> None:
         os.close(descriptor)
 
 
-def write_shard(array: ShardedArray, coordinates: tuple[int, ...], values: np.ndarray) -> tuple[int, str]:
+def write_shard(
+    array: ShardedArray, coordinates: tuple[int, ...], values: np.ndarray, may_commit: Callable[[], None] | None = None
+) -> tuple[int, str]:
     """Write one whole shard from memory; values may end at the array's edge. Returns bytes and digest."""
-    writer = ShardWriter(array, coordinates)
+    writer = ShardWriter(array, coordinates, may_commit)
     try:
         full = np.zeros(array.chunk, array.dtype)
         for chunk in product(*(range(ceil(n / c)) for n, c in zip(values.shape, array.chunk, strict=True))):

@@ -35,7 +35,8 @@ from dfxm_dask.store.bliss_writer import Entry, write_lima, write_master
 from dfxm_dask.store.chunks import map_layout, raw_layout, unit_rows
 from dfxm_dask.store.create import create_coordinates, create_store, raw_variables, statistics_layout
 from dfxm_dask.store.ingest import check_existing, check_space, check_target, small_files, write_layer, write_maps
-from dfxm_dask.store.scan import consolidate, create_array, create_group, write_small
+from dfxm_dask.store.lock import Fence, own_store
+from dfxm_dask.store.scan import consolidate, create_array, create_group, read_group_meta, write_small
 from dfxm_dask.store.source import Axis, Scan
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class SimulateTask:
     z: int
     phantom: Phantom
     folder: str | None
+    fence: Fence | None = None
 
 
 def simulate(
@@ -184,34 +186,38 @@ def write_phantom(phantom: Phantom, out: Path, format: str, overwrite: bool, eac
     plans = {key: made_of | {"writes": [v.name for v in written]} for key, written in steps.items()}
     if bliss:
         _check_beamline_files(out, target, ledger.digest(made_of), overwrite)
-    check_existing(target, plans, overwrite)
-    if bliss and overwrite:
-        for file in (out, *_lima_files(out)):
-            file.unlink(missing_ok=True)
-    check_space(target, prod(layout.shape) + 8 * len(scans) * prod(phantom.shape) * (9 if phantom.strained else 1))
-    blocks = [f"z{k:04d}" for k in range(len(scans))]
-    if not all(ledger.read_ledger(ledger.ledger_path(target, *key))[0] for key in steps):
-        _create(target, phantom, scans, layout, raw, variables)
-    done = set(blocks)
-    for key, plan in plans.items():
-        done &= ledger.begin(target, *key, plan, blocks)
-    tasks = [
-        SimulateTask(str(target), k, phantom, str(_folder(out, k + 1)) if bliss else None)
-        for k, block in enumerate(blocks) if block not in done
-    ]  # fmt: skip
-    for record in each(simulate_layer, tasks):
-        for group, step in steps:
-            ledger.commit(target, group, step, {**record, "files": record["files"][group]})
-    if bliss and not out.exists():
-        sample = f"{phantom.name} seed {phantom.seed}"
-        write_master(out, entries, sample=sample, digest=ledger.digest(made_of))
-    for (group, step), written in steps.items():
-        provenance = {
-            "reduction": "simulate", "version": __version__, "absent": [], "numpy": np.__version__,
-            "parameters": {"preset": phantom.name, "seed": phantom.seed, "reflection": phantom.reflection},
-        }  # fmt: skip
-        ledger.complete(target, group, step, provenance, small_files(target, written, group))
-    consolidate(target)
+    with own_store(target, f"simulation into {target}") as fence:
+        check_existing(target, plans, overwrite)
+        if bliss and overwrite:
+            for file in (out, *_lima_files(out)):
+                file.unlink(missing_ok=True)
+        check_space(target, prod(layout.shape) + 8 * len(scans) * prod(phantom.shape) * (9 if phantom.strained else 1))
+        blocks = [f"z{k:04d}" for k in range(len(scans))]
+        if not all(ledger.read_ledger(ledger.ledger_path(target, *key))[0] for key in steps):
+            _create(target, phantom, scans, layout, raw, variables)
+        ledger.sweep(target, "")
+        done = set(blocks)
+        for key, plan in plans.items():
+            done &= ledger.begin(target, *key, plan, blocks)
+        tasks = [
+            SimulateTask(str(target), k, phantom, str(_folder(out, k + 1)) if bliss else None, fence)
+            for k, block in enumerate(blocks) if block not in done
+        ]  # fmt: skip
+        for record in each(simulate_layer, tasks):
+            fence.check()
+            for group, step in steps:
+                ledger.commit(target, group, step, {**record, "files": record["files"][group]})
+        if bliss and not out.exists():
+            sample = f"{phantom.name} seed {phantom.seed}"
+            write_master(out, entries, sample=sample, digest=ledger.digest(made_of))
+        for (group, step), written in steps.items():
+            provenance = {
+                "reduction": "simulate", "version": __version__, "absent": [], "numpy": np.__version__,
+                "parameters": {"preset": phantom.name, "seed": phantom.seed, "reflection": phantom.reflection},
+                "root": ledger.digest(read_group_meta(target)["attributes"]),
+            }  # fmt: skip
+            ledger.complete(target, group, step, provenance, small_files(target, written, group))
+        consolidate(target)
     return target
 
 
@@ -299,20 +305,23 @@ def simulate_layer(task: SimulateTask) -> ledger.Record:
             yield number, frame
 
     files: dict[str, dict[str, list[Any]]] = {}
-    written: dict[str, list[Any]] = {}
+    beside: dict[str, list[Any]] = {}
     if task.folder is None:
-        files["raw"] = write_layer(task.store, task.z, rendered(), f"phantom {task.phantom.name}")
+        files["raw"] = write_layer(task.store, task.z, rendered(), f"phantom {task.phantom.name}", task.fence)
     else:
         folder = Path(task.folder)
         for old in folder.glob(f"{DETECTOR}_*.h5"):
             old.unlink()  # of a layer that was never committed
         files_of = write_lima(folder, (frame for _, frame in rendered()), count=prod(grid), detector=DETECTOR)
         for path in (folder.parent / name for name, _ in files_of):
-            written[os.path.relpath(path, task.store)] = [path.stat().st_size, ""]
+            beside[os.path.relpath(path, task.store)] = [path.stat().st_size, ""]
     layer = {name: np.stack(values).reshape(*grid, *values[0].shape) for name, values in patches.items()}
-    files["truth"] = write_maps(task.store, "truth", task.z, layer | layer_truth(task.phantom, task.z)) | written
+    files["truth"] = write_maps(
+        task.store, "truth", task.z, layer | layer_truth(task.phantom, task.z), task.fence
+    )  # fmt: skip
     return {
-        "block": f"z{task.z:04d}", "read": [], "files": files, "seconds": round(time.perf_counter() - begun, 3),
+        "block": f"z{task.z:04d}", "read": [], "files": files, "beside": beside,
+        "seconds": round(time.perf_counter() - begun, 3),
     }  # fmt: skip
 
 

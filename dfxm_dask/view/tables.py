@@ -13,6 +13,7 @@ import numpy as np
 from dfxm_dask.errors import IncompleteError
 from dfxm_dask.run.events import megabytes
 from dfxm_dask.run.remarks import of_results
+from dfxm_dask.schema import printable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -37,17 +38,17 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title, "bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=Text(printable(title), "bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
     terminal().print(table)
 
 
 def say(text: str) -> None:
     """Print a line as it is."""
-    terminal().print(text, markup=False, soft_wrap=True)
+    terminal().print(printable(text), markup=False, soft_wrap=True)
 
 
 def show_store(path: str | Path) -> bool:
@@ -95,8 +96,8 @@ def show_store(path: str | Path) -> bool:
     return not missing
 
 
-def show_plan(plan: Any, recipe: str, store: str | Path) -> None:
-    """Steps of a plan with their cost, and what would be left out."""
+def show_plan(plan: Any, recipe: str, store: str | Path, forecast: Any = None, memory_limit: int = 0) -> None:
+    """Steps of a plan with their cost, and what would be left out; what a run takes, where there is a forecast."""
     show_table(
         f"{recipe} on {store}",
         ("step", "group", "blocks", "of", "memory of a task", "read", "written", "in one pass with"),
@@ -123,6 +124,43 @@ def show_plan(plan: Any, recipe: str, store: str | Path) -> None:
         f"{plan.tasks} tasks, each up to {megabytes(plan.memory_bytes)} of memory; "
         f"{megabytes(plan.bytes_read)} to read, {megabytes(plan.bytes_written)} to write"
     )
+    if forecast is not None:
+        show_forecast(forecast, memory_limit)
+
+
+def show_forecast(forecast: Any, memory_limit: int) -> None:
+    """What every pass of a run takes, and all of it."""
+    if not forecast.passes:
+        return say("all is done: a run has nothing to compute")
+    workers = f"{forecast.workers} worker{'s' if forecast.workers > 1 else ''}"
+    rows = [
+        (
+            " + ".join(one.steps), one.blocks, one.probed,
+            f"{one.seconds / one.blocks:.2f} s" if one.probed else "", megabytes(one.disk_bytes), one.files,
+            f"{one.gather_seconds:.1f} s" if one.gather_seconds else "",
+            duration(forecast.pass_seconds(one)) if one.probed else "",
+        )
+        for one in forecast.passes
+    ]  # fmt: skip
+    columns = ("pass", "blocks to do", "probed", "a block", "on disk", "files", "gather", f"on {workers}")
+    show_table("still to do", columns, rows, right=(1, 2, 3, 4, 5, 6, 7))
+    said = (
+        "by declaration" if not forecast.probed else f"measured; {megabytes(forecast.projected_bytes)} by declaration"
+    )
+    say(
+        f"{forecast.tasks} tasks on {workers}; memory of a worker {megabytes(forecast.memory_bytes)} of "
+        f"{megabytes(memory_limit)} ({said}); {megabytes(forecast.disk_bytes)} in {forecast.files} files and folders"
+    )
+    if forecast.seconds is not None:
+        say(f"time about {duration(forecast.seconds)}, of which {duration(forecast.start_seconds)} to start")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    for size, word in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {word}"
+    return f"{seconds:.1f} s"
 
 
 def show_reductions(known: Mapping[str, Reduction]) -> None:

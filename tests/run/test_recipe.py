@@ -15,9 +15,9 @@ from pydantic import Field
 from dfxm_dask import reduction as registry
 from dfxm_dask.errors import RecipeError
 from dfxm_dask.reduction import reduction
-from dfxm_dask.run import recipe as module
 from dfxm_dask.run.recipe import Recipe, Step, load_plugin, parse_recipe, read_recipe
 from dfxm_dask.schema import COUNTS, Variable
+from dfxm_dask.store.plain_yaml import MAX_BYTES
 
 TOTAL = Variable("total", ("z", "y", "x"), "float32", "count", "sum")
 
@@ -158,7 +158,7 @@ def test_recipe__refuses_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"name: a\ndescription: \xe9\n")
     with pytest.raises(RecipeError, match=r"latin\.yaml:2: is not UTF-8"):
         read_recipe(tmp_path / "latin.yaml")
-    (tmp_path / "huge.yaml").write_bytes(b"#" * (module.MAX_BYTES + 1))
+    (tmp_path / "huge.yaml").write_bytes(b"#" * (MAX_BYTES + 1))
     with pytest.raises(RecipeError, match=r"huge\.yaml:1: is larger than 1 MiB"):
         read_recipe(tmp_path / "huge.yaml")
 

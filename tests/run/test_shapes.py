@@ -14,7 +14,7 @@ from pydantic import Field
 import dfxm_dask
 from dfxm_dask.errors import IncompleteError, RecipeError, StoreError
 from dfxm_dask.reduction import REGISTRY, load_reductions, reduction
-from dfxm_dask.run import execute
+from dfxm_dask.run import passes
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe
 from dfxm_dask.schema import AXES, COUNTS, SPACE, Variable
@@ -312,7 +312,7 @@ def test_run__joined_steps_are_taken_by_a_recipe_that_cuts_otherwise(store: Path
 
 def test_run__joined_steps_resume(store: Path, raw: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     steps = ("sums", "of_layer", "of_map")
-    real, calls = execute.run_unit, []
+    real, calls = passes.run_unit, []
 
     def stop(task: Any) -> Any:
         if len(calls) == 2:
@@ -320,10 +320,10 @@ def test_run__joined_steps_resume(store: Path, raw: tuple[Path, np.ndarray], mon
         calls.append(task)
         return real(task)
 
-    monkeypatch.setattr(execute, "run_unit", stop)
+    monkeypatch.setattr(passes, "run_unit", stop)
     with pytest.raises(KeyboardInterrupt):
         run_recipe(recipe(*steps), store)
-    monkeypatch.setattr(execute, "run_unit", real)
+    monkeypatch.setattr(passes, "run_unit", real)
     report = run_recipe(recipe(*steps), store)
     assert (report.blocks_done, report.blocks_skipped) == (9, 6)
     np.testing.assert_allclose(dfxm_dask.open_scan(store)["extra"].flat, _of_layers(raw[1])[1], rtol=1e-12)

@@ -185,20 +185,54 @@ def test_lazy__301_layers_is_a_small_graph(tmp_path: Path) -> None:
 
 def test_ledger__torn_line_is_left_out_and_closed(tmp_path: Path) -> None:
     path = tmp_path / "step.jsonl"
-    ledger.append(path, {"step": "s", "digest": "d", "plan": {}, "blocks": ["a", "b"]})
-    ledger.append(path, {"block": "a", "files": {}})
+    ledger.append(path, {"step": "s", "digest": "d", "plan": {}, "blocks": ["z0000", "z0001"]})
+    ledger.append(path, {"block": "z0000", "files": {}})
     with open(path, "ab") as file:
-        file.write(b'{"block": "b", "fil')
-    ledger.append(path, {"block": "c", "files": {}})
+        file.write(b'{"block": "z0001", "fil')
+    ledger.append(path, {"block": "z0002", "files": {}})
     header, records = ledger.read_ledger(path)
     assert header["digest"] == "d"
-    assert sorted(records) == ["a", "c"]
+    assert sorted(records) == ["z0000", "z0002"]
+    assert ledger.open_ledger(path).damaged == ()  # a kill explains it
+
+
+def test_ledger__damaged_lines_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "step.jsonl"
+    ledger.append(path, {"step": "s", "digest": "d", "plan": {}, "blocks": ["z0000", "z0001"]})
+    ledger.append(path, {"block": "z0000", "files": {}, "seconds": 1.0})
+    path.write_bytes(path.read_bytes().replace(b"1.0", b"2.0"))
+    found = ledger.open_ledger(path)
+    assert found.records == {}
+    assert found.damaged == ("step.jsonl line 2",)
+
+
+def test_ledger__files_outside_the_store_are_refused(tmp_path: Path) -> None:
+    for name in ("../other/c/0", "/etc/passwd", "raw/../../x"):
+        path = tmp_path / "step.jsonl"
+        path.unlink(missing_ok=True)
+        ledger.append(path, {"block": "z0000", "files": {name: [1, ""]}})
+        with pytest.raises(StoreError, match=r"outside the store; distrust this store"):
+            ledger.read_ledger(path)
+
+
+def test_ledger__shares_are_read_as_one(store: Path) -> None:
+    path = ledger.ledger_path(store, "rocking", "moments")
+    header, records = ledger.read_ledger(path)
+    ledger.withdraw_blocks(store, "rocking", "moments", records)
+    assert ledger.read_ledger(path) == (header, {})
+    for k, record in enumerate(records.values()):
+        again = {k: v for k, v in record.items() if k not in ("sum", "host")} | {"again": True}
+        ledger.commit(store, "rocking", "moments", again, share=(k % 2 + 1, 2))
+    assert set(ledger.read_ledger(path)[1]) == set(records)
+    other = {**again, "plan": "another plan", "block": "z0009-0:1"}
+    ledger.commit(store, "rocking", "moments", other, share=(1, 2))  # of a run that was taken for dead
+    assert set(ledger.read_ledger(path)[1]) == set(records)
 
 
 def test_ledger__complete_refuses_a_missing_block(store: Path) -> None:
     path = ledger.ledger_path(store, "rocking", "moments")
     lines = path.read_bytes().splitlines()
-    path.write_bytes(b"\n".join(lines[:-1]) + b"\n")
+    path.write_bytes(b"\n".join(line for line in lines if b'"block": "z0001' not in line) + b"\n")
     with pytest.raises(StoreError, match="lacks block"):
         ledger.complete(store, "rocking", "moments", {})
 

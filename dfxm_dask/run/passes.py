@@ -1,0 +1,384 @@
+"""One pass of a run: begin its steps, run its units, commit block by block, gather, and make its steps complete."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from dfxm_dask import __version__
+from dfxm_dask.errors import StoreError
+from dfxm_dask.graph import FIXED
+from dfxm_dask.run import stopping
+from dfxm_dask.run.events import BlockDone, BlockQuarantined, BlockSkipped, StepDone, Subscriber, send
+from dfxm_dask.run.plan import Pass, Plan, PlannedStep, Stored
+from dfxm_dask.run.recipe import Recipe
+from dfxm_dask.run.unit import UnitStep, UnitTask, run_unit, summary_path
+from dfxm_dask.run.windowed import DIED, windowed
+from dfxm_dask.schema import PATCH, Variable
+from dfxm_dask.store import ledger, scan
+from dfxm_dask.store.chunks import map_layout
+from dfxm_dask.store.lock import Fence, held, hold
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+POLL = 1.0
+"""Seconds between two looks of a share at what the others have done."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all passes of one run have in common."""
+
+    plan: Plan
+    recipe: Recipe
+    client: Any
+    publish: tuple[Subscriber, ...]
+    overwrite: bool
+    share: tuple[int, int] | None
+    fences: Mapping[str, Fence]
+
+    def has(self, layer: int) -> bool:
+        """Whether a layer falls to this run: all do, but for a share of a job array."""
+        return self.share is None or layer % self.share[1] == self.share[0] - 1
+
+
+@dataclass
+class Tally:
+    """What a run has come to so far; ``lacking`` counts blocks whose inputs are not there."""
+
+    total: int
+    done: int = 0
+    skipped: int = 0
+    peak: int = 0
+    quarantined: list[tuple[str, str, str]] = field(default_factory=list)
+    stopped: str = ""
+    lacking: int = 0
+
+    def why(self) -> str:
+        """Why the run is not complete; nothing where it is."""
+        reasons = [self.stopped] if self.stopped else []
+        if self.quarantined:
+            names = ", ".join(f"block {block} of {step}" for step, block, _ in self.quarantined)
+            reasons.append(f"{names}: {DIED}")
+        if self.lacking:
+            reasons.append(f"{self.lacking} blocks lack inputs that are not there yet")
+        return "; ".join(reasons)
+
+
+def run_pass(one: Pass, run: Run, tally: Tally) -> None:
+    """All units of a pass that fall to this run; where that was all of them, its steps are complete.
+
+    Raises
+    ------
+    StoppedError
+        A signal asked for an end.
+    """
+    begun = time.perf_counter()
+    store = run.plan.store
+    mine = [b for b in one.steps[0].blocks if run.has(layer_of(b))]
+    usable = wait_for_inputs(one, run, tally)
+    blocks = [b for b in mine if layer_of(b) in usable]
+    stored = [s for s in one.steps if s.stored]
+    tally.lacking += (len(mine) - len(blocks)) * len(stored)
+    if not blocks:
+        return
+    with joint(run, one):
+        finished = {s.name: begin_step(s, run) for s in stored}
+        if any(len(done) < len(one.steps[0].blocks) for done in finished.values()):
+            scan.consolidate(store.path)  # what is being written is not to be seen
+    for name, done in finished.items():
+        for block in sorted(done.intersection(blocks)):
+            tally.skipped += 1
+            send(run.publish, BlockSkipped(name, block, tally.done + tally.skipped, tally.total))
+    units = (unit_task(one, block, store, finished, run.fences) for block in blocks)
+    pending = (u for u in units if any(s.store_results for s in u.steps))
+    made_of = inputs_of(one, store)
+    deadly: list[UnitTask] = []
+    for record in windowed(run.client, run_unit, pending, deadly):
+        tally.peak = max(tally.peak, record["rss"])
+        for step in (s for s in stored if s.name in record["steps"]):
+            part, fence = record["steps"][step.name], run.fences[step.group]
+            fence.check()
+            entry = {
+                "block": record["block"], "read": part["read"], "files": part["files"], "seconds": record["seconds"],
+                "inputs": made_of(step, record["block"]), "plan": ledger.digest(step.plan), "run": fence.token,
+            }  # fmt: skip
+            ledger.commit(store.path, step.group, step.name, entry, share=run.share)
+            tally.done += 1
+        send(
+            run.publish,
+            BlockDone(
+                "+".join(record["steps"]), record["block"], record["seconds"], record["bytes_read"],
+                record["bytes_written"], tally.done + tally.skipped, tally.total,
+            ),
+        )  # fmt: skip
+    for unit in deadly:
+        for step_name in (s.name for s in unit.steps if s.store_results):
+            tally.quarantined.append((step_name, unit.block, DIED))
+            send(run.publish, BlockQuarantined(step_name, unit.block, DIED))
+    complete_pass(one, run, begun)
+
+
+def joint(run: Run, one: Pass) -> AbstractContextManager[Any]:
+    """What shares of a job array do one after the other: to declare arrays, and to make steps complete."""
+    if run.share is None:
+        return nullcontext()
+    groups = sorted({s.group for s in one.steps if s.stored})
+    folder = Path(run.plan.store.path, groups[0] if groups else "", ".ledger")
+    return hold(folder, "joint", what=f"share {run.share[0]}/{run.share[1]}", wait=600)
+
+
+def layer_of(block: str) -> int:
+    """Number of the layer of a block such as ``z0003-0:768``."""
+    return int(block.partition("-")[0][1:])
+
+
+def usable_layers(one: Pass, run: Run) -> set[int]:
+    """Layers for which all is on disk that earlier passes of this run give to a pass."""
+    layers = set(run.plan.store.layers)
+    earlier: dict[str, PlannedStep] = {}
+    for other in run.plan.passes:
+        if other is one:
+            break
+        earlier |= {f"{s.group}/{s.name}": s for s in other.steps if s.stored}
+    for step in one.steps:
+        for maker in (earlier[source] for source in step.plan["inputs"] if source in earlier):
+            state = ledger.states(run.plan.store.path, maker.group).get(maker.name)
+            if state is None or (maker.reduction.combine and not state.complete):
+                return set()
+            lacking = {layer_of(b) for b in maker.blocks if b not in state.done}
+            halo = step.reduction.halo
+            layers -= {z + k for z in lacking for k in range(-halo, halo + 1)}
+    return layers
+
+
+def wait_for_inputs(one: Pass, run: Run, tally: Tally) -> set[int]:
+    """Layers that a pass can take. A share waits for those of others as long as any of them is at work."""
+    if run.share is None:
+        return usable_layers(one, run) if tally.quarantined else set(run.plan.store.layers)
+    wanted = {z for z in run.plan.store.layers if run.has(z)}
+    folders = [Path(fence.path).parent for fence in run.fences.values()]
+    marks = [folder / f"waiting-{run.share[0]}-of-{run.share[1]}" for folder in folders]
+    try:
+        while True:
+            usable = usable_layers(one, run)
+            at_work = [path for folder in folders for path in folder.glob("lock-*") if path != folder / mark_of(run)]
+            at_work = [p for p in at_work if not p.with_name(p.name.replace("lock", "waiting")).exists()]
+            if wanted <= usable or stopping.asked() or not any(held(path) for path in at_work):
+                return usable
+            for mark in marks:
+                mark.touch()
+            time.sleep(POLL)
+            for other in run.plan.passes:
+                if other is one:
+                    break
+                complete_pass(other, run)
+    finally:
+        for mark in marks:
+            mark.unlink(missing_ok=True)
+
+
+def mark_of(run: Run) -> str:
+    """Name of the lock file of this share."""
+    assert run.share is not None
+    return f"lock-{run.share[0]}-of-{run.share[1]}"
+
+
+def begin_step(step: PlannedStep, run: Run) -> set[str]:
+    """Open the ledger of a step; declare its group and arrays where they are new. Returns blocks that are done."""
+    store = run.plan.store
+
+    def declare() -> None:
+        if step.reduction.combine:
+            return
+        for variable in step.stored:
+            layout = map_layout(
+                variable.dims, result_shape(variable, step, store), store.rows, store.edge, step.reduction.patch
+            )
+            scan.create_array(store.path, step.group, variable, layout, {})
+        ledger.sync_files(store.path, [f"{step.group}/{v.name}/zarr.json" for v in step.stored])
+
+    scan.create_group(store.path, step.group, {})
+    recipe = [{"name": s.name, "parameters": s.parameters, "optional": s.optional} for s in run.recipe.steps]
+    return ledger.begin(
+        store.path, step.group, step.name, step.plan, step.blocks,
+        overwrite=run.overwrite, declare=declare, recipe={"name": run.recipe.name, "steps": recipe},
+    )  # fmt: skip
+
+
+def complete_pass(one: Pass, run: Run, begun: float | None = None) -> None:
+    """Make the steps of a pass complete, as far as all their blocks are on disk, also those that others wrote."""
+    store, done = run.plan.store, []
+    with joint(run, one):
+        states = {group: ledger.states(store.path, group) for group in {s.group for s in one.steps if s.stored}}
+        for step in (s for s in one.steps if s.stored):
+            state = states[step.group].get(step.name)
+            if state is None or state.complete or len(state.done) < len(state.blocks):
+                continue
+            refuse_changed_inputs(step, store)
+            small = gather_step(step, store) if step.reduction.combine else []
+            run.fences[step.group].check()
+            metadata = [f"{step.group}/{v.name}/zarr.json" for v in step.stored]
+            ledger.complete(store.path, step.group, step.name, provenance_of(step, store), {*small, *metadata})
+            done.append(step)
+    for step in done:
+        spent = time.perf_counter() - begun if begun is not None else 0.0
+        send(run.publish, StepDone(step.name, len(step.blocks), spent))
+    if done or begun is not None:
+        scan.consolidate(store.path)
+
+
+def refuse_changed_inputs(step: PlannedStep, store: Stored) -> None:
+    """Refuse results whose inputs were made anew while the run went on: some blocks saw the old, some the new.
+
+    Raises
+    ------
+    StoreError
+        An input is not what it was when the run was planned.
+    """
+    for source, planned in step.plan["inputs"].items():
+        group, _, maker = source.partition("/")
+        header = ledger.read_header(ledger.ledger_path(store.path, group, maker))
+        if group == "raw":
+            known = scan.read_group_meta(store.path, group)["attributes"].get("provenance", {})
+            found = known.get(maker, {}).get("digest")
+        else:
+            found = header.get("digest", planned)  # what lives in one pass has no ledger
+        if found != planned:
+            raise StoreError(
+                f"step {step.name!r} in group {step.group!r}",
+                f"its input {source} was made anew while the run went on", "run it again with --overwrite",
+            )  # fmt: skip
+
+
+def inputs_of(one: Pass, store: Stored) -> Callable[[PlannedStep, str], dict[str, str]]:
+    """What a block of a step is made of: a function that gives a digest for every input from outside the pass."""
+    own = {f"{s.group}/{s.name}" for s in one.steps}
+    known = {
+        source: content_by_layer(store.path, source)
+        for source in {source for s in one.steps for source in s.plan["inputs"]} - own
+    }
+
+    def made_of(step: PlannedStep, block: str) -> dict[str, str]:
+        return {
+            source: inputs_digest(known[source], layer_of(block), step.reduction.halo)
+            for source in step.plan["inputs"]
+            if known.get(source)
+        }
+
+    return made_of
+
+
+def content_by_layer(store: str, source: str) -> dict[int | None, Any]:
+    """What the files of a step hold, by layer, or by None what was gathered of all layers; {} where it has no files."""
+    group, _, maker = source.partition("/")
+    _, records = ledger.read_ledger(ledger.ledger_path(store, group, maker))
+    if any(name.endswith(".npz") for record in records.values() for name in record["files"]):
+        made = scan.read_group_meta(store, group)["attributes"].get("provenance", {}).get(maker, {})
+        return {None: made.get("small_files")}
+    content: dict[int | None, Any] = {}
+    for block, record in sorted(records.items()):
+        content.setdefault(layer_of(block), {}).update(record["files"])
+    return content
+
+
+def inputs_digest(content: Mapping[int | None, Any], layer: int, halo: int) -> str:
+    """Digest of what a block of a layer reads of an input."""
+    if None in content:
+        return ledger.digest(content[None])
+    return ledger.digest({str(z): content.get(z) for z in range(layer - halo, layer + halo + 1)})
+
+
+def result_shape(variable: Variable, step: PlannedStep, store: Stored) -> tuple[int, ...]:
+    """Length of every dim; of components as in the basis that the step reads."""
+    patch = step.reduction.patch or PATCH
+    sizes = {**store.sizes, **FIXED, **{f"patch_{d}": -(-store.sizes[d] // patch) for d in ("y", "x")}}
+    for read in step.reduction.reads:
+        if any(d.endswith("component") and d in read.dims for d in variable.dims):
+            found = zarr.open_array(str(Path(store.path, step.sources[read.name], read.name)), mode="r")
+            sizes |= dict(
+                zip(scan.declared(store.path, step.sources[read.name], read.name).dims, found.shape, strict=True)
+            )
+    return tuple(sizes[d] for d in variable.dims)
+
+
+def unit_task(
+    one: Pass, block: str, store: Stored, finished: Mapping[str, set[str]], fences: Mapping[str, Fence] | None = None
+) -> UnitTask:
+    """The unit of a block. Steps that are on disk are run again only where others in the pass need their output."""
+    steps: list[UnitStep] = []
+    needed: set[str] = set()
+    for step in reversed(one.steps):
+        wanted = step.name in finished and block not in finished[step.name]
+        if wanted or needed & {v.name for v in step.writes}:
+            needed |= set(step.sources)
+            fence = (fences or {}).get(step.group)
+            unit = UnitStep(step.name, step.group, step.parameters, step.sources, wanted, step.tiled, fence)
+            steps.insert(0, unit)
+    _, _, rows = block.partition("-")
+    y0, y1 = (int(v) for v in rows.split(":"))
+    layer = one.unit == "layer"
+    return UnitTask(store.path, tuple(steps), layer_of(block), y0, y1, layer, dict(store.axes), store.rows)
+
+
+def gather_step(step: PlannedStep, store: Stored) -> list[str]:
+    """Merge the summaries of all blocks, in block order, and write the result whole. Returns the files written."""
+    merged: dict[str, np.ndarray] | None = None
+    combine, finish = step.reduction.combine, step.reduction.finish
+    assert combine is not None
+    for block in step.blocks:
+        part = read_summary(summary_path(store.path, step.group, step.name, block))
+        merged = part if merged is None else combine(merged, part)
+    if merged is None:
+        raise StoreError(f"step {step.name}", "has no blocks", "ingest a scan with at least one layer")
+    result = finish(merged) if finish else merged
+    for variable in step.stored:
+        values = np.asarray(result[variable.name], variable.dtype)
+        scan.write_small(store.path, step.group, variable.name, variable.dims, values, variable.attrs)
+    folders = [Path(store.path, step.group, v.name) for v in step.stored]
+    return [str(p.relative_to(store.path)) for f in folders for p in sorted(f.rglob("*")) if p.is_file()]
+
+
+def read_summary(path: Path) -> dict[str, np.ndarray]:
+    """What one block gives to a gather.
+
+    Raises
+    ------
+    StoreError
+        The file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise StoreError(f"summary {path}", f"cannot be read ({error})", "see dfxm-dask verify --repair") from None
+
+
+def provenance_of(step: PlannedStep, store: Stored) -> dict[str, Any]:
+    """How to make the step's results again, and what they were made of."""
+    inputs, known = {}, set(scan.groups(store.path))
+    for source in step.plan["inputs"]:
+        group, _, maker = source.partition("/")
+        made = scan.read_group_meta(store.path, group)["attributes"].get("provenance", {}) if group in known else {}
+        if maker in made:  # else it lives in one pass, and what it does is in the plan
+            inputs[source] = made[maker].get("digest", "lives in one pass")
+    return {
+        "reduction": step.name,
+        "version": __version__,
+        "parameters": step.parameters,
+        "inputs": {k: v for k, v in inputs.items() if v != "lives in one pass"},
+        "files": step.plan.get("files", {}),
+        "reads": sorted(step.sources),
+        "absent": list(store.absent),
+        "numpy": np.__version__,
+    }

@@ -1,0 +1,344 @@
+"""Metadata of a store, bounded and checked before anything is allocated, opened or followed.
+
+A store may come from anybody, and its JSON says how much memory is taken and which decoders run. What is read here is
+small, of few kinds, and inside the store: shapes and chunks have bounds, dtypes and codecs are from a list, and no link
+leads out. :func:`check_store` looks at all nodes at once, so that whoever has read the root may trust the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from math import ceil, prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from dfxm_dask.errors import StoreError
+from dfxm_dask.schema import SPACE, printable
+
+LARGEST_JSON = 1 << 24
+"""Bytes of a zarr.json: that of a root, with the metadata of all others in it, has some hundred thousand (our choice,
+like all limits here)."""
+DEEPEST = 32
+MOST_DIMS = 12
+LONGEST_AXIS = 1 << 20
+"""Positions along a coordinate: coordinates are loaded whole when a store is opened."""
+LARGEST_CHUNK = 1 << 30
+"""Bytes of a chunk that is a file of its own: tables and maps per frame are kept in one."""
+LARGEST_INNER_CHUNK = 1 << 28
+MOST_INNER_CHUNKS = 1 << 26
+MOST_FILES = 1 << 22
+"""Chunk files of one array: ten thousand layers in some hundred bands."""
+DTYPES = ("bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float32", "float64")
+COMPRESSORS = ("blosc", "zstd", "crc32c")
+"""Codecs behind ``bytes``. Of blosc only what :mod:`dfxm_dask.store.shards` reads is let through: the library believes
+the sizes in the header of a chunk, whatever they are. gzip is left out, since nothing bounds what comes of it."""
+DISTRUST = "distrust this store, or write it anew"
+
+
+def read_node(folder: str | Path) -> dict[str, Any]:
+    """The checked ``zarr.json`` of a group or array; control characters in its attributes are replaced.
+
+    Raises
+    ------
+    StoreError
+        Absent, a link, too large, no JSON, nested too deeply, or beyond the bounds of this module.
+    """
+    path = os.path.join(folder, "zarr.json")
+    asked = f"metadata {path}"
+    try:
+        found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise StoreError(asked, "is a link or no regular file", "copy the file itself into the store")
+        if found.st_size > LARGEST_JSON:
+            raise StoreError(asked, f"has {found.st_size} bytes", DISTRUST)
+        with open(path, "rb") as file:
+            meta = json.loads(file.read(LARGEST_JSON + 1))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreError(f"node {folder}", f"has no readable zarr.json ({reason})", "check the path") from None
+    except (ValueError, RecursionError) as error:
+        raise StoreError(asked, f"is not JSON ({error})", "restore the file") from None
+    if _depth(meta) > DEEPEST:
+        raise StoreError(asked, f"is nested deeper than {DEEPEST} levels", DISTRUST)
+    if not isinstance(meta, dict) or meta.get("zarr_format") != 3 or meta.get("node_type") not in ("group", "array"):
+        raise StoreError(asked, "is neither a group nor an array of Zarr format 3", "name a store of this package")
+    if not isinstance(meta.setdefault("attributes", {}), dict):
+        raise StoreError(asked, "has attributes that are no mapping", DISTRUST)
+    wrong = _wrong_array(meta) if meta["node_type"] == "array" else _wrong_group(meta)
+    if wrong:
+        raise StoreError(asked, wrong, DISTRUST)
+    meta["attributes"] = _printable(meta["attributes"])
+    return meta
+
+
+def check_store(store: str | Path) -> None:
+    """Refuse a store with a node beyond bounds, a link, a special file, or arrays whose sizes contradict each other.
+
+    Links and special files are looked for among groups, arrays, ledgers and the files of small arrays; those of shards
+    are looked at when they are opened.
+
+    Raises
+    ------
+    StoreError
+    """
+    store = Path(store)
+    lengths: dict[str, int] = {}
+    inner: list[Path] = []
+    for entry in _entries(store):
+        if not entry.is_dir() or not _is_node(entry):
+            continue
+        meta = read_node(entry.path)
+        if meta["node_type"] == "group":
+            inner.append(Path(entry))
+            continue
+        shape, dims = meta["shape"], list(meta.get("dimension_names") or ())
+        if dims != [entry.name] or shape[0] > LONGEST_AXIS or sharding(meta) is not None:
+            raise StoreError(
+                f"coordinate {entry.path}",
+                f"has dims {dims} and shape {shape}, not one of its own of at most {LONGEST_AXIS} positions",
+                DISTRUST,
+            )
+        lengths[entry.name] = shape[0]
+        _check_small(Path(entry))
+    lacking = [name for name in SPACE if name not in lengths]
+    if inner and lacking:
+        raise StoreError(f"store {store}", f"has no coordinate {lacking[0]}", "restore the store, or write it anew")
+    for group in inner:
+        _check_group(group, lengths)
+
+
+def _check_group(group: Path, lengths: Mapping[str, int]) -> None:
+    known = dict(lengths)
+    for entry in _entries(group):
+        if not entry.is_dir():
+            continue
+        if entry.name.startswith(".") or not _is_node(entry):
+            refuse_links(entry.path)  # ledgers, and what a run appends to
+            continue
+        meta = read_node(entry.path)
+        if meta["node_type"] != "array":
+            continue
+        dims = meta.get("dimension_names") or ()
+        if len(dims) != len(meta["shape"]):
+            raise StoreError(f"array {entry.path}", "has no dimension names", DISTRUST)
+        for dim, length in zip(dims, meta["shape"], strict=True):
+            if known.setdefault(dim, length) != length:
+                raise StoreError(f"array {entry.path}", f"has {length} of {dim}, others {known[dim]}", DISTRUST)
+        if sharding(meta) is None:
+            _check_small(Path(entry))
+        else:
+            list(_entries(entry.path))
+
+
+def _check_small(array: Path) -> None:
+    """Refuse an array in few files that zarr itself cannot open, or with links in it."""
+    refuse_links(array)
+    try:
+        zarr.open_array(str(array), mode="r")
+    except Exception as error:  # zarr raises whatever its parsers meet
+        reason = " ".join(str(error).split())[:200]
+        raise StoreError(f"array {array}", f"has metadata that Zarr refuses ({reason})", DISTRUST) from None
+
+
+def refuse_links(folder: str | Path) -> None:
+    """Refuse links and special files anywhere below a folder.
+
+    Raises
+    ------
+    StoreError
+    """
+    for entry in _entries(folder):
+        if entry.is_dir():
+            refuse_links(entry.path)
+
+
+def _entries(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+    """What lies in a folder: regular files and folders of names that can be printed, or an error."""
+    try:
+        with os.scandir(folder) as found:
+            listed = sorted(found, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return  # another run has just made this step anew
+    except OSError as error:
+        raise StoreError(f"folder {folder}", f"cannot be read ({error.strerror})", "check the path") from None
+    for entry in listed:
+        if printable(entry.name) != entry.name or "\n" in entry.name or "\t" in entry.name:
+            raise StoreError(f"folder {folder}", f"holds a file named {entry.name!r}", DISTRUST)
+        if entry.is_symlink():
+            target = os.path.realpath(entry.path)
+            raise StoreError(f"file {entry.path}", f"is a link to {target}", "copy what it leads to into the store")
+        if not entry.is_dir() and not entry.is_file() and os.path.lexists(entry.path):
+            raise StoreError(f"file {entry.path}", "is neither a file nor a folder", DISTRUST)
+        yield entry
+
+
+def _is_node(entry: os.DirEntry[str]) -> bool:
+    return os.path.lexists(os.path.join(entry.path, "zarr.json"))
+
+
+def sharding(meta: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Configuration of the sharding of an array, or None where each chunk is a file of its own."""
+    codecs = meta["codecs"]
+    return codecs[0]["configuration"] if codecs[0]["name"] == "sharding_indexed" else None
+
+
+def _depth(value: Any) -> int:
+    deepest, waiting = 0, [(value, 1)]
+    while waiting and deepest <= DEEPEST:
+        item, depth = waiting.pop()
+        deepest = max(deepest, depth)
+        inner = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        waiting += [(each, depth + 1) for each in inner if isinstance(each, dict | list)]
+    return deepest
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(key): _printable(each) for key, each in value.items()}
+    return [_printable(each) for each in value] if isinstance(value, list) else value
+
+
+def _whole(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _lengths(value: Any, least: int) -> bool:
+    return isinstance(value, list) and len(value) <= MOST_DIMS and all(_whole(n, least, 1 << 40) for n in value)
+
+
+def _sized(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and _whole(value[0], 0, 1 << 62) and isinstance(value[1], str)
+
+
+def _inside(name: str) -> bool:
+    return bool(name) and not name.startswith("/") and ".." not in name.split("/") and printable(name) == name
+
+
+def _wrong_group(meta: Mapping[str, Any]) -> str | None:
+    """What is wrong with the attributes of a group that others rely on, or None."""
+    attrs = meta["attributes"]
+    if "schema_version" in attrs and not _whole(attrs.get("unit_rows"), 1, LONGEST_AXIS):
+        return f"has unit_rows {attrs.get('unit_rows')!r}"
+    known = attrs.get("provenance", {})
+    if not isinstance(known, dict):
+        return "has a provenance that is no mapping"
+    for step, record in known.items():
+        if not _inside(step) or "/" in step or not isinstance(record, dict):
+            return f"has a provenance of {step!r} that is no mapping"
+        kinds: dict[str, Any] = {"small_files": dict, "inputs": dict, "parameters": dict, "absent": list}
+        for word, kind in kinds.items():
+            part: Any = record.get(word)
+            if part is None:
+                continue
+            if type(part) is not kind:
+                return f"has a provenance of {step!r} with {word} that are no {kind.__name__}"
+            if word != "parameters" and not all(isinstance(name, str) for name in part):
+                return f"has a provenance of {step!r} with {word} that are no texts"
+            if word == "small_files" and not all(_sized(size) for size in part.values()):
+                return f"has a provenance of {step!r} with small_files without size and digest"
+            if word in ("small_files", "inputs") and not all(_inside(name) for name in part):
+                return f"has a provenance of {step!r} that names files outside the store"
+    return None
+
+
+def _wrong_array(meta: Mapping[str, Any]) -> str | None:
+    """What is wrong with the metadata of an array, or None."""
+    shape: Any = meta.get("shape")
+    names: Any = meta.get("dimension_names")
+    if not _lengths(shape, 0):
+        return f"has shape {_short(shape)}"
+    if not isinstance(meta.get("data_type"), str) or meta["data_type"] not in DTYPES:
+        return f"has data type {_short(meta.get('data_type'))}, not one of {', '.join(DTYPES)}"
+    if names is not None:
+        sound = isinstance(names, list) and all(isinstance(n, str) and 0 < len(n) <= 100 for n in names)
+        if not sound or len(names) != len(shape) or len(set(names)) != len(shape):
+            return f"has dimension names {_short(names)} for shape {shape}"
+    if not _known(meta.get("chunk_key_encoding"), "default"):
+        return f"has chunk key encoding {_short(meta.get('chunk_key_encoding'))}"
+    separator = meta["chunk_key_encoding"].get("configuration", {}).get("separator", "/")
+    if separator not in ("/", "."):
+        return f"has chunk key separator {_short(separator)}"
+    if meta.get("storage_transformers"):
+        return f"has storage transformers {_short(meta['storage_transformers'])}"
+    grid: Any = meta.get("chunk_grid")
+    chunk: Any = grid.get("configuration", {}).get("chunk_shape") if _known(grid, "regular") else None
+    if not _lengths(chunk, 1) or len(chunk) != len(shape):
+        return f"has chunk grid {_short(grid)} for shape {shape}"
+    if prod(ceil(n / c) for n, c in zip(shape, chunk, strict=True)) > MOST_FILES:
+        return f"has shape {shape} in chunks of {chunk}: more than {MOST_FILES} files"
+    axis = meta["attributes"].get("scan_axis")
+    if axis is not None and not _whole(axis, 0, MOST_DIMS):
+        return f"has scan_axis {_short(axis)}"
+    return _wrong_fill(meta.get("fill_value"), meta["data_type"]) or _wrong_codecs(meta, chunk)
+
+
+def _wrong_fill(value: Any, dtype: str) -> str | None:
+    kind = np.dtype(dtype).kind
+    if kind == "f":
+        sound = value in ("NaN", "Infinity", "-Infinity") or (
+            isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+        )
+    elif kind == "b":
+        sound = isinstance(value, bool)
+    else:
+        sound = _whole(value, int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    return None if sound else f"has fill value {_short(value)} for {dtype}"
+
+
+def _known(value: Any, name: str) -> bool:
+    """Whether it is ``{"name": name}``, with a configuration or without."""
+    return isinstance(value, dict) and value.get("name") == name and isinstance(value.get("configuration", {}), dict)
+
+
+def _names(codecs: Any) -> list[str] | None:
+    """Names of a list of codecs that have the right form."""
+    if not isinstance(codecs, list) or not 0 < len(codecs) <= MOST_DIMS:
+        return None
+    sound = all(isinstance(c, dict) and isinstance(c.get("name"), str) and _known(c, c["name"]) for c in codecs)
+    return [c["name"] for c in codecs] if sound else None
+
+
+def _wrong_codecs(meta: Mapping[str, Any], chunk: list[int]) -> str | None:
+    itemsize = np.dtype(meta["data_type"]).itemsize
+    names = _names(meta.get("codecs"))
+    if names is None:
+        return f"has codecs {_short(meta.get('codecs'))}"
+    if names != ["sharding_indexed"]:
+        if prod(chunk) * itemsize > LARGEST_CHUNK:
+            return f"declares chunks of {prod(chunk) * itemsize} bytes"
+        return _wrong_chain(names, inner=False)
+    inner = meta["codecs"][0].get("configuration", {})
+    small = inner.get("chunk_shape")
+    if not _lengths(small, 1) or len(small) != len(chunk) or any(c % s for c, s in zip(chunk, small, strict=True)):
+        return f"has inner chunks {_short(small)} in shards of {chunk}"
+    if prod(small) * itemsize > LARGEST_INNER_CHUNK:
+        return f"declares inner chunks of {prod(small) * itemsize} bytes"
+    if prod(c // s for c, s in zip(chunk, small, strict=True)) > MOST_INNER_CHUNKS:
+        return f"declares shards of more than {MOST_INNER_CHUNKS} chunks"
+    if _names(inner.get("index_codecs")) != ["bytes", "crc32c"] or inner.get("index_location", "end") not in (
+        "start", "end",
+    ):  # fmt: skip
+        return f"has a shard index of codecs {_short(inner.get('index_codecs'))}"
+    return _wrong_chain(_names(inner.get("codecs")), inner=True)
+
+
+def _wrong_chain(names: list[str] | None, *, inner: bool) -> str | None:
+    """What is wrong unless ``bytes`` and compressors from the list follow each other; blosc only as in our shards."""
+    chain = (names or [""])[names is not None and names[0] == "transpose" :]
+    sound = chain[:1] == ["bytes"] and all(name in COMPRESSORS for name in chain[1:])
+    if not sound or ("blosc" in chain and (not inner or names != ["bytes", "blosc", "crc32c"])):
+        return f"has codecs {_short(names)}: known are bytes with {', '.join(COMPRESSORS)}"
+    return None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
