@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import signal
 import stat
+import subprocess
 import sys
+import time
 import types
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +19,14 @@ import psutil
 import pytest
 
 from dfxm_dask.errors import DfxmError, RecipeError
-from dfxm_dask.run import cluster as module
-from dfxm_dask.run.cluster import (
-    Local,
-    Slurm,
-    dashboard,
-    environment_set,
-    numba_cache,
-    open_cluster,
-    read_cluster,
-    slurm_cluster,
-    slurm_prologue,
-    worker_environment,
-)
+from dfxm_dask.run import slurm as module
+from dfxm_dask.run import worker as worker_module
+from dfxm_dask.run.cluster import Local, dashboard, open_cluster, read_cluster
+from dfxm_dask.run.slurm import Slurm, ask_slurm, job_of_worker, replacing_jobs, slurm_cluster, worker_lifetime
+from dfxm_dask.run.worker import environment_set, numba_cache, shell_lines, worker_environment
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "clusters"
+SMALL = {"kind": "slurm", "jobs": 1, "workers_per_job": 1, "memory": "1GiB", "walltime": "00:10:00"}
 
 
 def listening(process: int) -> list[str]:
@@ -50,11 +49,16 @@ def test_open_cluster__starts_workers_with_the_environment(monkeypatch: pytest.M
 
     with open_cluster(workers=1, memory_limit="512MiB", plugins=(plugin,)) as client:
         ((environment, start, spill, process),) = client.run(look).values()
-        (worker,) = client.scheduler_info()["workers"].values()
+        ((address, worker),) = client.scheduler_info()["workers"].items()
         addresses = [*listening(process), *listening(os.getpid())]
         assert dashboard(client) is None or "127.0.0.1" in str(dashboard(client))
-        with open_cluster(client.scheduler.address) as second:  # attached; does not stop what it did not start
-            assert second.submit(sum, [1, 2]).result() == 3
+        assert client.scheduler.address.startswith("tls://127.0.0.1:")
+        assert address.startswith("tls://127.0.0.1:")
+        assert worker["nanny"].startswith("tls://127.0.0.1:")
+        with pytest.raises(
+            DfxmError, match=r"scheduler tls://127.*: does not answer .*; check address, port, and cert"
+        ):
+            open_cluster(client.scheduler.address).__enter__()  # has no certificates of this run
         assert client.submit(sum, [1, 2]).result() == 3
     wanted = worker_environment()
     assert {name: environment[name] for name in wanted} == wanted
@@ -71,6 +75,104 @@ def test_open_cluster__starts_workers_with_the_environment(monkeypatch: pytest.M
     assert set(addresses) <= {"127.0.0.1", "::1"}
     assert os.environ["OMP_NUM_THREADS"] == "7"
     assert "MALLOC_TRIM_THRESHOLD_" not in os.environ
+
+
+def test_open_cluster__attaches_and_leaves_running_what_it_did_not_start(tmp_path: Path) -> None:
+    (tmp_path / "open.yaml").write_text("kind: local\nworkers: 1\ntls: false\n")
+    with open_cluster(tmp_path / "open.yaml") as client:
+        with open_cluster(client.scheduler.address) as second:
+            assert second.submit(sum, [1, 2]).result() == 3
+        assert client.submit(sum, [1, 2, 3]).result() == 6
+
+
+def wait_for(what: str, true: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"{what}: not within {seconds} s"
+        time.sleep(0.05)
+
+
+def fall(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def rest(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def test_open_cluster__a_death_is_reported_at_once_and_the_end_of_a_life_is_none() -> None:
+    from distributed.scheduler import KilledWorker
+
+    def end_life(dask_worker: Any) -> None:
+        """What Dask does when the life of a worker is over."""
+        dask_worker.loop.add_callback(dask_worker.close_gracefully, reason="worker-lifetime-reached")
+
+    with open_cluster(workers=4) as client:
+        tasks = client.map(rest, [0.2] * 16, pure=False)
+        first, second, third = list(client.nthreads())[:3]
+        client.run(end_life, workers=[first, second])
+        client.retire_workers([third])
+        assert client.gather(tasks) == [0.2] * 16
+        wait_for("three are gone", lambda: len(client.nthreads()) == 1)
+        with pytest.raises(KilledWorker):
+            client.submit(fall, 0).result(timeout=60)
+
+
+def test_open_cluster__a_full_worker_goes_on() -> None:
+    """Dask would pause it at 80 %; since nothing is spilled, it would stay so, and the run would never end."""
+
+    def fill(share: float) -> float:
+        import time
+
+        import dask
+        import numpy as np
+        import psutil
+        from distributed import get_worker
+
+        limit = get_worker().memory_manager.memory_limit
+        own = psutil.Process().memory_info().rss
+        dask.kept = np.ones(int(share * limit) - own, np.uint8)
+        time.sleep(1)  # memory is looked at ten times a second
+        return psutil.Process().memory_info().rss / limit
+
+    with open_cluster(workers=1, memory_limit="700MiB") as client:
+        assert 0.82 < client.submit(fill, 0.87).result(timeout=60) < 0.93
+        assert client.gather(client.map(rest, [0.01] * 5, pure=False)) == [0.01] * 5
+
+
+INTERRUPTED = """
+import os, signal, sys
+from dfxm_dask.run.cluster import open_cluster
+from tests.run.test_cluster import rest
+
+if __name__ == "__main__":
+    heard = []
+    signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+    with open_cluster(workers=2) as client:
+        before = set(client.run(os.getpid).values())
+        tasks = client.map(rest, [2.0] * 2, pure=False)
+        print("go", flush=True)
+        done = client.gather(tasks)
+        print(heard, done, before == set(client.run(os.getpid).values()), flush=True)
+"""
+
+
+def test_open_cluster__ctrl_c_reaches_the_driver_and_not_its_workers(tmp_path: Path) -> None:
+    """A terminal sends SIGINT to the whole foreground group."""
+    (tmp_path / "driver.py").write_text(INTERRUPTED)
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, str(tmp_path / "driver.py")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, cwd=root, start_new_session=True
+    ) as driver:
+        assert driver.stdout
+        assert driver.stdout.readline() == "go\n"
+        time.sleep(0.5)
+        os.killpg(driver.pid, signal.SIGINT)
+        assert driver.stdout.readline() == "[1] [2.0, 2.0] True\n"
+        assert driver.wait(timeout=60) == 0
 
 
 def test_open_cluster__refuses_what_does_not_suit() -> None:
@@ -94,7 +196,7 @@ def test_environment_set__puts_things_back(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_numba_cache__is_not_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(worker_module.tempfile, "tempdir", str(tmp_path))
     path = numba_cache()
     assert numba_cache() == path
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
@@ -104,44 +206,110 @@ def test_numba_cache__is_not_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert stat.S_IMODE(other.stat().st_mode) == 0o700
 
 
-def test_slurm_prologue__tells_the_nanny_too() -> None:
-    lines = slurm_prologue()
-    assert "export MALLOC_TRIM_THRESHOLD_=536870912" in lines
-    assert "export DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON__MALLOC_TRIM_THRESHOLD_=536870912" in lines
-    assert "export DASK_DISTRIBUTED__WORKER__MEMORY__SPILL=False" in lines
-    assert 'export NUMBA_CACHE_DIR="$(mktemp -d)"' in lines
+def test_shell_lines__give_a_process_the_environment_of_a_worker() -> None:
+    look = "import json, os, dask, distributed; print(json.dumps([dict(os.environ), dask.config.get('distributed')]))"
+    script = "\n".join([*shell_lines(), f'{sys.executable} -c "{look}"'])
+    found = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, env={"PATH": os.defpath})
+    environment, settings = json.loads(found.stdout)
+    wanted = worker_environment()
+    assert {name: environment[name] for name in wanted} == wanted
+    memory = settings["worker"]["memory"]
+    assert (memory["target"], memory["spill"], memory["pause"], memory["terminate"]) == (False, False, False, 0.95)
+    assert settings["comm"]["timeouts"]["tcp"] == "180s"
 
 
 def test_slurm_cluster__without_the_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    setup = Slurm(kind="slurm", jobs=1, workers_per_job=1, memory="1GiB", walltime="00:10:00")
     with pytest.raises(DfxmError, match=r"needs dask-jobqueue; pip install 'dfxm_dask\[slurm\]'"):
-        slurm_cluster(setup)
+        slurm_cluster(ExitStack(), Slurm.model_validate(SMALL))
 
 
-def test_temporary_certificates__without_the_package_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(DfxmError, match="needs the package cryptography"):
-        module.temporary_certificates()
+def test_ask_slurm__where_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DfxmError, match="cluster of kind 'slurm': finds no sbatch here; run on a machine that submits"):
+        ask_slurm("sbatch", "--test-only")
 
 
-def test_slurm_cluster__hands_the_setup_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurm_cluster__hands_the_setup_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: dict[str, Any] = {}
-    package = types.SimpleNamespace(SLURMCluster=lambda **options: asked.update(options) or "cluster")
+
+    class Cluster:
+        def __init__(self, **options: Any) -> None:
+            asked.update(options)
+
     monkeypatch.setattr(module, "find_spec", lambda name: True)
-    monkeypatch.setattr(module, "import_module", lambda name: package)
-    monkeypatch.setattr(module, "temporary_certificates", lambda: "certificates")
+    monkeypatch.setattr(module, "import_module", lambda name: types.SimpleNamespace(SLURMCluster=Cluster))
+    monkeypatch.chdir(tmp_path)
     setup = read_cluster(CONFIGS / "slurm.yaml")
     assert isinstance(setup, Slurm)
-    assert slurm_cluster(setup) == "cluster"
+    with ExitStack() as stack:
+        assert isinstance(slurm_cluster(stack, setup), Cluster)
+        security = asked["security"]
+        key = Path(security.tls_worker_key)
+        assert security.require_encryption
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+        assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
+        assert key.parent.parent == tmp_path
+    assert not list(tmp_path.iterdir())
     assert asked["cores"] == asked["processes"] == 16
-    assert asked["security"] == "certificates"
     assert asked["scheduler_options"] == {"dashboard_address": "127.0.0.1:0"}
+    extra = asked["worker_extra_args"]
+    assert extra[extra.index("--lifetime") + 1] == "13800s"  # of 4 hours, 14,400 s
+    assert extra[extra.index("--dashboard-address") + 1] == "127.0.0.1:0"
 
 
-@pytest.mark.parametrize("name", ["local", "slurm"])
+@pytest.mark.parametrize("walltime", ["00:05:00", "00:10:00", "00:20:00", "01:00:00", "04:00:00", "3-00:00:00"])
+def test_worker_lifetime__ends_before_the_walltime(walltime: str) -> None:
+    days, _, clock = walltime.rpartition("-")
+    hours, minutes, _ = clock.split(":")
+    whole = 86400 * int(days or 0) + 3600 * int(hours) + 60 * int(minutes)
+    life, spread = worker_lifetime(walltime)
+    assert 0 < life - spread
+    assert life + spread <= whole - 60
+    assert life >= min(0.9 * whole, whole - 120)
+
+
+def test_worker_lifetime__refuses_a_walltime_that_is_too_short() -> None:
+    with pytest.raises(ValueError, match="walltime is below 5 minutes, too short for workers"):
+        worker_lifetime("00:04:59")
+
+
+def test_replacing_jobs__forgets_a_job_only_when_its_last_worker_is_gone() -> None:
+    class Job:
+        async def close(self) -> None:
+            closed.append("job")
+
+    class Cluster:
+        def __init__(self) -> None:
+            self.workers, self._futures = {"c-0": Job()}, set()
+            self.worker_spec = {"c-0": {"group": ["-0", "-1"]}}
+            self.scheduler_info = {"workers": {"a": {"name": "c-0-0"}, "b": {"name": "c-0-1"}}}
+
+        def _update_worker_status(self, op: str, msg: Any) -> None:
+            self.scheduler_info["workers"].pop(msg)
+
+    async def lose() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later = lambda delay, forget, job: loop.call_soon(forget, job)  # type: ignore[method-assign, assignment, misc]
+        cluster = replacing_jobs(Cluster)()
+        cluster._update_worker_status("remove", "a")
+        for _ in range(4):
+            await asyncio.sleep(0)
+        assert set(cluster.workers) == {"c-0"}
+        cluster._update_worker_status("remove", "b")
+        for _ in range(4):
+            await asyncio.sleep(0)
+        assert not cluster.workers
+
+    closed: list[str] = []
+    asyncio.run(lose())
+    assert closed == ["job"]
+    assert job_of_worker(types.SimpleNamespace(name="c-0-1")) == "c-0"
+
+
+@pytest.mark.parametrize("name", ["local", "slurm", "slurm_gpu"])
 def test_read_cluster__reads_the_packaged_setups(name: str) -> None:
-    assert read_cluster(CONFIGS / f"{name}.yaml").kind == name
+    assert read_cluster(CONFIGS / f"{name}.yaml").kind == name.partition("_")[0]
 
 
 def test_read_cluster__reads_a_local_setup(tmp_path: Path) -> None:
@@ -157,6 +325,22 @@ WRONG = {
     "unknown field": ("kind: local\nworker: 1\n", r"mine\.yaml:2: 'worker': is unknown .*\(did you mean 'workers'"),
     "bad value": ("kind: local\nworkers: 0\n", r"mine\.yaml:2: 'workers': .*greater than or equal to 1 \(found 0\)"),
     "missing field": ("kind: slurm\njobs: 1\n", r"mine\.yaml:1: 'workers_per_job': Field required"),
+    "how many jobs": (
+        "kind: slurm\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:10:00'\nminimum_jobs: 1\n",
+        r"mine\.yaml:1: 'kind': Value error, say jobs, or minimum_jobs and maximum_jobs",
+    ),
+    "fewer than few": (
+        "kind: slurm\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:10:00'\nminimum_jobs: 2\nmaximum_jobs: 1\n",
+        r"mine\.yaml:1: 'kind': Value error, minimum_jobs is above maximum_jobs",
+    ),
+    "open to all": (
+        "kind: slurm\njobs: 1\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:10:00'\ntls: false\n",
+        r"mine\.yaml:1: 'kind': Value error, tls: false needs interface: lo",
+    ),
+    "short": (
+        "kind: slurm\njobs: 1\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:01:00'\n",
+        r"mine\.yaml:1: 'kind': Value error, walltime is below 5 minutes",
+    ),
     "not YAML": ("kind: [\n", r"mine\.yaml:\d: is not YAML"),
 }
 
