@@ -2,8 +2,8 @@
 
 ``python scripts/benchmark.py maps`` builds the data and prints a Markdown table; ``simulate`` measures the simulator,
 ``networks`` the networks that tell weak from strong beam, ``beams`` the recipe of weak-beam images, ``components`` the
-component analyses, ``volume`` objects, boundaries and the comparison of a whole stack. ``--quick`` takes small frames:
-it shows that everything runs, but its numbers say nothing.
+component analyses, ``volume`` objects, boundaries and the comparison of a whole stack, ``scale`` plans and runs of
+terabytes without pixels. ``--quick`` takes small frames: it shows that everything runs, but its numbers say nothing.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from bench.data import FULL, QUICK, Data
 from bench.limits import figure_graph, figure_memory
 from bench.networks import Networks, figure_speed, figure_worker
 from bench.reducing import figure_darling, figure_fit, figure_fused, figure_maps, figure_workers
+from bench.scale import Scale, figure_driver, figure_plan, figure_tasks
 from bench.simulating import Work, figure_dynamical, figure_forward, figure_hard
 from bench.storing import figure_ingest, figure_read, figure_slice
+from bench.surviving import figure_commit
 from bench.timing import Row, as_json, machine, table
 from bench.volumes import figure_scipy, figure_volume
 
@@ -40,6 +42,7 @@ MAPS: dict[str, Callable[[Data], list[Row]]] = {
     "fit": figure_fit,
     "memory": figure_memory,
     "graph": figure_graph,
+    "commit": figure_commit,
 }
 
 SIMULATE: dict[str, Callable[[Work], list[Row]]] = {
@@ -72,6 +75,12 @@ VOLUME: dict[str, Callable[[bool], list[Row]]] = {
     "scipy": figure_scipy,
 }
 
+SCALE: dict[str, Callable[[Scale], list[Row]]] = {
+    "plan": figure_plan,
+    "driver": figure_driver,
+    "tasks": figure_tasks,
+}
+
 ON_STORES = {"maps": MAPS, "beams": BEAMS, "components": COMPONENTS}
 
 
@@ -91,9 +100,10 @@ def arguments() -> argparse.Namespace:
     components.add_argument("--darfix-python", metavar="PATH", help="Python of an environment with darfix")
     components.set_defaults(layers=1)
     volume = commands.add_parser("volume", help="objects, boundaries and comparison of a stack of 301 layers")
+    scale = commands.add_parser("scale", help="plans and runs of 10,000 layers without pixels")
     named = (
         (maps, MAPS), (simulate, SIMULATE), (networks, NETWORKS), (beams, BEAMS), (components, COMPONENTS),
-        (volume, VOLUME),
+        (volume, VOLUME), (scale, SCALE),
     )  # fmt: skip
     for command, figures in ((command, list(known)) for command, known in named):
         command.add_argument("--quick", action="store_true", help="small frames, for a look whether all of it runs")
@@ -132,6 +142,10 @@ def run(options: argparse.Namespace, work: Path) -> None:
     if options.command == "volume":
         rows = [row for name in options.only or VOLUME for row in measure(name, VOLUME[name], options.quick)]
         return report(rows, "two threads, once", options.json)
+    if options.command == "scale":
+        scale = Scale(work, options.quick)
+        rows = [row for name in options.only or SCALE for row in measure(name, SCALE[name], scale)]
+        return report(rows, "layers of 31 x 2160 x 2560 uint16 without pixels, once", options.json)
     memory_layers = (1, 2, 4) if options.quick else (1, 6, 30)
     shape = QUICK if options.quick else FULL
     folder = work / f"{shape[0]}x{shape[1]}"
