@@ -8,8 +8,12 @@ from __future__ import annotations
 import click
 
 from dfxm_dask import __version__
+from dfxm_dask.cli.checks import verify
+from dfxm_dask.cli.doctor import doctor
+from dfxm_dask.cli.nights import nightly, report
 from dfxm_dask.cli.options import Commands
 from dfxm_dask.cli.pictures import compare_beams, figures
+from dfxm_dask.cli.plans import plan_run
 from dfxm_dask.cli.runs import check, explain, reduce, reductions, run, train
 from dfxm_dask.cli.scans import demo, info, ingest, simulate
 from dfxm_dask.cli.volumes import compare, export
@@ -35,14 +39,19 @@ for command in (
     ingest,
     info,
     check,
+    plan_run,
     run,
     reduce,
+    verify,
     train,
     reductions,
     explain,
+    doctor,
     figures,
+    report,
     compare_beams,
     compare,
     export,
+    nightly,
 ):
     cli.add_command(command)

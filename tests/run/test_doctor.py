@@ -1,0 +1,268 @@
+"""Doctor: what is found of a machine and a folder, beside what the system itself says; and every way to fail."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import subprocess
+import types
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from dfxm_dask.cli import cli
+from dfxm_dask.errors import RecipeError
+from dfxm_dask.run import doctor as module
+from dfxm_dask.run.doctor import Finding, doctor
+
+
+def by_name(findings: Any) -> dict[str, Finding]:
+    found = list(findings)
+    assert len({f.name for f in found}) == len(found)
+    for finding in found:
+        assert (finding.remedy == "") == (finding.state == "ok"), finding
+    return {f.name: f for f in found}
+
+
+def test_doctor__says_what_the_system_says_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("kept")
+    found = by_name(doctor(tmp_path))
+    assert [f for f in found.values() if f.state == "fail"] == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine"]
+    numpy = metadata.version("torch")
+    assert f"torch {numpy}" in found["packages"].found
+    assert str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]) in found["open files"].found
+    free = float(found["folder: free space"].found.split()[0]) * 1e9
+    assert free == pytest.approx(psutil.disk_usage(str(tmp_path)).free, rel=0.2)
+    mounted = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=True)
+    kind = found["folder: file system"].found.rsplit(" on ", 1)[1].split(",")[0]
+    assert kind[:3] in mounted.stdout.replace("overlayfs", "overlay")
+    for name in ("write, fsync, rename", "appending", "hard links", "HDF5 locking", "clock"):
+        assert found[f"folder: {name}"].state == "ok"
+
+
+def test_doctor__refuses_an_unknown_cluster(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="clusters configuration 'slrum'"):
+        doctor(tmp_path, "slrum")
+
+
+def test_doctor__command_exits_with_1_where_something_fails(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["doctor", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "0 fail" in result.output
+    result = CliRunner().invoke(cli, ["doctor", str(tmp_path / "absent")])
+    assert result.exit_code == 1
+    assert "is no folder" in result.output
+    assert "mkdir -p" in result.output
+    result = CliRunner().invoke(cli, ["doctor", "--cluster", "nothing"])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+
+
+def test_packages__too_old_absent_or_newer_than_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    required = [
+        "numpy>=2.0",
+        "dask[array]>=2025.1",
+        "torch>=2.10",
+        "nothing-of-that-name>=1",
+        "bokeh>=99; extra == 'v'",
+    ]
+    monkeypatch.setattr(module.metadata, "requires", lambda name: required)
+    versions = {"numpy": "1.26.4", "dask": "2099.1.0", "torch": "2.9.1+cu128"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(module.metadata, "version", version)
+    found = by_name(module.packages())
+    assert found["package numpy"].remedy == "pip install 'numpy>=2.0'"
+    assert found["package torch"].found == "is 2.9.1+cu128"
+    assert found["package nothing-of-that-name"].found == "is not installed"
+    assert "package bokeh" not in found
+    assert (found["packages"].state, "newer than tested: dask 2099.1.0" in found["packages"].found) == ("warn", True)
+    versions |= {"numpy": "2.4.6", "dask": "2026.8.0", "torch": "2.10"}
+    required.remove("nothing-of-that-name>=1")
+    assert [f.state for f in module.packages()] == ["ok"]
+
+    def absent(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(module.metadata, "requires", absent)
+    assert [f.found for f in module.packages()] == ["dfxm_dask is not installed"]
+
+
+def test_codecs__a_wrong_round_trip_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numcodecs import blosc
+
+    assert {f.state for f in module.codecs()} == {"ok"}
+    right = blosc.decompress
+    monkeypatch.setattr(blosc, "decompress", lambda packed: right(packed)[::-1])
+    found = by_name(module.codecs())
+    assert found["blosc-LZ4 with bitshuffle"].state == "fail"
+    assert found["HDF5 bitshuffle-LZ4"].state == "ok"
+
+
+def test_asked__a_check_that_breaks_down_is_a_finding() -> None:
+    def broken() -> Any:
+        yield Finding("first", "ok", "")
+        raise RuntimeError("no library")
+
+    assert [(f.name, f.state, f.found) for f in module._asked(broken)] == [
+        ("first", "ok", ""), ("broken", "fail", "RuntimeError: no library"),
+    ]  # fmt: skip
+
+
+def test_memory_and_cores__follow_the_control_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {"cpu.max": "150000 100000", "memory.max": "2000000000"}
+    monkeypatch.setattr(module, "_control_group", limits.__getitem__)
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert module._cores() == 1.5
+    (found,) = module.memory()
+    assert found.found.startswith("2.0 GB")
+    assert (found.state, "1.3 GB for each core" in found.found) == ("warn", True)
+    limits |= {"cpu.max": "max 100000", "memory.max": "max"}
+    assert module._cores() == 8
+    (found,) = module.memory()
+    assert found.found.startswith(f"{psutil.virtual_memory().total / 1e9:.1f} GB")
+
+
+def test_threads__odd_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    monkeypatch.setenv("MKL_NUM_THREADS", "2")
+    (found,) = module.threads()
+    assert found.remedy == "unset OMP_NUM_THREADS"
+
+
+def test_open_files_and_text__warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.resource, "getrlimit", lambda which: (256, 4096))
+    monkeypatch.setattr(module.locale, "getpreferredencoding", lambda again: "ANSI_X3.4-1968")
+    assert [f.remedy for f in (*module.open_files(), *module.terminal())] == ["ulimit -n 1024", "export LC_ALL=C.UTF-8"]
+
+
+def test_loopback__that_does_not_answer_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(socket.socket):
+        def connect(self, address: Any) -> None:
+            raise ConnectionRefusedError("refused")
+
+    monkeypatch.setattr(module.socket, "socket", Closed)
+    (found,) = module.loopback()
+    assert found.state == "fail"
+
+
+def test_gpu__that_torch_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = types.SimpleNamespace(returncode=0, stdout="NVIDIA A100, 81920 MiB\n")
+    monkeypatch.setattr(module, "_answer", lambda *command: answer)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (found,) = module.gpu()
+    assert (found.state, found.found) == ("warn", "NVIDIA A100, 81920 MiB")
+    assert found.remedy.startswith("install a torch with CUDA")
+
+
+def test_place__raw_data_and_passing_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "RAW_DATA").mkdir()
+    (found,) = module.place(tmp_path / "RAW_DATA")
+    assert found.remedy == "write under PROCESSED_DATA"
+    here = types.SimpleNamespace(mountpoint=str(tmp_path), fstype="tmpfs")
+    root = types.SimpleNamespace(mountpoint="/", fstype="ext4")
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [here, root])
+    monkeypatch.setattr(module, "LEAST_FREE_BYTES", 10**18)
+    monkeypatch.setattr(module, "LEAST_FREE_FILES", 10**18)
+    found = by_name(module.place(tmp_path))
+    assert "lives in memory" in found["folder: file system"].remedy
+    assert found["folder: free space"].state == "warn"
+    assert found["folder: free inodes"].state in ("warn", "ok")
+
+
+def test_place__that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module.tempfile, "mkdtemp", refused)
+    assert by_name(module.place(tmp_path))["folder: writing"].found == "is refused (Permission denied)"
+
+
+def test_probes__see_a_file_system_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "replace", lambda a, b: None)
+        assert [f.state for f in module.commits(tmp_path)] == ["fail"]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "SLOW_COMMIT", 0.0)
+        assert [f.state for f in module.commits(tmp_path)] == ["warn"]
+    with monkeypatch.context() as patch:  # as on old NFS, where each writer has an end of its own
+        patch.setattr(module.os, "O_APPEND", 0)
+        assert [f.found for f in module.appends(tmp_path)] == ["lines overwrite each other"]
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "link", lambda a, b: None)
+        assert [f.found for f in module.links(tmp_path)] == ["are made twice"]
+        patch.setattr(module.os, "link", lambda a, b: (_ for _ in ()).throw(OSError(1, "Operation not permitted")))
+        assert [f.found for f in module.links(tmp_path)] == ["are refused (Operation not permitted)"]
+    with monkeypatch.context() as patch:
+        patch.setattr(module.time, "time", lambda: 1e9)
+        assert [f.state for f in module.clock(tmp_path)] == ["warn"]
+    with monkeypatch.context() as patch:
+        patch.setattr("h5py.File", lambda *_, **__: (_ for _ in ()).throw(OSError("unable to lock file, errno = 37")))
+        assert [f.remedy[:32] for f in module.locks(tmp_path)] == ["export HDF5_USE_FILE_LOCKING=FAL"]
+
+
+def slurm_setup(**own: Any) -> Any:
+    given = {"kind": "slurm", "interface": None, "queue": None, "tls": True, "shared_directory": None} | own
+    return types.SimpleNamespace(**given)
+
+
+def test_network__interface_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [f.state for f in module.network(slurm_setup(interface="ib77"))] == ["fail"]
+    lonely = {"lo": [types.SimpleNamespace(family=socket.AF_INET, address="127.0.0.1")]}
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: lonely)
+    assert [f.state for f in module.network(None)] == ["ok"]
+    assert [f.state for f in module.network(slurm_setup())] == ["fail"]
+    assert [f.state for f in module.network(slurm_setup(interface="lo", tls=False))] == ["fail"]
+
+
+COMMAND = """#!/bin/sh
+{}
+"""
+
+
+def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, sinfo: str) -> None:
+    for name in ("sbatch", "sinfo", "squeue", "scancel"):
+        path = folder / name
+        path.write_text(COMMAND.format(sinfo if name == "sinfo" else "exit 9"))
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_slurm__queues_are_those_that_sinfo_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands(tmp_path, monkeypatch, "printf 'nice\\nlong\\nnice\\n'")
+    assert [f.found for f in module.slurm(None)] == ["queues long, nice"]
+    monkeypatch.setattr(module.metadata, "version", lambda name: "1")
+    assert [f.state for f in module.slurm(slurm_setup(queue="nice"))] == ["ok"]
+    (found,) = module.slurm(slurm_setup(queue="gpu"))
+    assert (found.state, found.found) == ("fail", "queue gpu is not among long, nice")
+    shared = by_name(module.slurm(slurm_setup(shared_directory=str(tmp_path / "absent"))))
+    assert shared["shared folder"].state == "fail"
+
+
+def test_slurm__that_is_silent_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands(tmp_path, monkeypatch, "echo 'Unable to contact slurm controller' >&2; exit 1")
+    assert [f.state for f in module.slurm(None)] == ["warn"]
+    monkeypatch.setattr(module.metadata, "version", lambda name: "1")
+    (found,) = module.slurm(slurm_setup())
+    assert (found.state, found.found) == ("fail", "sinfo: Unable to contact slurm controller")
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.2)
+    commands(tmp_path, monkeypatch, "exec sleep 60")
+    assert [f.found for f in module.slurm(slurm_setup())] == ["sinfo: no answer in time"]
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert [f.state for f in module.slurm(None)] == ["ok"]
+
+    def absent(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(module.metadata, "version", absent)
+    assert [f.name for f in module.slurm(slurm_setup(tls=False))] == ["SLURM", "package dask-jobqueue"]
+    assert len(list(module.slurm(slurm_setup()))) == 3
