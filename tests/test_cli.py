@@ -80,7 +80,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             bytes_read=10**9, bytes_written=10**7,
         )  # fmt: skip
 
-    def run_recipe(recipe: Recipe, store: Path, *, client: Any, publish: tuple[Any, ...], overwrite: bool) -> Any:
+    def run_recipe(
+        recipe: Recipe, store: Path, *, client: Any, publish: tuple[Any, ...], overwrite: bool, share: Any
+    ) -> Any:
         from dfxm_dask.run.events import RunDone, send
 
         send(publish, RunDone(2.0, 4, 0, seen["complete"]))
@@ -95,7 +97,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def run_simulate(preset: str, out: Path, *, client: Any, publish: tuple[Any, ...], **options: Any) -> None:
         seen["simulate"] = (preset, out, client, options)
 
-    stand_in = Planned(plan=plan, run_recipe=run_recipe, run_ingest=run_ingest, run_simulate=run_simulate)
+    stand_in = Planned(
+        plan=plan, run_recipe=run_recipe, run_ingest=run_ingest, run_simulate=run_simulate,
+        refuse_share=lambda *words: None,
+    )  # fmt: skip
     monkeypatch.setitem(sys.modules, "dfxm_dask.run.execute", stand_in)
     monkeypatch.setattr(cluster, "open_cluster", open_cluster)
     return seen

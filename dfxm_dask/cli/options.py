@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dfxm_dask.errors import DfxmError, StoppedError
-from dfxm_dask.schema import printable
 
 if TYPE_CHECKING:
     from dfxm_dask.run.events import Subscriber
@@ -39,9 +38,13 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except StoppedError as error:
+            from dfxm_dask.schema import printable
+
             click.echo(f"INCOMPLETE: {printable(' '.join(str(error).split()))}", err=True)
             raise SystemExit(PARTIAL) from None
         except DfxmError as error:
+            from dfxm_dask.schema import printable
+
             raise click.ClickException(printable(" ".join(str(error).split()))) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -101,7 +104,7 @@ def load_plugins(_: Any, __: Any, files: tuple[Path, ...]) -> tuple[Path, ...]:
         try:
             load_plugin(file)
         except DfxmError as error:
-            raise click.ClickException(printable(" ".join(str(error).split()))) from error
+            raise click.ClickException(" ".join(str(error).split())) from error
     return files
 
 

@@ -24,7 +24,7 @@ from dfxm_dask.run.events import (
     Subscriber,
     send,
 )
-from dfxm_dask.run.passes import Run, Tally, complete_pass, run_pass
+from dfxm_dask.run.passes import Run, Tally, complete_pass, others_at_work, run_pass
 from dfxm_dask.run.plan import Plan, PlannedStep, Stored, make_plan
 from dfxm_dask.run.recipe import Recipe, read_recipe
 from dfxm_dask.run.remarks import of_results
@@ -204,6 +204,9 @@ def run_recipe(
             tally.stopped = error.found
         for one in plan.passes if share is not None else ():
             complete_pass(one, run)
+        if not others_at_work(run):
+            for group in groups:
+                ledger.sweep(plan.store.path, group)  # of workers that were lost
     missing = (*plan.store.absent, *plan.store.cropped)
     complete = not (missing or tally.why())
     found = of_results(plan.store.path, {s.group for s in plan.steps})

@@ -172,9 +172,7 @@ def wait_for_inputs(one: Pass, run: Run, tally: Tally) -> set[int]:
     try:
         while True:
             usable = usable_layers(one, run)
-            at_work = [path for folder in folders for path in folder.glob("lock-*") if path != folder / mark_of(run)]
-            at_work = [p for p in at_work if not p.with_name(p.name.replace("lock", "waiting")).exists()]
-            if wanted <= usable or stopping.asked() or not any(held(path) for path in at_work):
+            if wanted <= usable or stopping.asked() or not others_at_work(run, waiting=False):
                 return usable
             for mark in marks:
                 mark.touch()
@@ -188,10 +186,14 @@ def wait_for_inputs(one: Pass, run: Run, tally: Tally) -> set[int]:
             mark.unlink(missing_ok=True)
 
 
-def mark_of(run: Run) -> str:
-    """Name of the lock file of this share."""
-    assert run.share is not None
-    return f"lock-{run.share[0]}-of-{run.share[1]}"
+def others_at_work(run: Run, *, waiting: bool = True) -> bool:
+    """Whether other shares live in the groups of this one; those that wait for others count only if asked."""
+    for fence in run.fences.values():
+        for path in Path(fence.path).parent.glob("lock-*"):
+            waits = path.with_name(path.name.replace("lock", "waiting")).exists()
+            if str(path) != fence.path and held(path) and (waiting or not waits):
+                return True
+    return False
 
 
 def begin_step(step: PlannedStep, run: Run) -> set[str]:

@@ -186,13 +186,15 @@ def _check_form(path: Path, entry: Record) -> None:
             and isinstance(value[1], str) for value in found.values()
         )  # fmt: skip
 
-    if "block" in entry:
-        ok = isinstance(entry["block"], str) and BLOCK.fullmatch(entry["block"]) and files(entry.get("files"))
-        ok = ok and files(entry.get("beside", {})) and isinstance(entry.get("inputs", {}), dict)
+    if "torn" in entry:
+        ok = isinstance(entry["torn"], str)
     elif "withdrawn" in entry:
         ok = texts(entry["withdrawn"])
-    elif "torn" in entry or "completed" in entry:
-        ok = isinstance(entry.get("torn", entry.get("completed")), str)
+    elif "completed" in entry:
+        ok = isinstance(entry["completed"], str)
+    elif "block" in entry:
+        ok = isinstance(entry["block"], str) and bool(BLOCK.fullmatch(entry["block"])) and files(entry.get("files"))
+        ok = ok and files(entry.get("beside", {})) and isinstance(entry.get("inputs", {}), dict)
     else:
         plan = entry.get("plan")
         ok = isinstance(plan, dict) and texts(plan.get("writes", [])) and isinstance(plan.get("inputs", {}), dict)

@@ -208,7 +208,13 @@ def _variable(path: Path, known: frozenset[str] | None = None) -> xr.Variable:
 
 
 def valid_blocks(state: ledger.StepState, nz: int, ny: int) -> np.ndarray:
-    """Which (z, y) rows of a step's results are on disk: bool (z, y)."""
+    """Which (z, y) rows of a step's results are on disk: bool (z, y).
+
+    Raises
+    ------
+    StoreError
+        A block lies outside the scan.
+    """
     valid = np.zeros((nz, ny), bool)
     for block in state.done:
         z, _, band = block.partition("-")
@@ -292,6 +298,8 @@ def open_scan(
     datasets = {"/": xr.Dataset(coords=coords, attrs=attrs)}
     for group in groups(store):
         states = ledger.states(store, group)
+        for state in states.values():
+            valid_blocks(state, nz, ny)  # refuses blocks outside the scan
         bad = incomplete(store, group, states)
         if bad and not allow_partial:
             step, (reason, remedy) = next(iter(bad.items()))

@@ -238,7 +238,7 @@ run_recipe(parse_recipe(sys.argv[2], pathlib.Path("test.yaml")), sys.argv[1])
 """
 
 
-@pytest.mark.parametrize("after", [0, 1, 3, 5])
+@pytest.mark.parametrize("after", [3, *(pytest.param(k, marks=pytest.mark.slow) for k in (0, 1, 5))])
 def test_run_recipe__killed_and_run_again_is_byte_identical(raw_store: Path, tmp_path: Path, after: int) -> None:
     for name in ("whole", "killed"):
         shutil.copytree(raw_store, tmp_path / name)

@@ -115,9 +115,7 @@ def hosts() -> Iterator[tuple[str, str]]:
             subprocess.run(["ip", "netns", "delete", host], capture_output=True, check=False)
 
 
-@pytest.mark.parametrize(
-    "seconds", [6, pytest.param(20, marks=pytest.mark.slow), pytest.param(60, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("seconds", [pytest.param(k, marks=pytest.mark.slow) for k in (10, 20, 60)])
 def test_run_recipe__goes_on_after_a_partition(hosts: tuple[str, str], tmp_path: Path, seconds: int) -> None:
     near, far = hosts
     write_bliss(tmp_path / "s.h5", layers=LAYERS, shape=(5,), size=(32, 32))

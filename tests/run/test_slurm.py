@@ -185,6 +185,7 @@ def test_open_cluster__jobs_that_end_before_a_worker_is_there(slurm: None, tmp_p
     wait_for("no job is left", lambda: set(jobs()) <= before)
 
 
+@pytest.mark.slow
 def test_shards_script__an_array_joined_by_the_ledger(slurm: None, stores: tuple[Path, Path], tmp_path: Path) -> None:
     raw, serial = stores
     store = tmp_path / "s.zarr"
