@@ -29,7 +29,7 @@ from dfxm_dask.schema import SPACE, Variable, expand
 from dfxm_dask.store.chunks import bands
 from dfxm_dask.store.ledger import Record, ledger_path, replace_file
 from dfxm_dask.store.lock import Fence
-from dfxm_dask.store.shards import Buffers, ShardedArray, open_array, read, tiles, write_shard
+from dfxm_dask.store.shards import Buffers, ShardedArray, open_array, place_shards, read, stage_shard, staging, tiles
 
 _memory = threading.local()
 
@@ -242,7 +242,6 @@ def _keep(
 
 def _write(task: UnitTask, step: UnitStep, reduction: Reduction, results: Arrays) -> dict[str, list[Any]]:
     """Write the results of a step as whole shards; a gather leaves its summary beside the ledger."""
-    files: dict[str, list[Any]] = {}
     may_commit = step.fence.check if step.fence else None
     if reduction.combine is not None:
         path = summary_path(task.store, step.group, step.name, task.block)
@@ -252,23 +251,23 @@ def _write(task: UnitTask, step: UnitStep, reduction: Reduction, results: Arrays
             may_commit()
         replace_file(path, content.getvalue())
         digest = hashlib.sha256(content.getvalue()).hexdigest()
-        files[os.path.relpath(path, task.store)] = [len(content.getvalue()), digest]
-        return files
-    for variable in expanded_writes(reduction, task.axes, step.parameters):
-        if not variable.stored:
-            continue
-        array = _open(task.store, step.group, variable.name)
-        values = results[variable.name]
-        cut = next((d for d in ("y", "patch_y") if d in variable.dims), None)
-        y = variable.dims.index(cut) - 1 if cut else 0
-        rows = array.shard[y + 1] if cut else 1
-        first = task.y0 // (rows if cut == "y" else rows * (reduction.patch or 1))
-        for number, (low, high) in enumerate(bands(values.shape[y], rows) if cut else [(0, 1)]):
-            part = values[(slice(None),) * y + (slice(low, high),)] if cut else values
-            place = tuple(task.z if d == "z" else first + number if d == cut else 0 for d in variable.dims)
-            written = write_shard(array, place, part[None], may_commit)
-            files[os.path.relpath(array.shard_path(place), task.store)] = list(written)
-    return files
+        return {os.path.relpath(path, task.store): [len(content.getvalue()), digest]}
+    with staging() as writers:
+        for variable in expanded_writes(reduction, task.axes, step.parameters):
+            if not variable.stored:
+                continue
+            array = _open(task.store, step.group, variable.name)
+            values = results[variable.name]
+            cut = next((d for d in ("y", "patch_y") if d in variable.dims), None)
+            y = variable.dims.index(cut) - 1 if cut else 0
+            rows = array.shard[y + 1] if cut else 1
+            first = task.y0 // (rows if cut == "y" else rows * (reduction.patch or 1))
+            for number, (low, high) in enumerate(bands(values.shape[y], rows) if cut else [(0, 1)]):
+                part = values[(slice(None),) * y + (slice(low, high),)] if cut else values
+                place = tuple(task.z if d == "z" else first + number if d == cut else 0 for d in variable.dims)
+                writers.append(stage_shard(array, place, part[None]))
+        placed = place_shards(writers, may_commit)
+    return {os.path.relpath(path, task.store): what for path, what in placed.items()}
 
 
 def summary_path(store: str, group: str, step: str, block: str) -> Path:

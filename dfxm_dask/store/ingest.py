@@ -28,7 +28,7 @@ from dfxm_dask.store.chunks import bands, raw_layout, unit_rows
 from dfxm_dask.store.create import create_store, grid_positions, raw_variables
 from dfxm_dask.store.lock import STORE_LOCK, Fence, own_store
 from dfxm_dask.store.scan import arrays, consolidate, read_group_meta
-from dfxm_dask.store.shards import ShardWriter, open_array, write_shard
+from dfxm_dask.store.shards import ShardWriter, open_array, place_shards, stage_shard, staging
 from dfxm_dask.store.source import Axis, Scan, frames, list_scans, load_beamline, read_scan
 
 NOISE_FRAMES = 16  # frames of a layer, evenly spread, that the noise is taken from
@@ -432,8 +432,7 @@ def write_layer(
     zeros = (0,) * len(scan_shape)
     band_rows = counts.shard[-2]
     statistics: dict[str, np.ndarray] = {}
-    may_commit = fence.check if fence else None
-    writers = [ShardWriter(counts, (z, *zeros, k, 0), may_commit) for k in range(len(bands(ny, band_rows)))]
+    writers = [ShardWriter(counts, (z, *zeros, k, 0)) for k in range(len(bands(ny, band_rows)))]
     tile = np.zeros((edge, edge), counts.dtype)
     seen = 0
     noise: list[float] = []
@@ -460,30 +459,31 @@ def write_layer(
             seen += 1
         if seen != n_frames:
             raise SourceError(source, f"gave {seen} of {n_frames} frames", "check the file")
-        files = {_relative(store, w.path): list(w.commit()) for w in writers}
+        layer: dict[str, Any] = {n: v.reshape(*scan_shape, *v.shape[1:]) for n, v in statistics.items()}
+        layer[NOISE.name] = np.float32(np.quantile(noise, 0.25))
+        return _named(store, place_shards(writers, fence.check if fence else None)) | write_maps(
+            store, "raw", z, layer, fence
+        )
     finally:
         for writer in writers:
             writer.abandon()
-    layer: dict[str, Any] = {n: v.reshape(*scan_shape, *v.shape[1:]) for n, v in statistics.items()}
-    layer[NOISE.name] = np.float32(np.quantile(noise, 0.25))
-    return files | write_maps(store, "raw", z, layer, fence)
 
 
 def write_maps(
     store: str, group: str, z: int, layer: Mapping[str, Any], fence: Fence | None = None
 ) -> dict[str, list[Any]]:
     """All shards of the variables of a layer: name → values without z. Returns files with size and digest."""
-    files = {}
-    for name, values in layer.items():
-        array = open_array(Path(store, group, name))
-        assert array is not None
-        whole = np.asarray(values)
-        for place in product(*(range(ceil(n / s)) for n, s in zip(array.shape[1:], array.shard[1:], strict=True))):
-            part = whole[tuple(slice(k * s, (k + 1) * s) for k, s in zip(place, array.shard[1:], strict=True))]
-            written = write_shard(array, (z, *place), part[None], fence.check if fence else None)
-            files[_relative(store, array.shard_path((z, *place)))] = list(written)
-    return files
+    with staging() as writers:
+        for name, values in layer.items():
+            array = open_array(Path(store, group, name))
+            assert array is not None
+            whole = np.asarray(values)
+            for place in product(*(range(ceil(n / s)) for n, s in zip(array.shape[1:], array.shard[1:], strict=True))):
+                part = whole[tuple(slice(k * s, (k + 1) * s) for k, s in zip(place, array.shard[1:], strict=True))]
+                writers.append(stage_shard(array, (z, *place), part[None]))
+        return _named(store, place_shards(writers, fence.check if fence else None))
 
 
-def _relative(store: str, path: str) -> str:
-    return os.path.relpath(path, store)
+def _named(store: str, files: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Files by their names in the store."""
+    return {os.path.relpath(path, store): what for path, what in files.items()}

@@ -14,7 +14,7 @@ import os
 import stat
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
@@ -301,18 +301,13 @@ def tiles(array: ShardedArray, z: int, y0: int, y1: int, buffers: Buffers) -> It
 
 
 class ShardWriter:
-    """One shard, written chunk by chunk under a temporary name; :meth:`commit` makes it appear whole or not at all.
+    """One shard, written chunk by chunk under a temporary name; :func:`place_shards` gives it its own, whole."""
 
-    ``may_commit`` is called before the shard takes its name, and raises where its run owns the place no more.
-    """
-
-    def __init__(
-        self, array: ShardedArray, coordinates: tuple[int, ...], may_commit: Callable[[], None] | None = None
-    ) -> None:
-        self.array, self.path, self.may_commit = array, array.shard_path(coordinates), may_commit
+    def __init__(self, array: ShardedArray, coordinates: tuple[int, ...]) -> None:
+        self.array, self.path = array, array.shard_path(coordinates)
         self.partial = f"{self.path}.{uuid.uuid4().hex}.partial"
         with full_disk_said(f"shard {self.path}"):
-            new_folder(os.path.dirname(self.path))
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
             self.file = open(self.partial, "wb", buffering=2**20)
         self.index = np.full((*array.grid, 2), ABSENT, "<u8")
         self.at = self.sent = 0
@@ -333,8 +328,8 @@ class ShardWriter:
             os.posix_fadvise(self.file.fileno(), self.sent, self.at - self.sent, os.POSIX_FADV_DONTNEED)
             self.sent = self.at
 
-    def commit(self) -> tuple[int, str]:
-        """Write the index, force everything to disk, take the final name. Returns bytes and digest of the shard.
+    def finish(self) -> tuple[int, str]:
+        """Write the index and force the file to disk. Returns bytes and digest of the shard.
 
         The digest is a sha256 over the checksums of the chunks in file order and the index: it binds what is in the
         shard and where, at no cost per byte.
@@ -346,11 +341,6 @@ class ShardWriter:
             self.file.flush()
             os.fsync(self.file.fileno())
             self.file.close()
-        if self.may_commit is not None:
-            self.may_commit()
-        with full_disk_said(f"shard {self.path}"):
-            os.replace(self.partial, self.path)
-            sync_folder(os.path.dirname(self.path))
         self.digest.update(raw)
         return self.at + len(raw) + 4, self.digest.hexdigest()
 
@@ -379,14 +369,38 @@ def full_disk_said(what: str) -> Iterator[None]:
         raise
 
 
-def new_folder(path: str) -> None:
-    """A folder with those above it, and their entries forced to disk where they are new."""
-    if os.path.isdir(path):
-        return
-    above = os.path.dirname(path)
-    new_folder(above)
-    os.makedirs(path, exist_ok=True)
-    sync_folder(above)
+def place_shards(writers: Iterable[ShardWriter], may_commit: Callable[[], None] | None = None) -> dict[str, list[Any]]:
+    """Finish shards, give them their names, and force all folders that lead to them to disk.
+
+    Everything is forced to disk before the first name is given, and folders come last, each once: a file system that
+    keeps a journal then writes it once for all of them.
+
+    Parameters
+    ----------
+    may_commit : callable, optional
+        Called before the first name is given; raises where the run of these shards owns the place no more.
+
+    Returns
+    -------
+    dict
+        Bytes and digest by the path of each shard.
+    """
+    shards = list(writers)
+    files = {shard.path: list(shard.finish()) for shard in shards}
+    if may_commit is not None:
+        may_commit()
+    folders: dict[str, None] = {}
+    for shard in shards:
+        with full_disk_said(f"shard {shard.path}"):
+            os.replace(shard.partial, shard.path)
+        folder = os.path.dirname(shard.path)
+        while len(folder) >= len(shard.array.path):
+            folders[folder] = None
+            folder = os.path.dirname(folder)
+    for folder in folders:
+        with full_disk_said(f"folder {folder}"):
+            sync_folder(folder)
+    return files
 
 
 def sync_folder(path: str) -> None:
@@ -398,11 +412,9 @@ def sync_folder(path: str) -> None:
         os.close(descriptor)
 
 
-def write_shard(
-    array: ShardedArray, coordinates: tuple[int, ...], values: np.ndarray, may_commit: Callable[[], None] | None = None
-) -> tuple[int, str]:
-    """Write one whole shard from memory; values may end at the array's edge. Returns bytes and digest."""
-    writer = ShardWriter(array, coordinates, may_commit)
+def stage_shard(array: ShardedArray, coordinates: tuple[int, ...], values: np.ndarray) -> ShardWriter:
+    """One whole shard from memory, still under its temporary name; values may end at the array's edge."""
+    writer = ShardWriter(array, coordinates)
     try:
         full = np.zeros(array.chunk, array.dtype)
         for chunk in product(*(range(ceil(n / c)) for n, c in zip(values.shape, array.chunk, strict=True))):
@@ -412,7 +424,26 @@ def write_shard(
                 full[tuple(slice(0, n) for n in part.shape)] = part
                 part = full
             writer.write(chunk, np.ascontiguousarray(part))
-        return writer.commit()
     except BaseException:
         writer.abandon()
         raise
+    return writer
+
+
+@contextmanager
+def staging() -> Iterator[list[ShardWriter]]:
+    """A list for shards that are written together; what has no name of its own at the end is removed."""
+    writers: list[ShardWriter] = []
+    try:
+        yield writers
+    finally:
+        for writer in writers:
+            writer.abandon()
+
+
+def write_shard(array: ShardedArray, coordinates: tuple[int, ...], values: np.ndarray) -> tuple[int, str]:
+    """Write one whole shard from memory. Returns bytes and digest."""
+    with staging() as writers:
+        writers.append(stage_shard(array, coordinates, values))
+        ((size, digest),) = place_shards(writers).values()
+    return size, digest

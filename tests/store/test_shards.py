@@ -110,7 +110,7 @@ def test_read__chunk_that_the_index_lacks_is_an_error(tmp_path: Path) -> None:
     assert array is not None
     writer = shards.ShardWriter(array, (0, 0, 0, 0))
     writer.write((0, 0, 0, 0), np.zeros((64, 64), np.uint16))
-    writer.commit()
+    shards.place_shards([writer])
     with pytest.raises(StoreError, match=r"lacks chunk \(0, 0, 0, 1\)"):
         read(array, (slice(None),) * 4)
 
