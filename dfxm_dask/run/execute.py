@@ -44,7 +44,8 @@ Publish = tuple[Subscriber, ...]
 class RunReport:
     """What a run did.
 
-    ``quarantined`` has (step, block, reason) of blocks over which workers died; ``stopped`` says which signal ended it.
+    ``quarantined`` has (step, block, reason) of blocks over which workers died; ``stopped`` says which signal ended it;
+    ``lacking`` counts blocks that fell to this run and lack inputs. Of a share, ``complete`` says that all shares are.
     """
 
     complete: bool
@@ -57,6 +58,7 @@ class RunReport:
     remarks: tuple[str, ...] = ()
     quarantined: tuple[tuple[str, str, str], ...] = ()
     stopped: str = ""
+    lacking: int = 0
 
 
 def run_ingest(
@@ -204,20 +206,23 @@ def run_recipe(
             tally.stopped = error.found
         for one in plan.passes if share is not None else ():
             complete_pass(one, run)
-        if not others_at_work(run):
+        states = {group: ledger.states(plan.store.path, group) for group in groups}
+        whole = all(s.name in states[s.group] and states[s.group][s.name].complete for s in plan.steps if s.stored)
+        if share is None or (whole and not others_at_work(run)):
             for group in groups:
                 ledger.sweep(plan.store.path, group)  # of workers that were lost
     missing = (*plan.store.absent, *plan.store.cropped)
-    complete = not (missing or tally.why())
+    complete = whole and not (missing or tally.why())
     found = of_results(plan.store.path, {s.group for s in plan.steps})
     for text in found:
         send(publish, Remark(text))
     seconds = time.perf_counter() - begun
-    done = RunDone(seconds, tally.done, tally.skipped, complete, plan.left_out, tally.peak, tally.why())
+    why = tally.why() or ("" if whole else "blocks of other shares are not there yet")
+    done = RunDone(seconds, tally.done, tally.skipped, complete, plan.left_out, tally.peak, why)
     send(publish, done)
     return RunReport(
         complete, tally.done, tally.skipped, plan.left_out, seconds, tally.peak, missing, (*plan.remarks, *found),
-        tuple(tally.quarantined), tally.stopped,
+        tuple(tally.quarantined), tally.stopped, tally.lacking,
     )  # fmt: skip
 
 
@@ -286,8 +291,10 @@ def _check_space(plan: Plan) -> None:
         Less is free than half of the uncompressed results (maps of floats compress to about that).
     """
     paths = [ledger.ledger_path(plan.store.path, s.group, s.name) for s in plan.steps]
-    records = [r for path in paths for r in ledger.read_ledger(path)[1].values()]
-    need = plan.bytes_written // 2 - sum(size for r in records for size, _ in r["files"].values())
+    done = 0
+    for path in paths:  # one at a time: records of a long stack take hundreds of megabytes
+        done += sum(size for r in ledger.read_ledger(path)[1].values() for size, _ in r["files"].values())
+    need = plan.bytes_written // 2 - done
     free = shutil.disk_usage(plan.store.path).free
     if free < need:
         raise StoreError(

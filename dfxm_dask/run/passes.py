@@ -93,6 +93,10 @@ def run_pass(one: Pass, run: Run, tally: Tally) -> None:
     if not blocks:
         return
     with joint(run, one):
+        if run.overwrite:  # nobody is to see what is taken back
+            for step in stored:
+                ledger.withdraw(store.path, step.group, step.name)
+            scan.consolidate(store.path)
         finished = {s.name: begin_step(s, run) for s in stored}
         if any(len(done) < len(one.steps[0].blocks) for done in finished.values()):
             scan.consolidate(store.path)  # what is being written is not to be seen
@@ -156,7 +160,9 @@ def usable_layers(one: Pass, run: Run) -> set[int]:
             state = ledger.states(run.plan.store.path, maker.group).get(maker.name)
             if state is None or (maker.reduction.combine and not state.complete):
                 return set()
-            lacking = {layer_of(b) for b in maker.blocks if b not in state.done}
+            if state.complete:
+                continue
+            lacking = {layer_of(b) for b in state.blocks if b not in state.done}
             halo = step.reduction.halo
             layers -= {z + k for z in lacking for k in range(-halo, halo + 1)}
     return layers
@@ -211,10 +217,14 @@ def begin_step(step: PlannedStep, run: Run) -> set[str]:
         ledger.sync_files(store.path, [f"{step.group}/{v.name}/zarr.json" for v in step.stored])
 
     scan.create_group(store.path, step.group, {})
+    header = ledger.read_header(ledger.ledger_path(store.path, step.group, step.name))
+    there = [Path(store.path, step.group, v.name, "zarr.json").exists() for v in step.stored]
+    if header and not step.reduction.combine and not all(there):
+        ledger.withdraw(store.path, step.group, step.name)  # blocks without metadata cannot be read
     recipe = [{"name": s.name, "parameters": s.parameters, "optional": s.optional} for s in run.recipe.steps]
     return ledger.begin(
         store.path, step.group, step.name, step.plan, step.blocks,
-        overwrite=run.overwrite, declare=declare, recipe={"name": run.recipe.name, "steps": recipe},
+        declare=declare, recipe={"name": run.recipe.name, "steps": recipe},
     )  # fmt: skip
 
 

@@ -170,7 +170,9 @@ def _available(stored: Stored) -> dict[str, Source]:
         bad = scan.incomplete(stored.path, group, states)
         absent = set(stored.absent)
         for step, state in states.items():
-            only_absent = bool(state.complete and absent and set((state.provenance or {}).get("absent", ())) == absent)
+            made = state.provenance or {}
+            only_absent = bool(state.complete and absent and set(made.get("absent", ())) == absent)
+            only_absent = only_absent and scan.stale_input(stored.path, made) is None
             if step not in bad or only_absent:
                 found |= {n: Source(group, step, scan.declared(stored.path, group, n)) for n in state.writes}
     return found

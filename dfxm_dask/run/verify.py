@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,9 @@ def _inputs(store: Path, without: Iterable[tuple[str, str]]) -> Iterator[Fault]:
         if (group, step) not in without:
             try:
                 yield from _inputs_of(store, group, step, header, records)
+                made = ledger.group_provenance(store, group)[1].get(step)
+                if made and (stale := scan.stale_input(store, made)):
+                    yield Fault(group, step, "", "", f"{stale[0]}; {stale[1]}")
             except DfxmError as error:
                 yield Fault(group, step, "", "", str(error))
 
@@ -143,89 +146,143 @@ def _steps(store: Path) -> Iterator[tuple[str, str, dict[str, Any], dict[str, An
             yield path.parent.parent.name, path.stem, header, records
 
 
-def recipes_of(store: Path) -> list[Recipe]:
-    """The recipes by which the results of a store were made, as their ledgers remember them."""
-    found: dict[str, Recipe] = {}
-    for _, _, header, _ in _steps(store):
-        asked = header.get("recipe")
-        if not asked:
-            continue
-        steps = tuple(Step(s["name"], s["parameters"], s["optional"], k) for k, s in enumerate(asked["steps"], start=1))
-        key = ledger.digest(asked)
-        found[key] = Recipe(asked["name"], "", steps, store / asked["name"], key)
-    return list(found.values())
+def recipe_of(store: Path, header: dict[str, Any]) -> Recipe | None:
+    """The recipe by which a step was made, as its ledger remembers it."""
+    asked = header.get("recipe")
+    if not asked:
+        return None
+    steps = tuple(Step(s["name"], s["parameters"], s["optional"], k) for k, s in enumerate(asked["steps"], start=1))
+    return Recipe(asked["name"], "", steps, Path(f"recipe {asked['name']} of {store.name}"), ledger.digest(asked))
 
 
-def _plans(store: Path) -> list[tuple[Recipe, Plan]]:
-    """The recipes of a store with their plans, where today's version plans what was done."""
-    return [(recipe, make_plan(recipe, store)) for recipe in recipes_of(store)]
+def plan_again(store: Path, header: dict[str, Any]) -> tuple[Recipe, Plan]:
+    """How a step would be made today, where that is as it was made.
+
+    Raises
+    ------
+    StoreError
+        It would be made otherwise: by another version, of other inputs, or beside other results.
+    """
+    recipe = recipe_of(store, header)
+    plan = make_plan(recipe, store) if recipe else None
+    step = next((s for s in plan.steps if s.stored and s.name == header["step"]), None) if plan else None
+    if recipe is None or plan is None or step is None or ledger.digest(step.plan) != header["digest"]:
+        raise StoreError(
+            f"step {header['step']!r}", "cannot be computed again as it was", "run its recipe with --overwrite"
+        )
+    return recipe, plan
 
 
 def _again(
     store: Path, deep: int, seed: int | None, known: set[tuple[str, str, str]]
 ) -> Iterator[tuple[str, list[Fault]]]:
-    """Blocks chosen at random, computed again: their names and faults; and gathers, merged again."""
-    choices: list[tuple[Plan, Pass, str]] = []
-    for recipe in recipes_of(store):
-        plan = make_plan(recipe, store)
-        for step in plan.steps:
-            if step.stored:
-                ledger.check_plan(store, step.group, step.name, step.plan)  # another version may compute otherwise
-        choices += [(plan, one, block) for one in plan.passes for block in one.steps[0].blocks]
+    """Blocks chosen at random, computed again: their names and faults."""
+    choices: list[tuple[Plan, Pass, str, dict[str, Any]]] = []
+    for _, name, header, records in _steps(store):
+        try:
+            _, plan = plan_again(store, header)
+        except DfxmError:
+            continue  # of another version, or of inputs that have changed since
+        one = next(p for p in plan.passes if any(s.name == name for s in p.steps))
+        here = [s.name for s in one.steps if s.stored]
+        if here[0] == name:  # a pass of several steps is chosen by its first
+            choices += [(plan, one, b, records) for b in one.steps[0].blocks if b in records]
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="verify-") as scratch:
-        for plan, one, block in chance.sample(choices, min(deep, len(choices))):
+        for plan, one, block, _ in chance.sample(choices, min(deep, len(choices))):
             stored = [s for s in one.steps if s.stored]
-            name = f"{block} of {', '.join(s.name for s in stored)}"
             if any((s.group, s.name, block) in known for s in stored):
                 continue  # damaged, as was found
             made = rerun_block(plan, one, block, Path(scratch))
             faults = []
             for step in stored:
-                _, records = ledger.read_ledger(ledger.ledger_path(store, step.group, step.name))
+                header, records = ledger.read_ledger(ledger.ledger_path(store, step.group, step.name))
+                if block not in records or header["digest"] != ledger.digest(step.plan):
+                    continue
                 files = made["steps"][step.name]["files"]
                 for file, what in records[block]["files"].items():
                     if list(what) != list(files.get(file, ())):
                         faults.append(Fault(step.group, step.name, block, file, "is not what computing it again gives"))
-            yield name, faults
+            yield f"{block} of {', '.join(s.name for s in stored)}", faults
 
 
 def _repair(store: Path, faults: list[Fault], client: Any, publish: tuple[Any, ...]) -> list[Fault]:
-    """Make again what is damaged. Returns what cannot be mended here, as faults that say what to do."""
+    """Make again what is damaged. Returns what cannot be mended here, as faults that say what to do.
+
+    Nothing is taken back before it is known that it can be made again, as it was.
+    """
     notes: list[Fault] = []
-    steps = {(group, step): (header, records) for group, step, header, records in _steps(store)}
-    by_step: dict[tuple[str, str], list[Fault]] = {}
+    steps = {(group, step): header for group, step, header, _ in _steps(store)}
+    damaged: dict[tuple[str, str], list[Fault]] = {}
     for fault in faults:
-        if fault.step:
-            by_step.setdefault((fault.group, fault.step), []).append(fault)
-    recipes = recipes_of(store)
+        if fault.step and (fault.file or fault.what == "has no record"):
+            damaged.setdefault((fault.group, fault.step), []).append(fault)
     with ExitStack() as stack:
-        for group in sorted({group for group, _ in by_step}):
+        for group in sorted({group for group, _ in damaged}):
             stack.enter_context(own_group(store, group, f"repair of {store}"))
         for group in sorted({f.group for f in faults if f.group and f.file == f"{f.group}/zarr.json"}):
             ledger.restore_metadata(store, group)
-        for (group, step), found in by_step.items():
-            if (group, step) in steps and all(f.block for f in found):
-                ledger.withdraw_blocks(store, group, step, {f.block for f in found})
-            elif any(s.name == step for recipe in recipes for s in recipe.steps):
-                ledger.withdraw(store, group, step)
-                header, _ = steps.get((group, step), ({"plan": {"writes": ()}}, {}))
-                for name in header["plan"]["writes"]:  # declared anew, and computed anew
-                    shutil.rmtree(store / group / name, ignore_errors=True)
-            elif all(f.block for f in found):
-                ledger.withdraw_blocks(store, group, step, {f.block for f in found})
-    if any(group in ("raw", "truth") for group, _ in by_step):
-        what = "is damaged: run the same ingest (or simulate) again, which makes the damaged layers anew; with"
-        notes.append(Fault("raw", "ingest", "", "", f"{what} --overwrite where coordinates or metadata are damaged"))
-        with suppress(DfxmError):
-            scan.consolidate(store)
-        return notes
-    for recipe in recipes:
-        wanted = {s.name for s in recipe.steps}
-        if any(step in wanted for _, step in by_step):
-            try:
-                run_recipe(recipe, store, client=client, publish=publish)
-            except StoreError as error:
-                notes.append(Fault("", recipe.name, "", "", f"cannot be made again: {error}"))
-    scan.consolidate(store)
-    return notes
+        raw = {key: found for key, found in damaged.items() if key not in steps and key[1] in ("ingest", "simulate")}
+        for (group, step), found in raw.items():  # results are left alone: they may be as good as before
+            ledger.withdraw_blocks(store, group, step, {f.block for f in found if f.block})
+            what = "is damaged: run the same ingest or simulation again, which makes the damaged layers anew; with"
+            notes.append(Fault(group, step, "", "", f"{what} --overwrite where coordinates or metadata are damaged"))
+        recipes: dict[str, Recipe] = {}
+        for (group, step), found in damaged.items() if not raw else ():
+            if (group, step) not in steps:
+                continue  # no ledger to go by; if it is still wrong afterwards, that is told
+            with _aside(store, group, found) as took:
+                try:
+                    recipe, _ = plan_again(store, steps[group, step])
+                except DfxmError as error:
+                    notes.append(Fault(group, step, "", "", str(error)))
+                    continue
+                recipes[recipe.text] = recipe
+                _take_back(store, group, step, steps[group, step], found)
+                took.clear()  # they are made anew
+    for recipe in [*recipes.values(), *recipes.values()]:  # of steps run alone, one may need what another makes
+        try:
+            run_recipe(recipe, store, client=client, publish=publish)
+        except DfxmError as error:
+            notes.append(Fault("", recipe.name, "", "", f"cannot be made again: {error}"))
+        else:
+            notes = [note for note in notes if note.step != recipe.name]
+    with suppress(DfxmError):  # a root that is damaged itself: said above
+        scan.consolidate(store)
+    return list(dict.fromkeys(notes))
+
+
+@contextmanager
+def _aside(store: Path, group: str, faults: list[Fault]) -> Iterator[dict[Path, Path]]:
+    """Arrays whose metadata are damaged, out of the way, since they keep the store from being opened; and back."""
+    took: dict[Path, Path] = {}
+    for fault in faults:
+        path = store / fault.file
+        if fault.file.count("/") == 2 and path.name == "zarr.json" and path.exists():
+            took[path.parent] = path.parent.with_name(f".{path.parent.name}.damaged")
+    for place, aside in took.items():
+        place.rename(aside)
+    places = dict(took)
+    try:
+        yield took
+    finally:
+        for place, aside in places.items():
+            if place in took:
+                aside.rename(place)
+            else:
+                shutil.rmtree(aside)
+
+
+def _take_back(store: Path, group: str, step: str, header: dict[str, Any], faults: list[Fault]) -> None:
+    """Take back as little of a step as mends it: blocks, gathered results, or its completion."""
+    if find(step).combine:
+        for name in {f.file.split("/")[1] for f in faults if not f.block and f.file.count("/") > 1}:
+            if name in header["plan"]["writes"]:
+                shutil.rmtree(store / group / name, ignore_errors=True)  # gathered anew from the summaries
+    elif any(not f.block and f.file.count("/") > 1 and ".ledger" not in f.file for f in faults):
+        ledger.withdraw(store, group, step)
+        return
+    if any(".ledger" in f.file and not f.block for f in faults):
+        ledger.withdraw(store, group, step)
+        return
+    ledger.withdraw_blocks(store, group, step, {f.block for f in faults if f.block})

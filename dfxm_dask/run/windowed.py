@@ -94,6 +94,11 @@ def _flight(
                 suspects.append(task)
             except MemoryError:
                 raise DfxmError(f"task {function.__name__}", "ran out of memory", DIED_REMEDY) from None
+            except TimeoutError as error:
+                if future.status != "error":
+                    raise
+                what = f"task {function.__name__}"  # of a network disk, in the task
+                raise DfxmError(what, f"timed out ({error})", "look at the file system, then run it again") from error
             else:
                 yield result
             del future

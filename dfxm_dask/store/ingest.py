@@ -300,9 +300,9 @@ def ingest(
         f"{s.source} entry {s.entry} ({s.found} of {s.commanded} frames)" for s in whole if s.found < s.commanded
     ]
     with own_store(target, f"ingest into {target}") as fence:
-        check_existing(target, {("raw", "ingest"): plan}, overwrite)
-        done_before = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
+        done_before = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())  # freed, or not written again
         check_space(target, int(nbytes * _encoded_fraction(first, roi) * 1.1) - done_before)
+        check_existing(target, {("raw", "ingest"): plan}, overwrite)
         ledger.sweep(target, "raw")
         if not ledger.read_ledger(ledger.ledger_path(target, "raw", "ingest"))[0]:  # new, or killed before it began
             create_store(target, scans, whole, layout, rows, variables, roi, pixel_size, z_values)
@@ -310,7 +310,7 @@ def ingest(
         tasks = [LayerTask(str(target), int(b[1:]), s, roi, fence) for b, s in blocks.items() if b not in done]
         for record in each(ingest_layer, tasks):
             fence.check()
-            ledger.commit(target, "raw", "ingest", record)
+            ledger.commit(target, "raw", "ingest", {**record, "run": fence.token})
         provenance = {
             "reduction": "ingest",
             "version": __version__,
@@ -372,12 +372,13 @@ def check_existing(target: Path, plans: Mapping[tuple[str, str], Mapping[str, An
         Not a store of ours, or one that began with something else.
     """
     found = [p for p in target.iterdir() if p.name != STORE_LOCK] if target.is_dir() else [target]
+    found = [p for p in found if not p.name.endswith(".partial")]  # of an ingest that was killed as it began
     if not found or not target.exists():
         return
     try:
         ours = "schema_version" in read_group_meta(target)["attributes"]
     except (DfxmError, KeyError, OSError):
-        ours = False
+        ours = any(target.glob("*/.ledger/*.jsonl"))
     if not ours:
         raise StoreError(f"store {target}", "exists and is not a store of this package", "choose another place")
     if overwrite:

@@ -87,7 +87,7 @@ def open_ledger(path: Path) -> Ledger:
         An entry makes no sense, or names a file outside the store.
     """
     header: Record = {}
-    records: dict[str, Record] = {}
+    entries: list[Record] = []
     withdrawn: set[str] = set()
     completed = ""
     damaged: list[str] = []
@@ -107,21 +107,26 @@ def open_ledger(path: Path) -> Ledger:
             elif "completed" in entry:
                 completed = entry["completed"]
             elif "block" in entry:
-                records[entry["block"]] = entry
+                entries.append(entry)
             elif not header:
                 header = entry
         damaged += torn.values()
     plan = header.get("digest")  # a record of another plan is that of a run that was taken for dead
-    records = {b: r for b, r in records.items() if r["sum"] not in withdrawn and r.get("plan", plan) == plan}
+    kept = (e for e in entries if e["sum"] not in withdrawn and e.get("plan", plan) == plan)
+    records = {entry["block"]: entry for entry in kept}
     return Ledger(header, records, completed, tuple(damaged))
 
 
 def _lines(path: Path) -> Iterator[bytes]:
     """Lines of a file, without their ends; none where it is not there."""
-    if path.exists():
+    try:
         with open(path, "rb") as file:
             for line in file:
                 yield line.removesuffix(b"\n")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"ledger {path}", f"cannot be read ({error.strerror})", "look at its permissions") from None
 
 
 def read_header(path: Path) -> Record:
@@ -276,7 +281,6 @@ def begin(
     plan: Mapping[str, Any],
     blocks: Iterable[str],
     *,
-    overwrite: bool = False,
     declare: Callable[[], None] = lambda: None,
     recipe: Any = None,
 ) -> set[str]:
@@ -297,13 +301,17 @@ def begin(
     path = ledger_path(store, group, step)
     path.parent.mkdir(parents=True, exist_ok=True)
     wanted = list(blocks)
-    if overwrite:
-        withdraw(store, group, step)
     check_plan(store, group, step, plan)
     header, records = read_ledger(path)
     if header and header["blocks"] != wanted:  # another fusion cuts the layers otherwise: parts do not fit
         if states(store, group)[step].complete:
             return set(wanted)
+        if records:
+            raise StoreError(
+                f"step {step!r} in group {group!r}",
+                f"has {len(records)} of {len(header['blocks'])} blocks on disk, which another recipe has cut otherwise",
+                "finish that recipe first, or say --overwrite",
+            )
         withdraw(store, group, step)
         header = {}
     if not header:

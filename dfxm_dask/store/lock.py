@@ -49,6 +49,9 @@ class Fence:
             The lock is gone or another run's.
         """
         owner = _read(Path(self.path))
+        if owner is None:  # somebody may have looked behind it just now
+            time.sleep(0.05)
+            owner = _read(Path(self.path))
         if owner is None or owner.get("token") != self.token:
             by = _words(owner) if owner else "nobody"
             raise StoreError(
@@ -144,16 +147,18 @@ def hold(folder: Path, name: str = "lock", *, what: str, wait: float = 0.0) -> I
                     _remove(path, owner)
     except OSError as error:
         raise StoreError(what, f"{folder} cannot be written ({error.strerror})", "choose another place") from None
-    for left in path.parent.glob(f".{path.name}.*"):
-        left.unlink(missing_ok=True)  # of those who were killed while they asked
     over = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, token, over), daemon=True, name="heartbeat")
-    beat.start()
     try:
+        for left in path.parent.glob(f".{path.name}.*"):
+            with suppress(OSError):
+                left.unlink()  # of those who were killed while they asked
+        beat.start()
         yield Fence(str(path), token)
     finally:
         over.set()
-        beat.join()
+        if beat.is_alive():
+            beat.join()
         if (owner := _read(path)) is not None and owner.get("token") == token:
             with suppress(OSError):
                 path.unlink()
@@ -182,12 +187,11 @@ def alive(path: Path, owner: dict[str, Any]) -> bool:
     if (owner.get("host"), owner.get("namespace")) == _place():
         try:
             found = psutil.Process(int(owner["pid"]))
-            same = abs(found.create_time() - float(owner["started"])) < 1
-            return same and found.status() != psutil.STATUS_ZOMBIE
+            return abs(_started(found) - float(owner["started"])) < 1 and found.status() != psutil.STATUS_ZOMBIE
         except (psutil.Error, KeyError, TypeError, ValueError):
             return False
     try:
-        return _now(path.parent) - path.stat().st_mtime < STALE
+        return abs(_now(path.parent) - path.stat().st_mtime) < STALE
     except FileNotFoundError:
         return False
 
@@ -201,9 +205,19 @@ def _owner(token: str, what: str) -> bytes:
         user = str(os.getuid())
     owner = {
         "token": token, "what": what, "host": host, "namespace": namespace, "pid": me.pid,
-        "started": me.create_time(), "user": user, "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": _started(me), "user": user, "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
     return json.dumps(owner).encode()
+
+
+def _started(found: psutil.Process) -> float:
+    """When a process began, by a clock that nobody sets: seconds since the machine did, where that can be had."""
+    try:
+        return int(Path(f"/proc/{found.pid}/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf(
+            "SC_CLK_TCK"
+        )
+    except (OSError, ValueError, IndexError):
+        return found.create_time()
 
 
 def _place() -> tuple[str, str]:
@@ -244,14 +258,14 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _remove(path: Path, judged: dict[str, Any]) -> None:
     """Take away a stale lock: the very one that was judged, and not one that a third run has made since."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    aside = path.with_name(f".stale-{path.name}.{uuid.uuid4().hex}")
     try:
         os.rename(path, aside)
     except FileNotFoundError:
         return
     try:
         if _read(aside) != judged:
-            with suppress(FileExistsError):
+            with suppress(FileExistsError, FileNotFoundError):
                 os.link(aside, path)
     finally:
         aside.unlink(missing_ok=True)
@@ -259,11 +273,12 @@ def _remove(path: Path, judged: dict[str, Any]) -> None:
 
 def _beat(path: Path, token: str, over: threading.Event) -> None:
     while not over.wait(HEARTBEAT):
-        owner = _read(path)
-        if owner is None or owner.get("token") != token:
-            return
-        with suppress(OSError):
-            os.utime(path)
+        with suppress(OSError):  # a network disk that does not answer for a moment
+            owner = _read(path)
+            if owner is not None and owner.get("token") != token:
+                return
+            if owner is not None:
+                os.utime(path)
 
 
 def _now(folder: Path) -> float:

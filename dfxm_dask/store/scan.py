@@ -20,7 +20,7 @@ from dfxm_dask.errors import IncompleteError, StoreError
 from dfxm_dask.schema import SCHEMA_VERSION, Variable, migrate
 from dfxm_dask.store import ledger, metadata, shards
 from dfxm_dask.store.chunks import Layout
-from dfxm_dask.store.lock import hold
+from dfxm_dask.store.lock import STALE, hold
 
 
 def create_group(store: str | Path, name: str, attrs: Mapping[str, Any], *, anew: bool = False) -> None:
@@ -163,7 +163,7 @@ def consolidate(store: str | Path) -> None:
     A group with an unfinished step is left out: plain xarray or zarr does not see it either. Runs on several groups of
     one store do this one after the other, each with all that is there.
     """
-    with hold(Path(store), ".consolidating", what=f"metadata of {store}", wait=60):
+    with hold(Path(store), ".consolidating", what=f"metadata of {store}", wait=STALE + 30):
         for left in Path(store).glob("zarr.json.*.partial"):
             left.unlink(missing_ok=True)  # of a run that was killed here
         _consolidate(store)
@@ -178,7 +178,7 @@ def _consolidate(store: str | Path) -> None:
     for node in ("", *whole):
         if node:
             nodes[node] = json.loads(Path(store, node, "zarr.json").read_bytes())
-        for name in arrays(store, node):
+        for name in claimed_arrays(store, node):
             nodes[f"{node}/{name}".strip("/")] = json.loads(Path(store, node, name, "zarr.json").read_bytes())
     meta["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": nodes}
     ledger.replace_file(root, json.dumps(meta).encode())
@@ -231,6 +231,33 @@ def committed(store: str | Path, group: str, state: ledger.StepState) -> frozens
     return frozenset(os.path.join(store, f) for block in state.done for f in records[block]["files"])
 
 
+def claimed_arrays(store: str | Path, group: str, states: Mapping[str, ledger.StepState] | None = None) -> list[str]:
+    """Arrays of a group that a step has begun or written: what a step that was taken back has left is none."""
+    if not Path(store, group, ".ledger").is_dir() or not group:
+        return arrays(store, group)
+    states = ledger.states(store, group) if states is None else states
+    claimed = {name for state in states.values() for name in state.writes}
+    for state in states.values():
+        claimed |= {
+            name.split("/")[1] for name in (state.provenance or {}).get("small_files", ()) if name.count("/") > 1
+        }
+    return [name for name in arrays(store, group) if name in claimed]
+
+
+def stale_input(store: str | Path, made: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What a result was made of that is not there any more, directly or through others: reason and remedy."""
+    for source, wanted in made.get("inputs", {}).items():
+        upstream, _, name = source.partition("/")
+        _, known = ledger.group_provenance(store, upstream)
+        if name not in known:
+            return f"its input {source} is not complete", RESUME
+        if known[name].get("digest") != wanted:
+            return f"its input {source} was made anew since", "run it again with --overwrite"
+        if (deeper := stale_input(store, known[name])) is not None:
+            return deeper
+    return None
+
+
 RESUME = "run it again to resume, or open with allow_partial=True"
 
 
@@ -239,21 +266,15 @@ def incomplete(store: str | Path, group: str, states: Mapping[str, ledger.StepSt
     bad: dict[str, tuple[str, str]] = {}
     for step, state in states.items():
         absent = (state.provenance or {}).get("absent")
+        stale = stale_input(store, state.provenance) if state.provenance else None
         if state.provenance is not None and state.lost:
             bad[step] = f"{', '.join(state.lost[:3])} is missing", "run it again with --overwrite, or restore the file"
         elif not state.complete:
             bad[step] = f"{len(state.done)} of {len(state.blocks)} blocks are on disk", RESUME
+        elif stale:
+            bad[step] = stale
         elif absent:
             bad[step] = f"layers were absent from the source: {', '.join(absent)}", "open with allow_partial=True"
-        elif state.provenance:
-            for source, wanted in state.provenance.get("inputs", {}).items():
-                upstream, _, name = source.partition("/")
-                meta = Path(store, upstream, "zarr.json")
-                known = json.loads(meta.read_bytes())["attributes"].get("provenance", {}) if meta.exists() else {}
-                if name not in known:
-                    bad[step] = f"its input {source} is not complete", RESUME
-                elif known[name].get("digest") != wanted:
-                    bad[step] = f"its input {source} was made anew since", "run it again with --overwrite"
     return bad
 
 
@@ -306,10 +327,8 @@ def open_scan(
             raise IncompleteError(f"group {group!r} of {store}", f"step {step!r} is not complete: {reason}", remedy)
         masks = {name: step for step in bad for name in states[step].writes}
         claimed = {name for state in states.values() for name in state.writes}
-        if not bad or not claimed:  # nothing is in doubt, or files came with the raw data
-            claimed |= set(arrays(store, group))
         variables = {}
-        for name in arrays(store, group):
+        for name in claimed_arrays(store, group, states):
             known = committed(store, group, states[masks[name]]) if name in masks else None
             variable = _variable(store / group / name, known)
             if "z" not in variable.dims and (known is not None or name not in claimed):

@@ -311,6 +311,7 @@ class ShardWriter:
             self.file = open(self.partial, "wb", buffering=2**20)
         self.index = np.full((*array.grid, 2), ABSENT, "<u8")
         self.at = self.sent = 0
+        self.finished: tuple[int, str] | None = None
         self.digest = hashlib.sha256()
 
     def write(self, chunk: tuple[int, ...], values: np.ndarray) -> None:
@@ -334,6 +335,8 @@ class ShardWriter:
         The digest is a sha256 over the checksums of the chunks in file order and the index: it binds what is in the
         shard and where, at no cost per byte.
         """
+        if self.finished is not None:
+            return self.finished
         raw = self.index.tobytes()
         check = google_crc32c.value(raw).to_bytes(4, "little")
         with full_disk_said(f"shard {self.path}"):
@@ -342,7 +345,8 @@ class ShardWriter:
             os.fsync(self.file.fileno())
             self.file.close()
         self.digest.update(raw)
-        return self.at + len(raw) + 4, self.digest.hexdigest()
+        self.finished = self.at + len(raw) + 4, self.digest.hexdigest()
+        return self.finished
 
     def abandon(self) -> None:
         """Remove what was written so far."""
@@ -424,6 +428,7 @@ def stage_shard(array: ShardedArray, coordinates: tuple[int, ...], values: np.nd
                 full[tuple(slice(0, n) for n in part.shape)] = part
                 part = full
             writer.write(chunk, np.ascontiguousarray(part))
+        writer.finish()  # closed: a step may have hundreds of shards
     except BaseException:
         writer.abandon()
         raise

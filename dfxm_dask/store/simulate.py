@@ -206,7 +206,7 @@ def write_phantom(phantom: Phantom, out: Path, format: str, overwrite: bool, eac
         for record in each(simulate_layer, tasks):
             fence.check()
             for group, step in steps:
-                ledger.commit(target, group, step, {**record, "files": record["files"][group]})
+                ledger.commit(target, group, step, {**record, "files": record["files"][group], "run": fence.token})
         if bliss and not out.exists():
             sample = f"{phantom.name} seed {phantom.seed}"
             write_master(out, entries, sample=sample, digest=ledger.digest(made_of))

@@ -99,7 +99,7 @@ def _attributes(store: Path) -> Iterator[Fault]:
         if not path.exists() or json.loads(path.read_bytes()) != meta:
             yield Fault(node.partition("/")[0], "", "", "zarr.json", f"repeats metadata of {node} that differ")
     whole = [g for g in scan.groups(store) if not scan.incomplete(store, g, ledger.states(store, g))]
-    wanted = {*whole, *(f"{g}/{a}".strip("/") for g in ("", *whole) for a in scan.arrays(store, g))}
+    wanted = {*whole, *(f"{g}/{a}".strip("/") for g in ("", *whole) for a in scan.claimed_arrays(store, g))}
     if set(repeated) != wanted:
         some = sorted(set(repeated) ^ wanted)[:3]
         yield Fault("", "", "", "zarr.json", f"repeats other metadata than there are ({', '.join(some)})")
@@ -145,6 +145,8 @@ def _step(store: Path, group: str, step: str, made: Any, claimed: set[str]) -> I
             yield Fault(group, step, block, "", "has no record")
     for record in records.values():
         claimed |= set(record["files"])
+    if made is None or book.damaged or len(records) < len(header["blocks"]):  # what lies there is the step's own
+        claimed |= {f"{group}/{name}/" for name in header["plan"].get("writes", ())}
     if made is None:
         if book.completed and not [b for b in header["blocks"] if b not in records]:
             yield Fault(group, step, "", f"{group}/zarr.json", "lacks the provenance of a complete step")
@@ -172,12 +174,15 @@ def _foreign(store: Path, claimed: set[str]) -> Iterator[Fault]:
         names[:] = sorted(n for n in names if n != ".ledger")
         for file in sorted(files):
             name = Path(folder, file).relative_to(store).as_posix()
-            ours = name in claimed or name == "zarr.json" or (name.count("/") == 1 and file == "zarr.json")
-            if not ours and file != ".lock":
+            ours = (
+                name in claimed
+                or "/".join(name.split("/")[:2]) + "/" in claimed
+                or name == "zarr.json"
+                or (name.count("/") == 1 and file == "zarr.json")
+            )
+            if not ours and file not in (".lock", ".consolidating"):
                 group = name.partition("/")[0]
-                yield Fault(
-                    group, "", "", name, "was written by no step (it is not read; remove it, if it is not yours)"
-                )
+                yield Fault(group, "", "", name, "was written by no step, and nothing reads it")
 
 
 def block_files(store: str | Path) -> Iterator[BlockFile]:
