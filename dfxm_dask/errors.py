@@ -48,5 +48,9 @@ class LockedError(StoreError):
     """A place where another run is at work."""
 
 
+class DamagedError(StoreError):
+    """A file of a store that is missing or not as it was written: what needs it cannot be made, the rest can."""
+
+
 class StoppedError(DfxmError):
     """Work that was asked to end before it was done; what is on disk stays."""

@@ -44,7 +44,7 @@ Publish = tuple[Subscriber, ...]
 class RunReport:
     """What a run did.
 
-    ``quarantined`` has (step, block, reason) of blocks over which workers died; ``stopped`` says which signal ended it;
+    ``quarantined`` has (step, block, reason) of blocks that were left out; ``stopped`` says which signal ended it;
     ``lacking`` counts blocks that fell to this run and lack inputs. Of a share, ``complete`` says that all shares are.
     """
 

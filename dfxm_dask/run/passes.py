@@ -22,7 +22,7 @@ from dfxm_dask.run.events import BlockDone, BlockQuarantined, BlockSkipped, Step
 from dfxm_dask.run.plan import Pass, Plan, PlannedStep, Stored
 from dfxm_dask.run.recipe import Recipe
 from dfxm_dask.run.unit import UnitStep, UnitTask, run_unit, summary_path
-from dfxm_dask.run.windowed import DIED, windowed
+from dfxm_dask.run.windowed import windowed
 from dfxm_dask.schema import PATCH, Variable
 from dfxm_dask.store import ledger, scan
 from dfxm_dask.store.chunks import map_layout
@@ -68,8 +68,9 @@ class Tally:
         """Why the run is not complete; nothing where it is."""
         reasons = [self.stopped] if self.stopped else []
         if self.quarantined:
+            first = self.quarantined[0]
             names = ", ".join(f"block {block} of {step}" for step, block, _ in self.quarantined)
-            reasons.append(f"{names}: {DIED}")
+            reasons.append(f"left out {names} ({first[1]}: {first[2]})")
         if self.lacking:
             reasons.append(f"{self.lacking} blocks lack inputs that are not there yet")
         return "; ".join(reasons)
@@ -107,8 +108,8 @@ def run_pass(one: Pass, run: Run, tally: Tally) -> None:
     units = (unit_task(one, block, store, finished, run.fences) for block in blocks)
     pending = (u for u in units if any(s.store_results for s in u.steps))
     made_of = inputs_of(one, store)
-    deadly: list[UnitTask] = []
-    for record in windowed(run.client, run_unit, pending, deadly):
+    failed: list[tuple[UnitTask, str]] = []
+    for record in windowed(run.client, run_unit, pending, failed):
         tally.peak = max(tally.peak, record["rss"])
         for step in (s for s in stored if s.name in record["steps"]):
             part, fence = record["steps"][step.name], run.fences[step.group]
@@ -126,10 +127,10 @@ def run_pass(one: Pass, run: Run, tally: Tally) -> None:
                 record["bytes_written"], tally.done + tally.skipped, tally.total,
             ),
         )  # fmt: skip
-    for unit in deadly:
+    for unit, reason in failed:
         for step_name in (s.name for s in unit.steps if s.store_results):
-            tally.quarantined.append((step_name, unit.block, DIED))
-            send(run.publish, BlockQuarantined(step_name, unit.block, DIED))
+            tally.quarantined.append((step_name, unit.block, reason))
+            send(run.publish, BlockQuarantined(step_name, unit.block, reason))
     complete_pass(one, run, begun)
 
 
@@ -139,7 +140,7 @@ def joint(run: Run, one: Pass) -> AbstractContextManager[Any]:
         return nullcontext()
     groups = sorted({s.group for s in one.steps if s.stored})
     folder = Path(run.plan.store.path, groups[0] if groups else "", ".ledger")
-    return hold(folder, "joint", what=f"share {run.share[0]}/{run.share[1]}", wait=600)
+    return hold(folder, "joint", what=f"share {run.share[0]}/{run.share[1]}", wait=float("inf"))
 
 
 def layer_of(block: str) -> int:

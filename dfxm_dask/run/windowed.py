@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from dfxm_dask.errors import DfxmError, StoppedError
+from dfxm_dask.errors import DamagedError, DfxmError, StoppedError
 from dfxm_dask.run import stopping
 
 
 def windowed(
-    client: Any, function: Callable[[Any], Any], tasks: Iterable[Any], deadly: list[Any] | None = None
+    client: Any, function: Callable[[Any], Any], tasks: Iterable[Any], failed: list[tuple[Any, str]] | None = None
 ) -> Iterator[Any]:
     """Results of a function over tasks as they come, with twice as many in flight as there are threads.
 
@@ -20,10 +20,10 @@ def windowed(
     ----------
     client : distributed.Client or None
         Without one everything runs here, in order.
-    deadly : list, optional
-        Receives the tasks over which workers died twice, the second time with nothing else in flight: a worker that
-        was lost to something else, with several tasks on it, accuses none of them. Without it such a task is an
-        error, once all others are done.
+    failed : list, optional
+        Receives tasks that fail for a reason that lies in them, with the reason: files that they need are damaged, or
+        workers died twice over them, the second time with nothing else in flight (a worker that was lost to
+        something else, with several tasks on it, accuses none of them). Without it such a task is an error.
 
     Raises
     ------
@@ -35,15 +35,22 @@ def windowed(
     if client is None:
         for task in tasks:
             _heed()
-            yield function(task)
+            try:
+                result = function(task)
+            except DamagedError as error:
+                if failed is None:
+                    raise
+                failed.append((task, str(error)))
+            else:
+                yield result
         return
     suspects: list[Any] = []
-    yield from _flight(client, function, iter(tasks), suspects, None)
+    yield from _flight(client, function, iter(tasks), suspects, failed, None)
     killers: list[Any] = []
     for task in suspects:
-        yield from _flight(client, function, iter((task,)), killers, 1)
-    if deadly is not None:
-        deadly += killers
+        yield from _flight(client, function, iter((task,)), killers, failed, 1)
+    if failed is not None:
+        failed += [(task, DIED) for task in killers]
     elif killers:
         names = ", ".join(str(getattr(t, "block", getattr(t, "z", t))) for t in killers)
         raise DfxmError(f"task {function.__name__} of {names}", DIED, DIED_REMEDY)
@@ -59,7 +66,12 @@ def _heed() -> None:
 
 
 def _flight(
-    client: Any, function: Callable[[Any], Any], rest: Iterator[Any], suspects: list[Any], most: int | None
+    client: Any,
+    function: Callable[[Any], Any],
+    rest: Iterator[Any],
+    suspects: list[Any],
+    failed: list[tuple[Any, str]] | None,
+    most: int | None,
 ) -> Iterator[Any]:
     """Results of tasks as they come; those whose worker died go to the suspects."""
     from concurrent.futures import CancelledError
@@ -92,6 +104,10 @@ def _flight(
                 result = future.result()
             except KilledWorker:
                 suspects.append(task)
+            except DamagedError as error:
+                if failed is None:
+                    raise
+                failed.append((task, str(error)))
             except MemoryError:
                 raise DfxmError(f"task {function.__name__}", "ran out of memory", DIED_REMEDY) from None
             except TimeoutError as error:

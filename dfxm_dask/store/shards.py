@@ -26,7 +26,7 @@ import google_crc32c
 import numpy as np
 from numcodecs import blosc
 
-from dfxm_dask.errors import StoreError
+from dfxm_dask.errors import DamagedError, StoreError
 from dfxm_dask.store.metadata import read_node, sharding
 
 ABSENT = 2**64 - 1
@@ -124,17 +124,17 @@ class ShardFile:
             refuse_links(array, self.path)
             self.descriptor = os.open(self.path, os.O_RDONLY)
         except FileNotFoundError:
-            raise StoreError(f"shard {self.path}", "is missing", REMEDY) from None
+            raise DamagedError(f"shard {self.path}", "is missing", REMEDY) from None
         try:
             size = prod(array.grid) * 16 + 4
             total = os.fstat(self.descriptor).st_size
             raw = os.pread(self.descriptor, size, total - size) if total >= size else b""
             if len(raw) != size or google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
-                raise StoreError(f"shard {self.path}", f"has no sound index ({total} bytes)", REMEDY)
+                raise DamagedError(f"shard {self.path}", f"has no sound index ({total} bytes)", REMEDY)
             self.index = np.frombuffer(raw[:-4], "<u8").reshape(*array.grid, 2).astype(np.int64)
             ends = self.index[..., 0] + self.index[..., 1]
             if ((self.index[..., 0] >= 0) & ((self.index[..., 1] < 20) | (ends > total - size))).any():
-                raise StoreError(f"shard {self.path}", "has an index that points outside the file", REMEDY)
+                raise DamagedError(f"shard {self.path}", "has an index that points outside the file", REMEDY)
         except BaseException:
             os.close(self.descriptor)
             raise
@@ -153,7 +153,7 @@ class ShardFile:
         places = [self.index[chunk] for chunk in chunks]
         for chunk, (offset, _) in zip(chunks, places, strict=True):
             if offset < 0:
-                raise StoreError(f"shard {self.path}", f"lacks chunk {chunk}", REMEDY)
+                raise DamagedError(f"shard {self.path}", f"lacks chunk {chunk}", REMEDY)
         order = sorted(range(len(chunks)), key=lambda k: int(places[k][0]))
         runs: list[tuple[int, int, list[int]]] = []  # file range and the chunks in it
         for k in order:
@@ -171,7 +171,7 @@ class ShardFile:
             length = stop - start
             got = os.preadv(self.descriptor, [buffer[at : at + length].data], start)
             if got != length:
-                raise StoreError(f"shard {self.path}", f"ends {length - got} bytes early", REMEDY)
+                raise DamagedError(f"shard {self.path}", f"ends {length - got} bytes early", REMEDY)
             for k in members:
                 first = at + int(places[k][0]) - start
                 views[k] = buffer[first : first + int(places[k][1])]
@@ -182,16 +182,18 @@ class ShardFile:
         """Decode one chunk into a contiguous array, checking its crc32c first."""
         body = encoded[:-4]
         if google_crc32c.value(body) != int.from_bytes(encoded[-4:].tobytes(), "little"):
-            raise StoreError(f"shard {self.path}", "holds a chunk whose checksum is wrong", REMEDY)
+            raise DamagedError(f"shard {self.path}", "holds a chunk whose checksum is wrong", REMEDY)
         # blosc believes its header: one that tells of more bytes than there are would be read beyond their end.
         nbytes, length = (int.from_bytes(body[k : k + 4].tobytes(), "little") for k in (4, 12))
         if (nbytes, length) != (out.nbytes, len(body)):
             found = f"holds a chunk that tells of {nbytes} bytes in {length}, not of {out.nbytes} in {len(body)}"
-            raise StoreError(f"shard {self.path}", found, REMEDY)
+            raise DamagedError(f"shard {self.path}", found, REMEDY)
         try:
             blosc.decompress(body, out)
         except (RuntimeError, ValueError) as error:
-            raise StoreError(f"shard {self.path}", f"holds a chunk that cannot be decoded ({error})", REMEDY) from None
+            raise DamagedError(
+                f"shard {self.path}", f"holds a chunk that cannot be decoded ({error})", REMEDY
+            ) from None
 
 
 @dataclass

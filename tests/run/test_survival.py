@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +271,24 @@ def test_run_recipe__who_was_taken_for_dead_commits_nothing(store: Path, monkeyp
     (store / "rocking/.ledger/lock").unlink()
     monkeypatch.setattr(passes, "run_unit", real)
     assert run_recipe(recipe(), store).complete
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_run_recipe__a_damaged_layer_keeps_no_other_from_its_results(store: Path, workers: int) -> None:
+    shard = store / "raw/counts/c/3/0/0/0"
+    good = shard.read_bytes()
+    shard.write_bytes(good[:200] + b"\0" * 8 + good[208:])
+    with ExitStack() as stack:
+        client = stack.enter_context(open_cluster(workers=workers)) if workers else None
+        report = run_recipe(recipe(), store, client=client)
+        assert not report.complete
+        assert {block for _, block, _ in report.quarantined} == {"z0003-0:40"}
+        assert "raw/counts/c/3/0/0/0: holds a chunk whose checksum is wrong" in report.quarantined[0][2]
+        assert lines(store, "rocking", "kam") == 5
+        with pytest.raises(IncompleteError, match="5 of 6"):
+            dfxm_dask.open_scan(store)
+        shard.write_bytes(good)
+        assert run_recipe(recipe(), store, client=client).complete
 
 
 def test_run_recipe__raw_data_made_anew_in_mid_run(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
