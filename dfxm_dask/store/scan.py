@@ -233,7 +233,7 @@ def committed(store: str | Path, group: str, state: ledger.StepState) -> frozens
 
 def claimed_arrays(store: str | Path, group: str, states: Mapping[str, ledger.StepState] | None = None) -> list[str]:
     """Arrays of a group that a step has begun or written: what a step that was taken back has left is none."""
-    if not Path(store, group, ".ledger").is_dir() or not group:
+    if group in ("", "raw", "truth") or not Path(store, group, ".ledger").is_dir():
         return arrays(store, group)
     states = ledger.states(store, group) if states is None else states
     claimed = {name for state in states.values() for name in state.writes}
@@ -326,12 +326,11 @@ def open_scan(
             step, (reason, remedy) = next(iter(bad.items()))
             raise IncompleteError(f"group {group!r} of {store}", f"step {step!r} is not complete: {reason}", remedy)
         masks = {name: step for step in bad for name in states[step].writes}
-        claimed = {name for state in states.values() for name in state.writes}
         variables = {}
         for name in claimed_arrays(store, group, states):
             known = committed(store, group, states[masks[name]]) if name in masks else None
             variable = _variable(store / group / name, known)
-            if "z" not in variable.dims and (known is not None or name not in claimed):
+            if "z" not in variable.dims and known is not None:
                 continue  # a table that is being made anew: of what it was and what it will be nothing is known
             if chunks == "auto":
                 sizes = {

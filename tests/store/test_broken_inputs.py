@@ -305,7 +305,7 @@ STORES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "coordinate lost": (gone("x"), r"has no coordinate x|x.*is missing|1 of 2|0 of 2|is missing"),
     "coordinate of another length": (
         meta("y", lambda m: m.update(shape=[63], chunk_grid=regular(63))),
-        r"has 6[34] of y, others 6[34]",
+        r"has 6[34] of y, not 6[34]",
     ),
     "coordinate of two dims": (
         meta("y", lambda m: m.update(

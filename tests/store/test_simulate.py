@@ -205,6 +205,8 @@ def test_simulate__overwrite_refuses_before_it_removes(tmp_path: Path) -> None:
     assert foreign.read_bytes() == b"of somebody else"
     simulate("empty", tmp_path / "a.h5", **tiny)
     (tmp_path / "a_truth.zarr" / "zarr.json").write_text("{}")
+    for ours in (tmp_path / "a_truth.zarr").glob("*/.ledger/*.jsonl"):
+        ours.unlink()  # with them the store is still known as one of this package
     with pytest.raises(StoreError, match="is not a store of this package"):
         simulate("empty", tmp_path / "a.h5", **tiny)
     assert (tmp_path / "a.h5").exists()
