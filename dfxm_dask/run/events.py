@@ -63,7 +63,7 @@ class BlockDone:
 
 @dataclass(frozen=True)
 class BlockSkipped:
-    """A block is on disk already and verified, from an earlier run with the same parameters."""
+    """A block is on disk already, in the size that was written, from an earlier run with the same parameters."""
 
     step: str
     block: str
