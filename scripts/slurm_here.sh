@@ -7,7 +7,8 @@ set -euo pipefail
 mark="# made by slurm_here.sh of dfxm_dask"
 conf=/etc/slurm/slurm.conf
 no() { echo "no SLURM here: $1" >&2; exit 3; }
-running() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null; }
+# The file may outlive its process, and the number may be that of another one by now.
+running() { [ -s "$1" ] && [ "$(cat "/proc/$(cat "$1")/comm" 2>/dev/null)" = "$(basename "$1" .pid)" ]; }
 
 [ "$(id -u)" = 0 ] || no "needs root"
 for file in "$conf" /etc/slurm-llnl/slurm.conf; do
@@ -20,7 +21,7 @@ if [ "${1:-start}" = stop ]; then
         running "/run/$daemon.pid" || continue
         process=$(cat "/run/$daemon.pid")
         kill "$process"
-        for _ in $(seq 50); do kill -0 "$process" 2>/dev/null || break; sleep 0.1; done
+        for _ in $(seq 50); do running "/run/$daemon.pid" || break; sleep 0.1; done
     done
     rm -rf "$conf" /var/spool/slurmctld /var/spool/slurmd
     exit 0

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from pathlib import Path
 
 import pytest
-
-# Dask sets this variable for a moment in the driver whenever it starts a worker. numba, which looks at it each time it
-# compiles, refuses where it differs from what the parallel kernels of a peer package began with.
-os.environ["NUMBA_NUM_THREADS"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

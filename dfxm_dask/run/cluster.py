@@ -16,7 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dfxm_dask.errors import DfxmError, RecipeError
 from dfxm_dask.run.recipe import entries, parse_yaml, place, plain, read_text
 from dfxm_dask.run.slurm import Slurm, start_slurm
-from dfxm_dask.run.worker import SETTINGS, environment_set, temporary_certificates, worker_environment, worker_plugin
+from dfxm_dask.run.worker import (
+    SETTINGS,
+    environment_kept,
+    environment_set,
+    temporary_certificates,
+    worker_environment,
+    worker_plugin,
+)
 from dfxm_dask.schema import nearest
 
 if TYPE_CHECKING:
@@ -99,7 +106,11 @@ def attach(stack: ExitStack, address: str) -> Client:
     from distributed import Client
 
     try:
-        return stack.enter_context(Client(address, timeout=20))
+        # Not by default: a default client that fails to connect stays behind, and names itself to Dask as the scheduler
+        # of all that is computed later.
+        client = stack.enter_context(Client(address, timeout=20, set_as_default=False))
+        stack.enter_context(client.as_current())
+        return client
     except (OSError, ValueError, TypeError) as error:
         raise DfxmError(
             f"scheduler {address}", f"does not answer ({error})", "check address, port, and certificates of tls://"
@@ -120,7 +131,12 @@ def start_local(stack: ExitStack, setup: Local) -> Any:
     except ValueError:
         raise RecipeError("memory limit", f"is {setup.memory_limit!r}", "write a size such as 2GiB") from None
     environment = worker_environment()
+    # numba reads its variables whenever it compiles, also in this process: they are set in the workers alone. The
+    # others must be there before a worker begins. Dask sets those in this process, also when it starts a worker anew,
+    # and leaves them so.
+    compiler = {name: environment.pop(name) for name in list(environment) if name.startswith("NUMBA_")}
     stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": environment}))
+    stack.enter_context(environment_kept(environment))
     # A variable of the user's shell would win over Dask's configuration while nannies are made. They keep what they
     # found, also for workers that they start anew.
     with environment_set(environment):
@@ -135,6 +151,7 @@ def start_local(stack: ExitStack, setup: Local) -> Any:
                 dashboard_address=_DASHBOARD,
                 security=temporary_certificates() if setup.tls else None,
                 protocol="tls://" if setup.tls else "tcp://",
+                env=compiler,
             )
         )
 

@@ -12,7 +12,7 @@ import shlex
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,10 +84,9 @@ def numba_cache() -> Path:
 
 
 @contextmanager
-def environment_set(variables: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables that hold while the context lasts."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+def environment_kept(names: Iterable[str]) -> Iterator[None]:
+    """Whatever happens to these environment variables while the context lasts is undone when it ends."""
+    before = {name: os.environ.get(name) for name in names}
     try:
         yield
     finally:
@@ -96,6 +95,14 @@ def environment_set(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def environment_set(variables: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables that hold while the context lasts."""
+    with environment_kept(variables):
+        os.environ.update(variables)
+        yield
 
 
 def temporary_certificates() -> Any:

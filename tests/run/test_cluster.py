@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import dask
 import psutil
 import pytest
 
@@ -82,7 +83,16 @@ def test_open_cluster__attaches_and_leaves_running_what_it_did_not_start(tmp_pat
     with open_cluster(tmp_path / "open.yaml") as client:
         with open_cluster(client.scheduler.address) as second:
             assert second.submit(sum, [1, 2]).result() == 3
+            assert dask.delayed(os.getpid)().compute() != os.getpid()
         assert client.submit(sum, [1, 2, 3]).result() == 6
+
+
+def test_open_cluster__leaves_nothing_behind_that_could_not_connect() -> None:
+    with open_cluster(workers=1), pytest.raises(DfxmError, match="does not answer") as kept:
+        open_cluster("foo://127.0.0.1:1").__enter__()
+    left = dask.base.get_scheduler() is not None  # what is computed now would wait for ever, or be refused
+    assert not left
+    assert kept.value.__cause__ is not None  # holds all that was made on the way, until here
 
 
 def wait_for(what: str, true: Any, seconds: float = 60) -> None:
@@ -108,6 +118,11 @@ def test_open_cluster__a_death_is_reported_at_once_and_the_end_of_a_life_is_none
         """What Dask does when the life of a worker is over."""
         dask_worker.loop.add_callback(dask_worker.close_gracefully, reason="worker-lifetime-reached")
 
+    def numba_variables() -> dict[str, str]:
+        """numba compiles anew, refuses, or mixes what lies in two places, where they change in mid-run."""
+        return {name: value for name, value in os.environ.items() if name.startswith("NUMBA_")}
+
+    before, known = dict(os.environ), numba_variables()
     with open_cluster(workers=4) as client:
         tasks = client.map(rest, [0.2] * 16, pure=False)
         first, second, third = list(client.nthreads())[:3]
@@ -117,6 +132,9 @@ def test_open_cluster__a_death_is_reported_at_once_and_the_end_of_a_life_is_none
         wait_for("three are gone", lambda: len(client.nthreads()) == 1)
         with pytest.raises(KilledWorker):
             client.submit(fall, 0).result(timeout=60)
+        wait_for("Dask has started another", lambda: client.nthreads())
+        assert numba_variables() == known
+    assert dict(os.environ) == before
 
 
 def test_open_cluster__a_full_worker_goes_on() -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -20,6 +21,7 @@ from dfxm_dask.errors import DfxmError, IncompleteError, InputError, RecipeError
 from dfxm_dask.reduction import REGISTRY, load_reductions
 from dfxm_dask.run.execute import plan, run_ingest, run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe
+from dfxm_dask.store.ledger import read_ledger
 from tests.beamline_files import write_bliss
 
 FULL = """
@@ -74,15 +76,28 @@ def _narrow_units(store: Path) -> None:
     meta.write_text(json.dumps(data))
 
 
+@pytest.fixture(scope="session")
+def whole(raw_store: Path) -> Path:
+    """The same with all results, made in this process: to be read, or copied."""
+    shutil.copytree(raw_store, raw_store.with_name("whole.zarr"))
+    assert run_recipe(recipe(FULL), raw_store.with_name("whole.zarr")).complete
+    return raw_store.with_name("whole.zarr")
+
+
 @pytest.fixture
 def store(raw_store: Path, tmp_path: Path) -> Path:
     shutil.copytree(raw_store, tmp_path / "s.zarr")
     return tmp_path / "s.zarr"
 
 
-def test_run_recipe__units_equal_the_lazy_face(store: Path) -> None:
-    run_recipe(recipe(FULL), store)
-    tree = dfxm_dask.open_scan(store)
+@pytest.fixture
+def reduced(whole: Path, tmp_path: Path) -> Path:
+    shutil.copytree(whole, tmp_path / "reduced.zarr")
+    return tmp_path / "reduced.zarr"
+
+
+def test_run_recipe__units_equal_the_lazy_face(whole: Path) -> None:
+    tree = dfxm_dask.open_scan(whole)
     data = tree["raw"].to_dataset()
     steps = load_reductions()
     data = data.assign(steps["normalise"](data, by="monitor", reference=100000.0, offset=60.0).data_vars)
@@ -104,7 +119,7 @@ def test_run_recipe__units_equal_the_lazy_face(store: Path) -> None:
         found |= dict(steps["mosaicity"](data).data_vars.items())
     stored = xr.merge([tree["frames"].to_dataset(), tree["rocking"].to_dataset()]).load()
     assert set(stored.data_vars) == set(found)
-    for name, lazy in found.items():
+    for name, lazy in dask.compute(found)[0].items():  # at once: what they share is made once
         exact = name != "integrated_curve"
         compare = np.testing.assert_array_equal if exact else np.testing.assert_allclose
         compare(stored[name].values, lazy.values, err_msg=str(name))
@@ -174,24 +189,27 @@ def test_plan__lengths_are_refused_where_the_pixel_is_unknown(tmp_path: Path) ->
         plan(recipe(text), tmp_path / "s.zarr")
 
 
-def test_run_recipe__again_does_nothing(store: Path) -> None:
-    first = run_recipe(recipe(FULL), store)
-    before = contents(store)
-    again = run_recipe(recipe(FULL), store)
-    assert (again.blocks_done, again.blocks_skipped) == (0, first.blocks_done)
-    assert contents(store) == before
+def test_run_recipe__again_does_nothing(reduced: Path) -> None:
+    before = contents(reduced)
+    again = run_recipe(recipe(FULL), reduced)
+    done = sum(len(read_ledger(path)[1]) for group in ("frames", "rocking") for path in _ledgers(reduced / group))
+    assert (again.blocks_done, again.blocks_skipped) == (0, done)
+    assert contents(reduced) == before
 
 
-def test_run_recipe__a_lost_file_is_made_again_byte_for_byte(store: Path) -> None:
-    run_recipe(recipe(FULL), store)
-    before = contents(store)
-    shards = sorted(p for p in (store / "rocking/com_phi/c").rglob("*") if p.is_file())
+def _ledgers(group: Path) -> list[Path]:
+    return sorted((group / ".ledger").glob("*.jsonl"))
+
+
+def test_run_recipe__a_lost_file_is_made_again_byte_for_byte(reduced: Path) -> None:
+    before = contents(reduced)
+    shards = sorted(p for p in (reduced / "rocking/com_phi/c").rglob("*") if p.is_file())
     shards[1].unlink()
     with pytest.raises(IncompleteError, match="'moments' is not complete"):
-        dfxm_dask.open_scan(store)
-    report = run_recipe(recipe(FULL), store)
+        dfxm_dask.open_scan(reduced)
+    report = run_recipe(recipe(FULL), reduced)
     assert report.blocks_done == 1
-    assert contents(store) == before
+    assert contents(reduced) == before
 
 
 def test_run_recipe__other_parameters_are_refused_and_never_mixed(store: Path) -> None:
@@ -206,9 +224,8 @@ def test_run_recipe__other_parameters_are_refused_and_never_mixed(store: Path) -
     assert float(next(iter(fresh.data_vars.values())).max()) == 61
 
 
-def test_run_recipe__provenance_says_how_to_do_it_again(store: Path) -> None:
-    run_recipe(recipe(FULL), store)
-    made = dfxm_dask.open_scan(store)["rocking"].attrs["provenance"]["moments"]
+def test_run_recipe__provenance_says_how_to_do_it_again(whole: Path) -> None:
+    made = dfxm_dask.open_scan(whole)["rocking"].attrs["provenance"]["moments"]
     assert made["parameters"]["lit_above"] == 0
     assert {"raw/ingest", "frames/background"} <= set(made["inputs"])
     assert made["version"] == dfxm_dask.__version__
@@ -239,11 +256,7 @@ run_recipe(parse_recipe(sys.argv[2], pathlib.Path("test.yaml")), sys.argv[1])
 
 
 @pytest.mark.parametrize("after", [3, *(pytest.param(k, marks=pytest.mark.slow) for k in (0, 1, 5))])
-def test_run_recipe__killed_and_run_again_is_byte_identical(raw_store: Path, tmp_path: Path, after: int) -> None:
-    for name in ("whole", "killed"):
-        shutil.copytree(raw_store, tmp_path / name)
-    run_recipe(recipe(FULL), tmp_path / "whole")
-    store = tmp_path / "killed"
+def test_run_recipe__killed_and_run_again_is_byte_identical(store: Path, whole: Path, after: int) -> None:
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(store), FULL], stdout=subprocess.PIPE)
     assert process.stdout
     process.stdout.readline()
@@ -259,20 +272,17 @@ def test_run_recipe__killed_and_run_again_is_byte_identical(raw_store: Path, tmp
     committed = len(ledger.read_bytes().splitlines()) - 1
     report = run_recipe(recipe(FULL), store)
     assert report.blocks_skipped >= committed
-    assert contents(store) == contents(tmp_path / "whole")
+    assert contents(store) == contents(whole)
 
 
-def test_run_recipe__two_workers_give_the_same_bytes(raw_store: Path, tmp_path: Path) -> None:
+def test_run_recipe__two_workers_give_the_same_bytes(store: Path, whole: Path) -> None:
     from dfxm_dask.run.cluster import open_cluster
 
-    for name in ("serial", "cluster"):
-        shutil.copytree(raw_store, tmp_path / name)
-    run_recipe(recipe(FULL), tmp_path / "serial")
     events: list[Any] = []
     with open_cluster(None, workers=2) as client:
-        report = run_recipe(recipe(FULL), tmp_path / "cluster", client=client, publish=(events.append,))
+        report = run_recipe(recipe(FULL), store, client=client, publish=(events.append,))
     assert report.complete
-    assert contents(tmp_path / "cluster") == contents(tmp_path / "serial")
+    assert contents(store) == contents(whole)
     kinds = [type(e).__name__ for e in events]
     assert kinds[0] == "RunStarted"
     assert kinds[-1] == "RunDone"
