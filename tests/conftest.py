@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from pathlib import Path
 
 import pytest
+
+from dfxm_dask.run.worker import numba_cache
+
+# Kernels are compiled once, for this process and for the workers and commands that tests start.
+os.environ["NUMBA_CACHE_DIR"] = str(numba_cache())
+collect_ignore = ["run/slow_plugin.py"]  # it registers a reduction when it is imported
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

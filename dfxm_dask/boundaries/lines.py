@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 from scipy.ndimage import gaussian_filter1d
-from scipy.signal import find_peaks
 
 from dfxm_dask.boundaries.plane import canonical, checked_points, in_plane, thinned
 from dfxm_dask.errors import InputError
@@ -197,6 +196,8 @@ def located_lines(flat: np.ndarray, weights: np.ndarray, angle: float) -> np.nda
     Maxima of the profile, blurred by 0.3 um, that rise by a quarter of a usual line (the 80th percentile of all
     maxima, weighed by height) above the ground on both sides.
     """
+    from scipy.signal import find_peaks  # takes a second to load, also where nothing needs it
+
     half = float(np.sqrt((flat**2).sum(axis=1).max(initial=0.0))) + 2.0
     profile = np.zeros((1, int(2 * half / BIN) + 8))
     _profiles(flat[:, 0].copy(), flat[:, 1].copy(), weights, np.array([angle]), BIN, half, profile)

@@ -24,7 +24,7 @@ from dfxm_dask.store.bliss_command import REWIND
 from dfxm_dask.store.bliss_detector import COUNTS
 from dfxm_dask.store.bliss_grid import HALF
 from dfxm_dask.store.links import open_hdf5
-from dfxm_dask.store.shards import sync_folder
+from dfxm_dask.store.shards import force
 
 CAMERA_DATA = "/entry_0000/measurement/data"
 MONITOR = "pico4"  # a counter that configs/beamlines/id03.yaml knows
@@ -205,20 +205,15 @@ def _whole(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(partial, "w", locking=False) as file:
             yield file
-        _sync_file(partial)
+        force(str(partial))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    sync_folder(str(path.parent))
+    force(str(path.parent))
 
 
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
-
-
-def _sync_file(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def _refuse_existing(path: Path) -> None:
@@ -294,7 +289,7 @@ def write_lima(
     finally:
         for file in files:
             _partial(file).unlink(missing_ok=True)
-    sync_folder(str(folder))
+    force(str(folder))
     return [(f"{folder.name}/{file.name}", length) for file, length in zip(files, lengths, strict=True)]
 
 
@@ -352,7 +347,7 @@ def _write_frames(path: Path, source: _Checked, length: int) -> None:
             del frame  # before the next one is made
             frame = source.take()
             dataset[k] = frame
-    _sync_file(path)
+    force(str(path))
 
 
 def write_master(

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dfxm_dask.errors import StoreError
-from dfxm_dask.store.shards import full_disk_said, sync_folder
+from dfxm_dask.store.shards import force, full_disk_said
 
 Record = dict[str, Any]
 
@@ -48,7 +48,7 @@ def replace_file(path: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
-            sync_folder(str(path.parent))
+            force(str(path.parent))
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -318,7 +318,7 @@ def begin(
         declare()
         entry = {"step": step, "digest": digest(plan), "plan": dict(plan), "blocks": wanted, "recipe": recipe}
         append(path, entry)
-        sync_folder(str(path.parent))
+        force(str(path.parent))
         return set()
     return {block for block, record in records.items() if is_done(store, record)}
 
@@ -364,7 +364,7 @@ def commit(store: str | Path, group: str, step: str, record: Record, *, share: t
     path.parent.mkdir(exist_ok=True)
     append(path, {**record, "host": socket.gethostname()})
     if new:
-        sync_folder(str(path.parent))
+        force(str(path.parent))
 
 
 def complete(
@@ -442,11 +442,10 @@ def sync_files(store: str | Path, names: Iterable[str]) -> None:
     folders = set()
     for name in names:
         path = Path(store, name)
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
+        force(str(path))
         folders |= {p for p in path.parents if p == Path(store) or Path(store) in p.parents}
     for folder in folders:
-        sync_folder(str(folder))
+        force(str(folder))
 
 
 @dataclass(frozen=True)

@@ -326,13 +326,18 @@ class ShardWriter:
         self.digest.update(check)
         self.index[chunk] = self.at, len(body) + 4
         self.at += len(body) + 4
-        if self.at - self.sent > SEND_BYTES and hasattr(os, "posix_fadvise"):
-            self.file.flush()  # let the disk begin: the kernel writes while the next frames are encoded
+        if self.at - self.sent > SEND_BYTES:
+            self._send()
+
+    def _send(self) -> None:
+        """Let the disk begin: the kernel writes while the next frames or shards are encoded."""
+        self.file.flush()
+        if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.file.fileno(), self.sent, self.at - self.sent, os.POSIX_FADV_DONTNEED)
             self.sent = self.at
 
     def finish(self) -> tuple[int, str]:
-        """Write the index and force the file to disk. Returns bytes and digest of the shard.
+        """Write the index and close the file, which is not forced to disk yet. Returns bytes and digest of the shard.
 
         The digest is a sha256 over the checksums of the chunks in file order and the index: it binds what is in the
         shard and where, at no cost per byte.
@@ -343,8 +348,7 @@ class ShardWriter:
         check = google_crc32c.value(raw).to_bytes(4, "little")
         with full_disk_said(f"shard {self.path}"):
             self.file.write(raw + check)
-            self.file.flush()
-            os.fsync(self.file.fileno())
+            self._send()
             self.file.close()
         self.digest.update(raw)
         self.finished = self.at + len(raw) + 4, self.digest.hexdigest()
@@ -393,6 +397,9 @@ def place_shards(writers: Iterable[ShardWriter], may_commit: Callable[[], None] 
     """
     shards = list(writers)
     files = {shard.path: list(shard.finish()) for shard in shards}
+    for shard in shards:
+        with full_disk_said(f"shard {shard.path}"):
+            force(shard.partial)
     if may_commit is not None:
         may_commit()
     folders: dict[str, None] = {}
@@ -405,12 +412,13 @@ def place_shards(writers: Iterable[ShardWriter], may_commit: Callable[[], None] 
             folder = os.path.dirname(folder)
     for folder in folders:
         with full_disk_said(f"folder {folder}"):
-            sync_folder(folder)
+            force(folder)
     return files
 
 
-def sync_folder(path: str) -> None:
-    """Force a folder's entries to disk, so that a rename survives a loss of power."""
+def force(path: str) -> None:
+    """Force a file, or the names in a folder, to disk: whoever wrote it, and also where the disk failed meanwhile,
+    which Linux tells the next one who opens the file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

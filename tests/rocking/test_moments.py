@@ -263,7 +263,8 @@ def test_moments__background_left_in_shrinks_the_real_scan(real_scans: dict[str,
 
 
 def test_moments__real_rocking_scan_agrees_with_darling(real_scans: dict[str, Path]) -> None:
-    properties = pytest.importorskip("darling.properties")
+    from darling import properties  # which takes seconds to compile
+
     frames, phi = real_rocking(real_scans["rocking"])
     subtracted = scan_last(np.maximum(frames, 2560) - np.uint16(2560))
     mean, _ = properties.moments(np.ascontiguousarray(subtracted), (phi,))

@@ -22,6 +22,7 @@ from dfxm_dask.errors import DfxmError, IncompleteError
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.store import ledger
+from tests.stores import contents
 
 RECIPE = """
 name: survive
@@ -36,15 +37,6 @@ CALLS = ("fsync", "replace", "write", "ftruncate", "link", "rename", "unlink", "
 
 def recipe() -> Any:
     return parse_recipe(RECIPE, Path("survive.yaml"))
-
-
-def contents(store: Path) -> dict[str, bytes]:
-    """All files of a store but its ledgers, which have times and hosts."""
-    return {
-        str(p.relative_to(store)): p.read_bytes()
-        for p in sorted(store.rglob("*"))
-        if p.is_file() and ".ledger" not in p.parts
-    }
 
 
 def committed(store: Path) -> int:

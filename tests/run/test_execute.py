@@ -22,7 +22,9 @@ from dfxm_dask.reduction import REGISTRY, load_reductions
 from dfxm_dask.run.execute import plan, run_ingest, run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe
 from dfxm_dask.store.ledger import read_ledger
+from tests import stores
 from tests.beamline_files import write_bliss
+from tests.stores import contents
 
 FULL = """
 name: full
@@ -44,14 +46,6 @@ def recipe(text: str) -> Recipe:
     return parse_recipe(text, Path("test.yaml"))
 
 
-def contents(store: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(store)): p.read_bytes()
-        for p in sorted(store.rglob("*"))
-        if p.is_file() and ".ledger" not in p.parts
-    }
-
-
 @pytest.fixture(scope="session", params=["one axis", "two axes"])
 def raw_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("raw")
@@ -61,10 +55,9 @@ def raw_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         else {"command": "fscan2d", "motors": ("chi", "diffry"), "shape": (4, 7), "starts": (-0.5, 7.0),
               "steps": (0.08, 0.06)}
     )  # fmt: skip
-    write_bliss(folder / "s.h5", layers=2, size=(150, 300), **axes)
-    dfxm_dask.ingest(folder / "s.h5", folder / "s.zarr", scan="all", pixel_size=(0.5, 0.7))
-    _narrow_units(folder / "s.zarr")
-    return folder / "s.zarr"
+    store = stores.raw_store(folder, layers=2, size=(150, 300), **axes)
+    _narrow_units(store)
+    return store
 
 
 def _narrow_units(store: Path) -> None:
@@ -255,6 +248,7 @@ run_recipe(parse_recipe(sys.argv[2], pathlib.Path("test.yaml")), sys.argv[1])
 """
 
 
+@pytest.mark.parametrize("raw_store", ["one axis"], indirect=True)
 @pytest.mark.parametrize("after", [3, *(pytest.param(k, marks=pytest.mark.slow) for k in (0, 1, 5))])
 def test_run_recipe__killed_and_run_again_is_byte_identical(store: Path, whole: Path, after: int) -> None:
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(store), FULL], stdout=subprocess.PIPE)
@@ -275,6 +269,7 @@ def test_run_recipe__killed_and_run_again_is_byte_identical(store: Path, whole: 
     assert contents(store) == contents(whole)
 
 
+@pytest.mark.parametrize("raw_store", ["two axes"], indirect=True)
 def test_run_recipe__two_workers_give_the_same_bytes(store: Path, whole: Path) -> None:
     from dfxm_dask.run.cluster import open_cluster
 

@@ -19,26 +19,14 @@ from typing import Any
 
 import pytest
 
-import dfxm_dask
 from dfxm_dask.reduction import REGISTRY
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import load_plugin
-from tests.beamline_files import write_bliss
+from tests.stores import contents, raw_store
 
 LAYERS = 16
-PLUGIN = """
-import time
-from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import COUNTS, Variable
-
-
-@reduction(reads=(COUNTS,), writes=(Variable("late_sum", ("z", "y", "x"), "float32", "count", "sum of frames"),))
-def late_sum(counts, *, seconds: float = 0.0):
-    "Sum of frames, after a while."
-    time.sleep(seconds)
-    return {"late_sum": counts.sum(-1).astype("float32")}
-"""
-RECIPE = "name: late\nsteps:\n  - moments: {background: 60}\n  - late_sum: {seconds: 0.3}\n"
+PLUGIN = Path(__file__).with_name("slow_plugin.py")
+RECIPE = "name: late\nsteps:\n  - moments: {background: 60}\n  - slow_sum: {seconds: 0.3}\n"
 SETUP = """
 kind: slurm
 jobs: 1
@@ -80,14 +68,6 @@ if __name__ == "__main__":
 """
 
 
-def contents(store: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(store)): p.read_bytes()
-        for p in sorted(store.rglob("*"))
-        if p.is_file() and ".ledger" not in p.parts
-    }
-
-
 def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=10)
 
@@ -118,17 +98,16 @@ def hosts() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("seconds", [pytest.param(k, marks=pytest.mark.slow) for k in (10, 20, 60)])
 def test_run_recipe__goes_on_after_a_partition(hosts: tuple[str, str], tmp_path: Path, seconds: int) -> None:
     near, far = hosts
-    write_bliss(tmp_path / "s.h5", layers=LAYERS, shape=(5,), size=(32, 32))
-    dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "cut.zarr", scan="all")
+    raw_store(tmp_path, layers=LAYERS, shape=(5,), size=(32, 32)).rename(tmp_path / "cut.zarr")
     shutil.copytree(tmp_path / "cut.zarr", tmp_path / "serial.zarr")
-    files = {"plugin.py": PLUGIN, "recipe.yaml": RECIPE, "slurm.yaml": SETUP % tmp_path, "driver.py": DRIVER}
+    files = {"recipe.yaml": RECIPE, "slurm.yaml": SETUP % tmp_path, "driver.py": DRIVER}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    load_plugin(tmp_path / "plugin.py")
+    load_plugin(PLUGIN)
     try:
         run_recipe(tmp_path / "recipe.yaml", tmp_path / "serial.zarr")
     finally:
-        REGISTRY.pop("late_sum")
+        REGISTRY.pop("slow_sum")
     commands = tmp_path / "commands"
     commands.mkdir()
     for name, text in {"sbatch": SBATCH % (tmp_path, far), "scancel": SCANCEL, "squeue": SQUEUE % tmp_path}.items():
@@ -137,7 +116,7 @@ def test_run_recipe__goes_on_after_a_partition(hosts: tuple[str, str], tmp_path:
 
     driver = subprocess.Popen(
         ["ip", "netns", "exec", near, sys.executable, *(str(tmp_path / n) for n in ("driver.py", "slurm.yaml")),
-         *(str(tmp_path / n) for n in ("plugin.py", "recipe.yaml", "cut.zarr"))],
+         str(PLUGIN), *(str(tmp_path / n) for n in ("recipe.yaml", "cut.zarr"))],
         env={**os.environ, "PATH": f"{commands}:{os.environ['PATH']}"}, cwd=tmp_path,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip

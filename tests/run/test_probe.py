@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import dfxm_dask
 from dfxm_dask.cli import cli
 from dfxm_dask.errors import RecipeError, StoreError
 from dfxm_dask.run import probe as probing
@@ -33,7 +32,7 @@ from dfxm_dask.run.probe import (
 )
 from dfxm_dask.run.recipe import Recipe, parse_recipe
 from dfxm_dask.store import ledger
-from tests.beamline_files import write_bliss
+from tests import stores
 
 LAYERS = 7
 SHAPE = (150, 300)
@@ -68,10 +67,7 @@ def recipe(text: str) -> Recipe:
 
 @pytest.fixture(scope="module")
 def raw_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("probed")
-    write_bliss(folder / "s.h5", shape=(9,), layers=LAYERS, size=SHAPE)
-    dfxm_dask.ingest(folder / "s.h5", folder / "s.zarr", scan="all", pixel_size=(0.5, 0.7))
-    return folder / "s.zarr"
+    return stores.raw_store(tmp_path_factory.mktemp("probed"), shape=(9,), layers=LAYERS, size=SHAPE)
 
 
 @pytest.fixture(scope="module")

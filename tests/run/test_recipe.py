@@ -164,7 +164,6 @@ def test_recipe__refuses_files_that_are_none(tmp_path: Path) -> None:
 
 
 def test_recipe__of_an_unknown_name_is_refused() -> None:
-    pytest.importorskip("dfxm_dask.store.source")
     with pytest.raises(RecipeError, match=r"recipe 'mpas'.*path of a file"):
         read_recipe("mpas")
 

@@ -19,7 +19,8 @@ from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe
 from dfxm_dask.schema import AXES, COUNTS, SPACE, Variable
 from tests.beamline_files import write_bliss
-from tests.run.test_execute import _narrow_units, contents
+from tests.run.test_execute import _narrow_units
+from tests.stores import contents
 
 SUM = Variable("sum_map", SPACE, "float64", "count", "sum along the scan")
 MEAN = Variable("mean_map", SPACE, "float64", "count", "mean of neighbouring layers")

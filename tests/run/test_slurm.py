@@ -15,28 +15,16 @@ from pathlib import Path
 import dask.config
 import pytest
 
-import dfxm_dask
 from dfxm_dask.errors import DfxmError
 from dfxm_dask.reduction import REGISTRY
 from dfxm_dask.run.cluster import open_cluster
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import load_plugin
-from tests.beamline_files import write_bliss
+from tests.stores import contents, raw_store
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 LAYERS = 16
-PLUGIN = """
-import time
-from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import COUNTS, Variable
-
-
-@reduction(reads=(COUNTS,), writes=(Variable("slow_sum", ("z", "y", "x"), "float32", "count", "sum of frames"),))
-def slow_sum(counts, *, seconds: float = 0.0):
-    "Sum of frames, after a while."
-    time.sleep(seconds)
-    return {"slow_sum": counts.sum(-1).astype("float32")}
-"""
+PLUGIN = Path(__file__).with_name("slow_plugin.py")
 RECIPE = "name: slow\nsteps:\n  - moments: {background: 60}\n  - slow_sum: {seconds: 0.4}\n"
 SETUP = """
 kind: slurm
@@ -48,14 +36,6 @@ interface: lo
 log_directory: %s
 shared_directory: %s
 """
-
-
-def contents(store: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(store)): p.read_bytes()
-        for p in sorted(store.rglob("*"))
-        if p.is_file() and ".ledger" not in p.parts
-    }
 
 
 def jobs() -> list[str]:
@@ -89,14 +69,12 @@ def slurm() -> Iterator[None]:
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
     """A raw store, and the same with the results of a run without any cluster."""
     folder = tmp_path_factory.mktemp("scan")
-    write_bliss(folder / "s.h5", layers=LAYERS, shape=(5,), size=(32, 32))
-    dfxm_dask.ingest(folder / "s.h5", folder / "raw.zarr", scan="all")
-    (folder / "plugin.py").write_text(PLUGIN)
+    raw = raw_store(folder, layers=LAYERS, shape=(5,), size=(32, 32))
     (folder / "recipe.yaml").write_text(RECIPE)
-    load_plugin(folder / "plugin.py")
-    shutil.copytree(folder / "raw.zarr", folder / "serial.zarr")
+    load_plugin(PLUGIN)
+    shutil.copytree(raw, folder / "serial.zarr")
     run_recipe(folder / "recipe.yaml", folder / "serial.zarr")
-    yield folder / "raw.zarr", folder / "serial.zarr"
+    yield raw, folder / "serial.zarr"
     REGISTRY.pop("slow_sum")
 
 
@@ -148,7 +126,7 @@ def test_open_cluster__slurm_job_killed_in_mid_run(
                 subprocess.run(["scancel", "--signal=KILL", "--full", killed[0]], check=True)
 
     with (
-        open_cluster(setup, plugins=(raw.with_name("plugin.py"),)) as client,
+        open_cluster(setup, plugins=(PLUGIN,)) as client,
         dask.config.set({"distributed.deploy.lost-worker-timeout": "3s"}),
     ):
         client.wait_for_workers(2 * workers, timeout=60)
@@ -191,7 +169,7 @@ def test_shards_script__an_array_joined_by_the_ledger(slurm: None, stores: tuple
     store = tmp_path / "s.zarr"
     shutil.copytree(raw, store)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    recipe, plugin = raw.with_name("recipe.yaml"), raw.with_name("plugin.py")
+    recipe = raw.with_name("recipe.yaml")
     ports: set[str] = set()
     ended = threading.Event()
 
@@ -204,7 +182,7 @@ def test_shards_script__an_array_joined_by_the_ledger(slurm: None, stores: tuple
     try:
         done = subprocess.run(
             ["sbatch", "--wait", "--array=0-2", "--mem=1G", f"--output={tmp_path}/%a.out", SCRIPTS / "shards.sbatch",
-             recipe, store, "--plugin", plugin],
+             recipe, store, "--plugin", PLUGIN],
             env=environment, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
     finally:

@@ -28,8 +28,8 @@ from dfxm_dask.run.plan import make_plan
 from dfxm_dask.run.recipe import Recipe, load_plugin, parse_recipe
 from dfxm_dask.store import ledger
 from dfxm_dask.store.lock import own_group, own_store
-from tests.beamline_files import write_bliss
-from tests.run.killing import contents, recipe
+from tests.run.killing import recipe
+from tests.stores import contents, raw_store
 
 GATHERS = """
 name: gathers
@@ -66,10 +66,7 @@ def parsed(text: str) -> Recipe:
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("raw")
-    write_bliss(folder / "s.h5", layers=6, shape=(7,), size=(40, 50))
-    dfxm_dask.ingest(folder / "s.h5", folder / "s.zarr", scan="all", pixel_size=(0.5, 0.7))
-    return folder / "s.zarr"
+    return raw_store(tmp_path_factory.mktemp("raw"), layers=6, shape=(7,), size=(40, 50))
 
 
 @pytest.fixture
@@ -109,9 +106,8 @@ def test_run_recipe__killed_at_any_system_call_and_resumed(raw: Path, tmp_path: 
     """The slow one kills before and after each call of a whole run; the other at one in each twentieth."""
     small = tmp_path / "small"
     small.mkdir()
-    write_bliss(small / "s.h5", layers=2, shape=(5,), size=(30, 40))
-    dfxm_dask.ingest(small / "s.h5", small / "s.zarr", scan="all", pixel_size=(0.5, 0.7))
-    words = [sys.executable, "-m", "tests.run.killing", str(small / "s.zarr"), str(tmp_path), str(kills), "0"]
+    store = raw_store(small, layers=2, shape=(5,), size=(30, 40))
+    words = [sys.executable, "-m", "tests.run.killing", str(store), str(tmp_path), str(kills), "0"]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     found = json.loads(done.stdout)
     print(found["kills"], "kills:", found["kinds"])
@@ -309,7 +305,7 @@ def test_run_recipe__raw_data_made_anew_in_mid_run(store: Path, monkeypatch: pyt
         dfxm_dask.open_scan(store)
 
 
-@pytest.mark.parametrize("shares", [3, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("shares", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_run__shares_of_a_job_array_are_joined(raw: Path, store: Path, tmp_path: Path, shares: int) -> None:
     (tmp_path / "gathers.yaml").write_text(GATHERS)
     running = [

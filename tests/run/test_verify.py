@@ -19,17 +19,15 @@ from dfxm_dask.run.verify import verify
 from dfxm_dask.store import ledger
 from dfxm_dask.store.lock import own_group
 from dfxm_dask.store.soundness import Fault
-from tests.beamline_files import write_bliss
-from tests.run.killing import contents, recipe
+from tests.run.killing import recipe
+from tests.stores import contents, raw_store
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sound")
-    write_bliss(folder / "s.h5", layers=3, shape=(7,), size=(40, 50))
-    dfxm_dask.ingest(folder / "s.h5", folder / "s.zarr", scan="all", pixel_size=(0.5, 0.7))
-    run_recipe(recipe(), folder / "s.zarr")
-    return folder / "s.zarr"
+    store = raw_store(tmp_path_factory.mktemp("sound"), layers=3, shape=(7,), size=(40, 50))
+    run_recipe(recipe(), store)
+    return store
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe
 from dfxm_dask.run.verify import verify
 from dfxm_dask.store import ledger, scan
-from tests.beamline_files import write_bliss
-from tests.run.killing import contents, recipe
+from tests.run.killing import recipe
+from tests.stores import contents, raw_store
 
 
 def parsed(*steps: str) -> Recipe:
@@ -26,10 +26,7 @@ MOMENTS, KAM = "moments: {background: 50}", "kam: {radius: 1.0}"
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("raw")
-    write_bliss(folder / "s.h5", layers=4, shape=(7,), size=(40, 50))
-    dfxm_dask.ingest(folder / "s.h5", folder / "s.zarr", scan="all", pixel_size=(0.5, 0.7))
-    return folder / "s.zarr"
+    return raw_store(tmp_path_factory.mktemp("raw"), layers=4, shape=(7,), size=(40, 50))
 
 
 @pytest.fixture

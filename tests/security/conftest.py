@@ -9,16 +9,13 @@ from pathlib import Path
 
 import pytest
 
-import dfxm_dask
-from tests.beamline_files import write_bliss
+from tests.stores import raw_store
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sound")
-    write_bliss(folder / "s.h5", layers=2, shape=(5,), size=(64, 70))
-    dfxm_dask.ingest(folder / "s.h5", folder / "s.zarr", scan="all", pixel_size=(0.5, 0.25))
-    return folder / "s.zarr"
+    return raw_store(folder, layers=2, shape=(5,), size=(64, 70), pixel_size=(0.5, 0.25))
 
 
 @pytest.fixture

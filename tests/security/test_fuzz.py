@@ -26,6 +26,7 @@ from dfxm_dask.errors import DfxmError
 from dfxm_dask.reduction import load_reductions
 from dfxm_dask.run.cluster import read_cluster
 from dfxm_dask.run.labels import read_labels
+from dfxm_dask.run.night_config import read_nightly
 from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.schema import printable
 from dfxm_dask.store.metadata import check_store
@@ -180,11 +181,6 @@ TABLE = "z,phi,y0,y1,x0,x1,class\n12.0,0.0123,0,640,0,512,weak\n12.0,0.0301,,,,,
 REGIONS = "- {name: strong, box: [0, 10, 0, 10]}\n- {name: weak_minus, box: [0, 1, 2, 3], unit: pixel, z: 1.5}\n"
 
 
-def read_night(path: Path) -> Any:
-    module = pytest.importorskip("dfxm_dask.run.night_config")
-    return module.read_nightly(path)
-
-
 NIGHTS = tuple(path.read_text(encoding="utf-8") for path in sorted(CONFIGS.glob("night*.yaml")))
 READERS: dict[str, tuple[Callable[[Path], Any], str, tuple[str, ...]]] = {
     "cluster": (read_cluster, "own.yaml", texts_of("clusters")),
@@ -192,7 +188,7 @@ READERS: dict[str, tuple[Callable[[Path], Any], str, tuple[str, ...]]] = {
     "labels": (lambda path: read_labels(path, ["phi"]), "own.yaml", (LABELS,)),
     "table of labels": (lambda path: read_labels(path, ["phi"]), "own.csv", (TABLE,)),
     "regions": (read_regions, "own.yaml", (REGIONS, f"regions:\n{REGIONS}")),
-    "night": (read_night, "own.yaml", NIGHTS or ("raw: [a]\n",)),
+    "night": (read_nightly, "own.yaml", NIGHTS or ("raw: [a]\n",)),
 }
 
 

@@ -25,6 +25,7 @@ from dfxm_dask.cli import cli
 from dfxm_dask.errors import DfxmError
 from tests.beamline_files import CAMERA_DATA, known_counts, write_bliss, write_edf, write_lima
 from tests.store.test_bliss_refusals import ASCAN, FSCAN2D, edit, replace
+from tests.stores import raw_store
 
 Made = tuple[list[str], str]
 """Words of a command, and what its refusal must match."""
@@ -34,9 +35,7 @@ Made = tuple[list[str], str]
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of two layers; commands are given copies of it."""
     folder = tmp_path_factory.mktemp("sound")
-    write_bliss(folder / "s.h5", layers=2, shape=(5,), size=(64, 70))
-    dfxm_dask.ingest(folder / "s.h5", folder / "s.zarr", scan="all", pixel_size=(0.5, 0.25))
-    return folder / "s.zarr"
+    return raw_store(folder, layers=2, shape=(5,), size=(64, 70), pixel_size=(0.5, 0.25))
 
 
 def refusal(words: list[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +154,38 @@ def test_shard_writer__abandoned_leaves_nothing(tmp_path: Path) -> None:
     assert not Path(array.shard_path((0, 0, 0, 0))).exists()
     writer.abandon()
     assert [p for p in (tmp_path / "a").rglob("*") if p.is_file()] == [tmp_path / "a/zarr.json"]
+
+
+def test_place_shards__everything_is_on_disk_before_the_first_name_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(tmp_path / "a", (2, 1, 64, 64), (1, 1, 64, 64), (1, 1, 64, 64), "uint16")
+    array = open_array(tmp_path / "a")
+    assert array is not None
+    events: list[tuple[str, int, int]] = []  # what, inode, bytes
+    fsync, replace = os.fsync, os.replace
+
+    def forced(descriptor: int) -> None:
+        fsync(descriptor)
+        found = os.fstat(descriptor)
+        events.append(("folder" if stat.S_ISDIR(found.st_mode) else "file", found.st_ino, found.st_size))
+
+    def named(old: str, new: str) -> None:
+        events.append(("name", os.stat(old).st_ino, os.stat(old).st_size))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", forced)
+    monkeypatch.setattr(os, "replace", named)
+    writers = [shards.stage_shard(array, (z, 0, 0, 0), np.full((1, 1, 64, 64), z, np.uint16)) for z in range(2)]
+    shards.place_shards(writers)
+    monkeypatch.undo()
+    paths = [array.shard_path((z, 0, 0, 0)) for z in range(2)]
+    whole = [(os.stat(p).st_ino, os.stat(p).st_size) for p in paths]
+    assert [e[1:] for e in events[:4]] == [*whole, *whole]
+    assert [e[0] for e in events[:4]] == ["file", "file", "name", "name"]
+    folders = {os.stat(f).st_ino for p in paths for f in list(Path(p).parents)[:5]}
+    assert {e[0] for e in events[4:]} == {"folder"}
+    assert {e[1] for e in events[4:]} == folders
 
 
 def test_write_shard__digest_says_what_and_where(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from dfxm_dask.run.nightly import Night
 from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.view.report import night_page, night_verdict, scan_facts, scan_page, seen_plainly, without_facts
 from tests.beamline_files import write_bliss
+from tests.stores import raw_store
 
 RECIPE = "name: short\nsteps:\n  - background: {method: scalar, value: 60}\n  - moments: {}\n"
 BIDI = "".join(map(chr, (0x202E, 0x2066, 0x200B, 0xFEFF, 0x061C)))
@@ -92,10 +93,9 @@ def night_of(*outcomes: Outcome, **more: Any) -> Night:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    write_bliss(folder / "s.h5", shape=(9,), size=(40, 50), layers=2)
-    dfxm_dask.ingest(folder / "s.h5", folder / "s.zarr", scan="all", pixel_size=(0.5, 0.7))
-    dfxm_dask.run_recipe(parse_recipe(RECIPE, folder / "short.yaml"), folder / "s.zarr")
-    return folder / "s.zarr"
+    found = raw_store(folder, shape=(9,), size=(40, 50), layers=2)
+    dfxm_dask.run_recipe(parse_recipe(RECIPE, folder / "short.yaml"), found)
+    return found
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))

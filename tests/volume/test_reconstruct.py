@@ -11,7 +11,6 @@ import xarray as xr
 from scipy import ndimage
 
 import dfxm_dask
-from dfxm_dask.run.cluster import open_cluster
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.volume import link_layers, reconstruct
@@ -179,7 +178,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_volume__of_a_run_equals_scipy_on_the_stored_mask_with_any_workers(store: Path) -> None:
+def test_volume__of_a_run_equals_scipy_on_the_stored_mask(store: Path) -> None:
     recipe = parse_recipe(RECIPE, Path("test.yaml"))
     assert [[s.name for s in p.steps] for p in plan(recipe, store).passes][1:] == [
         ["align_layers"], ["link_layers"], ["reconstruct"]
@@ -204,9 +203,6 @@ def test_volume__of_a_run_equals_scipy_on_the_stored_mask_with_any_workers(store
     np.testing.assert_array_equal(found.dislocation, kept)
     np.testing.assert_array_equal(found.label, ndimage.label(kept, ALL)[0])
     assert found.sizes["object"] == found.label.max() > 1
-    with open_cluster(workers=1) as client:
-        assert run_recipe(recipe, store, client=client, overwrite=True).complete
-    same(found, dfxm_dask.open_scan(store, chunks=None)["volume"].dataset.load())
     lazy = tree["beams"].dataset[["defects"]].load()
     again = link_layers.gather(lazy.merge(found[["shift_y", "shift_x"]]), least_length=1.5)
     same(again, found[list(again)])
