@@ -140,7 +140,8 @@ def joint(run: Run, one: Pass) -> AbstractContextManager[Any]:
         return nullcontext()
     groups = sorted({s.group for s in one.steps if s.stored})
     folder = Path(run.plan.store.path, groups[0] if groups else "", ".ledger")
-    return hold(folder, "joint", what=f"share {run.share[0]}/{run.share[1]}", wait=float("inf"))
+    what = f"share {run.share[0]}/{run.share[1]}"
+    return hold(folder, "joint", what=what, wait=float("inf"), unless=stopping.why)
 
 
 def layer_of(block: str) -> int:

@@ -1,6 +1,6 @@
 """Asking a run to end: Ctrl-C, SIGTERM, and the warning that SLURM sends before the walltime.
 
-The first signal lets the blocks in flight finish and be committed; nothing new begins. A second one ends at once:
+The first signal lets the blocks at work finish and be committed; nothing new begins. A second one ends at once:
 what is committed stays, and the next run goes on from there.
 """
 
@@ -21,6 +21,11 @@ _asked = ""
 def asked() -> str:
     """Name of the signal that asked this process to end, or nothing."""
     return _asked
+
+
+def why() -> str:
+    """The same in words."""
+    return f"was asked to end by {_asked}" if _asked else ""
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def windowed(
     DfxmError
         What a task raised; a task over which workers died; a scheduler that was lost.
     StoppedError
-        A signal asked for an end: tasks in flight were finished, others not begun.
+        A signal asked for an end: tasks that a worker had begun were finished, others not begun.
     """
     if client is None:
         for task in tasks:
@@ -61,8 +61,8 @@ DIED_REMEDY = "give workers more memory (--memory-limit, or memory: in the clust
 
 
 def _heed() -> None:
-    if stopping.asked():
-        raise StoppedError("work", f"was asked to end by {stopping.asked()}", "run it again to go on")
+    if reason := stopping.why():
+        raise StoppedError("work", reason, "run it again to go on")
 
 
 def _flight(
@@ -98,7 +98,7 @@ def _flight(
 
     try:
         feed(1)
-        for future in flying:
+        for future in _arrivals(client, flying):
             task = of.pop(future.key)
             try:
                 result = future.result()
@@ -130,3 +130,19 @@ def _flight(
     finally:
         if client.status == "running":
             client.cancel([f for f in flying.futures])
+
+
+def _arrivals(client: Any, flying: Any) -> Iterator[Any]:
+    """Futures as they are done. Once an end was asked for, those that no worker has are not waited for: on a cluster
+    whose jobs are still queued that would be for ever."""
+    idle, looked = 0, 0.0
+    while not flying.is_empty():
+        if flying.has_ready():
+            yield next(flying)
+        elif stopping.asked() and time.monotonic() - looked > 1:
+            looked = time.monotonic()
+            idle = 0 if any(client.processing().values()) else idle + 1
+            if idle > 1:  # twice: what was done just now is on its way
+                return
+        else:
+            time.sleep(0.005)

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from dfxm_dask.errors import LockedError, StoreError
+from dfxm_dask.errors import LockedError, StoppedError, StoreError
 from dfxm_dask.store.shards import full_disk_said
 
 HEARTBEAT = 10.0
@@ -103,7 +103,9 @@ def own_group(store: Path, group: str, what: str, share: tuple[int, int] | None 
 
 
 @contextmanager
-def hold(folder: Path, name: str = "lock", *, what: str, wait: float = 0.0) -> Iterator[Fence]:
+def hold(
+    folder: Path, name: str = "lock", *, what: str, wait: float = 0.0, unless: Callable[[], str] = str
+) -> Iterator[Fence]:
     """Own a folder while the context lasts.
 
     Parameters
@@ -116,6 +118,8 @@ def hold(folder: Path, name: str = "lock", *, what: str, wait: float = 0.0) -> I
         What is done, for those who are refused.
     wait : float
         Seconds to wait for another owner to finish.
+    unless : callable
+        Asked while it waits: why to wait no longer, or nothing.
 
     Yields
     ------
@@ -126,6 +130,8 @@ def hold(folder: Path, name: str = "lock", *, what: str, wait: float = 0.0) -> I
     ------
     LockedError
         Somebody who is alive holds it.
+    StoppedError
+        There was a reason to wait no longer.
     StoreError
         The folder cannot be written.
     """
@@ -142,6 +148,10 @@ def hold(folder: Path, name: str = "lock", *, what: str, wait: float = 0.0) -> I
                 if alive(path, owner):
                     if time.monotonic() >= deadline:
                         raise LockedError(what, f"{folder} is held by {_words(owner)}", "wait for it, or stop it")
+                    if reason := unless():
+                        raise StoppedError(
+                            what, f"{reason} while it waited for {_words(owner)}", "run it again to go on"
+                        )
                     time.sleep(0.05)
                 else:
                     _remove(path, owner)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import dfxm_dask
 from dfxm_dask.run.execute import plan
-from dfxm_dask.run.windowed import windowed
 from dfxm_dask.store import ledger, scan
 from tests.beamline_files import write_bliss
 
@@ -82,33 +79,3 @@ def test_plan__reads_and_looks_no_more_often_for_more_layers(
             counted[name, layers] = sum(path.exists() for path in calls)
     for name in RECIPES:
         assert counted[name, 60] == counted[name, 1]
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
-    from distributed import Client
-
-    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as found:
-        yield found
-
-
-def test_windowed__keeps_what_the_scheduler_holds_bounded(client: Any) -> None:
-    """The tasks of a run come from a stream: what was taken from it is never far ahead of what was given back."""
-    taken, given, ahead, held = 0, 0, 0, 0
-
-    def stream() -> Iterator[int]:
-        nonlocal taken
-        for number in range(400):
-            taken += 1
-            yield number
-
-    found = set()
-    for result in windowed(client, abs, stream()):
-        given += 1
-        found.add(result)
-        ahead = max(ahead, taken - given)
-        if given % 50 == 0:
-            held = max(held, len(client.cluster.scheduler.tasks))
-    assert found == set(range(400))
-    assert ahead <= 8
-    assert held <= 16
