@@ -25,7 +25,7 @@ from dfxm_dask.run.events import (
     send,
 )
 from dfxm_dask.run.passes import Run, Tally, complete_pass, others_at_work, run_pass
-from dfxm_dask.run.plan import Plan, PlannedStep, Stored, make_plan
+from dfxm_dask.run.plan import Plan, make_plan
 from dfxm_dask.run.recipe import Recipe, read_recipe
 from dfxm_dask.run.remarks import of_results
 from dfxm_dask.run.windowed import windowed
@@ -180,7 +180,7 @@ def run_recipe(
     if not overwrite:  # refuse before anything is begun
         for step in plan.steps:
             ledger.check_plan(plan.store.path, step.group, step.name, step.plan)
-            _refuse_stale(step, plan.store)
+        _refuse_stale(plan)
     _check_space(plan)
     total = sum(len(s.blocks) for s in plan.steps if s.stored)
     dashboard = getattr(client, "dashboard_link", None)
@@ -208,9 +208,9 @@ def run_recipe(
             complete_pass(one, run)
         states = {group: ledger.states(plan.store.path, group) for group in groups}
         whole = all(s.name in states[s.group] and states[s.group][s.name].complete for s in plan.steps if s.stored)
-        if share is None or (whole and not others_at_work(run)):
+        if client is not None or (share is not None and whole and not others_at_work(run)):
             for group in groups:
-                ledger.sweep(plan.store.path, group)  # of workers that were lost
+                ledger.sweep(plan.store.path, group)  # of workers or shares that were lost
     missing = (*plan.store.absent, *plan.store.cropped)
     complete = whole and not (missing or tally.why())
     found = of_results(plan.store.path, {s.group for s in plan.steps})
@@ -268,18 +268,20 @@ def errors_of_disks(store: str) -> Iterator[None]:
         ) from error
 
 
-def _refuse_stale(step: PlannedStep, store: Stored) -> None:
-    """Refuse to go on with a step whose blocks were made of inputs that are there no more.
+def _refuse_stale(plan: Plan) -> None:
+    """Refuse to go on with steps whose blocks were made of inputs that are there no more.
 
     Raises
     ------
     StoreError
-        An input of the step was made anew since.
+        An input of a step was made anew since.
     """
-    bad = scan.incomplete(store.path, step.group, ledger.states(store.path, step.group)) if step.stored else {}
-    reason, remedy = bad.get(step.name, ("", ""))
-    if "made anew" in reason:
-        raise StoreError(f"step {step.name!r} in group {step.group!r}", reason, remedy)
+    for group in dict.fromkeys(step.group for step in plan.steps if step.stored):
+        bad = scan.incomplete(plan.store.path, group, ledger.states(plan.store.path, group))
+        for name in (step.name for step in plan.steps if step.stored and step.group == group):
+            reason, remedy = bad.get(name, ("", ""))
+            if "made anew" in reason:
+                raise StoreError(f"step {name!r} in group {group!r}", reason, remedy)
 
 
 def _check_space(plan: Plan) -> None:
