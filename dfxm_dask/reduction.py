@@ -164,7 +164,7 @@ def reduction(
                         f"reduction {name!r}: parameter {key!r}", "has no annotation or no default", "give both"
                     )
                 fields[key] = (hints[key], parameter.default)
-        model = create_model(name, __config__=ConfigDict(extra="forbid", strict=False), **fields)
+        model = create_model(name, __config__=ConfigDict(extra="forbid", strict=False, allow_inf_nan=False), **fields)
         room = group or (kernel.__module__.split(".")[-2] if "." in kernel.__module__ else "extra")
         REGISTRY[name] = Reduction(
             name, kernel, reads, may_read, writes, over, halo, patch, combine, finish, min_axes, room, model,

@@ -83,7 +83,7 @@ WRITES = (
 class Lattice(BaseModel):
     """A cubic face-centred lattice and how it stands: what Burgers vectors are looked for among."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     parameter: Annotated[float, Field(gt=0, description="um")]
     x: tuple[float, float, float]

@@ -32,7 +32,7 @@ SAME_LAYER = 1e-3  # um
 class Region(BaseModel):
     """A box or a mask that the user draws: which curves it holds, where it is, in which layer (all by default)."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: Literal["strong", "weak_minus", "weak_plus"]
     box: tuple[float, float, float, float] | None = None

@@ -24,7 +24,7 @@ _PLACES = ("session", "relative")
 class Nightly(BaseModel):
     """What a night looks for, what it makes of it, and where that goes; see ``configs/nightly.yaml``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     path: Annotated[Path, Field(exclude=True)] = Path()
     """The file itself; not a field of it."""
 

@@ -169,7 +169,11 @@ def read_step(node: yaml.Node, path: Path) -> Step:
         parameters = reduction.validate({word: plain(value, path) for word, (_, value) in given.items()})
     except InputError as error:
         # The line of the parameter, not of the step: steps with many parameters span several lines.
-        wrong = [key for word, (key, _) in given.items() if f"parameter {word!r}" in error.asked]
+        wrong = [
+            key
+            for word, (key, _) in given.items()
+            if f"parameter {word!r}" in error.asked or f"parameter '{word}." in error.asked
+        ]
         where = place(path, wrong[0]) if wrong else where
         raise RecipeError(f"{where}: {error.asked}", error.found, error.remedy) from None
     return Step(name, parameters, optional, node.start_mark.line + 1)

@@ -19,13 +19,10 @@ from typing import Any
 
 import pytest
 
-from dfxm_dask.reduction import REGISTRY
 from dfxm_dask.run.execute import run_recipe
-from dfxm_dask.run.recipe import load_plugin
 from tests.stores import contents, raw_store
 
 LAYERS = 16
-PLUGIN = Path(__file__).with_name("slow_plugin.py")
 RECIPE = "name: late\nsteps:\n  - moments: {background: 60}\n  - slow_sum: {seconds: 0.3}\n"
 SETUP = """
 kind: slurm
@@ -96,18 +93,16 @@ def hosts() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("seconds", [pytest.param(k, marks=pytest.mark.slow) for k in (10, 20, 60)])
-def test_run_recipe__goes_on_after_a_partition(hosts: tuple[str, str], tmp_path: Path, seconds: int) -> None:
+def test_run_recipe__goes_on_after_a_partition(
+    hosts: tuple[str, str], slow_plugin: Path, tmp_path: Path, seconds: int
+) -> None:
     near, far = hosts
     raw_store(tmp_path, layers=LAYERS, shape=(5,), size=(32, 32)).rename(tmp_path / "cut.zarr")
     shutil.copytree(tmp_path / "cut.zarr", tmp_path / "serial.zarr")
     files = {"recipe.yaml": RECIPE, "slurm.yaml": SETUP % tmp_path, "driver.py": DRIVER}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    load_plugin(PLUGIN)
-    try:
-        run_recipe(tmp_path / "recipe.yaml", tmp_path / "serial.zarr")
-    finally:
-        REGISTRY.pop("slow_sum")
+    run_recipe(tmp_path / "recipe.yaml", tmp_path / "serial.zarr")
     commands = tmp_path / "commands"
     commands.mkdir()
     for name, text in {"sbatch": SBATCH % (tmp_path, far), "scancel": SCANCEL, "squeue": SQUEUE % tmp_path}.items():
@@ -116,7 +111,7 @@ def test_run_recipe__goes_on_after_a_partition(hosts: tuple[str, str], tmp_path:
 
     driver = subprocess.Popen(
         ["ip", "netns", "exec", near, sys.executable, *(str(tmp_path / n) for n in ("driver.py", "slurm.yaml")),
-         str(PLUGIN), *(str(tmp_path / n) for n in ("recipe.yaml", "cut.zarr"))],
+         str(slow_plugin), *(str(tmp_path / n) for n in ("recipe.yaml", "cut.zarr"))],
         env={**os.environ, "PATH": f"{commands}:{os.environ['PATH']}"}, cwd=tmp_path,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip

@@ -38,7 +38,7 @@ def reductions() -> Iterator[None]:
         return {"total": counts}
 
     @reduction(reads=(COUNTS,), writes=(TOTAL,), over=("scan",))
-    def moments(counts: np.ndarray, *, window: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
+    def moments(counts: np.ndarray, *, window: tuple[float, float] | None = None) -> dict[str, np.ndarray]:
         return {"total": counts}
 
     known = dict(registry.REGISTRY)
@@ -96,6 +96,14 @@ WRONG = {
     "value of another type": (
         "steps:\n- background: {quantile: much}\n",
         r"maps\.yaml:2: background: parameter 'quantile': .*valid number",
+    ),
+    "value that is no number": (
+        "steps:\n- background: {method: constant}\n- moments:\n    window: [NAN, 1]\n",
+        r"maps\.yaml:4: moments: parameter 'window.*': .*finite number \(found 'NAN'\)",
+    ),
+    "value without an end": (
+        "steps:\n- moments:\n    window: [0, .inf]\n",
+        r"maps\.yaml:3: moments: parameter 'window.*': .*finite number \(found inf\)",
     ),
     "value not among the choices": (
         "steps:\n- background: {method: Quantile}\n",

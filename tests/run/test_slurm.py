@@ -16,15 +16,12 @@ import dask.config
 import pytest
 
 from dfxm_dask.errors import DfxmError
-from dfxm_dask.reduction import REGISTRY
 from dfxm_dask.run.cluster import open_cluster
 from dfxm_dask.run.execute import run_recipe
-from dfxm_dask.run.recipe import load_plugin
 from tests.stores import contents, raw_store
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 LAYERS = 16
-PLUGIN = Path(__file__).with_name("slow_plugin.py")
 RECIPE = "name: slow\nsteps:\n  - moments: {background: 60}\n  - slow_sum: {seconds: 0.4}\n"
 SETUP = """
 kind: slurm
@@ -66,16 +63,14 @@ def slurm() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def stores(slow_plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A raw store, and the same with the results of a run without any cluster."""
     folder = tmp_path_factory.mktemp("scan")
     raw = raw_store(folder, layers=LAYERS, shape=(5,), size=(32, 32))
     (folder / "recipe.yaml").write_text(RECIPE)
-    load_plugin(PLUGIN)
     shutil.copytree(raw, folder / "serial.zarr")
     run_recipe(folder / "recipe.yaml", folder / "serial.zarr")
-    yield raw, folder / "serial.zarr"
-    REGISTRY.pop("slow_sum")
+    return raw, folder / "serial.zarr"
 
 
 def listening_here() -> set[str]:
@@ -107,7 +102,7 @@ def start_environment() -> str:
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_open_cluster__slurm_job_killed_in_mid_run(
-    slurm: None, stores: tuple[Path, Path], tmp_path: Path, workers: int
+    slurm: None, stores: tuple[Path, Path], slow_plugin: Path, tmp_path: Path, workers: int
 ) -> None:
     """The run completes without the job; another one takes its place, which Dask alone does for one worker only."""
     raw, serial = stores
@@ -126,7 +121,7 @@ def test_open_cluster__slurm_job_killed_in_mid_run(
                 subprocess.run(["scancel", "--signal=KILL", "--full", killed[0]], check=True)
 
     with (
-        open_cluster(setup, plugins=(PLUGIN,)) as client,
+        open_cluster(setup, plugins=(slow_plugin,)) as client,
         dask.config.set({"distributed.deploy.lost-worker-timeout": "3s"}),
     ):
         client.wait_for_workers(2 * workers, timeout=60)
@@ -164,7 +159,9 @@ def test_open_cluster__jobs_that_end_before_a_worker_is_there(slurm: None, tmp_p
 
 
 @pytest.mark.slow
-def test_shards_script__an_array_joined_by_the_ledger(slurm: None, stores: tuple[Path, Path], tmp_path: Path) -> None:
+def test_shards_script__an_array_joined_by_the_ledger(
+    slurm: None, stores: tuple[Path, Path], slow_plugin: Path, tmp_path: Path
+) -> None:
     raw, serial = stores
     store = tmp_path / "s.zarr"
     shutil.copytree(raw, store)
@@ -182,7 +179,7 @@ def test_shards_script__an_array_joined_by_the_ledger(slurm: None, stores: tuple
     try:
         done = subprocess.run(
             ["sbatch", "--wait", "--array=0-2", "--mem=1G", f"--output={tmp_path}/%a.out", SCRIPTS / "shards.sbatch",
-             recipe, store, "--plugin", PLUGIN],
+             recipe, store, "--plugin", slow_plugin],
             env=environment, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
     finally:
