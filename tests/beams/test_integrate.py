@@ -140,7 +140,9 @@ def images(made, **options):
     return maps, integrated(made.counts, made.scan, *beams, background_map=made.level, **options)
 
 
-@pytest.mark.parametrize("name", ["easy", "hard", "multigrain", "al002"])
+@pytest.mark.parametrize(
+    "name", ["hard", *(pytest.param(k, marks=pytest.mark.slow) for k in ("easy", "multigrain", "al002"))]
+)
 def test_integrate_beams__tells_dislocations_better_than_frames_and_the_published_recipe(name):
     made = layer(name)
     maps, found = images(made)

@@ -204,7 +204,9 @@ def test_pixel_length__refuses_unequal_pixels():
     assert reach_of(6.0, (6, 2), (0.04, 0.125)) == (12, 12)
 
 
-@pytest.mark.parametrize(("name", "least"), [("easy", 0.99), ("al002", 0.99), ("hard", 0.98)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("easy", 0.99), pytest.param("al002", 0.99, marks=pytest.mark.slow), ("hard", 0.98)]
+)
 def test_patch_probability__agrees_with_the_truth_of_unambiguous_patches(name, least):
     made = layer(name)
     maps = local_peak.kernel(made.counts, made.scan, made.y, made.x, background_map=made.level)
@@ -240,7 +242,7 @@ def words(found):
     return reasons(*(float(found[name]) for name in NUMBERS))
 
 
-@pytest.mark.parametrize("name", ["easy", "hard", "al002"])
+@pytest.mark.parametrize("name", ["easy", "hard", pytest.param("al002", marks=pytest.mark.slow)])
 def test_evidence__weak_beam_and_defects(name):
     found = verdict(name)
     assert found["has_weak_beam"]

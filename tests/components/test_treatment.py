@@ -10,7 +10,7 @@ from dfxm_dask.components import project, treatment
 from dfxm_dask.memory import frame_lines
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 31, c.MANY, c.MANY + 1])
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 31, pytest.param(c.MANY, marks=pytest.mark.slow), c.MANY + 1])
 def test_sums__equal_those_of_whole_numbers_for_any_number_of_frames(frames: int) -> None:
     counts = np.moveaxis(np.random.default_rng(frames).integers(0, 65535, (frames, 50, 61), dtype=np.uint16), 0, -1)
     scaling = c.scaling_of("x", "plain", None, "none", None)

@@ -159,6 +159,7 @@ def test_transmissions__attenuators_even_out_what_the_angle_makes():
     assert (transmissions(build("easy", layers=1, shape=(64, 64))[0], 0) == 1).all()
 
 
+@pytest.mark.slow
 def test_hard__brightness_does_not_tell_weak_from_strong():
     """A logistic regression on logarithms of mean and std of a patch, and their squares and product."""
 

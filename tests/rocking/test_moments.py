@@ -262,6 +262,7 @@ def test_moments__background_left_in_shrinks_the_real_scan(real_scans: dict[str,
     assert 0.2 < slope < 0.7
 
 
+@pytest.mark.slow
 def test_moments__real_rocking_scan_agrees_with_darling(real_scans: dict[str, Path]) -> None:
     from darling import properties  # which takes seconds to compile
 

@@ -282,6 +282,7 @@ def killed(program: subprocess.Popen[str]) -> None:
     program.stdout.close()
 
 
+@pytest.mark.slow
 def test_run_night__killed_and_begun_again_gives_the_same_stores(tmp_path: Path) -> None:
     for name in ("whole", "killed"):
         make_tree(tmp_path / name, good=3, broken=(), retries=2)

@@ -170,7 +170,9 @@ def killed(who: str, store: Path, plugin: Path, delay: float) -> None:
         assert "run it again" in said
 
 
-@pytest.mark.parametrize("who", ["client", "worker", "scheduler", pytest.param("group", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "who", ["worker", "scheduler", *(pytest.param(k, marks=pytest.mark.slow) for k in ("client", "group"))]
+)
 @pytest.mark.parametrize("trial", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in range(1, 10))])
 def test_run_recipe__anybody_may_die(store: Path, plugin: Path, who: str, trial: int) -> None:
     killed(who, store, plugin, 0.13 * trial)
@@ -203,7 +205,7 @@ def test_run_recipe__a_block_that_kills_its_worker_is_left_out(store: Path, plug
     assert (again.complete, again.blocks_done) == (True, 1)
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["SIGINT", *(pytest.param(k, marks=pytest.mark.slow) for k in ("SIGTERM", "SIGUSR1"))])
 def test_run__ends_cleanly_when_asked(store: Path, plugin: Path, how: str) -> None:
     run = subprocess.Popen(
         command("run", plugin.with_name("slow.yaml"), store, "--plugin", plugin, "--workers", "1"),
@@ -364,7 +366,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("levels", [6, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("levels", [4, pytest.param(40, marks=pytest.mark.slow)])
 def test_run_recipe__disk_full_at_any_level(
     raw: Path, disk: Path, tmp_path: Path, levels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
