@@ -53,6 +53,7 @@ def test_volume__labels_are_those_of_scipy_on_the_whole(wall: Path) -> None:
     assert tree["volume"].sizes["object"] == count
 
 
+@pytest.mark.slow
 def test_volume__is_the_same_on_two_workers(tmp_path: Path) -> None:
     dfxm_dask.simulate("easy", tmp_path / "0.zarr", layers=3, shape=(160, 140), seed=0)
     shutil.copytree(tmp_path / "0.zarr", tmp_path / "1.zarr")

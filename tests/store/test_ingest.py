@@ -146,6 +146,7 @@ def test_patch_statistics__extremes_are_exact(value: int) -> None:
     assert found["patch_min"].tolist() == found["patch_max"].tolist() == [[value, value]]
 
 
+@pytest.mark.slow
 def test_ingest__memory_of_a_frame_and_not_of_a_scan(tmp_path: Path) -> None:
     """Resident memory of ingesting 40 frames of 2 MB must not exceed that of 4 frames by even five frames."""
     write_bliss(tmp_path / "a.h5", shape=(4,), size=(1000, 1000))

@@ -138,6 +138,7 @@ def test_simulate__beamline_files_resume_and_notice_damage(tmp_path: Path) -> No
     assert first.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_simulate__movie_and_reflections(tmp_path: Path) -> None:
     movie = simulate("movie", tmp_path / "movie.h5", format="bliss", shape=(32, 40))
     assert dict(movie["truth"].position.sizes) == {"time": 60, "dislocation": 5, "yx": 2}

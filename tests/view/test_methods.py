@@ -191,6 +191,7 @@ def test_every_basis__of_drawn_regions_in_the_store_is_by_hand(store, tmp_path, 
     assert [(b.name, b.origin) for b in found[:2]] == [(BY_HAND, "stored, all layers"), (FOUND, "fitted to 1 layer")]
 
 
+@pytest.mark.slow
 def test_compare_beams__by_hand_is_scored_beside_automatic(reduced, layer, tmp_path):
     (tmp_path / "boxes.yaml").write_text("regions:" + BOXES)
     rows, _ = compare_beams(reduced, tmp_path / "hand.png", regions=tmp_path / "boxes.yaml")
