@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,13 @@ import pytest
 
 from dfxm_dask.reduction import REGISTRY
 from dfxm_dask.run.recipe import load_plugin
+
+
+@pytest.fixture
+def store(raw: Path, tmp_path: Path) -> Path:
+    """A copy of the raw store of a module, to be worked on."""
+    shutil.copytree(raw, tmp_path / "s.zarr")
+    return tmp_path / "s.zarr"
 
 
 @pytest.fixture(scope="module")

@@ -69,12 +69,6 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return raw_store(tmp_path_factory.mktemp("raw"), layers=6, shape=(7,), size=(40, 50))
 
 
-@pytest.fixture
-def store(raw: Path, tmp_path: Path) -> Path:
-    shutil.copytree(raw, tmp_path / "s.zarr")
-    return tmp_path / "s.zarr"
-
-
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A slow reduction; beside it a recipe, and the place of a file that makes it deadly."""

@@ -29,12 +29,6 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return raw_store(tmp_path_factory.mktemp("raw"), layers=4, shape=(7,), size=(40, 50))
 
 
-@pytest.fixture
-def store(raw: Path, tmp_path: Path) -> Path:
-    shutil.copytree(raw, tmp_path / "s.zarr")
-    return tmp_path / "s.zarr"
-
-
 def flip(file: Path, at: int = 100) -> None:
     data = bytearray(file.read_bytes())
     data[at] ^= 4
