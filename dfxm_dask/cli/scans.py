@@ -140,6 +140,9 @@ def simulate(preset: str, out: Path, cluster: str | None, workers: int | None, *
 )
 @click.option("--root", "roots", type=FILE, multiple=True, help="Folder in which frames of the scan may lie.")
 @click.option("--allow-partial", is_flag=True, help="Keep what an aborted scan has.")
+@click.option(
+    "--scan-mode", type=click.Choice(["rewind", "zigzag"]), help="Direction of rows, where the file does not say it."
+)
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there.")
 @click.option("--workers", type=click.IntRange(1), help="Layers written at a time. [default: 1, in this process]")
 @click.option("--cluster", metavar="NAME|FILE|tcp://...", help="Where to compute. [default: this machine]")
@@ -156,6 +159,8 @@ def ingest(
 
     report = ingest_source(source[0] if len(source) == 1 else list(source), store, cluster, workers, events, **options)
     say(f"{store}: {many(report.layers, 'layer')}, {megabytes(report.bytes)} in {duration(report.seconds)}")
+    for remark in report.remarks:
+        say(f"note: {remark}")
     if report.absent:
         say(f"ABSENT: {', '.join(report.absent)}")
         raise SystemExit(PARTIAL)

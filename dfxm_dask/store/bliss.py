@@ -7,6 +7,7 @@ frames by number.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,17 @@ import h5py
 import numpy as np
 
 from dfxm_dask.errors import SourceError
+from dfxm_dask.store.bliss_camera import camera_settings, full_well
 from dfxm_dask.store.bliss_command import Command, scan_command
+from dfxm_dask.store.bliss_counters import Look, per_frame, time_axis
 from dfxm_dask.store.bliss_detector import find_detector, pixel_edges
 from dfxm_dask.store.bliss_grid import Readback, complete_frames, scan_axes
 from dfxm_dask.store.bliss_pieces import frame_pieces
 from dfxm_dask.store.links import Sources
-from dfxm_dask.store.source import Axis, Beamline, Piece, Scan
+from dfxm_dask.store.source import Beamline, Piece, Scan
+from dfxm_dask.store.units import base_unit
 
-UNITS = {
-    "deg": "degree", "degrees": "degree", "°": "degree", "radian": "rad", "rads": "rad", "sec": "s", "seconds": "s",
-    "second": "s", "micron": "um", "microns": "um", "µm": "um", "μm": "um", "kev": "keV", "ev": "eV",
-}  # fmt: skip
+STILL = 1.0  # um: a motor of the layer that wanders less stands still (our choice: about the thickness of a layer)
 LONGEST_TEXT = 300
 
 
@@ -58,6 +59,7 @@ def read_bliss(
     detector: str | None = None,
     roots: tuple[Path, ...] = (),
     allow_partial: bool = False,
+    scan_mode: str | None = None,
 ) -> Scan:
     """One entry of a master file; see :func:`dfxm_dask.store.source.read_scan`."""
     asked = f"{path} entry {entry_name}"
@@ -81,25 +83,20 @@ def read_bliss(
             # An aborted scan may have stopped between the frame and the motors.
             found = min([found, *(len(r.values) for r in reads.values() if r.values is not None)])
         command, count = complete_frames(command, found, asked, allow_partial=allow_partial)
-        reads = {m: Readback(_first(r.values, count), r.units, r.before) for m, r in reads.items()}
+        reads = {m: replace(r, values=_first(r.values, count)) for m, r in reads.items()}
+        look = Look(sources, entry, count, found, partial)
         notes: dict[str, str | float]
         if command.drives:
-            axes, order, notes = scan_axes(command, reads.__getitem__, beamline, asked)
+            axes, order, notes = scan_axes(command, reads.__getitem__, beamline, asked, scan_mode=scan_mode)
         else:
-            axes, order = (_time_axis(sources, entry, command, count, found, partial=partial),), np.arange(count)
-            notes = {"command": command.name}
-        look = _Look(sources, entry, count, found, partial)
-        z, z_motor, z_units = _layer(sources, entry, beamline)
-        monitor, monitor_name = look.first_counter(beamline.monitors)
-        if monitor_name:
-            notes["monitor"] = monitor_name
-        exposure = np.full(count, command.exposure) if command.exposure else None
-        if exposure is None:
-            expo = sources.value(entry, f"instrument/{name}/acq_parameters/acq_expo_time")
-            if isinstance(expo, int | float | np.number) and expo > 0:
-                exposure = np.full(count, float(expo))
-            else:
-                exposure, _ = look.first_counter(["sec"])
+            axes, order, notes = (time_axis(look, command),), np.arange(count), {"command": command.name}
+        z = _layer(sources, entry, beamline)
+        counters, faults = look.monitors(beamline.monitors)
+        monitor = counters[0] if counters else None
+        exposure, exposure_source = _exposure(look, command, name)
+        settings = camera_settings(sources, entry, name, pieces)
+        dtype = dataset.dtype.newbyteorder("=")
+        saturation, saturation_source = full_well(settings, dtype)
         return Scan(
             source=str(path),
             entry=entry_name,
@@ -107,15 +104,25 @@ def read_bliss(
             axes=axes,
             order=order.astype(np.int64),
             frame_shape=(int(dataset.shape[1]), int(dataset.shape[2])),
-            dtype=dataset.dtype.newbyteorder("="),
+            dtype=dtype,
             pieces=_cut(pieces, count),
             detector=name,
             detector_pixel=pixel_edges(sources, entry, name),
-            z=z,
-            z_motor=z_motor,
-            z_units=z_units,
-            monitor=monitor,
+            z=z.position,
+            z_motor=z.motor,
+            z_units=z.units,
+            z_note=z.note,
+            monitor=monitor.values if monitor else None,
             exposure=exposure,
+            counters=counters,
+            counter_faults=faults,
+            monitor_name=monitor.name if monitor else "",
+            monitor_units=monitor.units if monitor else None,
+            exposure_source=exposure_source,
+            settings=settings,
+            parked=_parked(sources, entry, beamline, {*motors, z.motor}),
+            saturation=saturation,
+            saturation_source=saturation_source,
             commanded=commanded,
             found=found,
             metadata={**_metadata(sources, entry, name), **notes},
@@ -158,16 +165,29 @@ def _cut(pieces: tuple[Piece, ...], count: int) -> tuple[Piece, ...]:
     )
 
 
-def _units(sources: Sources, dataset: h5py.Dataset) -> str | None:
-    unit = sources.unit(dataset)
-    return UNITS.get(unit.lower(), unit) or None
+def _exposure(look: Look, command: Command, detector: str) -> tuple[np.ndarray | None, str]:
+    """Exposure of every frame in s, and where it is recorded."""
+    if command.exposure:
+        return np.full(look.count, command.exposure), "scan command, the same for every frame"
+    path = f"instrument/{detector}/acq_parameters/acq_expo_time"
+    value = look.sources.value(look.entry, path)
+    if isinstance(value, int | float | np.number) and value > 0:
+        return np.full(look.count, float(value)), f"{path}, the same for every frame"
+    found = look.seconds("sec")
+    return found, "counter sec" if found is not None else ""
 
 
 def _readback(sources: Sources, entry: h5py.Group, motor: str, found: int, *, partial: bool) -> Readback:
-    """What a scanned motor read at mid-exposure, from the first place that has more than one value."""
+    """What a scanned motor read at mid-exposure, from the first place that has more than one value.
+
+    Raises
+    ------
+    SourceError
+        An array of positions that is no row of numbers, one for each frame.
+    """
     if "/" in motor:
         raise SourceError(sources.asked, f"motor {motor!r} is not a name", "correct the title")
-    units = None
+    units, note = None, ""
     for path in (
         f"instrument/{motor}/value",
         f"instrument/{motor}/data",
@@ -179,74 +199,97 @@ def _readback(sources: Sources, entry: h5py.Group, motor: str, found: int, *, pa
         dataset = sources.find(entry, path)
         if not isinstance(dataset, h5py.Dataset):
             continue
-        units = units or _units(sources, dataset)
+        unit = sources.unit(dataset) or None
+        units = units or unit
         value = sources.value(entry, path)
         # A scalar is where the motor stood once; the string "ERR" is a motor that did not answer.
         if isinstance(value, str | bytes) or value is None or (np.ndim(value) == 0 and found != 1):
+            note = note or (f"{path} is {value!r}" if isinstance(value, str) else "")
             continue
-        values = np.atleast_1d(np.asarray(value))
-        if values.dtype.kind not in "fiu" or values.ndim != 1:
-            continue
+        values = per_frame(np.atleast_1d(np.asarray(value)))
+        if values is None:
+            raise SourceError(
+                sources.asked,
+                f"motor {motor} has positions of shape {np.shape(value)} and dtype {np.asarray(value).dtype} ({path})",
+                f"write {found} numbers, one for each frame, of shape ({found},) or ({found}, 1)",
+            )
         if len(values) != found and not partial:
             raise SourceError(
                 sources.asked,
                 f"motor {motor} has {len(values)} positions for {found} frames ({path})",
                 "restore the positions or the frames",
             )
-        return Readback(values.astype(np.float64), units, None)
+        return Readback(values.astype(np.float64), unit or units or _any_unit(sources, entry, motor), None)
     before = sources.value(entry, f"instrument/positioners_start/{motor}")
     usable = isinstance(before, int | float | np.number) and np.isfinite(before)
-    return Readback(None, units, float(before) if usable else None)
+    return Readback(None, units, float(before) if usable else None, note)
 
 
-class _Look:
-    """Counters with one sample for each frame."""
-
-    def __init__(self, sources: Sources, entry: h5py.Group, count: int, found: int, partial: bool) -> None:
-        self.sources, self.entry, self.count, self.found, self.partial = sources, entry, count, found, partial
-
-    def first_counter(self, names: list[str]) -> tuple[np.ndarray | None, str]:
-        """The first counter that is there for every frame, and its name."""
-        for name in names:
-            for path in (f"measurement/{name}", f"instrument/{name}/data", f"instrument/{name}/value"):
-                value = self.sources.value(self.entry, path)
-                if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind not in "fiu":
-                    continue
-                if len(value) == self.found or (self.partial and len(value) >= self.count):
-                    if np.isfinite(value[: self.count]).all():
-                        return value[: self.count].astype(np.float64), name
-        return None, ""
+def _any_unit(sources: Sources, entry: h5py.Group, motor: str) -> str | None:
+    """The unit of a motor from the place where BLISS lists it last."""
+    dataset = sources.find(entry, f"instrument/positioners/{motor}")
+    return sources.unit(dataset) or None if isinstance(dataset, h5py.Dataset) else None
 
 
-def _time_axis(sources: Sources, entry: h5py.Group, command: Command, count: int, found: int, *, partial: bool) -> Axis:
-    look = _Look(sources, entry, count, found, partial)
-    values, name = look.first_counter(["elapsed_time", "epoch_trig", "epoch", "timer_trig"])
-    if values is not None:
-        if (np.diff(values) <= 0).any():
-            at = int(np.argmax(np.diff(values) <= 0)) + 1
-            raise SourceError(sources.asked, f"{name} does not grow at frame {at}", "restore the times of the frames")
-        return Axis("time", "", values - values[0] if name == "epoch" else values, "s", None, None, values)
-    step = command.exposure
-    if step is None:
-        raise SourceError(sources.asked, "loopscan without times or exposure", "add elapsed_time to measurement")
-    return Axis("time", "", np.arange(count) * step, "s", 0.0, step, None)
+@dataclass(frozen=True)
+class _Place:
+    """Where a layer stands, if a motor says so; ``note`` says where the unit comes from, or why none does."""
+
+    position: float | None = None
+    motor: str | None = None
+    units: str | None = None
+    note: str = ""
 
 
-def _layer(sources: Sources, entry: h5py.Group, beamline: Beamline) -> tuple[float | None, str | None, str | None]:
+def _layer(sources: Sources, entry: h5py.Group, beamline: Beamline) -> _Place:
     """Position of the layer: the first motor of the beamline's ``z`` that stood still at a known place."""
+    notes = []
     for motor in beamline.motors.get("z", []):
-        for path in (f"instrument/positioners/{motor}", f"instrument/{motor}/value", f"instrument/{motor}/data"):
-            dataset, value = sources.find(entry, path), sources.value(entry, path)
-            if value is None or isinstance(value, str | bytes):
-                continue
-            values = np.atleast_1d(np.asarray(value))
-            if values.dtype.kind in "fiu" and values.size and np.isfinite(values).all() and np.ptp(values) == 0:
-                return (
-                    float(values.flat[0]),
-                    motor,
-                    _units(sources, dataset) or beamline.units.get(motor) or beamline.units.get("z", "mm"),
-                )
-    return None, None, None
+        found = _stood(sources, entry, motor)
+        if isinstance(found, str):
+            notes += [found] if found else []
+            continue
+        values, unit = found
+        told = "unit from the file"
+        if unit is None:
+            unit, source = beamline.unit_of(motor, "z")
+            told = f"unit: {source}"
+        spread = float(np.ptp(values))
+        if spread and spread * base_unit(unit)[1] > STILL:
+            low, high = values.min(), values.max()
+            return _Place(note=f"{motor} moved from {low:g} to {high:g} {unit} during the scan")
+        if spread:
+            notes.append(f"mean of {values.size} readings of {motor} over {spread:g} {unit}")
+        return _Place(float(values.mean()) if spread else float(values[0]), motor, unit, "; ".join([*notes, told]))
+    return _Place(note="; ".join(notes))
+
+
+def _stood(sources: Sources, entry: h5py.Group, motor: str) -> tuple[np.ndarray, str | None] | str:
+    """Readings of a motor that was not scanned and their unit, or why there are none."""
+    fault = ""
+    for path in (f"instrument/positioners/{motor}", f"instrument/{motor}/value", f"instrument/{motor}/data"):
+        dataset, value = sources.find(entry, path), sources.value(entry, path)
+        if value is None:
+            continue
+        values = np.atleast_1d(np.asarray(value)).ravel()
+        if values.dtype.kind in "fiu" and values.size and np.isfinite(values).all():
+            return values.astype(np.float64), sources.unit(dataset) or None
+        fault = fault or (f"{path} is {value!r}" if values.size == 1 else f"{path} holds no finite numbers")
+    return fault
+
+
+def _parked(
+    sources: Sources, entry: h5py.Group, beamline: Beamline, moved: set[str | None]
+) -> dict[str, tuple[float, str, str]]:
+    """Motors that have an axis and did not scan, with their positions in base units."""
+    places = {}
+    for axis, motors in beamline.motors.items():
+        for motor in motors:
+            found = _stood(sources, entry, motor) if motor not in moved else ""
+            if not isinstance(found, str):
+                unit, factor = base_unit(found[1] or beamline.unit_of(motor, axis)[0])
+                places[motor] = float(np.median(found[0])) * factor, unit, axis
+    return places
 
 
 def _metadata(sources: Sources, entry: h5py.Group, detector: str) -> dict[str, str | float]:

@@ -13,6 +13,8 @@ from dfxm_dask.schema import nearest, printable
 from dfxm_dask.store.links import Sources
 
 COUNTS = ("uint8", "uint16", "uint32")
+SIGNED = ("int8", "int16", "int32")
+"""Read as counts as long as none is negative: LIMA accumulates frames in int32."""
 
 
 def find_detector(
@@ -104,7 +106,7 @@ def _stacks(sources: Sources, entry: h5py.Group) -> tuple[dict[str, dict[str, h5
 
 def _checked(dataset: h5py.Dataset, asked: str) -> h5py.Dataset:
     where = f"{dataset.file.filename}::{dataset.name}"
-    if dataset.dtype.newbyteorder("=").name not in COUNTS:
+    if dataset.dtype.newbyteorder("=").name not in (*COUNTS, *SIGNED):
         raise SourceError(
             asked, f"{where} holds {dataset.dtype}, not counts", f"give one of {', '.join(COUNTS)}: raw detector counts"
         )

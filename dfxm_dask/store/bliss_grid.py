@@ -12,20 +12,25 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dfxm_dask.errors import SourceError
+from dfxm_dask.errors import InputError, SourceError
 from dfxm_dask.store.bliss_command import REWIND, ZIGZAG, Command, Drive
-from dfxm_dask.store.source import Axis, Beamline
+from dfxm_dask.store.source import READ, Axis, Beamline
+from dfxm_dask.store.units import base_unit
 
 HALF = 0.5 + 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Readback:
-    """What a motor read at each recorded frame (``values`` is None where nothing was recorded), and its unit."""
+    """What a motor read at each recorded frame, and its unit.
+
+    ``values`` is None where nothing was recorded; ``note`` then names a place where a position should have been.
+    """
 
     values: np.ndarray | None
     units: str | None = None
     before: float | None = None
+    note: str = ""
 
 
 Look = Callable[[str], Readback]
@@ -77,7 +82,7 @@ def complete_frames(command: Command, found: int, asked: str, *, allow_partial: 
 
 
 def scan_axes(
-    command: Command, look: Look, beamline: Beamline, asked: str
+    command: Command, look: Look, beamline: Beamline, asked: str, *, scan_mode: str | None = None
 ) -> tuple[tuple[Axis, ...], np.ndarray, dict[str, str | float]]:
     """Axes (slow first), the grid index of each frame, and notes for the metadata.
 
@@ -91,11 +96,13 @@ def scan_axes(
         Names of the axes.
     asked : str
         File and entry, for error messages.
+    scan_mode : "rewind" or "zigzag", optional
+        What the user says of a scan over two axes.
 
     Raises
     ------
     SourceError
-        A motor without an axis, or one that was not where the command wanted it.
+        A motor without an axis, or one that was not where the command wanted it; a direction that nothing tells.
     """
     notes: dict[str, str | float] = {"command": command.name}
     shape = tuple(d.count for d in command.drives)
@@ -108,14 +115,15 @@ def scan_axes(
             f"motors {motors} are both mapped to {names[0]}",
             f"map one of them to another axis, e.g. --motor {drives[0][0].motor}=two_theta",
         )
-    modes = [command.mode] if command.mode else [REWIND, ZIGZAG] if len(shape) == 2 else [REWIND]
     seen = {d.motor: look(d.motor) for drive, _ in drives for d in (drive, *drive.partners)}
+    modes, told = _modes(command, seen[drives[-1][0].motor], scan_mode, asked)
     for attempt, mode in enumerate(modes):
         order = grid_order(shape, command.count, mode)
         index = np.unravel_index(order, shape)
+        back = np.arange(command.count) // shape[-1] % 2 == 1 if mode == ZIGZAG else np.zeros(command.count, bool)
         try:
             axes = tuple(
-                _axis(drive, name, place.astype(np.int64), seen, command, beamline, asked)
+                _axis(drive, name, place.astype(np.int64), back, seen, command, beamline, asked)
                 for (drive, name), place in zip(drives, index, strict=True)
             )
         except SourceError as error:
@@ -123,14 +131,54 @@ def scan_axes(
                 first = error
             continue
         if len(shape) == 2:
-            notes["fast_motor_mode"] = mode
+            notes |= {"fast_motor_mode": mode, "fast_motor_mode_source": told}
+            axes[-1].attrs.update(scan_mode=mode.lower(), scan_mode_source=told)
         for drive, name in drives:
             if drive.partners:
                 notes[f"{name}_moved_with"] = " ".join(p.motor for p in drive.partners)
             if seen[drive.motor].values is None:
                 notes[f"{name}_position"] = "commanded"
         return axes, order, notes
+    if told == "given":
+        raise SourceError(
+            asked, f"the given scan mode {modes[0].lower()} contradicts the positions ({first.found})", "leave it out"
+        )
     raise first
+
+
+def _modes(command: Command, fast: Readback, given: str | None, asked: str) -> tuple[list[str], str]:
+    """Directions that the rows may have, and what tells the direction.
+
+    Raises
+    ------
+    SourceError
+        Nothing tells it, or the user contradicts the file.
+    """
+    mode = given.upper() if given else None
+    if mode not in (None, REWIND, ZIGZAG):
+        raise InputError(f"scan_mode={given!r}", "is not known", "give 'rewind' or 'zigzag'")
+    if len(command.drives) < 2:
+        if mode:
+            raise SourceError(asked, f"moves one axis: it has no rows that go {given}", "leave out the scan mode")
+        return [REWIND], "commanded"
+    if command.mode:
+        if mode and mode != command.mode:
+            raise SourceError(
+                asked, f"fast_motor_mode is {command.mode}, the given scan mode {mode}", "leave out the scan mode"
+            )
+        return [command.mode], "commanded"
+    if mode:
+        return [mode], "given"
+    if 1 in (d.count for d in command.drives):
+        return [REWIND], "commanded"  # one row, or rows of one frame: no direction to know
+    if fast.values is None:
+        raise SourceError(
+            asked,
+            f"does not say whether every second row of {command.drives[-1].motor} went backwards: it has neither "
+            "fast_motor_mode nor a position for each frame",
+            "say --scan-mode rewind (all rows forwards) or --scan-mode zigzag (to and fro)",
+        )
+    return [REWIND, ZIGZAG], "read"
 
 
 def _primary(drive: Drive, beamline: Beamline, asked: str) -> tuple[Drive, str]:
@@ -154,27 +202,28 @@ def _axis(
     drive: Drive,
     name: str,
     index: np.ndarray,
+    back: np.ndarray,
     seen: dict[str, Readback],
     command: Command,
     beamline: Beamline,
     asked: str,
 ) -> Axis:
     for partner in drive.partners:
-        _on_grid(partner, index, seen[partner.motor], asked)
+        _on_grid(partner, index, back, seen[partner.motor], asked)
     read = seen[drive.motor]
-    base, values = _on_grid(drive, index, read, asked)
+    base, values = _on_grid(drive, index, back, read, asked)
     grid = np.arange(drive.count)
     start = drive.start + base
     if values is None:
-        share = 0.0
-        if drive.moving:
-            ratio = command.exposure / command.period if command.exposure and command.period else 1.0
-            share = 0.5 * min(ratio, 1.0)
+        share, words = _moving_share(drive, command, back)
         positions = start + drive.step * (grid + share)
+        if read.note:
+            words += f"; {read.note}"
     else:
         positions = np.bincount(index, weights=values, minlength=drive.count) / np.bincount(
             index, minlength=drive.count
         )
+        words = READ
     steps = np.diff(positions) * (1 if drive.step > 0 else -1)
     if (steps <= 0).any():
         at = int(np.argmax(steps <= 0))
@@ -183,18 +232,42 @@ def _axis(
             f"motor {drive.motor} repeats or turns back at grid index {at + 1}",
             "check the motor; exclude the scan",
         )
-    return Axis(
-        name,
-        drive.motor,
-        positions,
-        read.units or beamline.unit_of(drive.motor, name),
-        start,
-        drive.step if drive.count > 1 else None,
-        values,
-    )
+    spelled, attrs = read.units, {"units_source": "file"}
+    if spelled is None:
+        spelled, attrs["units_source"] = beamline.unit_of(drive.motor, name)
+    units, factor = base_unit(spelled)
+    if factor != 1:
+        positions, start = positions * factor, start * factor
+        values = None if values is None else values * factor
+        attrs["converted_from"] = spelled
+    if units == "s":
+        # A clock may count from any day: the first frame is what counts.
+        origin = float(positions[0] if values is None else values[0])
+        attrs |= {"time_origin": origin, "clock": drive.motor}
+        positions, start = positions - origin, start - origin
+        values = None if values is None else values - origin
+    step = drive.step * factor if drive.count > 1 else None
+    source = "commanded" if values is None else "read"
+    return Axis(name, drive.motor, positions, units, start, step, values, source, words, attrs)
 
 
-def _on_grid(drive: Drive, index: np.ndarray, read: Readback, asked: str) -> tuple[float, np.ndarray | None]:
+def _moving_share(drive: Drive, command: Command, back: np.ndarray) -> tuple[float, str]:
+    """Where in its step a motor stands in the middle of the exposure, and what this rests on."""
+    if not drive.moving:
+        return 0.0, "commanded: start + step k; no position was recorded"
+    known = command.exposure and command.period
+    share = 0.5 * min(command.exposure / command.period, 1.0) if command.exposure and command.period else 0.5
+    words = f"commanded: start + step (k + {share:.4g}), the middle of the exposure; no position was recorded"
+    if not known:
+        words += "; the exposure is taken to last the whole step, for no period was recorded"
+    if back.any():
+        words += "; rows that went backwards may lie up to one step away"
+    return share, words
+
+
+def _on_grid(
+    drive: Drive, index: np.ndarray, back: np.ndarray, read: Readback, asked: str
+) -> tuple[float, np.ndarray | None]:
     """Where a relative scan started from, and the readback, once it agrees with the command."""
     if drive.count > 1 and drive.step == 0:
         raise SourceError(asked, f"command moves {drive.motor} by steps of 0", "correct the title; this is no scan")
@@ -223,10 +296,12 @@ def _on_grid(drive: Drive, index: np.ndarray, read: Readback, asked: str) -> tup
         return base, values
     off = (values - command - base) / drive.step
     if drive.moving:
-        # Read in the middle of the exposure: beyond the command by the same part of a step in every frame.
-        beyond = float(np.median(off))
-        if -HALF <= beyond <= 1.0:
-            off = off - beyond
+        # Read in the middle of the exposure: beyond the command by the same part of a step in every frame, and in
+        # rows that go backwards on the other side of it.
+        for rows, sign in ((~back, 1), (back, -1)):
+            beyond = float(np.median(off[rows])) if rows.any() else np.nan
+            if -HALF <= sign * beyond <= 1.0:
+                off[rows] -= beyond
     bad = np.abs(off) > HALF
     if bad.any():
         frame = int(np.argmax(np.abs(off)))

@@ -51,9 +51,13 @@ class Beamline(BaseModel):
         """The axis that a motor drives, or None."""
         return next((axis for axis, motors in self.motors.items() if motor in motors), None)
 
-    def unit_of(self, motor: str, axis: str) -> str:
-        """The unit where the file gives none."""
-        return self.units.get(motor) or self.units.get(axis) or "degree"
+    def unit_of(self, motor: str, axis: str) -> tuple[str, str]:
+        """The unit where the file gives none, and where it comes from."""
+        known = self.units.get(motor) or self.units.get(axis)
+        if known:
+            return known, f"beamline configuration {self.name}; the file records none"
+        default = "mm" if axis == "z" else "degree"
+        return default, f"assumed: neither the file nor the beamline configuration {self.name} gives a unit"
 
 
 def _config_folders(kind: str) -> list[Path]:

@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 
 from dfxm_dask.frames.statistics import PATCH_STATISTICS
-from dfxm_dask.schema import COUNTS, EXPOSURE, MONITOR, NOISE, PATCH, Variable, expand
+from dfxm_dask.schema import COUNTS, EXPOSURE, MONITOR, NOISE, PATCH, POSITION, SATURATION, Variable, expand
+from dfxm_dask.store.bliss_camera import full_well
 from dfxm_dask.store.chunks import Layout, map_layout
 from dfxm_dask.store.scan import create_array, create_group, root_attrs, write_small
 from dfxm_dask.store.source import Scan
-
-
-def grid_positions(scans: list[Scan], k: int) -> np.ndarray:
-    """Positions along scan axis k: the mean over layers of what each layer read back."""
-    return np.mean([s.axes[k].positions for s in scans], axis=0)
+from dfxm_dask.store.stack import axis_attrs, frame_positions, grid_positions, strayed, z_attrs
 
 
 def raw_variables(axes: Mapping[str, str], dtype: np.dtype[Any]) -> list[Variable]:
@@ -40,19 +37,41 @@ def create_store(
         plan = layout if variable.name == "counts" else statistics_layout(variable, layout, rows, edge)
         attrs = {"detector": first.detector} if variable.name == "counts" else {}
         create_array(target, "raw", variable, plan, attrs)
-    kept = {id(s) for s in whole}
     dims = ("z", *(a.name for a in first.axes))
     shape = layout.shape[:-2]
-    for variable, field in ((MONITOR, "monitor"), (EXPOSURE, "exposure")):
-        _write_per_frame(target, scans, whole, dims, shape, variable, field)
+    rows_of = {id(s): z for z, s in enumerate(scans)}
+    place = [rows_of[id(s)] for s in whole]
+    monitor = {"counter": first.monitor_name, "units": first.monitor_units or "not recorded"}
+    exposure = {"source": " | ".join(dict.fromkeys(s.exposure_source for s in whole if s.exposure_source))}
+    for variable, field, attrs in ((MONITOR, "monitor", monitor), (EXPOSURE, "exposure", exposure)):
+        if not next(iter(attrs.values())):  # simulated scans name no counter and no source
+            attrs = {"units": "count"} if variable is MONITOR else {}
+        _write_per_frame(target, whole, place, dims, shape, variable, field, attrs)
     for k, axis in enumerate(first.axes):
         values = np.full(shape, np.nan)
-        for z, s in enumerate(scans):
-            readback = s.axes[k].readback
-            if id(s) in kept and readback is not None and len(readback) >= len(s.order):
-                values[z].reshape(-1)[s.order] = np.asarray(readback, float)[: len(s.order)]
+        for z, s in zip(place, whole, strict=True):
+            if s.axes[k].readback is not None:
+                values[z] = frame_positions(s, k)
         attrs = {"units": axis.units, "long_name": f"readback of {axis.motor} for every frame", "motor": axis.motor}
         write_small(target, "raw", f"readback_{axis.name}", dims, values, attrs)
+        known = strayed(whole, k)
+        if known is not None:
+            values = np.full(shape, np.nan)
+            values[place] = known
+            attrs = {"units": axis.units, "long_name": POSITION.long_name.format(axis=axis.name), "motor": axis.motor}
+            write_small(target, "raw", POSITION.name.format(axis=axis.name), dims, values, attrs)
+    _write_saturation(target, whole, place, len(scans))
+
+
+def _write_saturation(target: Path, whole: list[Scan], place: list[int], layers: int) -> None:
+    values = np.full(layers, np.nan, np.float32)
+    wells = [(s.saturation, s.saturation_source) if s.saturation_source else full_well({}, s.dtype) for s in whole]
+    for z, (level, _) in zip(place, wells, strict=True):
+        values[z] = level
+        if values[z] > level:  # 2^32 - 1 in float32: no count would reach it
+            values[z] = np.nextafter(values[z], np.float32(0))
+    source = " | ".join(dict.fromkeys(words for _, words in wells))
+    write_small(target, "raw", SATURATION.name, SATURATION.dims, values, {**SATURATION.attrs, "source": source})
 
 
 def create_coordinates(
@@ -66,8 +85,8 @@ def create_coordinates(
     if first.found != first.commanded:
         more["aborted"] = f"{first.found} of {first.commanded} frames"
     create_group(target, "", root_attrs(rows, title, **more), anew=True)
-    z_attrs = {"units": "um", "long_name": "position along z", "motor": first.z_motor or "not recorded"}
-    write_small(target, "", "z", ("z",), np.asarray(z_values), z_attrs)
+    labels = {"units": "um", "long_name": "position along z", **z_attrs(whole)}
+    write_small(target, "", "z", ("z",), np.asarray(z_values), labels)
     for name, n, start, pixel in zip(
         ("y", "x"), shape, (roi[0], roi[2]) if roi else (0, 0), pixel_size or (None, None), strict=True
     ):
@@ -76,31 +95,38 @@ def create_coordinates(
             attrs["detector_pixel_um"] = first.detector_pixel[0 if name == "y" else 1]
         write_small(target, "", name, (name,), (np.arange(n) + start) * float(pixel or 1), attrs)
     for k, axis in enumerate(first.axes):
-        axis_attrs: dict[str, Any] = {
+        labels = {
             "units": axis.units,
             "long_name": f"{axis.name} ({axis.motor})",
             "motor": axis.motor,
             "scan_axis": k,
-            "position": "mid-exposure readback, mean over the frames at this grid point",
+            **axis_attrs(whole, k),
         }
         for word in ("commanded_start", "commanded_step"):
             if getattr(axis, word) is not None:
-                axis_attrs[word] = float(getattr(axis, word))
-        write_small(target, "", axis.name, (axis.name,), grid_positions(whole, k), axis_attrs)
+                labels[word] = float(getattr(axis, word))
+        write_small(target, "", axis.name, (axis.name,), grid_positions(whole, k), labels)
 
 
 def _write_per_frame(
-    target: Path, scans: list[Scan], whole: list[Scan], dims: Any, shape: Any, variable: Variable, field: str
+    target: Path,
+    whole: list[Scan],
+    place: list[int],
+    dims: tuple[str, ...],
+    shape: tuple[int, ...],
+    variable: Variable,
+    field: str,
+    labels: Mapping[str, str],
 ) -> None:
-    """A value per frame, on the grid; written only where every layer has it."""
-    kept = {id(s) for s in whole}
-    if any(getattr(s, field) is None for s in whole):
+    """A value per frame, on the grid; NaN in layers that do not record it."""
+    if all(getattr(s, field) is None for s in whole):
         return
     values = np.full(shape, np.nan)
-    for z, s in enumerate(scans):
-        if id(s) in kept:
-            values[z].reshape(-1)[s.order] = getattr(s, field)[: len(s.order)]
-    write_small(target, "raw", variable.name, dims, values, variable.attrs)
+    for z, s in zip(place, whole, strict=True):
+        found = getattr(s, field)
+        if found is not None:
+            values[z].reshape(-1)[s.order] = found[: len(s.order)]
+    write_small(target, "raw", variable.name, dims, values, {**variable.attrs, **labels})
 
 
 def statistics_layout(variable: Variable, raw: Layout, rows: int, edge: int) -> Layout:

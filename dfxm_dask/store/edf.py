@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import math
 import os
+import re
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -15,10 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from dfxm_dask.errors import SourceError
+from dfxm_dask.store.bliss_camera import NO_SETTING, full_well
 from dfxm_dask.store.bliss_command import REWIND, Command, scan_command
 from dfxm_dask.store.bliss_grid import Readback, complete_frames, grid_order, scan_axes
 from dfxm_dask.store.edf_headers import Frame, frames_of
-from dfxm_dask.store.source import EDF, Axis, Beamline, Piece, Roi, Scan, SourcePath, check_unchanged
+from dfxm_dask.store.source import EDF, Axis, Beamline, Counter, Piece, Roi, Scan, SourcePath, check_unchanged
+from dfxm_dask.store.units import base_unit
+
+SETTING = re.compile(r"(acq|acc|image|det|camera|bit)_?|.*(binning|roi|depth|gain|saturation)", re.IGNORECASE)
 
 
 def _files(path: SourcePath) -> list[str]:
@@ -53,7 +58,14 @@ def list_edf(path: SourcePath) -> list[tuple[str, str]]:
     return [(entry, _title(found[0]) or "(no scan command)") for entry, found in _scans(path).items()]
 
 
-def read_edf(path: SourcePath, entry: str, *, beamline: Beamline, allow_partial: bool = False) -> Scan:
+def read_edf(
+    path: SourcePath,
+    entry: str,
+    *,
+    beamline: Beamline,
+    allow_partial: bool = False,
+    scan_mode: str | None = None,
+) -> Scan:
     """A scan in EDF files; see :func:`dfxm_dask.store.source.read_scan`.
 
     ``entry`` is the number of the scan ("86.1"); "1.1" also stands for the only one there is.
@@ -96,17 +108,21 @@ def read_edf(path: SourcePath, entry: str, *, beamline: Beamline, allow_partial:
 
     notes: dict[str, str | float] = {"command": command.name}
     if command.drives:
-        axes, order, notes = scan_axes(command, look, beamline, asked)
+        axes, order, notes = scan_axes(command, look, beamline, asked, scan_mode=scan_mode)
     else:
         axes, order = (_time_axis(found, command, asked),), np.arange(count)
-    monitor = next((v for name in beamline.monitors if (v := _counter(found, name)) is not None), None)
-    exposure = _counter(found, "sec")
+    counters = tuple(Counter(name, None, v) for name in beamline.monitors if (v := _counter(found, name)) is not None)
+    exposure, exposure_source = _counter(found, "sec"), "counter sec"
     if exposure is None and command.exposure:
-        exposure = np.full(count, command.exposure)
+        exposure, exposure_source = np.full(count, command.exposure), "scan command, the same for every frame"
+    settings = _settings(found[0])
+    dtype = np.dtype(found[0].dtype).newbyteorder("=")
+    saturation, saturation_source = full_well(settings, dtype)
     z_motor = next(
         (m for m in beamline.motors.get("z", []) if len({f.motors.get(m) for f in found} - {None}) == 1), None
     )
     moved = {axis.motor for axis in axes}
+    partners = {p.motor for d in command.drives for p in (d, *d.partners)}
     fixed = {m: v for m, v in found[0].motors.items() if m not in moved and math.isfinite(v)}
     return Scan(
         source=source,
@@ -115,14 +131,22 @@ def read_edf(path: SourcePath, entry: str, *, beamline: Beamline, allow_partial:
         axes=axes,
         order=order.astype(np.int64),
         frame_shape=found[0].shape,
-        dtype=np.dtype(found[0].dtype).newbyteorder("="),
+        dtype=dtype,
         pieces=_pieces(found),
         detector=found[0].header.get("prefix", "").rstrip("_") or "edf",
         z=found[0].motors[z_motor] if z_motor else None,
         z_motor=z_motor,
-        z_units=beamline.units.get(z_motor) or beamline.units.get("z", "mm") if z_motor else None,
-        monitor=monitor,
+        z_units=beamline.unit_of(z_motor, "z")[0] if z_motor else None,
+        z_note=f"unit: {beamline.unit_of(z_motor, 'z')[1]}" if z_motor else "",
+        monitor=counters[0].values if counters else None,
         exposure=exposure,
+        counters=counters,
+        monitor_name=counters[0].name if counters else "",
+        exposure_source=exposure_source if exposure is not None else "",
+        settings=settings,
+        parked=_parked(found[0], beamline, {*moved, z_motor, *partners}),
+        saturation=saturation,
+        saturation_source=saturation_source,
         commanded=commanded,
         found=total,
         metadata={
@@ -176,6 +200,29 @@ def _in_order(found: list[Frame], command: Command, asked: str) -> list[Frame]:
     return [places[flat] for flat in grid_order(shape, command.count, REWIND) if flat in places]
 
 
+def _settings(frame: Frame) -> dict[str, str | float]:
+    """Settings of the camera as LIMA writes them into the header."""
+    kept: dict[str, str | float] = {}
+    for name, text in frame.header.items():
+        if SETTING.match(name) and not NO_SETTING.search(name):
+            try:
+                kept[name] = float(text)
+            except ValueError:
+                kept[name] = text.strip()
+    return kept
+
+
+def _parked(frame: Frame, beamline: Beamline, moved: set[str | None]) -> dict[str, tuple[float, str, str]]:
+    """Motors that have an axis and did not scan, with their positions in base units."""
+    places = {}
+    for motor, value in frame.motors.items():
+        axis = beamline.axis_of(motor)
+        if axis is not None and motor not in moved and math.isfinite(value):
+            unit, factor = base_unit(beamline.unit_of(motor, axis)[0])
+            places[motor] = value * factor, unit, axis
+    return places
+
+
 def _counter(found: list[Frame], name: str) -> np.ndarray | None:
     values = np.array([f.counters.get(name, math.nan) for f in found])
     return values if np.isfinite(values).all() else None
@@ -187,11 +234,15 @@ def _time_axis(found: list[Frame], command: Command, asked: str) -> Axis:
     except (KeyError, ValueError):
         if command.exposure is None:
             raise SourceError(asked, "loopscan without times or exposure", "write epoch into the headers") from None
-        return Axis("time", "", np.arange(len(found)) * command.exposure, "s", 0.0, command.exposure)
+        positions = np.arange(len(found)) * command.exposure
+        words = "commanded: frame number times exposure, without pauses; no time was recorded"
+        return Axis("time", "", positions, "s", 0.0, command.exposure, None, "commanded", words)
     if (np.diff(values) <= 0).any():
         at = int(np.argmax(np.diff(values) <= 0)) + 1
         raise SourceError(asked, f"epoch does not grow at frame {at}", "correct the headers")
-    return Axis("time", "", values - values[0], "s", None, None, values)
+    since = values - values[0]
+    attrs: dict[str, str | float] = {"clock": "epoch", "time_origin": float(values[0])}
+    return Axis("time", "", since, "s", None, None, since, "read", "read: epoch of each frame", attrs)
 
 
 def _pieces(found: list[Frame]) -> tuple[Piece, ...]:

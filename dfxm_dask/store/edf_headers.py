@@ -12,7 +12,7 @@ import numpy as np
 
 from dfxm_dask.errors import SourceError
 from dfxm_dask.schema import printable
-from dfxm_dask.store.bliss_detector import COUNTS
+from dfxm_dask.store.bliss_detector import COUNTS, SIGNED
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def frames_of(file: str) -> list[Frame]:
             kind = np.dtype(frame.dtype)
             if len(shape) != 2:
                 raise SourceError(file, f"frame {index} has shape {shape}", "give frames of two dimensions")
-            if kind.newbyteorder("=").name not in COUNTS:
+            if kind.newbyteorder("=").name not in (*COUNTS, *SIGNED):
                 raise SourceError(file, f"holds {kind.name}, not counts", f"give one of {', '.join(COUNTS)}")
             if 0 in shape:
                 raise SourceError(file, f"has frames of {shape[0]} x {shape[1]} pixels", "check the detector")

@@ -11,8 +11,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from dataclasses import dataclass
+from itertools import product
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -25,25 +25,26 @@ from dfxm_dask.frames.statistics import dark_noise, patch_statistics
 from dfxm_dask.schema import NOISE, Variable
 from dfxm_dask.store import ledger
 from dfxm_dask.store.chunks import bands, raw_layout, unit_rows
-from dfxm_dask.store.create import create_store, grid_positions, raw_variables
+from dfxm_dask.store.create import create_store, raw_variables
 from dfxm_dask.store.lock import STORE_LOCK, Fence, own_store
 from dfxm_dask.store.scan import arrays, consolidate, read_group_meta
 from dfxm_dask.store.shards import ShardWriter, open_array, place_shards, stage_shard, staging
-from dfxm_dask.store.source import Axis, Scan, frames, list_scans, load_beamline, read_scan
+from dfxm_dask.store.source import Scan, frames, list_scans, load_beamline, read_scan
+from dfxm_dask.store.stack import axis_attrs, grid_positions, layer_z, name_of, remarks, stacked, z_attrs
 
 NOISE_FRAMES = 16  # frames of a layer, evenly spread, that the noise is taken from
-TO_MICROMETRE = {"um": 1.0, "µm": 1.0, "micron": 1.0, "mm": 1e3, "m": 1e6, "nm": 1e-3}
 
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What an ingest did: layers on disk, layers that the source lacks, and its cost."""
+    """What an ingest did: layers on disk, layers that the source lacks, its cost, and what the user should know."""
 
     layers: int
     skipped: int
     absent: tuple[str, ...]
     seconds: float
     bytes: int
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,69 +94,32 @@ def read_layers(
     roots: Sequence[Path],
     allow_partial: bool,
     z: Sequence[float] | None = None,
+    scan_mode: str | None = None,
 ) -> tuple[list[Scan], list[str]]:
     """The scans that make up the store, ordered by z, and the names of layers that are not complete.
 
     Raises
     ------
     SourceError
-        Layers that do not fit together: other grids, frames, dtypes; repeated or unknown z.
+        Layers that do not fit together: see :mod:`dfxm_dask.store.stack`.
     """
     scans = [
-        read_scan(path, entry, beamline=beamline, detector=detector, roots=tuple(roots), allow_partial=allow_partial)
+        read_scan(
+            path,
+            entry,
+            beamline=beamline,
+            detector=detector,
+            roots=tuple(roots),
+            allow_partial=allow_partial,
+            scan_mode=scan_mode,
+        )
         for path in _sources(source)
         for entry in _entries(path, scan)
     ]
-    if z is not None:
-        if len(z) != len(scans) or not np.isfinite(z).all():
-            raise InputError(f"z of {len(z)} layers", f"{len(scans)} scans were found", "give one finite z (um) a scan")
-        scans = [
-            replace(s, z=float(v), z_motor="given by the user", z_units="um") for s, v in zip(scans, z, strict=True)
-        ]
-    if len(scans) == 1:
-        return scans, []
-    whole = [s for s in scans if s.found == s.commanded]
-    first = (whole or scans)[0]
-    for s in scans:
-        name = f"{s.source} entry {s.entry}"
-        if s.frame_shape != first.frame_shape or s.dtype != first.dtype:
-            raise SourceError(
-                name,
-                f"has frames {s.frame_shape} {s.dtype}, not {first.frame_shape} {first.dtype} as {first.entry}",
-                "ingest it into a store of its own",
-            )
-        if [a.name for a in s.axes] != [a.name for a in first.axes]:
-            raise SourceError(name, f"scans {[a.name for a in s.axes]}, not {[a.name for a in first.axes]}", "split")
-        if s.z is None:
-            raise SourceError(name, "has no z motor in its positioners", "name one with --motor MOTOR=z, or give --z")
-        for mine, theirs in zip(s.axes, first.axes, strict=True):
-            if s.found == s.commanded:
-                _same_grid(name, mine, theirs)
-    order = sorted(scans, key=lambda s: float(s.z))  # type: ignore[arg-type]
-    for below, above in pairwise(order):
-        if above.z == below.z:
-            raise SourceError(
-                f"{above.source} entry {above.entry}",
-                f"stands at {above.z_motor} = {above.z}, as does {below.source} entry {below.entry}",
-                "leave one out",
-            )
-    if not whole:
-        raise SourceError(f"{first.source}", "no layer is complete", "ingest the scans one by one with --allow-partial")
-    absent = [f"{s.source} entry {s.entry} ({s.found} of {s.commanded} frames)" for s in order if s.found < s.commanded]
-    return order, absent
-
-
-def _same_grid(name: str, mine: Axis, theirs: Axis) -> None:
-    if mine.positions.shape != theirs.positions.shape:
-        raise SourceError(
-            name, f"has {mine.positions.size} positions of {mine.motor}, not {theirs.positions.size}", "split"
-        )
-    steps = np.abs(np.diff(theirs.positions))
-    off = float(np.abs(mine.positions - theirs.positions).max())
-    if steps.size and off > steps.min() / 2:
-        raise SourceError(
-            name, f"scans {mine.motor} {off:g} {mine.units} away from the other layers", "ingest it into its own store"
-        )
+    order = stacked(scans, z)
+    if len(order) == 1:
+        return order, []
+    return order, [f"{name_of(s)} ({s.found} of {s.commanded} frames)" for s in order if s.found < s.commanded]
 
 
 def check_target(store: Path) -> None:
@@ -199,6 +163,7 @@ def ingest(
     motors: Mapping[str, str] | None = None,
     roots: Sequence[str | os.PathLike[str]] = (),
     allow_partial: bool = False,
+    scan_mode: str | None = None,
     overwrite: bool = False,
     each: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,
 ) -> IngestReport:
@@ -230,6 +195,9 @@ def ingest(
         Folders beside the master's own that linked files may lie in.
     allow_partial : bool
         Keep what an aborted scan has: of one scan the complete rows, of a stack the complete layers.
+    scan_mode : "rewind" or "zigzag", optional
+        Direction of the rows of a scan over two axes, where the file has neither ``fast_motor_mode`` nor a position
+        of the fast motor for each frame.
     overwrite : bool
         Replace a store that is there.
     each : callable
@@ -260,15 +228,16 @@ def ingest(
         roots=[Path(r) for r in roots],
         allow_partial=allow_partial,
         z=z,
+        scan_mode=scan_mode,
     )
     whole = [s for s in scans if s.found == s.commanded] or scans
     first = whole[0]
     roi = _check_roi(roi, first.frame_shape)
     if pixel_size is not None and (len(pixel_size) != 2 or not all(np.isfinite(p) and p > 0 for p in pixel_size)):
         raise InputError("pixel_size", f"is {pixel_size}", "give two lengths in um, along y and along x")
-    z_values = _layer_positions(scans)
+    z_values = [layer_z(s) for s in scans] if scans[0].z is not None else [0.0]
     ny, nx = (roi[1] - roi[0], roi[3] - roi[2]) if roi else first.frame_shape
-    dtype = np.dtype("uint16") if first.dtype.itemsize < 2 else first.dtype
+    dtype = np.dtype("uint16") if first.dtype.itemsize < 2 else first.counts_dtype
     grid = tuple(a.positions.size for a in first.axes)
     layout = raw_layout((len(scans), *grid, ny, nx), dtype.itemsize)
     names = {a.name: a.units for a in first.axes}
@@ -292,6 +261,9 @@ def ingest(
         "z": z_values,
         "writes": [v.name for v in variables],
     }
+    if scan_mode:  # a key that stores of before do not have
+        plan["scan_mode"] = scan_mode
+    said = tuple(remarks(scans))
     nbytes = prod(layout.shape) * dtype.itemsize
     rows = unit_rows(layout, dtype.itemsize)
     kept = {id(s) for s in whole}
@@ -317,11 +289,15 @@ def ingest(
             "parameters": {"roi": roi, "pixel_size": pixel_size, "detector": first.detector},
             "absent": absent,
             "cropped": cropped,
+            "remarks": list(said),
+            "positions": {a.name: axis_attrs(whole, k) for k, a in enumerate(first.axes)} | {"z": z_attrs(whole)},
+            "monitor": {"counter": first.monitor_name, "units": first.monitor_units or "not recorded"},
+            "exposure": first.exposure_source,
             "root": ledger.digest(read_group_meta(target)["attributes"]),
         }
         ledger.complete(target, "raw", "ingest", provenance, small_files(target, variables))
         consolidate(target)
-    return IngestReport(len(blocks), len(done), (*absent, *cropped), time.perf_counter() - begun, nbytes)
+    return IngestReport(len(blocks), len(done), (*absent, *cropped), time.perf_counter() - begun, nbytes, said)
 
 
 def small_files(target: Path, variables: list[Variable], group: str = "raw") -> list[str]:
@@ -342,20 +318,6 @@ def _check_roi(roi: Any, shape: tuple[int, int]) -> tuple[int, int, int, int] | 
             f"roi y {y0}:{y1}, x {x0}:{x1}", f"does not lie in the frame of {shape[0]} x {shape[1]}", "shrink it"
         )
     return y0, y1, x0, x1
-
-
-def _layer_positions(scans: list[Scan]) -> list[float]:
-    """z of every layer in um. One layer without a z motor stands at 0, and its attributes say so."""
-    values = []
-    for s in scans:
-        if s.z is None:
-            return [0.0]
-        if s.z_units not in TO_MICROMETRE:
-            raise SourceError(
-                f"{s.source} entry {s.entry}", f"{s.z_motor} is in {s.z_units!r}", f"use one of {list(TO_MICROMETRE)}"
-            )
-        values.append(float(s.z) * TO_MICROMETRE[s.z_units])
-    return values
 
 
 def check_existing(target: Path, plans: Mapping[tuple[str, str], Mapping[str, Any]], overwrite: bool) -> None:

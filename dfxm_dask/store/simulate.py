@@ -355,7 +355,7 @@ def lazy_scan(phantom: Phantom) -> xr.DataTree:
     raw: dict[str, Any] = {"counts": lazy["counts"]}
     for variable in (MONITOR, EXPOSURE):
         values = np.stack([getattr(s, variable.name) for s in scans]).reshape(len(scans), *phantom.grid)
-        raw[variable.name] = (("z", *names), values, variable.attrs)
+        raw[variable.name] = (("z", *names), values, {**variable.attrs, "units": variable.units or "count"})
     known = {v.name: lazy[v.name].assign_attrs(FLAGS if v.name == LABEL.name else {}) for v in truth}
     small = tables(phantom)
     return xr.DataTree.from_dict({

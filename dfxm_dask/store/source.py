@@ -24,6 +24,7 @@ SourcePath = str | Path | Sequence[str | Path]
 __all__ = [
     "Axis",
     "Beamline",
+    "Counter",
     "Piece",
     "Roi",
     "Scan",
@@ -36,9 +37,12 @@ __all__ = [
 ]
 
 
+READ = "mid-exposure readback, mean over the frames at this grid point"
+
+
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """One scan axis.
+    """One scan axis, in degree, keV, um or s where the unit of the file converts into one of these.
 
     Parameters
     ----------
@@ -54,7 +58,14 @@ class Axis:
     commanded_start, commanded_step : float or None
         Start and step of the command.
     readback : ndarray, (frame,), float64, or None
-        As in the file, in recorded order.
+        What was recorded, in recorded order and in ``units``; times count from the first frame.
+    source : str
+        Where ``positions`` come from: "read", "commanded", or "given" by the user.
+    position : str
+        The same in words, with everything that was assumed.
+    attrs : dict
+        Further labels of the coordinate: where the unit comes from, what was converted, the direction of the scan, the
+        clock and its reading at the first frame.
     """
 
     name: str
@@ -64,6 +75,18 @@ class Axis:
     commanded_start: float | None = None
     commanded_step: float | None = None
     readback: np.ndarray | None = None
+    source: str = "read"
+    position: str = READ
+    attrs: dict[str, str | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Counter:
+    """A counter with one finite sample for each frame, in recorded order; ``units`` is None where not recorded."""
+
+    name: str
+    units: str | None
+    values: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -93,7 +116,7 @@ class Scan:
     frame_shape : (int, int)
         Rows and columns.
     dtype : dtype
-        Of the counts, native byte order.
+        Of the counts in the file, native byte order; :attr:`counts_dtype` is that of the frames.
     pieces : tuple of Piece
         Where the frames lie, in recorded order.
     detector : str
@@ -101,7 +124,19 @@ class Scan:
     detector_pixel : (float, float) or None
         Edges of the physical pixel along y and x in um; not the effective pixel of the microscope.
     z, z_motor, z_units
-        Where the layer stands, if a motor says so.
+        Where the layer stands, if a motor says so; ``z_source`` is "read" or "given", ``z_note`` says where the unit
+        comes from, or why there is no position.
+    counters : tuple of Counter
+        Counters of the incident beam that are complete, in the order of the beamline. Which of them is the monitor is
+        decided for all layers together. ``counter_faults`` says what is wrong with those that are not complete.
+    monitor_name, monitor_units, exposure_source : str
+        Of ``monitor`` and ``exposure``; a unit that was not recorded is None.
+    settings : dict
+        What the file records of camera and optics: names and values that must not differ between layers.
+    parked : dict
+        Position, unit and axis of motors that could scan an axis or move the layer, and stood still.
+    saturation, saturation_source : float, str
+        Counts of a full well, NaN where unknown, and what says so.
     monitor, exposure : ndarray, (frame,), float64, or None
         Incident beam and exposure time (s) in recorded order.
     commanded, found : int
@@ -125,8 +160,19 @@ class Scan:
     z: float | None = None
     z_motor: str | None = None
     z_units: str | None = None
+    z_source: str = "read"
+    z_note: str = ""
     monitor: np.ndarray | None = None
     exposure: np.ndarray | None = None
+    counters: tuple[Counter, ...] = ()
+    counter_faults: dict[str, str] = field(default_factory=dict)
+    monitor_name: str = ""
+    monitor_units: str | None = None
+    exposure_source: str = ""
+    settings: dict[str, str | float] = field(default_factory=dict)
+    parked: dict[str, tuple[float, str, str]] = field(default_factory=dict)
+    saturation: float = np.nan
+    saturation_source: str = ""
     commanded: int = 0
     found: int = 0
     metadata: dict[str, str | float] = field(default_factory=dict)
@@ -136,6 +182,11 @@ class Scan:
     def shape(self) -> tuple[int, ...]:
         """Number of positions along each axis."""
         return tuple(len(axis.positions) for axis in self.axes)
+
+    @property
+    def counts_dtype(self) -> np.dtype[Any]:
+        """Dtype of the frames: unsigned, as wide as in the file. Counts that are negative are refused."""
+        return np.dtype(f"u{self.dtype.itemsize}") if self.dtype.kind == "i" else self.dtype
 
 
 def _is_edf(path: SourcePath) -> bool:
@@ -170,6 +221,7 @@ def read_scan(
     detector: str | None = None,
     roots: Sequence[str | Path] = (),
     allow_partial: bool = False,
+    scan_mode: str | None = None,
 ) -> Scan:
     """A scan: its axes, where its frames lie, and where they belong. No pixel is read.
 
@@ -187,6 +239,8 @@ def read_scan(
         Folders besides that of ``path`` in which linked files may lie.
     allow_partial : bool
         Take the complete rows of a scan that was aborted.
+    scan_mode : "rewind" or "zigzag", optional
+        Direction of the rows of a scan over two axes whose file does not say it.
 
     Raises
     ------
@@ -197,14 +251,15 @@ def read_scan(
     if _is_edf(path):
         from dfxm_dask.store.edf import read_edf
 
-        return read_edf(path, entry, beamline=beamline, allow_partial=allow_partial)
+        return read_edf(path, entry, beamline=beamline, allow_partial=allow_partial, scan_mode=scan_mode)
     from dfxm_dask.store.bliss import read_bliss
 
     allowed = tuple(Path(r) for r in (*roots, *beamline.roots))
     master = Path(os.fspath(path))  # type: ignore[arg-type]
     return read_bliss(
-        master, str(entry), beamline=beamline, detector=detector, roots=allowed, allow_partial=allow_partial
-    )
+        master, str(entry), beamline=beamline, detector=detector, roots=allowed, allow_partial=allow_partial,
+        scan_mode=scan_mode,
+    )  # fmt: skip
 
 
 def frames(scan: Scan, *, roi: Roi | None = None) -> Iterator[tuple[int, np.ndarray]]:
@@ -225,7 +280,7 @@ def frames(scan: Scan, *, roi: Roi | None = None) -> Iterator[tuple[int, np.ndar
     Raises
     ------
     SourceError
-        A frame cannot be read, or its file is no longer the one that :func:`read_scan` saw.
+        A frame cannot be read, has negative counts, or its file is no longer the one that :func:`read_scan` saw.
     """
     ny, nx = scan.frame_shape
     y0, y1, x0, x1 = roi or (0, ny, 0, nx)
@@ -234,10 +289,28 @@ def frames(scan: Scan, *, roi: Roi | None = None) -> Iterator[tuple[int, np.ndar
     if scan.pieces and scan.pieces[0].dataset == EDF:
         from dfxm_dask.store.edf import edf_frames
 
-        return edf_frames(scan, (y0, y1, x0, x1))
-    from dfxm_dask.store.bliss_frames import hdf5_frames
+        found = edf_frames(scan, (y0, y1, x0, x1))
+    else:
+        from dfxm_dask.store.bliss_frames import hdf5_frames
 
-    return hdf5_frames(scan, (y0, y1, x0, x1))
+        found = hdf5_frames(scan, (y0, y1, x0, x1))
+    return _unsigned(scan, found, (y0, x0)) if scan.dtype.kind == "i" else found
+
+
+def _unsigned(
+    scan: Scan, found: Iterator[tuple[int, np.ndarray]], corner: tuple[int, int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames of signed integers, as LIMA writes accumulated ones, as counts."""
+    for number, frame in found:
+        if frame.min() < 0:
+            y, x = (int(k) for k in np.unravel_index(int(frame.argmin()), frame.shape))
+            raise SourceError(
+                f"{scan.source} entry {scan.entry}",
+                f"frame {number} has {int((frame < 0).sum())} negative values, the lowest {frame[y, x]} at pixel y = "
+                f"{y + corner[0]}, x = {x + corner[1]}: these are no counts",
+                "choose a region without them (--roi), or write the largest value of the dtype in their place",
+            )
+        yield number, frame.view(scan.counts_dtype)
 
 
 EDF = "edf"

@@ -70,11 +70,17 @@ def show_store(path: str | Path) -> bool:
             f"{float(coordinate.min()):.6g}",
             f"{float(coordinate.max()):.6g}",
             coordinate.attrs.get("units", ""),
+            coordinate.attrs.get("position_source", ""),
+            direction(coordinate.attrs),
         )
         for name, coordinate in tree.coords.items()
         if coordinate.ndim == 1 and coordinate.size
     ]
-    show_table("axes", ("axis", "motor", "positions", "from", "to", "unit"), axes, right=(2, 3, 4))
+    columns = ("axis", "motor", "positions", "from", "to", "unit", "source", "rows")
+    show_table("axes", columns, axes, right=(2, 3, 4))
+    for name, coordinate in tree.coords.items():
+        if "position" in coordinate.attrs:
+            say(f"{name}: {coordinate.attrs['position']}")
     rows = []
     for group, node in tree.children.items():
         for name, variable in node.dataset.data_vars.items():
@@ -83,17 +89,25 @@ def show_store(path: str | Path) -> bool:
                 (f"{group}/{name}", shape, variable.dtype, variable.attrs.get("units", ""), megabytes(variable.nbytes))
             )
     show_table("variables", ("variable", "dims", "dtype", "unit", "size"), rows, right=(4,))
-    steps = []
+    steps, notes = [], []
     for group, node in tree.children.items():
         for step, record in dict(node.attrs.get("provenance") or {}).items():
             known = record if isinstance(record, Mapping) else {}
             given = ", ".join(f"{key}={value}" for key, value in dict(known.get("parameters") or {}).items())
             steps.append((group, step, known.get("version", ""), given))
+            notes += [f"{group}: {remark}" for remark in known.get("remarks") or ()]
     show_table("provenance", ("group", "step", "version", "parameters"), steps)
+    for text in notes:
+        say(f"NOTE: {text}")
     for text in of_results(path, tree.children):
         say(f"NOTE: {text}")
     say(f"INCOMPLETE: {missing}" if missing else "complete")
     return not missing
+
+
+def direction(attrs: Mapping[str, Any]) -> str:
+    """How the rows of a scan went, and what tells it: "zigzag (read)"."""
+    return f"{attrs['scan_mode']} ({attrs['scan_mode_source']})" if "scan_mode" in attrs else ""
 
 
 def show_plan(plan: Any, recipe: str, store: str | Path, forecast: Any = None, memory_limit: int = 0) -> None:

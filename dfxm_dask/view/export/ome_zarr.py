@@ -16,6 +16,7 @@ from dfxm_dask.store.scan import create_array, create_group
 if TYPE_CHECKING:
     import xarray as xr
 
+MOST_SLOTS = 4  # slots of the even grid for each layer: more would be a volume of nothing (our choice)
 EDGE = 256  # pixels: edge of a chunk, and of the smallest level of the pyramid (our choice)
 
 
@@ -99,7 +100,8 @@ def even_layers(z: np.ndarray) -> tuple[tuple[float, float], np.ndarray, list[fl
     Raises
     ------
     InputError
-        Layers do not lie on an even grid, within a hundredth of its step (our choice).
+        Layers do not lie on an even grid, within a hundredth of its step, or on one of more than four slots a layer
+        (our choices).
 
     Examples
     --------
@@ -112,6 +114,13 @@ def even_layers(z: np.ndarray) -> tuple[tuple[float, float], np.ndarray, list[fl
     least = float(gaps.min())
     span = float(z.max() - z.min())
     step = span / max(1, round(span / least)) if least > 0 else 0.0
+    if step and round(span / step) + 1 > MOST_SLOTS * z.size:
+        raise InputError(
+            "OME-Zarr of the volume",
+            f"layers lie {least:g} to {gaps.max():g} um apart: an even grid would have {round(span / step) + 1} layers "
+            f"for {z.size}",
+            "export tables and points, which keep true positions",
+        )
     slots = np.rint((z - z.min()) / step).astype(int) if step else np.zeros(z.size, int)
     if len(set(slots.tolist())) < z.size or np.abs(z - z.min() - slots * step).max() > 0.01 * step:
         raise InputError(
