@@ -38,7 +38,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from dfxm_dask.errors import InputError, RecipeError
-from dfxm_dask.schema import Variable, nearest
+from dfxm_dask.schema import Variable, first_fault, nearest, validated
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -88,15 +88,13 @@ class Reduction:
                     f"known parameters: {known}",
                 )
         try:
-            return self.parameters(**parameters).model_dump()
+            return validated(self.parameters, parameters).model_dump()
+        except InputError as error:
+            raise InputError(f"{prefix}: {error.asked}", error.found, error.remedy) from None
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or "parameters"
-            raise InputError(
-                f"{prefix}: parameter {name!r}",
-                f"{first['msg']} (found {first.get('input')!r})",
-                f"see `dfxm-dask explain {self.name}`",
-            ) from None
+            place, reason = first_fault(error)
+            name = ".".join(str(part) for part in place) or "parameters"
+            raise InputError(f"{prefix}: parameter {name!r}", reason, f"see `dfxm-dask explain {self.name}`") from None
 
     def __call__(self, dataset: xr.Dataset, **parameters: Any) -> xr.Dataset:
         """The reduction of a Dataset as a lazy Dataset (see :func:`dfxm_dask.graph.lazy`)."""

@@ -108,6 +108,20 @@ def load_plugins(_: Any, __: Any, files: tuple[Path, ...]) -> tuple[Path, ...]:
     return files
 
 
+def plugins_first(words: list[str]) -> list[str]:
+    """The words of a command with every ``--plugin FILE`` in front, so that what it declares is known to the others."""
+    own = words[: words.index("--")] if "--" in words else words
+    first: list[str] = []
+    rest: list[str] = []
+    queue = iter(own)
+    for word in queue:
+        if word == "--plugin":
+            first += [word, *[following for following in (next(queue, None),) if following is not None]]
+        else:
+            (first if word.startswith("--plugin=") else rest).append(word)
+    return [*first, *rest, *words[len(own) :]]
+
+
 plugin_option = click.option(
     "--plugin", "plugins", type=FILE, multiple=True, callback=load_plugins, is_eager=True,
     help="Python file that declares further reductions. It is run: name only files that you trust.",

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dfxm_dask.cli.options import FILE, PARTIAL, Commands, compute, plugin_option, run_options, shard_option
+from dfxm_dask.cli.options import (
+    FILE,
+    PARTIAL,
+    Commands,
+    compute,
+    plugin_option,
+    plugins_first,
+    run_options,
+    shard_option,
+)
+from dfxm_dask.cli.parameters import field_option
 from dfxm_dask.errors import InputError
 
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-
     from dfxm_dask.reduction import Reduction
 
 
@@ -50,6 +58,9 @@ def run(recipe: str, store: Path, plugins: tuple[Path, ...], **how: Any) -> None
 class ReductionCommands(Commands):
     """One command for each reduction, made from its declaration."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, plugins_first(args))
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         from dfxm_dask.reduction import load_reductions
 
@@ -65,7 +76,7 @@ class ReductionCommands(Commands):
 @click.group(cls=ReductionCommands)
 @plugin_option
 def reduce(plugins: tuple[Path, ...]) -> None:
-    """Run one reduction on a store."""
+    """Run one reduction on a store. `--plugin` may stand anywhere."""
     click.get_current_context().obj = plugins
 
 
@@ -98,28 +109,6 @@ def reduction_command(found: Reduction) -> click.Command:
         params=[click.Argument(["store"], type=FILE), *options, *reversed(getattr(function, "__click_params__", []))],
         help=f"{text}\n\nMore: `dfxm-dask explain {found.name}`.",
         short_help=text,
-    )
-
-
-def field_option(name: str, field: FieldInfo) -> click.Option:
-    """A parameter as an option. Its value stays a text, which the declaration checks, but for choices and switches."""
-    from dfxm_dask.view.tables import type_words, unit
-
-    words = f"--{name.replace('_', '-')}"
-    default = field.get_default()
-    shown = "" if default is None else f" [default: {default}]"
-    measured = f", in {unit(field)}" if unit(field) else ""
-    text = f"{field.description or name.replace('_', ' ')}{measured}.{shown}"
-    if field.annotation is bool:
-        return click.Option([f"{words}/--no-{words[2:]}", name], default=None, help=text)
-    if get_origin(field.annotation) is Literal and all(isinstance(word, str) for word in get_args(field.annotation)):
-        return click.Option([words, name], type=click.Choice(get_args(field.annotation)), help=text)
-    several = get_origin(field.annotation) in (tuple, list)
-    return click.Option(
-        [words, name],
-        metavar=type_words(field).upper().replace(" ", ""),
-        callback=(lambda ctx, option, value: value and value.split(",")) if several else None,
-        help=text,
     )
 
 

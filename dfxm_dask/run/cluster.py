@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dfxm_dask.errors import DfxmError, RecipeError
-from dfxm_dask.run.recipe import entries, parse_yaml, place, plain, read_text
 from dfxm_dask.run.slurm import Slurm, start_slurm
 from dfxm_dask.run.worker import (
     SETTINGS,
@@ -24,7 +23,8 @@ from dfxm_dask.run.worker import (
     worker_environment,
     worker_plugin,
 )
-from dfxm_dask.schema import nearest
+from dfxm_dask.schema import first_fault, nearest, validated
+from dfxm_dask.store.plain_yaml import entries, parse_yaml, place, plain, read_text
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -180,14 +180,12 @@ def read_cluster(spec: str | Path) -> Local | Slurm:
                 f"use {', '.join(fields)}",
             )
     try:
-        return kinds[kind].model_validate({word: plain(value, path) for word, (_, value) in found.items()})
+        return validated(kinds[kind], {word: plain(value, path) for word, (_, value) in found.items()})
     except ValidationError as error:
-        first = error.errors()[0]
-        word = str(first["loc"][0]) if first["loc"] else "kind"
+        fault, reason = first_fault(error)
+        word = str(fault[0]) if fault else "kind"
         where = place(path, found[word][0]) if word in found else f"{path}:1"
-        raise RecipeError(
-            f"{where}: {word!r}", f"{first['msg']} (found {first.get('input')!r})", "see configs/clusters"
-        ) from None
+        raise RecipeError(f"{where}: {word!r}", reason, "see configs/clusters") from None
 
 
 def cluster_path(spec: str | Path) -> Path:

@@ -31,8 +31,8 @@ import yaml
 
 from dfxm_dask.beams.labels import DRAWN, LabelledBox, box_labels, check_taught, nearest_index
 from dfxm_dask.errors import InputError, RecipeError
-from dfxm_dask.run.recipe import entries, parse_yaml, place, plain, read_text
 from dfxm_dask.schema import nearest
+from dfxm_dask.store.plain_yaml import entries, parse_yaml, place, plain, read_text, scalar
 from dfxm_dask.store.scan import open_scan
 
 if TYPE_CHECKING:
@@ -143,18 +143,25 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             if len(cells) != len(header):
                 raise InputError(f"{path}:{rows.line_num}", f"has {len(cells)} cells, the header {len(header)}", HELP)
-            words: dict[str, Any] = {word: cell for word, cell in zip(header, cells, strict=True) if cell}
+            # A cell means what the same word means in a YAML file; names of scans and classes stay as they are.
+            words: dict[str, Any] = {
+                word: cell if word in ("class", "store") else scalar(cell)
+                for word, cell in zip(header, cells, strict=True)
+                if cell
+            }
             edges = [words.pop(word, None) for word in ("y0", "y1", "x0", "x1")]
             yield rows.line_num, words | ({} if edges == [None] * 4 else {"box": edges})
-    except csv.Error as error:
+    except (csv.Error, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path}:{rows.line_num}", f"is not CSV ({error})", HELP) from None
 
 
 def _number(value: Any, where: str, whole: bool = False) -> float:
     try:
-        number = float("none" if isinstance(value, bool) or "_" in str(value) else str(value))
-    except ValueError:
-        number = math.nan
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number) or (whole and not number.is_integer()):
         raise InputError(where, f"is {value!r}", f"give a {'whole ' if whole else ''}number")
     return number

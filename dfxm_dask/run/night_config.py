@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dfxm_dask.errors import InputError, RecipeError
 from dfxm_dask.run.cluster import read_cluster
-from dfxm_dask.run.recipe import entries, parse_yaml, place, plain, read_recipe, read_text
-from dfxm_dask.schema import nearest
+from dfxm_dask.run.recipe import read_recipe
+from dfxm_dask.schema import first_fault, nearest, validated
+from dfxm_dask.store.plain_yaml import entries, parse_yaml, place, plain, read_text
 from dfxm_dask.store.source import load_beamline
 
 SCHEDULERS = ("cron", "systemd", "scrontab")
@@ -89,15 +90,12 @@ def read_nightly(path: str | Path) -> Nightly:
     if isinstance(given.get("raw"), str):
         given["raw"] = [given["raw"]]
     try:
-        night = Nightly.model_validate({**given, "path": path})
+        night = validated(Nightly, {**given, "path": path})
     except ValidationError as error:
-        first = error.errors()[0]
-        word = str(first["loc"][0])
+        fault, reason = first_fault(error)
+        word = str(fault[0])
         where = place(path, found[word][0]) if word in found else f"{path}:1"
-        reason = first["msg"].removeprefix("Value error, ")
-        raise RecipeError(
-            f"{where}: {word!r}", f"{reason} (found {first['input']!r:.80})", "see configs/nightly.yaml"
-        ) from None
+        raise RecipeError(f"{where}: {word!r}", reason, "see configs/nightly.yaml") from None
     folder = path.parent
     night = night.model_copy(
         update={

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from dfxm_dask.errors import RecipeError
-from dfxm_dask.schema import nearest
-from dfxm_dask.store.plain_yaml import parse_yaml, plain, read_text
+from dfxm_dask.schema import first_fault, nearest, validated
+from dfxm_dask.store.plain_yaml import entries, parse_yaml, place, plain, read_text
 
 RESERVED = ("x", "y", "time", "scan", "raw", "truth")
 """Names in a store that no axis may take."""
@@ -118,10 +118,10 @@ def load_beamline(
         Unknown beamline, or a file that does not fit.
     """
     path = find_config("beamlines", name_or_path)
-    content = plain(parse_yaml(read_text(path), path), path)
-    if not isinstance(content, dict):
-        raise RecipeError(str(path), "is not a mapping", "see configs/beamlines/id03.yaml")
-    _beamline(path, content)  # refuses a file that is wrong in itself, before anything is put into it
+    found = entries(parse_yaml(read_text(path), path), path, "a beamline")
+    content = {word: plain(value, path) for word, (_, value) in found.items()}
+    # Refuses a file that is wrong in itself, with its line, before anything is put into it.
+    _beamline(str(path), content, {word: place(path, key) for word, (key, _) in found.items()})
     given = dict(overrides or {})
     # "motor: axis" is what a command line says; the entries of the file are the other words.
     single = {
@@ -139,17 +139,18 @@ def load_beamline(
             content[key] = {**content[key], **value}
         else:
             content[key] = value
-    return _beamline(path, content)
+    return _beamline(str(path), content, {})
 
 
-def _beamline(path: Path, content: Mapping[str, Any]) -> Beamline:
+def _beamline(path: str, content: Mapping[str, Any], lines: Mapping[str, str]) -> Beamline:
     try:
-        return Beamline.model_validate(content)
+        return validated(Beamline, content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        fault, reason = first_fault(error)
+        where = ".".join(str(part) for part in fault)
+        place = lines.get(str(fault[0]) if fault else "motors", path)
         raise RecipeError(
-            f"beamline {path}", f"{where}: {first['msg']}".removeprefix(": "), "see configs/beamlines/id03.yaml"
+            f"beamline {place}", f"{where}: {reason}".removeprefix(": "), "see configs/beamlines/id03.yaml"
         ) from error
 
 

@@ -1,7 +1,12 @@
-"""YAML as data and never as code: small, shallow, without anchors, aliases, tags and duplicate keys; with its lines."""
+"""YAML as data and never as code: small, shallow, without anchors, aliases, tags and duplicate keys; with its lines.
+
+Words that stand without quotes mean what the core schema of YAML 1.2 says. The parser below resolves them by YAML 1.1,
+in which 0100 is 64, 1:30 is 90 and ``no`` is false; so what it resolves is not used.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,16 @@ MAX_BYTES = 1 << 20
 """Larger files are refused before they are parsed: a recipe of a hundred steps has 10 kB."""
 MAX_DEPTH = 16
 """Deeper nesting is refused before it is built: a recipe needs 5 levels."""
-_PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")}
+_WORDS: dict[str, bool | float | None] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((f"{sign}.{word}" for sign in ("", "+") for word in ("inf", "Inf", "INF")), float("inf")),
+    **dict.fromkeys((f"-.{word}" for word in ("inf", "Inf", "INF")), -float("inf")),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
+}
+_WHOLE = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FRACTION = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 
 def read_text(path: Path) -> str:
@@ -79,6 +93,37 @@ def place(path: Path, node: yaml.Node) -> str:
     return f"{path}:{node.start_mark.line + 1}"
 
 
+def scalar(text: str) -> str | float | bool | None:
+    """What a word without quotes means: by the core schema of YAML 1.2.
+
+    Parameters
+    ----------
+    text : str
+        Of a file, a cell of a table or a command line.
+
+    Raises
+    ------
+    ValueError
+        A whole number of more digits than Python reads.
+
+    References
+    ----------
+    YAML 1.2.2, section 10.3.2: https://yaml.org/spec/1.2.2/#1032-tag-resolution
+
+    Examples
+    --------
+    >>> [scalar(word) for word in ("0100", "0o17", "1e-3", "true")]
+    [100, 15, 0.001, True]
+    >>> [scalar(word) for word in ("yes", "1:30", "1_000", "2026-01-02")]
+    ['yes', '1:30', '1_000', '2026-01-02']
+    """
+    if text in _WORDS:
+        return _WORDS[text]
+    if _WHOLE.fullmatch(text):
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+    return float(text) if _FRACTION.fullmatch(text) else printable(text)
+
+
 def entries(node: yaml.Node, path: Path, what: str) -> dict[str, tuple[yaml.Node, yaml.Node]]:
     """Keys of a mapping, each with the nodes of key and value.
 
@@ -91,7 +136,8 @@ def entries(node: yaml.Node, path: Path, what: str) -> dict[str, tuple[yaml.Node
         raise RecipeError(f"{place(path, node)}: {what}", "is not a mapping", "write `key: value`")
     found: dict[str, tuple[yaml.Node, yaml.Node]] = {}
     for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+        # A key such as 1_000, which older YAML reads as a number, is a word; ``<<`` would merge another mapping.
+        if not isinstance(key, yaml.ScalarNode) or key.value == "<<" or not isinstance(_meant(key, path), str):
             raise RecipeError(f"{place(path, key)}: {what}", "has a key that is not a plain word", "use plain words")
         if key.value in found:
             first = found[key.value][0].start_mark.line + 1
@@ -108,22 +154,20 @@ def plain(node: yaml.Node, path: Path) -> Any:
     Raises
     ------
     RecipeError
-        A date, a malformed number, or a mapping with keys that are not words.
+        A number of too many digits, or a mapping with keys that are not words.
     """
     if isinstance(node, yaml.MappingNode):
         return {word: plain(value, path) for word, (_, value) in entries(node, path, "mapping").items()}
-    if isinstance(node, yaml.SequenceNode):
-        return [plain(value, path) for value in node.value]
-    if ":" in node.value:
-        return printable(node.value)  # YAML 1.1 would read 1:30 as 90, and 12:00:00 as a number too
-    if node.tag not in _PLAIN:
-        raise RecipeError(
-            f"{place(path, node)}: {node.value[:40]!r}", "is not a text, number or truth value", "put it in quotes"
-        )
+    if isinstance(node, yaml.ScalarNode):
+        return _meant(node, path)
+    return [plain(value, path) for value in node.value]
+
+
+def _meant(node: yaml.ScalarNode, path: Path) -> str | float | bool | None:
+    if node.style:  # in quotes, or a block of text
+        return printable(node.value)
     try:
-        # Only the five tags above reach the constructor, which has no way to run code.
-        value = yaml.SafeLoader("").construct_object(node)
-    except (ValueError, OverflowError, KeyError, IndexError) as error:
+        return scalar(node.value)
+    except ValueError as error:
         where = f"{place(path, node)}: {node.value[:40]!r}"
         raise RecipeError(where, f"is no number ({error})", "write it in digits") from None
-    return printable(value) if isinstance(value, str) else value

@@ -132,17 +132,22 @@ def read_regions(path: str | Path) -> list[dict[str, Any]]:
         An entry is not a region.
     """
     from dfxm_dask.components import gram_schmidt
-    from dfxm_dask.run.recipe import parse_yaml, plain, read_text
+    from dfxm_dask.store.plain_yaml import entries, parse_yaml, place, plain, read_text
 
     path = Path(path)
-    listed = plain(parse_yaml(read_text(path), path), path)
-    if isinstance(listed, Mapping):
-        listed = listed.get("regions")
-    if not isinstance(listed, list) or not listed:
+    node = parse_yaml(read_text(path), path)
+    if node.id == "mapping" and "regions" in (named := entries(node, path, "regions")):
+        node = named["regions"][1]
+    if node.id != "sequence" or not node.value:
         raise RecipeError(
-            f"regions {path}", "is not a list of boxes", "write `- {name: strong, box: [y0, y1, x0, x1]}`"
+            f"{place(path, node)}: regions", "is not a list of boxes", "write `- {name: strong, box: [y0, y1, x0, x1]}`"
         )
-    return list(gram_schmidt.validate({"regions": listed}, where=f"{path}: ")["regions"])
+    # One by one, so that an error names the line of the box.
+    return [
+        region
+        for one in node.value
+        for region in gram_schmidt.validate({"regions": [plain(one, path)]}, where=f"{place(path, one)}: ")["regions"]
+    ]
 
 
 def chosen_layers(tree: xr.DataTree, layer: int | Sequence[int] | None) -> list[int]:

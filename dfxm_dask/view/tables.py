@@ -204,7 +204,7 @@ def show_reduction(found: Reduction) -> None:
         "parameters",
         ("parameter", "type", "default", "unit", "what it is"),
         [
-            (name, type_words(field), field.get_default(), unit(field), field.description or "")
+            (name, type_words(field), default_words(field.get_default()), unit(field), field.description or "")
             for name, field in found.parameters.model_fields.items()
         ],
     )
@@ -240,8 +240,17 @@ def type_words(field: FieldInfo) -> str:
     return " ".join([annotation_words(field.annotation), ", ".join(bounds)]).strip()
 
 
+def default_words(default: Any) -> str:
+    """A default as one writes it on a command line; nothing where a parameter is left out by default."""
+    if default is None:
+        return ""
+    return ",".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+
+
 def annotation_words(annotation: Any) -> str:
     """A type annotation as a user reads it."""
+    if hasattr(annotation, "model_fields"):
+        return f"{{{','.join(annotation.model_fields)}}}"
     if get_origin(annotation) is Literal:
         return " | ".join(str(word) for word in get_args(annotation))
     if annotation is type(None):

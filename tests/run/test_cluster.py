@@ -345,19 +345,19 @@ WRONG = {
     "missing field": ("kind: slurm\njobs: 1\n", r"mine\.yaml:1: 'workers_per_job': Field required"),
     "how many jobs": (
         "kind: slurm\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:10:00'\nminimum_jobs: 1\n",
-        r"mine\.yaml:1: 'kind': Value error, say jobs, or minimum_jobs and maximum_jobs",
+        r"mine\.yaml:1: 'kind': say jobs, or minimum_jobs and maximum_jobs",
     ),
     "fewer than few": (
         "kind: slurm\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:10:00'\nminimum_jobs: 2\nmaximum_jobs: 1\n",
-        r"mine\.yaml:1: 'kind': Value error, minimum_jobs is above maximum_jobs",
+        r"mine\.yaml:1: 'kind': minimum_jobs is above maximum_jobs",
     ),
     "open to all": (
         "kind: slurm\njobs: 1\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:10:00'\ntls: false\n",
-        r"mine\.yaml:1: 'kind': Value error, tls: false needs interface: lo",
+        r"mine\.yaml:1: 'kind': tls: false needs interface: lo",
     ),
     "short": (
         "kind: slurm\njobs: 1\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:01:00'\n",
-        r"mine\.yaml:1: 'kind': Value error, walltime is below 5 minutes",
+        r"mine\.yaml:1: 'kind': walltime is below 5 minutes",
     ),
     "not YAML": ("kind: [\n", r"mine\.yaml:\d: is not YAML"),
 }
