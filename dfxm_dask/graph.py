@@ -20,6 +20,7 @@ from dask.array.overlap import overlap
 from dask.highlevelgraph import HighLevelGraph
 
 from dfxm_dask.errors import InputError
+from dfxm_dask.layer import beside, check_outputs, refuse_spread, run_kernel, scan_last, storage_order
 from dfxm_dask.reduction import Arrays, Reduction
 from dfxm_dask.schema import AXES, PATCH, SPACE, Variable, check, expand
 
@@ -76,53 +77,6 @@ def check_axes(reduction: Reduction, axes: Mapping[str, str], sizes: Mapping[Any
     return None
 
 
-def kernel_arguments(
-    reduction: Reduction, axes: Mapping[str, str], fetch: Mapping[str, Any], positions: Mapping[str, np.ndarray]
-) -> tuple[list[Any], dict[str, Any]]:
-    """Positional and keyword inputs of a kernel, from arrays by name. Templates and scan axes become dicts."""
-    args: list[Any] = []
-    for variable in reduction.reads:
-        if variable.name == AXES.name:
-            args.append({a: positions[a] for a in axes})
-        elif variable.template:
-            names = [v.name for v in expand(variable, axes)]
-            args.append(dict(zip(axes, (fetch[n] for n in names), strict=True)))
-        else:
-            args.append(fetch[variable.name])
-    return args, {v.name: fetch.get(v.name) for v in reduction.may_read}
-
-
-def scan_last(values: np.ndarray, dims: Sequence[str], axes: Mapping[str, str]) -> np.ndarray:
-    """The view with scan axes behind all others, as kernels see it."""
-    order = [k for k, d in enumerate(dims) if d not in axes] + [k for k, d in enumerate(dims) if d in axes]
-    return values.transpose(order)
-
-
-def storage_order(values: np.ndarray, dims: Sequence[str], axes: Mapping[str, str]) -> np.ndarray:
-    """The inverse of :func:`scan_last`: what a kernel returned, as a view with dims in storage order."""
-    order = [d for d in dims if d not in axes] + [d for d in dims if d in axes]
-    return values.transpose([order.index(d) for d in dims])
-
-
-def check_outputs(reduction: Reduction, outputs: Arrays, wanted: Sequence[Variable]) -> None:
-    """Refuse a kernel that does not return what it declares.
-
-    Raises
-    ------
-    InputError
-        Names or dtypes differ.
-    """
-    names = [v.name for v in wanted]
-    if sorted(outputs) != sorted(names):
-        raise InputError(f"kernel {reduction.name}", f"returned {sorted(outputs)}", f"declared are {sorted(names)}")
-    for variable in wanted:
-        found = np.asarray(outputs[variable.name]).dtype
-        if variable.stored and found != np.dtype(variable.dtype):
-            raise InputError(
-                f"kernel {reduction.name}: {variable.name}", f"is {found}", f"declared is {variable.dtype}"
-            )
-
-
 def projected_memory(
     reductions: Sequence[Reduction], axes: Mapping[str, str], sizes: Mapping[str, int],
     parameters: Sequence[Mapping[str, Any]], edge: int, itemsize: int, whole: bool,
@@ -155,7 +109,7 @@ def projected_memory(
             if variable.name == "counts":
                 maps += area * frames * itemsize * layers
             elif "y" in variable.dims:
-                maps += area * 4 * layers * (len(axes) if variable.template else 1)
+                maps += area * np.dtype(variable.dtype).itemsize * layers * (len(axes) if variable.template else 1)
     return BASELINE_BYTES + (maps if whole else maps + tiles + frames * edge * edge * itemsize + ENCODED_BYTES)
 
 
@@ -186,8 +140,8 @@ def _layer_block(
             else:
                 layer = np.asarray(block[(slice(None),) * dim.index("z") + (k,)])
                 fetch[name] = scan_last(layer, [d for d in dim if d != "z"], axes)
-        args, keywords = kernel_arguments(reduction, axes, fetch, positions)
-        made = reduction.kernel(*args, **keywords, **parameters, **extra)
+        refuse_spread(reduction, axes, fetch, positions)
+        made = run_kernel(reduction, axes, fetch, positions, parameters, **extra)
         if reduction.combine is None:
             check_outputs(reduction, made, wanted)
             made = {v.name: storage_order(made[v.name], [d for d in v.dims if d != "z"], axes) for v in wanted}
@@ -310,7 +264,7 @@ def _inputs(
     names: list[str] = []
     arrays: list[xr.DataArray] = []
     positions: dict[str, np.ndarray] = {}
-    for declared in (*reduction.reads, *reduction.may_read):
+    for declared in (*reduction.reads, *reduction.may_read, *beside(reduction)):
         if declared.name == AXES.name:
             for a in axes:
                 if a not in dataset.coords:
@@ -320,8 +274,10 @@ def _inputs(
                     raise InputError(f"{reduction.name}: coordinate {a!r}", "is not finite", "mend the positions")
             continue
         for variable in expand(declared, axes):
+            if variable.name in names:
+                continue
             if variable.name not in dataset:
-                if declared in reduction.may_read:
+                if declared not in reduction.reads:
                     continue
                 raise InputError(
                     f"{reduction.name}: variable {variable.name!r}",

@@ -14,6 +14,8 @@ What a kernel sees
 One layer: the dimension z is dropped, unless it is named in ``over`` or ``halo``. Scan axes come last, as a view.
 ``reads`` arrive as positional arguments, in order; ``may_read`` by keyword (``None`` where the Dataset has none).
 A template (``com_{axis}``) or :data:`~dfxm_dask.schema.AXES` arrives as a dict keyed by axis name in storage order.
+A parameter may have the name of a variable in ``may_read``: it takes precedence unless it is ``None``.
+Where the detector marks pixels as having no count (``masked``), the counts arrive as floats with NaN there.
 It returns a dict from variable name to array: the declared dims without z, scan axes last there too.
 
 Five words declare the shape
@@ -32,7 +34,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Arrays = dict[str, np.ndarray]
+Positions = Literal["own", "common", "unused"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,7 @@ class Reduction:
     parameters: type[BaseModel]
     min_positions: int = 1
     files: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
+    positions: Positions = "own"
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
@@ -126,6 +130,7 @@ def reduction(
     min_positions: int = 1,
     group: str | None = None,
     files: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None,
+    positions: Positions = "own",
 ) -> Callable[[Callable[..., Arrays]], Reduction]:
     """Declare a numpy function as a reduction and register it under its name.
 
@@ -142,6 +147,10 @@ def reduction(
     files : callable, optional
         Given the parameters, the digests of files that they name, such as weights: results depend on what is in them,
         and a plan refuses a file that is absent or damaged before anything runs.
+    positions : "own", "common" or "unused"
+        Where frames do not lie on the grid (``position_{axis}``): the kernel gets the positions of its own layer, or
+        those of the grid, because it takes frames of the same number in all layers together; or it uses their number
+        only. A kernel that may read ``position_{axis}`` gets the position of every frame as well.
 
     Raises
     ------
@@ -166,7 +175,7 @@ def reduction(
         room = group or (kernel.__module__.split(".")[-2] if "." in kernel.__module__ else "extra")
         REGISTRY[name] = Reduction(
             name, kernel, reads, may_read, writes, over, halo, patch, combine, finish, min_axes, room, model,
-            min_positions, files,
+            min_positions, files, positions,
         )  # fmt: skip
         return REGISTRY[name]
 

@@ -40,7 +40,7 @@ class Variable:
     dims : tuple of str
         Dimensions in storage order; ``scan`` stands for every scan axis.
     dtype : str
-        numpy dtype name. An input may have any dtype that holds this one without loss.
+        numpy dtype name. An input may have any dtype that holds this one without loss, and float32 for float64.
     units : str
         UDUNITS spelling ("count", "degree", "um", "1"); may contain ``{units}`` (and ``{other_units}``), the units of
         the scan axes.
@@ -88,6 +88,13 @@ Y = Variable("y", ("y",), "float64", "um", "position along y")
 Z = Variable("z", ("z",), "float64", "um", "position along z")
 MONITOR = Variable("monitor", ("z", SCAN), "float64", "", "incident beam monitor")
 """In the unit of its counter, which the attributes of the stored array name."""
+MASKED = Variable("masked", ("z",), "uint32", "1", "pixels that the detector marks as having no count")
+FEWEST_MASKED = 3
+"""Frames from which a pixel of 16 bits that has the largest value in all of them is masked, not saturated (our
+choice)."""
+FULL_WELL = Variable(
+    "full_well", SPACE, "bool", "1", "pixel with a raw count that fills the detector well", stored=False
+)
 NOISE = Variable(
     "noise", ("z",), "float32", "count", "noise of a voxel where nothing diffracts: lower quartile over frames"
 )
@@ -102,7 +109,7 @@ POSITION_TOLERANCE = 0.01
 """Steps by which a frame may stray from the coordinate of its axis without a position of its own (our choice; the
 read positions of the real scans of ID03 stray by at most 0.003 steps)."""
 LIT = Variable("lit", SPACE, "bool", "1", "whether the place diffracts anywhere in the scan")
-PEAK_LOCAL = Variable("peak_local", SPACE, "float32", "degree", "local peak of the rocking curve")
+PEAK_LOCAL = Variable("peak_local", SPACE, "float64", "degree", "local peak of the rocking curve")
 WIDTH_LOCAL = Variable("width_local", SPACE, "float32", "degree", "half of the local half width at 1/16 of the peak")
 HAS_WEAK_BEAM = Variable("has_weak_beam", ("z",), "bool", "1", "whether the layer was scanned through its weak beam")
 ENHANCED = Variable("weak_enhanced", SPACE, "float32", "1", "weak beam above its surroundings, in standard deviations")
@@ -161,14 +168,16 @@ def check(
     Raises
     ------
     InputError
-        Wrong dimensions, a dtype that cannot hold the declared one, or other units.
+        Wrong dimensions, a dtype that cannot hold the declared one (float32 passes for float64), or other units.
     """
     asked = asked or f"variable {variable.name!r}"
     if tuple(dims) != variable.dims:
         raise InputError(
             asked, f"has dims {tuple(dims)}, not {variable.dims}", f"transpose or select to {variable.dims}"
         )
-    if not np.can_cast(variable.dtype, dtype, "safe"):
+    # Maps of positions were float32 in stores of earlier versions: they are read as they are.
+    older = np.dtype(variable.dtype) == np.float64 and dtype == np.float32
+    if not np.can_cast(variable.dtype, dtype, "safe") and not older:
         raise InputError(asked, f"has dtype {dtype}, not {variable.dtype}", f"convert it to {variable.dtype}")
     if units is not None and variable.units and units != variable.units:
         raise InputError(
@@ -224,6 +233,19 @@ def plain_background(
     if background_map is not None:
         return np.require(background_map, np.float32, ["C", "W"])  # one compiled version for every kind of block
     return np.full(shape, 0.0 if background == "none" else background, np.float32)
+
+
+def full_count(saturation: np.ndarray | float | None, dtype: np.dtype[Any]) -> float:
+    """Raw count at which a well is full: as given, else the largest of an integer dtype, else infinite.
+
+    Examples
+    --------
+    >>> full_count(4095.0, np.dtype("uint16")), full_count(np.float32(np.nan), np.dtype("uint16"))
+    (4095.0, 65535.0)
+    """
+    if saturation is not None and np.isfinite(saturation):
+        return float(saturation)
+    return float(np.iinfo(dtype).max) if dtype.kind in "iu" else np.inf
 
 
 def pixel_length(name: str, asked: str, positions: np.ndarray) -> float:

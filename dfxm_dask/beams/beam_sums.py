@@ -145,12 +145,12 @@ def _chances(chance, i, k, part, patch_x, part_x, mixed, width):  # type: ignore
 
 
 @njit(nogil=True, cache=True)
-def _begin(lit, peak, width, level, middle, strip):  # type: ignore[no-untyped-def]
+def _begin(lit, peak, width, level, strip):  # type: ignore[no-untyped-def]
     """Local reference of a strip; of places without one u is 0, and their weights nothing. Least and largest centre."""
     low, high, zero = np.float32(np.inf), np.float32(-np.inf), np.float32(0)
     for n in range(lit.size):
         seen = lit[n] and width[n] > 0 and peak[n] == peak[n] and level[n] == level[n]
-        centre = peak[n] - middle
+        centre = peak[n]
         low = centre if seen and centre < low else low
         high = centre if seen and centre > high else high
         strip[CENTRE * STRIP + n] = centre if seen else zero
@@ -180,7 +180,7 @@ def _finish(strip, gain, least, weak, strong, minus, plus, sigma):  # type: igno
 
 @njit(nogil=True, cache=True)
 def integrate_layer(  # type: ignore[no-untyped-def]
-    line, starts, row_step, positions, middle, level, lit, peak, width, windows, weight, read, gain, method,
+    line, starts, row_step, positions, level, lit, peak, width, windows, weight, read, gain, method,
     chance, patch_y, part_y, patch_x, part_x, least, counts, maps,
 ):  # fmt: skip
     """Fills weak, strong, weak below and above the peak, and the standard deviation of weak, strip by strip.
@@ -190,9 +190,7 @@ def integrate_layer(  # type: ignore[no-untyped-def]
     line, starts, row_step
         Counts, as :func:`dfxm_dask.memory.frame_lines` gives them.
     positions : array (frame,), float32
-        Along the rocking axis, less `middle`.
-    middle : float32
-        Taken off the peaks: float32 differences of large angles would lose digits.
+        Along the rocking axis; they and the peaks from mid-scan, since float32 would round large angles.
     level, peak, width : array (y, x), float32
     lit : array (y, x), bool
     windows : array (3, entry), float32
@@ -232,7 +230,7 @@ def integrate_layer(  # type: ignore[no-untyped-def]
             last, corner = first + size, y * row_step + first
             strip[:] = 0
             low, high = _begin(
-                lit[y, first:last], peak[y, first:last], width[y, first:last], level[y, first:last], middle, strip
+                lit[y, first:last], peak[y, first:last], width[y, first:last], level[y, first:last], strip
             )  # fmt: skip
             if not low <= high:
                 maps[:, y, first:last] = np.nan

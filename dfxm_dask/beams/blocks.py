@@ -66,6 +66,18 @@ def _bin(line, starts, row_step, place, level, high, wide, curves):  # type: ign
                 out[columns // wide] += total[x]
 
 
+def known_background(counts: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """Background (y, x), NaN also where a pixel has no count in any frame: it stays out of the means of its block."""
+    if counts.dtype.kind != "f":
+        return level
+    known = np.zeros(level.shape, bool)
+    for frame in np.ndindex(*counts.shape[2:]):
+        known |= np.isfinite(counts[(..., *frame)])
+        if known.all():
+            return level
+    return np.where(known, level, np.float32(np.nan))
+
+
 def block_sums(image: np.ndarray, edges: tuple[int, int]) -> np.ndarray:
     """Sum of an image over each block; the last blocks may be smaller.
 

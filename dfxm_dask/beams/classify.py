@@ -116,7 +116,7 @@ def classify_beams(
     scan : dict of str to array (length of the axis,), float64
         Positions along every scan axis.
     lit : array (y, x), bool
-    peak_local, width_local : array (y, x), float32, degree
+    peak_local, width_local : array (y, x), float64 and float32, degree
         Of :func:`dfxm_dask.beams.local_peak`.
     method : str
         "prior": logistic of the distance from the local peak, (|u| - 2)/0.3 with u = (phi - peak_local)/width_local,

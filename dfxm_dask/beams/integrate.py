@@ -271,7 +271,7 @@ def integrate_beams(
         Positions along every scan axis.
     lit : array (y, x), bool
         Where the sample diffracts.
-    peak_local, width_local : array (y, x), float32, degree
+    peak_local, width_local : array (y, x), float64 and float32, degree
         Local reference of the rocking coordinate; see :func:`dfxm_dask.beams.local_peak`.
     has_weak_beam : array (), bool
         Of :func:`dfxm_dask.beams.local_peak`: whether the layer was scanned through its weak beam.
@@ -393,8 +393,8 @@ def integrate_beams(
         line, starts, row_step = frame_lines(counts)
         middle = float(np.median(positions))  # float32 differences of large angles would lose digits
         integrate_layer(
-            line, starts, row_step, (positions - middle).astype(np.float32), np.float32(middle), level,
-            np.require(lit, bool, ["C", "W"]), np.require(peak_local, np.float32, ["C", "W"]),
+            line, starts, row_step, (positions - middle).astype(np.float32), level,
+            np.require(lit, bool, ["C", "W"]), np.require(peak_local - middle, np.float32, ["C", "W"]),
             np.require(width_local, np.float32, ["C", "W"]),
             _tables(until, weighed, curve), weight.astype(np.float32), dark.astype(np.float32),
             np.float32(gain), METHODS[method], chance, patch_y, part_y, patch_x, part_x, np.float32(least),

@@ -33,7 +33,7 @@ def extreme_peaks(peak: np.ndarray, lit: np.ndarray, reach: tuple[int, int]) -> 
 
     Parameters
     ----------
-    peak : array (y, x), float32, degree
+    peak : array (y, x), float64, degree
     lit : array (y, x), bool
         Other places have no peak.
     reach : (int, int)
@@ -41,7 +41,7 @@ def extreme_peaks(peak: np.ndarray, lit: np.ndarray, reach: tuple[int, int]) -> 
 
     Returns
     -------
-    low, high : array (y, x), float32, degree
+    low, high : array (y, x), float64, degree
         NaN where unlit.
 
     Examples
@@ -55,10 +55,7 @@ def extreme_peaks(peak: np.ndarray, lit: np.ndarray, reach: tuple[int, int]) -> 
     known = lit & np.isfinite(peak)
     low = ndimage.minimum_filter(np.where(known, peak, np.inf), size, mode="nearest")
     high = ndimage.maximum_filter(np.where(known, peak, -np.inf), size, mode="nearest")
-    return (
-        np.where(known, low, np.nan).astype(np.float32),
-        np.where(known, high, np.nan).astype(np.float32),
-    )
+    return np.where(known, low, np.nan), np.where(known, high, np.nan)
 
 
 @reduction(
@@ -99,7 +96,7 @@ def isolate_lines(
     scan : dict of str to array (length of the axis,), float64
         Positions along every scan axis.
     lit : array (y, x), bool
-    peak_local, width_local : array (y, x), float32, degree
+    peak_local, width_local : array (y, x), float64 and float32, degree
         See :func:`dfxm_dask.beams.local_peak`.
     has_weak_beam : array (), bool
         Of the same; a layer without one gives NaN.

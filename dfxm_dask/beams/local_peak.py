@@ -12,7 +12,15 @@ import numpy as np
 from numba import njit
 from pydantic import Field
 
-from dfxm_dask.beams.blocks import block_curves, block_edges, block_means, pixel_length, reach_of, to_pixels
+from dfxm_dask.beams.blocks import (
+    block_curves,
+    block_edges,
+    block_means,
+    known_background,
+    pixel_length,
+    reach_of,
+    to_pixels,
+)
 from dfxm_dask.beams.evidence import evidence
 from dfxm_dask.beams.prior import (
     check_counts,
@@ -126,10 +134,10 @@ def local_peak(
     Returns
     -------
     dict of str to array
-        ``lit`` (y, x), bool; ``peak_local``, ``width_local`` (y, x), float32, degree, NaN where unlit. Of the layer as
-        a whole ``has_weak_beam`` and ``has_defects`` (bool), and the numbers that say so: ``weak_of_lit``, ``tail``,
-        ``scatter``, ``standing_out``, ``cut_off`` (float32; see :func:`dfxm_dask.beams.evidence.evidence`), NaN where
-        nothing is lit.
+        ``lit`` (y, x), bool; ``peak_local``, float64, and ``width_local``, float32, (y, x), degree, NaN where unlit.
+        Of the layer as a whole ``has_weak_beam`` and ``has_defects`` (bool), and the numbers that say so:
+        ``weak_of_lit``, ``tail``, ``scatter``, ``standing_out``, ``cut_off`` (float32; see
+        :func:`dfxm_dask.beams.evidence.evidence`), NaN where nothing is lit.
 
     Raises
     ------
@@ -157,9 +165,10 @@ def local_peak(
     """
     shape = (y.size, x.size)
     check_counts("local_peak", counts, scan, shape)
-    level = plain_background("local_peak", background_map, background, shape)
+    level = known_background(counts, plain_background("local_peak", background_map, background, shape))
     chosen = rocking_axis("local_peak", scan, axis)
-    positions = scan[chosen]
+    middle = (scan[chosen].min() + scan[chosen].max()) / 2  # float32 would round large angles
+    positions = scan[chosen] - middle
     edges = block_edges(y, x, "local_peak")
     pixel = pixel_length("y", "local_peak", y), pixel_length("x", "local_peak", x)
     curves = block_curves(counts, level, edges, frame_places(scan, chosen), positions.size)
@@ -179,4 +188,4 @@ def local_peak(
     sigma = one / np.sqrt(6 * positions.size)  # of the tails of a block, six positions or more
     found = evidence(curves, positions, np.isfinite(around[0]), *around, reach_of(SURROUNDINGS, edges, pixel), sigma)
     told = {v.name: np.asarray(found[v.name], v.dtype) for v in EVIDENCE}
-    return {"lit": seen, "peak_local": maps[0], "width_local": maps[1], **told}
+    return {"lit": seen, "peak_local": maps[0] + np.float64(middle), "width_local": maps[1], **told}

@@ -366,7 +366,7 @@ def characterise_boundaries(
         What stands out.
     lit : array (y, x), bool
         Where the sample diffracts.
-    peak_local : array (y, x), float32, degree
+    peak_local : array (y, x), float64, degree
         Local peak of the rocking curve.
     y, x, z : array (y,), array (x,), array (), float64, um
     weak_isolated : array (y, x), float32, optional

@@ -100,7 +100,7 @@ def layer_peaks(
 
     Parameters
     ----------
-    peak : array (y, x), float32, degree
+    peak : array (y, x), float64, degree
     lit, mask : array (y, x), bool
         Where the sample diffracts; what stands out, which is left out.
     y, x : array (y,), array (x,), um

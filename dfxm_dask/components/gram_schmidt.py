@@ -322,6 +322,7 @@ def _rocking_axis(scan: dict[str, np.ndarray], axis: str | None) -> str:
     finish=_finish,
     min_positions=3,
     files=mask_digests,
+    positions="common",
 )
 def gram_schmidt(
     counts: np.ndarray,
@@ -369,7 +370,7 @@ def gram_schmidt(
         Positions along every scan axis.
     lit : array (y, x), bool
         Where the sample diffracts.
-    peak_local, width_local : array (y, x), float32, degree
+    peak_local, width_local : array (y, x), float64 and float32, degree
         Local reference of the rocking coordinate; see :func:`dfxm_dask.beams.local_peak`.
     has_weak_beam : array (), bool
         Of the same; a layer without one gives no weak regions.

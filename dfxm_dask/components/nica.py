@@ -239,6 +239,7 @@ def _finish(summary: Summary) -> Summary:
     over=(SCAN,),
     combine=add_summaries,
     finish=_finish,
+    positions="common",
 )
 def nica(
     counts: np.ndarray,

@@ -280,6 +280,7 @@ def _finish(summary: Summary) -> Summary:
     over=(SCAN,),
     combine=add_summaries,
     finish=_finish,
+    positions="common",
 )
 def nmf(
     counts: np.ndarray,

@@ -180,6 +180,7 @@ def _finish(summary: Summary) -> Summary:
     over=(SCAN,),
     combine=add_summaries,
     finish=_finish,
+    positions="common",
 )
 def pca(
     counts: np.ndarray,

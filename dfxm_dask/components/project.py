@@ -238,6 +238,7 @@ def projection(method: str) -> Reduction:
         may_read=(BACKGROUND, LIT),
         writes=(coefficient, residual),
         over=("scan",),
+        positions="common",
     )(kernel)
 
 

@@ -12,7 +12,7 @@ scan, at the same pixel; a quantile background then does not see them anyway. Th
 own curve: a low quantile over the scan is the level at which the pixel does not diffract, as long as it does not
 diffract most of the time. Hot and dead pixels are those whose background differs from that of their neighbours.
 Normalisation by the beam monitor or the exposure scales the counts above the offset; it is the only step that leaves
-the integers of the detector, and saturation cannot be recognised after it.
+the integers of the detector, and saturation is told by the map ``full_well`` that it hands on.
 
 A wrong background is not a small error: with the offset left in, the centre of mass of a real rocking scan shrank
 towards mid-scan to 0.43 of its true span, and the width grew by 15 %. No step here guesses silently that there is none:

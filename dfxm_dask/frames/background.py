@@ -101,7 +101,7 @@ def _quantile(line, starts, row_step, position, largest, result):  # type: ignor
             )  # fmt: skip
 
 
-@reduction(reads=(COUNTS, AXES), may_read=(DARK, NOISE), writes=(BACKGROUND,), over=("scan",))
+@reduction(reads=(COUNTS, AXES), may_read=(DARK, NOISE), writes=(BACKGROUND,), over=("scan",), positions="unused")
 def background(
     counts: np.ndarray,
     scan: dict[str, np.ndarray],

@@ -9,19 +9,26 @@ from pydantic import Field
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import AXES, COUNTS, EXPOSURE, MONITOR, SCAN, Variable
+from dfxm_dask.schema import AXES, COUNTS, EXPOSURE, FULL_WELL, MONITOR, SATURATION, SCAN, Variable, full_count
 
 NORMALISED = Variable(
     "counts", ("z", SCAN, "y", "x"), "float32", "count", "detector counts at the reference beam", stored=False
 )
 
 
-@reduction(reads=(COUNTS, AXES), may_read=(MONITOR, EXPOSURE), writes=(NORMALISED,), over=("scan",))
+@reduction(
+    reads=(COUNTS, AXES),
+    may_read=(MONITOR, EXPOSURE, SATURATION),
+    writes=(NORMALISED, FULL_WELL),
+    over=("scan",),
+    positions="unused",
+)
 def normalise(
     counts: np.ndarray,
     scan: dict[str, np.ndarray],
     monitor: np.ndarray | None = None,
     exposure: np.ndarray | None = None,
+    saturation: np.ndarray | None = None,
     *,
     by: Annotated[Literal["monitor", "exposure"], Field(description="what the frames are divided by")] = "monitor",
     reference: Annotated[
@@ -45,6 +52,8 @@ def normalise(
         Incident beam at each frame.
     exposure : array (scan axes), float64, s, optional
         Exposure time of each frame.
+    saturation : array (), float32, count, optional
+        Raw count of a full detector well; the largest value of an integer dtype where it is not known.
     by : "monitor" or "exposure"
         Which of the two to divide by.
     reference : float
@@ -56,7 +65,8 @@ def normalise(
     Returns
     -------
     dict
-        ``counts`` (y, x, scan axes), float32, count, stored in the order (scan axes, y, x).
+        ``counts`` (y, x, scan axes), float32, count, stored in the order (scan axes, y, x); ``full_well`` (y, x), bool:
+        pixels with a raw count that fills the well, which the scaled counts no longer tell.
 
     Raises
     ------
@@ -65,7 +75,7 @@ def normalise(
 
     Notes
     -----
-    I' = (I − offset) × reference / monitor + offset. Saturation cannot be seen any more afterwards.
+    I' = (I − offset) × reference / monitor + offset.
 
     Examples
     --------
@@ -96,6 +106,8 @@ def normalise(
     rows, columns, *lengths = counts.shape
     frames = np.moveaxis(counts, (0, 1), (-2, -1))
     scaled = np.empty((*lengths, rows, columns), np.float32)
+    full, limit = np.zeros((rows, columns), bool), full_count(saturation, counts.dtype)
     for frame in np.ndindex(*lengths):
+        full |= frames[frame] >= limit
         scaled[frame] = (frames[frame] - offset) * (reference / value[frame]) + offset
-    return {"counts": np.moveaxis(scaled, (-2, -1), (0, 1))}
+    return {"counts": np.moveaxis(scaled, (-2, -1), (0, 1)), "full_well": full}

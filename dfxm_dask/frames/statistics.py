@@ -88,12 +88,19 @@ def _accumulate(frame, table, sums, squares, logs, logs2, low, high):  # type: i
                 high[i, j] = max(high[i, j], most[x])
 
 
-def _naive(frame: np.ndarray, patch: tuple[int, int]) -> list[float]:
-    """The same for one patch of any unsigned dtype."""
-    i, j = patch
-    part = frame[i * PATCH : (i + 1) * PATCH, j * PATCH : (j + 1) * PATCH].astype(np.float64)
+def _naive(frame: np.ndarray, masked: np.ndarray | None, patch: tuple[int, int]) -> list[float]:
+    """The same for one patch of any dtype, without masked pixels."""
+    box = tuple(slice(k * PATCH, (k + 1) * PATCH) for k in patch)
+    part = (frame[box] if masked is None else frame[box][~masked[box]]).astype(np.float64)
     log = np.log(np.maximum(part, 1))
-    return [part.sum(), (part**2).sum(), log.sum(), (log**2).sum(), part.min(), part.max()]
+    ends = (part.min(), part.max()) if part.size else (0.0, 0.0)
+    return [part.sum(), (part**2).sum(), log.sum(), (log**2).sum(), *ends]
+
+
+def masked_pixels(frame: np.ndarray) -> np.ndarray | None:
+    """Pixels (y, x) that a frame marks by the largest value of its dtype; None without any."""
+    marked = frame == np.iinfo(frame.dtype).max
+    return marked if marked.any() else None
 
 
 @numba.njit(nogil=True, cache=True)
@@ -115,12 +122,23 @@ def _differences(frame, result):  # type: ignore[no-untyped-def]
             result[i, j] = block / (2 * BLOCK * (BLOCK - 1))
 
 
-def dark_noise(frame: np.ndarray) -> float:
+def _known_differences(frame: np.ndarray, masked: np.ndarray, blocks: tuple[int, int]) -> np.ndarray:
+    """The same of the pixels that are not masked; NaN for a block without two of them side by side."""
+    inside = (slice(0, blocks[0] * BLOCK), slice(0, blocks[1] * BLOCK))
+    values = np.where(masked, np.nan, frame)[inside].reshape(blocks[0], BLOCK, blocks[1], BLOCK)
+    steps = np.diff(values, axis=3) ** 2
+    known = np.isfinite(steps).sum(axis=(1, 3))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(steps, axis=(1, 3)) / (2 * known))
+
+
+def dark_noise(frame: np.ndarray, masked: np.ndarray | None = None) -> float:
     """Noise of a voxel of a frame where nothing diffracts (count).
 
     In blocks of 16 x 16 pixels half the mean squared difference of neighbours along x is the variance of the noise,
     plus what real structure and the fixed pattern of the detector add. The lower quartile over the blocks is taken: of
-    a frame that is dark in a quarter of its area it is the noise, 4 % low. Frames below 16 pixels are one block.
+    a frame that is dark in a quarter of its area it is the noise, 4 % low. Frames below 16 pixels are one block. Masked
+    pixels (y, x) are left out.
 
     Examples
     --------
@@ -132,19 +150,34 @@ def dark_noise(frame: np.ndarray) -> float:
     """
     blocks = (frame.shape[0] // BLOCK, frame.shape[1] // BLOCK)
     if 0 in blocks:
-        steps = np.diff(frame.astype(np.float64), axis=1)
+        steps = np.diff(frame.astype(np.float64) if masked is None else np.where(masked, np.nan, frame), axis=1)
+        steps = steps[np.isfinite(steps)]
         return float(np.sqrt((steps**2).mean() / 2)) if steps.size else 0.0
+    if masked is not None:
+        known = _known_differences(frame, masked, blocks)
+        known = known[np.isfinite(known)]
+        return float(np.sqrt(np.quantile(known, 0.25))) if known.size else 0.0
     result = np.empty(blocks, np.float64)
     _differences(frame, result)
     return float(np.sqrt(np.quantile(result, 0.25)))
 
 
-def patch_statistics(frame: np.ndarray) -> dict[str, np.ndarray]:
+def _of_patches(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """How many pixels of a mask lie in each patch."""
+    places, count = np.unique(np.argwhere(mask) // PATCH, axis=0, return_counts=True)
+    found = np.zeros(shape, np.int64)
+    found[tuple(places.T)] = count
+    return found
+
+
+def patch_statistics(frame: np.ndarray, masked: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Number, sums and extremes of the counts in 64 x 64 patches of a frame; the ragged rest has patches of its own.
 
     Parameters
     ----------
-    frame : (y, x) uint16 or uint32, count
+    frame : (y, x) uint16, uint32 or int32, count
+    masked : (y, x) bool, optional
+        Pixels to leave out.
 
     Returns
     -------
@@ -167,11 +200,21 @@ def patch_statistics(frame: np.ndarray) -> dict[str, np.ndarray]:
         _accumulate(frame, _log_table(), sums, squares, logs, logs2, low, high)
     else:
         for patch in np.ndindex(shape):
-            sums[patch], squares[patch], logs[patch], logs2[patch], low[patch], high[patch] = _naive(frame, patch)
+            sums[patch], squares[patch], logs[patch], logs2[patch], low[patch], high[patch] = _naive(
+                frame, masked, patch
+            )
     rows = np.minimum(PATCH, ny - PATCH * np.arange(shape[0]))
     columns = np.minimum(PATCH, nx - PATCH * np.arange(shape[1]))
+    pixels = np.outer(rows, columns)
+    if masked is not None:
+        pixels = pixels - _of_patches(masked, shape)
+        for i, j in zip(*np.nonzero(_of_patches(masked, shape)), strict=True) if frame.dtype == np.uint16 else ():
+            place = int(i), int(j)
+            sums[place], squares[place], logs[place], logs2[place], low[place], high[place] = _naive(
+                frame, masked, place
+            )
     return {
-        "patch_n": np.outer(rows, columns).astype(np.uint16),
+        "patch_n": pixels.astype(np.uint16),
         "patch_sum": sums.astype(np.uint64),
         "patch_sum2": squares,
         "patch_sum_log": logs,

@@ -18,7 +18,7 @@ ZINGER_COUNT = Variable("zinger_count", SPACE, "uint16", "1", "number of frames 
 
 @njit(nogil=True, cache=True)
 def _clean(  # type: ignore[no-untyped-def]
-    line, starts, row_step, neighbours, threshold, ratio, read_noise, gain, offset, rounding, cleaned, replaced
+    line, starts, row_step, neighbours, threshold, ratio, read_noise, gain, offset, cleaned, replaced
 ):  # fmt: skip
     frames, rows, columns = cleaned.shape
     largest = np.empty(columns, np.float64)
@@ -48,7 +48,8 @@ def _clean(  # type: ignore[no-untyped-def]
                 variance = read_noise * read_noise + gain * signal
                 outlier = excess > 0 and excess * excess > threshold * threshold * variance
                 if outlier and value - offset > ratio * signal and total[x] == total[x]:  # no neighbour is NaN
-                    cleaned[frame, y, x] = np.floor(total[x] / count + 0.5) if rounding else total[x] / count
+                    whole = np.floor(total[x]) == total[x] and np.floor(largest[x]) == largest[x]
+                    cleaned[frame, y, x] = np.floor(total[x] / count + 0.5) if whole else total[x] / count
                     replaced[y, x] = min(replaced[y, x] + 1, 65535)
 
 
@@ -79,7 +80,7 @@ def neighbours_of(lengths: tuple[int, ...]) -> np.ndarray:
     return -np.sort(-table, axis=1)
 
 
-@reduction(reads=(COUNTS, AXES), writes=(CLEANED, ZINGER_COUNT), over=("scan",))
+@reduction(reads=(COUNTS, AXES), writes=(CLEANED, ZINGER_COUNT), over=("scan",), positions="unused")
 def zingers(
     counts: np.ndarray,
     scan: dict[str, np.ndarray],
@@ -129,7 +130,8 @@ def zingers(
     -----
     The neighbours of a voxel are the direct ones along every scan axis, at the same pixel. A voxel is judged only if it
     has one on both sides along at least one axis, so the first and last frame of a rocking scan are never touched: a
-    truncated reflection looks like a zinger there. It is replaced by the mean of its neighbours (rounded in integers).
+    truncated reflection looks like a zinger there. It is replaced by the mean of its neighbours,
+    rounded if these are whole numbers.
 
     On a coarse grid a true reflection that lights a single step looks the same, and is replaced. Compare
     ``zinger_count`` with the image: zingers are few and anywhere, reflections follow the sample. Two zingers in
@@ -150,6 +152,5 @@ def zingers(
         noise = (float(read_noise), float(gain), float(offset))
         flat = cleaned.reshape(-1, rows, columns)
         near = neighbours_of(tuple(lengths))
-        rounding = cleaned.dtype.kind in "iu"
-        _clean(line, starts, row_step, near, float(threshold), float(ratio), *noise, rounding, flat, replaced)
+        _clean(line, starts, row_step, near, float(threshold), float(ratio), *noise, flat, replaced)
     return {"counts": np.moveaxis(cleaned, (-2, -1), (0, 1)), "zinger_count": replaced}

@@ -48,7 +48,7 @@ LABEL = Variable("label", PATCHES, "uint8", "1", "what lights a patch: " + ", ".
 FRACTION = Variable("dynamical_fraction", PATCHES, "float32", "1", "dynamical part of the diffracted power of a patch")
 DISTANCE = Variable("distance", SPACE, "float32", "um", "distance to the nearest dislocation line; infinite without")
 PHI0 = Variable(
-    "phi0", SPACE, "float32", "degree", "phi at which the lattice peaks: subgrains and bending, without single lines"
+    "phi0", SPACE, "float64", "degree", "phi at which the lattice peaks: subgrains and bending, without single lines"
 )
 WIDTH = Variable("width", SPACE, "float32", "degree", "FWHM along phi of the lattice between the dislocations")
 GRADIENT = Variable("F", (*SPACE, "i", "j"), "float64", "1", "deformation gradient")

@@ -25,14 +25,16 @@ def _sum_integers(line, starts, row_step, rows, columns, result):  # type: ignor
 
 # Any order of additions gives the same sum here (see Notes), so the compiler may choose the fastest.
 @njit(nogil=True, cache=True, fastmath={"reassoc"})
-def _sum_floats(line, starts, row_step, rows, columns, result):  # type: ignore[no-untyped-def]
+def _sum_floats(line, starts, row_step, rows, columns, result, pixels):  # type: ignore[no-untyped-def]
     for frame in range(starts.size):
-        total = 0.0
+        total, known = 0.0, 0
         for y in range(rows):
             start = starts[frame] + y * row_step
             for x in range(columns):
-                total += np.rint(np.float64(line[np.uintp(start) + np.uintp(x)]) * 1024.0)
-        result[frame] = total / 1024.0
+                value = np.rint(np.float64(line[np.uintp(start) + np.uintp(x)]) * 1024.0)
+                total += value if value == value else 0.0
+                known += 1 if value == value else 0
+        result[frame], pixels[frame] = total / 1024.0, known
 
 
 def _add(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -40,11 +42,13 @@ def _add(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[st
 
 
 def _mean(summary: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    pixels = float(summary["n"])
-    return {"integrated_curve": summary["curve_sum"] / pixels if pixels else np.full_like(summary["curve_sum"], np.nan)}
+    total, pixels = summary["curve_sum"], summary["n"]
+    return {"integrated_curve": np.divide(total, pixels, out=np.full_like(total, np.nan), where=pixels > 0)}
 
 
-@reduction(reads=(COUNTS, AXES), writes=(INTEGRATED_CURVE,), over=(SCAN,), combine=_add, finish=_mean)
+@reduction(
+    reads=(COUNTS, AXES), writes=(INTEGRATED_CURVE,), over=(SCAN,), combine=_add, finish=_mean, positions="common"
+)
 def integrated_curve(counts: np.ndarray, scan: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Mean counts of all pixels and layers at each frame.
 
@@ -58,14 +62,15 @@ def integrated_curve(counts: np.ndarray, scan: dict[str, np.ndarray]) -> dict[st
     Returns
     -------
     dict
-        Summary of the part: ``curve_sum`` (scan axes), float64, count, and ``n`` (), float64, its number of pixels.
+        Summary of the part: ``curve_sum`` (scan axes), float64, count, and ``n`` (scan axes), float64, the number of
+        pixels in it.
         Summaries add up; the result is ``integrated_curve`` (scan axes), float64, count.
 
     Notes
     -----
     Background is not subtracted. The sum does not depend on how the scan is cut: integers are summed exactly (up to
     9e15 counts in a frame), and floats are rounded to 1/1024 count first, which makes their sum exact in float64 up
-    to 9e12 counts. One NaN makes its frame NaN.
+    to 9e12 counts. A count that is NaN, such as that of a masked pixel, is left out.
 
     Examples
     --------
@@ -76,8 +81,11 @@ def integrated_curve(counts: np.ndarray, scan: dict[str, np.ndarray]) -> dict[st
     """
     rows, columns, *lengths = counts.shape
     result = np.zeros(int(np.prod(lengths)))
+    pixels = np.full(result.shape, float(rows * columns))
     if counts.size:
         line, starts, row_step = frame_lines(counts)
-        add = _sum_floats if line.dtype.kind == "f" else _sum_integers
-        add(line, starts, row_step, rows, columns, result)
-    return {"curve_sum": result.reshape(lengths), "n": np.array(float(rows * columns))}
+        if line.dtype.kind == "f":
+            _sum_floats(line, starts, row_step, rows, columns, result, pixels)
+        else:
+            _sum_integers(line, starts, row_step, rows, columns, result)
+    return {"curve_sum": result.reshape(lengths), "n": pixels.reshape(lengths)}

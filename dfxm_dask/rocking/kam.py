@@ -10,10 +10,11 @@ from pydantic import Field
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import reduction
+from dfxm_dask.rocking.moments import FLAGS, without_single
 from dfxm_dask.schema import SPACE, Variable, X, Y, pixel_length
 
 # Angles only, all in one unit: a norm over degree and keV means nothing, and is refused on entry.
-COM = Variable("com_{axis}", SPACE, "float32", "degree", "centre of mass along {axis}")
+COM = Variable("com_{axis}", SPACE, "float64", "degree", "centre of mass along {axis}")
 KAM = Variable("kam", SPACE, "float32", "degree", "kernel average misorientation")
 
 
@@ -35,7 +36,7 @@ def _mean_difference(angles, offsets, mean):  # type: ignore[no-untyped-def]
             for a in range(axes):
                 here, there = angles[a, y, first:last], angles[a, y + dy, first + dx : last + dx]
                 for x in range(last - first):
-                    difference = np.float64(there[x]) - np.float64(here[x])
+                    difference = there[x] - here[x]
                     square[x] += difference * difference
             for x in range(last - first):
                 known = square[x] < np.inf
@@ -85,11 +86,12 @@ def neighbourhood(
     ).reshape(-1, 2)
 
 
-@reduction(reads=(COM, Y, X), writes=(KAM,), over=("y", "x"))
+@reduction(reads=(COM, Y, X), may_read=(FLAGS,), writes=(KAM,), over=("y", "x"))
 def kam(
     com: dict[str, np.ndarray],
     y: np.ndarray,
     x: np.ndarray,
+    flags: np.ndarray | None = None,
     *,
     radius: Annotated[
         float, Field(gt=0, description="distance to the farthest neighbour", json_schema_extra={"unit": "um"})
@@ -106,10 +108,12 @@ def kam(
 
     Parameters
     ----------
-    com : dict of str to array (y, x), float32, degree
+    com : dict of str to array (y, x), float64, degree
         Centre of mass along every scan axis.
     y, x : array (y,) and (x,), float64, um
         Positions of the pixels, equally spaced.
+    flags : array (y, x), uint8, optional
+        Of the moments: a pixel that is lit in a single frame has no centre of mass better than a step, and is left out.
     radius : float, um
         In length and not in pixels, since the effective pixel differs along x and y (our choice: 2 um).
     footprint : "disc" or "square"
@@ -144,7 +148,7 @@ def kam(
     >>> kam.kernel({"phi": tilt}, position, position, radius=1.0)["kam"][2, 2].item()
     0.5
     """
-    angles = np.stack([np.asarray(value, np.float32) for value in com.values()])
+    angles = np.stack([np.asarray(value, np.float64) for value in without_single(com, flags).values()])
     mean = np.full(angles.shape[1:], np.nan, np.float32)
     spacing_y, spacing_x = pixel_length("y", "kam", y), pixel_length("x", "kam", x)
     if angles[0].size < 2:

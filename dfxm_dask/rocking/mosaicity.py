@@ -10,7 +10,7 @@ from pydantic import Field
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import reduction
-from dfxm_dask.rocking.moments import COM
+from dfxm_dask.rocking.moments import COM, FLAGS, without_single
 from dfxm_dask.schema import AXES, SPACE, Variable
 
 MOSAICITY = Variable("mosaicity", (*SPACE, "rgb"), "uint8", "1", "tilt along the first two scan axes as a colour")
@@ -88,10 +88,11 @@ def colour_key(
     return rgb, np.linspace(*first, n), np.linspace(*second, n)
 
 
-@reduction(reads=(COM, AXES), writes=(MOSAICITY,), min_axes=2)
+@reduction(reads=(COM, AXES), may_read=(FLAGS,), writes=(MOSAICITY,), min_axes=2, positions="common")
 def mosaicity(
     com: dict[str, np.ndarray],
     scan: dict[str, np.ndarray],
+    flags: np.ndarray | None = None,
     *,
     centre: Annotated[
         tuple[float, float] | None, Field(description="white point along both axes; mid-scan by default")
@@ -105,10 +106,12 @@ def mosaicity(
 
     Parameters
     ----------
-    com : dict of str to array (y, x), float32
+    com : dict of str to array (y, x), float64
         Centre of mass along every scan axis.
     scan : dict of str to array (length of the axis,), float64
-        Positions along every scan axis.
+        Positions along every scan axis, the mean over layers.
+    flags : array (y, x), uint8, optional
+        Of the moments: a pixel that is lit in a single frame is black.
     centre : tuple of float, optional
         What is coloured grey, in the units of the axes. By default mid-scan, so that layers of one scan share a key.
     half_range : tuple of float, optional
@@ -138,6 +141,7 @@ def mosaicity(
     [[[182, 182, 182], [0, 0, 0]]]
     """
     names = list(scan)[:2]
+    com = without_single(com, flags)
     placed = []
     for k, name in enumerate(names):
         positions = scan[name]

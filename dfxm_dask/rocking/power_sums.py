@@ -9,13 +9,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-UNLIT, TRUNCATED, SATURATED, HOT_PIXEL, MULTIMODAL = 1, 2, 4, 8, 16
+UNLIT, TRUNCATED, SATURATED, HOT_PIXEL, MULTIMODAL, SINGLE, NO_COUNT = 1, 2, 4, 8, 16, 32, 64
 STRIP = 128  # pixels along x that are summed together: their sums stay in the first-level cache
 GROUP = 4  # frames added in one go, so that the sums are loaded and stored once for four frames
 # The strip buffer is one flat array, since the compiler only proves that its rows do not overlap at fixed distances.
 # Rows 0 … 4 hold the sums of w u**k, then: background, maximum above it, frame of the maximum, maximum at the border,
-# hot, lit and several peaks (0 or 1 each), 0 or NaN where maps are hidden, flags.
-LEVEL, MOST, AT, EDGE, HOT_HERE, LIT, SEVERAL, HIDE, FLAG, ROWS = 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
+# hot, well full, lit and weight in one position of every axis (0 or 1 each), 0 or NaN where maps are hidden, flags.
+LEVEL, MOST, AT, EDGE, HOT_HERE, FULL, LIT, POINT, HIDE, FLAG, ROWS = 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+BOX = 0.65  # standard deviations of a curve that are summed to judge a valley in it (our choice)
+VALLEY = 3.5  # standard deviations by which a valley lies below the lower of two peaks (our choice)
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})
@@ -61,6 +63,19 @@ def _add_frames(line, start, strip, power, frame, cut):  # type: ignore[no-untyp
 
 
 @njit(nogil=True, cache=True)
+def _add_frame(line, start, width, strip, weight, whole, coefficient, frame, cut):  # type: ignore[no-untyped-def]
+    """Adds a frame to the sums over the whole scan: as :func:`_add_frames`, at a position that no other frame has."""
+    for n in range(width):
+        above = np.float64(line[np.uintp(start) + np.uintp(n)]) - strip[LEVEL * STRIP + n]
+        strip[AT * STRIP + n] = frame if above > strip[MOST * STRIP + n] else strip[AT * STRIP + n]
+        strip[MOST * STRIP + n] = above if above > strip[MOST * STRIP + n] else strip[MOST * STRIP + n]
+        weight[n] = 0.0 if above <= cut else above
+    for row in range(whole.shape[0]):
+        for n in range(width):
+            whole[row, n] += coefficient[row] * weight[n]
+
+
+@njit(nogil=True, cache=True)
 def _keep_border(line, start, width, strip):  # type: ignore[no-untyped-def]
     """Keeps the maximum above background over frames at the border of the scan."""
     for n in range(width):
@@ -97,7 +112,7 @@ def _add_line(strip, whole, outer):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _central(total, sums, middle, half, step, shape, strip):  # type: ignore[no-untyped-def]
+def _central(total, sums, middle, half, step, shape, several, strip):  # type: ignore[no-untyped-def]
     """Moments along one axis about the centre of mass, and whether the bimodality coefficient exceeds 5/9."""
     for x in range(STRIP):
         one = 1.0 / total[x]
@@ -118,8 +133,8 @@ def _central(total, sums, middle, half, step, shape, strip):  # type: ignore[no-
         shape[3 * STRIP + x] = kurtosis - 3 if seen and not point else np.nan
         # Two neighbouring frames are at most half a step wide and always have the coefficient 1: not judged.
         wide = 1.0 if half * deviation > 0.500001 * step else 0.0
-        two = wide if 9 * (skewness * skewness + 1) > 5 * kurtosis else 0.0
-        strip[SEVERAL * STRIP + x] = two if two > strip[SEVERAL * STRIP + x] else strip[SEVERAL * STRIP + x]
+        several[x] = wide if 9 * (skewness * skewness + 1) > 5 * kurtosis else 0.0
+        strip[POINT * STRIP + x] = strip[POINT * STRIP + x] if point else 0.0
 
 
 @njit(nogil=True, cache=True)
@@ -132,8 +147,10 @@ def _judge(total, strip, lit_above, edge_fraction, saturation):  # type: ignore[
         known = known if total[x] == total[x] else 0.0
         lit = known if most > lit_above else 0.0
         cut = lit if strip[EDGE * STRIP + x] > edge_fraction * most else 0.0
-        full = 1.0 if strip[MOST * STRIP + x] + strip[LEVEL * STRIP + x] >= saturation else 0.0
-        strip[FLAG * STRIP + x] = UNLIT * (known - lit) + TRUNCATED * cut + SATURATED * full + HOT_PIXEL * hot
+        full = 1.0 if strip[MOST * STRIP + x] + strip[LEVEL * STRIP + x] >= saturation else strip[FULL * STRIP + x]
+        gone = 0.0 if total[x] == total[x] or hot > 0 else 1.0
+        wrong = UNLIT * (known - lit) + TRUNCATED * cut + SATURATED * full + HOT_PIXEL * hot + NO_COUNT * gone
+        strip[FLAG * STRIP + x] = wrong
         strip[LIT * STRIP + x] = lit
         strip[MOST * STRIP + x] = most if known > 0 else np.nan
         strip[x] = total[x] if known > 0 else np.nan
@@ -163,9 +180,56 @@ def _look_up(position, strip, target):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def _valley(  # type: ignore[no-untyped-def]
+    line, starts, pixel, level, noise, place, positions, axis, length, centre, width, step, curve
+):  # fmt: skip
+    """Whether the curve of a pixel along an axis has two peaks with a valley that noise does not explain.
+
+    The curve is that of the counts without cut, summed over the other axes within two standard deviations, and then
+    over boxes of `BOX` standard deviations along its own. The variance of a sum is that of the dark noise of its
+    voxels plus its counts: those of one count a photon.
+    """
+    curve[:] = 0
+    frames = 0
+    for f in range(starts.size):
+        near = True
+        for b in range(place.shape[0]):
+            reach = max(2 * width[b], 0.500001 * step[b])
+            near &= b == axis or abs(positions[b, f] - centre[b]) <= reach
+        if near:
+            curve[place[axis, f]] += np.float64(line[starts[f] + pixel]) - level
+            frames += 1
+    box = max(1, int(np.round(BOX * width[axis] / step[axis])))
+    count = length - box + 1
+    if count < 2 * box + 1:
+        return False
+    dark = noise * noise * box * frames / length
+    after = curve[length : length + count]  # sums over boxes, then the largest from here on
+    total = 0.0
+    for k in range(length):
+        total += curve[k]
+        if k >= box:
+            total -= curve[k - box]
+        if k >= box - 1:
+            after[k - box + 1] = total
+    sums = curve[:count]
+    sums[:] = after
+    for k in range(count - 2, -1, -1):
+        after[k] = max(after[k], after[k + 1])
+    before = sums[0]
+    for k in range(box, count - box):
+        before = max(before, sums[k - box])
+        peak = min(before, after[k + box])
+        depth = peak - sums[k]
+        if depth > 0 and depth * depth > VALLEY * VALLEY * (2 * dark + max(peak, 0.0) + max(sums[k], 0.0)):
+            return True
+    return False
+
+
+@njit(nogil=True, cache=True)
 def moments_of_layer(  # type: ignore[no-untyped-def]
-    line, starts, row_step, background, hot, positions, inner, outer, border, middle, half, step,
-    cut, lit_above, edge_fraction, saturation, spare, total, peak, maps, flags,
+    line, starts, row_step, background, hot, full, positions, place, inner, outer, each, border, middle, half, step,
+    noise, cut, lit_above, edge_fraction, saturation, spare, total, peak, places, maps, flags,
 ):  # fmt: skip
     """Fills the maps of one layer, strip by strip.
 
@@ -177,16 +241,25 @@ def moments_of_layer(  # type: ignore[no-untyped-def]
         Subtracted.
     hot : array (y, x), bool
         Pixels to leave out.
+    full : array (y, x), bool
+        Pixels that are saturated, whatever their counts.
     positions : array (axis, frame)
         Where each frame was taken.
+    place : array (axis, frame), int
+        Number of its position along each axis.
     inner : array (position along the last axis, 5)
         Powers 0 … 4 of the last axis's positions, scaled to −1 … 1; filled up with zeros to a multiple of GROUP.
     outer : array (frame // length of the last axis, axis except the last)
         Positions along the other axes, scaled to −1 … 1.
+    each : array (frame or none, row)
+        Where frames lie off the grid: what the weight of each adds to the rows of the sums, instead of `inner` and
+        `outer`; see :func:`_add_line`.
     border : array (frame,), int
         Frames at the border of the scan.
     middle, half, step : array (axis,)
         Centre, half range and mean step of each axis.
+    noise : float, count
+        Of a voxel where nothing diffracts.
     cut : float, count
         Counts above background that weigh nothing; not negative.
     lit_above, edge_fraction, saturation : float
@@ -195,9 +268,10 @@ def moments_of_layer(  # type: ignore[no-untyped-def]
         Zeros: room for a strip that is not full.
     total, peak : array (y, x), float32
         Filled.
+    places : array (2 × axis, y, x), float64
+        Filled: peak position and centre of mass for each axis.
     maps : array (map, y, x), float32
-        Filled: peak position, centre of mass, standard deviation, skewness and excess kurtosis for each axis, then the
-        covariance for each pair of axes.
+        Filled: standard deviation, skewness and excess kurtosis for each axis, then the covariance for each pair.
     flags : array (y, x), uint8
         Filled.
     """
@@ -209,16 +283,22 @@ def moments_of_layer(  # type: ignore[no-untyped-def]
     start = np.empty(GROUP, np.int64)
     whole = np.empty((1 + 4 * axes + axes * (axes - 1) // 2, STRIP))
     shape = np.empty(4 * STRIP)
+    several, around = np.empty((axes, STRIP)), np.empty((2, STRIP, axes))
+    weight, curve = np.empty(STRIP), np.empty(2 * (place.max() + 1))
     for y in range(rows):
         for first in range(0, columns, STRIP):
             width = min(STRIP, columns - first)
             last, corner = first + width, y * row_step + first
             strip[:] = 0
             strip[MOST * STRIP : (MOST + 1) * STRIP] = -np.inf
+            strip[POINT * STRIP : (POINT + 1) * STRIP] = 1
             _copy(background[y, first:last], strip[LEVEL * STRIP : LEVEL * STRIP + width])
             _copy(hot[y, first:last], strip[HOT_HERE * STRIP : HOT_HERE * STRIP + width])
+            _copy(full[y, first:last], strip[FULL * STRIP : FULL * STRIP + width])
             whole[:] = 0
-            for i in range(lines):
+            for frame in range(each.shape[0]):
+                _add_frame(line, starts[frame] + corner, width, strip, weight, whole, each[frame], frame, cut)
+            for i in range(lines if each.shape[0] == 0 else 0):
                 strip[: 5 * STRIP] = 0
                 for j in range(0, length, GROUP):
                     for k in range(GROUP):
@@ -236,19 +316,31 @@ def moments_of_layer(  # type: ignore[no-untyped-def]
                 _keep_border(line, starts[frame] + corner, width, strip)
             _judge(whole[0], strip, lit_above, edge_fraction, saturation)
             for a in range(axes):
-                _look_up(positions[a], strip, maps[5 * a, y, first:last])
+                _look_up(positions[a], strip, places[2 * a, y, first:last])
                 sums = whole[1 + 4 * a : 5 + 4 * a].reshape(4 * STRIP)
-                _central(whole[0], sums, middle[a], half[a], step[a], shape, strip)
-                for m in range(4):
-                    _copy(shape[m * STRIP : m * STRIP + width], maps[5 * a + m + 1, y, first:last])
+                _central(whole[0], sums, middle[a], half[a], step[a], shape, several[a], strip)
+                _copy(shape[:width], places[2 * a + 1, y, first:last])
+                for m in range(3):
+                    _copy(shape[(m + 1) * STRIP : (m + 1) * STRIP + width], maps[3 * a + m, y, first:last])
+                around[0, :, a] = shape[:STRIP]
+                around[1, :, a] = shape[STRIP : 2 * STRIP]
             pair = 0
             for a in range(axes):
                 for b in range(a + 1, axes):
                     _covariance(whole, 4 * a + 1, 4 * b + 1, 1 + 4 * axes + pair, half[a] * half[b], strip, shape)
-                    _copy(shape[:width], maps[5 * axes + pair, y, first:last])
+                    _copy(shape[:width], maps[3 * axes + pair, y, first:last])
                     pair += 1
             _copy(strip[:width], total[y, first:last])
             _copy(strip[MOST * STRIP : MOST * STRIP + width], peak[y, first:last])
             for n in range(STRIP):
-                strip[FLAG * STRIP + n] += MULTIMODAL * strip[LIT * STRIP + n] * strip[SEVERAL * STRIP + n]
+                strip[FLAG * STRIP + n] += SINGLE * strip[LIT * STRIP + n] * strip[POINT * STRIP + n]
+            for a in range(axes):
+                for n in range(width):
+                    if several[a, n] * strip[LIT * STRIP + n] == 0 or int(strip[FLAG * STRIP + n]) & MULTIMODAL:
+                        continue
+                    if _valley(
+                        line, starts, corner + n, strip[LEVEL * STRIP + n], noise, place, positions, a,
+                        place[a].max() + 1, around[0, n], around[1, n], step, curve,
+                    ):  # fmt: skip
+                        strip[FLAG * STRIP + n] += MULTIMODAL
             _copy(strip[FLAG * STRIP : FLAG * STRIP + width], flags[y, first:last])

@@ -24,7 +24,7 @@ from dfxm_dask.run.events import (
     Subscriber,
     send,
 )
-from dfxm_dask.run.passes import Run, Tally, complete_pass, others_at_work, run_pass
+from dfxm_dask.run.passes import Run, Tally, complete_pass, others_at_work, refuse_other_dtypes, run_pass
 from dfxm_dask.run.plan import Plan, make_plan
 from dfxm_dask.run.recipe import Recipe, read_recipe
 from dfxm_dask.run.remarks import of_results
@@ -180,6 +180,7 @@ def run_recipe(
     if not overwrite:  # refuse before anything is begun
         for step in plan.steps:
             ledger.check_plan(plan.store.path, step.group, step.name, step.plan)
+            refuse_other_dtypes(step, plan.store)
         _refuse_stale(plan)
     _check_space(plan)
     total = sum(len(s.blocks) for s in plan.steps if s.stored)

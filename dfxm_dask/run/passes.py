@@ -230,6 +230,29 @@ def begin_step(step: PlannedStep, run: Run) -> set[str]:
     )  # fmt: skip
 
 
+def refuse_other_dtypes(step: PlannedStep, store: Stored) -> None:
+    """Refuse to go on with results that an earlier version began in another precision: one array holds one dtype.
+
+    Raises
+    ------
+    StoreError
+    """
+    state = ledger.states(store.path, step.group).get(step.name) if Path(store.path, step.group).is_dir() else None
+    if state is None or len(state.done) == len(state.blocks) or step.reduction.combine:
+        return
+    for variable in step.stored:
+        if not Path(store.path, step.group, variable.name, "zarr.json").exists():
+            continue
+        begun = scan.declared(store.path, step.group, variable.name).dtype
+        if begun != variable.dtype:
+            raise StoreError(
+                f"step {step.name!r} in group {step.group!r}",
+                f"has {len(state.done)} of {len(state.blocks)} blocks on disk, with {variable.name} in {begun};"
+                f" it is {variable.dtype} now",
+                "say --overwrite to make the step anew",
+            )  # fmt: skip
+
+
 def complete_pass(one: Pass, run: Run, begun: float | None = None) -> None:
     """Make the steps of a pass complete, as far as all their blocks are on disk, also those that others wrote."""
     store, done = run.plan.store, []

@@ -16,7 +16,7 @@ from dfxm_dask.errors import IncompleteError, InputError, RecipeError, StoreErro
 from dfxm_dask.graph import COMPONENTS, FIXED, check_axes, components, expanded_writes, projected_memory
 from dfxm_dask.reduction import Reduction, find
 from dfxm_dask.run.recipe import Recipe, Step
-from dfxm_dask.run.remarks import uneven_frames
+from dfxm_dask.run.remarks import frames_apart, uneven_frames
 from dfxm_dask.schema import AXES, SCAN, SPACE, Variable, check, expand
 from dfxm_dask.store import ledger, scan
 from dfxm_dask.store.chunks import bands
@@ -220,6 +220,7 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
     stored = replace(stored, sizes=stored.sizes | lengths)
     final = tuple(_costed(steps, stored) for steps in _joined(passes, stored))
     told = uneven_frames(stored.path, [s.name for s in steps], [s.group for s in steps])
+    told += frames_apart(stored.path, stored.axes, [s.reduction for s in steps])
     return Plan(stored, final, tuple(left_out), told)
 
 
@@ -361,8 +362,9 @@ def _place(
         fits = False
     if not fits:
         again: list[PlannedStep] = []
+        makers = {s.name for part in passes for s in part if any(v.name == "counts" for v in s.writes)}
         for source in passing:
-            if source.variable.name != "counts" or step.reduction.halo:
+            if source.step not in makers or step.reduction.halo:
                 raise RecipeError(
                     f"{where}step {step.name}",
                     f"reads {source.variable.name} as {source.step} left it, which lives in one pass only",

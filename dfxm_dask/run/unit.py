@@ -23,7 +23,8 @@ import numpy as np
 import zarr
 
 from dfxm_dask.errors import InputError, StoreError
-from dfxm_dask.graph import check_outputs, expanded_writes, kernel_arguments, scan_last, storage_order
+from dfxm_dask.graph import expanded_writes
+from dfxm_dask.layer import beside, check_outputs, run_kernel, scan_last, storage_order
 from dfxm_dask.reduction import Arrays, Reduction, find
 from dfxm_dask.schema import SPACE, Variable, expand
 from dfxm_dask.store.chunks import bands
@@ -103,6 +104,7 @@ def run_unit(task: UnitTask) -> Record:
     halo = max(r.halo for r in reductions.values())  # the same for all steps of a pass
     layers = slice(max(0, task.z - halo), task.z + halo + 1) if halo else task.z
     outside = _outside(task, list(reductions.values()))
+    known = _known_of_layer(task, list(reductions.values()))
     results: dict[str, Arrays] = {s.name: {} for s in task.steps}
     bytes_read = sum(a.nbytes for a, _ in outside.values())
     whole: list[np.ndarray] = []
@@ -113,7 +115,7 @@ def run_unit(task: UnitTask) -> Record:
             name: scan_last(values[tuple(box.get(d, slice(None)) for d in dims)], dims, task.axes)
             for name, (values, dims) in outside.items()
         }
-        fetch |= {"y": positions["y"][rows], "x": positions["x"][columns], "z": positions["z"][layers]}
+        fetch |= known | {"y": positions["y"][rows], "x": positions["x"][columns], "z": positions["z"][layers]}
         if counts is not None:
             fetch["counts"] = scan_last(counts, (*task.axes, "y", "x"), task.axes)
         if task.layer:  # what tiles have made is whole by now
@@ -125,9 +127,8 @@ def run_unit(task: UnitTask) -> Record:
         for step in steps:
             reduction = reductions[step.name]
             wanted = expanded_writes(reduction, task.axes, step.parameters)
-            arguments, keywords = kernel_arguments(reduction, task.axes, fetch, positions)
             extra = {"middle": min(reduction.halo, task.z)} if reduction.halo else {}
-            made = reduction.kernel(*arguments, **keywords, **step.parameters, **extra)
+            made = run_kernel(reduction, task.axes, fetch, positions, step.parameters, **extra)
             if reduction.combine is not None:
                 known = results[step.name]
                 made = {name: np.array(values) for name, values in made.items()}  # a view would see the next tile
@@ -136,7 +137,8 @@ def run_unit(task: UnitTask) -> Record:
             check_outputs(reduction, made, wanted)
             for variable in wanted:
                 fetch[variable.name] = made[variable.name]
-                if variable.stored and (step.store_results or step.tiled):
+                lasts = variable.stored or variable.name != "counts"
+                if lasts and (step.store_results or step.tiled):
                     _keep(results[step.name], variable, made[variable.name], box, task, positions, reduction.patch)
         if len(steps) < len(task.steps) and steps[0].tiled:
             _lay(whole, storage_order(fetch["counts"], (*task.axes, "y", "x"), task.axes), box, task, nx)
@@ -149,6 +151,13 @@ def run_unit(task: UnitTask) -> Record:
     record["seconds"] = round(time.perf_counter() - begun, 4)
     record["rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return record
+
+
+def _known_of_layer(task: UnitTask, reductions: list[Reduction]) -> dict[str, np.ndarray]:
+    """What the raw data say of the layer beside the inputs of its steps: positions of frames, masked pixels."""
+    names = dict.fromkeys(v.name for r in reductions for b in beside(r) for v in expand(b, task.axes))
+    there = (n for n in names if os.path.exists(os.path.join(task.store, "raw", n, "zarr.json")))
+    return {n: _coordinate(task.store, os.path.join("raw", n))[task.z] for n in there}
 
 
 def _outside(task: UnitTask, reductions: list[Reduction]) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dfxm_dask.frames.statistics import PATCH_STATISTICS
-from dfxm_dask.schema import COUNTS, EXPOSURE, MONITOR, NOISE, PATCH, POSITION, SATURATION, Variable, expand
+from dfxm_dask.schema import COUNTS, EXPOSURE, MASKED, MONITOR, NOISE, PATCH, POSITION, SATURATION, Variable, expand
 from dfxm_dask.store.bliss_camera import full_well
 from dfxm_dask.store.chunks import Layout, map_layout
 from dfxm_dask.store.scan import create_array, create_group, root_attrs, write_small
@@ -21,7 +21,7 @@ from dfxm_dask.store.stack import axis_attrs, frame_positions, grid_positions, s
 def raw_variables(axes: Mapping[str, str], dtype: np.dtype[Any]) -> list[Variable]:
     """Sharded variables of the raw group on a scan with these axes."""
     counts = expand(Variable(COUNTS.name, COUNTS.dims, dtype.name, COUNTS.units, COUNTS.long_name), axes)
-    return [*counts, NOISE, *(v for p in PATCH_STATISTICS for v in expand(p, axes))]
+    return [*counts, NOISE, MASKED, *(v for p in PATCH_STATISTICS for v in expand(p, axes))]
 
 
 def create_store(

@@ -21,14 +21,14 @@ import numpy as np
 
 from dfxm_dask import __version__
 from dfxm_dask.errors import DfxmError, InputError, SourceError, StoreError
-from dfxm_dask.frames.statistics import dark_noise, patch_statistics
-from dfxm_dask.schema import NOISE, Variable
+from dfxm_dask.frames.statistics import dark_noise, masked_pixels, patch_statistics
+from dfxm_dask.schema import FEWEST_MASKED, MASKED, NOISE, Variable
 from dfxm_dask.store import ledger
 from dfxm_dask.store.chunks import bands, raw_layout, unit_rows
 from dfxm_dask.store.create import create_store, raw_variables
 from dfxm_dask.store.lock import STORE_LOCK, Fence, own_store
 from dfxm_dask.store.scan import arrays, consolidate, read_group_meta
-from dfxm_dask.store.shards import ShardWriter, open_array, place_shards, stage_shard, staging
+from dfxm_dask.store.shards import ShardWriter, open_array, place_shards, read, stage_shard, staging
 from dfxm_dask.store.source import Scan, frames, list_scans, load_beamline, read_scan
 from dfxm_dask.store.stack import axis_attrs, grid_positions, layer_z, name_of, remarks, stacked, z_attrs
 
@@ -399,12 +399,23 @@ def write_layer(
     tile = np.zeros((edge, edge), counts.dtype)
     seen = 0
     noise: list[float] = []
+    sampled: list[int] = []
+    # Counts of 32 bits never reach the largest value by light, those of 16 bits do: there a pixel is masked that has it
+    # in every frame, which is known at the end.
+    long = counts.dtype.itemsize > 2
+    marked = np.zeros((ny, nx), bool)
+    always: np.ndarray | None = np.ones((ny, nx), bool)
     try:
         for flat, frame in found:
             if frame.dtype != counts.dtype:
                 frame = frame.astype(counts.dtype)  # uint8 is kept as uint16
             place = tuple(int(k) for k in np.unravel_index(flat, scan_shape))
-            for name, values in patch_statistics(frame).items():
+            here = masked_pixels(frame) if long or always is not None else None
+            if long and here is not None:
+                marked |= here
+            elif not long and always is not None:
+                always = here if here is None else always & here
+            for name, values in patch_statistics(frame, here if long else None).items():
                 if name not in statistics:
                     statistics[name] = np.zeros((n_frames, *values.shape), values.dtype)
                 statistics[name][flat] = values
@@ -418,15 +429,25 @@ def write_layer(
                     tile[: part.shape[0], : part.shape[1]] = part
                     writer.write((0, *place, inside, x // edge), tile)
             if seen % ceil(n_frames / NOISE_FRAMES) == 0:
-                noise.append(dark_noise(frame))
+                noise.append(dark_noise(frame, here if long else None))
+                sampled.append(flat)
             seen += 1
         if seen != n_frames:
             raise SourceError(source, f"gave {seen} of {n_frames} frames", "check the file")
+        files = _named(store, place_shards(writers, fence.check if fence else None))
+        if not long and always is not None and always.any() and n_frames >= FEWEST_MASKED:
+            marked, noise = always, []
+            for flat, place in enumerate(np.ndindex(*scan_shape)):
+                frame = read(counts, (slice(z, z + 1), *(slice(k, k + 1) for k in place), slice(0, ny), slice(0, nx)))
+                frame = frame.reshape(ny, nx)
+                for name, values in patch_statistics(frame, marked).items():
+                    statistics[name][flat] = values
+                if flat in sampled:
+                    noise.append(dark_noise(frame, marked))
         layer: dict[str, Any] = {n: v.reshape(*scan_shape, *v.shape[1:]) for n, v in statistics.items()}
         layer[NOISE.name] = np.float32(np.quantile(noise, 0.25))
-        return _named(store, place_shards(writers, fence.check if fence else None)) | write_maps(
-            store, "raw", z, layer, fence
-        )
+        layer[MASKED.name] = np.uint32(np.count_nonzero(marked))
+        return files | write_maps(store, "raw", z, layer, fence)
     finally:
         for writer in writers:
             writer.abandon()

@@ -12,11 +12,12 @@ from dfxm_dask.view.maps import (
     FOOT,
     MARGIN,
     TITLE,
+    UNSOUND,
     Panel,
     add_words,
     draw_panel,
     finer_units,
-    flag_masks,
+    flagged,
     labelled,
     map_size,
     pixel_grid,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-UNSOUND = ("unlit", "hot", "saturated", "truncated")
 FAR = 1.0  # um from any dislocation line, where the lattice is that between the dislocations
 STRIP = (2.0, 5.0)  # um from the plane of a boundary
 FEWEST = 10
@@ -40,18 +40,10 @@ GAUSSIAN = 2.3548  # FWHM over standard deviation of a Gaussian
 Row = tuple[str, float, float, str]
 
 
-def flagged(maps: xr.Dataset, *words: str) -> np.ndarray:
-    """Pixels (z, y, x) whose flags say any of some words; none where there are no flags."""
-    if "flags" not in maps:
-        return np.zeros(maps["com_phi"].shape, bool)
-    masks = flag_masks(maps["flags"])
-    wrong = sum(masks.get(word, 0) for word in words)
-    return np.asarray(maps["flags"]).astype(np.int64) & wrong != 0
-
-
 def sound_pixels(maps: xr.Dataset) -> np.ndarray:
-    """Pixels (z, y, x) with a centre of mass along phi that are neither unlit, hot, saturated nor truncated."""
-    return np.isfinite(np.asarray(maps["com_phi"])) & ~flagged(maps, *UNSOUND)
+    """Pixels (z, y, x) with a centre of mass along phi and none of the flags ``UNSOUND``."""
+    known = np.isfinite(np.asarray(maps["com_phi"]))
+    return known & ~flagged(maps["flags"], *UNSOUND) if "flags" in maps else known
 
 
 def far_pixels(truth: xr.Dataset) -> np.ndarray:
@@ -95,7 +87,8 @@ def compared(maps: xr.Dataset, truth: xr.Dataset) -> list[Row]:
         error = float(np.median(np.abs(com - phi0)[counted]))
         rows.append((f"median |centre of mass − phi0|, {where}", error, 0.0, units))
         rows.append((f"median (centre of mass − phi0), {where}", float(np.median((com - phi0)[counted])), 0.0, units))
-    lit = ~flagged(maps, "unlit") & np.isfinite(com)
+    unlit = flagged(maps["flags"], "unlit") if "flags" in maps else False
+    lit = ~np.asarray(unlit) & np.isfinite(com)
     rows.append(("lit pixels", 100 * float(lit.mean()), 100 * float(crystal.mean()), "%"))
     rows.append(("pixels that are rightly lit or unlit", 100 * float((lit == crystal).mean()), 100.0, "%"))
     rows += [row for row in (_width(maps, truth, counted, where, units),) if row]

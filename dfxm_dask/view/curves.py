@@ -11,12 +11,13 @@ from dfxm_dask.view.maps import (
     BAR,
     MARGIN,
     TITLE,
+    UNSOUND,
     Grid,
     Panel,
     add_words,
     draw_panel,
     finer_units,
-    flag_masks,
+    flagged,
     labelled,
     map_size,
     place_axes,
@@ -36,14 +37,10 @@ def telling_pixels(maps: xr.Dataset) -> dict[str, tuple[int, int]]:
     """Pixels (row, column) worth a look: the brightest, a median one, the widest curve, the brightest truncated one."""
     total = np.asarray(maps["total"], np.float64)
     sound = np.isfinite(total)
-    bits = (
-        np.nan_to_num(np.asarray(maps["flags"])).astype(np.int64)
-        if "flags" in maps
-        else np.zeros(total.shape, np.int64)
-    )
-    masks = flag_masks(maps["flags"]) if "flags" in maps else {}
-    wrong = sum(masks.get(word, 0) for word in ("unlit", "hot", "saturated", "truncated"))
-    sound &= (bits & wrong) == 0
+    truncated = np.zeros(total.shape, bool)
+    if "flags" in maps:
+        sound &= ~flagged(maps["flags"], *UNSOUND)
+        truncated = np.isfinite(total) & flagged(maps["flags"], "truncated")
     chosen: dict[str, tuple[int, int]] = {}
 
     def pick(label: str, score: np.ndarray, where: np.ndarray) -> None:
@@ -57,7 +54,6 @@ def telling_pixels(maps: xr.Dataset) -> dict[str, tuple[int, int]]:
         # Among the brighter half: the median of all pixels is mostly background.
         bright = sound & (total >= np.median(total[sound]))
         pick("median", -np.abs(total - np.percentile(total[bright], 50, method="lower")), bright)
-    truncated = np.isfinite(total) & ((bits & masks.get("truncated", 0)) != 0)
     pick("brightest truncated", total, truncated)
     return chosen
 

@@ -19,12 +19,14 @@ from dfxm_dask.view.maps import (
     DPI,
     MARGIN,
     TITLE,
+    UNSOUND,
     Grid,
     Panel,
     add_words,
     draw_panel,
     finer_units,
     flag_masks,
+    flagged,
     labelled,
     map_size,
     pixel_grid,
@@ -40,9 +42,11 @@ if TYPE_CHECKING:
 # Worst first: a pixel is shown by the first of these that it has. Colours keep apart for colour-blind eyes.
 FLAGS = (
     ("hot", "#d55e00"),
+    ("masked", "#000000"),
     ("unlit", "#3b3b3b"),
     ("saturated", "#f0e442"),
     ("truncated", "#cc79a7"),
+    ("single", "#009e73"),
     ("multimodal", "#56b4e9"),
 )
 SOUND = ("sound", "#e8e8e8")
@@ -153,21 +157,29 @@ def layer_panels(maps: xr.Dataset) -> list[Panel]:
         *((name, f"fitted width along {name[9:]}", "plasma", 1.0, 99.0) for name in names if name[:9] == "fit_fwhm_"),
         ("kam", "local misorientation (KAM)", "magma", 1.0, 99.0),
     ]
-    panels = [value_panel(maps[each[0]], *each[1:]) for each in wanted if each[0] in maps]
+    sound = ~flagged(maps["flags"], *UNSOUND) if "flags" in maps else None
+    panels = [value_panel(maps[each[0]], *each[1:], sound) for each in wanted if each[0] in maps]
     return panels + ([flag_panel(maps["flags"])] if "flags" in maps else [])
 
 
-def value_panel(values: xr.DataArray, title: str, colours: str, low: float, high: float) -> Panel:
-    """A map of a quantity; a centre of mass is shown as the deviation from its median, which is what varies."""
+def value_panel(
+    values: xr.DataArray, title: str, colours: str, low: float, high: float, sound: np.ndarray | None = None
+) -> Panel:
+    """A map of a quantity, with limits from sound pixels, where there are any.
+
+    A centre of mass is shown as the deviation from its median, which is what varies.
+    """
     name, units = str(values.name), str(values.attrs.get("units", ""))
     image = np.asarray(values, np.float64)
     kind, _, axis = name.partition("_")
     words = {"total": "above background", "std": "standard deviation", "fit": "FWHM", "kam": "misorientation"}
     label, middle = words.get(kind, name), 0.0
-    if kind == "com" and np.isfinite(image).any():
-        middle = float(np.nanmedian(image))
+    telling = image[np.isfinite(image) if sound is None else np.isfinite(image) & sound]
+    telling = telling if telling.size else image[np.isfinite(image)]
+    if kind == "com" and telling.size:
+        middle = float(np.median(telling))
         label = f"{axis} relative to {middle:.4f} {symbol(units)}".replace(" °", "°").replace("-", "−")
-    limits = robust_limits(image - middle, low, high)
+    limits = robust_limits(telling - middle, low, high)
     factor, finer = finer_units(max(abs(limit) for limit in limits), units)
     shown = (limits[0] * factor, limits[1] * factor)
     return Panel(name, title, (image - middle) * factor, labelled(label, finer), colours, shown)

@@ -31,6 +31,8 @@ SYMBOLS = {
     "mdeg2": "mdeg²",
     "kilocount": "1000 counts",
 }
+UNSOUND = ("unlit", "hot", "masked", "saturated", "truncated", "single")
+"""Flags of a rocking curve whose moments say little of the crystal."""
 FOOT = "grey: no value; an arrow on a colour bar: values lie beyond its end"
 _FINER = {"degree": ("mdeg", 1e3), "keV": ("eV", 1e3), "degree2": ("mdeg2", 1e6)}
 
@@ -267,3 +269,10 @@ def flag_masks(flags: xr.DataArray) -> dict[str, int]:
     return {
         word: int(mask) for word, mask in zip(meanings, np.atleast_1d(flags.attrs.get("flag_masks", [])), strict=False)
     }
+
+
+def flagged(flags: xr.DataArray, *words: str) -> np.ndarray:
+    """Pixels whose flags say any of some words."""
+    masks = flag_masks(flags)
+    wrong = sum(masks.get(word, 0) for word in words)
+    return np.nan_to_num(np.asarray(flags)).astype(np.int64) & wrong != 0  # absent layers are NaN

@@ -10,8 +10,9 @@ import numpy as np
 
 from dfxm_dask.beams.scores import high_pass
 from dfxm_dask.components.curves import KINDS
-from dfxm_dask.graph import expanded_writes, kernel_arguments, scan_axes, scan_last
-from dfxm_dask.schema import BACKGROUND
+from dfxm_dask.graph import expanded_writes, scan_axes
+from dfxm_dask.layer import beside, run_kernel, scan_last
+from dfxm_dask.schema import BACKGROUND, expand
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -100,14 +101,14 @@ def fitted_to(fit: Reduction, options: Mapping[str, Any], layers: Iterable[xr.Da
     chosen, total = fit.validate(options), None
     for one in layers:
         axes = scan_axes(one)
-        names = [v.name for v in (*fit.reads, *fit.may_read) if v.name in one.variables]
+        wanted = (*fit.reads, *fit.may_read, *(v for b in beside(fit) for v in expand(b, axes)))
+        names = [v.name for v in wanted if v.name in one.variables]
         fetch = {}
         for name in names:
             here = one[name].isel(z=0) if "z" in one[name].dims else one[name]
             fetch[name] = scan_last(here.values, [str(d) for d in here.dims], axes)
         positions = {a: np.asarray(one[a].values, float) for a in axes}
-        args, keywords = kernel_arguments(fit, axes, fetch, positions)
-        part = fit.kernel(*args, **keywords, **chosen)
+        part = run_kernel(fit, axes, fetch, positions, chosen)
         total = part if total is None else fit.combine(total, part)  # type: ignore[misc]
     made = fit.finish(total)  # type: ignore[misc, arg-type]
     return xr.Dataset({v.name: (v.dims, made[v.name], v.attrs) for v in expanded_writes(fit, axes, chosen)})

@@ -265,20 +265,20 @@ def annotation_words(annotation: Any) -> str:
 
 def findings(tree: xr.DataTree) -> list[tuple[str, str]]:
     """What a reader wants to know first of a reduced scan: medians over sound pixels, and how many there are."""
-    from dfxm_dask.view.maps import flag_masks, symbol
+    from dfxm_dask.view.maps import UNSOUND, flagged, symbol
 
     maps = tree["rocking"].dataset.load()
     rows: list[tuple[str, str]] = []
     lit = np.isfinite(np.asarray(maps["total"]))
     sound = lit.copy()
     if "flags" in maps:
-        masks = flag_masks(maps["flags"])
-        bits = np.asarray(maps["flags"]).astype(np.int64)
-        lit &= (bits & masks.get("unlit", 0)) == 0
-        truncated = lit & ((bits & masks.get("truncated", 0)) != 0)
-        sound = lit & ~truncated
+        lit &= ~flagged(maps["flags"], "unlit")
+        truncated = lit & flagged(maps["flags"], "truncated")
+        single = lit & flagged(maps["flags"], "single")
+        sound = lit & ~flagged(maps["flags"], *UNSOUND)
         rows.append(("lit pixels", f"{100 * lit.mean():.3g} %"))
         rows.append(("truncated, of the lit", f"{100 * truncated.sum() / max(lit.sum(), 1):.3g} %"))
+        rows.append(("lit in a single frame, of the lit", f"{100 * single.sum() / max(lit.sum(), 1):.3g} %"))
 
     def median(label: str, name: str, factor: float = 1.0) -> None:
         values = np.asarray(maps[name])[sound]

@@ -17,7 +17,8 @@ from bench.data import FRAMES, Data, with_noise
 from bench.limits import peak
 from bench.storing import drain
 from bench.timing import Row, at_most, best, pinned
-from dfxm_dask.graph import expanded_writes, kernel_arguments, scan_last
+from dfxm_dask.graph import expanded_writes
+from dfxm_dask.layer import run_kernel, scan_last
 from dfxm_dask.reduction import find
 from dfxm_dask.run.cluster import open_cluster
 from dfxm_dask.run.recipe import Step
@@ -117,9 +118,8 @@ def of_step(
     wanted = expanded_writes(reduction, ours.AXES, step.parameters)
 
     def run(given: dict[str, Any]) -> tuple[float, dict[str, np.ndarray]]:
-        arguments, keywords = kernel_arguments(reduction, ours.AXES, given, positions)
         begun = time.process_time()
-        made = reduction.kernel(*arguments, **keywords, **step.parameters)
+        made = run_kernel(reduction, ours.AXES, given, positions, step.parameters)
         return time.process_time() - begun, made
 
     if "y" in reduction.over:

@@ -10,7 +10,8 @@ import pytest
 import xarray as xr
 from scipy import ndimage
 
-from dfxm_dask.graph import expanded_writes, kernel_arguments, open_dims, scan_axes, scan_last
+from dfxm_dask.graph import expanded_writes, open_dims, scan_axes
+from dfxm_dask.layer import run_kernel, scan_last
 from dfxm_dask.reduction import Reduction, load_reductions
 from dfxm_dask.schema import SPACE, expand
 
@@ -196,8 +197,7 @@ def test_reduction__graph_equals_kernel(reduction: Reduction, axes: dict[str, st
             for n, v in data.variables.items()
         }
         extra = {"middle": z - low} if reduction.halo else {}
-        arguments, keywords = kernel_arguments(reduction, axes, fetch, positions)
-        layer = reduction.kernel(*arguments, **keywords, **chosen, **extra)
+        layer = run_kernel(reduction, axes, fetch, positions, chosen, **extra)
         if reduction.combine:
             merged = layer if merged is None else reduction.combine(merged, layer)
             continue

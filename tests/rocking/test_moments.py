@@ -173,11 +173,12 @@ def test_moments__one_lit_frame_has_a_centre_and_no_shape() -> None:
     phi = np.linspace(-7, 3, 150)
     found = moments.kernel(counts, {"phi": phi}, background="none")
     np.testing.assert_allclose(found["com_phi"][0], phi, atol=1e-6)
-    np.testing.assert_array_equal(found["peak_phi"][0], phi.astype(np.float32))
+    np.testing.assert_array_equal(found["peak_phi"][0], phi)
     assert (found["std_phi"] == 0).all()
     assert np.isnan(found["skewness_phi"]).all()
     assert np.isnan(found["kurtosis_phi"]).all()
     assert not (found["flags"] & 16).any()
+    assert (found["flags"] & 32).all()  # "single"
 
 
 def test_moments__nan_stays_nan_in_its_pixel_alone() -> None:

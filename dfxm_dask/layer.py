@@ -1,0 +1,233 @@
+"""The one engine: a declared kernel on one layer, from arrays by name to arrays by name.
+
+Lazy graphs and units of a run both call :func:`run_kernel`, so that positions of frames, masked pixels and parameters
+mean the same in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dfxm_dask.errors import InputError
+from dfxm_dask.reduction import Arrays, Reduction
+from dfxm_dask.schema import (
+    AXES,
+    FEWEST_MASKED,
+    MASKED,
+    POSITION,
+    POSITION_TOLERANCE,
+    SATURATION,
+    Variable,
+    expand,
+    full_count,
+)
+
+
+def beside(reduction: Reduction) -> tuple[Variable, ...]:
+    """Variables of the raw data that decide what a kernel sees, where they are there, without being its inputs."""
+    names = {v.name for v in reduction.reads} if not reduction.halo and "z" not in reduction.over else set()
+    positions = (POSITION,) if AXES.name in names and reduction.positions != "unused" else ()
+    return (*positions, MASKED) if "counts" in names else positions
+
+
+def kernel_arguments(
+    reduction: Reduction, axes: Mapping[str, str], fetch: Mapping[str, Any], positions: Mapping[str, np.ndarray]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and keyword inputs of a kernel, from arrays by name. Templates and scan axes become dicts."""
+    args: list[Any] = []
+    for variable in reduction.reads:
+        if variable.name == AXES.name:
+            own = layer_positions(axes, fetch, positions) if reduction.positions == "own" else positions
+            args.append({a: own[a] for a in axes})
+        elif variable.template:
+            names = [v.name for v in expand(variable, axes)]
+            args.append(dict(zip(axes, (fetch[n] for n in names), strict=True)))
+        else:
+            args.append(fetch[variable.name])
+    keywords: dict[str, Any] = {}
+    for variable in reduction.may_read:
+        if variable is POSITION:
+            keywords["position"] = frame_positions(axes, fetch) or None
+        else:
+            keywords[variable.name] = fetch.get(variable.name)
+    return args, keywords
+
+
+def run_kernel(
+    reduction: Reduction, axes: Mapping[str, str], fetch: Mapping[str, Any], positions: Mapping[str, np.ndarray],
+    parameters: Mapping[str, Any], **extra: Any,
+) -> Arrays:  # fmt: skip
+    """What the kernel makes of one layer.
+
+    Parameters
+    ----------
+    fetch : mapping of str to array
+        Inputs by name, without z, scan axes last; with ``position_{axis}`` and ``masked`` of the layer where known.
+    positions : mapping of str to array (position,)
+        Coordinates of the scan axes.
+    parameters : mapping
+        All of them. One that has the name of an input takes its place unless it is ``None``.
+    """
+    counts = np.asarray(fetch["counts"]) if "counts" in fetch else None
+    masked = counts is not None and counts.dtype.kind in "iu" and bool(np.any(fetch.get(MASKED.name, 0)))
+    if counts is not None and masked:
+        full = np.float32(full_count(None, counts.dtype))  # which floats do not tell
+        fetch = {SATURATION.name: full, **fetch, "counts": without_masked(counts)}
+    args, keywords = kernel_arguments(reduction, axes, fetch, positions)
+    keywords |= {k: v for k, v in parameters.items() if v is not None or k not in keywords}
+    made = reduction.kernel(*args, **keywords, **extra)
+    whole = any(v.name == "counts" and v.dtype[0] in "iu" for v in reduction.writes)
+    if counts is not None and masked and whole:
+        made = {**made, "counts": _with_masked(made["counts"], counts.dtype)}
+    return made
+
+
+def layer_positions(
+    axes: Mapping[str, str], fetch: Mapping[str, Any], positions: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Positions of one layer along every scan axis: (position,), the mean over frames that share a grid position."""
+    known = frame_positions(axes, fetch)
+    order = list(axes)
+    return {
+        a: known[a].mean(axis=tuple(k for k in range(len(order)) if order[k] != a)) if a in known else positions[a]
+        for a in axes
+    }
+
+
+def frame_positions(axes: Mapping[str, str], fetch: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Positions of every frame of one layer along the axes where they are known: (scan axes), float64.
+
+    Raises
+    ------
+    InputError
+        Some frames of the layer have a position and some have none. A layer without any is absent from the scan.
+    """
+    found = {a: np.asarray(fetch[f"position_{a}"], np.float64) for a in axes if f"position_{a}" in fetch}
+    for a, values in found.items():
+        lacking = int((~np.isfinite(values)).sum())
+        if 0 < lacking < values.size:
+            raise InputError(
+                f"variable 'position_{a}'", f"has no number for {lacking} of the {values.size} frames of a layer",
+                f"give all of them a position, or drop position_{a}",
+            )  # fmt: skip
+    return {a: values for a, values in found.items() if np.isfinite(values).all()}
+
+
+def position_spread(frames: np.ndarray, k: int, coordinate: np.ndarray) -> float:
+    """Largest distance, in steps, between frames that share a position along scan axis ``k``.
+
+    Parameters
+    ----------
+    frames : array (…, scan axes)
+        Positions of frames, of one layer or of several; NaN for absent ones.
+    k : int
+        Axis of ``frames``.
+    coordinate : array (position,)
+
+    Examples
+    --------
+    >>> position_spread(np.array([[0.0, 1.0], [0.5, 1.0]]), 1, np.array([0.25, 1.0])).item()
+    0.6666666666666666
+    """
+    each = np.moveaxis(frames, k, 0).reshape(coordinate.size, -1)
+    each = each[:, np.isfinite(each).all(axis=0)]
+    step = float(np.median(np.abs(np.diff(coordinate)))) if coordinate.size > 1 else 0.0
+    apart = float(np.ptp(each, axis=1).max()) if each.size else 0.0
+    return apart / step if step else 0.0
+
+
+def compares_frames(reduction: Reduction) -> bool:
+    """Whether a reduction takes frames for measured at one position along a scan axis that were not."""
+    names = {v.name for v in reduction.reads}
+    return {"counts", AXES.name} <= names and POSITION not in reduction.may_read and reduction.positions != "unused"
+
+
+def refuse_spread(
+    reduction: Reduction, axes: Mapping[str, str], fetch: Mapping[str, Any], positions: Mapping[str, np.ndarray]
+) -> None:
+    """Refuse a layer whose frames lie apart to a kernel that would take them for one position.
+
+    Raises
+    ------
+    InputError
+    """
+    if not compares_frames(reduction):
+        return
+    for k, (a, values) in enumerate(frame_positions(axes, fetch).items()):
+        grid = np.expand_dims(positions[a], tuple(j for j in range(len(axes)) if j != list(axes).index(a)))
+        frames = np.stack([values, np.broadcast_to(grid, values.shape)]) if reduction.positions == "common" else values
+        k = list(axes).index(a) + frames.ndim - values.ndim
+        if (apart := position_spread(frames, k, positions[a])) > POSITION_TOLERANCE:
+            raise InputError(
+                f"{reduction.name}: positions along {a}",
+                f"frames that share a position of {a} lie up to {apart:.2g} steps "
+                + ("from the mean over layers" if reduction.positions == "common" else "apart"),
+                f"take their mean by dataset.drop_vars('position_{a}')",
+            )
+
+
+def without_masked(counts: np.ndarray) -> np.ndarray:
+    """Counts as floats, NaN where the detector marks a voxel by the largest value of the dtype.
+
+    Parameters
+    ----------
+    counts : array (y, x, scan axes), integers
+
+    Returns
+    -------
+    array (y, x, scan axes), float32, or float64 of 32-bit counts
+        In the memory order of ``counts``. Counts of 16 bits reach the largest value by light as well: there only a
+        pixel that has it in every frame is marked.
+
+    Examples
+    --------
+    >>> without_masked(np.array([[[65535, 7, 8], [65535, 65535, 65535]]], np.uint16)).tolist()
+    [[[65535.0, 7.0, 8.0], [nan, nan, nan]]]
+    """
+    top, short = np.iinfo(counts.dtype).max, counts.dtype.itemsize < 4
+    marked = counts == top
+    if short:
+        marked &= counts[0, 0].size >= FEWEST_MASKED
+        marked = np.broadcast_to(marked.all(axis=tuple(range(2, counts.ndim)), keepdims=True), counts.shape)
+    values = counts.astype(np.float32 if short else np.float64)
+    values[marked] = np.nan
+    return values
+
+
+def _with_masked(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """The inverse of :func:`without_masked`."""
+    return np.where(np.isnan(values), np.iinfo(dtype).max, values).astype(dtype)
+
+
+def scan_last(values: np.ndarray, dims: Sequence[str], axes: Mapping[str, str]) -> np.ndarray:
+    """The view with scan axes behind all others, as kernels see it."""
+    order = [k for k, d in enumerate(dims) if d not in axes] + [k for k, d in enumerate(dims) if d in axes]
+    return values.transpose(order)
+
+
+def storage_order(values: np.ndarray, dims: Sequence[str], axes: Mapping[str, str]) -> np.ndarray:
+    """The inverse of :func:`scan_last`: what a kernel returned, as a view with dims in storage order."""
+    order = [d for d in dims if d not in axes] + [d for d in dims if d in axes]
+    return values.transpose([order.index(d) for d in dims])
+
+
+def check_outputs(reduction: Reduction, outputs: Arrays, wanted: Sequence[Variable]) -> None:
+    """Refuse a kernel that does not return what it declares.
+
+    Raises
+    ------
+    InputError
+        Names or dtypes differ.
+    """
+    names = [v.name for v in wanted]
+    if sorted(outputs) != sorted(names):
+        raise InputError(f"kernel {reduction.name}", f"returned {sorted(outputs)}", f"declared are {sorted(names)}")
+    for variable in wanted:
+        found = np.asarray(outputs[variable.name]).dtype
+        if variable.stored and found != np.dtype(variable.dtype):
+            raise InputError(
+                f"kernel {reduction.name}: {variable.name}", f"is {found}", f"declared is {variable.dtype}"
+            )
