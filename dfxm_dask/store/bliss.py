@@ -268,4 +268,6 @@ def _metadata(sources: Sources, entry: h5py.Group, detector: str) -> dict[str, s
             value = sources.value(group, motor)
             if isinstance(value, int | float | np.number) and np.isfinite(value):
                 words[f"positioners/{motor}"] = float(value)
+                if unit := _units(sources, sources.find(group, motor)):
+                    words[f"units/{motor}"] = unit
     return words
