@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ingest": "dfxm_dask.store.ingest",
+    "calibrate": "dfxm_dask.store.calibrate",
     "open_scan": "dfxm_dask.store.scan",
     "simulate": "dfxm_dask.store.simulate",
     "run_recipe": "dfxm_dask.run.execute",

@@ -15,7 +15,7 @@ from dfxm_dask.cli.options import Commands
 from dfxm_dask.cli.pictures import compare_beams, figures
 from dfxm_dask.cli.plans import plan_run
 from dfxm_dask.cli.runs import check, explain, reduce, reductions, run, train
-from dfxm_dask.cli.scans import demo, info, ingest, simulate
+from dfxm_dask.cli.scans import calibrate, demo, info, ingest, simulate
 from dfxm_dask.cli.volumes import compare, export
 
 
@@ -37,6 +37,7 @@ for command in (
     demo,
     simulate,
     ingest,
+    calibrate,
     info,
     check,
     plan_run,

@@ -1,4 +1,4 @@
-"""Commands that make stores: demo, simulate, ingest; and one that looks into them."""
+"""Commands that make stores: demo, simulate, ingest; that set their pixel size; and one that looks into them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dfxm_dask.cli.options import (
     FILE,
     PARTIAL,
     compute,
+    plugin_option,
     read_layers,
     read_motors,
     read_pixel_size,
@@ -181,6 +182,45 @@ def ingest_source(
             client = stack.enter_context(open_cluster(cluster, workers=workers))
         stack.enter_context(heeding_signals())
         return run_ingest(source, store, client=client, publish=subscribers(stack, events), **options)
+
+
+@click.command()
+@click.argument("store", type=FILE)
+@click.option("--pixel-size", metavar="Y,X", callback=read_pixel_size, help="Effective pixel in the object, in um.")
+@click.option("--camera-pixel", type=float, metavar="UM", help="Edge of a camera pixel. [default: as recorded]")
+@click.option(
+    "--magnification", type=float, metavar="M", help="From the object to the camera: X-ray objective times optics."
+)
+@click.option("--two-theta", type=float, metavar="DEGREE", help="Scattering angle. [default: as recorded]")
+@click.option(
+    "--detector", type=click.Choice(["vertical", "normal"]), default="vertical", show_default=True,
+    help="Parallel to the lab yz plane (pixels stretched by 1/tan two-theta), or normal to the beam (1/sin two-theta).",
+)  # fmt: skip
+@click.option(
+    "--stretched", type=click.Choice(["y", "x"]), default="x", show_default=True,
+    help="Dim of the store along which the layer is seen obliquely.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Say what would be withdrawn, and change nothing.")
+@plugin_option
+def calibrate(store: Path, dry_run: bool, plugins: tuple[Path, ...], **options: Any) -> None:
+    """Set or change the effective pixel of a store.
+
+    Either --pixel-size, or --magnification with what the store does not record. Raw data are not read again. Steps that
+    do not depend on lengths are kept; the next run makes the others anew.
+    """
+    from dfxm_dask.store.calibrate import calibrate as change
+    from dfxm_dask.store.calibrate import words
+    from dfxm_dask.view.tables import say
+
+    report = change(store, dry_run=dry_run, **options)
+    say(f"{store}: pixels of {words(report.pixel_size)} ({report.source})")
+    if not report.changed:
+        say("the store has this pixel size already: nothing changes")
+        return
+    say(f"before: pixels of {words(report.before)}")
+    withdrawn = ", ".join(report.withdrawn) or "no step depends on lengths"
+    say(f"{'would be withdrawn' if dry_run else 'withdrawn, and made anew by the next run'}: {withdrawn}")
+    say(f"kept: {', '.join(report.kept) or 'the store has no other step'}")
 
 
 @click.command()

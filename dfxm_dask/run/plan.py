@@ -18,7 +18,7 @@ from dfxm_dask.reduction import Reduction, find
 from dfxm_dask.run.recipe import Recipe, Step
 from dfxm_dask.run.remarks import frames_apart, uneven_frames
 from dfxm_dask.schema import AXES, SCAN, SPACE, Variable, check, expand
-from dfxm_dask.store import ledger, scan
+from dfxm_dask.store import calibrate, ledger, scan
 from dfxm_dask.store.chunks import bands
 from dfxm_dask.store.shards import open_array
 
@@ -116,6 +116,7 @@ def describe(store: str | Path) -> Stored:
         The ingest is unfinished.
     """
     store = Path(store).resolve()  # workers may stand elsewhere
+    calibrate.recover(store)
     root = scan.migrate(scan.read_group_meta(store)["attributes"])
     state = ledger.states(store, "raw").get("ingest")
     if state is None or not state.complete:
@@ -279,7 +280,7 @@ def _foreign_units(reduction: Reduction, stored: Stored) -> str | None:
         if variable.name in SPACE and stored.units.get(variable.name) != variable.units:
             return (
                 f"needs {variable.name} in {variable.units}, it is in {stored.units.get(variable.name)!r}: "
-                "the effective pixel was not given at ingest (--pixel-size Y,X)"
+                f"set the effective pixel by dfxm-dask calibrate {stored.path} --pixel-size Y,X"
             )
     return None
 

@@ -76,7 +76,7 @@ def _reference(scan: LabelledScan, k: int, counts: np.ndarray) -> dict[str, np.n
         raise InputError(
             f"training on {scan.path}: coordinate 'x'",
             f"is in {units!r}: the effective pixel is not known",
-            "ingest again with --pixel-size Y,X",
+            f"set it by dfxm-dask calibrate {scan.path} --pixel-size Y,X",
         )
     seen, positions = _scan_last(counts), scan.positions
     frames = scan.tree["frames"].dataset if "frames" in scan.tree else {}

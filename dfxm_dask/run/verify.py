@@ -20,7 +20,7 @@ from dfxm_dask.run.plan import Pass, Plan, make_plan
 from dfxm_dask.run.probe import rerun_block
 from dfxm_dask.run.recipe import Recipe, Step
 from dfxm_dask.run.windowed import windowed
-from dfxm_dask.store import ledger, scan
+from dfxm_dask.store import calibrate, ledger, scan
 from dfxm_dask.store.lock import own_group
 from dfxm_dask.store.soundness import BlockFile, Fault, block_files, check_file, check_metadata
 
@@ -69,6 +69,7 @@ def verify(
     """
     begun = time.perf_counter()
     store = Path(store).resolve()
+    calibrate.recover(store)
     if not any(store.glob("*/.ledger/*.jsonl")):
         raise StoreError(f"store {store}", "has no ledger", "check the path, or ingest first")
     faults, files, nbytes, recomputed = _look(store, deep, seed, client)
@@ -198,6 +199,8 @@ def _again(
             for step in stored:
                 header, records = ledger.read_ledger(ledger.ledger_path(store, step.group, step.name))
                 if block not in records or header["digest"] != ledger.digest(step.plan):
+                    continue
+                if calibrate.samples_moved(store, step.reduction):
                     continue
                 files = made["steps"][step.name]["files"]
                 for file, what in records[block]["files"].items():

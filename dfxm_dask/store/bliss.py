@@ -311,4 +311,7 @@ def _metadata(sources: Sources, entry: h5py.Group, detector: str) -> dict[str, s
             value = sources.value(group, motor)
             if isinstance(value, int | float | np.number) and np.isfinite(value):
                 words[f"positioners/{motor}"] = float(value)
+                dataset = sources.find(group, motor)
+                if unit := sources.unit(dataset) if isinstance(dataset, h5py.Dataset) else None:
+                    words[f"units/{motor}"] = unit
     return words

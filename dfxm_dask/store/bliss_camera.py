@@ -25,6 +25,7 @@ SMALL_ARRAY = re.compile(r"roi|region|bin|flip|offset|size|corner", re.IGNORECAS
 OPTICS = re.compile(r"magnif|objective|zoom|wavelength|energy|distance", re.IGNORECASE)
 LIMA = ("detector_information", "acquisition", "image_operation")
 DEPTHS = re.compile(r"(^|[/_])(bit_?depth(_readout)?|image_depth|depth|bpp|bits_per_pixel|image_type|image_lima_type)$")
+BINNING = re.compile(r"bin(ning)?(?:[_/]?([xy]))?$")
 LARGEST = 8
 
 
@@ -123,7 +124,7 @@ def full_well(settings: Mapping[str, str | float], dtype: np.dtype[Any]) -> tupl
     summed = [value for name, value in words.items() if "accum" in f"{name} {value}".lower() and "mode" in name]
     number = words.get("acc_nb_frames")
     frames = float(number) if isinstance(number, float) and number >= 1 else None if summed else 1.0
-    binned = [v for n, v in settings.items() if re.search(r"bin(ning)?(_?[xy]|/[xy])?$", n) and _bins(v) > 1]
+    binned = [value for name, value in settings.items() if BINNING.search(name) and max(_bins(value)) > 1]
     if frames is None:
         return np.nan, "unknown: frames are accumulated, and their number is not recorded"
     if binned:
@@ -142,5 +143,22 @@ def _bits(value: str | float) -> int | None:
     return int(number[1]) if number and 6 <= int(number[1]) <= 32 else None
 
 
-def _bins(value: str | float) -> float:
-    return max((float(n) for n in re.findall(r"\d+", f"{value:g}" if isinstance(value, float) else value)), default=1)
+def _bins(value: str | float) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", f"{value:g}" if isinstance(value, float) else value)] or [1]
+
+
+def binning(settings: Mapping[str, str | float]) -> tuple[int, int]:
+    """Camera pixels along y and x that make one pixel of a frame; LIMA writes x before y.
+
+    Examples
+    --------
+    >>> binning({"pco/binning": "1 2"}), binning({"pco/bin_y": 4.0}), binning({})
+    ((2, 1), (4, 1), (1, 1))
+    """
+    bins = {"y": 1, "x": 1}
+    for name, value in settings.items():
+        if match := BINNING.search(name):
+            numbers = _bins(value)
+            along = {match[2]: numbers[0]} if match[2] else {"x": numbers[0], "y": numbers[-1]}
+            bins |= {axis: number for axis, number in along.items() if number > 1}
+    return bins["y"], bins["x"]

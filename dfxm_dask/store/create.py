@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from dfxm_dask.errors import InputError
 from dfxm_dask.frames.statistics import PATCH_STATISTICS
 from dfxm_dask.schema import COUNTS, EXPOSURE, MASKED, MONITOR, NOISE, PATCH, POSITION, SATURATION, Variable, expand
-from dfxm_dask.store.bliss_camera import full_well
+from dfxm_dask.store.bliss_camera import binning, full_well
 from dfxm_dask.store.chunks import Layout, map_layout
 from dfxm_dask.store.scan import create_array, create_group, root_attrs, write_small
 from dfxm_dask.store.source import Scan
@@ -90,10 +91,14 @@ def create_coordinates(
     for name, n, start, pixel in zip(
         ("y", "x"), shape, (roi[0], roi[2]) if roi else (0, 0), pixel_size or (None, None), strict=True
     ):
-        attrs: dict[str, Any] = {"units": "um" if pixel else "pixel", "long_name": f"position along {name}"}
+        attrs: dict[str, Any] = {"units": "pixel", "long_name": f"position along {name}"}
         if first.detector_pixel:
             attrs["detector_pixel_um"] = first.detector_pixel[0 if name == "y" else 1]
-        write_small(target, "", name, (name,), (np.arange(n) + start) * float(pixel or 1), attrs)
+        if (bins := binning(first.settings)[0 if name == "y" else 1]) > 1:
+            attrs["binning"] = bins
+        if pixel:
+            attrs |= pixel_attrs(pixel, "given" if first.pieces else "simulated")
+        write_small(target, "", name, (name,), pixel_positions(n, start, pixel or 1), attrs)
     for k, axis in enumerate(first.axes):
         labels = {
             "units": axis.units,
@@ -106,6 +111,46 @@ def create_coordinates(
             if getattr(axis, word) is not None:
                 labels[word] = float(getattr(axis, word))
         write_small(target, "", axis.name, (axis.name,), grid_positions(whole, k), labels)
+
+
+def pixel_positions(count: int, start: int, pixel: float) -> np.ndarray:
+    """Positions of the pixels of a frame along y or x; ``start`` is the first that a region keeps."""
+    return (np.arange(count) + start) * float(pixel)
+
+
+def pixel_attrs(pixel: float, source: str) -> dict[str, Any]:
+    """Attributes of y or x with a known effective pixel (um), and where that comes from."""
+    return {"units": "um", "pixel_size_um": float(pixel), "pixel_size_source": source}
+
+
+PIXEL_RANGE = (1e-3, 100.0)
+"""um: from below the resolution of any X-ray objective to cameras without one (our choice)."""
+
+
+def check_pixel_size(asked: Any, camera: tuple[float, float] | None = None) -> tuple[float, float]:
+    """An effective pixel (y, x) in um, as two numbers.
+
+    Parameters
+    ----------
+    camera : (y, x), um, optional
+        Edges of the camera pixel: the microscope magnifies, so the smaller side of the effective pixel is smaller.
+
+    Raises
+    ------
+    InputError
+        Not two lengths, or lengths that no microscope has.
+    """
+    advice = "give two lengths in um, along y and along x"
+    try:
+        y, x = (float(length) for length in (() if isinstance(asked, str | bytes) else asked))
+    except (TypeError, ValueError):
+        raise InputError("pixel_size", f"is {asked!r}", advice) from None
+    low, high = PIXEL_RANGE
+    if not (low <= y <= high and low <= x <= high):
+        raise InputError("pixel_size", f"is {asked}, outside {low:g} to {high:g} um", advice)
+    if camera is not None and min(y, x) > max(camera):
+        raise InputError("pixel_size", f"is {asked} um, larger than the camera pixel of {max(camera):g} um", advice)
+    return y, x
 
 
 def _write_per_frame(

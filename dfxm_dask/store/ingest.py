@@ -23,9 +23,9 @@ from dfxm_dask import __version__
 from dfxm_dask.errors import DfxmError, InputError, SourceError, StoreError
 from dfxm_dask.frames.statistics import dark_noise, masked_pixels, patch_statistics
 from dfxm_dask.schema import FEWEST_MASKED, MASKED, NOISE, Variable
-from dfxm_dask.store import ledger
+from dfxm_dask.store import calibrate, ledger
 from dfxm_dask.store.chunks import bands, raw_layout, unit_rows
-from dfxm_dask.store.create import create_store, raw_variables
+from dfxm_dask.store.create import check_pixel_size, create_store, raw_variables
 from dfxm_dask.store.lock import STORE_LOCK, Fence, own_store
 from dfxm_dask.store.scan import arrays, consolidate, read_group_meta
 from dfxm_dask.store.shards import ShardWriter, open_array, place_shards, read, stage_shard, staging
@@ -186,7 +186,8 @@ def ingest(
         Part of every frame to keep.
     pixel_size : (y, x), um, optional
         Effective pixel in the object. The files do not record it; without it y and x count pixels, and reductions
-        that need lengths refuse.
+        that need lengths refuse, until :func:`dfxm_dask.calibrate` sets it. An ingest that goes on keeps what the
+        store has.
     z : sequence of float, um, optional
         Positions of the layers, in the order of the scans, for files that record no z motor.
     motors : mapping of motor to axis, optional
@@ -233,8 +234,8 @@ def ingest(
     whole = [s for s in scans if s.found == s.commanded] or scans
     first = whole[0]
     roi = _check_roi(roi, first.frame_shape)
-    if pixel_size is not None and (len(pixel_size) != 2 or not all(np.isfinite(p) and p > 0 for p in pixel_size)):
-        raise InputError("pixel_size", f"is {pixel_size}", "give two lengths in um, along y and along x")
+    if pixel_size is not None:
+        pixel_size = check_pixel_size(pixel_size, first.detector_pixel)
     z_values = [layer_z(s) for s in scans] if scans[0].z is not None else [0.0]
     ny, nx = (roi[1] - roi[0], roi[3] - roi[2]) if roi else first.frame_shape
     dtype = np.dtype("uint16") if first.dtype.itemsize < 2 else first.counts_dtype
@@ -274,6 +275,9 @@ def ingest(
     with own_store(target, f"ingest into {target}") as fence:
         done_before = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())  # freed, or not written again
         check_space(target, int(nbytes * _encoded_fraction(first, roi) * 1.1) - done_before)
+        if not overwrite:
+            calibrate.finish(target)
+            plan["pixel_size"], pixel_size = calibrate.resumed(target, pixel_size)
         check_existing(target, {("raw", "ingest"): plan}, overwrite)
         ledger.sweep(target, "raw")
         if not ledger.read_ledger(ledger.ledger_path(target, "raw", "ingest"))[0]:  # new, or killed before it began
@@ -293,6 +297,7 @@ def ingest(
             "positions": {a.name: axis_attrs(whole, k) for k, a in enumerate(first.axes)} | {"z": z_attrs(whole)},
             "monitor": {"counter": first.monitor_name, "units": first.monitor_units or "not recorded"},
             "exposure": first.exposure_source,
+            **calibrate.recorded_angle(whole, line),
             "root": ledger.digest(read_group_meta(target)["attributes"]),
         }
         ledger.complete(target, "raw", "ingest", provenance, small_files(target, variables))

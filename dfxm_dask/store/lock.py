@@ -143,8 +143,9 @@ def hold(
             Path(folder).mkdir(parents=True, exist_ok=True)
             while not _take(path, _owner(token, what)):
                 owner = _read(path)
-                if owner is None:
-                    continue  # given back, or being made, just now
+                if owner is None:  # given back, or being made, just now; or its folder was withdrawn
+                    Path(folder).mkdir(parents=True, exist_ok=True)
+                    continue
                 if alive(path, owner):
                     if time.monotonic() >= deadline:
                         raise LockedError(what, f"{folder} is held by {_words(owner)}", "wait for it, or stop it")

@@ -311,7 +311,10 @@ def open_scan(
     >>> tree = dfxm_dask.open_scan("scan.zarr")                              # doctest: +SKIP
     >>> tree["raw"].counts.sel(z=0, phi=0.31, method="nearest").compute()    # doctest: +SKIP
     """
+    from dfxm_dask.store.calibrate import recover  # which writes stores
+
     store = Path(path)
+    recover(store)
     root = read_group_meta(store)
     attrs = migrate(root["attributes"])
     coords = {name: _variable(store / name).load() for name in arrays(store, "")}

@@ -100,7 +100,10 @@ def compare_beams(
     boxes = None if regions is None else read_regions(regions)
     layers = chosen_layers(tree, layer)
     if tree["x"].attrs.get("units") != "um":
-        raise InputError("compare_beams", "the scan has no pixel size in um", "ingest it with --pixel-size Y,X")
+        raise InputError(
+            "compare_beams", "the scan has no pixel size in um",
+            f"set the effective pixel by dfxm-dask calibrate {store} --pixel-size Y,X",
+        )  # fmt: skip
     y, x = (pixel_length(n, "compare_beams", np.asarray(tree[n])) for n in ("y", "x"))
     uneven = uneven_by(tree, layers)
     at = lru_cache(maxsize=1)(partial(prepared, tree, uneven))

@@ -27,6 +27,7 @@ from dfxm_dask.errors import IncompleteError, StoreError
 from dfxm_dask.run.events import duration, many, megabytes
 from dfxm_dask.run.remarks import of_results
 from dfxm_dask.store import ledger, scan
+from dfxm_dask.store.calibrate import recover
 from dfxm_dask.view.beams import draw_beams
 from dfxm_dask.view.boundaries import boundary_pages
 from dfxm_dask.view.components import METHODS, draw_components
@@ -233,6 +234,7 @@ def without_facts(store: str | Path, error: Exception) -> dict[str, Any]:
 
 def _problems(store: Path) -> tuple[list[str], list[str]]:
     """What is not complete, each with the remedy; and layers or frames that the source lacked."""
+    recover(store)
     scan.read_group_meta(store)
     problems, absent = [], []
     for group in scan.groups(store):

@@ -120,7 +120,7 @@ def open_mask(where: str | Path) -> Mask:
         if variable[dim].attrs.get("units") != "um":
             raise InputError(
                 label, f"{dim} is in {variable[dim].attrs.get('units', 'no unit')}, and distances need um",
-                "ingest with --pixel-size",
+                f"set the effective pixel by dfxm-dask calibrate {path} --pixel-size Y,X",
             )  # fmt: skip
         if dim != "z" and not (np.diff(np.asarray(variable[dim])) > 0).all():
             raise InputError(label, f"{dim} does not rise", "give a store with rising positions")

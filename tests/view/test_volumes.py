@@ -96,7 +96,7 @@ def test_open_mask__refuses_what_is_no_mask(tmp_path):
     with pytest.raises(StoreError, match="has no group"):
         open_mask(tmp_path / "none.zarr")
     pixels = write_store(tmp_path / "p.zarr", {"beams": {"defects": (SPACE, values > 0)}}, **grid(), units="pixel")
-    with pytest.raises(InputError, match="y is in pixel, and distances need um; ingest with --pixel-size"):
+    with pytest.raises(InputError, match=r"y is in pixel, and distances need um; set .* dfxm-dask calibrate"):
         open_mask(pixels)
     fallen = grid() | {"x": grid()["x"][::-1]}
     down = store(tmp_path / "d.zarr", values > 0, **fallen)

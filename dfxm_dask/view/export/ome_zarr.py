@@ -52,7 +52,7 @@ def write_volume(path: Path, dataset: xr.Dataset, notes: list[str]) -> None:
         if dataset[dim].attrs.get("units") != "um":
             raise InputError(
                 "OME-Zarr of the volume", f"{dim} is in {dataset[dim].attrs.get('units', 'no unit')}",
-                "ingest with --pixel-size",
+                "set the effective pixel by dfxm-dask calibrate STORE --pixel-size Y,X",
             )  # fmt: skip
     grid = [z, *(_line(np.asarray(dataset[d], float)) for d in ("y", "x"))]
     shape = (int(slots.max()) + 1, dataset.sizes["y"], dataset.sizes["x"])

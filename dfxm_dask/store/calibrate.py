@@ -1,0 +1,448 @@
+"""The effective pixel of a store, set or changed without the raw data: positions anew, what depends on them withdrawn.
+
+Positions along y and x, their digests and the withdrawn steps are many files, and only one file at a time is replaced
+whole. So what is to be done is written first, as one file; with it the change is decided, and whoever opens the store
+finishes what a kill has left. While y and x are rewritten they have no metadata: no reader of any kind sees one of
+them in um beside the other in pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from math import isclose
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from dfxm_dask.errors import DfxmError, InputError, LockedError, RecipeError, StoreError
+from dfxm_dask.optics.geometry import effective_pixel
+from dfxm_dask.reduction import find
+from dfxm_dask.store import ledger, scan
+from dfxm_dask.store.create import check_pixel_size, pixel_attrs, pixel_positions
+from dfxm_dask.store.lock import own_store
+from dfxm_dask.store.metadata import DISTRUST, LONGEST_AXIS, read_node
+from dfxm_dask.store.shards import force
+from dfxm_dask.store.source import Beamline, Scan
+from dfxm_dask.store.units import base_unit
+
+PENDING = ".calibration.json"
+"""What a change of the pixel size still has to do; absent but while it is done."""
+AXES = ("y", "x")
+Pixel = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class CalibrateReport:
+    """What a calibration did, or would do: ``before`` is None where y and x counted pixels; steps are "group/step"."""
+
+    pixel_size: Pixel
+    before: Pixel | None
+    source: str
+    changed: bool
+    withdrawn: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+def calibrate(
+    store: str | os.PathLike[str], pixel_size: Pixel | None = None, *, camera_pixel: float | None = None,
+    magnification: float | None = None, two_theta: float | None = None,
+    detector: Literal["vertical", "normal"] = "vertical", stretched: Literal["y", "x"] = "x", dry_run: bool = False,
+) -> CalibrateReport:  # fmt: skip
+    """Effective pixel of a store, set without reading the raw data again.
+
+    Rewrites the positions along y and x in um, keeps every step that does not depend on lengths, and withdraws the
+    others, with all that was made of them: the next run makes them anew. The same pixel size again changes nothing. A
+    calibration that was killed is finished when the store is opened next.
+
+    Parameters
+    ----------
+    store : path
+    pixel_size : (y, x), um, optional
+        Effective pixel in the object. Without it, it is computed from what follows.
+    camera_pixel : float, um, optional
+        Edge of a physical camera pixel; by default as recorded at ingest. A recorded binning multiplies it.
+    magnification : float, optional
+        From the object to the camera: of the X-ray objective times that of the optics behind the scintillator.
+    two_theta : float, degree, optional
+        Scattering angle; by default as recorded at ingest (the arm of the objective), or the mean of a scanned one.
+    detector : "vertical" or "normal"
+        Parallel to the lab yz plane, or normal to the diffracted beam: see
+        :func:`dfxm_dask.optics.geometry.effective_pixel`.
+    stretched : "x" or "y"
+        Dim of the store along which the layer is seen obliquely; x in simulated scans.
+    dry_run : bool
+        Change nothing, and report what would be done.
+
+    Returns
+    -------
+    CalibrateReport
+
+    Raises
+    ------
+    InputError
+        A pixel size, magnification or angle that makes no sense, or one that is neither given nor recorded.
+    StoreError
+        Not an ingested store, or a simulated one whose own pixel is another.
+    RecipeError
+        A step was made by a plug-in that is not loaded: whether it depends on lengths is not known.
+    LockedError
+        A run or ingest is at work in the store.
+
+    Examples
+    --------
+    >>> report = dfxm_dask.calibrate("scan.zarr", (0.12, 0.04))    # doctest: +SKIP
+    >>> report.withdrawn                                           # doctest: +SKIP
+    ('rocking/kam',)
+    """
+    store = Path(store).resolve()
+    recover(store)
+    scan.migrate(scan.read_group_meta(store)["attributes"])
+    header = ledger.read_header(ledger.ledger_path(store, "raw", "ingest"))
+    if not header:
+        raise StoreError(f"store {store}", "has no ingested raw data", "name a store that an ingest has made")
+    computed = (camera_pixel, magnification, two_theta)
+    camera = _camera(store)
+    if pixel_size is None:
+        wanted, source = _computed(store, camera, *computed, detector, stretched)
+        check_pixel_size(wanted, camera)
+    elif any(value is not None for value in computed):
+        raise InputError("calibrate", "was given a pixel size and what to compute it from", "give one of the two")
+    else:
+        wanted, source = check_pixel_size(pixel_size, camera), "given"
+    before = pixel_of(store)
+    if before is not None and same(before, wanted):
+        return CalibrateReport(before, before, _nodes(store)["y"].get("pixel_size_source", "given"), False, (), ())
+    if "phantom" in header["plan"]:
+        raise StoreError(
+            f"store {store}", f"is simulated, with pixels of {words(before)}, not of {words(wanted)}; its truth is too",
+            "simulate a scan with other pixels",
+        )  # fmt: skip
+    withdrawn, kept = steps_by_lengths(store)
+    report = CalibrateReport(wanted, before, source, True, withdrawn, kept)
+    if not dry_run:
+        with own_store(store, f"calibration of {store}"):
+            withdrawn, kept = steps_by_lengths(store)  # as no run is at work any more
+            _decide(store, header, wanted, source, withdrawn)
+            finish(store)
+        report = CalibrateReport(wanted, before, source, True, withdrawn, kept)
+    return report
+
+
+def same(first: Pixel, second: Pixel) -> bool:
+    """Whether two pixel sizes are one, but for rounding."""
+    return all(isclose(a, b, rel_tol=1e-9) for a, b in zip(first, second, strict=True))
+
+
+def words(pixel: Pixel | None) -> str:
+    """A pixel size in words."""
+    return "unknown size" if pixel is None else f"{pixel[0]:.10g} um along y and {pixel[1]:.10g} um along x"
+
+
+def _nodes(store: Path) -> dict[str, dict[str, Any]]:
+    """Attributes of y and x."""
+    return {name: read_node(store / name)["attributes"] for name in AXES}
+
+
+def pixel_of(store: Path) -> Pixel | None:
+    """Effective pixel (y, x) of a store in um; None where y and x count pixels."""
+    import zarr
+
+    nodes = _nodes(store)
+    if any(attrs.get("units") != "um" for attrs in nodes.values()):
+        return None
+    given = ledger.read_header(ledger.ledger_path(store, "raw", "ingest")).get("plan", {}).get("pixel_size")
+    found = []
+    for k, name in enumerate(AXES):
+        size = nodes[name].get("pixel_size_um", given[k] if given else None)  # stores written before lack the former
+        if size is None:
+            at = np.asarray(zarr.open_array(str(store / name), mode="r")[...], float)
+            size = (at[-1] - at[0]) / (at.size - 1) if at.size > 1 else np.nan
+        found.append(float(size))
+    return found[0], found[1]
+
+
+def _camera(store: Path) -> Pixel | None:
+    """Recorded edges (y, x) of the camera pixels that make one pixel of a frame, um."""
+    edges = []
+    for attrs in _nodes(store).values():
+        edge, binned = attrs.get("detector_pixel_um"), attrs.get("binning", 1)
+        if not isinstance(edge, int | float) or not isinstance(binned, int | float):
+            return None
+        edges.append(float(edge) * binned)
+    return edges[0], edges[1]
+
+
+def _computed(
+    store: Path, recorded: Pixel | None, camera_pixel: float | None, magnification: float | None,
+    two_theta: float | None, detector: Literal["vertical", "normal"], stretched: str,
+) -> tuple[Pixel, str]:  # fmt: skip
+    """The pixel size that camera, magnification and angle give, and how it was computed."""
+    if stretched not in AXES:
+        raise InputError(f"stretched {stretched!r}", "is no dim of a frame", "take 'x' or 'y'")
+    camera, where = recorded, "recorded"
+    if camera_pixel is not None:
+        binned = [float(attrs.get("binning", 1)) for attrs in _nodes(store).values()]
+        camera, where = (camera_pixel * binned[0], camera_pixel * binned[1]), "given"
+        where += "".join(f", binned {n:g} times" for n in sorted({*binned} - {1.0}))
+    angle, motor = (two_theta, "given") if two_theta is not None else _angle_of(store)
+    lacking = {
+        "the camera pixel (--camera-pixel UM)": camera,
+        "the magnification from the object to the camera (--magnification M)": magnification,
+        "the scattering angle (--two-theta DEGREE)": angle,
+    }
+    missing = [name for name, value in lacking.items() if value is None]
+    if camera is None or magnification is None or angle is None:
+        raise InputError(
+            f"effective pixel of {store}",
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not recorded",
+            "give what is missing, or the effective pixel itself (--pixel-size Y,X)",
+        )
+    if not 0 < magnification < np.inf:
+        raise InputError(f"magnification of {magnification}", "is not positive and finite", "give it as a number")
+    if not 0 < angle < 90:
+        raise InputError(f"two_theta of {angle} degree", "is not between 0 and 90", "give the scattering angle, degree")
+    theta = np.deg2rad(angle) / 2
+    found = [
+        effective_pixel(edge / magnification, theta, detector)[name == stretched]
+        for name, edge in zip(AXES, camera, strict=True)
+    ]
+    edges = "x".join(f"{edge:g}" for edge in camera)
+    return (found[0], found[1]), (
+        f"computed from a camera pixel of {edges} um ({where}), magnification {magnification:g} (given) and two_theta"
+        f" {angle:g} degree ({motor}); stretched along {stretched}, detector {detector}"
+    )
+
+
+def _angle_of(store: Path) -> tuple[float | None, str]:
+    """Scattering angle in degree, as the scan or the arm of the objective has it, and where that is recorded."""
+    import zarr
+
+    if "two_theta" in scan.arrays(store, ""):
+        axis = zarr.open_array(str(store / "two_theta"), mode="r")
+        if axis.attrs.get("units") == "degree":
+            return float(np.mean(np.asarray(axis[...], float))), "mean of the scan axis two_theta"
+    found = ledger.group_provenance(store, "raw")[1].get("ingest", {}).get("two_theta")
+    if isinstance(found, dict) and isinstance(found.get("degree"), int | float):
+        return float(found["degree"]), f"recorded motor {found.get('motor')}"
+    return None, ""
+
+
+def recorded_angle(scans: list[Scan], line: Beamline) -> dict[str, Any]:
+    """Where the arm of the objective stood, if it is recorded and the same in all layers: {} or {"two_theta": ...}."""
+    for motor in line.motors.get("two_theta", []):
+        stood = {s.metadata.get(f"positioners/{motor}") for s in scans}
+        units = {str(s.metadata.get(f"units/{motor}") or line.units.get("two_theta", "")) for s in scans}
+        if len(stood) == len(units) == 1 and isinstance(angle := stood.pop(), float):
+            unit, factor = base_unit(units.pop())
+            if unit == "degree":
+                return {"two_theta": {"motor": motor, "degree": angle * factor}}
+    return {}
+
+
+def steps_by_lengths(store: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Steps that depend on lengths in the plane of the layer, and the others; each as "group/step".
+
+    A step does if its reduction declares that it reads y or x in a unit, or if anything it was made of does.
+
+    Raises
+    ------
+    RecipeError
+        A reduction is not known here.
+    """
+    paths = [p for p in sorted(store.glob("*/.ledger/*.jsonl")) if p.parent.parent.name not in ("raw", "truth")]
+    headers = {f"{p.parent.parent.name}/{p.stem}": ledger.read_header(p) for p in paths}
+    made_of = {key: _makers(header, headers) for key, header in headers.items()}
+    names = {*headers, *(maker for makers in made_of.values() for maker in makers)}
+    long = {key for key in names if _reads_lengths(key)}
+    while more := {key for key, makers in made_of.items() if makers & long} - long:
+        long |= more
+    return tuple(key for key in headers if key in long), tuple(key for key in headers if key not in long)
+
+
+def _makers(header: Mapping[str, Any], stored: Mapping[str, Any]) -> set[str]:
+    """What a step was made of. Counts that live in one pass may have gone through any such step of its recipe."""
+    makers = set(header.get("plan", {}).get("inputs", {})) - {"raw/ingest"}
+    makers = {key for key in makers if not key.startswith(("raw/", "truth/"))}
+    if makers - set(stored):
+        for step in (header.get("recipe") or {}).get("steps", ()):
+            reduction = _find(f"recipe/{step['name']}")
+            if not all(variable.stored for variable in reduction.writes):
+                makers.add(f"{reduction.group}/{reduction.name}")
+    return makers
+
+
+def _find(key: str) -> Any:
+    try:
+        return find(key.partition("/")[2])
+    except RecipeError:
+        raise RecipeError(
+            f"step {key}", "was made by a reduction that is not loaded, so whether it depends on lengths is unknown",
+            "load it with --plugin FILE",
+        ) from None  # fmt: skip
+
+
+def _reads_lengths(key: str) -> bool:
+    reduction = _find(key)
+    return any(v.name in AXES and v.units for v in (*reduction.reads, *reduction.may_read))
+
+
+def samples_moved(store: Path, reduction: Any) -> bool:
+    """Whether a reduction may have sampled other pixels before a calibration than it would now.
+
+    Fits of components draw their sample by positions in any unit: another sample is as good, and not the same.
+    """
+    begun = ledger.read_header(ledger.ledger_path(store, "raw", "ingest")).get("plan", {})
+    if "phantom" in begun or not any(v.name in AXES and not v.units for v in reduction.may_read):
+        return False
+    first, now = begun.get("pixel_size"), pixel_of(store)
+    return now is not None and (first is None or not same((first[0], first[1]), now))
+
+
+def _decide(store: Path, header: Mapping[str, Any], pixel: Pixel, source: str, withdrawn: tuple[str, ...]) -> None:
+    """Write down what is to be done; from here on it will be done."""
+    roi = header["plan"].get("roi") or (0, 0, 0, 0)
+    coordinates = {}
+    for name, start, size in zip(AXES, (roi[0], roi[2]), pixel, strict=True):
+        node = read_node(store / name)
+        attrs = {**node["attributes"], **pixel_attrs(size, source)}
+        coordinates[name] = {"count": node["shape"][0], "start": start, "pixel": size, "attrs": attrs}
+    ledger.replace_file(
+        store / PENDING, json.dumps({"coordinates": coordinates, "withdrawn": list(withdrawn)}).encode()
+    )
+
+
+def recover(store: str | Path) -> None:
+    """Finish a calibration that was killed. A store without one is left alone.
+
+    Raises
+    ------
+    LockedError
+        Somebody is at it.
+    StoreError
+        The store cannot be written here, or what is to be done makes no sense.
+    """
+    store = Path(store)
+    if not os.path.lexists(store / PENDING):
+        return
+    try:
+        with own_store(store.resolve(), f"calibration of {store}"):
+            finish(store.resolve())
+    except LockedError:
+        raise
+    except (DfxmError, OSError) as error:
+        reason = error.found if isinstance(error, DfxmError) else error.strerror
+        raise StoreError(
+            f"store {store}", f"its calibration was interrupted, and cannot be finished here ({reason})",
+            f"run dfxm-dask info {store} where the store can be written",
+        ) from None  # fmt: skip
+
+
+def finish(store: Path) -> None:
+    """Do what :data:`PENDING` says, however much of it is done; only for whoever owns the store.
+
+    Raises
+    ------
+    StoreError
+        It makes no sense.
+    """
+    path = store / PENDING
+    if not os.path.lexists(path):
+        return
+    coordinates, withdrawn = _pending(path)
+    root = read_node(store)
+    if root.pop("consolidated_metadata", None) is not None:  # other readers look there first
+        ledger.replace_file(store / "zarr.json", json.dumps(root).encode())
+    for group, step in withdrawn:
+        _withdraw(store, group, step)
+    for name in AXES:
+        (store / name / "zarr.json").unlink(missing_ok=True)
+    for name, to in coordinates.items():
+        scan.write_small(store, "", name, (name,), pixel_positions(to["count"], to["start"], to["pixel"]), to["attrs"])
+    files = [str(p.relative_to(store)) for name in AXES for p in sorted((store / name).rglob("*")) if p.is_file()]
+    ledger.sync_files(store, files)
+    _vouch(store, files, [coordinates[name]["pixel"] for name in AXES])
+    scan.consolidate(store)
+    path.unlink()
+    force(str(store))
+
+
+def _pending(path: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str]]]:
+    """The checked content of the file: it may come from a stranger, as all of a store."""
+    try:
+        if path.is_symlink() or path.stat().st_size > 1 << 20:
+            raise ValueError("a link, or too large")
+        found = json.loads(path.read_bytes())
+        coordinates = {name: found["coordinates"][name] for name in AXES}
+        for to in coordinates.values():
+            check_pixel_size((to["pixel"], to["pixel"]))
+            if type(to["count"]) is not int or not 0 < to["count"] <= LONGEST_AXIS or type(to["start"]) is not int:
+                raise ValueError("no positions")
+            if not isinstance(to["attrs"], dict):
+                raise ValueError("no attributes")
+        withdrawn = [(group, step) for group, _, step in (str(key).partition("/") for key in found["withdrawn"])]
+        if not all(word.isidentifier() for pair in withdrawn for word in pair):
+            raise ValueError("a step of no name")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(f"file {path}", f"is no calibration ({error})", DISTRUST) from None
+    return coordinates, withdrawn
+
+
+def _withdraw(store: Path, group: str, step: str) -> None:
+    """Take back a step with its arrays and summaries; its ledger, which names them, goes last."""
+    if (store / group).is_symlink():
+        raise StoreError(f"group {store / group}", "is a link", DISTRUST)
+    path = ledger.ledger_path(store, group, step)
+    header = ledger.read_header(path)
+    for name in header.get("plan", {}).get("writes", ()):
+        if not name.isidentifier():
+            raise StoreError(f"ledger {path}", f"names an array {name!r}", DISTRUST)
+        shutil.rmtree(store / group / name, ignore_errors=True)
+    for summary in path.parent.glob(f"{step}.*.npz"):
+        summary.unlink()
+    ledger.withdraw(store, group, step)
+    if not any(path.parent.glob("*.jsonl")) and not scan.arrays(store, group):  # a group without a step is none
+        (store / group / "zarr.json").unlink(missing_ok=True)
+        for folder in (path.parent, store / group):
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+
+
+def _vouch(store: Path, files: list[str], pixel: list[float]) -> None:
+    """Put digests of the new positions, and the pixel size, into the provenance of the raw data."""
+    meta, provenance = ledger.group_provenance(store, "raw")
+    made = provenance.get("ingest")
+    if made is None:
+        return  # unfinished: completing it takes what is there
+    made["parameters"]["pixel_size"] = pixel
+    made["small_files"] |= {name: [(store / name).stat().st_size, ledger.file_digest(store / name)] for name in files}
+    ledger.append(ledger.ledger_path(store, "raw", "ingest"), {"completed": ledger.digest(made)})
+    ledger.replace_file(store / "raw" / "zarr.json", json.dumps(meta, indent=2).encode())
+
+
+def resumed(store: Path, asked: Pixel | None) -> tuple[Any, Pixel | None]:
+    """How an ingest that goes on is planned, and the pixel size it goes on with: that which the store has by now.
+
+    Returns
+    -------
+    (pixel size of the plan as it was begun, effective pixel of the store); what was asked where nothing is begun.
+
+    Raises
+    ------
+    StoreError
+        The ingest asks for another pixel size than the store has.
+    """
+    header = ledger.read_header(ledger.ledger_path(store, "raw", "ingest"))
+    if not header or "phantom" in header["plan"]:
+        return asked, asked
+    has = pixel_of(store)
+    if asked is not None and (has is None or not same(has, asked)):
+        said = f"has pixels of {words(has)}, not of {words(asked)}"
+        size = ",".join(f"{length:g}" for length in asked)
+        raise StoreError(f"store {store}", said, f"say dfxm-dask calibrate {store} --pixel-size {size}")
+    return header["plan"].get("pixel_size"), has
