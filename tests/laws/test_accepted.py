@@ -69,8 +69,9 @@ def test_call__of_other_data_is_refused_with_a_call_that_helps(kind: str) -> Non
     kept = given["counts"]
     assert kept.dims[0] == "z"
     assert kept.dims[2:] == ("y", "x")
-    if "no " not in kind and kept.sizes["z"] == 2 and kept.shape[1] == 5 and "values" not in kind:
-        assert np.array_equal(kept, MISUSED["small integers"]()["counts"] if kind == "small integers" else COUNTS)
+    if "no " not in kind and kept.shape[:2] == (2, 5) and "values" not in kind:
+        right = MISUSED[kind]()["counts"].values if kind == "small integers" else COUNTS
+        assert np.array_equal(kept.sum("phi"), right.sum(1))
 
 
 def test_call__of_what_is_no_scan_at_all() -> None:
