@@ -22,7 +22,7 @@ def refuse_other_kinds(scan: Any, roi: Any, pixel_size: Any, z: Any) -> None:
         raise InputError("scan", f"is {scan!r}", "write entries as text: scan='1.1', '1.1,2.1' or 'all'")
     if pixel_size is not None and not (_is_list(pixel_size) and len(pixel_size) == 2 and _numbers(pixel_size)):
         size = f"pixel_size=({pixel_size}, {pixel_size})" if _numbers([pixel_size]) else "pixel_size=(0.2, 0.06)"
-        raise InputError("pixel_size", f"is {pixel_size!r:.80}", f"give lengths in um along y and x: {size}")
+        raise InputError("pixel_size", f"is {pixel_size!r:.80}", f"give two lengths in um, along y and along x: {size}")
     if roi is not None and not (_is_list(roi) and len(roi) == 4 and _numbers(roi)):
         raise InputError("roi", f"is {roi!r:.80}", "give four pixel numbers: roi=(y0, y1, x0, x1)")
     if z is not None and not (_is_list(z) and _numbers(z)):
