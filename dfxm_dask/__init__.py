@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from dfxm_dask.surroundings import keep_kernels_somewhere
+
 __version__ = "0.1.0"
 
 _HOME = {
@@ -48,6 +50,8 @@ _HOME = {
 }
 
 __all__ = ["__version__", *_HOME]
+
+keep_kernels_somewhere()  # before the first kernel is declared
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ import xarray as xr
 from dask.array.overlap import overlap
 from dask.highlevelgraph import HighLevelGraph
 
+from dfxm_dask.accepted import refuse_other_data, scan_positions
 from dfxm_dask.errors import InputError
 from dfxm_dask.layer import beside, check_outputs, refuse_spread, run_kernel, scan_last, storage_order
 from dfxm_dask.reduction import Arrays, Reduction
@@ -225,6 +226,7 @@ def _blocks(
 ) -> tuple[da.Array, list[Variable], dict[str, str], dict[str, Any], dict[str, int], list[str]]:
     """One task for each block that runs the kernel: what both kinds of reduction begin with."""
     chosen = reduction.validate(parameters)
+    refuse_other_data(reduction, dataset)
     axes = scan_axes(dataset)
     if reason := check_axes(reduction, axes, dataset.sizes):
         raise InputError(reduction.name, reason, "use a scan that has them")
@@ -267,11 +269,7 @@ def _inputs(
     for declared in (*reduction.reads, *reduction.may_read, *beside(reduction)):
         if declared.name == AXES.name:
             for a in axes:
-                if a not in dataset.coords:
-                    raise InputError(f"{reduction.name}: coordinate {a!r}", "is missing", "assign the positions to it")
-                positions[a] = np.asarray(dataset[a].values, float)
-                if positions[a].ndim != 1 or not np.isfinite(positions[a]).all():
-                    raise InputError(f"{reduction.name}: coordinate {a!r}", "is not finite", "mend the positions")
+                positions[a] = scan_positions(reduction, dataset, a)
             continue
         for variable in expand(declared, axes):
             if variable.name in names:

@@ -172,13 +172,12 @@ def check(
     """
     asked = asked or f"variable {variable.name!r}"
     if tuple(dims) != variable.dims:
-        raise InputError(
-            asked, f"has dims {tuple(dims)}, not {variable.dims}", f"transpose or select to {variable.dims}"
-        )
+        remedy = f"call .transpose{variable.dims}, after .expand_dims(...) of what is lacking"
+        raise InputError(asked, f"has dims {tuple(dims)}, not {variable.dims}", remedy)
     # Maps of positions were float32 in stores of earlier versions: they are read as they are.
     older = np.dtype(variable.dtype) == np.float64 and dtype == np.float32
     if not np.can_cast(variable.dtype, dtype, "safe") and not older:
-        raise InputError(asked, f"has dtype {dtype}, not {variable.dtype}", f"convert it to {variable.dtype}")
+        raise InputError(asked, f"has dtype {dtype}, not {variable.dtype}", f"call .astype('{variable.dtype}')")
     if units is not None and variable.units and units != variable.units:
         raise InputError(
             asked, f"is in {units!r}, not {variable.units!r}", f"convert it to {variable.units} and set attrs['units']"

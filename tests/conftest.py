@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dfxm_dask.run.worker import numba_cache
+from dfxm_dask.surroundings import numba_cache
 
 # Kernels are compiled once, for this process and for the workers and commands that tests start.
 os.environ["NUMBA_CACHE_DIR"] = str(numba_cache())

@@ -17,6 +17,7 @@ from dfxm_dask.cli.plans import plan_run
 from dfxm_dask.cli.runs import check, explain, reduce, reductions, run, train
 from dfxm_dask.cli.scans import calibrate, demo, info, ingest, simulate
 from dfxm_dask.cli.volumes import compare, export
+from dfxm_dask.surroundings import command_line
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -30,6 +31,7 @@ def cli() -> None:
 
 def main() -> None:
     """The entry point ``dfxm-dask``."""
+    command_line()
     cli(prog_name="dfxm-dask")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dfxm_dask.errors import DfxmError, StoppedError
+from dfxm_dask.errors import DfxmError, StoppedError, StoreError
 
 if TYPE_CHECKING:
     from dfxm_dask.run.events import Subscriber
@@ -46,9 +47,30 @@ class Commands(click.Group):
             from dfxm_dask.schema import printable
 
             raise click.ClickException(printable(" ".join(str(error).split()))) from error
+        except BrokenPipeError:
+            raise  # whoever reads has enough: click ends in silence
+        except OSError as error:
+            raise click.ClickException(_refused(error, ctx)) from error
+        except ValueError as error:
+            # Dask reads the user's settings when it is imported.
+            if not str(error).startswith("A dask config file"):
+                raise
+            raise click.ClickException(f"{' '.join(str(error).split())}; correct or move that file") from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order in which they are used
+
+
+def _refused(error: OSError, ctx: click.Context) -> str:
+    """What the machine refuses, as one line with what to do."""
+    from dfxm_dask.schema import printable
+
+    where = " to ".join(str(name) for name in (error.filename, error.filename2) if name) or f"{ctx.invoked_subcommand}"
+    reason = " ".join(str(error.strerror or error).split())
+    remedy = "check that the path exists, that you may read and write it, and that its disk has room"
+    if "temporary directory" in reason:
+        remedy = "set TMPDIR to a folder that you can write"
+    return printable(f"{where}: {reason}; {remedy}")
 
 
 def split_pair(text: str, what: str, convert: Callable[[str], Any], between: str = ",") -> tuple[Any, Any]:
@@ -165,6 +187,8 @@ def compute(
 
     refuse_share(share, cluster or workers, overwrite)
     plan(recipe, store)  # refuses before a cluster is started
+    if store.is_dir() and not os.access(store, os.W_OK | os.X_OK):
+        raise StoreError(f"store {store}", "cannot be written", "copy it to a folder of your own, or ask its owner")
     from dfxm_dask.run.cluster import open_cluster
 
     with ExitStack() as stack:
@@ -183,5 +207,8 @@ def subscribers(stack: ExitStack, events: Path | None) -> tuple[Subscriber, ...]
     """What listens to a run: the terminal or log on stderr, and a file where wanted."""
     from dfxm_dask.run.events import choose_subscriber, json_lines
 
+    if events:
+        with events.open("a"):  # a place that cannot be written is refused before the work
+            pass
     shown = stack.enter_context(choose_subscriber(sys.stderr))
     return (shown, json_lines(events)) if events else (shown,)

@@ -38,6 +38,7 @@ def compare(
     beside what A would reach at random places.
     """
     from dfxm_dask.store.ledger import replace_file
+    from dfxm_dask.store.places import refuse_file
     from dfxm_dask.view.maps import DPI
     from dfxm_dask.view.tables import say, show_table
     from dfxm_dask.view.volumes import (
@@ -50,13 +51,16 @@ def compare(
     )
 
     masks = open_mask(a), open_mask(b)
+    first, second = (mask.path for mask in masks)
+    out = out or first.with_name(f"{first.stem}_against_{second.stem}.png")
+    refuse_file(out, "--out FILE.png")
+    if numbers:
+        refuse_file(numbers, "--json FILE")
     found, notes = compare_volumes(*masks, tau=tau, resample=resample, threads=threads)
     show_table(f"A {masks[0].name}, B {masks[1].name}", COLUMNS, comparison_rows(found), right=(1, 2))
     for note in notes:
         say(f"NOTE: {note}")
     say(ratio_words(found))
-    first, second = (mask.path for mask in masks)
-    out = out or first.with_name(f"{first.stem}_against_{second.stem}.png")
     figure = draw_comparison(found, (masks[0].name, masks[1].name), tau)
     figure.savefig(out, dpi=DPI, facecolor="white", metadata={"Software": "dfxm_dask"})
     say(f"figure:  {out}")

@@ -5,6 +5,7 @@ What is started here speaks TLS, and listens on loopback unless it has to reach 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
@@ -130,6 +131,11 @@ def start_local(stack: ExitStack, setup: Local) -> Any:
         limit = parse_bytes(setup.memory_limit) if setup.memory_limit else int(0.9 * MEMORY_LIMIT / count)
     except ValueError:
         raise RecipeError("memory limit", f"is {setup.memory_limit!r}", "write a size such as 2GiB") from None
+    # What the user's files and variables say of Dask is meant for other clusters: a short timeout or a preload there
+    # would end a run here.
+    defaults = dask.config.merge(*dask.config.defaults)["distributed"]
+    stack.enter_context(dask.config.set({"distributed": defaults}))
+    stack.enter_context(dask.config.set(SETTINGS))
     environment = worker_environment()
     # numba reads its variables whenever it compiles, also in this process: they are set in the workers alone. The
     # others must be there before a worker begins. Dask sets those in this process, also when it starts a worker anew,
@@ -140,7 +146,9 @@ def start_local(stack: ExitStack, setup: Local) -> Any:
     # A variable of the user's shell would win over Dask's configuration while nannies are made. They keep what they
     # found, also for workers that they start anew.
     with environment_set(environment):
-        return stack.enter_context(
+        nanny = logging.getLogger("distributed.nanny")
+        stack.callback(nanny.removeFilter, _not_about_the_end)
+        cluster = stack.enter_context(
             LocalCluster(
                 n_workers=count,
                 threads_per_worker=1,
@@ -154,6 +162,13 @@ def start_local(stack: ExitStack, setup: Local) -> Any:
                 env=compiler,
             )
         )
+        stack.callback(nanny.addFilter, _not_about_the_end)  # called before the cluster closes
+        return cluster
+
+
+def _not_about_the_end(record: logging.LogRecord) -> bool:
+    """False for the warning that a worker, which has nothing left to do, took seconds to end: a busy machine."""
+    return "still alive after" not in record.getMessage()
 
 
 def read_cluster(spec: str | Path) -> Local | Slurm:

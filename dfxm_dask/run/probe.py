@@ -26,10 +26,10 @@ from dfxm_dask.run.passes import gather_step, layer_of, result_shape, unit_task
 from dfxm_dask.run.plan import Pass, Plan, PlannedStep
 from dfxm_dask.run.unit import UnitTask, run_unit
 from dfxm_dask.run.windowed import windowed
-from dfxm_dask.run.worker import numba_cache
 from dfxm_dask.store import ledger, scan
 from dfxm_dask.store.chunks import map_layout
 from dfxm_dask.store.ledger import Record, ledger_path
+from dfxm_dask.surroundings import numba_cache
 
 TASK_SECONDS = 0.0017
 """What the scheduler takes for a task, whatever is in it (measured)."""

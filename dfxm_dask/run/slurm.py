@@ -134,7 +134,7 @@ def ask_slurm(*command: str, script: str | None = None) -> subprocess.CompletedP
         There is no such command.
     """
     try:
-        return subprocess.run(command, input=script, capture_output=True, text=True, check=False)
+        return subprocess.run(command, input=script, capture_output=True, text=True, errors="replace", check=False)
     except FileNotFoundError:
         raise DfxmError(
             "cluster of kind 'slurm'", f"finds no {command[0]} here", "run on a machine that submits jobs"

@@ -28,6 +28,7 @@ from dfxm_dask.run.events import many
 from dfxm_dask.run.labels import Frames, LabelledScan, open_scans, place_labels, read_labels
 from dfxm_dask.run.remarks import uneven_frames
 from dfxm_dask.schema import PATCH
+from dfxm_dask.store.places import refuse_folder
 
 if TYPE_CHECKING:
     import torch
@@ -269,6 +270,7 @@ def train_weights(
         raise InputError(f"weights {out}", f"end in {out.suffix!r}", "name the file with .safetensors")
     if not overwrite and (out.exists() or out.with_suffix(".json").exists()):
         raise InputError(f"weights {out}", "are there already", "say --overwrite, or name another file")
+    refuse_folder(out.parent, "--out NAME.safetensors")
     if epochs < 1 or most < 2:
         raise InputError("training", f"epochs={epochs}, most={most}", "give at least 1 epoch and 2 patches")
     if seed < 0 or (dark is not None and not math.isfinite(dark)):

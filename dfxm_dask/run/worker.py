@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 import shlex
-import stat
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dfxm_dask.run.recipe import load_plugin
+from dfxm_dask.surroundings import numba_cache
 
 EVERYWHERE = {
     "distributed.worker.memory.target": False,
@@ -58,6 +57,7 @@ def worker_environment() -> dict[str, str]:
     environment["MALLOC_MMAP_THRESHOLD_"] = "33554432"
     environment["MALLOC_TRIM_THRESHOLD_"] = "536870912"
     environment["NUMBA_CACHE_DIR"] = str(numba_cache())
+    environment["PYTHONSAFEPATH"] = "1"  # a numpy.py or signal.py in the current folder is not ours
     return environment
 
 
@@ -67,20 +67,9 @@ def shell_lines(python: str = sys.executable) -> list[str]:
     del environment["NUMBA_CACHE_DIR"]
     lines = [f"export {name}={value}" for name, value in environment.items()]
     lines += [f"export DASK_{name.upper().replace('.', '__')}={value}" for name, value in EVERYWHERE.items()]
-    cache = "from dfxm_dask.run.worker import numba_cache; print(numba_cache())"
+    cache = "from dfxm_dask.surroundings import numba_cache; print(numba_cache())"
     lines += [f'export NUMBA_CACHE_DIR="$({shlex.quote(python)} -c {shlex.quote(cache)})"']
     return lines
-
-
-def numba_cache() -> Path:
-    """Directory of this machine for compiled kernels: on a shared home, workers that start together would collide."""
-    path = Path(tempfile.gettempdir()) / f"dfxm_dask-numba-{os.getuid()}"
-    path.mkdir(mode=0o700, exist_ok=True)
-    found = path.lstat()
-    # numba unpickles what it finds there: a directory that somebody else made or can write is not used.
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        return Path(tempfile.mkdtemp(prefix="dfxm_dask-numba-"))
-    return path
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from dfxm_dask.errors import DfxmError, InputError, SourceError, StoreError
 from dfxm_dask.frames.statistics import dark_noise, masked_pixels, patch_statistics
 from dfxm_dask.schema import FEWEST_MASKED, MASKED, NOISE, Variable
 from dfxm_dask.store import calibrate, ledger
+from dfxm_dask.store.asked import refuse_other_kinds
 from dfxm_dask.store.chunks import bands, raw_layout, unit_rows
 from dfxm_dask.store.create import check_pixel_size, create_store, raw_variables
 from dfxm_dask.store.lock import STORE_LOCK, Fence, own_store
@@ -218,6 +219,7 @@ def ingest(
         A region or pixel size that makes no sense.
     """
     begun = time.perf_counter()
+    refuse_other_kinds(scan, roi, pixel_size, z)
     target = Path(store).resolve()  # workers may stand elsewhere
     check_target(target)
     line = load_beamline(beamline, dict(motors or {}))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dfxm_dask.errors import InputError
+from dfxm_dask.store.places import refuse_file, refuse_folder
 from dfxm_dask.view.beams import draw_beams
 from dfxm_dask.view.boundaries import boundary_pages
 from dfxm_dask.view.compare import draw_compare
@@ -79,6 +80,7 @@ def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int 
     """
     import xarray as xr
 
+    refuse_folder(Path(out_dir), "OUT_DIR")
     if not isinstance(store, xr.DataTree):
         from dfxm_dask.store.scan import open_scan
 
@@ -103,6 +105,7 @@ def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int 
 
     def save(figure: Figure, name: str, suffix: str = suffix) -> Path:
         path = out / f"{name}{suffix}.png"
+        refuse_file(path, "another OUT_DIR")
         figure.savefig(path, dpi=DPI, facecolor="white", metadata={"Software": "dfxm_dask"})
         return path
 

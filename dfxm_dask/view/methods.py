@@ -92,10 +92,13 @@ def compare_beams(
     Frames that are not on one scale are put on one by the monitor or the exposure first, above the darkest place of
     the layer; then nothing is taken from the store but counts and truth.
     """
+    from dfxm_dask.store.places import refuse_file
     from dfxm_dask.store.scan import open_scan
     from dfxm_dask.view.maps import DPI
     from dfxm_dask.view.methods_page import draw_methods
 
+    path = Path(out)
+    refuse_file(path, "--out FILE.png")
     tree = open_scan(store, allow_partial=True)
     boxes = None if regions is None else read_regions(regions)
     layers = chosen_layers(tree, layer)
@@ -118,7 +121,6 @@ def compare_beams(
         found.append(compared)
         if k == shown:
             figure = draw_methods(tree, k, compared)
-    path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI, facecolor="white", metadata={"Software": "dfxm_dask"})
     return table_rows(found, bases, one["counts"][0, ..., 0, 0].size), path

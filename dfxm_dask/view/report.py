@@ -28,6 +28,7 @@ from dfxm_dask.run.events import duration, many, megabytes
 from dfxm_dask.run.remarks import of_results
 from dfxm_dask.store import ledger, scan
 from dfxm_dask.store.calibrate import recover
+from dfxm_dask.store.places import refuse_file
 from dfxm_dask.view.beams import draw_beams
 from dfxm_dask.view.boundaries import boundary_pages
 from dfxm_dask.view.components import METHODS, draw_components
@@ -87,6 +88,8 @@ def scan_page(store: str | Path, out: str | Path | None = None) -> tuple[Path, P
     store = Path(store)
     page = Path(out) if out else store.with_suffix(".html")
     _refuse(page)
+    for file in (page, page.with_suffix(".json")):
+        refuse_file(file, "--out FILE.html")
     facts = scan_facts(store, names=None)
     pictures = [{**p, "data": None} for p in facts["pictures"]]
     record = {"schema": SCHEMA, "kind": "scan", "version": __version__, **facts, "pictures": pictures}

@@ -393,8 +393,8 @@ CONFIGS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "labels of an unknown class": (labels("own.yaml", "- {z: 0, class: weakly}\n"), r"own\.yaml:1: class 'weakly'"),
     "labels without position": (labels("own.csv", "phi,class\n0.1,weak\n"), r"own\.csv:2: 'z': is missing"),
     "labels of ragged rows": (labels("own.csv", "z,class\n1,weak,3\n"), r"own\.csv:2: has 3 cells, the header 2"),
-    "regions that are none": (regions("name: strong\n"), r"regions .*own\.yaml: is not a list of boxes"),
-    "regions of an unknown name": (regions("- {name: bright, box: [0, 1, 0, 1]}\n"), r"own\.yaml: "),
+    "regions that are none": (regions("name: strong\n"), r"own\.yaml:1: regions: is not a list of boxes"),
+    "regions of an unknown name": (regions("- {name: bright, box: [0, 1, 0, 1]}\n"), r"own\.yaml:1: "),
     "weights that are a pickle": (
         weights(lambda p: p.write_bytes(pickle.dumps({}, protocol=4))), r"own\.safetensors: are a pickle under"),
     "weights cut": (weights(lambda p: p.write_bytes(p.read_bytes()[:-5])), r"own\.safetensors: have \d+ bytes"),

@@ -1,0 +1,62 @@
+"""Places that a command writes to: refused before it computes where it cannot, or would replace what is not ours."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dfxm_dask.errors import StoreError
+
+_OURS = (b"dfxm_dask", b'{\n "schema": 1,\n "kind": "', b'{\n "values": {')
+"""What the first bytes of our pictures and pages hold; our tables of numbers begin with one of the latter two."""
+
+
+def refuse_file(path: Path, option: str) -> None:
+    """Refuse a file that cannot be written, or that is there and was not written by this package.
+
+    Parameters
+    ----------
+    path : Path
+    option : str
+        How the user names another file.
+
+    Raises
+    ------
+    StoreError
+    """
+    refuse_folder(path.parent, option, what=f"file {path}")
+    if os.path.lexists(path):
+        if not path.is_file():
+            raise StoreError(f"file {path}", "cannot be replaced: it is no plain file", f"name another with {option}")
+        try:
+            with path.open("rb") as file:
+                head = file.read(4096)
+        except OSError:
+            head = b"?"
+        if head and not any(mark in head for mark in _OURS):
+            raise StoreError(
+                f"file {path}", "is there already, and dfxm_dask did not write it", f"move it, or use {option}"
+            )
+
+
+def refuse_folder(folder: Path, option: str, *, what: str = "") -> None:
+    """Refuse a folder that can neither be written nor made.
+
+    Parameters
+    ----------
+    folder : Path
+    option : str
+        How the user names another.
+    what : str, optional
+        What is to go there; the folder itself by default.
+
+    Raises
+    ------
+    StoreError
+    """
+    there = folder.absolute()
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    reason = "is not a folder" if not there.is_dir() else "cannot be written"
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise StoreError(what or f"folder {folder}", f"{there} {reason}", f"name another place with {option}")

@@ -1,0 +1,104 @@
+"""What the machine and the user's settings must not decide: where compiled kernels are kept, and how words are written.
+
+Needs the standard library only: it is asked before anything else loads.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import warnings
+from pathlib import Path
+
+ROOM = 2**20
+"""Bytes that must fit into a cache, or it counts as full (our choice; all kernels take some 20 MB)."""
+
+
+def numba_cache() -> Path:
+    """Directory of this machine for compiled kernels: on a shared home, workers that start together would collide."""
+    import tempfile
+
+    path = Path(tempfile.gettempdir()) / f"dfxm_dask-numba-{os.getuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    # numba unpickles what it finds there: a directory that somebody else made or can write is not used.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        return Path(tempfile.mkdtemp(prefix="dfxm_dask-numba-"))
+    return path
+
+
+def keep_kernels_somewhere() -> None:
+    """Make sure that numba finds a place for compiled kernels, or does without. Says once where the place is unusual.
+
+    numba refuses to compile where neither the folder of the package nor the home can be written, and fails in the
+    middle of a computation where they are full.
+    """
+    asked = os.environ.get("NUMBA_CACHE_DIR")
+    package = Path(__file__).parent
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    usual = [Path(asked).absolute()] if asked else [package / "rocking" / "__pycache__", Path(home, "numba")]
+    if any(_takes_files(path) for path in usual):
+        return
+    where = f"{asked} (NUMBA_CACHE_DIR)" if asked else "the folder of dfxm_dask and the home"
+    try:
+        found = numba_cache()
+        if not _takes_files(found):
+            raise OSError
+    except OSError:
+        _do_without()
+        _say(f"{where} cannot be written, nor can temporary files: kernels are compiled anew in every process")
+        return
+    os.environ["NUMBA_CACHE_DIR"] = str(found)  # for the processes that this one starts, too
+    if "numba" in sys.modules:
+        sys.modules["numba"].config.CACHE_DIR = str(found)
+    _say(f"{where} cannot be written: compiled kernels are kept in {found}")
+
+
+def _takes_files(folder: Path) -> bool:
+    """Whether a folder that is there, or can be made, has room for a file."""
+    if not folder.is_absolute():  # of "~", which nobody knows
+        return False
+    while not os.path.exists(folder):
+        folder = folder.parent
+    probe = folder / f".dfxm_dask-{os.getpid()}-{os.urandom(4).hex()}"
+    try:
+        descriptor = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError:
+        return False
+    try:
+        return os.write(descriptor, bytes(ROOM)) == ROOM  # quotas speak up only now
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+        os.unlink(probe)
+
+
+def _do_without() -> None:
+    """numba has no setting for this; it is only reached where numba would refuse every kernel."""
+    from numba.core.dispatcher import Dispatcher
+
+    Dispatcher.enable_caching = lambda self: None  # type: ignore[method-assign]
+
+
+def _say(text: str) -> None:
+    import logging
+
+    logging.getLogger("dfxm_dask").warning(text)
+
+
+def command_line() -> None:
+    """Settings of a process that is a command, where nobody else's code runs beside ours.
+
+    Characters that a terminal or log cannot show are replaced. Figures look the same whatever a matplotlibrc says, and
+    need no screen. Warnings of packages are no errors. Worker processes import nothing from the current folder.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever began the command
+            setattr(sys, name, open(os.devnull, "w"))
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="replace")
+    warnings.filters[:] = [one for one in warnings.filters if one[0] != "error"]  # type: ignore[index]
+    os.environ.pop("PYTHONWARNINGS", None)
+    os.environ |= {"PYTHONSAFEPATH": "1", "MATPLOTLIBRC": os.devnull, "MPLBACKEND": "agg"}
