@@ -62,7 +62,8 @@ def test_ingest__commanded_positions_are_called_so(tmp_path: Path, where: str, w
     report = dfxm_dask.ingest(write_bliss(tmp_path / "m.h5", positioner=where).path, tmp_path / "s.zarr")
     phi = dfxm_dask.open_scan(tmp_path / "s.zarr", chunks=None).coords["phi"]
     assert phi.attrs["position_source"] == "commanded"
-    assert word in phi.attrs["position"] and "readback" not in phi.attrs["position"]
+    assert word in phi.attrs["position"]
+    assert "readback" not in phi.attrs["position"]
     assert any("commanded" in remark for remark in report.remarks)
 
 
@@ -73,7 +74,7 @@ def test_ingest__direction_must_be_read_recorded_or_given(tmp_path: Path, comman
     written = write_bliss(tmp_path / "m.h5", **options)
     for motor in ("chi", "diffry"):
         put(written.path, f"1.1/instrument/positioners_start/{motor}", 2.5)
-    with pytest.raises(SourceError, match="--scan-mode rewind .* --scan-mode zigzag"):
+    with pytest.raises(SourceError, match=r"--scan-mode rewind .* --scan-mode zigzag"):
         read(written.path)
     dfxm_dask.ingest(written.path, tmp_path / "s.zarr", scan_mode=mode)
     raw = dfxm_dask.open_scan(tmp_path / "s.zarr", chunks=None)["raw"]
@@ -87,7 +88,7 @@ def test_read_scan__given_direction_that_contradicts_the_file(
     tmp_path: Path, parameters: bool, mode: str, wrong: str
 ) -> None:
     path = write_bliss(tmp_path / "m.h5", **(FSCAN2D | dict(mode=mode, parameters=parameters))).path
-    with pytest.raises(SourceError, match="contradicts the positions|fast_motor_mode is"):
+    with pytest.raises(SourceError, match=r"contradicts the positions|fast_motor_mode is"):
         read(path, scan_mode=wrong)
     (_, phi) = read(path).axes
     assert phi.attrs["scan_mode_source"] == ("commanded" if parameters else "read")
@@ -170,7 +171,8 @@ def test_ingest__signed_counts(tmp_path: Path, dtype: str) -> None:
     raw = dfxm_dask.open_scan(tmp_path / "s.zarr", chunks=None)["raw"]
     assert raw.counts.dtype.kind == "u"
     np.testing.assert_array_equal(raw.counts.values[0], counts)
-    assert np.isnan(raw.saturation.values).all() and "unknown" in raw.saturation.attrs["source"]
+    assert np.isnan(raw.saturation.values).all()
+    assert "unknown" in raw.saturation.attrs["source"]
     counts[2, 5, 3] = -1
     put(path, "1.1/measurement/pco_ff", counts)
     with pytest.raises(SourceError, match=r"frame 2 has 1 negative values, the lowest -1 at pixel y = 5, x = 3"):
