@@ -153,7 +153,7 @@ def test_ingest__times_count_from_the_first_frame(tmp_path: Path, clock: str, un
 
 
 def test_read_scan__a_scanned_clock_counts_from_the_first_frame(tmp_path: Path) -> None:
-    path = write_bliss(tmp_path / "m.h5", motors=("clock",), starts=(1.75e9,), steps=(2.0,)).path
+    path = write_bliss(tmp_path / "m.h5", motors=("clock",), starts=(1.75e9,), steps=(2.0,), jitter=0.0).path
     with h5py.File(path, "a") as file:
         file["1.1/instrument/clock/value"].attrs["units"] = "s"
     (axis,) = read_scan(path, "1.1", beamline=load_beamline("id03", {"clock": "delay"})).axes
