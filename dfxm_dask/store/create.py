@@ -69,7 +69,7 @@ def _write_saturation(target: Path, whole: list[Scan], place: list[int], layers:
     wells = [(s.saturation, s.saturation_source) if s.saturation_source else full_well({}, s.dtype) for s in whole]
     for z, (level, _) in zip(place, wells, strict=True):
         values[z] = level
-        if values[z] > level:  # 2^32 - 1 in float32: no count would reach it
+        if float(values[z]) > level:  # 2^32 - 1 in float32: no count would reach it
             values[z] = np.nextafter(values[z], np.float32(0))
     source = " | ".join(dict.fromkeys(words for _, words in wells))
     write_small(target, "raw", SATURATION.name, SATURATION.dims, values, {**SATURATION.attrs, "source": source})

@@ -120,15 +120,14 @@ def stacked(scans: Sequence[Scan], z: Sequence[float] | None = None) -> list[Sca
         first = (whole or list(scans))[0]
         for s in scans:
             _compare(s, first)
+        for s in whole:
+            for mine, theirs in zip(s.axes, first.axes, strict=True):
+                _same_grid(s, first, mine, theirs)
+            _same_optics(s, first)
+            _same_parked(s, first, scans)
         scans = _ordered(scans)
         if not whole:
             raise SourceError(first.source, "no layer is complete", "ingest the scans one by one with --allow-partial")
-        whole = complete(scans)
-        for s in whole:
-            _same_optics(s, first)
-            _same_parked(s, first, scans)
-            for mine, theirs in zip(s.axes, first.axes, strict=True):
-                _same_grid(s, first, mine, theirs)
     return _one_counter(scans)
 
 
@@ -374,6 +373,7 @@ def _moved_words(scans: Sequence[Scan]) -> list[str]:
         {n for s in scans for n in (*s.settings, *s.parked)}
         - set.intersection(*({*s.settings, *s.parked} for s in scans))
     )
+    some += [rule.name for rule in RULES if 0 < sum(rule.value(s) is None for s in scans) < len(scans)]
     if some:
         words.append(f"only some layers record {', '.join(some[:LISTED])}: not compared")
     samples = sorted({str(s.metadata["sample"]) for s in scans if "sample" in s.metadata})

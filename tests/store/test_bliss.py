@@ -156,7 +156,8 @@ def test_read_scan__units_of_the_file_come_first(tmp_path: Path, where: str) -> 
     with h5py.File(tmp_path / "m.h5", "a") as file:
         path = "positioners/mu" if where == "positioners" else f"mu/{where}"
         file[f"1.1/instrument/{path}"].attrs["units"] = "mrad"
-    assert read_scan(tmp_path / "m.h5", "1.1", beamline=BEAMLINE).axes[0].units == "mrad"
+    (axis,) = read_scan(tmp_path / "m.h5", "1.1", beamline=BEAMLINE).axes
+    assert (axis.units, axis.attrs["converted_from"], axis.attrs["units_source"]) == ("degree", "mrad", "file")
 
 
 def test_read_scan__user_maps_a_motor(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_load_beamline__of_the_package() -> None:
         "samz": "z", "difftz": "z",
     }  # fmt: skip
     assert line.axis_of("nobody") is None
-    assert (line.unit_of("mu", "phi"), line.unit_of("ccmenergy", "energy")) == ("degree", "keV")
+    assert (line.unit_of("mu", "phi")[0], line.unit_of("ccmenergy", "energy")[0]) == ("degree", "keV")
 
 
 def test_load_beamline__user_moves_a_motor_and_puts_it_first() -> None:

@@ -136,7 +136,7 @@ def other_layers(folder: Path) -> Made:
     write_bliss(folder / "a.h5")
     write_bliss(folder / "b.h5", size=(12, 11), base=7)
     words = ["ingest", str(folder / "a.h5"), str(folder / "b.h5"), str(folder / "out.zarr"), "--scan", "1.1"]
-    return words, r"b\.h5 entry 1\.1: has frames \(12, 11\)"
+    return words, r"b\.h5 entry 1\.1: frame shape is \(12, 11\)"
 
 
 def edf(match: str, change: Callable[[list[Path]], None] = lambda files: None, **options: Any) -> Any:

@@ -134,10 +134,9 @@ def test_refuses__edf_that_is_none(tmp_path: Path) -> None:
         read([])
 
 
-@pytest.mark.parametrize("dtype", ["int16", "float32"])
-def test_refuses__edf_of_other_than_counts(tmp_path: Path, dtype: str) -> None:
-    write(tmp_path, COUNTS.astype(dtype))
-    with pytest.raises(SourceError, match=f"holds {dtype}, not counts"):
+def test_refuses__edf_of_other_than_counts(tmp_path: Path) -> None:
+    write(tmp_path, COUNTS.astype("float32"))
+    with pytest.raises(SourceError, match="holds float32, not counts"):
         read(tmp_path)
 
 
