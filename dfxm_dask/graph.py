@@ -23,7 +23,7 @@ from dfxm_dask.accepted import refuse_other_data, scan_positions
 from dfxm_dask.errors import InputError
 from dfxm_dask.layer import beside, check_outputs, refuse_spread, run_kernel, scan_last, storage_order
 from dfxm_dask.reduction import Arrays, Reduction
-from dfxm_dask.schema import AXES, PATCH, SPACE, Variable, check, expand
+from dfxm_dask.schema import AXES, PATCH, SPACE, Variable, check, expand, length_fault, rocking_axis
 
 BASELINE_BYTES = 200 * 2**20  # an idle worker with numba, zarr and xarray loaded (measured)
 ENCODED_BYTES = 48 * 2**20  # compressed bytes in flight, and the row of chunks they come from
@@ -52,13 +52,19 @@ def scan_axes(dataset: xr.Dataset) -> dict[str, str]:
     return units
 
 
-def expanded_writes(reduction: Reduction, axes: Mapping[str, str], parameters: Mapping[str, Any]) -> list[Variable]:
-    """What the reduction writes on a scan with these axes; a parameter ``axis`` narrows its templates to one axis."""
+def expanded_writes(
+    reduction: Reduction, axes: Mapping[str, str], parameters: Mapping[str, Any], sizes: Mapping[Any, int] | None = None
+) -> list[Variable]:
+    """What the reduction writes on a scan with these axes; a parameter ``axis`` narrows its templates to one axis.
+
+    With the lengths of the axes, units that follow the axis of the rocking curve are those of the right one.
+    """
     chosen = parameters.get("axis")
     own = {str(chosen): axes[str(chosen)]} if chosen in axes else dict(axes)
+    rocking = rocking_axis(axes, sizes or {}, None if chosen is None else str(chosen))
     result: list[Variable] = []
     for variable in reduction.writes:
-        result += expand(variable, own if variable.template else axes)
+        result += expand(variable, own if variable.template else axes, rocking)
     return result
 
 
@@ -234,7 +240,7 @@ def _blocks(
     grid = _block_grid(reduction, arrays)
     arrays = [_aligned(a, grid) for a in arrays]
     dims = [tuple(map(str, a.dims)) for a in arrays]
-    wanted = expanded_writes(reduction, axes, chosen)
+    wanted = expanded_writes(reduction, axes, chosen, dataset.sizes)
     index = {d: k for k, d in enumerate(dict.fromkeys(d for dim in dims for d in dim))}
     block_dims = [d for d in SPACE if d in index]
     own = seen = None
@@ -283,6 +289,13 @@ def _inputs(
                     f"compute it first: it has dims {variable.dims}",
                 )
             array = dataset[variable.name]
+            if fault := length_fault(variable, array.attrs.get("units")):
+                name = variable.name
+                raise InputError(
+                    reduction.name, fault,
+                    f"give the pixel size when the scan is made, or assign positions in um: "
+                    f"dataset.assign_coords({name}=({name!r}, positions, {{'units': 'um'}}))",
+                )  # fmt: skip
             check(
                 variable, tuple(map(str, array.dims)), array.dtype, array.attrs.get("units"),
                 asked=f"{reduction.name}: variable {variable.name!r}",

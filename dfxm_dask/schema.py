@@ -42,8 +42,8 @@ class Variable:
     dtype : str
         numpy dtype name. An input may have any dtype that holds this one without loss, and float32 for float64.
     units : str
-        UDUNITS spelling ("count", "degree", "um", "1"); may contain ``{units}`` (and ``{other_units}``), the units of
-        the scan axes.
+        UDUNITS spelling ("count", "degree", "um", "1"). ``{units}`` is the unit of the scan axis in the name, and, in a
+        variable without ``{axis}``, that of the axis of the rocking curve.
     long_name : str
         One line for figures and documentation.
     flags : tuple of (int, str)
@@ -98,8 +98,8 @@ FULL_WELL = Variable(
 NOISE = Variable(
     "noise", ("z",), "float32", "count", "noise of a voxel where nothing diffracts: lower quartile over frames"
 )
-BACKGROUND = Variable("background_map", SPACE, "float32", "count", "counts without diffracted beam")
-HOT = Variable("hot", SPACE, "bool", "1", "pixel that does not follow its neighbours")
+BACKGROUND = Variable("background_map", SPACE, "float32", "count", "background counts without diffracted beam")
+HOT = Variable("hot", SPACE, "bool", "1", "whether the pixel deviates from neighbouring pixels")
 EXPOSURE = Variable("exposure", ("z", SCAN), "float64", "s", "exposure time")
 POSITION = Variable("position_{axis}", ("z", SCAN), "float64", "{units}", "position of each frame along {axis}")
 """Written by ingest only where known positions stray from the coordinate by more than :data:`POSITION_TOLERANCE`."""
@@ -108,15 +108,23 @@ SATURATION = Variable("saturation", ("z",), "float32", "count", "counts of a pix
 POSITION_TOLERANCE = 0.01
 """Steps by which a frame may stray from the coordinate of its axis without a position of its own (our choice; the
 read positions of the real scans of ID03 stray by at most 0.003 steps)."""
-LIT = Variable("lit", SPACE, "bool", "1", "whether the place diffracts anywhere in the scan")
-PEAK_LOCAL = Variable("peak_local", SPACE, "float64", "degree", "local peak of the rocking curve")
-WIDTH_LOCAL = Variable("width_local", SPACE, "float32", "degree", "half of the local half width at 1/16 of the peak")
-HAS_WEAK_BEAM = Variable("has_weak_beam", ("z",), "bool", "1", "whether the layer was scanned through its weak beam")
-ENHANCED = Variable("weak_enhanced", SPACE, "float32", "1", "weak beam above its surroundings, in standard deviations")
-ISOLATED = Variable(
-    "weak_isolated", SPACE, "float32", "1", "the same beyond the peaks of all subgrains nearby: single dislocations"
+LIT = Variable("lit", SPACE, "bool", "1", "whether the pixel diffracts anywhere in the scan")
+PEAK_LOCAL = Variable("peak_local", SPACE, "float64", "{units}", "local peak position of the rocking curve")
+WIDTH_LOCAL = Variable(
+    "width_local", SPACE, "float32", "{units}", "half of the local half width of the rocking curve at 1/16 of the peak"
 )
-DEFECTS = Variable("defects", SPACE, "bool", "1", "stands out in the weak beam")
+HAS_WEAK_BEAM = Variable("has_weak_beam", ("z",), "bool", "1", "whether the scan covers the weak beam of the layer")
+ENHANCED = Variable(
+    "weak_enhanced", SPACE, "float32", "1", "weak-beam contrast to the surroundings, in standard deviations"
+)
+ISOLATED = Variable(
+    "weak_isolated",
+    SPACE,
+    "float32",
+    "1",
+    "contrast of single dislocations beyond all subgrain peaks nearby, in standard deviations",
+)
+DEFECTS = Variable("defects", SPACE, "bool", "1", "whether the pixel shows a defect in the weak beam")
 
 
 def product_units(first: str, second: str) -> str:
@@ -124,7 +132,7 @@ def product_units(first: str, second: str) -> str:
     return f"{first}2" if first == second else f"{first} {second}"
 
 
-def expand(variable: Variable, axes: Mapping[str, str]) -> list[Variable]:
+def expand(variable: Variable, axes: Mapping[str, str], rocking: str | None = None) -> list[Variable]:
     """The concrete variables behind a declaration.
 
     Parameters
@@ -133,6 +141,8 @@ def expand(variable: Variable, axes: Mapping[str, str]) -> list[Variable]:
         With or without templates in its name.
     axes : mapping of str to str
         Scan axes in storage order, each with its unit.
+    rocking : str, optional
+        Axis of the rocking curve. Without it, and with axes of several units, a unit that follows it stays open ("").
     """
     dims = tuple(d for dim in variable.dims for d in (axes if dim == SCAN else (dim,)))
     if "{other}" in variable.name:
@@ -157,7 +167,28 @@ def expand(variable: Variable, axes: Mapping[str, str]) -> list[Variable]:
             )
             for a, u in axes.items()
         ]
+    if "{units}" in variable.units:
+        own = {axes[rocking]} if rocking is not None and rocking in axes else set(axes.values())
+        units = variable.units.format(units=own.pop()) if len(own) == 1 else ""
+        return [replace(variable, dims=dims, units=units)]
     return [replace(variable, dims=dims)]
+
+
+def rocking_axis(axes: Mapping[str, str], sizes: Mapping[Any, int], axis: str | None = None) -> str | None:
+    """The axis of the rocking curve: the one asked for, else phi, else the first with three positions or more."""
+    if axis is not None and axis in axes:
+        return axis
+    enough = [a for a in axes if sizes.get(a, 3) >= 3]
+    return "phi" if "phi" in enough else next(iter(enough), None)
+
+
+def length_fault(variable: Variable, units: str | None) -> str | None:
+    """Why positions along z, y or x in this unit are no lengths, or None; a missing unit is never taken for um."""
+    if variable.name not in SPACE or not variable.units or units == variable.units:
+        return None
+    return f"needs {variable.name} in {variable.units}, it is in {units!r}" if units else (
+        f"needs {variable.name} in {variable.units}, it has no unit"
+    )  # fmt: skip
 
 
 def check(

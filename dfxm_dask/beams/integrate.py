@@ -44,7 +44,7 @@ WEAK = Variable("weak", SPACE, "float32", "count", "mean counts of a weak-beam f
 STRONG = Variable("strong", SPACE, "float32", "count", "mean counts of a strong-beam frame")
 WEAK_MINUS = Variable("weak_minus", SPACE, "float32", "count", "mean counts of a weak-beam frame below the peak")
 WEAK_PLUS = Variable("weak_plus", SPACE, "float32", "count", "mean counts of a weak-beam frame above the peak")
-WEAK_SIGMA = Variable("weak_sigma", SPACE, "float32", "count", "standard deviation of weak")
+WEAK_SIGMA = Variable("weak_sigma", SPACE, "float32", "count", "standard deviation of the mean weak-beam counts")
 
 STRONG_UNTIL = 1.0
 WEIGHED_FROM, WEIGHED_SOFTNESS = 1.75, 0.1  # where the tails begin if frames weigh by their contrast (our choice)

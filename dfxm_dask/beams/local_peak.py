@@ -53,12 +53,14 @@ SURROUNDINGS = 4.0
 
 EVIDENCE = (
     HAS_WEAK_BEAM,
-    Variable("has_defects", ("z",), "bool", "1", "whether anything stands out in that weak beam"),
-    Variable("weak_of_lit", ("z",), "float32", "1", "share of the lit voxels that is weak by its place on the curve"),
-    Variable("tail", ("z",), "float32", "1", "height of the median curve in its tails, as part of its peak"),
-    Variable("scatter", ("z",), "float32", "1", "median distance of peaks from those around them, in half widths"),
-    Variable("cut_off", ("z",), "float32", "1", "share of the lit places that are brightest at an end of the scan"),
-    Variable("standing_out", ("z",), "float32", "1", "share of the lit places that stand out of their tails"),
+    Variable("has_defects", ("z",), "bool", "1", "whether the weak beam of the layer shows defects"),
+    Variable("weak_of_lit", ("z",), "float32", "1", "share of lit voxels in the weak-beam part of the rocking curve"),
+    Variable("tail", ("z",), "float32", "1", "tail height of the median rocking curve, as part of the peak"),
+    Variable(
+        "scatter", ("z",), "float32", "1", "median distance of local peaks from surrounding peaks, in half widths"
+    ),
+    Variable("cut_off", ("z",), "float32", "1", "share of lit pixels with the maximum at an end of the scan"),
+    Variable("standing_out", ("z",), "float32", "1", "share of lit pixels with a peak clearly above the tails"),
 )
 
 

@@ -69,12 +69,11 @@ def basis_variables(method: str) -> tuple[Variable, Variable, Variable, Variable
     ['pca_basis', 'pca_mean', 'pca_scaling', 'pca_grid_{axis}']
     """
     return (
-        Variable(f"{method}_basis", (f"{method}_component", SCAN), "float64", "1", f"{method} curves"),
-        Variable(f"{method}_mean", (SCAN,), "float64", "1", "curve that is subtracted before the projection"),
+        Variable(f"{method}_basis", (f"{method}_component", SCAN), "float64", "1", f"{method} basis curves"),
+        Variable(f"{method}_mean", (SCAN,), "float64", "1", "curve subtracted before the projection"),
         Variable(
             f"{method}_scaling", ("scaling",), "float64", "1",
-            "kind of scaling (0 log, 1 anscombe, 2 plain), offset, background (NaN: a map), whether coefficients are"
-            " not negative",
+            "scaling (0 log, 1 anscombe, 2 plain), offset, background (NaN: map), 1 if non-negative",
         ),
         Variable(f"{method}_grid_{{axis}}", (SCAN,), "float64", "{units}", "{axis} of every frame of the fitted scan"),
     )  # fmt: skip

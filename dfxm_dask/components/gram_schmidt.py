@@ -62,19 +62,21 @@ LEAST_PART = 0.05  # of the pixels of a region, that a part of it must hold to s
 
 COMPONENT = "gram_schmidt_component"
 REPORT = (
-    Variable("gram_schmidt_region", (COMPONENT,), "int8", "1", "0 strong, 1 weak_minus, 2 weak_plus"),
-    Variable("gram_schmidt_pixels", (COMPONENT,), "int64", "1", "pixels that the curve of the region is the mean of"),
     Variable(
-        "gram_schmidt_peak",
+        "gram_schmidt_region",
         (COMPONENT,),
-        "float64",
-        "degree",
-        "where those pixels peak, to 1/32 of the axis; NaN: anywhere",
+        "int8",
+        "1",
+        "region of the component (0: strong, 1: weak_minus, 2: weak_plus)",
     ),
-    Variable("gram_schmidt_bootstrap", (COMPONENT, SCAN), "float64", "1", "standard deviation of the basis"),
+    Variable("gram_schmidt_pixels", (COMPONENT,), "int64", "1", "number of pixels averaged in the region curve"),
+    Variable("gram_schmidt_peak", (COMPONENT,), "float64", "{units}", "local peak of the region (NaN: any)"),
+    Variable(
+        "gram_schmidt_bootstrap", (COMPONENT, SCAN), "float64", "1", "bootstrap standard deviation of the basis curves"
+    ),
     Variable("gram_schmidt_condition", (), "float64", "1", "condition number of the curves of the three regions"),
-    Variable("gram_schmidt_rms", (), "float64", "1", "rms of what the basis leaves of the treated curves"),
-    Variable("gram_schmidt_rms_least", (), "float64", "1", "rms of what the best basis of that size leaves (SVD)"),
+    Variable("gram_schmidt_rms", (), "float64", "1", "rms residual in the basis"),
+    Variable("gram_schmidt_rms_least", (), "float64", "1", "rms residual in the best basis of equal size (SVD)"),
     Variable("gram_schmidt_has_tails", (), "bool", "1", "whether regions of weak beam were found or drawn"),
 )
 

@@ -40,8 +40,8 @@ TURNS = 2000
 LEAST_SLOPE = 1e-6  # of the part below zero of sources with variance 1, for one radian (our choice)
 WHITENINGS = ("covariance", "moment")
 
-NEGATIVE = Variable("nica_negative", (), "float64", "1", "share of squares below zero, of sources and of their curves")
-WHITENING = Variable("nica_whitening", (), "int8", "1", "0 by the covariance, 1 by the mean products")
+NEGATIVE = Variable("nica_negative", (), "float64", "1", "share of squares below zero in sources and source curves")
+WHITENING = Variable("nica_whitening", (), "int8", "1", "whitening method (0: covariance, 1: mean products)")
 
 
 def whitening(

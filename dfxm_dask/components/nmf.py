@@ -42,11 +42,15 @@ BRIGHT = 0.5  # of the 90 % quantile of the amounts: darker curves are no pure o
 def fit_variables(method: str) -> tuple[Variable, ...]:
     """What a fit by rounds says of itself."""
     return (
-        Variable(f"{method}_found", (), "float64", "1", "number of components that were looked for"),
-        Variable(f"{method}_rounds", (), "float64", "1", "rounds until nothing changed"),
-        Variable(f"{method}_converged", (), "bool", "1", "whether that happened before the last round allowed"),
-        Variable(f"{method}_unexplained", (), "float64", "1", "share of squares of the sampled curves that is left"),
-        Variable(f"{method}_optimum", (), "float64", "1", "the least share that any as many curves could leave"),
+        Variable(f"{method}_found", (), "float64", "1", "number of components requested"),
+        Variable(f"{method}_rounds", (), "float64", "1", "number of iterations until convergence"),
+        Variable(
+            f"{method}_converged", (), "bool", "1", "whether the factorisation converged within the allowed iterations"
+        ),
+        Variable(f"{method}_unexplained", (), "float64", "1", "unexplained share of squares of the sampled curves"),
+        Variable(
+            f"{method}_optimum", (), "float64", "1", "least unexplained share of squares for any basis of equal size"
+        ),
     )
 
 

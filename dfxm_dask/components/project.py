@@ -197,9 +197,11 @@ def projection(method: str) -> Reduction:
     name = f"project_{method}"
     coefficient = Variable(
         f"{method}_coefficient", ("z", f"{method}_component", "y", "x"), "float32", "1",
-        f"coefficients of the treated curve in the basis of {method}",
+        f"coefficients of the treated curve in the {method} basis",
     )  # fmt: skip
-    residual = Variable(f"{method}_residual", SPACE, "float32", "1", f"rms of what the basis of {method} leaves")
+    residual = Variable(
+        f"{method}_residual", SPACE, "float32", "1", f"rms residual of the treated curve in the {method} basis"
+    )
 
     def kernel(
         counts: np.ndarray,

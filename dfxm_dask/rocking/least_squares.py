@@ -191,7 +191,8 @@ def fit_peak(u, curve, p, model, work):  # type: ignore[no-untyped-def]
     model : int
         GAUSSIAN, LORENTZIAN or PSEUDO_VOIGT.
     work : tuple of arrays
-        See :func:`buffers`.
+        See :func:`buffers`. Where the fit converged, the rows of the first one then are the derivatives with respect to
+        amplitude, centre, FWHM and (pseudo-Voigt only) mixing, and the residual.
 
     Returns
     -------
@@ -199,8 +200,6 @@ def fit_peak(u, curve, p, model, work):  # type: ignore[no-untyped-def]
         Whether the last step was small.
     chi2 : float
         Sum of squared residuals.
-    variance : float
-        Diagonal element of the inverse of JᵀJ that belongs to the centre.
     """
     basis, matrix, slope, trial_matrix, trial_slope, factor, step, trial = work
     size = 5 if model == PSEUDO_VOIGT else 4
@@ -234,21 +233,14 @@ def fit_peak(u, curve, p, model, work):  # type: ignore[no-untyped-def]
             damping = max(damping * 0.1, 1e-12)
             converged = small and damping < 1  # a small step under strong damping says nothing
             if abs(p[CENTRE]) > u.size or not 0.1 < p[FWHM] < 4 * u.size:
-                return False, chi2, np.nan  # far outside the scan: it will not come back
+                return False, chi2  # far outside the scan: it will not come back
         else:
             # At the minimum rounding decides whether the sum of squares falls.
             converged = small and damping < 1
             damping *= 10
         if converged or damping > 1e12:
             break
-    if size == 5 and (p[MIXING] <= 0 or p[MIXING] >= 1):
-        size = 4  # held at its bound
-    for k in range(size):
-        trial_slope[k] = 1.0 if k == CENTRE else 0.0
-    variance = np.nan
-    if _solve(matrix, trial_slope, 0.0, size, factor, step):
-        variance = step[CENTRE]
-    return converged, chi2, variance
+    return converged, chi2
 
 
 def buffers(points: int) -> tuple[np.ndarray, ...]:

@@ -41,18 +41,20 @@ from dfxm_dask.schema import (
 
 TOTAL = Variable("total", SPACE, "float32", "count", "sum of the rocking curve above background")
 PEAK = Variable("peak", SPACE, "float32", "count", "maximum of the rocking curve above background")
-PEAK_AT = Variable("peak_{axis}", SPACE, "float64", "{units}", "{axis} of the maximum")
+PEAK_AT = Variable("peak_{axis}", SPACE, "float64", "{units}", "{axis} at the maximum of the rocking curve")
 COM = Variable("com_{axis}", SPACE, "float64", "{units}", "centre of mass along {axis}")
-STD = Variable("std_{axis}", SPACE, "float32", "{units}", "standard deviation along {axis}")
-SKEWNESS = Variable("skewness_{axis}", SPACE, "float32", "1", "skewness along {axis}")
-KURTOSIS = Variable("kurtosis_{axis}", SPACE, "float32", "1", "excess kurtosis along {axis}")
-COVARIANCE = Variable("cov_{axis}_{other}", SPACE, "float32", "", "covariance of {axis} and {other}")
+STD = Variable("std_{axis}", SPACE, "float32", "{units}", "standard deviation of the rocking curve along {axis}")
+SKEWNESS = Variable("skewness_{axis}", SPACE, "float32", "1", "skewness of the rocking curve along {axis}")
+KURTOSIS = Variable("kurtosis_{axis}", SPACE, "float32", "1", "excess kurtosis of the rocking curve along {axis}")
+COVARIANCE = Variable(
+    "cov_{axis}_{other}", SPACE, "float32", "", "covariance of {axis} and {other} in the rocking curve"
+)
 FLAGS = Variable(
     "flags",
     SPACE,
     "uint8",
     "1",
-    "what is wrong with the rocking curve",
+    "quality flags of the rocking curve",
     flags=(
         (UNLIT, "unlit"),
         (TRUNCATED, "truncated"),

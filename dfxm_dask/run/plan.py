@@ -17,7 +17,7 @@ from dfxm_dask.graph import COMPONENTS, FIXED, check_axes, components, expanded_
 from dfxm_dask.reduction import Reduction, find
 from dfxm_dask.run.recipe import Recipe, Step
 from dfxm_dask.run.remarks import frames_apart, uneven_frames
-from dfxm_dask.schema import AXES, SCAN, SPACE, Variable, check, expand
+from dfxm_dask.schema import AXES, SCAN, SPACE, Variable, check, expand, length_fault
 from dfxm_dask.store import calibrate, ledger, scan
 from dfxm_dask.store.chunks import bands
 from dfxm_dask.store.shards import open_array
@@ -277,11 +277,8 @@ def _scale(plan: Mapping[str, Any]) -> str | None:
 
 def _foreign_units(reduction: Reduction, stored: Stored) -> str | None:
     for variable in reduction.reads:
-        if variable.name in SPACE and stored.units.get(variable.name) != variable.units:
-            return (
-                f"needs {variable.name} in {variable.units}, it is in {stored.units.get(variable.name)!r}: "
-                f"set the effective pixel by dfxm-dask calibrate {stored.path} --pixel-size Y,X"
-            )
+        if fault := length_fault(variable, stored.units.get(variable.name)):
+            return f"{fault}: set the effective pixel by dfxm-dask calibrate {stored.path} --pixel-size Y,X"
     return None
 
 
@@ -317,7 +314,7 @@ def _resolve(
             sources[variable.name] = source.group
             inputs[f"{source.group}/{source.step}"] = _identity(stored, source.group, source.step, plans)
     inputs["raw/ingest"] = _identity(stored, "raw", "ingest", plans)
-    writes = tuple(expanded_writes(reduction, stored.axes, parameters))
+    writes = tuple(expanded_writes(reduction, stored.axes, parameters, stored.sizes))
     unit = "band" if _tileable(reduction, stored) else "layer"
     plan = {
         "version": __version__,

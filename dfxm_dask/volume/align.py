@@ -12,10 +12,14 @@ from dfxm_dask.reduction import Arrays, reduction
 from dfxm_dask.schema import DEFECTS, Variable, X, Y, Z, pixel_length
 from dfxm_dask.volume.objects import neighbouring
 
-SHIFT_Y = Variable("shift_y", ("z",), "float64", "um", "how far the image of the layer is moved along y")
-SHIFT_X = Variable("shift_x", ("z",), "float64", "um", "how far the image of the layer is moved along x")
+SHIFT_Y = Variable("shift_y", ("z",), "float64", "um", "shift of the layer image along y")
+SHIFT_X = Variable("shift_x", ("z",), "float64", "um", "shift of the layer image along x")
 SHIFT_QUALITY = Variable(
-    "shift_quality", ("z",), "float64", "1", "height of the correlation with the layer before above any other, of it"
+    "shift_quality",
+    ("z",),
+    "float64",
+    "1",
+    "lead of the highest correlation peak over the next, as part of the highest",
 )
 
 IMAGE = 0.25  # um, standard deviation: correlations are blurred to half of the width of a dislocation's image

@@ -24,24 +24,30 @@ from dfxm_dask.volume.objects import (
     touching,
 )
 
-PIECE_OBJECT = Variable("piece_object", ("piece",), "int32", "1", "object that the piece belongs to; 0: removed")
-PIECE_START = Variable("piece_start", ("z",), "int64", "1", "pieces in the layers before")
-PIECE_COUNT = Variable("piece_count", ("z",), "int64", "1", "pieces in the layer")
-OFFSET_Y = Variable("offset_y", ("z",), "int32", "1", "whole pixels along y by which the layer is taken back")
-OFFSET_X = Variable("offset_x", ("z",), "int32", "1", "whole pixels along x by which the layer is taken back")
-OUTSIDE = Variable("voxels_outside", ("z",), "int64", "1", "voxels of the mask that leave the frame with that")
-JOINED = Variable("joined", ("z",), "bool", "1", "objects go on from the layer before: none is missing between")
+PIECE_OBJECT = Variable("piece_object", ("piece",), "int32", "1", "object number of the piece (0: removed)")
+PIECE_START = Variable("piece_start", ("z",), "int64", "1", "number of pieces in all earlier layers")
+PIECE_COUNT = Variable("piece_count", ("z",), "int64", "1", "number of pieces in the layer")
+OFFSET_Y = Variable("offset_y", ("z",), "int32", "1", "alignment offset of the layer along y, in whole pixels")
+OFFSET_X = Variable("offset_x", ("z",), "int32", "1", "alignment offset of the layer along x, in whole pixels")
+OUTSIDE = Variable("voxels_outside", ("z",), "int64", "1", "number of mask voxels shifted out of the frame")
+JOINED = Variable("joined", ("z",), "bool", "1", "whether objects continue from the previous layer without a gap")
 TABLE = (
-    Variable("object_voxels", ("object",), "int64", "1", "voxels of the object"),
-    Variable("object_volume", ("object",), "float64", "um3", "volume of the object's voxels"),
-    Variable("object_centroid", ("object", "xyz"), "float64", "um", "mean position of the voxels"),
-    Variable("object_low", ("object", "xyz"), "float64", "um", "lowest centre of a voxel along each axis"),
-    Variable("object_high", ("object", "xyz"), "float64", "um", "highest centre of a voxel along each axis"),
-    Variable("object_extent", ("object", "axis"), "float64", "um", "standard deviation along each principal axis"),
-    Variable("object_axes", ("object", "axis", "xyz"), "float64", "1", "principal axes, the longest first"),
+    Variable("object_voxels", ("object",), "int64", "1", "number of voxels of the object"),
+    Variable("object_volume", ("object",), "float64", "um3", "volume of the object"),
+    Variable("object_centroid", ("object", "xyz"), "float64", "um", "centroid of the object"),
+    Variable("object_low", ("object", "xyz"), "float64", "um", "lowest voxel centre of the object along each axis"),
+    Variable("object_high", ("object", "xyz"), "float64", "um", "highest voxel centre of the object along each axis"),
+    Variable(
+        "object_extent",
+        ("object", "axis"),
+        "float64",
+        "um",
+        "standard deviation of the object along each principal axis",
+    ),
+    Variable("object_axes", ("object", "axis", "xyz"), "float64", "1", "principal axes of the object, longest first"),
 )
-DISLOCATION = Variable("dislocation", SPACE, "bool", "1", "voxel of an object that stands out in the weak beam")
-LABEL = Variable("label", SPACE, "int32", "1", "number of the object; 0: none")
+DISLOCATION = Variable("dislocation", SPACE, "bool", "1", "whether the voxel belongs to a reconstructed object")
+LABEL = Variable("label", SPACE, "int32", "1", "object number (0: none)")
 
 
 def _join(first: Arrays, second: Arrays) -> Arrays:
