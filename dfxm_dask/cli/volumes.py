@@ -38,6 +38,7 @@ def compare(
     beside what A would reach at random places.
     """
     from dfxm_dask.store.ledger import replace_file
+    from dfxm_dask.store.paths import beside
     from dfxm_dask.view.maps import DPI
     from dfxm_dask.view.tables import say, show_table
     from dfxm_dask.view.volumes import (
@@ -56,7 +57,7 @@ def compare(
         say(f"NOTE: {note}")
     say(ratio_words(found))
     first, second = (mask.path for mask in masks)
-    out = out or first.with_name(f"{first.stem}_against_{second.stem}.png")
+    out = out or beside(first, f"_against_{beside(second, '').name}.png")
     figure = draw_comparison(found, (masks[0].name, masks[1].name), tau)
     figure.savefig(out, dpi=DPI, facecolor="white", metadata={"Software": "dfxm_dask"})
     say(f"figure:  {out}")

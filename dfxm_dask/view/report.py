@@ -27,6 +27,7 @@ from dfxm_dask.errors import IncompleteError, StoreError
 from dfxm_dask.run.events import duration, many, megabytes
 from dfxm_dask.run.remarks import of_results
 from dfxm_dask.store import ledger, scan
+from dfxm_dask.store.paths import beside
 from dfxm_dask.view.beams import draw_beams
 from dfxm_dask.view.boundaries import boundary_pages
 from dfxm_dask.view.components import METHODS, draw_components
@@ -84,7 +85,7 @@ def scan_page(store: str | Path, out: str | Path | None = None) -> tuple[Path, P
         Not a store, or a place under RAW_DATA.
     """
     store = Path(store)
-    page = Path(out) if out else store.with_suffix(".html")
+    page = Path(out) if out else beside(store, ".html")
     _refuse(page)
     facts = scan_facts(store, names=None)
     pictures = [{**p, "data": None} for p in facts["pictures"]]
