@@ -145,10 +145,9 @@ KINDS: dict[str, tuple[Callable[[Path, Path], Path], str, str]] = {
 
 STORES = (
     "info @", "check maps @", "plan maps @", "run maps @ --shard 1/2", "reduce moments @ --workers 1",
-    "figures @ +/figures",     "report @", "compare @ !", "compare ! @", "compare @:beams/defects !", "compare-beams @",
-    "export @ +/files",
-    "verify @", "verify @ --repair", "verify @ --deep 1", "train @ --labels truth --out +/w.safetensors",
-    "train ! @ --labels prior --out +/w.safetensors",
+    "figures @ +/figures", "report @", "compare @ !", "compare ! @", "compare @:beams/defects !", "compare-beams @",
+    "export @ +/files", "verify @", "verify @ --repair", "verify @ --deep 1",
+    "train @ --labels truth --out +/w.safetensors", "train ! @ --labels prior --out +/w.safetensors",
 )  # fmt: skip
 RAW = (
     "ingest @ +/new.zarr",

@@ -70,7 +70,7 @@ def named(source: SourcePath) -> list[str]:
         raise SourceError("source", "is an empty list", "name the master file of a scan, or its .edf files")
     found: dict[str, str] = {}
     real: dict[str, str] = {}
-    for item in map(os.fspath, items):
+    for item in (os.fspath(each) for each in items):
         if not item.strip() or "\0" in item:
             raise SourceError(
                 f"source {item!r}", "is no name of a file", "name the master file of a scan, or its .edf files"
