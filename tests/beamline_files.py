@@ -297,6 +297,7 @@ def write_edf(
     """EDF files as SPEC and LIMA write them: ``per_file`` frames each, headers padded to 512 bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     kinds = {"uint8": "UnsignedByte", "uint16": "UnsignedShort", "uint32": "UnsignedInteger", "int16": "SignedShort",
+             "int64": "Signed64",
              "float32": "FloatValue"}  # fmt: skip
     files: list[Path] = []
     for k, start in enumerate(range(0, len(counts), per_file)):

@@ -40,10 +40,11 @@ def compare_beams(store: Path, out: Path | None, layers: tuple[int, ...], region
     Where the truth is known, how well each tells dislocations; how much of the strong beam's fringes it shows; what a
     basis leaves of the curves. Nothing is written into the store.
     """
+    from dfxm_dask.store.paths import beside
     from dfxm_dask.view.methods import COLUMNS, as_cells, compare_beams, how_to_read
     from dfxm_dask.view.tables import say, show_table
 
-    out = store.with_name(f"{store.stem}_beams.png") if out is None else out
+    out = beside(store, "_beams.png") if out is None else out
     rows, path = compare_beams(store, out, layer=layers or None, regions=regions, weights=weights)
     show_table(f"weak-beam maps of {store}", COLUMNS, as_cells(rows), right=range(1, len(COLUMNS) - 1))
     say(how_to_read(rows))

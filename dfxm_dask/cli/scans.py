@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,14 @@ def ingest(
     from dfxm_dask.run.events import duration, many, megabytes
     from dfxm_dask.view.tables import say
 
+    if options["z"]:
+        from dfxm_dask.store.source import named_scans
+
+        with suppress(DfxmError):  # ingest itself says what is wrong, also with their number
+            scans = named_scans(list(source), options["scan"])
+            for (path, entry), at in zip(scans, options["z"], strict=False):
+                files = path if isinstance(path, str) else f"{path[0]} ... {path[-1]}"
+                say(f"z = {at:g} um: {files} entry {entry}")
     report = ingest_source(source[0] if len(source) == 1 else list(source), store, cluster, workers, events, **options)
     say(f"{store}: {many(report.layers, 'layer')}, {megabytes(report.bytes)} in {duration(report.seconds)}")
     for remark in report.remarks:

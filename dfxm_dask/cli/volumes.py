@@ -38,6 +38,7 @@ def compare(
     beside what A would reach at random places.
     """
     from dfxm_dask.store.ledger import replace_file
+    from dfxm_dask.store.paths import beside
     from dfxm_dask.store.places import refuse_file
     from dfxm_dask.view.maps import DPI
     from dfxm_dask.view.tables import say, show_table
@@ -52,7 +53,7 @@ def compare(
 
     masks = open_mask(a), open_mask(b)
     first, second = (mask.path for mask in masks)
-    out = out or first.with_name(f"{first.stem}_against_{second.stem}.png")
+    out = out or beside(first, f"_against_{beside(second, '').name}.png")
     refuse_file(out, "--out FILE.png")
     if numbers:
         refuse_file(numbers, "--json FILE")

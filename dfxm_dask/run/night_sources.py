@@ -7,7 +7,6 @@ is started anew where one ends it.
 from __future__ import annotations
 
 import fnmatch
-import glob
 import hashlib
 import multiprocessing
 import os
@@ -18,7 +17,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from dfxm_dask.run.night_config import Nightly
 from dfxm_dask.store.bliss import list_bliss
 from dfxm_dask.store.ingest import read_layers
 from dfxm_dask.store.links import Sources
+from dfxm_dask.store.paths import fixed_part, matches
 from dfxm_dask.store.source import Scan, load_beamline
 
 MASTERS = (".h5", ".hdf5", ".nx", ".nxs")
@@ -113,11 +112,11 @@ def find_masters(night: Nightly) -> Found:
             masters.setdefault(path.resolve(), root)
 
     for pattern in night.raw:
-        matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
-        fixed = Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts)).resolve()
-        if not matches or not all(os.path.exists(m) for m in matches):
+        found = matches(pattern)
+        fixed = fixed_part(pattern).resolve()
+        if not found or not all(os.path.exists(m) for m in found):
             faults.append(f"{pattern} matches nothing: is it mounted, and spelled as it is?")
-        for match in map(Path, matches):
+        for match in map(Path, found):
             if not within(match, fixed):
                 links.append(str(match))
                 continue
@@ -149,7 +148,7 @@ def look(path: str, listed: Sequence[str], night: Nightly) -> Look:
     """A scan as its files are now; no pixel is read."""
     try:
         scans, absent = read_layers(
-            glob.escape(path), list(listed), beamline=load_beamline(night.beamline, dict(night.motors)),
+            path, list(listed), beamline=load_beamline(night.beamline, dict(night.motors)),
             detector=night.detector, roots=[Path(r) for r in night.roots], allow_partial=night.allow_partial,
         )  # fmt: skip
     except DfxmError as error:

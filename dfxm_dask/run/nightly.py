@@ -17,7 +17,6 @@ What is begun is remembered before it begins: a scan that ends the whole program
 
 from __future__ import annotations
 
-import glob
 import signal
 import socket
 import threading
@@ -238,7 +237,7 @@ def _work(
             files = [list(file) for file in scan.seen.files]
             anew = bool(scan.state) and (files, words[0]) != (scan.state["files"], scan.state["raw_asked"])
             made = run_ingest(
-                glob.escape(str(scan.source)), scan.store, client=client, publish=(*publish, count),
+                str(scan.source), scan.store, client=client, publish=(*publish, count),
                 scan=[*scan.entries], beamline=night.beamline, motors=night.motors, detector=night.detector,
                 pixel_size=night.pixel_size, roi=night.roi, roots=night.roots, allow_partial=night.allow_partial,
                 overwrite=anew,

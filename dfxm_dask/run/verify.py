@@ -21,6 +21,7 @@ from dfxm_dask.run.probe import rerun_block
 from dfxm_dask.run.recipe import Recipe, Step
 from dfxm_dask.run.windowed import windowed
 from dfxm_dask.store import calibrate, ledger, scan
+from dfxm_dask.store.kinds import not_a_store
 from dfxm_dask.store.lock import own_group
 from dfxm_dask.store.soundness import BlockFile, Fault, block_files, check_file, check_metadata
 
@@ -68,10 +69,10 @@ def verify(
         With ``repair``, where a run is at work.
     """
     begun = time.perf_counter()
+    if not any(Path(store).glob("*/.ledger/*.jsonl")):
+        raise not_a_store(store)
     store = Path(store).resolve()
     calibrate.recover(store)
-    if not any(store.glob("*/.ledger/*.jsonl")):
-        raise StoreError(f"store {store}", "has no ledger", "check the path, or ingest first")
     faults, files, nbytes, recomputed = _look(store, deep, seed, client)
     mended: tuple[Fault, ...] = ()
     if repair and faults:

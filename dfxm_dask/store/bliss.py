@@ -21,6 +21,7 @@ from dfxm_dask.store.bliss_counters import Look, per_frame, time_axis
 from dfxm_dask.store.bliss_detector import find_detector, pixel_edges
 from dfxm_dask.store.bliss_grid import Readback, complete_frames, scan_axes
 from dfxm_dask.store.bliss_pieces import frame_pieces
+from dfxm_dask.store.kinds import not_a_master
 from dfxm_dask.store.links import Sources
 from dfxm_dask.store.source import Beamline, Piece, Scan
 from dfxm_dask.store.units import base_unit
@@ -135,7 +136,13 @@ def _entry(sources: Sources, name: str) -> h5py.Group:
     entry = sources.find(sources.master, name) if name in known else None
     if isinstance(entry, h5py.Group):
         return entry
-    listed = ", ".join(known[:20]) + (" ..." if len(known) > 20 else "") or "none: this is not a master file of BLISS"
+    if not known:
+        raise not_a_master(str(sources.master.filename))
+    if name in known:
+        raise SourceError(
+            sources.asked, "is no group, or a link that leads nowhere", "name another entry, or another file"
+        )
+    listed = ", ".join(known[:20]) + (" ..." if len(known) > 20 else "")
     if name in sources.master and not re.fullmatch(r"\d+\.1", name):
         raise SourceError(sources.asked, "is no scan with frames (N.2 holds slow sensors)", f"entries are {listed}")
     raise SourceError(sources.asked, "no such entry", f"entries are {listed}")

@@ -1,11 +1,10 @@
-"""EDF frames: a folder, a glob, or a list of files, of one or more frames each.
+"""EDF frames: a folder, a file, or a list of both, of one or more frames each.
 
 Headers carry the scan command, the number of the point, and every motor; files are ordered by these, never by name.
 """
 
 from __future__ import annotations
 
-import glob
 import math
 import os
 import re
@@ -19,29 +18,37 @@ from dfxm_dask.errors import SourceError
 from dfxm_dask.store.bliss_camera import NO_SETTING, full_well
 from dfxm_dask.store.bliss_command import REWIND, Command, scan_command
 from dfxm_dask.store.bliss_grid import Readback, complete_frames, grid_order, scan_axes
-from dfxm_dask.store.edf_headers import Frame, frames_of
-from dfxm_dask.store.source import EDF, Axis, Beamline, Counter, Piece, Roi, Scan, SourcePath, check_unchanged
+from dfxm_dask.store.edf_headers import Frame, frames_of, open_edf, read_counts
+from dfxm_dask.store.kinds import not_a_source
+from dfxm_dask.store.paths import EDF_NAMES, SourcePath, natural
+from dfxm_dask.store.source import EDF, Axis, Beamline, Counter, Piece, Roi, Scan, check_unchanged
 from dfxm_dask.store.units import base_unit
 
 SETTING = re.compile(r"(acq|acc|image|det|camera|bit)_?|.*(binning|roi|depth|gain|saturation)", re.IGNORECASE)
+ONE_SCAN = "name the files of one scan alone, by a list or a pattern"
 
 
 def _files(path: SourcePath) -> list[str]:
-    if isinstance(path, str | os.PathLike):
-        name = os.fspath(path)
-        if os.path.isdir(name):
-            found = sorted(str(p) for p in Path(name).iterdir() if p.suffix.lower() == ".edf")
-            if not found:
-                raise SourceError(name, "is a folder without .edf files", "name the master .h5 file, or another folder")
-            return found
-        found = sorted(glob.glob(name)) if "*" in name else [name]
-        if not found:
-            raise SourceError(name, "matches no file", "check the pattern")
-        return found
-    found = [os.fspath(p) for p in path]
-    if not found:
-        raise SourceError("EDF source", "is an empty list", "name the files")
-    return found
+    """Files of a series, each once; those of a folder in natural order."""
+    found: list[str] = []
+    for name in [path] if isinstance(path, str | os.PathLike) else path:
+        whole = os.path.abspath(name)  # workers may stand elsewhere
+        if not os.path.isdir(whole):
+            found.append(whole)
+            continue
+        inside = sorted((str(p) for p in Path(whole).iterdir() if p.name.lower().endswith(EDF_NAMES)), key=natural)
+        if not inside:
+            raise not_a_source(os.fspath(name))
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+def holds_whole_scans(file: str) -> bool:
+    """Whether a file holds all frames that the commands of its scans ask for."""
+    return all(
+        scan_command(_title(group[0]) or None, {}, f"{file} entry {entry}").count == len(group)
+        for entry, group in _scans([file]).items()
+    )
 
 
 def _title(frame: Frame) -> str:
@@ -70,9 +77,8 @@ def read_edf(
 
     ``entry`` is the number of the scan ("86.1"); "1.1" also stands for the only one there is.
     """
-    source = (
-        os.fspath(path) if isinstance(path, str | os.PathLike) else os.path.dirname(os.fspath(path[0])) if path else ""
-    )
+    alone = path if isinstance(path, str | os.PathLike) else path[0] if len(path) == 1 else None
+    source = os.fspath(alone) if alone is not None else os.path.dirname(os.path.abspath(path[0]))  # type: ignore[index]
     asked = f"{source} entry {entry}"
     scans = _scans(path)
     if entry not in scans and not (entry == "1.1" and len(scans) == 1):
@@ -81,13 +87,13 @@ def read_edf(
     alike: tuple[tuple[str, list[object]], ...] = (
         ("scan commands", [_title(f) for f in found]),
         ("frame shapes", [f.shape for f in found]),
-        ("dtypes", [np.dtype(f.dtype).newbyteorder("=").name for f in found]),
+        ("dtypes", [f.counts.name for f in found]),
     )
     for label, values in alike:
         kinds = list(dict.fromkeys(values))
         if len(kinds) > 1:
             other = found[values.index(kinds[1])].file
-            raise SourceError(asked, f"{label} differ: {kinds[0]} and {kinds[1]} (in {other})", "separate the scans")
+            raise SourceError(asked, f"{label} differ: {kinds[0]} and {kinds[1]} (in {other})", ONE_SCAN)
     title = _title(found[0])
     command = scan_command(title or None, {}, asked)
     commanded = command.count
@@ -95,7 +101,7 @@ def read_edf(
         command = Command(command.name, (), len(found), None, command.exposure)
         commanded = len(found)
     if len(found) > commanded:
-        raise SourceError(asked, f"has {len(found)} frames, the command asks for {commanded}", "separate the scans")
+        raise SourceError(asked, f"has {len(found)} frames, the command asks for {commanded}", ONE_SCAN)
     found = _in_order(found, command, asked)
     total = len(found)
     command, count = complete_frames(command, total, asked, allow_partial=allow_partial)
@@ -116,7 +122,7 @@ def read_edf(
     if exposure is None and command.exposure:
         exposure, exposure_source = np.full(count, command.exposure), "scan command, the same for every frame"
     settings = _settings(found[0])
-    dtype = np.dtype(found[0].dtype).newbyteorder("=")
+    dtype = np.dtype(found[0].dtype).newbyteorder("=") if found[0].counts.itemsize < 4 else found[0].counts
     saturation, saturation_source = full_well(settings, dtype)
     z_motor = next(
         (m for m in beamline.motors.get("z", []) if len({f.motors.get(m) for f in found} - {None}) == 1), None
@@ -131,7 +137,7 @@ def read_edf(
         axes=axes,
         order=order.astype(np.int64),
         frame_shape=found[0].shape,
-        dtype=dtype,
+        dtype=found[0].counts,
         pieces=_pieces(found),
         detector=found[0].header.get("prefix", "").rstrip("_") or "edf",
         z=found[0].motors[z_motor] if z_motor else None,
@@ -172,6 +178,9 @@ def _in_order(found: list[Frame], command: Command, asked: str) -> list[Frame]:
                 asked, f"point_no of the frames are not consecutive near {gap}", "restore the missing files"
             )
         return ordered
+    times = [f.header.get("epoch") for f in found]
+    if not command.drives and None not in times and len(set(times)) == len(times):
+        return sorted(found, key=_epoch)
     if not command.drives or any(d.motor not in f.motors for f in found for d in command.drives):
         raise SourceError(
             asked, "headers have neither point numbers nor positions of the scanned motors", "write point_no into them"
@@ -223,6 +232,13 @@ def _parked(frame: Frame, beamline: Beamline, moved: set[str | None]) -> dict[st
     return places
 
 
+def _epoch(frame: Frame) -> float:
+    try:
+        return float(frame.header["epoch"])
+    except ValueError:
+        raise SourceError(frame.file, f"has epoch {frame.header['epoch']!r}", "correct the header") from None
+
+
 def _counter(found: list[Frame], name: str) -> np.ndarray | None:
     values = np.array([f.counters.get(name, math.nan) for f in found])
     return values if np.isfinite(values).all() else None
@@ -259,28 +275,15 @@ def _pieces(found: list[Frame]) -> tuple[Piece, ...]:
 def edf_frames(scan: Scan, roi: Roi) -> Iterator[tuple[int, np.ndarray]]:
     """Frames in recorded order with their numbers; see :func:`dfxm_dask.store.source.frames`."""
     y0, y1, x0, x1 = roi
-    buffer = np.empty(scan.frame_shape, scan.dtype)
+    asked = f"{scan.source} entry {scan.entry}"
     for piece in scan.pieces:
         check_unchanged(scan, piece.file)
-        found = frames_of(piece.file)
-        with open(piece.file, "rb", buffering=0) as stream:
-            for step in range(piece.count):
-                frame = found[piece.first + step]
-                where = f"frame {frame.index} of {piece.file}"
-                try:
-                    stream.seek(frame.offset)
-                    got = stream.readinto(memoryview(buffer).cast("B"))  # type: ignore[arg-type]
-                except OSError as error:
-                    raise SourceError(
-                        f"{scan.source} entry {scan.entry}", f"{where} cannot be read ({error})", "copy the file again"
-                    ) from error
-                if got != buffer.nbytes:
-                    raise SourceError(
-                        f"{scan.source} entry {scan.entry}",
-                        f"{where} has {got} of {buffer.nbytes} bytes",
-                        "copy the file again",
-                    )
-                if not np.dtype(frame.dtype).isnative:
-                    buffer.byteswap(inplace=True)
-                yield piece.start + step, buffer[y0:y1, x0:x1]
+        found = frames_of(piece.file)[piece.first : piece.first + piece.count]
+        try:
+            stream = open_edf(piece.file)
+        except OSError as error:
+            raise SourceError(asked, f"{piece.file} cannot be opened ({error.strerror})", "check the file") from error
+        with stream:
+            for step, frame in enumerate(found):
+                yield piece.start + step, read_counts(stream, frame, asked)[y0:y1, x0:x1]
         check_unchanged(scan, piece.file)

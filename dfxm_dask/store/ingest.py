@@ -6,7 +6,6 @@ one frame (or one chunk's depth of frames) whatever the number of frames and lay
 
 from __future__ import annotations
 
-import glob
 import os
 import shutil
 import time
@@ -30,7 +29,7 @@ from dfxm_dask.store.create import check_pixel_size, create_store, raw_variables
 from dfxm_dask.store.lock import STORE_LOCK, Fence, own_store
 from dfxm_dask.store.scan import arrays, consolidate, read_group_meta
 from dfxm_dask.store.shards import ShardWriter, open_array, place_shards, read, stage_shard, staging
-from dfxm_dask.store.source import Scan, frames, list_scans, load_beamline, read_scan
+from dfxm_dask.store.source import Scan, frames, load_beamline, named_scans, read_scan
 from dfxm_dask.store.stack import axis_attrs, grid_positions, layer_z, name_of, remarks, stacked, z_attrs
 
 NOISE_FRAMES = 16  # frames of a layer, evenly spread, that the noise is taken from
@@ -57,33 +56,6 @@ class LayerTask:
     scan: Scan
     roi: tuple[int, int, int, int] | None
     fence: Fence | None = None
-
-
-def _sources(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Files behind a path, a glob or a list of either. Their order does not matter: z decides."""
-    many = [source] if isinstance(source, str | os.PathLike) else list(source)
-    found: list[Path] = []
-    for item in map(str, many):
-        matches = sorted(glob.glob(item)) if glob.has_magic(item) else [item]
-        if not matches:
-            raise SourceError(f"source {item}", "matches no file", "check the path")
-        found += [Path(m) for m in matches]
-    return found
-
-
-def _entries(path: Path, scan: str | Sequence[str] | None) -> list[str]:
-    """Entries to read from one file."""
-    if isinstance(scan, str) and scan != "all":
-        return [s.strip() for s in scan.split(",") if s.strip()]
-    if scan is not None and scan != "all":
-        return list(scan)
-    there = [str(s[0]) if isinstance(s, tuple) else str(s) for s in list_scans(path)]
-    there = [s for s in there if not s.endswith(".2")]
-    if scan is None and len(there) > 1:
-        raise SourceError(
-            f"{path}", f"holds {len(there)} scans: {', '.join(there[:12])}", "choose with --scan, or say --scan all"
-        )
-    return there
 
 
 def read_layers(
@@ -114,8 +86,7 @@ def read_layers(
             allow_partial=allow_partial,
             scan_mode=scan_mode,
         )
-        for path in _sources(source)
-        for entry in _entries(path, scan)
+        for path, entry in named_scans(source, scan)
     ]
     order = stacked(scans, z)
     if len(order) == 1:
@@ -172,8 +143,9 @@ def ingest(
 
     Parameters
     ----------
-    source : path, glob or list of them
-        BLISS/NeXus HDF5 masters, or EDF series.
+    source : path, pattern or list of both
+        BLISS/NeXus HDF5 masters, or EDF series. A path that exists is taken as it is, whatever characters it has;
+        files of a pattern come in natural order, scan2 before scan10.
     store : path
         Where the Zarr store goes. An ingest that was stopped goes on where it stopped.
     scan : str, optional
@@ -300,6 +272,7 @@ def ingest(
             "monitor": {"counter": first.monitor_name, "units": first.monitor_units or "not recorded"},
             "exposure": first.exposure_source,
             **calibrate.recorded_angle(whole, line),
+            "layers": [[Path(s.source).name, s.entry, at] for s, at in zip(scans, z_values, strict=True)],
             "root": ledger.digest(read_group_meta(target)["attributes"]),
         }
         ledger.complete(target, "raw", "ingest", provenance, small_files(target, variables))

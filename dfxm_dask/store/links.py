@@ -22,6 +22,7 @@ import numpy as np
 
 from dfxm_dask.errors import SourceError
 from dfxm_dask.schema import printable
+from dfxm_dask.store.kinds import kind_of
 
 MOST_HOPS = 16
 MOST_OPEN = 16
@@ -60,7 +61,8 @@ def open_hdf5(path: str, asked: str) -> h5py.File:
             if "truncated" in text:
                 raise SourceError(asked, f"{path} is truncated ({text})", "copy the file again") from error
             if "file signature not found" in text:
-                raise SourceError(asked, f"{path} is not an HDF5 file", "name the master file of the scan") from error
+                kind = kind_of(path).replace("a file of another kind", "not an HDF5 file")
+                raise SourceError(asked, f"{path} {kind}", "name the master file of the scan") from error
             raise SourceError(asked, f"{path} cannot be opened ({text})", "check the file") from error
     raise AssertionError("unreachable")
 

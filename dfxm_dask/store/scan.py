@@ -20,6 +20,7 @@ from dfxm_dask.errors import IncompleteError, StoreError
 from dfxm_dask.schema import SCHEMA_VERSION, Variable, migrate
 from dfxm_dask.store import ledger, metadata, shards
 from dfxm_dask.store.chunks import Layout
+from dfxm_dask.store.kinds import not_a_store
 from dfxm_dask.store.lock import STALE, hold
 
 
@@ -137,11 +138,16 @@ def read_group_meta(store: str | Path, group: str = "") -> dict[str, Any]:
         There is no group, or the store is not to be trusted.
     """
     path = Path(store, group, "zarr.json")
+    if not group and not os.path.lexists(path):
+        raise not_a_store(store)
     if not os.path.lexists(path):
-        raise StoreError(f"store {store}", f"has no group {group or '/'!r}", "check the path, or ingest first")
+        raise StoreError(f"store {store}", f"has no group {group!r}", "check the path, or ingest first")
     meta = metadata.read_node(path.parent)
+    foreign = "schema_version" not in meta["attributes"] and not any(path.parent.glob("*/.ledger/*.jsonl"))
+    if not group and (meta["node_type"] != "group" or foreign):
+        raise not_a_store(store)
     if meta["node_type"] != "group":
-        raise StoreError(f"store {store}", f"{group or '/'!r} is no group", "name the store itself")
+        raise StoreError(f"store {store}", f"{group!r} is no group", "restore the store, or write it anew")
     if not group:
         metadata.check_store(store)
     return meta

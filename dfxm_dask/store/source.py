@@ -17,9 +17,10 @@ import numpy as np
 
 from dfxm_dask.errors import InputError, SourceError
 from dfxm_dask.store.bliss_names import Beamline, find_config, load_beamline
+from dfxm_dask.store.kinds import not_a_master
+from dfxm_dask.store.paths import SourcePath, one_source, sources
 
 Roi = tuple[int, int, int, int]
-SourcePath = str | Path | Sequence[str | Path]
 
 __all__ = [
     "Axis",
@@ -33,6 +34,7 @@ __all__ = [
     "frames",
     "list_scans",
     "load_beamline",
+    "named_scans",
     "read_scan",
 ]
 
@@ -189,13 +191,6 @@ class Scan:
         return np.dtype(f"u{self.dtype.itemsize}") if self.dtype.kind == "i" else self.dtype
 
 
-def _is_edf(path: SourcePath) -> bool:
-    if not isinstance(path, str | os.PathLike):
-        return True
-    name = os.fspath(path)
-    return os.path.isdir(name) or "*" in name or name.lower().endswith((".edf", ".edf.gz", ".edf.bz2"))
-
-
 def list_scans(path: SourcePath, *, roots: Sequence[str | Path] = ()) -> list[tuple[str, str]]:
     """Entries of a source and their titles, by number: ``[("1.1", "fscan mu 0.29 0.001 150 0.5"), ...]``.
 
@@ -204,13 +199,55 @@ def list_scans(path: SourcePath, *, roots: Sequence[str | Path] = ()) -> list[tu
     SourceError
         No such file, or not a file of the beamline.
     """
-    if _is_edf(path):
+    found = one_source(path)
+    if not isinstance(found, str):
         from dfxm_dask.store.edf import list_edf
 
-        return list_edf(path)
+        return list_edf(found)
     from dfxm_dask.store.bliss import list_bliss
 
-    return list_bliss(Path(os.fspath(path)), roots=tuple(Path(r) for r in roots))  # type: ignore[arg-type]
+    return list_bliss(Path(found), roots=tuple(Path(r) for r in roots))
+
+
+def named_scans(source: SourcePath, scan: str | Sequence[str] | None) -> list[tuple[SourcePath, str]]:
+    """Sources and entries that a user asks for, in the order in which they are named.
+
+    Parameters
+    ----------
+    source : path, pattern or list of both
+        See :func:`dfxm_dask.store.paths.sources`.
+    scan : str or sequence of str, optional
+        "1.1", "1.1,2.1", or "all"; by default the only entry that there is.
+
+    Raises
+    ------
+    SourceError
+        No entry, one named twice, or several of which none is chosen.
+    """
+    return [(found, entry) for found in sources(source) for entry in _entries(found, scan)]
+
+
+def _entries(source: SourcePath, scan: str | Sequence[str] | None) -> list[str]:
+    asked = source if isinstance(source, str) else os.path.dirname(os.path.abspath(source[0]))  # type: ignore[index]
+    if scan is not None and scan != "all":
+        names = scan.split(",") if isinstance(scan, str) else list(scan)
+        chosen = [name.strip() for name in map(str, names) if name.strip()]
+        twice = next((name for name in chosen if chosen.count(name) > 1), None)
+        if twice:
+            raise SourceError(f"{asked} entry {twice}", "is named twice", "name each entry once")
+        if chosen:
+            return chosen
+    found = [entry for entry, _ in list_scans(source)]
+    listed = ", ".join(found[:12]) + (" ..." if len(found) > 12 else "")
+    if not found:
+        raise not_a_master(str(asked))
+    if scan is not None and scan != "all":
+        raise SourceError(
+            str(asked), f"no entry is named; entries are {listed}", "name one with --scan, or leave it out"
+        )
+    if scan is None and len(found) > 1:
+        raise SourceError(str(asked), f"holds {len(found)} scans: {listed}", "choose with --scan, or say --scan all")
+    return found
 
 
 def read_scan(
@@ -228,7 +265,7 @@ def read_scan(
     Parameters
     ----------
     path : str, Path or sequence of them
-        Master file of BLISS; or a folder, a glob, or a list of .edf files.
+        Master file of BLISS; or a folder, a pattern, or a list of .edf files.
     entry : str
         "1.1", "2.1", ...
     beamline : Beamline
@@ -248,16 +285,16 @@ def read_scan(
         Anything that is missing, short, contradictory, not finite, or of an unknown kind; in one line that names the
         file, the entry, and what to do.
     """
-    if _is_edf(path):
+    found = one_source(path)
+    if not isinstance(found, str):
         from dfxm_dask.store.edf import read_edf
 
-        return read_edf(path, entry, beamline=beamline, allow_partial=allow_partial, scan_mode=scan_mode)
+        return read_edf(found, entry, beamline=beamline, allow_partial=allow_partial, scan_mode=scan_mode)
     from dfxm_dask.store.bliss import read_bliss
 
     allowed = tuple(Path(r) for r in (*roots, *beamline.roots))
-    master = Path(os.fspath(path))  # type: ignore[arg-type]
     return read_bliss(
-        master, str(entry), beamline=beamline, detector=detector, roots=allowed, allow_partial=allow_partial,
+        Path(found), str(entry), beamline=beamline, detector=detector, roots=allowed, allow_partial=allow_partial,
         scan_mode=scan_mode,
     )  # fmt: skip
 

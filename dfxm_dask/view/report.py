@@ -28,6 +28,7 @@ from dfxm_dask.run.events import duration, many, megabytes
 from dfxm_dask.run.remarks import of_results
 from dfxm_dask.store import ledger, scan
 from dfxm_dask.store.calibrate import recover
+from dfxm_dask.store.paths import beside
 from dfxm_dask.store.places import refuse_file
 from dfxm_dask.view.beams import draw_beams
 from dfxm_dask.view.boundaries import boundary_pages
@@ -86,7 +87,7 @@ def scan_page(store: str | Path, out: str | Path | None = None) -> tuple[Path, P
         Not a store, or a place under RAW_DATA.
     """
     store = Path(store)
-    page = Path(out) if out else store.with_suffix(".html")
+    page = Path(out) if out else beside(store, ".html")
     _refuse(page)
     for file in (page, page.with_suffix(".json")):
         refuse_file(file, "--out FILE.html")

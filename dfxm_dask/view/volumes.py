@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ def open_mask(where: str | Path) -> Mask:
 
     text = str(where)
     found = re.fullmatch(r"(.+?):(\w+)(?:/(\w+)\s*(?:([<>])\s*([-+.\deE]+))?)?", text)
+    found = None if os.path.exists(text) else found
     path = Path(found[1] if found else text)
     try:
         tree = open_scan(path, chunks=None)

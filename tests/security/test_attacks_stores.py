@@ -285,7 +285,7 @@ def test_node__without_dimension_names_is_no_part_of_a_store(store: Path) -> Non
 
 
 def test_store__that_is_a_part_of_one(store: Path) -> None:
-    assert "is no group; name the store itself" in refusal(["info", str(store / "raw/counts")])
+    assert "raw/counts: is a part of the store" in refusal(["info", str(store / "raw/counts")])
 
 
 def test_node__that_is_not_there(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_refuses__the_chain_of_slow_sensors(tmp_path: Path) -> None:
 
 def test_refuses__a_file_that_is_no_master(tmp_path: Path) -> None:
     write_bliss(tmp_path / "m.h5", link="vds")
-    refuse(tmp_path / "scan0001" / "pco_ff_0000.h5", "none: this is not a master file")
+    refuse(tmp_path / "scan0001" / "pco_ff_0000.h5", "holds no scan .*but entry_0000; name the master file")
 
 
 # The command.

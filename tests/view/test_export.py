@@ -202,8 +202,9 @@ def test_planes_of__and_lines_of__say_what_is_not_known():
     np.testing.assert_allclose(lines.points[2:], [[5, 5, 0], [5, 5, 10]])
     notes = []
     found["corner"][0] = np.nan
-    assert planes_of(found, notes) is None
-    assert lines_of(found, notes) is None
+    for content in (planes_of(found, notes), lines_of(found, notes)):
+        assert content is not None
+        assert len(content.points) == 0
     assert notes == [
         "boundaries not drawn, for their corners are not known: 0, 1",
         "junction 0 not drawn, for the patches of its boundaries do not reach it together",

@@ -93,7 +93,7 @@ def test_open_mask__refuses_what_is_no_mask(tmp_path):
         InputError, match=r"beams/weak: is float32, not a mask; give a limit, as in a.zarr:beams/weak<0.5"
     ):
         open_mask(f"{path}:beams/weak")
-    with pytest.raises(StoreError, match="has no group"):
+    with pytest.raises(StoreError, match="does not exist"):
         open_mask(tmp_path / "none.zarr")
     pixels = write_store(tmp_path / "p.zarr", {"beams": {"defects": (SPACE, values > 0)}}, **grid(), units="pixel")
     with pytest.raises(InputError, match=r"y is in pixel, and distances need um; set .* dfxm-dask calibrate"):

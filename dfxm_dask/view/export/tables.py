@@ -7,6 +7,7 @@ import json
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,8 @@ def columns(dataset: xr.Dataset, dim: str) -> Columns:
         values = np.asarray(variable)
         attrs = {word: str(variable.attrs.get(word, "")) for word in ("units", "long_name")}
         labels = [_labels(dataset, str(d)) for d in variable.dims[1:]]
-        for words, column in zip(product(*labels), values.reshape(len(values), -1).T, strict=True):
+        flat = values.reshape(len(values), prod(values.shape[1:]))  # the number of columns, also where there is no row
+        for words, column in zip(product(*labels), flat.T, strict=True):
             found["_".join([str(name), *words])] = column, attrs
     return found
 

@@ -88,14 +88,15 @@ def points_of(found: xr.Dataset) -> PolyData | None:
 def planes_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
     """Patches of boundaries, by ``corner (boundary, corner, xyz)`` um, with all numbers and vectors of each.
 
-    A boundary whose corners are not known is named in ``notes``.
+    A boundary whose corners are not known is named in ``notes``. Without any there is no patch; None says that the
+    store does not hold corners at all.
     """
+    if "corner" not in found:
+        return None
     drawn, corners = patches(found)
     missing = sorted(set(range(found.sizes.get("boundary", 0))) - set(drawn.tolist()))
     if missing:
         notes.append(f"boundaries not drawn, for their corners are not known: {', '.join(map(str, missing))}")
-    if not len(drawn):
-        return None
     data: dict[str, np.ndarray] = {"boundary": drawn}
     for name, variable in found.data_vars.items():
         if variable.dims[:1] == ("boundary",) and variable.ndim <= 2 and variable.dtype.kind in "biuf":
@@ -126,8 +127,8 @@ def lines_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
     Returns
     -------
     PolyData or None
-        Cell data: ``boundary``, ``family`` and ``junction``, -1 for none; every number of the families, NaN for
-        junctions.
+        None where the store holds neither lines nor junctions. Cell data: ``boundary``, ``family`` and ``junction``,
+        -1 for none; every number of the families, NaN for junctions.
 
     Notes
     -----
@@ -148,7 +149,8 @@ def lines_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
                 reach = min((side @ side) / 2 / max(abs(line @ side), 1e-12) for side in sides)
                 ends.append([middle - reach * line, middle + reach * line])
                 owners.append((k, family, -1))
-    if {"junction_direction", "junction_point", "junction_boundary"} <= set(found.data_vars):
+    junctions = {"junction_direction", "junction_point", "junction_boundary"} <= set(found.data_vars)
+    if junctions:
         every = (np.asarray(found[f"junction_{word}"]) for word in ("direction", "point", "boundary"))
         for k, (direction, point, halves) in enumerate(zip(*every, strict=True)):
             own = [patch_of[b] for b in halves.tolist() if b in patch_of]
@@ -159,9 +161,9 @@ def lines_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
                 continue
             ends.append([point + low * direction, point + high * direction])
             owners.append((-1, -1, k))
-    if not ends:
+    if "line" not in found and not junctions:
         return None
-    boundary, family, junction = np.array(owners, np.int64).T
+    boundary, family, junction = np.reshape(np.array(owners, np.int64), (-1, 3)).T
     data = {"boundary": boundary, "family": family, "junction": junction}
     for name, variable in found.data_vars.items():
         if variable.dims == ("boundary", "family") and variable.dtype.kind in "biuf":
