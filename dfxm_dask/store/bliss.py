@@ -275,12 +275,12 @@ def _stood(sources: Sources, entry: h5py.Group, motor: str) -> tuple[np.ndarray,
     """Readings of a motor that was not scanned and their unit, or why there are none."""
     fault = ""
     for path in (f"instrument/positioners/{motor}", f"instrument/{motor}/value", f"instrument/{motor}/data"):
-        dataset, value = sources.find(entry, path), sources.value(entry, path)
+        value = sources.value(entry, path)
         if value is None:
             continue
         values = np.atleast_1d(np.asarray(value)).ravel()
         if values.dtype.kind in "fiu" and values.size and np.isfinite(values).all():
-            return values.astype(np.float64), sources.unit(dataset) or None
+            return values.astype(np.float64), sources.unit(sources.find(entry, path)) or None
         fault = fault or (f"{path} is {value!r}" if values.size == 1 else f"{path} holds no finite numbers")
     return fault
 

@@ -18,11 +18,12 @@ Settings = dict[str, str | float]
 # Where and how files were written, how many frames, and what is measured anew each time: no settings.
 NO_SETTING = re.compile(
     r"saving|statistic|history|buffer|temperature|date|time_?stamp$|(^|/)(acq_)?nb_frames$|latency|dead_?time|live_?time"
-    r"|directory|prefix|suffix|index|pixel_size|/(header|plot)/|file",
+    r"|directory|prefix|suffix|index|pixel_size|/(header|plot)$|file",
     re.IGNORECASE,
 )
 SMALL_ARRAY = re.compile(r"roi|region|bin|flip|offset|size|corner", re.IGNORECASE)
 OPTICS = re.compile(r"magnif|objective|zoom|wavelength|energy|distance", re.IGNORECASE)
+ELSEWHERE = ("positioners_", "fscan_parameters")  # where motors stood before and after, and the command
 LIMA = ("detector_information", "acquisition", "image_operation")
 DEPTHS = re.compile(r"(^|[/_])(bit_?depth(_readout)?|image_depth|depth|bpp|bits_per_pixel|image_type|image_lima_type)$")
 BINNING = re.compile(r"bin(ning)?(?:[_/]?([xy]))?$")
@@ -42,16 +43,17 @@ def setting(value: Any) -> str | float | None:
 
 def camera_settings(sources: Sources, entry: h5py.Group, detector: str, pieces: tuple[Piece, ...]) -> Settings:
     """Settings of the camera in the entry and in its first LIMA file, and of the optics, by name."""
-    found: Settings = {}
-    for name, value in _walk(sources, sources.find(entry, f"instrument/{detector}"), detector, 3):
-        if not NO_SETTING.search(name):
-            found[name] = value
-    instrument = sources.find(entry, "instrument")
+    found: Settings = dict(_walk(sources, _reach(sources, entry, f"instrument/{detector}"), detector, 3))
+    instrument = _reach(sources, entry, "instrument")
     if isinstance(instrument, h5py.Group):
-        for name in instrument:
-            if name != detector and not name.startswith("positioners_") and name != "fscan_parameters":
-                wanted = None if OPTICS.search(name) else OPTICS
-                found |= dict(_walk(sources, _reach(sources, instrument, name), name, 1, wanted, arrays=False))
+        names: list[bytes] = []
+        try:
+            instrument.id.links.visit(names.append)  # opens no object: there may be hundreds of motors
+        except (OSError, RuntimeError, KeyError):
+            names = []  # what is read of them later says what is wrong
+        for name in (n.decode("utf-8", "replace") for n in names):
+            if name.count("/") < 2 and OPTICS.search(name) and not name.startswith((f"{detector}/", *ELSEWHERE)):
+                found |= dict(_walk(sources, _reach(sources, instrument, name), name, 0, arrays=False))
     if pieces and pieces[0].file != sources.master.filename:
         found |= _lima(sources, pieces[0])
     return found
@@ -66,8 +68,7 @@ def _lima(sources: Sources, piece: Piece) -> Settings:
         for camera in _groups(sources, instrument):
             for word in LIMA:
                 for name, value in _walk(sources, _reach(sources, camera, word), word, 3):
-                    if not NO_SETTING.search(name):
-                        found[f"camera file/{name}"] = value
+                    found[f"camera file/{name}"] = value
     return found
 
 
@@ -85,19 +86,18 @@ def _reach(sources: Sources, parent: h5py.Group, name: str) -> Any:
 
 
 def _walk(
-    sources: Sources, here: Any, path: str, depth: int, wanted: re.Pattern[str] | None = None, *, arrays: bool = True
+    sources: Sources, here: Any, path: str, depth: int, *, arrays: bool = True
 ) -> Iterator[tuple[str, str | float]]:
     """Small values below a group, with their paths; numbers in base units."""
     if isinstance(here, h5py.Group):
         for name in here if depth else ():
-            if depth > 1 or wanted is None or wanted.search(name):
-                yield from _walk(
-                    sources, _reach(sources, here, name), f"{path}/{name}", depth - 1, wanted, arrays=arrays
-                )
+            if not NO_SETTING.search(f"/{name}"):
+                yield from _walk(sources, _reach(sources, here, name), f"{path}/{name}", depth - 1, arrays=arrays)
     elif isinstance(here, h5py.Dataset) and here.shape is not None and not here.is_virtual:
         if here.size == 1 or (arrays and here.size <= LARGEST and SMALL_ARRAY.search(path)):
             try:
-                value, unit = setting(sources.value(here.parent, here.name)), sources.unit(here)
+                value = setting(sources.read(here))
+                unit = sources.unit(here) if isinstance(value, float) else ""
             except SourceError:
                 return
             if isinstance(value, float) and unit:

@@ -37,7 +37,6 @@ class Look:
         """A counter that is there for every frame, or what is wrong with it ("" where there is none)."""
         fault = ""
         for path in (f"measurement/{name}", f"instrument/{name}/data", f"instrument/{name}/value"):
-            dataset = self.sources.find(self.entry, path)
             value = self.sources.value(self.entry, path)
             if isinstance(value, np.number) and self.found == 1:
                 value = np.atleast_1d(value)
@@ -52,7 +51,11 @@ class Look:
                 bad = int(np.argmin(np.isfinite(numbers)))
                 fault = fault or f"{path} is {numbers[bad]} at frame {bad}"
             else:
-                return Counter(name, self.sources.unit(dataset) or None, numbers[: self.count].astype(np.float64))
+                return Counter(
+                    name,
+                    self.sources.unit(self.sources.find(self.entry, path)) or None,
+                    numbers[: self.count].astype(np.float64),
+                )
         return fault
 
     def monitors(self, names: Iterable[str]) -> tuple[tuple[Counter, ...], dict[str, str]]:

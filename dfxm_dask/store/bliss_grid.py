@@ -232,7 +232,8 @@ def _axis(
             f"motor {drive.motor} repeats or turns back at grid index {at + 1}",
             "check the motor; exclude the scan",
         )
-    spelled, attrs = read.units, {"units_source": "file"}
+    attrs: dict[str, str | float] = {"units_source": "file"}
+    spelled = read.units
     if spelled is None:
         spelled, attrs["units_source"] = beamline.unit_of(drive.motor, name)
     units, factor = base_unit(spelled)

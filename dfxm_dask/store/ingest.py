@@ -76,18 +76,9 @@ def read_layers(
     SourceError
         Layers that do not fit together: see :mod:`dfxm_dask.store.stack`.
     """
-    scans = [
-        read_scan(
-            path,
-            entry,
-            beamline=beamline,
-            detector=detector,
-            roots=tuple(roots),
-            allow_partial=allow_partial,
-            scan_mode=scan_mode,
-        )
-        for path, entry in named_scans(source, scan)
-    ]
+    how: dict[str, Any] = {"beamline": beamline, "detector": detector, "roots": tuple(roots)}
+    how |= {"allow_partial": allow_partial, "scan_mode": scan_mode}
+    scans = [read_scan(path, entry, **how) for path, entry in named_scans(source, scan)]
     order = stacked(scans, z)
     if len(order) == 1:
         return order, []

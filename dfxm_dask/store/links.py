@@ -228,7 +228,10 @@ class Sources:
         SourceError
             Held outside the file, never written, or unreadable.
         """
-        found = self.find(start, path)
+        return self.read(self.find(start, path))
+
+    def read(self, found: Any) -> Any:
+        """:meth:`value` of an object that was found already."""
         if not isinstance(found, h5py.Dataset) or found.shape is None:
             return None
         where = f"{found.name} of {found.file.filename}"

@@ -369,10 +369,8 @@ def _moved_words(scans: Sequence[Scan]) -> list[str]:
     if moved:
         listed = ", ".join(f"{motor} (by {span:.3g})" for motor, span in list(moved.items())[:LISTED])
         words.append(f"{len(moved)} motors without an axis stand elsewhere in other layers: {listed}")
-    some = sorted(
-        {n for s in scans for n in (*s.settings, *s.parked)}
-        - set.intersection(*({*s.settings, *s.parked} for s in scans))
-    )
+    recorded: list[set[str]] = [{*s.settings, *s.parked} for s in scans]
+    some = sorted(set.union(*recorded) - {n for n in recorded[0] if all(n in more for more in recorded)})
     some += [rule.name for rule in RULES if 0 < sum(rule.value(s) is None for s in scans) < len(scans)]
     if some:
         words.append(f"only some layers record {', '.join(some[:LISTED])}: not compared")

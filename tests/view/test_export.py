@@ -300,6 +300,9 @@ def test_even_layers__hold_motor_noise_and_refuse_the_rest():
     for uneven in ([0.0, 1.0, 2.4], [0.0, 0.0, 1.0]):
         with pytest.raises(InputError, match=r"um apart, on no even grid; export tables and points"):
             even_layers(np.array(uneven))
+    for sparse in ([0.0, 1e-4, 1.0, 2.0], [0.0, 1.0, 100.0], [0.0, 0.5, 1.0, 50.0]):
+        with pytest.raises(InputError, match=r"an even grid would have \d+ layers for [34]"):
+            even_layers(np.array(sparse))
 
 
 def test_export__refuses_what_it_cannot_write(whole, tmp_path):
