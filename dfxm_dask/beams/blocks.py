@@ -67,15 +67,14 @@ def _bin(line, starts, row_step, place, level, high, wide, curves):  # type: ign
 
 
 def known_background(counts: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Background (y, x), NaN also where a pixel has no count in any frame: it stays out of the means of its block."""
+    """Background (y, x), NaN also where a pixel lacks a count in a frame that has others: its block does without it."""
     if counts.dtype.kind != "f":
         return level
-    known = np.zeros(level.shape, bool)
+    known = np.ones(level.shape, bool)
     for frame in np.ndindex(*counts.shape[2:]):
-        known |= np.isfinite(counts[(..., *frame)])
-        if known.all():
-            return level
-    return np.where(known, level, np.float32(np.nan))
+        here = np.isfinite(counts[(..., *frame)])
+        known &= here | ~here.any()
+    return level if known.all() else np.where(known, level, np.float32(np.nan))
 
 
 def block_sums(image: np.ndarray, edges: tuple[int, int]) -> np.ndarray:

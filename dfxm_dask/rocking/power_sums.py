@@ -17,6 +17,7 @@ GROUP = 4  # frames added in one go, so that the sums are loaded and stored once
 # hot, well full, lit and weight in one position of every axis (0 or 1 each), 0 or NaN where maps are hidden, flags.
 LEVEL, MOST, AT, EDGE, HOT_HERE, FULL, LIT, POINT, HIDE, FLAG, ROWS = 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
 BOX = 0.65  # standard deviations of a curve that are summed to judge a valley in it (our choice)
+SEEN = 4  # times the noise: what is above it belongs to the curve (our choice)
 VALLEY = 3.5  # standard deviations by which a valley lies below the lower of two peaks (our choice)
 
 
@@ -181,30 +182,37 @@ def _look_up(position, strip, target):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _valley(  # type: ignore[no-untyped-def]
-    line, starts, pixel, level, noise, place, positions, axis, length, centre, width, step, curve
+    line, starts, pixel, level, noise, cut, place, positions, axis, length, centre, width, step, curve
 ):  # fmt: skip
     """Whether the curve of a pixel along an axis has two peaks with a valley that noise does not explain.
 
     The curve is that of the counts without cut, summed over the other axes within two standard deviations, and then
-    over boxes of `BOX` standard deviations along its own. The variance of a sum is that of the dark noise of its
+    over boxes of `BOX` standard deviations along its own. It begins and ends where counts exceed the cut, or `SEEN`
+    times the noise: dark frames have valleys of their own. The variance of a sum is that of the dark noise of its
     voxels plus its counts: those of one count a photon.
     """
     curve[:] = 0
-    frames = 0
+    frames, first, last = 0, length, -1
+    least = max(cut, SEEN * noise)
     for f in range(starts.size):
         near = True
         for b in range(place.shape[0]):
             reach = max(2 * width[b], 0.500001 * step[b])
             near &= b == axis or abs(positions[b, f] - centre[b]) <= reach
         if near:
-            curve[place[axis, f]] += np.float64(line[starts[f] + pixel]) - level
+            above = np.float64(line[starts[f] + pixel]) - level
+            curve[place[axis, f]] += above
             frames += 1
+            if above > least:
+                first, last = min(first, place[axis, f]), max(last, place[axis, f])
     box = max(1, int(np.round(BOX * width[axis] / step[axis])))
+    dark = noise * noise * box * frames / length
+    after = curve[length:]  # sums over boxes, then the largest from here on
+    curve = curve[first:length]
+    length = last + 1 - first
     count = length - box + 1
     if count < 2 * box + 1:
         return False
-    dark = noise * noise * box * frames / length
-    after = curve[length : length + count]  # sums over boxes, then the largest from here on
     total = 0.0
     for k in range(length):
         total += curve[k]
@@ -213,7 +221,7 @@ def _valley(  # type: ignore[no-untyped-def]
         if k >= box - 1:
             after[k - box + 1] = total
     sums = curve[:count]
-    sums[:] = after
+    sums[:] = after[:count]
     for k in range(count - 2, -1, -1):
         after[k] = max(after[k], after[k + 1])
     before = sums[0]
@@ -339,7 +347,7 @@ def moments_of_layer(  # type: ignore[no-untyped-def]
                     if several[a, n] * strip[LIT * STRIP + n] == 0 or int(strip[FLAG * STRIP + n]) & MULTIMODAL:
                         continue
                     if _valley(
-                        line, starts, corner + n, strip[LEVEL * STRIP + n], noise, place, positions, a,
+                        line, starts, corner + n, strip[LEVEL * STRIP + n], noise, cut, place, positions, a,
                         place[a].max() + 1, around[0, n], around[1, n], step, curve,
                     ):  # fmt: skip
                         strip[FLAG * STRIP + n] += MULTIMODAL

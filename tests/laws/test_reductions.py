@@ -70,7 +70,9 @@ def example(reduction: Reduction, axes: dict[str, str], fill: str = "real") -> x
                 values = generator.normal(0.03, 0.01, shape).astype(dtype)
             if variable.name == "noise":
                 values = np.full(shape, 5, dtype)
-            elif variable.name in ("monitor", "exposure") or "z" not in variable.dims or len(variable.dims) == 1:
+            elif variable.name.startswith(("monitor", "exposure", "position_")) or "z" not in variable.dims:
+                pass
+            elif len(variable.dims) == 1:
                 pass
             elif fill == "nan" and values.dtype.kind == "f":
                 values[:, 2:4, 3:9] = np.nan
