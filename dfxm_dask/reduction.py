@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Arrays = dict[str, np.ndarray]
+Settle = Callable[[Mapping[str, Any], Mapping[str, Any], tuple[int, ...]], tuple[dict[str, Any] | None, str]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,8 @@ class Reduction:
     parameters: type[BaseModel]
     min_positions: int = 1
     files: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
+    settle: Settle | None = None
+    settled_by: tuple[Variable, ...] = ()
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
@@ -128,6 +131,8 @@ def reduction(
     min_positions: int = 1,
     group: str | None = None,
     files: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None,
+    settle: Settle | None = None,
+    settled_by: tuple[Variable, ...] = (),
 ) -> Callable[[Callable[..., Arrays]], Reduction]:
     """Declare a numpy function as a reduction and register it under its name.
 
@@ -144,6 +149,10 @@ def reduction(
     files : callable, optional
         Given the parameters, the digests of files that they name, such as weights: results depend on what is in them,
         and a plan refuses a file that is absent or damaged before anything runs.
+    settle, settled_by : callable and tuple of Variable, optional
+        Given the parameters, those of these small variables that a whole scan has, and the lengths of the scan axes:
+        the parameters as numbers, or None where the step has nothing to do, and a sentence for the user. A kernel
+        sees a part of one layer, which does not tell them.
 
     Raises
     ------
@@ -168,7 +177,7 @@ def reduction(
         room = group or (kernel.__module__.split(".")[-2] if "." in kernel.__module__ else "extra")
         REGISTRY[name] = Reduction(
             name, kernel, reads, may_read, writes, over, halo, patch, combine, finish, min_axes, room, model,
-            min_positions, files,
+            min_positions, files, settle, settled_by,
         )  # fmt: skip
         return REGISTRY[name]
 

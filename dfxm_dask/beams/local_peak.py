@@ -40,17 +40,12 @@ from dfxm_dask.schema import (
     plain_background,
 )
 
-SURROUNDINGS = 4.0
-"""Window (um) of the median that the tails of a place are compared with (our choice)."""
-
 EVIDENCE = (
     HAS_WEAK_BEAM,
-    Variable("has_defects", ("z",), "bool", "1", "whether anything stands out in that weak beam"),
     Variable("weak_of_lit", ("z",), "float32", "1", "share of the lit voxels that is weak by its place on the curve"),
     Variable("tail", ("z",), "float32", "1", "height of the median curve in its tails, as part of its peak"),
     Variable("scatter", ("z",), "float32", "1", "median distance of peaks from those around them, in half widths"),
     Variable("cut_off", ("z",), "float32", "1", "share of the lit places that are brightest at an end of the scan"),
-    Variable("standing_out", ("z",), "float32", "1", "share of the lit places that stand out of their tails"),
 )
 
 
@@ -127,9 +122,8 @@ def local_peak(
     -------
     dict of str to array
         ``lit`` (y, x), bool; ``peak_local``, ``width_local`` (y, x), float32, degree, NaN where unlit. Of the layer as
-        a whole ``has_weak_beam`` and ``has_defects`` (bool), and the numbers that say so: ``weak_of_lit``, ``tail``,
-        ``scatter``, ``standing_out``, ``cut_off`` (float32; see :func:`dfxm_dask.beams.evidence.evidence`), NaN where
-        nothing is lit.
+        a whole ``has_weak_beam`` (bool), and the numbers that say so: ``weak_of_lit``, ``tail``, ``scatter``,
+        ``cut_off`` (float32; see :func:`dfxm_dask.beams.evidence.evidence`), NaN where nothing is lit.
 
     Raises
     ------
@@ -176,7 +170,6 @@ def local_peak(
     seen = np.empty(shape, bool)
     _hide(lit, *edges, *maps, seen)
     around = block_means(maps[0], edges), block_means(maps[1], edges)
-    sigma = one / np.sqrt(6 * positions.size)  # of the tails of a block, six positions or more
-    found = evidence(curves, positions, np.isfinite(around[0]), *around, reach_of(SURROUNDINGS, edges, pixel), sigma)
+    found = evidence(curves, positions, np.isfinite(around[0]), *around)
     told = {v.name: np.asarray(found[v.name], v.dtype) for v in EVIDENCE}
     return {"lit": seen, "peak_local": maps[0], "width_local": maps[1], **told}

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from dfxm_dask.errors import InputError
+from dfxm_dask.frames.scale import SEEN, settle_scale
 from dfxm_dask.reduction import reduction
 from dfxm_dask.schema import AXES, COUNTS, EXPOSURE, MONITOR, SCAN, Variable
 
@@ -16,22 +17,31 @@ NORMALISED = Variable(
 )
 
 
-@reduction(reads=(COUNTS, AXES), may_read=(MONITOR, EXPOSURE), writes=(NORMALISED,), over=("scan",))
+@reduction(
+    reads=(COUNTS, AXES), may_read=(MONITOR, EXPOSURE), writes=(NORMALISED,), over=("scan",),
+    settle=settle_scale, settled_by=SEEN,
+)  # fmt: skip
 def normalise(
     counts: np.ndarray,
     scan: dict[str, np.ndarray],
     monitor: np.ndarray | None = None,
     exposure: np.ndarray | None = None,
     *,
-    by: Annotated[Literal["monitor", "exposure"], Field(description="what the frames are divided by")] = "monitor",
+    by: Annotated[
+        Literal["auto", "monitor", "exposure"],
+        Field(description="what the frames are divided by; auto: what they follow, nothing where frames are even"),
+    ] = "auto",
     reference: Annotated[
         float | None,
-        Field(gt=0, description="monitor counts (or seconds) at which counts stay as they are; must be given"),
+        Field(gt=0, description="monitor counts (or seconds) at which counts stay as they are; by default the median"),
     ] = None,
     offset: Annotated[
-        float,
-        Field(description="detector offset, which the beam does not scale", json_schema_extra={"unit": "count"}),
-    ] = 0.0,
+        float | None,
+        Field(
+            description="detector offset, which the beam does not scale; by default from the dark parts of the frames",
+            json_schema_extra={"unit": "count"},
+        ),
+    ] = None,
 ) -> dict[str, np.ndarray]:
     """Counts as they would be at a reference beam or exposure.
 
@@ -45,13 +55,13 @@ def normalise(
         Incident beam at each frame.
     exposure : array (scan axes), float64, s, optional
         Exposure time of each frame.
-    by : "monitor" or "exposure"
-        Which of the two to divide by.
+    by : "auto", "monitor" or "exposure"
+        Which of the two to divide by. "auto" takes the one that differs by more than 1.5 times within a layer and that
+        the frames follow; where there is none the counts stay as they are, bit for bit.
     reference : float
-        The value of it at which counts stay as they are. It has no default: a mean over one layer would put every
-        layer on its own scale.
+        Beam at which counts stay as they are. By default the median over all layers of the scan.
     offset : float, count
-        Subtracted before and added after.
+        Subtracted before and added after. By default that of :func:`dfxm_dask.frames.scale.settle_scale`.
 
     Returns
     -------
@@ -61,41 +71,47 @@ def normalise(
     Raises
     ------
     InputError
-        No reference; no monitor (or exposure) in the scan; a value of it that is not a positive number.
+        Frames need one scale and the scan has no monitor or exposure for it, or one with a value that is not a positive
+        number, or does not tell the detector offset. In the kernel, which sees a part of one layer: no numbers.
 
     Notes
     -----
-    I' = (I − offset) × reference / monitor + offset. Saturation cannot be seen any more afterwards.
+    I' = (I − offset) × reference / monitor + offset. Saturation cannot be seen any more afterwards. The defaults are
+    settled once for all layers, when a run is planned or a lazy Dataset is built, by monitor, exposure and the sums of
+    patches that ingest keeps; a run records the numbers in the provenance of every step that reads the counts.
 
     Examples
     --------
     >>> counts = np.array([[[100, 150]]], np.uint16)
-    >>> monitor = np.array([1.0, 0.5])
-    >>> normalise.kernel(counts, {"phi": np.arange(2.0)}, monitor, reference=1, offset=100)["counts"].ravel().tolist()
+    >>> scan, monitor, by = {"phi": np.arange(2.0)}, np.array([1.0, 0.5]), {"by": "monitor", "reference": 1}
+    >>> normalise.kernel(counts, scan, monitor, **by, offset=100)["counts"].ravel().tolist()
     [100.0, 200.0]
     """
-    if reference is None:
-        raise InputError(
-            "normalise: parameter 'reference'", "is not given", f"say at which {by} counts stay as they are"
-        )
-    value = monitor if by == "monitor" else exposure
-    if value is None:
+    for name, value in (("by", None if by == "auto" else by), ("reference", reference), ("offset", offset)):
+        if value is None:
+            raise InputError(
+                f"normalise: parameter {name!r} of the kernel",
+                "is not given, and a part of one layer does not tell it",
+                "give by=, reference= and offset=, or call normalise(dataset)",
+            )
+    beam = monitor if by == "monitor" else exposure
+    if beam is None:
         other = "exposure" if by == "monitor" else "monitor"
         raise InputError(
             f"normalise by {by}",
             f"the scan has no {by}",
             f"name its counter in the beamline configuration and ingest again, or take by={other!r}",
         )
-    bad = ~(np.isfinite(value) & (value > 0))
+    bad = ~(np.isfinite(beam) & (beam > 0))
     if bad.any():
         raise InputError(
             f"normalise by {by}",
-            f"{int(bad.sum())} of {value.size} frames have a {by} that is not a positive number",
+            f"{int(bad.sum())} of {beam.size} frames have a {by} that is not a positive number",
             "leave these frames out of the scan, or do not normalise",
         )
     rows, columns, *lengths = counts.shape
     frames = np.moveaxis(counts, (0, 1), (-2, -1))
     scaled = np.empty((*lengths, rows, columns), np.float32)
     for frame in np.ndindex(*lengths):
-        scaled[frame] = (frames[frame] - offset) * (reference / value[frame]) + offset
+        scaled[frame] = (frames[frame] - offset) * (reference / beam[frame]) + offset
     return {"counts": np.moveaxis(scaled, (-2, -1), (0, 1))}

@@ -193,6 +193,8 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
     plans: dict[str, dict[str, Any]] = {}
     alone = len(recipe.steps) == 1
     left_out: list[tuple[str, str]] = []
+    told: list[str] = []
+    asked: list[Reduction] = []
     passes: list[list[PlannedStep]] = []
     later = [step.name for step in recipe.steps]
     for step in recipe.steps:
@@ -206,6 +208,11 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
                 left_out.append((step.name, reason))
                 continue
             raise RecipeError(f"{where}step {step.name}", reason, "leave it out, mark it optional, or mend the store")
+        asked.append(reduction)
+        settled = _settled(reduction, parameters, stored, where, told)
+        if settled is None:
+            continue
+        parameters = settled
         # What a later step of this recipe wrote in an earlier run is no input: the same recipe means the same.
         earlier = {name: source for name, source in available.items() if source.step not in later}
         planned = _resolve(step, reduction, parameters, stored, earlier, plans, where, alone)
@@ -213,14 +220,33 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
         _refuse_other_scale(planned, earlier, plans, stored, where)
         _place(planned, stored, passes, available, where)
         plans[step.name] = planned.plan
+        for name in [n for n, s in available.items() if (s.group, s.step) == (planned.group, step.name)]:
+            del available[name]  # an earlier version may have written more
         for variable in planned.writes:
             available[variable.name] = Source(planned.group, step.name, variable)
     steps = [s for part in passes for s in part]
     lengths = {f"{s.name}_component": components(s.parameters) for s in steps if s.reduction.combine}
     stored = replace(stored, sizes=stored.sizes | lengths)
     final = tuple(_costed(steps, stored) for steps in _joined(passes, stored))
-    told = uneven_frames(stored.path, [s.name for s in steps], [s.group for s in steps])
-    return Plan(stored, final, tuple(left_out), told)
+    told += uneven_frames(stored.path, [r.name for r in asked], [r.group for r in asked])
+    return Plan(stored, final, tuple(left_out), tuple(told))
+
+
+def _settled(
+    reduction: Reduction, parameters: dict[str, Any], stored: Stored, where: str, told: list[str]
+) -> dict[str, Any] | None:
+    """Parameters as numbers where the whole scan tells them, or None for a step that has nothing to do here."""
+    if reduction.settle is None:
+        return parameters
+    there = set(scan.arrays(stored.path, "raw"))
+    names = [v.name for v in reduction.settled_by if v.name in there]
+    seen = {name: zarr.open_array(str(Path(stored.path, "raw", name)), mode="r") for name in names}
+    try:
+        settled, words = reduction.settle(parameters, seen, tuple(stored.sizes[a] for a in stored.axes))
+    except InputError as error:
+        raise RecipeError(f"{where}step {reduction.name}: {error.asked}", error.found, error.remedy) from None
+    told += [words] if words else []
+    return settled
 
 
 def _refuse_clashes(step: PlannedStep, stored: Stored, available: Mapping[str, Source], where: str) -> None:

@@ -8,16 +8,15 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.morphology import label
 
-from dfxm_dask.beams.contrast import (
-    enhance_beams,
+from dfxm_dask.beams.contrast import enhance_beams, published_contrast
+from dfxm_dask.beams.local_peak import local_peak
+from dfxm_dask.beams.mask import (
     false_alarm_threshold,
     otsu_threshold,
-    published_contrast,
     quantiles,
     threshold_beams,
     without_small,
 )
-from dfxm_dask.beams.local_peak import local_peak
 from dfxm_dask.errors import InputError
 from tests.beams.phantoms import auc, integrated, layer
 
