@@ -203,8 +203,8 @@ def _layer_block(
 
 
 def _pick(base: Any, name: str) -> np.ndarray:
-    while isinstance(base, list):  # along dims that are whole in a block and not in the output
-        (base,) = base
+    while isinstance(base, list):  # along dims that the output has not: the same in all their blocks
+        base = base[0]
     return np.asarray(base[name])
 
 

@@ -87,6 +87,9 @@ MONITOR = Variable("monitor", ("z", SCAN), "float64", "count", "incident beam mo
 NOISE = Variable(
     "noise", ("z",), "float32", "count", "noise of a voxel where nothing diffracts: lower quartile over frames"
 )
+FRAME_SCALE = Variable(
+    "frame_scale", ("z", SCAN), "float64", "1", "factor that puts a frame on the scale of all others", stored=False
+)
 BACKGROUND = Variable("background_map", SPACE, "float32", "count", "counts without diffracted beam")
 HOT = Variable("hot", SPACE, "bool", "1", "pixel that does not follow its neighbours")
 EXPOSURE = Variable("exposure", ("z", SCAN), "float64", "s", "exposure time")

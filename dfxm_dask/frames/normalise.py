@@ -10,7 +10,7 @@ from pydantic import Field
 from dfxm_dask.errors import InputError
 from dfxm_dask.frames.scale import SEEN, settle_scale
 from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import AXES, COUNTS, EXPOSURE, MONITOR, SCAN, Variable
+from dfxm_dask.schema import AXES, COUNTS, EXPOSURE, FRAME_SCALE, MONITOR, SCAN, Variable
 
 NORMALISED = Variable(
     "counts", ("z", SCAN, "y", "x"), "float32", "count", "detector counts at the reference beam", stored=False
@@ -18,7 +18,7 @@ NORMALISED = Variable(
 
 
 @reduction(
-    reads=(COUNTS, AXES), may_read=(MONITOR, EXPOSURE), writes=(NORMALISED,), over=("scan",),
+    reads=(COUNTS, AXES), may_read=(MONITOR, EXPOSURE), writes=(NORMALISED, FRAME_SCALE), over=("scan",),
     settle=settle_scale, settled_by=SEEN,
 )  # fmt: skip
 def normalise(
@@ -33,7 +33,7 @@ def normalise(
     ] = "auto",
     reference: Annotated[
         float | None,
-        Field(gt=0, description="monitor counts (or seconds) at which counts stay as they are; by default the median"),
+        Field(gt=0, description="monitor counts (or seconds) at which counts stay as they are"),
     ] = None,
     offset: Annotated[
         float | None,
@@ -59,14 +59,16 @@ def normalise(
         Which of the two to divide by. "auto" takes the one that differs by more than 1.5 times within a layer and that
         the frames follow; where there is none the counts stay as they are, bit for bit.
     reference : float
-        Beam at which counts stay as they are. By default the median over all layers of the scan.
+        Beam at which counts stay as they are. By default that at which the noise of a sum over the
+        scan stays what it was, over all layers (:func:`dfxm_dask.frames.scale.settle_scale`).
     offset : float, count
         Subtracted before and added after. By default that of :func:`dfxm_dask.frames.scale.settle_scale`.
 
     Returns
     -------
     dict
-        ``counts`` (y, x, scan axes), float32, count, stored in the order (scan axes, y, x).
+        ``counts`` (y, x, scan axes), float32, count, stored in the order (scan axes, y, x); ``frame_scale`` (scan
+        axes), float64: what the counts above the offset, and their noise, were multiplied by.
 
     Raises
     ------
@@ -114,4 +116,4 @@ def normalise(
     scaled = np.empty((*lengths, rows, columns), np.float32)
     for frame in np.ndindex(*lengths):
         scaled[frame] = (frames[frame] - offset) * (reference / beam[frame]) + offset
-    return {"counts": np.moveaxis(scaled, (-2, -1), (0, 1))}
+    return {"counts": np.moveaxis(scaled, (-2, -1), (0, 1)), "frame_scale": reference / beam}

@@ -75,13 +75,17 @@ def settle_scale(
     becomes smoother (the root mean square of its second differences, over its range) than undivided; divided by
     anything else it becomes rougher. Where neither is clear, the beam is believed.
 
+    The reference is 1 / sqrt(mean(1 / beam²)) over all frames: the noise of a sum over the scan then stays that of the
+    recorded counts, by which later steps judge. That of single frames does not: frames behind the strongest attenuator
+    are noisier, the others less.
+
     The offset is where frames in which the sample hardly diffracts would stand at no beam (:func:`_at_no_beam`).
     """
     given = dict(parameters)
     if given["by"] != "auto" and given["reference"] is not None and given["offset"] is not None:
         return given, ""
     beams = [b for b in (_beam(n, seen) for n in BEAMS) if b is not None and given["by"] in ("auto", b.name)]
-    level = _patch_means(seen)
+    level = patch_means(seen)
     if given["by"] == "auto":
         beam, told = _chosen(beams, level, lengths)
         if beam is None:
@@ -99,7 +103,8 @@ def settle_scale(
             f"{beam.bad} of {beam.values.size} frames have a {beam.name} that is not a positive number",
             "leave these frames out of the scan, or take the step normalise out of the recipe",
         )
-    usual = float(np.nanmedian(beam.values))
+    there = beam.values[np.isfinite(beam.values).any(axis=1)]
+    usual = 1 / np.sqrt(float((1 / there**2).mean()))
     reference = given["reference"] if given["reference"] is not None else float(f"{usual:.6g}")
     offset, sigma = given["offset"], 0.0
     if offset is None:
@@ -124,7 +129,7 @@ def _beam(name: str, seen: Mapping[str, np.ndarray]) -> Beam | None:
     return Beam(name, values, max(ratios), int((~good[there]).sum()))
 
 
-def _patch_means(seen: Mapping[str, Any]) -> Level:
+def patch_means(seen: Mapping[str, Any]) -> Level:
     """Mean counts of every patch (frame, patch) of layers evenly spread over the stack; none where none are known."""
     if PIXELS.name not in seen or SUM.name not in seen:
         return {}
@@ -193,11 +198,13 @@ def _answer(before: np.ndarray, after: np.ndarray) -> bool | None:
     was, now = _shape(before), _shape(after)
     if now[2] < 0.4 * was[2] and was[0] < 0.15 * was[2]:
         return False  # a smooth curve has become flat: the beam is that of the sample, not the incident one
+    if now[2] > 2 * was[2] and now[0] < 0.15 * now[2]:
+        return True  # attenuators had made a flat curve of a smooth one
     for k in (0, 1):  # the median tells of many changes, the mean square of a few
         change = now[k] / was[k]
         if change < FOLLOWS or change > STRAYS:
-            return change < FOLLOWS or now[2] > 2 * was[2]
-    return True if now[2] > 2 * was[2] else None
+            return change < FOLLOWS
+    return None
 
 
 def _jumps(level: Level, lengths: tuple[int, ...]) -> int:
@@ -266,7 +273,7 @@ def _at_no_beam(scale: np.ndarray, means: np.ndarray) -> tuple[float, float]:
         light = (bright - offset) / scale
         quiet = light <= 1.06 * np.quantile(light, 0.2) + FLOOR / scale
         if quiet.sum() < 4 or scale[quiet].max() < UNEVEN * scale[quiet].min():
-            return offset, float("inf")
+            return _below_darkest(scale, means.min(axis=1))
         design = np.stack([np.ones(quiet.sum()), scale[quiet]], axis=1)
         above = bright[quiet] - bright[quiet].min()
         weight = (1 / (0.1 + 0.02 * above))[:, None]  # counts, and what monitors err by
@@ -278,3 +285,15 @@ def _at_no_beam(scale: np.ndarray, means: np.ndarray) -> tuple[float, float]:
         if abs(offset - before) < 0.01:
             break
     return offset, error
+
+
+def _below_darkest(scale: np.ndarray, darkest: np.ndarray) -> tuple[float, float]:
+    """The same by the darkest patch of the frames of least and of most beam, where all quiet frames have one beam.
+
+    The offset then hardly matters: it is bright frames that are scaled.
+    """
+    low, high = scale < UNEVEN * scale.min(), scale * UNEVEN > scale.max()
+    least, most = float(darkest[low].min()), float(darkest[high].min())
+    step = (most - least) / (scale[high].mean() - scale[low].mean())
+    offset = least - float(scale[low].mean()) * max(step, 0.0)
+    return offset, max(1.0, abs(least - offset)) / OFFSET_ERROR

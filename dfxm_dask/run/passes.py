@@ -379,9 +379,12 @@ def read_summary(path: Path) -> dict[str, np.ndarray]:
 
 
 def passing(step: PlannedStep, plan: Plan) -> dict[str, dict[str, Any]]:
-    """Parameters of the steps that made the counts of a step and wrote nothing, so have no provenance of their own."""
-    makers = {f"{s.group}/{s.name}": s for s in plan.steps if not s.stored}
-    return {source: makers[source].parameters for source in step.plan["inputs"] if source in makers}
+    """Parameters of the steps that the counts of a step went through before."""
+    makers = {f"{s.group}/{s.name}": s for s in plan.steps if any(v.name == "counts" for v in s.writes)}
+    found: dict[str, dict[str, Any]] = {}
+    for source in (s for s in step.plan["inputs"] if s in makers):
+        found |= {source: makers[source].parameters, **passing(makers[source], plan)}
+    return found
 
 
 def scale_attrs(step: PlannedStep, plan: Plan) -> dict[str, str]:

@@ -269,7 +269,7 @@ def _refuse_other_scale(
     """Refuse counts on one scale together with a background or a basis that was made of counts on another."""
     if "counts" not in step.sources:
         return
-    mine = _scale(step.plan)
+    mine = _scale(step.plan, plans)
     for name in step.sources:
         if name != "background_map" and not name.endswith("_basis"):
             continue
@@ -277,7 +277,7 @@ def _refuse_other_scale(
         made = plans.get(source.step)
         if made is None:
             made = ledger.read_header(ledger.ledger_path(stored.path, source.group, source.step))["plan"]
-        theirs = _scale(made)
+        theirs = _scale(made, plans)
         if mine == theirs:
             continue
         asked = f"{where}step {step.name}"
@@ -293,10 +293,15 @@ def _refuse_other_scale(
         )  # fmt: skip
 
 
-def _scale(plan: Mapping[str, Any]) -> str | None:
-    """Which normalise step the counts of a step have gone through; None for none."""
-    found = [identity for maker, identity in plan["inputs"].items() if maker.endswith("/normalise")]
-    return str(found[0]) if found else None
+def _scale(plan: Mapping[str, Any], plans: Mapping[str, dict[str, Any]]) -> str | None:
+    """Which normalise step the counts of a step have gone through, also before another that changed them."""
+    for maker, identity in plan["inputs"].items():
+        name = maker.partition("/")[2]
+        if name == "normalise":
+            return str(identity)
+        if name in plans and any(v.name == "counts" for v in find(name).writes):
+            return _scale(plans[name], plans)
+    return None
 
 
 def _foreign_units(reduction: Reduction, stored: Stored) -> str | None:
@@ -387,8 +392,9 @@ def _place(
         fits = False
     if not fits:
         again: list[PlannedStep] = []
+        again_made = {s.name for part in passes for s in part if any(v.name == "counts" for v in s.writes)}
         for source in passing:
-            if source.variable.name != "counts" or step.reduction.halo:
+            if source.step not in again_made or step.reduction.halo:
                 raise RecipeError(
                     f"{where}step {step.name}",
                     f"reads {source.variable.name} as {source.step} left it, which lives in one pass only",

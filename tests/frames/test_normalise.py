@@ -41,7 +41,7 @@ def test_normalise__small_blocks_are_safe() -> None:
 
 def test_normalise__refuses_what_has_no_scale() -> None:
     counts = np.ones((1, 1, 2, 3), np.uint16)
-    with pytest.raises(InputError, match="'reference': is not given; say at which monitor"):
+    with pytest.raises(InputError, match="'by' of the kernel: is not given, and a part of one layer"):
         normalise.kernel(counts, SCAN, np.ones((2, 3)))
     with pytest.raises(InputError, match=r"by exposure: the scan has no exposure.*take by='monitor'"):
         normalise.kernel(counts, SCAN, np.ones((2, 3)), by="exposure", reference=1, offset=0)
