@@ -174,9 +174,10 @@ def mask_strength(values: np.ndarray, mask: np.ndarray, limit: float) -> float:
     Notes
     -----
     From :data:`LEAST_STRENGTH` on, the mask shows defects. Gaussian noise never reaches that: 8.5 standard deviations.
-    What is left is correlated, such as fringes that the running medians do not follow. Its largest contrast falls off
-    by e every 0.1 above the threshold, so that less than one layer in a thousand without dislocations should reach
-    twice the threshold.
+    What is left is correlated, such as fringes that the running medians do not follow. Measured with the limit set on
+    36 simulated layers of preset ``empty``: of 102 others, at 0.3 to 4 times the usual flux, none reached it (largest
+    1.8), so that at most 3 % do (95 % confidence). Of 277 layers with visible lines and a weak beam all did, the
+    least by 5.4.
 
     Examples
     --------

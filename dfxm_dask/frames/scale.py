@@ -196,7 +196,7 @@ def _followed(beam: Beam, level: Level, lengths: tuple[int, ...]) -> bool | None
 def _answer(before: np.ndarray, after: np.ndarray) -> bool | None:
     """Whether division by a beam has made rocking curves of something else, or something else of rocking curves."""
     was, now = _shape(before), _shape(after)
-    if now[2] < 0.4 * was[2] and was[0] < 0.15 * was[2]:
+    if now[2] < 0.4 * was[2] and (was[0] < 0.15 * was[2] or was[1] < 0.4 * was[2]):
         return False  # a smooth curve has become flat: the beam is that of the sample, not the incident one
     if now[2] > 2 * was[2] and now[0] < 0.15 * now[2]:
         return True  # attenuators had made a flat curve of a smooth one
