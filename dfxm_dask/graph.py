@@ -164,8 +164,8 @@ def _layer_block(
 
 
 def _pick(base: Any, name: str) -> np.ndarray:
-    while isinstance(base, list):  # along dims that are whole in a block and not in the output
-        (base,) = base
+    while isinstance(base, list):  # along dims that the output has not: the same in all their blocks
+        base = base[0]
     return np.asarray(base[name])
 
 
@@ -190,9 +190,19 @@ def lazy(reduction: Reduction, dataset: xr.Dataset, parameters: Mapping[str, Any
     InputError
         A variable is missing or of wrong dims, dtype or units; a parameter is wrong; too few scan axes.
     """
+    told = ""
+    if reduction.settle is not None:
+        shape = tuple(dataset.sizes[a] for a in scan_axes(dataset))
+        seen = {v.name: dataset[v.name].data for v in reduction.settled_by if v.name in dataset}
+        settled, told = reduction.settle(reduction.validate(parameters), seen, shape)
+        if settled is None:
+            names = [v.name for v in expanded_writes(reduction, scan_axes(dataset), {})]
+            return dataset[[name for name in names if name in dataset]]
+        parameters = settled
     base, wanted, axes, chosen, index, block_dims = _blocks(reduction, dataset, parameters)
     if reduction.combine is None:
-        return _picked(reduction, base, wanted, dataset, axes, index, block_dims)
+        made = _picked(reduction, base, wanted, dataset, axes, index, block_dims)
+        return made.assign_attrs({reduction.name: told}) if told else made
     if lengths := open_dims(reduction, wanted, axes):
         raise InputError(
             f"{reduction.name} as a lazy Dataset", f"only the data tell the length of {', '.join(lengths)}",

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray]
 Positions = Literal["own", "common", "unused"]
+Settle = Callable[[Mapping[str, Any], Mapping[str, Any], tuple[int, ...]], tuple[dict[str, Any] | None, str]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +70,8 @@ class Reduction:
     min_positions: int = 1
     files: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
     positions: Positions = "own"
+    settle: Settle | None = None
+    settled_by: tuple[Variable, ...] = ()
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
@@ -131,6 +134,8 @@ def reduction(
     group: str | None = None,
     files: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None,
     positions: Positions = "own",
+    settle: Settle | None = None,
+    settled_by: tuple[Variable, ...] = (),
 ) -> Callable[[Callable[..., Arrays]], Reduction]:
     """Declare a numpy function as a reduction and register it under its name.
 
@@ -151,6 +156,10 @@ def reduction(
         Where frames do not lie on the grid (``position_{axis}``): the kernel gets the positions of its own layer, or
         those of the grid, because it takes frames of the same number in all layers together; or it uses their number
         only. A kernel that may read ``position_{axis}`` gets the position of every frame as well.
+    settle, settled_by : callable and tuple of Variable, optional
+        Given the parameters, those of these small variables that a whole scan has, and the lengths of the scan axes:
+        the parameters as numbers, or None where the step has nothing to do, and a sentence for the user. A kernel
+        sees a part of one layer, which does not tell them.
 
     Raises
     ------
@@ -175,7 +184,7 @@ def reduction(
         room = group or (kernel.__module__.split(".")[-2] if "." in kernel.__module__ else "extra")
         REGISTRY[name] = Reduction(
             name, kernel, reads, may_read, writes, over, halo, patch, combine, finish, min_axes, room, model,
-            min_positions, files, positions,
+            min_positions, files, positions, settle, settled_by,
         )  # fmt: skip
         return REGISTRY[name]
 

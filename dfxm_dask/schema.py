@@ -98,6 +98,9 @@ FULL_WELL = Variable(
 NOISE = Variable(
     "noise", ("z",), "float32", "count", "noise of a voxel where nothing diffracts: lower quartile over frames"
 )
+FRAME_SCALE = Variable(
+    "frame_scale", ("z", SCAN), "float64", "1", "factor that puts a frame on the scale of all others", stored=False
+)
 BACKGROUND = Variable("background_map", SPACE, "float32", "count", "background counts without diffracted beam")
 HOT = Variable("hot", SPACE, "bool", "1", "whether the pixel deviates from neighbouring pixels")
 EXPOSURE = Variable("exposure", ("z", SCAN), "float64", "s", "exposure time")

@@ -18,9 +18,10 @@ patches by a constant, and normalises every frame before it sums: that is here a
 """
 
 from dfxm_dask.beams.classify import classify_beams
-from dfxm_dask.beams.contrast import enhance_beams, threshold_beams
+from dfxm_dask.beams.contrast import enhance_beams
 from dfxm_dask.beams.integrate import integrate_beams
 from dfxm_dask.beams.isolated import isolate_lines
 from dfxm_dask.beams.local_peak import local_peak
+from dfxm_dask.beams.mask import threshold_beams
 
 __all__ = ["classify_beams", "enhance_beams", "integrate_beams", "isolate_lines", "local_peak", "threshold_beams"]

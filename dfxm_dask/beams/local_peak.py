@@ -48,19 +48,14 @@ from dfxm_dask.schema import (
     plain_background,
 )
 
-SURROUNDINGS = 4.0
-"""Window (um) of the median that the tails of a place are compared with (our choice)."""
-
 EVIDENCE = (
     HAS_WEAK_BEAM,
-    Variable("has_defects", ("z",), "bool", "1", "whether the weak beam of the layer shows defects"),
     Variable("weak_of_lit", ("z",), "float32", "1", "share of lit voxels in the weak-beam part of the rocking curve"),
     Variable("tail", ("z",), "float32", "1", "tail height of the median rocking curve, as part of the peak"),
     Variable(
         "scatter", ("z",), "float32", "1", "median distance of local peaks from surrounding peaks, in half widths"
     ),
     Variable("cut_off", ("z",), "float32", "1", "share of lit pixels with the maximum at an end of the scan"),
-    Variable("standing_out", ("z",), "float32", "1", "share of lit pixels with a peak clearly above the tails"),
 )
 
 
@@ -136,9 +131,9 @@ def local_peak(
     Returns
     -------
     dict of str to array
-        ``lit`` (y, x), bool; ``peak_local``, float64, and ``width_local``, float32, (y, x), degree, NaN where unlit.
-        Of the layer as a whole ``has_weak_beam`` and ``has_defects`` (bool), and the numbers that say so:
-        ``weak_of_lit``, ``tail``, ``scatter``, ``standing_out``, ``cut_off`` (float32; see
+        ``lit`` (y, x), bool; ``peak_local``, float64, and ``width_local``, float32, (y, x), in the unit of the axis,
+        NaN where unlit. Of the layer as a whole ``has_weak_beam`` (bool), and the numbers that decide it:
+        ``weak_of_lit``, ``tail``, ``scatter``, ``cut_off`` (float32; see
         :func:`dfxm_dask.beams.evidence.evidence`), NaN where nothing is lit.
 
     Raises
@@ -187,7 +182,6 @@ def local_peak(
     seen = np.empty(shape, bool)
     _hide(lit, *edges, *maps, seen)
     around = block_means(maps[0], edges), block_means(maps[1], edges)
-    sigma = one / np.sqrt(6 * positions.size)  # of the tails of a block, six positions or more
-    found = evidence(curves, positions, np.isfinite(around[0]), *around, reach_of(SURROUNDINGS, edges, pixel), sigma)
+    found = evidence(curves, positions, np.isfinite(around[0]), *around)
     told = {v.name: np.asarray(found[v.name], v.dtype) for v in EVIDENCE}
     return {"lit": seen, "peak_local": maps[0] + np.float64(middle), "width_local": maps[1], **told}

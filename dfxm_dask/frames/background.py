@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 import numpy as np
 from numba import njit
 from pydantic import Field
-from scipy.special import ndtri
+from scipy.optimize import brentq
+from scipy.special import ndtr, ndtri
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.memory import frame_lines
 from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, NOISE, SPACE, Variable
+from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, FRAME_SCALE, NOISE, SPACE, Variable
 
 DARK = Variable("dark", SPACE, "float32", "count", "dark image")
 
@@ -101,12 +102,27 @@ def _quantile(line, starts, row_step, position, largest, result):  # type: ignor
             )  # fmt: skip
 
 
-@reduction(reads=(COUNTS, AXES), may_read=(DARK, NOISE), writes=(BACKGROUND,), over=("scan",), positions="unused")
+def _mixed_quantile(rank: float, scale: np.ndarray) -> float:
+    """Quantile of what is drawn in equal parts from Gaussians about 0 of these standard deviations."""
+    ends = sorted(float(ndtri(rank) * s) for s in (scale.min(), scale.max()))
+    if ends[0] == ends[1]:
+        return ends[0]
+    return float(brentq(lambda q: float(ndtr(q / scale).mean()) - rank, *ends))
+
+
+@reduction(
+    reads=(COUNTS, AXES),
+    may_read=(DARK, NOISE, FRAME_SCALE),
+    writes=(BACKGROUND,),
+    over=("scan",),
+    positions="unused",
+)
 def background(
     counts: np.ndarray,
     scan: dict[str, np.ndarray],
     dark: np.ndarray | None = None,
     noise: np.ndarray | None = None,
+    frame_scale: np.ndarray | None = None,
     *,
     method: Annotated[
         Literal["quantile", "scalar", "dark", "none"],
@@ -131,6 +147,8 @@ def background(
         Dark image, for method "dark".
     noise : array (), float32, count, optional
         Noise of a voxel where nothing diffracts.
+    frame_scale : array (scan axes), float64, optional
+        What the noise of every frame was multiplied by when frames were put on one scale.
     method : "quantile", "scalar", "dark" or "none"
         Quantile along all scan positions, one number for all pixels, the dark image, or explicitly nothing (zero).
     quantile : float in [0, 1)
@@ -152,7 +170,8 @@ def background(
     -----
     The quantile is numpy's ``linear`` one: position q (n − 1) among the n sorted counts, interpolated. It lies below
     the mean background by a part of the noise, which is added back where the noise is known: the expected order
-    statistic of n Gaussian samples in Blom's form, z((q (n − 1) + 5/8) / (n + 1/4)), z the normal quantile. Without it
+    statistic of n Gaussian samples in Blom's form, z((q (n − 1) + 5/8) / (n + 1/4)), z the normal quantile (of a
+    mixture of Gaussians where frames were scaled). Without it
     the remaining pedestal pulled the centre of mass of a real scan of 2666 frames to mid-scan. Where a pixel
     diffracts over the whole scan no method that looks at the scan alone finds its background: take a dark image there.
     NaN anywhere in the curve gives NaN. The cost of a voxel grows with the number of frames below the quantile.
@@ -187,5 +206,5 @@ def background(
         _quantile(line, starts, row_step, quantile * (starts.size - 1), line.dtype.type(largest), result)
         if noise is not None:
             rank = (quantile * (starts.size - 1) + 0.625) / (starts.size + 0.25)
-            result -= np.float32(noise * ndtri(rank))
+            result -= np.float32(noise * (ndtri(rank) if frame_scale is None else _mixed_quantile(rank, frame_scale)))
     return {"background_map": result}

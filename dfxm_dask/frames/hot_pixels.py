@@ -76,9 +76,11 @@ def hot_pixels(
     Notes
     -----
     d = background − median of the 24 neighbours in 5 × 5 pixels (those that exist and are numbers); the robust
-    standard deviation is 1.4826 times the median of abs(d − median(d)) over the layer; hot where abs(d) exceeds
-    threshold times that. A pixel without a number, or without any neighbour, cannot be judged and is not flagged; its
-    maps are NaN anyway. A block of more than 12 bad pixels in 25 hides itself.
+    standard deviation is 1.4826 times the median of abs(d − median(d)) over the layer, or 1.4826 times the median of
+    abs(d) of the 24 neighbours where that is more; hot where abs(d) exceeds threshold times that. Where a grain
+    diffracts over most of the scan its texture stands in the background, and a pixel has to exceed that. A pixel
+    without a number, or without any neighbour, cannot be judged and is not flagged; its maps are NaN anyway. A block of
+    more than 12 bad pixels in 25 hides itself.
 
     Examples
     --------
@@ -87,12 +89,21 @@ def hot_pixels(
     >>> np.argwhere(hot_pixels.kernel(image)["hot"]).tolist()
     [[3, 4], [5, 1]]
     """
-    deviation = np.full(background_map.shape, np.nan, np.float32)
-    padded = np.pad(background_map.astype(np.float32), REACH, constant_values=np.inf)
-    padded[~np.isfinite(padded)] = np.inf
-    _deviation(padded, deviation)
+    deviation = _from_neighbours(background_map.astype(np.float32))
     known = deviation[np.isfinite(deviation)]
     if known.size == 0:
         return {"hot": np.zeros(background_map.shape, bool)}
     sigma = max(1.4826 * float(np.median(np.abs(known - np.median(known)))), floor)
-    return {"hot": np.abs(deviation) > threshold * sigma}
+    size = np.abs(deviation)
+    around = np.nan_to_num(size - _from_neighbours(size))  # the median size of the deviations of its neighbours
+    with np.errstate(invalid="ignore"):
+        return {"hot": size > threshold * np.maximum(sigma, 1.4826 * around)}
+
+
+def _from_neighbours(image: np.ndarray) -> np.ndarray:
+    """Difference of every pixel from the median of its neighbours; NaN where either is unknown."""
+    result = np.full(image.shape, np.nan, np.float32)
+    padded = np.pad(image, REACH, constant_values=np.inf)
+    padded[~np.isfinite(padded)] = np.inf
+    _deviation(padded, result)
+    return result

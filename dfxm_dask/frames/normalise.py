@@ -8,8 +8,20 @@ import numpy as np
 from pydantic import Field
 
 from dfxm_dask.errors import InputError
+from dfxm_dask.frames.scale import SEEN, settle_scale
 from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import AXES, COUNTS, EXPOSURE, FULL_WELL, MONITOR, SATURATION, SCAN, Variable, full_count
+from dfxm_dask.schema import (
+    AXES,
+    COUNTS,
+    EXPOSURE,
+    FRAME_SCALE,
+    FULL_WELL,
+    MONITOR,
+    SATURATION,
+    SCAN,
+    Variable,
+    full_count,
+)
 
 NORMALISED = Variable(
     "counts", ("z", SCAN, "y", "x"), "float32", "count", "detector counts at the reference beam", stored=False
@@ -19,9 +31,11 @@ NORMALISED = Variable(
 @reduction(
     reads=(COUNTS, AXES),
     may_read=(MONITOR, EXPOSURE, SATURATION),
-    writes=(NORMALISED, FULL_WELL),
+    writes=(NORMALISED, FULL_WELL, FRAME_SCALE),
     over=("scan",),
     positions="unused",
+    settle=settle_scale,
+    settled_by=SEEN,
 )
 def normalise(
     counts: np.ndarray,
@@ -30,15 +44,21 @@ def normalise(
     exposure: np.ndarray | None = None,
     saturation: np.ndarray | None = None,
     *,
-    by: Annotated[Literal["monitor", "exposure"], Field(description="what the frames are divided by")] = "monitor",
+    by: Annotated[
+        Literal["auto", "monitor", "exposure"],
+        Field(description="what the frames are divided by; auto: what they follow, nothing where frames are even"),
+    ] = "auto",
     reference: Annotated[
         float | None,
-        Field(gt=0, description="monitor counts (or seconds) at which counts stay as they are; must be given"),
+        Field(gt=0, description="monitor counts (or seconds) at which counts stay as they are"),
     ] = None,
     offset: Annotated[
-        float,
-        Field(description="detector offset, which the beam does not scale", json_schema_extra={"unit": "count"}),
-    ] = 0.0,
+        float | None,
+        Field(
+            description="detector offset, which the beam does not scale; by default from the dark parts of the frames",
+            json_schema_extra={"unit": "count"},
+        ),
+    ] = None,
 ) -> dict[str, np.ndarray]:
     """Counts as they would be at a reference beam or exposure.
 
@@ -54,53 +74,61 @@ def normalise(
         Exposure time of each frame.
     saturation : array (), float32, count, optional
         Raw count of a full detector well; the largest value of an integer dtype where it is not known.
-    by : "monitor" or "exposure"
-        Which of the two to divide by.
+    by : "auto", "monitor" or "exposure"
+        Which of the two to divide by. "auto" takes the one that differs by more than 1.5 times within a layer and that
+        the frames follow; where there is none the counts stay as they are, bit for bit.
     reference : float
-        The value of it at which counts stay as they are. It has no default: a mean over one layer would put every
-        layer on its own scale.
+        Beam at which counts stay as they are. By default that at which the noise of a sum over the
+        scan stays what it was, over all layers (:func:`dfxm_dask.frames.scale.settle_scale`).
     offset : float, count
-        Subtracted before and added after.
+        Subtracted before and added after. By default that of :func:`dfxm_dask.frames.scale.settle_scale`.
 
     Returns
     -------
     dict
         ``counts`` (y, x, scan axes), float32, count, stored in the order (scan axes, y, x); ``full_well`` (y, x), bool:
-        pixels with a raw count that fills the well, which the scaled counts no longer tell.
+        pixels with a raw count that fills the well, which the scaled counts no longer tell; ``frame_scale`` (scan
+        axes), float64: factor of the counts above the offset, and of their noise.
 
     Raises
     ------
     InputError
-        No reference; no monitor (or exposure) in the scan; a value of it that is not a positive number.
+        Frames need one scale and the scan has no monitor or exposure for it, or one with a value that is not a positive
+        number, or does not tell the detector offset. In the kernel, which sees a part of one layer: no numbers.
 
     Notes
     -----
-    I' = (I − offset) × reference / monitor + offset.
+    I' = (I − offset) × reference / monitor + offset. The defaults are
+    settled once for all layers, when a run is planned or a lazy Dataset is built, by monitor, exposure and the sums of
+    patches that ingest keeps; a run records the numbers in the provenance of every step that reads the counts.
 
     Examples
     --------
     >>> counts = np.array([[[100, 150]]], np.uint16)
-    >>> monitor = np.array([1.0, 0.5])
-    >>> normalise.kernel(counts, {"phi": np.arange(2.0)}, monitor, reference=1, offset=100)["counts"].ravel().tolist()
+    >>> scan, monitor, by = {"phi": np.arange(2.0)}, np.array([1.0, 0.5]), {"by": "monitor", "reference": 1}
+    >>> normalise.kernel(counts, scan, monitor, **by, offset=100)["counts"].ravel().tolist()
     [100.0, 200.0]
     """
-    if reference is None:
-        raise InputError(
-            "normalise: parameter 'reference'", "is not given", f"say at which {by} counts stay as they are"
-        )
-    value = monitor if by == "monitor" else exposure
-    if value is None:
+    for name, value in (("by", None if by == "auto" else by), ("reference", reference), ("offset", offset)):
+        if value is None:
+            raise InputError(
+                f"normalise: parameter {name!r} of the kernel",
+                "is not given, and a part of one layer does not tell it",
+                "give by=, reference= and offset=, or call normalise(dataset)",
+            )
+    beam = monitor if by == "monitor" else exposure
+    if beam is None:
         other = "exposure" if by == "monitor" else "monitor"
         raise InputError(
             f"normalise by {by}",
             f"the scan has no {by}",
             f"name its counter in the beamline configuration and ingest again, or take by={other!r}",
         )
-    bad = ~(np.isfinite(value) & (value > 0))
+    bad = ~(np.isfinite(beam) & (beam > 0))
     if bad.any():
         raise InputError(
             f"normalise by {by}",
-            f"{int(bad.sum())} of {value.size} frames have a {by} that is not a positive number",
+            f"{int(bad.sum())} of {beam.size} frames have a {by} that is not a positive number",
             "leave these frames out of the scan, or do not normalise",
         )
     rows, columns, *lengths = counts.shape
@@ -109,5 +137,5 @@ def normalise(
     full, limit = np.zeros((rows, columns), bool), full_count(saturation, counts.dtype)
     for frame in np.ndindex(*lengths):
         full |= frames[frame] >= limit
-        scaled[frame] = (frames[frame] - offset) * (reference / value[frame]) + offset
-    return {"counts": np.moveaxis(scaled, (-2, -1), (0, 1)), "full_well": full}
+        scaled[frame] = (frames[frame] - offset) * (reference / beam[frame]) + offset
+    return {"counts": np.moveaxis(scaled, (-2, -1), (0, 1)), "full_well": full, "frame_scale": reference / beam}

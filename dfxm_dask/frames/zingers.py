@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import numpy as np
 from numba import njit
 from pydantic import Field
 
+from dfxm_dask.frames.scale import PIXELS, SUM, patch_means
 from dfxm_dask.memory import frame_lines
 from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import AXES, COUNTS, SCAN, SPACE, Variable
+from dfxm_dask.schema import AXES, COUNTS, FRAME_SCALE, NOISE, PATCH, SCAN, SPACE, Variable
+
+TILE = PATCH  # pixels; those around a pixel are looked at within its tile, so that counts may be cut along tiles
+RISES = 0.25  # of the rise of a zinger: a reflection lights the pixels around one by as much (our choice)
+READ_NOISE, OFFSET = 2.6, 100.0  # count, of a scan that does not tell them
 
 CLEANED = Variable("counts", ("z", SCAN, "y", "x"), "uint16", "count", "detector counts without zingers", stored=False)
 ZINGER_COUNT = Variable("zinger_count", SPACE, "uint16", "1", "number of frames in which a zinger was replaced")
 
 
 @njit(nogil=True, cache=True)
+def _with_neighbours(line, starts, row_step, near, rise, frame, y, x, rows, columns):  # type: ignore[no-untyped-def]
+    """Whether more than half of the pixels around one, within its tile, rise in the same frame much as it does."""
+    rising, known = 0, 0
+    for i in range(max(y - 1, y // TILE * TILE), min(y + 2, rows, (y // TILE + 1) * TILE)):
+        for j in range(max(x - 1, x // TILE * TILE), min(x + 2, columns, (x // TILE + 1) * TILE)):
+            if i == y and j == x:
+                continue
+            largest = -np.inf
+            for k in near:
+                largest = max(largest, np.float64(line[np.uintp(starts[k] + i * row_step) + np.uintp(j)]))
+            known += 1
+            rising += np.float64(line[np.uintp(starts[frame] + i * row_step) + np.uintp(j)]) - largest > rise
+    return 2 * rising > known
+
+
+@njit(nogil=True, cache=True)
 def _clean(  # type: ignore[no-untyped-def]
-    line, starts, row_step, neighbours, threshold, ratio, read_noise, gain, offset, cleaned, replaced
+    line, starts, row_step, neighbours, threshold, ratio, read_noise, gain, scale, dark, cleaned, replaced
 ):  # fmt: skip
     frames, rows, columns = cleaned.shape
     largest = np.empty(columns, np.float64)
@@ -35,7 +57,9 @@ def _clean(  # type: ignore[no-untyped-def]
                 continue
             largest[:] = -np.inf
             total[:] = 0
+            read = read_noise * scale[frame]
             for k in range(count):
+                read = max(read, read_noise * scale[neighbours[frame, k]])
                 there = starts[neighbours[frame, k]] + y * row_step
                 for x in range(columns):
                     value = np.float64(line[np.uintp(there) + np.uintp(x)])
@@ -44,13 +68,25 @@ def _clean(  # type: ignore[no-untyped-def]
             for x in range(columns):
                 value = np.float64(line[np.uintp(here) + np.uintp(x)])
                 excess = value - largest[x]
-                signal = max(largest[x] - offset, 0.0)
-                variance = read_noise * read_noise + gain * signal
+                signal = max(largest[x] - dark, 0.0)
+                variance = read * read + gain * scale[frame] * signal
                 outlier = excess > 0 and excess * excess > threshold * threshold * variance
-                if outlier and value - offset > ratio * signal and total[x] == total[x]:  # no neighbour is NaN
+                outlier = outlier and value - dark > ratio * signal and total[x] == total[x]  # no neighbour is NaN
+                if outlier and not _with_neighbours(
+                    line, starts, row_step, neighbours[frame, :count], RISES * excess, frame, y, x, rows, columns
+                ):
                     whole = np.floor(total[x]) == total[x] and np.floor(largest[x]) == largest[x]
                     cleaned[frame, y, x] = np.floor(total[x] / count + 0.5) if whole else total[x] / count
                     replaced[y, x] = min(replaced[y, x] + 1, 65535)
+
+
+def dark_patch(
+    parameters: Mapping[str, Any], seen: Mapping[str, Any], lengths: tuple[int, ...]
+) -> tuple[dict[str, Any], str]:
+    """Parameters with the offset, where it is not given and the scan knows the means of its patches."""
+    level = patch_means(seen) if parameters["offset"] is None else {}
+    least = min((float(means.min()) for means in level.values()), default=None)
+    return {**parameters, **({} if least is None else {"offset": float(f"{least:.5g}")})}, ""
 
 
 def neighbours_of(lengths: tuple[int, ...]) -> np.ndarray:
@@ -80,10 +116,15 @@ def neighbours_of(lengths: tuple[int, ...]) -> np.ndarray:
     return -np.sort(-table, axis=1)
 
 
-@reduction(reads=(COUNTS, AXES), writes=(CLEANED, ZINGER_COUNT), over=("scan",), positions="unused")
+@reduction(
+    reads=(COUNTS, AXES), may_read=(NOISE, FRAME_SCALE), writes=(CLEANED, ZINGER_COUNT), over=("scan",),
+    patch=TILE, settle=dark_patch, settled_by=(PIXELS, SUM), positions="unused",
+)  # fmt: skip
 def zingers(
     counts: np.ndarray,
     scan: dict[str, np.ndarray],
+    noise: np.ndarray | None = None,
+    frame_scale: np.ndarray | None = None,
     *,
     threshold: Annotated[
         float, Field(gt=0, description="excess over the larger neighbour, in standard deviations")
@@ -92,14 +133,23 @@ def zingers(
         float, Field(ge=1, description="and the signal is at least this many times that of the larger neighbour")
     ] = 4.0,
     read_noise: Annotated[
-        float, Field(gt=0, description="standard deviation of a dark pixel", json_schema_extra={"unit": "count"})
-    ] = 2.6,
+        float | None,
+        Field(
+            gt=0,
+            description="standard deviation of a dark pixel; by default the noise of the scan",
+            json_schema_extra={"unit": "count"},
+        ),
+    ] = None,
     gain: Annotated[
         float, Field(ge=0, description="variance per count of signal", json_schema_extra={"unit": "count"})
     ] = 0.46,
     offset: Annotated[
-        float, Field(description="counts of the detector without light", json_schema_extra={"unit": "count"})
-    ] = 100.0,
+        float | None,
+        Field(
+            description="counts of the detector without light; by default the darkest patch of the scan",
+            json_schema_extra={"unit": "count"},
+        ),
+    ] = None,
 ) -> dict[str, np.ndarray]:
     """Counts without single-frame outliers, and how many were replaced.
 
@@ -109,6 +159,10 @@ def zingers(
         Detector counts of one layer.
     scan : dict of str to array (length of the axis,), float64
         Positions along every scan axis; only their number is used.
+    noise : array (), float32, count, optional
+        Noise of a voxel where nothing diffracts.
+    frame_scale : array (scan axes), float64, optional
+        What the noise of every frame was multiplied by when frames were put on one scale.
     threshold : float
         In standard deviations of the noise at the level of the larger neighbour (our choice: 12).
     ratio : float
@@ -117,8 +171,9 @@ def zingers(
         a ratio of 4 nothing wider than 1.41 steps is touched. 1 leaves the decision to the noise alone, and then
         replaces the tops of strong reflections that are three steps wide.
     read_noise, gain, offset : float, count
-        Variance of the noise is read_noise² + gain × (level − offset). The defaults fit a PCO.edge camera at beamline
-        ID03 (successive frames of a background region).
+        Variance of the noise is read_noise² + gain × (level − offset). By default ``noise``, 0.46, and the least mean
+        of a patch of 64 × 64 pixels in any frame of the scan; where these are not known 2.6 and 100, which fit a
+        PCO.edge camera at beamline ID03 (successive frames of a background region).
 
     Returns
     -------
@@ -133,9 +188,9 @@ def zingers(
     truncated reflection looks like a zinger there. It is replaced by the mean of its neighbours,
     rounded if these are whole numbers.
 
-    On a coarse grid a true reflection that lights a single step looks the same, and is replaced. Compare
-    ``zinger_count`` with the image: zingers are few and anywhere, reflections follow the sample. Two zingers in
-    neighbouring frames at one pixel hide each other.
+    On a coarse grid a true reflection may light a single step as well. But it lights more than one pixel: a voxel is
+    kept where more than half of the pixels around it, within tiles of 64 × 64, rise by a quarter as much
+    in the same frame. Two zingers in neighbouring frames at one pixel hide each other.
 
     Examples
     --------
@@ -149,8 +204,11 @@ def zingers(
     replaced = np.zeros((rows, columns), np.uint16)
     if counts.size:
         line, starts, row_step = frame_lines(counts)
-        noise = (float(read_noise), float(gain), float(offset))
+        read = read_noise if read_noise is not None else max(1.0, float(noise)) if noise is not None else READ_NOISE
+        scale = np.ones(starts.size) if frame_scale is None else np.ascontiguousarray(frame_scale, np.float64).ravel()
+        dark = float(OFFSET if offset is None else offset)
         flat = cleaned.reshape(-1, rows, columns)
         near = neighbours_of(tuple(lengths))
-        _clean(line, starts, row_step, near, float(threshold), float(ratio), *noise, flat, replaced)
+        levels = float(threshold), float(ratio), float(read), float(gain)
+        _clean(line, starts, row_step, near, *levels, scale, dark, flat, replaced)
     return {"counts": np.moveaxis(cleaned, (-2, -1), (0, 1)), "zinger_count": replaced}

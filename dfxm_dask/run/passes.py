@@ -215,7 +215,7 @@ def begin_step(step: PlannedStep, run: Run) -> set[str]:
             layout = map_layout(
                 variable.dims, result_shape(variable, step, store), store.rows, store.edge, step.reduction.patch
             )
-            scan.create_array(store.path, step.group, variable, layout, {})
+            scan.create_array(store.path, step.group, variable, layout, scale_attrs(step, run.plan))
         ledger.sync_files(store.path, [f"{step.group}/{v.name}/zarr.json" for v in step.stored])
 
     scan.create_group(store.path, step.group, {})
@@ -266,7 +266,7 @@ def complete_pass(one: Pass, run: Run, begun: float | None = None) -> None:
             small = gather_step(step, store) if step.reduction.combine else []
             run.fences[step.group].check()
             metadata = [f"{step.group}/{v.name}/zarr.json" for v in step.stored]
-            ledger.complete(store.path, step.group, step.name, provenance_of(step, store), {*small, *metadata})
+            ledger.complete(store.path, step.group, step.name, provenance_of(step, run.plan), {*small, *metadata})
             done.append(step)
     for step in done:
         spent = time.perf_counter() - begun if begun is not None else 0.0
@@ -401,8 +401,27 @@ def read_summary(path: Path) -> dict[str, np.ndarray]:
         raise StoreError(f"summary {path}", f"cannot be read ({error})", "see dfxm-dask verify --repair") from None
 
 
-def provenance_of(step: PlannedStep, store: Stored) -> dict[str, Any]:
+def passing(step: PlannedStep, plan: Plan) -> dict[str, dict[str, Any]]:
+    """Parameters of the steps that the counts of a step went through before."""
+    makers = {f"{s.group}/{s.name}": s for s in plan.steps if any(v.name == "counts" for v in s.writes)}
+    found: dict[str, dict[str, Any]] = {}
+    for source in (s for s in step.plan["inputs"] if s in makers):
+        found |= {source: makers[source].parameters, **passing(makers[source], plan)}
+    return found
+
+
+def scale_attrs(step: PlannedStep, plan: Plan) -> dict[str, str]:
+    """What an array says of the scale of the counts that it was made of; nothing for counts as they were recorded."""
+    found = passing(step, plan).get("frames/normalise")
+    if found is None:
+        return {}
+    words = f"by {found['by']}, reference {found['reference']:.6g}, detector offset {found['offset']:.6g} count"
+    return {"counts_normalised": words}
+
+
+def provenance_of(step: PlannedStep, plan: Plan) -> dict[str, Any]:
     """How to make the step's results again, and what they were made of."""
+    store = plan.store
     inputs, known = {}, set(scan.groups(store.path))
     for source in step.plan["inputs"]:
         group, _, maker = source.partition("/")
@@ -416,6 +435,7 @@ def provenance_of(step: PlannedStep, store: Stored) -> dict[str, Any]:
         "inputs": {k: v for k, v in inputs.items() if v != "lives in one pass"},
         "files": step.plan.get("files", {}),
         "reads": sorted(step.sources),
+        "passing": passing(step, plan),
         "absent": list(store.absent),
         "numpy": np.__version__,
     }

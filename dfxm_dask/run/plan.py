@@ -194,6 +194,8 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
     plans: dict[str, dict[str, Any]] = {}
     alone = len(recipe.steps) == 1
     left_out: list[tuple[str, str]] = []
+    told: list[str] = []
+    asked: list[Reduction] = []
     passes: list[list[PlannedStep]] = []
     later = [step.name for step in recipe.steps]
     for step in recipe.steps:
@@ -207,6 +209,11 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
                 left_out.append((step.name, reason))
                 continue
             raise RecipeError(f"{where}step {step.name}", reason, "leave it out, mark it optional, or mend the store")
+        asked.append(reduction)
+        settled = _settled(reduction, parameters, stored, where, told)
+        if settled is None:
+            continue
+        parameters = settled
         # What a later step of this recipe wrote in an earlier run is no input: the same recipe means the same.
         earlier = {name: source for name, source in available.items() if source.step not in later}
         planned = _resolve(step, reduction, parameters, stored, earlier, plans, where, alone)
@@ -214,15 +221,34 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
         _refuse_other_scale(planned, earlier, plans, stored, where)
         _place(planned, stored, passes, available, where)
         plans[step.name] = planned.plan
+        for name in [n for n, s in available.items() if (s.group, s.step) == (planned.group, step.name)]:
+            del available[name]  # an earlier version may have written more
         for variable in planned.writes:
             available[variable.name] = Source(planned.group, step.name, variable)
     steps = [s for part in passes for s in part]
     lengths = {f"{s.name}_component": components(s.parameters) for s in steps if s.reduction.combine}
     stored = replace(stored, sizes=stored.sizes | lengths)
     final = tuple(_costed(steps, stored) for steps in _joined(passes, stored))
-    told = uneven_frames(stored.path, [s.name for s in steps], [s.group for s in steps])
+    told += uneven_frames(stored.path, [r.name for r in asked], [r.group for r in asked])
     told += frames_apart(stored.path, stored.axes, [s.reduction for s in steps])
-    return Plan(stored, final, tuple(left_out), told)
+    return Plan(stored, final, tuple(left_out), tuple(told))
+
+
+def _settled(
+    reduction: Reduction, parameters: dict[str, Any], stored: Stored, where: str, told: list[str]
+) -> dict[str, Any] | None:
+    """Parameters as numbers where the whole scan tells them, or None for a step that has nothing to do here."""
+    if reduction.settle is None:
+        return parameters
+    there = set(scan.arrays(stored.path, "raw"))
+    names = [v.name for v in reduction.settled_by if v.name in there]
+    seen = {name: zarr.open_array(str(Path(stored.path, "raw", name)), mode="r") for name in names}
+    try:
+        settled, words = reduction.settle(parameters, seen, tuple(stored.sizes[a] for a in stored.axes))
+    except InputError as error:
+        raise RecipeError(f"{where}step {reduction.name}: {error.asked}", error.found, error.remedy) from None
+    told += [words] if words else []
+    return settled
 
 
 def _refuse_clashes(step: PlannedStep, stored: Stored, available: Mapping[str, Source], where: str) -> None:
@@ -245,7 +271,7 @@ def _refuse_other_scale(
     """Refuse counts on one scale together with a background or a basis that was made of counts on another."""
     if "counts" not in step.sources:
         return
-    mine = _scale(step.plan)
+    mine = _scale(step.plan, plans)
     for name in step.sources:
         if name != "background_map" and not name.endswith("_basis"):
             continue
@@ -253,7 +279,7 @@ def _refuse_other_scale(
         made = plans.get(source.step)
         if made is None:
             made = ledger.read_header(ledger.ledger_path(stored.path, source.group, source.step))["plan"]
-        theirs = _scale(made)
+        theirs = _scale(made, plans)
         if mine == theirs:
             continue
         asked = f"{where}step {step.name}"
@@ -269,10 +295,15 @@ def _refuse_other_scale(
         )  # fmt: skip
 
 
-def _scale(plan: Mapping[str, Any]) -> str | None:
-    """Which normalise step the counts of a step have gone through; None for none."""
-    found = [identity for maker, identity in plan["inputs"].items() if maker.endswith("/normalise")]
-    return str(found[0]) if found else None
+def _scale(plan: Mapping[str, Any], plans: Mapping[str, dict[str, Any]]) -> str | None:
+    """Which normalise step the counts of a step have gone through, also before another that changed them."""
+    for maker, identity in plan["inputs"].items():
+        name = maker.partition("/")[2]
+        if name == "normalise":
+            return str(identity)
+        if name in plans and any(v.name == "counts" for v in find(name).writes):
+            return _scale(plans[name], plans)
+    return None
 
 
 def _foreign_units(reduction: Reduction, stored: Stored) -> str | None:
@@ -360,9 +391,9 @@ def _place(
         fits = False
     if not fits:
         again: list[PlannedStep] = []
-        makers = {s.name for part in passes for s in part if any(v.name == "counts" for v in s.writes)}
+        again_made = {s.name for part in passes for s in part if any(v.name == "counts" for v in s.writes)}
         for source in passing:
-            if source.step not in makers or step.reduction.halo:
+            if source.step not in again_made or step.reduction.halo:
                 raise RecipeError(
                     f"{where}step {step.name}",
                     f"reads {source.variable.name} as {source.step} left it, which lives in one pass only",

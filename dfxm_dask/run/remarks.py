@@ -9,14 +9,11 @@ import numpy as np
 import zarr
 
 from dfxm_dask.beams.evidence import NUMBERS, reasons
+from dfxm_dask.frames.scale import UNEVEN
 from dfxm_dask.layer import compares_frames, position_spread
 from dfxm_dask.reduction import Reduction
 from dfxm_dask.schema import POSITION_TOLERANCE
 from dfxm_dask.store import ledger, scan
-
-UNEVEN = 1.5
-"""Largest over smallest beam among the frames of a layer above which frames are not on one scale. A storage ring loses
-a few per cent during a scan, an attenuator takes half and more (our choice)."""
 
 WITHIN = ("frames", "rocking", "beams", "components")
 """Groups of the steps that compare the frames of a layer."""
@@ -52,11 +49,9 @@ def uneven_frames(store: str | Path, steps: Sequence[str], groups: Sequence[str]
             known = layers[np.isfinite(layers).any(axis=1)]
             ratio = float((np.nanmax(known, axis=1) / np.nanmin(known, axis=1)).max()) if len(known) else 1.0
         if ratio > UNEVEN:
-            usual = float(np.nanmedian(known))
             told.append(
                 f"the {name} of frames of one layer differs up to {ratio:.3g} times, and no step puts them on one "
-                f"scale: put `- normalise: {{by: {name}, reference: {usual:.6g}, offset: DARK}}` first, DARK being the "
-                "counts without beam"
+                "scale: put `- normalise: {}` first"
             )
     return tuple(told[:1])  # one scale is enough: a monitor counts over the exposure
 
@@ -113,15 +108,16 @@ def weak_beam(store: str | Path) -> tuple[str, ...]:
     state = ledger.states(store, "beams").get("local_peak") if (store / "beams").is_dir() else None
     if state is None or not state.complete:
         return ()
+    by_mask = ("has_defects", "mask_strength") if _masked(store) else ()
     known = {
         name: np.asarray(zarr.open_array(str(store / "beams" / name), mode="r")[...])
-        for name in ("has_weak_beam", "has_defects", *NUMBERS)
+        for name in ("has_weak_beam", *NUMBERS, *by_mask)
     }
     z = np.asarray(zarr.open_array(str(store / "z"), mode="r")[...])
     done = [int(block[1:].partition("-")[0]) for block in state.done]
     told = []
     none = [k for k in done if not known["has_weak_beam"][k]]
-    plain = [k for k in done if known["has_weak_beam"][k] and not known["has_defects"][k]]
+    plain = [k for k in done if by_mask and known["has_weak_beam"][k] and not known["has_defects"][k]]
     for what, bad in (
         ("have no weak beam: there are no weak-beam images of them (unless integrate_beams: {insist: true})", none),
         ("have a weak beam in which nothing stands out", plain),
@@ -129,9 +125,18 @@ def weak_beam(store: str | Path) -> tuple[str, ...]:
         if bad:
             some = ", ".join(f"{z[k]:g}" for k in bad[:5]) + (", ..." if len(bad) > 5 else "")
             first = bad[len(bad) // 2]
-            why = reasons(*(float(known[n][first]) for n in NUMBERS))
+            strength = float(known["mask_strength"][first]) if by_mask and bad is plain else float("nan")
+            why = reasons(*(float(known[n][first]) for n in NUMBERS), mask_strength=strength)
             told.append(f"{len(bad)} of {len(done)} layers {what} (z = {some}); at z = {z[first]:g}: {'; '.join(why)}")
     return tuple(told)
+
+
+def _masked(store: Path) -> bool:
+    """Whether the masks are there with their verdict, made of what is there now."""
+    state = ledger.states(store, "beams").get("threshold_beams")
+    if state is None or not state.complete or "has_defects" not in state.writes:
+        return False
+    return scan.stale_input(store, state.provenance or {}) is None
 
 
 def weak_beam_tails(store: str | Path) -> tuple[str, ...]:

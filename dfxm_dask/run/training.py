@@ -87,7 +87,9 @@ def _reference(scan: LabelledScan, k: int, counts: np.ndarray) -> dict[str, np.n
     monitor = np.asarray(raw["monitor"].isel(z=k), np.float64) if "monitor" in raw else np.empty(0)
     if monitor.size and (monitor > 0).all() and monitor.std() > STEADY * monitor.mean():
         middle = float(np.median(monitor))
-        seen = normalise.kernel(seen, positions, monitor, reference=middle, offset=dark_level(seen))["counts"]
+        seen = normalise.kernel(seen, positions, monitor, by="monitor", reference=middle, offset=dark_level(seen))[
+            "counts"
+        ]
         level = None  # of counts on one scale
     if level is None:
         level = background.kernel(seen, positions, noise=noise)["background_map"]

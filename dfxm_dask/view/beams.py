@@ -77,12 +77,13 @@ def evidence_words(found: xr.Dataset) -> tuple[str, tuple[str, ...]]:
     from dfxm_dask.beams.evidence import NUMBERS, reasons
 
     numbers = [float(found[name]) for name in NUMBERS if name in found]
-    why = reasons(*numbers) if len(numbers) == len(NUMBERS) else ()
+    strength = float(found["mask_strength"]) if "mask_strength" in found else float("nan")
+    why = reasons(*numbers, strength) if len(numbers) == len(NUMBERS) else ()
     if "has_weak_beam" not in found:
         return "It has not been checked whether this layer has a weak beam at all.", why
     if not bool(found["has_weak_beam"]):
         return "This layer has no weak beam: maps of it would mislead, and are not drawn.", why
-    if "has_defects" not in found:
+    if not {"has_defects", "mask_strength"} <= set(found.data_vars):  # no mask, or one without a verdict of its own
         return "This layer has a weak beam.", why
     if not bool(found["has_defects"]):
         return "This layer has a weak beam, but nothing stands out of it: what a mask holds may be noise.", why

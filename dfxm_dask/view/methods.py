@@ -178,7 +178,7 @@ def chosen_layers(tree: xr.DataTree, layer: int | Sequence[int] | None) -> list[
 
 def uneven_by(tree: xr.DataTree, layers: Sequence[int]) -> tuple[str, float] | None:
     """What puts the frames on one scale, "monitor" or "exposure", and its median; None where they are on one."""
-    from dfxm_dask.run.remarks import UNEVEN
+    from dfxm_dask.frames.scale import UNEVEN
 
     for name in ("monitor", "exposure"):
         if name in tree["raw"].data_vars:

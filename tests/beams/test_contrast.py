@@ -8,16 +8,15 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.morphology import label
 
-from dfxm_dask.beams.contrast import (
-    enhance_beams,
+from dfxm_dask.beams.contrast import enhance_beams, published_contrast
+from dfxm_dask.beams.local_peak import local_peak
+from dfxm_dask.beams.mask import (
     false_alarm_threshold,
     otsu_threshold,
-    published_contrast,
     quantiles,
     threshold_beams,
     without_small,
 )
-from dfxm_dask.beams.local_peak import local_peak
 from dfxm_dask.errors import InputError
 from tests.beams.phantoms import auc, integrated, layer
 
@@ -215,11 +214,13 @@ def mask_of(name):
     images = integrated(made.counts, made.scan, *beams, background_map=made.level)
     parts = [images[name] for name in ("weak", "weak_minus", "weak_plus", "weak_sigma")]
     contrast = enhance_beams.kernel(*parts, maps["lit"], made.y, made.x)["weak_enhanced"]
-    return made, maps["lit"], contrast, threshold_beams.kernel(contrast, maps["lit"], made.y, made.x)["defects"]
+    return made, maps["lit"], contrast, threshold_beams.kernel(contrast, maps["lit"], made.y, made.x)
 
 
 def test_threshold_beams__finds_dislocations_and_little_else():
-    made, lit, contrast, mask = mask_of("easy")
+    made, lit, contrast, found = mask_of("easy")
+    mask = found["defects"]
+    assert found["has_defects"]
     near, away = lit & (made.truth["distance"] < 0.5), lit & (made.truth["distance"] > 2.5)
     assert auc(contrast, near, away) > 0.9
     assert (made.truth["distance"][mask] < 1).mean() > 0.7
@@ -228,8 +229,20 @@ def test_threshold_beams__finds_dislocations_and_little_else():
 
 
 def test_threshold_beams__finds_nothing_in_a_perfect_crystal():
-    _, lit, _, mask = mask_of("empty")
-    assert mask[lit].mean() < 1e-3
+    _, lit, _, found = mask_of("empty")
+    assert found["defects"][lit].mean() < 1e-3
+    assert not found["has_defects"]
+
+
+@pytest.mark.parametrize(("peak", "has"), [(0.0, False), (6.0, False), (12.0, True), (40.0, True)])
+def test_threshold_beams__verdict_follows_the_strongest_object(peak, has):
+    """Gaussian noise with an object of some height in it: twice the threshold of 4.26 divides."""
+    z = np.random.default_rng(1).normal(0, 1, (128, 128)).astype(np.float32)
+    z[60:66, 40:46] += np.float32(peak)
+    found = threshold_beams.kernel(z, np.ones(z.shape, bool), PLACE, PLACE)
+    assert bool(found["has_defects"]) == has
+    assert found["mask_strength"] == (0 if peak == 0 else pytest.approx(z.max() / 4.26, rel=0.05))
+    assert not threshold_beams.kernel(z, np.ones(z.shape, bool), PLACE, PLACE, np.False_)["has_defects"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])

@@ -15,7 +15,7 @@ def test_normalise__is_the_formula() -> None:
     rng = np.random.default_rng(0)
     counts = rng.integers(90, 5000, (4, 5, 2, 3)).astype(np.uint16)
     monitor = rng.uniform(1e5, 2e5, (2, 3))
-    found = normalise.kernel(counts, SCAN, monitor, reference=1.5e5, offset=100)["counts"]
+    found = normalise.kernel(counts, SCAN, monitor, by="monitor", reference=1.5e5, offset=100)["counts"]
     assert found.dtype == np.float32
     assert np.moveaxis(found, (0, 1), (-2, -1)).flags.c_contiguous
     np.testing.assert_allclose(found, (counts - 100.0) * (1.5e5 / monitor) + 100, rtol=1e-6)
@@ -26,23 +26,26 @@ def test_normalise__is_the_formula() -> None:
 def test_normalise__constant_monitor_changes_nothing_and_nan_stays() -> None:
     counts = np.random.default_rng(0).uniform(0, 99, (2, 2, 2, 3)).astype(np.float32)
     counts[0, 1, 1, 1] = np.nan
-    found = normalise.kernel(counts, SCAN, np.full((2, 3), 7.0), reference=7)["counts"]
+    found = normalise.kernel(counts, SCAN, np.full((2, 3), 7.0), by="monitor", reference=7, offset=0)["counts"]
     np.testing.assert_array_equal(found, counts)
 
 
 def test_normalise__small_blocks_are_safe() -> None:
     for shape in ((0, 3, 2, 3), (1, 0, 2, 3)):
         counts = np.zeros(shape, np.uint16)
-        assert normalise.kernel(counts, SCAN, np.ones((2, 3)), reference=1)["counts"].shape == shape
+        assert (
+            normalise.kernel(counts, SCAN, np.ones((2, 3)), by="monitor", reference=1, offset=0)["counts"].shape
+            == shape
+        )
 
 
 def test_normalise__refuses_what_has_no_scale() -> None:
     counts = np.ones((1, 1, 2, 3), np.uint16)
-    with pytest.raises(InputError, match="'reference': is not given; say at which monitor"):
+    with pytest.raises(InputError, match="'by' of the kernel: is not given, and a part of one layer"):
         normalise.kernel(counts, SCAN, np.ones((2, 3)))
     with pytest.raises(InputError, match=r"by exposure: the scan has no exposure.*take by='monitor'"):
-        normalise.kernel(counts, SCAN, np.ones((2, 3)), by="exposure", reference=1)
+        normalise.kernel(counts, SCAN, np.ones((2, 3)), by="exposure", reference=1, offset=0)
     with pytest.raises(InputError, match="3 of 6 frames have a monitor that is not a positive number"):
-        normalise.kernel(counts, SCAN, np.array([[1, 0, -1], [2, np.nan, 3]]), reference=1)
+        normalise.kernel(counts, SCAN, np.array([[1, 0, -1], [2, np.nan, 3]]), by="monitor", reference=1, offset=0)
     with pytest.raises(InputError, match="reference"):
         normalise.validate({"reference": 0})

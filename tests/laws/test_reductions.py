@@ -16,7 +16,7 @@ from dfxm_dask.reduction import Reduction, load_reductions
 from dfxm_dask.schema import SPACE, expand
 
 PARAMETERS: dict[str, dict[str, Any]] = {
-    "normalise": {"by": "monitor", "reference": 1000.0},
+    "normalise": {"by": "monitor", "reference": 1000.0, "offset": 0.0},
     "fit_curves": {"axis": "phi"},
     "classify_beams": {"method": "fused"},
 }

@@ -40,10 +40,10 @@ def recipe(text: str):
     return parse_recipe(text, Path("test.yaml"))
 
 
-def test_weak_beam__is_one_pass_with_one_decoding(made) -> None:
+def test_weak_beam__is_one_pass_and_one_for_moments(made) -> None:
     found = plan("weak_beam", made("easy"))
-    assert len(found.passes) == 1
-    assert found.tasks == 2
+    assert [s.name for s in found.passes[0].steps][-1] == "hot_pixels"
+    assert [[s.name for s in p.steps] for p in found.passes[1:]] == [["zingers", "moments"]]
     assert found.remarks == ()
 
 
@@ -83,21 +83,21 @@ def test_weak_beam__says_that_nothing_stands_out(made) -> None:
 def test_weak_beam__frames_on_one_scale_for_steps_that_need_whole_layers(made) -> None:
     """In the fused pass layers see the counts as the tiles left them: the same as by the kernels, one by one."""
     store = made("hard")
-    (told,) = plan("weak_beam", store).remarks
-    assert "the monitor of frames of one layer differs up to" in told
-    assert "normalise: {by: monitor" in told
     first = "  - normalise: {by: monitor, reference: 5.0e5, offset: 106}\n"
     text = read_recipe("weak_beam").text
-    asked = recipe(text.replace("  - background", first + "  - background"))
-    found = plan(asked, store)
-    assert (len(found.passes), found.remarks) == (1, ())
+    (told,) = plan(recipe(text.replace("  - normalise: {}\n", "")), store).remarks
+    assert "the monitor of frames of one layer differs up to" in told
+    assert "put `- normalise: {}` first" in told
+    asked = recipe(text.replace("  - normalise: {}\n", first).replace("  - zingers: {}\n", ""))
+    assert plan(asked, store).remarks == ()
     run_recipe(asked, store)
     tree = dfxm_dask.open_scan(store)
     raw, beams = tree["raw"].dataset.load(), tree["beams"].dataset.load()
     counts = raw.counts.values[1].transpose(1, 2, 0)
     scan = {"phi": tree.phi.values}
     scaled = normalise.kernel(counts, scan, raw.monitor.values[1], by="monitor", reference=5e5, offset=106.0)["counts"]
-    level = background.kernel(scaled, scan, noise=raw.noise.values[1])["background_map"]
+    scales = {"noise": raw.noise.values[1], "frame_scale": 5e5 / raw.monitor.values[1]}
+    level = background.kernel(scaled, scan, **scales)["background_map"]
     np.testing.assert_array_equal(level, tree["frames"].background_map.values[1])
     given = scan, tree.y.values, tree.x.values
     alone = dfxm_dask.local_peak.kernel(scaled, *given, background_map=level, noise=raw.noise.values[1])
@@ -105,8 +105,8 @@ def test_weak_beam__frames_on_one_scale_for_steps_that_need_whole_layers(made) -
         np.testing.assert_array_equal(values, beams[name].values[1], err_msg=name)
     other = dfxm_dask.local_peak.kernel(counts, *given, background_map=level, noise=raw.noise.values[1])
     assert not np.array_equal(other["peak_local"], alone["peak_local"], equal_nan=True)
-    late = text.replace("  - moments", first + "  - moments")
-    with pytest.raises(RecipeError, match=r"step moments: reads counts that.*put normalise before background"):
+    late = text.replace("  - normalise: {}\n", "").replace("  - local_peak", first + "  - local_peak")
+    with pytest.raises(RecipeError, match=r"step local_peak: reads counts that.*put normalise before background"):
         plan(recipe(late), store)
 
 

@@ -29,7 +29,7 @@ from dfxm_dask.view.maps import NO_VALUE
 from tests.view.test_figures import check_page
 from tests.view.test_frames import CURVE, raw_scan, with_truth
 
-NUMBERS = {"weak_of_lit": 0.42, "tail": 0.013, "scatter": 0.07, "standing_out": 0.0125, "cut_off": 0.03}
+NUMBERS = {"weak_of_lit": 0.42, "tail": 0.013, "scatter": 0.07, "cut_off": 0.03, "mask_strength": 5.5}
 
 
 def beams_scan(ny: int = 100, nx: int = 150, *, layers: int = 1, curve: np.ndarray = CURVE, **changed: Any) -> Any:
@@ -161,7 +161,7 @@ def test_draw_beams__without_a_weak_beam_says_so_and_draws_none() -> None:
     said = words(figure)
     assert "This layer has no weak beam: maps of it would mislead, and are not drawn." in said
     assert "peaks scatter by 0.31 half widths about those around them (at most 0.03 wanted)" in said
-    for sentence in reasons(0.42, 0.013, 0.31, 0.0125, 0.03):
+    for sentence in reasons(0.42, 0.013, 0.31, 0.03, 5.5):
         assert sentence in said
     lit = maps(figure)["where the sample diffracts"]
     np.testing.assert_array_equal(lit.images[0].get_array(), tree["beams"].dataset["lit"][0])
@@ -178,7 +178,8 @@ def test_evidence_words__say_the_verdict() -> None:
     assert evidence_words(found) == (
         "This layer has a weak beam, and something stands out of it.", reasons(*NUMBERS.values())
     )  # fmt: skip
-    assert evidence_words(found.drop_vars("has_defects"))[0] == "This layer has a weak beam."
+    for name in ("has_defects", "mask_strength"):  # stores of an earlier version judged before there was a mask
+        assert evidence_words(found.drop_vars(name))[0] == "This layer has a weak beam."
     assert "nothing stands out of it" in evidence_words(found.assign(has_defects=False))[0]
     unchecked, why = evidence_words(found.drop_vars(["has_weak_beam", "tail"]))
     assert unchecked == "It has not been checked whether this layer has a weak beam at all."
