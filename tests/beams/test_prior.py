@@ -273,7 +273,7 @@ def test_evidence__deformed_crystal_has_no_local_peak():
     found = verdict("deformed")
     assert not found["has_weak_beam"]
     assert not found["has_defects"]
-    assert found["scatter"] > 0.1  # twice the limit
+    assert found["scatter"] > 0.14  # twice the limit
     assert any("peaks scatter by" in reason for reason in words(found))
 
 
