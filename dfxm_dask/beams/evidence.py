@@ -67,15 +67,15 @@ def evidence(
     dict
         ``weak_of_lit``, share of the lit voxels that is weak by its |u|; ``tail``, height of the median curve in its
         tails (|u| > 2.5) as part of its peak; ``scatter``, lower quartile of the distances of the peaks of single
-        blocks from the local one, in half widths; ``standing_out``, share of the lit blocks whose tails stand 4 standard deviations
-        above the median of the tails around them, one standard deviation being the larger of the noise and the median
-        absolute deviation; ``cut_off``, share of the lit blocks that are brightest at an end of the scan. NaN where
-        nothing is lit, ``tail`` also where the scan ends before the tails begin.
+        blocks from the local one, in half widths; ``standing_out``, share of the lit blocks whose tails stand 4
+        standard deviations above the median of the tails around them, one standard deviation being the larger of the
+        noise and the median absolute deviation; ``cut_off``, share of the lit blocks that are brightest at an end of
+        the scan. NaN where nothing is lit, ``tail`` also where the scan ends before the tails begin.
 
         ``has_weak_beam``: at least 10 % of the lit voxels are weak, the median curve comes within 5 % of its peak of
-        the background, the peaks of a quarter of the blocks are within 0.07 half widths (else the lattice turns too fast
-        everywhere to have one), and at most 20 % lie at an end of the scan, where none can be seen to be one. ``has_defects``: besides, at least
-        0.1 % of the lit blocks stand out. All limits are our choice.
+        the background, the peaks of a quarter of the blocks are within 0.07 half widths (else the lattice turns too
+        fast everywhere to have one), and at most 20 % lie at an end of the scan, where none can be seen to be one.
+        ``has_defects``: besides, at least 0.1 % of the lit blocks stand out. All limits are our choice.
 
     Notes
     -----

@@ -48,7 +48,13 @@ EVIDENCE = (
     Variable("has_defects", ("z",), "bool", "1", "whether anything stands out in that weak beam"),
     Variable("weak_of_lit", ("z",), "float32", "1", "share of the lit voxels that is weak by its place on the curve"),
     Variable("tail", ("z",), "float32", "1", "height of the median curve in its tails, as part of its peak"),
-    Variable("scatter", ("z",), "float32", "1", "lower quartile of the distance of peaks from those around them, in half widths"),
+    Variable(
+        "scatter",
+        ("z",),
+        "float32",
+        "1",
+        "lower quartile of the distance of peaks from those around them, in half widths",
+    ),
     Variable("cut_off", ("z",), "float32", "1", "share of the lit places that are brightest at an end of the scan"),
     Variable("standing_out", ("z",), "float32", "1", "share of the lit places that stand out of their tails"),
 )

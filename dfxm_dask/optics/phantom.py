@@ -5,9 +5,9 @@ A frame is the sum of a kinematic part (distorted voxels) and a dynamical part (
     I = (1 - w) weak I_kin + w p I_dyn,
 
 where p is what the microscope accepts of the lattice that the strong beam follows
-(:func:`dfxm_dask.optics.strong.lattices`), and w a smooth step of it from 0.02 to 0.5. On top come what a beamline adds:
-attenuators, flux drift, beam stripes, sample drift, optics, detector. A layer depends on the phantom and its number
-alone, never on how layers are shared among tasks.
+(:func:`dfxm_dask.optics.strong.lattices`), and w a smooth step of it from 0.02 to 0.5. On top come what a beamline
+adds: attenuators, flux drift, beam stripes, sample drift, optics, detector. A layer depends on the phantom and its
+number alone, never on how layers are shared among tasks.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ PATCHES = ("z", "scan", "patch_y", "patch_x")
 LABEL = Variable("label", PATCHES, "uint8", "1", "what lights a patch: " + ", ".join(MEANINGS))
 FRACTION = Variable("dynamical_fraction", PATCHES, "float32", "1", "dynamical part of the diffracted power of a patch")
 DISTANCE = Variable("distance", SPACE, "float32", "um", "distance to the nearest dislocation line; infinite without")
-PHI0 = Variable(
-    "phi0", SPACE, "float32", "degree", "phi at which the lattice peaks that the strong beam follows"
-)
+PHI0 = Variable("phi0", SPACE, "float32", "degree", "phi at which the lattice peaks that the strong beam follows")
 WIDTH = Variable("width", SPACE, "float32", "degree", "FWHM along phi of the lattice between the dislocations")
 GRADIENT = Variable("F", (*SPACE, "i", "j"), "float64", "1", "deformation gradient")
 
@@ -381,7 +379,7 @@ def render(
     """
     if not 0 <= layer < len(phantom.z):
         raise InputError(f"layer {layer}", f"the phantom has {len(phantom.z)}", "choose one of them")
-    y, x = coordinates(phantom)
+    y = coordinates(phantom)[0]
     z = phantom.z[layer]
     light = phantom.lighting
     lit, entry, leave = outline(phantom, z)

@@ -16,9 +16,7 @@ from dfxm_dask.optics.presets import build
 
 
 @cache
-def layer(
-    name: str, seed: int = 3, shape: tuple[int, int] = (384, 192), strong_beam: Any = None
-) -> SimpleNamespace:
+def layer(name: str, seed: int = 3, shape: tuple[int, int] = (384, 192), strong_beam: Any = None) -> SimpleNamespace:
     """Counts (y, x, phi) on one scale, background map, and truth."""
     phantom = build(name, layers=1, shape=shape, seed=seed, strong_beam=strong_beam)[0]
     frames, truths = zip(*render(phantom, 0), strict=True)

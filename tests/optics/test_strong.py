@@ -168,7 +168,10 @@ def test_lattices__follow_lines_only_where_smeared():
 def test_build__every_preset_with_every_strong_beam(name):
     for kind in ("smeared", "sharp", "none"):
         for phantom in build(name, shape=(8, 8), strong_beam=kind):
-            assert (phantom.kinematic, phantom.strong_beam) == (kind == "none", "sharp" if kind == "sharp" else "smeared")
+            assert (phantom.kinematic, phantom.strong_beam) == (
+                kind == "none",
+                "sharp" if kind == "sharp" else "smeared",
+            )
             counts, truth = next(render(phantom, 0))
             assert counts.shape == (8, 8)
             assert kind != "none" or np.nan_to_num(truth["dynamical_fraction"]).max() == 0
@@ -190,5 +193,5 @@ def test_layer_truth__phi0_is_that_of_the_lattice_drawn():
 
 def test_build__refuses_an_unknown_strong_beam():
     for call in (lambda: build("easy", strong_beam="blurred"), lambda: replace(build("easy")[0], strong_beam="")):
-        with pytest.raises(InputError, match="strong beam .* use one of smeared, sharp"):
+        with pytest.raises(InputError, match=r"strong beam .* use one of smeared, sharp"):
             call()
