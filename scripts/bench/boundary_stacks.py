@@ -5,9 +5,9 @@
 
 ``ours`` simulates a preset, ``geo`` runs the command line of dfxm-geo 3.0.0 in a Python of its own
 (``python -m venv VENV; VENV/bin/pip install dfxm-geo==3.0.0``), with its camera noise, one scan for each layer. Either
-way the store is reduced by the steps of ``weak_beam_volume`` that come before the gather, its raw counts are
-deleted unless --keep-raw is given, and what is true lies beside it as JSON: planes, jumps, line families, Burgers
-vectors, in the axes x, y, z of the store and um.
+way the store is reduced by the steps of ``weak_beam_volume`` that come before the gather; with --maps-only the maps are
+copied to NAME_maps.zarr (``xarray.open_datatree``) and the store with its counts is deleted. What is true lies beside
+as JSON: planes, jumps, line families, Burgers vectors, in the axes x, y, z of the store and um.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import xarray as xr
 
 import dfxm_dask
 from dfxm_dask.optics.presets import build
@@ -39,6 +40,7 @@ steps:
   - isolate_lines: {}
 """
 STRONG_BEAMS = ("smeared", "none", "sharp")
+ROWS = 510  # of a frame: away from z = 0 dfxm-geo 3.0.0 fails with any other number
 GEO = """[reciprocal]
 hkl = [-1, 1, -1]
 keV = 17.0
@@ -57,10 +59,6 @@ mode = "{mode}"
 exposure_time = 0.5
 counts_scale = {flux}
 rng_seed = {seed}
-[detector_geometry]
-pixel_size = 40e-9
-magnification = 1
-Npixels = {pixels}
 [io]
 include_perfect_crystal = false
 write_strain_provenance = false
@@ -70,13 +68,17 @@ enabled = false
 """
 
 
-def reduced(store: Path, keep_raw: bool) -> None:
-    """The maps of a store; the counts go once the maps are there."""
+def reduced(store: Path, maps_only: bool) -> None:
+    """Make the maps of a store; with ``maps_only`` they are copied beside it, and the store with its counts goes."""
     recipe = store.with_suffix(".yaml")
     recipe.write_text(STEPS)
     dfxm_dask.run_recipe(recipe, store)
-    if not keep_raw:
-        shutil.rmtree(store / "raw" / "counts")
+    if maps_only:
+        tree = dfxm_dask.open_scan(store)
+        raw = tree["raw"].to_dataset().drop_vars("counts")
+        kept = xr.DataTree.from_dict({f"/{name}": tree[name].to_dataset() for name in tree.children} | {"/raw": raw})
+        kept.load().to_zarr(store.with_name(f"{store.stem}_maps.zarr"), mode="w", consolidated=False)
+        shutil.rmtree(store)
 
 
 def plain(value: Any) -> Any:
@@ -101,7 +103,7 @@ def plain_table(truth: dict[str, Any]) -> dict[str, Any]:
 
 def ours(
     work: Path, preset: str, seed: int, strong_beam: str, layers: int | None, shape: tuple[int, int] | None,
-    keep_raw: bool,
+    maps_only: bool,
 ) -> Path:  # fmt: skip
     """A stack of the simulator. Returns the file of its truth."""
     size = "default" if shape is None else "x".join(map(str, shape))
@@ -110,7 +112,7 @@ def ours(
         return store.with_suffix(".json")
     shutil.rmtree(store, ignore_errors=True)
     dfxm_dask.simulate(preset, store, layers=layers, shape=shape, seed=seed, strong_beam=strong_beam)
-    reduced(store, keep_raw)
+    reduced(store, maps_only)
     (phantom,) = build(preset, layers=layers, shape=shape, seed=seed, strong_beam=strong_beam)
     truth: dict[str, Any] = {name: values for name, (_, values, _) in tables(phantom).items() if name != "drift"}
     truth["jump"] = np.array([b.jump for b in phantom.boundaries])
@@ -119,11 +121,11 @@ def ours(
 
 
 def geo(
-    work: Path, kind: str, python: Path, remount: str, flux: float, seed: int, layers: int, pixels: int, lines: int,
-    spacing: float, keep_raw: bool,
+    work: Path, kind: str, python: Path, remount: str, flux: float, seed: int, layers: int, lines: int,
+    spacing: float, maps_only: bool,
 ) -> Path:  # fmt: skip
     """A stack of dfxm-geo: a tilt wall of edges, or edges at random. Returns the file of its truth."""
-    store = work / f"geo-{kind}-{remount}-{flux:g}-{seed}-{layers}-{pixels}-{lines}-{spacing:g}.zarr"
+    store = work / f"geo-{kind}-{remount}-{flux:g}-{seed}-{layers}-{lines}-{spacing:g}.zarr"
     if store.with_suffix(".json").exists():
         return store.with_suffix(".json")
     run = store.with_suffix(".geo").resolve()
@@ -147,7 +149,6 @@ def geo(
             "crystal": crystal,
             "flux": flux,
             "seed": seed * 1000 + k,
-            "pixels": pixels,
         }
         config.write_text(GEO.format(**words))
         out = run / f"layer{k:03d}"
@@ -158,12 +159,12 @@ def geo(
     with h5py.File(masters[0]) as file:
         theta = float(file["1.1/dfxm_geo/theta"][()])
         frame = next(file[f"1.1/instrument/{d}/image"].shape for d in file["1.1/instrument"] if "detector" in d)
-    pitch = 0.04, pixels * 0.04 / np.tan(2 * theta) / 3 / frame[2]
+    pitch = 0.04, ROWS * 0.04 / np.tan(2 * theta) / 3 / frame[2]
     dfxm_dask.ingest(masters, store, scan="1.1", pixel_size=pitch, z=z)
-    reduced(store, keep_raw)
+    reduced(store, maps_only)
     truth = geo_truth(python, {"mode": mode, mode: given}, remount, theta, frame[1:], pitch, spacing)
     made = {"stack": store.stem, "flux": flux, "simulator": "dfxm-geo 3.0.0"}
-    if not keep_raw:
+    if maps_only:
         shutil.rmtree(run)
     return finished(store, {**made, **truth})
 
@@ -230,11 +231,10 @@ def main() -> None:
     other.add_argument("--flux", type=float, default=2e4, help="counts per s at the peak")
     other.add_argument("--seed", type=int, default=1)
     other.add_argument("--layers", type=int, default=5)
-    other.add_argument("--pixels", type=int, default=510, help="rows of a frame; a third as many columns")
     other.add_argument("--lines", type=int, default=151)
     other.add_argument("--spacing", type=float, default=4.0, help="of the lines of the wall, um")
     for way in (one, other):
-        way.add_argument("--keep-raw", action="store_true")
+        way.add_argument("--maps-only", action="store_true")
     asked = vars(parser.parse_args())
     asked["work"].mkdir(parents=True, exist_ok=True)
     make = {"ours": ours, "geo": geo}[asked.pop("way")]
