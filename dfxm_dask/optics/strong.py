@@ -54,14 +54,14 @@ def smearing(microscope: Microscope) -> tuple[float, float]:
     discrete edge dislocations of 2 to 6 mdeg across the middle, normals at 0, ±30 and ±60 degree from the beam, 8
     phases of the lines, centre of mass over angles of incidence within 0.28 mrad. With the sheet of 0.5 um the rms
     difference of the centre-of-mass profiles is least for a Gaussian of 0.6 to 0.75 um at 6 mdeg, 8 to 20 % of the
-    jump; at 2 to 4 mdeg it changes by less than 2 % between 0.3 and 1.1 um (15 to 40 % of the jump, 60 % at 60 degree),
+    jump; at 2 to 4 mdeg it changes by 1 to 5 % between 0.3 and 1.1 um (15 to 40 % of the jump, 60 % at 60 degree),
     because what is left are fringes within 3 to 6 um of the wall, which no smearing gives. An error function fitted to
     single rows of walls parallel to Q (soft L1 loss, free height) is 0.8 to 0.9 um wide in Takagi-Taupin and 0.9 um
     here; to walls inclined to Q by ±30 and ±60 degree, 0.8 to 1.2 and 1.0 to 1.2 um at 3 mdeg, 0.5 to 0.8 and 0.8 to
     0.9 um at 6 mdeg. Centres of single rows scatter with the phase of the lines by 0.02 to 0.3 um there and here
-    (parallel to Q), 0.4 to 1.6 um inclined to it; their means agree within 0.2 um. With the sheet of 0.2 um
+    (parallel to Q), 0.4 to 1.6 um inclined to it; their means agree within 0.2 and 0.6 um. With the sheet of 0.2 um
     Takagi-Taupin is narrower, 0.3 to 0.4 um: there this is too wide by a factor of two. Field cut off near cores, or
-    the sectors in its place, changed the difference by less than 2 %: so the true field is taken as it is.
+    the sectors in its place, changed the difference by less than 4 %: so the true field is taken as it is.
 
     Rows of Takagi-Taupin do not exchange waves, so that it says nothing on the width along y: 0.25 um is our choice.
     """
