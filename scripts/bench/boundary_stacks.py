@@ -158,7 +158,8 @@ def geo(
         masters.append(out / "dfxm_geo.h5")
     with h5py.File(masters[0]) as file:
         theta = float(file["1.1/dfxm_geo/theta"][()])
-        frame = next(file[f"1.1/instrument/{d}/image"].shape for d in file["1.1/instrument"] if "detector" in d)
+    with h5py.File(masters[0].parent / "scan0001" / "dfxm_sim_detector_0000.h5") as file:
+        frame = file["entry_0000/dfxm_sim_detector/image"].shape
     pitch = 0.04, ROWS * 0.04 / np.tan(2 * theta) / 3 / frame[2]
     dfxm_dask.ingest(masters, store, scan="1.1", pixel_size=pitch, z=z)
     reduced(store, maps_only)
