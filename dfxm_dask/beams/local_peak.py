@@ -53,7 +53,11 @@ EVIDENCE = (
     Variable("weak_of_lit", ("z",), "float32", "1", "share of lit voxels in the weak-beam part of the rocking curve"),
     Variable("tail", ("z",), "float32", "1", "tail height of the median rocking curve, as part of the peak"),
     Variable(
-        "scatter", ("z",), "float32", "1", "median distance of local peaks from surrounding peaks, in half widths"
+        "scatter",
+        ("z",),
+        "float32",
+        "1",
+        "lower quartile of the distance of local peaks from surrounding peaks, in half widths",
     ),
     Variable("cut_off", ("z",), "float32", "1", "share of lit pixels with the maximum at an end of the scan"),
 )

@@ -107,6 +107,12 @@ def demo_scan() -> Path:
 @click.option("--shape", metavar="Y,X", callback=read_shape, help="Rows and columns. [default: of the preset]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same counts.")
 @click.option(
+    "--strong-beam", type=click.Choice(["smeared", "sharp", "none"]),
+    help="The lattice that the strong beam follows: with its dislocations, as wide as Takagi-Taupin shows it (smeared);"
+    " subgrains that meet at a plane without width (sharp); no strong beam (none)."
+    " [default: smeared; none for deformed and reflections]",
+)  # fmt: skip
+@click.option(
     "--format", type=click.Choice(["zarr", "bliss"]), default="zarr", show_default=True,
     help="A store; or a master file OUT.h5 with LIMA files, and the truth in OUT_truth.zarr.",
 )  # fmt: skip

@@ -4,10 +4,10 @@ A frame is the sum of a kinematic part (distorted voxels) and a dynamical part (
 
     I = (1 - w) weak I_kin + w p I_dyn,
 
-where p is what the microscope accepts of the lattice between the dislocations, and w a smooth step of it from 0.02 to
-0.5. On top come what a
-beamline adds: attenuators, flux drift, beam stripes, sample drift, optics, detector. A layer depends on the phantom and
-its number alone, never on how layers are shared among tasks.
+where p is what the microscope accepts of the lattice that the strong beam follows
+(:func:`dfxm_dask.optics.strong.lattices`), and w a smooth step of it from 0.02 to 0.5. On top come what a beamline
+adds: attenuators, flux drift, beam stripes, sample drift, optics, detector. A layer depends on the phantom and its
+number alone, never on how layers are shared among tasks.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ from dfxm_dask.optics.forward import (
     Acceptance,
     Setting,
     accepted_by,
-    deviation,
     frame_image,
     seen,
-    sheet_deviation,
     sheet_nodes,
 )
 from dfxm_dask.optics.microscope import Microscope
-from dfxm_dask.optics.scene import Scene, distance, distortion, lattice
+from dfxm_dask.optics.scene import Scene, distance, distortion
+from dfxm_dask.optics.strong import Lattices, StrongBeam, check_strong_beam, lattices
 from dfxm_dask.optics.surrogate import strong_beam
 from dfxm_dask.schema import PATCH, SPACE, Variable
 
@@ -47,9 +46,7 @@ PATCHES = ("z", "scan", "patch_y", "patch_x")
 LABEL = Variable("label", PATCHES, "uint8", "1", "what lights a patch: " + ", ".join(MEANINGS))
 FRACTION = Variable("dynamical_fraction", PATCHES, "float32", "1", "dynamical part of the diffracted power of a patch")
 DISTANCE = Variable("distance", SPACE, "float32", "um", "distance to the nearest dislocation line; infinite without")
-PHI0 = Variable(
-    "phi0", SPACE, "float64", "degree", "phi at which the lattice peaks: subgrains and bending, without single lines"
-)
+PHI0 = Variable("phi0", SPACE, "float64", "degree", "phi at which the lattice peaks that the strong beam follows")
 WIDTH = Variable("width", SPACE, "float32", "degree", "FWHM along phi of the lattice between the dislocations")
 GRADIENT = Variable("F", (*SPACE, "i", "j"), "float64", "1", "deformation gradient")
 
@@ -163,6 +160,11 @@ class Phantom:
     motion : Motion or None
     strained : bool
         Whether the truth holds F.
+    strong_beam : str
+        "smeared": the strong beam follows the true lattice with its dislocations, smeared by the width that
+        Takagi-Taupin shows (:func:`dfxm_dask.optics.strong.smearing`). "sharp": it follows the lattice between the
+        dislocations, which turns within no width at the plane of a wall: what finds edges finds such walls by
+        construction.
     kinematic : bool
         No dynamical part, as in cold-worked or very small crystals; all that is lit is labelled ambiguous.
     held : dict of str to float, rad
@@ -189,9 +191,13 @@ class Phantom:
     boundaries: tuple[Boundary, ...] = ()
     motion: Motion | None = None
     strained: bool = False
+    strong_beam: StrongBeam = "smeared"
     kinematic: bool = False
     held: dict[str, float] = field(default_factory=dict)
     number: int = 0
+
+    def __post_init__(self) -> None:
+        check_strong_beam(self.strong_beam)
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -306,6 +312,11 @@ def transmissions(phantom: Phantom, layer: int) -> np.ndarray:
     return gain / gain.max()
 
 
+def bragg(phantom: Phantom) -> np.ndarray:
+    """What a deviation in the sample frame adds to the angle of incidence: turning and strain, by Bragg's law."""
+    return np.array([1.0, 0.0, np.tan(phantom.at.theta)])
+
+
 def angles(phantom: Phantom) -> Iterator[dict[str, float]]:
     """Angular positions of every frame in scan order, rad."""
     grids = np.meshgrid(*(np.asarray(a.positions) for a in phantom.axes), indexing="ij")
@@ -343,13 +354,17 @@ def _per_patch(values: np.ndarray, ufunc: np.ufunc) -> np.ndarray:
     return ufunc.reduceat(rows, np.arange(0, values.shape[1], PATCH), axis=1)
 
 
-def render(phantom: Phantom, layer: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+def render(
+    phantom: Phantom, layer: int, made: Lattices | None = None
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Frames of one layer in scan order, each with the truth of its patches.
 
     Parameters
     ----------
     phantom : Phantom
     layer : int
+    made : Lattices, optional
+        Of this layer, where :func:`layer_truth` wants them, too.
 
     Yields
     ------
@@ -364,27 +379,22 @@ def render(phantom: Phantom, layer: int) -> Iterator[tuple[np.ndarray, dict[str,
     """
     if not 0 <= layer < len(phantom.z):
         raise InputError(f"layer {layer}", f"the phantom has {len(phantom.z)}", "choose one of them")
-    y, x = coordinates(phantom)
+    y = coordinates(phantom)[0]
     z = phantom.z[layer]
     light = phantom.lighting
     lit, entry, leave = outline(phantom, z)
     patch_lit = _per_patch(lit.astype(float), np.add) / _per_patch(np.ones(lit.shape), np.add) >= 0.5
-    height, weight = sheet_nodes(phantom.microscope, phantom.nodes)
+    weight = sheet_nodes(phantom.microscope, phantom.nodes)[1]
     accepts = _accepts(phantom)
-    q = None
-    if phantom.motion is None:
-        q = sheet_deviation(phantom.scene, phantom.at, y, x, z, height)
-    far = _lattice_deviation(phantom, y, x, z)
+    if made is None and phantom.motion is None:
+        made = lattices(phantom, layer)
     pattern = fixed_pattern(phantom.shape, phantom.detector, exposure=light.exposure, seed=phantom.seed)
     beam = stripes(y.size, generator(phantom.seed, STRIPES), light.stripes)[:, None]
     series = exposures(phantom, layer)
     perfect = None
     for number, positions in enumerate(angles(phantom)):
         matrix, moved = seen(phantom.at, positions)
-        if phantom.motion is not None:
-            scene = moved_scene(phantom, number)
-            q = sheet_deviation(scene, phantom.at, y, x, z, height)
-        assert q is not None
+        q, far = made if made is not None else lattices(phantom, layer, number)
         weak = frame_image(q, weight, matrix, moved, accepts)
         accepted = frame_image(far, np.ones(1), matrix, moved, accepts)
         if phantom.kinematic:
@@ -393,8 +403,7 @@ def render(phantom: Phantom, layer: int) -> Iterator[tuple[np.ndarray, dict[str,
             step = np.clip((accepted - WEAK_ACCEPTANCE) / (STRONG_ACCEPTANCE - WEAK_ACCEPTANCE), 0, 1)
             step = step * step * (3 - 2 * step)
             if perfect is None or phantom.motion is not None:
-                bragg = np.array([1.0, 0.0, np.tan(phantom.at.theta)])  # turning and strain, as Bragg's law joins them
-                local = (np.einsum("yxki,k->yxi", q, weight) - far[:, :, 0]) @ bragg / phantom.half_width
+                local = (np.einsum("yxki,k->yxi", q, weight) - far[:, :, 0]) @ bragg(phantom) / phantom.half_width
                 # Beyond one half width the closed form no longer follows Takagi-Taupin: bounded there.
                 perfect = strong_beam(entry, leave, local / np.sqrt(1 + local**2), phantom.fringes)
             dynamical = step * accepted * perfect
@@ -408,12 +417,6 @@ def render(phantom: Phantom, layer: int) -> Iterator[tuple[np.ndarray, dict[str,
         signal = np.maximum(blur(signal, phantom.detector), 0.0)
         rng = generator(phantom.seed, NOISE, phantom.number, layer, number)
         yield record(signal, pattern, phantom.detector, exposure=light.exposure, rng=rng), truth
-
-
-def _lattice_deviation(phantom: Phantom, y: np.ndarray, x: np.ndarray, z: float) -> np.ndarray:
-    """Deviation of the lattice between the dislocations: (y, x, 1, xyz)."""
-    px, py = np.broadcast_to(x, (y.size, x.size)).ravel(), np.repeat(y, x.size)
-    return deviation(lattice(phantom.scene, px, py, np.full(px.size, z)), phantom.at).reshape(y.size, x.size, 1, 3)
 
 
 def _label(
@@ -431,24 +434,15 @@ def _label(
     return {LABEL.name: label, FRACTION.name: np.where(lit, fraction, np.nan).astype(np.float32)}
 
 
-def moved_scene(phantom: Phantom, frame: int) -> Scene:
-    """The scene with its lines where they are in one frame of a movie."""
-    assert phantom.motion is not None
-    made = phantom.scene.lines.copy()
-    made["position"][:, 1::-1] = phantom.motion.position[frame]
-    made["position"][:, 2] = 0.0
-    parts = {name: getattr(phantom.scene, name) for name in phantom.scene.__dataclass_fields__}
-    return Scene(**{**parts, "lines": made})
-
-
-def layer_truth(phantom: Phantom, layer: int) -> dict[str, np.ndarray]:
-    """What is true of one layer at every pixel.
+def layer_truth(phantom: Phantom, layer: int, made: Lattices | None = None) -> dict[str, np.ndarray]:
+    """What is true of one layer at every pixel; ``made`` as for :func:`render`.
 
     Returns
     -------
     dict of ndarray (y, x, ...)
         ``distance`` um; ``phi0`` and ``width`` degree where phi alone is scanned (NaN outside the crystal); ``F``
-        (y, x, i, j) where the phantom is strained.
+        (y, x, i, j) where the phantom is strained. ``phi0`` is of the lattice that the strong beam follows, of
+        kinematic phantoms that between the dislocations; ``width`` that of a lattice that does not bend.
     """
     y, x = coordinates(phantom)
     z = phantom.z[layer]
@@ -460,8 +454,9 @@ def layer_truth(phantom: Phantom, layer: int) -> dict[str, np.ndarray]:
         out[DISTANCE.name] = distance(phantom.scene, px, py, pz).reshape(shape).astype(np.float32)
     if PHI0 in truth_variables(phantom):
         lit = outline(phantom, z)[0]
-        turned = _lattice_deviation(phantom, y, x, z)[:, :, 0, 0] / phantom.at.moves["phi"][0]
-        out[PHI0.name] = np.where(lit, -np.rad2deg(turned), np.nan).astype(np.float32)
+        far = (made or lattices(phantom, layer)).strong[:, :, 0]
+        turned = far @ bragg(phantom) / phantom.at.moves["phi"][0]
+        out[PHI0.name] = np.where(lit, -np.rad2deg(turned), np.nan)
         out[WIDTH.name] = np.where(lit, np.rad2deg(full_width(phantom)), np.nan).astype(np.float32)
     if phantom.strained:
         beta = distortion(phantom.scene, px, py, pz)

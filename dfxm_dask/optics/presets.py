@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from dfxm_dask.optics.microscope import Microscope, find_microscope
 from dfxm_dask.optics.phantom import CONTENT, TURN, Lighting, Motion, Phantom, ScanAxis, generator
 from dfxm_dask.optics.scene import Loop, Scene
 from dfxm_dask.optics.segments import polygon_loop
+from dfxm_dask.optics.strong import StrongBeam, check_strong_beam
 from dfxm_dask.optics.surrogate import strong_beam_pattern
 from dfxm_dask.schema import nearest
 
@@ -392,9 +393,10 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def build(name: str, *, layers: int | None = None, shape: tuple[int, int] | None = None, seed: int = 0) -> tuple[
-    Phantom, ...
-]:  # fmt: skip
+def build(
+    name: str, *, layers: int | None = None, shape: tuple[int, int] | None = None, seed: int = 0,
+    strong_beam: StrongBeam | Literal["none"] | None = None,
+) -> tuple[Phantom, ...]:  # fmt: skip
     """The phantoms of a preset: one, or one for each reflection.
 
     Parameters
@@ -406,11 +408,14 @@ def build(name: str, *, layers: int | None = None, shape: tuple[int, int] | None
         Rows and columns; any size from 8.
     seed : int
         Not negative.
+    strong_beam : str, optional
+        "smeared" or "sharp", as of :class:`~dfxm_dask.optics.phantom.Phantom`, or "none" (kinematic). Otherwise
+        smeared, but none in the presets ``deformed`` and ``reflections``.
 
     Raises
     ------
     InputError
-        Unknown preset (with the nearest name), or a size or seed that makes no sense.
+        Unknown preset (with the nearest name), an unknown strong beam, or a size or seed that makes no sense.
 
     Examples
     --------
@@ -430,6 +435,8 @@ def build(name: str, *, layers: int | None = None, shape: tuple[int, int] | None
         raise InputError(f"preset {name!r} with {count} layers", "a movie watches one layer", "leave layers out")
     if not _whole(seed) or seed < 0:
         raise InputError("seed", f"is {seed!r}", "give a whole number from 0 on")
+    if strong_beam not in (None, "none"):
+        check_strong_beam(strong_beam)
     aside = np.deg2rad(generator(seed, TURN).uniform(-10, 10))
     scopes: dict[str, dict[str, Any]] = {
         "al002": {
@@ -439,7 +446,12 @@ def build(name: str, *, layers: int | None = None, shape: tuple[int, int] | None
         "reflections": {"hkl": (1, 1, 3), "microscope": replace(find_microscope("oblique_al113"), eta=0.0)},
     }  # fmt: skip
     at = frame(name, seed, count, (int(size[0]), int(size[1])), **scopes.get(name, {"turn": np.deg2rad(50.0) + aside}))
-    return preset.build(at)
+    made = preset.build(at)
+    if strong_beam is None:
+        return made
+    if strong_beam == "none":
+        return tuple(replace(one, kinematic=True) for one in made)
+    return tuple(replace(one, kinematic=False, strong_beam=strong_beam) for one in made)
 
 
 def _whole(value: Any) -> bool:

@@ -126,7 +126,7 @@ def weak_beam(store: str | Path) -> tuple[str, ...]:
             some = ", ".join(f"{z[k]:g}" for k in bad[:5]) + (", ..." if len(bad) > 5 else "")
             first = bad[len(bad) // 2]
             strength = float(known["mask_strength"][first]) if by_mask and bad is plain else float("nan")
-            why = reasons(*(float(known[n][first]) for n in NUMBERS), mask_strength=strength)
+            why = reasons(**{name: float(known[name][first]) for name in NUMBERS}, mask_strength=strength)
             told.append(f"{len(bad)} of {len(done)} layers {what} (z = {some}); at z = {z[first]:g}: {'; '.join(why)}")
     return tuple(told)
 

@@ -28,6 +28,7 @@ from dfxm_dask.optics.phantom import (
     truth_variables,
 )
 from dfxm_dask.optics.presets import build
+from dfxm_dask.optics.strong import Lattices, lattices
 from dfxm_dask.optics.truth import FLAGS, tables
 from dfxm_dask.schema import COUNTS, EXPOSURE, MONITOR, PATCH, Variable, expand
 from dfxm_dask.store import ledger
@@ -69,7 +70,8 @@ class SimulateTask:
 
 def simulate(
     preset: str, out: str | Path | None = None, *, layers: int | None = None, shape: tuple[int, int] | None = None,
-    seed: int = 0, format: Literal["zarr", "bliss"] = "zarr", overwrite: bool = False, each: Each = map,
+    seed: int = 0, strong_beam: Literal["smeared", "sharp", "none"] | None = None,
+    format: Literal["zarr", "bliss"] = "zarr", overwrite: bool = False, each: Each = map,
 ) -> xr.DataTree:  # fmt: skip
     """A simulated scan with known truth: labelled, and written where asked.
 
@@ -83,6 +85,10 @@ def simulate(
         Other sizes than those of the preset.
     seed : int
         Same seed, same counts: on any machine of this architecture, with any number of workers and any chunking.
+    strong_beam : str, optional
+        What the strong beam follows. "smeared" (default): the true lattice with its dislocations, smeared by the width
+        that Takagi-Taupin shows. "sharp": subgrains that meet at a plane without width. "none": no strong beam, as in
+        kinematic diffraction (default of ``deformed`` and ``reflections``).
     format : str
         "zarr": a store with groups ``raw`` and ``truth``. "bliss": ``out`` is a master file with LIMA files in folders
         beside it, as a beamline writes them, and the truth is in ``<out>_truth.zarr``.
@@ -116,7 +122,7 @@ def simulate(
 
     if format not in ("zarr", "bliss"):
         raise InputError(f"format {format!r}", "is unknown", "use zarr or bliss")
-    phantoms = build(preset, layers=layers, shape=shape, seed=seed)
+    phantoms = build(preset, layers=layers, shape=shape, seed=seed, strong_beam=strong_beam)
     if out is None:
         trees = [lazy_scan(p) for p in phantoms]
     else:
@@ -213,7 +219,10 @@ def write_phantom(phantom: Phantom, out: Path, format: str, overwrite: bool, eac
         for (group, step), written in steps.items():
             provenance = {
                 "reduction": "simulate", "version": __version__, "absent": [], "numpy": np.__version__,
-                "parameters": {"preset": phantom.name, "seed": phantom.seed, "reflection": phantom.reflection},
+                "parameters": {
+                    "preset": phantom.name, "seed": phantom.seed, "reflection": phantom.reflection,
+                    "strong_beam": "none" if phantom.kinematic else phantom.strong_beam,
+                },
                 "root": ledger.digest(read_group_meta(target)["attributes"]),
             }  # fmt: skip
             ledger.complete(target, group, step, provenance, small_files(target, written, group))
@@ -296,10 +305,11 @@ def simulate_layer(task: SimulateTask) -> ledger.Record:
     """Write one layer and its truth. Returns its record, with the files of each group."""
     begun = time.perf_counter()
     grid = task.phantom.grid
+    made = _lattices(task.phantom, task.z)
     patches: dict[str, list[np.ndarray]] = {}
 
     def rendered() -> Iterator[tuple[int, np.ndarray]]:
-        for number, (frame, truth) in enumerate(render(task.phantom, task.z)):
+        for number, (frame, truth) in enumerate(render(task.phantom, task.z, made)):
             for name, values in truth.items():
                 patches.setdefault(name, []).append(values)
             yield number, frame
@@ -317,7 +327,7 @@ def simulate_layer(task: SimulateTask) -> ledger.Record:
             beside[os.path.relpath(path, task.store)] = [path.stat().st_size, ""]
     layer = {name: np.stack(values).reshape(*grid, *values[0].shape) for name, values in patches.items()}
     files["truth"] = write_maps(
-        task.store, "truth", task.z, layer | layer_truth(task.phantom, task.z), task.fence
+        task.store, "truth", task.z, layer | layer_truth(task.phantom, task.z, made), task.fence
     )  # fmt: skip
     return {
         "block": f"z{task.z:04d}", "read": [], "files": files, "beside": beside,
@@ -366,10 +376,16 @@ def lazy_scan(phantom: Phantom) -> xr.DataTree:
 def rendered_layer(phantom: Phantom, z: int) -> dict[str, np.ndarray]:
     """Counts and truth of one layer in memory, scan axes first."""
     frames, patches = [], []
-    for frame, truth in render(phantom, z):
+    made = _lattices(phantom, z)
+    for frame, truth in render(phantom, z, made):
         frames.append(frame)
         patches.append(truth)
     out = {name: np.stack([p[name] for p in patches]) for name in patches[0]}
     out["counts"] = np.stack(frames)
     out = {name: values.reshape(*phantom.grid, *values.shape[1:]) for name, values in out.items()}
-    return out | layer_truth(phantom, z)
+    return out | layer_truth(phantom, z, made)
+
+
+def _lattices(phantom: Phantom, z: int) -> Lattices | None:
+    """Made once for the frames and the truth of a layer; in a movie every frame has its own."""
+    return lattices(phantom, z) if phantom.motion is None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
@@ -15,9 +16,9 @@ from dfxm_dask.optics.presets import build
 
 
 @cache
-def layer(name: str, seed: int = 3, shape: tuple[int, int] = (384, 192)) -> SimpleNamespace:
+def layer(name: str, seed: int = 3, shape: tuple[int, int] = (384, 192), strong_beam: Any = None) -> SimpleNamespace:
     """Counts (y, x, phi) on one scale, background map, and truth."""
-    phantom = build(name, layers=1, shape=shape, seed=seed)[0]
+    phantom = build(name, layers=1, shape=shape, seed=seed, strong_beam=strong_beam)[0]
     frames, truths = zip(*render(phantom, 0), strict=True)
     counts = np.moveaxis(np.stack(frames), 0, -1)
     scan = {"phi": np.array(phantom.axes[0].positions)}
