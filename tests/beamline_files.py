@@ -296,9 +296,10 @@ def write_edf(
 ) -> list[Path]:
     """EDF files as SPEC and LIMA write them: ``per_file`` frames each, headers padded to 512 bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    kinds = {"uint8": "UnsignedByte", "uint16": "UnsignedShort", "uint32": "UnsignedInteger", "int16": "SignedShort",
-             "int64": "Signed64",
-             "float32": "FloatValue"}  # fmt: skip
+    kinds = {
+        "uint8": "UnsignedByte", "uint16": "UnsignedShort", "uint32": "UnsignedInteger", "int8": "SignedByte",
+        "int16": "SignedShort", "int32": "SignedInteger", "int64": "Signed64", "float32": "FloatValue",
+    }  # fmt: skip
     files: list[Path] = []
     for k, start in enumerate(range(0, len(counts), per_file)):
         files.append(folder / (names[k] if names else f"strain_{k:04d}.edf"))

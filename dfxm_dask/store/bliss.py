@@ -7,7 +7,7 @@ frames by number.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from dfxm_dask.store.bliss_detector import find_detector, pixel_edges
 from dfxm_dask.store.bliss_grid import Readback, complete_frames, scan_axes
 from dfxm_dask.store.bliss_pieces import frame_pieces
 from dfxm_dask.store.kinds import not_a_master
+from dfxm_dask.store.layer_place import Stood, layer_place
 from dfxm_dask.store.links import Sources
 from dfxm_dask.store.source import Beamline, Piece, Scan
 from dfxm_dask.store.units import base_unit
 
-STILL = 1.0  # um: a motor of the layer that wanders less stands still (our choice: about the thickness of a layer)
 LONGEST_TEXT = 300
 
 
@@ -91,7 +91,7 @@ def read_bliss(
             axes, order, notes = scan_axes(command, reads.__getitem__, beamline, asked, scan_mode=scan_mode)
         else:
             axes, order, notes = (time_axis(look, command),), np.arange(count), {"command": command.name}
-        z = _layer(sources, entry, beamline)
+        z = layer_place(lambda motor: _stood(sources, entry, motor), beamline)
         counters, faults = look.monitors(beamline.monitors)
         monitor = counters[0] if counters else None
         exposure, exposure_source = _exposure(look, command, name)
@@ -113,6 +113,7 @@ def read_bliss(
             z_motor=z.motor,
             z_units=z.units,
             z_note=z.note,
+            z_unit_read=z.unit_read,
             monitor=monitor.values if monitor else None,
             exposure=exposure,
             counters=counters,
@@ -238,40 +239,7 @@ def _any_unit(sources: Sources, entry: h5py.Group, motor: str) -> str | None:
     return sources.unit(dataset) or None if isinstance(dataset, h5py.Dataset) else None
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a layer stands, if a motor says so; ``note`` says where the unit comes from, or why none does."""
-
-    position: float | None = None
-    motor: str | None = None
-    units: str | None = None
-    note: str = ""
-
-
-def _layer(sources: Sources, entry: h5py.Group, beamline: Beamline) -> _Place:
-    """Position of the layer: the first motor of the beamline's ``z`` that stood still at a known place."""
-    notes = []
-    for motor in beamline.motors.get("z", []):
-        found = _stood(sources, entry, motor)
-        if isinstance(found, str):
-            notes += [found] if found else []
-            continue
-        values, unit = found
-        told = "unit from the file"
-        if unit is None:
-            unit, source = beamline.unit_of(motor, "z")
-            told = f"unit: {source}"
-        spread = float(np.ptp(values))
-        if spread and spread * base_unit(unit)[1] > STILL:
-            low, high = values.min(), values.max()
-            return _Place(note=f"{motor} moved from {low:g} to {high:g} {unit} during the scan")
-        if spread:
-            notes.append(f"mean of {values.size} readings of {motor} over {spread:g} {unit}")
-        return _Place(float(values.mean()) if spread else float(values[0]), motor, unit, "; ".join([*notes, told]))
-    return _Place(note="; ".join(notes))
-
-
-def _stood(sources: Sources, entry: h5py.Group, motor: str) -> tuple[np.ndarray, str | None] | str:
+def _stood(sources: Sources, entry: h5py.Group, motor: str) -> Stood:
     """Readings of a motor that was not scanned and their unit, or why there are none."""
     fault = ""
     for path in (f"instrument/positioners/{motor}", f"instrument/{motor}/value", f"instrument/{motor}/data"):
@@ -281,7 +249,7 @@ def _stood(sources: Sources, entry: h5py.Group, motor: str) -> tuple[np.ndarray,
         values = np.atleast_1d(np.asarray(value)).ravel()
         if values.dtype.kind in "fiu" and values.size and np.isfinite(values).all():
             return values.astype(np.float64), sources.unit(sources.find(entry, path)) or None
-        fault = fault or (f"{path} is {value!r}" if values.size == 1 else f"{path} holds no finite numbers")
+        fault = fault or (f"{path} is {values[0]}" if values.size == 1 else f"{path} holds no finite numbers")
     return fault
 
 

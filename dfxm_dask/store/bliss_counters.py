@@ -15,6 +15,8 @@ from dfxm_dask.store.source import Axis, Counter
 from dfxm_dask.store.units import base_unit
 
 CLOCKS = ("elapsed_time", "epoch_trig", "epoch", "timer_trig")
+CLOCK_UNIT = "clocks of BLISS count seconds; the file records no unit"
+ASSUMED = "assumed: the file records no unit of the clock"
 # Further clocks by their names; differences and bare ticks of clocks are none.
 CLOCK = re.compile(r"(time|epoch|clock)", re.IGNORECASE)
 NO_CLOCK = re.compile(r"(delta|period|raw|dead|live|expo|acq_time|count)", re.IGNORECASE)
@@ -107,7 +109,7 @@ def time_axis(look: Look, command: Command) -> Axis:
             raise SourceError(asked, f"{clock.name} does not grow at frame {at}", "restore the times of the frames")
         _, factor = base_unit(clock.units or "s")
         attrs: dict[str, str | float] = {"clock": clock.name, "time_origin": float(values[0]) * factor}
-        attrs["units_source"] = "file" if clock.units else "assumed: the file records no unit of the clock"
+        attrs["units_source"] = "file" if clock.units else CLOCK_UNIT if clock.name in CLOCKS else ASSUMED
         if factor != 1:
             attrs["converted_from"] = str(clock.units)
         if faults:

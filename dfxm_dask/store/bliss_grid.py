@@ -18,6 +18,7 @@ from dfxm_dask.store.source import READ, Axis, Beamline
 from dfxm_dask.store.units import base_unit
 
 HALF = 0.5 + 1e-6
+LEAVE_OUT = "leave this entry out: name the others with --scan"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,7 @@ def complete_frames(command: Command, found: int, asked: str, *, allow_partial: 
         Fewer frames than commanded (unless partial scans are allowed), more, or not one complete row.
     """
     if found == 0:
-        raise SourceError(asked, f"has 0 of {command.count} frames", "there is nothing to read")
+        raise SourceError(asked, f"has 0 of {command.count} frames", LEAVE_OUT)
     if found > command.count:
         raise SourceError(
             asked, f"has {found} frames, the command asks for {command.count}", "correct the title or fscan_parameters"
@@ -72,9 +73,7 @@ def complete_frames(command: Command, found: int, asked: str, *, allow_partial: 
     row = command.count // command.drives[0].count
     rows = found // row
     if rows == 0:
-        raise SourceError(
-            asked, f"{found} of {command.count} frames, not one row of {row}", "there is nothing complete to read"
-        )
+        raise SourceError(asked, f"{found} of {command.count} frames, not one row of {row}", LEAVE_OUT)
     slow = command.drives[0]
     partners = tuple(replace(p, count=rows) for p in slow.partners)
     drives = (replace(slow, count=rows, partners=partners), *command.drives[1:])

@@ -53,7 +53,11 @@ def create_store(
         for z, s in zip(place, whole, strict=True):
             if s.axes[k].readback is not None:
                 values[z] = frame_positions(s, k)
-        attrs = {"units": axis.units, "long_name": f"readback of {axis.motor} for every frame", "motor": axis.motor}
+        attrs = {
+            "units": axis.units,
+            "long_name": f"readback of {axis.motor or axis.name} for every frame",
+            "motor": axis.motor,
+        }
         write_small(target, "raw", f"readback_{axis.name}", dims, values, attrs)
         known = strayed(whole, k)
         if known is not None:
@@ -102,7 +106,7 @@ def create_coordinates(
     for k, axis in enumerate(first.axes):
         labels = {
             "units": axis.units,
-            "long_name": f"{axis.name} ({axis.motor})",
+            "long_name": f"{axis.name} ({axis.motor})" if axis.motor else axis.name,
             "motor": axis.motor,
             "scan_axis": k,
             **axis_attrs(whole, k),

@@ -20,6 +20,7 @@ from dfxm_dask.store.bliss_command import REWIND, Command, scan_command
 from dfxm_dask.store.bliss_grid import Readback, complete_frames, grid_order, scan_axes
 from dfxm_dask.store.edf_headers import Frame, frames_of, open_edf, read_counts
 from dfxm_dask.store.kinds import not_a_source
+from dfxm_dask.store.layer_place import Stood, layer_place
 from dfxm_dask.store.paths import EDF_NAMES, SourcePath, natural
 from dfxm_dask.store.source import EDF, Axis, Beamline, Counter, Piece, Roi, Scan, check_unchanged
 from dfxm_dask.store.units import base_unit
@@ -122,11 +123,10 @@ def read_edf(
     if exposure is None and command.exposure:
         exposure, exposure_source = np.full(count, command.exposure), "scan command, the same for every frame"
     settings = _settings(found[0])
-    dtype = np.dtype(found[0].dtype).newbyteorder("=") if found[0].counts.itemsize < 4 else found[0].counts
+    dtype = np.dtype(found[0].dtype).newbyteorder("=")
+    dtype = dtype if dtype.itemsize <= found[0].counts.itemsize else found[0].counts
     saturation, saturation_source = full_well(settings, dtype)
-    z_motor = next(
-        (m for m in beamline.motors.get("z", []) if len({f.motors.get(m) for f in found} - {None}) == 1), None
-    )
+    z = layer_place(lambda motor: _stood(found, motor), beamline)
     moved = {axis.motor for axis in axes}
     partners = {p.motor for d in command.drives for p in (d, *d.partners)}
     fixed = {m: v for m, v in found[0].motors.items() if m not in moved and math.isfinite(v)}
@@ -137,20 +137,21 @@ def read_edf(
         axes=axes,
         order=order.astype(np.int64),
         frame_shape=found[0].shape,
-        dtype=found[0].counts,
+        dtype=dtype,
         pieces=_pieces(found),
         detector=found[0].header.get("prefix", "").rstrip("_") or "edf",
-        z=found[0].motors[z_motor] if z_motor else None,
-        z_motor=z_motor,
-        z_units=beamline.unit_of(z_motor, "z")[0] if z_motor else None,
-        z_note=f"unit: {beamline.unit_of(z_motor, 'z')[1]}" if z_motor else "",
+        z=z.position,
+        z_motor=z.motor,
+        z_units=z.units,
+        z_note=z.note,
+        z_unit_read=z.unit_read,
         monitor=counters[0].values if counters else None,
         exposure=exposure,
         counters=counters,
         monitor_name=counters[0].name if counters else "",
         exposure_source=exposure_source if exposure is not None else "",
         settings=settings,
-        parked=_parked(found[0], beamline, {*moved, z_motor, *partners}),
+        parked=_parked(found[0], beamline, {*moved, z.motor, *partners}),
         saturation=saturation,
         saturation_source=saturation_source,
         commanded=commanded,
@@ -230,6 +231,15 @@ def _parked(frame: Frame, beamline: Beamline, moved: set[str | None]) -> dict[st
             unit, factor = base_unit(beamline.unit_of(motor, axis)[0])
             places[motor] = value * factor, unit, axis
     return places
+
+
+def _stood(found: list[Frame], motor: str) -> Stood:
+    """Readings of a motor in the headers, which give no unit, or why there are none."""
+    if not any(motor in f.motors for f in found):
+        return ""
+    values = np.array([f.motors.get(motor, math.nan) for f in found])
+    lost = int((~np.isfinite(values)).sum())
+    return f"{lost} of {values.size} headers give no number for {motor}" if lost else (values, None)
 
 
 def _epoch(frame: Frame) -> float:

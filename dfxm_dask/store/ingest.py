@@ -29,7 +29,7 @@ from dfxm_dask.store.create import check_pixel_size, create_store, raw_variables
 from dfxm_dask.store.lock import STORE_LOCK, Fence, own_store
 from dfxm_dask.store.scan import arrays, consolidate, read_group_meta
 from dfxm_dask.store.shards import ShardWriter, open_array, place_shards, read, stage_shard, staging
-from dfxm_dask.store.source import Scan, frames, load_beamline, named_scans, read_scan
+from dfxm_dask.store.source import Scan, frames, load_beamline, marked_frames, named_scans, read_scan
 from dfxm_dask.store.stack import axis_attrs, grid_positions, layer_z, name_of, remarks, stacked, z_attrs
 
 NOISE_FRAMES = 16  # frames of a layer, evenly spread, that the noise is taken from
@@ -333,7 +333,10 @@ def check_existing(target: Path, plans: Mapping[tuple[str, str], Mapping[str, An
 def ingest_layer(task: LayerTask) -> ledger.Record:
     """Write one layer: a shard per band of counts, a shard of every patch statistic. Returns its record."""
     begun = time.perf_counter()
-    found = ((int(task.scan.order[number]), frame) for number, frame in frames(task.scan, roi=task.roi))
+    counts = open_array(Path(task.store, "raw", "counts"))
+    assert counts is not None
+    marked = marked_frames(task.scan, np.dtype(counts.dtype), roi=task.roi)
+    found = ((int(task.scan.order[number]), frame) for number, frame in marked)
     files = write_layer(task.store, task.z, found, f"{task.scan.source} entry {task.scan.entry}", task.fence)
     return {
         "block": f"z{task.z:04d}",
@@ -378,8 +381,6 @@ def write_layer(
     always: np.ndarray | None = np.ones((ny, nx), bool)
     try:
         for flat, frame in found:
-            if frame.dtype != counts.dtype:
-                frame = frame.astype(counts.dtype)  # uint8 is kept as uint16
             place = tuple(int(k) for k in np.unravel_index(flat, scan_shape))
             here = masked_pixels(frame) if long or always is not None else None
             if long and here is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dfxm_dask.errors import SourceError
@@ -65,7 +65,12 @@ def named(source: SourcePath) -> list[str]:
     SourceError
         No name, a pattern without a match, or a file that is named twice.
     """
-    items = [source] if isinstance(source, str | os.PathLike) else list(source)
+    items = [source] if isinstance(source, str | os.PathLike) or not isinstance(source, Iterable) else list(source)
+    other = next((item for item in items if not isinstance(item, str | os.PathLike)), "")
+    if other != "":
+        raise SourceError(
+            "source", f"is {other!r:.80}, no name of a file", "name the master file of a scan, or its .edf files"
+        )
     if not items:
         raise SourceError("source", "is an empty list", "name the master file of a scan, or its .edf files")
     found: dict[str, str] = {}
@@ -100,7 +105,7 @@ def is_edf(path: str) -> bool:
         start = b""
     if name.endswith(EDF_NAMES):
         return not start.startswith(HDF5_MAGIC)
-    return not name.endswith(HDF5_NAMES) and re.match(rb"\s*\{\s*\w+\s*=", start) is not None
+    return re.match(rb"\s*\{\s*\w+\s*=", start) is not None
 
 
 def one_source(source: SourcePath) -> str | list[str]:

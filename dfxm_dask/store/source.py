@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dfxm_dask.errors import InputError, SourceError
+from dfxm_dask.schema import FEWEST_MASKED
 from dfxm_dask.store.bliss_names import Beamline, find_config, load_beamline
 from dfxm_dask.store.kinds import not_a_master
 from dfxm_dask.store.paths import SourcePath, one_source, sources
@@ -34,6 +35,7 @@ __all__ = [
     "frames",
     "list_scans",
     "load_beamline",
+    "marked_frames",
     "named_scans",
     "read_scan",
 ]
@@ -127,7 +129,7 @@ class Scan:
         Edges of the physical pixel along y and x in um; not the effective pixel of the microscope.
     z, z_motor, z_units
         Where the layer stands, if a motor says so; ``z_source`` is "read" or "given", ``z_note`` says where the unit
-        comes from, or why there is no position.
+        comes from, or why there is no position; ``z_unit_read`` is False where the file records no unit.
     counters : tuple of Counter
         Counters of the incident beam that are complete, in the order of the beamline. Which of them is the monitor is
         decided for all layers together. ``counter_faults`` says what is wrong with those that are not complete.
@@ -164,6 +166,7 @@ class Scan:
     z_units: str | None = None
     z_source: str = "read"
     z_note: str = ""
+    z_unit_read: bool = True
     monitor: np.ndarray | None = None
     exposure: np.ndarray | None = None
     counters: tuple[Counter, ...] = ()
@@ -345,9 +348,38 @@ def _unsigned(
                 f"{scan.source} entry {scan.entry}",
                 f"frame {number} has {int((frame < 0).sum())} negative values, the lowest {frame[y, x]} at pixel y = "
                 f"{y + corner[0]}, x = {x + corner[1]}: these are no counts",
-                "choose a region without them (--roi), or write the largest value of the dtype in their place",
+                "choose a region without them (--roi), or mask these pixels by "
+                f"{np.iinfo(scan.dtype).max} in every frame",
             )
         yield number, frame.view(scan.counts_dtype)
+
+
+def marked_frames(scan: Scan, dtype: np.dtype[Any], *, roi: Roi | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames as :func:`frames` gives them, of ``dtype``, with masked pixels at the largest value of ``dtype``.
+
+    A file marks them by the largest value of its own dtype, which may be narrower or signed. Counts of 32 bits never
+    come there by light; of fewer bits, a pixel is masked that has this value in every frame.
+    """
+    largest, top = np.iinfo(scan.dtype).max, np.iinfo(dtype).max
+    if largest == top:
+        yield from frames(scan, roi=roi)
+        return
+    always = None if scan.dtype.itemsize > 2 else _always(scan, largest, roi)
+    for number, frame in frames(scan, roi=roi):
+        wide = frame.astype(dtype)
+        wide[frame == largest if always is None else always] = top
+        yield number, wide
+
+
+def _always(scan: Scan, value: int, roi: Roi | None) -> np.ndarray:
+    """Pixels that have a value in every frame; of fewer frames than FEWEST_MASKED, none."""
+    found: np.ndarray | None = None
+    for _, frame in frames(scan, roi=roi):
+        found = frame == value if found is None else found & (frame == value)
+        if not found.any():
+            break
+    assert found is not None
+    return found & (len(scan.order) >= FEWEST_MASKED)
 
 
 EDF = "edf"

@@ -23,11 +23,13 @@ from dfxm_dask.store.units import LENGTHS, base_unit, factor_between
 OWN = "ingest it into a store of its own"
 SAME_PLACE = 0.01
 """Part of the median distance of layers below which two layers are one place."""
-LEAST_DISTANCE = 0.01
-"""um: two layers nearer than this are one place in any stack, for no beam is that thin."""
+LEAST_DISTANCE = 0.05
+"""um: two layers nearer than this are one place in any stack, for no beam is that thin and encoders wander as far."""
+STILL = 0.1
+"""Part of the least distance of layers, or of a step, by which a motor of the same axis may wander and stands still."""
 HELD = {"degree": 0.01, "um": 1.0}
 """How far a motor that was not scanned may stand from where it stood in other layers; other units: 1e-4 of it."""
-OTHER_MOTION = 1e-3  # of a motor without an axis, in its own unit, that is worth a remark
+OTHER_MOTION = 5e-4  # of a motor that was not scanned, in its own unit, that is worth a remark
 # How far relative numbers may differ and still be equal (our choices).
 EXACT, STEP, OPTICAL = 1e-6, 1e-3, 1e-4
 LISTED = 6
@@ -112,7 +114,7 @@ def stacked(scans: Sequence[Scan], z: Sequence[float] | None = None) -> list[Sca
         if len(z) != len(scans) or not np.isfinite(z).all():
             raise InputError(f"z of {len(z)} layers", f"{len(scans)} scans were found", "give one finite z (um) a scan")
         scans = [
-            replace(s, z=float(v), z_motor=GIVEN, z_units="um", z_source="given", z_note="")
+            replace(s, z=float(v), z_motor=GIVEN, z_units="um", z_source="given", z_note="", z_unit_read=True)
             for s, v in zip(scans, z, strict=True)
         ]
     if len(scans) > 1:
@@ -125,6 +127,7 @@ def stacked(scans: Sequence[Scan], z: Sequence[float] | None = None) -> list[Sca
                 _same_grid(s, first, mine, theirs)
             _same_optics(s, first)
             _same_parked(s, first, scans)
+        _z_unit_recorded(scans)
         scans = _ordered(scans)
         if not whole:
             raise SourceError(first.source, "no layer is complete", "ingest the scans one by one with --allow-partial")
@@ -158,7 +161,7 @@ def _said(value: Any, scan: Scan, what: str) -> str:
             for v, a in zip(value, scan.axes, strict=True)
         )
     if isinstance(value, tuple):
-        return f"({', '.join(map(str, value))})"
+        return f"({', '.join(str(v) or 'none' for v in value)})"
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
@@ -221,17 +224,33 @@ def _same_parked(scan: Scan, first: Scan, scans: Sequence[Scan]) -> None:
         if axis == "z" and first.z_source == "given":
             continue
         scanned = next((step_of(a) for a in first.axes if a.name == axis and a.units == other), None)
+        remedy = f"{OWN}: in a stack only the z motor moves"
         if axis == "z":
-            allowed = least_distance([layer_z(s) for s in scans])
+            gaps = np.diff(np.sort([layer_z(s) for s in scans]))
+            allowed = max(LEAST_DISTANCE, STILL * float(gaps.min()))
+            places = [s.parked[motor][0] for s in scans if motor in s.parked]
+            one = STILL * float(np.ptp(places)) > gaps.sum()  # this motor moves the layers, and the z motor does not
+            remedy = f"say --motor {motor}=z, or give --z" if one else f"{first.z_motor} moves as well: give --z"
         else:
-            allowed = _held(other, theirs) if scanned is None else scanned / 10
+            allowed = _held(other, theirs) if scanned is None else STILL * scanned
         if factor is None or abs(mine * factor - theirs) > allowed:
             raise SourceError(
                 name_of(scan),
                 f"{motor} ({axis}) stands at {mine:.9g} {unit}, in {name_of(first)} at {theirs:.9g} {other}",
-                f"{OWN}: in a stack only the z motor moves"
-                if axis != "z"
-                else f"say which motor moves the layers with --motor {motor}=z, or give --z",
+                remedy,
+            )
+
+
+def _z_unit_recorded(scans: Sequence[Scan]) -> None:
+    """A layer whose file gives no unit of z is not taken for one in another unit than the other layers record."""
+    recorded = next((s for s in scans if s.z_unit_read), None)
+    for s in scans:
+        if recorded is not None and not s.z_unit_read and factor_between(str(s.z_units), str(recorded.z_units)) != 1:
+            raise SourceError(
+                name_of(s),
+                f"records no unit of {s.z_motor}, {name_of(recorded)} records {recorded.z_units} (without a unit "
+                f"{s.z_motor} is taken in {s.z_units})",
+                f"give --z, or a beamline file (--beamline FILE) with units: {{{s.z_motor}: {recorded.z_units}}}",
             )
 
 
@@ -313,7 +332,7 @@ def remarks(scans: Sequence[Scan]) -> list[str]:
     """What the user should know of a stack, one line each."""
     whole = complete(scans) or list(scans)
     first = whole[0]
-    said = []
+    said = [f"z is not known and set to 0: {first.z_note}"] if first.z is None and first.z_note else []
     for k, axis in enumerate(first.axes):
         values = strayed(whole, k)
         if values is not None:
@@ -324,6 +343,8 @@ def remarks(scans: Sequence[Scan]) -> list[str]:
         converted = {str(s.axes[k].attrs[w]) for s in whole for w in ("converted_from",) if w in s.axes[k].attrs}
         if converted:
             said.append(f"{axis.name} was converted from {', '.join(sorted(converted))} to {axis.units}")
+        assumed = {str(s.axes[k].attrs.get("units_source", "")) for s in whole}
+        said += [f"{axis.name} is in {axis.units}: {how}" for how in sorted(assumed) if how.startswith("assumed")]
     return [*said, *_counter_words(whole), *_moved_words(whole)]
 
 
@@ -356,9 +377,9 @@ def _counter_words(scans: Sequence[Scan]) -> list[str]:
 
 
 def _moved_words(scans: Sequence[Scan]) -> list[str]:
-    """Motors without an axis that stand elsewhere, and settings that only some layers record."""
+    """Motors that were not scanned and stand elsewhere, and settings that only some layers record."""
     first = scans[0]
-    skip = {*(a.motor for a in first.axes), first.z_motor, *first.parked}
+    skip = {*(a.motor for a in first.axes), first.z_motor}
     moved = {}
     for key, value in first.metadata.items():
         if key.startswith("positioners/") and key.removeprefix("positioners/") not in skip:
@@ -368,7 +389,7 @@ def _moved_words(scans: Sequence[Scan]) -> list[str]:
     words = []
     if moved:
         listed = ", ".join(f"{motor} (by {span:.3g})" for motor, span in list(moved.items())[:LISTED])
-        words.append(f"{len(moved)} motors without an axis stand elsewhere in other layers: {listed}")
+        words.append(f"motors that were not scanned stand elsewhere in other layers: {listed}")
     recorded: list[set[str]] = [{*s.settings, *s.parked} for s in scans]
     some = sorted(set.union(*recorded) - {n for n in recorded[0] if all(n in more for more in recorded)})
     some += [rule.name for rule in RULES if 0 < sum(rule.value(s) is None for s in scans) < len(scans)]
@@ -403,7 +424,7 @@ def z_attrs(scans: Sequence[Scan]) -> dict[str, Any]:
     first = scans[0]
     if first.z is None:
         why = f": {first.z_note}" if first.z_note else ""
-        return {"motor": "not recorded", "position": f"not recorded, set to 0{why}"}
+        return {"motor": "not recorded", "position": f"not known, set to 0{why}"}
     attrs = {"motor": first.z_motor, "position": f"read: {first.z_motor}", "position_source": first.z_source}
     if first.z_source == "given":
         attrs["position"] = GIVEN

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import dfxm_dask
 from dfxm_dask.errors import SourceError
 from dfxm_dask.store.edf_headers import frames_of, open_edf, read_counts
 from dfxm_dask.store.source import Scan, frames, list_scans, load_beamline, read_scan
@@ -397,3 +398,30 @@ def test_list_scans__knows_edf_and_hdf5_by_what_is_in_them(tmp_path: Path) -> No
 def test_read_scan__edf_loopscan_is_ordered_by_time_where_points_have_no_number(tmp_path: Path) -> None:
     write(tmp_path, title="loopscan 6 1", points=False, names=[f"{letter}.edf" for letter in "fabecd"])
     np.testing.assert_array_equal(all_frames(read(tmp_path)), COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("samz", "z", "said"),
+    [
+        (1.5 + 1e-5 * np.arange(9), 1500.04, ""),
+        (1.5 + 1e-2 * np.arange(9), 0.0, "samz moved from 1.5 to 1.58 mm"),
+        (np.where(np.arange(9) == 3, np.nan, 1.5), 0.0, "1 of 9 headers give no number for samz"),
+        (np.full(9, np.nan), 0.0, "9 of 9 headers give no number for samz"),
+    ],
+)
+def test_ingest__z_of_headers_is_known_or_said_not_to_be(tmp_path: Path, samz: np.ndarray, z: float, said: str) -> None:
+    counts = np.ones((9, 6, 8), "uint16")
+    motors = {"diffry": np.arange(9.0), "samz": samz}
+    write_edf(tmp_path / "e", counts, title="ascan diffry 0 8 8 0.1", motors=motors)
+    report = dfxm_dask.ingest(tmp_path / "e", tmp_path / "s.zarr")
+    assert dfxm_dask.open_scan(tmp_path / "s.zarr").z.item() == pytest.approx(z, abs=1e-6)
+    assert bool(report.remarks) == bool(said)
+    assert all(said in words for words in report.remarks)
+
+
+def test_ingest__edf_under_the_name_of_hdf5(tmp_path: Path) -> None:
+    counts = np.arange(9 * 48, dtype="uint16").reshape(9, 6, 8)
+    names = [f"f{k}.h5" for k in range(9)]
+    files = write_edf(tmp_path, counts, title="ascan diffry 0 8 8 0.1", motors={"diffry": np.arange(9.0)}, names=names)
+    dfxm_dask.ingest(files, tmp_path / "s.zarr")
+    np.testing.assert_array_equal(dfxm_dask.open_scan(tmp_path / "s.zarr")["raw"].counts[0], counts)

@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,3 +177,9 @@ def test_open_mask__a_store_that_exists_is_not_taken_apart(tmp_path: Path, name:
     groups = {"volume": {"dislocation": (("z", "y", "x"), mask)}}
     write_store(store, groups, z=range(2), y=range(3), x=range(4))
     assert open_mask(store).path == store
+
+
+@pytest.mark.parametrize("source", [None, 7, b"m.h5", [3], [None, "m.h5"]])
+def test_ingest__a_source_that_is_no_name_is_refused(tmp_path: Path, source: Any) -> None:
+    with pytest.raises(SourceError, match="no name of a file"):
+        dfxm_dask.ingest(source, tmp_path / "s.zarr")

@@ -234,3 +234,38 @@ def test_ingest__the_counter_of_all_layers(tmp_path: Path) -> None:
     monitor = dfxm_dask.open_scan(tmp_path / "t.zarr", chunks=None)["raw"].monitor
     assert monitor.attrs["counter"] == "mon"
     np.testing.assert_array_equal(monitor.values[:, 0], [1, np.nan, np.nan])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32"])
+@pytest.mark.parametrize("kind", ["hdf5", "edf"])
+def test_ingest__masked_pixels_are_marked_whatever_the_dtype(tmp_path: Path, kind: str, dtype: str) -> None:
+    counts = np.random.default_rng(1).integers(1, 99, (9, 6, 8)).astype(dtype)
+    counts[:, 2, 3] = largest = np.iinfo(dtype).max
+    counts[4, 1, 1] = largest  # in one frame: light, where counts have fewer than 32 bits
+    if kind == "edf":
+        write_edf(tmp_path / "e", counts, title="ascan diffry 0 8 8 0.1", motors={"diffry": np.arange(9.0)})
+        path = tmp_path / "e"
+    else:
+        path = write_bliss(tmp_path / "m.h5", shape=(9,), link="instrument").path
+        put(path, "1.1/instrument/pco_ff/data", counts)
+    dfxm_dask.ingest(path, tmp_path / "s.zarr")
+    raw = dfxm_dask.open_scan(tmp_path / "s.zarr", chunks=None)["raw"].to_dataset()
+    long = np.dtype(dtype).itemsize == 4
+    assert raw.masked.item() == (2 if long else 1)
+    known = counts.astype(float)
+    known[:, 2, 3] = 0
+    known[4, 1, 1] = 0 if long else largest
+    assert int(raw.patch_sum.sum()) == known.sum()
+    if not long:
+        assert raw.counts.values[0, 4, 1, 1] == largest
+    assert np.isnan(raw.saturation.item()) == (np.dtype(dtype).kind == "i")
+
+
+@pytest.mark.parametrize(("name", "said"), [("timestamp", True), ("cam_time", True), ("epoch", False)])
+def test_ingest__a_clock_without_unit_is_taken_in_seconds_with_a_word(tmp_path: Path, name: str, said: bool) -> None:
+    path = write_bliss(tmp_path / "m.h5", **LOOP).path
+    with h5py.File(path, "a") as file:
+        file.move("1.1/measurement/elapsed_time", f"1.1/measurement/{name}")
+    report = dfxm_dask.ingest(path, tmp_path / "s.zarr")
+    assert any("time is in s: assumed" in words for words in report.remarks) == said
+    assert dfxm_dask.open_scan(tmp_path / "s.zarr").time.attrs["long_name"] == "time"

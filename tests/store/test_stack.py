@@ -326,3 +326,55 @@ def test_stacked__order_and_distance_after_conversion(
     else:
         with pytest.raises(SourceError, match="one place"):
             read(path)
+
+
+@pytest.mark.parametrize("unit", ["um", "nm", "m", "mm"])
+@pytest.mark.parametrize("lacking", [1, 2])
+def test_stacked__no_unit_of_z_is_assumed_beside_a_recorded_one(tmp_path: Path, lacking: int, unit: str) -> None:
+    path = stack_of([Layer(-7.7, z_unit=unit), Layer(-7.6, z_unit=unit)], tmp_path, 0, set_())
+    with h5py.File(path, "a") as file:
+        del file[f"{lacking}.1/instrument/positioners/samz"].attrs["units"]
+    how: dict[str, Any] = dict(detector=None, roots=[], allow_partial=False)
+    if unit != "mm":  # which is what a file without a unit is taken in
+        with pytest.raises(SourceError, match=rf"entry {lacking}.1: records no unit of samz, .*samz: {unit}"):
+            read(path)
+    for line, z in ((load_beamline("id03", {"units": {"samz": unit}}), None), (LINE, [-7700.0, -7600.0])):
+        scans, _ = read_layers(path, "all", beamline=line, z=z, **how)
+        np.testing.assert_allclose([layer_z(s) for s in scans], [-7700, -7600])
+
+
+@pytest.mark.parametrize(
+    ("samz", "difftz", "remedy"),
+    [
+        ((1.0, 1.0, 1.0), (5.0, 5.1, 5.2), "--motor difftz=z"),
+        ((1.0, 1.002, 0.999), (5.0, 5.1, 5.2), "--motor difftz=z"),
+        ((1.0, 1.1, 1.2), (5.0, 5.1, 5.2), "samz moves as well: give --z"),
+        ((1.0, 1.1, 1.2), (5.0, 5.0, 5.02), "samz moves as well: give --z"),
+        ((1.0, 1.1, 1.2), (5.0, 5.0, 5.005), None),
+    ],
+)
+def test_stacked__of_two_z_motors_one_moves_the_layers(
+    tmp_path: Path, samz: tuple[float, ...], difftz: tuple[float, ...], remedy: str | None
+) -> None:
+    layers = [
+        Layer(z, recorded={"instrument/positioners/difftz": other}) for z, other in zip(samz, difftz, strict=True)
+    ]
+    path = stack_of(layers, tmp_path, 0, set_())
+    if remedy is None:
+        assert any("difftz (by 0.005)" in words for words in remarks(read(path)))
+        return
+    with pytest.raises(SourceError) as caught:
+        read(path)
+    assert remedy in str(caught.value)
+    given = {"z": [0.0, 1.0, 2.0]} if "as well" in remedy else {}
+    line = LINE if given else load_beamline("id03", {"difftz": "z"})
+    scans, _ = read_layers(path, "all", beamline=line, detector=None, roots=[], allow_partial=False, **given)
+    assert [s.z for s in scans] == given.get("z", list(difftz))
+
+
+@pytest.mark.parametrize(("motor", "by"), [("ccmth", 0.009), ("obpitch", -0.009), ("samx", 0.4)])
+def test_remarks__motors_that_moved_between_layers(tmp_path: Path, motor: str, by: float) -> None:
+    start = {"ccmth": 6.68, "obpitch": 18.0, "samx": 0.0}[motor]
+    layers = [Layer(-7.7 + 0.1 * k, recorded={f"instrument/positioners/{motor}": start + by * k}) for k in (0, 1)]
+    said = remarks(read(stack_of(layers, tmp_path, 0, set_())))
+    assert any(f"{motor} (by {abs(by):g})" in words for words in said)
