@@ -226,15 +226,16 @@ def fit_curves(
     than the model, such as a second peak, makes the errors larger.
 
     Errors are NaN where the fitted peak, the norm of its values about their mean, is less than 11 (Gaussian), 20
-    (Lorentzian, and the centre of a pseudo-Voigt) or 70 (its other parameters) standard deviations of the residuals, or
-    twice that for a FWHM of more than a third of the scan; where the FWHM is below 2.5 steps; where they exceed a quarter
-    of the height or of the FWHM; and, but for the centre, where the mixing is within its error of 0 or 1.
+    (Lorentzian, and the centre of a pseudo-Voigt) or 70 (its other parameters) standard deviations of the residuals,
+    or twice that for a FWHM of more than a third of the scan; where the FWHM is below 2.5 steps; where they exceed a
+    quarter of the height or of the FWHM; and, but for the centre, where the mixing is within its error of 0 or 1.
 
-    ``scripts/evaluate_fits.py`` compares them with the true scatter, for equal noise, read noise with photons, and photons
-    on a pedestal, 31 to 150 frames and FWHM of 3 to 15 steps. Where nine in ten fits have errors, the median error is 0.94
-    to 1.08 times the scatter and ± 1 error holds the truth in 66 to 72 % of all cases; 0.89 to 1.13 and 65 to 74 % for a
-    FWHM of three steps. Where the threshold lets fewer than half of equal peaks pass, these have more signal or less noise
-    than usual by chance: their errors are too small by up to a half, and hold the truth in as little as 8 %.
+    ``scripts/evaluate_fits.py`` compares them with the true scatter, for equal noise, read noise with photons, and
+    photons on a pedestal, 31 to 150 frames and FWHM of 3 to 15 steps. Where nine in ten fits have errors, the median
+    error is 0.94 to 1.08 times the scatter and ± 1 error holds the truth in 66 to 72 % of all cases; 0.89 to 1.13 and
+    65 to 74 % for a FWHM of three steps. Where the threshold lets fewer than half of equal peaks pass, these have
+    more signal or less noise than usual by chance: the median error is 0.46 to 1.19 times the scatter and holds the
+    truth in 8 to 71 %.
 
     ``fit_ok`` asks for convergence, a centre inside the scan, FWHM from half of the step at the centre up to twice the
     range, a positive amplitude of at least five standard deviations of what the fit leaves, and more frames than
