@@ -13,6 +13,8 @@ import numpy as np
 from numba import njit
 
 ROUNDS = 2  # of the noise model: a third moves errors by about 1 %
+# A bound of 0 would make b, and with it the errors, too large on average where all frames have the same noise.
+LOWEST = -0.4  # of b, in parts of a
 LANES = 16  # columns are padded to a multiple, so that sums run without a scalar rest
 OFF_PEAK = 0.05  # frames of less than this part of the peak give the first guess of a
 
@@ -134,7 +136,8 @@ def _noise(points, size, chi2, least, room):  # type: ignore[no-untyped-def]
         if not determinant > 1e-9 * aa * bb:  # no frame to spare on the peak: one variance for all frames
             return pooled, 0.0, (points - size) / pooled**2, 0.0, 0.0
         a, b = (bb * seen_a - ab * seen_b) / determinant, (aa * seen_b - ab * seen_a) / determinant
-        a, b = max(a, least), max(b, 0.0)  # a peak takes no noise away
+        a = max(a, least)
+        b = max(b, LOWEST * a)
     return a, b, aa, ab, bb
 
 

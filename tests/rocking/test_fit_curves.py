@@ -108,18 +108,23 @@ def test_fit_curves__errors_are_the_scatter_over_repetitions(kind: str, model: s
         std = found[name.replace("_a", "_std_a") if name.endswith("_a") else name + "_std"][0]
         error = (found[name][0] - true[name])[np.isfinite(std)]
         std = std[np.isfinite(std)]
-        assert std.size > 0.95 * 2500, name
-        assert 0.93 < np.median(std) / error.std() < 1.12, name
-        assert 0.64 < (np.abs(error) < std).mean() < 0.77, name
+        assert std.size > 0.85 * 2500, name
+        assert 0.9 < np.median(std) / error.std() < 1.12, name
+        assert 0.64 < (np.abs(error) < std).mean() < 0.74, name
 
 
 def test_fit_curves__errors_that_are_not_known_are_nan() -> None:
     rng = np.random.default_rng(13)
     x = np.arange(31.0)
-    broad = rng.poisson(gaussian(x, 12, 15, 14, 100), (1, 300, 31)).astype(np.uint16)
-    found = fit_curves.kernel(broad, {"a": x})
-    assert np.isnan(found["fit_centre_std_a"]).mean() > 0.9
-    assert not np.isfinite(found["fit_amplitude_std"][~found["fit_ok"]]).any()
+    # Broad in noise: a test on the errors themselves let the narrow fits pass, with errors too small. Sharp: too few
+    # frames on the peak.
+    for height, width, unknown in ((31, 15, 0.99), (900, 2, 0.99), (400, 3, 0.02), (900, 15, 0.02)):
+        curves = rng.poisson(gaussian(x, height, 15, width, 100), (1, 500, 31)).astype(np.uint16)
+        found = fit_curves.kernel(curves, {"a": x})
+        for name in ("fit_centre_std_a", "fit_fwhm_std_a", "fit_amplitude_std", "fit_background_std"):
+            missing = np.isnan(found[name])[found["fit_ok"]].mean()
+            assert missing > unknown if unknown > 0.5 else missing < unknown, (width, name)
+            assert np.isnan(found[name][~found["fit_ok"]]).all()
     pure = np.rint(gaussian(x, 900, 15, 6, 100) + rng.normal(0, 5, (1, 300, 31))).astype(np.uint16)
     found = fit_curves.kernel(pure, {"a": x}, model="pseudo_voigt")  # true mixing at its bound
     at_bound = found["fit_mixing"] == 0
