@@ -29,7 +29,7 @@ SAME = 0.95  # rank correlation of a smooth counter with all light of the frames
 JUMPS = 3  # up and down beyond one peak, all patches alike, that no rocking curve makes
 MOST_OFFSET_ERROR = 10.0  # count
 OFFSET_ERROR, BEYOND = 2.0, 0.1
-"""Times the formal error, and times what the offset lies below the darkest patch: offsets of ten simulated layers strayed
+"""Times the formal error, and times what the offset lies below the darkest patch: ten simulated offsets strayed
 by an rms of 1.0 of both in quadrature, none by more than 2."""
 
 

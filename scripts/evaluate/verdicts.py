@@ -2,8 +2,8 @@
 
 ``PYTHONPATH=scripts python scripts/evaluate/verdicts.py easy empty --seeds 5000 5014`` prints one line for each layer:
 both verdicts, the strength of the mask, and the recall, which is the share of the visible lines (Burgers vector out of
-the reflecting planes) within 1 um of the mask. ``--normalise`` replaces ``normalise: {}``, by ``{by: monitor, offset: 106}``
-for example. Thresholds were chosen on seeds 3000 to 3011; rates in docstrings are of later seeds.
+the reflecting planes) within 1 um of the mask. ``--normalise`` replaces ``normalise: {}``, for example by
+``{by: monitor, offset: 106}``. Thresholds were chosen on seeds 3000 to 3011; rates in docstrings are of later seeds.
 """
 
 from __future__ import annotations
