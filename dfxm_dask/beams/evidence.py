@@ -9,7 +9,7 @@ from dfxm_dask.beams.prior import UNLIT, WEAK, WEAK_UNTIL, hard_labels, peak_and
 
 LEAST_WEAK = 0.10  # of the lit voxels
 MOST_TAIL = 0.05  # of the peak of the median curve
-MOST_SCATTER = 0.07  # half widths: half as much again as simulated weak beams, two thirds of real scans without one
+MOST_SCATTER = 0.055  # half widths: between simulated weak beams (up to 0.045) and deformed grains (from 0.071 on)
 QUIET = 0.25  # of the lit blocks: lines and walls leave so many alone, cold work none
 NUMBERS = ("weak_of_lit", "tail", "scatter", "cut_off")
 """What :func:`reasons` takes, in its order."""
@@ -41,7 +41,7 @@ def evidence(
         the scan. NaN where nothing is lit, ``tail`` also where the scan ends before the tails begin.
 
         ``has_weak_beam``: at least 10 % of the lit voxels are weak, the median curve comes within 5 % of its peak of
-        the background, the peaks of a quarter of the blocks are within 0.07 half widths (else the lattice turns too
+        the background, the peaks of a quarter of the blocks are within 0.055 half widths (else the lattice turns too
         fast everywhere to have one), and at most 20 % lie at an end of the scan, where none can be seen to be one. All
         limits are our choice.
 
@@ -52,7 +52,7 @@ def evidence(
     mask tells: :func:`dfxm_dask.beams.mask.mask_strength`.
     Lines and walls bend the lattice within some um, by 0.07 half widths and more at half of the blocks of a kinematic
     field; but between them it is quiet, which no place of a deformed grain is. So the lower quartile tells, not the
-    median: 0.002 to 0.044 in presets with any strong beam, 0.15 in ``deformed``, 0.10 to 7.6 in real scans.
+    median: 0.002 to 0.045 in presets with any strong beam, 0.071 to 0.18 in ``deformed``, 0.10 to 7.6 in real scans.
     """
     step = max(1, int(np.sqrt(lit.size / SAMPLE)))  # shares and medians need no more than so many blocks
     some = slice(None, None, step), slice(None, None, step)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.frames.statistics import PATCH_STATISTICS
@@ -24,9 +25,12 @@ SEEN = (MONITOR, EXPOSURE, PIXELS, SUM)
 LAYERS = 16  # of a stack, evenly spread, that brightness and offset are taken from
 FLOOR = 0.3  # counts of a patch mean, which noise and drift of a camera hide
 FOLLOWS, STRAYS = 0.7, 1.4  # of the roughness of a scan before: after division by a beam that frames follow, or do not
+SAME = 0.95  # rank correlation of a smooth counter with all light of the frames, from which on it counts that light
 JUMPS = 3  # up and down beyond one peak, all patches alike, that no rocking curve makes
 MOST_OFFSET_ERROR = 10.0  # count
-OFFSET_ERROR = 3.0  # times the formal error: offsets of ten simulated layers scatter by that much about the true one
+OFFSET_ERROR, BEYOND = 2.0, 0.1
+"""Times the formal error, and times what the offset lies below the darkest patch: ten simulated offsets strayed
+by an rms of 1.0 of both in quadrature, none by more than 2."""
 
 
 Level = dict[int, np.ndarray]
@@ -73,7 +77,9 @@ def settle_scale(
     A beam that varies by more than 1.5 within a layer is divided by if the frames follow it. That shows in the
     logarithm of the mean of every frame along the fastest scan axis: divided by the beam of its frames, a rocking curve
     becomes smoother (the root mean square of its second differences, over its range) than undivided; divided by
-    anything else it becomes rougher. Where neither is clear, the beam is believed.
+    anything else it becomes rougher. Where neither is clear, the beam is believed, unless it is a smooth curve that
+    rises and falls with all light of the frames: a counter of the diffracted beam does, also beside diffuse light.
+    Layers that differ only from one another are left as they are, and that is told.
 
     The reference is 1 / sqrt(mean(1 / beam²)) over all frames: the noise of a sum over the scan then stays that of the
     recorded counts, by which later steps judge. That of single frames does not: frames behind the strongest attenuator
@@ -160,7 +166,21 @@ def _chosen(beams: list[Beam], level: Level, lengths: tuple[int, ...]) -> tuple[
             " out of the recipe",
         )  # fmt: skip
     told = [f"the {b.name} of frames of one layer differs up to {b.ratio:.3g} times" for b in varied]
-    return None, f"{' and '.join(told)}, but the frames do not follow: counts stay as they are" if told else ""
+    if told:
+        return None, f"{' and '.join(told)}, but the frames do not follow: counts stay as they are"
+    return None, "; ".join(_between_layers(beam) for beam in beams if _between_layers(beam))
+
+
+def _between_layers(beam: Beam) -> str:
+    """What there is to tell where frames of a layer have one beam and layers different ones."""
+    usual = np.nanmedian(beam.values[np.isfinite(beam.values).any(axis=1)], axis=1)
+    if beam.bad or usual.max() <= UNEVEN * usual.min():
+        return ""
+    return (
+        f"the {beam.name} of layers differs up to {usual.max() / usual.min():.3g} times, so that maps in counts do not "
+        f"compare between layers; `normalise: {{by: {beam.name}, offset: COUNTS}}` puts them on one scale (COUNTS: "
+        "of a frame without beam)"
+    )
 
 
 def _log_curves(means: np.ndarray, lengths: tuple[int, ...]) -> np.ndarray:
@@ -188,9 +208,16 @@ def _followed(beam: Beam, level: Level, lengths: tuple[int, ...]) -> bool | None
         if not good.any() or values[good].max() <= UNEVEN * values[good].min():
             continue
         curves = _log_curves(means, lengths)
-        answers.append(_answer(curves, curves - np.log(np.where(good, values, values[good].min()))))
+        logs = np.log(np.where(good, values, values[good].min()))
+        answers.append(False if _counts_light(curves, logs) else _answer(curves, curves - logs))
     follows, strays = answers.count(True), answers.count(False)
     return follows > strays if follows + strays else None
+
+
+def _counts_light(curves: np.ndarray, logs: np.ndarray) -> bool:
+    """Whether a counter is that of the diffracted beam: smooth, and more the more light there is, diffuse or not."""
+    bend, _, height = _shape(logs)
+    return bend < 0.15 * height and float(spearmanr(curves, logs, axis=None).statistic) > SAME
 
 
 def _answer(before: np.ndarray, after: np.ndarray) -> bool | None:
@@ -258,7 +285,7 @@ def _offset(beam: Beam, level: Level) -> tuple[float, float]:
             "normalise without a detector offset",
             f"the dark parts of the frames tell {middle:.4g} ± {sigma:.2g} counts (darkest: {least:.5g})", remedy,
         )  # fmt: skip
-    return float(f"{min(middle, least):.5g}"), sigma
+    return float(f"{min(middle, least):.5g}"), float(np.hypot(sigma, BEYOND * (least - middle)))
 
 
 def _at_no_beam(scale: np.ndarray, means: np.ndarray) -> tuple[float, float]:

@@ -27,6 +27,7 @@ from dfxm_dask.schema import (
     AXES,
     BACKGROUND,
     COUNTS,
+    FRAME_SCALE,
     FULL_WELL,
     HOT,
     NOISE,
@@ -91,6 +92,15 @@ def without_single(maps: dict[str, np.ndarray], flags: np.ndarray | None) -> dic
     return {name: np.where(flags & SINGLE, np.nan, values) for name, values in maps.items()}
 
 
+def _above_cut(counts: np.ndarray, level: np.ndarray, cut: np.ndarray) -> np.ndarray:
+    """Counts with the background in place of what does not exceed it by the cut of its frame; frames come first."""
+    made = np.empty((*cut.shape, *counts.shape[:2]), np.float32)
+    for frame in np.ndindex(*cut.shape):
+        image = counts[(..., *frame)]
+        made[frame] = np.where(image - level <= cut[frame], level, image)
+    return np.moveaxis(made, (-2, -1), (0, 1))
+
+
 def _rows_of_sums(unit: np.ndarray) -> np.ndarray:
     """What a weight of 1 in each frame adds to every row of the sums: (frame, row); see ``_add_line``."""
     powers = unit[:, :, None] ** np.arange(1, 5)
@@ -100,7 +110,7 @@ def _rows_of_sums(unit: np.ndarray) -> np.ndarray:
 
 @reduction(
     reads=(COUNTS, AXES),
-    may_read=(BACKGROUND, HOT, NOISE, POSITION, FULL_WELL, SATURATION),
+    may_read=(BACKGROUND, HOT, NOISE, POSITION, FULL_WELL, FRAME_SCALE, SATURATION),
     writes=(TOTAL, PEAK, PEAK_AT, COM, STD, SKEWNESS, KURTOSIS, COVARIANCE, FLAGS),
     over=("scan",),
 )
@@ -112,6 +122,7 @@ def moments(
     noise: np.ndarray | None = None,
     position: dict[str, np.ndarray] | None = None,
     full_well: np.ndarray | None = None,
+    frame_scale: np.ndarray | None = None,
     *,
     background: PlainBackground = None,
     lit_above: Annotated[
@@ -152,6 +163,9 @@ def moments(
     full_well : array (y, x), bool, optional
         Pixels with a raw count that fills the well, where ``counts`` are no longer raw: the step ``normalise`` keeps
         them.
+    frame_scale : array (scan axes), float64, optional
+        What the counts and the noise of every frame were multiplied by when frames were put on one scale: the cut of a
+        frame is multiplied by as much. ``peak`` is then that of counts above the cut, 0 where a pixel is unlit.
     background : float or "none", optional
         Counts to subtract where there is no background map. One of the two must be said: with the detector offset left
         in, the centre of mass of a real scan shrank to 0.43 of its span.
@@ -214,6 +228,8 @@ def moments(
     shape = counts.shape[:2]
     level = plain_background("moments", background_map, background, shape)
     cut = cut_in_counts("moments", noise_cut, noise)
+    if frame_scale is not None and cut > 0 and counts.size:
+        counts, cut = _above_cut(counts, level, cut * frame_scale), 0.0
     names = list(scan)
     pairs = list(combinations(names, 2))
     lengths = [scan[name].size for name in names]

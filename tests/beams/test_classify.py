@@ -150,5 +150,5 @@ def test_weak_beam__needs_lengths(tmp_path: Path):
     recipe = parse_recipe(
         "name: x\nsteps:\n  - background: {method: scalar, value: 90}\n  - local_peak: {}\n", Path("x.yaml")
     )
-    with pytest.raises(RecipeError, match="effective pixel was not given"):
+    with pytest.raises(RecipeError, match="set the effective pixel by dfxm-dask calibrate"):
         plan(recipe, tmp_path / "s.zarr")

@@ -50,7 +50,8 @@ def test_settle_scale__leaves_frames_alone_that_are_even_or_do_not_follow(width:
     assert settle_scale(AUTO, {**data, "monitor": 1e5 * (1 + 0.1 * JITTER)}, (31,)) == (None, "")
     assert settle_scale(AUTO, data, (31,)) == (None, "")
     own = data["patch_sum"].mean(axis=(2, 3)) / 4096 - 305  # a counter of the diffracted beam
-    for wrong in (JITTER, own):
+    diffuse = [own + part * own.max() for part in (0.05, 0.2, 0.5, 1.0)]
+    for wrong in (JITTER, own, *diffuse, np.sqrt(own + 100), own**2 + 1e5):
         found, told = settle_scale(AUTO, {**data, "monitor": wrong}, (31,))
         assert found is None
         assert "but the frames do not follow: counts stay as they are" in told
@@ -70,3 +71,19 @@ def test_settle_scale__refuses_what_it_cannot_mend() -> None:
         settle_scale({**AUTO, "by": "monitor"}, {"monitor": JITTER}, (31,))
     with pytest.raises(InputError, match="by exposure: the scan has no exposure"):
         settle_scale({**AUTO, "by": "exposure"}, {**data, "monitor": JITTER}, (31,))
+
+
+@pytest.mark.parametrize("name", ["monitor", "exposure"])
+@pytest.mark.parametrize("ratios", [(1, 2), (3, 1, 1), (1, 1.1, 400)])
+def test_settle_scale__tells_of_layers_that_differ_only_from_one_another(name: str, ratios: tuple[float, ...]) -> None:
+    layers = [seen(np.full((1, 31), r)) for r in ratios]
+    data = {key: np.concatenate([layer[key] for layer in layers]) for key in layers[0]}
+    beam = 0.5 * np.array(ratios)[:, None] * np.ones((1, 31))
+    found, told = settle_scale(AUTO, {**data, name: beam}, (31,))
+    assert found is None
+    assert f"the {name} of layers differs up to {max(ratios):.3g} times" in told
+    by_hand, _ = settle_scale({**AUTO, "by": name, "offset": 106.0}, {**data, name: beam}, (31,))
+    assert by_hand is not None
+    assert by_hand["by"] == name  # the advice works
+    missing = np.concatenate([beam[:1], np.full((1, 31), np.nan)])
+    assert settle_scale(AUTO, {**seen(np.ones((1, 31))), name: missing[:1]}, (31,)) == (None, "")

@@ -304,3 +304,24 @@ def test_moments__noise_cut_leaves_dark_pixels_unlit() -> None:
 def test_moments__noise_cut_needs_the_noise() -> None:
     with pytest.raises(InputError, match=r"noise_cut=3: the noise is not known"):
         moments.kernel(np.ones((1, 1, 3), np.uint16), {"phi": np.arange(3.0)}, background=0, noise_cut=3)
+
+
+@pytest.mark.parametrize("lengths", [(31,), (6, 7)])
+@pytest.mark.parametrize("scales", [(1, 1), (0.2, 20), (400, 1)])
+def test_moments__cut_follows_the_scale_of_every_frame(lengths: tuple[int, ...], scales: tuple[float, float]) -> None:
+    """Noise of dark pixels is scaled with their frames: none is lit, and what stands out of quiet frames stays."""
+    rng = np.random.default_rng(8)
+    scale = rng.choice(scales, lengths).astype(float)
+    scan = {f"axis{k}": np.arange(float(n)) for k, n in enumerate(lengths)}
+    counts = rng.normal(0, 3 * scale, (20, 30, *lengths)) + 100
+    quiet = np.unravel_index(np.argmin(scale), lengths)
+    counts[5, 7][quiet] += 30 * scale.min()
+    options = {"noise": np.float32(3), "background": 100, "noise_cut": 5}
+    maps = moments.kernel(counts.astype(np.float32), scan, frame_scale=scale, **options)
+    lit = np.argwhere(maps["flags"] & 1 == 0).tolist()
+    assert [5, 7] in lit
+    assert len(lit) <= 2
+    if scales == (1, 1):
+        plain = moments.kernel(counts.astype(np.float32), scan, **options)
+        for name, values in plain.items():
+            np.testing.assert_array_equal(maps[name][5, 7], values[5, 7], name)
