@@ -230,7 +230,7 @@ def fit_curves(
     or twice that for a FWHM of more than a third of the scan; where the FWHM is below 2.5 steps; where they exceed a
     quarter of the height or of the FWHM; and, but for the centre, where the mixing is within its error of 0 or 1.
 
-    ``scripts/evaluate_fits.py`` compares them with the true scatter, for equal noise, read noise with photons, and
+    ``scripts/evaluate/fits.py`` compares them with the true scatter, for equal noise, read noise with photons, and
     photons on a pedestal, 31 to 150 frames and FWHM of 3 to 15 steps. Where nine in ten fits have errors, the median
     error is 0.94 to 1.08 times the scatter and ± 1 error holds the truth in 66 to 72 % of all cases; 0.89 to 1.13 and
     65 to 74 % for a FWHM of three steps. Where the threshold lets fewer than half of equal peaks pass, these have

@@ -1,6 +1,6 @@
 """Stated errors of fitted peaks against their true scatter, in simulations.
 
-``python scripts/evaluate_fits.py --seeds 11 12`` prints one line per noise, number of frames, FWHM and model: the part
+``python scripts/evaluate/fits.py --seeds 11 12`` prints one line per noise, number of frames, FWHM and model: the part
 of curves with a good fit, the part of these with errors of FWHM, and for every parameter the median stated error over
 the scatter, and the part of fits within one stated error of the truth (0.68 is right). "-" is fewer than 2 % of curves.
 ``--summary`` leaves only the counts of how many are right.
