@@ -176,8 +176,8 @@ def mask_strength(values: np.ndarray, mask: np.ndarray, limit: float) -> float:
     From :data:`LEAST_STRENGTH` on, the mask shows defects. Gaussian noise never reaches that: 8.5 standard deviations.
     What is left is correlated, such as fringes that the running medians do not follow. Measured at 0.3, 1 and 4 times
     the usual flux on seeds from 5000 on (``scripts/evaluate/verdicts.py``): none of 42 layers of preset ``empty``
-    reached it (largest 1.6; at most 7 % of layers do, with 95 % confidence), and all of 48 layers of ``easy``,
-    ``al002`` and ``multigrain`` did (least 15). With a strong beam that turns sharply at walls the least was 2.3.
+    reached it (largest 1.6; at most 7 % of layers do, with 95 % confidence), all 48 layers of ``easy``, ``al002``
+    and ``multigrain`` did (least 15). With a strong beam that turns sharply at walls the least was 2.3.
 
     Examples
     --------
