@@ -104,6 +104,9 @@ def _quantile(line, starts, row_step, position, largest, result):  # type: ignor
 
 def _mixed_quantile(rank: float, scale: np.ndarray) -> float:
     """Quantile of what is drawn in equal parts from Gaussians about 0 of these standard deviations."""
+    scale = scale[np.isfinite(scale)]  # frames without a scale have no counts either
+    if not scale.size:
+        return float("nan")
     ends = sorted(float(ndtri(rank) * s) for s in (scale.min(), scale.max()))
     if ends[0] == ends[1]:
         return ends[0]

@@ -66,11 +66,16 @@ def example(reduction: Reduction, axes: dict[str, str], fill: str = "real") -> x
                 values = (generator.random(shape) < 0.9).astype(dtype)
             elif variable.name in ("monitor", "exposure"):
                 values = generator.uniform(900, 1100, shape).astype(dtype)
+            elif variable.name == "frame_scale":
+                values = generator.uniform(0.9, 1.1, shape).astype(dtype)
             else:
                 values = generator.normal(0.03, 0.01, shape).astype(dtype)
             if variable.name == "noise":
                 values = np.full(shape, 5, dtype)
-            elif variable.name.startswith(("monitor", "exposure", "position_")) or "z" not in variable.dims:
+            elif (
+                variable.name.startswith(("monitor", "exposure", "position_", "frame_scale"))
+                or "z" not in variable.dims
+            ):
                 pass
             elif len(variable.dims) == 1:
                 pass

@@ -53,7 +53,7 @@ def raw_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         {"shape": (9,)}
         if request.param == "one axis"
         else {"command": "fscan2d", "motors": ("chi", "diffry"), "shape": (4, 7), "starts": (-0.5, 7.0),
-              "steps": (0.08, 0.06)}
+              "steps": (0.08, 0.06), "jitter": 0.004}
     )  # fmt: skip
     store = stores.raw_store(folder, layers=2, size=(150, 300), **axes)
     _narrow_units(store)
@@ -89,11 +89,6 @@ def reduced(whole: Path, tmp_path: Path) -> Path:
     return tmp_path / "reduced.zarr"
 
 
-def _on_grid(data: xr.Dataset, *axes: str) -> xr.Dataset:
-    """Without the positions of single frames along axes: a run takes their mean, and tells."""
-    return data.drop_vars([f"position_{a}" for a in axes], errors="ignore")
-
-
 def test_run_recipe__units_equal_the_lazy_face(whole: Path) -> None:
     tree = dfxm_dask.open_scan(whole)
     data = tree["raw"].to_dataset()
@@ -105,12 +100,14 @@ def test_run_recipe__units_equal_the_lazy_face(whole: Path) -> None:
     for name, parameters in (
         ("background", {"quantile": 0.2}), ("hot_pixels", {}), ("integrated_curve", {}),
     ):  # fmt: skip
-        made = steps[name](_on_grid(data, "chi", "phi") if name == "integrated_curve" else data, **parameters)
+        # A gather over layers takes the mean of their positions; a run tells, a lazy Dataset has to be told.
+        on_grid = data.drop_vars("position_phi", errors="ignore") if name == "integrated_curve" else data
+        made = steps[name](on_grid, **parameters)
         found |= dict(made.data_vars.items())
         if name == "background":
             data = data.assign(made.data_vars)
     for name, parameters in (("moments", {}), ("fit_curves", {"axis": "phi"}), ("kam", {"radius": 1.0})):
-        made = steps[name](_on_grid(data, "chi") if name == "fit_curves" else data, **parameters)
+        made = steps[name](data, **parameters)
         data = data.assign(made.data_vars)
         found |= dict(made.data_vars.items())
     if "chi" in data.dims:
