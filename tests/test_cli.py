@@ -67,7 +67,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
         seen["ingest"] = (source, store, client, options)
         send(publish, LayerDone("z0001", 0.5, 120, 2, 2))
-        return Planned(layers=2, skipped=0, absent=seen["absent"], seconds=1.0, bytes=240)
+        return Planned(layers=2, skipped=0, absent=seen["absent"], seconds=1.0, bytes=240, remarks=("a note",))
 
     def plan(recipe: Recipe, store: Path) -> Any:
         seen["recipe"] = recipe
@@ -178,8 +178,9 @@ def test_ingest__hands_its_options_on(asked: dict[str, Any], tmp_path: Path) -> 
     assert options == {
         "scan": "all", "beamline": "id03", "detector": "pco", "roi": (0, 10, 5, 20), "pixel_size": (0.2, 0.06),
         "motors": {"samz": "z"}, "z": [1.0, 2.5], "roots": (Path("/data"),), "allow_partial": False, "overwrite": False,
+        "scan_mode": None,
     }  # fmt: skip
-    assert result.stdout.strip() == "c.zarr: 2 layers, 240 B in 1 s"
+    assert result.stdout.splitlines()[-2:] == ["c.zarr: 2 layers, 240 B in 1 s", "note: a note"]
     assert "layer z0001: 120 B" in result.stderr
     assert events.read_text().count("LayerDone") == 1
 
@@ -322,7 +323,7 @@ def test_simulate__hands_its_options_on(asked: dict[str, Any], tmp_path: Path) -
     result = call("simulate", "hard", out, *words)
     assert result.exit_code == 0, result.output
     assert f"{out}: preset hard, seed 7" in result.output.replace("\n", "")
-    options = {"layers": 2, "shape": (64, 96), "seed": 7, "format": "bliss", "overwrite": False}
+    options = {"layers": 2, "shape": (64, 96), "seed": 7, "format": "bliss", "overwrite": False, "strong_beam": None}
     assert asked["simulate"] == ("hard", out, "client", options)
     assert asked["cluster"][1]["workers"] == 2
     assert call("simulate", "hard", out, "--shape", "64").exit_code == 2

@@ -11,7 +11,8 @@ LEAST_WEAK = 0.10  # of the lit voxels
 MOST_TAIL = 0.05  # of the peak of the median curve
 MOST_SCATTER = 0.055  # half widths: between simulated weak beams (up to 0.045) and deformed grains (from 0.071 on)
 QUIET = 0.25  # of the lit blocks: lines and walls leave so many alone, cold work none
-NUMBERS = ("weak_of_lit", "tail", "scatter", "cut_off")
+LEAST_STEPS = 2.0  # steps in half a FWHM: presets have 2.5 to 4.4, the mosaicity scan of ID03 1.4
+NUMBERS = ("weak_of_lit", "tail", "scatter", "cut_off", "width_steps")
 """What :func:`reasons` takes, in its order."""
 
 MOST_CUT_OFF = 0.20  # of the lit blocks
@@ -38,11 +39,13 @@ def evidence(
         ``weak_of_lit``, share of the lit voxels that is weak by its |u|; ``tail``, height of the median curve in its
         tails (|u| > 2.5) as part of its peak; ``scatter``, lower quartile of the distances of the peaks of single
         blocks from the local one, in half widths; ``cut_off``, share of the lit blocks that are brightest at an end of
-        the scan. NaN where nothing is lit, ``tail`` also where the scan ends before the tails begin.
+        the scan; ``width_steps``, median half width in steps of the scan. NaN where nothing is lit,
+        ``tail`` also where the scan ends before the tails begin.
 
         ``has_weak_beam``: at least 10 % of the lit voxels are weak, the median curve comes within 5 % of its peak of
         the background, the peaks of a quarter of the blocks are within 0.055 half widths (else the lattice turns too
-        fast everywhere to have one), and at most 20 % lie at an end of the scan, where none can be seen to be one. All
+        fast everywhere to have one), at most 20 % lie at an end of the scan, where none can be seen to be one, and half
+        widths are two steps or more (else no frame lies on the flank alone). All
         limits are our choice.
 
     Notes
@@ -70,20 +73,30 @@ def evidence(
     heights, own = heights[np.isfinite(heights)], own[np.isfinite(own)]
     tail = float(np.median(heights)) if heights.size else float("nan")
     scatter = float(np.quantile(own, QUIET)) if own.size else float("nan")
+    step = float(np.median(np.abs(np.diff(positions)))) if len(positions) > 1 else float("nan")
+    known = width[lit & np.isfinite(width)]
+    steps = float(np.median(known)) / step if known.size else float("nan")
     has = of_lit >= LEAST_WEAK and abs(tail) <= MOST_TAIL and scatter <= MOST_SCATTER and ends <= MOST_CUT_OFF
+    has = has and steps >= LEAST_STEPS
     return {
         "has_weak_beam": bool(has), "weak_of_lit": of_lit, "tail": tail, "scatter": scatter, "cut_off": ends,
+        "width_steps": steps,
     }  # fmt: skip
 
 
 def reasons(
-    weak_of_lit: float, tail: float, scatter: float, cut_off: float, mask_strength: float = float("nan")
+    weak_of_lit: float,
+    tail: float,
+    scatter: float,
+    cut_off: float,
+    width_steps: float,
+    mask_strength: float = float("nan"),
 ) -> tuple[str, ...]:
     """The verdict of :func:`evidence`, and that of the mask where it is known, in words: one sentence for each number.
 
     Examples
     --------
-    >>> reasons(0.031, float("nan"), 0.02, 0.0)[0]
+    >>> reasons(0.031, float("nan"), 0.02, 0.0, 2.6)[0]
     '3.1% of the lit voxels are weak by their place on the curve (at least 10% wanted)'
     """
     if np.isnan(weak_of_lit):
@@ -96,6 +109,7 @@ def reasons(
         f"peaks scatter by {scatter:.3f} half widths about those around them, at the quietest quarter of places"
         f" (at most {MOST_SCATTER:g} wanted)",
         f"{cut_off:.1%} of the lit places are brightest at an end of the scan (at most {MOST_CUT_OFF:.0%} wanted)",
+        f"half the FWHM of the curves is {width_steps:.2g} steps of the scan (at least {LEAST_STEPS:g} wanted)",
     )  # fmt: skip
     if np.isnan(mask_strength):
         return said

@@ -60,6 +60,7 @@ EVIDENCE = (
         "lower quartile of the distance of local peaks from surrounding peaks, in half widths",
     ),
     Variable("cut_off", ("z",), "float32", "1", "share of lit pixels with the maximum at an end of the scan"),
+    Variable("width_steps", ("z",), "float32", "1", "median local half width of the rocking curve, in scan steps"),
 )
 
 
@@ -137,7 +138,7 @@ def local_peak(
     dict of str to array
         ``lit`` (y, x), bool; ``peak_local``, float64, and ``width_local``, float32, (y, x), in the unit of the axis,
         NaN where unlit. Of the layer as a whole ``has_weak_beam`` (bool), and the numbers that decide it:
-        ``weak_of_lit``, ``tail``, ``scatter``, ``cut_off`` (float32; see
+        ``weak_of_lit``, ``tail``, ``scatter``, ``cut_off``, ``width_steps`` (float32; see
         :func:`dfxm_dask.beams.evidence.evidence`), NaN where nothing is lit.
 
     Raises

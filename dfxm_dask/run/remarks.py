@@ -109,9 +109,10 @@ def weak_beam(store: str | Path) -> tuple[str, ...]:
     if state is None or not state.complete:
         return ()
     by_mask = ("has_defects", "mask_strength") if _masked(store) else ()
+    there = set(state.writes)  # stores of earlier versions lack some
     known = {
         name: np.asarray(zarr.open_array(str(store / "beams" / name), mode="r")[...])
-        for name in ("has_weak_beam", *NUMBERS, *by_mask)
+        for name in ("has_weak_beam", *(n for n in NUMBERS if n in there), *by_mask)
     }
     z = np.asarray(zarr.open_array(str(store / "z"), mode="r")[...])
     done = [int(block[1:].partition("-")[0]) for block in state.done]
@@ -126,7 +127,8 @@ def weak_beam(store: str | Path) -> tuple[str, ...]:
             some = ", ".join(f"{z[k]:g}" for k in bad[:5]) + (", ..." if len(bad) > 5 else "")
             first = bad[len(bad) // 2]
             strength = float(known["mask_strength"][first]) if by_mask and bad is plain else float("nan")
-            why = reasons(**{name: float(known[name][first]) for name in NUMBERS}, mask_strength=strength)
+            numbers = {name: float(known[name][first]) if name in known else float("nan") for name in NUMBERS}
+            why = reasons(**numbers, mask_strength=strength)
             told.append(f"{len(bad)} of {len(done)} layers {what} (z = {some}); at z = {z[first]:g}: {'; '.join(why)}")
     return tuple(told)
 

@@ -291,7 +291,7 @@ def test_evidence__nothing_lit():
 
 
 def test_evidence__scan_that_ends_before_its_tails():
-    assert "ends before" in reasons(0.0, float("nan"), 0.02, 0.0)[1]
+    assert "ends before" in reasons(0.0, float("nan"), 0.02, 0.0, 2.6)[1]
 
 
 def test_evidence__scan_that_leaves_the_peak_out():

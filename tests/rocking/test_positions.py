@@ -88,7 +88,7 @@ MOVED = 0.45
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stack of two layers whose second one was scanned 0.45 steps further on."""
-    store = raw_store(tmp_path_factory.mktemp("moved"), layers=2)
+    store = raw_store(tmp_path_factory.mktemp("moved"), layers=2, jitter=0.0)
     root = dfxm_dask.open_scan(store)
     phi = root["phi"].values
     step = float(np.median(np.diff(phi)))

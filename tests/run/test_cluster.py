@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 import types
 from contextlib import ExitStack
@@ -21,7 +22,6 @@ import pytest
 
 from dfxm_dask.errors import DfxmError, RecipeError
 from dfxm_dask.run import slurm as module
-from dfxm_dask.run import worker as worker_module
 from dfxm_dask.run.cluster import Local, dashboard, open_cluster, read_cluster
 from dfxm_dask.run.slurm import Slurm, ask_slurm, job_of_worker, replacing_jobs, slurm_cluster, worker_lifetime
 from dfxm_dask.run.worker import environment_set, numba_cache, shell_lines, worker_environment
@@ -214,7 +214,7 @@ def test_environment_set__puts_things_back(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_numba_cache__is_not_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(worker_module.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     path = numba_cache()
     assert numba_cache() == path
     assert stat.S_IMODE(path.stat().st_mode) == 0o700

@@ -24,7 +24,7 @@ RESULTS = ("volume", "boundaries")
 def wall(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six layers of a tilt wall, reduced in this process."""
     store = tmp_path_factory.mktemp("wall") / "wall.zarr"
-    dfxm_dask.simulate("easy", store, layers=6, shape=SHAPE, seed=0)
+    dfxm_dask.simulate("easy", store, layers=6, shape=SHAPE, seed=0, strong_beam="sharp")
     assert run_recipe("weak_beam_volume", store).complete
     return store
 

@@ -29,7 +29,14 @@ from dfxm_dask.view.maps import NO_VALUE
 from tests.view.test_figures import check_page
 from tests.view.test_frames import CURVE, raw_scan, with_truth
 
-NUMBERS = {"weak_of_lit": 0.42, "tail": 0.013, "scatter": 0.07, "cut_off": 0.03, "mask_strength": 5.5}
+NUMBERS = {
+    "weak_of_lit": 0.42,
+    "tail": 0.013,
+    "scatter": 0.07,
+    "cut_off": 0.03,
+    "width_steps": 2.6,
+    "mask_strength": 5.5,
+}
 
 
 def beams_scan(ny: int = 100, nx: int = 150, *, layers: int = 1, curve: np.ndarray = CURVE, **changed: Any) -> Any:
@@ -160,8 +167,8 @@ def test_draw_beams__without_a_weak_beam_says_so_and_draws_none() -> None:
     assert list(maps(figure)) == ["where the sample diffracts", "strong beam (SB)"]
     said = words(figure)
     assert "This layer has no weak beam: maps of it would mislead, and are not drawn." in said
-    assert "peaks scatter by 0.31 half widths about those around them (at most 0.03 wanted)" in said
-    for sentence in reasons(0.42, 0.013, 0.31, 0.03, 5.5):
+    assert "peaks scatter by 0.310 half widths about those around them" in said
+    for sentence in reasons(0.42, 0.013, 0.31, 0.03, 2.6, 5.5):
         assert sentence in said
     lit = maps(figure)["where the sample diffracts"]
     np.testing.assert_array_equal(lit.images[0].get_array(), tree["beams"].dataset["lit"][0])

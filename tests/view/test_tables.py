@@ -52,6 +52,7 @@ def test_findings__are_medians_over_sound_pixels(reduced_scan: Scan) -> None:
     assert list(found) == [
         "lit pixels",
         "truncated, of the lit",
+        "lit in a single frame, of the lit",
         "median centre of mass, phi",
         "median FWHM, phi (2.3548 std)",
         "median KAM",
