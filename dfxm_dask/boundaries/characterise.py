@@ -323,8 +323,9 @@ def characterise_boundaries(
     dict
         Summary of the layer: ``points`` (point, xyz), um, ``weights`` (reading, point), ``peaks`` (square, 4),
         ``line_points``, ``line_weights`` of single lines, and ``cells``, squares of 0.25 um within 4 um of what stands
-        out, 36 bytes each and 1.2 MB a layer at most. Lists of layers are joined; no image travels. The result are the tables of the group ``boundaries``: dims boundary,
-        junction and observation, which are as long as what is found; none where nothing is. NaN where nothing is known.
+        out, 36 bytes each and 1.2 MB a layer at most. Lists of layers are joined; no image travels. The result are the
+        tables of the group ``boundaries``: dims boundary, junction and observation, which are as long as what is found;
+        none where nothing is. NaN where nothing is known.
 
     Raises
     ------

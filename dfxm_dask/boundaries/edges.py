@@ -1,4 +1,4 @@
-"""Planes that the edges of the centre of mass propose: every edge knows the azimuth of its wall, so few layers are enough."""
+"""Planes that edges of the centre of mass propose: an edge knows the azimuth of its wall, so few layers are enough."""
 
 from __future__ import annotations
 
@@ -96,9 +96,7 @@ def _scores(edges: np.ndarray, layer: np.ndarray, layers: int, height: float) ->
     return total
 
 
-def edge_planes(
-    cells: np.ndarray, *, layer: float, seed: int = 0
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:  # fmt: skip
+def edge_planes(cells: np.ndarray, *, layer: float, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Planes through edges of the centre of mass.
 
     Parameters

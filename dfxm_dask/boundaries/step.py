@@ -266,8 +266,8 @@ def fit_step(
     Notes
     -----
     In every bin of 4 um of trace and every layer the ground is free; the slope across and the jump vary linearly along
-    the trace and with height: value = ground + slope s + J(t, z)/2 erf((s - a(t, z))/(w sqrt 2)), a linear. Gauss-Newton
-    steps with Huber weights; the strip follows the plane in four passes. Channels share the surface.
+    the trace and with height: value = ground + slope s + J(t, z)/2 erf((s - a(t, z))/(w sqrt 2)), a linear.
+    Gauss-Newton steps with Huber weights; the strip follows the plane in four passes. Channels share the surface.
     """
     normal = canonical(np.asarray(normal, np.float64))
     start, origin = normal, np.asarray(origin, np.float64)

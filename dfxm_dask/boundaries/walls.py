@@ -11,7 +11,7 @@ from dfxm_dask.boundaries.edges import edge_planes
 from dfxm_dask.boundaries.find import find_planes
 from dfxm_dask.boundaries.mixture import Mixture, layer_spread, probabilities, settled_shares, started
 from dfxm_dask.boundaries.plane import Planes, canonical, in_plane
-from dfxm_dask.boundaries.step import FLAG, STRIP, StepFit, fit_step, trace_frame
+from dfxm_dask.boundaries.step import FLAG, STRIP, TURNED, StepFit, fit_step, trace_frame
 from dfxm_dask.boundaries.uncertainty import bootstrap_planes, reread_planes, restarted_planes
 
 FEWEST_LAYERS = 3
@@ -128,9 +128,10 @@ def _apart(position: np.ndarray, values: np.ndarray, starts: list, fits: list) -
         again = fit_step(
             position, values, *begin, own_free if len(own_free) > 20 else own, barred=barred, grow=plane_of < 0
         )
-        if again is not None and (plane is None or not again.flags):
+        out[k] = again
+        if again is not None:
             turn = np.rad2deg(np.arccos(min(1.0, abs(float(again.normal @ normal)))))
-            out[k] = again._replace(flags=again.flags | (FLAG["turned"] if turn > 20 else 0))
+            out[k] = again._replace(flags=again.flags | (FLAG["turned"] if turn > TURNED else 0))
     return out
 
 
@@ -225,7 +226,7 @@ def _errors(
 def _weak_covariance(
     points: np.ndarray, shares: np.ndarray, n: int, planes: Planes, drawn: Planes, others: tuple[Planes, ...]
 ) -> np.ndarray:
-    """Covariance of a plane of weak-beam points: of drawn blocks, other starts and thresholds, and of the images' place."""
+    """Covariance of a plane of the weak beam: drawn blocks, other starts and thresholds, and the place of images."""
     normal, origin = planes.normal[n], planes.origin[n]
     axes = in_plane(normal)
 
