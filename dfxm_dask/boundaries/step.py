@@ -16,7 +16,7 @@ from dfxm_dask.boundaries.plane import canonical, in_plane
 from dfxm_dask.boundaries.uncertainty import cluster_covariance
 
 STRIP = 3.0  # um from the plane, in the layer (as in the specification of the method)
-BIN = 4.0  # um of trace: the ground of every bin in every layer is free (our choice)
+BIN = 2.0  # um of trace: the ground of every bin in every layer is free (our choice)
 PASSES, STEPS = 4, 6
 HUBER = 1.5  # standard deviations
 WIDTHS = (0.08, 2.5)  # um
@@ -24,7 +24,7 @@ MOST_CELLS = 100_000
 GRAIN, FINE = 1.0, 0.25  # um along the trace and across: cells within are taken together (our choice)
 STRIPE = 5.0  # um: stripes of the plane that count as one observation (as in the specification)
 SAME_SIGN, SURE, WIDEST, TURNED = 0.8, 6.0, 1.5, 20.0
-FLOOR = 0.05
+FLOOR = 0.02
 """Part of the width of the step within which dynamical diffraction may move it in one stripe (our choice)."""
 BENT = 4.0, 0.5  # standard errors and um of sagitta from which a boundary is curved (our choice)
 FREE = 4  # numbers of the surface: place, two slopes, logarithm of the width
@@ -265,7 +265,7 @@ def fit_step(
 
     Notes
     -----
-    In every bin of 4 um of trace and every layer the ground is free; the slope across and the jump vary linearly along
+    In every bin of 2 um of trace and every layer the ground is free; the slope across and the jump vary linearly along
     the trace and with height: value = ground + slope s + J(t, z)/2 erf((s - a(t, z))/(w sqrt 2)), a linear.
     Gauss-Newton steps with Huber weights; the strip follows the plane in four passes. Channels share the surface.
     """

@@ -420,14 +420,14 @@ def cluster_covariance(
     A dislocation line runs through many layers and is one observation, and so is a layer. Covariances of stripes along
     u and along v are added (Cameron, Gelbach and Miller, J. Bus. Econ. Stat. 29, 238 (2011), without the common part,
     which errs to the safe side); each times the square of what Student's t has more than the Gaussian within 68 %, and
-    G/(G - 2) of G stripes, since a fitted slope takes away two of them.
+    G/(G - 1) of G stripes.
 
     Examples
     --------
     >>> u = np.arange(100.0)
     >>> x = np.where(u % 2 > 0, 1.0, -1.0)[:, None]
     >>> cluster_covariance(x, np.eye(1) / 100, u, u, stripe=1.0).round(3).tolist()
-    [[0.021]]
+    [[0.02]]
     """
     total = np.zeros_like(inverse)
     for place in (u, v):
@@ -437,6 +437,6 @@ def cluster_covariance(
         group = np.unique(group, return_inverse=True)[1].reshape(-1)
         count = int(group.max()) + 1
         sums = np.stack([np.bincount(group, s, count) for s in scores.T], axis=1)
-        few = float(stdtrit(max(count - 1, 1), 0.5 + ONE_SIGMA / 2)) ** 2 * count / max(count - 2, 1)
+        few = float(stdtrit(max(count - 1, 1), 0.5 + ONE_SIGMA / 2)) ** 2 * count / max(count - 1, 1)
         total += few * sums.T @ sums
     return np.asarray(inverse @ total @ inverse)

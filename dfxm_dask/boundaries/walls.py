@@ -11,7 +11,7 @@ from dfxm_dask.boundaries.edges import edge_planes
 from dfxm_dask.boundaries.find import find_planes
 from dfxm_dask.boundaries.mixture import Mixture, layer_spread, probabilities, settled_shares, started
 from dfxm_dask.boundaries.plane import Planes, canonical, in_plane
-from dfxm_dask.boundaries.step import FLAG, STRIP, TURNED, StepFit, fit_step, trace_frame
+from dfxm_dask.boundaries.step import BIN, FLAG, STRIP, TURNED, StepFit, fit_step, trace_frame
 from dfxm_dask.boundaries.uncertainty import bootstrap_planes, reread_planes, restarted_planes
 
 FEWEST_LAYERS = 3
@@ -193,7 +193,7 @@ def _chosen(starts: list, fits: list, weak: Mixture, layers: int) -> list[tuple[
 
 def _trace(fit: StepFit, layers: int) -> float:
     """Mean trace in a layer, um."""
-    return 4.0 * len(fit.region) / max(layers, 1)
+    return BIN * len(fit.region) / max(layers, 1)
 
 
 def _errors(
