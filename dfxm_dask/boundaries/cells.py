@@ -11,7 +11,7 @@ CELL = 0.25
 """Edge of the squares, um: the finest that a strong beam or a line's image shows (our choice)."""
 
 NEAR = 4.0
-"""Distance in um from what stands out within which there are squares: the strip of the fit and some more (our choice)."""
+"""Distance in um from what stands out within which there are squares: the strip of the fit and more (our choice)."""
 
 MOST = 32_768
 """Squares of one layer: 1.2 MB. Where there are more, the edge is doubled until there are not (our choice)."""
