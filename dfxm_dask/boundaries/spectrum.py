@@ -1,0 +1,482 @@
+"""Families of parallel dislocation lines in a boundary: directions and spacings from a spectrum with its null."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d, maximum_filter
+from scipy.special import stdtrit
+
+from dfxm_dask.boundaries.lines import located_lines
+from dfxm_dask.boundaries.plane import canonical
+from dfxm_dask.chance import mixed
+from dfxm_dask.errors import InputError
+
+SHORTEST, LONGEST = 1.5, 12.0
+"""Spacings, and periods along the trace, in um that are stated: below, images of neighbouring lines overlap; above, the
+high pass weakens them and a boundary has few. As in the specification of the method."""
+
+BEYOND = 1.3  # The spectrum reaches beyond both ends by this factor, to tell a maximum from the flank of one outside.
+PLACE = 0.25  # um of trace: edge of a cell of the map
+NEAR = 0.7  # um in the layer from the plane: half of the width of a line's image
+HIGH_PASS = 8.0  # um: standard deviation of the mean that is taken off along the trace
+CLIP = (-3.0, 6.0)  # robust standard deviations
+MAPS = 30  # of the null: every layer rolled along the trace, so that lines do not go through layers any more
+MARGIN = 1.15  # limit over the largest power of these maps
+SURE = 1.3  # power/limit from which a direction is stated
+PERIODS = 4.0  # across the patch, from which a spacing is stated
+FAMILIES = 2
+APART = 10.0  # degree between two families (our choice)
+COMPONENTS = 8  # waves that are taken off the map while families are looked for (our choice)
+LEAST = 3.0  # um of trace that are known, and layers: of less nothing is read (our choice)
+STEEPEST = 0.95  # |z| of a unit normal above which a boundary has no trace in a layer
+
+NO_FAMILY, TOO_LITTLE, FEW_PERIODS, OVERTONE, ALIASED, END_OF_RANGE, UNEVEN = (1 << k for k in range(7))
+REASONS = {
+    NO_FAMILY: "no line family above the limit of rolled layers",
+    TOO_LITTLE: "too few layers or too little trace",
+    FEW_PERIODS: "fewer than four periods across the patch",
+    OVERTONE: "spacing or twice the spacing",
+    ALIASED: "a second direction explains the layers as well",
+    END_OF_RANGE: "spacing or period along the trace at the end of the range",
+    UNEVEN: "lines without a common period",
+}
+"""Meaning of every bit of ``reason``."""
+
+
+class LineSets(NamedTuple):
+    """Families of parallel lines in one boundary, strongest first; always two rows, NaN where nothing is known.
+
+    Attributes
+    ----------
+    line : array (family, xyz), float64
+        Unit vector along the lines, in the plane; its largest component is positive.
+    line_error : array (family,), float64, degree
+        Standard error of the direction in the plane.
+    spacing, spacing_error : array (family,), float64, um
+    spacing_overtone : array (family,), bool
+        The true spacing may be twice the stated one.
+    power_ratio : array (family,), float64
+        Power of the maximum over the limit of rolled layers.
+    periods : array (family,), float64
+        Periods across the patch.
+    count : array (family,), int64
+        Lines located one by one.
+    gap : array (family,), float64, um
+        Mean distance of these; NaN of fewer than two.
+    line_alias : array (family, xyz), float64
+        Second direction that explains the layers as well; NaN where there is none.
+    reason : array (family,), uint16
+        Bits of :data:`REASONS`: why something is NaN or ambiguous.
+    """
+
+    line: np.ndarray
+    line_error: np.ndarray
+    spacing: np.ndarray
+    spacing_error: np.ndarray
+    spacing_overtone: np.ndarray
+    power_ratio: np.ndarray
+    periods: np.ndarray
+    count: np.ndarray  # type: ignore[assignment]  # a tuple counts, too
+    gap: np.ndarray
+    line_alias: np.ndarray
+    reason: np.ndarray
+
+
+class StripMap(NamedTuple):
+    """Map (layer, place) of the isolated weak beam along the trace of a boundary.
+
+    Attributes
+    ----------
+    values : array (layer, place), float64
+        High-passed, in robust standard deviations; 0 where unknown.
+    known : array (layer, place), bool
+    along : array (place,), float64, um
+        From the origin of the plane.
+    z : array (layer,), float64, um
+        From the origin of the plane.
+    axes : array (2, xyz)
+        Unit vectors of the plane, along the trace and up.
+    """
+
+    values: np.ndarray
+    known: np.ndarray
+    along: np.ndarray
+    z: np.ndarray
+    axes: np.ndarray
+
+
+def strip_map(cells: np.ndarray, normal: np.ndarray, origin: np.ndarray, corner: np.ndarray | None = None) -> StripMap:
+    """Mean of the isolated weak beam beside a plane, for every layer and 0.25 um of its trace.
+
+    Parameters
+    ----------
+    cells : array (cell, column)
+        Columns x, y, z (um), com, isolated, minus, plus, pixels; NaN where nothing is known.
+    normal, origin : array (xyz,)
+        Unit vector, and a point of the plane, um.
+    corner : array (vertex, xyz), um, optional
+        Of the patch; cells beyond its bounding box in the plane are left out.
+
+    Returns
+    -------
+    StripMap
+        Layers without a known cell are left out.
+
+    Notes
+    -----
+    Unknown places do not count in the high pass, so that a gap has no edge.
+    """
+    flat = float(np.hypot(normal[0], normal[1]))
+    along = np.array([-normal[1], normal[0], 0.0]) / max(flat, 1e-12)
+    axes = np.stack([along, np.cross(normal, along)])
+    axes[1] *= np.sign(axes[1, 2]) or 1.0
+    empty = StripMap(np.zeros((0, 0)), np.zeros((0, 0), bool), np.zeros(0), np.zeros(0), axes)
+    if abs(normal[2]) > STEEPEST:
+        return empty
+    away = cells[:, :3] - origin
+    used = (np.abs(away @ normal) < NEAR * flat) & np.isfinite(cells[:, 4]) & (cells[:, 7] > 0)
+    if corner is not None:
+        ring, places = (corner - origin) @ axes.T, away @ axes.T
+        used &= ((places >= ring.min(axis=0) - PLACE) & (places <= ring.max(axis=0) + PLACE)).all(axis=1)
+    if not used.any():
+        return empty
+    # Sums of floating-point numbers hang on their order: cells come in any.
+    order = np.lexsort(cells[used][:, [4, 0, 1, 2]].T)
+    mine, away = cells[used][order], away[used][order]
+    place = np.floor(away @ axes[0] / PLACE).astype(np.int64)
+    first, length = int(place.min()), int(np.ptp(place)) + 1
+    z, layer = np.unique(np.rint(away[:, 2] * 1024), return_inverse=True)
+    index = layer.reshape(-1) * length + place - first
+    total = np.bincount(index, mine[:, 7] * mine[:, 4], len(z) * length).reshape(len(z), length)
+    weight = np.bincount(index, mine[:, 7], len(z) * length).reshape(len(z), length)
+    known = weight > 0
+    means = np.where(known, total / np.where(known, weight, 1.0), 0.0)
+    # Cut off at four standard deviations, the mean has no weight in the middle of a long gap: there is nothing there.
+    share = gaussian_filter1d(known.astype(float), HIGH_PASS / PLACE, axis=1, mode="constant")
+    smooth = gaussian_filter1d(means, HIGH_PASS / PLACE, axis=1, mode="constant") / np.maximum(share, 1e-12)
+    high = np.where(known, means - smooth, 0.0)
+    spread = 1.4826 * float(np.median(np.abs(high[known] - np.median(high[known]))))
+    spread = spread or float(high[known].std())  # more than half of the map is constant
+    values = np.where(known, np.clip(high / spread, *CLIP), 0.0) if spread > 0 else np.zeros_like(high)
+    return StripMap(values, known, (first + 0.5 + np.arange(length)) * PLACE, z / 1024, axes)
+
+
+class _Grid(NamedTuple):
+    """Frequencies: 1/um along the trace (t,), along z (f,), and what is done with (f, t)."""
+
+    trace: np.ndarray
+    first: int
+    length: int
+    up: np.ndarray
+    waves: np.ndarray  # (f, layer)
+    inside: np.ndarray  # within the range that is stated
+    wide: np.ndarray  # and beyond
+
+
+def alias_period(z: np.ndarray) -> float:
+    """Frequency along z by which directions cannot be told apart with layers at these heights; 1/um, inf of none.
+
+    Parameters
+    ----------
+    z : array (layer,), um
+        Rising.
+
+    Returns
+    -------
+    float
+        1/spacing of layers that are evenly spaced, also if some are missing. Layers at uneven heights have none.
+
+    Examples
+    --------
+    >>> alias_period(np.array([0.0, 2, 4, 8, 10])), alias_period(np.array([0.0, 1.1, 1.9, 3.4, 4.0]))
+    (0.5, inf)
+    """
+    step = float(np.diff(z).min())
+    tries = np.arange(0.6 / np.ptp(z), 1.2 / step, 0.05 / np.ptp(z))
+    same = np.abs(np.exp(2j * np.pi * tries[:, None] * z).mean(axis=1)) ** 2
+    found = np.flatnonzero((same[1:-1] > 0.8) & (same[1:-1] >= same[:-2]) & (same[1:-1] >= same[2:]))
+    if not len(found):
+        return float("inf")
+    # Between two tries: the parabola through three.
+    k = int(found[0]) + 1
+    curve = same[k - 1] - 2 * same[k] + same[k + 1]
+    period = tries[k] + (0.025 / np.ptp(z) * (same[k - 1] - same[k + 1]) / curve if curve < 0 else 0.0)
+    return float(np.round(period, 6))
+
+
+def _grid(strip: StripMap) -> _Grid:
+    length = 2 ** int(np.ceil(np.log2(4 * len(strip.along))))
+    trace = np.fft.rfftfreq(length, PLACE)
+    keep = np.flatnonzero((trace >= 1 / (LONGEST * BEYOND**2)) & (trace <= BEYOND / SHORTEST))
+    rise = strip.axes[1, 2]
+    most = min(alias_period(strip.z) / 2, BEYOND / SHORTEST / rise)
+    depth = np.ptp(strip.z) * len(strip.z) / (len(strip.z) - 1)
+    half = int(np.ceil(most * 4 * depth))
+    up = np.linspace(-most, most, 2 * half + 1)
+    size = np.hypot(trace[keep][None], up[:, None] * rise)
+    wide = size <= BEYOND / SHORTEST
+    inside = (size <= 1 / SHORTEST) & (trace[keep] >= 1 / LONGEST)[None]
+    waves = np.exp(-2j * np.pi * up[:, None] * strip.z)
+    return _Grid(trace[keep], int(keep[0]), length, up, waves, inside, wide)
+
+
+def _power(rows: np.ndarray, grid: _Grid) -> np.ndarray:
+    """Power (f, t) of a map (layer, place)."""
+    spectra = np.fft.rfft(rows, grid.length, axis=1)[:, grid.first : grid.first + len(grid.trace)]
+    waves = grid.waves @ spectra
+    return waves.real**2 + waves.imag**2
+
+
+def _limits(rows: np.ndarray, grid: _Grid, seed: int) -> tuple[float, float]:
+    """Limits of the power, within the range and beyond, from maps with every layer rolled at random."""
+    layers, length = rows.shape
+    with np.errstate(over="ignore"):
+        keys = np.arange(MAPS * layers, dtype=np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+        shifts = (mixed(keys) % np.uint64(length)).astype(np.int64).reshape(MAPS, layers)
+    best = [0.0, 0.0]
+    for shift in shifts:
+        power = _power(np.take_along_axis(rows, (np.arange(length) - shift[:, None]) % length, axis=1), grid)
+        best[0] = max(best[0], float(power[grid.inside].max(initial=0.0)))
+        best[1] = max(best[1], float(power[grid.wide & ~grid.inside].max(initial=0.0)))
+    return MARGIN * best[0], MARGIN * best[1]
+
+
+def wave_power(strip: StripMap, trace: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """Power of the map at frequencies, |sum values exp(-2 pi i (trace t + up z))|².
+
+    Parameters
+    ----------
+    strip : StripMap
+    trace, up : array (n,), 1/um
+        Along the trace and along z.
+
+    Returns
+    -------
+    array (n,), float64
+    """
+    rows = strip.values @ np.exp(-2j * np.pi * strip.along[:, None] * trace)
+    return np.abs((rows * np.exp(-2j * np.pi * strip.z[:, None] * up)).sum(axis=0)) ** 2
+
+
+def _refined(strip: StripMap, start: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Frequency (trace, up) of the maximum of the power near a start."""
+    best = start
+    offsets = np.stack(np.meshgrid(*[np.linspace(-1, 1, 5)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    for _ in range(12):
+        tries = best + offsets * step
+        best = tries[wave_power(strip, *tries.T).argmax()]
+        step = step / 2
+    return best
+
+
+def _waves(strip: StripMap, at: np.ndarray, overtones: int) -> tuple[np.ndarray, np.ndarray]:
+    """Least-squares wave at a frequency with its overtones: the fitted map (layer, place), and the phase, turns."""
+    turns = at[0] * strip.along[None] + at[1] * strip.z[:, None]
+    angle = 2 * np.pi * turns[strip.known]
+    columns = np.stack([f(n * angle) for n in range(1, overtones + 2) for f in (np.cos, np.sin)], axis=1)
+    solved, *_ = np.linalg.lstsq(columns.T @ columns, columns.T @ strip.values[strip.known], rcond=None)
+    fitted = np.zeros_like(strip.values)
+    fitted[strip.known] = columns @ solved
+    return fitted, turns
+
+
+class _Family(NamedTuple):
+    """Frequency (trace, up), power over the limit, and whether it lies within the range that is stated."""
+
+    at: np.ndarray
+    ratio: float
+    inside: bool
+
+
+def _families(strip: StripMap, grid: _Grid, seed: int) -> list[_Family]:
+    """Maxima of the spectrum that stand out of the null, strongest first, each 10 degree from every stronger one."""
+    found: list[_Family] = []
+    step = np.array([grid.trace[1] - grid.trace[0], grid.up[1] - grid.up[0]])
+    for number in range(COMPONENTS):
+        power = np.where(grid.wide, _power(strip.values, grid), 0.0)
+        within, beyond = _limits(strip.values, grid, seed * COMPONENTS + number)
+        # Overtones beyond the range are weak, and so is their null: they shall not come before what they belong to.
+        limits = np.where(grid.inside, within, max(within, beyond))
+        peaks = (power == maximum_filter(power, 3)) & grid.wide & (limits > 0)
+        over = np.where(peaks, power / np.where(peaks, limits, 1.0), 0.0)
+        row, column = np.unravel_index(over.argmax(), over.shape)
+        if not over[row, column] >= 1:
+            break
+        at = _refined(strip, np.array([grid.trace[column], grid.up[row]]), step)
+        ratio = float(wave_power(strip, *at[:, None])[0] / limits[row, column])
+        size = np.hypot(at[0], at[1] * strip.axes[1, 2])
+        # On the flank of a maximum beyond the range the refined place has crept to the end or over it.
+        inside = bool(grid.inside[row, column] and at[0] > 1 / LONGEST and size < 1 / SHORTEST)
+        angles = [_between(strip, at, other.at) for other in found]
+        if not angles or min(angles) > APART:
+            found.append(_Family(at, ratio, inside))
+            if sum(one.inside for one in found) == FAMILIES:
+                break
+        strip = strip._replace(values=strip.values - _waves(strip, at, 1)[0])
+    return sorted(found, key=lambda one: -one.inside)
+
+
+def _between(strip: StripMap, first: np.ndarray, second: np.ndarray) -> float:
+    """Angle between the lines of two frequencies in the plane; degree."""
+    a, b = first * [1, strip.axes[1, 2]], second * [1, strip.axes[1, 2]]
+    return float(np.rad2deg(np.arctan2(abs(a[0] * b[1] - a[1] * b[0]), abs(a @ b))))
+
+
+class _Ridge(NamedTuple):
+    """Power at a frequency and at half of it, over the mean of other frequencies of the same direction."""
+
+    peak: float
+    half: float
+    half_part: float
+    rival: float
+
+
+def _ridge(strip: StripMap, at: np.ndarray, periods: float) -> _Ridge:
+    """How far a frequency stands out of others that lines of this direction could have.
+
+    Notes
+    -----
+    Lines without a common period have power at all of them, spread as if by chance.
+    """
+    size = float(np.hypot(at[0], at[1] * strip.axes[1, 2]))
+    low = max(1 / LONGEST, 1 / LONGEST * size / at[0]) / size
+    times = np.arange(low, 1 / SHORTEST / size, 0.25 / periods)
+    apart = np.min([np.abs(times - n) for n in (0.5, 1, 2, 3)], axis=0) > 0.9 / periods
+    ground = wave_power(strip, at[0] * times[apart], at[1] * times[apart])
+    near = 0.5 + np.linspace(-0.25, 0.25, 5) / periods
+    half = float(wave_power(strip, at[0] * near, at[1] * near).max())
+    peak = float(wave_power(strip, *at[:, None])[0])
+    mean = max(float(ground.mean()) if len(ground) else 0.0, 1e-12 * peak)
+    return _Ridge(peak / mean, half / mean, half / peak, float(ground.max(initial=0.0)) / peak)
+
+
+def _covariance(strip: StripMap, at: np.ndarray) -> tuple[np.ndarray, int]:
+    """Covariance (trace, up) of a frequency, (1/um)², and the number of clusters of the fewer kind.
+
+    Notes
+    -----
+    Sandwich of the least-squares wave, clustered by line and by layer, both added: a line is one observation through
+    all layers, and a layer has its own noise.
+    """
+    known = strip.known
+    fitted, turns = _waves(strip, at, 1)
+    angle = 2 * np.pi * turns[known]
+    cos, sin = np.cos(angle), np.sin(angle)
+    values = strip.values[known]
+    solved, *_ = np.linalg.lstsq(np.stack([cos, sin], 1), values, rcond=None)
+    slope = 2 * np.pi * (solved[1] * cos - solved[0] * sin)
+    along, z = (np.broadcast_to(a, known.shape)[known] for a in (strip.along[None], strip.z[:, None]))
+    design = np.stack([cos, sin, slope * along, slope * z], axis=1)
+    scores = design * (values - fitted[known])[:, None]
+    phase = np.arctan2(solved[1], solved[0]) / (2 * np.pi)  # brightest places are in the middle of a cluster
+    kinds = np.rint(turns[known] - phase).astype(np.int64), np.nonzero(known)[0]
+    bread = np.linalg.pinv(design.T @ design)
+    total = np.zeros((4, 4))
+    fewest = 10**9
+    for kind in kinds:
+        _, number = np.unique(kind, return_inverse=True)
+        count = int(number.max()) + 1
+        sums = np.stack([np.bincount(number.reshape(-1), column, count) for column in scores.T], axis=1)
+        total += count / max(count - 1, 1) * sums.T @ sums
+        fewest = min(fewest, count)
+    return (bread @ total @ bread)[2:, 2:], fewest
+
+
+def line_sets(
+    cells: np.ndarray, normal: np.ndarray, origin: np.ndarray, corner: np.ndarray | None = None, *, seed: int = 0
+) -> LineSets:
+    """Directions and spacings of the lines in one boundary.
+
+    Parameters
+    ----------
+    cells : array (cell, column)
+        Squares of 0.25 um beside the boundary in every layer: columns x, y, z (um), com, isolated, minus, plus, pixels
+        (number of pixels in the square); NaN where nothing is known. Order and spacing of layers do not matter.
+    normal, origin : array (xyz,)
+        Unit vector, and a point of the plane, um.
+    corner : array (vertex, xyz), um, optional
+        Of the patch of the boundary.
+    seed : int
+        Of the rolled layers.
+
+    Returns
+    -------
+    LineSets
+
+    Raises
+    ------
+    InputError
+        Arrays of other shapes, a normal that is no unit vector.
+
+    Notes
+    -----
+    The mean of ``isolated`` within 0.7 um of the plane, for every layer and 0.25 um of trace, less its mean over 8 um
+    of trace, has a power at every frequency along the trace and along z. Its maximum is a family if it exceeds 1.15
+    times the largest power of 30 maps whose layers are rolled along the trace at random. The wave and its first
+    overtone are then taken off, and the next family is looked for. A direction is stated from 1.3 times the limit, a
+    spacing from four periods across the patch.
+    """
+    cells, normal, origin = (np.asarray(a, np.float64) for a in (cells, normal, origin))
+    if cells.ndim != 2 or cells.shape[1] != 8:
+        raise InputError("line_sets: cells", f"have the shape {cells.shape}", "give (cell, 8 columns)")
+    if normal.shape != (3,) or not abs(np.linalg.norm(normal) - 1) < 1e-6:
+        raise InputError("line_sets: normal", f"is {normal.tolist()}", "give a unit vector (xyz)")
+    if origin.shape != (3,) or not np.isfinite(origin).all():
+        raise InputError("line_sets: origin", f"is {origin.tolist()}", "give a point of the plane (xyz), um")
+    made = _nothing()
+    strip = strip_map(cells, normal, origin, None if corner is None else np.asarray(corner, np.float64))
+    if len(strip.z) < LEAST or strip.known.sum(axis=1).max(initial=0) * PLACE < SHORTEST * PERIODS:
+        made.reason[:] = TOO_LITTLE
+        return made
+    found = _families(strip, _grid(strip), seed)[:FAMILIES]
+    made.reason[len(found) :] = NO_FAMILY
+    for k, family in enumerate(found):
+        made.power_ratio[k] = family.ratio
+        if not family.inside:
+            made.reason[k] = END_OF_RANGE
+        elif family.ratio < SURE:
+            made.reason[k] = NO_FAMILY
+        else:
+            _describe(made, k, strip, family.at)
+    return made
+
+
+def _nothing() -> LineSets:
+    rows = np.full((5, FAMILIES), np.nan)
+    return LineSets(
+        np.full((FAMILIES, 3), np.nan), rows[0].copy(), rows[1].copy(), rows[2].copy(), np.zeros(FAMILIES, bool),
+        rows[3].copy(), rows[4].copy(), np.zeros(FAMILIES, np.int64), rows[0].copy(), np.full((FAMILIES, 3), np.nan),
+        np.zeros(FAMILIES, np.uint16),
+    )  # fmt: skip
+
+
+def _line(strip: StripMap, at: np.ndarray) -> np.ndarray:
+    plane = at * [1, strip.axes[1, 2]]
+    return canonical((plane[0] * strip.axes[1] - plane[1] * strip.axes[0]) / np.hypot(*plane))
+
+
+ERROR = 1.0  # by which errors of the sandwich are enlarged, so that 68 % of true values are within
+
+
+def _describe(made: LineSets, k: int, strip: StripMap, at: np.ndarray) -> None:
+    rise = strip.axes[1, 2]
+    seen = strip.along[strip.known.any(axis=0)]
+    extent = np.array([np.ptp(seen) + PLACE, np.ptp(strip.z)])
+    periods = float(np.abs(at) @ extent)
+    ridge = _ridge(strip, at, periods)
+    DEBUG.append(ridge)
+    covariance, clusters = _covariance(strip, at)
+    plane = at * [1, rise]
+    size = float(np.hypot(*plane))
+    covariance = covariance * np.outer([1, rise], [1, rise])
+    factor = ERROR * float(stdtrit(max(clusters - 1, 1), 0.8413447))
+    made.line[k] = _line(strip, at)
+    made.line_error[k] = np.rad2deg(factor * np.sqrt(np.array([-plane[1], plane[0]]) @ covariance @ [-plane[1], plane[0]])) / size**2  # fmt: skip
+    spacing, error = 1 / size, factor * float(np.sqrt(plane @ covariance @ plane)) / size**3
+    made.periods[k] = periods
+    made.spacing[k], made.spacing_error[k] = spacing, error
+
+
+DEBUG = []
