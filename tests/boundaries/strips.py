@@ -35,8 +35,8 @@ def strip(
     """Cells of 0.25 um within 1.5 um of a wall.
 
     ``angles`` (degree) of the lines are from the trace, towards up. Lines stand ``jitter`` spacings off an even grid
-    and differ in height by ``spread``. Each shows at ``doubled`` spacings to either side of itself, one image weaker
-    by ``unequal``. Layers ``missing`` and a part ``lost`` of all cells are NaN, ``gaps`` (low, high) of trace absent.
+    and differ in height by ``spread``. Each shows at ``doubled`` spacings to either side of itself, in the one tail
+    and in the other, there weaker by ``unequal``. Layers ``missing`` and a part ``lost`` of all cells are NaN, ``gaps`` (low, high) of trace absent.
     ``lines`` gives places of the lines of each family instead.
     """
     rng = np.random.default_rng(seed)
@@ -49,7 +49,7 @@ def strip(
     rise = axes[1, 2]
     across_layer = np.cross([0.0, 0, 1], axes[0])
     t, d = np.meshgrid(np.arange(-trace / 2, trace / 2, 0.25) + 0.1, np.arange(-1.5, 1.5, 0.25) + 0.1)
-    signal = np.zeros((len(z), t.size))
+    tails = np.zeros((2, len(z), t.size))
     high = np.ptp(z) / rise
     truth = []
     for k, (spacing, angle) in enumerate(zip(spacings, np.deg2rad(angles), strict=True)):
@@ -61,22 +61,26 @@ def strip(
         images = [(0.0, 1.0)] if doubled == 0 else [(doubled * spacing, 1.0), (-doubled * spacing, 1.0 - unequal)]
         for layer, level in enumerate(z - origin[2]):
             s = -np.sin(angle) * t.ravel() + np.cos(angle) * level / rise
-            for shift, part in images:
+            for tail, (shift, part) in enumerate(images):
                 off = s[:, None] - places - shift
                 near = np.abs(off) < 4 * sigma
                 lit = np.exp(-0.5 * (off[near] / sigma) ** 2) * np.broadcast_to(tall, off.shape)[near]
-                signal[layer] += np.bincount(np.nonzero(near)[0], part * lit, t.size)
-    signal *= np.exp(-0.5 * (d.ravel() / 0.6) ** 2)
-    signal += noise * rng.normal(size=signal.shape)
-    signal[rng.random(signal.shape) < lost] = np.nan
-    signal[[int(m) for m in missing]] = np.nan
+                tails[tail, layer] += np.bincount(np.nonzero(near)[0], part * lit, t.size)
+    if doubled == 0:
+        tails = tails[[0, 0]] * np.array([0.6, 0.4])[:, None, None]
+    tails *= np.exp(-0.5 * (d.ravel() / 0.6) ** 2)
+    tails += noise * rng.normal(size=tails.shape) / np.sqrt(2)
+    tails[:, rng.random(tails.shape[1:]) < lost] = np.nan
+    tails[:, [int(m) for m in missing]] = np.nan
+    signal = tails.sum(axis=0)
     rows = []
     for layer, level in enumerate(z):
         # Where the plane cuts this layer, the trace has moved aside.
         middle = origin + axes[1] * (level - origin[2]) / rise
         places = middle + t.ravel()[:, None] * axes[0] + d.ravel()[:, None] * across_layer
         other = np.zeros(t.size)
-        rows.append(np.column_stack([places, other, signal[layer], other, other, np.full(t.size, 4.0)]))
+        images = signal[layer], *tails[:, layer]
+        rows.append(np.column_stack([places, other, *images, np.full(t.size, 4.0)]))
     cells = np.concatenate(rows)
     for low, end in gaps:
         place = (cells[:, :3] - origin) @ axes[0]
