@@ -35,7 +35,7 @@ on simulated maps)."""
 DOUBLE, DOUBLED = 8.0, 0.25  # Power at half of the frequency, over others and over the peak, of lines that show twice.
 SINGLE = 4.0  # power at half of the frequency, over others, below which there is none (both our choice)
 ALIAS = 0.4  # |frequency| along z times spacing of layers, above which the next direction is named
-TURN, STRETCH = 1.0, 1.0
+TURN, STRETCH = 0.75, 1.1
 """Factors of the errors of direction and spacing, so that 68 % of true values are within one (on simulated maps)."""
 
 APART = 10.0  # degree between two families (our choice)
@@ -545,7 +545,6 @@ def _describe(made: LineSets, k: int, strip: StripMap, cells: np.ndarray, plane:
         made.spacing_error[k] = images * STRETCH * few * float(np.sqrt(wave @ covariance @ wave)) / size**3
         made.reason[k] |= OVERTONE if times == 0 else 0
     made.spacing_overtone[k] &= np.isfinite(made.spacing[k])
-    DEBUG.append((ridge.peak/ridge.mean,ridge.half/ridge.mean,ridge.half/ridge.peak,ridge.largest/ridge.peak))
 
 
 def _located(strip: StripMap, at: np.ndarray) -> np.ndarray:
@@ -555,5 +554,3 @@ def _located(strip: StripMap, at: np.ndarray) -> np.ndarray:
     flat = np.stack([strip.along[place], strip.z[layer] / strip.axes[1, 2]], axis=1)
     flat -= flat.mean(axis=0) if len(flat) else 0.0
     return located_lines(flat, strip.values[bright], float(np.arctan2(at[0], -at[1] * strip.axes[1, 2])))
-
-DEBUG=[]
