@@ -36,8 +36,8 @@ def strip(
 
     ``angles`` (degree) of the lines are from the trace, towards up. Lines stand ``jitter`` spacings off an even grid
     and differ in height by ``spread``. Each shows at ``doubled`` spacings to either side of itself, in the one tail
-    and in the other, there weaker by ``unequal``. Layers ``missing`` and a part ``lost`` of all cells are NaN, ``gaps`` (low, high) of trace absent.
-    ``lines`` gives places of the lines of each family instead.
+    and in the other, there weaker by ``unequal``. Layers ``missing`` and a part ``lost`` of all cells are NaN, ``gaps``
+    (low, high) of trace absent. ``lines`` gives places of the lines of each family instead.
     """
     rng = np.random.default_rng(seed)
     if normal is None:
