@@ -10,7 +10,7 @@ from scipy.special import stdtrit
 
 from dfxm_dask.boundaries.lines import located_lines
 from dfxm_dask.boundaries.plane import canonical
-from dfxm_dask.boundaries.strip import PLACE, StripMap, alias_period, fitted_wave, strip_map, wave_power
+from dfxm_dask.boundaries.strip import ALIKE, PLACE, StripMap, alias_period, fitted_wave, strip_map, wave_power
 from dfxm_dask.chance import mixed
 from dfxm_dask.errors import InputError
 
@@ -36,6 +36,7 @@ TURN, STRETCH = 0.75, 1.1
 """Factors of the errors of direction and spacing, so that 68 % of true values are within one (on simulated maps)."""
 
 APART = 10.0  # degree between two families (our choice)
+OVERTONES = 3  # that are taken off with a wave: layers alias them to other directions
 COMPONENTS = 8  # waves that are taken off the map while families are looked for (our choice)
 LEAST = 3.0  # um of trace that are known, and layers: of less nothing is read (our choice)
 
@@ -165,14 +166,12 @@ def _families(strip: StripMap, grid: _Grid, seed: int) -> list[_Family]:
     step = np.array([grid.trace[1] - grid.trace[0], grid.up[1] - grid.up[0]])
     for number in range(COMPONENTS):
         power = np.where(grid.wide, _power(strip.values, grid), 0.0)
-        within, beyond = _limits(strip.values, grid, seed * COMPONENTS + number)
-        # Overtones beyond the range are weak, and so is their null: they shall not come before what they belong to.
-        limits = np.where(grid.inside, within, max(within, beyond))
-        peaks = (power == maximum_filter(power, 3)) & grid.wide & (limits > 0)
-        over = np.where(peaks, power / np.where(peaks, limits, 1.0), 0.0)
-        row, column = np.unravel_index(over.argmax(), over.shape)
-        if not over[row, column] >= 1:
+        limits = np.where(grid.inside, *_limits(strip.values, grid, seed * COMPONENTS + number))
+        peaks = (power == maximum_filter(power, 3)) & (power > limits) & (limits > 0)
+        if not peaks.any():
             break
+        # By power, not by power over limit: overtones are weak, as is their null, and shall not come first.
+        row, column = np.unravel_index(np.where(peaks, power, 0.0).argmax(), power.shape)
         at = _refined(strip, np.array([grid.trace[column], grid.up[row]]), step)
         ratio = float(wave_power(strip, *at[:, None])[0] / limits[row, column])
         size = np.hypot(at[0], at[1] * strip.axes[1, 2])
@@ -183,7 +182,7 @@ def _families(strip: StripMap, grid: _Grid, seed: int) -> list[_Family]:
             found.append(_Family(at, ratio, inside))
             if sum(one.inside for one in found) == FAMILIES:
                 break
-        strip = strip._replace(values=strip.values - fitted_wave(strip, at, 1)[0])
+        strip = strip._replace(values=strip.values - fitted_wave(strip, at, OVERTONES)[0])
     return sorted(found, key=lambda one: -one.inside)
 
 
@@ -314,8 +313,8 @@ def line_sets(
     -----
     The mean of ``isolated`` within 0.7 um of the plane, for every layer and 0.25 um of trace, less its mean over 8 um
     of trace, has a power at every frequency along the trace and along z. Its maximum is a family if it exceeds 1.15
-    times the largest power of 30 maps whose layers are rolled along the trace at random. The wave and its first
-    overtone are then taken off, and the next family is looked for. A direction is stated from 1.3 times the limit, a
+    times the largest power of 30 maps whose layers are rolled along the trace at random. The wave and its
+    overtones are then taken off, and the next family is looked for. A direction is stated from 1.3 times the limit, a
     spacing from four periods across the patch.
     """
     cells, normal, origin = (np.asarray(a, np.float64) for a in (cells, normal, origin))
@@ -373,7 +372,9 @@ def _describe(made: LineSets, k: int, strip: StripMap, cells: np.ndarray, plane:
     period = alias_period(strip.z)
     if np.isfinite(period):
         other = at - [0, np.copysign(period, at[1])]
-        if abs(at[1]) > ALIAS * period or np.hypot(other[0], other[1] * rise) < 1 / SHORTEST:
+        named = abs(at[1]) > ALIAS * period or np.hypot(other[0], other[1] * rise) < 1 / SHORTEST
+        first, second = wave_power(strip, *np.stack([at, other], axis=1))
+        if named and second > ALIKE * first:
             made.reason[k] |= ALIASED
             made.line_alias[k] = _line(strip, other)
     ridge = _ridge(strip, at, wave_periods)

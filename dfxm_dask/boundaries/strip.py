@@ -11,6 +11,10 @@ PLACE = 0.25  # um of trace: edge of a cell of the map
 NEAR = 0.7  # um in the layer from the plane: half of the width of a line's image
 HIGH_PASS = 8.0  # um: standard deviation of the mean that is taken off along the trace
 CLIP = (-3.0, 6.0)  # robust standard deviations; of a difference of images 6 to either side
+FINEST = 1e-9  # of the largest value: what a constant image varies by is rounding
+ALIKE = (
+    0.9  # power at a second frequency, over that at the first, from which layers do not tell them apart (our choice)
+)
 STEEPEST = 0.95  # |z| of a unit normal above which a boundary has no trace in a layer
 
 
@@ -99,7 +103,7 @@ def strip_map(
     high = np.where(known, means - smooth, 0.0)
     spread = 1.4826 * float(np.median(np.abs(high[known] - np.median(high[known]))))
     spread = spread or float(high[known].std())  # more than half of the map is constant
-    values = np.where(known, np.clip(high / spread, *clip), 0.0) if spread > 0 else np.zeros_like(high)
+    values = np.where(known, np.clip(high / spread, *clip), 0.0) if spread > FINEST * np.abs(means).max() else 0 * high
     return StripMap(values, known, (first + 0.5 + np.arange(length)) * PLACE, z / 1024, axes, spread)
 
 
@@ -124,7 +128,7 @@ def alias_period(z: np.ndarray) -> float:
     step = float(np.diff(z).min())
     tries = np.arange(0.6 / np.ptp(z), 1.2 / step, 0.05 / np.ptp(z))
     same = np.abs(np.exp(2j * np.pi * tries[:, None] * z).mean(axis=1)) ** 2
-    found = np.flatnonzero((same[1:-1] > 0.8) & (same[1:-1] >= same[:-2]) & (same[1:-1] >= same[2:]))
+    found = np.flatnonzero((same[1:-1] > ALIKE) & (same[1:-1] >= same[:-2]) & (same[1:-1] >= same[2:]))
     if not len(found):
         return float("inf")
     # Between two tries: the parabola through three.

@@ -45,7 +45,7 @@ def test_line_sets__direction_and_spacing(spacing: float, angle: float, more: di
     assert found.spacing[0] == pytest.approx(spacing, rel=0.03)
     assert abs(found.spacing[0] - spacing) < 4 * found.spacing_error[0]
     assert abs(found.line[0] @ wall.normal) < 1e-12
-    assert found.count[0] == pytest.approx(found.periods[0], rel=0.35)
+    assert found.count[0] == pytest.approx(found.periods[0], rel=0.45)
     assert not found.reason[0]
     assert found.reason[1] == NO_FAMILY
     assert np.isnan(found.line[1]).all()
@@ -125,7 +125,9 @@ def test_line_sets__name_the_second_direction_of_wide_layers() -> None:
     assert found.reason[0] & ALIASED
     both = np.stack([found.line[0], found.line_alias[0]])
     assert angle_between(both, wall.line[0]).min() < 1.0
-    uneven = strip(5, (3.0,), (48.0,), z=z + np.tile([0, 0.35, -0.5], 5), normal=(1, 0, 0), jitter=0.05)
+    uneven = strip(
+        5, (3.0,), (48.0,), z=z + np.random.default_rng(0).uniform(-0.8, 0.8, 15), normal=(1, 0, 0), jitter=0.05
+    )
     found = read(uneven)
     assert not found.reason[0] & ALIASED
     assert angle_between(found.line[0], wall.line[0]) < 1.0
