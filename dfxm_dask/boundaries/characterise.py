@@ -13,6 +13,8 @@ from dfxm_dask.boundaries.junction import find_junctions
 from dfxm_dask.boundaries.lines import Families, line_families
 from dfxm_dask.boundaries.plane import Planes, in_plane
 from dfxm_dask.boundaries.points import GRAIN, away_from_rim, layer_peaks, layer_points
+from dfxm_dask.boundaries.spectrum import ALIASED, END_OF_RANGE, OVERTONE, line_sets
+from dfxm_dask.boundaries.step import FLAG
 from dfxm_dask.boundaries.tables import FAMILIES, HALVES, WRITES, empty_tables
 from dfxm_dask.boundaries.uncertainty import (
     line_errors,
@@ -178,10 +180,44 @@ def _describe(
     )
     ring = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]])
     made["corner"][k] = origin + ring @ axes
-    alike = [np.minimum(part * r[mine] / np.maximum(readings[0][mine], 1e-9), 1.0) for r in readings]
-    if len(lines[0]):  # single lines are seen apart from the wall: take those beside its patch
-        near = beside_patch(lines[0], normal, made["corner"][k])
-        own, alike = lines[0][near], [w[near] for w in lines[1]]
+    if len(walls.cells):
+        families = _give_sets(made, k, walls.cells, normal, origin, seed)
+    else:
+        alike = [np.minimum(part * r[mine] / np.maximum(readings[0][mine], 1e-9), 1.0) for r in readings]
+        if len(lines[0]):  # single lines are seen apart from the wall: take those beside its patch
+            near = beside_patch(lines[0], normal, made["corner"][k])
+            own, alike = lines[0][near], [w[near] for w in lines[1]]
+        families = _give_families(made, k, own, alike, normal, replicates, seed)
+    if candidates is not None and len(families.spacing):
+        _give_burgers(made, k, normal, families, candidates)
+    # Beyond its patch the plane goes on, and the boundary does not.
+    own = peaks[beside_patch(peaks[:, :3], normal, made["corner"][k], STRIP[1], 0.0)]
+    step = step_across(own[:, :3], own[:, 3], normal, origin, strip=STRIP, block=10.0, seed=seed)
+    made["peak_step"][k], made["peak_step_error"][k] = step.step, step.error
+
+
+def _give_sets(
+    made: Arrays, k: int, cells: np.ndarray, normal: np.ndarray, origin: np.ndarray, seed: int
+) -> Families:  # fmt: skip
+    """Lines of one boundary from the spectrum of its strip, put into its row; those whose distance is known."""
+    sets = line_sets(cells[:, :8], normal, origin, made["corner"][k], seed=seed)
+    for name, values in (
+        ("line", sets.line), ("line_error", sets.line_error), ("spacing", sets.spacing), ("gap", sets.gap),
+        ("spacing_error", sets.spacing_error), ("spacing_overtone", sets.spacing_overtone), ("lines", sets.count),
+    ):  # fmt: skip
+        made[name][k] = values
+    for bit, name in ((OVERTONE, "overtone"), (END_OF_RANGE, "end_of_range"), (ALIASED, "aliased")):
+        made["reason"][k] |= FLAG[name] if (sets.reason & bit).any() else 0
+    known = np.isfinite(sets.line[:, 0]) & (np.isfinite(sets.spacing) | np.isfinite(sets.gap))
+    unknown = np.full(FAMILIES, np.nan)
+    columns = (sets.line, sets.spacing, sets.gap, sets.count, unknown, sets.power_ratio)
+    return Families(*(column[known] for column in columns))
+
+
+def _give_families(
+    made: Arrays, k: int, own: np.ndarray, alike: list[np.ndarray], normal: np.ndarray, replicates: int, seed: int
+) -> Families:
+    """Lines of one boundary from points on what stands out, put into its row."""
     families = line_families(own, alike[0], normal, most=FAMILIES, seed=seed)
     count = len(families.spacing)
     if count:
@@ -195,12 +231,7 @@ def _describe(
         alone = made["lines"][k, :count] < 2  # one line has a direction, and no spacing
         for name in ("spacing", "spacing_error", "gap", "gap_error"):
             made[name][k, :count][alone] = np.nan
-        if candidates is not None:
-            _give_burgers(made, k, normal, families, candidates)
-    # Beyond its patch the plane goes on, and the boundary does not.
-    own = peaks[beside_patch(peaks[:, :3], normal, made["corner"][k], STRIP[1], 0.0)]
-    step = step_across(own[:, :3], own[:, 3], normal, origin, strip=STRIP, block=10.0, seed=seed)
-    made["peak_step"][k], made["peak_step_error"][k] = step.step, step.error
+    return families
 
 
 def _give_burgers(made: Arrays, k: int, normal: np.ndarray, families: Families, candidates: np.ndarray) -> None:
@@ -208,7 +239,7 @@ def _give_burgers(made: Arrays, k: int, normal: np.ndarray, families: Families, 
     if not len(families.spacing):
         return
     # Of even lines the period is the better number (those at the rim are cut, which moves them), of others the mean.
-    even = ~(np.abs(families.gap / families.spacing - 1) > UNEVEN)
+    even = ~(np.abs(families.gap / families.spacing - 1) > UNEVEN) & np.isfinite(families.spacing)
     distance = np.where(even, families.spacing, families.gap)
     found = burgers_of_wall(normal, families.line, distance, candidates)
     made["burgers"][k, : len(families.line)] = found.burgers[0]
@@ -336,7 +367,8 @@ def characterise_boundaries(
     -----
     Points: :func:`~dfxm_dask.boundaries.points.layer_points`. Planes: :func:`~dfxm_dask.boundaries.walls.find_walls`,
     at the step of the lattice where there is one (:func:`~dfxm_dask.boundaries.step.fit_step`).
-    Lines: :func:`~dfxm_dask.boundaries.lines.line_families`. Burgers vectors by Frank's rule:
+    Lines: :func:`~dfxm_dask.boundaries.spectrum.line_sets`; without a centre of mass
+    :func:`~dfxm_dask.boundaries.lines.line_families`. Burgers vectors by Frank's rule:
     :func:`~dfxm_dask.boundaries.burgers.burgers_of_wall`, with the period of the lines, or their mean gap where the
     two differ by more than 15 %. Errors of a step are of stripes of the plane in both directions; of a plane of the
     weak beam, of a bootstrap over blocks, of other starts, of thresholds one and two standard deviations higher, and of

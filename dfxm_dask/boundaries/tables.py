@@ -26,6 +26,7 @@ WRITES = (
     Variable("line_error", (B, "family"), "float64", "degree", "standard error of the line direction"),
     Variable("spacing", (B, "family"), "float64", "um", "period of the dislocation lines"),
     Variable("spacing_error", (B, "family"), "float64", "um", "standard error of the dislocation line period"),
+    Variable("spacing_overtone", (B, "family"), "bool", "1", "whether the period may be twice the stated one"),
     Variable("gap", (B, "family"), "float64", "um", "mean gap between dislocation lines located one by one"),
     Variable("gap_error", (B, "family"), "float64", "um", "standard error of the mean gap between dislocation lines"),
     Variable("lines", (B, "family"), "int64", "1", "number of dislocation lines located"),
@@ -60,7 +61,7 @@ def empty_tables(boundaries: int) -> Arrays:
     """Every table with nothing known in it, for so many boundaries and no junction."""
     sizes = {B: boundaries, J: 0, "family": FAMILIES, "vertex": 4, "half": HALVES, "xyz": 3}
     return {
-        v.name: np.full([sizes[d] for d in v.dims], 0 if v.dtype == "int64" else np.nan, v.dtype)
+        v.name: np.full([sizes[d] for d in v.dims], np.nan if v.dtype == "float64" else 0, v.dtype)
         for v in WRITES
         if P not in v.dims and L not in v.dims
     }

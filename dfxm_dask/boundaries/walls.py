@@ -35,6 +35,8 @@ class Walls(NamedTuple):
         The step of every plane; where its flags are not 0 the plane is that of the weak beam.
     reason : array (plane,), int64
         Sum of :data:`~dfxm_dask.boundaries.step.REASONS`.
+    cells : array (cell, column), float32
+        As given.
     """
 
     model: Mixture
@@ -43,6 +45,7 @@ class Walls(NamedTuple):
     covariance: np.ndarray
     fits: list[StepFit | None]
     reason: np.ndarray
+    cells: np.ndarray
 
 
 def find_walls(
@@ -106,7 +109,7 @@ def find_walls(
     thickness = np.sqrt(np.maximum(model.planes.sigma**2 - layer_spread(model.planes.normal, layer) ** 2, 0.0))
     drawn = drawn_planes(model.planes, covariance, replicates, seed)
     model = model._replace(planes=model.planes._replace(sigma=np.maximum(thickness, 0.02)))
-    return Walls(model, shares, drawn, covariance, [fits[k] for k, _ in kept], reason)
+    return Walls(model, shares, drawn, covariance, [fits[k] for k, _ in kept], reason, cells)
 
 
 def _apart(position: np.ndarray, values: np.ndarray, starts: list, fits: list) -> list:  # type: ignore[type-arg]
