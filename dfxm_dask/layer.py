@@ -51,6 +51,9 @@ def kernel_arguments(
     for variable in reduction.may_read:
         if variable is POSITION:
             keywords["position"] = frame_positions(axes, fetch) or None
+        elif variable.template:
+            there = {a: fetch[v.name] for a, v in zip(axes, expand(variable, axes), strict=True) if v.name in fetch}
+            keywords[variable.name.removesuffix("_{axis}")] = there or None
         else:
             keywords[variable.name] = fetch.get(variable.name)
     return args, keywords

@@ -13,7 +13,8 @@ What a kernel sees
 ------------------
 One layer: the dimension z is dropped, unless it is named in ``over`` or ``halo``. Scan axes come last, as a view.
 ``reads`` arrive as positional arguments, in order; ``may_read`` by keyword (``None`` where the Dataset has none).
-A template (``com_{axis}``) or :data:`~dfxm_dask.schema.AXES` arrives as a dict keyed by axis name in storage order.
+A template (``com_{axis}``) or :data:`~dfxm_dask.schema.AXES` arrives as a dict keyed by axis name in storage order;
+a template in ``may_read`` by the keyword ``com``, with the axes that the Dataset has, or ``None``.
 A parameter may have the name of a variable in ``may_read``: it takes precedence unless it is ``None``.
 Where the detector marks pixels as having no count (``masked``), the counts arrive as floats with NaN there.
 It returns a dict from variable name to array: the declared dims without z, scan axes last there too.

@@ -112,6 +112,9 @@ POSITION_TOLERANCE = 0.01
 """Steps by which a frame may stray from the coordinate of its axis without a position of its own (our choice; the
 read positions of the real scans of ID03 stray by at most 0.003 steps)."""
 LIT = Variable("lit", SPACE, "bool", "1", "whether the pixel diffracts anywhere in the scan")
+COM = Variable("com_{axis}", SPACE, "float64", "{units}", "centre of mass along {axis}")
+WEAK_MINUS = Variable("weak_minus", SPACE, "float32", "count", "mean counts of a weak-beam frame below the peak")
+WEAK_PLUS = Variable("weak_plus", SPACE, "float32", "count", "mean counts of a weak-beam frame above the peak")
 PEAK_LOCAL = Variable("peak_local", SPACE, "float64", "{units}", "local peak position of the rocking curve")
 WIDTH_LOCAL = Variable(
     "width_local", SPACE, "float32", "{units}", "half of the local half width of the rocking curve at 1/16 of the peak"

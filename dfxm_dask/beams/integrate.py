@@ -33,6 +33,8 @@ from dfxm_dask.schema import (
     PATCH,
     PEAK_LOCAL,
     SPACE,
+    WEAK_MINUS,
+    WEAK_PLUS,
     WIDTH_LOCAL,
     PlainBackground,
     Variable,
@@ -42,8 +44,6 @@ from dfxm_dask.schema import (
 P_WEAK = Variable("p_weak", ("z", "scan", "patch_y", "patch_x"), "float32", "1", "probability of the weak beam")
 WEAK = Variable("weak", SPACE, "float32", "count", "mean counts of a weak-beam frame")
 STRONG = Variable("strong", SPACE, "float32", "count", "mean counts of a strong-beam frame")
-WEAK_MINUS = Variable("weak_minus", SPACE, "float32", "count", "mean counts of a weak-beam frame below the peak")
-WEAK_PLUS = Variable("weak_plus", SPACE, "float32", "count", "mean counts of a weak-beam frame above the peak")
 WEAK_SIGMA = Variable("weak_sigma", SPACE, "float32", "count", "standard deviation of the mean weak-beam counts")
 
 STRONG_UNTIL = 1.0

@@ -2,78 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from dfxm_dask.boundaries.burgers import burgers_of_wall, peak_steps, step_across
-from dfxm_dask.boundaries.find import find_planes
+from dfxm_dask.boundaries.cells import layer_cells, on_one_scale, rocking_maps
 from dfxm_dask.boundaries.junction import find_junctions
 from dfxm_dask.boundaries.lines import Families, line_families
-from dfxm_dask.boundaries.mixture import Mixture, probabilities
 from dfxm_dask.boundaries.plane import Planes, in_plane
 from dfxm_dask.boundaries.points import GRAIN, away_from_rim, layer_peaks, layer_points
+from dfxm_dask.boundaries.spectrum import ALIASED, END_OF_RANGE, OVERTONE, line_sets
+from dfxm_dask.boundaries.step import FLAG
+from dfxm_dask.boundaries.tables import FAMILIES, HALVES, WRITES, empty_tables
 from dfxm_dask.boundaries.uncertainty import (
-    bootstrap_planes,
     line_errors,
-    normal_errors,
-    reread_planes,
-    restarted_planes,
+    normal_error,
     standard_error,
 )
+from dfxm_dask.boundaries.walls import Walls, find_walls
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import Arrays, reduction
-from dfxm_dask.schema import DEFECTS, ENHANCED, ISOLATED, LIT, PEAK_LOCAL, Variable, X, Y, Z
+from dfxm_dask.schema import COM, DEFECTS, ENHANCED, ISOLATED, LIT, PEAK_LOCAL, WEAK_MINUS, WEAK_PLUS, X, Y, Z
 from dfxm_dask.volume.align import SHIFT_X, SHIFT_Y
 
-FAMILIES, HALVES = 2, 6
-FEWEST_LAYERS = 3
 STANDS_OUT = 3.0  # standard deviations of the isolated weak beam from which a pixel shows a single line (our choice)
 UNEVEN = 0.15  # part by which mean gap and period of even lines may differ (our choice)
 STRIP = (1.5, 8.0)  # um from a boundary, where the peaks of both sides are compared (our choice)
 BESIDE = 2.0  # um: from a plane to the images of its lines, which weak-beam images move to one side (our choice)
-
-B, J, P, L = "boundary", "junction", "observation", "line_observation"
-WRITES = (
-    Variable("normal", (B, "xyz"), "float64", "1", "unit normal of the boundary"),
-    Variable("normal_error", (B,), "float64", "degree", "angular error (68 %) of the boundary normal"),
-    Variable("centre", (B, "xyz"), "float64", "um", "centre of mass of the boundary points"),
-    Variable("thickness", (B,), "float64", "um", "standard deviation of points across the boundary"),
-    Variable("corner", (B, "vertex", "xyz"), "float64", "um", "corners of the patch of nine tenths of the points"),
-    Variable("boundary_weight", (B,), "float64", "1", "sum of point probabilities of the boundary"),
-    Variable("line", (B, "family", "xyz"), "float64", "1", "direction of dislocation lines, strongest family first"),
-    Variable("line_error", (B, "family"), "float64", "degree", "standard error of the line direction"),
-    Variable("spacing", (B, "family"), "float64", "um", "period of the dislocation lines"),
-    Variable("spacing_error", (B, "family"), "float64", "um", "standard error of the dislocation line period"),
-    Variable("gap", (B, "family"), "float64", "um", "mean gap between dislocation lines located one by one"),
-    Variable("gap_error", (B, "family"), "float64", "um", "standard error of the mean gap between dislocation lines"),
-    Variable("lines", (B, "family"), "int64", "1", "number of dislocation lines located"),
-    Variable("contrast", (B, "family"), "float64", "1", "contrast of the profile across the dislocation lines, 0 to 1"),
-    Variable("burgers", (B, "family", "xyz"), "float64", "um", "Burgers vectors of least misfit to Frank's rule"),
-    Variable("burgers_misfit", (B,), "float64", "degree", "misfit angle of the best Burgers vectors"),
-    Variable("burgers_next", (B,), "float64", "degree", "misfit angle of the next best Burgers vectors"),
-    Variable("frank_residual", (B,), "float64", "1", "part of the Burgers vector content that is no rotation"),
-    Variable("frank_rank", (B,), "int64", "1", "independent line families in Frank's rule (0: none known)"),
-    Variable("rotation", (B, "xyz"), "float64", "rad", "lattice rotation across the boundary by Frank's rule"),
-    Variable("misorientation", (B,), "float64", "rad", "misorientation angle across the boundary"),
-    Variable("twist", (B,), "float64", "1", "twist part of the boundary rotation (0: tilt, 1: twist)"),
-    Variable("peak_step", (B,), "float64", "{units}", "step of the local peak, + side minus - side"),
-    Variable("peak_step_error", (B,), "float64", "{units}", "standard error of the step of the local peak"),
-    Variable("peak_step_expected", (B,), "float64", "degree", "expected step of the local peak along phi"),
-    Variable("junction_direction", (J, "xyz"), "float64", "1", "direction of the junction line of boundaries"),
-    Variable("junction_point", (J, "xyz"), "float64", "um", "point on the junction line"),
-    Variable("junction_length", (J,), "float64", "um", "length of the junction line"),
-    Variable("junction_boundary", (J, "half"), "int64", "1", "boundary of each half plane (-1: none)"),
-    Variable("junction_along", (J, "half", "xyz"), "float64", "1", "direction into the half plane"),
-    Variable("dihedral", (J, "half"), "float64", "degree", "dihedral angle to the next half plane, counter-clockwise"),
-    Variable("dihedral_error", (J, "half"), "float64", "degree", "standard error of the dihedral angle"),
-    Variable("point", (P, "xyz"), "float64", "um", "position of points on defects"),
-    Variable("point_weight", (P,), "float64", "1", "probability that the point belongs to a defect"),
-    Variable("point_boundary", (P,), "int64", "1", "most likely boundary of the point (-1: none)"),
-    Variable("line_point", (L, "xyz"), "float64", "um", "position of points on images of single dislocation lines"),
-    Variable("line_point_weight", (L,), "float64", "1", "probability that the point lies on a line image"),
-)
 
 
 class Lattice(BaseModel):
@@ -126,7 +83,7 @@ def lattice_vectors(lattice: Lattice) -> np.ndarray:
 def _joined(first: Arrays, second: Arrays) -> Arrays:
     """Two summaries as one: lists of points get longer, options must agree."""
     axis = {"weights": 1, "line_weights": 1}
-    lists = ("points", "weights", "peaks", "line_points", "line_weights")
+    lists = ("points", "weights", "peaks", "line_points", "line_weights", "cells", "references")
     made = {n: np.concatenate([first[n], second[n]], axis=axis.get(n, 0)) for n in lists}
     return made | {n: v for n, v in first.items() if n.startswith("option_")}
 
@@ -134,15 +91,6 @@ def _joined(first: Arrays, second: Arrays) -> Arrays:
 def _sorted(values: np.ndarray) -> np.ndarray:
     """Order of rows that does not hang on how they came together."""
     return np.lexsort(values.T)
-
-
-class Walls(NamedTuple):
-    """Planes with all that follows from them; see WRITES."""
-
-    model: Mixture
-    shares: np.ndarray
-    drawn: Planes
-    others: tuple[Planes, ...]
 
 
 def _finish(summary: Arrays) -> Arrays:
@@ -155,23 +103,15 @@ def _finish(summary: Arrays) -> Arrays:
     peaks = summary["peaks"][_sorted(summary["peaks"][:, ::-1])]
     seed, replicates = int(summary["option_seed"]), int(summary["option_replicates"])
     candidates = summary["option_burgers"] if summary["option_burgers"].size else None
-    if len(np.unique(points[:, 2])) < FEWEST_LAYERS:  # points of one or two layers lie on planes of their own
-        points, readings = points[:0], readings[:, :0]
-    model = find_planes(points, readings[0], seed=seed)
-    shares = probabilities(points, model) * readings[0][:, None] if len(points) else np.zeros((0, 0))
-    made = _tables(len(model.planes.sigma))
+    cells = on_one_scale(summary["cells"], summary["references"])
+    walls = find_walls(points, readings, cells, replicates=replicates, seed=seed)
+    made = empty_tables(0 if walls is None else len(walls.model.planes.sigma))
     of_point = np.full(len(points), -1, np.int64)
-    if len(model.planes.sigma):
-        best = shares.argmax(axis=1)
-        of_point = np.where(shares.max(axis=1) > 0.5 * readings[0], best, -1)
-        drawn = bootstrap_planes(points, readings[0], model, replicates=replicates, seed=seed)
-        others = (
-            restarted_planes(points, readings[0], model, seed=seed),
-            reread_planes(points, list(readings[1:]), model),
-        )
-        walls = Walls(model, shares, drawn, others)
+    if walls is not None:
+        best = walls.shares.argmax(axis=1)
+        of_point = np.where(walls.shares.max(axis=1) > 0.5 * readings[0], best, -1)
         made |= _planes(walls)
-        for k in range(len(model.planes.sigma)):
+        for k in range(len(walls.model.planes.sigma)):
             _describe(made, k, walls, points, readings, lines, peaks, candidates, replicates, seed)
         made |= _junctions(walls, points)
     return made | {
@@ -183,21 +123,17 @@ def _finish(summary: Arrays) -> Arrays:
     }
 
 
-def _tables(boundaries: int) -> Arrays:
-    """Every table with nothing known in it, for so many boundaries and no junction."""
-    sizes = {B: boundaries, J: 0, "family": FAMILIES, "vertex": 4, "half": HALVES, "xyz": 3}
-    return {
-        v.name: np.full([sizes[d] for d in v.dims], 0 if v.dtype == "int64" else np.nan, v.dtype)
-        for v in WRITES
-        if P not in v.dims and L not in v.dims
-    }
-
-
 def _planes(walls: Walls) -> Arrays:
     planes = walls.model.planes
+    steps = [f if f is not None and not f.flags else None for f in walls.fits]
     return {
         "normal": planes.normal,
-        "normal_error": normal_errors(planes, walls.drawn, *walls.others),
+        "normal_error": np.array([normal_error(c[:2, :2]) for c in walls.covariance]),
+        "offset_error": np.sqrt(walls.covariance[:, 2, 2]),
+        "reason": walls.reason,
+        "step": np.array([f.jump[0] if f else np.nan for f in steps]),
+        "step_error": np.array([f.jump_error[0] if f else np.nan for f in steps]),
+        "step_width": np.array([f.width if f else np.nan for f in steps]),
         "centre": planes.origin,
         "thickness": planes.sigma,
         "boundary_weight": planes.mass,
@@ -244,10 +180,44 @@ def _describe(
     )
     ring = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]])
     made["corner"][k] = origin + ring @ axes
-    alike = [np.minimum(part * r[mine] / np.maximum(readings[0][mine], 1e-9), 1.0) for r in readings]
-    if len(lines[0]):  # single lines are seen apart from the wall: take those beside its patch
-        near = beside_patch(lines[0], normal, made["corner"][k])
-        own, alike = lines[0][near], [w[near] for w in lines[1]]
+    if len(walls.cells):
+        families = _give_sets(made, k, walls.cells, normal, origin, seed)
+    else:
+        alike = [np.minimum(part * r[mine] / np.maximum(readings[0][mine], 1e-9), 1.0) for r in readings]
+        if len(lines[0]):  # single lines are seen apart from the wall: take those beside its patch
+            near = beside_patch(lines[0], normal, made["corner"][k])
+            own, alike = lines[0][near], [w[near] for w in lines[1]]
+        families = _give_families(made, k, own, alike, normal, replicates, seed)
+    if candidates is not None and len(families.spacing):
+        _give_burgers(made, k, normal, families, candidates)
+    # Beyond its patch the plane goes on, and the boundary does not.
+    own = peaks[beside_patch(peaks[:, :3], normal, made["corner"][k], STRIP[1], 0.0)]
+    step = step_across(own[:, :3], own[:, 3], normal, origin, strip=STRIP, block=10.0, seed=seed)
+    made["peak_step"][k], made["peak_step_error"][k] = step.step, step.error
+
+
+def _give_sets(
+    made: Arrays, k: int, cells: np.ndarray, normal: np.ndarray, origin: np.ndarray, seed: int
+) -> Families:  # fmt: skip
+    """Lines of one boundary from the spectrum of its strip, put into its row; those whose distance is known."""
+    sets = line_sets(cells[:, :8], normal, origin, made["corner"][k], seed=seed)
+    for name, values in (
+        ("line", sets.line), ("line_error", sets.line_error), ("spacing", sets.spacing), ("gap", sets.gap),
+        ("spacing_error", sets.spacing_error), ("spacing_overtone", sets.spacing_overtone), ("lines", sets.count),
+    ):  # fmt: skip
+        made[name][k] = values
+    for bit, name in ((OVERTONE, "overtone"), (END_OF_RANGE, "end_of_range"), (ALIASED, "aliased")):
+        made["reason"][k] |= FLAG[name] if (sets.reason & bit).any() else 0
+    known = np.isfinite(sets.line[:, 0]) & (np.isfinite(sets.spacing) | np.isfinite(sets.gap))
+    unknown = np.full(FAMILIES, np.nan)
+    columns = (sets.line, sets.spacing, sets.gap, sets.count, unknown, sets.power_ratio)
+    return Families(*(column[known] for column in columns))
+
+
+def _give_families(
+    made: Arrays, k: int, own: np.ndarray, alike: list[np.ndarray], normal: np.ndarray, replicates: int, seed: int
+) -> Families:
+    """Lines of one boundary from points on what stands out, put into its row."""
     families = line_families(own, alike[0], normal, most=FAMILIES, seed=seed)
     count = len(families.spacing)
     if count:
@@ -261,12 +231,7 @@ def _describe(
         alone = made["lines"][k, :count] < 2  # one line has a direction, and no spacing
         for name in ("spacing", "spacing_error", "gap", "gap_error"):
             made[name][k, :count][alone] = np.nan
-        if candidates is not None:
-            _give_burgers(made, k, normal, families, candidates)
-    # Beyond its patch the plane goes on, and the boundary does not.
-    own = peaks[beside_patch(peaks[:, :3], normal, made["corner"][k], STRIP[1], 0.0)]
-    step = step_across(own[:, :3], own[:, 3], normal, origin, strip=STRIP, block=10.0, seed=seed)
-    made["peak_step"][k], made["peak_step_error"][k] = step.step, step.error
+    return families
 
 
 def _give_burgers(made: Arrays, k: int, normal: np.ndarray, families: Families, candidates: np.ndarray) -> None:
@@ -274,7 +239,7 @@ def _give_burgers(made: Arrays, k: int, normal: np.ndarray, families: Families, 
     if not len(families.spacing):
         return
     # Of even lines the period is the better number (those at the rim are cut, which moves them), of others the mean.
-    even = ~(np.abs(families.gap / families.spacing - 1) > UNEVEN)
+    even = ~(np.abs(families.gap / families.spacing - 1) > UNEVEN) & np.isfinite(families.spacing)
     distance = np.where(even, families.spacing, families.gap)
     found = burgers_of_wall(normal, families.line, distance, candidates)
     made["burgers"][k, : len(families.line)] = found.burgers[0]
@@ -317,13 +282,13 @@ def _junctions(walls: Walls, points: np.ndarray) -> Arrays:
         made["junction_boundary"][n, :halves] = one.plane
         made["junction_along"][n, :halves] = one.along
         made["dihedral"][n, :halves] = one.dihedral
-        made["dihedral_error"][n, :halves] = standard_error(dihedrals, planes, walls.drawn, *walls.others)
+        made["dihedral_error"][n, :halves] = standard_error(dihedrals, planes, walls.drawn)
     return made
 
 
 @reduction(
     reads=(ENHANCED, DEFECTS, LIT, PEAK_LOCAL, Y, X, Z),
-    may_read=(ISOLATED, SHIFT_Y, SHIFT_X),
+    may_read=(ISOLATED, WEAK_MINUS, WEAK_PLUS, COM, SHIFT_Y, SHIFT_X),
     writes=WRITES,
     over=("y", "x"),
     combine=_joined,
@@ -339,6 +304,9 @@ def characterise_boundaries(
     x: np.ndarray,
     z: np.ndarray,
     weak_isolated: np.ndarray | None = None,
+    weak_minus: np.ndarray | None = None,
+    weak_plus: np.ndarray | None = None,
+    com: dict[str, np.ndarray] | None = None,
     shift_y: np.ndarray | None = None,
     shift_x: np.ndarray | None = None,
     *,
@@ -368,6 +336,11 @@ def characterise_boundaries(
     weak_isolated : array (y, x), float32, optional
         Weak beam beyond all subgrains nearby, of :func:`dfxm_dask.beams.isolate_lines`: lines are looked for in it,
         since a boundary as a whole stands out of ``weak_enhanced``.
+    weak_minus, weak_plus : array (y, x), float32, optional
+        Mean counts of a weak-beam frame below and above the peak.
+    com : dict of array (y, x), float64, optional
+        Centre of mass of the rocking curve along each scan axis: the place of a boundary is where it steps. Without it
+        boundaries lie where the weak beam is bright, half a um aside.
     shift_y, shift_x : array (), float64, um, optional
         How far the image of the layer lies aside; see :func:`dfxm_dask.volume.align_layers`.
     grain : float, um
@@ -380,9 +353,10 @@ def characterise_boundaries(
     -------
     dict
         Summary of the layer: ``points`` (point, xyz), um, ``weights`` (reading, point), ``peaks`` (square, 4),
-        and ``line_points``, ``line_weights`` of single lines. Lists
-        of layers are joined; no image travels. The result are the tables of the group ``boundaries``: dims boundary,
-        junction and observation, which are as long as what is found; none where nothing is. NaN where nothing is known.
+        ``line_points``, ``line_weights`` of single lines, and ``cells``, squares of 0.25 um within 4 um of what stands
+        out, 36 bytes each and 1.2 MB a layer at most. Lists of layers are joined; no image travels. The result are the
+        tables of the group ``boundaries``: dims boundary, junction and observation, which are as long as what is found;
+        none where nothing is. NaN where nothing is known.
 
     Raises
     ------
@@ -391,11 +365,14 @@ def characterise_boundaries(
 
     Notes
     -----
-    Points: :func:`~dfxm_dask.boundaries.points.layer_points`. Planes: :func:`~dfxm_dask.boundaries.find.find_planes`.
-    Lines: :func:`~dfxm_dask.boundaries.lines.line_families`. Burgers vectors by Frank's rule:
+    Points: :func:`~dfxm_dask.boundaries.points.layer_points`. Planes: :func:`~dfxm_dask.boundaries.walls.find_walls`,
+    at the step of the lattice where there is one (:func:`~dfxm_dask.boundaries.step.fit_step`).
+    Lines: :func:`~dfxm_dask.boundaries.spectrum.line_sets`; without a centre of mass
+    :func:`~dfxm_dask.boundaries.lines.line_families`. Burgers vectors by Frank's rule:
     :func:`~dfxm_dask.boundaries.burgers.burgers_of_wall`, with the period of the lines, or their mean gap where the
-    two differ by more than 15 %. Errors are of a bootstrap over blocks, of other starts, and of thresholds one and two
-    standard deviations higher, added in squares.
+    two differ by more than 15 %. Errors of a step are of stripes of the plane in both directions; of a plane of the
+    weak beam, of a bootstrap over blocks, of other starts, of thresholds one and two standard deviations higher, and of
+    half a um over its extent; added in squares. Why a number is unknown or less certain tells ``reason``.
 
     References
     ----------
@@ -424,16 +401,21 @@ def characterise_boundaries(
     line_points, line_weights = layer_points(
         weak_enhanced if weak_isolated is None else weak_isolated, single, y, x, at, grain
     )
+    images = {"isolated": weak_isolated, "minus": weak_minus, "plus": weak_plus}
+    cells, reference = layer_cells(rocking_maps(com), images, lit, defects, y, x, at)
     moved = np.array([0.0 if s is None or not np.isfinite(s) else float(s) for s in (shift_x, shift_y)])
     points[:, :2] -= moved
     peaks[:, :2] -= moved
     line_points[:, :2] -= moved
+    cells[:, :2] -= moved.astype(np.float32)
     return {
         "points": points,
         "weights": weights,
         "peaks": peaks,
         "line_points": line_points,
         "line_weights": line_weights,
+        "cells": cells,
+        "references": reference,
         "option_seed": np.array(seed),
         "option_replicates": np.array(replicates),
         "option_burgers": lattice_vectors(known) if known is not None else np.zeros((0, 3)),

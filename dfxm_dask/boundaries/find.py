@@ -6,8 +6,9 @@ import numpy as np
 
 from dfxm_dask.boundaries.junction import CLEAR, find_junctions
 from dfxm_dask.boundaries.local import REACH, different, local_planes
-from dfxm_dask.boundaries.mixture import CELL, Mixture, fitted, probabilities, started
+from dfxm_dask.boundaries.mixture import CELL, Mixture, fitted, layer_spread, probabilities, started
 from dfxm_dask.boundaries.plane import Planes, checked_points, thinned
+from dfxm_dask.boundaries.sums import THINNEST
 from dfxm_dask.boundaries.worth import worth
 from dfxm_dask.errors import InputError
 
@@ -17,6 +18,7 @@ BEYOND = 0.02  # of a plane's points that may lie beyond a line, out of reach of
 CONTINUED = 25.0  # degree between a plane beyond its end and another one: farther apart they are told apart by distance
 WIDER = 1.6  # times the usual spread of the points: images of lines are as wide in every wall, a slab is not one
 AMBIGUOUS = 2.0  # um from a line, where points of two planes lie within each other's spread
+SMALL_STACK, LEAST_PART, FLATTEST = 8, 0.08, 0.95  # see supported (as in the specification)
 ROUGH = 1.0  # um: standard deviation that a plane starts with
 
 
@@ -50,7 +52,7 @@ def _no_planes() -> Planes:
 
 def find_planes(
     points: np.ndarray, weights: np.ndarray | None = None, *, most_planes: int = 20, sample: int = 30_000,
-    cell: float = CELL, reach: float = REACH, thickest: float = 1.0, seed: int = 0,
+    cell: float = CELL, reach: float = REACH, thickest: float = 1.0, layer: float = 0.0, seed: int = 0,
 ) -> Mixture:  # fmt: skip
     """Planes that a cloud of points holds, as many as it supports.
 
@@ -69,6 +71,8 @@ def find_planes(
         Radius of local hypotheses.
     thickest : float, um
         Largest standard deviation of points from their plane.
+    layer : float, um
+        Distance of layers, over which a point is spread; planes of which a few layers hold all go.
     seed : int
 
     Returns
@@ -96,16 +100,39 @@ def find_planes(
         if not value > 0:
             raise InputError(f"find_planes: {name}", f"is {value!r}", "give a number above zero")
     few, few_weights = thinned(points, weights, most=sample, seed=seed)
-    model = started(few, _no_planes(), cell)
+    model = started(few, _no_planes(), cell, layer=layer)
     for turn in range(ROUNDS):
         model = _grown(few, few_weights, without_ends(model), most_planes, reach, thickest, seed + 1000 * turn)
         count = len(model.planes.sigma)
-        model = _pruned(few, few_weights, model, thickest)
+        model = supported(few, few_weights, _pruned(few, few_weights, model, thickest))
         if len(model.planes.sigma) == count:
             break
     model, _ = fitted(few, few_weights, with_ends(few, few_weights, _sorted(model)), steps=60, thickest=thickest)
     if len(few) < len(points) and len(model.planes.sigma):
         model, _ = fitted(points, weights, model, steps=10, thickest=thickest)
+    return supported(points, weights, model)
+
+
+def supported(points: np.ndarray, weights: np.ndarray, model: Mixture) -> Mixture:
+    """The model without planes that lie in a few layers, or along them.
+
+    Notes
+    -----
+    Of a stack of up to eight layers, at least three, and at least half, must hold 8 % each of the points of a plane,
+    and its normal must not be within 18 degree of z; of higher stacks four layers, with a part that falls as their
+    number rises. Without layers (``layer`` is 0) all planes stay.
+    """
+    if not model.layer > 0 or not len(model.planes.sigma):
+        return model
+    levels, number = np.unique(points[:, 2], return_inverse=True)
+    few = min(len(levels), SMALL_STACK)
+    shares = probabilities(points, model) * weights[:, None]
+    for plane in reversed(range(len(model.planes.sigma))):
+        mass = np.bincount(number.reshape(-1), shares[:, plane], len(levels))
+        held = np.count_nonzero(mass >= LEAST_PART * few / len(levels) * mass.sum())
+        steep = abs(model.planes.normal[plane, 2])
+        if held < max(3, -(-few // 2)) or steep > FLATTEST or not mass.sum() > 0:
+            model = without(model, plane)
     return model
 
 
@@ -161,14 +188,17 @@ def _pruned(points: np.ndarray, weights: np.ndarray, model: Mixture, thickest: f
     """The model without planes that the points do not support beside the others: the worst goes first."""
     model, level = _settled(points, weights, model, 60, thickest)
     while len(model.planes.sigma):
-        order = np.argsort(model.planes.sigma, kind="stable")
+        sigma = np.sqrt(
+            np.maximum(model.planes.sigma**2 - layer_spread(model.planes.normal, model.layer) ** 2, THINNEST**2)
+        )
+        order = np.argsort(sigma, kind="stable")
         half = np.searchsorted(np.cumsum(model.planes.mass[order]), 0.5 * model.planes.mass.sum())
-        limit = min(WIDER * model.planes.sigma[order][half], 0.95 * thickest)
+        limit = min(WIDER * sigma[order][half], 0.95 * thickest)
         values, shorter = [], []
         for plane in range(len(model.planes.sigma)):
             less, below = _settled(points, weights, without(model, plane), 25, thickest)
             value = worth(points, weights, model, plane, level - below)[0]
-            values.append(min(value, -1.0) if model.planes.sigma[plane] > limit else value)
+            values.append(min(value, -1.0) if sigma[plane] > limit else value)
             shorter.append(less)
         worst = int(np.argmin(values))
         if values[worst] > 0:

@@ -45,6 +45,8 @@ class Mixture(NamedTuple):
     ends : array (end, 5), float64
         Where planes end: number of the plane, unit vector (xyz) into it from a line, and the place of that line along
         the vector, um. Empty at first; see :func:`~dfxm_dask.boundaries.find.with_ends`.
+    layer : float, um
+        Distance of layers: a point stands for what is within half of it above and below.
     """
 
     planes: Planes
@@ -53,6 +55,7 @@ class Mixture(NamedTuple):
     centre: np.ndarray
     edge: float
     ends: np.ndarray = np.zeros((0, 5))
+    layer: float = 0.0
 
 
 class Statistics(NamedTuple):
@@ -272,10 +275,28 @@ def refined(statistics: Statistics, model: Mixture, thickest: float = 1.0) -> Mi
         )  # fmt: skip
     masses = statistics.masses / FINE + PSEUDO
     shares = masses / masses.sum(axis=1, keepdims=True)
-    return Mixture(planes, statistics.cells, shares, model.centre, model.edge, model.ends)
+    return Mixture(planes, statistics.cells, shares, model.centre, model.edge, model.ends, model.layer)
 
 
-def started(points: np.ndarray, planes: Planes, edge: float = CELL, share: float = 0.3) -> Mixture:
+def layer_spread(normal: np.ndarray, layer: float) -> np.ndarray:
+    """Standard deviation across planes that the height of a layer makes, (plane,), um."""
+    return np.asarray(np.abs(normal[..., 2]) * layer / np.sqrt(12))
+
+
+def settled_shares(points: np.ndarray, weights: np.ndarray, model: Mixture, steps: int = 8) -> Mixture:
+    """The model with shares and spreads that its planes have where they are: normals and places do not move."""
+    indexed = cells_of(points, model.edge)
+    for _ in range(steps):
+        statistics = plane_statistics(points, weights, model, indexed)
+        new = refined(statistics, model)
+        # About a plane that stays, the points may lie to one side.
+        off = ((new.planes.origin - model.planes.origin) * model.planes.normal).sum(axis=1)
+        sigma = np.minimum(np.hypot(new.planes.sigma, np.clip(off, -0.6, 0.6)), 1.0)
+        model = new._replace(planes=model.planes._replace(sigma=sigma, mass=new.planes.mass))
+    return model
+
+
+def started(points: np.ndarray, planes: Planes, edge: float = CELL, share: float = 0.3, layer: float = 0.0) -> Mixture:
     """A model in which every plane has the same share in all cells that have points.
 
     Raises
@@ -290,7 +311,7 @@ def started(points: np.ndarray, planes: Planes, edge: float = CELL, share: float
     shares = np.full((len(cells), 1 + count), share / max(count, 1))
     shares[:, 0] = 1 - shares[:, 1:].sum(axis=1)
     low, high = (points.min(axis=0), points.max(axis=0)) if len(points) else (np.zeros(3), np.zeros(3))
-    return Mixture(planes, cells, shares, np.rint((low + high) / 2 * STEPS) / STEPS, float(edge))
+    return Mixture(planes, cells, shares, np.rint((low + high) / 2 * STEPS) / STEPS, float(edge), layer=layer)
 
 
 def fitted(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 from dfxm_dask.boundaries.lines import Families, located_lines, sharpest_angle, spacing_at, tapered
 from dfxm_dask.boundaries.mixture import CELL, Mixture, fitted, probabilities, started
@@ -19,6 +20,7 @@ of the fit), as in the specification of the method."""
 
 FEWEST = 10  # blocks of each plane; of smaller patches the edge is halved until there are so many (our choice)
 SMALLEST = 2.0  # um: edge of a block, about twice what one image of a line covers
+FEWEST_STRIPES = 5  # of a plane, along either direction (our choice)
 ONE_SIGMA = 0.6826894921370859  # probability within one standard deviation
 
 
@@ -112,7 +114,7 @@ def restarted_planes(
         turned /= np.linalg.norm(turned, axis=1, keepdims=True)
         moved = model.planes.origin + 0.5 * rng.normal(size=(len(turned), 1)) * turned
         begin = model.planes._replace(normal=turned, origin=moved)
-        start = started(points, begin, factor * model.edge, share=0.6)._replace(ends=model.ends)
+        start = started(points, begin, factor * model.edge, 0.6, model.layer)._replace(ends=model.ends)
         found.append(fitted(points, weights, start, steps=steps, thickest=thickest)[0].planes)
     return _stacked(found, model.planes)
 
@@ -220,6 +222,13 @@ def normal_errors(planes: Planes, drawn: Planes, *others: Planes) -> np.ndarray:
         if np.isfinite(covariance).all():
             out[k] = np.rad2deg(radius_of(np.sqrt(np.maximum(np.linalg.eigvalsh(covariance), 0.0))))
     return out
+
+
+def normal_error(covariance: np.ndarray) -> float:
+    """Angle within which a true normal lies with 68 %, from the covariance (2, 2) of its turns (rad²); degree."""
+    if not np.isfinite(covariance).all():
+        return float("nan")
+    return float(np.rad2deg(radius_of(np.sqrt(np.maximum(np.linalg.eigvalsh(covariance), 0.0)))))
 
 
 def radius_of(deviations: np.ndarray, probability: float = ONE_SIGMA) -> float:
@@ -384,3 +393,50 @@ def unevenness(points: np.ndarray, probability: np.ndarray, model: Mixture, plan
     normal, origin, sigma = model.planes.normal[plane], model.planes.origin[plane], model.planes.sigma[plane]
     distance = (sums[:, 1:4] / sums[:, :1] + model.centre - origin) @ normal
     return float(np.sqrt(max(np.average(distance**2 - sigma**2 / mass, weights=mass), 0.0)))
+
+
+def cluster_covariance(
+    scores: np.ndarray, inverse: np.ndarray, u: np.ndarray, v: np.ndarray, stripe: float = 5.0
+) -> np.ndarray:
+    """Covariance of fitted numbers whose residuals belong together in stripes of a plane, along either direction.
+
+    Parameters
+    ----------
+    scores : array (cell, number)
+        Derivatives of half the weighed sum of squares, cell by cell.
+    inverse : array (number, number)
+        Inverse of the normal matrix.
+    u, v : array (cell,), um
+        Places in the plane.
+    stripe : float, um
+        Width of a stripe; less where the plane is so small that there were fewer than five.
+
+    Returns
+    -------
+    array (number, number), float64
+
+    Notes
+    -----
+    A dislocation line runs through many layers and is one observation, and so is a layer. Covariances of stripes along
+    u and along v are added (Cameron, Gelbach and Miller, J. Bus. Econ. Stat. 29, 238 (2011), without the common part,
+    which errs to the safe side); each times the square of what Student's t has more than the Gaussian within 68 %, and
+    G/(G - 1) of G stripes.
+
+    Examples
+    --------
+    >>> u = np.arange(100.0)
+    >>> x = np.where(u % 2 > 0, 1.0, -1.0)[:, None]
+    >>> cluster_covariance(x, np.eye(1) / 100, u, u, stripe=1.0).round(3).tolist()
+    [[0.02]]
+    """
+    total = np.zeros_like(inverse)
+    for place in (u, v):
+        extent = float(np.ptp(place))
+        width = min(stripe, max(extent / FEWEST_STRIPES, 1e-9))
+        group = np.minimum(((place - place.min()) / width).astype(np.int64), int(np.ceil(extent / width)))
+        group = np.unique(group, return_inverse=True)[1].reshape(-1)
+        count = int(group.max()) + 1
+        sums = np.stack([np.bincount(group, s, count) for s in scores.T], axis=1)
+        few = float(stdtrit(max(count - 1, 1), 0.5 + ONE_SIGMA / 2)) ** 2 * count / max(count - 1, 1)
+        total += few * sums.T @ sums
+    return np.asarray(inverse @ total @ inverse)

@@ -26,6 +26,7 @@ from dfxm_dask.rocking.power_sums import (
 from dfxm_dask.schema import (
     AXES,
     BACKGROUND,
+    COM,
     COUNTS,
     FRAME_SCALE,
     FULL_WELL,
@@ -43,7 +44,6 @@ from dfxm_dask.schema import (
 TOTAL = Variable("total", SPACE, "float32", "count", "sum of the rocking curve above background")
 PEAK = Variable("peak", SPACE, "float32", "count", "maximum of the rocking curve above background")
 PEAK_AT = Variable("peak_{axis}", SPACE, "float64", "{units}", "{axis} at the maximum of the rocking curve")
-COM = Variable("com_{axis}", SPACE, "float64", "{units}", "centre of mass along {axis}")
 STD = Variable("std_{axis}", SPACE, "float32", "{units}", "standard deviation of the rocking curve along {axis}")
 SKEWNESS = Variable("skewness_{axis}", SPACE, "float32", "1", "skewness of the rocking curve along {axis}")
 KURTOSIS = Variable("kurtosis_{axis}", SPACE, "float32", "1", "excess kurtosis of the rocking curve along {axis}")

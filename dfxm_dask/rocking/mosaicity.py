@@ -10,8 +10,8 @@ from pydantic import Field
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import reduction
-from dfxm_dask.rocking.moments import COM, FLAGS, without_single
-from dfxm_dask.schema import AXES, SPACE, Variable
+from dfxm_dask.rocking.moments import FLAGS, without_single
+from dfxm_dask.schema import AXES, COM, SPACE, Variable
 
 MOSAICITY = Variable("mosaicity", (*SPACE, "rgb"), "uint8", "1", "tilt along the first two scan axes as a colour")
 

@@ -14,7 +14,9 @@ from dfxm_dask.boundaries.points import layer_peaks, layer_points
 
 Y, X, Z = 0.25 * np.arange(160.0), 0.2 * np.arange(220.0), np.arange(16.0)
 LATTICE = {"parameter": 4.05e-4, "x": (1, 1, 0), "z": (0, 0, 1)}
-UNITS = {"weak_enhanced": "1", "weak_isolated": "1", "defects": "1", "lit": "1", "peak_local": "degree"}
+UNITS = {"weak_enhanced": "1", "weak_isolated": "1", "defects": "1", "lit": "1", "peak_local": "degree",
+         "com_phi": "degree"}  # fmt: skip
+JUMP = 0.004
 
 
 def unit(vector: tuple[float, float, float]) -> np.ndarray:
@@ -29,7 +31,7 @@ WALLS = (  # normal, line, spacing um, a point
 
 
 def layers(seed: int = 0, walls: tuple = WALLS) -> xr.Dataset:
-    """Contrast of two walls in a stack of layers, noise 1, and peaks that jump by 4 mdeg at the first."""
+    """Contrast of two walls in a stack of layers, noise 1; peak and centre of mass jump by 4 mdeg at the first."""
     rng = np.random.default_rng(seed)
     y, x = np.meshgrid(Y, X, indexing="ij")
     contrast = rng.normal(0, 1, (Z.size, Y.size, X.size))
@@ -46,6 +48,7 @@ def layers(seed: int = 0, walls: tuple = WALLS) -> xr.Dataset:
         "weak_isolated": contrast.astype(np.float32),
         "defects": contrast > 5,
         "lit": np.ones(contrast.shape, bool),
+        "com_phi": (JUMP * (x > 12) + 2e-5 * y + rng.normal(0, 3e-4, contrast.shape) if len(walls) else 0 * contrast),
         "peak_local": np.where(x < 12, 0.030, 0.034)[None].repeat(Z.size, 0).astype(np.float32),
     }
     return xr.Dataset(
@@ -78,8 +81,47 @@ def test_characterise__finds_the_walls_their_lines_and_spacings(tables: xr.Datas
         assert angle(tables.line.values[k, 0], unit(tuple(line - (line @ normal) * normal))) < 0.5
         assert tables.spacing[k, 0] == pytest.approx(spacing, rel=0.02)
         assert tables.gap[k, 0] == pytest.approx(spacing, rel=0.15)  # lines at the rim are cut
-        assert tables.normal_error[k] < 0.5
         assert tables.spacing_error[k, 0] < 0.1
+
+
+def test_characterise__puts_a_wall_where_the_lattice_steps_and_says_where_it_does_not(tables: xr.Dataset) -> None:
+    first = min((0, 1), key=lambda n: angle(tables.normal.values[n], WALLS[0][0]))
+    other = 1 - first
+    meanings = dict(zip(tables.reason.attrs["flag_meanings"].split(), tables.reason.attrs["flag_masks"], strict=True))
+    assert tables.reason.values[first] & ~meanings["overtone"] == 0
+    assert angle(tables.normal.values[first], WALLS[0][0]) < 0.05
+    assert abs(tables.centre.values[first][0] - 12.0) < 0.1  # half way between two pixels
+    assert tables.normal_error[first] < 0.2
+    assert tables.offset_error[first] < 0.05
+    assert tables.step.values[first] * np.sign(tables.normal.values[first][0]) == pytest.approx(JUMP, rel=0.03)
+    assert tables.step_error[first] < 0.1 * JUMP
+    assert tables.step_width[first] < 0.2
+    assert tables.step.attrs["units"] == "degree"
+    assert tables.reason.values[other] & meanings["no_step"]
+    assert tables.reason.values[other] & meanings["weak_beam_place"]
+    assert np.isnan(tables.step.values[other])
+    assert 0.5 < tables.normal_error[other] < 4  # half a um over its extent
+    assert tables.offset_error[other] >= 0.5
+
+
+def test_characterise__layers_moved_at_random_have_no_boundary(stack: xr.Dataset) -> None:
+    few, rng = stack.isel(z=slice(4, 10)), np.random.default_rng(5)
+    moves = rng.integers(0, (Y.size, X.size), (few.sizes["z"], 2))
+    moved = few.copy(
+        data={n: np.stack([np.roll(a, m, (0, 1)) for a, m in zip(v.values, moves, strict=True)])
+              for n, v in few.data_vars.items()}
+    )  # fmt: skip
+    assert characterise_boundaries.gather(moved, replicates=10).sizes["boundary"] == 0
+
+
+def test_characterise__maps_of_nan_and_a_layer_without_a_weak_beam_do_no_harm(stack: xr.Dataset) -> None:
+    few = stack.isel(z=slice(2, 12)).copy(deep=True)
+    few["defects"][5] = False
+    few["weak_enhanced"][5] = np.nan
+    few["weak_isolated"][5] = np.nan
+    few["com_phi"][3] = np.nan
+    found = characterise_boundaries.gather(few, replicates=10)
+    assert min(angle(n, WALLS[0][0]) for n in found.normal.values) < 0.1
 
 
 def test_characterise__sees_the_jump_of_the_peak_where_there_is_one(tables: xr.Dataset) -> None:
@@ -129,7 +171,7 @@ def test_characterise__is_the_same_however_layers_come_together(stack: xr.Datase
     summaries = [
         characterise_boundaries.kernel(
             *(stack[n].values[k] for n in ("weak_enhanced", "defects", "lit", "peak_local")), Y, X, np.array(Z[k]),
-            stack["weak_isolated"].values[k], lattice=LATTICE, replicates=50,
+            stack["weak_isolated"].values[k], com={"phi": stack["com_phi"].values[k]}, lattice=LATTICE, replicates=50,
         )
         for k in range(Z.size)
     ]  # fmt: skip

@@ -1,0 +1,107 @@
+"""Lattices: among which Burgers vectors those of a boundary are looked for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dfxm_dask.errors import InputError
+
+LONGEST_VECTOR = 0.01  # um: no crystal of this microscopy has a larger cell, and angstrom in place of um is far above
+SQUARE = 1.0  # degree: by which directions along two axes of the store may miss a right angle
+ALIKE = 1e-6  # part of their length by which two vectors may differ and be one
+
+Triple = tuple[float, float, float]
+KINDS = {
+    "fcc": 0.5 * np.array([[1, 1, 0], [1, -1, 0], [1, 0, 1], [1, 0, -1], [0, 1, 1], [0, 1, -1]]),
+    "bcc": 0.5 * np.array([[1, 1, 1], [-1, 1, 1], [1, -1, 1], [1, 1, -1], [2, 0, 0], [0, 2, 0], [0, 0, 2]]),
+}
+"""Shortest lattice translations in units of the cell, signs left out; of bcc also <100>, which a/2 <111> react to."""
+
+
+class Lattice(BaseModel):
+    """What Burgers vectors are looked for among: a cubic lattice and how it stands, or a list of vectors."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["fcc", "bcc"] | None = Field(
+        None, description="cubic lattice: a/2 <110> (fcc, the default), or a/2 <111> and a <100> (bcc)"
+    )
+    parameter: Annotated[float, Field(gt=0, le=LONGEST_VECTOR, description="um")] | None = None
+    x: Triple | None = Field(None, description="crystal direction along axis x of the store")
+    z: Triple | None = Field(None, description="crystal direction along axis z of the store")
+    vectors: Annotated[list[Triple], Field(min_length=1, max_length=60)] | None = Field(
+        None, description="Burgers vectors along the axes x, y, z of the store, um, in place of kind, parameter, x, z"
+    )
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        cubic = [name for name in ("kind", "parameter", "x", "z") if getattr(self, name) is not None]
+        if self.vectors is not None and cubic:
+            raise ValueError(f"vectors and {', '.join(cubic)} exclude each other; give one or the other")
+        missing = [name for name in ("parameter", "x", "z") if getattr(self, name) is None]
+        if self.vectors is None and missing:
+            raise ValueError(f"lacks {', '.join(missing)}; give parameter, x and z, or vectors")
+        return self
+
+
+def lattice_vectors(lattice: Lattice) -> np.ndarray:
+    """Burgers vectors of a lattice in the axes of the store, signs left out.
+
+    Parameters
+    ----------
+    lattice : Lattice
+        ``kind``, ``parameter`` a (um), and the crystal directions (cubic indices) along the axes x and z of the store:
+        the six a/2 <110> of fcc, or the four a/2 <111> and three a <100> of bcc. Or ``vectors``, um, in the axes of the
+        store; of vectors that differ in sign only the first is kept.
+
+    Returns
+    -------
+    array (vector, xyz), float64, um
+
+    Raises
+    ------
+    InputError
+        Directions or vectors of length zero, directions further than 1 degree from a right angle, vectors longer than
+        0.01 um.
+
+    Examples
+    --------
+    >>> lattice_vectors(Lattice(parameter=4e-4, x=(1, 0, 0), z=(0, 0, 1)))[0].round(6).tolist()
+    [0.0002, 0.0002, 0.0]
+    >>> len(lattice_vectors(Lattice(kind="bcc", parameter=2.87e-4, x=(1, 0, 0), z=(0, 0, 1))))
+    7
+    >>> lattice_vectors(Lattice(vectors=[(3e-4, 0, 0), (-3e-4, 0, 0)])).tolist()
+    [[0.0003, 0.0, 0.0]]
+    """
+    if lattice.vectors is not None:
+        return _without_signs(np.asarray(lattice.vectors, np.float64))
+    x, z = (np.asarray(v, np.float64) for v in (lattice.x, lattice.z))
+    if not (np.linalg.norm(x) > 0 and np.linalg.norm(z) > 0):
+        raise InputError("lattice", f"has a direction of length zero: x {lattice.x}, z {lattice.z}", "give indices")
+    x, z = x / np.linalg.norm(x), z / np.linalg.norm(z)
+    if abs(x @ z) > np.sin(np.deg2rad(SQUARE)):
+        raise InputError(
+            f"lattice: x {lattice.x} and z {lattice.z}", f"are {np.rad2deg(np.arccos(x @ z)):.4g} degree apart",
+            "give the crystal directions along two axes of the store, which are at right angles",
+        )  # fmt: skip
+    z = z - (x @ z) * x
+    axes = np.stack([x, np.cross(z / np.linalg.norm(z), x), z / np.linalg.norm(z)])
+    return np.asarray((lattice.parameter or 0.0) * KINDS[lattice.kind or "fcc"] @ axes.T)
+
+
+def _without_signs(vectors: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(vectors, axis=1)
+    if not (length > 0).all():
+        raise InputError("lattice: vectors", "hold a vector of length zero", "give Burgers vectors")
+    if length.max() > LONGEST_VECTOR:
+        raise InputError(
+            "lattice: vectors", f"hold a vector of {length.max():.4g} um", "give um (1 angstrom is 0.0001 um)"
+        )
+    kept: list[np.ndarray] = []
+    for one in vectors:
+        if all(min(np.linalg.norm(one - k), np.linalg.norm(one + k)) > ALIKE * np.linalg.norm(k) for k in kept):
+            kept.append(one)
+    return np.array(kept)

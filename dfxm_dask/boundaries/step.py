@@ -1,0 +1,406 @@
+"""The place of a boundary where the lattice steps: one step surface fitted to centres of mass in a strip about a plane.
+
+Weak-beam images lie beside a wall by up to half a um, to the side that the sign of the jump says; the step of the
+centre of mass of the rocking curve lies on it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+from scipy.special import erf
+
+from dfxm_dask.boundaries.plane import canonical, in_plane
+from dfxm_dask.boundaries.uncertainty import cluster_covariance
+
+STRIP = 3.0  # um from the plane, in the layer (as in the specification of the method)
+BIN = 2.0  # um of trace: the ground of every bin in every layer is free (our choice)
+PASSES, STEPS = 4, 6
+HUBER = 1.5  # standard deviations
+WIDTHS = (0.08, 2.5)  # um
+MOST_CELLS = 100_000
+GRAIN, FINE = 1.0, 0.25  # um along the trace and across: cells within are taken together (our choice)
+STRIPE = 5.0  # um: stripes of the plane that count as one observation (as in the specification)
+SAME_SIGN, SURE, WIDEST, TURNED = 0.8, 6.0, 1.5, 20.0
+FLOOR = 0.02
+"""Part of the width of the step within which dynamical diffraction may move it in one stripe (our choice)."""
+BENT = 4.0, 0.5  # standard errors and um of sagitta from which a boundary is curved (our choice)
+FREE = 4  # numbers of the surface: place, two slopes, logarithm of the width
+REASONS = (
+    (1, "too_few_layers"), (2, "no_step"), (4, "turned"), (8, "overtone"), (16, "end_of_range"), (32, "aliased"),
+    (64, "weak_beam_place"), (128, "curved"),
+)  # fmt: skip
+FLAG = {name: bit for bit, name in REASONS}
+
+
+class StepFit(NamedTuple):
+    """A step surface.
+
+    Attributes
+    ----------
+    normal, origin : array (xyz,), float64
+        Unit vector, and the middle of the part of the plane that has the step, um.
+    covariance : array (3, 3), float64
+        Of the turns towards the two directions of ``in_plane(normal)`` (rad) and of the place along the normal (um).
+    jump, jump_error : array (channel,), float64
+        + side minus - side of ``normal``.
+    width : float, um
+        Standard deviation of the Gaussian that the sharp step is smeared with.
+    certainty, same_sign : float
+        Jump over its scatter between layers; part of the trace with the sign of the jump.
+    curved : bool
+    flags : int
+        Sum of reasons why the fit is not the place of the boundary; 0 if it is.
+    region : array (bin, 2), float64
+        Place along the trace, from the origin, and z (um) of the parts of the trace that were used.
+    """
+
+    normal: np.ndarray
+    origin: np.ndarray
+    covariance: np.ndarray
+    jump: np.ndarray
+    jump_error: np.ndarray
+    width: float
+    certainty: float
+    same_sign: float
+    curved: bool
+    flags: int
+    region: np.ndarray
+
+
+class Strip(NamedTuple):
+    """Cells about a plane: in-layer distance s, place along the trace t and height h (um), values, bin, weight."""
+
+    s: np.ndarray
+    t: np.ndarray
+    h: np.ndarray
+    values: np.ndarray
+    bin: np.ndarray
+    weight: np.ndarray
+
+
+def trace_frame(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vector across the trace of a plane in a layer whose third component is the slope, and the one along it."""
+    flat = float(np.hypot(normal[0], normal[1]))
+    across = normal / flat
+    return across, np.array([-across[1], across[0], 0.0])
+
+
+def _binned(places: np.ndarray, normal: np.ndarray, origin: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Bin of the trace and number of the layer of each place: (place, 2), int64."""
+    _, along = trace_frame(normal)
+    bins = np.floor((places - origin) @ along / BIN).astype(np.int64)
+    return np.column_stack([bins, np.clip(np.searchsorted(levels, places[:, 2] - 1e-3), 0, len(levels) - 1)])
+
+
+def _strip(
+    positions: np.ndarray, values: np.ndarray, normal: np.ndarray, origin: np.ndarray,
+    levels: np.ndarray, region: np.ndarray, first: int, reach: float = STRIP,
+) -> Strip:  # fmt: skip
+    """Cells within the strip and the region (bin, layer); ``first`` is the number of its first bin."""
+    across, along = trace_frame(normal)
+    s = (positions - origin) @ across
+    near = np.flatnonzero(np.abs(s) < reach)
+    where = _binned(positions[near], normal, origin, levels)
+    row = where[:, 0] - first
+    inside = (row >= 0) & (row < region.shape[0])
+    inside[inside] = region[row[inside], where[inside, 1]]
+    near, row, layer = near[inside], row[inside], where[inside, 1]
+    t, h = (positions[near] - origin) @ along, positions[near, 2] - origin[2]
+    # Cells in line with the plane have nearly one distance: their mean says as much, and takes a quarter of the time.
+    bins = row * len(levels) + layer
+    parts = np.column_stack([bins, np.floor(t / GRAIN), np.floor(s[near] / FINE)]).astype(np.int64)
+    parts -= parts.min(axis=0, initial=0)
+    sizes = parts.max(axis=0, initial=0) + 1
+    _, place, number = np.unique(
+        np.ravel_multi_index(tuple(parts.T), tuple(sizes)), return_index=True, return_inverse=True
+    )
+    number, total = number.reshape(-1), np.bincount(number.reshape(-1))
+
+    def mean(these: np.ndarray) -> np.ndarray:
+        return np.asarray(np.bincount(number, these) / total)
+
+    rows = np.stack([mean(v) for v in values[near].T], axis=1)
+    return Strip(mean(s[near]), mean(t), mean(h), rows, bins[place], total.astype(np.float64))
+
+
+def _demeaned(columns: np.ndarray, group: np.ndarray, weight: np.ndarray, count: int) -> np.ndarray:
+    """Columns less their weighted mean in every bin."""
+    total = np.maximum(np.bincount(group, weight, count), 1e-12)
+    means = np.stack([np.bincount(group, weight * c, count) / total for c in columns.T], axis=1)
+    return np.asarray(columns - means[group])
+
+
+def _columns(strip: Strip, surface: np.ndarray, size: tuple[float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Linear columns (slope and step, even and along t and h), and the derivatives of the step by place and width."""
+    t, h = strip.t / size[0], strip.h / size[1]
+    width = np.exp(surface[3])
+    u = (strip.s - surface[0] - surface[1] * t - surface[2] * h) / width
+    step = 0.5 * erf(u / np.sqrt(2))
+    bell = np.exp(-0.5 * u * u) / np.sqrt(2 * np.pi)
+    linear = np.stack([strip.s, strip.s * t, strip.s * h, step, step * t, step * h], axis=1)
+    return linear, -bell / width, -bell * u
+
+
+def _least_squares(columns: np.ndarray, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    scale = np.sqrt((weight[:, None] * columns**2).sum(axis=0)) + 1e-300
+    matrix = (columns * (weight[:, None] / scale)).T @ columns / scale
+    right = (columns * (weight[:, None] / scale)).T @ values
+    return np.asarray(np.linalg.solve(matrix + 1e-9 * np.eye(len(matrix)), right) / scale)
+
+
+def _solved(strip: Strip, surface: np.ndarray, size: tuple[float, float], bent: bool = False) -> tuple[np.ndarray, ...]:
+    """One Gauss-Newton step: numbers, inverse of the normal matrix, and scores (cell, number).
+
+    The first numbers are changes of the surface (and three of its curvature, with ``bent``), then come six linear ones
+    of every channel, of which the fourth is the jump.
+    """
+    group = np.unique(strip.bin, return_inverse=True)[1].reshape(-1)
+    count = int(group.max()) + 1
+    t, h = strip.t / size[0], strip.h / size[1]
+    linear, by_place, by_width = _columns(strip, surface, size)
+    shape = [np.ones_like(t), t, h] + ([t * t, h * h, t * h] if bent else [])
+    free = FREE + (3 if bent else 0)
+    channels = strip.values.shape[1]
+    total = free + 6 * channels
+    matrix, right, parts = np.zeros((total, total)), np.zeros(total), []
+    for c in range(channels):
+        value = strip.values[:, c]
+        weight = strip.weight.copy()
+        for _ in range(2):
+            flat = _demeaned(np.column_stack([linear, value]), group, weight, count)
+            solved = _least_squares(flat[:, :6], flat[:, 6], weight)
+            left = flat[:, 6] - flat[:, :6] @ solved
+            spread = 1.4826 * np.median(np.abs(left)) + 1e-9 * (np.abs(value).max() + 1e-300)
+            weight = strip.weight * np.minimum(1.0, HUBER * spread / np.maximum(np.abs(left), 1e-300))
+        jump = solved[3] + solved[4] * t + solved[5] * h
+        moving = np.column_stack([*(jump * by_place * one for one in shape[:3]), jump * by_width,
+                                  *(jump * by_place * one for one in shape[3:])])  # fmt: skip
+        flat = _demeaned(np.column_stack([moving, linear, value]), group, weight, count)
+        solved = _least_squares(flat[:, free:-1], flat[:, -1], weight)
+        left = flat[:, -1] - flat[:, free:-1] @ solved
+        place = np.r_[np.arange(free), free + 6 * c + np.arange(6)]
+        scaled = flat[:, :-1] * (weight / spread**2)[:, None]
+        matrix[np.ix_(place, place)] += scaled.T @ flat[:, :-1]
+        right[place] += scaled.T @ left
+        parts.append((place, scaled, left, flat[:, :-1], solved))
+    inverse = np.linalg.pinv(matrix + np.diag(1e-9 * np.diag(matrix) + 1e-300))
+    change = inverse @ right
+    scores = np.zeros((len(t), total))
+    for place, scaled, left, flat, _ in parts:
+        scores[:, place] += scaled * (left - flat @ change[place])[:, None]
+    numbers = change.copy()
+    for place, *_, solved in parts:
+        numbers[place[free:]] += solved
+    return numbers, inverse, scores
+
+
+def _layer_jumps(strip: Strip, surface: np.ndarray, size: tuple[float, float], layers: int) -> tuple[np.ndarray, ...]:
+    """Jump (layer, channel) in every layer by itself, and the trace that it has (layer,), um."""
+    linear, *_ = _columns(strip, surface, size)
+    jumps, trace = np.full((layers, strip.values.shape[1]), np.nan), np.zeros(layers)
+    layer = strip.bin % layers
+    for n in np.unique(layer):
+        mine = layer == n
+        group = np.unique(strip.bin[mine], return_inverse=True)[1].reshape(-1)
+        trace[n] = BIN * (group.max() + 1)
+        flat = _demeaned(
+            np.column_stack([linear[mine][:, [0, 3]], strip.values[mine]]), group, strip.weight[mine], group.max() + 1
+        )
+        if len(flat) > 20:
+            jumps[n] = np.linalg.lstsq(flat[:, :2], flat[:, 2:], rcond=None)[0][1]
+    return jumps, trace
+
+
+def _grown(
+    strip: Strip, width: float, jump: np.ndarray, spread: np.ndarray, region: np.ndarray, grow: bool
+) -> np.ndarray:
+    """The region without bins that have no step, and, with ``grow``, with neighbouring bins in which it goes on."""
+    layers = region.shape[1]
+    c = int(np.argmax(np.abs(jump) / spread))
+    count = region.size
+    sides = []
+    for sign in (1, -1):
+        mine = strip.s * sign > min(1.0, 0.5 + 0.5 * width)
+        total = np.bincount(strip.bin[mine], minlength=count)
+        mean = np.bincount(strip.bin[mine], strip.values[mine, c], count) / np.maximum(total, 1)
+        sides.append(np.where(total >= 8, mean, np.nan))
+    local = ((sides[0] - sides[1]) / jump[c]).reshape(-1, layers)
+    # Steps of single bins are noisy: those of a bin and its neighbours in height are taken together.
+    known = np.isfinite(local)
+    mean = ndimage.uniform_filter(np.where(known, local, 0.0), (1, 3), mode="constant")
+    mean /= np.maximum(ndimage.uniform_filter(known.astype(float), (1, 3), mode="constant"), 1e-9)
+    kept = region & ~(known & (mean < 0.15))
+    if not grow:
+        return kept
+    return np.asarray(ndimage.binary_propagation(kept, mask=kept | (known & (mean > 0.5))))
+
+
+def fit_step(
+    positions: np.ndarray, values: np.ndarray, normal: np.ndarray, origin: np.ndarray, own: np.ndarray, *,
+    barred: np.ndarray | None = None, grow: bool = False,
+) -> StepFit | None:  # fmt: skip
+    """One step surface through the strip about a plane.
+
+    Parameters
+    ----------
+    positions : array (cell, xyz), float64, um
+    values : array (cell, channel), float64
+        Centre of mass along one or two axes, in the units of the axes; NaN where unknown.
+    normal, origin : array (xyz,)
+        Of the plane to start from.
+    own : array (point, xyz), um
+        Points of the plane: the step is looked for where they are.
+    barred : array (cell,), bool, optional
+        Cells that another boundary disturbs.
+    grow : bool
+        Look along the trace as far as the step goes on.
+
+    Returns
+    -------
+    StepFit or None
+        None where the strip has too few cells.
+
+    Notes
+    -----
+    In every bin of 2 um of trace and every layer the ground is free; the slope across and the jump vary linearly along
+    the trace and with height: value = ground + slope s + J(t, z)/2 erf((s - a(t, z))/(w sqrt 2)), a linear.
+    Gauss-Newton steps with Huber weights; the strip follows the plane in four passes. Channels share the surface.
+    """
+    normal = canonical(np.asarray(normal, np.float64))
+    start, origin = normal, np.asarray(origin, np.float64)
+    if np.hypot(normal[0], normal[1]) < 0.1 or len(own) < 3 or not len(positions):
+        return None
+    channels = [c for c in range(values.shape[1]) if np.isfinite(values[:, c]).mean() > 0.5]
+    usable = np.isfinite(values[:, channels]).all(axis=1) if channels else np.zeros(len(values), bool)
+    if barred is not None:
+        usable = usable & ~barred
+    near = np.abs((positions - origin) @ trace_frame(normal)[0]) < 5 * STRIP
+    usable &= near
+    if np.count_nonzero(usable) < 200:
+        return None
+    positions, values = positions[usable], values[np.ix_(usable, channels)]
+    levels = np.unique(positions[:, 2])
+    places, surface = own, np.array([0.0, 0.0, 0.0, np.log(0.6)])
+    for turn in range(PASSES):
+        bins = _binned(places, normal, origin, levels)
+        all_bins = _binned(positions, normal, origin, levels)[:, 0]
+        first, last = int(min(all_bins.min(), bins[:, 0].min())), int(max(all_bins.max(), bins[:, 0].max()))
+        region = np.zeros((last - first + 1, len(levels)), bool)
+        region[bins[:, 0] - first, bins[:, 1]] = True
+        region = ndimage.binary_closing(np.pad(region, 2), np.ones((3, 3)))[2:-2, 2:-2] | region
+        strip = _strip(positions, values, normal, origin, levels, region, first)
+        if len(strip.s) > MOST_CELLS:
+            strip = Strip(*(a[:: len(strip.s) // MOST_CELLS + 1] for a in strip))
+        if len(strip.s) < 60 or np.ptp(strip.t) < 2 or min((strip.s > 0.5).sum(), (strip.s < -0.5).sum()) < 20:
+            return None
+        size = float(np.ptp(strip.t)) / 2, max(float(np.ptp(strip.h)) / 2, 0.5)
+        for _ in range(STEPS):
+            numbers, *_ = _solved(strip, surface, size)
+            change = np.clip(numbers[:FREE], -0.6, 0.6)
+            surface = surface + change
+            surface[3] = np.clip(surface[3], *np.log(WIDTHS))
+            if np.abs(change[:3]).max() < (1e-2 if turn < PASSES - 1 else 1e-3):
+                break
+        if not np.isfinite(surface).all() or np.abs(surface[:3]).sum() > 4 * STRIP:
+            return None
+        numbers, inverse, scores = _solved(strip, surface, size)
+        jump = numbers[FREE + 3 :: 6]
+        if turn < PASSES - 1:
+            # The plane at the middle of what was used; the next pass starts from it.
+            wide = _strip(positions, values, normal, origin, levels, np.ones_like(region), first)
+            shifted = wide._replace(
+                s=wide.s - surface[0] - surface[1] * wide.t / size[0] - surface[2] * wide.h / size[1]
+            )
+            spread = np.array([np.median(np.abs(v - np.median(v))) + 1e-12 for v in strip.values.T])
+            region = _grown(shifted, float(np.exp(surface[3])), jump, spread, region, grow)
+            if np.count_nonzero(region) < 3:
+                return None
+            normal, origin, places = _moved(normal, origin, surface, size, region, first, levels, strip)
+            surface = np.array([0.0, 0.0, 0.0, surface[3]])
+    return _judged(start, normal, origin, strip, surface, size, (numbers, inverse, scores), len(levels), levels)
+
+
+def _moved(
+    normal: np.ndarray, origin: np.ndarray, surface: np.ndarray, size: tuple[float, float], region: np.ndarray,
+    first: int, levels: np.ndarray, strip: Strip,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """Plane of a surface, its origin at the middle of the strip, and places that stand for the region."""
+    across, along = trace_frame(normal)
+    slope_t, slope_h = surface[1] / size[0], surface[2] / size[1]
+    turned = across - slope_t * along
+    turned[2] -= slope_h
+    row, layer = np.nonzero(region)
+    t, z = (row + first + 0.5) * BIN, levels[layer]
+    shift = surface[0] + slope_t * t + slope_h * (z - origin[2])
+    flat = np.array([across[0], across[1], 0.0])
+    # A point of the old plane at trace t and height z, moved across by the surface.
+    places = origin + t[:, None] * along + (shift - across[2] * (z - origin[2]))[:, None] * flat
+    places[:, 2] = z
+    t0, h0 = float(np.mean(strip.t)), float(np.mean(strip.h))
+    moved = surface[0] + slope_t * t0 + slope_h * h0 - across[2] * h0
+    middle = origin + t0 * along + moved * flat + np.array([0.0, 0.0, h0])
+    return canonical(turned / np.linalg.norm(turned)), middle, places
+
+
+def _judged(
+    start: np.ndarray, normal: np.ndarray, origin: np.ndarray, strip: Strip, surface: np.ndarray,
+    size: tuple[float, float], solved: tuple[np.ndarray, ...], layers: int, levels: np.ndarray,
+) -> StepFit:  # fmt: skip
+    """The fit with its errors, and what speaks against it."""
+    numbers, inverse, scores = solved
+    covariance = cluster_covariance(scores, inverse, strip.t, strip.h, STRIPE)
+    jumps, trace = _layer_jumps(strip, surface, size, layers)
+    jump = numbers[FREE + 3 :: 6].copy()
+    error = np.sqrt(np.diag(covariance)[FREE + 3 :: 6])
+    c = int(np.argmax(np.abs(jump) / np.maximum(error, 1e-300)))
+    known = np.isfinite(jumps[:, c]) & (trace > 0)
+    part = trace[known] / max(trace[known].sum(), 1e-9)
+    same = float(part[jumps[known, c] * jump[c] > 0].sum())
+    mean = float((part * jumps[known, c]).sum()) if known.any() else 0.0
+    scatter = np.sqrt((part**2 * (jumps[known, c] - mean) ** 2).sum() * known.sum() / max(known.sum() - 1, 1))
+    certainty = abs(mean) / max(float(scatter), float(error[c]), 1e-300)
+    width = float(np.exp(surface[3]))
+    bent, bent_inverse, bent_scores = _solved(strip, surface, size, bent=True)
+    sagitta = bent[FREE : FREE + 3]
+    sagitta_error = np.sqrt(
+        np.diag(cluster_covariance(bent_scores, bent_inverse, strip.t, strip.h, STRIPE))[FREE : FREE + 3]
+    )
+    curved = bool((np.abs(sagitta) > np.maximum(BENT[0] * sagitta_error, BENT[1])).any())
+    region = np.unique(np.column_stack([np.floor(strip.t / BIN) * BIN + BIN / 2, strip.h]), axis=0)
+    across, along = trace_frame(normal)
+    slopes = surface[1] / size[0], surface[2] / size[1]
+    turned = across - slopes[0] * along
+    turned[2] -= slopes[1]
+    length = float(np.linalg.norm(turned))
+    new = turned / length
+    sign = float(np.sign(new @ canonical(new)))
+    # Changes of (place, slope_t, slope_h) as turns towards two directions in the plane, and the place along the normal.
+    axes = in_plane(sign * new)
+    by = np.zeros((3, 3))
+    by[0:2, 1] = axes @ (-along) / size[0] / length
+    by[0:2, 2] = axes @ np.array([0.0, 0.0, -1.0]) / size[1] / length
+    by[:2] *= sign
+    by[2, 0] = sign / length
+    spread = by @ covariance[:3, :3] @ by.T
+    floor = FLOOR * min(width, 1.0)
+    flat = np.column_stack([strip.t, strip.h / max(np.hypot(new[0], new[1]), 0.1)])
+    tilt = np.array([floor / (0.29 * max(np.ptp(f), 1.0) * np.sqrt(max(np.ptp(f) / STRIPE, 1.0))) for f in flat.T])
+    along_axes = axes @ np.column_stack([along, np.cross(new, along)])
+    spread[:2, :2] += along_axes @ np.diag(tilt**2) @ along_axes.T
+    spread[2, 2] += (0.1 * floor) ** 2
+    turn = float(np.rad2deg(np.arccos(min(1.0, abs(float(new @ start))))))
+    flags = 0
+    if same < SAME_SIGN or certainty < SURE or width > WIDEST:
+        flags |= FLAG["no_step"]
+    if turn > TURNED:
+        flags |= FLAG["turned"]
+    if known.sum() < 3:
+        flags |= FLAG["too_few_layers"]
+    # surface[0] is the place at the origin along the layer
+    place = origin + surface[0] * np.array([across[0], across[1], 0.0])
+    return StepFit(
+        sign * new, place, spread, sign * jump, error, width, certainty, same, curved, flags, region,
+    )  # fmt: skip

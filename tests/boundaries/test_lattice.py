@@ -1,0 +1,106 @@
+"""Burgers vectors of lattices, against closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from dfxm_dask.boundaries.burgers import burgers_of_wall
+from dfxm_dask.boundaries.lattice import Lattice, lattice_vectors
+from dfxm_dask.errors import InputError
+
+
+def cosines(vectors: np.ndarray) -> np.ndarray:
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.abs(unit @ unit.T)[np.triu_indices(len(vectors), 1)]
+
+
+@pytest.mark.parametrize("stand", [((1, 0, 0), (0, 0, 1)), ((1, 1, 0), (1, -1, 2)), ((1, 1, 1), (1, -1, 0))])
+def test_lattice_vectors__lengths_and_angles_of_cubic_lattices(stand: tuple) -> None:
+    """Lengths and angles from the metric of a cubic cell, however it stands."""
+    fcc = lattice_vectors(Lattice(parameter=4.05e-4, x=stand[0], z=stand[1]))
+    np.testing.assert_allclose(np.linalg.norm(fcc, axis=1), 4.05e-4 / np.sqrt(2), rtol=1e-12)
+    np.testing.assert_allclose(np.sort(cosines(fcc)), [0] * 3 + [0.5] * 12, atol=1e-12)
+    bcc = lattice_vectors(Lattice(kind="bcc", parameter=2.87e-4, x=stand[0], z=stand[1]))
+    np.testing.assert_allclose(np.linalg.norm(bcc, axis=1), 2.87e-4 * np.array([3**0.5 / 2] * 4 + [1] * 3), rtol=1e-12)
+    np.testing.assert_allclose(cosines(bcc[:4]), 1 / 3, rtol=1e-12)
+    np.testing.assert_allclose(cosines(bcc[4:]), 0, atol=1e-12)
+    # <100> is the sum of two of <111>: the reaction that makes it.
+    sums = [a + s * b for k, a in enumerate(bcc[:4]) for b in bcc[:k] for s in (1, -1)]
+    assert all(min(min(np.abs(s - c).max(), np.abs(s + c).max()) for s in sums) < 1e-15 for c in bcc[4:])
+
+
+@pytest.mark.parametrize("kind", ["fcc", "bcc"])
+def test_lattice_vectors__stand_as_the_axes_say(kind: str) -> None:
+    """x and z of the store have the crystal directions that were given; the axes are right-handed."""
+    a, x, z = 4e-4, np.array([1, 1, 0.0]), np.array([1, -1, 2.0])
+    found = lattice_vectors(Lattice(kind=kind, parameter=a, x=x, z=z))
+    plain = lattice_vectors(Lattice(kind=kind, parameter=a, x=(1, 0, 0), z=(0, 0, 1)))
+    axes = np.stack([x / np.linalg.norm(x), np.cross(z, x) / np.linalg.norm(np.cross(z, x)), z / np.linalg.norm(z)])
+    np.testing.assert_allclose(found, [[v @ e for e in axes] for v in plain], atol=1e-18)
+    assert np.linalg.det(axes) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "kept"),
+    [
+        ([[3e-4, 0, 0], [-3e-4, 0, 0], [0, 3e-4, 0]], [0, 2]),
+        ([[1e-4, 2e-4, 3e-4], [1e-4, 2e-4, -3e-4]], [0, 1]),
+        ([[2.5e-4, 0, 0], [-1.25e-4, 2.165063509e-4, 0], [-1.25e-4, -2.165063509e-4, 0], [2.5e-4, 0, 0]], [0, 1, 2]),
+    ],
+)
+def test_lattice_vectors__of_a_list(vectors: list, kept: list) -> None:
+    lattice = Lattice(vectors=vectors)
+    for one in (lattice, Lattice(**lattice.model_dump())):
+        np.testing.assert_array_equal(lattice_vectors(one), np.array(vectors)[kept])
+
+
+def test_burgers__of_walls_in_bcc_and_in_a_list() -> None:
+    """A tilt wall on (111) of bcc has b along its normal and no misfit; so has one of a hexagonal list."""
+    bcc = lattice_vectors(Lattice(kind="bcc", parameter=2.87e-4, x=(1, 0, 0), z=(0, 0, 1)))
+    hexagonal = lattice_vectors(Lattice(vectors=[[2.5e-4, 0, 0], [-1.25e-4, 2.165063509e-4, 0], [0, 0, 4e-4]]))
+    for candidates, number in ((bcc, 0), (bcc, 5), (hexagonal, 1), (hexagonal, 2)):
+        b = candidates[number]
+        normal = b / np.linalg.norm(b)
+        line = np.cross(normal, [0.3, 0.5, -0.8])
+        found = burgers_of_wall(normal, line[None], [4.0], candidates)
+        np.testing.assert_array_equal(found.burgers[0, 0], b)
+        assert found.misfit[0] < 1e-5
+        assert np.linalg.norm(found.rotation[0]) == pytest.approx(np.linalg.norm(b) / 4.0, rel=1e-9)
+
+
+GOOD = {"parameter": 4e-4, "x": (1, 0, 0), "z": (0, 0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"parameter": 4e-4}, "lacks x, z"),
+        ({}, "lacks parameter, x, z"),
+        (GOOD | {"vectors": [(1e-4, 0, 0)]}, "exclude each other"),
+        ({"kind": "bcc", "vectors": [(1e-4, 0, 0)]}, "exclude each other"),
+        (GOOD | {"kind": "hcp"}, "fcc"),
+        (GOOD | {"parameter": 4.05}, "less than or equal to 0.01"),
+        ({"vectors": []}, "at least 1"),
+        ({"vectors": [(1e-4, 0)]}, "vectors"),
+        ({"vectors": [(np.nan, 0, 0)]}, "finite"),
+    ],
+)
+def test_lattice__refuses(given: dict, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Lattice(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (GOOD | {"z": (1, 0, 1)}, "degree apart"),
+        (GOOD | {"x": (0, 0, 0)}, "length zero"),
+        ({"vectors": [(1e-4, 0, 0), (0, 0, 0)]}, "length zero"),
+        ({"vectors": [(2.86, 0, 0)]}, "1 angstrom is 0.0001 um"),
+    ],
+)
+def test_lattice_vectors__refuses(given: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        lattice_vectors(Lattice(**given))
