@@ -13,7 +13,7 @@ B, J, P, L = "boundary", "junction", "observation", "line_observation"
 WRITES = (
     Variable("normal", (B, "xyz"), "float64", "1", "unit normal of the boundary"),
     Variable("normal_error", (B,), "float64", "degree", "angular error (68 %) of the boundary normal"),
-    Variable("offset_error", (B,), "float64", "um", "standard error of the boundary place along its normal"),
+    Variable("offset_error", (B,), "float64", "um", "standard error of the boundary position along the normal"),
     Variable("reason", (B,), "int64", "1", "reasons why numbers of the boundary are unknown or less certain", REASONS),
     Variable("step", (B,), "float64", "{units}", "step of the centre of mass, + side minus - side"),
     Variable("step_error", (B,), "float64", "{units}", "standard error of the step of the centre of mass"),

@@ -87,6 +87,7 @@ def scan_page(store: str | Path, out: str | Path | None = None) -> tuple[Path, P
         Not a store, or a place under RAW_DATA.
     """
     store = Path(store)
+    scan.read_group_meta(store)  # what is no store says so first
     page = Path(out) if out else beside(store, ".html")
     _refuse(page)
     for file in (page, page.with_suffix(".json")):
