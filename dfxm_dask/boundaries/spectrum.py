@@ -387,6 +387,8 @@ def _describe(made: LineSets, k: int, strip: StripMap, cells: np.ndarray, plane:
     made.gap[k] = images * np.ptp(places) / (len(places) - 1) if len(places) > 1 else np.nan
     if made.periods[k] < PERIODS:
         made.reason[k] |= FEW_PERIODS
+    elif made.reason[k] & ALIASED:  # either direction, each with a spacing of its own
+        pass
     elif ridge.largest > RIVAL * ridge.peak or len(places) < PERIODS:
         made.reason[k] |= UNEVEN
     else:

@@ -93,10 +93,11 @@ def compare_beams(
     the layer; then nothing is taken from the store but counts and truth.
     """
     from dfxm_dask.store.places import refuse_file
-    from dfxm_dask.store.scan import open_scan
+    from dfxm_dask.store.scan import open_scan, read_group_meta
     from dfxm_dask.view.maps import DPI
     from dfxm_dask.view.methods_page import draw_methods
 
+    read_group_meta(store)  # what is no store says so first
     path = Path(out)
     refuse_file(path, "--out FILE.png")
     tree = open_scan(store, allow_partial=True)

@@ -218,7 +218,7 @@ def test_train__goes_on_from_weights_that_are_there() -> None:
     net, known = load(shipped())
     before = {name: value.clone() for name, value in net.state_dict().items()}
     built = {"architecture": known["architecture"]["name"], "options": known["architecture"]["options"]}
-    found, record = train(**part, groups=groups[some], **built, start=net, epochs=1, rate=1e-3)
+    found, record = train(**part, groups=groups[some], **built, start=net, epochs=4, rate=3e-4)
     anew = train(**part, groups=groups[some], **built, epochs=1, rate=1e-4)[1]
     assert record["scores"]["accuracy"] > anew["scores"]["accuracy"] + 0.15
     assert record["scores"]["accuracy"] > 0.9

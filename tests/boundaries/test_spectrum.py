@@ -114,7 +114,7 @@ def test_line_sets__nothing_from_the_ends_of_the_range(spacing: float, angle: fl
     """Too fine, too coarse, and nearly parallel to the trace."""
     found = read(strip(4, (spacing,), (angle,), trace=120.0, jitter=0.03))
     assert np.isnan(found.spacing).all()
-    assert np.isin(found.reason, [NO_FAMILY, END_OF_RANGE, UNEVEN]).all()
+    assert np.isin(found.reason, [NO_FAMILY, END_OF_RANGE, UNEVEN, ALIASED]).all()
 
 
 def test_line_sets__name_the_second_direction_of_wide_layers() -> None:
