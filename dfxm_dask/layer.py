@@ -132,7 +132,7 @@ def position_spread(frames: np.ndarray, k: int, coordinate: np.ndarray) -> float
 
     Examples
     --------
-    >>> position_spread(np.array([[0.0, 1.0], [0.5, 1.0]]), 1, np.array([0.25, 1.0])).item()
+    >>> position_spread(np.array([[0.0, 1.0], [0.5, 1.0]]), 1, np.array([0.25, 1.0]))
     0.6666666666666666
     """
     each = np.moveaxis(frames, k, 0).reshape(coordinate.size, -1)

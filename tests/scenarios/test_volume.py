@@ -78,5 +78,6 @@ def test_volume__has_no_boundary_where_there_is_none(preset: str, tmp_path: Path
 def test_volume__plan_of_many_layers_is_small(wall: Path) -> None:
     planned = plan(read_recipe("weak_beam_volume"), wall)
     names = [s.name for s in planned.steps]
-    assert names[-3:] == ["hot_pixels", "moments", "characterise_boundaries"]
+    assert names[-1] == "characterise_boundaries"
+    assert {"hot_pixels", "moments", "isolate_lines"} <= set(names[:-1])
     assert planned.tasks <= 6 * 6  # passes times layers: 1806 for 301

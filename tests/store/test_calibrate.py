@@ -170,6 +170,7 @@ def state(store: Path) -> str:
     return "old" if old else "new"
 
 
+@pytest.mark.slow
 def test_calibrate__a_kill_at_any_write_leaves_the_old_or_the_new(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
