@@ -17,7 +17,10 @@ from dfxm_dask.reduction import REGISTRY, Reduction, load_reductions
 REDUCTIONS = load_reductions()
 PARAMETERS = [(found, name) for _, found in sorted(REDUCTIONS.items()) for name in found.parameters.model_fields]
 MODELS = {
-    "Lattice": ("{parameter: 4e-4, x: [1, 1, 0], z: [0, 0, 1]}", {"parameter": 4e-4, "x": (1, 1, 0), "z": (0, 0, 1)}),
+    "Lattice": (
+        "{parameter: 4e-4, x: [1, 1, 0], z: [0, 0, 1]}",
+        {"kind": None, "parameter": 4e-4, "x": (1, 1, 0), "z": (0, 0, 1), "vectors": None},
+    ),
     "Region": (
         "[{name: strong, box: [0, 1, 0, 2.5]}]",
         [{"name": "strong", "box": (0, 1, 0, 2.5), "mask": None, "unit": "um", "z": None}],

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from dfxm_dask.boundaries.burgers import burgers_of_wall, peak_steps, step_across
 from dfxm_dask.boundaries.cells import layer_cells, on_one_scale, rocking_maps
 from dfxm_dask.boundaries.junction import find_junctions
+from dfxm_dask.boundaries.lattice import Lattice, lattice_vectors
 from dfxm_dask.boundaries.lines import Families, line_families
 from dfxm_dask.boundaries.plane import Planes, in_plane
 from dfxm_dask.boundaries.points import GRAIN, away_from_rim, layer_peaks, layer_points
@@ -22,7 +23,6 @@ from dfxm_dask.boundaries.uncertainty import (
     standard_error,
 )
 from dfxm_dask.boundaries.walls import Walls, find_walls
-from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import Arrays, reduction
 from dfxm_dask.schema import COM, DEFECTS, ENHANCED, ISOLATED, LIT, PEAK_LOCAL, WEAK_MINUS, WEAK_PLUS, X, Y, Z
 from dfxm_dask.volume.align import SHIFT_X, SHIFT_Y
@@ -31,53 +31,6 @@ STANDS_OUT = 3.0  # standard deviations of the isolated weak beam from which a p
 UNEVEN = 0.15  # part by which mean gap and period of even lines may differ (our choice)
 STRIP = (1.5, 8.0)  # um from a boundary, where the peaks of both sides are compared (our choice)
 BESIDE = 2.0  # um: from a plane to the images of its lines, which weak-beam images move to one side (our choice)
-
-
-class Lattice(BaseModel):
-    """A cubic face-centred lattice and how it stands: what Burgers vectors are looked for among."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    parameter: Annotated[float, Field(gt=0, description="um")]
-    x: tuple[float, float, float]
-    z: tuple[float, float, float]
-
-
-def lattice_vectors(lattice: Lattice) -> np.ndarray:
-    """The six Burgers vectors a/2 <110> in the axes of the store, signs left out.
-
-    Parameters
-    ----------
-    lattice : Lattice
-        ``parameter`` a (um), and the crystal directions (cubic indices) along the axes x and z of the store.
-
-    Returns
-    -------
-    array (vector, xyz), float64, um
-
-    Raises
-    ------
-    InputError
-        Directions of length zero, or further than 1 degree from a right angle.
-
-    Examples
-    --------
-    >>> lattice_vectors(Lattice(parameter=4e-4, x=(1, 0, 0), z=(0, 0, 1)))[0].round(6).tolist()
-    [0.0002, 0.0002, 0.0]
-    """
-    x, z = (np.asarray(v, np.float64) for v in (lattice.x, lattice.z))
-    if not (np.linalg.norm(x) > 0 and np.linalg.norm(z) > 0):
-        raise InputError("lattice", f"has a direction of length zero: x {lattice.x}, z {lattice.z}", "give indices")
-    x, z = x / np.linalg.norm(x), z / np.linalg.norm(z)
-    if abs(x @ z) > np.sin(np.deg2rad(1.0)):
-        raise InputError(
-            f"lattice: x {lattice.x} and z {lattice.z}", f"are {np.rad2deg(np.arccos(x @ z)):.4g} degree apart",
-            "give the crystal directions along two axes of the store, which are at right angles",
-        )  # fmt: skip
-    z = z - (x @ z) * x
-    axes = np.stack([x, np.cross(z / np.linalg.norm(z), x), z / np.linalg.norm(z)])
-    kinds = np.array([[1, 1, 0], [1, -1, 0], [1, 0, 1], [1, 0, -1], [0, 1, 1], [0, 1, -1]], np.float64)
-    return np.asarray(lattice.parameter / 2 * kinds @ axes.T)
 
 
 def _joined(first: Arrays, second: Arrays) -> Arrays:
