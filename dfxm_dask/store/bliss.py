@@ -209,7 +209,7 @@ def _readback(sources: Sources, entry: h5py.Group, motor: str, found: int, *, pa
             continue
         unit = sources.unit(dataset) or None
         units = units or unit
-        value = sources.value(entry, path)
+        value = sources.read(dataset)
         # A scalar is where the motor stood once; the string "ERR" is a motor that did not answer.
         if isinstance(value, str | bytes) or value is None or (np.ndim(value) == 0 and found != 1):
             note = note or (f"{path} is {value!r}" if isinstance(value, str) else "")
@@ -243,12 +243,13 @@ def _stood(sources: Sources, entry: h5py.Group, motor: str) -> Stood:
     """Readings of a motor that was not scanned and their unit, or why there are none."""
     fault = ""
     for path in (f"instrument/positioners/{motor}", f"instrument/{motor}/value", f"instrument/{motor}/data"):
-        value = sources.value(entry, path)
+        dataset = sources.find(entry, path)
+        value = sources.read(dataset)
         if value is None:
             continue
         values = np.atleast_1d(np.asarray(value)).ravel()
         if values.dtype.kind in "fiu" and values.size and np.isfinite(values).all():
-            return values.astype(np.float64), sources.unit(sources.find(entry, path)) or None
+            return values.astype(np.float64), sources.unit(dataset) or None
         fault = fault or (f"{path} is {values[0]}" if values.size == 1 else f"{path} holds no finite numbers")
     return fault
 
@@ -283,10 +284,10 @@ def _metadata(sources: Sources, entry: h5py.Group, detector: str) -> dict[str, s
     group = sources.find(entry, "instrument/positioners")
     if isinstance(group, h5py.Group):
         for motor in group:
-            value = sources.value(group, motor)
+            dataset = sources.find(group, motor)
+            value = sources.read(dataset)
             if isinstance(value, int | float | np.number) and np.isfinite(value):
                 words[f"positioners/{motor}"] = float(value)
-                dataset = sources.find(group, motor)
                 if unit := sources.unit(dataset) if isinstance(dataset, h5py.Dataset) else None:
                     words[f"units/{motor}"] = unit
     return words

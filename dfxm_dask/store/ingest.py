@@ -27,6 +27,7 @@ from dfxm_dask.store.asked import refuse_other_kinds
 from dfxm_dask.store.chunks import bands, raw_layout, unit_rows
 from dfxm_dask.store.create import check_pixel_size, create_store, raw_variables
 from dfxm_dask.store.lock import STORE_LOCK, Fence, own_store
+from dfxm_dask.store.metadata import read_node
 from dfxm_dask.store.scan import arrays, consolidate, read_group_meta
 from dfxm_dask.store.shards import ShardWriter, open_array, place_shards, read, stage_shard, staging
 from dfxm_dask.store.source import Scan, frames, load_beamline, marked_frames, named_scans, read_scan
@@ -264,7 +265,7 @@ def ingest(
             "exposure": first.exposure_source,
             **calibrate.recorded_angle(whole, line),
             "layers": [[Path(s.source).name, s.entry, at] for s, at in zip(scans, z_values, strict=True)],
-            "root": ledger.digest(read_group_meta(target)["attributes"]),
+            "root": ledger.digest(read_node(target)["attributes"]),  # all nodes are checked as they are consolidated
         }
         ledger.complete(target, "raw", "ingest", provenance, small_files(target, variables))
         consolidate(target)

@@ -188,14 +188,25 @@ class Sources:
             if not isinstance(here, h5py.Group):
                 return None
             self._refuse_odd(name)
+            # Low-level calls: most links are hard ones, and there are hundreds in an entry.
+            links, encoded = here.id.links, name.encode()
+            if not links.exists(encoded):
+                return None
             try:
-                link = here.get(name, getlink=True)
+                hard = links.get_info(encoded).type == h5py.h5l.TYPE_HARD
+                link = None if hard else here.get(name, getlink=True)
             except TypeError as error:
                 raise SourceError(
                     self.asked, f"{here.name}/{name} is a link of unknown kind", "copy the data"
                 ) from error
-            if link is None:
-                return None
+            if hard:
+                try:
+                    here = here[name]
+                except (KeyError, OSError, RuntimeError) as error:
+                    text = " ".join(str(error).split())
+                    where = f"{here.name.rstrip('/')}/{name} of {here.file.filename}"
+                    raise SourceError(self.asked, f"{where} cannot be read ({text})", "copy the file again") from error
+                continue
             where = f"link {here.name.rstrip('/')}/{name} of {here.file.filename}"
             if isinstance(link, h5py.SoftLink):
                 here = self.find(here, link.path, keep=keep, hops=hops + 1)
@@ -208,14 +219,6 @@ class Sources:
                         f"{where} leads to {link.path} of {file.filename}, which is not there",
                         "correct the link",
                     )
-            else:
-                try:
-                    here = here[name]
-                except (KeyError, OSError, RuntimeError) as error:
-                    text = " ".join(str(error).split())
-                    raise SourceError(
-                        self.asked, f"{where.removeprefix('link ')} cannot be read ({text})", "copy the file again"
-                    ) from error
             if here is None:
                 return None
         return here
@@ -234,17 +237,16 @@ class Sources:
         """:meth:`value` of an object that was found already."""
         if not isinstance(found, h5py.Dataset) or found.shape is None:
             return None
-        where = f"{found.name} of {found.file.filename}"
         refuse_external(found, self.asked)
         if found.is_virtual:
-            raise SourceError(self.asked, f"{where} is a virtual dataset", "copy its values into the file")
+            raise SourceError(self.asked, f"{_where(found)} is a virtual dataset", "copy its values into the file")
         if found.size * found.dtype.itemsize > LARGEST_VALUE:
-            raise SourceError(self.asked, f"{where} holds {found.size} values", "check the file")
+            raise SourceError(self.asked, f"{_where(found)} holds {found.size} values", "check the file")
         try:
             value = found[()]
         except (OSError, RuntimeError, TypeError, UnicodeError) as error:
             text = " ".join(str(error).split())
-            raise SourceError(self.asked, f"{where} cannot be read ({text})", "copy the file again") from error
+            raise SourceError(self.asked, f"{_where(found)} cannot be read ({text})", "copy the file again") from error
         if isinstance(value, np.ndarray) and value.size == 1:
             value = value.reshape(-1)[0]
         value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
@@ -261,11 +263,15 @@ class Sources:
         try:
             found = dataset.attrs.get("units", "")
         except (OSError, RuntimeError, TypeError, ValueError) as error:
-            where = f"unit of {dataset.name} of {dataset.file.filename}"
             text = " ".join(str(error).split())
-            raise SourceError(self.asked, f"{where} cannot be read ({text})", "copy the file again") from error
+            raise SourceError(self.asked, f"unit of {_where(dataset)} cannot be read ({text})", "copy the file again") from error
         found = found.decode("utf-8", "replace") if isinstance(found, bytes) else found
         return printable(found).strip() if isinstance(found, str) else ""
+
+
+def _where(dataset: h5py.Dataset) -> str:
+    """Dataset and file, for messages."""
+    return f"{dataset.name} of {dataset.file.filename}"
 
 
 def refuse_external(dataset: h5py.Dataset, asked: str) -> None:
