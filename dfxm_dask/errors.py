@@ -54,3 +54,7 @@ class DamagedError(StoreError):
 
 class StoppedError(DfxmError):
     """Work that was asked to end before it was done; what is on disk stays."""
+
+
+class FramesApartWarning(UserWarning):
+    """Frames that a reduction takes for measured at one position lie apart."""

@@ -8,6 +8,7 @@ rechunking that happens.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from math import ceil, prod
 from typing import Any
@@ -20,8 +21,8 @@ from dask.array.overlap import overlap
 from dask.highlevelgraph import HighLevelGraph
 
 from dfxm_dask.accepted import refuse_other_data, scan_positions
-from dfxm_dask.errors import InputError
-from dfxm_dask.layer import beside, check_outputs, refuse_spread, run_kernel, scan_last, storage_order
+from dfxm_dask.errors import FramesApartWarning, InputError
+from dfxm_dask.layer import beside, check_outputs, compares_frames, frames_apart, run_kernel, scan_last, storage_order
 from dfxm_dask.reduction import Arrays, Reduction
 from dfxm_dask.schema import AXES, PATCH, SPACE, Variable, check, expand, length_fault, rocking_axis
 
@@ -147,7 +148,6 @@ def _layer_block(
             else:
                 layer = np.asarray(block[(slice(None),) * dim.index("z") + (k,)])
                 fetch[name] = scan_last(layer, [d for d in dim if d != "z"], axes)
-        refuse_spread(reduction, axes, fetch, positions)
         made = run_kernel(reduction, axes, fetch, positions, parameters, **extra)
         if reduction.combine is None:
             check_outputs(reduction, made, wanted)
@@ -247,6 +247,10 @@ def _blocks(
     if reason := check_axes(reduction, axes, dataset.sizes):
         raise InputError(reduction.name, reason, "use a scan that has them")
     names, arrays, positions = _inputs(reduction, dataset, axes)
+    if compares_frames(reduction):
+        known = {a: np.asarray(x) for a in axes for n, x in zip(names, arrays, strict=True) if n == f"position_{a}"}
+        for told in frames_apart(list(axes), known, positions, [reduction]):
+            warnings.warn(told, FramesApartWarning, stacklevel=5)
     grid = _block_grid(reduction, arrays)
     arrays = [_aligned(a, grid) for a in arrays]
     dims = [tuple(map(str, a.dims)) for a in arrays]

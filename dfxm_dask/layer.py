@@ -148,28 +148,39 @@ def compares_frames(reduction: Reduction) -> bool:
     return {"counts", AXES.name} <= names and POSITION not in reduction.may_read and reduction.positions != "unused"
 
 
-def refuse_spread(
-    reduction: Reduction, axes: Mapping[str, str], fetch: Mapping[str, Any], positions: Mapping[str, np.ndarray]
-) -> None:
-    """Refuse a layer whose frames lie apart to a kernel that would take them for one position.
+def frames_apart(
+    axes: Sequence[str], frames: Mapping[str, np.ndarray], positions: Mapping[str, np.ndarray],
+    reductions: Sequence[Reduction],
+) -> tuple[str, ...]:  # fmt: skip
+    """That reductions take frames for measured at one position along a scan axis which lie apart.
 
-    Raises
-    ------
-    InputError
+    Parameters
+    ----------
+    axes : names of the scan axes, in storage order
+    frames : mapping of str to array (z, scan axes)
+        Positions of frames by axis, where known; NaN for absent layers.
+    positions : mapping of str to array (position,)
+        Coordinates of the scan axes.
+    reductions : sequence of Reduction
+
+    Returns
+    -------
+    tuple of str
+        A sentence for each axis and kind of reduction to which it applies.
     """
-    if not compares_frames(reduction):
-        return
-    for k, (a, values) in enumerate(frame_positions(axes, fetch).items()):
-        grid = np.expand_dims(positions[a], tuple(j for j in range(len(axes)) if j != list(axes).index(a)))
-        frames = np.stack([values, np.broadcast_to(grid, values.shape)]) if reduction.positions == "common" else values
-        k = list(axes).index(a) + frames.ndim - values.ndim
-        if (apart := position_spread(frames, k, positions[a])) > POSITION_TOLERANCE:
-            raise InputError(
-                f"{reduction.name}: positions along {a}",
-                f"frames that share a position of {a} lie up to {apart:.2g} steps "
-                + ("from the mean over layers" if reduction.positions == "common" else "apart"),
-                f"take their mean by dataset.drop_vars('position_{a}')",
-            )
+    told = []
+    for axis, values in frames.items():
+        k = list(axes).index(axis)
+        within = max((position_spread(layer, k, positions[axis]) for layer in values), default=0.0)
+        every = position_spread(values, k + 1, positions[axis])
+        for kind, apart, where in (("own", within, "of one layer"), ("common", every, "of all layers")):
+            names = [r.name for r in reductions if r.positions == kind and compares_frames(r)]
+            if names and apart > POSITION_TOLERANCE:
+                told.append(
+                    f"frames {where} that share a position of {axis} lie up to {apart:.2g} steps apart: "
+                    f"{', '.join(names)} {'takes' if len(names) == 1 else 'take'} them for one position, their mean"
+                )
+    return tuple(told)
 
 
 def without_masked(counts: np.ndarray) -> np.ndarray:

@@ -72,7 +72,7 @@ def _add(counts, weigh, read, weights, strip, sums):  # type: ignore[no-untyped-
         photons, dark = sums[2 * STRIP + n], sums[3 * STRIP + n]
         strong, strong_norm = strip[STRONG * STRIP + n], strip[STRONG_NORM * STRIP + n]
         count = counts[n]
-        known = count == count  # what is no number weighs nothing
+        known = count == count  # what is no number gets zero weight
         value = np.float32(count) - level if known else zero
         w = weights[2 * n] * weigh_a if known else zero
         s = weights[2 * n + 1] * weigh_a if known else zero
@@ -239,7 +239,7 @@ def integrate_layer(  # type: ignore[no-untyped-def]
             for group in range(0, frames, GROUP):
                 before, after = True, True
                 for g in range(GROUP):
-                    f = min(group + g, frames - 1)  # the last group is filled up with frames that weigh nothing
+                    f = min(group + g, frames - 1)  # the last group is filled up with frames of zero weight
                     _take(line, starts[f] + corner, counts[g * STRIP : g * STRIP + size])
                     position[g], variance[g] = positions[f], read[f]
                     weigh[g] = weight[f] if group + g < frames else np.float32(0)

@@ -330,7 +330,7 @@ def integrate_beams(
     Variance: Σ P² (noise² + gain (I − background − usual)) / (Σ P)², usual the median in the tails of the frame, whose
     photons the measured noise holds; without that of the background map, which all frames share, and with one gain
     for all frames. The windows are looked up in steps of 1/512 of u. A count that is no
-    number weighs nothing.
+    number gets zero weight.
 
     In a scan of several axes u is that of the rocking axis alone: every frame at one phi weighs the same.
 

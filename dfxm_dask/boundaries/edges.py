@@ -23,7 +23,7 @@ CAP = 12.0  # um of trace that a layer counts at most
 def layer_edges(cells: np.ndarray, edge: float = 0.25) -> np.ndarray:
     """Edges of one layer: (edge, 5) with x, y, z (um), the azimuth of the slope (rad) and its size.
 
-    Maxima of the slope along its direction, of a map whose unknown parts weigh nothing.
+    Maxima of the slope along its direction, of a map whose unknown parts get zero weight.
     """
     place = np.floor(cells[:, :2].astype(np.float64) / edge).astype(np.int64)
     place -= place.min(axis=0) - 4

@@ -214,8 +214,8 @@ def ingest_source(
     help="Parallel to the lab yz plane (pixels stretched by 1/tan two-theta), or normal to the beam (1/sin two-theta).",
 )  # fmt: skip
 @click.option(
-    "--stretched", type=click.Choice(["y", "x"]), default="x", show_default=True,
-    help="Dim of the store along which the layer is seen obliquely.",
+    "--stretched", type=click.Choice(["y", "x"]),
+    help="Dim along which the layer is seen obliquely. [default: scattering_plane of the beamline, else x]",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Say what would be withdrawn, and change nothing.")
 @plugin_option

@@ -130,7 +130,7 @@ def moments(
         Field(ge=0, description="a pixel is lit if its peak exceeds this", json_schema_extra={"unit": "count"}),
     ] = 0.0,
     noise_cut: Annotated[
-        float, Field(ge=0, description="counts within this many standard deviations of the background weigh nothing")
+        float, Field(ge=0, description="counts within this many standard deviations of the background get zero weight")
     ] = 0.0,
     edge_fraction: Annotated[
         float, Field(gt=0, le=1, description="truncated if the border of the scan exceeds this part of the peak")
@@ -172,7 +172,7 @@ def moments(
     lit_above : float, count
         A pixel is unlit where its peak above background does not exceed this (our choice: 0).
     noise_cut : float
-        Counts that do not exceed the background by this many standard deviations of ``noise`` weigh nothing.
+        Counts that do not exceed the background by this many standard deviations of ``noise`` get zero weight.
     edge_fraction : float
         A curve is truncated where it exceeds this part of its peak at the border of the scan. Axes of fewer than three
         positions have no border.

@@ -269,7 +269,7 @@ def moments_of_layer(  # type: ignore[no-untyped-def]
     noise : float, count
         Of a voxel where nothing diffracts.
     cut : float, count
-        Counts above background that weigh nothing; not negative.
+        Counts above background that get zero weight; not negative.
     lit_above, edge_fraction, saturation : float
         See :func:`dfxm_dask.rocking.moments`.
     spare : array (GROUP × STRIP,), dtype of `line`

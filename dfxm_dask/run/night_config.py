@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -43,6 +43,7 @@ class Nightly(BaseModel):
     roi: tuple[int, int, int, int] | None = None
     roots: list[str] = []
     allow_partial: bool = False
+    scan_mode: Literal["rewind", "zigzag"] | None = None
     cluster: str | None = None
     workers: Annotated[int, Field(ge=0)] | None = None
     quiet_seconds: Annotated[float, Field(ge=0)] = 600.0

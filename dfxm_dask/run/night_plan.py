@@ -203,6 +203,8 @@ def what_is_asked(night: Nightly, recipes: Sequence[Recipe]) -> tuple[str, str]:
     """Digest of what a night asks of raw data; and of that with its recipes."""
     words = ("beamline", "motors", "detector", "pixel_size", "roi", "allow_partial")
     raw = {word: getattr(night, word) for word in words}
+    if night.scan_mode:  # absent from what nights of earlier versions remembered
+        raw["scan_mode"] = night.scan_mode
     return ledger.digest(raw), ledger.digest([raw, [recipe.text for recipe in recipes], __version__])
 
 

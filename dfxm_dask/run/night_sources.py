@@ -78,6 +78,8 @@ class Look:
         The last change among its files.
     absent : tuple of str
         Layers that are not complete.
+    scan_mode : "rewind", "zigzag" or None
+        Direction of rows as the night says it, where the files do not.
     """
 
     title: str
@@ -88,6 +90,7 @@ class Look:
     ended: bool
     newest: tuple[str, float]
     absent: tuple[str, ...] = ()
+    scan_mode: str | None = None
 
 
 def find_masters(night: Nightly) -> Found:
@@ -146,11 +149,22 @@ def scans_in(path: str) -> tuple[list[tuple[str, str]], int]:
 
 def look(path: str, listed: Sequence[str], night: Nightly) -> Look:
     """A scan as its files are now; no pixel is read."""
+    how: dict[str, Any] = {
+        "beamline": load_beamline(night.beamline, dict(night.motors)),
+        "detector": night.detector,
+        "roots": [Path(r) for r in night.roots],
+        "allow_partial": night.allow_partial,
+    }
+    mode = None
     try:
-        scans, absent = read_layers(
-            path, list(listed), beamline=load_beamline(night.beamline, dict(night.motors)),
-            detector=night.detector, roots=[Path(r) for r in night.roots], allow_partial=night.allow_partial,
-        )  # fmt: skip
+        try:
+            scans, absent = read_layers(path, list(listed), **how)
+        except DfxmError as error:
+            # Most scans of a night say their direction, or have none; only those that ask for it are told.
+            if not night.scan_mode or "--scan-mode" not in error.remedy:
+                raise
+            mode = night.scan_mode
+            scans, absent = read_layers(path, list(listed), **how, scan_mode=mode)
     except DfxmError as error:
         return broken_look(path, listed, str(error))
     files = {file[0]: file for s in scans for file in s.files}
@@ -164,7 +178,7 @@ def look(path: str, listed: Sequence[str], night: Nightly) -> Look:
     first = scans[0]
     return Look(
         first.title, str(first.metadata.get("sample", "")), tuple(files.values()), _fingerprint(scans, telling), "",
-        ended, (newest[0], newest[2] / 1e9), tuple(absent),
+        ended, (newest[0], newest[2] / 1e9), tuple(absent), mode,
     )  # fmt: skip
 
 

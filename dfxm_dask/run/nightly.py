@@ -240,7 +240,7 @@ def _work(
                 str(scan.source), scan.store, client=client, publish=(*publish, count),
                 scan=[*scan.entries], beamline=night.beamline, motors=night.motors, detector=night.detector,
                 pixel_size=night.pixel_size, roi=night.roi, roots=night.roots, allow_partial=night.allow_partial,
-                overwrite=anew,
+                scan_mode=scan.seen.scan_mode, overwrite=anew,
             )  # fmt: skip
             known["absent"] = made.absent
         for recipe in recipes:

@@ -16,7 +16,7 @@ from dfxm_dask.errors import IncompleteError, InputError, RecipeError, StoreErro
 from dfxm_dask.graph import COMPONENTS, FIXED, check_axes, components, expanded_writes, projected_memory
 from dfxm_dask.reduction import Reduction, find
 from dfxm_dask.run.recipe import Recipe, Step
-from dfxm_dask.run.remarks import frames_apart, uneven_frames
+from dfxm_dask.run.remarks import positions_apart, uneven_frames
 from dfxm_dask.schema import AXES, SCAN, SPACE, Variable, check, expand, length_fault
 from dfxm_dask.store import calibrate, ledger, scan
 from dfxm_dask.store.chunks import bands
@@ -230,7 +230,7 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
     stored = replace(stored, sizes=stored.sizes | lengths)
     final = tuple(_costed(steps, stored) for steps in _joined(passes, stored))
     told += uneven_frames(stored.path, [r.name for r in asked], [r.group for r in asked])
-    told += frames_apart(stored.path, stored.axes, [s.reduction for s in steps])
+    told += positions_apart(stored.path, stored.axes, [s.reduction for s in steps])
     return Plan(stored, final, tuple(left_out), tuple(told))
 
 

@@ -10,9 +10,8 @@ import zarr
 
 from dfxm_dask.beams.evidence import NUMBERS, reasons
 from dfxm_dask.frames.scale import UNEVEN
-from dfxm_dask.layer import compares_frames, position_spread
+from dfxm_dask.layer import frames_apart
 from dfxm_dask.reduction import Reduction
-from dfxm_dask.schema import POSITION_TOLERANCE
 from dfxm_dask.store import ledger, scan
 
 WITHIN = ("frames", "rocking", "beams", "components")
@@ -56,38 +55,12 @@ def uneven_frames(store: str | Path, steps: Sequence[str], groups: Sequence[str]
     return tuple(told[:1])  # one scale is enough: a monitor counts over the exposure
 
 
-def frames_apart(store: str | Path, axes: Collection[str], reductions: Sequence[Reduction]) -> tuple[str, ...]:
-    """That steps take frames for measured at one position along a scan axis which lie apart.
-
-    Parameters
-    ----------
-    store : path
-    axes : names of the scan axes, in storage order
-    reductions : sequence of Reduction
-        Of the steps.
-
-    Returns
-    -------
-    tuple of str
-        A sentence for each axis and kind of step to which it applies.
-    """
-    told = []
-    for k, axis in enumerate(axes):
-        path = Path(store, "raw", f"position_{axis}")
-        if not path.exists():
-            continue
-        frames = np.asarray(zarr.open_array(str(path), mode="r")[...], np.float64)
-        coordinate = np.asarray(zarr.open_array(str(Path(store, axis)), mode="r")[...], np.float64)
-        within = max((position_spread(layer, k, coordinate) for layer in frames), default=0.0)
-        every = position_spread(frames, k + 1, coordinate)
-        for kind, apart, where in (("own", within, "of one layer"), ("common", every, "of all layers")):
-            names = [r.name for r in reductions if r.positions == kind and compares_frames(r)]
-            if names and apart > POSITION_TOLERANCE:
-                told.append(
-                    f"frames {where} that share a position of {axis} lie up to {apart:.2g} steps apart: "
-                    f"{', '.join(names)} {'takes' if len(names) == 1 else 'take'} them for one position, their mean"
-                )
-    return tuple(told)
+def positions_apart(store: str | Path, axes: Collection[str], reductions: Sequence[Reduction]) -> tuple[str, ...]:
+    """What :func:`dfxm_dask.layer.frames_apart` says of the frames of a store and the reductions of a recipe."""
+    known = [a for a in axes if Path(store, "raw", f"position_{a}").exists()]
+    read = {p: np.asarray(zarr.open_array(str(Path(store, p)), mode="r")[...], np.float64)
+            for a in known for p in (f"raw/position_{a}", a)}  # fmt: skip
+    return frames_apart(list(axes), {a: read[f"raw/position_{a}"] for a in known}, read, reductions)
 
 
 def of_results(store: str | Path, groups: Collection[str]) -> tuple[str, ...]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
+from contextlib import suppress
 
 import h5py
 import numpy as np
@@ -15,6 +17,9 @@ from dfxm_dask.store.links import Sources
 COUNTS = ("uint8", "uint16", "uint32")
 SIGNED = ("int8", "int16", "int32")
 """Read as counts as long as none is negative: LIMA accumulates frames in int32."""
+
+MOST_NAMES, MOST_ENTRIES = 8, 200
+"""Names that a message lists, and entries that it looks into."""
 
 
 def find_detector(
@@ -43,16 +48,15 @@ def find_detector(
     if wanted and "/" in wanted:
         dataset = sources.find(entry, wanted.strip("/"))
         if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 3:
-            raise SourceError(asked, f"{wanted} is not a 3-D dataset", f"there are {_list(found) or 'none'}")
+            there = f"has shape {dataset.shape}" if isinstance(dataset, h5py.Dataset) else "is no dataset"
+            raise _without(sources, entry, found, f"has no detector {wanted!r}, which {there}")
         parts = wanted.strip("/").split("/")
         return (parts[1] if len(parts) > 1 else parts[0]), _checked(dataset, asked)
     if wanted:
         if wanted in broken and wanted not in found:
             raise broken[wanted]
         if wanted not in found:
-            raise SourceError(
-                asked, f"has no detector {wanted!r}{nearest(wanted, found)}", f"name one of {_list(found) or '(none)'}"
-            )
+            raise _without(sources, entry, found, f"has no detector {wanted!r}{nearest(wanted, found)}")
         name = wanted
     else:
         known = [name for name in candidates if name in found]
@@ -62,7 +66,7 @@ def find_detector(
             raise lost[0]
         choice = known or list(found)
         if not choice:
-            raise SourceError(asked, "has no detector", f"there is no 3-D dataset in it{_elsewhere(entry)}")
+            raise _without(sources, entry, found, "has no detector")
         if len(choice) > 1:
             raise SourceError(asked, f"has several detectors: {_list(found)}", "name one with --detector")
         name = choice[0]
@@ -124,16 +128,57 @@ def _list(found: dict[str, dict[str, h5py.Dataset]]) -> str:
     )
 
 
-def _elsewhere(entry: h5py.Group) -> str:
-    """3-D datasets that stand where no detector belongs, for the message. Links are not followed."""
-    names: list[str] = []
+def _without(sources: Sources, entry: h5py.Group, found: dict[str, dict[str, h5py.Dataset]], fault: str) -> SourceError:
+    """The refusal of an entry that lacks the camera, with what helps: its own cameras, or the entries that have one."""
+    if found:
+        return SourceError(sources.asked, fault, f"name one of its cameras with --detector: {_list(found)}")
+    fault += ": there is no 3-D dataset under measurement or instrument"
+    stacks, others = _elsewhere(sources, entry)
+    if others:
+        fault += f", but {', '.join(others)}"
+    if stacks:
+        remedy = f"if one of these holds the frames, name it with --detector: {', '.join(stacks)}"
+    elif entries := _with_camera(sources, entry):
+        remedy = f"choose an entry with a camera by --scan: {', '.join(entries)}"
+    else:
+        remedy = "name the master file of a scan with a camera: no entry of this one has any"
+    return SourceError(sources.asked, fault, remedy)
+
+
+def _elsewhere(sources: Sources, entry: h5py.Group) -> tuple[list[str], list[str]]:
+    """3-D datasets of numbers that stand where no detector belongs, as --detector takes them, and what else may have
+    been meant: images, and links of cameras that lead nowhere."""
+    stacks: list[str] = []
+    others: list[str] = []
 
     def note(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset) and item.ndim == 3 and len(names) < 8:
-            names.append(f"{printable(name)} {item.shape}")
+        if isinstance(item, h5py.Dataset) and item.dtype.kind in "uifbc" and item.ndim > 1:
+            text = f"{printable(name)} {item.shape}"
+            (stacks if item.ndim == 3 else others).append(f"/{text}" if item.ndim == 3 else text)
 
     entry.visititems(note)
-    return f" under measurement or instrument, but {', '.join(names)}: name one with --detector" if names else ""
+    for parent in ("measurement", "instrument"):
+        group = sources.find(entry, parent)
+        for name in group if isinstance(group, h5py.Group) else ():
+            link = group.get(name, getlink=True)
+            with suppress(SourceError):
+                if isinstance(link, h5py.SoftLink) and sources.find(group, name) is None:
+                    others.append(f"{parent}/{printable(name)}, a link to {printable(link.path)}, which is not there")
+    return stacks[:MOST_NAMES], others[:MOST_NAMES]
+
+
+def _with_camera(sources: Sources, without: h5py.Group) -> list[str]:
+    """Names of the first entries of the file that have a camera, by number."""
+    names = sorted((n for n in sources.master if re.fullmatch(r"\d+\.1", n)), key=lambda n: int(n.split(".")[0]))
+    found: list[str] = []
+    for name in names[:MOST_ENTRIES]:
+        with suppress(SourceError):
+            entry = sources.find(sources.master, name)
+            if isinstance(entry, h5py.Group) and entry != without and _stacks(sources, entry)[0]:
+                found.append(name)
+        if len(found) == MOST_NAMES:
+            break
+    return found
 
 
 def pixel_edges(sources: Sources, entry: h5py.Group, detector: str) -> tuple[float, float] | None:

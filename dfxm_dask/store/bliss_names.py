@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
@@ -28,6 +28,8 @@ class Beamline(BaseModel):
     monitors: list[str] = []
     detectors: list[str] = []
     roots: list[str] = []
+    scattering_plane: Literal["y", "x"] | None = None
+    """Dim of a frame that lies in the scattering plane: along it the layer is seen obliquely."""
 
     @field_validator("motors", mode="before")
     @classmethod

@@ -52,7 +52,8 @@ class CalibrateReport:
 def calibrate(
     store: str | os.PathLike[str], pixel_size: Pixel | None = None, *, camera_pixel: float | None = None,
     magnification: float | None = None, two_theta: float | None = None,
-    detector: Literal["vertical", "normal"] = "vertical", stretched: Literal["y", "x"] = "x", dry_run: bool = False,
+    detector: Literal["vertical", "normal"] = "vertical", stretched: Literal["y", "x"] | None = None,
+    dry_run: bool = False,
 ) -> CalibrateReport:  # fmt: skip
     """Effective pixel of a store, set without reading the raw data again.
 
@@ -74,8 +75,9 @@ def calibrate(
     detector : "vertical" or "normal"
         Parallel to the lab yz plane, or normal to the diffracted beam: see
         :func:`dfxm_dask.optics.geometry.effective_pixel`.
-    stretched : "x" or "y"
-        Dim of the store along which the layer is seen obliquely; x in simulated scans.
+    stretched : "x" or "y", optional
+        Dim of the store along which the layer is seen obliquely; by default the one that the beamline configuration of
+        the ingest says to lie in the scattering plane, or x where none does.
     dry_run : bool
         Change nothing, and report what would be done.
 
@@ -180,9 +182,12 @@ def _camera(store: Path) -> Pixel | None:
 
 def _computed(
     store: Path, recorded: Pixel | None, camera_pixel: float | None, magnification: float | None,
-    two_theta: float | None, detector: Literal["vertical", "normal"], stretched: str,
+    two_theta: float | None, detector: Literal["vertical", "normal"], stretched: str | None,
 ) -> tuple[Pixel, str]:  # fmt: skip
     """The pixel size that camera, magnification and angle give, and how it was computed."""
+    told = "given"
+    if stretched is None:
+        stretched, told = _stretched(store)
     if stretched not in AXES:
         raise InputError(f"stretched {stretched!r}", "is no dim of a frame", "take 'x' or 'y'")
     camera, where = recorded, "recorded"
@@ -215,7 +220,7 @@ def _computed(
     edges = "x".join(f"{edge:g}" for edge in camera)
     return (found[0], found[1]), (
         f"computed from a camera pixel of {edges} um ({where}), magnification {magnification:g} (given) and two_theta"
-        f" {angle:g} degree ({motor}); stretched along {stretched}, detector {detector}"
+        f" {angle:g} degree ({motor}); stretched along {stretched} ({told}), detector {detector}"
     )
 
 
@@ -233,7 +238,22 @@ def _angle_of(store: Path) -> tuple[float | None, str]:
     return None, ""
 
 
-def recorded_angle(scans: list[Scan], line: Beamline) -> dict[str, Any]:
+def _stretched(store: Path) -> tuple[Literal["y", "x"], str]:
+    """Dim of a frame in the scattering plane as the ingest recorded it, and what says so."""
+    found = ledger.group_provenance(store, "raw")[1].get("ingest", {}).get("scattering_plane")
+    dim = found.get("dim") if isinstance(found, dict) else None
+    if dim == "y" or dim == "x":
+        return dim, f"beamline configuration {found['beamline']}"
+    return "x", "assumed: the store does not tell the scattering plane"
+
+
+def recorded_geometry(scans: list[Scan], line: Beamline) -> dict[str, Any]:
+    """What an ingest keeps for a calibration: the dim in the scattering plane, and where the objective stood."""
+    plane = {"scattering_plane": {"dim": line.scattering_plane, "beamline": line.name}} if line.scattering_plane else {}
+    return plane | _recorded_angle(scans, line)
+
+
+def _recorded_angle(scans: list[Scan], line: Beamline) -> dict[str, Any]:
     """Where the arm of the objective stood, if it is recorded and the same in all layers: {} or {"two_theta": ...}."""
     for motor in line.motors.get("two_theta", []):
         stood = {s.metadata.get(f"positioners/{motor}") for s in scans}

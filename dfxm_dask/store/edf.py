@@ -9,6 +9,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -103,9 +104,12 @@ def read_edf(
         commanded = len(found)
     if len(found) > commanded:
         raise SourceError(asked, f"has {len(found)} frames, the command asks for {commanded}", ONE_SCAN)
-    found = _in_order(found, command, asked)
     total = len(found)
-    command, count = complete_frames(command, total, asked, allow_partial=allow_partial)
+    try:
+        found = _in_order(found, command, asked)
+        command, count = complete_frames(command, total, asked, allow_partial=allow_partial)
+    except SourceError as error:
+        raise (_part_of_a_series(found, commanded, asked) if total < commanded else None) or error from None
     found = found[:count]
 
     def look(motor: str) -> Readback:
@@ -164,6 +168,24 @@ def read_edf(
         files=tuple(
             (file, (s := os.stat(file)).st_size, s.st_mtime_ns) for file in dict.fromkeys(f.file for f in found)
         ),
+    )
+
+
+def _part_of_a_series(found: list[Frame], commanded: int, asked: str) -> SourceError | None:
+    """The refusal of files that lie beside others of the same scan, if there are any."""
+    folder = os.path.dirname(found[0].file)
+    same = (found[0].scan_number, _title(found[0]))
+    there = 0
+    for file in _files(folder):
+        with suppress(SourceError):  # a damaged file is refused where it is named
+            there += sum((f.scan_number, _title(f)) == same for f in frames_of(file))
+    if there <= len(found):
+        return None
+    short = f", where {commanded} were commanded: take its complete part with --allow-partial as well"
+    return SourceError(
+        asked,
+        f"{'is' if len(found) == 1 else 'are'} {len(found)} of the {there} frames of this scan in the folder {folder}",
+        f"name the folder, or all files of the scan by a pattern{short if there < commanded else ''}",
     )
 
 

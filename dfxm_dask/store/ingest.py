@@ -263,7 +263,7 @@ def ingest(
             "positions": {a.name: axis_attrs(whole, k) for k, a in enumerate(first.axes)} | {"z": z_attrs(whole)},
             "monitor": {"counter": first.monitor_name, "units": first.monitor_units or "not recorded"},
             "exposure": first.exposure_source,
-            **calibrate.recorded_angle(whole, line),
+            **calibrate.recorded_geometry(whole, line),
             "layers": [[Path(s.source).name, s.entry, at] for s, at in zip(scans, z_values, strict=True)],
             "root": ledger.digest(read_node(target)["attributes"]),  # all nodes are checked as they are consolidated
         }

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 
 import dfxm_dask
-from dfxm_dask.errors import InputError, StoreError
+from dfxm_dask.errors import FramesApartWarning, InputError, StoreError
 from dfxm_dask.rocking import kam, moments
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.recipe import parse_recipe
@@ -124,9 +126,10 @@ def test_positions__steps_that_take_layers_together_say_so(raw: Path) -> None:
     (told,) = plan(recipe(steps), raw).remarks
     assert "frames of all layers that share a position of phi lie up to 0.45 steps apart: pca, project_pca" in told
     data = dfxm_dask.open_scan(raw)["raw"].to_dataset()
-    with pytest.raises(InputError, match=r"pca: positions along phi.*lie up to .* steps.*drop_vars\('position_phi'\)"):
-        dfxm_dask.pca(data, background=100).compute()
-    dfxm_dask.pca(data.drop_vars("position_phi"), background=100).compute()
+    with pytest.warns(FramesApartWarning, match=re.escape(told.replace("pca, project_pca take", "pca takes"))):
+        lazy = dfxm_dask.pca(data, background=100)
+    plain = dfxm_dask.pca(data.drop_vars("position_phi"), background=100)
+    xr.testing.assert_identical(lazy.compute(), plain.compute())
 
 
 def test_positions__layers_need_all_or_none(raw: Path) -> None:
@@ -155,12 +158,35 @@ def rows_apart() -> xr.Dataset:
 
 
 @pytest.mark.parametrize("name", ["local_peak", "fit_curves", "integrated_curve", "nmf"])
-def test_positions__rows_apart_are_refused_where_they_would_be_taken_for_one(name: str) -> None:
-    options = {} if name == "integrated_curve" else {"background": 40}
-    if name == "fit_curves":
-        options = {"axis": "phi"}
-    with pytest.raises(InputError, match=rf"{name}: positions along phi.*frames that share a position.*steps"):
-        getattr(dfxm_dask, name)(rows_apart(), **options).compute()
+def test_positions__rows_apart_are_taken_for_one_position_with_a_warning(name: str) -> None:
+    data = rows_apart()
+    options = {"axis": "phi"} if name == "fit_curves" else {} if name == "integrated_curve" else {"background": 40}
+    with pytest.warns(FramesApartWarning, match=rf"share a position of phi lie up to 0\.9 steps apart: {name} takes"):
+        found = getattr(dfxm_dask, name)(data, **options)
+    grid = data.drop_vars("position_phi").assign_coords(phi=data.phi.copy(data=data.position_phi.mean("chi").values[0]))
+    expected = getattr(dfxm_dask, name)(grid, **options).compute()
+    xr.testing.assert_identical(
+        found.compute().drop_vars("phi", errors="ignore"), expected.drop_vars("phi", errors="ignore")
+    )
+
+
+@pytest.mark.parametrize("step", ["integrated_curve", "fit_curves"])
+def test_positions__rows_apart_give_the_same_in_a_run(tmp_path: Path, step: str) -> None:
+    scan: dict[str, Any] = {"command": "fscan2d", "motors": ("chi", "mu"), "shape": (4, 9), "starts": (0, 1)}
+    frames = 1 + 0.01 * np.arange(9) + 0.002 * np.array([1, -1, 1, 0.5])[:, None]
+    store = raw_store(tmp_path, **scan, steps=(0.1, 0.01), readbacks={"mu": frames.ravel()}, jitter=0.0)
+    options = {"axis": "phi"} if step == "fit_curves" else {}
+    steps = recipe(f"  - {step}: {options}\n")
+    (told,) = (text for text in plan(steps, store).remarks if "steps apart" in text)
+    run_recipe(steps, store)
+    tree = dfxm_dask.open_scan(store)
+    with pytest.warns(FramesApartWarning, match=re.escape(told)):
+        lazy = getattr(dfxm_dask, step)(tree["raw"].to_dataset(), **options)
+    names = [n for group in tree.children.values() for n in group.data_vars if n in lazy and n != "counts"]
+    assert names
+    for name in names:
+        stored = next(group[name] for group in tree.children.values() if name in group)
+        np.testing.assert_array_equal(stored.values, lazy[name].values)
 
 
 @pytest.mark.parametrize("name", ["background", "zingers"])

@@ -19,6 +19,7 @@ from dfxm_dask.run.night_config import Nightly, read_nightly, schedule
 from dfxm_dask.run.night_plan import refuse_raw, target_folder
 from dfxm_dask.run.night_sources import apart, find_masters, look
 from tests.run.nights import (
+    MESH,
     make_tree,
     write_scan,
 )
@@ -83,6 +84,7 @@ def _refuse(path: str) -> None:
         ("raw: x\nreport: y\nretries: -1\n", r":3: 'retries'.*greater than or equal to 0"),
         ("raw: x\nreport: y\nprocessed: out\n", r":3: 'processed': a place must hold \{relative\}"),
         ("raw: x\nreport: y\nprocessed: '{relative}/{secret}'\n", r"no other braces"),
+        ("raw: x\nreport: y\nscan_mode: backwards\n", r":3: 'scan_mode'.*'rewind' or 'zigzag'"),
         ("raw: x/**/y\nreport: y\n", r":1: 'raw': \*\* is not for patterns here"),
         ("raw: x\nreport: y\nrecipes: [mapz]\n", r"recipe 'mapz': not found"),
         ("raw: x\nreport: y\nbeamline: id99\n", r"'id99': not found"),
@@ -177,3 +179,21 @@ def test_look__says_what_the_files_are(tmp_path: Path) -> None:
     assert look(str(master), ["1.1"], night) == first
     os.utime(master.parent / "scan0001/pco_ff_0002.h5")
     assert look(str(master), ["1.1"], night).fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, None),
+        ({**MESH, "mode": "REWIND"}, None),
+        ({**MESH, "mode": "REWIND", "parameters": False}, None),
+        ({**MESH, "mode": "ZIGZAG", "parameters": False, "positioner": "absent"}, "zigzag"),
+    ],
+)
+def test_look__the_direction_of_the_night_goes_where_the_file_tells_none(
+    tmp_path: Path, options: dict[str, Any], told: str | None
+) -> None:
+    master = write_scan(tmp_path, "x", **options)
+    found = look(str(master), ["1.1"], Nightly(raw=["x"], report="y", scan_mode="zigzag"))
+    assert (found.problem, found.scan_mode) == ("", told)
+    assert bool(look(str(master), ["1.1"], Nightly(raw=["x"], report="y")).problem) == (told is not None)

@@ -22,6 +22,7 @@ from dfxm_dask.run.night_config import read_nightly
 from dfxm_dask.run.nightly import run_night
 from tests.run.nights import (
     BROKEN,
+    MESH,
     OLD,
     RECIPE,
     age,
@@ -194,6 +195,24 @@ def test_run_night__absent_frames_that_are_allowed_are_named(tmp_path: Path) -> 
     again = run_night(read_nightly(path))
     assert again.counts == {"unchanged": 1}
     assert "7 of 9 frames" in again.outcomes[0].reason
+
+
+def test_run_night__the_direction_of_rows_is_told_to_scans_that_ask_for_it(tmp_path: Path) -> None:
+    path = make_tree(tmp_path, good=0, broken=())
+    session = tmp_path / "data/visitor/ma0/id03/20261120/RAW_DATA/s"
+    silent = write_scan(session, "silent", **MESH, mode="ZIGZAG", parameters=False, positioner="absent")
+    age(tmp_path)
+    (first,) = run_night(read_nightly(path)).outcomes
+    assert first.status == "failed"
+    assert "--scan-mode zigzag" in first.reason
+    path.write_text(path.read_text() + "scan_mode: zigzag\n")
+    (done,) = run_night(read_nightly(path)).outcomes
+    assert done.status == "done"
+    raw = dfxm_dask.open_scan(done.store, chunks=None)["raw"]
+    assert (raw.phi.attrs["scan_mode"], raw.phi.attrs["scan_mode_source"]) == ("zigzag", "given")
+    with h5py.File(silent) as file:
+        recorded = file["1.1/measurement/pco_ff"][:]
+    assert (raw.counts.values[0, 1] == recorded[7:3:-1]).all()
 
 
 def test_run_night__a_recipe_added_later_is_run_on_all(tmp_path: Path) -> None:

@@ -44,7 +44,10 @@ def test_refuses__no_detector_and_says_what_there_is(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5").path
     with edit(path) as file:
         file.move("1.1/measurement/pco_ff", "1.1/elsewhere")
-    refuse(path, r"has no detector; there is no 3-D dataset .*, but elsewhere \(30, 12, 10\): name one with --detector")
+    refuse(
+        path,
+        r"has no detector: there is no 3-D .*; if one .* holds the frames.* with --detector: /elsewhere \(30, 12, 10\)",
+    )
     assert read_scan(path, "1.1", beamline=BEAMLINE, detector="/elsewhere").found == 30
 
 
@@ -53,8 +56,25 @@ def test_refuses__several_detectors_until_one_is_named(tmp_path: Path) -> None:
     with edit(path) as file:
         file["1.1/instrument/basler_ff/data"] = known_counts(30, (4, 4))
     refuse(path, r"several detectors: pco_ff \(30, 12, 10\) uint16, basler_ff \(30, 4, 4\) uint16; name one with")
-    refuse(path, r"no detector 'pco_fff' \(did you mean 'pco_ff'\?\); name one of pco_ff", detector="pco_fff")
-    refuse(path, "instrument/pco_ff/data is not a 3-D dataset", detector="instrument/pco_ff/data")
+    named = r"; name one of its cameras with --detector: pco_ff \(30, 12, 10\) uint16, basler"
+    refuse(path, r"no detector 'pco_fff' \(did you mean 'pco_ff'\?\)" + named, detector="pco_fff")
+    refuse(path, "no detector 'instrument/pco_ff/data', which is no dataset" + named, detector="instrument/pco_ff/data")
+    refuse(path, "'instrument/mu/value', which has shape .30,." + named, detector="instrument/mu/value")
+
+
+def test_refuses__no_detector_and_names_what_may_have_been_meant(tmp_path: Path) -> None:
+    path = write_bliss(tmp_path / "m.h5", layers=3).path
+    with edit(path) as file:
+        for name in ("1.1", "2.1"):
+            del file[name]["measurement/pco_ff"]
+        file["1.1/instrument/pco_ff/image"] = np.zeros((12, 10), "u2")
+        file["1.1/measurement/basler_ff"] = h5py.SoftLink("/1.1/instrument/basler_ff/image")
+    there = r"but instrument/pco_ff/image \(12, 10\), measurement/basler_ff, a link to /1\.1/.*, which is not there"
+    refuse(path, there + r"; choose an entry with a camera by --scan: 3\.1$")
+    refuse(path, r"no detector 'pco_ff': there is no 3-D dataset .*; choose .*: 3\.1$", "2.1", detector="pco_ff")
+    with edit(path) as file:
+        del file["3.1/measurement/pco_ff"]
+    refuse(path, "name the master file of a scan with a camera: no entry of this one has any", "2.1")
 
 
 def test_refuses__copies_of_the_detector_that_differ(tmp_path: Path) -> None:

@@ -285,7 +285,7 @@ def test_calibrate__agrees_with_the_simulator(tmp_path: Path, preset: str) -> No
     dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "s.zarr")
     angle = float(np.rad2deg(2 * phantom.at.theta))
     report = dfxm_dask.calibrate(
-        tmp_path / "s.zarr", magnification=6.5 / phantom.pixel[0], two_theta=angle, dry_run=True
+        tmp_path / "s.zarr", magnification=6.5 / phantom.pixel[0], two_theta=angle, stretched="x", dry_run=True
     )
     assert report.pixel_size == pytest.approx(phantom.pixel, rel=1e-12)
 
@@ -305,9 +305,13 @@ def test_calibrate__a_simulated_store(tmp_path: Path) -> None:
 def test_calibrate__computed_from_what_is_recorded(made: Path, copy: Any) -> None:
     store = copy("none")
     report = dfxm_dask.calibrate(store, magnification=13)  # camera 6.5 um and obpitch 18 degree are in the file
-    assert report.pixel_size == pytest.approx((0.5, 0.5 / np.tan(np.deg2rad(18))), rel=1e-12)
+    assert report.pixel_size == pytest.approx((0.5 / np.tan(np.deg2rad(18)), 0.5), rel=1e-12)
     assert "camera pixel of 6.5x6.5 um (recorded)" in report.source
-    assert "18 degree (recorded motor obpitch); stretched along x" in report.source
+    assert (
+        "18 degree (recorded motor obpitch); stretched along y (beamline configuration id03), detector" in report.source
+    )
+    other = dfxm_dask.calibrate(store, magnification=13, stretched="x", dry_run=True)
+    assert (other.pixel_size, "along x (given)" in other.source) == (report.pixel_size[::-1], True)
     tree = dfxm_dask.open_scan(store)
     assert tree.y.attrs["pixel_size_source"] == tree.x.attrs["pixel_size_source"] == report.source
     turned = {"magnification": 13, "camera_pixel": 3.25, "two_theta": 30, "detector": "normal", "stretched": "y"}
@@ -316,8 +320,8 @@ def test_calibrate__computed_from_what_is_recorded(made: Path, copy: Any) -> Non
         array = zarr.open_array(str(store / name))
         array.attrs["binning"] = 2
     found = dfxm_dask.calibrate(store, magnification=13, camera_pixel=3.25, two_theta=30, dry_run=True)
-    assert (found.pixel_size[0], "binned 2 times" in found.source) == (0.5, True)
-    assert dfxm_dask.calibrate(store, magnification=26, dry_run=True).pixel_size[0] == 0.5
+    assert (found.pixel_size[1], "binned 2 times" in found.source) == (0.5, True)
+    assert dfxm_dask.calibrate(store, magnification=26, dry_run=True).pixel_size[1] == 0.5
 
 
 def test_calibrate__what_is_not_recorded_is_named(tmp_path: Path, copy: Any) -> None:

@@ -116,6 +116,27 @@ def test_read_scan__partial_edf_scan(tmp_path: Path) -> None:
     assert (scan.found, scan.commanded, scan.shape) == (4, 6, (4,))
 
 
+@pytest.mark.parametrize("given", [slice(0, 1), slice(3, 4), slice(1, 5), slice(0, 6, 2)])
+@pytest.mark.parametrize("there", [6, 5])
+def test_refuses__edf_files_of_a_series_and_names_the_others(tmp_path: Path, given: slice, there: int) -> None:
+    files = write(tmp_path, COUNTS[:there])
+    (tmp_path / "dark.edf").write_text("no image")
+    files, every = files[given], files
+    words = rf"entry 1\.1: (is|are) {len(files)} of the {there} frames of this scan in the folder {tmp_path}; "
+    with pytest.raises(SourceError, match=words + "name the folder, or all files of the scan by a pattern") as caught:
+        read(files)
+    assert ("--allow-partial as well" in caught.value.remedy) == (there < 6)
+    assert read(str(tmp_path / "strain_*"), allow_partial=there < 6).found == len(every)  # the advice works
+
+
+def test_read_scan__edf_files_that_a_user_takes_for_a_part_of_the_series(tmp_path: Path) -> None:
+    files = write(tmp_path)
+    assert read(files[:4], allow_partial=True).found == 4
+    write(tmp_path / "mesh", title="mesh mu 0 0.2 2 chi 1 2 1 0.5", motors=motors(mu=np.arange(6) % 3 * 0.1))
+    with pytest.raises(SourceError, match="is 1 of the 6 frames of this scan in the folder"):
+        read(tmp_path / "mesh" / files[0].name, allow_partial=True)
+
+
 def test_refuses__edf_with_missing_bytes(tmp_path: Path) -> None:
     files = write(tmp_path)
     files[2].write_bytes(files[2].read_bytes()[:-7])
