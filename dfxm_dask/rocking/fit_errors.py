@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numba import njit
 
-from dfxm_dask.rocking.least_squares import padded
+from dfxm_dask.rocking.least_squares import AMPLITUDE, CENTRE, LEVEL, padded
 
 # Simulations set the next two. A bound of 0 would make errors too large on average where all frames have equal noise.
 LOWEST = -0.2  # of b, in parts of a
@@ -137,7 +137,7 @@ def _regression(basis, frame, plain, peak, a, b):  # type: ignore[no-untyped-def
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _allow_for_luck(p, size, excess, a, b, points, room, errors):  # type: ignore[no-untyped-def]
+def _allow_for_luck(p, size, excess, others, a, b, points, room, errors):  # type: ignore[no-untyped-def]
     """Larger errors where a signal-to-noise ratio just above its threshold may have passed by chance."""
     _, _, plain, shaped, peak, _ = room
     height, fwhm = p[0], p[2]
@@ -148,14 +148,17 @@ def _allow_for_luck(p, size, excess, a, b, points, room, errors):  # type: ignor
     noise = (points * a * a + 2 * a * b * shaped[3, 3] + b * b * shaped[0, 3]) / (2 * total * total)
     noise *= points / (points - size)
     spread = math.sqrt(noise + max(hh + hw + ww / 4, 0.0))
-    above = math.log(excess) / spread
-    # The median of a normal deviate that is known to exceed the threshold, solved for its mean, to 3 %.
-    luck = math.log(2) / above * math.exp(-above * (0.3 + 0.45 * above)) / spread
     for k in range(size):
+        over = excess if k == CENTRE else others
+        if not 1 < over < SAFE:
+            continue
+        above = math.log(over) / spread
+        # The median of a normal deviate that is known to exceed the threshold, solved for its mean, to 3 %.
+        luck = math.log(2) / above * math.exp(-above * (0.3 + 0.45 * above)) / spread
         towards = (a * plain[k, 0] + b * peak[k, 0]) / height + (a * plain[k, 2] + b * peak[k, 2]) / (2 * fwhm)
-        if k == 0:
+        if k == AMPLITUDE:
             smaller = noise + max((hw + ww / 2) / 2, 0.0)
-        elif k == 3:
+        elif k == LEVEL:
             smaller = noise
         else:
             smaller = noise + max(hh - ww / 4, 0.0)
@@ -163,7 +166,7 @@ def _allow_for_luck(p, size, excess, a, b, points, room, errors):  # type: ignor
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def standard_errors(basis, matrix, p, size, chi2, least, excess, room, errors):  # type: ignore[no-untyped-def]
+def standard_errors(basis, matrix, p, size, chi2, least, excess, others, room, errors):  # type: ignore[no-untyped-def]
     """Standard errors of the parameters of an unweighted fit; NaN where nothing determines them.
 
     Parameters
@@ -180,8 +183,8 @@ def standard_errors(basis, matrix, p, size, chi2, least, excess, room, errors): 
         Sum of squared residuals.
     least : float
         Least variance of a frame.
-    excess : float
-        Signal-to-noise ratio over the least one that errors need, above 1.
+    excess, others : float
+        Signal-to-noise ratio over the least one that the error of the centre needs, above 1, and those of the others.
     room : tuple of arrays
         See :func:`room`.
     errors : array (parameters,)
@@ -225,8 +228,8 @@ def standard_errors(basis, matrix, p, size, chi2, least, excess, room, errors): 
             # Cornish-Fisher expansion of the quantile of t at one standard deviation
             wide = 1 + 0.5 / nu + 0.25 / nu**2 + 0.0625 / nu**3
         errors[k] = math.sqrt(a * off_part + b * peak_part * wide * wide)
-    if excess < SAFE:
-        _allow_for_luck(p, size, excess, a, b, points, room, errors)
+    if min(excess, others) < SAFE:
+        _allow_for_luck(p, size, excess, others, a, b, points, room, errors)
 
 
 def room(points: int) -> tuple:
