@@ -10,6 +10,7 @@ from numba import njit
 GAUSSIAN, LORENTZIAN, PSEUDO_VOIGT = 0, 1, 2
 AMPLITUDE, CENTRE, FWHM, LEVEL, MIXING = 0, 1, 2, 3, 4  # order of the parameters; the last one only for pseudo-Voigt
 
+LANES = 16  # of the arrays of :func:`buffers`
 MOST_TRIALS = 30
 SMALL = 1e-5  # converged where a step moves centre and FWHM by less, in scan steps, and the amplitude in its own size
 FLAT = 1e-8  # or where the sum of squares falls by less than this part: a step of about 1e-4 standard deviations
@@ -88,7 +89,7 @@ def _normal_equations(u, curve, p, model, basis, matrix, slope):  # type: ignore
     inverse = 1 / fwhm
     mixing = p[4] if model == PSEUDO_VOIGT else 0.0
     if model != LORENTZIAN:
-        _exponentials(u, centre, inverse, basis[5], basis[6])
+        _exponentials(u, centre, inverse, basis[5, :points], basis[6, :points])
     chi2 = 0.0
     if model == GAUSSIAN:
         for i in range(points):
@@ -200,6 +201,8 @@ def fit_peak(u, curve, p, model, work):  # type: ignore[no-untyped-def]
         Whether the last step was small.
     chi2 : float
         Sum of squared residuals.
+    matrix : array (5, 5)
+        JᵀJ, lower triangle.
     """
     basis, matrix, slope, trial_matrix, trial_slope, factor, step, trial = work
     size = 5 if model == PSEUDO_VOIGT else 4
@@ -233,20 +236,25 @@ def fit_peak(u, curve, p, model, work):  # type: ignore[no-untyped-def]
             damping = max(damping * 0.1, 1e-12)
             converged = small and damping < 1  # a small step under strong damping says nothing
             if abs(p[CENTRE]) > u.size or not 0.1 < p[FWHM] < 4 * u.size:
-                return False, chi2  # far outside the scan: it will not come back
+                return False, chi2, matrix  # far outside the scan: it will not come back
         else:
             # At the minimum rounding decides whether the sum of squares falls.
             converged = small and damping < 1
             damping *= 10
         if converged or damping > 1e12:
             break
-    return converged, chi2
+    return converged, chi2, matrix
+
+
+def padded(points: int) -> int:
+    """Number of frames with zeros added so that vector instructions leave no rest."""
+    return -(-points // LANES) * LANES
 
 
 def buffers(points: int) -> tuple[np.ndarray, ...]:
     """Room for :func:`fit_peak` on curves of that many points, made once for all pixels."""
     return (
-        np.zeros((7, points)),
+        np.zeros((7, padded(points))),
         np.zeros((5, 5)),
         np.zeros(5),
         np.zeros((5, 5)),

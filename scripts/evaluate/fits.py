@@ -1,8 +1,9 @@
-"""Stated errors of fitted peaks against their true scatter, in simulations.
+"""Stated errors of fitted peaks against their true errors, in simulations.
 
 ``python scripts/evaluate/fits.py --seeds 11 12`` prints one line per noise, number of frames, FWHM and model: the part
 of curves with a good fit, the part of these with errors of FWHM, and for every parameter the median stated error over
-the scatter, and the part of fits within one stated error of the truth (0.68 is right). "-" is fewer than 2 % of curves.
+the root mean square of the true errors, and the part of fits within one stated error of the truth (0.68 is right). "-"
+is fewer than 2 % of curves.
 ``--summary`` leaves only the counts of how many are right.
 
 Noise is equal in all frames, of a camera (2 counts and photons) or of photons alone, on a pedestal of 100 counts.
@@ -47,7 +48,7 @@ def simulate(noise: str, flux: int, frames: int, width: int, model: str, seed: i
 
 
 def evaluate(noise: str, flux: int, frames: int, width: int, model: str, seeds: list[int]) -> tuple[float, float, list]:
-    """Part of good fits, part of these with errors, and (stated over scatter, coverage) of every parameter."""
+    """Part of good fits, part of these with errors, and (stated over true, coverage) of every parameter."""
     stated, errors, ok = [], [], []
     for seed in seeds:
         curves, true = simulate(noise, flux, frames, width, model, seed)
@@ -61,7 +62,7 @@ def evaluate(noise: str, flux: int, frames: int, width: int, model: str, seeds: 
         known = np.isfinite(std)
         std, error = std[known], error[known]
         few = known.mean() < FEWEST
-        figures.append(None if few else (np.median(std) / error.std(), (np.abs(error) < std).mean()))
+        figures.append(None if few else (np.median(std) / np.sqrt((error**2).mean()), (np.abs(error) < std).mean()))
     good = np.concatenate(ok)
     return good.mean(), np.isfinite(np.concatenate(stated, 1)[1]).sum() / max(good.sum(), 1), figures
 
@@ -94,7 +95,7 @@ def main() -> None:
         ratio, covered = np.array(values).T
         right = (ratio > 0.95) & (ratio < 1.1) & (covered > 0.64) & (covered < 0.72)
         print(
-            f"{name}: {right.sum()} of {right.size} right; stated over scatter {ratio.min():.2f} to {ratio.max():.2f}, "
+            f"{name}: {right.sum()} of {right.size} right; stated over true {ratio.min():.2f} to {ratio.max():.2f}, "
             f"coverage {covered.min():.2f} to {covered.max():.2f}"
         )
 

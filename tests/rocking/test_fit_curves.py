@@ -135,6 +135,22 @@ def test_fit_curves__errors_that_are_not_known_are_nan() -> None:
     assert fit_curves.kernel(flat, {"a": np.arange(61.0)})["fit_ok"].mean() < 0.02
 
 
+@pytest.mark.parametrize(("height", "width", "frames"), [(79, 6, 31), (60, 6, 61), (130, 15, 31)])
+def test_fit_curves__errors_of_peaks_near_the_threshold_are_not_too_small(
+    height: float, width: float, frames: int
+) -> None:
+    rng = np.random.default_rng(21)
+    x = np.arange(float(frames))
+    curves = rng.poisson(gaussian(x, height, frames / 2, width, 100), (1, 4000, frames)).astype(np.uint16)
+    found = fit_curves.kernel(curves, {"a": x})
+    for name, true in (("fit_centre", frames / 2), ("fit_fwhm", width)):
+        std = found[f"{name}_std_a"]
+        known = np.isfinite(std)
+        assert 0.05 < known.mean() < 0.95
+        rms = np.sqrt(((found[f"{name}_a"] - true)[known] ** 2).mean())
+        assert 0.87 < np.median(std[known]) / rms < 1.15, (name, known.mean())
+
+
 @pytest.mark.parametrize("middle", [300.0, -179.99, 12.3456789, 1e4])
 def test_fit_curves__centres_are_right_at_any_angle(middle: float) -> None:
     x = middle + PHI
