@@ -26,6 +26,8 @@ STRIPE = 5.0  # um: stripes of the plane that count as one observation (as in th
 SAME_SIGN, SURE, WIDEST, TURNED = 0.8, 6.0, 1.5, 20.0
 FLOOR = 0.02
 """Part of the width of the step within which dynamical diffraction may move it in one stripe (our choice)."""
+PLACE_FLOOR = 0.03
+"""Part of the width of the step within which the place of the whole plane is known at best (set on simulated walls)."""
 BENT = 4.0, 0.5  # standard errors and um of sagitta from which a boundary is curved (our choice)
 FREE = 4  # numbers of the surface: place, two slopes, logarithm of the width
 REASONS = (
@@ -71,7 +73,8 @@ class StepFit(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """Cells about a plane: in-layer distance s, place along the trace t and height h (um), values, bin, weight."""
+    """Cells about a plane: in-layer distance s, place along the trace t and height h (um), values, bin, weight, and the
+    steps of other boundaries (cell, boundary)."""
 
     s: np.ndarray
     t: np.ndarray
@@ -79,6 +82,7 @@ class Strip(NamedTuple):
     values: np.ndarray
     bin: np.ndarray
     weight: np.ndarray
+    others: np.ndarray
 
 
 def trace_frame(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -88,22 +92,31 @@ def trace_frame(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return across, np.array([-across[1], across[0], 0.0])
 
 
-def _binned(places: np.ndarray, normal: np.ndarray, origin: np.ndarray, levels: np.ndarray) -> np.ndarray:
+def binned(places: np.ndarray, normal: np.ndarray, origin: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Bin of the trace and number of the layer of each place: (place, 2), int64."""
     _, along = trace_frame(normal)
     bins = np.floor((places - origin) @ along / BIN).astype(np.int64)
     return np.column_stack([bins, np.clip(np.searchsorted(levels, places[:, 2] - 1e-3), 0, len(levels) - 1)])
 
 
+def closed(bins: np.ndarray, layers: int, first: int | None = None, last: int | None = None) -> np.ndarray:
+    """Bins and layers (bin, layer), bool, that hold places, with gaps of one bin or layer filled."""
+    first = int(bins[:, 0].min()) if first is None else first
+    last = int(bins[:, 0].max()) if last is None else last
+    region = np.zeros((last - first + 1, layers), bool)
+    region[bins[:, 0] - first, bins[:, 1]] = True
+    return np.asarray(ndimage.binary_closing(np.pad(region, 2), np.ones((3, 3)))[2:-2, 2:-2] | region)
+
+
 def _strip(
     positions: np.ndarray, values: np.ndarray, normal: np.ndarray, origin: np.ndarray,
-    levels: np.ndarray, region: np.ndarray, first: int, reach: float = STRIP,
+    levels: np.ndarray, region: np.ndarray, first: int, others: np.ndarray, reach: float = STRIP,
 ) -> Strip:  # fmt: skip
     """Cells within the strip and the region (bin, layer); ``first`` is the number of its first bin."""
     across, along = trace_frame(normal)
     s = (positions - origin) @ across
     near = np.flatnonzero(np.abs(s) < reach)
-    where = _binned(positions[near], normal, origin, levels)
+    where = binned(positions[near], normal, origin, levels)
     row = where[:, 0] - first
     inside = (row >= 0) & (row < region.shape[0])
     inside[inside] = region[row[inside], where[inside, 1]]
@@ -123,7 +136,8 @@ def _strip(
         return np.asarray(np.bincount(number, these) / total)
 
     rows = np.stack([mean(v) for v in values[near].T], axis=1)
-    return Strip(mean(s[near]), mean(t), mean(h), rows, bins[place], total.astype(np.float64))
+    beside = np.array([mean(v) for v in others[near].T]).reshape(-1, len(total)).T
+    return Strip(mean(s[near]), mean(t), mean(h), rows, bins[place], total.astype(np.float64), beside)
 
 
 def _demeaned(columns: np.ndarray, group: np.ndarray, weight: np.ndarray, count: int) -> np.ndarray:
@@ -134,13 +148,13 @@ def _demeaned(columns: np.ndarray, group: np.ndarray, weight: np.ndarray, count:
 
 
 def _columns(strip: Strip, surface: np.ndarray, size: tuple[float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Linear columns (slope and step, even and along t and h), and the derivatives of the step by place and width."""
+    """Linear columns (slope, step, both along t and h, others), and derivatives of the step by place and width."""
     t, h = strip.t / size[0], strip.h / size[1]
     width = np.exp(surface[3])
     u = (strip.s - surface[0] - surface[1] * t - surface[2] * h) / width
     step = 0.5 * erf(u / np.sqrt(2))
     bell = np.exp(-0.5 * u * u) / np.sqrt(2 * np.pi)
-    linear = np.stack([strip.s, strip.s * t, strip.s * h, step, step * t, step * h], axis=1)
+    linear = np.column_stack([strip.s, strip.s * t, strip.s * h, step, step * t, step * h, strip.others])
     return linear, -bell / width, -bell * u
 
 
@@ -154,7 +168,7 @@ def _least_squares(columns: np.ndarray, values: np.ndarray, weight: np.ndarray) 
 def _solved(strip: Strip, surface: np.ndarray, size: tuple[float, float], bent: bool = False) -> tuple[np.ndarray, ...]:
     """One Gauss-Newton step: numbers, inverse of the normal matrix, and scores (cell, number).
 
-    The first numbers are changes of the surface (and three of its curvature, with ``bent``), then come six linear ones
+    The first numbers are changes of the surface (and three of its curvature, with ``bent``), then come the linear ones
     of every channel, of which the fourth is the jump.
     """
     group = np.unique(strip.bin, return_inverse=True)[1].reshape(-1)
@@ -164,15 +178,16 @@ def _solved(strip: Strip, surface: np.ndarray, size: tuple[float, float], bent: 
     shape = [np.ones_like(t), t, h] + ([t * t, h * h, t * h] if bent else [])
     free = FREE + (3 if bent else 0)
     channels = strip.values.shape[1]
-    total = free + 6 * channels
+    count_linear = linear.shape[1]
+    total = free + count_linear * channels
     matrix, right, parts = np.zeros((total, total)), np.zeros(total), []
     for c in range(channels):
         value = strip.values[:, c]
         weight = strip.weight.copy()
         for _ in range(2):
             flat = _demeaned(np.column_stack([linear, value]), group, weight, count)
-            solved = _least_squares(flat[:, :6], flat[:, 6], weight)
-            left = flat[:, 6] - flat[:, :6] @ solved
+            solved = _least_squares(flat[:, :-1], flat[:, -1], weight)
+            left = flat[:, -1] - flat[:, :-1] @ solved
             spread = 1.4826 * np.median(np.abs(left)) + 1e-9 * (np.abs(value).max() + 1e-300)
             weight = strip.weight * np.minimum(1.0, HUBER * spread / np.maximum(np.abs(left), 1e-300))
         jump = solved[3] + solved[4] * t + solved[5] * h
@@ -181,7 +196,7 @@ def _solved(strip: Strip, surface: np.ndarray, size: tuple[float, float], bent: 
         flat = _demeaned(np.column_stack([moving, linear, value]), group, weight, count)
         solved = _least_squares(flat[:, free:-1], flat[:, -1], weight)
         left = flat[:, -1] - flat[:, free:-1] @ solved
-        place = np.r_[np.arange(free), free + 6 * c + np.arange(6)]
+        place = np.r_[np.arange(free), free + count_linear * c + np.arange(count_linear)]
         scaled = flat[:, :-1] * (weight / spread**2)[:, None]
         matrix[np.ix_(place, place)] += scaled.T @ flat[:, :-1]
         right[place] += scaled.T @ left
@@ -207,10 +222,14 @@ def _layer_jumps(strip: Strip, surface: np.ndarray, size: tuple[float, float], l
         group = np.unique(strip.bin[mine], return_inverse=True)[1].reshape(-1)
         trace[n] = BIN * (group.max() + 1)
         flat = _demeaned(
-            np.column_stack([linear[mine][:, [0, 3]], strip.values[mine]]), group, strip.weight[mine], group.max() + 1
+            np.column_stack([linear[mine][:, [0, 3]], strip.others[mine], strip.values[mine]]),
+            group,
+            strip.weight[mine],
+            group.max() + 1,
         )
         if len(flat) > 20:
-            jumps[n] = np.linalg.lstsq(flat[:, :2], flat[:, 2:], rcond=None)[0][1]
+            own = 2 + strip.others.shape[1]
+            jumps[n] = np.linalg.lstsq(flat[:, :own], flat[:, own:], rcond=None)[0][1]
     return jumps, trace
 
 
@@ -240,7 +259,7 @@ def _grown(
 
 def fit_step(
     positions: np.ndarray, values: np.ndarray, normal: np.ndarray, origin: np.ndarray, own: np.ndarray, *,
-    barred: np.ndarray | None = None, grow: bool = False,
+    barred: np.ndarray | None = None, others: np.ndarray | None = None, grow: bool = False,
 ) -> StepFit | None:  # fmt: skip
     """One step surface through the strip about a plane.
 
@@ -255,6 +274,8 @@ def fit_step(
         Points of the plane: the step is looked for where they are.
     barred : array (cell,), bool, optional
         Cells that another boundary disturbs.
+    others : array (cell, boundary), optional
+        Steps of other boundaries, of any height.
     grow : bool
         Look along the trace as far as the step goes on.
 
@@ -282,16 +303,15 @@ def fit_step(
     if np.count_nonzero(usable) < 200:
         return None
     positions, values = positions[usable], values[np.ix_(usable, channels)]
+    others = np.zeros((len(positions), 0)) if others is None else others[usable]
     levels = np.unique(positions[:, 2])
     places, surface = own, np.array([0.0, 0.0, 0.0, np.log(0.6)])
     for turn in range(PASSES):
-        bins = _binned(places, normal, origin, levels)
-        all_bins = _binned(positions, normal, origin, levels)[:, 0]
+        bins = binned(places, normal, origin, levels)
+        all_bins = binned(positions, normal, origin, levels)[:, 0]
         first, last = int(min(all_bins.min(), bins[:, 0].min())), int(max(all_bins.max(), bins[:, 0].max()))
-        region = np.zeros((last - first + 1, len(levels)), bool)
-        region[bins[:, 0] - first, bins[:, 1]] = True
-        region = ndimage.binary_closing(np.pad(region, 2), np.ones((3, 3)))[2:-2, 2:-2] | region
-        strip = _strip(positions, values, normal, origin, levels, region, first)
+        region = closed(bins, len(levels), first, last)
+        strip = _strip(positions, values, normal, origin, levels, region, first, others)
         if len(strip.s) > MOST_CELLS:
             strip = Strip(*(a[:: len(strip.s) // MOST_CELLS + 1] for a in strip))
         if len(strip.s) < 60 or np.ptp(strip.t) < 2 or min((strip.s > 0.5).sum(), (strip.s < -0.5).sum()) < 20:
@@ -307,10 +327,10 @@ def fit_step(
         if not np.isfinite(surface).all() or np.abs(surface[:3]).sum() > 4 * STRIP:
             return None
         numbers, inverse, scores = _solved(strip, surface, size)
-        jump = numbers[FREE + 3 :: 6]
+        jump = numbers[FREE + 3 :: 6 + others.shape[1]]
         if turn < PASSES - 1:
             # The plane at the middle of what was used; the next pass starts from it.
-            wide = _strip(positions, values, normal, origin, levels, np.ones_like(region), first)
+            wide = _strip(positions, values, normal, origin, levels, np.ones_like(region), first, others)
             shifted = wide._replace(
                 s=wide.s - surface[0] - surface[1] * wide.t / size[0] - surface[2] * wide.h / size[1]
             )
@@ -353,8 +373,9 @@ def _judged(
     numbers, inverse, scores = solved
     covariance = cluster_covariance(scores, inverse, strip.t, strip.h, STRIPE)
     jumps, trace = _layer_jumps(strip, surface, size, layers)
-    jump = numbers[FREE + 3 :: 6].copy()
-    error = np.sqrt(np.diag(covariance)[FREE + 3 :: 6])
+    jumps_at = slice(FREE + 3, None, 6 + strip.others.shape[1])
+    jump = numbers[jumps_at].copy()
+    error = np.sqrt(np.diag(covariance)[jumps_at])
     c = int(np.argmax(np.abs(jump) / np.maximum(error, 1e-300)))
     known = np.isfinite(jumps[:, c]) & (trace > 0)
     part = trace[known] / max(trace[known].sum(), 1e-9)
@@ -369,6 +390,9 @@ def _judged(
         np.diag(cluster_covariance(bent_scores, bent_inverse, strip.t, strip.h, STRIPE))[FREE : FREE + 3]
     )
     curved = bool((np.abs(sagitta) > np.maximum(BENT[0] * sagitta_error, BENT[1])).any())
+    if curved:  # one plane is a facet: its normal is that of the boundary within the slope of the bend
+        covariance[1, 1] += sagitta[0] ** 2 + sagitta[2] ** 2
+        covariance[2, 2] += sagitta[1] ** 2 + sagitta[2] ** 2
     region = np.unique(np.column_stack([np.floor(strip.t / BIN) * BIN + BIN / 2, strip.h]), axis=0)
     across, along = trace_frame(normal)
     slopes = surface[1] / size[0], surface[2] / size[1]
@@ -390,7 +414,7 @@ def _judged(
     tilt = np.array([floor / (0.29 * max(np.ptp(f), 1.0) * np.sqrt(max(np.ptp(f) / STRIPE, 1.0))) for f in flat.T])
     along_axes = axes @ np.column_stack([along, np.cross(new, along)])
     spread[:2, :2] += along_axes @ np.diag(tilt**2) @ along_axes.T
-    spread[2, 2] += (0.1 * floor) ** 2
+    spread[2, 2] += (PLACE_FLOOR * width) ** 2
     turn = float(np.rad2deg(np.arccos(min(1.0, abs(float(new @ start))))))
     flags = 0
     if same < SAME_SIGN or certainty < SURE or width > WIDEST:
