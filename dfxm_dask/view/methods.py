@@ -89,9 +89,9 @@ def compare_beams(
     its noise (:func:`dfxm_dask.view.methods_bases.both_tails`, our choice), so that what it is to be seen beside is the
     enhanced weak beam (:func:`dfxm_dask.beams.enhance_beams`). "Better tail" and "best of 3" are chosen by the truth,
     by AUC, with the better sign for PCA. Without truth every one has a row. The best single frame is chosen by the
-    truth, too. KAM (:func:`dfxm_dask.rocking.kam`) is of the centre of mass over 0.5 um, where all scan axes are angles.
-    The note of the enhanced weak beam tells how its mask (:func:`dfxm_dask.beams.threshold_beams`) lies to the true lines
-    and boundaries.
+    truth, too. KAM (:func:`dfxm_dask.rocking.kam`) is of the centre of mass over 0.5 um, where all scan axes are
+    angles. The note of the enhanced weak beam tells how its mask (:func:`dfxm_dask.beams.threshold_beams`) lies to the
+    true lines and boundaries.
 
     Frames that are not on one scale are put on one by the monitor or the exposure first, above the darkest place of
     the layer; then nothing is taken from the store but counts and truth.
