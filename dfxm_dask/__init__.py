@@ -40,6 +40,7 @@ _HOME = {
     "reconstruct": "dfxm_dask.volume",
     "characterise_boundaries": "dfxm_dask.boundaries",
     "isolate_lines": "dfxm_dask.beams",
+    "classify_defects": "dfxm_dask.rocking",
     "fit_curves": "dfxm_dask.rocking",
     "integrated_curve": "dfxm_dask.rocking",
     "kam": "dfxm_dask.rocking",

@@ -131,6 +131,15 @@ ISOLATED = Variable(
     "contrast of single dislocations beyond all subgrain peaks nearby, in standard deviations",
 )
 DEFECTS = Variable("defects", SPACE, "bool", "1", "whether the pixel shows a defect in the weak beam")
+ROTATION = Variable(
+    "defects_rotation",
+    SPACE,
+    "uint8",
+    "1",
+    "whether the lattice rotates at a pixel that shows a defect",
+    flags=((1, "with_rotation"), (2, "without_rotation"), (4, "rotation_unknown")),
+)
+"""0 where no defect shows; otherwise one of the three."""
 
 
 def product_units(first: str, second: str) -> str:

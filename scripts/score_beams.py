@@ -6,7 +6,8 @@ best single frame. The truth chooses their patches, their frame and, where it sa
 than they would reach.
 
 AUC and AP are of lit pixels within 0.5 um of a line against those more than 2.5 um away from all. Precision is the part
-of a mask within 1 um of a line, in space: lines that run just above the layer show in it too. Recall is the part of the
+of a mask within 1 um of a line, in space: lines that run just above the layer show in it too; "or boundary" is the part
+within 1 um of a line or of the plane of a boundary. Recall is the part of the
 lines in the layer within 1 um of the mask, and Dice the harmonic mean of both. Lines with g.b = 0 bend no plane that
 the reflection sees: "seen" columns leave them out of what is to be found. They still count as lines where something
 was found.
@@ -19,6 +20,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -26,6 +28,7 @@ import dfxm_dask
 from dfxm_dask.beams import classify_beams, integrate_beams
 from dfxm_dask.beams.contrast import published_contrast
 from dfxm_dask.beams.mask import without_small
+from dfxm_dask.beams.mask_scores import boundary_distance
 from dfxm_dask.beams.patches import seam_metric
 from dfxm_dask.beams.prior import UNLIT, WEAK
 from dfxm_dask.beams.scores import auc, average_precision
@@ -36,6 +39,7 @@ from dfxm_dask.optics.presets import build
 from dfxm_dask.optics.scene import distance
 from dfxm_dask.volume.compare import nearest_distances
 
+StrongBeam = Literal["smeared", "sharp", "none"]
 PRESETS = ("easy", "hard", "multigrain", "al002")
 SEEDS = (40, 41, 42)
 """Training drew seeds from 100 on, and windows were chosen on seed 3."""
@@ -48,7 +52,7 @@ PUBLISHED_LIMIT = 0.6  # in the code published with arXiv:2509.05017v2; the pape
 LIMITS = 16  # thresholds that the truth may choose from
 LEAST_AREA = 0.1  # um2, as threshold_beams
 COPIES = 8  # of a mask, for the level of chance
-OF_MASKS = ("precision", "recall", "Dice", "HD95", "seen recall", "seen Dice", "seen HD95")
+OF_MASKS = ("precision", "or boundary", "recall", "Dice", "HD95", "seen recall", "seen Dice", "seen HD95")
 COLUMNS = ("AUC", "AUC 1 um", "AP", "AUC seen", "AP seen", *OF_MASKS, "seam")
 
 STEPS = """
@@ -58,7 +62,10 @@ STEPS = """
   - classify_beams: {{method: {classify}}}
   - integrate_beams: {{method: {integrate}}}
   - enhance_beams: {{}}
+  - isolate_lines: {{}}
   - threshold_beams: {{}}
+  - kam: {{radius: 0.5}}
+  - classify_defects: {{}}
 """
 
 
@@ -68,7 +75,7 @@ class Layer:
 
     Counts are on one scale, (frame, y, x). ``readings`` are weak patches by truth, (patch_y, patch_x, frame): those all
     weak, and those mostly weak, each with unlit patches and without, since two classes leave open what those are.
-    ``away`` and ``away_seen`` are distances (um) to any line, and to the lines that are seen.
+    ``away``, ``away_seen`` and ``boundary`` are distances (um) to any line, to the lines that are seen, to boundaries.
     """
 
     counts: np.ndarray
@@ -79,13 +86,14 @@ class Layer:
     readings: list[np.ndarray]
     away: np.ndarray
     away_seen: np.ndarray
+    boundary: np.ndarray
     sampling: tuple[float, float]
 
 
-def simulated(cache: Path, preset: str, seed: int) -> Path:
+def simulated(cache: Path, preset: str, seed: int, beam: StrongBeam) -> Path:
     """The store of one layer; simulated where it is not there."""
-    path = cache / f"{preset}-{seed}-{SHAPE[0]}x{SHAPE[1]}.zarr"
-    dfxm_dask.simulate(preset, path, layers=1, shape=SHAPE, seed=seed)
+    path = cache / f"{preset}-{seed}-{beam}-{SHAPE[0]}x{SHAPE[1]}.zarr"
+    dfxm_dask.simulate(preset, path, layers=1, shape=SHAPE, seed=seed, strong_beam=beam)
     return path
 
 
@@ -139,6 +147,7 @@ def opened(store: Path, phantom: Phantom, scale: float | None) -> Layer:
         counts=counts, phi=phi, lit=beams.lit[0].values, peak=beams.peak_local[0].values,
         width=beams.width_local[0].values, readings=readings,
         away=truth.distance[0].values, away_seen=seen_distance(phantom, y, x),
+        boundary=boundary_distance(truth, phantom.z[0], y, x),
         sampling=(float(y[1] - y[0]), float(x[1] - x[0])),
     )  # fmt: skip
 
@@ -165,9 +174,12 @@ def mask_scores(layer: Layer, mask: np.ndarray) -> dict[str, float]:
     """Columns of the table for a mask: what is found by its distance to lines in space, lines by that to the mask."""
     mask = mask & layer.lit
     if not mask.any():
-        return {c: float("nan") if "HD95" in c or c == "precision" else 0.0 for c in OF_MASKS}
+        unknown = ("precision", "or boundary")
+        return {c: float("nan") if "HD95" in c or c in unknown else 0.0 for c in OF_MASKS}
     away = layer.away[mask]
     out = {"precision": float((away <= TAU).mean())}
+    if np.isfinite(layer.boundary).any():
+        out["or boundary"] = float((np.minimum(away, layer.boundary[mask]) <= TAU).mean())
     for kind, line in zip(("", "seen "), lines(layer), strict=True):
         to_mask = nearest_distances(line, mask, layer.sampling)
         recall = float((to_mask <= TAU).mean())
@@ -212,6 +224,13 @@ def single_frame(layer: Layer) -> dict[str, float]:
     return scores(layer, best) | best_mask(layer, best)
 
 
+def turned(store: Path, layer: Layer) -> dict[str, float]:
+    """Row of the misorientation of the centre of mass over 0.5 um, with the threshold of largest Dice."""
+    found = dfxm_dask.open_scan(store)["rocking"].kam[0].values
+    known = np.where(np.isfinite(found), found, 0.0)
+    return scores(layer, known) | best_mask(layer, known)
+
+
 def chance(layer: Layer, mask: np.ndarray) -> dict[str, float]:
     """Row of our mask moved to random places: means over copies."""
     rng = np.random.default_rng(0)
@@ -224,19 +243,24 @@ def ours(store: Path, layer: Layer, name: str) -> dict[str, dict[str, float]]:
     """Rows of what the recipe has just written."""
     beams = dfxm_dask.open_scan(store)["beams"]
     enhanced, weak, mask = (beams[n][0].values for n in ("weak_enhanced", "weak", "defects"))
-    return {f"ours ({name}): enhanced": scores(layer, enhanced, mask), f"ours ({name}): weak": scores(layer, weak)}
+    turning = (beams.defects_rotation[0].values & 1) > 0
+    return {
+        f"ours ({name}): enhanced": scores(layer, enhanced, mask),
+        f"ours ({name}): its mask, with rotation": mask_scores(layer, turning),
+        f"ours ({name}): weak": scores(layer, weak),
+    }
 
 
-def rows_of(cache: Path, preset: str, seed: int, network: str | None) -> dict[str, dict[str, float]]:
+def rows_of(cache: Path, preset: str, seed: int, beam: StrongBeam, network: str | None) -> dict[str, dict[str, float]]:
     """All rows for one layer."""
     with tempfile.TemporaryDirectory() as folder:  # of a copy: nothing that an older version made is taken for done
-        store = Path(shutil.copytree(simulated(cache, preset, seed), Path(folder) / "scan.zarr"))
-        return rows_in(store, preset, seed, network)
+        store = Path(shutil.copytree(simulated(cache, preset, seed, beam), Path(folder) / "scan.zarr"))
+        return rows_in(store, preset, seed, beam, network)
 
 
-def rows_in(store: Path, preset: str, seed: int, network: str | None) -> dict[str, dict[str, float]]:
+def rows_in(store: Path, preset: str, seed: int, beam: StrongBeam, network: str | None) -> dict[str, dict[str, float]]:
     """All rows for the layer in a store, which the recipe runs in."""
-    (phantom,) = build(preset, layers=1, shape=SHAPE, seed=seed)
+    (phantom,) = build(preset, layers=1, shape=SHAPE, seed=seed, strong_beam=beam)
     scale = reference(store) if phantom.lighting.attenuation or phantom.lighting.jitter else None
     run(store, "lcnn", "fused", scale)
     layer = opened(store, phantom, scale)
@@ -252,6 +276,7 @@ def rows_in(store: Path, preset: str, seed: int, network: str | None) -> dict[st
         patches["patches by its network"] = [found > 0.5, ~(found <= 0.5)]
     for by, readings in patches.items():
         rows |= {f"published, {by}: {name}": row for name, row in published(layer, readings).items()}
+    rows["KAM over 0.5 um, threshold by truth"] = turned(store, layer)
     rows["best single frame by truth, threshold by truth"] = single_frame(layer)
     rows["ours (prior), moved elsewhere"] = chance(layer, dfxm_dask.open_scan(store)["beams"].defects[0].values)
     return rows
@@ -275,10 +300,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help=f"of the layers (default: {SEEDS})")
     parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=PRESETS)
     parser.add_argument("--published", metavar="FILE", help="weights of the published network, .safetensors")
+    parser.add_argument("--strong-beam", default="smeared", choices=get_args(StrongBeam))
     given = parser.parse_args()
     given.cache.mkdir(parents=True, exist_ok=True)
-    every = {p: [rows_of(given.cache, p, seed, given.published) for seed in given.seeds] for p in given.presets}
-    print(f"{len(given.seeds)} layers of {SHAPE[0]} x {SHAPE[1]} pixels for each preset, seeds {given.seeds}\n")
+    beam = given.strong_beam
+    every = {p: [rows_of(given.cache, p, seed, beam, given.published) for seed in given.seeds] for p in given.presets}
+    print(f"{len(given.seeds)} layers of {SHAPE[0]} x {SHAPE[1]} pixels for each preset, seeds {given.seeds}, {beam}\n")
     print(table(every))
 
 

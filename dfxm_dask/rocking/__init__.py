@@ -14,7 +14,8 @@ multimodal) look at the curve.
 
 ``mosaicity`` shows the tilts along two axes as one colour image, ``kam`` how much the tilt changes within a given
 distance: high at subgrain boundaries and around dislocations. Both see the two tilts that one reflection can tell; the
-rotation about the diffraction vector stays hidden. ``integrated_curve`` is the rocking curve of everything together: it
+rotation about the diffraction vector stays hidden. ``classify_defects`` tells which defects of the weak beam lie where
+the lattice rotates. ``integrated_curve`` is the rocking curve of everything together: it
 tells whether the scan covers the reflection, and is the first thing to look at.
 """
 
@@ -23,5 +24,6 @@ from dfxm_dask.rocking.integrated_curve import integrated_curve
 from dfxm_dask.rocking.kam import kam
 from dfxm_dask.rocking.moments import moments
 from dfxm_dask.rocking.mosaicity import colour_key, mosaicity
+from dfxm_dask.rocking.rotation import classify_defects
 
-__all__ = ["colour_key", "fit_curves", "integrated_curve", "kam", "moments", "mosaicity"]
+__all__ = ["classify_defects", "colour_key", "fit_curves", "integrated_curve", "kam", "moments", "mosaicity"]

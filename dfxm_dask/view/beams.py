@@ -33,6 +33,7 @@ from dfxm_dask.view.maps import (
     draw_key,
     draw_panel,
     finer_units,
+    flagged,
     labelled,
     map_size,
     pixel_grid,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 NEAR = 0.5  # um from a dislocation line: the outline of the truth, and what counts as found at a line
 DEFECT = "#f0e442"  # bright yellow: keeps apart from the truth's magenta for colour-blind eyes, too
+STILL = "#56b4e9"  # sky blue: the part of the mask where the lattice does not rotate
 DIM = "#8c8c8c"
 """Brightest grey of an image under a mask, so that neither the mask nor pixels without a value look like it."""
 WORDS, SIDE = 0.48, 0.46  # inches above a map, and left of it for ticks
@@ -244,9 +246,14 @@ def draw_mask(
     add_axes(axes, grid, width)
     over = np.zeros((*mask.shape, 4))
     over[mask] = (*to_rgb(DEFECT), 0.65)
-    axes.imshow(over, extent=axes.images[0].get_extent(), origin="upper", aspect="equal", interpolation="auto")
     share = f"{100 * (mask & lit).sum() / lit.sum():.3g} % of the lit pixels" if lit.any() else "nothing is lit"
     handles: list[Artist] = [Patch(facecolor=DEFECT, edgecolor="0.3", linewidth=0.4, label=f"stands out: {share}")]
+    if "defects_rotation" in found and mask.any():
+        still = flagged(found["defects_rotation"], "without_rotation")
+        over[still] = (*to_rgb(STILL), 0.65)
+        words = f"{100 * still.sum() / mask.sum():.3g} % of it: the lattice does not rotate"
+        handles.append(Patch(facecolor=STILL, edgecolor="0.3", linewidth=0.4, label=words))
+    axes.imshow(over, extent=axes.images[0].get_extent(), origin="upper", aspect="equal", interpolation="auto")
     if distance is not None:
         near = distance < NEAR
         handles.append(Line2D([], [], color=LINE, lw=1.0, label=near_words(near, mask & lit, lit)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
+from dfxm_dask.beams.mask_scores import boundary_distance
 from dfxm_dask.view.maps import (
     BAR,
     FOOT,
@@ -227,6 +228,11 @@ def _defect_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[tuple[str, str, s
     chance = f"{100 * near[lit].mean():.3g} % of the lit pixels"
     lines = lit & (distance < 0.25)
     rows = [("mask of defects within 1 um of a true line", f"{100 * near[mask].mean():.3g} %", chance)]
+    if "normal" in truth:
+        places = [np.asarray(beams[n], np.float64) for n in ("y", "x")]
+        wall = np.stack([boundary_distance(truth, float(z), *places) for z in np.asarray(beams["z"])]) < 1
+        chance = f"{100 * (near | wall)[lit].mean():.3g} % of the lit pixels"
+        rows.append(("the same, of a true line or boundary", f"{100 * (near | wall)[mask].mean():.3g} %", chance))
     if lines.any():
         away = [ndimage.distance_transform_edt(~m, sampling=_pixel(beams)) if m.any() else m + np.inf for m in mask]
         seen = f"{100 * (np.stack(away) < 1)[lines].mean():.3g} %"

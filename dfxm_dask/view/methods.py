@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dfxm_dask.beams.mask_scores import boundary_distance, mask_scores
 from dfxm_dask.beams.scores import auc, average_precision, contamination, high_pass
 from dfxm_dask.errors import InputError, RecipeError
 from dfxm_dask.schema import BACKGROUND, HAS_WEAK_BEAM, LIT, PEAK_LOCAL, WIDTH_LOCAL, pixel_length
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 NEAR, FAR = 0.5, 2.5  # um from a dislocation line: what a map is to show, and what it is not to
 QUIET = 0.9  # quantile of the high-passed map below which a place counts as free of defects, without truth (our choice)
-PRIOR, ENHANCED = "weak beam by prior", "weak beam by prior, enhanced"
+PRIOR, ENHANCED, TURNED = "weak beam by prior", "weak beam by prior, enhanced", "KAM of the centre of mass"
 PATCHES, FRAME = "weak beam by patches of LCNN", "best single frame"
 OF_TRUTH = ("AUC", "AUC 2 um", "AP", "AP 2 um")
 SCORES = (*OF_TRUTH, "contamination", "rms left", "least")
@@ -41,6 +42,7 @@ class Compared:
     strong: np.ndarray
     residuals: dict[str, np.ndarray]
     away: np.ndarray | None
+    mask: dict[str, float]
 
 
 def compare_beams(
@@ -87,7 +89,9 @@ def compare_beams(
     its noise (:func:`dfxm_dask.view.methods_bases.both_tails`, our choice), so that what it is to be seen beside is the
     enhanced weak beam (:func:`dfxm_dask.beams.enhance_beams`). "Better tail" and "best of 3" are chosen by the truth,
     by AUC, with the better sign for PCA. Without truth every one has a row. The best single frame is chosen by the
-    truth, too.
+    truth, too. KAM (:func:`dfxm_dask.rocking.kam`) is of the centre of mass over 0.5 um, where all scan axes are
+    angles. The note of the enhanced weak beam tells how its mask (:func:`dfxm_dask.beams.threshold_beams`) lies to the
+    true lines and boundaries.
 
     Frames that are not on one scale are put on one by the monitor or the exposure first, above the darkest place of
     the layer; then nothing is taken from the store but counts and truth.
@@ -118,7 +122,8 @@ def compare_beams(
         one = at(k)
         truth = tree["truth"].dataset if "truth" in tree else {}
         away = np.asarray(truth["distance"].isel(z=k)) if "distance" in truth else None
-        compared = compared_layer(one, bases, away, (y, x), weights)
+        boundary = boundary_distance(truth, float(tree["z"][k]), np.asarray(tree["y"]), np.asarray(tree["x"]))
+        compared = compared_layer(one, bases, away, boundary, (y, x), weights)
         found.append(compared)
         if k == shown:
             figure = draw_methods(tree, k, compared)
@@ -213,10 +218,11 @@ def prepared(tree: xr.DataTree, uneven: tuple[str, float] | None, layer: int) ->
 
 
 def compared_layer(
-    one: xr.Dataset, bases: Sequence[Basis], away: np.ndarray | None, pixel: tuple[float, float], weights: str
-) -> Compared:
-    """All maps of a layer with their scores; ``away`` is the distance (y, x), um, to the true lines where known."""
-    from dfxm_dask.beams import classify_beams, enhance_beams, integrate_beams
+    one: xr.Dataset, bases: Sequence[Basis], away: np.ndarray | None, boundary: np.ndarray,
+    pixel: tuple[float, float], weights: str,
+) -> Compared:  # fmt: skip
+    """All maps of a layer with their scores; ``away``, ``boundary`` are um (y, x) to true lines and boundaries."""
+    from dfxm_dask.beams import classify_beams, enhance_beams, integrate_beams, isolate_lines, threshold_beams
 
     lit = one["lit"].values[0]
     sums = integrate_beams(one).compute(**ONE_BY_ONE)
@@ -229,6 +235,14 @@ def compared_layer(
         Candidate(ENHANCED, ENHANCED, enhanced.values[0]),
         Candidate(PATCHES, PATCHES, by_patch.values[0]),
     ]
+    turned = misorientation(one)
+    if turned is not None:
+        candidates.append(Candidate(TURNED, TURNED, turned))
+    of_mask: dict[str, float] = {}
+    if away is not None and bool(one["has_weak_beam"].values[0]):
+        single = isolate_lines(one).compute(**ONE_BY_ONE)
+        mask = threshold_beams(one.assign(weak_enhanced=enhanced, **single.data_vars))["defects"].compute(**ONE_BY_ONE)
+        of_mask = mask_scores(mask.values[0], lit, away, boundary, pixel)
     reasons: dict[str, str] = {}
     residuals, left = {}, {}
     no_weak_beam = "" if bool(one["has_weak_beam"].values[0]) else "no weak beam in the layer"
@@ -259,7 +273,17 @@ def compared_layer(
             else:
                 found = map_scores(sign * np.where(lit, c.image, np.nan), strong, lit, away, pixel)
             scores[c.row, ("−" if sign < 0 else "") + c.title] = found | left.get(c.row, {})
-    return Compared(candidates, scores, reasons, strong, residuals, away)
+    return Compared(candidates, scores, reasons, strong, residuals, away, of_mask)
+
+
+def misorientation(one: xr.Dataset) -> np.ndarray | None:
+    """Kernel average misorientation (y, x), degree, of the centre of mass; None where a scan axis is no angle."""
+    from dfxm_dask.rocking import kam, moments
+
+    found = moments(one, noise_cut=5).compute(**ONE_BY_ONE)
+    if any(found[n].attrs.get("units") != "degree" for n in found.data_vars if str(n).startswith("com_")):
+        return None
+    return np.asarray(kam(found, radius=0.5)["kam"].compute(**ONE_BY_ONE).values[0])
 
 
 def map_scores(
@@ -295,6 +319,8 @@ def table_rows(found: Sequence[Compared], bases: Sequence[Basis], frames: int) -
         told = [c.reasons[row] for c in found if row in c.reasons]
         notes = sorted({f"{n} of {len(found)} layers: {t}" if len(found) > 1 else t
                         for t in told for n in (told.count(t),)})  # fmt: skip
+        if row == ENHANCED:
+            notes += mask_words([c.mask for c in found if c.mask])
         best = max(titles, key=lambda t: np.nan_to_num(means[t]["AUC"], nan=-1.0))
         by_truth = np.isfinite(means[best]["AUC"])
         if by_truth and len(titles) > 1:
@@ -309,6 +335,21 @@ def table_rows(found: Sequence[Compared], bases: Sequence[Basis], frames: int) -
                 "truth": any(c.away is not None for c in found),
             })  # fmt: skip
     return rows
+
+
+def mask_words(scores: Sequence[Mapping[str, float]]) -> list[str]:
+    """How the mask lies to true lines and boundaries: means over layers, as words; none without truth."""
+    mean = {
+        n: float(np.nanmean(v)) for n in (scores[0] if scores else ()) if np.isfinite(v := [s[n] for s in scores]).any()
+    }
+    if "precision" not in mean:
+        return []
+    words = f"{100 * mean['precision']:.3g} % of its mask lie within 1 um of a true line"
+    if "or boundary" in mean:
+        words += f", {100 * mean['or boundary']:.3g} % of a true line or boundary"
+    if "recall" in mean:
+        words += f", and {100 * mean['recall']:.3g} % of the lines within 1 um of the mask (F1 {mean['F1']:.2f})"
+    return [words]
 
 
 def layer_means(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -36,8 +36,8 @@ steps:
   - classify_beams: {method: prior}
   - integrate_beams: {}
   - enhance_beams: {}
-  - threshold_beams: {}
   - isolate_lines: {}
+  - threshold_beams: {}
 """
 STRONG_BEAMS = ("smeared", "none", "sharp")
 ROWS = 510  # of a frame: away from z = 0 dfxm-geo 3.0.0 fails with any other number

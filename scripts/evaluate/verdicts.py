@@ -28,6 +28,7 @@ steps:
   - local_peak: {{}}
   - integrate_beams: {{}}
   - enhance_beams: {{}}
+  - isolate_lines: {{}}
   - threshold_beams: {{}}
 """
 

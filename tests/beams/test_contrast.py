@@ -143,7 +143,8 @@ def test_threshold_beams__keeps_its_rate_of_false_alarms(alpha, scale):
     noise = scale * np.random.default_rng(0).normal(0, 1, (800, 1000)).astype(np.float32)
     noise[::50] += 40  # defects on the positive side do not move the threshold by much
     y, x = 0.1 * np.arange(800), 0.1 * np.arange(1000)
-    mask = threshold_beams.kernel(noise, np.ones(noise.shape, bool), y, x, alpha=alpha, least_area=0.0)["defects"]
+    kept = {"alpha": alpha, "least_area": 0.0, "half_within": 0.0}
+    mask = threshold_beams.kernel(noise, np.ones(noise.shape, bool), y, x, **kept)["defects"]
     assert mask[::50].all()
     rows = np.arange(800) % 50 != 0
     assert mask[rows].mean() == pytest.approx(alpha, rel=0.3)
@@ -223,8 +224,9 @@ def test_threshold_beams__finds_dislocations_and_little_else():
     assert found["has_defects"]
     near, away = lit & (made.truth["distance"] < 0.5), lit & (made.truth["distance"] > 2.5)
     assert auc(contrast, near, away) > 0.9
-    assert (made.truth["distance"][mask] < 1).mean() > 0.7
-    assert mask[near].mean() > 0.5
+    assert (made.truth["distance"][mask] < 1).mean() > 0.85
+    seen = ndimage.distance_transform_edt(~mask, sampling=[float(p[1] - p[0]) for p in (made.y, made.x)]) < 0.5
+    assert seen[near].mean() > 0.8
     assert mask[away].mean() < 1e-3
 
 

@@ -43,7 +43,7 @@ def recipe(text: str):
 def test_weak_beam__is_one_pass_and_one_for_moments(made) -> None:
     found = plan("weak_beam", made("easy"))
     assert [s.name for s in found.passes[0].steps][-1] == "hot_pixels"
-    assert [[s.name for s in p.steps] for p in found.passes[1:]] == [["zingers", "moments"]]
+    assert [[s.name for s in p.steps] for p in found.passes[1:]] == [["zingers", "moments"], ["classify_defects"]]
     assert found.remarks == ()
 
 
@@ -55,6 +55,10 @@ def test_weak_beam__finds_dislocations_and_tells_nothing_odd(made) -> None:
     assert beams.has_defects.all()
     distance = dfxm_dask.open_scan(store)["truth"].distance.values
     assert beams.defects.values[distance < 0.5].mean() > 10 * beams.defects.values[distance > 2].mean()
+    assert ((beams.defects_rotation.values > 0) == beams.defects.values).all()
+    turning = beams.defects_rotation.values == 1
+    assert (distance[turning] < 1).mean() > 0.9
+    assert beams.defects_rotation.attrs["flag_meanings"] == "with_rotation without_rotation rotation_unknown"
 
 
 def test_weak_beam__says_that_there_is_none(made, capsys) -> None:

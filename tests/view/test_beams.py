@@ -12,8 +12,10 @@ import xarray as xr
 from matplotlib.colors import to_rgba
 
 from dfxm_dask.beams.evidence import reasons
+from dfxm_dask.schema import ROTATION, SPACE
 from dfxm_dask.view.beams import (
     DEFECT,
+    STILL,
     beam_colours,
     draw_beams,
     evidence_words,
@@ -204,6 +206,20 @@ def test_draw_beams__colours_the_mask_and_nothing_else() -> None:
         np.testing.assert_array_equal(over[..., 3] > 0, mask)
         np.testing.assert_allclose(over[mask][:, :3], np.tile(to_rgba(DEFECT)[:3], (200, 1)))
         assert shown[title].images[1].get_extent() == shown[title].images[0].get_extent()
+
+
+def test_draw_beams__colours_apart_what_does_not_rotate_the_lattice() -> None:
+    tree = beams_scan()
+    beams = tree["beams"].dataset
+    mask = np.asarray(beams["defects"][0])
+    kind = np.where(mask, np.where(np.cumsum(mask).reshape(mask.shape) > 50, 1, 2), 0).astype(np.uint8)
+    tree["beams"] = xr.DataTree(beams.assign(defects_rotation=(SPACE, kind[None], ROTATION.attrs)))
+    figure = draw_beams(tree, 0)
+    over = np.asarray(maps(figure)["stands out, over the weak beam"].images[1].get_array())
+    np.testing.assert_allclose(over[kind == 1][:, :3], np.tile(to_rgba(DEFECT)[:3], (150, 1)))
+    np.testing.assert_allclose(over[kind == 2][:, :3], np.tile(to_rgba(STILL)[:3], (50, 1)))
+    legend = [t.get_text() for axes in figure.axes if axes.get_legend() for t in axes.get_legend().get_texts()]
+    assert legend.count("25 % of it: the lattice does not rotate") == 2
 
 
 def test_draw_beams__outlines_the_true_lines_and_counts_what_lies_at_them() -> None:

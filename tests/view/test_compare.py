@@ -330,6 +330,12 @@ def test_truth_rows__mask_of_defects_beside_true_lines() -> None:
     # Rows 0 to 19 see it at 0.5 um; those below at more, until 1 um is passed.
     below = sum(np.hypot(0.25 * (row - 19), 0.5) < 1 for row in range(20, 40))
     assert seen[1:] == (f"{100 * (20 + below) / 40:.3g} %", "100 %")
+    # A boundary along y at x = 12 um explains the false pixel.
+    wall = {
+        n: (("boundary", "xyz"), [v]) for n, v in (("normal", [1, 0, 0]), ("line", [0, 0, 1]), ("origin", [12, 0, 0]))
+    }
+    both = truth_rows(tree, truth.assign(wall | {"dihedral": ("boundary", [np.nan])}))[1]
+    assert both[1:] == ("100 %", f"{100 * 6 / 30:.3g} % of the lit pixels")
     # A layer in which nothing was found has no line within any distance of it.
     two = tree.map_over_datasets(lambda d: xr.concat([d, d.assign(defects=d.defects & False)], "z") if d else d)
     both = xr.concat([truth, truth], "z")

@@ -17,6 +17,7 @@ from dfxm_dask.beams.scores import high_pass
 from dfxm_dask.cli import pictures
 from dfxm_dask.components import gram_schmidt, pca, project_gram_schmidt
 from dfxm_dask.errors import InputError, RecipeError
+from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.store.scan import open_scan
 from dfxm_dask.view.methods import (
     ENHANCED,
@@ -24,6 +25,7 @@ from dfxm_dask.view.methods import (
     OF_TRUTH,
     PATCHES,
     PRIOR,
+    TURNED,
     as_cells,
     chosen_layers,
     compare_beams,
@@ -116,6 +118,22 @@ def test_compare_beams__scores_the_weak_beam_by_definition(store, layer, done):
     assert done[0][FRAME]["AUC"] == pytest.approx(max(pairwise(f, near, far) for f in frames), rel=1e-9)
 
 
+def test_compare_beams__scores_the_misorientation_and_the_mask(store, layer, done, tmp_path):
+    """KAM and mask of the layer alone, by the recipe's steps in a store of their own."""
+    other = Path(shutil.copytree(store, tmp_path / "s.zarr"))
+    steps = "background: {quantile: 0.1}|moments: {noise_cut: 5}|kam: {radius: 0.5}|local_peak: {}|integrate_beams: {}"
+    steps += "|enhance_beams: {}|isolate_lines: {}|threshold_beams: {}"
+    recipe = "steps:\n" + "".join(f"  - {step}\n" for step in steps.split("|"))
+    dfxm_dask.run_recipe(parse_recipe(recipe, Path("r.yaml")), other)
+    tree = open_scan(other)
+    near, far = truth(store, layer["lit"].values[0])
+    turned, mask = tree["rocking"]["kam"].values[1], tree["beams"]["defects"].values[1]
+    known = np.isfinite(turned)
+    assert done[0][TURNED]["AUC"] == pytest.approx(pairwise(turned, near & known, far & known), rel=1e-9)
+    away = tree["truth"]["distance"].values[1][mask & layer["lit"].values[0]]
+    assert f"{100 * (away <= 1).mean():.3g} % of its mask lie within 1 um of a true line" in done[0][ENHANCED]["note"]
+
+
 def test_compare_beams__scores_principal_components_as_those_of_an_svd(store, layer, done):
     lit = layer["lit"].values[0]
     near, far = (mask[lit] for mask in truth(store, lit))
@@ -143,7 +161,7 @@ def test_compare_beams__says_the_optimum_beside_what_is_left(layer, done):
 
 def test_compare_beams__local_reference_tells_dislocations_better_than_curves_that_add_up(done):
     rows = done[0]
-    assert len(rows) == 9
+    assert len(rows) == 10
     assert rows[ENHANCED]["AUC"] > 0.9
     assert rows[ENHANCED]["AUC"] > max(rows[f"{name}, best of 3"]["AUC"] for name in ("NMF", "NICA")) + 0.05
     assert all(0 <= row["contamination"] <= 1 for row in rows.values())
@@ -228,7 +246,7 @@ def test_table_rows__of_a_layer_without_weak_beam_have_no_numbers(layer, store, 
     one = layer.assign(has_weak_beam=layer["has_weak_beam"] & False)
     bases = [Basis(FOUND, "gram_schmidt", fitted_to(gram_schmidt, {}, [one]), ""), bases[1]]
     away = open_scan(store)["truth"]["distance"].values[1]
-    compared = compared_layer(one, bases, away, (0.04, 0.12), "compact")
+    compared = compared_layer(one, bases, away, away + np.inf, (0.04, 0.12), "compact")
     rows = {row["map"]: row for row in table_rows([compared], bases, 31)}
     for name in (PRIOR, ENHANCED, PATCHES):
         assert rows[name]["note"] == "no weak beam in the layer"
@@ -241,10 +259,11 @@ def test_table_rows__of_a_layer_without_weak_beam_have_no_numbers(layer, store, 
 
 
 def test_table_rows__without_truth_tell_every_component(layer, bases):
-    compared = compared_layer(layer, bases, None, (0.04, 0.12), "compact")
+    compared = compared_layer(layer, bases, None, np.full((192, 160), np.inf), (0.04, 0.12), "compact")
     rows = table_rows([compared], bases, 31)
     names = [row["map"] for row in rows]
-    assert names[3:9] == [
+    assert names[3] == TURNED
+    assert names[4:10] == [
         f"{FOUND}: weak below",
         f"{FOUND}: weak above",
         f"{FOUND}, both tails",
@@ -253,7 +272,7 @@ def test_table_rows__without_truth_tell_every_component(layer, bases):
         "PCA 3",
     ]
     assert FRAME not in names
-    assert len(names) == 3 + 3 + 9
+    assert len(names) == 4 + 3 + 9
     for row, cells in zip(rows, as_cells(rows), strict=True):
         assert cells[1:5] == ["no truth"] * 4
         assert 0 <= row["contamination"] <= 1
@@ -340,12 +359,12 @@ def test_compare_beams__refuses_before_computing(store, tmp_path, monkeypatch):
 def test_draw_methods__titles_keep_apart_and_on_the_page(layer, store, bases):
     tree = open_scan(store)
     away = tree["truth"]["distance"].values[1]
-    compared = compared_layer(layer, bases, away, (0.04, 0.12), "compact")
+    compared = compared_layer(layer, bases, away, away + np.inf, (0.04, 0.12), "compact")
     figure = draw_methods(tree, 1, compared)
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     titles = [axes.title for axes in figure.axes]
-    assert len(titles) == 5 + 4 * 4
+    assert len(titles) == 6 + 4 * 4
     assert sum("AUC" in t.get_text() for t in titles) == 4 + 4 * 3
     boxes = [t.get_window_extent(renderer) for t in (*titles, *figure.texts)]
     boxes += [axes.get_window_extent(renderer) for axes in figure.axes]

@@ -25,7 +25,7 @@ steps:
   - local_peak: {}
   - integrate_beams: {}
   - enhance_beams: {}
-  - threshold_beams: {alpha: 1.0e-3, least_area: 0.02}
+  - threshold_beams: {alpha: 1.0e-3, least_area: 0.02, half_within: 0}
   - align_layers: {}
   - link_layers: {least_length: 1.5}
   - reconstruct: {}
