@@ -131,6 +131,9 @@ ISOLATED = Variable(
     "contrast of single dislocations beyond all subgrain peaks nearby, in standard deviations",
 )
 DEFECTS = Variable("defects", SPACE, "bool", "1", "whether the pixel shows a defect in the weak beam")
+STANDS_OUT = Variable(
+    "stands_out", SPACE, "bool", "1", "whether the weak beam exceeds its threshold, as wide as images are bright"
+)
 ROTATION = Variable(
     "defects_rotation",
     SPACE,

@@ -14,7 +14,7 @@ from dfxm_dask.beams.blocks import pixel_length
 from dfxm_dask.beams.contrast import MAD
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import DEFECTS, ENHANCED, HAS_WEAK_BEAM, ISOLATED, LIT, Variable, X, Y
+from dfxm_dask.schema import DEFECTS, ENHANCED, HAS_WEAK_BEAM, ISOLATED, LIT, STANDS_OUT, Variable, X, Y
 
 ALPHA = 1e-5
 """False alarms per pixel, before small objects go (our choice)."""
@@ -286,7 +286,7 @@ def mask_strength(values: np.ndarray, mask: np.ndarray, limit: float) -> float:
 @reduction(
     reads=(ENHANCED, LIT, Y, X),
     may_read=(HAS_WEAK_BEAM, ISOLATED),
-    writes=(DEFECTS, HAS_DEFECTS, STRENGTH),
+    writes=(DEFECTS, STANDS_OUT, HAS_DEFECTS, STRENGTH),
     over=("y", "x"),
     group="beams",
 )
@@ -347,7 +347,8 @@ def threshold_beams(
     Returns
     -------
     dict
-        ``defects`` (y, x), bool. Of the layer as a whole ``mask_strength`` (float32), see :func:`mask_strength`, and
+        ``defects`` (y, x), bool, and ``stands_out`` (y, x), bool, the same before ``half_within`` narrows it: planes are
+        found from all of it. Of the layer as a whole ``mask_strength`` (float32), see :func:`mask_strength`, and
         ``has_defects`` (bool): the mask shows defects, since its strength is 2 or more.
 
     Raises
@@ -391,5 +392,9 @@ def threshold_beams(
     strength = mask_strength(weak_enhanced, mask, false_alarm_threshold(weak_enhanced[usable], ALPHA))
     has = has_weak_beam is None or bool(has_weak_beam)
     has = has and mask.any() and not strength < LEAST_STRENGTH  # a contrast without noise has no strength to judge by
-    mask = narrowed(weak_enhanced, weak_isolated, mask, half_within, (lengths[0], lengths[1]))
-    return {"defects": mask, "has_defects": np.asarray(has, bool), "mask_strength": np.asarray(strength, np.float32)}
+    return {
+        "defects": narrowed(weak_enhanced, weak_isolated, mask, half_within, (lengths[0], lengths[1])),
+        "stands_out": mask,
+        "has_defects": np.asarray(has, bool),
+        "mask_strength": np.asarray(strength, np.float32),
+    }

@@ -24,10 +24,23 @@ from dfxm_dask.boundaries.uncertainty import (
 )
 from dfxm_dask.boundaries.walls import Walls, find_walls
 from dfxm_dask.reduction import Arrays, reduction
-from dfxm_dask.schema import COM, DEFECTS, ENHANCED, ISOLATED, LIT, PEAK_LOCAL, WEAK_MINUS, WEAK_PLUS, X, Y, Z
+from dfxm_dask.schema import (
+    COM,
+    DEFECTS,
+    ENHANCED,
+    ISOLATED,
+    LIT,
+    PEAK_LOCAL,
+    STANDS_OUT,
+    WEAK_MINUS,
+    WEAK_PLUS,
+    X,
+    Y,
+    Z,
+)
 from dfxm_dask.volume.align import SHIFT_X, SHIFT_Y
 
-STANDS_OUT = 3.0  # standard deviations of the isolated weak beam from which a pixel shows a single line (our choice)
+SINGLE = 3.0  # standard deviations of the isolated weak beam from which a pixel shows a single line (our choice)
 UNEVEN = 0.15  # part by which mean gap and period of even lines may differ (our choice)
 STRIP = (1.5, 8.0)  # um from a boundary, where the peaks of both sides are compared (our choice)
 BESIDE = 2.0  # um: from a plane to the images of its lines, which weak-beam images move to one side (our choice)
@@ -241,7 +254,7 @@ def _junctions(walls: Walls, points: np.ndarray) -> Arrays:
 
 @reduction(
     reads=(ENHANCED, DEFECTS, LIT, PEAK_LOCAL, Y, X, Z),
-    may_read=(ISOLATED, WEAK_MINUS, WEAK_PLUS, COM, SHIFT_Y, SHIFT_X),
+    may_read=(STANDS_OUT, ISOLATED, WEAK_MINUS, WEAK_PLUS, COM, SHIFT_Y, SHIFT_X),
     writes=WRITES,
     over=("y", "x"),
     combine=_joined,
@@ -256,6 +269,7 @@ def characterise_boundaries(
     y: np.ndarray,
     x: np.ndarray,
     z: np.ndarray,
+    stands_out: np.ndarray | None = None,
     weak_isolated: np.ndarray | None = None,
     weak_minus: np.ndarray | None = None,
     weak_plus: np.ndarray | None = None,
@@ -280,12 +294,14 @@ def characterise_boundaries(
     weak_enhanced : array (y, x), float32
         Weak beam of one layer above its surroundings, in standard deviations.
     defects : array (y, x), bool
-        What stands out.
+        Pixels that show a defect.
     lit : array (y, x), bool
         Where the sample diffracts.
     peak_local : array (y, x), float64, degree
         Local peak of the rocking curve.
     y, x, z : array (y,), array (x,), array (), float64, um
+    stands_out : array (y, x), bool, optional
+        All that exceeds the threshold, of which ``defects`` is the middle: points are taken from all of it.
     weak_isolated : array (y, x), float32, optional
         Weak beam beyond all subgrains nearby, of :func:`dfxm_dask.beams.isolate_lines`: lines are looked for in it,
         since a boundary as a whole stands out of ``weak_enhanced``.
@@ -345,12 +361,13 @@ def characterise_boundaries(
     """
     known = Lattice(**lattice) if isinstance(lattice, dict) else lattice
     at = float(z)
+    defects = defects if stands_out is None else stands_out
     points, weights = layer_points(weak_enhanced, defects, y, x, at, grain)
     peaks = layer_peaks(peak_local, lit, defects, y, x, at)
     single = np.zeros(lit.shape, bool)
     if weak_isolated is not None:
         with np.errstate(invalid="ignore"):
-            single = (weak_isolated > STANDS_OUT) & away_from_rim(lit, y, x)
+            single = (weak_isolated > SINGLE) & away_from_rim(lit, y, x)
     line_points, line_weights = layer_points(
         weak_enhanced if weak_isolated is None else weak_isolated, single, y, x, at, grain
     )

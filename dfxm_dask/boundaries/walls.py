@@ -22,7 +22,7 @@ BARRED, FAR = (
     1.0,
     8.0,
 )  # um from a boundary: cells that another one does not see; where its step is allowed for (our choice)
-MOST_TAKEN = 0.5  # of the points of a proposed plane, that other boundaries may take (our choice)
+MOST_TAKEN = 0.35  # of the points of a proposed plane, that other boundaries may take (our choice)
 LEAST_POINTS = 3  # in a bin of the trace (our choice)
 LEAST_TRACE = 5.0  # um of trace in a layer of any plane but a step near weak-beam points (as in the specification)
 
@@ -92,8 +92,8 @@ def find_walls(
     position, values = cells[:, :3].astype(np.float64), cells[:, [3, 8]].astype(np.float64)
     for normal, origin, own in edge_planes(cells, layer=layer, seed=seed):
         starts.append((normal, origin, own, -1))
-    fits, accepted = _fitted(position, values, starts, len(levels))
-    kept = _with_weak(starts, fits, accepted, levels)
+    fits, accepted, taken = _fitted(position, values, starts, len(levels))
+    kept = _with_weak(starts, fits, accepted, taken, levels)
     if not kept:
         return None
     normal = np.array([fits[k].normal if ok else starts[k][0] for k, ok in kept])  # type: ignore[union-attr]
@@ -124,8 +124,8 @@ def find_walls(
 
 def _fitted(
     position: np.ndarray, values: np.ndarray, starts: list[Start], layers: int
-) -> tuple[list[StepFit | None], list[int]]:
-    """A step for every start, and the numbers of those that are boundaries, most certain first.
+) -> tuple[list[StepFit | None], list[int], set[int]]:
+    """A step for every start; numbers of those that are boundaries, most certain first, and of those that others take.
 
     Each is fitted beside those that are more certain, whose steps are taken off: in the strip of a plane that crosses a
     boundary there is a step, which is that of the boundary.
@@ -135,7 +135,12 @@ def _fitted(
     order = sorted(first, key=lambda k: (-fits[k].certainty, k))  # type: ignore[union-attr]
     order += [k for k in range(len(fits)) if k not in first]
     accepted: list[int] = []
+    taken = set()
     for k in order:
+        near = _near_any(starts[k][2], [fits[j] for j in accepted])  # type: ignore[misc]
+        if near.mean() > MOST_TAKEN and k not in first:  # what was proposed is mostly those others
+            taken.add(k)
+            continue
         fit = _beside_others(position, values, starts[k], fits[k], [fits[j] for j in accepted])  # type: ignore[misc]
         fits[k] = fit
         if fit is None or fit.flags or any(_alike(fit, fits[j]) for j in accepted):
@@ -147,7 +152,7 @@ def _fitted(
         again = _beside_others(position, values, starts[k], fits[k], others)  # type: ignore[arg-type]
         if again is not None and not again.flags:
             fits[k] = again
-    return fits, sorted(accepted, key=lambda k: (-fits[k].certainty, k))  # type: ignore[union-attr]
+    return fits, sorted(accepted, key=lambda k: (-fits[k].certainty, k)), taken  # type: ignore[union-attr]
 
 
 def _beside_others(
@@ -164,8 +169,6 @@ def _beside_others(
     barred = np.logical_or.reduce([_beside(position, o) for o in others])
     steps = np.stack([_step_of(position, o) for o in others], axis=1)
     free = own[~_near_any(own, others)]
-    if not good and len(free) < MOST_TAKEN * len(own):
-        return None if weak < 0 else fit  # what was proposed is mostly those others
     again = fit_step(
         position, values, *begin, free if len(free) > 20 else own, barred=barred, others=steps, grow=weak < 0
     )
@@ -223,13 +226,13 @@ def _same_plane(normal: np.ndarray, origin: np.ndarray, other: np.ndarray, place
 
 
 def _with_weak(
-    starts: list[Start], fits: list[StepFit | None], accepted: list[int], levels: np.ndarray
+    starts: list[Start], fits: list[StepFit | None], accepted: list[int], taken: set[int], levels: np.ndarray
 ) -> list[tuple[int, bool]]:
     """Numbers of the planes that stay, and whether their step is their place."""
     kept = [(k, True) for k in accepted]
     passed = [k for k, f in enumerate(fits) if f is not None and not f.flags]
     for k, (normal, origin, _, weak) in enumerate(starts):
-        if weak < 0 or k in passed or _weak_trace(starts[k], levels) < LEAST_TRACE:
+        if weak < 0 or k in passed or k in taken or _weak_trace(starts[k], levels) < LEAST_TRACE:
             continue
         near = [(fits[j].normal, fits[j].origin) if ok else (starts[j][0], starts[j][1]) for j, ok in kept]  # type: ignore[union-attr]
         if not any(_same_plane(normal, origin, *one) for one in near):

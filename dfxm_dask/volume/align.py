@@ -9,7 +9,7 @@ from pydantic import Field
 from scipy import fft
 
 from dfxm_dask.reduction import Arrays, reduction
-from dfxm_dask.schema import DEFECTS, Variable, X, Y, Z, pixel_length
+from dfxm_dask.schema import DEFECTS, STANDS_OUT, Variable, X, Y, Z, pixel_length
 from dfxm_dask.volume.objects import neighbouring
 
 SHIFT_Y = Variable("shift_y", ("z",), "float64", "um", "shift of the layer image along y")
@@ -119,7 +119,7 @@ def _added_up(summary: Arrays) -> Arrays:
 
 
 @reduction(
-    reads=(DEFECTS, Y, X, Z), writes=(SHIFT_Y, SHIFT_X, SHIFT_QUALITY), over=("y", "x"), halo=1, combine=_join,
+    reads=(DEFECTS, Y, X, Z), may_read=(STANDS_OUT,), writes=(SHIFT_Y, SHIFT_X, SHIFT_QUALITY), over=("y", "x"), halo=1, combine=_join,
     finish=_added_up, min_axes=0,
 )  # fmt: skip
 def align_layers(
@@ -127,6 +127,7 @@ def align_layers(
     y: np.ndarray,
     x: np.ndarray,
     z: np.ndarray,
+    stands_out: np.ndarray | None = None,
     *,
     reach: Annotated[
         float,
@@ -151,11 +152,13 @@ def align_layers(
     Parameters
     ----------
     defects : array (layer at hand, y, x), bool
-        What stands out, of the layer and of its neighbours.
+        Pixels that show a defect, of the layer and of its neighbours.
     y, x : array (y,) and (x,), float64, um
         Positions of the pixels, equally spaced.
     z : array (layer at hand,), float64, um
         Positions of the layers.
+    stands_out : array (layer at hand, y, x), bool, optional
+        The same, as wide as images are bright: it has more in common, and is used where it is there.
     reach : float, um
         Our choice: 3. Lines of simulated scans wander by up to 1.4 um along each axis from one layer to the next, where
         layers are 1 um apart, and jumps come on top.
@@ -206,7 +209,8 @@ def align_layers(
     if middle:
         lengths = [pixel_length(n, "align_layers", p) for n, p in (("y", y), ("x", x))]
         pixel = [n if np.isfinite(n) else 1.0 for n in lengths]
-        found, quality = layer_shift(defects[middle - 1], defects[middle], (pixel[0], pixel[1]), reach)
+        mask = defects if stands_out is None else stands_out
+        found, quality = layer_shift(mask[middle - 1], mask[middle], (pixel[0], pixel[1]), reach)
         sign = [-1.0 if p.size > 1 and p[0] > p[-1] else 1.0 for p in (y, x)]
         moved = found[0] * sign[0], found[1] * sign[1]
     return {
