@@ -280,7 +280,7 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> st
     if isinstance(mine, dict) and isinstance(theirs, dict):
         mine = {k: v for k, v in mine.items() if k not in theirs or theirs[k] != v}
         words = [f"{k}={v[:8] if isinstance(v, str) and len(v) == 64 else v!s:.40}" for k, v in mine.items()]
-        return ", ".join(words) or "no other"
+        return ", ".join(words) or "none"
     return f"{mine!s:.80}"
 
 
