@@ -264,9 +264,7 @@ class Sources:
             found = dataset.attrs.get("units", "")
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             text = " ".join(str(error).split())
-            raise SourceError(
-                self.asked, f"unit of {_where(dataset)} cannot be read ({text})", "copy the file again"
-            ) from error
+            raise SourceError(self.asked, f"unit of {_where(dataset)} cannot be read ({text})", "copy the file again") from error
         found = found.decode("utf-8", "replace") if isinstance(found, bytes) else found
         return printable(found).strip() if isinstance(found, str) else ""
 
