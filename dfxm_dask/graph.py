@@ -20,11 +20,24 @@ import xarray as xr
 from dask.array.overlap import overlap
 from dask.highlevelgraph import HighLevelGraph
 
+from dfxm_dask import __version__
 from dfxm_dask.accepted import refuse_other_data, scan_positions
 from dfxm_dask.errors import FramesApartWarning, InputError
 from dfxm_dask.layer import beside, check_outputs, compares_frames, frames_apart, run_kernel, scan_last, storage_order
 from dfxm_dask.reduction import Arrays, Reduction
-from dfxm_dask.schema import AXES, PATCH, SPACE, Variable, check, expand, length_fault, rocking_axis
+from dfxm_dask.schema import (
+    AXES,
+    COUNTS,
+    PATCH,
+    SCALED,
+    SPACE,
+    Variable,
+    check,
+    expand,
+    length_fault,
+    rocking_axis,
+    scale_attrs,
+)
 
 BASELINE_BYTES = 200 * 2**20  # an idle worker with numba, zarr and xarray loaded (measured)
 ENCODED_BYTES = 48 * 2**20  # compressed bytes in flight, and the row of chunks they come from
@@ -190,25 +203,41 @@ def lazy(reduction: Reduction, dataset: xr.Dataset, parameters: Mapping[str, Any
     InputError
         A variable is missing or of wrong dims, dtype or units; a parameter is wrong; too few scan axes.
     """
-    told = ""
+    attrs: dict[str, Any] = {}
     if reduction.settle is not None:
         shape = tuple(dataset.sizes[a] for a in scan_axes(dataset))
         seen = {v.name: dataset[v.name].data for v in reduction.settled_by if v.name in dataset}
         settled, told = reduction.settle(reduction.validate(parameters), seen, shape)
         if settled is None:
             names = [v.name for v in expanded_writes(reduction, scan_axes(dataset), {})]
-            return dataset[[name for name in names if name in dataset]]
+            kept = dataset[[name for name in names if name in dataset]]
+            return kept.assign_attrs({reduction.name: told or "nothing to do: variables are as they were"})
         parameters = settled
+        made_by = {"reduction": reduction.name, "version": __version__, "parameters": settled}
+        attrs = {"provenance": {reduction.name: made_by}} | ({reduction.name: told} if told else {})
     base, wanted, axes, chosen, index, block_dims = _blocks(reduction, dataset, parameters)
     if reduction.combine is None:
-        made = _picked(reduction, base, wanted, dataset, axes, index, block_dims)
-        return made.assign_attrs({reduction.name: told}) if told else made
+        made = _picked(reduction, base, wanted, dataset, axes, index, block_dims).assign_attrs(attrs)
+        scale = _scale(reduction, dataset, chosen)
+        for name in made.data_vars:
+            made[name].attrs |= scale
+        return made
     if lengths := open_dims(reduction, wanted, axes):
         raise InputError(
             f"{reduction.name} as a lazy Dataset", f"only the data tell the length of {', '.join(lengths)}",
             f"run it on a store, or compute it at once: {reduction.name}.gather(dataset)",
         )  # fmt: skip
     return _gathered(reduction, base, wanted, dataset, axes, chosen)
+
+
+def _scale(reduction: Reduction, dataset: xr.Dataset, chosen: Mapping[str, Any]) -> dict[str, str]:
+    """Attributes by which results name the scale of the counts that they are made of, as those of a run do."""
+    if reduction.name == "normalise":
+        beam = dataset.get(chosen["by"])
+        return scale_attrs(chosen, str(beam.attrs.get("counter", "")) if beam is not None else "")
+    if COUNTS not in reduction.reads:
+        return {}
+    return {SCALED: dataset["counts"].attrs[SCALED]} if SCALED in dataset["counts"].attrs else {}
 
 
 def open_dims(reduction: Reduction, wanted: Sequence[Variable], axes: Mapping[str, str]) -> list[str]:

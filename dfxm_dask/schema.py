@@ -101,6 +101,8 @@ NOISE = Variable(
 FRAME_SCALE = Variable(
     "frame_scale", ("z", SCAN), "float64", "1", "factor that puts a frame on the scale of all others", stored=False
 )
+SCALED = "counts_normalised"
+"""Attribute of arrays that were made of counts on another scale than the recorded one."""
 BACKGROUND = Variable("background_map", SPACE, "float32", "count", "background counts without diffracted beam")
 HOT = Variable("hot", SPACE, "bool", "1", "whether the pixel deviates from neighbouring pixels")
 EXPOSURE = Variable("exposure", ("z", SCAN), "float64", "s", "exposure time")
@@ -294,6 +296,28 @@ def full_count(saturation: np.ndarray | float | None, dtype: np.dtype[Any]) -> f
     if saturation is not None and np.isfinite(saturation):
         return float(saturation)
     return float(np.iinfo(dtype).max) if dtype.kind in "iu" else np.inf
+
+
+def scale_attrs(parameters: Mapping[str, Any] | None, counter: str = "") -> dict[str, str]:
+    """What an array says of the scale of the counts that it was made of; nothing for counts as they were recorded.
+
+    Parameters
+    ----------
+    parameters : mapping or None
+        Of the step ``normalise`` that the counts went through: ``by``, and the numbers ``reference`` and ``offset``.
+    counter : str
+        Behind the monitor, where it is recorded.
+
+    Examples
+    --------
+    >>> scale_attrs({"by": "monitor", "reference": 5e5, "offset": 106.0}, "pico4")
+    {'counts_normalised': 'by monitor (counter pico4), reference 500000, detector offset 106 count'}
+    """
+    if parameters is None:
+        return {}
+    by = f"by {parameters['by']}" + (f" (counter {printable(counter)})" if counter else "")
+    words = f"{by}, reference {parameters['reference']:.6g}, detector offset {parameters['offset']:.6g} count"
+    return {SCALED: words}
 
 
 def pixel_length(name: str, asked: str, positions: np.ndarray) -> float:

@@ -23,10 +23,11 @@ from dfxm_dask.run.plan import Pass, Plan, PlannedStep, Stored
 from dfxm_dask.run.recipe import Recipe
 from dfxm_dask.run.unit import UnitStep, UnitTask, run_unit, summary_path
 from dfxm_dask.run.windowed import windowed
-from dfxm_dask.schema import PATCH, Variable
+from dfxm_dask.schema import PATCH, Variable, scale_attrs
 from dfxm_dask.store import ledger, scan
 from dfxm_dask.store.chunks import map_layout
 from dfxm_dask.store.lock import Fence, held, hold
+from dfxm_dask.store.metadata import read_node
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -215,7 +216,7 @@ def begin_step(step: PlannedStep, run: Run) -> set[str]:
             layout = map_layout(
                 variable.dims, result_shape(variable, step, store), store.rows, store.edge, step.reduction.patch
             )
-            scan.create_array(store.path, step.group, variable, layout, scale_attrs(step, run.plan))
+            scan.create_array(store.path, step.group, variable, layout, _scale(step, run.plan))
         ledger.sync_files(store.path, [f"{step.group}/{v.name}/zarr.json" for v in step.stored])
 
     scan.create_group(store.path, step.group, {})
@@ -410,13 +411,13 @@ def passing(step: PlannedStep, plan: Plan) -> dict[str, dict[str, Any]]:
     return found
 
 
-def scale_attrs(step: PlannedStep, plan: Plan) -> dict[str, str]:
-    """What an array says of the scale of the counts that it was made of; nothing for counts as they were recorded."""
+def _scale(step: PlannedStep, plan: Plan) -> dict[str, str]:
+    """Attributes by which an array names the scale of the counts that it was made of."""
     found = passing(step, plan).get("frames/normalise")
     if found is None:
         return {}
-    words = f"by {found['by']}, reference {found['reference']:.6g}, detector offset {found['offset']:.6g} count"
-    return {"counts_normalised": words}
+    beam = read_node(Path(plan.store.path, "raw", found["by"]))["attributes"]
+    return scale_attrs(found, str(beam.get("counter", "")))
 
 
 def provenance_of(step: PlannedStep, plan: Plan) -> dict[str, Any]:

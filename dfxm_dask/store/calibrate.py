@@ -243,7 +243,7 @@ def _stretched(store: Path) -> tuple[Literal["y", "x"], str]:
     found = ledger.group_provenance(store, "raw")[1].get("ingest", {}).get("scattering_plane")
     dim = found.get("dim") if isinstance(found, dict) else None
     if dim == "y" or dim == "x":
-        return dim, f"beamline configuration {found['beamline']}"
+        return dim, f"beamline configuration {found.get('beamline', 'of the ingest')}"
     return "x", "assumed: the store does not tell the scattering plane"
 
 

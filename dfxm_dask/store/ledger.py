@@ -268,10 +268,20 @@ def check_plan(store: str | Path, group: str, step: str, plan: Mapping[str, Any]
     if header and header["digest"] != digest(plan):
         old, new = header["plan"], json.loads(json.dumps(dict(plan)))
         changed = sorted(k for k in {*new, *old} if new.get(k) != old.get(k))
-        words = ", ".join(f"{k} ({old.get(k)!s:.80} then, {new.get(k)!s:.80} now)" for k in changed)
+        words = ", ".join(f"{k} ({_differing(old, new, k)} then, {_differing(new, old, k)} now)" for k in changed)
         raise StoreError(
             f"step {step!r} in group {group!r}", f"is there, made with other {words}", "say --overwrite to make it anew"
         )
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> str:
+    """What one of two plans has under a key and the other has not; of digests the first digits."""
+    mine, theirs = one.get(key), other.get(key)
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        mine = {k: v for k, v in mine.items() if k not in theirs or theirs[k] != v}
+        words = [f"{k}={v[:8] if isinstance(v, str) and len(v) == 64 else v!s:.40}" for k, v in mine.items()]
+        return ", ".join(words) or "none"
+    return f"{mine!s:.80}"
 
 
 def begin(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xarray as xr
 
+import dfxm_dask
 from dfxm_dask.errors import InputError
 from dfxm_dask.frames import normalise
 
@@ -49,3 +51,28 @@ def test_normalise__refuses_what_has_no_scale() -> None:
         normalise.kernel(counts, SCAN, np.array([[1, 0, -1], [2, np.nan, 3]]), by="monitor", reference=1, offset=0)
     with pytest.raises(InputError, match="reference"):
         normalise.validate({"reference": 0})
+
+
+@pytest.mark.parametrize(
+    ("by", "counter", "words"),
+    [
+        ("monitor", "pico4", "by monitor (counter pico4), reference 1.5, detector offset 7.5 count"),
+        ("monitor", "", "by monitor, reference 1.5, detector offset 7.5 count"),
+        ("exposure", "", "by exposure, reference 1.5, detector offset 7.5 count"),
+    ],
+)
+def test_normalise__a_lazy_result_says_what_was_done(by: str, counter: str, words: str) -> None:
+    counts = ("z", "phi", "y", "x"), np.full((1, 4, 3, 3), 50, np.uint16), {"units": "count"}
+    beam = ("z", "phi"), np.array([[1.0, 2, 1, 2]]), {"counter": counter} if counter else {}
+    coords = {"phi": ("phi", np.arange(4.0), {"units": "degree"})}
+    data = xr.Dataset({"counts": counts, by: beam}, coords)
+    found = normalise(data, by=by, reference=1.5, offset=7.5)
+    assert found.attrs["provenance"]["normalise"]["parameters"] == {"by": by, "reference": 1.5, "offset": 7.5}
+    assert found.counts.attrs["counts_normalised"] == words
+    maps = dfxm_dask.moments(data.assign(found), background=0)
+    assert {v.attrs["counts_normalised"] for v in maps.data_vars.values()} == {words}
+    assert "counts_normalised" not in dfxm_dask.moments(data, background=0).total.attrs
+    even = normalise(data.assign({by: xr.ones_like(data[by])}))
+    assert "as they were" in even.attrs["normalise"]
+    assert "provenance" not in even.attrs
+    assert even.counts.dtype == np.uint16

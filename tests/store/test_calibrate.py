@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +27,7 @@ from dfxm_dask.schema import COUNTS, X, Y
 from dfxm_dask.store import calibrate as module
 from dfxm_dask.store import ledger, scan
 from dfxm_dask.store.lock import own_group
+from dfxm_dask.store.source import find_config
 from tests.beamline_files import write_bliss
 from tests.stores import contents
 
@@ -322,6 +325,31 @@ def test_calibrate__computed_from_what_is_recorded(made: Path, copy: Any) -> Non
     found = dfxm_dask.calibrate(store, magnification=13, camera_pixel=3.25, two_theta=30, dry_run=True)
     assert (found.pixel_size[1], "binned 2 times" in found.source) == (0.5, True)
     assert dfxm_dask.calibrate(store, magnification=26, dry_run=True).pixel_size[1] == 0.5
+
+
+def test_calibrate__the_beamline_says_the_scattering_plane(tmp_path: Path) -> None:
+    write_bliss(tmp_path / "s.h5", shape=(3,), size=(8, 9))
+    text = find_config("beamlines", "id03").read_text()
+    assert "scattering_plane: y\n" in text
+    for word, told in (("", r"stretched along x \(assumed"), ("scattering_plane: x\n", r"along x \(beamline conf")):
+        (tmp_path / "own.yaml").write_text(text.replace("scattering_plane: y\n", word))
+        store = tmp_path / f"{len(word)}.zarr"
+        dfxm_dask.ingest(tmp_path / "s.h5", store, beamline=tmp_path / "own.yaml")
+        assert re.search(told, dfxm_dask.calibrate(store, magnification=13, dry_run=True).source)
+    path = store / "raw/zarr.json"
+    meta = json.loads(path.read_text())
+    for record in (None, {}, {"dim": "z", "beamline": "b"}, "y"):  # None: as ingests of earlier versions wrote it
+        meta["attributes"]["provenance"]["ingest"]["scattering_plane"] = record
+        path.write_text(json.dumps(meta))
+        found = dfxm_dask.calibrate(store, magnification=13, dry_run=True)
+        assert found.pixel_size == pytest.approx((0.5, 0.5 / np.tan(np.deg2rad(18))), rel=1e-12)
+        assert "stretched along x (assumed: the store does not tell the scattering plane)" in found.source
+    for wrong in ("z", "Y", "vertical", "1", "[y, x]", "yes", "''"):
+        (tmp_path / "own.yaml").write_text(text.replace("scattering_plane: y", f"scattering_plane: {wrong}"))
+        with pytest.raises(RecipeError, match=r"own\.yaml:\d+: scattering_plane: .*'y' or 'x'") as caught:
+            dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "never.zarr", beamline=tmp_path / "own.yaml")
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "never.zarr").exists()
 
 
 def test_calibrate__what_is_not_recorded_is_named(tmp_path: Path, copy: Any) -> None:
