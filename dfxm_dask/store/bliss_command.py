@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from dfxm_dask.errors import SourceError
+from dfxm_dask.store.units import factor_between
 
 KNOWN = "fscan, fscan2d, ascan, dscan, a2scan, d2scan, amesh, dmesh, loopscan"
 REWIND, ZIGZAG = "REWIND", "ZIGZAG"
+TITLE_UNITS = ("rad", "mrad", "urad", "degree", "mm", "um", "m")  # that a title may be in beside positions in others
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Command:
     """A scan command: drives slow first (none for a loopscan), and the way of the fast one.
 
     ``mode`` is REWIND or ZIGZAG, or None where the command does not say. ``exposure`` and ``period`` are in s.
+    ``titled``: only a title spells it, whose numbers name neither their meaning nor their unit.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Command:
     mode: str | None = None
     exposure: float | None = None
     period: float | None = None
+    titled: bool = False
 
 
 class _Words:
@@ -133,7 +138,41 @@ def parse_title(title: str, asked: str) -> Command:
         raise SourceError(asked, f"unknown scan command {title[:80]!r}", f"known are {KNOWN}")
     exposure = words.optional()
     period = words.optional() if name.startswith("fscan") else None
-    return Command(name, drives, math.prod(d.count for d in drives), None, exposure, period)
+    return Command(name, drives, math.prod(d.count for d in drives), None, exposure, period, titled=True)
+
+
+def other_readings(command: Command, units: Mapping[str, str]) -> Iterator[tuple[Command, str]]:
+    """What a title may mean that another program than BLISS wrote, and how it is read then.
+
+    Simulators spell titles such as ``fscan2d phi -0.001 0.001 21 chi -0.002 0.002 5``: in radian beside positions in
+    degree, with the end where BLISS has the step, the fast motor first. Only positions can tell: each of these
+    commands has to be checked against them.
+
+    Parameters
+    ----------
+    command : Command
+        As BLISS means it.
+    units : mapping
+        Motor → unit of its positions.
+    """
+    if not command.titled or not command.drives:
+        return
+    flies = command.name in ("fscan", "fscan2d")
+    orders = ("", "its first motor is the fast one") if len(command.drives) == 2 and flies else ("",)
+    thirds = ("", "its third number is the end, not the step") if flies else ("",)
+    scales = {"": ""} | {unit: f"its numbers are in {unit}" for unit in TITLE_UNITS}
+    for (unit, scale), third, order in product(scales.items(), thirds, orders):
+        words = "; ".join(filter(None, (scale, third, order)))
+        if words:
+            drives = [_read_as(drive, unit, ends=bool(third), units=units) for drive in command.drives]
+            yield replace(command, drives=tuple(drives[::-1] if order else drives)), words
+
+
+def _read_as(drive: Drive, unit: str, *, ends: bool, units: Mapping[str, str]) -> Drive:
+    factor = (factor_between(unit, units[drive.motor]) if unit and drive.motor in units else None) or 1.0
+    step = (drive.step - drive.start) / max(drive.count - 1, 1) if ends else drive.step
+    partners = tuple(_read_as(p, unit, ends=ends, units=units) for p in drive.partners)
+    return replace(drive, start=drive.start * factor, step=step * factor, moving=False, partners=partners)
 
 
 def _equal(words: _Words, *, moving: bool) -> Drive:

@@ -1,8 +1,9 @@
 """From a command and what the motors read back to scan axes, and to the place of each frame on the grid.
 
 The command decides where a frame belongs; the readback must agree with it to half a step, and gives the value of the
-position. A motor of ``fscan`` moves on during the exposure: it is read in its middle, so it stands a part of a step
-beyond the command, by about the same part in every frame.
+position. Where it does not agree, another program than BLISS may have written the title: the title is read in its way
+if the readback then agrees exactly. A motor of ``fscan`` moves on during the exposure: it is read in its middle, so it
+stands a part of a step beyond the command, by about the same part in every frame.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dfxm_dask.errors import InputError, SourceError
-from dfxm_dask.store.bliss_command import REWIND, ZIGZAG, Command, Drive
+from dfxm_dask.store.bliss_command import REWIND, ZIGZAG, Command, Drive, other_readings
 from dfxm_dask.store.source import READ, Axis, Beamline
 from dfxm_dask.store.units import base_unit
 
 HALF = 0.5 + 1e-6
+EXACT = 0.1  # of a step: rounding of the numbers in a title. A broken motor may meet another reading by half a step
 LEAVE_OUT = "leave this entry out: name the others with --scan"
 
 
@@ -103,6 +105,40 @@ def scan_axes(
     SourceError
         A motor without an axis, or one that was not where the command wanted it; a direction that nothing tells.
     """
+    motors = [d.motor for drive in command.drives for d in (drive, *drive.partners)]
+    seen = {motor: look(motor) for motor in motors}
+    try:
+        return _axes(command, seen, beamline, asked, scan_mode, HALF)
+    except SourceError:
+        if any(seen[d.motor].values is None for d in command.drives if d.count > 1):
+            raise
+        for reading, words in other_readings(command, _known_units(seen, beamline)):
+            try:
+                axes, order, notes = _axes(reading, seen, beamline, asked, scan_mode, EXACT)
+            except SourceError:
+                continue
+            for axis in axes:
+                axis.attrs["title_read_as"] = words
+            return axes, order, notes
+        raise
+
+
+def _known_units(seen: dict[str, Readback], beamline: Beamline) -> dict[str, str]:
+    """Motor → unit of its positions: read, or, where there are no positions, that of the beamline."""
+    units = {}
+    for motor, read in seen.items():
+        unit = read.units
+        if unit is None and read.values is None and (name := beamline.axis_of(motor)):
+            unit = beamline.unit_of(motor, name)[0]
+        if unit:
+            units[motor] = unit
+    return units
+
+
+def _axes(
+    command: Command, seen: dict[str, Readback], beamline: Beamline, asked: str, scan_mode: str | None, within: float
+) -> tuple[tuple[Axis, ...], np.ndarray, dict[str, str | float]]:
+    """:func:`scan_axes` of a command, the readback of which lies ``within`` so many steps of it."""
     notes: dict[str, str | float] = {"command": command.name}
     shape = tuple(d.count for d in command.drives)
     drives = [_primary(drive, beamline, asked) for drive in command.drives]
@@ -114,7 +150,6 @@ def scan_axes(
             f"motors {motors} are both mapped to {names[0]}",
             f"map one of them to another axis, e.g. --motor {drives[0][0].motor}=two_theta",
         )
-    seen = {d.motor: look(d.motor) for drive, _ in drives for d in (drive, *drive.partners)}
     modes, told = _modes(command, seen[drives[-1][0].motor], scan_mode, asked)
     for attempt, mode in enumerate(modes):
         order = grid_order(shape, command.count, mode)
@@ -122,7 +157,7 @@ def scan_axes(
         back = np.arange(command.count) // shape[-1] % 2 == 1 if mode == ZIGZAG else np.zeros(command.count, bool)
         try:
             axes = tuple(
-                _axis(drive, name, place.astype(np.int64), back, seen, command, beamline, asked)
+                _axis(drive, name, place.astype(np.int64), back, seen, command, beamline, asked, within)
                 for (drive, name), place in zip(drives, index, strict=True)
             )
         except SourceError as error:
@@ -206,11 +241,12 @@ def _axis(
     command: Command,
     beamline: Beamline,
     asked: str,
+    within: float,
 ) -> Axis:
     for partner in drive.partners:
-        _on_grid(partner, index, back, seen[partner.motor], asked)
+        _on_grid(partner, index, back, seen[partner.motor], asked, within)
     read = seen[drive.motor]
-    base, values = _on_grid(drive, index, back, read, asked)
+    base, values = _on_grid(drive, index, back, read, asked, within)
     grid = np.arange(drive.count)
     start = drive.start + base
     if values is None:
@@ -266,7 +302,7 @@ def _moving_share(drive: Drive, command: Command, back: np.ndarray) -> tuple[flo
 
 
 def _on_grid(
-    drive: Drive, index: np.ndarray, back: np.ndarray, read: Readback, asked: str
+    drive: Drive, index: np.ndarray, back: np.ndarray, read: Readback, asked: str, within: float
 ) -> tuple[float, np.ndarray | None]:
     """Where a relative scan started from, and the readback, once it agrees with the command."""
     if drive.count > 1 and drive.step == 0:
@@ -302,7 +338,7 @@ def _on_grid(
             beyond = float(np.median(off[rows])) if rows.any() else np.nan
             if -HALF <= sign * beyond <= 1.0:
                 off[rows] -= beyond
-    bad = np.abs(off) > HALF
+    bad = np.abs(off) > within
     if bad.any():
         frame = int(np.argmax(np.abs(off)))
         raise SourceError(

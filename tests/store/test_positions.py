@@ -136,6 +136,76 @@ def test_ingest__odd_units_are_converted_and_labelled(tmp_path: Path, unit: str)
     assert phi.attrs["commanded_step"] == pytest.approx(0.001 * in_degree)
 
 
+def foreign(path: Path, title: str, units: str, **positions: np.ndarray) -> Path:
+    """A scan of another program: a title in its own words, positions of every frame beside it."""
+    count = len(next(iter(positions.values())))
+    write_bliss(path, motors=("mu",), shape=(count,), title=title, parameters=False, positioner="absent")
+    for motor, values in positions.items():
+        put(path, f"1.1/instrument/positioners/{motor}", values, units)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("title", "units", "grid", "words"),
+    [
+        ("fscan2d phi -0.002 0.002 5 chi -0.001 0.001 3 1.0", "degree",
+         dict(chi=np.degrees(np.linspace(-1e-3, 1e-3, 3)), phi=np.degrees(np.linspace(-2e-3, 2e-3, 5))),
+         "its numbers are in rad; its third number is the end, not the step; its first motor is the fast one"),
+        ("fscan2d phi 0.1 0.9 3 chi 2 5 4 1.0", "deg",
+         dict(chi=np.linspace(2, 5, 4), phi=np.linspace(0.1, 0.9, 3)),
+         "its third number is the end, not the step; its first motor is the fast one"),
+        ("fscan mu 3 0.25 7 0.5", "degree", dict(mu=np.degrees(3e-3 + 0.25e-3 * np.arange(7))),
+         "its numbers are in mrad"),
+        ("ascan mu -0.0007 0.0008 6 0.5", "mrad", dict(mu=np.linspace(-0.7, 0.8, 7)), "its numbers are in rad"),
+        ("fscan2d phi -0.000520 0.000520 31 chi 0.001 0.001 1 1.0", "degree",
+         dict(phi=np.degrees(np.linspace(-5.2e-4, 5.2e-4, 31))),
+         "its numbers are in rad; its third number is the end, not the step"),
+    ],
+)  # fmt: skip
+def test_ingest__title_of_another_program_is_read_as_the_positions_tell(
+    tmp_path: Path, title: str, units: str, grid: dict[str, np.ndarray], words: str
+) -> None:
+    slow_first = np.meshgrid(*grid.values(), indexing="ij")
+    read_back = {motor: values.ravel() for motor, values in zip(grid, slow_first, strict=True)}
+    path = foreign(tmp_path / "m.h5", title, units, **read_back)
+    report = dfxm_dask.ingest(path, tmp_path / "s.zarr")
+    assert any(remark.endswith(f"where {words}") for remark in report.remarks)
+    raw = dfxm_dask.open_scan(tmp_path / "s.zarr", chunks=None)["raw"]
+    for motor, values in grid.items():
+        axis = raw["phi" if motor == "mu" else motor]
+        in_degree = np.degrees(values * 1e-3) if units == "mrad" else values
+        np.testing.assert_allclose(axis.values, in_degree, rtol=1e-12)
+        assert axis.attrs["commanded_step"] == pytest.approx(np.diff(in_degree)[0])
+        assert axis.attrs["title_read_as"] == words
+    if "31" in title:  # a single position that was not recorded is in the unit of the others
+        np.testing.assert_allclose(raw.chi.values, np.degrees(1e-3))
+    counts = raw.counts.values[0].reshape(-1, *raw.counts.shape[-2:])
+    np.testing.assert_array_equal(counts, [f.copy() for _, f in frames(read(path))])
+
+
+@pytest.mark.parametrize(
+    ("title", "units", "values"),
+    [
+        ("fscan mu 0 0.001 7 0.5", "degree", 0.002 * np.arange(7)),  # twice as far
+        ("fscan mu 0 0.001 7 0.5", "", np.degrees(0.001 * np.arange(7))),  # in a unit that nothing tells
+        ("fscan mu 0 0.001 7 0.5", "degree", np.degrees(0.001 * (np.arange(7) + 0.2))),  # near, but not there
+        ("fscan mu 0 6 7 0.5", "degree", np.array([0, 1, 2, 3, 4, 5, 5.7])),  # did not come to the end
+    ],
+)
+def test_read_scan__positions_that_no_reading_of_the_title_explains_are_refused(
+    tmp_path: Path, title: str, units: str, values: np.ndarray
+) -> None:
+    path = foreign(tmp_path / "m.h5", title, units, mu=values)
+    with pytest.raises(SourceError, match=r"steps from the command .*check the motor"):
+        read(path)
+
+
+def test_read_scan__parameters_mean_what_they_are_called(tmp_path: Path) -> None:
+    readbacks = {"mu": np.degrees(0.29 + 0.001 * np.arange(30))}
+    with pytest.raises(SourceError, match="steps from the command"):
+        read(write_bliss(tmp_path / "m.h5", readbacks=readbacks).path)
+
+
 @pytest.mark.parametrize(
     ("clock", "unit", "scale"),
     [("epoch_trig", "s", 1.0), ("epoch", "", 1.0), ("elapsed_time", "ms", 1e-3), ("time_stamp", "us", 1e-6)],
