@@ -347,8 +347,8 @@ def threshold_beams(
     Returns
     -------
     dict
-        ``defects`` (y, x), bool, and ``stands_out`` (y, x), bool, the same before ``half_within`` narrows it: planes are
-        found from all of it. Of the layer as a whole ``mask_strength`` (float32), see :func:`mask_strength`, and
+        ``defects`` (y, x), bool, and ``stands_out`` (y, x), bool, the same before ``half_within`` narrows it: planes
+        are found from all of it. Of the layer as a whole ``mask_strength`` (float32), see :func:`mask_strength`, and
         ``has_defects`` (bool): the mask shows defects, since its strength is 2 or more.
 
     Raises

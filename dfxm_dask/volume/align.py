@@ -119,8 +119,8 @@ def _added_up(summary: Arrays) -> Arrays:
 
 
 @reduction(
-    reads=(DEFECTS, Y, X, Z), may_read=(STANDS_OUT,), writes=(SHIFT_Y, SHIFT_X, SHIFT_QUALITY), over=("y", "x"), halo=1, combine=_join,
-    finish=_added_up, min_axes=0,
+    reads=(DEFECTS, Y, X, Z), may_read=(STANDS_OUT,), writes=(SHIFT_Y, SHIFT_X, SHIFT_QUALITY), over=("y", "x"), halo=1,
+    combine=_join, finish=_added_up, min_axes=0,
 )  # fmt: skip
 def align_layers(
     defects: np.ndarray,

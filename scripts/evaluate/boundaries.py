@@ -24,7 +24,16 @@ from dfxm_dask.boundaries import characterise_boundaries
 from dfxm_dask.boundaries.step import FLAG
 
 READ = {
-    "beams": ("weak_enhanced", "weak_isolated", "defects", "stands_out", "lit", "peak_local", "weak_minus", "weak_plus"),
+    "beams": (
+        "weak_enhanced",
+        "weak_isolated",
+        "weak_minus",
+        "weak_plus",
+        "peak_local",
+        "defects",
+        "stands_out",
+        "lit",
+    ),
     "rocking": ("com_phi", "com_chi"),
 }
 NEAR = 15.0, 1.5  # degree and um within which a plane is that of a wall
