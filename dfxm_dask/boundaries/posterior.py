@@ -14,6 +14,7 @@ from dfxm_dask.errors import InputError
 FLOOR = 0.02
 """Part of the Burgers content by which a wall may miss Frank's rule apart from stated errors (our choice)."""
 
+LEAST = 0.001  # part of a rotation that is its error at least, along every axis (our choice)
 WORST = 30.0  # chi² above which no assignment explains the wall, and nothing is stated (our choice)
 RADIUS = 1.5152  # radius that holds 68 % of a round two-dimensional Gaussian, in standard deviations
 HIDDEN, SPARSE = 0.1, 0.2
@@ -258,13 +259,13 @@ def _rotation(
     content, covariance = content[best], covariance[best]
     precise = np.linalg.inv(covariance + (FLOOR * np.linalg.norm(content)) ** 2 * np.eye(6))
     solving = np.linalg.solve(turning.T @ precise @ turning, turning.T @ precise)
-    mean, spread = solving @ content, solving @ covariance @ solving.T
+    mean = solving @ content
+    spread = solving @ covariance @ solving.T + (LEAST * np.linalg.norm(mean)) ** 2 * np.eye(3)
     values, vectors = np.linalg.eigh(spread)
     drawn = np.random.default_rng(seed).normal(size=(DRAWS, 3)) * np.sqrt(np.maximum(values, 0.0))
     drawn = mean + drawn @ vectors.T
     size = float(np.linalg.norm(mean))
     sizes = np.linalg.norm(drawn, axis=1)
     twists = drawn @ normal / sizes
-    return (
-        mean, np.sqrt(np.diag(spread)), size, float(sizes.std()), abs(float(mean @ normal)) / size, float(twists.std()),
-    )  # fmt: skip
+    error, twist = np.sqrt(np.diag(spread)), abs(float(mean @ normal)) / size
+    return mean, error, size, float(sizes.std()), twist, float(twists.std())

@@ -98,7 +98,7 @@ def give_vectors(
         of_gap, np.fmax(made["gap_error"][k, families], OF_GAP * spacing), made["spacing_error"][k, families]
     )
     turn = None
-    if along_phi and np.isfinite(made["step"][k]) and np.isfinite(made["step_error"][k]):
+    if along_phi and np.isfinite(made["step"][k]) and made["step_error"][k] > 0:
         # A lattice turned by w about +y peaks at phi = -w.
         step = np.deg2rad([made["step"][k], np.hypot(made["step_error"][k], OF_STEP * made["step"][k])])
         turn = -float(step[0]), float(step[1])

@@ -26,7 +26,7 @@ from dfxm_dask.errors import DfxmError, InputError, LockedError, StoreError
 from dfxm_dask.optics.geometry import effective_pixel
 from dfxm_dask.store import ledger, scan
 from dfxm_dask.store.create import check_pixel_size, pixel_attrs, pixel_positions
-from dfxm_dask.store.crystal import WORDS, checked_crystal, crystal_of_store
+from dfxm_dask.store.crystal import WORDS, checked_crystal
 from dfxm_dask.store.lengths import AXES, steps_by_lengths
 from dfxm_dask.store.lock import own_store
 from dfxm_dask.store.metadata import DISTRUST, LONGEST_AXIS, read_node
@@ -120,8 +120,8 @@ def calibrate(
         raise StoreError(f"store {store}", "has no ingested raw data", "name a store that an ingest has made")
     computed = (camera_pixel, magnification, two_theta)
     camera = _camera(store)
-    has = crystal_of_store(store) if lattice is None or hkl is None else {}  # both given mend what makes no sense
-    crystal = checked_crystal(lattice, hkl, has)
+    attributes = scan.read_group_meta(store)["attributes"]
+    crystal = checked_crystal(lattice, hkl, attributes)
     before = pixel_of(store)
     wanted: Pixel | None
     if pixel_size is None and crystal and (lattice, hkl) != (None, None) and not any(v is not None for v in computed):
@@ -134,7 +134,6 @@ def calibrate(
     else:
         wanted, source = check_pixel_size(pixel_size, camera), "given"
     moved = wanted is not None and not (before is not None and same(before, wanted))
-    attributes = scan.read_group_meta(store)["attributes"]
     turned = any(attributes.get(word) != crystal.get(word) for word in WORDS)
     if not moved and not turned:
         source = str(_nodes(store)["y"].get("pixel_size_source", "given"))
@@ -374,8 +373,8 @@ def _pending(path: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str
         if not all(word.isidentifier() for pair in withdrawn for word in pair):
             raise ValueError("a step of no name")
         crystal = checked_crystal(**found.get("crystal", {}))  # absent where an earlier version was killed
-    except InputError as error:
-        raise StoreError(f"file {path}", f"is no calibration ({error.asked} {error.found})", DISTRUST) from None
+        if not coordinates and not crystal:
+            raise ValueError("nothing to do")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"file {path}", f"is no calibration ({error})", DISTRUST) from None
     return coordinates, withdrawn, crystal
@@ -402,15 +401,18 @@ def _withdraw(store: Path, group: str, step: str) -> None:
 
 
 def _vouch(store: Path, files: list[str], pixel: list[float], crystal: Mapping[str, Any]) -> None:
-    """Put digests of the new positions and attributes, pixel size and crystal, into the provenance of the raw data."""
+    """Put digests of the new positions and attributes, pixel size and crystal, into the provenance of the raw data.
+
+    Of an unfinished ingest there is none: completing it takes what is there.
+    """
     root = ledger.digest(read_node(store)["attributes"])
     for group in ("truth", "raw"):
         meta, provenance = ledger.group_provenance(store, group) if (store / group).is_dir() else ({}, {})
         for step, made in provenance.items():
-            if "root" not in made:
-                continue  # unfinished: completing it takes what is there
-            made["root"] = root
-            made["parameters"] |= crystal
+            if "root" in made:
+                made["root"] = root
+            kept = {name: value for name, value in made["parameters"].items() if name not in WORDS}
+            made["parameters"] = {**kept, **crystal}
             if step == "ingest" and pixel:
                 made["parameters"]["pixel_size"] = pixel
                 digests = {name: [(store / name).stat().st_size, ledger.file_digest(store / name)] for name in files}

@@ -30,7 +30,7 @@ def checked_crystal(
     hkl : (int, int, int), optional
         Reflection of a cubic lattice.
     known : mapping, optional
-        What the store knows already.
+        Root attributes of the store, with what it knows already. A lattice given as vectors takes the place of both.
 
     Returns
     -------
@@ -47,12 +47,14 @@ def checked_crystal(
     >>> checked_crystal({"parameter": 4.05e-4, "x": [1, 0, 0.1], "z": [-0.1, 0, 1]}, (0, 0, 2))["hkl"]
     [0, 0, 2]
     """
-    made = {word: (known or {})[word] for word in WORDS if word in (known or {})}
+    made = {word: value for word, value in (known or {}).items() if word in WORDS}
     if lattice is not None:
         if not isinstance(lattice, Mapping):
             remedy = "give it as {parameter: 4.05e-4, x: [1, 0, 0], z: [0, 0, 1]}, with parameter in um"
             raise InputError("lattice", f"is {lattice!r:.80}", remedy)
         made["lattice"] = dict(lattice)
+        if lattice.get("vectors") is not None:
+            made.pop("hkl", None)
         if lattice.get("hkl") is not None:
             if hkl is not None and [*hkl] != [*lattice["hkl"]]:
                 raise InputError("hkl", f"is {[*hkl]}, and the lattice has hkl {[*lattice['hkl']]}", "give it once")

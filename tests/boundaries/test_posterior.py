@@ -63,9 +63,9 @@ def measured(rng: np.random.Generator, wall: tuple, errors: tuple) -> dict:
 
 
 def test_burgers_posterior__is_calibrated() -> None:
-    """Of 300 walls: those with p >= 0.9 are right in 90 % and more, and mean p is the share that is right."""
+    """Of 200 walls: those with p >= 0.9 are right in 90 % and more, and mean p is the share that is right."""
     rng, best, right = np.random.default_rng(4), [], []
-    for k in range(300):
+    for k in range(200):
         wall = tilt_wall(rng) if k % 3 == 0 else two_families(rng)
         assert rotation_of_wall(wall[0], wall[1], wall[2], FCC[wall[3]])[1] <= 1
         # From errors as small as any to such that leave several candidates.
@@ -77,7 +77,7 @@ def test_burgers_posterior__is_calibrated() -> None:
     best, right = np.array(best), np.array(right)
     sure = best >= 0.9
     print("stated:", len(best), "sure:", sure.mean(), "right of these:", right[sure].mean(), best.mean(), right.mean())
-    assert len(best) > 450
+    assert len(best) > 300
     assert sure.mean() > 0.5
     assert right[sure].mean() >= 0.9
     assert abs(best.mean() - right.mean()) < 0.06

@@ -16,6 +16,8 @@ import dfxm_dask
 from dfxm_dask import cli
 from dfxm_dask.errors import InputError, StoreError
 from dfxm_dask.reduction import find
+from dfxm_dask.run.plan import make_plan
+from dfxm_dask.run.recipe import read_recipe
 from dfxm_dask.run.verify import verify
 from dfxm_dask.store import calibrate as module
 from dfxm_dask.store.crystal import with_crystal
@@ -61,18 +63,18 @@ def test_ingest__keeps_the_crystal(made: Path) -> None:
     step = find("characterise_boundaries")
     own = step.validate(with_crystal(step, {"lattice": BCC}, made / "known.zarr"))["lattice"]
     assert (own["kind"], own["hkl"]) == ("bcc", None)  # what is given is taken, and nothing else
+    planned = {
+        s.name: s.plan["parameters"] for s in make_plan(read_recipe("weak_beam_volume"), made / "known.zarr").steps
+    }
+    assert planned["characterise_boundaries"]["lattice"] == used
     other = find("kam")
     assert with_crystal(other, {"radius": 1.0}, made / "known.zarr") == {"radius": 1.0}
 
 
 @pytest.mark.parametrize(("lattice", "hkl"), [(LATTICE, HKL), (BCC, (0, 0, 2)), (LIST, None)])
 @pytest.mark.parametrize("name", ["none", "known"])
-def test_calibrate__tells_the_crystal_later(made: Path, copy: Any, name: str, lattice: dict, hkl: Any) -> None:
+def test_calibrate__tells_the_crystal_later(copy: Any, name: str, lattice: dict, hkl: Any) -> None:
     store = copy(name)
-    if lattice is LIST and name == "known":  # the reflection of a cubic lattice is no reflection of a list
-        with pytest.raises(InputError, match="scattering_vector in place of hkl"):
-            dfxm_dask.calibrate(store, lattice=lattice)
-        return
     again = lattice is LATTICE and name == "known"
     before = contents(store)
     dry = dfxm_dask.calibrate(store, lattice=lattice, hkl=hkl, dry_run=True)
@@ -110,7 +112,8 @@ def test_calibrate__a_killed_change_of_the_crystal_is_finished(copy: Any, monkey
         ({**LATTICE, "parameter": 4.05}, None, "parameter"), ({**LATTICE, "colour": 1}, None, "colour"),
         (LATTICE, (0, 0), "three whole numbers"), (LATTICE, (0, 0.5, 1), "three whole numbers"),
         (None, (0, 0, 0), "three whole numbers"), (None, 5, "three whole numbers"),
-        (LATTICE, (2, 0, 0), "scattering vector"), ({**LATTICE, "hkl": [0, 0, 2]}, (0, 0, 4), "give it once"),
+        (LATTICE, (2, 0, 0), "scattering vector"),
+        (LIST, HKL, "scattering_vector in place of hkl"), ({**LATTICE, "hkl": [0, 0, 2]}, (0, 0, 4), "give it once"),
     ],
 )  # fmt: skip
 def test_crystal__senseless_ones_are_refused(made: Path, copy: Any, lattice: Any, hkl: Any, said: str) -> None:
