@@ -18,6 +18,7 @@ SURE = 0.9  # probability from which a Burgers vector counts as known (as in the
 SEEN = 0.9  # chance of lines that Frank's rule lacks where a direction without spacing was found (our choice)
 UNEVEN = 0.15  # part by which mean gap and period of even lines may differ (our choice)
 OF_GAP = 0.15  # part of a mean gap that is its error at least (our choice)
+FINEST = 0.01  # degree: least error of a direction
 OF_STEP = 0.05
 """Part of the step of the centre of mass by which it may miss the rotation of the lattice, apart from its error."""
 
@@ -111,13 +112,17 @@ def give_vectors(
     elif images is None:
         reason[k, families] |= FLAG["no_image"]
     directions = int(np.isfinite(made["line"][k, :, 0]).sum())
+    # Drawn clouds that are all alike have no spread; NaN stays NaN.
+    normal_error = float(np.maximum(made["normal_error"][k], FINEST))
+    line_error = np.maximum(made["line_error"][k, families], FINEST)
+    error = np.maximum(error, 1e-3 * spacing)
     found = burgers_posterior(
-        normal, made["normal_error"][k], line, made["line_error"][k, families], spacing, error, crystal.burgers,
+        normal, normal_error, line, line_error, spacing, error, crystal.burgers,
         overtone=overtone, turn=turn, products=crystal.products, images=images, seed=seed,
         hidden=HIDDEN if directions == len(families) else SEEN,
     )  # fmt: skip
     if not np.isfinite(found.probability).all():
-        known_error = np.isfinite([*error, made["normal_error"][k], *made["line_error"][k, families]]).all()
+        known_error = np.isfinite([*error, normal_error, *line_error]).all()
         reason[k, families] |= FLAG["unexplained" if known_error else "no_error"]
         return
     for name, values in (

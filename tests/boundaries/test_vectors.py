@@ -102,6 +102,13 @@ def test_vectors__say_why_they_are_open(changed: dict, crystal: Crystal, reason:
         assert made["burgers_probability"][0, 0].max() < 0.9
 
 
+def test_vectors__of_errors_that_are_zero_are_stated() -> None:
+    made, turn = rows(*tilt(2), normal_error=0.0, line_error=0.0, spacing_error=0.0, step_error=0.0)
+    give_vectors(made, 0, CRYSTAL, NO_CELLS, along_phi=True, seed=0)
+    assert made["burgers_probability"][0, 0, 2] > 0.9
+    assert made["misorientation"][0] == pytest.approx(np.linalg.norm(turn))
+
+
 def test_vectors__of_a_mean_gap_are_less_certain() -> None:
     sharp, _ = rows(*tilt(4))
     wide, _ = rows(*tilt(4), spacing=np.nan)
