@@ -91,7 +91,7 @@ def crystal_of(lattice: Lattice) -> Crystal:
 
     Examples
     --------
-    >>> seen = crystal_of(Lattice(parameter=4.05e-4, x=(1, 0, 0.1), z=(-0.1, 0, 1), hkl=(0, 0, 2)))
+    >>> seen = crystal_of(Lattice(parameter=4.05e-4, x=(1, 0, -0.1), z=(0.1, 0, 1), hkl=(0, 0, 2)))
     >>> seen.products.tolist(), round(float(np.rad2deg(seen.theta)), 2)
     ([0.0, 0.0, 1.0, -1.0, 1.0, -1.0], 5.71)
     """
@@ -109,7 +109,8 @@ def crystal_of(lattice: Lattice) -> Crystal:
     aside = float(np.rad2deg(np.arctan2(np.linalg.norm(np.cross(expected, g_unit)), expected @ g_unit)))
     if aside > ASIDE or not BRAGG[0] <= np.rad2deg(theta) <= BRAGG[1]:
         found = f"points along {np.round(g_unit, 3).tolist()}"
-        found += f", {aside:.3g} degree from the scattering vector at theta {np.rad2deg(theta):.3g} degree"
+        at = f"theta {np.rad2deg(theta):.3g} degree"
+        found += f", {aside:.3g} degree from the scattering vector at {at}" if aside > ASIDE else f", which means {at}"
         raise InputError(
             name,
             found,

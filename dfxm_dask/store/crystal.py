@@ -17,6 +17,8 @@ from dfxm_dask.store.scan import read_group_meta
 WORDS = ("lattice", "hkl")
 """Attributes of the root group."""
 
+MOST = 100  # below which indices of a reflection are
+
 
 def checked_crystal(
     lattice: Any = None, hkl: Any = None, known: Mapping[str, Any] | None = None
@@ -44,7 +46,7 @@ def checked_crystal(
 
     Examples
     --------
-    >>> checked_crystal({"parameter": 4.05e-4, "x": [1, 0, 0.1], "z": [-0.1, 0, 1]}, (0, 0, 2))["hkl"]
+    >>> checked_crystal({"parameter": 4.05e-4, "x": [1, 0, -0.1], "z": [0.1, 0, 1]}, (0, 0, 2))["hkl"]
     [0, 0, 2]
     """
     made = {word: value for word, value in (known or {}).items() if word in WORDS}
@@ -55,22 +57,25 @@ def checked_crystal(
         made["lattice"] = dict(lattice)
         if lattice.get("vectors") is not None:
             made.pop("hkl", None)
-        if lattice.get("hkl") is not None:
-            if hkl is not None and [*hkl] != [*lattice["hkl"]]:
-                raise InputError("hkl", f"is {[*hkl]}, and the lattice has hkl {[*lattice['hkl']]}", "give it once")
-            hkl = made["lattice"].pop("hkl")
+        own = made["lattice"].pop("hkl", None)
+        if own is not None and hkl is not None and _reflection(own) != _reflection(hkl):
+            raise InputError(
+                "hkl", f"is {_reflection(hkl)}, and that of the lattice {_reflection(own)}", "give it once"
+            )
+        hkl = own if hkl is None else hkl
     if hkl is not None:
         made["hkl"] = hkl
-    if "hkl" in made and not _is_reflection(made["hkl"]):
-        raise InputError("hkl", f"is {made['hkl']!r:.80}", "give three whole numbers, not all zero, such as 0,0,2")
     if "hkl" in made:
-        made["hkl"] = [int(index) for index in made["hkl"]]
+        made["hkl"] = _reflection(made["hkl"])
     if "lattice" in made:
         from dfxm_dask.boundaries.lattice import Lattice  # its room loads where a lattice is known
 
         try:
             both = validated(Lattice, {**made["lattice"], **{w: made[w] for w in ("hkl",) if w in made}})
         except ValidationError as error:
+            inner = error.errors()[0].get("ctx", {}).get("error")
+            if isinstance(inner, InputError):
+                raise inner from None
             place, reason = first_fault(error)
             name = ".".join(str(part) for part in place)
             raise InputError(
@@ -82,14 +87,16 @@ def checked_crystal(
     return made
 
 
-def _is_reflection(value: Any) -> bool:
+def _reflection(value: Any) -> list[int]:
+    """Three indices."""
     try:
         indices = [float(index) for index in value]
     except (TypeError, ValueError):
-        return False
-    return len(indices) == 3 and all(index == round(index) for index in indices if abs(index) < 100) and (
-        0 < max(abs(index) for index in indices) < 100
-    )  # fmt: skip
+        indices = []
+    sizes = [abs(index) for index in indices]
+    if len(sizes) != 3 or not all(size < MOST and size == int(size) for size in sizes) or not any(sizes):
+        raise InputError("hkl", f"is {value!r:.80}", "give three whole numbers, not all zero, such as 0,0,2")
+    return [int(index) for index in indices]
 
 
 def crystal_of_store(store: str | os.PathLike[str]) -> dict[str, Any]:

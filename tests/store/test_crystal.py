@@ -112,7 +112,8 @@ def test_calibrate__a_killed_change_of_the_crystal_is_finished(copy: Any, monkey
         ({**LATTICE, "parameter": 4.05}, None, "parameter"), ({**LATTICE, "colour": 1}, None, "colour"),
         (LATTICE, (0, 0), "three whole numbers"), (LATTICE, (0, 0.5, 1), "three whole numbers"),
         (None, (0, 0, 0), "three whole numbers"), (None, 5, "three whole numbers"),
-        (LATTICE, (2, 0, 0), "scattering vector"),
+        ({**LATTICE, "hkl": 5}, (0, 0, 2), "three whole numbers"), (None, (0, 0, float("nan")), "three whole numbers"),
+        (LATTICE, (2, 0, 0), "^lattice: hkl: points along .* theta -80 degree"),
         (LIST, HKL, "scattering_vector in place of hkl"), ({**LATTICE, "hkl": [0, 0, 2]}, (0, 0, 4), "give it once"),
     ],
 )  # fmt: skip
