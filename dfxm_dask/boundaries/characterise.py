@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from dfxm_dask.boundaries.burgers import burgers_of_wall, peak_steps, step_across
+from dfxm_dask.boundaries.burgers import step_across
 from dfxm_dask.boundaries.cells import layer_cells, on_one_scale, rocking_maps
 from dfxm_dask.boundaries.junction import find_junctions
-from dfxm_dask.boundaries.lattice import Lattice, lattice_vectors
-from dfxm_dask.boundaries.lines import Families, line_families
+from dfxm_dask.boundaries.lattice import Lattice
+from dfxm_dask.boundaries.lines import line_families
 from dfxm_dask.boundaries.plane import Planes, in_plane
 from dfxm_dask.boundaries.points import GRAIN, away_from_rim, layer_peaks, layer_points
 from dfxm_dask.boundaries.spectrum import ALIASED, END_OF_RANGE, OVERTONE, line_sets
@@ -22,6 +22,8 @@ from dfxm_dask.boundaries.uncertainty import (
     normal_error,
     standard_error,
 )
+from dfxm_dask.boundaries.vectors import FLAG as FLAG_BURGERS
+from dfxm_dask.boundaries.vectors import crystal_options, give_vectors, known_crystal
 from dfxm_dask.boundaries.walls import Walls, find_walls
 from dfxm_dask.reduction import Arrays, reduction
 from dfxm_dask.schema import (
@@ -41,7 +43,6 @@ from dfxm_dask.schema import (
 from dfxm_dask.volume.align import SHIFT_X, SHIFT_Y
 
 SINGLE = 3.0  # standard deviations of the isolated weak beam from which a pixel shows a single line (our choice)
-UNEVEN = 0.15  # part by which mean gap and period of even lines may differ (our choice)
 STRIP = (1.5, 8.0)  # um from a boundary, where the peaks of both sides are compared (our choice)
 BESIDE = 2.0  # um: from a plane to the images of its lines, which weak-beam images move to one side (our choice)
 
@@ -68,17 +69,23 @@ def _finish(summary: Arrays) -> Arrays:
     lines = lines[0][order], lines[1][:, order]
     peaks = summary["peaks"][_sorted(summary["peaks"][:, ::-1])]
     seed, replicates = int(summary["option_seed"]), int(summary["option_replicates"])
-    candidates = summary["option_burgers"] if summary["option_burgers"].size else None
+    crystal = known_crystal(summary)
     cells = on_one_scale(summary["cells"], summary["references"])
     walls = find_walls(points, readings, cells, replicates=replicates, seed=seed)
-    made = empty_tables(0 if walls is None else len(walls.model.planes.sigma))
+    made = empty_tables(0 if walls is None else len(walls.model.planes.sigma), len(crystal.burgers))
+    made["candidate_burgers"] = crystal.burgers
+    made["burgers_reason"][:] = FLAG_BURGERS["no_lattice"]
     of_point = np.full(len(points), -1, np.int64)
     if walls is not None:
         best = walls.shares.argmax(axis=1)
         of_point = np.where(walls.shares.max(axis=1) > 0.5 * readings[0], best, -1)
         made |= _planes(walls)
         for k in range(len(walls.model.planes.sigma)):
-            _describe(made, k, walls, points, readings, lines, peaks, candidates, replicates, seed)
+            _describe(made, k, walls, points, readings, lines, peaks, replicates, seed)
+            if len(crystal.burgers):
+                give_vectors(
+                    made, k, crystal, walls.cells, along_phi=bool(summary.get("option_along_phi", False)), seed=seed
+                )
         made |= _junctions(walls, points)
     return made | {
         "point": points,
@@ -130,9 +137,9 @@ def beside_patch(
 def _describe(
     made: Arrays, k: int, walls: Walls, points: np.ndarray, readings: np.ndarray,
     lines: tuple[np.ndarray, np.ndarray], peaks: np.ndarray,
-    candidates: np.ndarray | None, replicates: int, seed: int,
+    replicates: int, seed: int,
 ) -> None:  # fmt: skip
-    """Patch, lines, Burgers vectors and jump of one boundary, put into its row of the tables."""
+    """Patch, lines and jump of one boundary, put into its row of the tables."""
     planes = walls.model.planes
     normal, origin = planes.normal[k], planes.origin[k]
     mine = walls.shares[:, k] > 0
@@ -147,25 +154,21 @@ def _describe(
     ring = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]])
     made["corner"][k] = origin + ring @ axes
     if len(walls.cells):
-        families = _give_sets(made, k, walls.cells, normal, origin, seed)
+        _give_sets(made, k, walls.cells, normal, origin, seed)
     else:
         alike = [np.minimum(part * r[mine] / np.maximum(readings[0][mine], 1e-9), 1.0) for r in readings]
         if len(lines[0]):  # single lines are seen apart from the wall: take those beside its patch
             near = beside_patch(lines[0], normal, made["corner"][k])
             own, alike = lines[0][near], [w[near] for w in lines[1]]
-        families = _give_families(made, k, own, alike, normal, replicates, seed)
-    if candidates is not None and len(families.spacing):
-        _give_burgers(made, k, normal, families, candidates)
+        _give_families(made, k, own, alike, normal, replicates, seed)
     # Beyond its patch the plane goes on, and the boundary does not.
     own = peaks[beside_patch(peaks[:, :3], normal, made["corner"][k], STRIP[1], 0.0)]
     step = step_across(own[:, :3], own[:, 3], normal, origin, strip=STRIP, block=10.0, seed=seed)
     made["peak_step"][k], made["peak_step_error"][k] = step.step, step.error
 
 
-def _give_sets(
-    made: Arrays, k: int, cells: np.ndarray, normal: np.ndarray, origin: np.ndarray, seed: int
-) -> Families:  # fmt: skip
-    """Lines of one boundary from the spectrum of its strip, put into its row; those whose distance is known."""
+def _give_sets(made: Arrays, k: int, cells: np.ndarray, normal: np.ndarray, origin: np.ndarray, seed: int) -> None:
+    """Lines of one boundary from the spectrum of its strip, put into its row."""
     sets = line_sets(cells[:, :8], normal, origin, made["corner"][k], seed=seed)
     for name, values in (
         ("line", sets.line), ("line_error", sets.line_error), ("spacing", sets.spacing), ("gap", sets.gap),
@@ -174,15 +177,11 @@ def _give_sets(
         made[name][k] = values
     for bit, name in ((OVERTONE, "overtone"), (END_OF_RANGE, "end_of_range"), (ALIASED, "aliased")):
         made["reason"][k] |= FLAG[name] if (sets.reason & bit).any() else 0
-    known = np.isfinite(sets.line[:, 0]) & (np.isfinite(sets.spacing) | np.isfinite(sets.gap))
-    unknown = np.full(FAMILIES, np.nan)
-    columns = (sets.line, sets.spacing, sets.gap, sets.count, unknown, sets.power_ratio)
-    return Families(*(column[known] for column in columns))
 
 
 def _give_families(
     made: Arrays, k: int, own: np.ndarray, alike: list[np.ndarray], normal: np.ndarray, replicates: int, seed: int
-) -> Families:
+) -> None:
     """Lines of one boundary from points on what stands out, put into its row."""
     families = line_families(own, alike[0], normal, most=FAMILIES, seed=seed)
     count = len(families.spacing)
@@ -197,26 +196,6 @@ def _give_families(
         alone = made["lines"][k, :count] < 2  # one line has a direction, and no spacing
         for name in ("spacing", "spacing_error", "gap", "gap_error"):
             made[name][k, :count][alone] = np.nan
-    return families
-
-
-def _give_burgers(made: Arrays, k: int, normal: np.ndarray, families: Families, candidates: np.ndarray) -> None:
-    families = Families(*(column[families.count > 1] for column in families))
-    if not len(families.spacing):
-        return
-    # Of even lines the period is the better number (those at the rim are cut, which moves them), of others the mean.
-    even = ~(np.abs(families.gap / families.spacing - 1) > UNEVEN) & np.isfinite(families.spacing)
-    distance = np.where(even, families.spacing, families.gap)
-    found = burgers_of_wall(normal, families.line, distance, candidates)
-    made["burgers"][k, : len(families.line)] = found.burgers[0]
-    made["burgers_misfit"][k] = found.misfit[0]
-    made["burgers_next"][k] = found.misfit[1] if len(found.misfit) > 1 else np.nan
-    made["frank_residual"][k] = found.residual[0]
-    reach = np.cross(normal, families.line) @ in_plane(normal).T
-    made["frank_rank"][k] = np.linalg.matrix_rank(np.einsum("mv,mi->mvi", reach, found.burgers[0]).reshape(-1, 6))
-    made["rotation"][k], made["misorientation"][k] = found.rotation[0], np.linalg.norm(found.rotation[0])
-    made["twist"][k] = found.twist[0]
-    made["peak_step_expected"][k] = abs(peak_steps(found.rotation[0], 0.0)[0])
 
 
 def _junctions(walls: Walls, points: np.ndarray) -> Arrays:
@@ -282,7 +261,10 @@ def characterise_boundaries(
     ] = GRAIN,
     lattice: Annotated[
         Lattice | None,
-        Field(description="{parameter: um, x: [h, k, l], z: [h, k, l]}: fcc, crystal directions along axes x and z"),
+        Field(
+            description="crystal: {parameter: um, x: [h, k, l], z: [h, k, l], hkl: [h, k, l]}, directions along axes"
+            " x and z; by default as the store knows it"
+        ),
     ] = None,
     replicates: Annotated[int, Field(ge=10, description="clouds drawn for the standard errors")] = 200,
     seed: Annotated[int, Field(ge=0, description="of hypotheses and drawn clouds")] = 0,
@@ -314,8 +296,9 @@ def characterise_boundaries(
         How far the image of the layer lies aside; see :func:`dfxm_dask.volume.align_layers`.
     grain : float, um
         Our choice: 0.5, half of the width of a line's image.
-    lattice : {parameter, x, z}
-        Of a face-centred cubic crystal. Without it there are no Burgers vectors.
+    lattice : {kind, parameter, x, z, hkl, two_theta} or {vectors, scattering_vector, two_theta}, optional
+        Of a cubic crystal, or any; see :class:`~dfxm_dask.boundaries.lattice.Lattice`. Without it there are no Burgers
+        vectors, without its reflection no g·b.
     replicates, seed : int
 
     Returns
@@ -337,9 +320,10 @@ def characterise_boundaries(
     Points: :func:`~dfxm_dask.boundaries.points.layer_points`. Planes: :func:`~dfxm_dask.boundaries.walls.find_walls`,
     at the step of the lattice where there is one (:func:`~dfxm_dask.boundaries.step.fit_step`).
     Lines: :func:`~dfxm_dask.boundaries.spectrum.line_sets`; without a centre of mass
-    :func:`~dfxm_dask.boundaries.lines.line_families`. Burgers vectors by Frank's rule:
-    :func:`~dfxm_dask.boundaries.burgers.burgers_of_wall`, with the period of the lines, or their mean gap where the
-    two differ by more than 15 %. Errors of a step are of stripes of the plane in both directions; of a plane of the
+    :func:`~dfxm_dask.boundaries.lines.line_families`. Burgers vectors by Frank's rule, by the step along phi, and by
+    images of the lines that the forward model makes (x along the beam, z up):
+    :func:`~dfxm_dask.boundaries.posterior.burgers_posterior`; where an error is not known, those of the least misfit.
+    Errors of a step are of stripes of the plane in both directions; of a plane of the
     weak beam, of a bootstrap over blocks, of other starts, of thresholds one and two standard deviations higher, and of
     half a um over its extent; added in squares. Why a number is unknown or less certain tells ``reason``.
 
@@ -388,5 +372,5 @@ def characterise_boundaries(
         "references": reference,
         "option_seed": np.array(seed),
         "option_replicates": np.array(replicates),
-        "option_burgers": lattice_vectors(known) if known is not None else np.zeros((0, 3)),
+        **crystal_options(known, along_phi="phi" in (com or {})),
     }

@@ -1,8 +1,8 @@
-"""Lattices: among which Burgers vectors those of a boundary are looked for."""
+"""Lattices: among which Burgers vectors those of a boundary are looked for, and the reflection that shows them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +12,9 @@ from dfxm_dask.errors import InputError
 LONGEST_VECTOR = 0.01  # um: no crystal of this microscopy has a larger cell, and angstrom in place of um is far above
 SQUARE = 1.0  # degree: by which directions along two axes of the store may miss a right angle
 ALIKE = 1e-6  # part of their length by which two vectors may differ and be one
+
+ASIDE = 3.0  # degree: by which a scattering vector may miss that of the microscope (our choice)
+BRAGG = 1.0, 40.0  # degree: angles that microscopes of this kind have
 
 Triple = tuple[float, float, float]
 KINDS = {
@@ -35,6 +38,13 @@ class Lattice(BaseModel):
     vectors: Annotated[list[Triple], Field(min_length=1, max_length=60)] | None = Field(
         None, description="Burgers vectors along the axes x, y, z of the store, um, in place of kind, parameter, x, z"
     )
+    hkl: tuple[int, int, int] | None = Field(None, description="reflection of the cubic lattice")
+    scattering_vector: Triple | None = Field(
+        None, description="reflection beside vectors: g along the axes x, y, z of the store, of length 1/spacing, 1/um"
+    )
+    two_theta: (
+        Annotated[float, Field(gt=2 * BRAGG[0], lt=2 * BRAGG[1], description="scattering angle, degree")] | None
+    ) = None
 
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:
@@ -44,7 +54,69 @@ class Lattice(BaseModel):
         missing = [name for name in ("parameter", "x", "z") if getattr(self, name) is None]
         if self.vectors is None and missing:
             raise ValueError(f"lacks {', '.join(missing)}; give parameter, x and z, or vectors")
+        if self.vectors is not None and self.hkl is not None:
+            raise ValueError("hkl counts in cells, which vectors do not tell; give scattering_vector in place of hkl")
+        if self.vectors is None and self.scattering_vector is not None:
+            raise ValueError("scattering_vector goes with vectors; give hkl in place of scattering_vector")
+        crystal_of(self)
         return self
+
+
+class Crystal(NamedTuple):
+    """A lattice as boundaries see it.
+
+    Attributes
+    ----------
+    burgers : array (candidate, xyz), float64, um
+        As of :func:`lattice_vectors`.
+    products : array (candidate,), float64, or None
+        g·b of every candidate: a whole number for a lattice translation. None where the reflection is not known.
+    theta : float or None, rad
+        Bragg angle.
+    """
+
+    burgers: np.ndarray
+    products: np.ndarray | None
+    theta: float | None
+
+
+def crystal_of(lattice: Lattice) -> Crystal:
+    """Burgers vectors of a lattice, and how its reflection sees them.
+
+    Raises
+    ------
+    InputError
+        As :func:`lattice_vectors`; a reflection that has no length, or one that the microscope does not see: with x
+        along the beam and z up, g lies in the plane of x and z, turned from z towards -x by the Bragg angle.
+
+    Examples
+    --------
+    >>> seen = crystal_of(Lattice(parameter=4.05e-4, x=(1, 0, -0.1), z=(0.1, 0, 1), hkl=(0, 0, 2)))
+    >>> seen.products.tolist(), round(float(np.rad2deg(seen.theta)), 2)
+    ([0.0, 0.0, 1.0, -1.0, 1.0, -1.0], 5.71)
+    """
+    burgers = lattice_vectors(lattice)
+    if lattice.hkl is None and lattice.scattering_vector is None:
+        return Crystal(burgers, None, None)
+    name = "lattice: hkl" if lattice.hkl is not None else "lattice: scattering_vector"
+    given = np.asarray(lattice.hkl or lattice.scattering_vector, np.float64)
+    if not given.any():
+        raise InputError(name, f"is {given.tolist()}", "give the reflection that was measured")
+    g = axes_of(lattice) @ given / (lattice.parameter or 1.0) if lattice.hkl is not None else given
+    g_unit = g / np.linalg.norm(g)
+    theta = float(np.arcsin(-g_unit[0])) if lattice.two_theta is None else np.deg2rad(lattice.two_theta) / 2
+    expected = np.array([-np.sin(theta), 0.0, np.cos(theta)])
+    aside = float(np.rad2deg(np.arctan2(np.linalg.norm(np.cross(expected, g_unit)), expected @ g_unit)))
+    if aside > ASIDE or not BRAGG[0] <= np.rad2deg(theta) <= BRAGG[1]:
+        found = f"points along {np.round(g_unit, 3).tolist()}"
+        at = f"theta {np.rad2deg(theta):.3g} degree"
+        found += f", {aside:.3g} degree from the scattering vector at {at}" if aside > ASIDE else f", which means {at}"
+        raise InputError(
+            name,
+            found,
+            "give x (along the beam) and z (up) of the laboratory, in which g leans from z towards -x by theta",
+        )
+    return Crystal(burgers, np.round(burgers @ g, 6) + 0.0, theta)
 
 
 def lattice_vectors(lattice: Lattice) -> np.ndarray:
@@ -78,6 +150,17 @@ def lattice_vectors(lattice: Lattice) -> np.ndarray:
     """
     if lattice.vectors is not None:
         return _without_signs(np.asarray(lattice.vectors, np.float64))
+    return np.asarray((lattice.parameter or 0.0) * KINDS[lattice.kind or "fcc"] @ axes_of(lattice).T)
+
+
+def axes_of(lattice: Lattice) -> np.ndarray:
+    """Axes x, y, z of the store in the cubic crystal, as rows (3, 3): they turn crystal directions into the store.
+
+    Raises
+    ------
+    InputError
+        Directions of length zero, or further than 1 degree from a right angle.
+    """
     x, z = (np.asarray(v, np.float64) for v in (lattice.x, lattice.z))
     if not (np.linalg.norm(x) > 0 and np.linalg.norm(z) > 0):
         raise InputError("lattice", f"has a direction of length zero: x {lattice.x}, z {lattice.z}", "give indices")
@@ -88,8 +171,7 @@ def lattice_vectors(lattice: Lattice) -> np.ndarray:
             "give the crystal directions along two axes of the store, which are at right angles",
         )  # fmt: skip
     z = z - (x @ z) * x
-    axes = np.stack([x, np.cross(z / np.linalg.norm(z), x), z / np.linalg.norm(z)])
-    return np.asarray((lattice.parameter or 0.0) * KINDS[lattice.kind or "fcc"] @ axes.T)
+    return np.stack([x, np.cross(z / np.linalg.norm(z), x), z / np.linalg.norm(z)])
 
 
 def _without_signs(vectors: np.ndarray) -> np.ndarray:

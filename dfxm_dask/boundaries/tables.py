@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from dfxm_dask.boundaries import vectors
 from dfxm_dask.boundaries.step import REASONS
 from dfxm_dask.reduction import Arrays
 from dfxm_dask.schema import Variable
@@ -31,7 +32,7 @@ WRITES = (
     Variable("gap_error", (B, "family"), "float64", "um", "standard error of the mean gap between dislocation lines"),
     Variable("lines", (B, "family"), "int64", "1", "number of dislocation lines located"),
     Variable("contrast", (B, "family"), "float64", "1", "contrast of the profile across the dislocation lines, 0 to 1"),
-    Variable("burgers", (B, "family", "xyz"), "float64", "um", "Burgers vectors of least misfit to Frank's rule"),
+    Variable("burgers", (B, "family", "xyz"), "float64", "um", "most probable Burgers vectors"),
     Variable("burgers_misfit", (B,), "float64", "degree", "misfit angle of the best Burgers vectors"),
     Variable("burgers_next", (B,), "float64", "degree", "misfit angle of the next best Burgers vectors"),
     Variable("frank_residual", (B,), "float64", "1", "part of the Burgers vector content that is no rotation"),
@@ -54,12 +55,13 @@ WRITES = (
     Variable("point_boundary", (P,), "int64", "1", "most likely boundary of the point (-1: none)"),
     Variable("line_point", (L, "xyz"), "float64", "um", "position of points on images of single dislocation lines"),
     Variable("line_point_weight", (L,), "float64", "1", "probability that the point lies on a line image"),
+    *vectors.WRITES,
 )
 
 
-def empty_tables(boundaries: int) -> Arrays:
-    """Every table with nothing known in it, for so many boundaries and no junction."""
-    sizes = {B: boundaries, J: 0, "family": FAMILIES, "vertex": 4, "half": HALVES, "xyz": 3}
+def empty_tables(boundaries: int, candidates: int) -> Arrays:
+    """Every table with nothing known in it, for so many boundaries and candidate Burgers vectors, and no junction."""
+    sizes = {B: boundaries, J: 0, "candidate": candidates, "family": FAMILIES, "vertex": 4, "half": HALVES, "xyz": 3}
     return {
         v.name: np.full([sizes[d] for d in v.dims], np.nan if v.dtype == "float64" else 0, v.dtype)
         for v in WRITES

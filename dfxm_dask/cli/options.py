@@ -100,6 +100,28 @@ def read_shape(_: Any, __: Any, text: str | None) -> tuple[int, int] | None:
     return None if text is None else split_pair(text, "Y,X in pixels, such as 512,512", int)
 
 
+def read_hkl(_: Any, __: Any, text: str | None) -> tuple[int, ...] | None:
+    """``H,K,L`` as three whole numbers."""
+    try:
+        return None if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not H,K,L, such as 0,0,2 or -1,1,-1") from None
+
+
+def crystal_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Options of commands that tell a store its crystal."""
+    from dfxm_dask.cli.parameters import FieldType
+
+    function = click.option(
+        "--hkl", metavar="H,K,L", callback=read_hkl, help="Reflection that was measured; for g·b of boundaries."
+    )(function)
+    return click.option(
+        "--lattice", metavar="{parameter: A, x: [h, k, l], z: [h, k, l]}", type=FieldType(dict),
+        help="Crystal for Burgers vectors of boundaries: A in um, crystal directions along the axes x (the beam) and"
+        " z (up) of the store; kind: bcc where it is not fcc.",
+    )(function)  # fmt: skip
+
+
 def read_layers(_: Any, __: Any, text: str | None) -> list[float] | None:
     """``0,1,2`` as positions of layers."""
     try:

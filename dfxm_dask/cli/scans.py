@@ -12,6 +12,7 @@ from dfxm_dask.cli.options import (
     FILE,
     PARTIAL,
     compute,
+    crystal_options,
     plugin_option,
     read_layers,
     read_motors,
@@ -153,6 +154,7 @@ def simulate(preset: str, out: Path, cluster: str | None, workers: int | None, *
 @click.option(
     "--scan-mode", type=click.Choice(["rewind", "zigzag"]), help="Direction of rows, where the file does not say it."
 )
+@crystal_options
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there.")
 @click.option("--workers", type=click.IntRange(1), help="Layers written at a time. [default: 1, in this process]")
 @click.option("--cluster", metavar="NAME|FILE|tcp://...", help="Where to compute. [default: this machine]")
@@ -217,22 +219,26 @@ def ingest_source(
     "--stretched", type=click.Choice(["y", "x"]),
     help="Dim along which the layer is seen obliquely. [default: scattering_plane of the beamline, else x]",
 )  # fmt: skip
+@crystal_options
 @click.option("--dry-run", is_flag=True, help="Say what would be withdrawn, and change nothing.")
 @plugin_option
 def calibrate(store: Path, dry_run: bool, plugins: tuple[Path, ...], **options: Any) -> None:
-    """Set or change the effective pixel of a store.
+    """Set or change the effective pixel of a store, and what it knows of its crystal.
 
-    Either --pixel-size, or --magnification with what the store does not record. Raw data are not read again. Steps that
-    do not depend on lengths are kept; the next run makes the others anew.
+    Either --pixel-size, or --magnification with what the store does not record; or --lattice and --hkl alone. Raw data
+    are not read again. Steps that do not depend on lengths are kept; the next run makes the others anew.
     """
     from dfxm_dask.store.calibrate import calibrate as change
     from dfxm_dask.store.calibrate import words
+    from dfxm_dask.store.crystal import crystal_words
     from dfxm_dask.view.tables import say
 
     report = change(store, dry_run=dry_run, **options)
     say(f"{store}: pixels of {words(report.pixel_size)} ({report.source})")
+    if report.crystal:
+        say(f"crystal: {crystal_words(report.crystal)}")
     if not report.changed:
-        say("the store has this pixel size already: nothing changes")
+        say("the store knows this already: nothing changes")
         return
     say(f"before: pixels of {words(report.before)}")
     withdrawn = ", ".join(report.withdrawn) or "no step depends on lengths"

@@ -20,6 +20,7 @@ from dfxm_dask.run.remarks import positions_apart, uneven_frames
 from dfxm_dask.schema import AXES, SCAN, SPACE, Variable, check, expand, length_fault
 from dfxm_dask.store import calibrate, ledger, scan
 from dfxm_dask.store.chunks import bands
+from dfxm_dask.store.crystal import with_crystal
 from dfxm_dask.store.shards import open_array
 
 
@@ -202,7 +203,7 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
         reduction = find(step.name)
         later.remove(step.name)
         where = f"{recipe.path}:{step.line}: " if recipe.path else ""
-        parameters = reduction.validate(step.parameters, where=where)
+        parameters = reduction.validate(with_crystal(reduction, step.parameters, store), where=where)
         reason = check_axes(reduction, stored.axes, stored.sizes) or _foreign_units(reduction, stored)
         if reason:
             if step.optional:

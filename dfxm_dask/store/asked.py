@@ -30,6 +30,24 @@ def refuse_other_kinds(scan: Any, roi: Any, pixel_size: Any, z: Any) -> None:
         raise InputError("z", f"is {z!r:.80}", f"give a list of positions in um: {position}")
 
 
+def check_roi(roi: Any, shape: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """A region (y0, y1, x0, x1) of a frame, as four pixel numbers.
+
+    Raises
+    ------
+    InputError
+        It does not lie in the frame.
+    """
+    if roi is None:
+        return None
+    y0, y1, x0, x1 = (int(v) for v in roi)
+    if not (0 <= y0 < y1 <= shape[0] and 0 <= x0 < x1 <= shape[1]):
+        raise InputError(
+            f"roi y {y0}:{y1}, x {x0}:{x1}", f"does not lie in the frame of {shape[0]} x {shape[1]}", "shrink it"
+        )
+    return y0, y1, x0, x1
+
+
 def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple | range) or (isinstance(value, np.ndarray) and value.ndim == 1)
 

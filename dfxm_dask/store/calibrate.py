@@ -1,4 +1,6 @@
-"""The effective pixel of a store, set or changed without the raw data: positions anew, what depends on them withdrawn.
+"""The effective pixel and the crystal of a store, set or changed without the raw data.
+
+Positions are made anew, and what depends on them is withdrawn.
 
 Positions along y and x, their digests and the withdrawn steps are many files, and only one file at a time is replaced
 whole. So what is to be done is written first, as one file; with it the change is decided, and whoever opens the store
@@ -11,20 +13,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isclose
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from dfxm_dask.errors import DfxmError, InputError, LockedError, RecipeError, StoreError
+from dfxm_dask.errors import DfxmError, InputError, LockedError, StoreError
 from dfxm_dask.optics.geometry import effective_pixel
-from dfxm_dask.reduction import find
 from dfxm_dask.store import ledger, scan
 from dfxm_dask.store.create import check_pixel_size, pixel_attrs, pixel_positions
+from dfxm_dask.store.crystal import WORDS, checked_crystal
+from dfxm_dask.store.lengths import AXES, steps_by_lengths
 from dfxm_dask.store.lock import own_store
 from dfxm_dask.store.metadata import DISTRUST, LONGEST_AXIS, read_node
 from dfxm_dask.store.shards import force
@@ -33,33 +36,37 @@ from dfxm_dask.store.units import base_unit
 
 PENDING = ".calibration.json"
 """What a change of the pixel size still has to do; absent but while it is done."""
-AXES = ("y", "x")
 Pixel = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class CalibrateReport:
-    """What a calibration did, or would do: ``before`` is None where y and x counted pixels; steps are "group/step"."""
+    """What a calibration did, or would do; steps are "group/step".
 
-    pixel_size: Pixel
+    Pixel sizes are None where y and x count pixels; ``crystal`` is what the store knows of it.
+    """
+
+    pixel_size: Pixel | None
     before: Pixel | None
     source: str
     changed: bool
     withdrawn: tuple[str, ...]
     kept: tuple[str, ...]
+    crystal: Mapping[str, Any] = field(default_factory=dict)
 
 
 def calibrate(
     store: str | os.PathLike[str], pixel_size: Pixel | None = None, *, camera_pixel: float | None = None,
     magnification: float | None = None, two_theta: float | None = None,
     detector: Literal["vertical", "normal"] = "vertical", stretched: Literal["y", "x"] | None = None,
-    dry_run: bool = False,
+    lattice: Mapping[str, Any] | None = None, hkl: Sequence[int] | None = None, dry_run: bool = False,
 ) -> CalibrateReport:  # fmt: skip
-    """Effective pixel of a store, set without reading the raw data again.
+    """Effective pixel and crystal of a store, set without reading the raw data again.
 
     Rewrites the positions along y and x in um, keeps every step that does not depend on lengths, and withdraws the
     others, with all that was made of them: the next run makes them anew. The same pixel size again changes nothing. A
-    calibration that was killed is finished when the store is opened next.
+    calibration that was killed is finished when the store is opened next. Steps that use the crystal are made anew by
+    the next run.
 
     Parameters
     ----------
@@ -78,6 +85,10 @@ def calibrate(
     stretched : "x" or "y", optional
         Dim of the store along which the layer is seen obliquely; by default the one that the beamline configuration of
         the ingest says to lie in the scattering plane, or x where none does.
+    lattice : mapping, optional
+        Crystal and how it stands: see :class:`dfxm_dask.boundaries.lattice.Lattice`.
+    hkl : (int, int, int), optional
+        Reflection that was measured.
     dry_run : bool
         Change nothing, and report what would be done.
 
@@ -88,7 +99,7 @@ def calibrate(
     Raises
     ------
     InputError
-        A pixel size, magnification or angle that makes no sense, or one that is neither given nor recorded.
+        A pixel size, magnification, angle or crystal that makes no sense; a length neither given nor recorded.
     StoreError
         Not an ingested store, or a simulated one whose own pixel is another.
     RecipeError
@@ -110,30 +121,43 @@ def calibrate(
         raise StoreError(f"store {store}", "has no ingested raw data", "name a store that an ingest has made")
     computed = (camera_pixel, magnification, two_theta)
     camera = _camera(store)
-    if pixel_size is None:
+    attributes = scan.read_group_meta(store)["attributes"]
+    crystal = checked_crystal(lattice, hkl, attributes)
+    before = pixel_of(store)
+    wanted: Pixel | None
+    if pixel_size is None and crystal and (lattice, hkl) != (None, None) and not any(v is not None for v in computed):
+        wanted, source = before, str(_nodes(store)["y"].get("pixel_size_source", "as before"))
+    elif pixel_size is None:
         wanted, source = _computed(store, camera, *computed, detector, stretched)
         check_pixel_size(wanted, camera)
     elif any(value is not None for value in computed):
         raise InputError("calibrate", "was given a pixel size and what to compute it from", "give one of the two")
     else:
         wanted, source = check_pixel_size(pixel_size, camera), "given"
-    before = pixel_of(store)
-    if before is not None and same(before, wanted):
-        return CalibrateReport(before, before, _nodes(store)["y"].get("pixel_size_source", "given"), False, (), ())
-    if "phantom" in header["plan"]:
+    moved = wanted is not None and not (before is not None and same(before, wanted))
+    turned = any(attributes.get(word) != crystal.get(word) for word in WORDS)
+    if not moved and not turned:
+        source = str(_nodes(store)["y"].get("pixel_size_source", "given"))
+        return CalibrateReport(before, before, source, False, (), (), crystal)
+    if moved and "phantom" in header["plan"]:
         raise StoreError(
             f"store {store}", f"is simulated, with pixels of {words(before)}, not of {words(wanted)}; its truth is too",
             "simulate a scan with other pixels",
         )  # fmt: skip
-    withdrawn, kept = steps_by_lengths(store)
-    report = CalibrateReport(wanted, before, source, True, withdrawn, kept)
+
+    def report() -> CalibrateReport:
+        withdrawn, kept = steps_by_lengths(store)
+        if not moved:
+            withdrawn, kept = (), tuple(sorted((*withdrawn, *kept)))
+        return CalibrateReport(wanted if moved else before, before, source, True, withdrawn, kept, crystal)
+
+    made = report()
     if not dry_run:
         with own_store(store, f"calibration of {store}"):
-            withdrawn, kept = steps_by_lengths(store)  # as no run is at work any more
-            _decide(store, header, wanted, source, withdrawn)
+            made = report()  # as no run is at work any more
+            _decide(store, header, wanted if moved else None, source, made.withdrawn, crystal)
             finish(store)
-        report = CalibrateReport(wanted, before, source, True, withdrawn, kept)
-    return report
+    return made
 
 
 def same(first: Pixel, second: Pixel) -> bool:
@@ -265,53 +289,6 @@ def _recorded_angle(scans: list[Scan], line: Beamline) -> dict[str, Any]:
     return {}
 
 
-def steps_by_lengths(store: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Steps that depend on lengths in the plane of the layer, and the others; each as "group/step".
-
-    A step does if its reduction declares that it reads y or x in a unit, or if anything it was made of does.
-
-    Raises
-    ------
-    RecipeError
-        A reduction is not known here.
-    """
-    paths = [p for p in sorted(store.glob("*/.ledger/*.jsonl")) if p.parent.parent.name not in ("raw", "truth")]
-    headers = {f"{p.parent.parent.name}/{p.stem}": ledger.read_header(p) for p in paths}
-    made_of = {key: _makers(header, headers) for key, header in headers.items()}
-    names = {*headers, *(maker for makers in made_of.values() for maker in makers)}
-    long = {key for key in names if _reads_lengths(key)}
-    while more := {key for key, makers in made_of.items() if makers & long} - long:
-        long |= more
-    return tuple(key for key in headers if key in long), tuple(key for key in headers if key not in long)
-
-
-def _makers(header: Mapping[str, Any], stored: Mapping[str, Any]) -> set[str]:
-    """What a step was made of. Counts that live in one pass may have gone through any such step of its recipe."""
-    makers = set(header.get("plan", {}).get("inputs", {})) - {"raw/ingest"}
-    makers = {key for key in makers if not key.startswith(("raw/", "truth/"))}
-    if makers - set(stored):
-        for step in (header.get("recipe") or {}).get("steps", ()):
-            reduction = _find(f"recipe/{step['name']}")
-            if not all(variable.stored for variable in reduction.writes):
-                makers.add(f"{reduction.group}/{reduction.name}")
-    return makers
-
-
-def _find(key: str) -> Any:
-    try:
-        return find(key.partition("/")[2])
-    except RecipeError:
-        raise RecipeError(
-            f"step {key}", "was made by a reduction that is not loaded, so whether it depends on lengths is unknown",
-            "load it with --plugin FILE",
-        ) from None  # fmt: skip
-
-
-def _reads_lengths(key: str) -> bool:
-    reduction = _find(key)
-    return any(v.name in AXES and v.units for v in (*reduction.reads, *reduction.may_read))
-
-
 def samples_moved(store: Path, reduction: Any) -> bool:
     """Whether a reduction may have sampled other pixels before a calibration than it would now.
 
@@ -324,17 +301,19 @@ def samples_moved(store: Path, reduction: Any) -> bool:
     return now is not None and (first is None or not same((first[0], first[1]), now))
 
 
-def _decide(store: Path, header: Mapping[str, Any], pixel: Pixel, source: str, withdrawn: tuple[str, ...]) -> None:
+def _decide(
+    store: Path, header: Mapping[str, Any], pixel: Pixel | None, source: str, withdrawn: tuple[str, ...],
+    crystal: Mapping[str, Any],
+) -> None:  # fmt: skip
     """Write down what is to be done; from here on it will be done."""
     roi = header["plan"].get("roi") or (0, 0, 0, 0)
     coordinates = {}
-    for name, start, size in zip(AXES, (roi[0], roi[2]), pixel, strict=True):
+    for name, start, size in zip(AXES, (roi[0], roi[2]), pixel, strict=True) if pixel is not None else ():
         node = read_node(store / name)
         attrs = {**node["attributes"], **pixel_attrs(size, source)}
         coordinates[name] = {"count": node["shape"][0], "start": start, "pixel": size, "attrs": attrs}
-    ledger.replace_file(
-        store / PENDING, json.dumps({"coordinates": coordinates, "withdrawn": list(withdrawn)}).encode()
-    )
+    todo = {"coordinates": coordinates, "withdrawn": list(withdrawn), "crystal": dict(crystal)}
+    ledger.replace_file(store / PENDING, json.dumps(todo).encode())
 
 
 def recover(store: str | Path) -> None:
@@ -374,31 +353,35 @@ def finish(store: Path) -> None:
     path = store / PENDING
     if not os.path.lexists(path):
         return
-    coordinates, withdrawn = _pending(path)
+    coordinates, withdrawn, crystal = _pending(path)
     root = read_node(store)
-    if root.pop("consolidated_metadata", None) is not None:  # other readers look there first
-        ledger.replace_file(store / "zarr.json", json.dumps(root).encode())
+    attributes = {name: value for name, value in root["attributes"].items() if name not in WORDS} | crystal
+    if root.pop("consolidated_metadata", None) is not None or attributes != root["attributes"]:
+        # Other readers look into the metadata that the root repeats first.
+        ledger.replace_file(store / "zarr.json", json.dumps({**root, "attributes": attributes}).encode())
     for group, step in withdrawn:
         _withdraw(store, group, step)
-    for name in AXES:
+    for name in coordinates:
         (store / name / "zarr.json").unlink(missing_ok=True)
     for name, to in coordinates.items():
         scan.write_small(store, "", name, (name,), pixel_positions(to["count"], to["start"], to["pixel"]), to["attrs"])
-    files = [str(p.relative_to(store)) for name in AXES for p in sorted((store / name).rglob("*")) if p.is_file()]
+    files = [
+        str(p.relative_to(store)) for name in coordinates for p in sorted((store / name).rglob("*")) if p.is_file()
+    ]
     ledger.sync_files(store, files)
-    _vouch(store, files, [coordinates[name]["pixel"] for name in AXES])
+    _vouch(store, files, [coordinates[name]["pixel"] for name in coordinates], crystal)
     scan.consolidate(store)
     path.unlink()
     force(str(store))
 
 
-def _pending(path: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str]]]:
+def _pending(path: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str]], dict[str, Any]]:
     """The checked content of the file: it may come from a stranger, as all of a store."""
     try:
         if path.is_symlink() or path.stat().st_size > 1 << 20:
             raise ValueError("a link, or too large")
         found = json.loads(path.read_bytes())
-        coordinates = {name: found["coordinates"][name] for name in AXES}
+        coordinates = {name: found["coordinates"][name] for name in AXES if found["coordinates"]}
         for to in coordinates.values():
             check_pixel_size((to["pixel"], to["pixel"]))
             if type(to["count"]) is not int or not 0 < to["count"] <= LONGEST_AXIS or type(to["start"]) is not int:
@@ -408,9 +391,12 @@ def _pending(path: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str
         withdrawn = [(group, step) for group, _, step in (str(key).partition("/") for key in found["withdrawn"])]
         if not all(word.isidentifier() for pair in withdrawn for word in pair):
             raise ValueError("a step of no name")
+        crystal = checked_crystal(**found.get("crystal", {}))  # absent where an earlier version was killed
+        if not coordinates and not crystal:
+            raise ValueError("nothing to do")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"file {path}", f"is no calibration ({error})", DISTRUST) from None
-    return coordinates, withdrawn
+    return coordinates, withdrawn, crystal
 
 
 def _withdraw(store: Path, group: str, step: str) -> None:
@@ -433,16 +419,26 @@ def _withdraw(store: Path, group: str, step: str) -> None:
                 folder.rmdir()
 
 
-def _vouch(store: Path, files: list[str], pixel: list[float]) -> None:
-    """Put digests of the new positions, and the pixel size, into the provenance of the raw data."""
-    meta, provenance = ledger.group_provenance(store, "raw")
-    made = provenance.get("ingest")
-    if made is None:
-        return  # unfinished: completing it takes what is there
-    made["parameters"]["pixel_size"] = pixel
-    made["small_files"] |= {name: [(store / name).stat().st_size, ledger.file_digest(store / name)] for name in files}
-    ledger.append(ledger.ledger_path(store, "raw", "ingest"), {"completed": ledger.digest(made)})
-    ledger.replace_file(store / "raw" / "zarr.json", json.dumps(meta, indent=2).encode())
+def _vouch(store: Path, files: list[str], pixel: list[float], crystal: Mapping[str, Any]) -> None:
+    """Put digests of the new positions and attributes, pixel size and crystal, into the provenance of the raw data.
+
+    Of an unfinished ingest there is none: completing it takes what is there.
+    """
+    root = ledger.digest(read_node(store)["attributes"])
+    for group in ("truth", "raw"):
+        meta, provenance = ledger.group_provenance(store, group) if (store / group).is_dir() else ({}, {})
+        for step, made in provenance.items():
+            if "root" in made:
+                made["root"] = root
+            kept = {name: value for name, value in made["parameters"].items() if name not in WORDS}
+            made["parameters"] = {**kept, **crystal}
+            if step == "ingest" and pixel:
+                made["parameters"]["pixel_size"] = pixel
+                digests = {name: [(store / name).stat().st_size, ledger.file_digest(store / name)] for name in files}
+                made["small_files"] |= digests
+            ledger.append(ledger.ledger_path(store, group, step), {"completed": ledger.digest(made)})
+        if provenance:
+            ledger.replace_file(store / group / "zarr.json", json.dumps(meta, indent=2).encode())
 
 
 def resumed(store: Path, asked: Pixel | None) -> tuple[Any, Pixel | None]:

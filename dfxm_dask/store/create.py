@@ -27,10 +27,10 @@ def raw_variables(axes: Mapping[str, str], dtype: np.dtype[Any]) -> list[Variabl
 
 def create_store(
     target: Path, scans: list[Scan], whole: list[Scan], layout: Layout, rows: int, variables: list[Variable],
-    roi: Any, pixel_size: Any, z_values: list[float],
+    roi: Any, pixel_size: Any, z_values: list[float], crystal: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Groups, array metadata and all coordinates of a new store."""
-    create_coordinates(target, whole, layout.shape[-2:], rows, roi, pixel_size, z_values)
+    create_coordinates(target, whole, layout.shape[-2:], rows, roi, pixel_size, z_values, crystal)
     create_group(target, "raw", {})
     first = whole[0]
     edge = layout.chunk[-1]
@@ -81,12 +81,12 @@ def _write_saturation(target: Path, whole: list[Scan], place: list[int], layers:
 
 def create_coordinates(
     target: Path, whole: list[Scan], shape: tuple[int, ...], rows: int, roi: Any, pixel_size: Any,
-    z_values: list[float],
+    z_values: list[float], crystal: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """The root group of a new store, with z, y, x and the scan axes."""
     first = whole[0]
     title = str(first.metadata.get("sample", "") or first.title)
-    more = {"source": Path(first.source).name, "command": first.title}
+    more = {"source": Path(first.source).name, "command": first.title, **(crystal or {})}
     if first.found != first.commanded:
         more["aborted"] = f"{first.found} of {first.commanded} frames"
     create_group(target, "", root_attrs(rows, title, **more), anew=True)

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from dfxm_dask import __version__
-from dfxm_dask.errors import DfxmError, InputError, SourceError, StoreError
+from dfxm_dask.errors import DfxmError, SourceError, StoreError
 from dfxm_dask.frames.statistics import dark_noise, masked_pixels, patch_statistics
 from dfxm_dask.schema import FEWEST_MASKED, MASKED, NOISE, Variable
 from dfxm_dask.store import calibrate, ledger
-from dfxm_dask.store.asked import refuse_other_kinds
+from dfxm_dask.store.asked import check_roi, refuse_other_kinds
 from dfxm_dask.store.chunks import bands, raw_layout, unit_rows
 from dfxm_dask.store.create import check_pixel_size, create_store, raw_variables
+from dfxm_dask.store.crystal import checked_crystal, crystal_of_store, refuse_other_crystal
 from dfxm_dask.store.lock import STORE_LOCK, Fence, own_store
 from dfxm_dask.store.metadata import read_node
 from dfxm_dask.store.scan import arrays, consolidate, read_group_meta
@@ -128,6 +129,8 @@ def ingest(
     roots: Sequence[str | os.PathLike[str]] = (),
     allow_partial: bool = False,
     scan_mode: str | None = None,
+    lattice: Mapping[str, Any] | None = None,
+    hkl: Sequence[int] | None = None,
     overwrite: bool = False,
     each: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,
 ) -> IngestReport:
@@ -164,6 +167,8 @@ def ingest(
     scan_mode : "rewind" or "zigzag", optional
         Direction of the rows of a scan over two axes, where the file has neither ``fast_motor_mode`` nor a position
         of the fast motor for each frame.
+    lattice, hkl : mapping and (int, int, int), optional
+        Crystal, how it stands, and its reflection, for Burgers vectors of boundaries: see :func:`dfxm_dask.calibrate`.
     overwrite : bool
         Replace a store that is there.
     each : callable
@@ -180,10 +185,11 @@ def ingest(
     StoreError
         The target exists with other contents, cannot be written, or has no space.
     InputError
-        A region or pixel size that makes no sense.
+        A region, pixel size or crystal that makes no sense.
     """
     begun = time.perf_counter()
     refuse_other_kinds(scan, roi, pixel_size, z)
+    crystal = checked_crystal(lattice, hkl)
     target = Path(store).resolve()  # workers may stand elsewhere
     check_target(target)
     line = load_beamline(beamline, dict(motors or {}))
@@ -199,7 +205,7 @@ def ingest(
     )
     whole = [s for s in scans if s.found == s.commanded] or scans
     first = whole[0]
-    roi = _check_roi(roi, first.frame_shape)
+    roi = check_roi(roi, first.frame_shape)
     if pixel_size is not None:
         pixel_size = check_pixel_size(pixel_size, first.detector_pixel)
     z_values = [layer_z(s) for s in scans] if scans[0].z is not None else [0.0]
@@ -247,7 +253,8 @@ def ingest(
         check_existing(target, {("raw", "ingest"): plan}, overwrite)
         ledger.sweep(target, "raw")
         if not ledger.read_ledger(ledger.ledger_path(target, "raw", "ingest"))[0]:  # new, or killed before it began
-            create_store(target, scans, whole, layout, rows, variables, roi, pixel_size, z_values)
+            create_store(target, scans, whole, layout, rows, variables, roi, pixel_size, z_values, crystal)
+        refuse_other_crystal(target, crystal)
         done = ledger.begin(target, "raw", "ingest", plan, blocks)
         tasks = [LayerTask(str(target), int(b[1:]), s, roi, fence) for b, s in blocks.items() if b not in done]
         for record in each(ingest_layer, tasks):
@@ -256,7 +263,7 @@ def ingest(
         provenance = {
             "reduction": "ingest",
             "version": __version__,
-            "parameters": {"roi": roi, "pixel_size": pixel_size, "detector": first.detector},
+            "parameters": {"roi": roi, "pixel_size": pixel_size, "detector": first.detector} | crystal_of_store(target),
             "absent": absent,
             "cropped": cropped,
             "remarks": list(said),
@@ -279,17 +286,6 @@ def small_files(target: Path, variables: list[Variable], group: str = "raw") -> 
     folders += [target / group / name for name in arrays(target, group) if name not in blocks]
     small = [str(p.relative_to(target)) for f in folders for p in sorted(f.rglob("*")) if p.is_file()]
     return small + [f"{group}/{name}/zarr.json" for name in sorted(blocks)]
-
-
-def _check_roi(roi: Any, shape: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    if roi is None:
-        return None
-    y0, y1, x0, x1 = (int(v) for v in roi)
-    if not (0 <= y0 < y1 <= shape[0] and 0 <= x0 < x1 <= shape[1]):
-        raise InputError(
-            f"roi y {y0}:{y1}, x {x0}:{x1}", f"does not lie in the frame of {shape[0]} x {shape[1]}", "shrink it"
-        )
-    return y0, y1, x0, x1
 
 
 def check_existing(target: Path, plans: Mapping[tuple[str, str], Mapping[str, Any]], overwrite: bool) -> None:

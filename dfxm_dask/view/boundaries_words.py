@@ -40,7 +40,7 @@ def tables_of(tree: xr.DataTree) -> Tables | None:
         if variable.name in found.variables:
             out[variable.name] = np.asarray(found[variable.name])
         else:
-            none = dict.fromkeys(("junction", "half", "line_observation"), 0)
+            none = dict.fromkeys(("junction", "half", "line_observation", "candidate"), 0)
             sizes = {"xyz": 3, "vertex": 4, "family": len(STYLES), **none, **found.sizes}
             nothing = -1 if variable.dtype == "int64" else np.nan
             out[variable.name] = np.full([sizes[dim] for dim in variable.dims], nothing)
@@ -131,10 +131,22 @@ def _burgers_words(found: Tables, k: int, families: list[int]) -> str:
         return "Burgers vectors: not known; they need the spacing of the lines and a lattice."
     said = " and ".join(vector_words(1e3 * vector) for vector in vectors)  # um to nm
     following = with_error(found["burgers_next"][k], np.nan, "degree")
-    return (
+    rule = (
         f"Burgers vectors that suit Frank's rule best: {said} nm; they fail it by"
         f" {with_error(found['burgers_misfit'][k], np.nan, 'degree')}, the next best by {following}."
     )
+    sign = float(found["burgers_sign_probability"][k])
+    if not np.isfinite(sign):
+        return rule
+    chances = " and ".join(f"{chance:.2f}" for chance in found["burgers_probability"][k][families].max(axis=-1))
+    words = f"Most probable Burgers vectors: {said} nm, with probability {chances} ({sign:.2f} for their sign)."
+    products = [
+        f"{found['g_dot_b'][k, f]:.2g} ({found['g_dot_b_probability'][k, f]:.2f})"
+        for f in families if np.isfinite(found["g_dot_b"][k, f])
+    ]  # fmt: skip
+    if products:
+        words += f" Product g·b, with its probability: {' and '.join(products)}.".replace("-", "−")
+    return words
 
 
 def _step_words(found: Tables, k: int) -> str:
@@ -145,10 +157,12 @@ def _step_words(found: Tables, k: int) -> str:
     turn = float(found["misorientation"][k])
     if not np.isfinite(turn):
         return f"{step} The rotation by Frank's rule is not known."
-    expected = finer(float(found["peak_step_expected"][k]), np.nan, "degree")
-    size = finer(float(np.rad2deg(turn)), np.nan, "degree")
+    expected = finer(float(found["peak_step_expected"][k]), float(found["step_expected_error"][k]), "degree")
+    error = float(found["misorientation_error"][k])
+    size = finer(float(np.rad2deg(turn)), float(np.rad2deg(error)), "degree")
+    turned = with_error(1e6 * turn, 1e6 * error, "µrad")
     return (
-        f"{step} By Frank's rule the lattice turns by {1e6 * turn:.3g} µrad ({size}; {found['twist'][k]:.2g} from"
+        f"{step} By Frank's rule the lattice turns by {turned} ({size}; {found['twist'][k]:.2g} from"
         f" tilt, 0, to twist, 1), a jump of {expected} in size."
     )
 

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from dfxm_dask.boundaries import characterise_boundaries
-from dfxm_dask.boundaries.characterise import Lattice, lattice_vectors
+from dfxm_dask.boundaries.lattice import Lattice, lattice_vectors
 from dfxm_dask.boundaries.points import layer_peaks, layer_points
 
 Y, X, Z = 0.25 * np.arange(160.0), 0.2 * np.arange(220.0), np.arange(16.0)

@@ -7,8 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from dfxm_dask.boundaries.burgers import burgers_of_wall
-from dfxm_dask.boundaries.lattice import Lattice, lattice_vectors
-from dfxm_dask.errors import InputError
+from dfxm_dask.boundaries.lattice import Lattice, crystal_of, lattice_vectors
 
 
 def cosines(vectors: np.ndarray) -> np.ndarray:
@@ -102,5 +101,53 @@ def test_lattice__refuses(given: dict, words: str) -> None:
     ],
 )
 def test_lattice_vectors__refuses(given: dict, words: str) -> None:
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(ValueError, match=words):
         lattice_vectors(Lattice(**given))
+
+
+def leaning(theta: float, turn: float, hkl: tuple) -> tuple:
+    """Crystal directions along x and z of a laboratory in which a reflection stands at its Bragg angle (degree)."""
+    theta, turn = np.deg2rad(theta), np.deg2rad(turn)
+    up = np.array(hkl) / np.linalg.norm(hkl)
+    first = np.cross(up, [0.2, 0.7, 0.4])
+    first /= np.linalg.norm(first)
+    first = np.cos(turn) * first + np.sin(turn) * np.cross(up, first)
+    return tuple(np.cos(theta) * first - np.sin(theta) * up), tuple(np.sin(theta) * first + np.cos(theta) * up)
+
+
+@pytest.mark.parametrize(
+    ("kind", "hkl", "theta"), [("fcc", (0, 0, 2), 10.4), ("fcc", (-1, 1, -1), 8.9), ("bcc", (1, 1, 0), 10.0)]
+)
+def test_crystal__products_are_those_of_the_indices(kind: str, hkl: tuple, theta: float) -> None:
+    """g·b from Miller indices and directions alone, however the crystal stands; theta from the lean of g."""
+    x, z = leaning(theta, 37.0, hkl)
+    found = crystal_of(Lattice(kind=kind, parameter=3.6e-4, x=x, z=z, hkl=hkl))
+    plain = lattice_vectors(Lattice(kind=kind, parameter=1e-4, x=(1, 0, 0), z=(0, 0, 1))) * 1e4
+    np.testing.assert_array_equal(found.products, np.round(plain @ np.array(hkl)))
+    assert np.rad2deg(found.theta) == pytest.approx(theta)
+    g = np.linalg.norm(hkl) / 3.6e-4 * np.array([-np.sin(found.theta), 0, np.cos(found.theta)])
+    listed = Lattice(vectors=found.burgers.tolist(), two_theta=2 * theta, scattering_vector=g)
+    np.testing.assert_allclose(crystal_of(listed).products, found.products, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hkl": (0, 0, 0)}, "reflection that was measured"),
+        ({"hkl": (2, 0, 0)}, "degree from the scattering vector"),  # along the beam
+        ({"x": (1, 0, 0), "z": (0, 0, 1)}, "leans from z towards -x"),  # of the sample, not of the laboratory
+        ({"two_theta": 40.0}, "at theta 20 degree"),
+        ({"hkl": (0, 0, -2)}, "degree from the scattering vector"),
+    ],
+)
+def test_crystal__refuses_a_reflection_that_the_microscope_does_not_see(change: dict, said: str) -> None:
+    x, z = leaning(10.4, 20.0, (0, 0, 2))
+    with pytest.raises(ValueError, match=said):
+        Lattice(**{"parameter": 4.05e-4, "x": x, "z": z, "hkl": (0, 0, 2)} | change)
+
+
+def test_crystal__words_that_exclude_each_other() -> None:
+    with pytest.raises(ValidationError, match="scattering_vector in place of hkl"):
+        Lattice(vectors=[(3e-4, 0, 0)], hkl=(0, 0, 2))
+    with pytest.raises(ValidationError, match="hkl in place of scattering_vector"):
+        Lattice(parameter=4e-4, x=(1, 0, 0), z=(0, 0, 1), scattering_vector=(0, 0, 5e3))

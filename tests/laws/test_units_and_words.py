@@ -15,6 +15,7 @@ from tests.laws.test_reductions import AXES_SETS, NAMES, computed, example, para
 REDUCTIONS = load_reductions()
 ANGLES = {  # by nature, whatever was scanned
     "normal_error", "line_error", "burgers_misfit", "burgers_next", "peak_step_expected", "dihedral", "dihedral_error",
+    "step_expected", "step_expected_error",
 }  # fmt: skip
 FORBIDDEN = re.compile(
     r"^(its|the same|this|that|those|these|what|where|it|they|of|from|as)\b"

@@ -102,6 +102,22 @@ def test_boundary_words__say_what_is_known_with_errors() -> None:
     )
 
 
+def test_boundary_words__say_how_sure_burgers_vectors_are() -> None:
+    nan = np.nan
+    sure = {
+        "burgers_probability": [[[0.97, 0.03], [nan] * 2], [[nan] * 2] * 2], "burgers_sign_probability": [0.995, nan],
+        "g_dot_b": [[-1.0, nan], [nan, nan]], "g_dot_b_probability": [[0.96, nan], [nan, nan]],
+        "misorientation_error": [1.2e-6, nan], "step_expected_error": [0.00007, nan],
+    }  # fmt: skip
+    said = boundary_words(tables(**sure), 0)
+    assert said[3] == (
+        "Most probable Burgers vectors: (0.286, 0.000, 0.000) nm, with probability 0.97 (0.99 for their sign). Product"
+        " g·b, with its probability: −1 (0.96)."
+    )
+    assert "turns by 71.0 ± 1.2 µrad" in said[4]
+    assert "a jump of 4.070 ± 0.070 mdeg in size" in said[4]
+
+
 def test_boundary_words__say_what_is_not_known() -> None:
     said = " ".join(boundary_words(tables(), 1))
     assert "no direction stands out. Their period and the Burgers vectors are not known." in said

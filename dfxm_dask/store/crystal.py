@@ -1,0 +1,158 @@
+"""What a store knows of its crystal: the lattice, how it stands, and the reflection that was measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from dfxm_dask.errors import InputError, StoreError
+from dfxm_dask.reduction import Reduction
+from dfxm_dask.schema import first_fault, validated
+from dfxm_dask.store.scan import read_group_meta
+
+WORDS = ("lattice", "hkl")
+"""Attributes of the root group."""
+
+MOST = 100  # below which indices of a reflection are
+
+
+def checked_crystal(
+    lattice: Any = None, hkl: Any = None, known: Mapping[str, Any] | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """What root attributes say of a crystal, after a lattice or a reflection was given.
+
+    Parameters
+    ----------
+    lattice : mapping, optional
+        As the parameter of ``characterise_boundaries``; see :class:`dfxm_dask.boundaries.lattice.Lattice`.
+    hkl : (int, int, int), optional
+        Reflection of a cubic lattice.
+    known : mapping, optional
+        Root attributes of the store, with what it knows already. A lattice given as vectors takes the place of both.
+
+    Returns
+    -------
+    dict
+        ``lattice`` and ``hkl``, those that are known.
+
+    Raises
+    ------
+    InputError
+        A lattice or reflection that makes no sense, alone or together.
+
+    Examples
+    --------
+    >>> checked_crystal({"parameter": 4.05e-4, "x": [1, 0, -0.1], "z": [0.1, 0, 1]}, (0, 0, 2))["hkl"]
+    [0, 0, 2]
+    """
+    made = {word: value for word, value in (known or {}).items() if word in WORDS}
+    if lattice is not None:
+        if not isinstance(lattice, Mapping):
+            remedy = "give it as {parameter: 4.05e-4, x: [1, 0, 0], z: [0, 0, 1]}, with parameter in um"
+            raise InputError("lattice", f"is {lattice!r:.80}", remedy)
+        made["lattice"] = dict(lattice)
+        if lattice.get("vectors") is not None:
+            made.pop("hkl", None)
+        own = made["lattice"].pop("hkl", None)
+        if own is not None and hkl is not None and _reflection(own) != _reflection(hkl):
+            raise InputError(
+                "hkl", f"is {_reflection(hkl)}, and that of the lattice {_reflection(own)}", "give it once"
+            )
+        hkl = own if hkl is None else hkl
+    if hkl is not None:
+        made["hkl"] = hkl
+    if "hkl" in made:
+        made["hkl"] = _reflection(made["hkl"])
+    if "lattice" in made:
+        from dfxm_dask.boundaries.lattice import Lattice  # its room loads where a lattice is known
+
+        try:
+            both = validated(Lattice, {**made["lattice"], **{w: made[w] for w in ("hkl",) if w in made}})
+        except ValidationError as error:
+            inner = error.errors()[0].get("ctx", {}).get("error")
+            if isinstance(inner, InputError):
+                raise inner from None
+            place, reason = first_fault(error)
+            name = ".".join(str(part) for part in place)
+            raise InputError(
+                f"lattice{name and f': {name}'}",
+                reason,
+                "see the parameter lattice: dfxm-dask explain characterise_boundaries",
+            ) from None
+        made["lattice"] = both.model_dump(mode="json", exclude_none=True, exclude={"hkl"})
+    return made
+
+
+def _reflection(value: Any) -> list[int]:
+    """Three indices."""
+    try:
+        indices = [float(index) for index in value]
+    except (TypeError, ValueError):
+        indices = []
+    sizes = [abs(index) for index in indices]
+    if len(sizes) != 3 or not all(size < MOST and size == int(size) for size in sizes) or not any(sizes):
+        raise InputError("hkl", f"is {value!r:.80}", "give three whole numbers, not all zero, such as 0,0,2")
+    return [int(index) for index in indices]
+
+
+def crystal_of_store(store: str | os.PathLike[str]) -> dict[str, Any]:
+    """``lattice`` and ``hkl`` as the root group of a store has them; those that are known.
+
+    Raises
+    ------
+    StoreError
+        They make no sense.
+    """
+    attributes = read_group_meta(Path(store))["attributes"]
+    try:
+        return checked_crystal(attributes.get("lattice"), attributes.get("hkl"))
+    except InputError as error:
+        raise StoreError(
+            f"crystal of {store}: {error.asked}", error.found, f"say dfxm-dask calibrate {store} --lattice, or --hkl"
+        ) from None
+
+
+def with_crystal(reduction: Reduction, parameters: Mapping[str, Any], store: str | os.PathLike[str]) -> dict[str, Any]:
+    """Parameters of a step, with the lattice of the store where the reduction has one and none is given."""
+    given = dict(parameters)
+    if "lattice" in reduction.parameters.model_fields and given.get("lattice") is None:
+        known = crystal_of_store(store)
+        if "lattice" in known:
+            given["lattice"] = {**known["lattice"], **{w: known[w] for w in ("hkl",) if w in known}}
+    return given
+
+
+def refuse_other_crystal(store: Path, asked: Mapping[str, Any]) -> None:
+    """Refuse an ingest that goes on with another crystal than the store has.
+
+    Raises
+    ------
+    StoreError
+    """
+    has = crystal_of_store(store)
+    for word, value in asked.items():
+        if has.get(word) != value:
+            raise StoreError(
+                f"store {store}", f"has {word} {has.get(word, 'unknown')}, not {value}",
+                f"say dfxm-dask calibrate {store} --{word} ...",
+            )  # fmt: skip
+
+
+def crystal_words(known: Mapping[str, Any]) -> str:
+    """A crystal in words."""
+    lattice: Mapping[str, Any] = known.get("lattice", {})
+    said = [f"{word} {_plain(value)}" for word, value in lattice.items()]
+    hkl: Sequence[int] = known.get("hkl", ())
+    if hkl:
+        said.append(f"reflection {' '.join(str(index) for index in hkl)}")
+    return ", ".join(said) or "unknown"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_plain(part) for part in value)}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
