@@ -233,7 +233,7 @@ def _junctions(walls: Walls, points: np.ndarray) -> Arrays:
 
 @reduction(
     reads=(ENHANCED, DEFECTS, LIT, PEAK_LOCAL, Y, X, Z),
-    may_read=(STANDS_OUT, ISOLATED, WEAK_MINUS, WEAK_PLUS, COM, SHIFT_Y, SHIFT_X),
+    may_read=(ISOLATED, WEAK_MINUS, WEAK_PLUS, COM, SHIFT_Y, SHIFT_X, STANDS_OUT),
     writes=WRITES,
     over=("y", "x"),
     combine=_joined,
@@ -248,13 +248,13 @@ def characterise_boundaries(
     y: np.ndarray,
     x: np.ndarray,
     z: np.ndarray,
-    stands_out: np.ndarray | None = None,
     weak_isolated: np.ndarray | None = None,
     weak_minus: np.ndarray | None = None,
     weak_plus: np.ndarray | None = None,
     com: dict[str, np.ndarray] | None = None,
     shift_y: np.ndarray | None = None,
     shift_x: np.ndarray | None = None,
+    stands_out: np.ndarray | None = None,
     *,
     grain: Annotated[
         float, Field(gt=0, description="squares whose pixels become one point", json_schema_extra={"unit": "um"})
@@ -282,8 +282,6 @@ def characterise_boundaries(
     peak_local : array (y, x), float64, degree
         Local peak of the rocking curve.
     y, x, z : array (y,), array (x,), array (), float64, um
-    stands_out : array (y, x), bool, optional
-        All that exceeds the threshold, of which ``defects`` is the middle: points are taken from all of it.
     weak_isolated : array (y, x), float32, optional
         Weak beam beyond all subgrains nearby, of :func:`dfxm_dask.beams.isolate_lines`: lines are looked for in it,
         since a boundary as a whole stands out of ``weak_enhanced``.
@@ -294,6 +292,8 @@ def characterise_boundaries(
         boundaries lie where the weak beam is bright, half a um aside.
     shift_y, shift_x : array (), float64, um, optional
         How far the image of the layer lies aside; see :func:`dfxm_dask.volume.align_layers`.
+    stands_out : array (y, x), bool, optional
+        All that exceeds the threshold, of which ``defects`` is the middle: points are taken from all of it.
     grain : float, um
         Our choice: 0.5, half of the width of a line's image.
     lattice : {kind, parameter, x, z, hkl, two_theta} or {vectors, scattering_vector, two_theta}, optional

@@ -16,7 +16,8 @@ SLOPES = np.tan(np.linspace(-1.2, 1.2, 25))
 SHUFFLES, MARGIN = 12, (1.15, 3.0)
 SPREAD = 3.0  # robust standard deviations of slopes from which there is an edge (our choice)
 MOST_EDGES = 12_000
-MOST_PLANES = 12
+MOST_PLANES, MOST_PROPOSALS = 12, 6
+FEWEST = 20  # edges or points of a plane (our choice)
 CAP = 12.0  # um of trace that a layer counts at most
 
 
@@ -82,7 +83,7 @@ def _votes(edges, layer, azimuths, slopes, loose, height, low, places, step, vot
                     votes[a, b, layer[k], at] += 1.0
 
 
-def _scores(edges: np.ndarray, layer: np.ndarray, layers: int, height: float) -> np.ndarray:
+def _scores(edges: np.ndarray, layer: np.ndarray, layers: int, height: float, loose: float = LOOSE) -> np.ndarray:
     azimuths = np.arange(AZIMUTHS) * 2 * np.pi / AZIMUTHS
     reach = float(np.abs(edges[:, :2]).max()) * 1.5 + np.abs(SLOPES).max() * float(np.ptp(edges[:, 2])) + 2
     places = int(2 * reach / PLACE) + 2
@@ -90,7 +91,7 @@ def _scores(edges: np.ndarray, layer: np.ndarray, layers: int, height: float) ->
     for n in range(layers):  # a layer at a time: its votes are capped
         mine = edges[layer == n]
         votes = np.zeros((AZIMUTHS, len(SLOPES), 1, places), np.float32)
-        _votes(mine, np.zeros(len(mine), np.int64), azimuths, SLOPES, LOOSE, height, -reach, places, PLACE, votes)
+        _votes(mine, np.zeros(len(mine), np.int64), azimuths, SLOPES, loose, height, -reach, places, PLACE, votes)
         wide = votes[:, :, 0] + 0.5 * (np.roll(votes[:, :, 0], 1, -1) + np.roll(votes[:, :, 0], -1, -1))
         total += np.minimum(wide, CAP / APART)
     return total
@@ -128,7 +129,7 @@ def edge_planes(cells: np.ndarray, *, layer: float, seed: int = 0) -> list[tuple
         if np.isfinite(mine[:, 3]).sum() > 50:
             rows.append(layer_edges(mine))
     edges = np.concatenate(rows) if rows else np.zeros((0, 5))
-    if len(edges) < 20 or len(levels) < 3:
+    if len(edges) < FEWEST or len(levels) < 3:
         return []
     rng = np.random.default_rng(seed)
     if len(edges) > MOST_EDGES:
@@ -143,13 +144,46 @@ def edge_planes(cells: np.ndarray, *, layer: float, seed: int = 0) -> list[tuple
         shift = rng.uniform(0, 1, (len(levels), 2)) * size
         moved[:, :2] = low + (edges[:, :2] - low + shift[number]) % size
         best = max(best, float(_scores(moved, number, len(levels), 0.0).max()))
-    limit = MARGIN[0] * best + MARGIN[1]
+    return _peeled(edges, number, len(levels), middle, LOOSE, MARGIN[0] * best + MARGIN[1], MOST_PLANES)
+
+
+def point_planes(points: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Planes that most points lie on, layer for layer: proposals, without a null.
+
+    Parameters
+    ----------
+    points : array (point, xyz), um
+        On what stands out of the weak beam.
+
+    Returns
+    -------
+    list of (normal (xyz,), origin (xyz,), points (point, xyz))
+        As of :func:`edge_planes`; a point has no azimuth and votes for all.
+    """
+    levels = np.unique(points[:, 2])
+    squares = np.column_stack([np.floor(points[:, :2] / APART), np.searchsorted(levels, points[:, 2])])
+    few = points[np.unique(squares, axis=0, return_index=True)[1]]
+    if len(few) < FEWEST or len(levels) < 3:
+        return []
+    rows = np.column_stack([few, np.zeros(len(few)), np.ones(len(few))])
+    middle = (few.max(axis=0) + few.min(axis=0)) / 2
+    rows[:, :3] -= middle
+    number = np.searchsorted(levels - middle[2], rows[:, 2] - 1e-3)
+    return _peeled(rows, number, len(levels), middle, np.pi, FEWEST, MOST_PROPOSALS)
+
+
+def _peeled(
+    edges: np.ndarray, number: np.ndarray, layers: int, middle: np.ndarray, loose: float, limit: float, most: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Planes by falling votes; what lies on one is taken away before the next is looked for."""
     found = []
     free = np.ones(len(edges), bool)
     azimuths = np.arange(AZIMUTHS) * 2 * np.pi / AZIMUTHS
-    while len(found) < MOST_PLANES and free.sum() > 20:
+    for _ in range(2 * most):
+        if len(found) == most or free.sum() <= FEWEST:
+            break
         reach = float(np.abs(edges[free, :2]).max()) * 1.5 + np.abs(SLOPES).max() * float(np.ptp(edges[free, 2])) + 2
-        scores = _scores(edges[free], number[free], len(levels), 0.0)
+        scores = _scores(edges[free], number[free], layers, 0.0, loose)
         a, b, place = np.unravel_index(int(scores.argmax()), scores.shape)
         if scores[a, b, place] < limit:
             break
@@ -158,7 +192,7 @@ def edge_planes(cells: np.ndarray, *, layer: float, seed: int = 0) -> list[tuple
         normal, origin = normal / length, normal * (-reach + (place + 0.5) * PLACE) / length**2
         turn = edges[:, 3] - azimuths[a]
         turn -= 2 * np.pi * np.rint(turn / (2 * np.pi))
-        mine = free & (np.abs(turn) < 1.5 * LOOSE)
+        mine = free & (np.abs(turn) < 1.5 * loose)
         for width in (1.2, 0.9, 0.7, 0.7):
             near = mine & (np.abs((edges[:, :3] - origin) @ normal) < width)
             if near.sum() < 12:

@@ -24,8 +24,9 @@ MOST_CELLS = 100_000
 GRAIN, FINE = 1.0, 0.25  # um along the trace and across: cells within are taken together (our choice)
 STRIPE = 5.0  # um: stripes of the plane that count as one observation (as in the specification)
 SAME_SIGN, SURE, WIDEST, TURNED = 0.8, 6.0, 1.5, 20.0
-FLOOR = 0.02
-"""Part of the width of the step within which dynamical diffraction may move it in one stripe (our choice)."""
+FLOOR, SHARP = 0.05, 0.5
+"""Part of the width of the step within which single lines and dynamical diffraction may move it in one stripe; less of
+steps sharper than half a um (set on simulated walls)."""
 PLACE_FLOOR = 0.03
 """Part of the width of the step within which the place of the whole plane is known at best (set on simulated walls)."""
 BENT = 4.0, 0.5  # standard errors and um of sagitta from which a boundary is curved (our choice)
@@ -409,7 +410,7 @@ def _judged(
     by[:2] *= sign
     by[2, 0] = sign / length
     spread = by @ covariance[:3, :3] @ by.T
-    floor = FLOOR * min(width, 1.0)
+    floor = FLOOR * min(width, 1.0) * min(width / SHARP, 1.0)
     flat = np.column_stack([strip.t, strip.h / max(np.hypot(new[0], new[1]), 0.1)])
     tilt = np.array([floor / (0.29 * max(np.ptp(f), 1.0) * np.sqrt(max(np.ptp(f) / STRIPE, 1.0))) for f in flat.T])
     along_axes = axes @ np.column_stack([along, np.cross(new, along)])

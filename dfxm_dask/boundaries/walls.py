@@ -5,30 +5,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial import cKDTree
-from scipy.special import erf
 
-from dfxm_dask.boundaries.edges import edge_planes
 from dfxm_dask.boundaries.find import find_planes
 from dfxm_dask.boundaries.mixture import Mixture, layer_spread, probabilities, settled_shares, started
+from dfxm_dask.boundaries.placing import LEAST_TRACE, Placed, Start, placed_steps, same_plane
 from dfxm_dask.boundaries.plane import Planes, canonical, in_plane
-from dfxm_dask.boundaries.step import BIN, FLAG, STRIP, TURNED, StepFit, binned, closed, fit_step, trace_frame
+from dfxm_dask.boundaries.step import BIN, FLAG, StepFit, binned, closed
 from dfxm_dask.boundaries.uncertainty import bootstrap_planes, reread_planes, restarted_planes
 
 FEWEST_LAYERS = 3
-ALIKE = 6.0, 1.0  # degree and um: planes nearer than both are one (as in the specification)
 BESIDE = 0.5  # um by which weak-beam images lie beside their wall (measured)
-BARRED, FAR = (
-    1.0,
-    8.0,
-)  # um from a boundary: cells that another one does not see; where its step is allowed for (our choice)
-MOST_TAKEN = 0.35  # of the points of a proposed plane, that other boundaries may take (our choice)
 LEAST_POINTS = 3  # in a bin of the trace (our choice)
-LEAST_TRACE = 5.0  # um of trace in a layer of any plane but a step near weak-beam points (as in the specification)
-
-
-Start = tuple[np.ndarray, np.ndarray, np.ndarray, int]
-"""A proposed plane: normal, origin, its points, and its number among those of the weak beam (-1: of edges)."""
 
 
 class Walls(NamedTuple):
@@ -89,11 +76,9 @@ def find_walls(
         (weak.planes.normal[k], weak.planes.origin[k], points[shares[:, k] > 0.5 * readings[0]], k)
         for k in range(len(weak.planes.sigma))
     ]
-    position, values = cells[:, :3].astype(np.float64), cells[:, [3, 8]].astype(np.float64)
-    for normal, origin, own in edge_planes(cells, layer=layer, seed=seed):
-        starts.append((normal, origin, own, -1))
-    fits, accepted, taken = _fitted(position, values, starts, len(levels))
-    kept = _with_weak(starts, fits, accepted, taken, levels)
+    placed = placed_steps(cells, points[readings[0] > 0.5], starts, levels, layer, seed)
+    starts, fits = placed.starts, placed.fits
+    kept = _with_weak(placed, levels)
     if not kept:
         return None
     normal = np.array([fits[k].normal if ok else starts[k][0] for k, ok in kept])  # type: ignore[union-attr]
@@ -122,127 +107,18 @@ def find_walls(
     return Walls(model, shares, drawn, covariance, [fits[k] for k, _ in kept], reason, cells)
 
 
-def _fitted(
-    position: np.ndarray, values: np.ndarray, starts: list[Start], layers: int
-) -> tuple[list[StepFit | None], list[int], set[int]]:
-    """A step for every start; numbers of those that are boundaries, most certain first, and of those that others take.
-
-    Each is fitted beside those that are more certain, whose steps are taken off: in the strip of a plane that crosses a
-    boundary there is a step, which is that of the boundary.
-    """
-    fits = [fit_step(position, values, n, o, own, grow=k < 0) for n, o, own, k in starts]
-    first = [k for k, f in enumerate(fits) if f is not None and not f.flags]
-    order = sorted(first, key=lambda k: (-fits[k].certainty, k))  # type: ignore[union-attr]
-    order += [k for k in range(len(fits)) if k not in first]
-    accepted: list[int] = []
-    taken = set()
-    for k in order:
-        near = _near_any(starts[k][2], [fits[j] for j in accepted])  # type: ignore[misc]
-        if near.mean() > MOST_TAKEN and k not in first:  # what was proposed is mostly those others
-            taken.add(k)
-            continue
-        fit = _beside_others(position, values, starts[k], fits[k], [fits[j] for j in accepted])  # type: ignore[misc]
-        fits[k] = fit
-        if fit is None or fit.flags or any(_alike(fit, fits[j]) for j in accepted):
-            continue
-        if starts[k][3] >= 0 or _trace(fit, layers) >= LEAST_TRACE:
-            accepted.append(k)
-    for k in list(accepted):  # those that were fitted before others were known
-        others = [fits[j] for j in accepted if j != k]
-        again = _beside_others(position, values, starts[k], fits[k], others)  # type: ignore[arg-type]
-        if again is not None and not again.flags:
-            fits[k] = again
-    return fits, sorted(accepted, key=lambda k: (-fits[k].certainty, k)), taken  # type: ignore[union-attr]
-
-
-def _beside_others(
-    position: np.ndarray, values: np.ndarray, start: Start, fit: StepFit | None, others: list[StepFit]
-) -> StepFit | None:
-    """The fit made anew beside other boundaries: the heights of their steps are free, cells near them are left out."""
-    normal, origin, own, weak = start
-    good = fit is not None and not fit.flags
-    begin = (fit.normal, fit.origin) if good and fit is not None else (normal, origin)
-    mine = np.abs((position - begin[1]) @ trace_frame(begin[0])[0]) < 1.5 * STRIP
-    others = [o for o in others if not (good and _alike(o, fit)) and (mine & _beside(position, o, FAR)).any()]
-    if not others:
-        return fit
-    barred = np.logical_or.reduce([_beside(position, o) for o in others])
-    steps = np.stack([_step_of(position, o) for o in others], axis=1)
-    free = own[~_near_any(own, others)]
-    again = fit_step(
-        position, values, *begin, free if len(free) > 20 else own, barred=barred, others=steps, grow=weak < 0
-    )
-    if again is None:
-        return None
-    turn = np.rad2deg(np.arccos(min(1.0, abs(float(again.normal @ normal)))))
-    return again._replace(flags=again.flags | (FLAG["turned"] if turn > TURNED else 0))
-
-
-def _step_of(position: np.ndarray, fit: StepFit) -> np.ndarray:
-    """A step of unit height at a boundary, where it is: (cell,)."""
-    out = np.zeros(len(position))
-    there = _beside(position, fit, FAR)
-    across, _ = trace_frame(fit.normal)
-    out[there] = 0.5 * erf((position[there] - fit.origin) @ across / (fit.width * np.sqrt(2)))
-    return out
-
-
-def _beside(position: np.ndarray, fit: StepFit, reach: float = BARRED) -> np.ndarray:
-    """Cells within a distance of a boundary, where it is."""
-    across, _ = trace_frame(fit.normal)
-    near = np.flatnonzero(np.abs((position - fit.origin) @ across) < reach)
-    out = np.zeros(len(position), bool)
-    out[near[_inside(position[near], fit)]] = True
-    return out
-
-
-def _near_any(points: np.ndarray, fits: list[StepFit]) -> np.ndarray:
-    out = np.zeros(len(points), bool)
-    for fit in fits:
-        across, _ = trace_frame(fit.normal)
-        out |= (np.abs((points - fit.origin) @ across) < 1.0) & _inside(points, fit)
-    return out
-
-
-def _inside(position: np.ndarray, fit: StepFit) -> np.ndarray:
-    """Whether a place is along the part of the trace where the boundary is."""
-    _, along = trace_frame(fit.normal)
-    flat = np.column_stack([(position - fit.origin) @ along / 2.0, position[:, 2] - fit.origin[2]])
-    region = fit.region.copy()
-    region[:, 0] /= 2.0
-    return np.asarray(cKDTree(region).query(flat, distance_upper_bound=1.6)[0] < 1.6)
-
-
-def _alike(first: StepFit | None, second: StepFit | None) -> bool:
-    if first is None or second is None:
-        return False
-    return _same_plane(first.normal, first.origin, second.normal, second.origin)
-
-
-def _same_plane(normal: np.ndarray, origin: np.ndarray, other: np.ndarray, place: np.ndarray) -> bool:
-    turn = abs(float(normal @ other))
-    apart = min(abs(float((place - origin) @ normal)), abs(float((place - origin) @ other)))
-    return turn > np.cos(np.deg2rad(ALIKE[0])) and apart < ALIKE[1]
-
-
-def _with_weak(
-    starts: list[Start], fits: list[StepFit | None], accepted: list[int], taken: set[int], levels: np.ndarray
-) -> list[tuple[int, bool]]:
+def _with_weak(placed: Placed, levels: np.ndarray) -> list[tuple[int, bool]]:
     """Numbers of the planes that stay, and whether their step is their place."""
+    starts, fits, accepted, taken, _ = placed
     kept = [(k, True) for k in accepted]
     passed = [k for k, f in enumerate(fits) if f is not None and not f.flags]
     for k, (normal, origin, _, weak) in enumerate(starts):
         if weak < 0 or k in passed or k in taken or _weak_trace(starts[k], levels) < LEAST_TRACE:
             continue
         near = [(fits[j].normal, fits[j].origin) if ok else (starts[j][0], starts[j][1]) for j, ok in kept]  # type: ignore[union-attr]
-        if not any(_same_plane(normal, origin, *one) for one in near):
+        if not any(same_plane(normal, origin, *one) for one in near):
             kept.append((k, False))
     return kept
-
-
-def _trace(fit: StepFit, layers: int) -> float:
-    """Mean trace in a layer, um."""
-    return BIN * len(fit.region) / max(layers, 1)
 
 
 def _weak_trace(start: Start, levels: np.ndarray) -> float:
