@@ -87,7 +87,7 @@ def traces(truth: dict[str, Any], maps: xr.Dataset, wall: int) -> float:
 
 def rows_of(found: xr.Dataset, truth: dict[str, Any], maps: xr.Dataset) -> tuple[list[dict[str, Any]], list[int]]:
     """A row for each true wall, and the numbers of planes that are not true."""
-    normal, origin = truth["normal"], truth["origin"]
+    normal, origin = (truth.get(n, np.zeros((0, 3))) for n in ("normal", "origin"))
     count = found.sizes["boundary"]
     turn = np.array([[angle(n, m) for m in normal] for n in found.normal.values]).reshape(count, len(normal))
     away = np.array([[abs((c - o) @ m) for m, o in zip(normal, origin, strict=True)] for c in found.centre.values])
