@@ -1,0 +1,103 @@
+"""Boundaries placed one beside the other: what is explained by one is no other one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import erf
+
+from dfxm_dask.boundaries.edges import point_planes
+from dfxm_dask.boundaries.placing import placed_steps
+
+LEVELS = np.arange(8.0)
+MIDDLE = np.array([10.0, 10.0, 3.5])
+
+
+def angle(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.rad2deg(np.arctan2(np.linalg.norm(np.cross(a, b)), abs(a @ b))))
+
+
+def unit(*v: float) -> np.ndarray:
+    return np.array(v) / np.linalg.norm(v)
+
+
+def volume(rng: np.random.Generator, *walls: tuple[np.ndarray, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of a lattice that steps at whole planes through the middle, and points of their weak-beam images."""
+    grid = np.arange(0.125, 20, 0.25)
+    y, x, z = np.meshgrid(grid, grid, LEVELS, indexing="ij")
+    places = np.column_stack([x.ravel(), y.ravel(), z.ravel()])
+    cells = np.full((len(places), 9), np.nan, np.float32)
+    cells[:, :3], cells[:, 7] = places, 16
+    value = 2e-4 * rng.normal(size=len(places))
+    points = []
+    for normal, jump in walls:
+        off = (places - MIDDLE) @ normal
+        value += jump / 2 * erf(off / np.hypot(*normal[:2]) / 0.5 / np.sqrt(2))
+        points.append(places[(np.abs(off) < 0.6) & (rng.uniform(size=len(off)) < 0.4)])
+    cells[:, 3] = value
+    order = np.lexsort((cells[:, 0], cells[:, 1], cells[:, 2]))
+    return cells[order], np.concatenate(points)
+
+
+def start(normal: np.ndarray, points: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    return normal, MIDDLE, points[np.abs((points - MIDDLE) @ normal) < 1.0], number
+
+
+@pytest.mark.parametrize("turn", [25.0, 35.0, -50.0])
+def test_placed_steps__a_plane_across_a_wall_has_the_step_of_the_wall(turn: float) -> None:
+    wall, across = unit(1, 0.2, 0.3), np.deg2rad(turn)
+    rng = np.random.default_rng(3)
+    cells, points = volume(rng, (wall, 0.004))
+    crossing = np.cos(across) * wall + np.sin(across) * np.cross(wall, unit(0.1, 0.2, 1))
+    extra = rng.uniform(0, 20, (4000, 3))
+    extra[:, 2] = rng.choice(LEVELS, 4000)
+    extra = extra[np.abs((extra - MIDDLE) @ unit(*crossing)) < 0.6]
+    points = np.concatenate([points, extra])
+    made = placed_steps(cells, points, [start(wall, points, 0), start(unit(*crossing), points, 1)], LEVELS, 1.0, 0)
+    found = [made.fits[k].normal for k in made.accepted]
+    assert len(found) == 1
+    assert angle(found[0], wall) < 0.5
+
+
+def test_placed_steps__two_walls_that_cross_are_two() -> None:
+    walls = unit(1, 0.2, 0.3), unit(0.1, 1, -0.4)
+    cells, points = volume(np.random.default_rng(4), (walls[0], 0.004), (walls[1], -0.0025))
+    starts = [start(n, points, k) for k, n in enumerate(walls)]
+    made = placed_steps(cells, points, starts, LEVELS, 1.0, 0)
+    assert len(made.accepted) == 2
+    for k in made.accepted:
+        assert min(angle(made.fits[k].normal, n) for n in walls) < 0.5
+        assert abs(abs(made.fits[k].jump[0]) - (0.004 if angle(made.fits[k].normal, walls[0]) < 5 else 0.0025)) < 4e-4
+
+
+def test_placed_steps__what_no_start_proposes_is_found_from_the_rest() -> None:
+    walls = unit(1, 0.2, 0.3), unit(0.1, 1, -0.4)
+    cells, points = volume(np.random.default_rng(5), (walls[0], 0.004), (walls[1], -0.0025))
+    made = placed_steps(cells, points, [start(walls[0], points, 0)], LEVELS, 1.0, 0)
+    assert sorted(min(range(2), key=lambda j: angle(made.fits[k].normal, walls[j])) for k in made.accepted) == [0, 1]
+
+
+def test_placed_steps__a_step_without_weak_beam_images_is_no_wall() -> None:
+    walls = unit(1, 0.2, 0.3), unit(0.1, 1, -0.4)
+    cells, points = volume(np.random.default_rng(6), (walls[0], 0.004), (walls[1], -0.0025))
+    dark = points[np.abs((points - MIDDLE) @ walls[0]) < 1.0]
+    made = placed_steps(cells, dark, [start(walls[0], dark, 0)], LEVELS, 1.0, 0)
+    assert [angle(made.fits[k].normal, walls[0]) < 0.5 for k in made.accepted] == [True]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_point_planes__finds_planes_in_noise(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    normals = [unit(*rng.normal(size=2), 0.5 * rng.normal()) for _ in range(2)]
+    cloud = rng.uniform(0, 20, (30_000, 3))
+    cloud[:, 2] = rng.choice(LEVELS, len(cloud))
+    near = [cloud[np.abs((cloud - MIDDLE - k * 4 * n) @ n) < 0.4] for k, n in enumerate(normals)]
+    points = np.concatenate([*near, cloud[:500]])
+    found = point_planes(points)
+    for normal in normals:
+        assert min(angle(n, normal) for n, _, _ in found) < 3.0
+
+
+def test_point_planes__of_few_points_there_are_none() -> None:
+    assert point_planes(np.zeros((0, 3))) == []
+    assert point_planes(np.random.default_rng(0).uniform(0, 9, (10, 3))) == []
