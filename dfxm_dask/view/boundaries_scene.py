@@ -34,7 +34,7 @@ ASIDE = 0.0135  # of the side of axes in space: so far from their middle do they
 BINS = 61
 CONE, WIDEST = 0.22, 20.0  # length of a cone in diagonals of the volume, and largest half angle drawn, degree
 LARGER = (100, 30, 10, 3)  # factors by which errors of normals are drawn larger, where all of them are small
-CROSSING = "#b8860b"
+CROSSING = (0, (1, 1))  # dots
 
 
 def clearest_view(normals: np.ndarray, room: np.ndarray) -> tuple[float, float]:
@@ -199,7 +199,7 @@ def _keys(found: Tables) -> list[Any]:
         name = "where boundaries meet" if "" in kinds else "junction: boundaries end here"
         handles.append(Line2D([], [], color="black", lw=2.6, label=name))
     if "crossing" in kinds:
-        handles.append(Line2D([], [], color=CROSSING, lw=2.0, ls=":", label="boundaries cross here: no junction"))
+        handles.append(Line2D([], [], color="black", lw=2.6, ls=CROSSING, label="boundaries cross here: no junction"))
     return handles
 
 
@@ -255,8 +255,7 @@ def place_space(figure: Figure, middle: float, found: Tables, drawn: tuple[np.nd
     for j, length in enumerate(found["junction_length"]):
         ends = found["junction_point"][j] + np.outer([-length / 2, length / 2], found["junction_direction"][j])
         crossing = junction_kind(found, j) == "crossing"
-        style = {"color": CROSSING, "lw": 2.0, "ls": ":"} if crossing else {"color": "black", "lw": 2.6}
-        axes.plot(*clipped(ends, low, high).T, **style)
+        axes.plot(*clipped(ends, low, high).T, color="black", lw=2.6, ls=CROSSING if crossing else "-")
     return axes
 
 
