@@ -205,6 +205,7 @@ def _junctions(walls: Walls, points: np.ndarray) -> Arrays:
         "junction_direction": np.array([j.direction for j in found]).reshape(-1, 3),
         "junction_point": np.array([j.point for j in found]).reshape(-1, 3),
         "junction_length": np.array([j.length for j in found]),
+        "junction_kind": np.array([j.kind for j in found], np.int64),
         "junction_boundary": np.full((len(found), HALVES), -1, np.int64),
         "junction_along": np.full((len(found), HALVES, 3), np.nan),
         "dihedral": np.full((len(found), HALVES), np.nan),

@@ -18,6 +18,10 @@ on nearly in the same direction take each other's points; farther, a small volum
 STRETCH = 5.0  # um of the line that are looked at together
 OPENING = 2.0  # um: planes that pass their common line by more do not meet in it (our choice)
 THROUGH = 0.15  # of the points on its fuller side that a plane must have on the other to go on there (our choice)
+SEEN = 5.0  # points that a plane must have lost beyond the line, within the data, to end there (our choice)
+ROOM = 0.25  # part of the area on its other side that the data must hold beyond the line (our choice)
+KINDS = ((1, "ends_meet"), (2, "ends_on"), (4, "crossing"))
+"""What planes do at their common line: two or more end there; one ends on others that go on; none is seen to end."""
 PARALLEL = 3.0  # degree: planes within it have no line (our choice)
 
 
@@ -38,6 +42,8 @@ class Junction(NamedTuple):
         To the next half plane; they add up to 360.
     length : float, um
         Of the line, as far as all planes have points beside it.
+    kind : int
+        One of :data:`KINDS`.
     """
 
     direction: np.ndarray
@@ -47,6 +53,7 @@ class Junction(NamedTuple):
     along: np.ndarray
     dihedral: np.ndarray
     length: float
+    kind: int
 
 
 def common_line(normal: np.ndarray, origin: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -155,6 +162,42 @@ def _half_planes(
     return np.array(numbers_out), np.array(along), len(stretches) * STRETCH
 
 
+def _kind(
+    points: np.ndarray,
+    shares: np.ndarray,
+    planes: Planes,
+    chosen: tuple[int, ...],
+    direction: np.ndarray,
+    point: np.ndarray,
+) -> int:
+    """What planes do at their line; see :data:`KINDS`.
+
+    A plane ends where its points stop within the data: beyond the line it has fewer than 15 % of the points that it
+    would have there at the density of its other side. Where the data stop first nobody knows.
+    """
+    low, high = points.min(axis=0), points.max(axis=0)
+    offset = points - point
+    at, near = offset @ direction, np.arange(CLEAR[0] + 0.5, CLEAR[1])
+    ended = 0
+    for plane in chosen:
+        outward = np.cross(planes.normal[plane], direction)
+        outward /= np.linalg.norm(outward)
+        place, mass = offset @ outward, shares[:, plane]
+        mine = (np.abs(place) < CLEAR[1]) & (mass > 0)
+        along = np.arange(at[mine].min(), at[mine].max() + 1.0) if mine.any() else np.zeros(0)
+        grid = point + along[:, None, None] * direction
+        sides = []
+        for sign in (1, -1):
+            spots = grid + sign * near[:, None] * outward
+            area = np.count_nonzero(((spots >= low) & (spots <= high)).all(axis=-1))
+            beside = (sign * place > CLEAR[0]) & (sign * place < CLEAR[1])
+            sides.append((mass[beside].sum(), area))
+        (least, room), (most, area) = sorted(sides, key=lambda side: side[0] / max(side[1], 1))
+        expected = most / max(area, 1) * room
+        ended += expected > SEEN and room > ROOM * area and least < THROUGH * expected
+    return KINDS[2 - min(ended, 2)][0]
+
+
 def find_junctions(points: np.ndarray, shares: np.ndarray, planes: Planes) -> list[Junction]:
     """Lines in which planes meet, three or two at a time.
 
@@ -179,7 +222,8 @@ def find_junctions(points: np.ndarray, shares: np.ndarray, planes: Planes) -> li
     -----
     Planes meet where all have points within 10 um of their common line, over 10 um of it or more. On which side of
     the line a half plane lies is told by its points 6 to 20 um away: normals alone leave each dihedral angle open to
-    its supplement.
+    its supplement. ``kind`` tells planes that end in the line from planes that only cross, or leave the data before
+    they could end.
     """
     count = len(planes.sigma)
     if np.shape(shares) != (len(points), count):
@@ -209,7 +253,8 @@ def find_junctions(points: np.ndarray, shares: np.ndarray, planes: Planes) -> li
                 continue
             number, along, length = halves
             order, dihedral = dihedral_angles(along, direction)
-            found.append(Junction(direction, point, opening, number[order], along[order], dihedral, length))
+            kind = _kind(points, shares, planes, chosen, direction, point)
+            found.append(Junction(direction, point, opening, number[order], along[order], dihedral, length, kind))
             if size == 3:
                 taken |= set(combinations(chosen, 2))
     return sorted(found, key=lambda one: -one.length)

@@ -92,7 +92,7 @@ class LineSets(NamedTuple):
     reason: np.ndarray
 
 
-class _Grid(NamedTuple):
+class FrequencyGrid(NamedTuple):
     """Frequencies: 1/um along the trace (t,), along z (f,), and what is done with (f, t)."""
 
     trace: np.ndarray
@@ -104,7 +104,13 @@ class _Grid(NamedTuple):
     wide: np.ndarray  # and beyond
 
 
-def _grid(strip: StripMap) -> _Grid:
+def long_enough(strip: StripMap) -> bool:
+    """Whether the map has layers and trace enough to read lines from it."""
+    return len(strip.z) >= LEAST and strip.known.sum(axis=1).max(initial=0) * PLACE >= SHORTEST * PERIODS
+
+
+def frequency_grid(strip: StripMap) -> FrequencyGrid:
+    """Frequencies at which the power of a map is looked at, and those among them that are stated."""
     length = 2 ** int(np.ceil(np.log2(4 * len(strip.along))))
     trace = np.fft.rfftfreq(length, PLACE)
     keep = np.flatnonzero((trace >= 1 / (LONGEST * BEYOND**2)) & (trace <= BEYOND / SHORTEST))
@@ -117,17 +123,17 @@ def _grid(strip: StripMap) -> _Grid:
     wide = size <= BEYOND / SHORTEST
     inside = (size <= 1 / SHORTEST) & (trace[keep] >= 1 / LONGEST)[None]
     waves = np.exp(-2j * np.pi * up[:, None] * strip.z)
-    return _Grid(trace[keep], int(keep[0]), length, up, waves, inside, wide)
+    return FrequencyGrid(trace[keep], int(keep[0]), length, up, waves, inside, wide)
 
 
-def _power(rows: np.ndarray, grid: _Grid) -> np.ndarray:
+def _power(rows: np.ndarray, grid: FrequencyGrid) -> np.ndarray:
     """Power (f, t) of a map (layer, place)."""
     spectra = np.fft.rfft(rows, grid.length, axis=1)[:, grid.first : grid.first + len(grid.trace)]
     waves = grid.waves @ spectra
     return waves.real**2 + waves.imag**2
 
 
-def _limits(rows: np.ndarray, grid: _Grid, seed: int) -> tuple[float, float]:
+def _limits(rows: np.ndarray, grid: FrequencyGrid, seed: int) -> tuple[float, float]:
     """Limits of the power, within the range and beyond, from maps with every layer rolled at random."""
     layers, length = rows.shape
     with np.errstate(over="ignore"):
@@ -139,6 +145,12 @@ def _limits(rows: np.ndarray, grid: _Grid, seed: int) -> tuple[float, float]:
         best[0] = max(best[0], float(power[grid.inside].max(initial=0.0)))
         best[1] = max(best[1], float(power[grid.wide & ~grid.inside].max(initial=0.0)))
     return MARGIN * best[0], MARGIN * best[1]
+
+
+def power_and_limit(strip: StripMap, grid: FrequencyGrid, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Power (f, t) of a map, and the limit (f, t) that maps with rolled layers set; 0 where no line is looked for."""
+    power = np.where(grid.wide, _power(strip.values, grid), 0.0)
+    return power, np.where(grid.inside, *_limits(strip.values, grid, seed))
 
 
 def _refined(strip: StripMap, start: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -160,13 +172,12 @@ class _Family(NamedTuple):
     inside: bool
 
 
-def _families(strip: StripMap, grid: _Grid, seed: int) -> list[_Family]:
+def _families(strip: StripMap, grid: FrequencyGrid, seed: int) -> list[_Family]:
     """Maxima of the spectrum that stand out of the null, strongest first, each 10 degree from every stronger one."""
     found: list[_Family] = []
     step = np.array([grid.trace[1] - grid.trace[0], grid.up[1] - grid.up[0]])
     for number in range(COMPONENTS):
-        power = np.where(grid.wide, _power(strip.values, grid), 0.0)
-        limits = np.where(grid.inside, *_limits(strip.values, grid, seed * COMPONENTS + number))
+        power, limits = power_and_limit(strip, grid, seed * COMPONENTS + number)
         peaks = (power == maximum_filter(power, 3)) & (power > limits) & (limits > 0)
         if not peaks.any():
             break
@@ -327,10 +338,10 @@ def line_sets(
     made = _nothing()
     plane = (normal, origin, None if corner is None else np.asarray(corner, np.float64))
     strip = strip_map(cells, cells[:, 4], *plane)
-    if len(strip.z) < LEAST or strip.known.sum(axis=1).max(initial=0) * PLACE < SHORTEST * PERIODS:
+    if not long_enough(strip):
         made.reason[:] = TOO_LITTLE
         return made
-    found = _families(strip, _grid(strip), seed)[:FAMILIES]
+    found = _families(strip, frequency_grid(strip), seed)[:FAMILIES]
     made.reason[len(found) :] = NO_FAMILY
     for k, family in enumerate(found):
         made.power_ratio[k] = family.ratio

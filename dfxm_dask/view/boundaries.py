@@ -205,7 +205,9 @@ def _draw_periods(axes: Axes, across: np.ndarray, weights: np.ndarray, found: Ta
     if error < spacing:
         axes.axvspan(spacing - error, spacing + error, color="#d6006c", alpha=0.18, lw=0, label="one standard error")
     if np.isfinite(spacing):
-        axes.plot([spacing], [found["contrast"][k, f] ** 2], "o", color="#d6006c", ms=5, label="period of family 1")
+        contrast = found["contrast"][k, f]  # unknown where the period comes from the maps
+        height = contrast**2 if np.isfinite(contrast) else period_power(across, weights, np.array([spacing]))[0]
+        axes.plot([spacing], [height], "o", color="#d6006c", ms=5, label="period of family 1")
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     axes.set_ylim(0, None)
@@ -241,8 +243,9 @@ def boundary_pages(tree: xr.DataTree, heading: str = "") -> Iterator[tuple[str, 
     Yields
     ------
     name, page : str, Figure
-        ``boundaries_scene``, and ``boundary_<k>`` of the first eight.
+        ``boundaries_scene``, and ``boundary_<k>`` and ``boundary_<k>_fit`` of the first eight.
     """
+    from dfxm_dask.view.boundaries_page import draw_fit
     from dfxm_dask.view.boundaries_scene import draw_scene
 
     found = tables_of(tree)
@@ -252,3 +255,4 @@ def boundary_pages(tree: xr.DataTree, heading: str = "") -> Iterator[tuple[str, 
     count = len(found["normal"])
     for k in range(min(count, MOST)):
         yield f"boundary_{k}", draw_boundary(found, k, heading)
+        yield f"boundary_{k}_fit", draw_fit(tree, found, k, heading)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dfxm_dask.boundaries.plane import in_plane
 from dfxm_dask.view.boundaries_words import (
     COLOURS,
     MOST,
@@ -14,7 +15,9 @@ from dfxm_dask.view.boundaries_words import (
     Tables,
     colour_of,
     families_of,
+    junction_kind,
     normal_words,
+    reasons_of,
     with_error,
 )
 from dfxm_dask.view.maps import add_words, labelled, place_axes
@@ -29,6 +32,9 @@ ACROSS, HIGHEST, BELOW = 9.6, 7.0, 3.3  # inches: of the view, and of the key an
 ROOM = 0.9, 0.6  # inches beside the volume, and above and below it, for ticks and labels
 ASIDE = 0.0135  # of the side of axes in space: so far from their middle do they draw it
 BINS = 61
+CONE, WIDEST = 0.22, 20.0  # length of a cone in diagonals of the volume, and largest half angle drawn, degree
+LARGER = (100, 30, 10, 3)  # factors by which errors of normals are drawn larger, where all of them are small
+CROSSING = (0, (1, 1))  # dots
 
 
 def clearest_view(normals: np.ndarray, room: np.ndarray) -> tuple[float, float]:
@@ -66,6 +72,48 @@ def clearest_view(normals: np.ndarray, room: np.ndarray) -> tuple[float, float]:
     return float(np.rad2deg(up[best]).round(6)), float(np.rad2deg(about[best]).round(6))
 
 
+def clipped(ring: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The part of a line (two vertices) or a flat polygon (vertex, xyz) inside a box; no vertex where it lies outside.
+
+    Examples
+    --------
+    >>> square = np.array([[0.0, 0, 1], [4, 0, 1], [4, 4, 1], [0, 4, 1]])
+    >>> clipped(square, np.array([1.0, -9, 0]), np.array([2.0, 3, 2]))[:, :2].tolist()
+    [[1.0, 0.0], [2.0, 0.0], [2.0, 3.0], [1.0, 3.0]]
+    """
+    for axis in range(3):
+        for sign, limit in ((1.0, low[axis]), (-1.0, -high[axis])):
+            kept = []
+            for first, second in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+                a, b = sign * first[axis] - limit, sign * second[axis] - limit
+                if a >= 0:
+                    kept.append(first)
+                if a * b < 0:
+                    kept.append(first + a / (a - b) * (second - first))
+            ring = np.array(kept).reshape(-1, 3)
+    return ring
+
+
+def larger_by(errors: np.ndarray) -> int:
+    """Factor by which errors of normals are drawn larger: the largest with no cone wider than 20 degree.
+
+    Examples
+    --------
+    >>> larger_by(np.array([0.05, 0.3, np.nan])), larger_by(np.array([12.0])), larger_by(np.array([np.nan]))
+    (30, 1, 1)
+    """
+    most = np.max(errors[np.isfinite(errors)], initial=0.0)
+    return next((factor for factor in LARGER if 0 < factor * most <= WIDEST), 1)
+
+
+def cone(apex: np.ndarray, axis: np.ndarray, length: float, half_angle: float) -> np.ndarray:
+    """Triangles (side, vertex, xyz) of a cone about an axis; angle in degree."""
+    turn = np.linspace(0, 2 * np.pi, 25)
+    circle = np.tan(np.deg2rad(min(half_angle, 60.0))) * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    rim = apex + length * (axis + circle @ in_plane(axis))
+    return np.stack([np.broadcast_to(apex, rim[1:].shape), rim[:-1], rim[1:]], axis=1)
+
+
 def draw_scene(found: Tables, heading: str = "") -> Figure:
     """A page with all boundaries: points, planes, lines and junctions in space; distances of points from their planes.
 
@@ -93,9 +141,7 @@ def draw_scene(found: Tables, heading: str = "") -> Figure:
     points, owner = found["point"], found["point_boundary"]
     kept = np.sort(np.random.default_rng(0).permutation(len(points))[:DRAWN])
     points, owner = points[kept], owner[kept]
-    corners = found["corner"].reshape(-1, 3)
-    seen = np.concatenate([points, corners[np.isfinite(corners).all(axis=1)]])
-    low, high = seen.min(axis=0), seen.max(axis=0)
+    low, high = found["point"].min(axis=0), found["point"].max(axis=0)
     room = np.maximum(high - low, 0.05 * max((high - low).max(), 1.0))
     view = clearest_view(found["normal"], room)
     wide, tall = seen_size(room, view)
@@ -118,7 +164,10 @@ def draw_scene(found: Tables, heading: str = "") -> Figure:
         text = "No boundary was found among these points."
         figure.text(5.5 / ACROSS, BELOW / up, text, va="top", fontsize=9, weight="bold", color="0.15")
     thinned = f"{DRAWN:,} of {len(found['point']):,} points are drawn; " if len(found["point"]) > DRAWN else ""
-    foot = "a normal's error holds the true one with 68 %; planes are drawn where nine tenths of their points lie"
+    foot = (
+        "the error of a normal holds the true one with 68 %; planes are drawn where nine tenths of their points"
+        " lie, within the box of all points"
+    )
     add_words(figure, heading, thinned + (foot if count else ""))
     return figure
 
@@ -128,7 +177,7 @@ def _keys(found: Tables) -> list[Any]:
 
     count = len(found["normal"])
     handles = [
-        Line2D([], [], ls="", marker="s", ms=6, color=colour_of(k), label=f"{k}: normal {normal_words(found, k)}")
+        Line2D([], [], ls="", marker="s", ms=6, color=colour_of(k), label=_key_words(found, k))
         for k in range(min(count, MOST))
     ]
     if count > MOST:
@@ -141,9 +190,24 @@ def _keys(found: Tables) -> list[Any]:
         handles.append(
             Line2D([], [], color="0.2", lw=1.6, ls=STYLES[f % 2], label=f"direction of lines, family {f + 1}")
         )
-    if len(found["junction_point"]):
-        handles.append(Line2D([], [], color="black", lw=2.6, label="where boundaries meet"))
+    if count:
+        factor = larger_by(found["normal_error"])
+        text = "normal and its error" + (f", drawn {factor} times as large" if factor > 1 else "")
+        handles.append(Line2D([], [], ls="", marker="^", ms=7, color="0.4", label=text))
+    kinds = {junction_kind(found, j) for j in range(len(found["junction_point"]))}
+    if kinds - {"crossing"}:
+        name = "where boundaries meet" if "" in kinds else "junction: boundaries end here"
+        handles.append(Line2D([], [], color="black", lw=2.6, label=name))
+    if "crossing" in kinds:
+        handles.append(Line2D([], [], color="black", lw=2.6, ls=CROSSING, label="boundaries cross here: no junction"))
     return handles
+
+
+def _key_words(found: Tables, k: int) -> str:
+    """Normal of a boundary, and whether it is curved or lies where the weak beam is."""
+    marks = {"curved": "curved", "weak_beam_place": "place of the weak beam"}
+    said = [words for name, words in marks.items() if name in reasons_of(found, k)]
+    return f"{k}: normal {normal_words(found, k)}" + (f"; {', '.join(said)}" if said else "")
 
 
 def seen_size(room: np.ndarray, view: tuple[float, float]) -> tuple[float, float]:
@@ -169,26 +233,45 @@ def place_space(figure: Figure, middle: float, found: Tables, drawn: tuple[np.nd
     place = -ASIDE, (middle - (0.5 + ASIDE) * ACROSS) / up, 1.0, ACROSS / up
     axes: Any = figure.add_axes(Axes3D(figure, place, proj_type="ortho", facecolor="none"))
     points, owner = drawn
+    low, high = found["point"].min(axis=0), found["point"].max(axis=0)
     count = len(found["normal"])
     for k in range(-1, count):
         own = points[owner == k] if count else points
         if len(own):
-            axes.scatter(*own.T, s=2.5, color=colour_of(k), alpha=0.5, linewidths=0, rasterized=True, depthshade=False)
+            axes.scatter(*own.T, s=4, color=colour_of(k), alpha=0.75, linewidths=0, rasterized=True, depthshade=False)
     for k in range(count):
         ring = found["corner"][k]
         if not np.isfinite(ring).all():
             continue
-        quad = Poly3DCollection([ring], facecolor=colour_of(k), edgecolor=colour_of(k), alpha=0.16, lw=0.9)
-        axes.add_collection3d(quad)
+        shown = clipped(ring, low, high)
+        if len(shown) > 2:
+            quad = Poly3DCollection([shown], facecolor=colour_of(k), edgecolor=colour_of(k), alpha=0.16, lw=0.9)
+            axes.add_collection3d(quad)
+        _draw_normal(axes, found, k, low, high)
         half = 0.3 * min(np.linalg.norm(ring[1] - ring[0]), np.linalg.norm(ring[3] - ring[0]))
         for f in families_of(found, k):
             ends = found["centre"][k] + np.outer([-half, half], found["line"][k, f])
             axes.plot(*ends.T, color="0.2", lw=1.6, ls=STYLES[f % 2])
-    for direction, point, length in zip(
-        found["junction_direction"], found["junction_point"], found["junction_length"], strict=True
-    ):
-        axes.plot(*(point + np.outer([-length / 2, length / 2], direction)).T, color="black", lw=2.6)
+    for j, length in enumerate(found["junction_length"]):
+        ends = found["junction_point"][j] + np.outer([-length / 2, length / 2], found["junction_direction"][j])
+        crossing = junction_kind(found, j) == "crossing"
+        axes.plot(*clipped(ends, low, high).T, color="black", lw=2.6, ls=CROSSING if crossing else "-")
     return axes
+
+
+def _draw_normal(axes: Any, found: Tables, k: int, low: np.ndarray, high: np.ndarray) -> None:
+    """Normal of a boundary from its centre, and a cone about it that holds the true one with 68 %."""
+    from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+
+    normal, centre = found["normal"][k], np.clip(found["centre"][k], low, high)
+    with np.errstate(divide="ignore"):
+        room = np.where(normal > 0, high - centre, low - centre) / np.where(normal == 0, np.nan, normal)
+    length = min(CONE * float(np.linalg.norm(high - low)), max(0.9 * float(np.nanmin(room)), 1e-3))
+    axes.plot(*np.stack([centre, centre + length * normal]).T, color=colour_of(k), lw=1.2)
+    error = float(found["normal_error"][k]) * larger_by(found["normal_error"])
+    if np.isfinite(error):
+        sides = cone(centre, normal, length, error)
+        axes.add_collection3d(Poly3DCollection(list(sides), facecolor=colour_of(k), alpha=0.35, lw=0))
 
 
 def limit_space(axes: Any, middle: np.ndarray, room: np.ndarray, view: tuple[float, float], size: float) -> None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dfxm_dask.boundaries.characterise import WRITES
+from dfxm_dask.boundaries.junction import KINDS
 from dfxm_dask.boundaries.plane import in_plane
+from dfxm_dask.boundaries.step import REASONS
 from dfxm_dask.view.maps import finer_units, symbol
 
 if TYPE_CHECKING:
@@ -21,6 +23,75 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 NONE = "#b8b8b8"
 STYLES = ("-", "--")
 """Of families of lines, strongest first."""
+
+REASON_WORDS = {
+    "too_few_layers": "Too few layers cross the boundary to test its step",
+    "no_step": "The centre of mass shows no clear step across the boundary",
+    "turned": "The fitted step lies more than 20° from the plane of the weak beam, so it was not used",
+    "overtone": "The spacing of a line family may be twice the stated one",
+    "end_of_range": "The strongest period of a line family lies at the end of the searched range, so it is not stated",
+    "aliased": "Layers lie too far apart to tell two directions of a line family from each other",
+    "weak_beam_place": "The plane comes from weak-beam images, which lie up to 0.5 µm beside the boundary",
+    "curved": "The boundary is curved: its normal and place are those of the mean plane",
+}
+
+
+def reasons_of(found: Tables, k: int) -> list[str]:
+    """Names of the reasons why numbers of a boundary are unknown or less certain; none where the table has none."""
+    value = int(found["reason"][k])
+    return [name for bit, name in REASONS if value > 0 and value & bit]
+
+
+def reason_words(found: Tables, k: int) -> list[str]:
+    """A sentence for each reason of a boundary."""
+    return [f"{REASON_WORDS.get(name, name.replace('_', ' '))}." for name in reasons_of(found, k)]
+
+
+def step_words(found: Tables, k: int) -> str:
+    """Step of the centre of mass across a boundary."""
+    if not np.isfinite(found["step"][k]):
+        return f"Boundary {k}: no step of the centre of mass was fitted."
+    size = finer(found["step"][k], found["step_error"][k], "degree")
+    width = with_error(found["step_width"][k], np.nan, "um")
+    return (
+        f"Boundary {k}: the centre of mass steps by {size} towards the normal, over {width} (standard deviation);"
+        f" standard error of its place {found['offset_error'][k]:.2g} µm."
+    )
+
+
+def junction_kind(found: Tables, j: int) -> str:
+    """What planes do at a line: ``ends_meet``, ``ends_on``, ``crossing``; empty where the table does not say."""
+    value = int(found["junction_kind"][j])
+    return next((name for bit, name in KINDS if value == bit), "")
+
+
+def junction_words(found: Tables, k: int) -> list[str]:
+    """A sentence for each line in which a boundary meets or crosses others."""
+    said = []
+    for j, halves in enumerate(found["junction_boundary"]):
+        if k not in halves:
+            continue
+        halves = halves[halves >= 0]
+        others = [str(n) for n in sorted({int(h) for h in halves} - {k})]
+        names = f"boundar{'y' if len(others) == 1 else 'ies'} {' and '.join(others)}"
+        line = f"in a line along {vector_words(found['junction_direction'][j])}"
+        kind = junction_kind(found, j)
+        if kind == "crossing":
+            said.append(f"It crosses {names} {line}; neither is seen to end there, so this is no junction.")
+            continue
+        single = {int(h) for h in halves if (halves == h).sum() == 1}
+        if kind == "ends_on" and len(single) == 1:
+            (ending,) = single
+            said.append(f"It ends on {names} {line}." if ending == k else f"Boundary {ending} ends on it {line}.")
+        else:
+            said.append(f"It meets {names} {line}.")
+        angles = [
+            f"{int(one)} to {int(halves[(h + 1) % len(halves)])},"
+            f" {with_error(found['dihedral'][j, h], found['dihedral_error'][j, h], 'degree')}"
+            for h, one in enumerate(halves)
+        ]
+        said[-1] += f" Dihedral angles: {'; '.join(angles)}."
+    return said
 
 
 def tables_of(tree: xr.DataTree) -> Tables | None:
@@ -115,14 +186,16 @@ def boundary_words(found: Tables, k: int) -> list[str]:
         located = f", {count} located one by one" if count >= 0 else ""
         gap = with_error(found["gap"][k, f], found["gap_error"][k, f], "um")
         error = with_error(found["line_error"][k, f], np.nan, "degree")
+        contrast = found["contrast"][k, f]
+        twice = " or twice that" if found["spacing_overtone"][k, f] == 1 else ""
         said.append(
             f"Family {f + 1}: lines along {vector_words(found['line'][k, f])}, error in the plane {error}; period"
-            f" {with_error(found['spacing'][k, f], found['spacing_error'][k, f], 'um')}, contrast"
-            f" {found['contrast'][k, f]:.2g}{located}, mean gap {gap}."
+            f" {with_error(found['spacing'][k, f], found['spacing_error'][k, f], 'um')}{twice}"
+            f"{f', contrast {contrast:.2g}' if np.isfinite(contrast) else ''}{located}, mean gap {gap}."
         )
     if families:
         said.append(_burgers_words(found, k, families))
-    return [*said, _step_words(found, k)]
+    return [*said, _peak_words(found, k), *junction_words(found, k), *reason_words(found, k)]
 
 
 def _burgers_words(found: Tables, k: int, families: list[int]) -> str:
@@ -149,7 +222,7 @@ def _burgers_words(found: Tables, k: int, families: list[int]) -> str:
     return words
 
 
-def _step_words(found: Tables, k: int) -> str:
+def _peak_words(found: Tables, k: int) -> str:
     step = "The jump of the local peak across it is not known."
     if np.isfinite(found["peak_step"][k]):
         size = finer(found["peak_step"][k], found["peak_step_error"][k], "degree")

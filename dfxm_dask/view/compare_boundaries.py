@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from dfxm_dask.boundaries.burgers import peak_steps
-from dfxm_dask.view.boundaries_words import Tables, families_of, finer, tables_of, with_error
+from dfxm_dask.view.boundaries_words import Tables, families_of, finer, junction_kind, tables_of, with_error
 from dfxm_dask.view.compare import boundary_distances
 
 if TYPE_CHECKING:
@@ -210,9 +210,12 @@ def found_dihedral(found: Tables, first: int, second: int, line: np.ndarray) -> 
     Returns
     -------
     (float, float) or None
-        Of the first junction in which the one is next to the other; None where there is none.
+        Of the first junction in which the one is next to the other; None where there is none. Planes that only cross
+        have none.
     """
     for j, direction in enumerate(found["junction_direction"]):
+        if junction_kind(found, j) == "crossing":
+            continue
         halves = found["junction_boundary"][j]
         halves = halves[halves >= 0]
         for h, one in enumerate(halves):

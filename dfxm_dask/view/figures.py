@@ -69,9 +69,9 @@ def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int 
     -------
     list of Path
         The files: each map that the store has, ``mosaicity``, ``curves``, ``frames``, ``beams`` with weak and strong
-        beam, ``components_<method>`` with the curves and coefficients of each basis, ``boundaries_scene`` and
-        ``boundary_<k>`` of the whole volume, ``truth`` beside what was found where the truth is known, and last
-        ``overview`` with all maps.
+        beam, ``components_<method>`` with the curves and coefficients of each basis, ``boundaries_scene``,
+        ``boundary_<k>`` and ``boundary_<k>_fit`` of the whole volume, ``truth`` beside what was found where the truth
+        is known, and last ``overview`` with all maps.
 
     Raises
     ------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfxm_dask.boundaries.junction import common_line, dihedral_angles, find_junctions
+from dfxm_dask.boundaries.junction import KINDS, common_line, dihedral_angles, find_junctions
 from dfxm_dask.boundaries.plane import Planes, plane_through
 from dfxm_dask.errors import InputError
 from tests.boundaries.points import angle_between, junction, wall
@@ -67,6 +67,49 @@ def test_find_junctions__a_plane_that_goes_through_is_there_twice() -> None:
     apart = points.copy()
     apart[4000:, 2] += 15
     assert find_junctions(apart, shares, planes._replace(origin=planes.origin + [[0, 0, 0], [0, 0, 15]])) == []
+
+
+def _sheets(azimuths: list[float], reach: list[tuple[float, float]], field: float, turn: np.ndarray) -> tuple:
+    """Points on planes through the z axis at these azimuths, from and to these distances, in a field of others."""
+    rng = np.random.default_rng(0)
+    points, owner, normals, high = [], [], [], 15.0
+    for k, (azimuth, (low, far)) in enumerate(zip(np.deg2rad(azimuths), reach, strict=True)):
+        flat = rng.uniform([low, -high], [far, high], (int(8 * (far - low) * 2 * high / 4), 2))
+        along, normal = (
+            np.array([np.cos(azimuth), np.sin(azimuth), 0]),
+            np.array([-np.sin(azimuth), np.cos(azimuth), 0]),
+        )
+        off = rng.normal(0, 0.3, (len(flat), 1))
+        points.append(flat[:, :1] * along + flat[:, 1:] * np.array([0, 0, 1.0]) + off * normal)
+        owner += [k] * len(flat)
+        normals.append(normal)
+    count = len(azimuths)
+    others = rng.uniform(-1, 1, (200, 3)) * [field, field, high]
+    points, owner = [*points, others[: 200 * (field > 0)]], owner + [-1] * 200 * (field > 0)
+    planes = Planes(np.array(normals) @ turn.T, np.zeros((count, 3)), np.full(count, 0.3), np.ones(count))
+    return np.concatenate(points) @ turn.T, (np.array(owner)[:, None] == np.arange(count)).astype(float), planes
+
+
+@pytest.mark.parametrize(
+    ("azimuths", "reach", "field", "kind"),
+    [
+        ([0, 80], [(-20, 20), (-20, 20)], 20.0, "crossing"),
+        ([0, 60, 130], [(-20, 20)] * 3, 0.0, "crossing"),
+        ([0, 80], [(-20, 20), (0, 20)], 20.0, "ends_on"),
+        ([0, 80], [(-20, 20), (0, 20)], 0.0, "crossing"),  # The second one may go on where there are no data.
+        ([0, 110], [(0, 20), (0, 20)], 20.0, "ends_meet"),
+        ([0, 110, 200], [(0, 20)] * 3, 20.0, "ends_meet"),
+        ([0, 120, 240], [(0, 15)] * 3, 0.0, "ends_meet"),
+    ],
+)
+def test_find_junctions__tell_planes_that_end_from_planes_that_cross(
+    azimuths: list, reach: list, field: float, kind: str
+) -> None:
+    for angle in (0.0, 0.5, 2.0):
+        turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+        points, shares, planes = _sheets(azimuths, reach, field, turn)
+        found = find_junctions(points, shares, planes)
+        assert {dict(KINDS)[one.kind] for one in found} == {kind}
 
 
 def test_find_junctions__none_of_one_plane_or_none() -> None:

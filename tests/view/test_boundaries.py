@@ -24,7 +24,14 @@ from dfxm_dask.view.boundaries import (
     period_power,
 )
 from dfxm_dask.view.boundaries_scene import clearest_view, draw_scene, plane_distances, seen_size
-from dfxm_dask.view.boundaries_words import MOST, boundary_words, finer, tables_of, vector_words, with_error
+from dfxm_dask.view.boundaries_words import (
+    MOST,
+    boundary_words,
+    finer,
+    tables_of,
+    vector_words,
+    with_error,
+)
 from dfxm_dask.view.figures import figures
 from tests.view.boundary_tables import DIMS, LINES, group, store
 from tests.view.test_figures import check_page
@@ -251,7 +258,7 @@ def test_boundary_pages__measure_what_the_gather_measured() -> None:
         "/boundaries": xr.Dataset({name: (DIMS[name], values) for name, values in made.items()}),
     })  # fmt: skip
     pages = dict(boundary_pages(tree))
-    assert list(pages) == ["boundaries_scene", "boundary_0"]
+    assert list(pages) == ["boundaries_scene", "boundary_0", "boundary_0_fit"]
     power = pages["boundary_0"].axes[2]
     (mark,) = (line for line in power.lines if line.get_marker() == "o")
     ((spacing, height),) = mark.get_xydata()
@@ -294,7 +301,9 @@ def test_draw_scene__shows_points_planes_and_junctions_as_they_are() -> None:
     page = draw_scene(found, "heading $x")
     check_page(page)
     space = page.axes[0]
-    planes = [c for c in space.collections if type(c).__name__ == "Poly3DCollection"]
+    patches = [c for c in space.collections if type(c).__name__ == "Poly3DCollection"]
+    planes = [patch for patch in patches if len(patch.get_paths()) == 1]  # cones have many sides
+    assert len(patches) == 2 * len(planes) == 4
     clouds = [c for c in space.collections if type(c).__name__ == "Path3DCollection"]
     for k, cloud in zip((-1, 0, 1), clouds, strict=True):
         np.testing.assert_array_equal(np.stack(cloud._offsets3d, 1), found["point"][found["point_boundary"] == k])
@@ -303,13 +312,17 @@ def test_draw_scene__shows_points_planes_and_junctions_as_they_are() -> None:
         np.testing.assert_allclose(quad.get_paths()[0].vertices[:4], seen)
     lines = [np.stack(line.get_data_3d(), 1) for line in space.lines]
     np.testing.assert_allclose(lines[-1], [[10, 12, 1], [10, 12, 9]])
-    (direction,) = lines[:-1]
+    # A normal from the centre of each boundary, and the lines of the first one.
+    for k, normal in ((0, lines[0]), (1, lines[2])):
+        np.testing.assert_allclose(normal[0], found["centre"][k])
+        np.testing.assert_allclose(np.cross(normal[1] - normal[0], found["normal"][k]), 0, atol=1e-9)
+    direction = lines[1]
     np.testing.assert_allclose(np.cross(direction[1] - direction[0], [0, 0, 1]), 0, atol=1e-12)
     np.testing.assert_allclose(direction.mean(axis=0), found["centre"][0])
     assert (space.get_xlabel(), space.get_ylabel(), space.get_zlabel()) == ("x (µm)", "y (µm)", "z (µm)")
     assert [key for key in keys(page) if "σ" not in key] == [
         "0: normal (1.000, 0.000, 0.000) ± 0.31°", "1: normal (0.000, 1.000, 0.000) ± 0.052°", "50 points on none",
-        "direction of lines, family 1", "where boundaries meet",
+        "direction of lines, family 1", "normal and its error, drawn 30 times as large", "where boundaries meet",
     ]  # fmt: skip
     assert "heading $x" in words(page)
 
@@ -391,7 +404,7 @@ def test_draw_scene__of_many_boundaries_names_the_first() -> None:
     page = draw_scene(found)
     check_page(page)
     assert f"and {12 - MOST} more, in the same colours" in keys(page)
-    assert len([key for key in keys(page) if "normal" in key]) == MOST
+    assert len([key for key in keys(page) if ": normal" in key]) == MOST
 
 
 @pytest.mark.parametrize("size", [(300.0, 4.0, 4.0), (40.0, 40.0, 0.0)])
@@ -407,6 +420,7 @@ def test_pages__of_any_shape_can_be_read(size: tuple[float, float, float]) -> No
 def test_figures__of_boundaries_are_of_the_whole_volume(tmp_path: Path) -> None:
     beams = xr.Dataset({"lit": (("z", "y", "x"), np.ones((11, 48, 60), bool))})
     assert [path.name for path in figures(store(group(), beams=beams), tmp_path)] == [
-        "beams_layer5.png", "boundaries_scene.png", "boundary_0.png", "boundary_1.png"
+        "beams_layer5.png", "boundaries_scene.png", "boundary_0.png", "boundary_0_fit.png", "boundary_1.png",
+        "boundary_1_fit.png",
     ]  # fmt: skip
     assert [path.name for path in figures(store(beams=beams), tmp_path / "none")] == ["beams_layer5.png"]

@@ -163,3 +163,4 @@ def test_found_dihedral__follows_the_sense_of_the_line() -> None:
     assert found_dihedral(ring(-1.0), 0, 2, up) is None
     assert found_dihedral(ring(1.0), 2, 0, -up) == (110.0, 1.0)
     assert found_dihedral(ring(1.0), 0, 3, up) is None
+    assert found_dihedral(ring(1.0) | {"junction_kind": np.array([4])}, 0, 2, up) is None  # planes that cross

@@ -14,11 +14,13 @@ import xarray as xr
 import zarr
 from click.testing import CliRunner
 
+from dfxm_dask.boundaries.step import REASONS
 from dfxm_dask.cli.volumes import export as command
 from dfxm_dask.errors import InputError, StoreError
 from dfxm_dask.store import ledger
 from dfxm_dask.view.export import export, put
 from dfxm_dask.view.export.ome_zarr import even_layers, halved
+from dfxm_dask.view.export.tables import columns
 from dfxm_dask.view.export.vtkhdf import lines_of, planes_of
 from tests.view.volume_stores import boundary_group, lines_mask, write_store
 
@@ -364,3 +366,14 @@ def test_export__command(whole, tmp_path):
     assert isinstance(CliRunner().invoke(command, words).exception, StoreError)
     assert CliRunner().invoke(command, [*words, "--overwrite"]).exit_code == 0
     assert CliRunner().invoke(command, [*words, "--what", "everything"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0, ""), (128, "curved"), (6, "no_step turned"), (193, "too_few_layers weak_beam_place curved")],
+)
+def test_columns__have_flags_as_words(value, words):
+    attrs = {"flag_masks": [bit for bit, _ in REASONS], "flag_meanings": " ".join(name for _, name in REASONS)}
+    found = columns(xr.Dataset({"reason": ("boundary", [value], attrs)}), "boundary")
+    assert list(found) == ["boundary", "reason", "reason_words"]
+    assert found["reason_words"][0].tolist() == [words]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import product
@@ -42,6 +43,7 @@ def columns(dataset: xr.Dataset, dim: str) -> Columns:
         ``point_boundary`` and ``label`` count them. A variable
         of more dims has a column for each component: ``normal_x``, ``normal_y``, ``normal_z`` along a dimension
         ``xyz``, whose name spells its components; else by label where the dimension has labels, else by number from 0.
+        Flags are there as a number, and as words in ``<name>_words``.
 
     Examples
     --------
@@ -61,7 +63,16 @@ def columns(dataset: xr.Dataset, dim: str) -> Columns:
         flat = values.reshape(len(values), prod(values.shape[1:]))  # the number of columns, also where there is no row
         for words, column in zip(product(*labels), flat.T, strict=True):
             found["_".join([str(name), *words])] = column, attrs
+        if "flag_masks" in variable.attrs and variable.ndim == 1:
+            words_of = {"units": "1", "long_name": f"{attrs['long_name']}, in words"}
+            found[f"{name}_words"] = _meanings(values, variable.attrs), words_of
     return found
+
+
+def _meanings(values: np.ndarray, attrs: Mapping[Any, Any]) -> np.ndarray:
+    """Meanings of the bits of a flag variable, separated by spaces."""
+    pairs = list(zip(np.atleast_1d(attrs["flag_masks"]), str(attrs["flag_meanings"]).split(), strict=True))
+    return np.array([" ".join(word for mask, word in pairs if int(value) & int(mask)) for value in values], dtype=str)
 
 
 def _labels(dataset: xr.Dataset, dim: str) -> list[str]:
