@@ -209,8 +209,8 @@ for out in layers:
 shutil.rmtree(layers[0].parent / "fields", ignore_errors=True)
 """
 """Runs there: the frames of each layer before the camera. One process: it loads and compiles once. Its own acceptance
-of a ray (``AnalyticResolution``) is compiled, which gives the same frames 20 times faster. Its fields of walls
-have names without the number of lines, and would be taken for those of another number."""
+of a ray (``AnalyticResolution``) is compiled, which gives the same frames, within 2e-8 of the peak, 5 times faster. Its
+fields of walls have names without the number of lines, and would be taken for those of another number."""
 
 GEO_CAMERA = """
 import json, pathlib, shutil, sys, h5py, numpy as np

@@ -41,7 +41,7 @@ JUMP, TRACE = 1.5e-3, 5.0  # degree; um in a layer
 REACH = (1.5, 10.0), 0.5, 12.0  # of line families: spacing, |f_z| in 1/um, period along the trace in um
 RIGHT_LINE, RIGHT_SPACING = 5.0, 0.1
 RADIUS_95 = 1.62  # of a round Gaussian, over that of 68 %
-TOLD = ("normal", "normal_error", "centre", "reason", "step", "step_error", "step_width", "boundary_weight", "thickness")
+TOLD = ("normal", "normal_error", "centre", "reason", "step", "step_error", "step_width", "thickness")
 UNPLACED = FLAG["no_step"] | FLAG["turned"] | FLAG["weak_beam_place"]
 
 
