@@ -134,7 +134,7 @@ ISOLATED = Variable(
 )
 DEFECTS = Variable("defects", SPACE, "bool", "1", "whether the pixel shows a defect in the weak beam")
 STANDS_OUT = Variable(
-    "stands_out", SPACE, "bool", "1", "whether the weak beam exceeds its threshold, as wide as images are bright"
+    "stands_out", SPACE, "bool", "1", "whether the weak beam exceeds the threshold of noise"
 )
 ROTATION = Variable(
     "defects_rotation",

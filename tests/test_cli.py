@@ -178,7 +178,7 @@ def test_ingest__hands_its_options_on(asked: dict[str, Any], tmp_path: Path) -> 
     assert options == {
         "scan": "all", "beamline": "id03", "detector": "pco", "roi": (0, 10, 5, 20), "pixel_size": (0.2, 0.06),
         "motors": {"samz": "z"}, "z": [1.0, 2.5], "roots": (Path("/data"),), "allow_partial": False, "overwrite": False,
-        "scan_mode": None,
+        "scan_mode": None, "lattice": None, "hkl": None,
     }  # fmt: skip
     assert result.stdout.splitlines()[-2:] == ["c.zarr: 2 layers, 240 B in 1 s", "note: a note"]
     assert "layer z0001: 120 B" in result.stderr

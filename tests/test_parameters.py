@@ -19,7 +19,8 @@ PARAMETERS = [(found, name) for _, found in sorted(REDUCTIONS.items()) for name 
 MODELS = {
     "Lattice": (
         "{parameter: 4e-4, x: [1, 1, 0], z: [0, 0, 1]}",
-        {"kind": None, "parameter": 4e-4, "x": (1, 1, 0), "z": (0, 0, 1), "vectors": None},
+        {"kind": None, "parameter": 4e-4, "x": (1, 1, 0), "z": (0, 0, 1), "vectors": None}
+        | dict.fromkeys(("hkl", "scattering_vector", "two_theta")),
     ),
     "Region": (
         "[{name: strong, box: [0, 1, 0, 2.5]}]",

@@ -120,8 +120,8 @@ def burgers_posterior(
     >>> b = 2.86e-4 / np.sqrt(2) * np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1]])
     >>> normal = np.array([1, 1, 0]) / np.sqrt(2)
     >>> found = burgers_posterior(normal, 1.0, [[0, 0, 1]], [0.5], [4.0], [0.04], b)
-    >>> found.probability.round(2).tolist(), round(1e6 * found.misorientation)
-    ([[1.0, 0.0, 0.0]], 72)
+    >>> found.probability.round(2).tolist(), round(1e5 * found.misorientation)
+    ([[1.0, 0.0, 0.0]], 7)
     """
     normal, line, candidates = (np.asarray(a, np.float64) for a in (normal, line, candidates))
     line_error, spacing, spacing_error = (

@@ -348,7 +348,7 @@ def test_region_sums__are_those_of_a_naive_loop_and_add_up_over_parts_and_layers
 
 @pytest.mark.parametrize(
     ("name", "seed"),
-    [("easy", 3), ("multigrain", 1), *(pytest.param("multigrain", k, marks=pytest.mark.slow) for k in (3, 5))],
+    [("easy", 3), *(pytest.param("multigrain", k, marks=pytest.mark.slow) for k in (1, 3, 5))],
 )
 def test_gram_schmidt__by_itself_tells_dislocations_as_well_as_the_best_of_20_who_draw(name: str, seed: int) -> None:
     """The larger of both weak coefficients above its surroundings of 2 um, against known distances.

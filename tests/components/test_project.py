@@ -194,7 +194,10 @@ def test_run__a_basis_of_scaled_counts_is_not_taken_for_raw_ones(tmp_path: Path)
     assert run_recipe(parse_recipe(both, Path("t.yaml")), store).complete
 
 
-@pytest.mark.parametrize(("name", "background", "roi"), [("rocking", 2560, None), ("mosa_scan", 100, (0, 20, 0, 30))])
+@pytest.mark.parametrize(
+    ("name", "background", "roi"),
+    [("rocking", 2560, None), pytest.param("mosa_scan", 100, (0, 20, 0, 30), marks=pytest.mark.slow)],
+)
 def test_real_scans__have_no_weak_beam_tails_and_say_so(
     name: str, background: int, roi: tuple[int, ...] | None, real_scans: dict[str, Path], tmp_path: Path
 ) -> None:

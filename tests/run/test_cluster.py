@@ -137,6 +137,7 @@ def test_open_cluster__a_death_is_reported_at_once_and_the_end_of_a_life_is_none
     assert dict(os.environ) == before
 
 
+@pytest.mark.slow
 def test_open_cluster__a_full_worker_goes_on() -> None:
     """Dask would pause it at 80 %; since nothing is spilled, it would stay so, and the run would never end."""
 

@@ -108,7 +108,7 @@ def test_run_recipe__says_that_curves_depend_on_each_other(easy: Path, monkeypat
     assert run(easy, FITS, overwrite=True).remarks == ()
 
 
-@pytest.mark.parametrize("method", ["nmf", "nica"])
+@pytest.mark.parametrize("method", ["nica", pytest.param("nmf", marks=pytest.mark.slow)])
 def test_run_recipe__says_that_a_fit_did_not_converge(easy: Path, monkeypatch, method: str) -> None:
     steps = f"  - {method}: {{components: 1}}\n"
     assert run(easy, steps, overwrite=True).remarks == ()

@@ -67,10 +67,10 @@ def test_volume__is_the_same_on_two_workers(tmp_path: Path) -> None:
             np.testing.assert_array_equal(values.values, second[group][name].values, err_msg=str(name))
 
 
-@pytest.mark.parametrize("preset", ["empty", "deformed"])
+@pytest.mark.parametrize("preset", ["deformed", pytest.param("empty", marks=pytest.mark.slow)])
 def test_volume__has_no_boundary_where_there_is_none(preset: str, tmp_path: Path) -> None:
     store = tmp_path / "none.zarr"
-    dfxm_dask.simulate(preset, store, layers=3, shape=(128, 128), seed=2)
+    dfxm_dask.simulate(preset, store, layers=3, shape=(96, 96), seed=2)
     assert run_recipe("weak_beam_volume", store).complete
     assert dfxm_dask.open_scan(store, chunks=None)["boundaries"].sizes["boundary"] == 0
 

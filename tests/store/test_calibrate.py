@@ -449,7 +449,7 @@ def test_calibrate__command(copy: Any, tmp_path: Path) -> None:
     assert "would be withdrawn: rocking/kam" in dry.output
     done = call("calibrate", store, "--camera-pixel", 6.5, "--magnification", 13, "--two-theta", 30)
     assert (
-        "0.5 um along y and 0.8660254038 um along x (computed from a camera pixel of 6.5x6.5 um (given)" in done.output
+        "0.8660254038 um along y and 0.5 um along x (computed from a camera pixel of 6.5x6.5 um (given)" in done.output
     )
     assert "before: pixels of 0.25 um along y and 1.4 um along x" in done.output
     assert "made anew by the next run: rocking/kam" in done.output

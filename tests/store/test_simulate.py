@@ -64,6 +64,7 @@ def test_simulate__labels_are_a_flag_variable(written: Path) -> None:
     assert label.dims == ("z", "phi", "patch_y", "patch_x")
 
 
+@pytest.mark.slow
 def test_simulate__same_bytes_for_one_or_two_workers(written: Path, tmp_path: Path) -> None:
     events: list[Any] = []
     with open_cluster(None, workers=2) as client:

@@ -365,7 +365,7 @@ def test_draw_methods__titles_keep_apart_and_on_the_page(layer, store, bases):
     figure.draw(renderer)
     titles = [axes.title for axes in figure.axes]
     assert len(titles) == 6 + 4 * 4
-    assert sum("AUC" in t.get_text() for t in titles) == 4 + 4 * 3
+    assert sum("AUC" in t.get_text() for t in titles) == 5 + 4 * 3
     boxes = [t.get_window_extent(renderer) for t in (*titles, *figure.texts)]
     boxes += [axes.get_window_extent(renderer) for axes in figure.axes]
     across, up = figure.bbox.width, figure.bbox.height
