@@ -17,6 +17,9 @@ BARRED = 1.0  # um from a boundary: cells that another one does not see (our cho
 FAR = 8.0  # um from a boundary within which its step is allowed for (our choice)
 AWAY = 1.2  # um from boundaries: edges nearer than this are theirs (our choice)
 MOST_TAKEN = 0.35  # of the points of a proposed plane, that other boundaries may take (our choice)
+ALIKE_WIDTH = 0.45
+"""Over the median width of the steps of other boundaries, below which a step is none: all are smeared alike, and what
+single lines do is sharper (set on simulated walls)."""
 LEAST_BRIGHT = 0.25  # points of the weak beam for each um of trace, over the median of other boundaries (our choice)
 LEAST_TRACE = 5.0  # um of trace in a layer of a plane that edges propose (as in the specification)
 
@@ -88,6 +91,13 @@ def placed_steps(
         made.fits[k] = _beside_others(position, values, made.starts[k], made.fits[k], others)
         if not _certainty(made.fits[k]):
             made.accepted.remove(k)
+    for k in sorted(made.accepted, key=lambda k: (_certainty(made.fits[k]), k)):
+        others = [made.fits[j].width for j in made.accepted if j != k]  # type: ignore[union-attr]
+        if len(others) > 1 and made.fits[k].width < ALIKE_WIDTH * np.median(others):  # type: ignore[union-attr]
+            made.accepted.remove(k)
+    last = [made.fits[k] for k in made.accepted]
+    rest = [k for k in range(len(made.starts)) if k not in made.accepted]
+    made.taken.update(k for k in rest if _any_beside(made.starts[k][2], last, BARRED).mean() > MOST_TAKEN)
     made.accepted.sort(key=lambda k: (-_certainty(made.fits[k]), k))
     return made
 

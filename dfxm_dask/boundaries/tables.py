@@ -47,7 +47,7 @@ WRITES = (
     Variable("junction_direction", (J, "xyz"), "float64", "1", "direction of the junction line of boundaries"),
     Variable("junction_point", (J, "xyz"), "float64", "um", "point on the junction line"),
     Variable("junction_length", (J,), "float64", "um", "length of the junction line"),
-    Variable("junction_kind", (J,), "int64", "1", "whether planes end at the line or cross there", KINDS),
+    Variable("junction_kind", (J,), "int64", "1", "whether planes end at the junction line or cross", KINDS),
     Variable("junction_boundary", (J, "half"), "int64", "1", "boundary of each half plane (-1: none)"),
     Variable("junction_along", (J, "half", "xyz"), "float64", "1", "direction into the half plane"),
     Variable("dihedral", (J, "half"), "float64", "degree", "dihedral angle to the next half plane, counter-clockwise"),
