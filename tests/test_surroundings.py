@@ -186,6 +186,7 @@ def test_command__says_in_one_line_what_the_machine_refuses(fault: Exception, wo
     assert re.search(words, result.stderr)
 
 
+@pytest.mark.slow
 def test_command__of_which_nobody_reads_the_end(tmp_path: Path) -> None:
     words = f"{sys.executable} -P -c 'from dfxm_dask.cli import main; main()' explain moments"
     env = {**os.environ, "PYTHONPATH": ROOT}

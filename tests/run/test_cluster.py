@@ -177,6 +177,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_open_cluster__ctrl_c_reaches_the_driver_and_not_its_workers(tmp_path: Path) -> None:
     """A terminal sends SIGINT to the whole foreground group."""
     (tmp_path / "driver.py").write_text(INTERRUPTED)

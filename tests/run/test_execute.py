@@ -250,6 +250,7 @@ run_recipe(parse_recipe(sys.argv[2], pathlib.Path("test.yaml")), sys.argv[1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raw_store", ["one axis"], indirect=True)
 @pytest.mark.parametrize("after", [3, *(pytest.param(k, marks=pytest.mark.slow) for k in (0, 1, 5))])
 def test_run_recipe__killed_and_run_again_is_byte_identical(store: Path, whole: Path, after: int) -> None:
@@ -287,6 +288,7 @@ def test_run_recipe__two_workers_give_the_same_bytes(store: Path, whole: Path) -
     assert last.done == last.blocks == events[0].blocks
 
 
+@pytest.mark.slow
 def test_run_ingest__two_workers_give_the_same_bytes(tmp_path: Path) -> None:
     from dfxm_dask.run.cluster import open_cluster
 

@@ -100,7 +100,8 @@ def start_environment() -> str:
     return Path("/proc/self/environ").read_bytes().decode()
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_open_cluster__slurm_job_killed_in_mid_run(
     slurm: None, stores: tuple[Path, Path], slow_plugin: Path, tmp_path: Path, workers: int
 ) -> None:

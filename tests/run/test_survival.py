@@ -164,10 +164,9 @@ def killed(who: str, store: Path, plugin: Path, delay: float) -> None:
         assert "run it again" in said
 
 
-@pytest.mark.parametrize(
-    "who", ["worker", *(pytest.param(k, marks=pytest.mark.slow) for k in ("scheduler", "client", "group"))]
-)
-@pytest.mark.parametrize("trial", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in range(1, 10))])
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["worker", "scheduler", "client", "group"])
+@pytest.mark.parametrize("trial", range(10))
 def test_run_recipe__anybody_may_die(store: Path, plugin: Path, who: str, trial: int) -> None:
     killed(who, store, plugin, 0.13 * trial)
     before = lines(store, "slow", "slow")
@@ -301,7 +300,7 @@ def test_run_recipe__raw_data_made_anew_in_mid_run(store: Path, monkeypatch: pyt
         dfxm_dask.open_scan(store)
 
 
-@pytest.mark.parametrize("shares", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("shares", [pytest.param(k, marks=pytest.mark.slow) for k in (2, 3)])
 def test_run__shares_of_a_job_array_are_joined(raw: Path, store: Path, tmp_path: Path, shares: int) -> None:
     (tmp_path / "gathers.yaml").write_text(GATHERS)
     running = [

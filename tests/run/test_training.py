@@ -246,6 +246,7 @@ def unseen_layer(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray], dict[st
     return counts, scan, maps, tree["truth"].dataset["label"].values[0]
 
 
+@pytest.mark.slow
 def test_train_weights__beat_brightness_where_they_are_used(stores: list[Path], trained: Path) -> None:
     counts, scan, maps, label = unseen_layer(stores[1])
     chosen = {name: maps[name] for name in ("lit", "peak_local", "width_local")}

@@ -84,7 +84,7 @@ def flips(store: Path, count: int, seed: int) -> list[str]:
 
 
 def test_verify__single_bits_are_found_and_placed(store: Path) -> None:
-    assert flips(store, 60, 0) == []
+    assert flips(store, 30, 0) == []
 
 
 @pytest.mark.slow

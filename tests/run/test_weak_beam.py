@@ -146,6 +146,7 @@ def test_weak_beam__counts_of_a_pass_that_is_gone_are_made_again(made) -> None:
     np.testing.assert_array_equal(dfxm_dask.open_scan(store)["beams"].peak_local.values, apart)
 
 
+@pytest.mark.slow
 def test_weak_beam__other_weights_make_the_step_anew(made, tmp_path: Path) -> None:
     store = made("easy")
     for kind in ("safetensors", "json"):

@@ -201,6 +201,7 @@ def test_calibrate__a_kill_at_any_write_leaves_the_old_or_the_new(
     assert set(seen) == {"old", "new"}
 
 
+@pytest.mark.slow
 def test_calibrate__in_pixels_before_a_kill(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (1, 6, 10):
         store = tmp_path / f"{number}.zarr"

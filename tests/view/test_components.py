@@ -324,6 +324,7 @@ def test_figures__have_a_page_for_every_basis(reduced_scan: Any, tmp_path: Path)
         assert 0.15 < (picture < 0.99).any(axis=-1).mean() < 0.9  # neither blank nor full
 
 
+@pytest.mark.slow
 def test_figures__of_a_real_scan_of_two_axes(real_scans: dict[str, Path], tmp_path: Path) -> None:
     dfxm_dask.ingest(real_scans["motor_drift"], tmp_path / "s.zarr", pixel_size=(0.2, 0.6), roi=(20, 70, 20, 70))
     steps = "  - background: {}\n  - local_peak: {}\n  - gram_schmidt: {}\n  - project_gram_schmidt: {}\n"

@@ -172,6 +172,7 @@ def test_compare_beams__writes_one_figure(done):
     assert done[1].read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_compare_beams__averages_over_layers(store, done, tmp_path, monkeypatch):
     monkeypatch.setattr("dfxm_dask.view.methods.every_basis", lambda *_: [])
     (first,), (both,) = (
