@@ -166,6 +166,7 @@ def test_prior_labels__are_the_naive_loop() -> None:
     assert set(np.unique(found)) == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_prior_labels__agree_with_the_truth() -> None:
     scan = layer("hard")
     maps = local_peak.kernel(scan.counts, scan.scan, scan.y, scan.x, scan.level)

@@ -258,6 +258,7 @@ def test_train__refusals() -> None:
         evaluate(np.array([0.5, np.nan]), np.zeros(2))
 
 
+@pytest.mark.slow
 def test_shipped__reproduces_its_scores_on_layers_it_never_saw() -> None:
     net, known = load(shipped(), patch=64, channels=1)
     for preset, accuracy in (("hard", 0.97), ("al002", 0.98)):

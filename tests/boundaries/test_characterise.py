@@ -187,6 +187,7 @@ def test_characterise__is_the_same_however_layers_come_together(stack: xr.Datase
         np.testing.assert_array_equal(made[str(name)], tables[name].values, err_msg=str(name))
 
 
+@pytest.mark.slow
 def test_characterise__shifts_are_taken_back(stack: xr.Dataset, tables: xr.Dataset) -> None:
     shift = np.linspace(0, 1.5, Z.size)
     moved = stack.assign(

@@ -117,6 +117,7 @@ def compared(degree, mdeg, phases, in_plane=False):
     return np.array(out), float(np.sqrt(np.mean(np.square(apart))))
 
 
+@pytest.mark.slow
 def test_smearing__is_as_wide_as_takagi_taupin():
     found, apart = compared(0, 6, [0.53])
     assert np.abs(found[..., 0]).max() < 0.15

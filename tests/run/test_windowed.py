@@ -26,6 +26,7 @@ def client() -> Iterator[Any]:
         yield found
 
 
+@pytest.mark.slow
 def test_windowed__keeps_what_the_scheduler_holds_bounded(client: Any) -> None:
     """The tasks of a run come from a stream: what was taken from it is never far ahead of what was given back."""
     taken, given, ahead, held = 0, 0, 0, 0

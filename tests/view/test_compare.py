@@ -289,6 +289,7 @@ def test_figures__of_a_store_with_truth_have_a_page_for_it(tmp_path: Path) -> No
     assert [p.name for p in figures(tree, tmp_path)] == ["com_phi.png", "truth.png", "overview.png"]
 
 
+@pytest.mark.slow
 def test_truth_rows__of_a_simulated_scan(tmp_path: Path) -> None:
     import dfxm_dask
 
