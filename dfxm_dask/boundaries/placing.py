@@ -96,8 +96,8 @@ def placed_steps(
         if len(others) > 1 and made.fits[k].width < ALIKE_WIDTH * np.median(others):  # type: ignore[union-attr]
             made.accepted.remove(k)
     last = [made.fits[k] for k in made.accepted]
-    rest = [k for k in range(len(made.starts)) if k not in made.accepted]
-    made.taken.update(k for k in rest if _any_beside(made.starts[k][2], last, BARRED).mean() > MOST_TAKEN)
+    undecided = [k for k in range(len(made.starts)) if k not in made.accepted]
+    made.taken.update(k for k in undecided if _taken(made.starts[k][2], last))
     made.accepted.sort(key=lambda k: (-_certainty(made.fits[k]), k))
     return made
 
@@ -114,7 +114,7 @@ def _tried(position: np.ndarray, values: np.ndarray, points: np.ndarray, made: P
         made.fits.append(fit_step(position, values, normal, origin, own, grow=weak < 0))
     for k in sorted(new, key=lambda k: (-_certainty(made.fits[k]), k)):
         others = [made.fits[j] for j in made.accepted]
-        if not _certainty(made.fits[k]) and _any_beside(made.starts[k][2], others, BARRED).mean() > MOST_TAKEN:
+        if not _certainty(made.fits[k]) and _taken(made.starts[k][2], others):
             made.taken.add(k)
             continue
         fit = made.fits[k] = _beside_others(position, values, made.starts[k], made.fits[k], others)
@@ -144,13 +144,23 @@ def _beside_others(
     steps = np.stack([_step_of(position, o) for o in near], axis=1)
     free = own[~_any_beside(own, near, BARRED)]
     again = fit_step(
-        position, values, *begin, free if len(free) > 20 else own, barred=_any_beside(position, near, BARRED),
-        others=steps, grow=weak < 0,
-    )  # fmt: skip
+        position,
+        values,
+        *begin,
+        free if len(free) > 20 else own,
+        barred=_any_beside(position, near, BARRED),
+        others=steps,
+        grow=weak < 0,
+    )
     if again is None:
         return None
     turn = np.rad2deg(np.arccos(min(1.0, abs(float(again.normal @ normal)))))
     return again._replace(flags=again.flags | (FLAG["turned"] if turn > TURNED else 0))
+
+
+def _taken(points: np.ndarray, fits: Sequence[StepFit | None]) -> bool:
+    """Whether boundaries explain so many points of a proposed plane that it is none of its own."""
+    return bool(np.count_nonzero(_any_beside(points, fits, BARRED)) > MOST_TAKEN * len(points))
 
 
 def _any_beside(position: np.ndarray, fits: Sequence[StepFit | None], reach: float) -> np.ndarray:

@@ -30,6 +30,8 @@ walls (al002 and multigrain, seeds 7301 to 7307, three strong beams) lie within.
 FLOOR, SHARP = 0.05, 0.5
 """Part of the width of the step within which single lines and dynamical diffraction may move it in one stripe; less of
 steps sharper than half a um (set on simulated walls)."""
+JUMP_FLOOR = 0.07
+"""Part of the jump that it may differ by from b/D (al002, seeds 7304 and 7305, three strong beams: 0.05 to 0.18)."""
 PLACE_FLOOR = 0.03
 """Part of the width of the step within which the place of the whole plane is known at best (set on simulated walls)."""
 BENT = 4.0, 0.5  # standard errors and um of sagitta from which a boundary is curved (our choice)
@@ -387,6 +389,8 @@ def _judged(
     mean = float((part * jumps[known, c]).sum()) if known.any() else 0.0
     scatter = np.sqrt((part**2 * (jumps[known, c] - mean) ** 2).sum() * known.sum() / max(known.sum() - 1, 1))
     certainty = abs(mean) / max(float(scatter), float(error[c]), 1e-300)
+    # Lines nearby bend the lattice on both sides, alike along the whole trace: clusters do not see that.
+    stated = np.hypot(FACTOR * error, JUMP_FLOOR * jump)
     width = float(np.exp(surface[3]))
     bent, bent_inverse, bent_scores = _solved(strip, surface, size, bent=True)
     sagitta = bent[FREE : FREE + 3]
@@ -430,5 +434,5 @@ def _judged(
     # surface[0] is the place at the origin along the layer
     place = origin + surface[0] * np.array([across[0], across[1], 0.0])
     return StepFit(
-        sign * new, place, spread, sign * jump, error, width, certainty, same, curved, flags, region,
+        sign * new, place, spread, sign * jump, stated, width, certainty, same, curved, flags, region,
     )  # fmt: skip

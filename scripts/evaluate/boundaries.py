@@ -100,11 +100,15 @@ def rows_of(found: xr.Dataset, truth: dict[str, Any], maps: xr.Dataset) -> tuple
         if j in pairs:
             k = pairs[j]
             row |= {
-                "turn": turn[k, j], "said": float(found.normal_error[k]), "away": float(away[k, j]),
-                "away_said": float(found.offset_error[k]), "step": float(found.step[k]) if "step" in found else np.nan,
-                "width": float(found.step_width[k]), "reason": int(found.reason[k]),
+                "turn": turn[k, j],
+                "said": float(found.normal_error[k]),
+                "away": float(away[k, j]),
+                "away_said": float(found.offset_error[k]),
+                "step": float(found.step[k]) if "step" in found else np.nan,
+                "width": float(found.step_width[k]),
+                "reason": int(found.reason[k]),
                 "lines": lines_of(found, truth, k, j),
-            }  # fmt: skip
+            }
         rows.append(row)
     return rows, [k for k in range(count) if k not in pairs.values()]
 
@@ -129,13 +133,24 @@ def lines_of(found: xr.Dataset, truth: dict[str, Any], k: int, j: int) -> list[d
         if near is not None and angle(found.line.values[k, near], line) < 20.0:
             reported.remove(near)
             row |= {
-                "turn": angle(found.line.values[k, near], line), "said": float(found.line_error[k, near]),
-                "found": float(found.spacing[k, near]), "off": float(found.spacing_error[k, near]),
+                "turn": angle(found.line.values[k, near], line),
+                "said": float(found.line_error[k, near]),
+                "found": float(found.spacing[k, near]),
+                "off": float(found.spacing_error[k, near]),
                 "twice": bool(found.spacing_overtone[k, near]),
-            }  # fmt: skip
+            }
         rows.append(row)
-    rows += [{"spacing": np.nan, "turn": 90.0, "said": np.nan, "found": float(found.spacing[k, m]), "off": np.nan,
-              "twice": False} for m in reported]  # fmt: skip
+    rows += [
+        {
+            "spacing": np.nan,
+            "turn": 90.0,
+            "said": np.nan,
+            "found": float(found.spacing[k, m]),
+            "off": np.nan,
+            "twice": False,
+        }
+        for m in reported
+    ]
     return rows
 
 
