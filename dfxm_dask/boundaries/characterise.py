@@ -173,6 +173,7 @@ def _give_sets(made: Arrays, k: int, cells: np.ndarray, normal: np.ndarray, orig
     for name, values in (
         ("line", sets.line), ("line_error", sets.line_error), ("spacing", sets.spacing), ("gap", sets.gap),
         ("spacing_error", sets.spacing_error), ("spacing_overtone", sets.spacing_overtone), ("lines", sets.count),
+        ("line_alias", sets.line_alias), ("spacing_alias", sets.spacing_alias),
     ):  # fmt: skip
         made[name][k] = values
     for bit, name in ((OVERTONE, "overtone"), (END_OF_RANGE, "end_of_range"), (ALIASED, "aliased")):

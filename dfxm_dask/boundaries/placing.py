@@ -88,18 +88,23 @@ def placed_steps(
     for k in sorted(made.accepted, key=lambda k: (_certainty(made.fits[k]), k)):
         # Some were fitted before others were known; the least certain one goes first if it does not stand beside all.
         others = [made.fits[j] for j in made.accepted if j != k]
-        made.fits[k] = _beside_others(position, values, made.starts[k], made.fits[k], others)
-        if not _certainty(made.fits[k]):
+        last = made.fits[k] = _beside_others(position, values, made.starts[k], made.fits[k], others)
+        if last is None or last.flags or not _long_enough(last, made.starts[k], len(levels)):
             made.accepted.remove(k)
     for k in sorted(made.accepted, key=lambda k: (_certainty(made.fits[k]), k)):
         others = [made.fits[j].width for j in made.accepted if j != k]  # type: ignore[union-attr]
         if len(others) > 1 and made.fits[k].width < ALIKE_WIDTH * np.median(others):  # type: ignore[union-attr]
             made.accepted.remove(k)
-    last = [made.fits[k] for k in made.accepted]
+    boundaries = [made.fits[k] for k in made.accepted]
     undecided = [k for k in range(len(made.starts)) if k not in made.accepted]
-    made.taken.update(k for k in undecided if _taken(made.starts[k][2], last))
+    made.taken.update(k for k in undecided if _taken(made.starts[k][2], boundaries))
     made.accepted.sort(key=lambda k: (-_certainty(made.fits[k]), k))
     return made
+
+
+def _long_enough(fit: StepFit, start: Start, layers: int) -> bool:
+    """Whether a step has the trace that a wall has; what weak-beam points propose may have less."""
+    return start[3] >= 0 or BIN * len(fit.region) >= LEAST_TRACE * layers
 
 
 def _certainty(fit: StepFit | None) -> float:
@@ -124,7 +129,7 @@ def _tried(position: np.ndarray, values: np.ndarray, points: np.ndarray, made: P
         bright = np.count_nonzero(beside(points, fit, BARRED) & ~_any_beside(points, others, BARRED)) / trace
         known = [made.bright[j] for j in made.accepted]
         enough = not known or bright >= LEAST_BRIGHT * np.median(known)
-        if enough and (made.starts[k][3] >= 0 or trace >= LEAST_TRACE * layers):
+        if enough and _long_enough(fit, made.starts[k], layers):
             made.accepted.append(k)
             made.bright[k] = bright
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 from scipy.special import stdtrit
 
-from dfxm_dask.boundaries.lines import located_lines
+from dfxm_dask.boundaries.lines import WEAKEST, located_lines
 from dfxm_dask.boundaries.plane import canonical
 from dfxm_dask.boundaries.strip import ALIKE, PLACE, StripMap, alias_period, fitted_wave, strip_map, wave_power
 from dfxm_dask.chance import mixed
@@ -31,7 +31,11 @@ on simulated maps)."""
 
 DOUBLE, DOUBLED = 8.0, 0.25  # Power at half of the frequency, over others and over the peak, of lines that show twice.
 SINGLE = 4.0  # power at half of the frequency, over others, below which there is none (both our choice)
-ALIAS = 0.4  # |frequency| along z times spacing of layers, above which the next direction is named
+ALIAS = 0.4  # |frequency| along z times spacing of layers, above which neither direction is the likelier one
+SHARP = 0.1  # power at twice the frequency, over that at it, of lines whose images are narrow beside their spacing
+BLURRED = 1.1
+"""1/um: images of lines, 0.25 um of standard deviation or more, keep less than a tenth of the power of waves as fine as
+this, so that lines with an overtone there have not this direction."""
 TURN, STRETCH = 0.75, 1.1
 """Factors of the errors of direction and spacing, so that 68 % of true values are within one (on simulated maps)."""
 
@@ -75,6 +79,8 @@ class LineSets(NamedTuple):
         Mean distance of these; NaN of fewer than two.
     line_alias : array (family, xyz), float64
         Second direction that explains the layers as well; NaN where there is none.
+    spacing_alias : array (family,), float64, um
+        Spacing that lines of this second direction have.
     reason : array (family,), uint16
         Bits of :data:`REASONS`: why something is NaN or ambiguous.
     """
@@ -89,6 +95,7 @@ class LineSets(NamedTuple):
     count: np.ndarray  # type: ignore[assignment]  # a tuple counts, too
     gap: np.ndarray
     line_alias: np.ndarray
+    spacing_alias: np.ndarray
     reason: np.ndarray
 
 
@@ -175,11 +182,13 @@ class _Family(NamedTuple):
 def _families(strip: StripMap, grid: FrequencyGrid, seed: int) -> list[_Family]:
     """Maxima of the spectrum that stand out of the null, strongest first, each 10 degree from every stronger one."""
     found: list[_Family] = []
+    strongest = 0.0
     step = np.array([grid.trace[1] - grid.trace[0], grid.up[1] - grid.up[0]])
     for number in range(COMPONENTS):
         power, limits = power_and_limit(strip, grid, seed * COMPONENTS + number)
         peaks = (power == maximum_filter(power, 3)) & (power > limits) & (limits > 0)
-        if not peaks.any():
+        strongest = max(strongest, float(power[peaks].max(initial=0.0)))
+        if not (power[peaks] > WEAKEST * strongest).any():  # what is left of a strong family is none
             break
         # By power, not by power over limit: overtones are weak, as is their null, and shall not come first.
         row, column = np.unravel_index(np.where(peaks, power, 0.0).argmax(), power.shape)
@@ -188,13 +197,21 @@ def _families(strip: StripMap, grid: FrequencyGrid, seed: int) -> list[_Family]:
         size = np.hypot(at[0], at[1] * strip.axes[1, 2])
         # On the flank of a maximum beyond the range the refined place has crept to the end or over it.
         inside = bool(grid.inside[row, column] and at[0] > 1 / LONGEST and size < 1 / SHORTEST)
-        angles = [_between(strip, at, other.at) for other in found]
-        if not angles or min(angles) > APART:
+        if all(_between(strip, at, other.at) > APART and not is_overtone(strip, at, other.at) for other in found):
             found.append(_Family(at, ratio, inside))
             if sum(one.inside for one in found) == FAMILIES:
                 break
         strip = strip._replace(values=strip.values - fitted_wave(strip, at, OVERTONES)[0])
     return sorted(found, key=lambda one: -one.inside)
+
+
+def is_overtone(strip: StripMap, at: np.ndarray, other: np.ndarray) -> bool:
+    """Whether a frequency is an overtone of another one, or what evenly spaced layers make of it."""
+    off = at - np.arange(2, OVERTONES + 2)[:, None] * other
+    period = alias_period(strip.z)
+    if np.isfinite(period):
+        off[:, 1] -= period * np.rint(off[:, 1] / period)
+    return bool((np.abs(off * [np.ptp(strip.along), np.ptp(strip.z)]) < 1).all(axis=1).any())
 
 
 def _between(strip: StripMap, first: np.ndarray, second: np.ndarray) -> float:
@@ -359,7 +376,7 @@ def _nothing() -> LineSets:
     return LineSets(
         np.full((FAMILIES, 3), np.nan), rows[0].copy(), rows[1].copy(), rows[2].copy(), np.zeros(FAMILIES, bool),
         rows[3].copy(), rows[4].copy(), np.zeros(FAMILIES, np.int64), rows[0].copy(), np.full((FAMILIES, 3), np.nan),
-        np.zeros(FAMILIES, np.uint16),
+        rows[0].copy(), np.zeros(FAMILIES, np.uint16),
     )  # fmt: skip
 
 
@@ -380,15 +397,16 @@ def _describe(made: LineSets, k: int, strip: StripMap, cells: np.ndarray, plane:
     across = np.array([-wave[1], wave[0]])
     made.line[k] = _line(strip, at)
     made.line_error[k] = np.rad2deg(TURN * few * np.sqrt(across @ covariance @ across)) / size**2
+    ridge = _ridge(strip, at, wave_periods)
     period = alias_period(strip.z)
     if np.isfinite(period):
         other = at - [0, np.copysign(period, at[1])]
-        named = abs(at[1]) > ALIAS * period or np.hypot(other[0], other[1] * rise) < 1 / SHORTEST
-        first, second = wave_power(strip, *np.stack([at, other], axis=1))
-        if named and second > ALIKE * first:
+        finer = float(np.hypot(other[0], other[1] * rise))
+        first, second, twice = wave_power(strip, *np.stack([at, other, 2 * at], axis=1))
+        told = 2 * finer > BLURRED > 2 * size and twice > max(SHARP * first, SINGLE * ridge.mean)
+        if (abs(at[1]) > ALIAS * period or finer < 1 / SHORTEST) and second > ALIKE * first and not told:
             made.reason[k] |= ALIASED
-            made.line_alias[k] = _line(strip, other)
-    ridge = _ridge(strip, at, wave_periods)
+            made.line_alias[k], made.spacing_alias[k] = _line(strip, other), 1 / finer
     times = _times(strip, ridge, cells, plane, at, wave_periods)
     made.spacing_overtone[k] = times == 0
     images = max(times, 1)
@@ -398,9 +416,9 @@ def _describe(made: LineSets, k: int, strip: StripMap, cells: np.ndarray, plane:
     made.gap[k] = images * np.ptp(places) / (len(places) - 1) if len(places) > 1 else np.nan
     if made.periods[k] < PERIODS:
         made.reason[k] |= FEW_PERIODS
-    elif made.reason[k] & ALIASED:  # either direction, each with a spacing of its own
+    elif made.reason[k] & ALIASED and abs(at[1]) > ALIAS * period:  # either direction, with a spacing of its own
         pass
-    elif ridge.largest > RIVAL * ridge.peak or len(places) < PERIODS:
+    elif ridge.largest > RIVAL * ridge.peak:
         made.reason[k] |= UNEVEN
     else:
         made.spacing[k] = images / size

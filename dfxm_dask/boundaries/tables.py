@@ -29,6 +29,10 @@ WRITES = (
     Variable("spacing", (B, "family"), "float64", "um", "period of the dislocation lines"),
     Variable("spacing_error", (B, "family"), "float64", "um", "standard error of the dislocation line period"),
     Variable("spacing_overtone", (B, "family"), "bool", "1", "whether the period may be twice the stated one"),
+    Variable(
+        "line_alias", (B, "family", "xyz"), "float64", "1", "second line direction that the layers do not exclude"
+    ),
+    Variable("spacing_alias", (B, "family"), "float64", "um", "period of dislocation lines along the second direction"),
     Variable("gap", (B, "family"), "float64", "um", "mean gap between dislocation lines located one by one"),
     Variable("gap_error", (B, "family"), "float64", "um", "standard error of the mean gap between dislocation lines"),
     Variable("lines", (B, "family"), "int64", "1", "number of dislocation lines located"),

@@ -24,7 +24,7 @@ OF_STEP = 0.05
 
 REASONS = (
     (1, "no_lattice"), (2, "no_spacing"), (4, "no_error"), (8, "unexplained"), (16, "no_reflection"),
-    (32, "no_image"), (64, "hidden_lines"), (128, "unsure"),
+    (32, "no_image"), (64, "hidden_lines"), (128, "unsure"), (256, "of_first_direction"),
 )  # fmt: skip
 FLAG = {name: bit for bit, name in REASONS}
 B, F = "boundary", "family"
@@ -111,6 +111,8 @@ def give_vectors(
         reason[k, families] |= FLAG["no_reflection"]
     elif images is None:
         reason[k, families] |= FLAG["no_image"]
+    second = np.isfinite(made["line_alias"][k, families, 0])
+    reason[k, families] |= np.where(second, FLAG["of_first_direction"], 0)
     directions = int(np.isfinite(made["line"][k, :, 0]).sum())
     # Drawn clouds that are all alike have no spread; NaN stays NaN.
     normal_error = float(np.maximum(made["normal_error"][k], FINEST))

@@ -188,6 +188,9 @@ def boundary_words(found: Tables, k: int) -> list[str]:
         error = with_error(found["line_error"][k, f], np.nan, "degree")
         contrast = found["contrast"][k, f]
         twice = " or twice that" if found["spacing_overtone"][k, f] == 1 else ""
+        if np.isfinite(found["spacing_alias"][k, f]):
+            along = vector_words(found["line_alias"][k, f])
+            twice += f" (or lines along {along} every {with_error(found['spacing_alias'][k, f], np.nan, 'um')})"
         said.append(
             f"Family {f + 1}: lines along {vector_words(found['line'][k, f])}, error in the plane {error}; period"
             f" {with_error(found['spacing'][k, f], found['spacing_error'][k, f], 'um')}{twice}"

@@ -15,6 +15,7 @@ from dfxm_dask.boundaries.spectrum import (
     TOO_LITTLE,
     UNEVEN,
     LineSets,
+    is_overtone,
     line_sets,
 )
 from dfxm_dask.boundaries.strip import alias_period, strip_map, wave_power
@@ -131,6 +132,34 @@ def test_line_sets__name_the_second_direction_of_wide_layers() -> None:
     found = read(uneven)
     assert not found.reason[0] & ALIASED
     assert angle_between(found.line[0], wall.line[0]) < 1.0
+
+
+@pytest.mark.parametrize(("spacing", "angle", "sigma"), [(5.0, 72.0, 0.3), (6.0, 105.0, 0.25), (4.4, 78.0, 0.3)])
+def test_line_sets__overtones_exclude_a_direction_of_finer_lines(spacing: float, angle: float, sigma: float) -> None:
+    """Images narrow beside their spacing have an overtone, which lines 1.6 um apart could not have."""
+    wall = strip(6, (spacing,), (angle,), z=np.arange(0, 24, 1.5), normal=(1, 0, 0), sigma=sigma, jitter=0.03)
+    found = read(wall)
+    assert not found.reason[0] & ALIASED
+    assert np.isnan([*found.line_alias[0], found.spacing_alias[0]]).all()
+    assert angle_between(found.line[0], wall.line[0]) < 1.0
+    # Without the overtone, wide images of the same lines may as well be those of finer ones.
+    wide = read(strip(6, (spacing,), (angle,), z=np.arange(0, 24, 1.5), normal=(1, 0, 0), sigma=0.9, height=8.0))
+    assert wide.reason[0] & ALIASED
+    assert np.isfinite(wide.spacing_alias[0])
+
+
+def test_is_overtone__also_when_layers_fold_it() -> None:
+    """Twice 0.29/um along z is -0.42/um to layers 1 um apart; measured overtones stray by half a resolved frequency."""
+    map_of = strip_map(*(w := strip(1, trace=16.0, z=np.arange(13.0)))[:1], w.cells[:, 4], *w[1:4])
+    first = np.array([0.228, -0.289])
+    for times in (2, 3, 4):
+        folded = times * first + [0, round(-times * first[1])]
+        assert is_overtone(map_of, folded + [0.028, -0.037], first)
+        assert not is_overtone(map_of, folded + [0.028, 0.2], first)
+    assert not is_overtone(map_of, first, first)
+    uneven = map_of._replace(z=np.cumsum(np.random.default_rng(0).uniform(0.5, 1.5, 13)))
+    assert not is_overtone(uneven, 2 * first + [0, 1], first)
+    assert is_overtone(uneven, 2 * first, first)
 
 
 def test_alias_period__of_stacks() -> None:
