@@ -153,7 +153,7 @@ def with_ends(points: np.ndarray, weights: np.ndarray, model: Mixture) -> Mixtur
     """
     shares = probabilities(points, without_ends(model)) * weights[:, None]
     ends = []
-    for found in find_junctions(points, shares, model.planes):
+    for found in find_junctions(points, shares, model.planes, kinds=False):
         for plane, along in zip(found.plane, found.along, strict=True):
             if (-found.along @ along).max() < np.cos(np.deg2rad(CONTINUED)):
                 continue

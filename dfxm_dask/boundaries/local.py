@@ -30,11 +30,22 @@ def _ball(points, starts, stops, around, centre, reach, found):  # type: ignore[
     return count
 
 
+@njit(nogil=True, cache=True, fastmath={"reassoc"})  # so that the sum is taken several points at a time
+def _score(x, y, z, weights, count, normal, offset):  # type: ignore[no-untyped-def]
+    """Sum of w (1 - r²) over the first points, r the distance from a plane; normal and offset in units of its T."""
+    total = 0.0
+    for i in range(count):
+        r = normal[0] * x[i] + normal[1] * y[i] + normal[2] * z[i] - offset
+        total += weights[i] * max(1 - r * r, 0.0)
+    return total
+
+
 @njit(nogil=True, cache=True)
 def _local_planes(  # type: ignore[no-untyped-def]
     points, weights, starts, stops, neighbours, cell, seeds, draws, reach, near, normals, origins, scores
 ):
     found = np.empty(points.shape[0], np.int64)
+    x, y, z, heavy = np.empty((4, points.shape[0]))
     for m in range(seeds.size):
         around = neighbours[cell[seeds[m]]]
         count = _ball(points, starts, stops, around[around >= 0], points[seeds[m]], reach, found)
@@ -43,7 +54,9 @@ def _local_planes(  # type: ignore[no-untyped-def]
             continue
         mass = 0.0
         for i in range(count):
-            mass += weights[found[i]]
+            x[i], y[i], z[i] = points[found[i], 0], points[found[i], 1], points[found[i], 2]
+            heavy[i] = weights[found[i]]
+            mass += heavy[i]
         for attempt in range(draws.shape[1]):
             a = points[seeds[m]]
             b = points[found[int(draws[m, attempt, 0] * count)]]
@@ -54,12 +67,8 @@ def _local_planes(  # type: ignore[no-untyped-def]
                 continue
             n /= length
             offset = (n * a).sum()
-            score = -mass * near / reach  # what points anywhere in the ball would give
-            for i in range(count):
-                p = points[found[i]]
-                r = (n[0] * p[0] + n[1] * p[1] + n[2] * p[2] - offset) / near
-                if r * r < 1:
-                    score += weights[found[i]] * (1 - r * r)
+            # less what points anywhere in the ball would give
+            score = _score(x, y, z, heavy, count, n / near, offset / near) - mass * near / reach
             if score > scores[m]:
                 scores[m], normals[m], origins[m] = score, n, a
 
