@@ -133,9 +133,7 @@ ISOLATED = Variable(
     "contrast of single dislocations beyond all subgrain peaks nearby, in standard deviations",
 )
 DEFECTS = Variable("defects", SPACE, "bool", "1", "whether the pixel shows a defect in the weak beam")
-STANDS_OUT = Variable(
-    "stands_out", SPACE, "bool", "1", "whether the weak beam exceeds the threshold of noise"
-)
+STANDS_OUT = Variable("stands_out", SPACE, "bool", "1", "whether the weak beam exceeds the threshold of noise")
 ROTATION = Variable(
     "defects_rotation",
     SPACE,

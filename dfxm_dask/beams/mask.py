@@ -202,7 +202,8 @@ def above_half(values: np.ndarray, mask: np.ndarray, reach: float, pixel: tuple[
     [[0, 0, 1, 1, 1, 0, 0]]
     """
     kept = mask.copy()
-    length = reach * (1 + 1e-9)
+    size = [n * one if np.isfinite(one) else 0.0 for n, one in zip(mask.shape, pixel, strict=True)]
+    length = min(reach, float(np.hypot(*size))) * (1 + 1e-9)  # there are no pixels beyond the diagonal
     high = int(length // pixel[0])
     across = [np.sqrt(length**2 - (n * pixel[0] if n else 0.0) ** 2) for n in range(high + 1)]
     wide = np.array([int(n // pixel[1]) for n in across], np.int64)

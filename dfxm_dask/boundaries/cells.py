@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import ndimage
 
+from dfxm_dask.boundaries.points import STEPS
+
 CELL = 0.25
 """Edge of the squares, um: the finest that a strong beam or a line's image shows (our choice)."""
 
@@ -56,9 +58,11 @@ def layer_cells(
     nothing = np.zeros((0, len(COLUMNS)), np.float32), np.zeros((0, 4))
     if not coms or not mask.any():
         return nothing
+    z = float(np.rint(z * STEPS) / STEPS)  # as that of the points, so that both lie in one layer
     edge = CELL
     while True:
-        axes = [np.unique(np.floor(p / edge).astype(np.int64), return_index=True)[1] for p in (y, x)]
+        squares = [np.floor(p / edge).astype(np.int64) for p in (y, x)]  # which rise or fall
+        axes = [np.flatnonzero(np.diff(s, prepend=s[0] - 1)) for s in squares]
 
         def sums(values: np.ndarray, axes: list[np.ndarray] = axes) -> np.ndarray:
             return np.add.reduceat(np.add.reduceat(values, axes[0], axis=0), axes[1], axis=1)

@@ -10,7 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from dfxm_dask.errors import InputError
 
 LONGEST_VECTOR = 0.01  # um: no crystal of this microscopy has a larger cell, and angstrom in place of um is far above
+SHORTEST_CELL, SHORTEST_VECTOR = 1e-4, 1e-5
+"""um: no cell and no Burgers vector is shorter, nor is any spacing; metres and millimetres in place of um are far below
+(our choice)."""
 SQUARE = 1.0  # degree: by which directions along two axes of the store may miss a right angle
+TINY = 1e-100  # indices are above, and their squares finite
 ALIKE = 1e-6  # part of their length by which two vectors may differ and be one
 
 ASIDE = 3.0  # degree: by which a scattering vector may miss that of the microscope (our choice)
@@ -23,6 +27,8 @@ KINDS = {
 }
 """Shortest lattice translations in units of the cell, signs left out; of bcc also <100>, which a/2 <111> react to."""
 
+ALLOWED = {"fcc": "h, k, l all even or all odd", "bcc": "h + k + l even"}
+
 
 class Lattice(BaseModel):
     """What Burgers vectors are looked for among: a cubic lattice and how it stands, or a list of vectors."""
@@ -32,7 +38,7 @@ class Lattice(BaseModel):
     kind: Literal["fcc", "bcc"] | None = Field(
         None, description="cubic lattice: a/2 <110> (fcc, the default), or a/2 <111> and a <100> (bcc)"
     )
-    parameter: Annotated[float, Field(gt=0, le=LONGEST_VECTOR, description="um")] | None = None
+    parameter: Annotated[float, Field(ge=SHORTEST_CELL, le=LONGEST_VECTOR, description="um")] | None = None
     x: Triple | None = Field(None, description="crystal direction along axis x of the store")
     z: Triple | None = Field(None, description="crystal direction along axis z of the store")
     vectors: Annotated[list[Triple], Field(min_length=1, max_length=60)] | None = Field(
@@ -102,6 +108,12 @@ def crystal_of(lattice: Lattice) -> Crystal:
     given = np.asarray(lattice.hkl or lattice.scattering_vector, np.float64)
     if not given.any():
         raise InputError(name, f"is {given.tolist()}", "give the reflection that was measured")
+    if lattice.hkl is None and not 1 / LONGEST_VECTOR <= np.linalg.norm(given) <= 1 / SHORTEST_VECTOR:
+        raise InputError(
+            name, f"has a length of {np.linalg.norm(given):.4g}, which means lattice planes"
+            f" {1 / np.linalg.norm(given):.4g} um apart",
+            "give a vector of length 1/spacing in 1/um, such as 4938 for a spacing of 2.025e-4 um",
+        )  # fmt: skip
     g = axes_of(lattice) @ given / (lattice.parameter or 1.0) if lattice.hkl is not None else given
     g_unit = g / np.linalg.norm(g)
     theta = float(np.arcsin(-g_unit[0])) if lattice.two_theta is None else np.deg2rad(lattice.two_theta) / 2
@@ -116,7 +128,14 @@ def crystal_of(lattice: Lattice) -> Crystal:
             found,
             "give x (along the beam) and z (up) of the laboratory, in which g leans from z towards -x by theta",
         )
-    return Crystal(burgers, np.round(burgers @ g, 6) + 0.0, theta)
+    products = np.round(burgers @ g, 6) + 0.0
+    if lattice.hkl is not None and (np.abs(products - np.rint(products)) > ALIKE).any():
+        kind = lattice.kind or "fcc"
+        raise InputError(
+            name, f"{' '.join(str(n) for n in lattice.hkl)} is extinct in {kind}: some g·b are no whole numbers",
+            f"give a reflection of {kind}: {ALLOWED[kind]}; or vectors with scattering_vector",
+        )  # fmt: skip
+    return Crystal(burgers, products, theta)
 
 
 def lattice_vectors(lattice: Lattice) -> np.ndarray:
@@ -137,7 +156,7 @@ def lattice_vectors(lattice: Lattice) -> np.ndarray:
     ------
     InputError
         Directions or vectors of length zero, directions further than 1 degree from a right angle, vectors longer than
-        0.01 um.
+        0.01 um or shorter than 1e-5 um.
 
     Examples
     --------
@@ -162,8 +181,9 @@ def axes_of(lattice: Lattice) -> np.ndarray:
         Directions of length zero, or further than 1 degree from a right angle.
     """
     x, z = (np.asarray(v, np.float64) for v in (lattice.x, lattice.z))
-    if not (np.linalg.norm(x) > 0 and np.linalg.norm(z) > 0):
-        raise InputError("lattice", f"has a direction of length zero: x {lattice.x}, z {lattice.z}", "give indices")
+    if not all(TINY < np.abs(v).max() < 1 / TINY for v in (x, z)):
+        found = f"has a direction of length zero, or one that is too long: x {lattice.x}, z {lattice.z}"
+        raise InputError("lattice", found, "give indices")
     x, z = x / np.linalg.norm(x), z / np.linalg.norm(z)
     if abs(x @ z) > np.sin(np.deg2rad(SQUARE)):
         raise InputError(
@@ -178,10 +198,9 @@ def _without_signs(vectors: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(vectors, axis=1)
     if not (length > 0).all():
         raise InputError("lattice: vectors", "hold a vector of length zero", "give Burgers vectors")
-    if length.max() > LONGEST_VECTOR:
-        raise InputError(
-            "lattice: vectors", f"hold a vector of {length.max():.4g} um", "give um (1 angstrom is 0.0001 um)"
-        )
+    for one in (length.min(), length.max()):
+        if not SHORTEST_VECTOR <= one <= LONGEST_VECTOR:
+            raise InputError("lattice: vectors", f"hold a vector of {one:.4g} um", "give um (1 angstrom is 0.0001 um)")
     kept: list[np.ndarray] = []
     for one in vectors:
         if all(min(np.linalg.norm(one - k), np.linalg.norm(one + k)) > ALIKE * np.linalg.norm(k) for k in kept):

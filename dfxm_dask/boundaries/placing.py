@@ -20,6 +20,7 @@ MOST_TAKEN = 0.35  # of the points of a proposed plane, that other boundaries ma
 ALIKE_WIDTH = 0.45
 """Over the median width of the steps of other boundaries, below which a step is none: all are smeared alike, and what
 single lines do is sharper (set on simulated walls)."""
+LIKELY = 0.5  # um: width of the step at a proposed plane, before it is fitted (our choice)
 LEAST_BRIGHT = 0.25  # points of the weak beam for each um of trace, over the median of other boundaries (our choice)
 LEAST_TRACE = 5.0  # um of trace in a layer of a plane that edges propose (as in the specification)
 
@@ -115,8 +116,12 @@ def _tried(position: np.ndarray, values: np.ndarray, points: np.ndarray, made: P
     """Fit the starts that have no fit yet, and accept those that are boundaries."""
     new = range(len(made.fits), len(made.starts))
     for k in new:
-        normal, origin, own, weak = made.starts[k]
-        made.fits.append(fit_step(position, values, normal, origin, own, grow=weak < 0))
+        near = [other for other in made.starts if _parallel(made.starts[k], other)]
+        both = [other for other in near if min(made.starts[k][3], other[3]) >= 0]
+        fit = _fitted(position, values, made.starts[k], both)
+        if fit is None and len(near) > len(both):
+            fit = _fitted(position, values, made.starts[k], near)
+        made.fits.append(fit)
     for k in sorted(new, key=lambda k: (-_certainty(made.fits[k]), k)):
         others = [made.fits[j] for j in made.accepted]
         if not _certainty(made.fits[k]) and _taken(made.starts[k][2], others):
@@ -132,6 +137,30 @@ def _tried(position: np.ndarray, values: np.ndarray, points: np.ndarray, made: P
         if enough and _long_enough(fit, made.starts[k], layers):
             made.accepted.append(k)
             made.bright[k] = bright
+
+
+def _parallel(first: Start, second: Start) -> bool:
+    """Whether two proposed planes share a strip: a fit of one step would take both for one, or lie between."""
+    turn = abs(float(first[0] @ second[0]))
+    apart = float(np.median(np.abs((second[2] - first[1]) @ first[0]))) if len(second[2]) else np.inf
+    return turn > np.cos(np.deg2rad(TURNED)) and ALIKE[1] < apart < 1.5 * STRIP
+
+
+def _fitted(position: np.ndarray, values: np.ndarray, start: Start, others: Sequence[Start]) -> StepFit | None:
+    normal, origin, own, weak = start
+    steps = np.stack([_step_of(position, _guessed(o)) for o in others], axis=1) if others else None
+    return fit_step(position, values, normal, origin, own, others=steps, grow=weak < 0)
+
+
+def _guessed(start: Start) -> StepFit:
+    """A step at a proposed plane, of a likely width, beside which others are fitted."""
+    normal, origin, own, _ = start
+    _, along = trace_frame(normal)
+    places = np.column_stack([np.floor((own - origin) @ along / BIN) * BIN + BIN / 2, own[:, 2] - origin[2]])
+    nothing = np.zeros(0)
+    return StepFit(
+        normal, origin, np.zeros((3, 3)), nothing, nothing, LIKELY, 0.0, 0.0, False, 0, np.unique(places, axis=0)
+    )
 
 
 def _beside_others(

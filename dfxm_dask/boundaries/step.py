@@ -194,7 +194,7 @@ def _solved(strip: Strip, surface: np.ndarray, size: tuple[float, float], bent: 
             flat = _demeaned(np.column_stack([linear, value]), group, weight, count)
             solved = _least_squares(flat[:, :-1], flat[:, -1], weight)
             left = flat[:, -1] - flat[:, :-1] @ solved
-            spread = 1.4826 * np.median(np.abs(left)) + 1e-9 * (np.abs(value).max() + 1e-300)
+            spread = 1.4826 * np.median(np.abs(left)) + 1e-9 * np.abs(value).max() + 1e-100
             weight = strip.weight * np.minimum(1.0, HUBER * spread / np.maximum(np.abs(left), 1e-300))
         jump = solved[3] + solved[4] * t + solved[5] * h
         moving = np.column_stack([*(jump * by_place * one for one in shape[:3]), jump * by_width,

@@ -66,7 +66,7 @@ def find_walls(
     Where it is accepted it is the plane; a plane of the weak beam without one stays, with half a um more of error over
     its extent; a plane of edges without one goes. Planes within 6 degree and 1 um of each other are one.
     """
-    levels = np.unique(np.concatenate([points[:, 2], cells[:, 2].astype(np.float64)]))
+    levels = np.unique(np.concatenate([points[:, 2].astype(np.float32), cells[:, 2]])).astype(np.float64)
     if len(levels) < FEWEST_LAYERS or len(np.unique(points[:, 2])) < FEWEST_LAYERS:
         return None
     layer = float(np.median(np.diff(levels)))

@@ -125,7 +125,8 @@ def calibrate(
     crystal = checked_crystal(lattice, hkl, attributes)
     before = pixel_of(store)
     wanted: Pixel | None
-    if pixel_size is None and crystal and (lattice, hkl) != (None, None) and not any(v is not None for v in computed):
+    told = lattice is not None or hkl is not None
+    if pixel_size is None and told and not any(v is not None for v in computed):
         wanted, source = before, str(_nodes(store)["y"].get("pixel_size_source", "as before"))
     elif pixel_size is None:
         wanted, source = _computed(store, camera, *computed, detector, stretched)

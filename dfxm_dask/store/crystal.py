@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from dfxm_dask.errors import InputError, StoreError
@@ -89,9 +90,12 @@ def checked_crystal(
 
 def _reflection(value: Any) -> list[int]:
     """Three indices."""
+    listed = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
     try:
-        indices = [float(index) for index in value]
+        indices = [float(index) for index in value] if listed else []
     except (TypeError, ValueError):
+        indices = []
+    if any(isinstance(index, bool | np.bool_ | str) for index in (value if listed else ())):
         indices = []
     sizes = [abs(index) for index in indices]
     if len(sizes) != 3 or not all(size < MOST and size == int(size) for size in sizes) or not any(sizes):

@@ -129,3 +129,11 @@ def test_threshold_beams__objects_count_their_area_before_they_are_narrowed():
     ]
     assert labels[0][1] == 1
     assert labels[1][0].any(axis=0).mean() > 0.95
+
+
+@pytest.mark.parametrize("reach", [1e3, 1e9, 1e300])
+@pytest.mark.parametrize("shape", [(20, 30), (1, 30), (20, 1)])
+def test_above_half__any_distance_beyond_the_frame_is_all_of_it(reach: float, shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).uniform(0, 9, shape).astype(np.float32)
+    pixel = tuple(0.2 if n > 1 else np.inf for n in shape)
+    np.testing.assert_array_equal(above_half(image, image > 0, reach, pixel), image > image.max() / 2)

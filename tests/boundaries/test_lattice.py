@@ -151,3 +151,25 @@ def test_crystal__words_that_exclude_each_other() -> None:
         Lattice(vectors=[(3e-4, 0, 0)], hkl=(0, 0, 2))
     with pytest.raises(ValidationError, match="hkl in place of scattering_vector"):
         Lattice(parameter=4e-4, x=(1, 0, 0), z=(0, 0, 1), scattering_vector=(0, 0, 5e3))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"parameter": 4.05e-10, "x": (1, 0, 0), "z": (0, 0, 1)}, "greater than or equal"),  # metres
+        ({"parameter": 4.05e-7, "x": (1, 0, 0), "z": (0, 0, 1)}, "greater than or equal"),  # millimetres
+        ({"vectors": [(2.86e-10, 0, 0)]}, "2.86e-10 um"),
+        ({"vectors": [(2.86e-4, 0, 0)], "scattering_vector": (-0.1, 0, 0.995)}, "spacing in 1/um"),  # a direction
+        ({"vectors": [(2.86e-4, 0, 0)], "scattering_vector": (-0.49, 0, 4.9)}, "spacing in 1/um"),  # 1/nm
+        ({"parameter": 4.05e-4, "x": (1e200, 0, 0), "z": (0, 0, 1)}, "too long"),
+    ],
+)
+def test_lattice__other_units_and_lengths_that_no_crystal_has_are_refused(given: dict, said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Lattice(**given)
+
+
+@pytest.mark.parametrize(("kind", "hkl"), [("fcc", (0, 0, 1)), ("bcc", (0, 0, 3)), (None, (0, 0, 5))])
+def test_lattice__a_reflection_that_the_lattice_extinguishes_is_refused(kind: str | None, hkl: tuple) -> None:
+    with pytest.raises(ValidationError, match="extinct"):
+        Lattice(kind=kind, parameter=4.05e-4, x=(1, 0, -0.1), z=(0.1, 0, 1), hkl=hkl)

@@ -85,6 +85,29 @@ def test_placed_steps__a_step_without_weak_beam_images_is_no_wall() -> None:
     assert [angle(made.fits[k].normal, walls[0]) < 0.5 for k in made.accepted] == [True]
 
 
+@pytest.mark.parametrize(
+    ("apart", "jump"),
+    [(1.5, 0.003), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((2.0, -0.004), (2.5, 0.002)))],
+)
+def test_placed_steps__parallel_walls_in_one_strip_have_each_its_own_step(apart: float, jump: float) -> None:
+    normal = unit(1, 0.2, 0.2)
+    cells, points = volume(np.random.default_rng(7), (normal, 0.004))
+    move = apart / 2 * normal
+    cells = cells[np.abs(cells[:, 0] - 10) < 6]
+    cells[:, 3] = 2e-4 * np.random.default_rng(9).normal(size=len(cells))
+    for side, height in ((-1, 0.004), (1, jump)):
+        off = (cells[:, :3] - MIDDLE - side * move) @ normal / np.hypot(*normal[:2])
+        cells[:, 3] += height / 2 * erf(off / 0.5 / np.sqrt(2))
+    both = [points - move, points + move]
+    for one in both:
+        one[:, 2] = np.rint(one[:, 2])
+    starts = [(normal, MIDDLE + s * move, p, k) for k, (s, p) in enumerate(zip((-1, 1), both, strict=True))]
+    made = placed_steps(cells, np.concatenate(both), starts, LEVELS, 1.0, 0)
+    found = sorted((float((made.fits[k].origin - MIDDLE) @ normal), made.fits[k].jump[0]) for k in made.accepted)
+    np.testing.assert_allclose([f[0] for f in found], [-apart / 2, apart / 2], atol=0.12)
+    np.testing.assert_allclose([f[1] for f in found], [0.004, jump], atol=6e-4)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_point_planes__finds_planes_in_noise(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -20,7 +20,7 @@ from dfxm_dask.run.plan import make_plan
 from dfxm_dask.run.recipe import read_recipe
 from dfxm_dask.run.verify import verify
 from dfxm_dask.store import calibrate as module
-from dfxm_dask.store.crystal import with_crystal
+from dfxm_dask.store.crystal import checked_crystal, with_crystal
 from tests.beamline_files import write_bliss
 from tests.stores import contents
 
@@ -151,3 +151,14 @@ def test_commands__take_the_crystal(made: Path, copy: Any, tmp_path: Path) -> No
     for bad, code in ((["--hkl", "0,2"], 1), (["--hkl", "a,b,c"], 2), (["--lattice", "Al"], 1)):
         refused = run.invoke(cli.cli, ["calibrate", str(store), *bad])
         assert (refused.exit_code, "Traceback" in refused.output) == (code, False), bad
+
+
+@pytest.mark.parametrize("hkl", [(0, 0, True), {0, 1, 2}, "002", ("0", "0", "2")])
+def test_checked_crystal__takes_three_numbers_in_order_for_a_reflection(hkl: Any) -> None:
+    with pytest.raises(InputError, match="three whole numbers"):
+        checked_crystal(LATTICE, hkl)
+
+
+@pytest.mark.parametrize("hkl", [np.array([0, 0, 4]), [0, 0, 4], np.array([0.0, 0, 4])])
+def test_calibrate__takes_a_reflection_as_any_kind_of_list(copy: Callable[[str], Path], hkl: Any) -> None:
+    assert dfxm_dask.calibrate(copy("none"), hkl=hkl, dry_run=True).crystal == {"hkl": [0, 0, 4]}
