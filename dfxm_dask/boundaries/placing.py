@@ -10,7 +10,9 @@ from scipy.spatial import cKDTree
 from scipy.special import erf
 
 from dfxm_dask.boundaries.edges import edge_planes, point_planes
+from dfxm_dask.boundaries.plane import in_plane
 from dfxm_dask.boundaries.step import BIN, FLAG, STRIP, TURNED, StepFit, fit_step, trace_frame
+from dfxm_dask.boundaries.worth import LINE, heaviest_line
 
 ALIKE = 6.0, 1.0  # degree and um: planes nearer than both are one (as in the specification)
 BARRED = 1.0  # um from a boundary: cells that another one does not see (our choice)
@@ -22,6 +24,9 @@ ALIKE_WIDTH = 0.45
 single lines do is sharper (set on simulated walls)."""
 LIKELY = 0.5  # um: width of the step at a proposed plane, before it is fitted (our choice)
 LEAST_BRIGHT = 0.25  # points of the weak beam for each um of trace, over the median of other boundaries (our choice)
+ONE_LINE = 0.75, 4.0, 0.4
+"""A step is that of one line if the line holds this part of its points and, farther than so many um from the line, this
+part of the step beside the line is not reached (set on simulated walls and on random lines of another simulator)."""
 LEAST_TRACE = 5.0  # um of trace in a layer of a plane that edges propose (as in the specification)
 
 Start = tuple[np.ndarray, np.ndarray, np.ndarray, int]
@@ -92,6 +97,8 @@ def placed_steps(
         last = made.fits[k] = _beside_others(position, values, made.starts[k], made.fits[k], others)
         if last is None or last.flags or not _long_enough(last, made.starts[k], len(levels)):
             made.accepted.remove(k)
+        elif _of_one_line(position, values, points, last, [made.fits[j] for j in made.accepted if j != k]):
+            made.accepted.remove(k)
     for k in sorted(made.accepted, key=lambda k: (_certainty(made.fits[k]), k)):
         others = [made.fits[j].width for j in made.accepted if j != k]  # type: ignore[union-attr]
         if len(others) > 1 and made.fits[k].width < ALIKE_WIDTH * np.median(others):  # type: ignore[union-attr]
@@ -106,6 +113,38 @@ def placed_steps(
 def _long_enough(fit: StepFit, start: Start, layers: int) -> bool:
     """Whether a step has the trace that a wall has; what weak-beam points propose may have less."""
     return start[3] >= 0 or BIN * len(fit.region) >= LEAST_TRACE * layers
+
+
+def _of_one_line(
+    position: np.ndarray, values: np.ndarray, points: np.ndarray, fit: StepFit, others: Sequence[StepFit | None]
+) -> bool:
+    """Whether a step is what one dislocation does to the lattice: its images are on one line, and the step near it."""
+    part, far, least = ONE_LINE
+    axes = in_plane(fit.normal)
+    own = points[beside(points, fit, BARRED) & ~_any_beside(points, others, BARRED)]
+    if len(own) < 3:
+        return False
+    flat, angles = (own - fit.origin) @ axes.T, np.deg2rad(np.arange(180.0))
+    angle, at = heaviest_line(*flat.T, np.ones(len(flat)), angles, LINE)
+
+    def aside(places: np.ndarray) -> np.ndarray:
+        u, v = axes @ (places - fit.origin).T
+        return np.asarray(np.abs(u * np.sin(angle) - v * np.cos(angle) - at))
+
+    if np.mean(aside(own) <= LINE) < part:
+        return False
+    s = (position - fit.origin) @ trace_frame(fit.normal)[0]
+    c = int(np.argmax(np.abs(fit.jump)))
+    used = beside(position, fit, STRIP) & (np.abs(s) > min(1.0, fit.width)) & np.isfinite(values[:, c])
+    used &= ~_any_beside(position, others, 1.5 * BARRED)
+    away, side, value = aside(position[used]), np.sign(s[used]), values[used, c]
+    steps = [
+        value[where & (side > 0)].mean() - value[where & (side < 0)].mean()
+        if min(np.count_nonzero(where & (side == sign)) for sign in (1, -1)) > 50
+        else 0.0
+        for where in (away <= far, away > far)
+    ]
+    return abs(steps[1]) < least * abs(steps[0]) or steps[0] * steps[1] < 0
 
 
 def _certainty(fit: StepFit | None) -> float:

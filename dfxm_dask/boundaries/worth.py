@@ -23,7 +23,7 @@ LINE = 1.5  # um: half width of a line's image in that test
 
 
 @njit(nogil=True, cache=True)
-def _heaviest_line(u, v, weights, angles, width):  # type: ignore[no-untyped-def]
+def heaviest_line(u, v, weights, angles, width):  # type: ignore[no-untyped-def]
     """Direction and place across of the strip of twice the width that holds most weight."""
     best, at, place = -1.0, 0.0, 0.0
     reach = 0.0
@@ -94,7 +94,7 @@ def excess(points: np.ndarray, weights: np.ndarray, model: Mixture, plane: int) 
     inside = slabs[0]
     rest = np.ones(len(near), bool)
     for _ in range(2):
-        angle, place = _heaviest_line(*flat[inside & rest].T, left[inside & rest], np.deg2rad(np.arange(180.0)), LINE)
+        angle, place = heaviest_line(*flat[inside & rest].T, left[inside & rest], np.deg2rad(np.arange(180.0)), LINE)
         rest &= np.abs(flat[:, 0] * np.sin(angle) - flat[:, 1] * np.cos(angle) - place) > LINE
         if not (inside & rest).any():
             break
