@@ -77,6 +77,26 @@ def test_placed_steps__what_no_start_proposes_is_found_from_the_rest() -> None:
     assert sorted(min(range(2), key=lambda j: angle(made.fits[k].normal, walls[j])) for k in made.accepted) == [0, 1]
 
 
+@pytest.mark.parametrize("slope", [0.0, 0.6, -0.9])
+def test_placed_steps__the_step_of_a_single_dislocation_is_no_wall(slope: float) -> None:
+    """Edges with b along the normal turn the lattice by b/2pi d/(d² + t²); a row of them is a wall."""
+    normal = unit(1, 0.15, 0.1)
+    along = np.cross([0, 0, 1.0], normal)
+    line = unit(*(np.cross(normal, along) + slope * along))
+    across = np.cross(normal, line)
+    rng = np.random.default_rng(5)
+    for lines in ([0.0], [-8.0, -4.0, 0.0, 4.0, 8.0]):
+        cells, _ = volume(rng, (normal, 0.0))
+        off = cells[:, :3] - MIDDLE
+        d, t = off @ normal, (off @ across)[:, None] - np.array(lines)
+        b_over_2pi = np.rad2deg(0.000286) / (2 * np.pi)
+        cells[:, 3] += b_over_2pi * (d[:, None] / (d[:, None] ** 2 + t**2 + 0.3**2)).sum(axis=1)
+        near = (np.abs(d) < 0.6) & (np.abs(t) < 0.6).any(axis=1) & (rng.uniform(size=len(d)) < 0.8)
+        points = cells[near, :3].astype(float)
+        made = placed_steps(cells, points, [start(normal, points, 0)], LEVELS, 1.0, 0)
+        assert len(made.accepted) == (len(lines) > 1)
+
+
 def test_placed_steps__a_step_without_weak_beam_images_is_no_wall() -> None:
     walls = unit(1, 0.2, 0.3), unit(0.1, 1, -0.4)
     cells, points = volume(np.random.default_rng(6), (walls[0], 0.004), (walls[1], -0.0025))
