@@ -24,7 +24,7 @@ MOST_CELLS = 100_000
 GRAIN, FINE = 1.0, 0.25  # um along the trace and across: cells within are taken together (our choice)
 STRIPE = 5.0  # um: stripes of the plane that count as one observation (as in the specification)
 SAME_SIGN, SURE, WIDEST, TURNED = 0.8, 6.0, 1.5, 20.0
-FACTOR = 1.5
+FACTOR = 1.1
 """Over the errors of clusters alone, which are few and not quite independent: so that 68 % of the normals of simulated
 walls (al002 and multigrain, seeds 7301 to 7307, three strong beams) lie within."""
 FLOOR, SHARP = 0.05, 0.5
@@ -388,7 +388,8 @@ def _judged(
     same = float(part[jumps[known, c] * jump[c] > 0].sum())
     mean = float((part * jumps[known, c]).sum()) if known.any() else 0.0
     scatter = np.sqrt((part**2 * (jumps[known, c] - mean) ** 2).sum() * known.sum() / max(known.sum() - 1, 1))
-    certainty = abs(mean) / max(float(scatter), float(error[c]), 1e-300)
+    plain = np.sqrt(np.diag(cluster_covariance(scores, inverse, strip.t, strip.h, STRIPE, few=False))[jumps_at])
+    certainty = abs(mean) / max(float(scatter), float(plain[c]), 1e-300)
     # Lines nearby bend the lattice on both sides, alike along the whole trace: clusters do not see that.
     stated = np.hypot(FACTOR * error, JUMP_FLOOR * jump)
     width = float(np.exp(surface[3]))

@@ -20,6 +20,7 @@ of the fit), as in the specification of the method."""
 
 FEWEST = 10  # blocks of each plane; of smaller patches the edge is halved until there are so many (our choice)
 SMALLEST = 2.0  # um: edge of a block, about twice what one image of a line covers
+LEAST_FREE = 0.7  # degrees of freedom that Student's t is taken for at least (our choice)
 FEWEST_STRIPES = 5  # of a plane, along either direction (our choice)
 ONE_SIGMA = 0.6826894921370859  # probability within one standard deviation
 
@@ -396,7 +397,7 @@ def unevenness(points: np.ndarray, probability: np.ndarray, model: Mixture, plan
 
 
 def cluster_covariance(
-    scores: np.ndarray, inverse: np.ndarray, u: np.ndarray, v: np.ndarray, stripe: float = 5.0
+    scores: np.ndarray, inverse: np.ndarray, u: np.ndarray, v: np.ndarray, stripe: float = 5.0, few: bool = True
 ) -> np.ndarray:
     """Covariance of fitted numbers whose residuals belong together in stripes of a plane, along either direction.
 
@@ -409,7 +410,11 @@ def cluster_covariance(
     u, v : array (cell,), um
         Places in the plane.
     stripe : float, um
-        Width of a stripe; less where the plane is so small that there were fewer than five.
+        Width of a stripe, within which residuals belong together. Where a plane is so small that there were fewer than
+        five, stripes are narrower, and count as what they are: parts of fewer.
+
+    few : bool
+        Widen by Student's t for the few stripes that there are.
 
     Returns
     -------
@@ -437,6 +442,7 @@ def cluster_covariance(
         group = np.unique(group, return_inverse=True)[1].reshape(-1)
         count = int(group.max()) + 1
         sums = np.stack([np.bincount(group, s, count) for s in scores.T], axis=1)
-        few = float(stdtrit(max(count - 1, 1), 0.5 + ONE_SIGMA / 2)) ** 2 * count / max(count - 1, 1)
-        total += few * sums.T @ sums
+        # Place and slope of a plane take two of the stripes.
+        wider = float(stdtrit(max(min(count, extent / stripe) - 2, LEAST_FREE), 0.5 + ONE_SIGMA / 2)) if few else 1.0
+        total += wider**2 * count / max(count - 1, 1) * sums.T @ sums
     return np.asarray(inverse @ total @ inverse)

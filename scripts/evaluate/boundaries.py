@@ -85,8 +85,10 @@ def traces(truth: dict[str, Any], maps: xr.Dataset, wall: int) -> float:
     return float(np.mean(lengths))
 
 
-def rows_of(found: xr.Dataset, truth: dict[str, Any], maps: xr.Dataset) -> tuple[list[dict[str, Any]], list[int]]:
-    """A row for each true wall, and the numbers of planes that are not true."""
+def rows_of(
+    found: xr.Dataset, truth: dict[str, Any], maps: xr.Dataset
+) -> tuple[list[dict[str, Any]], list[int], list[tuple[float, float]]]:
+    """A row for each true wall, the numbers of planes that are not true, and dihedral angles with their errors."""
     normal, origin = (truth.get(n, np.zeros((0, 3))) for n in ("normal", "origin"))
     count = found.sizes["boundary"]
     turn = np.array([[angle(n, m) for m in normal] for n in found.normal.values]).reshape(count, len(normal))
@@ -105,12 +107,13 @@ def rows_of(found: xr.Dataset, truth: dict[str, Any], maps: xr.Dataset) -> tuple
                 "away": float(away[k, j]),
                 "away_said": float(found.offset_error[k]),
                 "step": float(found.step[k]) if "step" in found else np.nan,
+                "step_said": float(found.step_error[k]) if "step" in found else np.nan,
                 "width": float(found.step_width[k]),
                 "reason": int(found.reason[k]),
                 "lines": lines_of(found, truth, k, j),
             }
         rows.append(row)
-    return rows, [k for k in range(count) if k not in pairs.values()]
+    return rows, [k for k in range(count) if k not in pairs.values()], dihedrals_of(found, truth, pairs)
 
 
 def lines_of(found: xr.Dataset, truth: dict[str, Any], k: int, j: int) -> list[dict[str, float]]:
@@ -154,6 +157,27 @@ def lines_of(found: xr.Dataset, truth: dict[str, Any], k: int, j: int) -> list[d
     return rows
 
 
+def dihedrals_of(found: xr.Dataset, truth: dict[str, Any], pairs: dict[int, int]) -> list[tuple[float, float]]:
+    """How far dihedral angles of junctions of true walls are off, and their stated errors; degree."""
+    wall = {k: j for j, k in pairs.items()}
+    out = []
+    for n in range(found.sizes.get("junction", 0)):
+        numbers = found.junction_boundary.values[n]
+        used = numbers >= 0
+        if not used.any() or not set(numbers[used]) <= set(wall):
+            continue
+        walls = truth["normal"][[wall[int(k)] for k in numbers[used]]]
+        line = np.linalg.svd(walls)[2][2]
+        line *= np.sign(line @ found.junction_direction.values[n])
+        half = np.cross(walls, line)
+        half *= np.sign((half * found.junction_along.values[n][used]).sum(axis=1))[:, None]
+        first = half[0] / np.linalg.norm(half[0])
+        azimuth = np.rad2deg(np.arctan2(half @ np.cross(line, first), half @ first))
+        off = (found.dihedral.values[n][used] - np.diff(azimuth, append=azimuth[0]) + 180) % 360 - 180
+        out += list(zip(np.abs(off), found.dihedral_error.values[n][used], strict=True))
+    return out
+
+
 def share(flags: list[bool]) -> str:
     """A share with its numbers."""
     return f"{sum(flags)} of {len(flags)}" + (f" ({100 * sum(flags) / len(flags):.0f} %)" if flags else "")
@@ -176,6 +200,9 @@ def summary(rows: list[dict[str, Any]], false: int) -> list[str]:
                 f"{np.median(away):.3f}, 90 % {np.quantile(away, 0.9):.2f} um, within one stated error "
                 f"{100 * np.mean(away <= off):.0f} %, two {100 * np.mean(away <= 2 * off):.0f} %"
             )
+    if placed:
+        z = np.array([abs(abs(r["step"]) - abs(r["jump"])) / r["step_said"] for r in placed])
+        out.append(f"steps within one stated error {100 * np.mean(z <= 1):.0f} %, two {100 * np.mean(z <= 2):.0f} %")
     sets = [s for r in rows if r["seen"] for s in r["lines"]]
     real, told = [s for s in sets if np.isfinite(s["spacing"])], [s for s in sets if np.isfinite(s["turn"])]
 
@@ -205,7 +232,7 @@ def main() -> None:
     parser.add_argument("--null", type=int, default=0, help="random rolls of each stack")
     asked = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    false = 0
+    false, dihedrals = 0, []
     for path in asked.stacks:
         maps, truth = maps_of(path)
         depth = asked.layers or maps.sizes["z"]
@@ -216,9 +243,10 @@ def main() -> None:
                 found = characterise_boundaries.gather(rolled(cut, turn) if asked.null else cut, replicates=50)
                 seconds = time.perf_counter() - begun
                 if asked.null:
-                    made, wrong = [], list(range(found.sizes["boundary"]))
+                    made, wrong, angles = [], list(range(found.sizes["boundary"])), []
                 else:
-                    made, wrong = rows_of(found, truth, cut)
+                    made, wrong, angles = rows_of(found, truth, cut)
+                dihedrals += angles
                 print(f"{path.name} {low}:{low + depth} {found.sizes['boundary']} planes, {seconds:.1f} s", flush=True)
                 for r in made:
                     plain = " ".join(f"{n} {v:.3f}" for n, v in r.items() if isinstance(v, float))
@@ -240,6 +268,12 @@ def main() -> None:
                 rows += made
                 false += len(wrong)
     print("\n".join(summary(rows, false)))
+    if dihedrals:
+        off, said = np.array(dihedrals).T
+        print(
+            f"{len(off)} dihedral angles: median {np.median(off):.2f} degree, within the stated error "
+            f"{100 * np.mean(off <= said):.0f} %, two {100 * np.mean(off <= 2 * said):.0f} %"
+        )
 
 
 if __name__ == "__main__":
