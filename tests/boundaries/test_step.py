@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
+from dfxm_dask.boundaries import step
 from dfxm_dask.boundaries.cells import COLUMNS, MOST, layer_cells, on_one_scale, rocking_maps
 from dfxm_dask.boundaries.edges import edge_planes
 from dfxm_dask.boundaries.step import FLAG, StepFit, fit_step
@@ -49,8 +50,11 @@ def fitted(seed: int, turn: float = 3.0, **options: float) -> tuple[StepFit | No
 
 
 @pytest.mark.slow
-def test_fit_step__errors_hold_the_truth() -> None:
-    """200 draws; between 55 and 80 % within the stated 68 %, at least 88 % within 95 %."""
+def test_fit_step__errors_hold_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 draws; of errors by stripes alone 55 to 90 % hold within the stated 68 %, at least 88 % within 95 %."""
+    monkeypatch.setattr(step, "FLOOR", 0.0)  # of single lines and dynamical diffraction, which these draws have not
+    monkeypatch.setattr(step, "PLACE_FLOOR", 0.0)
+    monkeypatch.setattr(step, "FACTOR", 1.0)
     inside, wide, place = [], [], []
     for seed in range(200):
         fit, normal = fitted(seed)
@@ -63,7 +67,7 @@ def test_fit_step__errors_hold_the_truth() -> None:
         wide.append(off < np.rad2deg(radius_of(spread, 0.95)))
         place.append(abs((fit.origin - MIDDLE) @ normal) < np.sqrt(fit.covariance[2, 2]))
     assert len(inside) > 190
-    assert 0.55 < np.mean(inside) < 0.8
+    assert 0.55 < np.mean(inside) < 0.9
     assert np.mean(wide) > 0.88
     assert 0.45 < np.mean(place) < 0.85
 
