@@ -28,18 +28,19 @@ from train_beams import (
     OURS,
     SEED,
     STOPPED_AT,
-    TRAINED,
     gathered,
     input_of,
     layer,
     light_mask,
     simulate,
+    trained_on,
 )
 
 from dfxm_dask.beams.networks import CLASSES, STRONG, WEAK, count_parameters, network, one_thread, published
 from dfxm_dask.beams.scores import brightness_baseline, brightness_probability, evaluate
 from dfxm_dask.beams.training import labelled_patches, train
 from dfxm_dask.beams.weights import save
+from dfxm_dask.optics.strong import StrongBeam
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "ours": {"name": "compact", "options": OURS, "epochs": EPOCHS, "patience": 12},
@@ -64,6 +65,10 @@ NETWORKS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Architecture, epochs at most, edge of a patch, and every how many patches are taken."""
+
+BEAM: StrongBeam = "smeared"
+TESTS = {name: f"{name}-9[0-4]*-plain-{BEAM}.npz" for name in HELD_OUT} | {"shifted": f"hard-9*-shifted-{BEAM}.npz"}
+"""The strong beam that networks are tested on, and the layers of each test."""
 
 WHOLE = {"seeds": (960, 961), "shape": (512, 768), "frames": 3, "epochs": 50, "batch": 32, "rate": 1e-3}
 """The published protocol: layers of `hard`, frames of each class in all, and settings of the published code."""
@@ -95,9 +100,8 @@ def layers(cache: Path, size: int) -> tuple[dict[str, np.ndarray], dict[str, dic
     def of(pattern: str) -> dict[str, np.ndarray]:
         return larger(cache, pattern, size) if size > 64 else resized(gathered(cache, pattern), size)
 
-    trained = [f"{n}-{s}-{'varied' if s % 3 else 'plain'}.npz" for n, seeds in TRAINED.items() for s in seeds]
-    parts = [of(pattern) for pattern in trained]
-    held = {name: of(f"{name}-9[0-4]*-plain.npz") for name in HELD_OUT} | {"shifted": of("hard-9*-shifted.npz")}
+    parts = [of(layer(job).name) for job in trained_on(cache)]
+    held = {name: of(pattern) for name, pattern in TESTS.items()}
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, held
 
 
@@ -200,7 +204,7 @@ def whole_frames(cache: Path) -> dict[str, Any]:
     rng = np.random.default_rng(SEED)
     frames, labels = [], []
     for seed in WHOLE["seeds"]:
-        with np.load(layer((str(cache), "hard", seed, "plain"), WHOLE["shape"])) as kept:
+        with np.load(layer((str(cache), "hard", seed, "plain", BEAM), WHOLE["shape"])) as kept:
             counts, truth = kept["frames"], kept["labels"]
         strong = (truth == 2).sum((1, 2)) / np.maximum(np.isin(truth, (1, 2)).sum((1, 2)), 1)
         order = np.argsort(strong, kind="stable")
@@ -230,8 +234,7 @@ def whole_frames(cache: Path) -> dict[str, Any]:
             print(f"    image labels, epoch {epoch + 1}: {right / len(label):.4f} right in training", flush=True)
     seconds = time.process_time() - begun
     scores, unlit = {}, {}
-    tests = {name: f"{name}-9[0-4]*-plain.npz" for name in HELD_OUT} | {"shifted": "hard-9*-shifted.npz"}
-    for test, pattern in tests.items():
+    for test, pattern in TESTS.items():
         probability, truths, dark = [], [], []
         for path in sorted(cache.glob(pattern)):
             with np.load(path) as kept:

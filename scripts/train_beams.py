@@ -1,8 +1,9 @@
 """Make the weights that ship with the package: simulate labelled layers, train, calibrate, write.
 
-``python scripts/train_beams.py --cache FOLDER`` takes about 4 minutes on two cores. Layers of the test never share a
-seed, and the shifted instrument never its constants, with what is trained on. ``scripts/compare_beams.py`` trains
-other networks on the same patches.
+``python scripts/train_beams.py --cache FOLDER`` takes about 5 minutes on two cores; ``--score FILE`` only scores other
+weights on the same test. Half of the layers have the smeared strong beam, half the sharp one; without a strong beam no
+patch has a label. Layers of the test never share a seed, and the shifted instrument never its constants, with what is
+trained on. ``scripts/compare_beams.py`` trains other networks on the same patches.
 """
 
 from __future__ import annotations
@@ -23,16 +24,20 @@ from scipy.special import expit
 from dfxm_dask.beams.networks import one_thread
 from dfxm_dask.beams.scores import brightness_baseline, brightness_probability, evaluate
 from dfxm_dask.beams.training import LEVELS, labelled_patches, seen_patches, train
-from dfxm_dask.beams.weights import FOLDER, facts, save
+from dfxm_dask.beams.weights import FOLDER, facts, load, save
 from dfxm_dask.optics.phantom import Phantom, render
 from dfxm_dask.optics.presets import build
+from dfxm_dask.optics.strong import StrongBeam
 
 SEED = 20261121
 SHAPE = (256, 384)
 TRAINED = {"hard": range(100, 114), "easy": range(200, 204), "multigrain": range(300, 304), "al002": range(400, 404)}
 HELD_OUT = {"hard": range(900, 905), "easy": range(910, 913), "multigrain": range(920, 923), "al002": range(930, 933)}
 SHIFTED = range(940, 945)
-STOPPED_AT = (103, 109, 113, 203, 302, 401)
+STRONG_BEAMS: tuple[StrongBeam, ...] = ("smeared", "sharp")
+"""Of training seeds the even and the odd ones; every layer of the test has either."""
+
+STOPPED_AT = (104, 109, 113, 202, 303, 400)
 """Layers of the training set at which training stops and probabilities are calibrated."""
 
 OURS: dict[str, Any] = {"widths": [32, 64, 64], "kernels": [4, 3, 3], "strides": [4, 2, 1]}
@@ -77,14 +82,18 @@ def shifted(phantom: Phantom) -> Phantom:
     )
 
 
-def layer(job: tuple[str, str, int, str], shape: tuple[int, int] = SHAPE) -> Path:
-    """One layer of 31 frames in the cache: counts, labels, dark level, light mask."""
-    cache, preset, seed, instrument = job
+Job = tuple[str, str, int, str, StrongBeam]
+"""Folder, preset, seed, instrument and strong beam of a layer."""
+
+
+def layer(job: Job, shape: tuple[int, int] = SHAPE) -> Path:
+    """One layer of 31 frames in the cache: counts, labels, dark level."""
+    cache, preset, seed, instrument, beam = job
     size = "" if shape == SHAPE else f"-{shape[0]}x{shape[1]}"
-    path = Path(cache) / f"{preset}-{seed}-{instrument}{size}.npz"
+    path = Path(cache) / f"{preset}-{seed}-{instrument}-{beam}{size}.npz"
     if path.exists():
         return path
-    (phantom,) = build(preset, layers=1, shape=shape, seed=seed)
+    (phantom,) = build(preset, layers=1, shape=shape, seed=seed, strong_beam=beam)
     if instrument == "varied":
         phantom = varied(phantom, np.random.default_rng([SEED, seed]))
     elif instrument == "shifted":
@@ -100,11 +109,21 @@ def layer(job: tuple[str, str, int, str], shape: tuple[int, int] = SHAPE) -> Pat
     return partial.replace(path)
 
 
+def trained_on(cache: Path) -> list[Job]:
+    """The layers of the training."""
+    return [
+        (str(cache), name, seed, "varied" if seed % 3 else "plain", STRONG_BEAMS[seed % 2])
+        for name, seeds in TRAINED.items()
+        for seed in seeds
+    ]
+
+
 def simulate(cache: Path) -> None:
     """Every layer that is missing in the cache, on two processes."""
-    jobs = [(str(cache), name, seed, "varied" if seed % 3 else "plain") for name in TRAINED for seed in TRAINED[name]]
-    jobs += [(str(cache), name, seed, "plain") for name in HELD_OUT for seed in HELD_OUT[name]]
-    jobs += [(str(cache), "hard", seed, "shifted") for seed in SHIFTED]
+    jobs = trained_on(cache)
+    for beam in STRONG_BEAMS:
+        jobs += [(str(cache), name, seed, "plain", beam) for name, seeds in HELD_OUT.items() for seed in seeds]
+        jobs += [(str(cache), "hard", seed, "shifted", beam) for seed in SHIFTED]
     with ProcessPoolExecutor(2) as pool:
         list(pool.map(layer, jobs))
 
@@ -154,6 +173,20 @@ def tell(row: dict[str, float]) -> None:
     print("   ", {name: round(value, 4) for name, value in row.items()}, file=sys.stderr, flush=True)
 
 
+def tests(cache: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Patches that no training sees, by preset and strong beam."""
+    held = {
+        f"{name}, {beam}": gathered(cache, f"{name}-9*-plain-{beam}.npz") for name in HELD_OUT for beam in STRONG_BEAMS
+    }
+    return held | {f"shifted, {beam}": gathered(cache, f"hard-9*-shifted-{beam}.npz") for beam in STRONG_BEAMS}
+
+
+def told(name: str, found: dict[str, Any]) -> str:
+    """Scores of one test in a line."""
+    words = ("accuracy", "weak_recall", "strong_recall", "calibration_error")
+    return f"{name}: " + ", ".join(f"{word} {found[word]:.4f}" for word in words)
+
+
 def ship(net: Any, record: dict[str, Any], held: dict[str, dict[str, np.ndarray]], alone: np.ndarray) -> Path:
     """The weights with their scores on layers never seen, in the package."""
     scores = {"held_out": record["scores"]}
@@ -165,6 +198,7 @@ def ship(net: Any, record: dict[str, Any], held: dict[str, dict[str, np.ndarray]
     about = {
         "script": "scripts/train_beams.py",
         "simulated": {name: list(seeds) for name, seeds in TRAINED.items()},
+        "strong_beams": {"even seeds": STRONG_BEAMS[0], "odd seeds": STRONG_BEAMS[1], "tested": list(STRONG_BEAMS)},
         "tested": {**{name: list(seeds) for name, seeds in HELD_OUT.items()}, "shifted": list(SHIFTED)},
         "frame": list(SHAPE),
         "versions": {"torch": torch.__version__.split("+")[0], "numpy": np.__version__},
@@ -177,20 +211,20 @@ def ship(net: Any, record: dict[str, Any], held: dict[str, dict[str, np.ndarray]
 
 
 def main() -> None:
-    """Simulate, train, ship, and print the scores."""
+    """Simulate, train, ship, and print the scores; or score other weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="folder for simulated layers, kept and used again")
+    parser.add_argument("--score", type=Path, metavar="FILE", help="weights to score; nothing is trained")
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
     simulate(options.cache)
-    parts = [
-        gathered(options.cache, f"{name}-{seed}-{'varied' if seed % 3 else 'plain'}.npz")
-        for name, seeds in TRAINED.items()
-        for seed in seeds
-    ]
+    held = tests(options.cache)
+    if options.score:
+        net, about = load(options.score)
+        print("\n".join(told(name, scored(net, about["temperature"], data)) for name, data in held.items()))
+        return
+    parts = [gathered(options.cache, layer(job).name) for job in trained_on(options.cache)]
     data = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    held = {name: gathered(options.cache, f"{name}-9*-plain.npz") for name in HELD_OUT}
-    held["shifted"] = gathered(options.cache, "hard-9*-shifted.npz")
     print(f"{len(data['labels'])} patches to train on, held out: { {k: len(v['labels']) for k, v in held.items()} }")
     given = {name: data[name] for name in ("patches", "labels", "groups", "levels", "dark")}
     begun = time.process_time()
@@ -201,8 +235,7 @@ def main() -> None:
     seconds = time.process_time() - begun
     path = ship(net, record, held, brightness_baseline(input_of(data), data["labels"]))
     print(f"{path.name}: {path.stat().st_size} bytes, trained in {seconds:.0f} s, T = {record['temperature']:.3f}")
-    for name, found in facts(path)["scores"].items():
-        print(f"{name}: accuracy {found['accuracy']:.4f}, calibration error {found['calibration_error']:.4f}")
+    print("\n".join(told(name, found) for name, found in facts(path)["scores"].items()))
 
 
 if __name__ == "__main__":

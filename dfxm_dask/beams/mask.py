@@ -25,6 +25,11 @@ LEAST_STRENGTH = 2.0
 WALL = 3.0
 """Distance in um within which some dislocation of a boundary shows, or all of it stays in the mask (our choice)."""
 
+FAINT, SHARE, BESIDE = 1.5, 0.3, 4.0
+"""Contrast over the threshold for :data:`ALPHA` up to which an image is faint; the share of the largest contrast nearby
+that a faint image must exceed; and the distance in um that counts as nearby. Chosen on one simulated stack for each
+strong beam and one of another simulator."""
+
 HAS_DEFECTS = Variable("has_defects", ("z",), "bool", "1", "whether the mask of the layer shows defects, not noise")
 STRENGTH = Variable(
     "mask_strength", ("z",), "float32", "1", "largest contrast within the mask, as a multiple of the noise threshold"
@@ -250,6 +255,40 @@ def narrowed(
     return np.asarray(lines | (whole & (found == 0)))
 
 
+def without_faint(
+    values: np.ndarray, mask: np.ndarray, around: np.ndarray, limit: float, pixel: tuple[float, float]
+) -> np.ndarray:
+    """Mask without faint images beside bright ones: far flanks, and what lies above or below the layer.
+
+    Parameters
+    ----------
+    values : array (y, x), float32
+        Contrast.
+    mask, around : array (y, x), bool
+        The mask, and pixels whose contrast counts as bright.
+    limit : float
+        Contrast above which nothing is faint.
+    pixel : (float, float), um
+        Length of a pixel along y and x; infinite along a side of one pixel.
+
+    Returns
+    -------
+    array (y, x), bool
+        Pixels that exceed ``limit``, or :data:`SHARE` of the largest contrast within :data:`BESIDE` along y and x.
+
+    Examples
+    --------
+    >>> image = np.array([[5.0, 0, 90, 0, 0, 0, 0, 5]])
+    >>> without_faint(image, image > 4, image > 4, 6.0, (1.0, 1.0)).astype(int).tolist()
+    [[0, 0, 1, 0, 0, 0, 0, 1]]
+    """
+    largest = np.where(around, values, 0)
+    for axis, length in enumerate(pixel):
+        largest = ndimage.maximum_filter1d(largest, 2 * int(BESIDE // length) + 1, axis, mode="constant")
+    with np.errstate(invalid="ignore"):
+        return np.asarray(mask & ((values > limit) | (values > SHARE * largest)))
+
+
 def mask_strength(values: np.ndarray, mask: np.ndarray, limit: float) -> float:
     """Largest contrast within a mask as a multiple of the contrast that noise exceeds in 1e-5 of the pixels.
 
@@ -343,7 +382,8 @@ def threshold_beams(
         Our choice: 0.1, a square of 0.3 um. It is the area above the threshold, before ``half_within`` narrows objects.
     half_within : float, um
         See :func:`narrowed`. Our choice: 1, twice the width of an image of a line. With 0 the mask is all that exceeds
-        the threshold, as wide as the image is bright.
+        the threshold, as wide as the image is bright; otherwise :func:`without_faint` removes faint images beside
+        bright ones, too.
 
     Returns
     -------
@@ -390,11 +430,16 @@ def threshold_beams(
     lengths = [pixel_length(n, "threshold_beams", p) for n, p in (("y", y), ("x", x))]
     area = float(np.prod([n for n in lengths if np.isfinite(n)])) if mask.size else 1.0
     mask = without_small(mask, int(np.ceil(least_area / area - 1e-9)))
-    strength = mask_strength(weak_enhanced, mask, false_alarm_threshold(weak_enhanced[usable], ALPHA))
+    noise = false_alarm_threshold(weak_enhanced[usable], ALPHA)
+    strength = mask_strength(weak_enhanced, mask, noise)
     has = has_weak_beam is None or bool(has_weak_beam)
     has = has and mask.any() and not strength < LEAST_STRENGTH  # a contrast without noise has no strength to judge by
+    pixel = lengths[0], lengths[1]
+    found = narrowed(weak_enhanced, weak_isolated, mask, half_within, pixel)
+    if half_within > 0:
+        found = without_faint(weak_enhanced, found, mask, FAINT * noise, pixel)
     return {
-        "defects": narrowed(weak_enhanced, weak_isolated, mask, half_within, (lengths[0], lengths[1])),
+        "defects": found,
         "stands_out": mask,
         "has_defects": np.asarray(has, bool),
         "mask_strength": np.asarray(strength, np.float32),

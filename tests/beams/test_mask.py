@@ -54,6 +54,25 @@ def test_above_half__of_contrasts_below_zero_keeps_what_nothing_exceeds():
     np.testing.assert_array_equal(above_half(values, values < 9, 1.0, (1.0, 0.5)), [[False, True, False]])
 
 
+@pytest.mark.parametrize(
+    ("height", "beside", "distance", "stays"),
+    [
+        (5.5, 60.0, 3.0, False),
+        (5.5, 15.0, 3.0, True),
+        (5.5, 60.0, 4.7, True),
+        (9.0, 600.0, 3.0, True),
+        (5.5, 0.0, 3.0, True),
+    ],
+)
+def test_threshold_beams__leaves_out_what_is_faint_beside_a_bright_image(height, beside, distance, stays):
+    contrast = np.random.default_rng(4).normal(0, 1, (Y.size, X.size)).clip(-2.4, 2.4)
+    contrast[20:32, 20:26] = height
+    contrast[20 + round(distance / 0.05) :][:12, 20:26] = beside
+    found = threshold_beams.kernel(contrast.astype(np.float32), np.ones(contrast.shape, bool), Y, X)
+    assert found["stands_out"][20:32, 20:26].all()
+    assert found["defects"][20:32, 20:26].all() == found["defects"][20:32, 20:26].any() == stays
+
+
 def wall(spots):
     """A strip along x, and dislocations in it at some x, of which alone the second map knows."""
     strip = 20 * np.exp(-0.5 * ((Y - 4.0) / 0.3) ** 2)[:, None] * np.ones(X.size)
