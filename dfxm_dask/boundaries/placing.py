@@ -24,9 +24,15 @@ ALIKE_WIDTH = 0.45
 single lines do is sharper (set on simulated walls)."""
 LIKELY = 0.5  # um: width of the step at a proposed plane, before it is fitted (our choice)
 LEAST_BRIGHT = 0.25  # points of the weak beam for each um of trace, over the median of other boundaries (our choice)
-ONE_LINE = 0.75, 4.0, 0.4
-"""A step is that of one line if the line holds this part of its points and, farther than so many um from the line, this
-part of the step beside the line is not reached (set on simulated walls and on random lines of another simulator)."""
+ONE_LINE, FROM_LINE = 0.75, 4.0
+"""Part of its points that one line holds, and um from that line, for a step that may be what one dislocation does."""
+LEAST_STEP = 0.1, 0.5
+"""Step farther from the line, over the step beside it, that a wall has at least: of any, and of one whose points are on
+one line (set on simulated walls and on random lines of another simulator)."""
+FEWEST_CELLS = 50  # of each side of a step that is looked at by itself (our choice)
+LEAST_CERTAIN = 2.4
+"""Certainty over the root of the number of layers of a step that edges propose (set on simulated walls, 14 to 16 layers:
+steps that are none reach 2.25, and one in twelve walls less)."""
 LEAST_TRACE = 5.0  # um of trace in a layer of a plane that edges propose (as in the specification)
 
 Start = tuple[np.ndarray, np.ndarray, np.ndarray, int]
@@ -95,7 +101,7 @@ def placed_steps(
         # Some were fitted before others were known; the least certain one goes first if it does not stand beside all.
         others = [made.fits[j] for j in made.accepted if j != k]
         last = made.fits[k] = _beside_others(position, values, made.starts[k], made.fits[k], others)
-        if last is None or last.flags or not _long_enough(last, made.starts[k], len(levels)):
+        if last is None or last.flags or not _wall_like(last, made.starts[k], len(levels)):
             made.accepted.remove(k)
         elif _of_one_line(position, values, points, last, [made.fits[j] for j in made.accepted if j != k]):
             made.accepted.remove(k)
@@ -110,16 +116,16 @@ def placed_steps(
     return made
 
 
-def _long_enough(fit: StepFit, start: Start, layers: int) -> bool:
-    """Whether a step has the trace that a wall has; what weak-beam points propose may have less."""
-    return start[3] >= 0 or BIN * len(fit.region) >= LEAST_TRACE * layers
+def _wall_like(fit: StepFit, start: Start, layers: int) -> bool:
+    """Whether a step has the trace and the certainty of a wall; one that weak-beam points propose may have less."""
+    certain = fit.certainty >= LEAST_CERTAIN * np.sqrt(layers)
+    return start[3] >= 0 or (certain and BIN * len(fit.region) >= LEAST_TRACE * layers)
 
 
 def _of_one_line(
     position: np.ndarray, values: np.ndarray, points: np.ndarray, fit: StepFit, others: Sequence[StepFit | None]
 ) -> bool:
-    """Whether a step is what one dislocation does to the lattice: its images are on one line, and the step near it."""
-    part, far, least = ONE_LINE
+    """Whether a step is what one dislocation does to the lattice: near the line that most of its images are on."""
     axes = in_plane(fit.normal)
     own = points[beside(points, fit, BARRED) & ~_any_beside(points, others, BARRED)]
     if len(own) < 3:
@@ -131,20 +137,19 @@ def _of_one_line(
         u, v = axes @ (places - fit.origin).T
         return np.asarray(np.abs(u * np.sin(angle) - v * np.cos(angle) - at))
 
-    if np.mean(aside(own) <= LINE) < part:
-        return False
+    one = bool(np.mean(aside(own) <= LINE) >= ONE_LINE)
     s = (position - fit.origin) @ trace_frame(fit.normal)[0]
     c = int(np.argmax(np.abs(fit.jump)))
     used = beside(position, fit, STRIP) & (np.abs(s) > min(1.0, fit.width)) & np.isfinite(values[:, c])
     used &= ~_any_beside(position, others, 1.5 * BARRED)
     away, side, value = aside(position[used]), np.sign(s[used]), values[used, c]
-    steps = [
-        value[where & (side > 0)].mean() - value[where & (side < 0)].mean()
-        if min(np.count_nonzero(where & (side == sign)) for sign in (1, -1)) > 50
-        else 0.0
-        for where in (away <= far, away > far)
-    ]
-    return abs(steps[1]) < least * abs(steps[0]) or steps[0] * steps[1] < 0
+    steps = []
+    for where in (away <= FROM_LINE, away > FROM_LINE):
+        sides = [value[where & (side == sign)] for sign in (1, -1)]
+        if min(map(len, sides)) < FEWEST_CELLS:
+            return one
+        steps.append(sides[0].mean() - sides[1].mean())
+    return bool(steps[1] * steps[0] < LEAST_STEP[one] * steps[0] ** 2)
 
 
 def _certainty(fit: StepFit | None) -> float:
@@ -173,7 +178,7 @@ def _tried(position: np.ndarray, values: np.ndarray, points: np.ndarray, made: P
         bright = np.count_nonzero(beside(points, fit, BARRED) & ~_any_beside(points, others, BARRED)) / trace
         known = [made.bright[j] for j in made.accepted]
         enough = not known or bright >= LEAST_BRIGHT * np.median(known)
-        if enough and _long_enough(fit, made.starts[k], layers):
+        if enough and _wall_like(fit, made.starts[k], layers):
             made.accepted.append(k)
             made.bright[k] = bright
 
