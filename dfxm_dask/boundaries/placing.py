@@ -31,8 +31,8 @@ LEAST_STEP = 0.1, 0.5
 one line (set on simulated walls and on random lines of another simulator)."""
 FEWEST_CELLS = 50  # of each side of a step that is looked at by itself (our choice)
 LEAST_CERTAIN = 2.4
-"""Certainty over the root of the number of layers of a step that edges propose (set on simulated walls, 14 to 16 layers:
-steps that are none reach 2.25, and one in twelve walls less)."""
+"""Certainty over the root of the number of layers of a step that edges propose (set on simulated walls of 14 to 16
+layers: steps that are none reach 2.25, and one wall in twelve less)."""
 LEAST_TRACE = 5.0  # um of trace in a layer of a plane that edges propose (as in the specification)
 
 Start = tuple[np.ndarray, np.ndarray, np.ndarray, int]
