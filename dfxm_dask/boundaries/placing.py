@@ -30,9 +30,6 @@ LEAST_STEP = 0.1, 0.5
 """Step farther from the line, over the step beside it, that a wall has at least: of any, and of one whose points are on
 one line (set on simulated walls and on random lines of another simulator)."""
 FEWEST_CELLS = 50  # of each side of a step that is looked at by itself (our choice)
-LEAST_CERTAIN = 2.4
-"""Certainty over the root of the number of layers of a step that edges propose (set on simulated walls of 14 to 16
-layers: steps that are none reach 2.25, and one wall in twelve less)."""
 LEAST_TRACE = 5.0  # um of trace in a layer of a plane that edges propose (as in the specification)
 
 Start = tuple[np.ndarray, np.ndarray, np.ndarray, int]
@@ -101,7 +98,7 @@ def placed_steps(
         # Some were fitted before others were known; the least certain one goes first if it does not stand beside all.
         others = [made.fits[j] for j in made.accepted if j != k]
         last = made.fits[k] = _beside_others(position, values, made.starts[k], made.fits[k], others)
-        if last is None or last.flags or not _wall_like(last, made.starts[k], len(levels)):
+        if last is None or last.flags or not _long_enough(last, made.starts[k], len(levels)):
             made.accepted.remove(k)
         elif _of_one_line(position, values, points, last, [made.fits[j] for j in made.accepted if j != k]):
             made.accepted.remove(k)
@@ -116,10 +113,9 @@ def placed_steps(
     return made
 
 
-def _wall_like(fit: StepFit, start: Start, layers: int) -> bool:
-    """Whether a step has the trace and the certainty of a wall; one that weak-beam points propose may have less."""
-    certain = fit.certainty >= LEAST_CERTAIN * np.sqrt(layers)
-    return start[3] >= 0 or (certain and BIN * len(fit.region) >= LEAST_TRACE * layers)
+def _long_enough(fit: StepFit, start: Start, layers: int) -> bool:
+    """Whether a step has the trace that a wall has; what weak-beam points propose may have less."""
+    return start[3] >= 0 or BIN * len(fit.region) >= LEAST_TRACE * layers
 
 
 def _of_one_line(
@@ -178,7 +174,7 @@ def _tried(position: np.ndarray, values: np.ndarray, points: np.ndarray, made: P
         bright = np.count_nonzero(beside(points, fit, BARRED) & ~_any_beside(points, others, BARRED)) / trace
         known = [made.bright[j] for j in made.accepted]
         enough = not known or bright >= LEAST_BRIGHT * np.median(known)
-        if enough and _wall_like(fit, made.starts[k], layers):
+        if enough and _long_enough(fit, made.starts[k], layers):
             made.accepted.append(k)
             made.bright[k] = bright
 

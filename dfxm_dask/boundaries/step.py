@@ -38,7 +38,7 @@ BENT = 4.0, 0.5  # standard errors and um of sagitta from which a boundary is cu
 FREE = 4  # numbers of the surface: place, two slopes, logarithm of the width
 REASONS = (
     (1, "too_few_layers"), (2, "no_step"), (4, "turned"), (8, "overtone"), (16, "end_of_range"), (32, "aliased"),
-    (64, "weak_beam_place"), (128, "curved"),
+    (64, "weak_beam_place"), (128, "curved"), (256, "faint_step"),
 )  # fmt: skip
 FLAG = {name: bit for bit, name in REASONS}
 

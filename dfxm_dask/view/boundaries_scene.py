@@ -205,7 +205,7 @@ def _keys(found: Tables) -> list[Any]:
 
 def _key_words(found: Tables, k: int) -> str:
     """Normal of a boundary, and whether it is curved or lies where the weak beam is."""
-    marks = {"curved": "curved", "weak_beam_place": "place of the weak beam"}
+    marks = {"curved": "curved", "weak_beam_place": "place of the weak beam", "faint_step": "faint step"}
     said = [words for name, words in marks.items() if name in reasons_of(found, k)]
     return f"{k}: normal {normal_words(found, k)}" + (f"; {', '.join(said)}" if said else "")
 

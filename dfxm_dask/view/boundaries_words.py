@@ -32,6 +32,8 @@ REASON_WORDS = {
     "end_of_range": "The strongest period of a line family lies at the end of the searched range, so it is not stated",
     "aliased": "Layers lie too far apart to tell two directions of a line family from each other",
     "weak_beam_place": "The plane comes from weak-beam images, which lie up to 0.5 µm beside the boundary",
+    "faint_step": "The step is less certain than that of most boundaries, and no weak-beam plane proposes it: a single"
+    " dislocation may look like this",
     "curved": "The boundary is curved: its normal and place are those of the mean plane",
 }
 

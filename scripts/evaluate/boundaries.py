@@ -42,6 +42,7 @@ REACH = (1.5, 10.0), 0.5, 12.0  # of line families: spacing, |f_z| in 1/um, peri
 RIGHT_LINE, RIGHT_SPACING = 5.0, 0.1
 RADIUS_95 = 1.62  # of a round Gaussian, over that of 68 %
 TOLD = ("normal", "normal_error", "centre", "reason", "step", "step_error", "step_width", "thickness")
+MARKED = FLAG["no_step"] | FLAG["faint_step"]
 UNPLACED = FLAG["no_step"] | FLAG["turned"] | FLAG["weak_beam_place"]
 
 
@@ -183,12 +184,15 @@ def share(flags: list[bool]) -> str:
     return f"{sum(flags)} of {len(flags)}" + (f" ({100 * sum(flags) / len(flags):.0f} %)" if flags else "")
 
 
-def summary(rows: list[dict[str, Any]], false: int) -> list[str]:
+def summary(rows: list[dict[str, Any]], false: list[int]) -> list[str]:
     """Figures of all walls together."""
     counted = [r for r in rows if not abs(r["jump"]) < JUMP and r["trace"] >= TRACE]
     placed = [r for r in rows if r["seen"] and not r["reason"] & UNPLACED]
     beside = [r for r in rows if r["seen"] and r["reason"] & UNPLACED]
-    out = [f"walls that count found: {share([r['seen'] for r in counted])}; planes that are not true: {false}"]
+    out = [
+        f"walls that count found: {share([r['seen'] for r in counted])}; planes that are not true: {len(false)}, "
+        f"unmarked {sum(not reason & MARKED for reason in false)}"
+    ]
     for name, group in (("by the step", placed), ("by the weak beam", beside)):
         if group:
             turn, said = (np.array([r[n] for r in group]) for n in ("turn", "said"))
@@ -232,7 +236,8 @@ def main() -> None:
     parser.add_argument("--null", type=int, default=0, help="random rolls of each stack")
     asked = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    false, dihedrals = 0, []
+    false: list[int] = []
+    dihedrals: list[tuple[float, float]] = []
     for path in asked.stacks:
         maps, truth = maps_of(path)
         depth = asked.layers or maps.sizes["z"]
@@ -266,7 +271,7 @@ def main() -> None:
                     words = [f"{n} {np.round(one[n].values, 3).tolist()}" for n in TOLD]
                     print("    not true:", ", ".join(words), flush=True)
                 rows += made
-                false += len(wrong)
+                false += found.reason.values[wrong].tolist()
     print("\n".join(summary(rows, false)))
     if dihedrals:
         off, said = np.array(dihedrals).T
