@@ -26,9 +26,9 @@ LIKELY = 0.5  # um: width of the step at a proposed plane, before it is fitted (
 LEAST_BRIGHT = 0.25  # points of the weak beam for each um of trace, over the median of other boundaries (our choice)
 ONE_LINE, FROM_LINE = 0.75, 4.0
 """Part of its points that one line holds, and um from that line, for a step that may be what one dislocation does."""
-LEAST_STEP = 0.1, 0.5
-"""Step farther from the line, over the step beside it, that a wall has at least: of any, and of one whose points are on
-one line (set on simulated walls and on random lines of another simulator)."""
+LEAST_STEP = 0.5
+"""Step farther from that line, over the step beside it, that a wall has at least (set on simulated walls and on random
+lines of another simulator)."""
 FEWEST_CELLS = 50  # of each side of a step that is looked at by itself (our choice)
 LEAST_TRACE = 5.0  # um of trace in a layer of a plane that edges propose (as in the specification)
 
@@ -133,7 +133,8 @@ def _of_one_line(
         u, v = axes @ (places - fit.origin).T
         return np.asarray(np.abs(u * np.sin(angle) - v * np.cos(angle) - at))
 
-    one = bool(np.mean(aside(own) <= LINE) >= ONE_LINE)
+    if np.mean(aside(own) <= LINE) < ONE_LINE:
+        return False
     s = (position - fit.origin) @ trace_frame(fit.normal)[0]
     c = int(np.argmax(np.abs(fit.jump)))
     used = beside(position, fit, STRIP) & (np.abs(s) > min(1.0, fit.width)) & np.isfinite(values[:, c])
@@ -143,9 +144,9 @@ def _of_one_line(
     for where in (away <= FROM_LINE, away > FROM_LINE):
         sides = [value[where & (side == sign)] for sign in (1, -1)]
         if min(map(len, sides)) < FEWEST_CELLS:
-            return one
+            return True
         steps.append(sides[0].mean() - sides[1].mean())
-    return bool(steps[1] * steps[0] < LEAST_STEP[one] * steps[0] ** 2)
+    return bool(steps[1] * steps[0] < LEAST_STEP * steps[0] ** 2)
 
 
 def _certainty(fit: StepFit | None) -> float:
