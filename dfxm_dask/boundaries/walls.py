@@ -16,8 +16,8 @@ from dfxm_dask.boundaries.uncertainty import bootstrap_planes, reread_planes, re
 FEWEST_LAYERS = 3
 BESIDE = 0.5  # um by which weak-beam images lie beside their wall (measured)
 CERTAIN = 2.4
-"""Certainty over the root of the number of layers above which a step that edges propose is a wall. In 14 to 16 simulated
-layers steps of single dislocations reach 2.25; one wall in eight is below."""
+"""Certainty over the root of the number of layers above which a step that edges propose is a wall. In simulated
+stacks of 14 to 16 layers steps of single dislocations reach 2.25; one wall in eight is below."""
 LEAST_POINTS = 3  # in a bin of the trace (our choice)
 
 
