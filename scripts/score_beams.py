@@ -137,7 +137,12 @@ def opened(store: Path, phantom: Phantom, scale: float | None) -> Layer:
     counts, phi = raw.counts[0].values, raw.phi.values
     if scale is not None:
         scaled = normalise.kernel(
-            np.moveaxis(counts, 0, -1), {"phi": phi}, raw.monitor[0].values, by="monitor", reference=scale, offset=OFFSET
+            np.moveaxis(counts, 0, -1),
+            {"phi": phi},
+            raw.monitor[0].values,
+            by="monitor",
+            reference=scale,
+            offset=OFFSET,
         )
         counts = np.moveaxis(scaled["counts"], -1, 0)
     y, x = tree.y.values, tree.x.values
