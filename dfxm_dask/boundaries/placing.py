@@ -16,6 +16,7 @@ from dfxm_dask.boundaries.worth import LINE, heaviest_line
 
 ALIKE = 6.0, 1.0  # degree and um: planes nearer than both are one (as in the specification)
 BARRED = 1.0  # um from a boundary: cells that another one does not see (our choice)
+CLEAR = 2.0  # um from a boundary: the same for the last fit, so that the ends of half planes are their own (our choice)
 FAR = 8.0  # um from a boundary within which its step is allowed for (our choice)
 AWAY = 1.2  # um from boundaries: edges nearer than this are theirs (our choice)
 MOST_TAKEN = 0.35  # of the points of a proposed plane, that other boundaries may take (our choice)
@@ -107,6 +108,10 @@ def placed_steps(
         if len(others) > 1 and made.fits[k].width < ALIKE_WIDTH * np.median(others):  # type: ignore[union-attr]
             made.accepted.remove(k)
     boundaries = [made.fits[k] for k in made.accepted]
+    for k in made.accepted:
+        others = [fit for j, fit in zip(made.accepted, boundaries, strict=True) if j != k]
+        clear = _beside_others(position, values, made.starts[k], made.fits[k], others, CLEAR)
+        made.fits[k] = clear if clear is not None and not clear.flags else made.fits[k]
     undecided = [k for k in range(len(made.starts)) if k not in made.accepted]
     made.taken.update(k for k in undecided if _taken(made.starts[k][2], boundaries))
     made.accepted.sort(key=lambda k: (-_certainty(made.fits[k]), k))
@@ -205,7 +210,12 @@ def _guessed(start: Start) -> StepFit:
 
 
 def _beside_others(
-    position: np.ndarray, values: np.ndarray, start: Start, fit: StepFit | None, others: Sequence[StepFit | None]
+    position: np.ndarray,
+    values: np.ndarray,
+    start: Start,
+    fit: StepFit | None,
+    others: Sequence[StepFit | None],
+    clear: float = BARRED,
 ) -> StepFit | None:
     """The fit made anew beside other boundaries: the heights of their steps are free, cells near them are left out."""
     normal, origin, own, weak = start
@@ -223,7 +233,7 @@ def _beside_others(
         values,
         *begin,
         free if len(free) > 20 else own,
-        barred=_any_beside(position, near, BARRED),
+        barred=_any_beside(position, near, clear),
         others=steps,
         grow=weak < 0,
     )

@@ -24,7 +24,7 @@ MOST_CELLS = 100_000
 GRAIN, FINE = 1.0, 0.25  # um along the trace and across: cells within are taken together (our choice)
 STRIPE = 5.0  # um: stripes of the plane that count as one observation (as in the specification)
 SAME_SIGN, SURE, WIDEST, TURNED = 0.8, 6.0, 1.5, 20.0
-FACTOR = 1.1
+FACTOR = 1.2
 """Over the errors of clusters alone, which are few and not quite independent: so that 68 % of the normals of simulated
 walls (al002 and multigrain, seeds 7301 to 7307, three strong beams) lie within."""
 FLOOR, SHARP = 0.05, 0.5
