@@ -32,6 +32,9 @@ FLOOR, SHARP = 0.05, 0.5
 steps sharper than half a um (set on simulated walls)."""
 JUMP_FLOOR = 0.07
 """Part of the jump that it may differ by from b/D (al002, seeds 7304 and 7305, three strong beams: 0.05 to 0.18)."""
+SHORT = 13.0
+"""um of trace in a layer: errors of shorter steps grow with the square of what they lack, for half planes of two or
+three lines bend at their ends (set on simulated walls)."""
 PLACE_FLOOR = 0.03
 """Part of the width of the step within which the place of the whole plane is known at best (set on simulated walls)."""
 BENT = 4.0, 0.5  # standard errors and um of sagitta from which a boundary is curved (our choice)
@@ -424,6 +427,8 @@ def _judged(
     along_axes = axes @ np.column_stack([along, np.cross(new, along)])
     spread[:2, :2] += along_axes @ np.diag(tilt**2) @ along_axes.T
     spread[2, 2] += (PLACE_FLOOR * width) ** 2
+    trace_here = BIN * len(region) / len(np.unique(region[:, 1]))
+    spread *= max(SHORT / trace_here, 1.0) ** 4
     turn = float(np.rad2deg(np.arccos(min(1.0, abs(float(new @ start))))))
     flags = 0
     if same < SAME_SIGN or certainty < SURE or width > WIDEST:
