@@ -113,6 +113,7 @@ def read_entry(
     path: Path, entry_name: str, how: How, command_of: Callable[[Sources, h5py.Group, How], Command]
 ) -> Scan:
     """One entry of a master file, whose command a function reads."""
+    how.refuse("repeats")
     beamline, allow_partial = how.beamline, how.allow_partial
     asked = f"{path} entry {entry_name}"
     with Sources(path, asked, how.roots) as sources:

@@ -95,6 +95,7 @@ def scans(paths: Sequence[str], roots: tuple[Path, ...] = ()) -> list[tuple[str,
 
 def read(paths: Sequence[str], entry: str, how: How) -> Scan:
     """A scan in EDF files. ``entry`` is its number ("86.1"); "1.1" also stands for the only one there is."""
+    how.refuse("repeats")
     beamline, allow_partial = how.beamline, how.allow_partial
     source = paths[0] if len(paths) == 1 else os.path.dirname(os.path.abspath(paths[0]))
     asked = f"{source} entry {entry}"

@@ -19,7 +19,7 @@ from dfxm_dask.store.bliss_frames import hdf5_frames
 from dfxm_dask.store.bliss_pieces import frame_pieces
 from dfxm_dask.store.edf import EDF
 from dfxm_dask.store.edf import frames as edf_frames
-from dfxm_dask.store.edf_headers import frames_of
+from dfxm_dask.store.edf_headers import LARGEST_FRAME, frames_of
 from dfxm_dask.store.links import Sources, refuse_external
 from dfxm_dask.store.paths import EDF_NAMES, HDF5_NAMES
 from dfxm_dask.store.source import Piece, Roi, Scan, check_unchanged
@@ -122,6 +122,8 @@ def _tiff(file: str, size: int, asked: str) -> tuple[int, tuple[int, int], np.dt
     if len(shape) != 2 or dtype is None:
         raise SourceError(asked, f"{file} has frames of shape {shape}: a picture in colour", "name raw frames")
     native = _counts(np.dtype(dtype), file, asked)
+    if not 0 < int(np.prod(shape)) * native.itemsize <= LARGEST_FRAME:
+        raise SourceError(asked, f"{file} has frames of {shape[0]} x {shape[1]} pixels", "check the file")
     if bits != 8 * native.itemsize:
         raise SourceError(asked, f"{file} packs {bits} bits a pixel", "write its frames with 8, 16 or 32 bits")
     for index, (other, kind, _, packing, end) in enumerate(pages):

@@ -99,6 +99,7 @@ class _Frame:
 
 def read(paths: Sequence[str], entry: str, how: How) -> Scan:
     """The scan of a table. ``entry`` is "1.1", or "r2" for the second of several frames at each position."""
+    how.refuse("scan_mode", "positions")
     path, named = _table_and_frames(paths)
     asked = f"{path} entry {entry}"
     chosen = re.fullmatch(r"r([1-9]\d*)", entry)

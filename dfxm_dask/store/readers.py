@@ -66,6 +66,17 @@ class How:
     positions: str | None = None
     repeats: str | None = None
 
+    def refuse(self, *words: str) -> None:
+        """Refuse choices that a format has no use for.
+
+        Raises
+        ------
+        InputError
+        """
+        for word in words:
+            if value := getattr(self, word):
+                raise InputError(f"{word}={value!r}", "means nothing for the format of this source", "leave it out")
+
 
 class Reader(Protocol):
     """A format of raw data: a module, or any object, with these names.

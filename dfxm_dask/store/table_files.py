@@ -37,6 +37,8 @@ def rows_and_files(table: Table, named: list[str], how: How, asked: str) -> tupl
     every = np.arange(len(table))
     if column is None:
         files = named or frames_of_folder(str(Path(table.path).parent))
+        if (numbered := _by_number(table, files, asked)) is not None:
+            return numbered
         order = _counted(files) or _by_positions(table, files)
         if order is None:
             raise SourceError(
@@ -95,15 +97,40 @@ def _names(files: Sequence[str]) -> str:
     return ", ".join(map(os.path.basename, files[:LISTED])) + (", ..." if len(files) > LISTED else "")
 
 
-def _counted(files: list[str]) -> list[str] | None:
-    """Files in the order that the last number of their names counts; None where it does not count them one by one."""
+def _by_number(table: Table, files: list[str], asked: str) -> tuple[np.ndarray, list[str]] | None:
+    """Row of each file by a column that numbers the frames, and the files; None without such a column."""
+    word = table.column(*NUMBER)
+    values = table.numbers(word) if word else None
+    if values is None or len(set(values.tolist())) < len(values) or not (values == np.round(values)).all():
+        return None
+    rows, counted = np.argsort(values), sorted(int(v) for v in values)
+    numbers = _numbers(files)
+    if numbers is not None and sorted(numbers) == counted:
+        return rows, [f for _, f in sorted(zip(numbers, files, strict=True))]
+    order = _counted(files)
+    if order is not None and counted == list(range(counted[0], counted[0] + len(counted))):
+        return rows, order
+    raise SourceError(
+        asked,
+        f"column {word} numbers frames from {counted[0]} to {counted[-1]}, names of {len(files)} files do not count so",
+        "restore frames that are missing, or name the frame of each row in a column 'file'",
+    )
+
+
+def _numbers(files: list[str]) -> list[int] | None:
+    """The last number in the name of each file, where names differ in nothing else."""
     found = [re.fullmatch(r"(.*?)(\d+)(\D*)", _stem(f)) for f in files]
-    if len(files) == 1:
-        return files
     if any(m is None for m in found) or len({(m[1], m[3]) for m in found if m}) > 1:
         return None
-    numbers = [int(m[2]) for m in found if m]
-    if sorted(numbers) != list(range(min(numbers), min(numbers) + len(numbers))):
+    return [int(m[2]) for m in found if m]
+
+
+def _counted(files: list[str]) -> list[str] | None:
+    """Files in the order that the last number of their names counts; None where it does not count them one by one."""
+    if len(files) == 1:
+        return files
+    numbers = _numbers(files)
+    if numbers is None or sorted(numbers) != list(range(min(numbers), min(numbers) + len(numbers))):
         return None
     return [f for _, f in sorted(zip(numbers, files, strict=True))]
 

@@ -217,6 +217,29 @@ def test_read_scan__names_that_hold_the_position(tmp_path: Path, name: str) -> N
     np.testing.assert_array_equal(on_grid(scan), COUNTS)
 
 
+@pytest.mark.parametrize("numbers", [[3, 0, 5, 1, 2, 4], [4, 1, 6, 2, 3, 5], [30, 2, 50, 11, 12, 40]])
+def test_read_scan__a_column_that_numbers_the_frames(tmp_path: Path, numbers: list[int]) -> None:
+    files = tiffs(tmp_path)
+    order = np.argsort(np.argsort(numbers))
+    if max(numbers) > 6:  # gaps, where names have the same
+        for file, number in list(zip(files, sorted(numbers), strict=True))[::-1]:
+            file.rename(tmp_path / f"data_{number:05d}.tif")
+    table(tmp_path / "t.csv", {"frame": numbers, "mu": MU[order]})
+    scan = read(tmp_path)
+    np.testing.assert_array_equal(on_grid(scan), COUNTS)
+    table(tmp_path / "t.csv", {"frame": [n * n + 9 for n in numbers], "mu": MU[order]})
+    with pytest.raises(SourceError, match=r"column frame numbers frames from .*; restore frames"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"scan_mode": "zigzag"}, {"positions": "command"}])
+def test_refuses__choices_that_a_table_leaves_no_room_for(tmp_path: Path, options: dict[str, str]) -> None:
+    tiffs(tmp_path)
+    table(tmp_path / "t.csv", {"mu": MU})
+    with pytest.raises(DfxmError, match="means nothing for the format of this source; leave it out"):
+        read(tmp_path, **options)
+
+
 @pytest.mark.parametrize("order", ["frames first", "table first", "folders"])
 def test_ingest__tables_are_layers(tmp_path: Path, order: str) -> None:
     named: list[str] = []
