@@ -28,7 +28,7 @@ from dfxm_dask.store.units import base_unit
 
 name = "edf"
 summary = "EDF files or a folder of them: scan command, point numbers and motors in their headers"
-narrows: tuple[str, ...] = ()
+narrows = ("bliss",)  # EDF files whose names end in .h5
 EDF = "edf"
 """Name of the dataset in pieces of EDF files, which have no datasets."""
 SETTING = re.compile(r"(acq|acc|image|det|camera|bit)_?|.*(binning|roi|depth|gain|saturation)", re.IGNORECASE)

@@ -113,6 +113,10 @@ def not_a_source(path: str | Path, formats: tuple[str, ...]) -> SourceError:
     """The refusal of a path that no reader of these formats knows."""
     found = kind_of(path)
     remedy = "name the master .h5 file of a scan, a folder of .edf files, or frames with a table"
+    if "does not exist" in found:
+        return SourceError(str(path), found, "check the path")
+    if (holder := store_around(path)) and "a part" not in found:
+        found = f"is a file in the store {holder}"
     if os.path.isdir(path) and "no store" in found:
         found, names = "is a folder without .edf files", _inside(path, "master")
         remedy = f"name a master file: {names}" if names else remedy
