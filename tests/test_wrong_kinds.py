@@ -106,10 +106,10 @@ def nowhere(folder: Path, own: Path) -> Path:
 CAMERA = hdf5(entry_0000__measurement__data=known_counts(3))
 # Kind: how it is made; what is said of it where a store is asked, and where a raw file is.
 KINDS: dict[str, tuple[Callable[[Path, Path], Path], str, str]] = {
-    "nothing": (lambda folder, own: folder / "gone", "does not exist; check the path", "No such file or directory"),
-    "below a file": (lambda folder, own: own / "zarr.json" / "x", "does not exist; name the store", "Not a directory"),
-    "link to nowhere": (nowhere, "is a link to .*away, which does not exist|does not exist", "No such file"),
-    "device": (lambda folder, own: Path("/dev/null"), "is neither a file nor a folder", "is not a regular file"),
+    "nothing": (lambda folder, own: folder / "gone", "does not exist; check the path", "exist; check the path"),
+    "below a file": (lambda folder, own: own / "zarr.json" / "x", "does not exist; name the store", "check the path"),
+    "link to nowhere": (nowhere, "is a link to .*away, which does not exist|does not exist", "exist; check the path"),
+    "device": (lambda folder, own: Path("/dev/null"), "is neither a file nor a folder", "nor a folder; name"),
     "folder": (folder_of("f"), "is a folder that is no store", "is a folder without .edf files; name the master"),
     "folder called scan.h5": (folder_of("scan.h5"), "is a folder that is no store", "a folder without .edf files"),
     "folder of masters": (folder_of("m", "s2.h5", "s10.h5"), "folder that is no", r"name a master file: .*s2\.h5"),
@@ -138,7 +138,7 @@ KINDS: dict[str, tuple[Callable[[Path, Path], Path], str, str]] = {
     "lone array": (lone_array, "in Zarr format 3, of another program", "in Zarr format 3, of another program"),
     "group of a store": (lambda folder, own: own / "raw", r"a part of the store .*; name the store", "a part of"),
     "array of a store": (lambda folder, own: own / "raw/counts", r"name the store .*s\.zarr", "a part of the store"),
-    "file of a store": (lambda folder, own: own / "zarr.json", r"is a file in the store .*; name the store", "HDF5"),
+    "file of a store": (lambda folder, own: own / "zarr.json", r"a file in the store .*; name", "in the store"),
     "lost root": (lost, "is a store that has lost its zarr.json; restore", "is a store that has lost"),
     "store": (lambda folder, own: own, "", "is a store of this package; name the master"),
 }  # fmt: skip

@@ -15,7 +15,7 @@ from dfxm_dask.cli.options import Commands
 from dfxm_dask.cli.pictures import compare_beams, figures
 from dfxm_dask.cli.plans import plan_run
 from dfxm_dask.cli.runs import check, explain, reduce, reductions, run, train
-from dfxm_dask.cli.scans import calibrate, demo, info, ingest, simulate
+from dfxm_dask.cli.scans import calibrate, demo, formats, info, ingest, simulate
 from dfxm_dask.cli.volumes import compare, export
 from dfxm_dask.surroundings import command_line
 
@@ -39,6 +39,7 @@ for command in (
     demo,
     simulate,
     ingest,
+    formats,
     calibrate,
     info,
     check,

@@ -154,6 +154,14 @@ def simulate(preset: str, out: Path, cluster: str | None, workers: int | None, *
 @click.option(
     "--scan-mode", type=click.Choice(["rewind", "zigzag"]), help="Direction of rows, where the file does not say it."
 )
+@click.option("--format", metavar="NAME", help="As `dfxm-dask formats` lists them. [default: the one that fits]")
+@click.option(
+    "--positions", type=click.Choice(["motor", "command"]), help="What to believe where motors and command disagree."
+)
+@click.option(
+    "--repeats", type=click.Choice(["point", "scan"]),
+    help="Order of several frames for each row of a table: all of a point, or the scan again and again.",
+)  # fmt: skip
 @crystal_options
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there.")
 @click.option("--workers", type=click.IntRange(1), help="Layers written at a time. [default: 1, in this process]")
@@ -162,7 +170,7 @@ def simulate(preset: str, out: Path, cluster: str | None, workers: int | None, *
 def ingest(
     source: tuple[str, ...], store: Path, cluster: str | None, workers: int | None, events: Path | None, **options: Any
 ) -> None:
-    """Read beamline files (BLISS HDF5 or EDF) into one store.
+    """Read beamline files into one store: BLISS HDF5, EDF, frames with a table; see `dfxm-dask formats`.
 
     An ingest that was stopped goes on where it stopped. Exit code 3 says that layers are absent.
     """
@@ -170,10 +178,10 @@ def ingest(
     from dfxm_dask.view.tables import say
 
     if options["z"]:
-        from dfxm_dask.store.source import named_scans
+        from dfxm_dask.store.readers import named_scans
 
         with suppress(DfxmError):  # ingest itself says what is wrong, also with their number
-            scans = named_scans(list(source), options["scan"])
+            scans = named_scans(list(source), options["scan"], options["format"])
             for (path, entry), at in zip(scans, options["z"], strict=False):
                 files = path if isinstance(path, str) else f"{path[0]} ... {path[-1]}"
                 say(f"z = {at:g} um: {files} entry {entry}")
@@ -184,6 +192,16 @@ def ingest(
     if report.absent:
         say(f"ABSENT: {', '.join(report.absent)}")
         raise SystemExit(PARTIAL)
+
+
+@click.command()
+def formats() -> None:
+    """List the formats that ingest reads, those of installed packages included."""
+    from dfxm_dask.store.readers import known_readers
+    from dfxm_dask.view.tables import show_table
+
+    rows = [(reader.name, reader.summary) for reader in known_readers().values()]
+    show_table("formats of raw scans", ("name", "what it reads"), rows)
 
 
 def ingest_source(

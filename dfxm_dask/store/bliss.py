@@ -6,7 +6,10 @@ frames by number.
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +22,59 @@ from dfxm_dask.store.bliss_camera import camera_settings, full_well
 from dfxm_dask.store.bliss_command import Command, scan_command
 from dfxm_dask.store.bliss_counters import Look, per_frame, time_axis
 from dfxm_dask.store.bliss_detector import find_detector, pixel_edges
+from dfxm_dask.store.bliss_frames import hdf5_frames
 from dfxm_dask.store.bliss_grid import Readback, complete_frames, scan_axes
 from dfxm_dask.store.bliss_pieces import frame_pieces
 from dfxm_dask.store.kinds import not_a_master
 from dfxm_dask.store.layer_place import Stood, layer_place
 from dfxm_dask.store.links import Sources
+from dfxm_dask.store.paths import HDF5_MAGIC, HDF5_NAMES
+from dfxm_dask.store.readers import How
 from dfxm_dask.store.source import Beamline, Piece, Scan
 from dfxm_dask.store.units import base_unit
 
+name = "bliss"
+summary = "BLISS master files (NeXus in HDF5): entries 1.1, 2.1, ... with a scan command, motors and a camera"
+narrows: tuple[str, ...] = ()
+frames = hdf5_frames
 LONGEST_TEXT = 300
+
+
+def matches(paths: Sequence[str]) -> bool:
+    """Whether all are HDF5 files, by their first bytes or their names."""
+    return all(map(is_hdf5, paths))
+
+
+def is_hdf5(path: str) -> bool:
+    if os.path.isdir(path):
+        return False
+    if os.path.isfile(path):
+        with suppress(OSError), open(path, "rb") as file:
+            if file.read(len(HDF5_MAGIC)) == HDF5_MAGIC:
+                return True
+    return path.lower().endswith(HDF5_NAMES)
+
+
+def sources(paths: Sequence[str]) -> list[list[str]]:
+    """Each master file is a source."""
+    return [[path] for path in paths]
+
+
+def one_master(paths: Sequence[str]) -> Path:
+    """The only path.
+
+    Raises
+    ------
+    SourceError
+    """
+    if len(paths) > 1:
+        raise SourceError(f"source {paths[0]} and {len(paths) - 1} more", "are several master files", "name one")
+    return Path(paths[0])
+
+
+def scans(paths: Sequence[str], roots: tuple[Path, ...] = ()) -> list[tuple[str, str]]:
+    """Entries N.1 and their titles; see :func:`list_bliss`."""
+    return list_bliss(one_master(paths), roots=roots)
 
 
 def _entries(file: h5py.File) -> list[str]:
@@ -52,23 +99,28 @@ def list_bliss(path: Path, *, roots: tuple[Path, ...] = ()) -> list[tuple[str, s
     return found
 
 
-def read_bliss(
-    path: Path,
-    entry_name: str,
-    *,
-    beamline: Beamline,
-    detector: str | None = None,
-    roots: tuple[Path, ...] = (),
-    allow_partial: bool = False,
-    scan_mode: str | None = None,
+def read(paths: Sequence[str], entry: str, how: How) -> Scan:
+    """One entry of a master file."""
+    return read_entry(one_master(paths), entry, how, _command)
+
+
+def _command(sources: Sources, entry: h5py.Group, how: How) -> Command:
+    """The command by the parameters of fscan and by the title."""
+    return scan_command(_text(sources, entry, "title"), _parameters(sources, entry), sources.asked)
+
+
+def read_entry(
+    path: Path, entry_name: str, how: How, command_of: Callable[[Sources, h5py.Group, How], Command]
 ) -> Scan:
-    """One entry of a master file; see :func:`dfxm_dask.store.source.read_scan`."""
+    """One entry of a master file, whose command a function reads."""
+    how.refuse("repeats")
+    beamline, allow_partial = how.beamline, how.allow_partial
     asked = f"{path} entry {entry_name}"
-    with Sources(path, asked, roots) as sources:
+    with Sources(path, asked, how.roots) as sources:
         entry = _entry(sources, entry_name)
         title = _text(sources, entry, "title")
-        command = scan_command(title, _parameters(sources, entry), asked)
-        name, dataset = find_detector(sources, entry, detector, beamline.detectors)
+        command = command_of(sources, entry, how)
+        name, dataset = find_detector(sources, entry, how.detector, beamline.detectors)
         pieces, problem = frame_pieces(sources, dataset)
         # What was aborted and what was lost look alike: both are taken only on request.
         if problem is not None and not allow_partial:
@@ -88,7 +140,9 @@ def read_bliss(
         look = Look(sources, entry, count, found, partial)
         notes: dict[str, str | float]
         if command.drives:
-            axes, order, notes = scan_axes(command, reads.__getitem__, beamline, asked, scan_mode=scan_mode)
+            axes, order, notes = scan_axes(
+                command, reads.__getitem__, beamline, asked, scan_mode=how.scan_mode, positions=how.positions
+            )
         else:
             axes, order, notes = (time_axis(look, command),), np.arange(count), {"command": command.name}
         z = layer_place(lambda motor: _stood(sources, entry, motor), beamline)

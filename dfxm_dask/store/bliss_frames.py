@@ -23,7 +23,7 @@ READ_ERRORS = (OSError, RuntimeError, ValueError)
 
 
 def hdf5_frames(scan: Scan, roi: Roi) -> Iterator[tuple[int, np.ndarray]]:
-    """Frames in recorded order with their numbers; see :func:`dfxm_dask.store.source.frames`."""
+    """Frames in recorded order with their numbers; see :func:`dfxm_dask.store.readers.frames`."""
     y0, y1, x0, x1 = roi
     slab = np.empty((0, y1 - y0, x1 - x0), scan.dtype)
     asked = f"{scan.source} entry {scan.entry}"

@@ -20,6 +20,7 @@ from dfxm_dask.store.units import base_unit
 
 HALF = 0.5 + 1e-6
 EXACT = 0.1  # of a step: rounding of the numbers in a title. A broken motor may meet another reading by half a step
+SET_ASIDE = "what the motor read was set aside on request"
 LEAVE_OUT = "leave this entry out: name the others with --scan"
 
 
@@ -83,7 +84,13 @@ def complete_frames(command: Command, found: int, asked: str, *, allow_partial: 
 
 
 def scan_axes(
-    command: Command, look: Look, beamline: Beamline, asked: str, *, scan_mode: str | None = None
+    command: Command,
+    look: Look,
+    beamline: Beamline,
+    asked: str,
+    *,
+    scan_mode: str | None = None,
+    positions: str | None = None,
 ) -> tuple[tuple[Axis, ...], np.ndarray, dict[str, str | float]]:
     """Axes (slow first), the grid index of each frame, and notes for the metadata.
 
@@ -99,6 +106,10 @@ def scan_axes(
         File and entry, for error messages.
     scan_mode : "rewind" or "zigzag", optional
         What the user says of a scan over two axes.
+    positions : "motor" or "command", optional
+        Take the positions from there alone: from the motors, of which the command then only says how many positions
+        there are and in which order; or from the command. By default from the motors, which must agree with the
+        command.
 
     Raises
     ------
@@ -107,6 +118,10 @@ def scan_axes(
     """
     motors = [d.motor for drive in command.drives for d in (drive, *drive.partners)]
     seen = {motor: look(motor) for motor in motors}
+    if positions == "motor":
+        return _axes_of_motors(command, seen, beamline, asked, scan_mode)
+    if positions == "command":
+        seen = {motor: replace(read, values=None, note=read.note or SET_ASIDE) for motor, read in seen.items()}
     try:
         return _axes(command, seen, beamline, asked, scan_mode, HALF)
     except SourceError:
@@ -121,6 +136,48 @@ def scan_axes(
                 axis.attrs["title_read_as"] = words
             return axes, order, notes
         raise
+
+
+def _axes_of_motors(
+    command: Command, seen: dict[str, Readback], beamline: Beamline, asked: str, scan_mode: str | None
+) -> tuple[tuple[Axis, ...], np.ndarray, dict[str, str | float]]:
+    """:func:`scan_axes` of what the motors read, in the first order of the command in which all frames of a grid index
+    lie together."""
+    for drive in command.drives:
+        if seen[drive.motor].values is None and drive.count > 1:
+            raise SourceError(
+                asked,
+                f"has no position of motor {drive.motor} for each frame",
+                "say --positions command, or leave it out",
+            )
+    first: SourceError | None = None
+    for order in (command, replace(command, drives=command.drives[::-1])):
+        try:
+            axes, places, notes = _axes(order, seen, beamline, asked, scan_mode, np.inf)
+            _together(axes, places, asked)
+        except SourceError as error:
+            first = first or error
+            continue
+        return tuple(replace(a, commanded_start=None, commanded_step=None) for a in axes), places, notes
+    assert first is not None
+    raise first
+
+
+def _together(axes: tuple[Axis, ...], places: np.ndarray, asked: str) -> None:
+    """Refuse positions of a grid index that lie further apart than the next one."""
+    index = np.unravel_index(places, tuple(len(a.positions) for a in axes))
+    for axis, at in zip(axes, index, strict=True):
+        if axis.readback is None or len(axis.positions) < 2:
+            continue
+        off = np.abs(axis.readback - axis.positions[at])
+        if off.max() > HALF * np.abs(np.diff(axis.positions)).min():
+            frame = int(off.argmax())
+            raise SourceError(
+                asked,
+                f"motor {axis.motor} is {axis.readback[frame]:.6g} {axis.units} at frame {frame}, where the others of "
+                f"this grid index are at {axis.positions[at[frame]]:.6g}",
+                "check the motor, or say --positions command",
+            )
 
 
 def _known_units(seen: dict[str, Readback], beamline: Beamline) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -20,32 +20,58 @@ from dfxm_dask.store.bliss_camera import NO_SETTING, full_well
 from dfxm_dask.store.bliss_command import REWIND, Command, scan_command
 from dfxm_dask.store.bliss_grid import Readback, complete_frames, grid_order, scan_axes
 from dfxm_dask.store.edf_headers import Frame, frames_of, open_edf, read_counts
-from dfxm_dask.store.kinds import not_a_source
 from dfxm_dask.store.layer_place import Stood, layer_place
-from dfxm_dask.store.paths import EDF_NAMES, SourcePath, natural
-from dfxm_dask.store.source import EDF, Axis, Beamline, Counter, Piece, Roi, Scan, check_unchanged
+from dfxm_dask.store.paths import EDF_NAMES, HDF5_MAGIC, inside, series
+from dfxm_dask.store.readers import How
+from dfxm_dask.store.source import Axis, Beamline, Counter, Piece, Roi, Scan, check_unchanged
 from dfxm_dask.store.units import base_unit
 
+name = "edf"
+summary = "EDF files or a folder of them: scan command, point numbers and motors in their headers"
+narrows = ("bliss",)  # EDF files whose names end in .h5
+EDF = "edf"
+"""Name of the dataset in pieces of EDF files, which have no datasets."""
 SETTING = re.compile(r"(acq|acc|image|det|camera|bit)_?|.*(binning|roi|depth|gain|saturation)", re.IGNORECASE)
 ONE_SCAN = "name the files of one scan alone, by a list or a pattern"
 
 
-def _files(path: SourcePath) -> list[str]:
+def matches(paths: Sequence[str]) -> bool:
+    """Whether all are EDF files, or folders that hold some."""
+    return all(map(_is_edf, paths))
+
+
+def _is_edf(path: str) -> bool:
+    """Whether a file is EDF, by its first bytes where its name does not say."""
+    if os.path.isdir(path):
+        return bool(inside(path, EDF_NAMES))
+    start = b""
+    if os.path.isfile(path):
+        with suppress(OSError), open(path, "rb") as file:
+            start = file.read(512)
+    if path.lower().endswith(EDF_NAMES):
+        return not start.startswith(HDF5_MAGIC)
+    return re.match(rb"\s*\{\s*\w+\s*=", start) is not None
+
+
+def sources(paths: Sequence[str]) -> list[list[str]]:
+    """Folders; files of one folder are one series, but files that hold whole scans are a source each."""
+    return [
+        part
+        for files in series(paths)
+        for part in ([[f] for f in files] if len(files) > 1 and _holds_whole_scans(files[0]) else [files])
+    ]
+
+
+def _files(paths: Sequence[str]) -> list[str]:
     """Files of a series, each once; those of a folder in natural order."""
     found: list[str] = []
-    for name in [path] if isinstance(path, str | os.PathLike) else path:
-        whole = os.path.abspath(name)  # workers may stand elsewhere
-        if not os.path.isdir(whole):
-            found.append(whole)
-            continue
-        inside = sorted((str(p) for p in Path(whole).iterdir() if p.name.lower().endswith(EDF_NAMES)), key=natural)
-        if not inside:
-            raise not_a_source(os.fspath(name))
-        found += inside
+    for path in paths:
+        whole = os.path.abspath(path)  # workers may stand elsewhere
+        found += inside(whole, EDF_NAMES) if os.path.isdir(whole) else [whole]
     return list(dict.fromkeys(found))
 
 
-def holds_whole_scans(file: str) -> bool:
+def _holds_whole_scans(file: str) -> bool:
     """Whether a file holds all frames that the commands of its scans ask for."""
     return all(
         scan_command(_title(group[0]) or None, {}, f"{file} entry {entry}").count == len(group)
@@ -57,35 +83,26 @@ def _title(frame: Frame) -> str:
     return " ".join(frame.header.get("scan", "").split())
 
 
-def _scans(path: SourcePath) -> dict[str, list[Frame]]:
+def _scans(path: Sequence[str]) -> dict[str, list[Frame]]:
     every = sorted((f for file in _files(path) for f in frames_of(file)), key=lambda f: f.scan_number)
     return {f"{number}.1": list(group) for number, group in groupby(every, key=lambda f: f.scan_number)}
 
 
-def list_edf(path: SourcePath) -> list[tuple[str, str]]:
+def scans(paths: Sequence[str], roots: tuple[Path, ...] = ()) -> list[tuple[str, str]]:
     """Scans by number, and their commands."""
-    return [(entry, _title(found[0]) or "(no scan command)") for entry, found in _scans(path).items()]
+    return [(entry, _title(found[0]) or "(no scan command)") for entry, found in _scans(paths).items()]
 
 
-def read_edf(
-    path: SourcePath,
-    entry: str,
-    *,
-    beamline: Beamline,
-    allow_partial: bool = False,
-    scan_mode: str | None = None,
-) -> Scan:
-    """A scan in EDF files; see :func:`dfxm_dask.store.source.read_scan`.
-
-    ``entry`` is the number of the scan ("86.1"); "1.1" also stands for the only one there is.
-    """
-    alone = path if isinstance(path, str | os.PathLike) else path[0] if len(path) == 1 else None
-    source = os.fspath(alone) if alone is not None else os.path.dirname(os.path.abspath(path[0]))  # type: ignore[index]
+def read(paths: Sequence[str], entry: str, how: How) -> Scan:
+    """A scan in EDF files. ``entry`` is its number ("86.1"); "1.1" also stands for the only one there is."""
+    how.refuse("repeats")
+    beamline, allow_partial = how.beamline, how.allow_partial
+    source = paths[0] if len(paths) == 1 else os.path.dirname(os.path.abspath(paths[0]))
     asked = f"{source} entry {entry}"
-    scans = _scans(path)
-    if entry not in scans and not (entry == "1.1" and len(scans) == 1):
-        raise SourceError(asked, "no such entry", f"entries are {', '.join(scans)}")
-    found = scans[entry] if entry in scans else next(iter(scans.values()))
+    known = _scans(paths)
+    if entry not in known and not (entry == "1.1" and len(known) == 1):
+        raise SourceError(asked, "no such entry", f"entries are {', '.join(known)}")
+    found = known[entry] if entry in known else next(iter(known.values()))
     alike: tuple[tuple[str, list[object]], ...] = (
         ("scan commands", [_title(f) for f in found]),
         ("frame shapes", [f.shape for f in found]),
@@ -119,7 +136,7 @@ def read_edf(
 
     notes: dict[str, str | float] = {"command": command.name}
     if command.drives:
-        axes, order, notes = scan_axes(command, look, beamline, asked, scan_mode=scan_mode)
+        axes, order, notes = scan_axes(command, look, beamline, asked, scan_mode=how.scan_mode, positions=how.positions)
     else:
         axes, order = (_time_axis(found, command, asked),), np.arange(count)
     counters = tuple(Counter(name, None, v) for name in beamline.monitors if (v := _counter(found, name)) is not None)
@@ -176,7 +193,7 @@ def _part_of_a_series(found: list[Frame], commanded: int, asked: str) -> SourceE
     folder = os.path.dirname(found[0].file)
     same = (found[0].scan_number, _title(found[0]))
     there = 0
-    for file in _files(folder):
+    for file in _files([folder]):
         with suppress(SourceError):  # a damaged file is refused where it is named
             there += sum((f.scan_number, _title(f)) == same for f in frames_of(file))
     if there <= len(found):
@@ -304,8 +321,8 @@ def _pieces(found: list[Frame]) -> tuple[Piece, ...]:
     return tuple(pieces)
 
 
-def edf_frames(scan: Scan, roi: Roi) -> Iterator[tuple[int, np.ndarray]]:
-    """Frames in recorded order with their numbers; see :func:`dfxm_dask.store.source.frames`."""
+def frames(scan: Scan, roi: Roi) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames in recorded order with their numbers; see :func:`dfxm_dask.store.readers.frames`."""
     y0, y1, x0, x1 = roi
     asked = f"{scan.source} entry {scan.entry}"
     for piece in scan.pieces:

@@ -29,9 +29,10 @@ from dfxm_dask.store.create import check_pixel_size, create_store, raw_variables
 from dfxm_dask.store.crystal import checked_crystal, crystal_of_store, refuse_other_crystal
 from dfxm_dask.store.lock import STORE_LOCK, Fence, own_store
 from dfxm_dask.store.metadata import read_node
+from dfxm_dask.store.readers import frames, marked_frames, named_scans, read_scan
 from dfxm_dask.store.scan import arrays, consolidate, read_group_meta
 from dfxm_dask.store.shards import ShardWriter, open_array, place_shards, read, stage_shard, staging
-from dfxm_dask.store.source import Scan, frames, load_beamline, marked_frames, named_scans, read_scan
+from dfxm_dask.store.source import Scan, load_beamline
 from dfxm_dask.store.stack import axis_attrs, grid_positions, layer_z, name_of, remarks, stacked, z_attrs
 
 NOISE_FRAMES = 16  # frames of a layer, evenly spread, that the noise is taken from
@@ -64,23 +65,20 @@ def read_layers(
     source: Any,
     scan: Any,
     *,
-    beamline: Any,
-    detector: str | None,
-    roots: Sequence[Path],
-    allow_partial: bool,
     z: Sequence[float] | None = None,
-    scan_mode: str | None = None,
+    format: str | None = None,
+    **how: Any,
 ) -> tuple[list[Scan], list[str]]:
     """The scans that make up the store, ordered by z, and the names of layers that are not complete.
+
+    ``how`` is as of :class:`dfxm_dask.store.readers.How`.
 
     Raises
     ------
     SourceError
         Layers that do not fit together: see :mod:`dfxm_dask.store.stack`.
     """
-    how: dict[str, Any] = {"beamline": beamline, "detector": detector, "roots": tuple(roots)}
-    how |= {"allow_partial": allow_partial, "scan_mode": scan_mode}
-    scans = [read_scan(path, entry, **how) for path, entry in named_scans(source, scan)]
+    scans = [read_scan(path, entry, format=format, **how) for path, entry in named_scans(source, scan, format)]
     order = stacked(scans, z)
     if len(order) == 1:
         return order, []
@@ -129,6 +127,9 @@ def ingest(
     roots: Sequence[str | os.PathLike[str]] = (),
     allow_partial: bool = False,
     scan_mode: str | None = None,
+    format: str | None = None,
+    positions: str | None = None,
+    repeats: str | None = None,
     lattice: Mapping[str, Any] | None = None,
     hkl: Sequence[int] | None = None,
     overwrite: bool = False,
@@ -139,7 +140,8 @@ def ingest(
     Parameters
     ----------
     source : path, pattern or list of both
-        BLISS/NeXus HDF5 masters, or EDF series. A path that exists is taken as it is, whatever characters it has;
+        BLISS/NeXus HDF5 masters, EDF series, frames with a table of positions, or files of dfxm-geo; `dfxm-dask
+        formats` lists all that can be read. A path that exists is taken as it is, whatever characters it has;
         files of a pattern come in natural order, scan2 before scan10.
     store : path
         Where the Zarr store goes. An ingest that was stopped goes on where it stopped.
@@ -167,6 +169,12 @@ def ingest(
     scan_mode : "rewind" or "zigzag", optional
         Direction of the rows of a scan over two axes, where the file has neither ``fast_motor_mode`` nor a position
         of the fast motor for each frame.
+    format : str, optional
+        Name of the format, where a path fits several.
+    positions : "motor" or "command", optional
+        What tells the positions of the frames where motors and command disagree.
+    repeats : "point" or "scan", optional
+        Order of several frames for each row of a table: all frames of a point together, or the whole scan again.
     lattice, hkl : mapping and (int, int, int), optional
         Crystal, how it stands, and its reflection, for Burgers vectors of boundaries: see :func:`dfxm_dask.calibrate`.
     overwrite : bool
@@ -202,6 +210,9 @@ def ingest(
         allow_partial=allow_partial,
         z=z,
         scan_mode=scan_mode,
+        format=format,
+        positions=positions,
+        repeats=repeats,
     )
     whole = [s for s in scans if s.found == s.commanded] or scans
     first = whole[0]
@@ -234,8 +245,8 @@ def ingest(
         "z": z_values,
         "writes": [v.name for v in variables],
     }
-    if scan_mode:  # a key that stores of before do not have
-        plan["scan_mode"] = scan_mode
+    choices = {"scan_mode": scan_mode, "positions": positions, "repeats": repeats}
+    plan |= {word: value for word, value in choices.items() if value}  # keys that stores of before do not have
     said = tuple(remarks(scans))
     nbytes = prod(layout.shape) * dtype.itemsize
     rows = unit_rows(layout, dtype.itemsize)

@@ -109,14 +109,18 @@ def not_a_store(store: str | Path) -> StoreError:
     return StoreError(f"store {store}", found, remedy)
 
 
-def not_a_source(path: str | Path) -> SourceError:
-    """The refusal of a path that is no file of the beamline."""
+def not_a_source(path: str | Path, formats: tuple[str, ...]) -> SourceError:
+    """The refusal of a path that no reader of these formats knows."""
     found = kind_of(path)
-    remedy = "name the master .h5 file of a scan, or a folder of .edf files"
+    remedy = "name the master .h5 file of a scan, a folder of .edf files, or frames with a table"
+    if "does not exist" in found:
+        return SourceError(str(path), found, "check the path")
+    if (holder := store_around(path)) and "a part" not in found:
+        found = f"is a file in the store {holder}"
     if os.path.isdir(path) and "no store" in found:
         found, names = "is a folder without .edf files", _inside(path, "master")
         remedy = f"name a master file: {names}" if names else remedy
-    return SourceError(str(path), found, remedy)
+    return SourceError(str(path), found, f"{remedy} (formats: {', '.join(formats)}; see dfxm-dask formats)")
 
 
 def not_a_master(path: str) -> SourceError:

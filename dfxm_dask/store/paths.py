@@ -9,6 +9,7 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dfxm_dask.errors import SourceError
@@ -93,59 +94,21 @@ def named(source: SourcePath) -> list[str]:
     return list(found)
 
 
-def is_edf(path: str) -> bool:
-    """Whether a file is EDF, by its first bytes where its name does not say; a folder holds EDF files, if any."""
-    if os.path.isdir(path):
-        return True
-    name = path.lower()
-    try:
-        with open(path, "rb") as file:
-            start = file.read(512)
-    except OSError:
-        start = b""
-    if name.endswith(EDF_NAMES):
-        return not start.startswith(HDF5_MAGIC)
-    return re.match(rb"\s*\{\s*\w+\s*=", start) is not None
+def inside(folder: str | os.PathLike[str], endings: tuple[str, ...]) -> list[str]:
+    """Paths in a folder whose names end so, in natural order; names that begin with a dot are no data."""
+    with suppress(OSError):
+        names = [name for name in os.listdir(folder) if not name.startswith(".") and name.lower().endswith(endings)]
+        return sorted((os.path.join(folder, name) for name in names), key=natural)
+    return []
 
 
-def one_source(source: SourcePath) -> str | list[str]:
-    """The master file, or all EDF files of the series, that a path, a pattern or a list names.
-
-    Raises
-    ------
-    SourceError
-        Several files that are not all EDF.
-    """
-    found = named(source)
-    if all(map(is_edf, found)):
-        return found
-    if len(found) > 1:
-        raise SourceError(f"source {found[0]} and {len(found) - 1} more", "are several master files", "name one")
-    return found[0]
-
-
-def sources(source: SourcePath) -> list[str | list[str]]:
-    """Sources of scans behind a path, a pattern, or a list of both: master files, and series of EDF files.
-
-    EDF files of one folder are one series, but for files that hold whole scans: each of these is a source.
-    """
-    found: list[str | list[str]] = []
-    series: dict[str, list[str]] = {}
-    for path in named(source):
-        if os.path.isdir(path) or not is_edf(path):
-            found.append(path)
-            continue
-        folder = os.path.dirname(os.path.realpath(path))
-        if folder not in series:
-            found.append(series.setdefault(folder, []))
-        series[folder].append(path)
-    return [part for each in found for part in ([each] if isinstance(each, str) else _series(each))]
-
-
-def _series(files: list[str]) -> list[str | list[str]]:
-    from dfxm_dask.store.edf import holds_whole_scans
-
-    return list(files) if len(files) == 1 or holds_whole_scans(files[0]) else [files]
+def series(paths: Iterable[str]) -> list[list[str]]:
+    """Folders, and files put together by their folders, in the order of their first."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        alone = os.path.isdir(path)
+        found.setdefault(path if alone else f"files of {os.path.dirname(os.path.realpath(path))}", []).append(path)
+    return list(found.values())
 
 
 def beside(store: str | Path, ending: str) -> Path:

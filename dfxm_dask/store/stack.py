@@ -333,6 +333,7 @@ def remarks(scans: Sequence[Scan]) -> list[str]:
     whole = complete(scans) or list(scans)
     first = whole[0]
     said = [f"z is not known and set to 0: {first.z_note}"] if first.z is None and first.z_note else []
+    said += dict.fromkeys(words for s in whole for words in s.remarks)
     foreign = {str(a.attrs["title_read_as"]) for s in whole for a in s.axes if "title_read_as" in a.attrs}
     said += [f"the positions of all frames agree with the title of the scan where {words}" for words in sorted(foreign)]
     for k, axis in enumerate(first.axes):

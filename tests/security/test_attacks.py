@@ -28,7 +28,8 @@ from dfxm_dask.components.regions import read_mask
 from dfxm_dask.errors import InputError, RecipeError, SourceError
 from dfxm_dask.run.recipe import read_recipe
 from dfxm_dask.schema import printable
-from dfxm_dask.store.source import load_beamline, read_scan
+from dfxm_dask.store.readers import read_scan
+from dfxm_dask.store.source import load_beamline
 from tests.beamline_files import known_counts, write_bliss, write_edf
 from tests.store.test_broken_inputs import meta, refusal, told
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from dfxm_dask.errors import SourceError
-from dfxm_dask.store.source import frames, load_beamline, read_scan
+from dfxm_dask.store.readers import frames, read_scan
+from dfxm_dask.store.source import load_beamline
 from tests.beamline_files import known_counts, write_bliss
 
 BEAMLINE = load_beamline("id03")

@@ -17,7 +17,8 @@ import pytest
 import dfxm_dask
 from dfxm_dask.errors import InputError
 from dfxm_dask.store.bliss_writer import Entry, write_lima, write_master
-from dfxm_dask.store.source import list_scans, load_beamline, read_scan
+from dfxm_dask.store.readers import list_scans, read_scan
+from dfxm_dask.store.source import load_beamline
 from tests.beamline_files import known_counts
 
 MU = (("mu", 0.29, 0.001, 7, "degree"),)

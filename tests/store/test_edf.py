@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 import dfxm_dask
 from dfxm_dask.errors import SourceError
 from dfxm_dask.store.edf_headers import frames_of, open_edf, read_counts
-from dfxm_dask.store.source import Scan, frames, list_scans, load_beamline, read_scan
+from dfxm_dask.store.readers import frames, list_scans, read_scan
+from dfxm_dask.store.source import Scan, load_beamline
 from tests.beamline_files import known_counts, write_bliss, write_edf
 
 BEAMLINE = load_beamline("id03")

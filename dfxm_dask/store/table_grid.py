@@ -1,0 +1,187 @@
+"""From positions in a table, one for each frame, to the grid of a scan.
+
+Rows may come in any order and positions may be read back with a little noise. Positions of an axis fall into groups of
+equal size, far apart beside what they wander within a group; a grid is complete when every combination of groups holds
+the same number of frames. That number is the number of repeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from dfxm_dask.errors import SourceError
+
+WITHIN = 0.25  # of the least gap between groups: what positions of a group may differ by
+LEAST_GAP = 0.05  # of the mean gap: positions nearer than this are no positions of their own
+MOST_AXES = 2
+EVEN = 0.5  # least over mean distance of positions that are as good as even
+LISTED = 4
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The place of each frame on a grid.
+
+    Parameters
+    ----------
+    motors : tuple of str
+        Scanned columns, slow first.
+    index : tuple of ndarray, (frame,), int64
+        Index of each frame along each of them, in the direction in which they were first scanned.
+    shape : tuple of int
+    repeat : ndarray, (frame,), int64
+        How many frames of the same position come before.
+    repeats : int
+        Frames at each position.
+    along : tuple of str
+        Other columns that change with these.
+    sorted : bool
+        Whether an axis does not run one way: frames are then put in the order of their positions.
+    """
+
+    motors: tuple[str, ...]
+    index: tuple[np.ndarray, ...]
+    shape: tuple[int, ...]
+    repeat: np.ndarray
+    repeats: int
+    along: tuple[str, ...]
+    sorted: bool
+
+
+def groups(values: np.ndarray) -> np.ndarray | None:
+    """Group of each value, ascending; None where values fall into no groups of equal size that are well apart."""
+    total = len(values)
+    ordered = np.sort(values)
+    gaps = np.diff(ordered)
+    place = np.empty(total, np.int64)
+    place[np.argsort(values, kind="stable")] = np.arange(total)
+    for number in range(total, 1, -1):
+        if total % number:
+            continue
+        size = total // number
+        parts = ordered.reshape(number, size)
+        spread = float(np.ptp(parts, axis=1).max())
+        apart = float((parts[1:, 0] - parts[:-1, -1]).min())
+        if apart > 0 and spread <= WITHIN * apart and (size > 1 or apart >= LEAST_GAP * float(gaps.mean())):
+            return place // size
+    return None
+
+
+def grid(columns: Mapping[str, np.ndarray], held: Mapping[str, float], asked: str) -> Grid:
+    """The grid that positions make.
+
+    Parameters
+    ----------
+    columns : mapping of name to ndarray, (frame,)
+        Positions of all motors that could scan.
+    held : mapping of name to float
+        How far a motor wanders that stands still.
+    asked : str
+        For messages.
+
+    Raises
+    ------
+    SourceError
+        No complete grid, or more axes than a store of scans holds.
+    """
+    total = len(next(iter(columns.values())))
+    spans = {name: float(np.ptp(v)) / held[name] for name, v in columns.items()}
+    moved = {name: v for name, v in columns.items() if spans[name] > 1} or {
+        name: v for name, v in columns.items() if spans[name] > 0
+    }
+    found = {name: place for name, v in moved.items() if (place := groups(v)) is not None}
+    names = sorted(found, key=lambda name: -spans[name])
+    even = {name: min(_evenness(moved[name], found[name]), EVEN) for name in names}
+    for repeats in range(1, total + 1):
+        if total % repeats:
+            continue
+        fitting = (c for n in range(1, MOST_AXES + 2) for c in combinations(names, n))
+        # A motor that wanders has as many positions as there are frames, at uneven distances: it comes last.
+        for chosen in sorted(fitting, key=lambda c: -min(even[name] for name in c)):
+            shape = tuple(int(found[name].max()) + 1 for name in chosen)
+            if np.prod(shape) * repeats != total:
+                continue
+            cell = np.ravel_multi_index([found[name] for name in chosen], shape)
+            if (np.bincount(cell, minlength=int(np.prod(shape))) == repeats).all():
+                if len(chosen) > MOST_AXES:
+                    raise SourceError(
+                        asked,
+                        f"scans {len(chosen)} motors: {', '.join(chosen)}",
+                        f"name the rows of {MOST_AXES} of them alone in a table of their own",
+                    )
+                return _ordered(chosen, found, moved, held, cell, repeats)
+    raise _incomplete(columns, moved, asked)
+
+
+def _evenness(values: np.ndarray, place: np.ndarray) -> float:
+    """Least distance of neighbouring positions over their mean distance."""
+    steps = np.diff(np.bincount(place, weights=values) / np.bincount(place))
+    return float(steps.min() / steps.mean())
+
+
+def _ordered(
+    chosen: tuple[str, ...],
+    found: Mapping[str, np.ndarray],
+    moved: Mapping[str, np.ndarray],
+    held: Mapping[str, float],
+    cell: np.ndarray,
+    repeats: int,
+) -> Grid:
+    """Axes slow first, each in its own direction, and the number of each repeat."""
+    motors = sorted(chosen, key=lambda name: int(np.count_nonzero(np.diff(found[name]))))
+    index, straight = [], []
+    for name in motors:
+        places = found[name]
+        steps = np.diff(places)
+        ahead, back = int((steps == 1).sum()), int((steps == -1).sum())
+        down = back > ahead or (back == ahead and places[0] > places[-1])
+        index.append(places.max() - places if down else places)
+        straight.append(_runs(index[-1], len(motors) > 1))
+    repeat = np.zeros(len(cell), np.int64)
+    seen: dict[int, int] = {}
+    for k, place in enumerate(cell.tolist()):
+        repeat[k] = seen.get(place, 0)
+        seen[place] = int(repeat[k]) + 1
+    along = tuple(name for name, v in moved.items() if name not in chosen and float(np.ptp(v)) > held[name])
+    shape = tuple(int(place.max()) + 1 for place in index)
+    return Grid(tuple(motors), tuple(index), shape, repeat, repeats, along, not all(straight))
+
+
+def _runs(index: np.ndarray, rows: bool) -> bool:
+    """Whether an index goes up step by step, over and over; in rows also to and fro."""
+    steps = np.diff(index)
+    back = steps == -index.max()
+    return bool(((steps == 0) | (steps == 1) | back | ((steps == -1) & rows)).all())
+
+
+def _incomplete(columns: Mapping[str, np.ndarray], moved: Mapping[str, np.ndarray], asked: str) -> SourceError:
+    if not moved:
+        return SourceError(
+            asked,
+            f"none of the motors {', '.join(columns)} moves from row to row",
+            "name the scanned column with --motor COLUMN=phi",
+        )
+    total = len(next(iter(moved.values())))
+    together = np.stack(list(moved.values()), axis=1)
+    _, first, number = np.unique(together, axis=0, return_index=True, return_counts=True)
+    if (number > 1).any() and len(set(number.tolist())) > 1:
+        rows = [np.flatnonzero((together == together[k]).all(axis=1)) + 1 for k in first[number == number.max()]]
+        places = "; ".join(", ".join(map(str, some)) for some in rows[:LISTED])
+        fault = f"rows {places} have the same positions, and other positions have fewer rows"
+        return SourceError(asked, fault, "remove the rows that are twice, or add those that are missing")
+    told = ", ".join(f"{name} ({_levels(v)} positions)" for name, v in moved.items())
+    return SourceError(
+        asked,
+        f"the {total} rows make no complete grid of {told}",
+        "add the rows that are missing, or remove the incomplete row of the grid",
+    )
+
+
+def _levels(values: np.ndarray) -> int:
+    """Positions that stand apart, as far as they can be told."""
+    gaps = np.diff(np.sort(values))
+    return int((gaps > WITHIN * gaps.max()).sum()) + 1
