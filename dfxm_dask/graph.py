@@ -403,9 +403,7 @@ def _picked(
             concatenate=None, dtype=dtype, meta=np.empty((0,) * len(variable.dims), dtype),
         )  # fmt: skip
         variables[variable.name] = (variable.dims, data, variable.attrs)
-    dims = {d for v in wanted for d in v.dims}
-    coords = {n: c for n, c in dataset.coords.items() if set(map(str, c.dims)) <= dims}
-    return xr.Dataset(variables, coords=coords)
+    return xr.Dataset(variables, coords=_coordinates(dataset, wanted))
 
 
 def _extra_size(dim: str, dataset: xr.Dataset, axes: Mapping[str, str]) -> int:
