@@ -13,7 +13,7 @@ from dfxm_dask.schema import COUNTS, SPACE
 if TYPE_CHECKING:
     import xarray as xr
 
-    from dfxm_dask.reduction import Reduction
+    from dfxm_dask.declaration import Declaration
 
 OTHER_NAMES = {
     "z": ("layer", "layers", "slice", "depth"),
@@ -23,7 +23,7 @@ OTHER_NAMES = {
 """What others call the dims of space."""
 
 
-def refuse_other_data(reduction: Reduction, dataset: Any) -> None:
+def refuse_other_data(reduction: Declaration, dataset: Any) -> None:
     """Refuse what is no Dataset of a scan, before its axes are looked for.
 
     Raises
@@ -92,7 +92,7 @@ def _other_dims(dims: list[str], taken: list[str]) -> str:
     return calls
 
 
-def scan_positions(reduction: Reduction, dataset: xr.Dataset, axis: str) -> np.ndarray:
+def scan_positions(reduction: Declaration, dataset: xr.Dataset, axis: str) -> np.ndarray:
     """Positions along a scan axis, float64: numbers, finite and in order.
 
     Raises

@@ -22,9 +22,9 @@ from dask.highlevelgraph import HighLevelGraph
 
 from dfxm_dask import __version__
 from dfxm_dask.accepted import refuse_other_data, scan_positions
+from dfxm_dask.declaration import Arrays, Declaration
 from dfxm_dask.errors import FramesApartWarning, InputError
 from dfxm_dask.layer import beside, check_outputs, compares_frames, frames_apart, run_kernel, scan_last, storage_order
-from dfxm_dask.reduction import Arrays, Reduction
 from dfxm_dask.schema import (
     AXES,
     COUNTS,
@@ -67,7 +67,10 @@ def scan_axes(dataset: xr.Dataset) -> dict[str, str]:
 
 
 def expanded_writes(
-    reduction: Reduction, axes: Mapping[str, str], parameters: Mapping[str, Any], sizes: Mapping[Any, int] | None = None
+    reduction: Declaration,
+    axes: Mapping[str, str],
+    parameters: Mapping[str, Any],
+    sizes: Mapping[Any, int] | None = None,
 ) -> list[Variable]:
     """What the reduction writes on a scan with these axes; a parameter ``axis`` narrows its templates to one axis.
 
@@ -88,7 +91,7 @@ def components(parameters: Mapping[str, Any]) -> int:
     return count if isinstance(count, int) else COMPONENTS
 
 
-def check_axes(reduction: Reduction, axes: Mapping[str, str], sizes: Mapping[Any, int]) -> str | None:
+def check_axes(reduction: Declaration, axes: Mapping[str, str], sizes: Mapping[Any, int]) -> str | None:
     """Why the reduction cannot run on a scan with these axes, or None."""
     if len(axes) < reduction.min_axes:
         return f"needs {reduction.min_axes} scan axes, the scan has {', '.join(axes) or 'none'}"
@@ -99,7 +102,7 @@ def check_axes(reduction: Reduction, axes: Mapping[str, str], sizes: Mapping[Any
 
 
 def projected_memory(
-    reductions: Sequence[Reduction], axes: Mapping[str, str], sizes: Mapping[str, int],
+    reductions: Sequence[Declaration], axes: Mapping[str, str], sizes: Mapping[str, int],
     parameters: Sequence[Mapping[str, Any]], edge: int, itemsize: int, whole: bool,
 ) -> int:  # fmt: skip
     """Bytes that one unit needs at its peak: baseline, one tile of counts, encoded chunks, and the maps it makes.
@@ -135,7 +138,7 @@ def projected_memory(
 
 
 def _layer_block(
-    reduction: Reduction, axes: Mapping[str, str], parameters: Mapping[str, Any], names: Sequence[str],
+    reduction: Declaration, axes: Mapping[str, str], parameters: Mapping[str, Any], names: Sequence[str],
     dims: Sequence[tuple[str, ...]], positions: Mapping[str, np.ndarray], wanted: Sequence[Variable],
     own: np.ndarray | None, seen: np.ndarray | None, *blocks: np.ndarray,
 ) -> Arrays:  # fmt: skip
@@ -182,12 +185,12 @@ def _pick(base: Any, name: str) -> np.ndarray:
     return np.asarray(base[name])
 
 
-def lazy(reduction: Reduction, dataset: xr.Dataset, parameters: Mapping[str, Any]) -> xr.Dataset:
+def lazy(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str, Any]) -> xr.Dataset:
     """A reduction of a Dataset as a lazy Dataset.
 
     Parameters
     ----------
-    reduction : Reduction
+    reduction : Declaration
     dataset : xarray.Dataset
         With the variables that the reduction reads, dims in storage order (z, scan axes, y, x); Dask or numpy.
     parameters : mapping
@@ -230,7 +233,7 @@ def lazy(reduction: Reduction, dataset: xr.Dataset, parameters: Mapping[str, Any
     return _gathered(reduction, base, wanted, dataset, axes, chosen)
 
 
-def _scale(reduction: Reduction, dataset: xr.Dataset, chosen: Mapping[str, Any]) -> dict[str, str]:
+def _scale(reduction: Declaration, dataset: xr.Dataset, chosen: Mapping[str, Any]) -> dict[str, str]:
     """Attributes by which results name the scale of the counts that they are made of, as those of a run do."""
     if reduction.name == "normalise":
         beam = dataset.get(chosen["by"])
@@ -240,7 +243,7 @@ def _scale(reduction: Reduction, dataset: xr.Dataset, chosen: Mapping[str, Any])
     return {SCALED: dataset["counts"].attrs[SCALED]} if SCALED in dataset["counts"].attrs else {}
 
 
-def open_dims(reduction: Reduction, wanted: Sequence[Variable], axes: Mapping[str, str]) -> list[str]:
+def open_dims(reduction: Declaration, wanted: Sequence[Variable], axes: Mapping[str, str]) -> list[str]:
     """Dims of the result of a gather whose length is not known before it is computed, such as the objects found."""
     known = {*SPACE, *axes, *FIXED}
     dims = dict.fromkeys(d for v in wanted for d in v.dims)
@@ -248,7 +251,7 @@ def open_dims(reduction: Reduction, wanted: Sequence[Variable], axes: Mapping[st
             and not d.startswith("patch_")] if reduction.combine else []  # fmt: skip
 
 
-def gather(reduction: Reduction, dataset: xr.Dataset, parameters: Mapping[str, Any]) -> xr.Dataset:
+def gather(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str, Any]) -> xr.Dataset:
     """The result of a gather, computed at once by the scheduler that Dask is set to; its dims may have any length.
 
     Raises
@@ -267,7 +270,7 @@ def gather(reduction: Reduction, dataset: xr.Dataset, parameters: Mapping[str, A
 
 
 def _blocks(
-    reduction: Reduction, dataset: xr.Dataset, parameters: Mapping[str, Any]
+    reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str, Any]
 ) -> tuple[da.Array, list[Variable], dict[str, str], dict[str, Any], dict[str, int], list[str]]:
     """One task for each block that runs the kernel: what both kinds of reduction begin with."""
     chosen = reduction.validate(parameters)
@@ -309,7 +312,7 @@ def _blocks(
 
 
 def _inputs(
-    reduction: Reduction, dataset: xr.Dataset, axes: Mapping[str, str]
+    reduction: Declaration, dataset: xr.Dataset, axes: Mapping[str, str]
 ) -> tuple[list[str], list[xr.DataArray], dict[str, np.ndarray]]:
     """Arrays that the kernel reads, checked, by name; and the positions along the scan axes."""
     names: list[str] = []
@@ -348,7 +351,7 @@ def _inputs(
     return names, arrays, positions
 
 
-def _block_grid(reduction: Reduction, arrays: Sequence[xr.DataArray]) -> dict[str, tuple[int, ...]]:
+def _block_grid(reduction: Declaration, arrays: Sequence[xr.DataArray]) -> dict[str, tuple[int, ...]]:
     """Chunks along every dim: those of the first chunked array that has it; merged where the reduction asks."""
     grid: dict[str, tuple[int, ...]] = {}
     for array in arrays:
@@ -376,7 +379,7 @@ def _aligned(array: xr.DataArray, grid: Mapping[str, tuple[int, ...]]) -> xr.Dat
 
 
 def _picked(
-    reduction: Reduction, base: da.Array, wanted: Sequence[Variable], dataset: xr.Dataset, axes: Mapping[str, str],
+    reduction: Declaration, base: da.Array, wanted: Sequence[Variable], dataset: xr.Dataset, axes: Mapping[str, str],
     index: dict[str, int], block_dims: list[str],
 ) -> xr.Dataset:  # fmt: skip
     """One lazy array per output, each a part of the shared block task."""
@@ -400,9 +403,7 @@ def _picked(
             concatenate=None, dtype=dtype, meta=np.empty((0,) * len(variable.dims), dtype),
         )  # fmt: skip
         variables[variable.name] = (variable.dims, data, variable.attrs)
-    dims = {d for v in wanted for d in v.dims}
-    coords = {n: c for n, c in dataset.coords.items() if set(map(str, c.dims)) <= dims}
-    return xr.Dataset(variables, coords=coords)
+    return xr.Dataset(variables, coords=_coordinates(dataset, wanted))
 
 
 def _extra_size(dim: str, dataset: xr.Dataset, axes: Mapping[str, str]) -> int:
@@ -413,7 +414,7 @@ def _extra_size(dim: str, dataset: xr.Dataset, axes: Mapping[str, str]) -> int:
     return int(dataset.sizes[dim])
 
 
-def _merged(reduction: Reduction, base: da.Array) -> tuple[dict[Any, Any], str]:
+def _merged(reduction: Declaration, base: da.Array) -> tuple[dict[Any, Any], str]:
     """Tasks that merge the summaries of all blocks in a tree and finish, and the key of the last one."""
     name = f"{base.name}-merged"
     keys = list(dask.core.flatten(base.__dask_keys__()))
@@ -430,7 +431,7 @@ def _merged(reduction: Reduction, base: da.Array) -> tuple[dict[Any, Any], str]:
 
 
 def _gathered(
-    reduction: Reduction, base: da.Array, wanted: Sequence[Variable], dataset: xr.Dataset, axes: Mapping[str, str],
+    reduction: Declaration, base: da.Array, wanted: Sequence[Variable], dataset: xr.Dataset, axes: Mapping[str, str],
     chosen: Mapping[str, Any],
 ) -> xr.Dataset:  # fmt: skip
     """Merge the summaries of all blocks in a tree, finish, and declare the outputs."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from dfxm_dask.declaration import Arrays, Declaration
 from dfxm_dask.errors import InputError
-from dfxm_dask.reduction import Arrays, Reduction
 from dfxm_dask.schema import (
     AXES,
     FEWEST_MASKED,
@@ -26,7 +26,7 @@ from dfxm_dask.schema import (
 )
 
 
-def beside(reduction: Reduction) -> tuple[Variable, ...]:
+def beside(reduction: Declaration) -> tuple[Variable, ...]:
     """Variables of the raw data that decide what a kernel sees, where they are there, without being its inputs."""
     names = {v.name for v in reduction.reads} if not reduction.halo and "z" not in reduction.over else set()
     positions = (POSITION,) if AXES.name in names and reduction.positions != "unused" else ()
@@ -34,7 +34,7 @@ def beside(reduction: Reduction) -> tuple[Variable, ...]:
 
 
 def kernel_arguments(
-    reduction: Reduction, axes: Mapping[str, str], fetch: Mapping[str, Any], positions: Mapping[str, np.ndarray]
+    reduction: Declaration, axes: Mapping[str, str], fetch: Mapping[str, Any], positions: Mapping[str, np.ndarray]
 ) -> tuple[list[Any], dict[str, Any]]:
     """Positional and keyword inputs of a kernel, from arrays by name. Templates and scan axes become dicts."""
     args: list[Any] = []
@@ -60,7 +60,7 @@ def kernel_arguments(
 
 
 def run_kernel(
-    reduction: Reduction, axes: Mapping[str, str], fetch: Mapping[str, Any], positions: Mapping[str, np.ndarray],
+    reduction: Declaration, axes: Mapping[str, str], fetch: Mapping[str, Any], positions: Mapping[str, np.ndarray],
     parameters: Mapping[str, Any], **extra: Any,
 ) -> Arrays:  # fmt: skip
     """What the kernel makes of one layer.
@@ -142,7 +142,7 @@ def position_spread(frames: np.ndarray, k: int, coordinate: np.ndarray) -> float
     return apart / step if step else 0.0
 
 
-def compares_frames(reduction: Reduction) -> bool:
+def compares_frames(reduction: Declaration) -> bool:
     """Whether a reduction takes frames for measured at one position along a scan axis that were not."""
     names = {v.name for v in reduction.reads}
     return {"counts", AXES.name} <= names and POSITION not in reduction.may_read and reduction.positions != "unused"
@@ -150,7 +150,7 @@ def compares_frames(reduction: Reduction) -> bool:
 
 def frames_apart(
     axes: Sequence[str], frames: Mapping[str, np.ndarray], positions: Mapping[str, np.ndarray],
-    reductions: Sequence[Reduction],
+    reductions: Sequence[Declaration],
 ) -> tuple[str, ...]:  # fmt: skip
     """That reductions take frames for measured at one position along a scan axis which lie apart.
 
@@ -161,7 +161,7 @@ def frames_apart(
         Positions of frames by axis, where known; NaN for absent layers.
     positions : mapping of str to array (position,)
         Coordinates of the scan axes.
-    reductions : sequence of Reduction
+    reductions : sequence of Declaration
 
     Returns
     -------
@@ -228,7 +228,7 @@ def storage_order(values: np.ndarray, dims: Sequence[str], axes: Mapping[str, st
     return values.transpose([order.index(d) for d in dims])
 
 
-def check_outputs(reduction: Reduction, outputs: Arrays, wanted: Sequence[Variable]) -> None:
+def check_outputs(reduction: Declaration, outputs: Arrays, wanted: Sequence[Variable]) -> None:
     """Refuse a kernel that does not return what it declares.
 
     Raises

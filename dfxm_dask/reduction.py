@@ -27,6 +27,12 @@ Five words declare the shape
 ``patch``    edge in pixels of square tiles of (y, x) that must not be cut; outputs may have dims patch_y, patch_x.
 ``combine``  for a gather: merges two summaries (the dicts that the kernel returns); must be associative. ``finish``
              then turns the last summary into the result. Summaries travel, images never do.
+
+What its docstring says
+-----------------------
+A kernel's docstring has a first line, and sections of numpydoc. Arrays come as declared, one layer, so its Parameters
+and Returns say only what declarations and descriptions of parameters do not tell. :mod:`dfxm_dask.docstring` puts both
+together for who calls the reduction. Where no formula is from literature, Notes end with "Our own definition."
 """
 
 from __future__ import annotations
@@ -34,75 +40,47 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import ConfigDict, create_model
 
-from dfxm_dask.errors import InputError, RecipeError
-from dfxm_dask.schema import Variable, first_fault, nearest, validated
+from dfxm_dask.declaration import Arrays, Declaration, Positions, Settle
+from dfxm_dask.docstring import for_callers
+from dfxm_dask.errors import InputError
+from dfxm_dask.schema import Variable
 
 if TYPE_CHECKING:
     import xarray as xr
 
-Arrays = dict[str, np.ndarray]
-Positions = Literal["own", "common", "unused"]
-Settle = Callable[[Mapping[str, Any], Mapping[str, Any], tuple[int, ...]], tuple[dict[str, Any] | None, str]]
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Reduction(Declaration):
+    """A function of a Dataset, made of a kernel: it returns a lazy Dataset. ``.kernel`` is the numpy function.
 
-@dataclass(frozen=True, eq=False)
-class Reduction:
-    """A kernel with its declaration. Call it with a Dataset for a lazy Dataset; ``.kernel`` is the numpy function."""
+    Name, signature and docstring are those of a function: ``help``, ``inspect`` and completion read them.
+    """
 
-    name: str
-    kernel: Callable[..., Arrays]
-    reads: tuple[Variable, ...]
-    may_read: tuple[Variable, ...]
-    writes: tuple[Variable, ...]
-    over: tuple[str, ...]
-    halo: int
-    patch: int | None
-    combine: Callable[[Arrays, Arrays], Arrays] | None
-    finish: Callable[[Arrays], Arrays] | None
-    min_axes: int
-    group: str
-    parameters: type[BaseModel]
-    min_positions: int = 1
-    files: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
-    positions: Positions = "own"
-    settle: Settle | None = None
-    settled_by: tuple[Variable, ...] = ()
+    def __post_init__(self) -> None:
+        dataset = inspect.Parameter("dataset", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="xarray.Dataset")
+        given = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=f.get_default(), annotation=f.annotation)
+            for name, f in self.parameters.model_fields.items()
+        ]
+        known = {
+            "__name__": self.name,
+            "__qualname__": self.name,
+            "__module__": self.kernel.__module__,
+            "__signature__": inspect.Signature([dataset, *given], return_annotation="xarray.Dataset"),
+            "__doc__": for_callers(self),
+        }
+        self.__dict__.update(known)  # the class is frozen
 
-    @property
-    def __doc__(self) -> str | None:  # type: ignore[override]
-        return self.kernel.__doc__
+    def __repr__(self) -> str:
+        return f"<reduction {self.__module__}.{self.name}>"
 
-    def validate(self, parameters: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
-        """Parameters with defaults filled in.
-
-        Raises
-        ------
-        InputError
-            Unknown name (with the nearest known one), wrong type, or a value out of range.
-        """
-        prefix = f"{where}{self.name}"
-        for word in parameters:
-            if word not in self.parameters.model_fields:
-                known = ", ".join(self.parameters.model_fields) or "none"
-                raise InputError(
-                    f"{prefix}: parameter {word!r}",
-                    f"is unknown{nearest(word, self.parameters.model_fields)}",
-                    f"known parameters: {known}",
-                )
-        try:
-            return validated(self.parameters, parameters).model_dump()
-        except InputError as error:
-            raise InputError(f"{prefix}: {error.asked}", error.found, error.remedy) from None
-        except ValidationError as error:
-            place, reason = first_fault(error)
-            name = ".".join(str(part) for part in place) or "parameters"
-            raise InputError(f"{prefix}: parameter {name!r}", reason, f"see `dfxm-dask explain {self.name}`") from None
+    def __get__(self, instance: Any, owner: type | None = None) -> Reduction:
+        """Itself: what has this method is a routine to ``help`` and ``doctest``, as functions are."""
+        return self
 
     def __call__(self, dataset: xr.Dataset, **parameters: Any) -> xr.Dataset:
         """The reduction of a Dataset as a lazy Dataset (see :func:`dfxm_dask.graph.lazy`)."""
@@ -190,33 +168,3 @@ def reduction(
         return REGISTRY[name]
 
     return declare
-
-
-def load_reductions() -> dict[str, Reduction]:
-    """All reductions: of the rooms, and of packages that offer them by the entry point ``dfxm_dask.reductions``."""
-    import dfxm_dask.beams
-    import dfxm_dask.boundaries
-    import dfxm_dask.components
-    import dfxm_dask.frames
-    import dfxm_dask.rocking
-    import dfxm_dask.volume  # noqa: F401  (importing a room registers its reductions)
-
-    for point in entry_points(group="dfxm_dask.reductions"):
-        point.load()
-    return REGISTRY
-
-
-def find(name: str) -> Reduction:
-    """The reduction of that name.
-
-    Raises
-    ------
-    RecipeError
-        No reduction has it; the text names the nearest.
-    """
-    if name in REGISTRY:
-        return REGISTRY[name]
-    known = load_reductions()
-    if name not in known:
-        raise RecipeError(f"reduction {name!r}", f"is unknown{nearest(name, known)}", "see `dfxm-dask reductions`")
-    return known[name]

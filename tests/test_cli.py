@@ -15,10 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 from pydantic import Field
 
-from dfxm_dask import cli
-from dfxm_dask import reduction as registry
+from dfxm_dask import catalogue, cli
 from dfxm_dask.errors import SourceError, StoreError
-from dfxm_dask.reduction import reduction
+from dfxm_dask.reduction import REGISTRY, reduction
 from dfxm_dask.run import cluster
 from dfxm_dask.run.recipe import Recipe
 from dfxm_dask.schema import AXES, COUNTS, Variable
@@ -27,10 +26,10 @@ TOTAL = Variable("total", ("z", "y", "x"), "float32", "count", "sum of the curve
 
 
 @pytest.fixture(autouse=True)
-def reductions(monkeypatch: pytest.MonkeyPatch) -> None:
+def reductions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One reduction stands for the rooms, which register themselves once, when they are imported."""
-    registry.load_reductions()
-    monkeypatch.setattr(registry, "REGISTRY", {})
+    before = dict(catalogue.load_reductions())
+    REGISTRY.clear()
 
     @reduction(reads=(COUNTS, AXES), writes=(TOTAL,), over=("scan",), group="rocking")
     def moments(
@@ -51,7 +50,10 @@ def reductions(monkeypatch: pytest.MonkeyPatch) -> None:
         """
         return {"total": counts}
 
-    monkeypatch.setattr(registry, "load_reductions", lambda: registry.REGISTRY)
+    monkeypatch.setattr(catalogue, "load_reductions", lambda: REGISTRY)
+    yield
+    REGISTRY.clear()
+    REGISTRY.update(before)
 
 
 Planned = types.SimpleNamespace

@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from dfxm_dask import cli
+from dfxm_dask.catalogue import load_reductions
 from dfxm_dask.cli.parameters import field_option
 from dfxm_dask.cli.runs import reduction_command
-from dfxm_dask.reduction import REGISTRY, Reduction, load_reductions
+from dfxm_dask.reduction import REGISTRY, Reduction
 
 REDUCTIONS = load_reductions()
 PARAMETERS = [(found, name) for _, found in sorted(REDUCTIONS.items()) for name in found.parameters.model_fields]

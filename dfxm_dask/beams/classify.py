@@ -111,25 +111,20 @@ def classify_beams(
 
     Parameters
     ----------
-    counts : array (y, x, scan axes), uint16 or float32, count
-        Detector counts of one layer. The rocking curve needs all frames on one scale; the network does not.
-    scan : dict of str to array (length of the axis,), float64
-        Positions along every scan axis.
-    lit : array (y, x), bool
-    peak_local, width_local : array (y, x), float64 and float32, degree
-        Of :func:`dfxm_dask.beams.local_peak`.
+    counts : array
+        The rocking curve needs all frames on one scale; the network does not.
+    peak_local, width_local : array
+        See :func:`dfxm_dask.beams.local_peak`.
     method : str
         "prior": logistic of the distance from the local peak, (|u| - 2)/0.3 with u = (phi - peak_local)/width_local,
         averaged over the lit pixels of a patch. "lcnn": the network, on every frame by itself. "fused": the sum of
         their log-odds.
-    weights, trust, dark, axis, device, engine
-        See their descriptions.
 
     Returns
     -------
-    dict of str to array
-        ``p_weak`` (patch_y, patch_x, scan axes) float32; NaN where less than half of a patch is lit. The last patches
-        of a frame that is no multiple of 64 px are shifted back, so that none is dropped.
+    dict
+        NaN where less than half of a patch is lit. The last patches of a frame that is no multiple of 64 px are shifted
+        back, so that none is dropped.
 
     Raises
     ------
@@ -149,6 +144,15 @@ def classify_beams(
 
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> known = scan.merge(dfxm_dask.local_peak(scan, background=100))
+    >>> probability = dfxm_dask.classify_beams(known)["p_weak"]
+    >>> probability.isel(z=0, patch_y=0, patch_x=0)[[0, -1]].values.round(2).tolist()
+    [1.0, 1.0]
+
+    The kernel alone, on one layer:
+
     >>> phi = 0.002 * np.arange(31)
     >>> maps = np.full((64, 64), 0.03, np.float32), np.full((64, 64), 0.004, np.float32)
     >>> counts = np.zeros((64, 64, 31), np.uint16)

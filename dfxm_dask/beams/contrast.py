@@ -75,26 +75,21 @@ def enhance_beams(
 
     Parameters
     ----------
-    weak, weak_minus, weak_plus, weak_sigma : array (y, x), float32, count
-        As :func:`dfxm_dask.beams.integrate_beams` writes them; ``weak`` is for ``legacy`` only.
-    lit : array (y, x), bool
-        Where the sample diffracts.
-    y, x : array (y,) and (x,), float64, um
-        Positions of the pixels, equally spaced.
+    weak : array
+        For ``legacy`` only.
     window, noise_window : float, um
-        Of the two running medians. Both our choice: with 4 um instead of 8 walls and pairs are partly taken off
-        themselves.
+        Of running medians. Both our choice: with 4 um instead of 8 walls and pairs are partly taken off themselves.
     blur : float, um
         Images of lines are some 0.5 um wide, a dozen pixels or more: without blur a threshold on single pixels throws
         away most of the signal to noise. On simulated layers that were not tuned on, the area under the ROC curve rose
         from 0.85 to 0.92.
     legacy : bool
-        :func:`published_contrast` of ``weak`` instead.
+        See :func:`~dfxm_dask.beams.contrast.published_contrast`; it takes ``weak``.
 
     Returns
     -------
     dict
-        ``weak_enhanced`` (y, x), float32, NaN where unlit.
+        NaN where unlit.
 
     Raises
     ------
@@ -111,8 +106,24 @@ def enhance_beams(
     than half of either window, so that it is not taken off by itself. The sum of both tails (or the one that the scan
     reaches) is blurred among lit pixels, and divided by its local scale once more.
 
+    Our own definition.
+
+    References
+    ----------
+    arXiv:2509.05017v2 for ``legacy``.
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> known = scan.merge(dfxm_dask.local_peak(scan, background=100))
+    >>> known = known.merge(dfxm_dask.integrate_beams(known, background=100))
+    >>> contrast = dfxm_dask.enhance_beams(known)["weak_enhanced"]
+    >>> contrast.dims, contrast.attrs["units"]
+    (('z', 'y', 'x'), '1')
+
+    The kernel alone, on one layer:
+
     >>> position = 0.25 * np.arange(40.0)
     >>> weak = np.random.default_rng(0).normal(100, 5, (40, 40)).astype(np.float32)
     >>> weak[20, 20] = 200

@@ -265,49 +265,40 @@ def integrate_beams(
 
     Parameters
     ----------
-    counts : array (y, x, scan axes), uint16 or float32, count
-        Detector counts of one layer, all frames on one scale.
-    scan : dict of str to array (length of the axis,), float64
-        Positions along every scan axis.
-    lit : array (y, x), bool
-        Where the sample diffracts.
-    peak_local, width_local : array (y, x), float64 and float32, degree
-        Local reference of the rocking coordinate; see :func:`dfxm_dask.beams.local_peak`.
-    has_weak_beam : array (), bool
-        Of :func:`dfxm_dask.beams.local_peak`: whether the layer was scanned through its weak beam.
-    background_map : array (y, x), float32, count, optional
-        Counts without diffracted beam.
-    noise : array (), float32, count, optional
-        Noise of a voxel where nothing diffracts; taken where the frames are too small or too even to measure theirs.
-    p_weak : array (patch_y, patch_x, scan axes), float32, optional
-        Probability of the weak beam of each patch; spread bilinearly, so that no seam is left.
+    counts : array
+        All frames on one scale.
+    peak_local, width_local, has_weak_beam : array
+        See :func:`dfxm_dask.beams.local_peak`.
+    noise : array, optional
+        Taken where the frames are too small or too even to measure theirs.
+    p_weak : array, optional
+        Spread bilinearly, so that no seam is left.
     method : "pixel", "patch" or "fused"
         Patches help where the prior fails; on simulated scans they added nothing to it.
     axis : str, optional
-        By default phi where it is scanned, else the first axis of at least three positions.
+        Without phi, the first axis of at least three positions.
     background : float or "none", optional
-        Counts to subtract where there is no background map. One of the two must be said.
+        A map or this parameter must be given.
     frame_weight : "noise" or "equal"
         With "noise" frames that were scaled up from behind an attenuator weigh less. They are those of the flank, where
         the contrast is: equal weights were better even under a strong jitter of the exposure.
     curve_weight : "contrast" or "equal"
-        Places on the rocking curve weigh by :func:`contrast_curve` of the layer, or alike, as specified.
+        See :func:`~dfxm_dask.beams.integrate.contrast_curve`.
     gain : float, count
-        Of one photon (2.14: PCO Edge 4.2 of ID03, camera calibration in the documentation of dfxm-geo 3.0.0).
+        2.14: PCO Edge 4.2 of ID03, camera calibration in the documentation of dfxm-geo 3.0.0.
     until : float
         Beyond it frames are cut off softly (6 as specified).
     insist : bool
         Otherwise a layer without weak beam has none of its images: what is summed there is not dislocations.
     legacy : bool
-        ``weak`` by :func:`published_sum` of log(max(counts, 1)), 0 … 1, a patch being weak where ``p_weak`` > 0.5;
-        all other maps are NaN.
+        ``weak`` by :func:`~dfxm_dask.beams.integrate.published_sum` of log(max(counts, 1)), 0 … 1, a patch being weak
+        where ``p_weak`` > 0.5; all other maps are NaN.
 
     Returns
     -------
-    dict of str to array (y, x), float32, count
-        ``weak``, ``strong``, ``weak_minus`` and ``weak_plus`` (u < 0 and u > 0), ``weak_sigma``. NaN where unlit, and
-        where the weights of the frames sum to less than half a frame; all but ``strong`` also in a layer that has no
-        weak beam.
+    dict
+        Signs are those of u (see Notes). NaN where unlit, and where the weights of the frames sum to less than half a
+        frame; all but ``strong`` also in a layer that has no weak beam.
 
     Raises
     ------
@@ -334,8 +325,23 @@ def integrate_beams(
 
     In a scan of several axes u is that of the rocking axis alone: every frame at one phi weighs the same.
 
+    Our own definition.
+
+    References
+    ----------
+    arXiv:2509.05017v2 for ``legacy``.
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> known = scan.merge(dfxm_dask.local_peak(scan, background=100))
+    >>> images = dfxm_dask.integrate_beams(known, background=100).isel(z=0).compute()
+    >>> bool(images["strong"].mean() > 10 * images["weak"].mean())
+    True
+
+    The kernel alone, on one layer:
+
     >>> phi = np.arange(-4.0, 5.0)
     >>> counts = np.array([[[1, 2, 4, 50, 90, 50, 4, 2, 1]]], np.uint16)
     >>> one = np.ones((1, 1), np.float32)

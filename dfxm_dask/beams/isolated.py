@@ -91,27 +91,19 @@ def isolate_lines(
 
     Parameters
     ----------
-    counts : array (y, x, scan axes), uint16 or float32, count
-        Detector counts of one layer, all frames on one scale.
-    scan : dict of str to array (length of the axis,), float64
-        Positions along every scan axis.
-    lit : array (y, x), bool
-    peak_local, width_local : array (y, x), float64 and float32, degree
-        See :func:`dfxm_dask.beams.local_peak`.
-    has_weak_beam : array (), bool
-        Of the same; a layer without one gives NaN.
-    y, x : array (y,) and (x,), float64, um
-    background_map : array (y, x), float32, count, optional
-    noise : array (), float32, count, optional
+    counts : array
+        All frames on one scale.
+    peak_local, width_local, has_weak_beam : array
+        See :func:`dfxm_dask.beams.local_peak`; a layer without weak beam gives NaN.
     reach : float, um
         Our choice: 1, twice the width of an image of a line.
-    axis, background
-        As of :func:`dfxm_dask.beams.integrate_beams`.
+    background : float or "none", optional
+        A map or this parameter must be given.
 
     Returns
     -------
     dict
-        ``weak_isolated`` (y, x), float32, NaN where there is no weak beam.
+        NaN where there is no weak beam.
 
     Raises
     ------
@@ -126,8 +118,19 @@ def isolate_lines(
     images of single dislocations, on one side of the line, as weak-beam images are: moved by up to half a um or so.
     They tell spacing and direction of the lines of a wall, not its place.
 
+    Our own definition.
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> known = scan.merge(dfxm_dask.local_peak(scan, background=100))
+    >>> lines = dfxm_dask.isolate_lines(known, background=100)["weak_isolated"].values
+    >>> [int(layer.mean(axis=0).argmax()) for layer in lines]  # x of the dislocation, in pixels
+    [7, 8]
+
+    The kernel alone, on one layer:
+
     >>> phi, y = 0.002 * np.arange(31), 0.25 * np.arange(24.0)
     >>> peak = np.where(np.arange(24) < 12, 0.024, 0.036) * np.ones((24, 1))  # two subgrains
     >>> light = np.exp(-0.5 * ((phi - peak[..., None]) / 0.002) ** 2)

@@ -112,34 +112,24 @@ def local_peak(
 
     Parameters
     ----------
-    counts : array (y, x, scan axes), uint16 or float32, count
-        Detector counts of one layer, all frames on one scale (step ``normalise`` where attenuators were moved).
-    scan : dict of str to array (length of the axis,), float64
-        Positions along every scan axis.
-    y, x : array (y,) and (x,), float64, um
-        Positions of the pixels, equally spaced.
-    background_map : array (y, x), float32, count, optional
-        Counts without diffracted beam.
-    noise : array (), float32, count, optional
-        Noise of a voxel where nothing diffracts: a scan without light is then all unlit.
+    counts : array
+        All frames on one scale (step ``normalise`` where attenuators were moved).
+    noise : array, optional
+        With it a scan without light is all unlit.
     axis : str, optional
-        By default phi where it is scanned, else the first axis of at least three positions.
+        Without phi, the first axis of at least three positions.
     background : float or "none", optional
-        Counts to subtract where there is no background map. One of the two must be said.
-    window : float, um
-        Window of the medians.
+        A map or this parameter must be given.
     lit_window : float, um
-        Window of the mean of the integrated counts. Our choice: with the 6 um of the medians the mask reached 1.5 um
-        beyond straight edges. Gaps in the crystal, where fringes are dark, are filled by the mask of that wider window
-        less those 1.5 um.
+        Of the integrated counts. Our choice: with the 6 um of the medians the mask reached 1.5 um beyond straight
+        edges. Gaps in the crystal, where fringes are dark, are filled by the mask of that wider window less those 1.5
+        um.
 
     Returns
     -------
-    dict of str to array
-        ``lit`` (y, x), bool; ``peak_local``, float64, and ``width_local``, float32, (y, x), in the unit of the axis,
-        NaN where unlit. Of the layer as a whole ``has_weak_beam`` (bool), and the numbers that decide it:
-        ``weak_of_lit``, ``tail``, ``scatter``, ``cut_off``, ``width_steps`` (float32; see
-        :func:`dfxm_dask.beams.evidence.evidence`), NaN where nothing is lit.
+    dict
+        NaN where unlit. ``has_weak_beam`` follows from the other numbers of the layer
+        (:func:`dfxm_dask.beams.evidence.evidence`), which are NaN where nothing is lit.
 
     Raises
     ------
@@ -156,8 +146,18 @@ def local_peak(
 
     A scan of several axes is summed over all but one: peak and width then are those of the projected curve.
 
+    Our own definition.
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> peaks = dfxm_dask.local_peak(scan, background=100).isel(z=0, y=10).compute()
+    >>> peaks["peak_local"][[2, -2]].values.round(3).tolist(), bool(peaks["has_weak_beam"])
+    ([0.024, 0.036], True)
+
+    The kernel alone, on one layer:
+
     >>> phi = 0.002 * np.arange(31)
     >>> curve = np.where(np.abs(phi - 0.03) < 0.0075, 1000, 100).astype(np.uint16)
     >>> position = 0.25 * np.arange(24.0)

@@ -361,36 +361,30 @@ def threshold_beams(
 
     Parameters
     ----------
-    weak_enhanced : array (y, x), float32
-        Contrast; see :func:`enhance_beams`.
-    lit : array (y, x), bool
-        Where the sample diffracts.
-    y, x : array (y,) and (x,), float64, um
-        Positions of the pixels, equally spaced.
-    has_weak_beam : array (), bool, optional
-        Whether the layer was scanned through its weak beam; without one nothing stands out in it.
-    weak_isolated : array (y, x), float32, optional
-        Contrast of single dislocations, by which the mask is narrowed along boundaries; see :func:`narrowed`.
+    weak_enhanced : array
+        See :func:`dfxm_dask.beams.enhance_beams`.
+    has_weak_beam : array, optional
+        Nothing stands out in a layer without.
+    weak_isolated : array, optional
+        It narrows the mask along boundaries; see :func:`~dfxm_dask.beams.mask.narrowed`.
     method : "noise", "otsu" or "fixed"
-        :func:`false_alarm_threshold`, :func:`otsu_threshold`, or ``value`` (the paper's value is not known; the code
-        published with it has 0.6).
+        See :func:`~dfxm_dask.beams.mask.false_alarm_threshold` and :func:`~dfxm_dask.beams.mask.otsu_threshold`.
     alpha : float
-        Rate of false alarms per lit pixel of uncorrelated symmetric noise.
+        Of uncorrelated symmetric noise, per lit pixel.
     value : float
-        For method "fixed" only.
+        The paper's value is not known; the code published with it has 0.6.
     least_area : float, um²
         Our choice: 0.1, a square of 0.3 um. It is the area above the threshold, before ``half_within`` narrows objects.
     half_within : float, um
-        See :func:`narrowed`. Our choice: 1, twice the width of an image of a line. With 0 the mask is all that exceeds
-        the threshold, as wide as the image is bright; otherwise :func:`without_faint` removes faint images beside
-        bright ones, too.
+        See :func:`~dfxm_dask.beams.mask.narrowed`. Our choice: 1, twice the width of an image of a line. With 0 the
+        mask is all that exceeds the threshold, as wide as the image is bright; otherwise
+        :func:`~dfxm_dask.beams.mask.without_faint` removes faint images beside bright ones, too.
 
     Returns
     -------
     dict
-        ``defects`` (y, x), bool, and ``stands_out`` (y, x), bool, the same before ``half_within`` narrows it: planes
-        are found from all of it. Of the layer as a whole ``mask_strength`` (float32), see :func:`mask_strength`, and
-        ``has_defects`` (bool): the mask shows defects, since its strength is 2 or more.
+        ``stands_out`` is the mask before ``half_within`` narrows it: planes are found from all of it. A layer has
+        defects where the strength of its mask is 2 or more.
 
     Raises
     ------
@@ -404,8 +398,25 @@ def threshold_beams(
     threshold alone a bright line is two um wide and a faint one half a um. Verdict and strength are of all that exceeds
     the threshold.
 
+    References
+    ----------
+    N. Otsu, IEEE Trans. Syst. Man Cybern. 9 (1979) 62, for method "otsu"; else our own definition.
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> contrast = np.random.default_rng(0).normal(0, 1, (2, 32, 32)).astype(np.float32)
+    >>> contrast[0, 10:20, 20] = 8
+    >>> known = scan.assign(
+    ...     weak_enhanced=(("z", "y", "x"), contrast), lit=(("z", "y", "x"), np.ones(contrast.shape, bool))
+    ... )
+    >>> mask = dfxm_dask.threshold_beams(known)["defects"]
+    >>> bool(mask[0, 10:20, 20].all()), int(mask[0].sum()) < 20
+    (True, True)
+
+    The kernel alone, on one layer:
+
     >>> position = 0.25 * np.arange(40.0)
     >>> z = np.random.default_rng(0).normal(0, 1, (40, 40)).astype(np.float32)
     >>> z[20, 10:30] = 8

@@ -275,33 +275,21 @@ def characterise_boundaries(
 
     Parameters
     ----------
-    weak_enhanced : array (y, x), float32
-        Weak beam of one layer above its surroundings, in standard deviations.
-    defects : array (y, x), bool
-        Pixels that show a defect.
-    lit : array (y, x), bool
-        Where the sample diffracts.
-    peak_local : array (y, x), float64, degree
-        Local peak of the rocking curve.
-    y, x, z : array (y,), array (x,), array (), float64, um
-    weak_isolated : array (y, x), float32, optional
-        Weak beam beyond all subgrains nearby, of :func:`dfxm_dask.beams.isolate_lines`: lines are looked for in it,
-        since a boundary as a whole stands out of ``weak_enhanced``.
-    weak_minus, weak_plus : array (y, x), float32, optional
-        Mean counts of a weak-beam frame below and above the peak.
-    com : dict of array (y, x), float64, optional
-        Centre of mass of the rocking curve along each scan axis: the place of a boundary is where it steps. Without it
-        boundaries lie where the weak beam is bright, half a um aside.
-    shift_y, shift_x : array (), float64, um, optional
-        How far the image of the layer lies aside; see :func:`dfxm_dask.volume.align_layers`.
-    stands_out : array (y, x), bool, optional
-        All that exceeds the threshold, of which ``defects`` is the middle: points are taken from all of it.
+    weak_isolated : array, optional
+        Of :func:`dfxm_dask.beams.isolate_lines`: lines are looked for in it, since a boundary as a whole stands out of
+        ``weak_enhanced``.
+    com : dict of arrays, optional
+        The place of a boundary is where it steps. Without it boundaries lie where the weak beam is bright, half a um
+        aside.
+    shift_y, shift_x : array, optional
+        See :func:`dfxm_dask.volume.align_layers`.
+    stands_out : array, optional
+        Points are taken from all of it; ``defects`` is its middle.
     grain : float, um
         Our choice: 0.5, half of the width of a line's image.
     lattice : {kind, parameter, x, z, hkl, two_theta} or {vectors, scattering_vector, two_theta}, optional
         Of a cubic crystal, or any; see :class:`~dfxm_dask.boundaries.lattice.Lattice`. Without it there are no Burgers
         vectors, without its reflection no g·b.
-    replicates, seed : int
 
     Returns
     -------
@@ -336,6 +324,17 @@ def characterise_boundaries(
 
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> known = scan.merge(dfxm_dask.local_peak(scan, background=100))
+    >>> images = dfxm_dask.integrate_beams(known, background=100)
+    >>> known = known.merge(dfxm_dask.enhance_beams(known.merge(images)))
+    >>> known = known.merge(dfxm_dask.threshold_beams(known))
+    >>> dfxm_dask.characterise_boundaries.gather(known)["normal"].dims
+    ('boundary', 'xyz')
+
+    The kernel alone, on one layer:
+
     >>> contrast = np.zeros((8, 8), np.float32)
     >>> contrast[3:5, 4] = 9
     >>> y = 0.25 * np.arange(8.0)

@@ -62,12 +62,12 @@ class ReductionCommands(Commands):
         return super().parse_args(ctx, plugins_first(args))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        from dfxm_dask.reduction import load_reductions
+        from dfxm_dask.catalogue import load_reductions
 
         return sorted(load_reductions())
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        from dfxm_dask.reduction import load_reductions
+        from dfxm_dask.catalogue import load_reductions
 
         known = load_reductions()
         return reduction_command(known[name]) if name in known else None
@@ -102,7 +102,7 @@ def reduction_command(found: Reduction) -> click.Command:
             raise SystemExit(PARTIAL)
 
     function = run_options(call)
-    text = summary(found.kernel)
+    text = summary(found)
     return click.Command(
         found.name,
         callback=function,
@@ -145,7 +145,7 @@ def train(stores: tuple[Path, ...], out: Path, **options: Any) -> None:
 @plugin_option
 def reductions(plugins: tuple[Path, ...]) -> None:
     """List what can be computed."""
-    from dfxm_dask.reduction import load_reductions
+    from dfxm_dask.catalogue import load_reductions
     from dfxm_dask.view.tables import show_reductions
 
     show_reductions(load_reductions())
@@ -156,7 +156,7 @@ def reductions(plugins: tuple[Path, ...]) -> None:
 @plugin_option
 def explain(name: str, plugins: tuple[Path, ...]) -> None:
     """Show what a reduction reads, writes and does, with units and defaults."""
-    from dfxm_dask.reduction import find
+    from dfxm_dask.catalogue import find
     from dfxm_dask.view.tables import show_reduction
 
     show_reduction(find(name))

@@ -360,27 +360,16 @@ def gram_schmidt(
         str | None, Field(description="scan axis of the rocking curve; phi where it is scanned, by default")
     ] = None,
     background: PlainBackground = None,
-    seed: Annotated[int, Field(ge=0, description="of the clusters, where no weak region is found")] = 0,
+    seed: Annotated[int, Field(ge=0, description="seed of the clusters, where no weak region is found")] = 0,
 ) -> dict[str, np.ndarray]:
     """Gram–Schmidt basis of strong and weak beam: three orthonormal curves for all layers.
 
     Parameters
     ----------
-    counts : array (y, x, scan axes), uint16 or float32, count
-        Detector counts of one layer, all frames on one scale.
-    scan : dict of str to array (length of the axis,), float64
-        Positions along every scan axis.
-    lit : array (y, x), bool
-        Where the sample diffracts.
-    peak_local, width_local : array (y, x), float64 and float32, degree
-        Local reference of the rocking coordinate; see :func:`dfxm_dask.beams.local_peak`.
-    has_weak_beam : array (), bool
-        Of the same; a layer without one gives no weak regions.
-    y, x : array (y,), array (x,), float64, um
-    background_map : array (y, x), float32, count, optional
-        Counts without diffracted beam.
-    z : array (), float64, optional
-        Position of the layer.
+    counts : array
+        All frames on one scale.
+    peak_local, width_local, has_weak_beam : array
+        See :func:`dfxm_dask.beams.local_peak`; a layer without weak beam gives no weak regions.
     regions : list of {name, box, unit, mask, z}, optional
         Boxes [y0, y1, x0, x1] in um or pixels, or masks: .npy files (y, x), bool, of the whole frame. At least one for
         each of strong, weak_minus and weak_plus, in all layers or in the one at z (um). Without them regions are found
@@ -391,11 +380,8 @@ def gram_schmidt(
         ln(max(I, 0) + offset), 2 √max(I + offset, 0), or I, of counts above background.
     offset : float, count
         1 by default for "log", 3/8 for "anscombe"; the published one is not known.
-    axis : str, optional
-        By default phi where it is scanned, else the longest.
     background : float or "none", optional
-        Counts to subtract where there is no background map. One of the two must be said.
-    seed : int
+        A map or this parameter must be given.
 
     Returns
     -------
@@ -431,6 +417,16 @@ def gram_schmidt(
 
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> known = scan.merge(dfxm_dask.local_peak(scan, background=100))
+    >>> fit = dfxm_dask.gram_schmidt(known, background=100)
+    >>> curves = fit["gram_schmidt_basis"].values
+    >>> bool(np.allclose(curves @ curves.T, np.eye(3))), bool(fit["gram_schmidt_has_tails"])
+    (True, True)
+
+    The kernel alone, on one layer:
+
     >>> phi, y = np.arange(5.0), np.arange(4.0)
     >>> curves = np.array([[0, 9, 90, 9, 0], [40, 9, 90, 9, 0], [0, 9, 90, 9, 70], [0, 9, 90, 9, 0]], np.uint16)
     >>> boxes = [{"name": n, "box": [k, k + 1, 0, 1], "unit": "pixel"}

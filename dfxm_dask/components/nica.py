@@ -268,27 +268,19 @@ def nica(
 
     Parameters
     ----------
-    counts : array (y, x, scan axes), uint16 or float32, count
-        Detector counts of one layer, or a part of it.
-    scan : dict of str to array (length of the axis,), float64
-        Positions along every scan axis. Frames of all axes make one curve.
-    background_map : array (y, x), float32, count, optional
-        Counts without diffracted beam.
-    lit : array (y, x), bool, optional
+    lit : array, optional
         Pixels that count; all where it is not known.
-    z, y, x : array (), (y,), (x,), optional
-        Position of the part in the scan.
     components : int
         At most the number of frames.
     rank : "given" or "noise"
-        "noise" looks for no more components than :func:`dfxm_dask.components.pca.noise_rank` finds.
+        See :func:`~dfxm_dask.components.pca.noise_rank`.
     refine : "nmf" or "none"
         With "none" curves and amounts keep what noise takes below zero: their absolute values, as in darfix, no
         longer add up to the counts.
     whiten : "best", "covariance" or "moment"
         "best" tries both, and keeps what leaves less below zero.
-    scaling, offset, background
-        See :func:`dfxm_dask.components.curves.scaling_of`. Roots and logarithms of mixtures are no mixtures: they are
+    scaling : str
+        See :func:`~dfxm_dask.components.curves.scaling_of`. Roots and logarithms of mixtures are no mixtures: they are
         there for comparison.
 
     Returns
@@ -325,6 +317,14 @@ def nica(
 
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> fit = dfxm_dask.nica(scan, components=2, background=100)
+    >>> fit["phi"].values[fit["nica_basis"].argmax("phi")].round(3).tolist()
+    [0.024, 0.036]
+
+    The kernel alone, on one layer:
+
     >>> one, other = np.array([0, 1, 5, 1, 0, 0, 0.0]), np.array([0, 0, 0, 2, 5, 2, 0.0])
     >>> part = np.random.default_rng(2).random((2, 30, 30, 1))
     >>> counts = np.rint(100 + 4000 * (part[0] * one + part[1] * other)).astype(np.uint16)

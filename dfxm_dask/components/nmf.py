@@ -305,22 +305,14 @@ def nmf(
 
     Parameters
     ----------
-    counts : array (y, x, scan axes), uint16 or float32, count
-        Detector counts of one layer, or a part of it.
-    scan : dict of str to array (length of the axis,), float64
-        Positions along every scan axis. Frames of all axes make one curve.
-    background_map : array (y, x), float32, count, optional
-        Counts without diffracted beam.
-    lit : array (y, x), bool, optional
+    lit : array, optional
         Pixels that count; all where it is not known.
-    z, y, x : array (), (y,), (x,), optional
-        Position of the part in the scan.
     components : int
         At most the number of frames.
     rank : "given" or "noise"
-        "noise" looks for no more components than :func:`dfxm_dask.components.pca.noise_rank` finds.
-    scaling, offset, background
-        See :func:`dfxm_dask.components.curves.scaling_of`. Roots and logarithms of mixtures are no mixtures: they are
+        See :func:`~dfxm_dask.components.pca.noise_rank`.
+    scaling : str
+        See :func:`~dfxm_dask.components.curves.scaling_of`. Roots and logarithms of mixtures are no mixtures: they are
         there for comparison.
 
     Returns
@@ -345,8 +337,21 @@ def nmf(
     at the purest curves (:func:`purest_curves`), so nothing is drawn by chance. The minimum is a local one. Components
     that the curves do not have are zero.
 
+    References
+    ----------
+    D. D. Lee and H. S. Seung, Nature 401 (1999) 788, for the problem. Its parts are from the sources that the functions
+    named above give.
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> fit = dfxm_dask.nmf(scan, components=2, background=100)
+    >>> fit["phi"].values[fit["nmf_basis"].argmax("phi")].round(3).tolist()
+    [0.024, 0.036]
+
+    The kernel alone, on one layer:
+
     >>> one, other = np.array([0, 1, 5, 1, 0, 0, 0.0]), np.array([0, 0, 0, 2, 5, 2, 0.0])
     >>> part = np.random.default_rng(2).random((2, 30, 30, 1))
     >>> counts = np.rint(100 + 4000 * (part[0] * one + part[1] * other)).astype(np.uint16)

@@ -205,24 +205,16 @@ def pca(
 
     Parameters
     ----------
-    counts : array (y, x, scan axes), uint16 or float32, count
-        Detector counts of one layer, or a part of it.
-    scan : dict of str to array (length of the axis,), float64
-        Positions along every scan axis. Frames of all axes make one curve.
-    background_map : array (y, x), float32, count, optional
-        Counts without diffracted beam.
-    lit : array (y, x), bool, optional
+    lit : array, optional
         Pixels that count; all where it is not known.
-    z, y, x : array (), (y,), (x,), optional
-        Position of the part in the scan.
     components : int
         At most the number of frames.
     centred : bool
-        Components about the mean curve. By default about zero: a place without light then has coefficients 0, the
-        basis alone makes the curves, and the residual is the least that any basis of this length can reach, that of
-        Gram–Schmidt too (Eckart and Young). darfix and scikit-learn centre.
-    scaling, offset, background
-        See :func:`dfxm_dask.components.curves.scaling_of`.
+        About zero a place without light has coefficients 0, the basis alone makes the curves, and the residual is the
+        least that any basis of this length can reach, that of Gram–Schmidt too (Eckart and Young). darfix and
+        scikit-learn centre.
+    scaling : str
+        See :func:`~dfxm_dask.components.curves.scaling_of`.
 
     Returns
     -------
@@ -246,8 +238,20 @@ def pca(
     :func:`noise_rank`; "99 % of the variance", as in darfix, counts noise in faint scans and drops grains in bright
     ones.
 
+    References
+    ----------
+    K. Pearson, Philosophical Magazine 2 (1901) 559. C. Eckart and G. Young, Psychometrika 1 (1936) 211.
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> fit = dfxm_dask.pca(scan, components=2, background=100)
+    >>> fit["pca_explained"].values.round(2).tolist(), float(fit["pca_noise_rank"])
+    ([0.5, 0.5], 3.0)
+
+    The kernel alone, on one layer:
+
     >>> rng = np.random.default_rng(1)
     >>> shape = np.exp(-((np.arange(9) - 4.0) ** 2) / 4)
     >>> counts = rng.poisson(100 + 500 * rng.random((20, 20, 1)) * shape).astype(np.uint16)

@@ -147,27 +147,18 @@ _TEXT = """Coefficients of every rocking curve in the basis of :func:`{method}`,
 
 Parameters
 ----------
-counts : array (y, x, scan axes), uint16 or float32, count
-    Detector counts of one layer, or a part of it.
-scan : dict of str to array (length of the axis,), float64
-    Positions along every scan axis.
-basis : array (component, scan axes), float64
-mean : array (scan axes), float64
+mean : array
     Subtracted from the treated curve first.
-scaling : array (4,), float64
-    How the fit treated the counts: kind, offset, background (NaN: a map), whether coefficients are not negative.
-grid : dict of str to array (scan axes), float64
-    Positions of the frames that the basis was fitted to.
-background_map : array (y, x), float32, count, optional
-    Counts without diffracted beam; needed if, and only if, the fit had one.
-lit : array (y, x), bool, optional
-    Where the sample diffracts; everywhere by default.
+background_map : array, optional
+    Needed if, and only if, the fit had one.
+lit : array, optional
+    Everywhere by default.
 
 Returns
 -------
 dict
-    ``{method}_coefficient`` (component, y, x) and ``{method}_residual`` (y, x), float32, 1: root of the mean square
-    over frames of what the coefficients leave of the treated curve. NaN where unlit, or where a count is not finite.
+    The residual is the root of the mean square over frames of what the coefficients leave of the treated curve. NaN
+    where unlit, or where a count is not finite.
 
 Raises
 ------
@@ -181,8 +172,23 @@ which is B J for orthonormal curves; or the best c ≥ 0 where the fit says so. 
 background are those of the fit. Every pixel is worked out by itself: products in float32, those of 32 frames summed,
 then sums in float64; the residual from what is left of the curve, not from squares that nearly cancel.
 
+References
+----------
+C. L. Lawson and R. J. Hanson, Solving Least Squares Problems (1974), chapter 23, for coefficients that are not
+negative.
+
 Examples
 --------
+>>> import dfxm_dask
+>>> scan = dfxm_dask.example_scan()
+>>> known = scan.merge(dfxm_dask.local_peak(scan, background=100))
+>>> known = known.merge(dfxm_dask.{method}(known, background=100))
+>>> maps = dfxm_dask.project_{method}(known)
+>>> maps["{method}_coefficient"].dims
+('z', '{method}_component', 'y', 'x')
+
+The kernel alone, on one layer:
+
 >>> phi = np.arange(3.0)
 >>> counts = np.array([[[3, 4, 1]]], np.uint16)
 >>> basis, scaling = np.array([[0.6, 0.8, 0.0]]), np.array([2.0, 0.0, 0.0, 0.0])

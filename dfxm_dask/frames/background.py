@@ -142,27 +142,12 @@ def background(
 
     Parameters
     ----------
-    counts : array (y, x, scan axes), uint16 or float32, count
-        Detector counts of one layer.
-    scan : dict of str to array (length of the axis,), float64
-        Positions along every scan axis; not used.
-    dark : array (y, x), float32, count, optional
-        Dark image, for method "dark".
-    noise : array (), float32, count, optional
-        Noise of a voxel where nothing diffracts.
-    frame_scale : array (scan axes), float64, optional
-        What the noise of every frame was multiplied by when frames were put on one scale.
+    frame_scale : array, optional
+        The noise of each frame was multiplied by it.
     method : "quantile", "scalar", "dark" or "none"
-        Quantile along all scan positions, one number for all pixels, the dark image, or explicitly nothing (zero).
+        The quantile is that over all scan positions.
     quantile : float in [0, 1)
-        0.1 is our choice: right where the pixel diffracts in less than about four fifths of the scan.
-    value : float, count
-        For method "scalar" only.
-
-    Returns
-    -------
-    dict
-        ``background_map`` (y, x), float32, count.
+        Our choice: 0.1, right where the pixel diffracts in less than about four fifths of the scan.
 
     Raises
     ------
@@ -179,8 +164,21 @@ def background(
     diffracts over the whole scan no method that looks at the scan alone finds its background: take a dark image there.
     NaN anywhere in the curve gives NaN. The cost of a voxel grows with the number of frames below the quantile.
 
+    References
+    ----------
+    R. J. Hyndman and Y. Fan, The American Statistician 50 (1996) 361, definition 7 of a quantile. G. Blom, Statistical
+    Estimates and Transformed Beta-Variables (Wiley, 1958), for the expected order statistic.
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> level = dfxm_dask.background(scan)["background_map"]
+    >>> level.dims, round(float(level.mean()))
+    (('z', 'y', 'x'), 100)
+
+    The kernel alone, on one layer:
+
     >>> counts = np.array([[[101, 100, 900, 700, 102]]], np.uint16)
     >>> background.kernel(counts, {"phi": np.arange(5.0)}, quantile=0.25)["background_map"].item()
     101.0

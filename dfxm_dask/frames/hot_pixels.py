@@ -61,17 +61,10 @@ def hot_pixels(
 
     Parameters
     ----------
-    background_map : array (y, x), float32, count
-        Whole layer.
     threshold : float
-        In robust standard deviations (our choice: 8, so that a layer of 5 million good pixels has none).
+        Our choice: 8, so that a layer of 5 million good pixels has none.
     floor : float, count
-        The standard deviation is taken as at least this; a constant background would have 0 (our choice: 1 count).
-
-    Returns
-    -------
-    dict
-        ``hot`` (y, x), bool.
+        A constant background would have 0 (our choice: 1 count).
 
     Notes
     -----
@@ -82,8 +75,21 @@ def hot_pixels(
     without a number, or without any neighbour, cannot be judged and is not flagged; its maps are NaN anyway. A block of
     more than 12 bad pixels in 25 hides itself.
 
+    References
+    ----------
+    F. R. Hampel, J. Am. Stat. Assoc. 69 (1974) 383 (median absolute deviation).
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> level = dfxm_dask.background(scan).compute()
+    >>> level["background_map"][0, 3, 4] = 900
+    >>> np.argwhere(dfxm_dask.hot_pixels(scan.merge(level))["hot"].values).tolist()
+    [[0, 3, 4]]
+
+    The kernel alone, on one layer:
+
     >>> image = np.full((7, 7), 100, np.float32)
     >>> image[3, 4], image[5, 1] = 900, 0
     >>> np.argwhere(hot_pixels.kernel(image)["hot"]).tolist()

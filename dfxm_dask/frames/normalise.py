@@ -64,31 +64,22 @@ def normalise(
 
     Parameters
     ----------
-    counts : array (y, x, scan axes), uint16 or float32, count
-        Detector counts of one layer.
-    scan : dict of str to array (length of the axis,), float64
-        Positions along every scan axis; not used.
-    monitor : array (scan axes), float64, count, optional
-        Incident beam at each frame.
-    exposure : array (scan axes), float64, s, optional
-        Exposure time of each frame.
-    saturation : array (), float32, count, optional
-        Raw count of a full detector well; the largest value of an integer dtype where it is not known.
+    saturation : array, optional
+        The largest value of an integer dtype where it is not known.
     by : "auto", "monitor" or "exposure"
-        Which of the two to divide by. "auto" takes the one that differs by more than 1.5 times within a layer and that
-        the frames follow; where there is none the counts stay as they are, bit for bit.
+        "auto" takes the one that differs by more than 1.5 times within a layer and that the frames follow; where there
+        is none the counts stay as they are, bit for bit.
     reference : float
-        Beam at which counts stay as they are. By default that at which the noise of a sum over the
-        scan stays what it was, over all layers (:func:`dfxm_dask.frames.scale.settle_scale`).
+        By default that at which the noise of a sum over the scan stays what it was, over all layers
+        (:func:`dfxm_dask.frames.scale.settle_scale`).
     offset : float, count
-        Subtracted before and added after. By default that of :func:`dfxm_dask.frames.scale.settle_scale`.
+        Subtracted before and added after; see :func:`dfxm_dask.frames.scale.settle_scale`.
 
     Returns
     -------
     dict
-        ``counts`` (y, x, scan axes), float32, count, stored in the order (scan axes, y, x); ``full_well`` (y, x), bool:
-        pixels with a raw count that fills the well, which the scaled counts no longer tell; ``frame_scale`` (scan
-        axes), float64: factor of the counts above the offset, and of their noise.
+        ``full_well`` marks what the scaled counts no longer tell. ``frame_scale`` is the factor of the counts above the
+        offset, and of their noise.
 
     Raises
     ------
@@ -102,8 +93,19 @@ def normalise(
     settled once for all layers, when a run is planned or a lazy Dataset is built, by monitor, exposure and the sums of
     patches that ingest keeps; a run records the numbers in the provenance of every step that reads the counts.
 
+    Our own definition.
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> scan["monitor"][:, 4] = 2.5e5
+    >>> even = dfxm_dask.normalise(scan, by="monitor", reference=5e5, offset=100)
+    >>> even["frame_scale"][0, 3:6].values.tolist()
+    [1.0, 2.0, 1.0]
+
+    The kernel alone, on one layer:
+
     >>> counts = np.array([[[100, 150]]], np.uint16)
     >>> scan, monitor, by = {"phi": np.arange(2.0)}, np.array([1.0, 0.5]), {"by": "monitor", "reference": 1}
     >>> normalise.kernel(counts, scan, monitor, **by, offset=100)["counts"].ravel().tolist()

@@ -135,7 +135,7 @@ def zingers(
         float, Field(gt=0, description="excess over the larger neighbour, in standard deviations")
     ] = 12.0,
     ratio: Annotated[
-        float, Field(ge=1, description="and the signal is at least this many times that of the larger neighbour")
+        float, Field(ge=1, description="least signal above the offset, as a multiple of that of the larger neighbour")
     ] = 4.0,
     read_noise: Annotated[
         float | None,
@@ -160,32 +160,20 @@ def zingers(
 
     Parameters
     ----------
-    counts : array (y, x, scan axes), uint16 or float32, count
-        Detector counts of one layer.
-    scan : dict of str to array (length of the axis,), float64
-        Positions along every scan axis; only their number is used.
-    noise : array (), float32, count, optional
-        Noise of a voxel where nothing diffracts.
-    frame_scale : array (scan axes), float64, optional
-        What the noise of every frame was multiplied by when frames were put on one scale.
+    frame_scale : array, optional
+        The noise of each frame was multiplied by it.
     threshold : float
-        In standard deviations of the noise at the level of the larger neighbour (our choice: 12).
+        Of the noise at the level of the larger neighbour (our choice: 12).
     ratio : float
-        Least signal above offset, as a multiple of that of the larger neighbour (our choice: 4). A Gaussian reflection
-        centred on a frame exceeds its neighbours by 4 ln 2 / FWHM² in the logarithm, with the FWHM in scan steps: with
-        a ratio of 4 nothing wider than 1.41 steps is touched. 1 leaves the decision to the noise alone, and then
-        replaces the tops of strong reflections that are three steps wide.
-    read_noise, gain, offset : float, count
-        Variance of the noise is read_noise² + gain × (level − offset). By default ``noise``, 0.46, and the least mean
-        of a patch of 64 × 64 pixels in any frame of the scan; where these are not known 2.6 and 100, which fit a
-        PCO.edge camera at beamline ID03 (successive frames of a background region). So too where the noise is less
-        than one count, as that of counts clipped at zero: the noise of what is above zero is then not known.
-
-    Returns
-    -------
-    dict
-        ``counts`` (y, x, scan axes), dtype as given, stored in the order (scan axes, y, x); ``zinger_count`` (y, x),
-        uint16.
+        Our choice: 4. A Gaussian reflection centred on a frame exceeds its neighbours by 4 ln 2 / FWHM² in the
+        logarithm, with the FWHM in scan steps: with a ratio of 4 nothing wider than 1.41 steps is touched. 1 leaves the
+        decision to the noise alone, and then replaces the tops of strong reflections that are three steps wide.
+    read_noise : float, count
+        Variance of the noise is read_noise² + gain × (level − offset). Without a known noise 2.6, which fits a PCO.edge
+        camera at beamline ID03 (successive frames of a background region). So too where the noise is less than one
+        count, as that of counts clipped at zero: the noise of what is above zero is then not known.
+    offset : float, count
+        A patch has 64 × 64 pixels. Where none is known 100.
 
     Notes
     -----
@@ -201,8 +189,19 @@ def zingers(
     and more, planted in dark places of these, it takes 95 % and more. Two zingers in neighbouring frames at one
     pixel hide each other.
 
+    Our own definition.
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> scan["counts"][0, 15, 3, 3] = 9000
+    >>> clean = dfxm_dask.zingers(scan)
+    >>> int(clean["zinger_count"].sum()), int(clean["counts"][0, 15, 3, 3]) < 1000
+    (1, True)
+
+    The kernel alone, on one layer:
+
     >>> counts = np.array([[[101, 103, 2071, 109, 99]]], np.uint16)
     >>> result = zingers.kernel(counts, {"phi": np.arange(5.0)})
     >>> result["counts"].ravel().tolist(), result["zinger_count"].item()

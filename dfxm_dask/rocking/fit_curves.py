@@ -208,39 +208,28 @@ def fit_curves(
         ),
     ] = 0.0,
     noise_cut: Annotated[
-        float, Field(ge=0, description="the same in standard deviations of the noise where nothing diffracts")
+        float,
+        Field(
+            ge=0, description="a pixel is fitted if its peak exceeds its median by this many deviations of the noise"
+        ),
     ] = 0.0,
 ) -> dict[str, np.ndarray]:
     """Centre, width and height of one peak fitted to the rocking curve, with its uncertainty.
 
     Parameters
     ----------
-    counts : array (y, x, scan axes), uint16 or float32, count
-        Detector counts of one layer.
-    scan : dict of str to array (length of the axis,), float64
-        Positions along every scan axis, in its unit.
-    background_map : array (y, x), float32, count, optional
+    background_map : array, optional
         Where the fitted background starts; the result has its own.
-    hot : array (y, x), bool, optional
-        Pixels to leave out.
-    noise : array (), float32, count, optional
-        Noise of a voxel where nothing diffracts.
-    model : "gaussian", "lorentzian" or "pseudo_voigt"
-        Shape of the peak.
-    axis : str, optional
-        Scan axis to fit along. The curve is the sum over the other axes.
-    lit_above : float, count
-        Only pixels whose largest count exceeds the median of their curve by more than this are fitted.
+    hot : array, optional
+        Such a pixel is not fitted.
     noise_cut : float
-        The same in units of ``noise``; for a curve summed over n positions of other axes ``noise`` grows with sqrt(n).
+        For a curve summed over n positions of other axes the noise grows with sqrt(n).
 
     Returns
     -------
-    dict of str to array (y, x)
-        ``fit_centre_`` (float64), ``fit_fwhm_``, ``fit_centre_std_``, ``fit_fwhm_std_`` of the axis (float32, its
-        unit); ``fit_amplitude``, ``fit_background``, ``fit_rms`` (float32, count, of the summed curve); ``fit_mixing``
-        (float32: Lorentzian part, 0 for a Gaussian and 1 for a Lorentzian); ``fit_amplitude_std``,
-        ``fit_background_std``, ``fit_mixing_std`` (float32); ``fit_ok`` (bool). All NaN where ``fit_ok`` is False.
+    dict
+        All NaN where ``fit_ok`` is False. Counts are those of the summed curve. ``fit_mixing`` is 0 for a Gaussian and
+        1 for a Lorentzian.
 
     Raises
     ------
@@ -285,6 +274,14 @@ def fit_curves(
 
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> fits = dfxm_dask.fit_curves(scan)
+    >>> fits["fit_centre_phi"].isel(z=0, y=0)[[0, -1]].values.round(3).tolist()
+    [0.024, 0.036]
+
+    The kernel alone, on one layer:
+
     >>> phi = np.linspace(-1, 1, 21)
     >>> counts = (100 + 900 * np.exp(-4 * np.log(2) * ((phi - 0.12) / 0.5) ** 2)).astype(np.float32)
     >>> maps = fit_curves.kernel(counts[None, None], {"phi": phi})

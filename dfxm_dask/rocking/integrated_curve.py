@@ -52,13 +52,6 @@ def _mean(summary: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def integrated_curve(counts: np.ndarray, scan: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Mean counts of all pixels and layers at each frame.
 
-    Parameters
-    ----------
-    counts : array (y, x, scan axes), uint16 or float32, count
-        Detector counts of one layer, or a part of it.
-    scan : dict of str to array (length of the axis,), float64
-        Positions along every scan axis; not used.
-
     Returns
     -------
     dict
@@ -72,8 +65,18 @@ def integrated_curve(counts: np.ndarray, scan: dict[str, np.ndarray]) -> dict[st
     9e15 counts in a frame), and floats are rounded to 1/1024 count first, which makes their sum exact in float64 up
     to 9e12 counts. A count that is NaN, such as that of a masked pixel, is left out.
 
+    Our own definition.
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> curve = dfxm_dask.integrated_curve(scan)["integrated_curve"]
+    >>> curve.dims, round(float(curve.idxmax()), 3)
+    (('phi',), 0.036)
+
+    The kernel alone, on one layer:
+
     >>> counts = np.array([[[100, 300], [200, 500]]], np.uint16)
     >>> summary = integrated_curve.kernel(counts, {"phi": np.arange(2.0)})
     >>> integrated_curve.finish(summary)["integrated_curve"].tolist()

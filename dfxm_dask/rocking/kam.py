@@ -108,23 +108,14 @@ def kam(
 
     Parameters
     ----------
-    com : dict of str to array (y, x), float64, degree
-        Centre of mass along every scan axis.
-    y, x : array (y,) and (x,), float64, um
-        Positions of the pixels, equally spaced.
-    flags : array (y, x), uint8, optional
-        Of the moments: a pixel that is lit in a single frame has no centre of mass better than a step, and is left out.
+    flags : array, optional
+        A pixel that is lit in a single frame has no centre of mass better than a step, and is left out.
     radius : float, um
         In length and not in pixels, since the effective pixel differs along x and y (our choice: 2 um).
     footprint : "disc" or "square"
         All pixels within the radius, or within a square of twice the radius.
     noise : float, degree
-        Standard deviation of one centre of mass: KAM² − 2 noise² is floored at 0.
-
-    Returns
-    -------
-    dict
-        ``kam`` (y, x), float32, degree.
+        KAM² − 2 noise² is floored at 0.
 
     Raises
     ------
@@ -141,8 +132,21 @@ def kam(
     The norm takes the scan angles as orthogonal rotations of equal weight. From one reflection the rotation about the
     diffraction vector is not seen, so this is a lower bound of the misorientation.
 
+    References
+    ----------
+    S. I. Wright, M. M. Nowell and D. P. Field, Microscopy and Microanalysis 17 (2011) 316.
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> maps = dfxm_dask.moments(scan, background=100, noise_cut=5)
+    >>> turned = dfxm_dask.kam(maps, radius=0.5)["kam"].isel(z=0, y=2)
+    >>> float(turned.idxmax())  # where two subgrains meet
+    3.75
+
+    The kernel alone, on one layer:
+
     >>> tilt = np.tile(np.arange(5, dtype=np.float32), (5, 1))
     >>> position = np.arange(5.0)
     >>> kam.kernel({"phi": tilt}, position, position, radius=1.0)["kam"][2, 2].item()

@@ -148,44 +148,30 @@ def moments(
 
     Parameters
     ----------
-    counts : array (y, x, scan axes), uint16 or float32, count
-        Detector counts of one layer.
-    scan : dict of str to array (length of the axis,), float64
-        Positions along every scan axis, in its unit: those of the layer where they are known.
-    background_map : array (y, x), float32, count, optional
-        Counts without diffracted beam; see :func:`dfxm_dask.frames.background`.
-    hot : array (y, x), bool, optional
-        Pixels to leave out.
-    noise : array (), float32, count, optional
-        Noise of a voxel where nothing diffracts; ingest estimates it for every layer.
-    position : dict of str to array (scan axes), float64, optional
-        Position of every frame along the axes where frames do not lie on a grid.
-    full_well : array (y, x), bool, optional
-        Pixels with a raw count that fills the well, where ``counts`` are no longer raw: the step ``normalise`` keeps
-        them.
-    frame_scale : array (scan axes), float64, optional
-        What the counts and the noise of every frame were multiplied by when frames were put on one scale: the cut of a
-        frame is multiplied by as much. ``peak`` is then that of counts above the cut, 0 where a pixel is unlit.
+    scan : dict of arrays
+        Those of the layer where they are known.
+    background_map : array, optional
+        See :func:`dfxm_dask.frames.background`.
+    hot : array, optional
+        Such a pixel is left out.
+    noise : array, optional
+        Ingest estimates it for every layer.
+    position : dict of arrays, optional
+        For axes along which frames do not lie on a grid.
+    full_well : array, optional
+        Of counts that are no longer raw: the step ``normalise`` keeps it.
+    frame_scale : array, optional
+        The cut of a frame is multiplied by as much. ``peak`` is then that of counts above the cut, 0 where a pixel is
+        unlit.
     background : float or "none", optional
-        Counts to subtract where there is no background map. One of the two must be said: with the detector offset left
-        in, the centre of mass of a real scan shrank to 0.43 of its span.
+        A map or this parameter must be given: with the detector offset left in, the centre of mass of a real scan
+        shrank to 0.43 of its span.
     lit_above : float, count
-        A pixel is unlit where its peak above background does not exceed this (our choice: 0).
-    noise_cut : float
-        Counts that do not exceed the background by this many standard deviations of ``noise`` get zero weight.
+        Above background (our choice: 0).
     edge_fraction : float
-        A curve is truncated where it exceeds this part of its peak at the border of the scan. Axes of fewer than three
-        positions have no border.
+        Axes of fewer than three positions have no border.
     saturation : float, count, optional
-        A pixel is saturated where any raw count reaches this. By default the variable ``saturation`` of the layer, else
-        the largest value of the dtype; counts that are floats then saturate nowhere.
-
-    Returns
-    -------
-    dict of str to array (y, x)
-        ``total``, ``peak`` (float32, count); for each axis ``peak_``, ``com_`` (float64, unit of the axis), ``std_``
-        (float32, unit of the axis), ``skewness_``, ``kurtosis_`` (float32, 1); for each pair of axes ``cov_``
-        (float32); ``flags`` (uint8).
+        A pixel is saturated where any raw count reaches this. Counts that are floats then saturate nowhere by default.
 
     Raises
     ------
@@ -219,6 +205,14 @@ def moments(
 
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> maps = dfxm_dask.moments(scan, background=100, noise_cut=5)
+    >>> maps["com_phi"].isel(z=0, y=0)[[0, -1]].values.round(3).tolist()
+    [0.024, 0.036]
+
+    The kernel alone, on one layer:
+
     >>> phi = np.linspace(-1, 1, 5)
     >>> counts = np.array([[[100, 102, 104, 102, 100]]], np.uint16)
     >>> maps = moments.kernel(counts, {"phi": phi}, background=100)

@@ -106,21 +106,19 @@ def mosaicity(
 
     Parameters
     ----------
-    com : dict of str to array (y, x), float64
-        Centre of mass along every scan axis.
-    scan : dict of str to array (length of the axis,), float64
-        Positions along every scan axis, the mean over layers.
-    flags : array (y, x), uint8, optional
-        Of the moments: a pixel that is lit in a single frame is black.
+    scan : dict of arrays
+        The mean over layers.
+    flags : array, optional
+        A pixel that is lit in a single frame is black.
     centre : tuple of float, optional
-        What is coloured grey, in the units of the axes. By default mid-scan, so that layers of one scan share a key.
+        In the units of the axes. By default all layers of a scan share a key.
     half_range : tuple of float, optional
-        What is coloured fully. By default half the range of the scan.
+        In the units of the axes.
 
     Returns
     -------
     dict
-        ``mosaicity`` (y, x, 3), uint8, sRGB.
+        sRGB.
 
     Raises
     ------
@@ -133,8 +131,21 @@ def mosaicity(
     u² + v² ≤ 1: distances in colour are distances in tilt, and no tilt is brighter than another. Outside the disc a
     darker grey; unlit pixels and NaN are black, which no key colour is. Draw it with :func:`colour_key`.
 
+    References
+    ----------
+    CIE 15:2004, Colorimetry (L*, a*, b*); IEC 61966-2-1 (sRGB). The disc of even brightness is our own choice.
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> two = scan.assign(counts=scan["counts"].expand_dims({"chi": [0.0, 1.0, 2.0]}, axis=1))
+    >>> maps = dfxm_dask.moments(two, background=100, noise_cut=5)
+    >>> dfxm_dask.mosaicity(two.merge(maps))["mosaicity"].isel(z=0, y=0)[[0, -1]].values.tolist()
+    [[175, 182, 196], [188, 181, 168]]
+
+    The kernel alone, on one layer:
+
     >>> com = {"chi": np.array([[0.0, np.nan]]), "phi": np.array([[0.0, 0.0]])}
     >>> scan = {"chi": np.linspace(-1, 1, 3), "phi": np.linspace(-1, 1, 3)}
     >>> mosaicity.kernel(com, scan)["mosaicity"].tolist()

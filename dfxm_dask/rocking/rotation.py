@@ -114,26 +114,20 @@ def classify_defects(
 
     Parameters
     ----------
-    defects : array (y, x), bool
+    defects : array
         See :func:`dfxm_dask.beams.threshold_beams`.
-    com : dict of str to array (y, x), float64, degree
-        Centre of mass along every scan axis.
-    y, x : array (y,) and (x,), float64, um
-        Positions of the pixels, equally spaced.
-    flags : array (y, x), uint8, optional
-        Of the moments: a pixel that is lit in a single frame has no centre of mass better than a step, and is left out.
+    flags : array, optional
+        A pixel that is lit in a single frame has no centre of mass better than a step, and is left out.
     radius, reach : float, um
-        Of the misorientation (:func:`dfxm_dask.rocking.kam`), and of the disc in which the largest one counts. Our
-        choice: 0.5, the width of an image of a line, and half of it.
+        Our choice: 0.5, the width of an image of a line (see :func:`dfxm_dask.rocking.kam`), and half of it.
     deviations : float
-        Above the median of the layer, in standard deviations by 1.4826 × the median absolute deviation of some five
-        thousand places. Our choice: 4, on one simulated scan with a strong beam.
+        A standard deviation is 1.4826 × the median absolute deviation of some five thousand places. Our choice: 4, on
+        one simulated scan with a strong beam.
 
     Returns
     -------
     dict
-        ``defects_rotation`` (y, x), uint8: 0 where no defect shows, 1 with rotation, 2 without, 4 where no centre of
-        mass is known within reach.
+        0 where no defect shows; unknown where no centre of mass is known within reach.
 
     Raises
     ------
@@ -147,8 +141,21 @@ def classify_defects(
     has no rotation is mostly the far flank of an image; at walls that step along no scanned axis it is the wall itself.
     So both classes are kept.
 
+    Our own definition.
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> maps = dfxm_dask.moments(scan, background=100, noise_cut=5).drop_vars("flags")
+    >>> mask = np.zeros((2, 32, 32), bool)
+    >>> mask[:, 4, [5, 16]] = True
+    >>> found = dfxm_dask.classify_defects(maps.assign(defects=(("z", "y", "x"), mask)))["defects_rotation"]
+    >>> found[0, 4, [0, 5, 16]].values.tolist()
+    [0, 2, 1]
+
+    The kernel alone, on one layer:
+
     >>> position = 0.25 * np.arange(12.0)
     >>> tilt = np.where(position < 1.4, 0.0, 0.003) * np.ones((12, 1))
     >>> mask = np.zeros((12, 12), bool)

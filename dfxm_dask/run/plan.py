@@ -12,9 +12,10 @@ import numpy as np
 import zarr
 
 from dfxm_dask import __version__
+from dfxm_dask.catalogue import find
 from dfxm_dask.errors import IncompleteError, InputError, RecipeError, StoreError
 from dfxm_dask.graph import COMPONENTS, FIXED, check_axes, components, expanded_writes, projected_memory
-from dfxm_dask.reduction import Reduction, find
+from dfxm_dask.reduction import Reduction
 from dfxm_dask.run.recipe import Recipe, Step
 from dfxm_dask.run.remarks import positions_apart, uneven_frames
 from dfxm_dask.schema import AXES, SCAN, SPACE, Variable, check, expand, length_fault

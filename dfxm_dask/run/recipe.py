@@ -24,8 +24,8 @@ from typing import Any
 
 import yaml
 
+from dfxm_dask.catalogue import find
 from dfxm_dask.errors import DfxmError, InputError, RecipeError
-from dfxm_dask.reduction import find
 from dfxm_dask.schema import nearest
 from dfxm_dask.store.plain_yaml import entries, parse_yaml, place, plain, read_text
 

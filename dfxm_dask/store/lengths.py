@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dfxm_dask.catalogue import find
 from dfxm_dask.errors import RecipeError
-from dfxm_dask.reduction import find
 from dfxm_dask.store import ledger
 
 AXES = ("y", "x")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args, get_origin
 
 import numpy as np
 
+from dfxm_dask.docstring import bounds, unit
 from dfxm_dask.errors import IncompleteError
 from dfxm_dask.run.events import megabytes
 from dfxm_dask.run.remarks import of_results
@@ -183,7 +184,7 @@ def show_reductions(known: Mapping[str, Reduction]) -> None:
         "reductions",
         ("name", "group", "gives", "parameters"),
         [
-            (name, found.group, summary(found.kernel), ", ".join(found.parameters.model_fields))
+            (name, found.group, summary(found), ", ".join(found.parameters.model_fields))
             for name, found in sorted(known.items(), key=lambda item: (item[1].group, item[0]))
         ],
     )
@@ -192,7 +193,7 @@ def show_reductions(known: Mapping[str, Reduction]) -> None:
 def show_reduction(found: Reduction) -> None:
     """Declaration and documentation of one reduction."""
     show_table(
-        f"{found.name}: {summary(found.kernel)}",
+        f"{found.name}: {summary(found)}",
         ("", "variable", "dims", "dtype", "unit", "what it is"),
         [
             *variable_rows("reads", found.reads),
@@ -219,25 +220,14 @@ def variable_rows(role: str, variables: Iterable[Variable]) -> list[tuple[str, .
     ]
 
 
-def summary(kernel: Any) -> str:
+def summary(found: Reduction) -> str:
     """First paragraph of a docstring, on one line."""
-    return " ".join(inspect.cleandoc(kernel.__doc__ or "").split("\n\n")[0].split())
-
-
-def unit(field: FieldInfo) -> str:
-    """Unit of a parameter, or nothing."""
-    extra = field.json_schema_extra
-    return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
+    return " ".join((found.__doc__ or "").split("\n\n")[0].split())
 
 
 def type_words(field: FieldInfo) -> str:
     """Type and bounds of a parameter in words: ``float >= 0``, ``quantile | constant``."""
-    bounds = []
-    for constraint in field.metadata:
-        for word, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
-            if getattr(constraint, word, None) is not None:
-                bounds.append(f"{sign} {getattr(constraint, word):g}")
-    return " ".join([annotation_words(field.annotation), ", ".join(bounds)]).strip()
+    return " ".join([annotation_words(field.annotation), bounds(field)]).strip()
 
 
 def default_words(default: Any) -> str:

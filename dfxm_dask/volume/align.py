@@ -151,26 +151,19 @@ def align_layers(
 
     Parameters
     ----------
-    defects : array (layer at hand, y, x), bool
-        Pixels that show a defect, of the layer and of its neighbours.
-    y, x : array (y,) and (x,), float64, um
-        Positions of the pixels, equally spaced.
-    z : array (layer at hand,), float64, um
-        Positions of the layers.
-    stands_out : array (layer at hand, y, x), bool, optional
-        The same, as wide as images are bright: it has more in common, and is used where it is there.
+    stands_out : array, optional
+        It has more in common from layer to layer than ``defects``, and is used in its place.
     reach : float, um
-        Our choice: 3. Lines of simulated scans wander by up to 1.4 um along each axis from one layer to the next, where
+        Our choice: lines of simulated scans wander by up to 1.4 um along each axis from one layer to the next, where
         layers are 1 um apart, and jumps come on top.
     least_quality : float
-        See :func:`layer_shift`. Our choice: a third; the highest maximum is half as high again as any other.
+        See :func:`~dfxm_dask.volume.align.layer_shift`. Our choice: a third; the highest maximum is half as high again
+        as any other.
     keep_trend : bool
         See Notes.
     shear_y, shear_x : float, um/um
         For stacks that were scanned by moving the sheet of light and not the sample: a place at height z above the
         middle is imaged at x + z/tan(2 theta).
-    middle : int
-        Which of the layers at hand is the one that is asked for.
 
     Returns
     -------
@@ -196,8 +189,21 @@ def align_layers(
     The mask itself is correlated: in simulated scans the weak-beam image and the local peaks did no better, and the
     borders of what is lit followed the frame, and the blocks in which they were found, instead of the sample.
 
+    References
+    ----------
+    C. D. Kuglin and D. C. Hines, Proc. IEEE Conf. Cybernetics and Society (1975) 163 (phase correlation).
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> mask = np.random.default_rng(0).random((32, 32)) < 0.1
+    >>> moved = scan.assign(defects=(("z", "y", "x"), np.stack([mask, np.roll(mask, 2, axis=0)])))
+    >>> dfxm_dask.align_layers(moved, keep_trend=True)["shift_y"].values.round(1).tolist()
+    [0.0, 0.5]
+
+    The kernel alone, on one layer:
+
     >>> mask = np.random.default_rng(0).random((64, 64)) < 0.1
     >>> layers = np.stack([mask, np.roll(mask, 4, axis=0)])
     >>> at = 0.25 * np.arange(64.0)

@@ -116,22 +116,16 @@ def link_layers(
 
     Parameters
     ----------
-    defects : array (layer at hand, y, x), bool
-        What stands out, of the layer and of its neighbours.
-    y, x : array (y,) and (x,), float64, um
-        Positions of the pixels, equally spaced.
-    z : array (layer at hand,), float64, um
-        Positions of the layers, in any distance: what lies between layers that are further apart than 1.5 times the
-        median distance is missing, and objects end there.
-    shift_y, shift_x : array (layer at hand,), float64, um
+    z : array
+        In any distance: what lies between layers that are further apart than 1.5 times the median distance is missing,
+        and objects end there.
+    shift_y, shift_x : array, optional
         Of :func:`dfxm_dask.volume.align_layers`: layers are taken back by the nearest whole number of pixels.
     connectivity : 26 or 6
         What touches by a corner is one object with 26 (our choice: a line that crosses pixels obliquely is one line).
     least_voxels, least_length : int and um
         Of what :func:`dfxm_dask.beams.threshold_beams` has left nothing is removed by default: in simulated scans,
         what was shorter than 3 um was about as often on a line as what was longer.
-    middle : int
-        Which of the layers at hand is the one that is asked for.
 
     Returns
     -------
@@ -154,8 +148,20 @@ def link_layers(
     ``scipy.ndimage.label``. The volume takes the median distance of layers; it is NaN for a single layer, whose
     thickness is not known.
 
+    Our own definition.
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> mask = np.zeros((2, 32, 32), bool)
+    >>> mask[0, 3, 4:9] = mask[1, 4, 8] = mask[1, 20, 20] = True
+    >>> objects = dfxm_dask.link_layers.gather(scan.assign(defects=(("z", "y", "x"), mask)))
+    >>> objects["object_voxels"].values.tolist()
+    [6, 1]
+
+    The kernel alone, on one layer:
+
     >>> layers = np.zeros((2, 3, 4), bool)
     >>> layers[0, 0, 0] = layers[1, 1, 1] = layers[1, 2, 3] = True
     >>> at = np.arange(4.0)
@@ -219,17 +225,14 @@ def reconstruct(
 
     Parameters
     ----------
-    defects : array (y, x), bool
+    defects : array
         As :func:`link_layers` saw it.
-    piece_object : array (piece,), int32
-    piece_start, piece_count, offset_y, offset_x : array (), int
-        Of :func:`link_layers`.
 
     Returns
     -------
     dict
-        ``dislocation`` (y, x), bool: the layer taken back to its place, without the objects that were removed. False
-        where the detector did not see that place. ``label`` (y, x), int32: numbers of objects from 1; 0 elsewhere.
+        Of the layer taken back to its place, without the objects that were removed: False and 0 where the detector did
+        not see that place.
 
     Raises
     ------
@@ -240,8 +243,21 @@ def reconstruct(
     -----
     Labels are those of ``scipy.ndimage.label`` of the whole volume, numbers included, where no layer is missing.
 
+    Our own definition.
+
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> mask = np.zeros((2, 32, 32), bool)
+    >>> mask[0, 3, 4:9] = mask[1, 4, 8] = mask[1, 20, 20] = True
+    >>> stack = scan.assign(defects=(("z", "y", "x"), mask))
+    >>> volume = dfxm_dask.reconstruct(stack.merge(dfxm_dask.link_layers.gather(stack)))
+    >>> int(volume["label"][1, 4, 8]), int(volume["label"][1, 20, 20])
+    (1, 2)
+
+    The kernel alone, on one layer:
+
     >>> mask = np.array([[1, 0, 1]], bool)
     >>> numbers = np.array([4, 0, 2], np.int32)
     >>> reconstruct.kernel(mask, numbers, 1, 2, 0, 0)["label"].tolist()

@@ -15,10 +15,10 @@ from bench.data import FRAMES, OFFSET, Data
 from bench.limits import peak
 from bench.storing import drain, layer
 from bench.timing import Row, at_least, at_most, best, pinned, seconds
+from dfxm_dask.catalogue import find
 from dfxm_dask.components.curves import scaling_of
 from dfxm_dask.components.gram_schmidt import orthonormal
 from dfxm_dask.layer import scan_last
-from dfxm_dask.reduction import find
 from dfxm_dask.run.cluster import open_cluster
 from dfxm_dask.store.shards import Buffers
 

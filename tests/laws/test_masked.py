@@ -9,8 +9,9 @@ import pytest
 import xarray as xr
 
 import dfxm_dask
+from dfxm_dask.catalogue import load_reductions
 from dfxm_dask.frames.statistics import dark_noise, patch_statistics
-from dfxm_dask.reduction import Reduction, load_reductions
+from dfxm_dask.reduction import Reduction
 from tests.beamline_files import write_bliss
 from tests.laws.test_reductions import SIZES, axes_for, computed, example
 

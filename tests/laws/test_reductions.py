@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import pydoc
+import sys
 from typing import Any
 
 import dask
@@ -10,9 +13,12 @@ import pytest
 import xarray as xr
 from scipy import ndimage
 
+import dfxm_dask
+from dfxm_dask.catalogue import load_reductions
+from dfxm_dask.docstring import OWN_SOURCE, entries, split
 from dfxm_dask.graph import expanded_writes, open_dims, scan_axes
 from dfxm_dask.layer import run_kernel, scan_last
-from dfxm_dask.reduction import Reduction, load_reductions
+from dfxm_dask.reduction import Reduction
 from dfxm_dask.schema import SPACE, expand
 
 PARAMETERS: dict[str, dict[str, Any]] = {
@@ -234,12 +240,44 @@ def test_reduction__is_safe_on_dark_empty_and_nan(reduction: Reduction, axes: di
             assert not np.isinf(variable.values).any(), name
 
 
-def test_reduction__has_documentation_and_described_parameters(reduction: Reduction) -> None:
-    text = reduction.kernel.__doc__ or ""
-    for section in ("Parameters", "Returns", "Notes", "Examples"):
-        assert f"{section}\n" in text, f"{reduction.name} has no {section}"
+def test_reduction__is_a_function_that_python_knows(reduction: Reduction) -> None:
+    assert getattr(dfxm_dask, reduction.name) is reduction
+    assert reduction.name in dir(dfxm_dask)
+    module = sys.modules[reduction.__module__]
+    assert (reduction.__name__, getattr(module, reduction.__qualname__)) == (reduction.name, reduction)
+    dataset, *given = inspect.signature(reduction).parameters.values()
+    assert (dataset.name, dataset.kind) == ("dataset", dataset.POSITIONAL_OR_KEYWORD)
+    asked = [p for p in inspect.signature(reduction.kernel).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    asked = [p for p in asked if p.name != "middle"]
+    assert [(p.name, p.kind, p.default) for p in given] == [(p.name, p.kind, p.default) for p in asked]
+    assert all(p.annotation is not p.empty for p in given)
+    assert not hasattr(reduction, "__wrapped__")
+    assert f"{reduction.name}(dataset: " in pydoc.render_doc(reduction, renderer=pydoc.plaintext)
+
+
+def test_reduction__docstring_is_for_its_caller(reduction: Reduction) -> None:
+    text = reduction.__doc__ or ""
+    summary, sections = split(text)
+    assert summary == split(reduction.kernel.__doc__ or "")[0]
+    assert list(sections)[:3] == ["Parameters", "Returns", "Raises"]
+    assert "References" in sections or OWN_SOURCE in sections["Notes"]
+    assert f"dfxm_dask.{reduction.name}" in sections["Examples"]
+    assert ".kernel(" in sections["Examples"]
+    assert max(map(len, text.splitlines())) <= 120
+    named = entries(sections["Parameters"])
+    assert list(named) == ["dataset", *reduction.parameters.model_fields]
+    for variable in (*reduction.reads, *reduction.may_read):
+        assert variable.long_name in named["dataset"]
+    assert all(variable.long_name in " ".join(sections["Returns"].split()) for variable in reduction.writes)
     for name, field in reduction.parameters.model_fields.items():
-        assert field.description, f"{reduction.name}: parameter {name} has no description"
+        assert field.description, f"parameter {name} has no description"
+        assert field.description[1:] in named[name]
+
+
+def test_kernel__docstring_names_only_what_is_declared(reduction: Reduction) -> None:
+    _, sections = split(reduction.kernel.__doc__ or "")
+    known = set(inspect.signature(reduction.kernel).parameters)
+    assert set(entries(sections.get("Parameters", ""))) <= known
 
 
 def test_reduction__refuses_unknown_parameters_by_nearest_name(reduction: Reduction) -> None:

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from dfxm_dask.catalogue import load_reductions
 from dfxm_dask.errors import InputError
 from dfxm_dask.graph import check_axes, expanded_writes
-from dfxm_dask.reduction import load_reductions
 from dfxm_dask.schema import SPACE, Variable, expand, rocking_axis
 from tests.laws.test_reductions import AXES_SETS, NAMES, computed, example, parameters
 
@@ -19,6 +19,7 @@ ANGLES = {  # by nature, whatever was scanned
 }  # fmt: skip
 FORBIDDEN = re.compile(
     r"^(its|the same|this|that|those|these|what|where|it|they|of|from|as)\b"
+    r"|^(is|has|are|shows|tells|gives|makes|marks|finds|takes|holds|says|sees|lies)\b"
     r"|\b(its|it|they|them|the same|this|those|these|there|what|any other)\b|\bwhere .* is\b|\.$|^\s|\s$"
 )
 OF_LENGTHS = [n for n in NAMES if any(v.name in SPACE and v.units for v in REDUCTIONS[n].reads)]
@@ -43,6 +44,12 @@ def test_units__follow_the_scan_axis(name: str, names: tuple[str, ...], units: s
         assert result[variable].attrs["units"] == wanted[str(variable)].units
         assert result[variable].attrs["units"] != "degree" or variable in ANGLES
         assert "{" not in result[variable].attrs["units"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_units__of_a_template_are_declared_as_those_of_its_axis(name: str) -> None:
+    of_axis = [v for v in REDUCTIONS[name].writes if "{axis}" in v.name and "{other}" not in v.name]
+    assert [v.name for v in of_axis if v.units not in ("{units}", "1") or "{axis}" not in v.long_name] == []
 
 
 def test_units__of_two_axes_are_those_of_the_rocking_axis() -> None:
@@ -80,9 +87,10 @@ def test_lengths__are_needed_by_the_reductions_of_lengths() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_long_names__stand_alone(name: str) -> None:
-    written = [v for declared in REDUCTIONS[name].writes for v in expand(declared, {"chi": "degree", "phi": "degree"})]
-    names = [v.long_name for v in written]
+    axes, reduction = {"chi": "degree", "phi": "degree"}, REDUCTIONS[name]
+    names = [v.long_name for declared in reduction.writes for v in expand(declared, axes)]
     assert len(set(names)) == len(names)
+    names += [v.long_name for declared in (*reduction.reads, *reduction.may_read) for v in expand(declared, axes)]
     for text in names:
         assert 4 <= len(text) <= 90, text
         assert not FORBIDDEN.search(text), text
@@ -91,13 +99,14 @@ def test_long_names__stand_alone(name: str) -> None:
 def test_long_names__are_unique_in_a_group() -> None:
     seen: dict[tuple[str, str], str] = {}
     for reduction in REDUCTIONS.values():
-        for v in reduction.writes:
+        for v in (*reduction.writes, *reduction.reads, *reduction.may_read):
             if v.stored and not v.name.startswith(("pca_", "nmf_", "nica_", "gram_schmidt_")):
                 assert seen.setdefault((reduction.group, v.long_name), v.name) == v.name, v.long_name
 
 
 @pytest.mark.parametrize(
-    "text", ["its angle", "the same beyond the peaks", "what is wrong with it", "a line.", "part of it"]
+    "text",
+    ["its angle", "the same beyond the peaks", "what is wrong with it", "a line.", "part of it", "shows it"],
 )
 def test_long_names__the_law_refuses_riddles(text: str) -> None:
     assert FORBIDDEN.search(text)

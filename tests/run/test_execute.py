@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -17,8 +18,9 @@ import pytest
 import xarray as xr
 
 import dfxm_dask
+from dfxm_dask.catalogue import load_reductions
 from dfxm_dask.errors import DfxmError, IncompleteError, InputError, RecipeError, StoreError
-from dfxm_dask.reduction import REGISTRY, load_reductions
+from dfxm_dask.reduction import REGISTRY
 from dfxm_dask.run.execute import plan, run_ingest, run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe
 from dfxm_dask.store.ledger import read_ledger
@@ -234,7 +236,7 @@ def test_run_recipe__kernel_that_fails_names_itself_and_commits_nothing_wrong(
     def broken(*_: Any, **__: Any) -> dict[str, np.ndarray]:
         raise InputError("moments", "broke on purpose", "mend it")
 
-    monkeypatch.setitem(REGISTRY, "moments", type(moments)(**{**vars(moments), "kernel": broken}))
+    monkeypatch.setitem(REGISTRY, "moments", dataclasses.replace(moments, kernel=broken))
     with pytest.raises(DfxmError, match="broke on purpose"):
         run_recipe(recipe(FULL), store)
     with pytest.raises(IncompleteError, match="0 of"):

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from dfxm_dask import reduction as registry
+from dfxm_dask import catalogue
 from dfxm_dask.errors import RecipeError
-from dfxm_dask.reduction import reduction
+from dfxm_dask.reduction import REGISTRY, reduction
 from dfxm_dask.run.recipe import Recipe, Step, load_plugin, parse_recipe, read_recipe
 from dfxm_dask.schema import COUNTS, Variable
 from dfxm_dask.store.plain_yaml import MAX_BYTES
@@ -25,8 +25,8 @@ TOTAL = Variable("total", ("z", "y", "x"), "float32", "count", "sum")
 @pytest.fixture(autouse=True, scope="module")
 def reductions() -> Iterator[None]:
     """Two reductions stand for the rooms, so that recipes are tested without them."""
-    before = dict(registry.REGISTRY)
-    registry.REGISTRY.clear()
+    before = dict(REGISTRY)
+    REGISTRY.clear()
 
     @reduction(reads=(COUNTS,), writes=(TOTAL,), over=("scan",))
     def background(
@@ -41,13 +41,13 @@ def reductions() -> Iterator[None]:
     def moments(counts: np.ndarray, *, window: tuple[float, float] | None = None) -> dict[str, np.ndarray]:
         return {"total": counts}
 
-    known = dict(registry.REGISTRY)
+    known = dict(REGISTRY)
     patch = pytest.MonkeyPatch()
-    patch.setattr(registry, "load_reductions", lambda: known)
+    patch.setattr(catalogue, "load_reductions", lambda: known)
     yield
     patch.undo()
-    registry.REGISTRY.clear()
-    registry.REGISTRY.update(before)
+    REGISTRY.clear()
+    REGISTRY.update(before)
 
 
 def parse(text: str) -> Recipe:
@@ -193,9 +193,9 @@ def test_load_plugin__registers_once(tmp_path: Path) -> None:
         "    return {'third': counts}\n"
     )
     load_plugin(path)
-    found = registry.REGISTRY["third"]
+    found = REGISTRY["third"]
     load_plugin(str(path))
-    assert registry.REGISTRY["third"] is found
+    assert REGISTRY["third"] is found
     assert found.group == "extra"
 
 

@@ -12,8 +12,9 @@ import pytest
 from pydantic import Field
 
 import dfxm_dask
+from dfxm_dask.catalogue import load_reductions
 from dfxm_dask.errors import IncompleteError, RecipeError, StoreError
-from dfxm_dask.reduction import REGISTRY, load_reductions, reduction
+from dfxm_dask.reduction import REGISTRY, reduction
 from dfxm_dask.run import passes
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe

@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dfxm_dask
+from dfxm_dask.catalogue import load_reductions
 from dfxm_dask.cli import cli
 from dfxm_dask.errors import DfxmError
-from dfxm_dask.reduction import load_reductions
 from dfxm_dask.run.cluster import read_cluster
 from dfxm_dask.run.labels import read_labels
 from dfxm_dask.run.night_config import read_nightly

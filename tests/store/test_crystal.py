@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 import dfxm_dask
 from dfxm_dask import cli
+from dfxm_dask.catalogue import find
 from dfxm_dask.errors import InputError, StoreError
-from dfxm_dask.reduction import find
 from dfxm_dask.run.plan import make_plan
 from dfxm_dask.run.recipe import read_recipe
 from dfxm_dask.run.verify import verify

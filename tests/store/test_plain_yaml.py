@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from dfxm_dask.catalogue import load_reductions
 from dfxm_dask.errors import DfxmError, InputError, RecipeError
-from dfxm_dask.reduction import Reduction, load_reductions
+from dfxm_dask.reduction import Reduction
 from dfxm_dask.run.cluster import read_cluster
 from dfxm_dask.run.labels import read_labels
 from dfxm_dask.run.night_config import read_nightly

@@ -1,0 +1,70 @@
+"""What a reduction is, in words: its kernel, what it reads and writes, and what it keeps whole.
+
+Graphs and units of a run work from this alone; :mod:`dfxm_dask.reduction` makes a function of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from dfxm_dask.errors import InputError
+from dfxm_dask.schema import Variable, first_fault, nearest, validated
+
+Arrays = dict[str, np.ndarray]
+Positions = Literal["own", "common", "unused"]
+Settle = Callable[[Mapping[str, Any], Mapping[str, Any], tuple[int, ...]], tuple[dict[str, Any] | None, str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Declaration:
+    """A kernel with what it reads, writes and keeps whole; see :func:`dfxm_dask.reduction.reduction` for the words."""
+
+    name: str
+    kernel: Callable[..., Arrays]
+    reads: tuple[Variable, ...]
+    may_read: tuple[Variable, ...]
+    writes: tuple[Variable, ...]
+    over: tuple[str, ...]
+    halo: int
+    patch: int | None
+    combine: Callable[[Arrays, Arrays], Arrays] | None
+    finish: Callable[[Arrays], Arrays] | None
+    min_axes: int
+    group: str
+    parameters: type[BaseModel]
+    min_positions: int = 1
+    files: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
+    positions: Positions = "own"
+    settle: Settle | None = None
+    settled_by: tuple[Variable, ...] = ()
+
+    def validate(self, parameters: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
+        """Parameters with defaults filled in.
+
+        Raises
+        ------
+        InputError
+            Unknown name (with the nearest known one), wrong type, or a value out of range.
+        """
+        prefix = f"{where}{self.name}"
+        for word in parameters:
+            if word not in self.parameters.model_fields:
+                known = ", ".join(self.parameters.model_fields) or "none"
+                raise InputError(
+                    f"{prefix}: parameter {word!r}",
+                    f"is unknown{nearest(word, self.parameters.model_fields)}",
+                    f"known parameters: {known}",
+                )
+        try:
+            return validated(self.parameters, parameters).model_dump()
+        except InputError as error:
+            raise InputError(f"{prefix}: {error.asked}", error.found, error.remedy) from None
+        except ValidationError as error:
+            place, reason = first_fault(error)
+            name = ".".join(str(part) for part in place) or "parameters"
+            raise InputError(f"{prefix}: parameter {name!r}", reason, f"see `dfxm-dask explain {self.name}`") from None
