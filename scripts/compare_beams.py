@@ -36,11 +36,11 @@ from train_beams import (
     trained_on,
 )
 
-from dfxm_dask.beams.networks import CLASSES, STRONG, WEAK, count_parameters, network, one_thread, published
-from dfxm_dask.beams.scores import brightness_baseline, brightness_probability, evaluate
-from dfxm_dask.beams.training import labelled_patches, train
-from dfxm_dask.beams.weights import save
-from dfxm_dask.optics.strong import StrongBeam
+from dfxm_dask.beams.network.networks import CLASSES, STRONG, WEAK, count_parameters, network, one_thread, published
+from dfxm_dask.beams.network.training import labelled_patches, train
+from dfxm_dask.beams.network.weights import save
+from dfxm_dask.beams.scoring.scores import brightness_baseline, brightness_probability, evaluate
+from dfxm_dask.phantoms.strong_lattice import StrongBeam
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "ours": {"name": "compact", "options": OURS, "epochs": EPOCHS, "patience": 12},

@@ -28,15 +28,15 @@ import dfxm_dask
 from dfxm_dask.beams import classify_beams, integrate_beams
 from dfxm_dask.beams.contrast import published_contrast
 from dfxm_dask.beams.mask import without_small
-from dfxm_dask.beams.mask_scores import boundary_distance
 from dfxm_dask.beams.patches import seam_metric
 from dfxm_dask.beams.prior import UNLIT, WEAK
-from dfxm_dask.beams.scores import auc, average_precision
+from dfxm_dask.beams.scoring.mask_scores import boundary_distance
+from dfxm_dask.beams.scoring.scores import auc, average_precision
 from dfxm_dask.frames import normalise
+from dfxm_dask.optics.defects.scene import distance
 from dfxm_dask.optics.geometry import rotation_y
-from dfxm_dask.optics.phantom import Phantom
-from dfxm_dask.optics.presets import build
-from dfxm_dask.optics.scene import distance
+from dfxm_dask.phantoms.phantom import Phantom
+from dfxm_dask.phantoms.presets import build
 from dfxm_dask.volume.compare import nearest_distances
 
 StrongBeam = Literal["smeared", "sharp", "none"]

@@ -21,13 +21,13 @@ import torch
 from scipy import ndimage
 from scipy.special import expit
 
-from dfxm_dask.beams.networks import one_thread
-from dfxm_dask.beams.scores import brightness_baseline, brightness_probability, evaluate
-from dfxm_dask.beams.training import LEVELS, labelled_patches, seen_patches, train
-from dfxm_dask.beams.weights import FOLDER, facts, load, save
-from dfxm_dask.optics.phantom import Phantom, render
-from dfxm_dask.optics.presets import build
-from dfxm_dask.optics.strong import StrongBeam
+from dfxm_dask.beams.network.networks import one_thread
+from dfxm_dask.beams.network.training import LEVELS, labelled_patches, seen_patches, train
+from dfxm_dask.beams.network.weights import FOLDER, facts, load, save
+from dfxm_dask.beams.scoring.scores import brightness_baseline, brightness_probability, evaluate
+from dfxm_dask.phantoms.phantom import Phantom, render
+from dfxm_dask.phantoms.presets import build
+from dfxm_dask.phantoms.strong_lattice import StrongBeam
 
 SEED = 20261121
 SHAPE = (256, 384)

@@ -18,7 +18,7 @@ from pydantic import Field
 from dfxm_dask import catalogue, cli
 from dfxm_dask.errors import SourceError, StoreError
 from dfxm_dask.reduction import REGISTRY, reduction
-from dfxm_dask.run import cluster
+from dfxm_dask.run.clusters import cluster
 from dfxm_dask.run.recipe import Recipe
 from dfxm_dask.schema import AXES, COUNTS, Variable
 
@@ -339,7 +339,7 @@ def test_simulate__unknown_preset_is_one_line(tmp_path: Path) -> None:
 
 
 def test_train__hands_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from dfxm_dask.beams.weights import facts, shipped
+    from dfxm_dask.beams.network.weights import facts, shipped
     from dfxm_dask.run import training
 
     def train_weights(stores: Any, out: Path, *, say: Any, **options: Any) -> Any:

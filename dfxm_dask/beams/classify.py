@@ -54,15 +54,15 @@ def _weights(parameters: Mapping[str, Any]) -> dict[str, str]:
     """
     if parameters["method"] == "prior":
         return {}
-    from dfxm_dask.beams.engines import engine_of
-    from dfxm_dask.beams.weights import load
+    from dfxm_dask.beams.network.engines import engine_of
+    from dfxm_dask.beams.network.weights import load
 
     net, facts = load(_path(parameters["weights"]), patch=PATCH, channels=1)
     return {"weights": facts["digest"], "engine": engine_of(net, parameters["engine"], parameters["device"])}
 
 
 def _path(weights: str) -> Path:
-    from dfxm_dask.beams.weights import shipped
+    from dfxm_dask.beams.network.weights import shipped
 
     return Path(weights) if weights.endswith(".safetensors") else shipped(weights)
 
@@ -129,7 +129,7 @@ def classify_beams(
     Raises
     ------
     InputError
-        Unknown, damaged or foreign weights; see :func:`dfxm_dask.beams.weights.load`.
+        Unknown, damaged or foreign weights; see :func:`dfxm_dask.beams.network.weights.load`.
 
     Notes
     -----
@@ -189,8 +189,8 @@ def _network(
     counts: np.ndarray, lit: np.ndarray, weights: str, dark: float | None, device: str, engine: Any
 ) -> np.ndarray:
     """What the network says of each frame by itself: (frame, patch_y, patch_x), float32."""
-    from dfxm_dask.beams.inference import predict_counts
-    from dfxm_dask.beams.weights import load
+    from dfxm_dask.beams.network.inference import predict_counts
+    from dfxm_dask.beams.network.weights import load
 
     net, facts = load(_path(weights), patch=PATCH, channels=1)
     level = dark_level(counts) if dark is None else dark

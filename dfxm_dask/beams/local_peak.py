@@ -21,7 +21,6 @@ from dfxm_dask.beams.blocks import (
     reach_of,
     to_pixels,
 )
-from dfxm_dask.beams.evidence import evidence
 from dfxm_dask.beams.prior import (
     check_counts,
     frame_places,
@@ -31,6 +30,7 @@ from dfxm_dask.beams.prior import (
     rocking_axis,
     without_gaps,
 )
+from dfxm_dask.beams.weak_beam_verdict import evidence
 from dfxm_dask.reduction import reduction
 from dfxm_dask.schema import (
     AXES,
@@ -129,7 +129,7 @@ def local_peak(
     -------
     dict
         NaN where unlit. ``has_weak_beam`` follows from the other numbers of the layer
-        (:func:`dfxm_dask.beams.evidence.evidence`), which are NaN where nothing is lit.
+        (:func:`dfxm_dask.beams.weak_beam_verdict.evidence`), which are NaN where nothing is lit.
 
     Raises
     ------

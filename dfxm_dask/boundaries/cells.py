@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import ndimage
 
-from dfxm_dask.boundaries.points import STEPS
+from dfxm_dask.boundaries.planes.points import STEPS
 
 CELL = 0.25
 """Edge of the squares, um: the finest that a strong beam or a line's image shows (our choice)."""

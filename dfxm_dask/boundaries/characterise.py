@@ -7,23 +7,23 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from dfxm_dask.boundaries.burgers import step_across
 from dfxm_dask.boundaries.cells import layer_cells, on_one_scale, rocking_maps
 from dfxm_dask.boundaries.junction import find_junctions
-from dfxm_dask.boundaries.lattice import Lattice
-from dfxm_dask.boundaries.lines import line_families
-from dfxm_dask.boundaries.plane import Planes, in_plane
-from dfxm_dask.boundaries.points import GRAIN, away_from_rim, layer_peaks, layer_points
-from dfxm_dask.boundaries.spectrum import ALIASED, END_OF_RANGE, OVERTONE, line_sets
-from dfxm_dask.boundaries.step import FLAG
-from dfxm_dask.boundaries.tables import FAMILIES, HALVES, WRITES, empty_tables
-from dfxm_dask.boundaries.uncertainty import (
+from dfxm_dask.boundaries.lines.projected_lines import line_families
+from dfxm_dask.boundaries.lines.spectrum import ALIASED, END_OF_RANGE, OVERTONE, line_sets
+from dfxm_dask.boundaries.planes.plane import Planes, in_plane
+from dfxm_dask.boundaries.planes.points import GRAIN, away_from_rim, layer_peaks, layer_points
+from dfxm_dask.boundaries.planes.uncertainty import (
     line_errors,
     normal_error,
     standard_error,
 )
-from dfxm_dask.boundaries.vectors import FLAG as FLAG_BURGERS
-from dfxm_dask.boundaries.vectors import crystal_options, give_vectors, known_crystal
+from dfxm_dask.boundaries.step import FLAG
+from dfxm_dask.boundaries.tables import FAMILIES, HALVES, WRITES, empty_tables
+from dfxm_dask.boundaries.vectors.burgers import step_across
+from dfxm_dask.boundaries.vectors.lattice import Lattice
+from dfxm_dask.boundaries.vectors.tables import FLAG as FLAG_BURGERS
+from dfxm_dask.boundaries.vectors.tables import crystal_options, give_vectors, known_crystal
 from dfxm_dask.boundaries.walls import Walls, find_walls
 from dfxm_dask.reduction import Arrays, reduction
 from dfxm_dask.schema import (
@@ -288,8 +288,8 @@ def characterise_boundaries(
     grain : float, um
         Our choice: 0.5, half of the width of a line's image.
     lattice : {kind, parameter, x, z, hkl, two_theta} or {vectors, scattering_vector, two_theta}, optional
-        Of a cubic crystal, or any; see :class:`~dfxm_dask.boundaries.lattice.Lattice`. Without it there are no Burgers
-        vectors, without its reflection no g·b.
+        Of a cubic crystal, or any; see :class:`~dfxm_dask.boundaries.vectors.lattice.Lattice`. Without it there are no
+        Burgers vectors, without its reflection no g·b.
 
     Returns
     -------
@@ -307,12 +307,13 @@ def characterise_boundaries(
 
     Notes
     -----
-    Points: :func:`~dfxm_dask.boundaries.points.layer_points`. Planes: :func:`~dfxm_dask.boundaries.walls.find_walls`,
-    at the step of the lattice where there is one (:func:`~dfxm_dask.boundaries.step.fit_step`).
-    Lines: :func:`~dfxm_dask.boundaries.spectrum.line_sets`; without a centre of mass
-    :func:`~dfxm_dask.boundaries.lines.line_families`. Burgers vectors by Frank's rule, by the step along phi, and by
-    images of the lines that the forward model makes (x along the beam, z up):
-    :func:`~dfxm_dask.boundaries.posterior.burgers_posterior`; where an error is not known, those of the least misfit.
+    Points: :func:`~dfxm_dask.boundaries.planes.points.layer_points`. Planes:
+    :func:`~dfxm_dask.boundaries.walls.find_walls`, at the step of the lattice where there is one
+    (:func:`~dfxm_dask.boundaries.step.fit_step`). Lines: :func:`~dfxm_dask.boundaries.lines.spectrum.line_sets`; without
+    a centre of mass :func:`~dfxm_dask.boundaries.lines.projected_lines.line_families`. Burgers vectors by Frank's rule,
+    by the step along phi, and by images of the lines that the forward model makes (x along the beam, z up):
+    :func:`~dfxm_dask.boundaries.vectors.posterior.burgers_posterior`; where an error is not known, those of the least
+    misfit.
     Errors of a step are of stripes of the plane in both directions; of a plane of the
     weak beam, of a bootstrap over blocks, of other starts, of thresholds one and two standard deviations higher, and of
     half a um over its extent; added in squares. Why a number is unknown or less certain tells ``reason``.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dfxm_dask.boundaries.plane import Planes, canonical
+from dfxm_dask.boundaries.planes.plane import Planes, canonical
 from dfxm_dask.errors import InputError
 
 NEAR = 10.0  # um from the line: a plane that ends there has points so near (our choice)

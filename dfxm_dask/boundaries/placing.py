@@ -9,10 +9,10 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.special import erf
 
-from dfxm_dask.boundaries.edges import edge_planes, point_planes
-from dfxm_dask.boundaries.plane import in_plane
+from dfxm_dask.boundaries.planes.edges import edge_planes, point_planes
+from dfxm_dask.boundaries.planes.plane import in_plane
+from dfxm_dask.boundaries.planes.plane_support import LINE, heaviest_line
 from dfxm_dask.boundaries.step import BIN, FLAG, STRIP, TURNED, StepFit, fit_step, trace_frame
-from dfxm_dask.boundaries.worth import LINE, heaviest_line
 
 ALIKE = 6.0, 1.0  # degree and um: planes nearer than both are one (as in the specification)
 BARRED = 1.0  # um from a boundary: cells that another one does not see (our choice)

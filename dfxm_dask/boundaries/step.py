@@ -12,8 +12,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.special import erf
 
-from dfxm_dask.boundaries.plane import canonical, in_plane
-from dfxm_dask.boundaries.uncertainty import cluster_covariance
+from dfxm_dask.boundaries.planes.plane import canonical, in_plane
+from dfxm_dask.boundaries.planes.uncertainty import cluster_covariance
 
 STRIP = 3.0  # um from the plane, in the layer (as in the specification of the method)
 BIN = 2.0  # um of trace: the ground of every bin in every layer is free (our choice)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from dfxm_dask.boundaries import vectors
 from dfxm_dask.boundaries.junction import KINDS
 from dfxm_dask.boundaries.step import REASONS
+from dfxm_dask.boundaries.vectors import tables as vectors
 from dfxm_dask.reduction import Arrays
 from dfxm_dask.schema import Variable
 

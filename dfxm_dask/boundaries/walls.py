@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dfxm_dask.boundaries.find import find_planes
-from dfxm_dask.boundaries.mixture import Mixture, layer_spread, probabilities, settled_shares, started
 from dfxm_dask.boundaries.placing import LEAST_TRACE, Placed, Start, placed_steps, same_plane
-from dfxm_dask.boundaries.plane import Planes, canonical, in_plane
+from dfxm_dask.boundaries.planes.mixture import Mixture, layer_spread, probabilities, settled_shares, started
+from dfxm_dask.boundaries.planes.plane import Planes, canonical, in_plane
+from dfxm_dask.boundaries.planes.plane_search import find_planes
+from dfxm_dask.boundaries.planes.uncertainty import bootstrap_planes, reread_planes, restarted_planes
 from dfxm_dask.boundaries.step import BIN, FLAG, StepFit, binned, closed
-from dfxm_dask.boundaries.uncertainty import bootstrap_planes, reread_planes, restarted_planes
 
 FEWEST_LAYERS = 3
 BESIDE = 0.5  # um by which weak-beam images lie beside their wall (measured)

@@ -28,15 +28,15 @@ def verify(
 
     Exit code 0: sound, or mended. Exit code 3: something is wrong; each line says what.
     """
+    from dfxm_dask.run.checks.verify import verify as look
     from dfxm_dask.run.events import duration, many, megabytes
     from dfxm_dask.run.stopping import heeding_signals
-    from dfxm_dask.run.verify import verify as look
     from dfxm_dask.view.tables import say
 
     with ExitStack() as stack:
         client = None
         if cluster or workers:
-            from dfxm_dask.run.cluster import open_cluster
+            from dfxm_dask.run.clusters.cluster import open_cluster
 
             client = stack.enter_context(open_cluster(cluster, workers=workers, plugins=plugins))
         stack.enter_context(heeding_signals())

@@ -17,7 +17,7 @@ def doctor(folder: Path, cluster: str | None) -> None:
 
     Only a folder of probes is written into FOLDER, and removed again. Exit code 1 says that something fails.
     """
-    from dfxm_dask.run.doctor import doctor as look
+    from dfxm_dask.run.checks.doctor import doctor as look
     from dfxm_dask.view.tables import say, show_table
 
     findings = look(folder, cluster)

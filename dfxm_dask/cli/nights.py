@@ -11,7 +11,7 @@ import click
 from dfxm_dask.cli.options import FILE, PARTIAL, subscribers
 
 if TYPE_CHECKING:
-    from dfxm_dask.run.nightly import Night, Outcome
+    from dfxm_dask.run.nights.night import Night, Outcome
 
 
 @click.command()
@@ -33,7 +33,7 @@ def nightly(
     fails is tried again, and then named every night. CONFIG is a YAML file like configs/nightly.yaml. Exit code 0: all
     is done, or nothing is new; 3: something is not, and the page says what and why.
     """
-    from dfxm_dask.run.night_config import SCHEDULERS, read_nightly, schedule
+    from dfxm_dask.run.nights.config import SCHEDULERS, read_nightly, schedule
 
     night = read_nightly(config)
     if scheduler:
@@ -41,7 +41,7 @@ def nightly(
         click.echo("\n".join(f"{f'# --- {n} ---{chr(10)}' * (scheduler == 'all')}{schedule(config, n, at=at)}"
                              for n in wanted), nl=False)  # fmt: skip
         return
-    from dfxm_dask.run.nightly import run_night
+    from dfxm_dask.run.nights.night import run_night
 
     facts: dict[tuple[str, tuple[str, ...]], Any] = {}
 

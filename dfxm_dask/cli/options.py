@@ -211,7 +211,7 @@ def compute(
     plan(recipe, store)  # refuses before a cluster is started
     if store.is_dir() and not os.access(store, os.W_OK | os.X_OK):
         raise StoreError(f"store {store}", "cannot be written", "copy it to a folder of your own, or ask its owner")
-    from dfxm_dask.run.cluster import open_cluster
+    from dfxm_dask.run.clusters.cluster import open_cluster
 
     with ExitStack() as stack:
         client = None

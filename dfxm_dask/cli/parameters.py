@@ -45,7 +45,7 @@ class FieldType(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str) or self.kinds <= {str, type(None)}:
             return value  # a name or a path, whatever it looks like
-        from dfxm_dask.store.plain_yaml import parse_yaml, plain, scalar
+        from dfxm_dask.plain_yaml import parse_yaml, plain, scalar
 
         text = value.strip()
         try:

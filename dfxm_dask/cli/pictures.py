@@ -15,7 +15,7 @@ from dfxm_dask.cli.options import FILE
 @click.option("--layer", type=click.IntRange(0), help="Number of the layer along z. [default: the middle one]")
 def figures(store: Path, out_dir: Path, layer: int | None) -> None:
     """Draw what a store has, as PNG files."""
-    from dfxm_dask.view.figures import figures as draw
+    from dfxm_dask.view.figures.index import figures as draw
     from dfxm_dask.view.tables import say
 
     for path in draw(store, out_dir, layer=layer):
@@ -40,8 +40,8 @@ def compare_beams(store: Path, out: Path | None, layers: tuple[int, ...], region
     Where the truth is known, how well each tells dislocations; how much of the strong beam's fringes it shows; what a
     basis leaves of the curves. Nothing is written into the store.
     """
-    from dfxm_dask.store.paths import beside
-    from dfxm_dask.view.methods import COLUMNS, as_cells, compare_beams, how_to_read
+    from dfxm_dask.sources.paths import beside
+    from dfxm_dask.view.compare.methods import COLUMNS, as_cells, compare_beams, how_to_read
     from dfxm_dask.view.tables import say, show_table
 
     out = beside(store, "_beams.png") if out is None else out

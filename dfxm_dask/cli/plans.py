@@ -32,8 +32,8 @@ def plan_run(
 
     Nothing is written into STORE. What earlier runs have done is not counted.
     """
+    from dfxm_dask.run.checks.probe import probe, projected, refuse_unfit, worker_limits
     from dfxm_dask.run.execute import plan
-    from dfxm_dask.run.probe import probe, projected, refuse_unfit, worker_limits
     from dfxm_dask.run.recipe import read_recipe
     from dfxm_dask.view.tables import show_plan
 

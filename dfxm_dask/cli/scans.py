@@ -41,8 +41,8 @@ def demo(out: Path, preset: str, real: bool, pixel_size: tuple[float, float] | N
     """
     from dfxm_dask.run.recipe import read_recipe
     from dfxm_dask.store.scan import open_scan
-    from dfxm_dask.view.compare import truth_rows
-    from dfxm_dask.view.figures import figures as draw
+    from dfxm_dask.view.compare.truth import truth_rows
+    from dfxm_dask.view.figures.index import figures as draw
     from dfxm_dask.view.tables import findings, say, show_table
 
     truth = None
@@ -83,7 +83,7 @@ def simulated(preset: str, out: Path, how: dict[str, Any], **options: Any) -> An
     with ExitStack() as stack:
         client = None
         if how.get("cluster") or how.get("workers"):
-            from dfxm_dask.run.cluster import open_cluster
+            from dfxm_dask.run.clusters.cluster import open_cluster
 
             client = stack.enter_context(open_cluster(how["cluster"], workers=how["workers"]))
         stack.enter_context(heeding_signals())
@@ -127,7 +127,7 @@ def simulate(preset: str, out: Path, cluster: str | None, workers: int | None, *
     PRESET is easy, hard, multigrain, al002, movie, movie_long, reflections, empty or deformed. A simulation that was
     stopped goes on where it stopped.
     """
-    from dfxm_dask.optics.presets import PRESETS
+    from dfxm_dask.phantoms.presets import PRESETS
     from dfxm_dask.view.tables import say
 
     how = {"cluster": cluster, "workers": workers, **{word: options.pop(word) for word in ("events", "overwrite")}}
@@ -178,7 +178,7 @@ def ingest(
     from dfxm_dask.view.tables import say
 
     if options["z"]:
-        from dfxm_dask.store.readers import named_scans
+        from dfxm_dask.sources.readers import named_scans
 
         with suppress(DfxmError):  # ingest itself says what is wrong, also with their number
             scans = named_scans(list(source), options["scan"], options["format"])
@@ -197,7 +197,7 @@ def ingest(
 @click.command()
 def formats() -> None:
     """List the formats that ingest reads, those of installed packages included."""
-    from dfxm_dask.store.readers import known_readers
+    from dfxm_dask.sources.readers import known_readers
     from dfxm_dask.view.tables import show_table
 
     rows = [(reader.name, reader.summary) for reader in known_readers().values()]
@@ -214,7 +214,7 @@ def ingest_source(
     with ExitStack() as stack:
         client = None
         if cluster or workers:
-            from dfxm_dask.run.cluster import open_cluster
+            from dfxm_dask.run.clusters.cluster import open_cluster
 
             client = stack.enter_context(open_cluster(cluster, workers=workers))
         stack.enter_context(heeding_signals())

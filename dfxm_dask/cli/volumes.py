@@ -37,12 +37,10 @@ def compare(
     another as STORE:group/variable; where that is no mask, with a limit: "STORE:truth/distance<0.5". Each number stands
     beside what A would reach at random places.
     """
-    from dfxm_dask.store.ledger import replace_file
-    from dfxm_dask.store.paths import beside
+    from dfxm_dask.sources.paths import beside
+    from dfxm_dask.store.integrity.ledger import replace_file
     from dfxm_dask.store.places import refuse_file
-    from dfxm_dask.view.maps import DPI
-    from dfxm_dask.view.tables import say, show_table
-    from dfxm_dask.view.volumes import (
+    from dfxm_dask.view.compare.volumes import (
         COLUMNS,
         compare_volumes,
         comparison_rows,
@@ -50,6 +48,8 @@ def compare(
         open_mask,
         ratio_words,
     )
+    from dfxm_dask.view.figures.maps import DPI
+    from dfxm_dask.view.tables import say, show_table
 
     masks = open_mask(a), open_mask(b)
     first, second = (mask.path for mask in masks)

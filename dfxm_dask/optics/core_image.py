@@ -21,7 +21,7 @@ from numba import njit
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.geometry import lab_to_sample, rotation_x, rotation_y
-from dfxm_dask.optics.microscope import find_microscope
+from dfxm_dask.optics.instrument.microscope import find_microscope
 from dfxm_dask.optics.resolution import acceptance, rocking_coefficients
 
 PIXELS = 50

@@ -15,10 +15,10 @@ import numpy as np
 from numba import njit
 
 from dfxm_dask.errors import InputError
+from dfxm_dask.optics.defects.scene import Scene, distortion
 from dfxm_dask.optics.geometry import rotation_x, rotation_y, rotation_z
-from dfxm_dask.optics.microscope import Microscope
+from dfxm_dask.optics.instrument.microscope import Microscope
 from dfxm_dask.optics.resolution import acceptance, coefficients
-from dfxm_dask.optics.scene import Scene, distortion
 
 POINTS = 16384  # points of one block of distortions: 9 x 128 KiB
 
@@ -400,7 +400,7 @@ def image_stack(
     Examples
     --------
     >>> import numpy as np
-    >>> from dfxm_dask.optics.microscope import MICROSCOPES
+    >>> from dfxm_dask.optics.instrument.microscope import MICROSCOPES
     >>> phi = np.array([0.0, 5e-4])
     >>> perfect = image_stack(Scene(0.334), MICROSCOPES["id06_al111"], {"phi": phi}, np.zeros(1), np.zeros(1))
     >>> bool(perfect[0, 0, 0] > 0.99 and perfect[1, 0, 0] < 1e-6)

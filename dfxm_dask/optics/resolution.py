@@ -18,7 +18,7 @@ from scipy.special import erf, ndtr, ndtri
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.geometry import rotation_x
-from dfxm_dask.optics.microscope import Microscope
+from dfxm_dask.optics.instrument.microscope import Microscope
 
 # A cut narrower than this part of the blur is as good as a Gaussian of the same variance: they differ by its fourth
 # power. Above, the difference of two error functions still has 12 digits.
@@ -36,7 +36,7 @@ def transfer_matrix(microscope: Microscope) -> np.ndarray:
 
     Examples
     --------
-    >>> from dfxm_dask.optics.microscope import find_microscope
+    >>> from dfxm_dask.optics.instrument.microscope import find_microscope
     >>> transfer_matrix(find_microscope("id06_al111"))[0].round(5).tolist()
     [0.15597, -0.98776, 0.0, 0.0, 0.0]
     """
@@ -119,7 +119,7 @@ def coefficients(microscope: Microscope) -> np.ndarray:
 
     Examples
     --------
-    >>> from dfxm_dask.optics.microscope import find_microscope
+    >>> from dfxm_dask.optics.instrument.microscope import find_microscope
     >>> acceptance(0.0, 0.0, 0.0, coefficients(find_microscope("id06_al111")))
     1.0
     """
@@ -162,7 +162,7 @@ def acceptance(q0, q1, q2, coefficients):  # type: ignore[no-untyped-def]
 
     Examples
     --------
-    >>> from dfxm_dask.optics.microscope import find_microscope
+    >>> from dfxm_dask.optics.instrument.microscope import find_microscope
     >>> round(acceptance(1e-4, 0.0, 0.0, coefficients(find_microscope("id06_al111"))), 4)
     0.8615
     """
@@ -228,7 +228,7 @@ def resolution(q: np.ndarray, microscope: Microscope, *, absolute: bool = False)
 
     Examples
     --------
-    >>> from dfxm_dask.optics.microscope import find_microscope
+    >>> from dfxm_dask.optics.instrument.microscope import find_microscope
     >>> q = 1e-4 * np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0]])
     >>> resolution(q, find_microscope("id06_al111")).round(4).tolist()
     [1.0, 0.8615, 0.0]
@@ -262,7 +262,7 @@ def resolution_gradient(q: np.ndarray, microscope: Microscope) -> tuple[np.ndarr
 
     Examples
     --------
-    >>> from dfxm_dask.optics.microscope import find_microscope
+    >>> from dfxm_dask.optics.instrument.microscope import find_microscope
     >>> _, slope = resolution_gradient(np.zeros(3), find_microscope("al002"))
     >>> bool((slope == 0).all())
     True
@@ -289,7 +289,7 @@ def rocking_coefficients(microscope: Microscope, blur: float = 0.0) -> np.ndarra
 
     Examples
     --------
-    >>> from dfxm_dask.optics.microscope import find_microscope
+    >>> from dfxm_dask.optics.instrument.microscope import find_microscope
     >>> acceptance(0.0, 9.0, 9.0, rocking_coefficients(find_microscope("al002")))
     1.0
     """
@@ -336,7 +336,7 @@ def rocking_profile(
 
     Examples
     --------
-    >>> from dfxm_dask.optics.microscope import find_microscope
+    >>> from dfxm_dask.optics.instrument.microscope import find_microscope
     >>> rocking_profile(np.array([0.0, 2.607e-4]), find_microscope("al002")).round(2).tolist()
     [1.0, 0.5]
     """
@@ -368,7 +368,7 @@ def rays(microscope: Microscope, n: int, seed: int, aperture: float | None = Non
 
     Examples
     --------
-    >>> from dfxm_dask.optics.microscope import find_microscope
+    >>> from dfxm_dask.optics.instrument.microscope import find_microscope
     >>> rays(find_microscope("al002"), 1000, seed=1, aperture=1e-4).shape
     (1000, 5)
     """

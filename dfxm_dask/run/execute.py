@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfxm_dask.errors import RecipeError, StoppedError, StoreError
+from dfxm_dask.phantoms.scans import simulate
 from dfxm_dask.run.events import (
     IngestDone,
     IngestStarted,
@@ -28,11 +29,11 @@ from dfxm_dask.run.passes import Run, Tally, complete_pass, others_at_work, refu
 from dfxm_dask.run.plan import Plan, make_plan
 from dfxm_dask.run.recipe import Recipe, read_recipe
 from dfxm_dask.run.remarks import of_results
-from dfxm_dask.run.windowed import windowed
-from dfxm_dask.store import ledger, scan
+from dfxm_dask.run.task_queue import windowed
+from dfxm_dask.store import scan
 from dfxm_dask.store.ingest import IngestReport, ingest
-from dfxm_dask.store.lock import own_group
-from dfxm_dask.store.simulate import simulate
+from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.lock import own_group
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -165,7 +166,7 @@ def run_recipe(
     Raises
     ------
     RecipeError, StoreError, InputError
-        See :func:`dfxm_dask.run.plan.make_plan` and :func:`dfxm_dask.store.ledger.begin`.
+        See :func:`dfxm_dask.run.plan.make_plan` and :func:`dfxm_dask.store.integrity.ledger.begin`.
     LockedError
         Another run is at work in one of the groups.
 

@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from dfxm_dask.beams.labels import DRAWN, LabelledBox, box_labels, check_taught, nearest_index
+from dfxm_dask.beams.network.labels import DRAWN, LabelledBox, box_labels, check_taught, nearest_index
 from dfxm_dask.errors import InputError, RecipeError
+from dfxm_dask.plain_yaml import entries, parse_yaml, place, plain, read_text, scalar
 from dfxm_dask.schema import nearest
-from dfxm_dask.store.plain_yaml import entries, parse_yaml, place, plain, read_text, scalar
 from dfxm_dask.store.scan import open_scan
 
 if TYPE_CHECKING:

@@ -21,12 +21,13 @@ from dfxm_dask.run import stopping
 from dfxm_dask.run.events import BlockDone, BlockQuarantined, BlockSkipped, StepDone, Subscriber, send
 from dfxm_dask.run.plan import Pass, Plan, PlannedStep, Stored
 from dfxm_dask.run.recipe import Recipe
+from dfxm_dask.run.task_queue import windowed
 from dfxm_dask.run.unit import UnitStep, UnitTask, run_unit, summary_path
-from dfxm_dask.run.windowed import windowed
 from dfxm_dask.schema import PATCH, Variable, scale_attrs
-from dfxm_dask.store import ledger, scan
+from dfxm_dask.store import scan
 from dfxm_dask.store.chunks import map_layout
-from dfxm_dask.store.lock import Fence, held, hold
+from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.lock import Fence, held, hold
 from dfxm_dask.store.metadata import read_node
 
 if TYPE_CHECKING:

@@ -19,9 +19,10 @@ from dfxm_dask.reduction import Reduction
 from dfxm_dask.run.recipe import Recipe, Step
 from dfxm_dask.run.remarks import positions_apart, uneven_frames
 from dfxm_dask.schema import AXES, SCAN, SPACE, Variable, check, expand, length_fault
-from dfxm_dask.store import calibrate, ledger, scan
+from dfxm_dask.store import calibrate, scan
 from dfxm_dask.store.chunks import bands
 from dfxm_dask.store.crystal import with_crystal
+from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.shards import open_array
 
 

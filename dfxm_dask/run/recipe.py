@@ -26,8 +26,8 @@ import yaml
 
 from dfxm_dask.catalogue import find
 from dfxm_dask.errors import DfxmError, InputError, RecipeError
+from dfxm_dask.plain_yaml import entries, parse_yaml, place, plain, read_text
 from dfxm_dask.schema import nearest
-from dfxm_dask.store.plain_yaml import entries, parse_yaml, place, plain, read_text
 
 TOP_LEVEL = ("name", "description", "steps")
 
@@ -92,7 +92,7 @@ def recipe_path(path_or_name: str | Path) -> Path:
     path = Path(path_or_name)
     if isinstance(path_or_name, Path) or path.suffix in (".yaml", ".yml") or path.parent != Path() or path.is_file():
         return path
-    from dfxm_dask.store.source import find_config  # loads the readers, which a recipe given by path does not need
+    from dfxm_dask.sources.source import find_config  # loads the readers, which a recipe given by path does not need
 
     try:
         return find_config("recipes", str(path_or_name))

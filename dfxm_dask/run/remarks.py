@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from dfxm_dask.beams.evidence import NUMBERS, reasons
+from dfxm_dask.beams.weak_beam_verdict import NUMBERS, reasons
 from dfxm_dask.frames.scale import UNEVEN
 from dfxm_dask.layer import frames_apart
 from dfxm_dask.reduction import Reduction
-from dfxm_dask.store import ledger, scan
+from dfxm_dask.store import scan
+from dfxm_dask.store.integrity import ledger
 
 WITHIN = ("frames", "rocking", "beams", "components")
 """Groups of the steps that compare the frames of a layer."""

@@ -12,16 +12,16 @@ import numpy as np
 from scipy.special import expit
 
 from dfxm_dask import __version__
-from dfxm_dask.beams import weights
 from dfxm_dask.beams.classify import dark_level
-from dfxm_dask.beams.inference import log_odds
-from dfxm_dask.beams.labels import LabelledBox, box_labels, lit_patches, prior_labels
 from dfxm_dask.beams.local_peak import local_peak
-from dfxm_dask.beams.networks import one_thread
+from dfxm_dask.beams.network import weights
+from dfxm_dask.beams.network.inference import log_odds
+from dfxm_dask.beams.network.labels import LabelledBox, box_labels, lit_patches, prior_labels
+from dfxm_dask.beams.network.networks import one_thread
+from dfxm_dask.beams.network.training import labelled_patches, seen_patches, train, whole_patches
 from dfxm_dask.beams.patches import check_grid
 from dfxm_dask.beams.prior import AMBIGUOUS, STRONG, UNLIT, WEAK, frame_places, rocking_axis
-from dfxm_dask.beams.scores import brightness_baseline, brightness_probability, evaluate
-from dfxm_dask.beams.training import labelled_patches, seen_patches, train, whole_patches
+from dfxm_dask.beams.scoring.scores import brightness_baseline, brightness_probability, evaluate
 from dfxm_dask.errors import InputError
 from dfxm_dask.frames import background, normalise
 from dfxm_dask.run.events import many
@@ -151,7 +151,7 @@ def gather(
     Returns
     -------
     patches : dict
-        Of :func:`dfxm_dask.beams.training.labelled_patches`, with ``groups``.
+        Of :func:`dfxm_dask.beams.network.training.labelled_patches`, with ``groups``.
     about : dict
         ``layers`` (store and z of each group), ``weak`` and ``strong`` ([taken, labelled] each), ``unlit`` (labels in
         the dark, left out), ``without_weak_beam`` (layers that gave no labels by their rocking curves, for want of a
@@ -265,7 +265,7 @@ def train_weights(
     ------
     InputError
         Weights that are there or cannot be read, wrong labels, or too few of them: see :func:`gather` and
-        :func:`dfxm_dask.beams.training.train`.
+        :func:`dfxm_dask.beams.network.training.train`.
     """
     out = Path(out)
     if out.suffix != ".safetensors":

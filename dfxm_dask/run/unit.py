@@ -29,8 +29,8 @@ from dfxm_dask.layer import beside, check_outputs, run_kernel, scan_last, storag
 from dfxm_dask.reduction import Arrays, Reduction
 from dfxm_dask.schema import SPACE, Variable, expand
 from dfxm_dask.store.chunks import bands
-from dfxm_dask.store.ledger import Record, ledger_path, replace_file
-from dfxm_dask.store.lock import Fence
+from dfxm_dask.store.integrity.ledger import Record, ledger_path, replace_file
+from dfxm_dask.store.integrity.lock import Fence
 from dfxm_dask.store.shards import Buffers, ShardedArray, open_array, place_shards, read, stage_shard, staging, tiles
 
 _memory = threading.local()

@@ -24,15 +24,16 @@ import numpy as np
 
 from dfxm_dask.errors import DfxmError, InputError, LockedError, StoreError
 from dfxm_dask.optics.geometry import effective_pixel
-from dfxm_dask.store import ledger, scan
+from dfxm_dask.sources.source import Beamline, Scan
+from dfxm_dask.sources.units import base_unit
+from dfxm_dask.store import scan
 from dfxm_dask.store.create import check_pixel_size, pixel_attrs, pixel_positions
 from dfxm_dask.store.crystal import WORDS, checked_crystal
+from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.lock import own_store
 from dfxm_dask.store.lengths import AXES, steps_by_lengths
-from dfxm_dask.store.lock import own_store
 from dfxm_dask.store.metadata import DISTRUST, LONGEST_AXIS, read_node
 from dfxm_dask.store.shards import force
-from dfxm_dask.store.source import Beamline, Scan
-from dfxm_dask.store.units import base_unit
 
 PENDING = ".calibration.json"
 """What a change of the pixel size still has to do; absent but while it is done."""
@@ -86,7 +87,7 @@ def calibrate(
         Dim of the store along which the layer is seen obliquely; by default the one that the beamline configuration of
         the ingest says to lie in the scattering plane, or x where none does.
     lattice : mapping, optional
-        Crystal and how it stands: see :class:`dfxm_dask.boundaries.lattice.Lattice`.
+        Crystal and how it stands: see :class:`dfxm_dask.boundaries.vectors.lattice.Lattice`.
     hkl : (int, int, int), optional
         Reflection that was measured.
     dry_run : bool

@@ -12,11 +12,11 @@ import numpy as np
 from dfxm_dask.errors import InputError
 from dfxm_dask.frames.statistics import PATCH_STATISTICS
 from dfxm_dask.schema import COUNTS, EXPOSURE, MASKED, MONITOR, NOISE, PATCH, POSITION, SATURATION, Variable, expand
-from dfxm_dask.store.bliss_camera import binning, full_well
+from dfxm_dask.sources.bliss.camera import binning, full_well
+from dfxm_dask.sources.source import Scan
+from dfxm_dask.sources.stack import axis_attrs, frame_positions, grid_positions, strayed, z_attrs
 from dfxm_dask.store.chunks import Layout, map_layout
 from dfxm_dask.store.scan import create_array, create_group, root_attrs, write_small
-from dfxm_dask.store.source import Scan
-from dfxm_dask.store.stack import axis_attrs, frame_positions, grid_positions, strayed, z_attrs
 
 
 def raw_variables(axes: Mapping[str, str], dtype: np.dtype[Any]) -> list[Variable]:

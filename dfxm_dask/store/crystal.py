@@ -29,7 +29,7 @@ def checked_crystal(
     Parameters
     ----------
     lattice : mapping, optional
-        As the parameter of ``characterise_boundaries``; see :class:`dfxm_dask.boundaries.lattice.Lattice`.
+        As the parameter of ``characterise_boundaries``; see :class:`dfxm_dask.boundaries.vectors.lattice.Lattice`.
     hkl : (int, int, int), optional
         Reflection of a cubic lattice.
     known : mapping, optional
@@ -69,7 +69,7 @@ def checked_crystal(
     if "hkl" in made:
         made["hkl"] = _reflection(made["hkl"])
     if "lattice" in made:
-        from dfxm_dask.boundaries.lattice import Lattice  # its room loads where a lattice is known
+        from dfxm_dask.boundaries.vectors.lattice import Lattice  # its room loads where a lattice is known
 
         try:
             both = validated(Lattice, {**made["lattice"], **{w: made[w] for w in ("hkl",) if w in made}})

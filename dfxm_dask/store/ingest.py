@@ -22,18 +22,19 @@ from dfxm_dask import __version__
 from dfxm_dask.errors import DfxmError, SourceError, StoreError
 from dfxm_dask.frames.statistics import dark_noise, masked_pixels, patch_statistics
 from dfxm_dask.schema import FEWEST_MASKED, MASKED, NOISE, Variable
-from dfxm_dask.store import calibrate, ledger
+from dfxm_dask.sources.readers import frames, marked_frames, named_scans, read_scan
+from dfxm_dask.sources.source import Scan, load_beamline
+from dfxm_dask.sources.stack import axis_attrs, grid_positions, layer_z, name_of, remarks, stacked, z_attrs
+from dfxm_dask.store import calibrate
 from dfxm_dask.store.asked import check_roi, refuse_other_kinds
 from dfxm_dask.store.chunks import bands, raw_layout, unit_rows
 from dfxm_dask.store.create import check_pixel_size, create_store, raw_variables
 from dfxm_dask.store.crystal import checked_crystal, crystal_of_store, refuse_other_crystal
-from dfxm_dask.store.lock import STORE_LOCK, Fence, own_store
+from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.lock import STORE_LOCK, Fence, own_store
 from dfxm_dask.store.metadata import read_node
-from dfxm_dask.store.readers import frames, marked_frames, named_scans, read_scan
 from dfxm_dask.store.scan import arrays, consolidate, read_group_meta
 from dfxm_dask.store.shards import ShardWriter, open_array, place_shards, read, stage_shard, staging
-from dfxm_dask.store.source import Scan, load_beamline
-from dfxm_dask.store.stack import axis_attrs, grid_positions, layer_z, name_of, remarks, stacked, z_attrs
 
 NOISE_FRAMES = 16  # frames of a layer, evenly spread, that the noise is taken from
 
@@ -71,12 +72,12 @@ def read_layers(
 ) -> tuple[list[Scan], list[str]]:
     """The scans that make up the store, ordered by z, and the names of layers that are not complete.
 
-    ``how`` is as of :class:`dfxm_dask.store.readers.How`.
+    ``how`` is as of :class:`dfxm_dask.sources.readers.How`.
 
     Raises
     ------
     SourceError
-        Layers that do not fit together: see :mod:`dfxm_dask.store.stack`.
+        Layers that do not fit together: see :mod:`dfxm_dask.sources.stack`.
     """
     scans = [read_scan(path, entry, format=format, **how) for path, entry in named_scans(source, scan, format)]
     order = stacked(scans, z)

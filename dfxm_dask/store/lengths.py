@@ -8,7 +8,7 @@ from typing import Any
 
 from dfxm_dask.catalogue import find
 from dfxm_dask.errors import RecipeError
-from dfxm_dask.store import ledger
+from dfxm_dask.store.integrity import ledger
 
 AXES = ("y", "x")
 

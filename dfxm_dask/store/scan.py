@@ -18,10 +18,11 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from dfxm_dask.errors import IncompleteError, StoreError
 from dfxm_dask.schema import SCHEMA_VERSION, Variable, migrate
-from dfxm_dask.store import ledger, metadata, shards
+from dfxm_dask.sources.wrong_kinds import not_a_store
+from dfxm_dask.store import metadata, shards
 from dfxm_dask.store.chunks import Layout
-from dfxm_dask.store.kinds import not_a_store
-from dfxm_dask.store.lock import STALE, hold
+from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.lock import STALE, hold
 
 
 def create_group(store: str | Path, name: str, attrs: Mapping[str, Any], *, anew: bool = False) -> None:

@@ -26,25 +26,26 @@ from dfxm_dask import __version__
 from dfxm_dask.errors import IncompleteError, StoreError
 from dfxm_dask.run.events import duration, many, megabytes
 from dfxm_dask.run.remarks import of_results
-from dfxm_dask.store import ledger, scan
+from dfxm_dask.sources.paths import beside
+from dfxm_dask.store import scan
 from dfxm_dask.store.calibrate import recover
-from dfxm_dask.store.paths import beside
+from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.places import refuse_file
-from dfxm_dask.view.beams import draw_beams
-from dfxm_dask.view.boundaries import boundary_pages
-from dfxm_dask.view.components import METHODS, draw_components
-from dfxm_dask.view.curves import draw_curves
-from dfxm_dask.view.figures import layer_panels, overview
-from dfxm_dask.view.frames import draw_frames
-from dfxm_dask.view.maps import pixel_grid
-from dfxm_dask.view.mosaic import mosaicity_panel
+from dfxm_dask.view.boundaries.pages import boundary_pages
+from dfxm_dask.view.figures.beams import draw_beams
+from dfxm_dask.view.figures.components import METHODS, draw_components
+from dfxm_dask.view.figures.curves import draw_curves
+from dfxm_dask.view.figures.frames import draw_frames
+from dfxm_dask.view.figures.index import layer_panels, overview
+from dfxm_dask.view.figures.maps import pixel_grid
+from dfxm_dask.view.figures.mosaic import mosaicity_panel
 from dfxm_dask.view.tables import findings
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-    from dfxm_dask.run.nightly import Night, Outcome
+    from dfxm_dask.run.nights.night import Night, Outcome
 
 SCHEMA = 1
 PAGE_BYTES = 9_000_000

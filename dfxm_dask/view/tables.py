@@ -255,7 +255,7 @@ def annotation_words(annotation: Any) -> str:
 
 def findings(tree: xr.DataTree) -> list[tuple[str, str]]:
     """What a reader wants to know first of a reduced scan: medians over sound pixels, and how many there are."""
-    from dfxm_dask.view.maps import UNSOUND, flagged, symbol
+    from dfxm_dask.view.figures.maps import UNSOUND, flagged, symbol
 
     maps = tree["rocking"].dataset.load()
     rows: list[tuple[str, str]] = []

@@ -20,10 +20,10 @@ from bench.timing import Row, at_most, best, pinned
 from dfxm_dask.catalogue import find
 from dfxm_dask.graph import expanded_writes
 from dfxm_dask.layer import run_kernel, scan_last
-from dfxm_dask.run.cluster import open_cluster
+from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.run.recipe import Step
+from dfxm_dask.sources.bliss.names import find_config
 from dfxm_dask.store import scan
-from dfxm_dask.store.bliss_names import find_config
 from dfxm_dask.store.shards import Buffers, write_shard
 
 PRESET, SMALL = "al002", (384, 384)
@@ -41,8 +41,8 @@ def network_recipe() -> str:
 
 def signal() -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
     """Frames (phi, y, x) of one simulated layer above its offset, positions along phi, and pixel along y and x."""
-    from dfxm_dask.optics.phantom import coordinates, render
-    from dfxm_dask.optics.presets import build
+    from dfxm_dask.phantoms.phantom import coordinates, render
+    from dfxm_dask.phantoms.presets import build
 
     phantom = build(PRESET, layers=1, shape=SMALL, seed=3)[0]
     frames = np.stack([frame for frame, _ in render(phantom, 0)]).astype(np.float32)

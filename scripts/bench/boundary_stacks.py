@@ -25,8 +25,8 @@ import numpy as np
 import xarray as xr
 
 import dfxm_dask
-from dfxm_dask.optics.presets import build
-from dfxm_dask.optics.truth import tables
+from dfxm_dask.phantoms.presets import build
+from dfxm_dask.phantoms.truth import tables
 
 STEPS = """name: boundary_stack
 description: Maps that boundaries are found from.

@@ -19,7 +19,7 @@ from dfxm_dask.catalogue import find
 from dfxm_dask.components.curves import scaling_of
 from dfxm_dask.components.gram_schmidt import orthonormal
 from dfxm_dask.layer import scan_last
-from dfxm_dask.run.cluster import open_cluster
+from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.store.shards import Buffers
 
 COMPONENTS = 3

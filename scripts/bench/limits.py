@@ -11,8 +11,8 @@ import dask
 from bench import ours
 from bench.data import FULL, Data
 from bench.timing import Row, at_most, best, seconds
-from dfxm_dask.run.cluster import open_cluster
-from dfxm_dask.run.windowed import windowed
+from dfxm_dask.run.clusters.cluster import open_cluster
+from dfxm_dask.run.task_queue import windowed
 
 MANY = 301
 MEMORY_LIMIT_MB = 512

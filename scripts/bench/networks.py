@@ -38,10 +38,10 @@ def speeds(repeats: int, frame_shape: tuple[int, int], engines: list[str]) -> di
     """Patches a second of every way, one entry a turn; ways take turns. Runs in a process of its own."""
     import torch
 
-    from dfxm_dask.beams.engines import answers, batch_of
-    from dfxm_dask.beams.inference import predict_counts
-    from dfxm_dask.beams.networks import published
-    from dfxm_dask.beams.weights import load, shipped
+    from dfxm_dask.beams.network.engines import answers, batch_of
+    from dfxm_dask.beams.network.inference import predict_counts
+    from dfxm_dask.beams.network.networks import published
+    from dfxm_dask.beams.network.weights import load, shipped
 
     torch.set_num_threads(1)
     ours, theirs = load(shipped())[0], published().eval()
@@ -132,7 +132,7 @@ def classify(shape: tuple[int, int], method: str) -> float:
 
 def figure_worker(work: Networks) -> list[Row]:
     """Peak memory of a worker that classifies one layer by the network, and what of it torch and the network cost."""
-    from dfxm_dask.run.cluster import open_cluster
+    from dfxm_dask.run.clusters.cluster import open_cluster
 
     shape = QUICK_FRAME if work.quick else FULL
     peaks, spent = {}, 0.0

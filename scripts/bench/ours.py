@@ -16,9 +16,10 @@ from dfxm_dask.layer import scan_last
 from dfxm_dask.run.events import BlockDone
 from dfxm_dask.run.execute import plan, run_ingest, run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe, read_recipe
-from dfxm_dask.store import ledger, scan
+from dfxm_dask.store import scan
 from dfxm_dask.store.chunks import bands, raw_layout, unit_rows
 from dfxm_dask.store.create import raw_variables
+from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.shards import Buffers, ShardedArray, open_array, tiles
 
 MOMENTS = f"""

@@ -13,7 +13,7 @@ from bench import ours, peers
 from bench.data import FRAMES, OFFSET, Data
 from bench.storing import drain, layer
 from bench.timing import Row, at_least, at_most, best, pinned, process
-from dfxm_dask.run.cluster import open_cluster
+from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.store.shards import Buffers, read
 
 PEER_LAYERS = 2

@@ -22,12 +22,13 @@ from bench.limits import high_water, idle_units
 from bench.timing import Row, at_most, pinned
 from dfxm_dask.catalogue import find, load_reductions
 from dfxm_dask.graph import expanded_writes
-from dfxm_dask.run.cluster import open_cluster
+from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.unit import UnitTask
-from dfxm_dask.store import ledger, scan
+from dfxm_dask.store import scan
 from dfxm_dask.store.chunks import raw_layout, unit_rows
 from dfxm_dask.store.create import raw_variables, statistics_layout
+from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.shards import open_array
 
 LAYERS, FEW_LAYERS = (1_000, 10_000), (20, 100)

@@ -33,10 +33,10 @@ class Work:
 
 def rays(repeats: int) -> dict[str, float]:
     """Nanoseconds a ray for the field of one edge dislocation and for one image on the flank; runs in a process."""
-    from dfxm_dask.optics.dislocation import lines
+    from dfxm_dask.optics.defects.dislocation import lines
+    from dfxm_dask.optics.defects.scene import Scene
     from dfxm_dask.optics.forward import accepted_by, frame_image, seen, setting, sheet_deviation, sheet_nodes
-    from dfxm_dask.optics.microscope import MICROSCOPES
-    from dfxm_dask.optics.scene import Scene
+    from dfxm_dask.optics.instrument.microscope import MICROSCOPES
 
     scope = MICROSCOPES["id06_al111"]
     made = lines(np.array([[25.0, 10, 0]]), np.array([[2.86e-4, 0, 0]]), np.array([[0, 0.6, 0.8]]), np.array([1e-3]))
@@ -85,7 +85,7 @@ def simulated(client: Any, out: Path, options: dict[str, Any]) -> float:
 
 def figure_hard(work: Work) -> list[Row]:
     """Preset ``hard`` of 16 layers, counts and truth on disk: time, memory, and scaling from one to two workers."""
-    from dfxm_dask.run.cluster import open_cluster
+    from dfxm_dask.run.clusters.cluster import open_cluster
 
     options = QUICK_HARD if work.quick else HARD
     out = work.folder / "hard.zarr"

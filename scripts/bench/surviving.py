@@ -35,7 +35,7 @@ def careless() -> Iterator[None]:
         stack.enter_context(patch.object(os, "fsync", nothing))
         if hasattr(os, "posix_fadvise"):  # nor does it ask the disk to begin
             stack.enter_context(patch.object(os, "posix_fadvise", nothing))
-        stack.enter_context(patch("dfxm_dask.store.lock.Fence.check", nothing))
+        stack.enter_context(patch("dfxm_dask.store.integrity.lock.Fence.check", nothing))
         stack.enter_context(patch("dfxm_dask.run.passes.inputs_of", lambda one, store: lambda step, block: {}))
         stack.enter_context(patch("dfxm_dask.store.shards.hashlib", _Hashes))
         yield

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from typing import Any
 
-from dfxm_dask.run.cluster import environment_set, worker_environment
+from dfxm_dask.run.clusters.cluster import environment_set, worker_environment
 
 Task = Callable[[], Any]
 PACKAGES = (

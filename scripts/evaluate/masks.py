@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from dfxm_dask.beams import threshold_beams
-from dfxm_dask.beams.mask_scores import boundary_distance, mask_scores
+from dfxm_dask.beams.scoring.mask_scores import boundary_distance, mask_scores
 from dfxm_dask.rocking.rotation import WITH, classify_defects
 
 COLUMNS = ("F1", "precision", "or boundary", "recall", "share")

@@ -16,7 +16,7 @@ from pathlib import Path
 from score_beams import ON_LINE, TAU, seen_distance
 
 import dfxm_dask
-from dfxm_dask.optics.presets import build
+from dfxm_dask.phantoms.presets import build
 from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.volume.compare import nearest_distances
 

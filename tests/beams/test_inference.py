@@ -18,13 +18,13 @@ import pytest
 import torch
 from scipy.special import expit, logit
 
-from dfxm_dask.beams import engines, inference, weights
-from dfxm_dask.beams.engines import answers, batch_of, chosen, engine_of, on_device
-from dfxm_dask.beams.inference import log_odds, predict, predict_counts
-from dfxm_dask.beams.networks import STRONG, WEAK, compact, network, published, resnet18, vgg16
-from dfxm_dask.beams.onnx_model import onnx_model
+from dfxm_dask.beams.network import engines, inference, weights
+from dfxm_dask.beams.network.engines import answers, batch_of, chosen, engine_of, on_device
+from dfxm_dask.beams.network.inference import log_odds, predict, predict_counts
+from dfxm_dask.beams.network.networks import STRONG, WEAK, compact, network, published, resnet18, vgg16
+from dfxm_dask.beams.network.onnx_model import onnx_model
+from dfxm_dask.beams.network.weights import load, save, shipped
 from dfxm_dask.beams.patches import gather_patches, log_counts, log_table, standardise
-from dfxm_dask.beams.weights import load, save, shipped
 from dfxm_dask.errors import InputError
 
 BOTH = ["torch", "onnxruntime"]
@@ -245,7 +245,7 @@ def test_predict__takes_the_path_of_a_device(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_import__of_engines_is_light() -> None:
     program = (
-        "import sys, dfxm_dask.beams.inference, dfxm_dask.beams.weights;"
+        "import sys, dfxm_dask.beams.network.inference, dfxm_dask.beams.network.weights;"
         "print(sorted({'torch', 'onnxruntime'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfxm_dask.beams.labels import (
+from dfxm_dask.beams.local_peak import local_peak
+from dfxm_dask.beams.network.labels import (
     DRAWN,
     LabelledBox,
     box_labels,
@@ -14,10 +15,9 @@ from dfxm_dask.beams.labels import (
     nearest_index,
     prior_labels,
 )
-from dfxm_dask.beams.local_peak import local_peak
+from dfxm_dask.beams.network.training import labelled_patches, whole_patches
 from dfxm_dask.beams.patches import patch_starts
 from dfxm_dask.beams.prior import patch_probability
-from dfxm_dask.beams.training import labelled_patches, whole_patches
 from dfxm_dask.errors import InputError
 from tests.beams.phantoms import layer
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dfxm_dask.beams.networks import (
+from dfxm_dask.beams.network.networks import (
     VARIANCE_FLOOR,
     compact,
     count_parameters,

@@ -19,7 +19,6 @@ from dfxm_dask.beams.blocks import (
     running_median,
     to_pixels,
 )
-from dfxm_dask.beams.evidence import NUMBERS, reasons
 from dfxm_dask.beams.local_peak import local_peak
 from dfxm_dask.beams.prior import (
     AMBIGUOUS,
@@ -36,8 +35,9 @@ from dfxm_dask.beams.prior import (
     weak_probability,
     without_gaps,
 )
+from dfxm_dask.beams.weak_beam_verdict import NUMBERS, reasons
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics import phantom as simulated
+from dfxm_dask.phantoms import phantom as simulated
 from dfxm_dask.schema import plain_background
 from tests.beams.phantoms import layer
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save as as_bytes
 
-from dfxm_dask.beams import weights
-from dfxm_dask.beams.networks import compact, count_parameters, network
-from dfxm_dask.beams.weights import digest, facts, load, save, shipped
+from dfxm_dask.beams.network import weights
+from dfxm_dask.beams.network.networks import compact, count_parameters, network
+from dfxm_dask.beams.network.weights import digest, facts, load, save, shipped
 from dfxm_dask.errors import InputError
 
 OPTIONS = {"widths": [4, 8], "kernels": [4, 3], "strides": [4, 2]}

@@ -5,15 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfxm_dask.boundaries.burgers import burgers_of_wall, nearest_vectors, peak_steps, rotation_of_wall, step_across
-from dfxm_dask.boundaries.plane import in_plane
+from dfxm_dask.boundaries.planes.plane import in_plane
+from dfxm_dask.boundaries.vectors.burgers import (
+    burgers_of_wall,
+    nearest_vectors,
+    peak_steps,
+    rotation_of_wall,
+    step_across,
+)
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.crystal import burgers_vectors, find_crystal
+from dfxm_dask.optics.defects.scene import skew
+from dfxm_dask.optics.defects.walls import three_sets
 from dfxm_dask.optics.forward import deviation, setting
-from dfxm_dask.optics.presets import build
-from dfxm_dask.optics.scene import skew
-from dfxm_dask.optics.truth import tables
-from dfxm_dask.optics.walls import three_sets
+from dfxm_dask.phantoms.presets import build
+from dfxm_dask.phantoms.truth import tables
 from tests.boundaries.points import angle_between
 
 B = 2.86e-4

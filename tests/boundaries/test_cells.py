@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dfxm_dask.boundaries.cells import layer_cells
-from dfxm_dask.boundaries.points import layer_points
+from dfxm_dask.boundaries.planes.points import layer_points
 
 Y, X = 0.2 * np.arange(30.0), 0.15 * np.arange(40.0)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfxm_dask.boundaries.find import find_planes
-from dfxm_dask.boundaries.mixture import probabilities
-from dfxm_dask.boundaries.worth import worth
+from dfxm_dask.boundaries.planes.mixture import probabilities
+from dfxm_dask.boundaries.planes.plane_search import find_planes
+from dfxm_dask.boundaries.planes.plane_support import worth
 from dfxm_dask.errors import InputError
 from tests.boundaries.points import angle_between, junction, loose_lines, matched, on_lines, poisson_cloud, wall
 

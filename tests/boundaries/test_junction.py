@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dfxm_dask.boundaries.junction import KINDS, common_line, dihedral_angles, find_junctions
-from dfxm_dask.boundaries.plane import Planes, plane_through
+from dfxm_dask.boundaries.planes.plane import Planes, plane_through
 from dfxm_dask.errors import InputError
 from tests.boundaries.points import angle_between, junction, wall
 

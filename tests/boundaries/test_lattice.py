@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from dfxm_dask.boundaries.burgers import burgers_of_wall
-from dfxm_dask.boundaries.lattice import Lattice, crystal_of, lattice_vectors
+from dfxm_dask.boundaries.vectors.burgers import burgers_of_wall
+from dfxm_dask.boundaries.vectors.lattice import Lattice, crystal_of, lattice_vectors
 
 
 def cosines(vectors: np.ndarray) -> np.ndarray:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfxm_dask.boundaries.lines import SHORTEST, line_families, located_lines, projected_power, spacing_at, tapered
-from dfxm_dask.boundaries.plane import in_plane
+from dfxm_dask.boundaries.lines.projected_lines import (
+    SHORTEST,
+    line_families,
+    located_lines,
+    projected_power,
+    spacing_at,
+    tapered,
+)
+from dfxm_dask.boundaries.planes.plane import in_plane
 from dfxm_dask.errors import InputError
 from tests.boundaries.points import angle_between, on_lines, wall
 

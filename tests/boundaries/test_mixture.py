@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfxm_dask.boundaries.mixture import (
+from dfxm_dask.boundaries.planes.mixture import (
     Statistics,
     add_statistics,
     cell_densities,
@@ -16,8 +16,8 @@ from dfxm_dask.boundaries.mixture import (
     refined,
     started,
 )
-from dfxm_dask.boundaries.plane import Planes, checked_points, in_plane
-from dfxm_dask.boundaries.sums import cell_numbers, cell_places, grouped_sums, planes_of_sums
+from dfxm_dask.boundaries.planes.plane import Planes, checked_points, in_plane
+from dfxm_dask.boundaries.planes.sums import cell_numbers, cell_places, grouped_sums, planes_of_sums
 from dfxm_dask.errors import InputError
 from tests.boundaries.points import angle_between, junction, matched, poisson_cloud
 

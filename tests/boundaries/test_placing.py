@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from dfxm_dask.boundaries.edges import point_planes
 from dfxm_dask.boundaries.placing import placed_steps
+from dfxm_dask.boundaries.planes.edges import point_planes
 
 LEVELS = np.arange(8.0)
 MIDDLE = np.array([10.0, 10.0, 3.5])

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfxm_dask.boundaries.plane import checked_points, largest_part, msac_plane, plane_through, sequential_msac, thinned
+from dfxm_dask.boundaries.planes.plane import (
+    checked_points,
+    largest_part,
+    msac_plane,
+    plane_through,
+    sequential_msac,
+    thinned,
+)
 from dfxm_dask.errors import InputError
 from tests.boundaries.points import angle_between, junction, matched, poisson_cloud, wall
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dfxm_dask.boundaries.burgers import rotation_of_wall
-from dfxm_dask.boundaries.lattice import Lattice, lattice_vectors
-from dfxm_dask.boundaries.posterior import RADIUS, burgers_posterior
+from dfxm_dask.boundaries.vectors.burgers import rotation_of_wall
+from dfxm_dask.boundaries.vectors.lattice import Lattice, lattice_vectors
+from dfxm_dask.boundaries.vectors.posterior import RADIUS, burgers_posterior
 from dfxm_dask.errors import InputError
 
 FCC = lattice_vectors(Lattice(parameter=4.05e-4, x=(1, 1, 0), z=(0, 0, 1)))

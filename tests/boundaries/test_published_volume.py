@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfxm_dask.boundaries.burgers import burgers_of_wall
-from dfxm_dask.boundaries.find import find_planes
-from dfxm_dask.boundaries.lines import line_families
-from dfxm_dask.boundaries.mixture import probabilities
-from dfxm_dask.optics import presets
-from dfxm_dask.optics.scene import line_points
+from dfxm_dask.boundaries.lines.projected_lines import line_families
+from dfxm_dask.boundaries.planes.mixture import probabilities
+from dfxm_dask.boundaries.planes.plane_search import find_planes
+from dfxm_dask.boundaries.vectors.burgers import burgers_of_wall
+from dfxm_dask.optics.defects.scene import line_points
+from dfxm_dask.phantoms import presets
 
 FCC = ((1, 1, 0), (1, -1, 0), (1, 0, 1), (1, 0, -1), (0, 1, 1), (0, 1, -1))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfxm_dask.boundaries.spectrum import (
+from dfxm_dask.boundaries.lines.spectrum import (
     ALIASED,
     END_OF_RANGE,
     FEW_PERIODS,
@@ -18,7 +18,7 @@ from dfxm_dask.boundaries.spectrum import (
     is_overtone,
     line_sets,
 )
-from dfxm_dask.boundaries.strip import alias_period, strip_map, wave_power
+from dfxm_dask.boundaries.lines.strip import alias_period, strip_map, wave_power
 from dfxm_dask.errors import InputError
 from tests.boundaries.points import angle_between
 from tests.boundaries.strips import Walled, frame, strip

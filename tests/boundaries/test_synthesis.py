@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from dfxm_dask.boundaries.lattice import Lattice, crystal_of
-from dfxm_dask.boundaries.synthesis import (
+from dfxm_dask.boundaries.vectors.lattice import Lattice, crystal_of
+from dfxm_dask.boundaries.vectors.synthesis import (
     DISTANCES,
     PHASES,
     REACH,
@@ -18,10 +18,10 @@ from dfxm_dask.boundaries.synthesis import (
     pictures_of,
     tails,
 )
-from dfxm_dask.boundaries.synthesis import _microscope as microscope
-from dfxm_dask.optics.boundaries import plane_wall
+from dfxm_dask.boundaries.vectors.synthesis import _microscope as microscope
+from dfxm_dask.optics.defects.scene import Scene
+from dfxm_dask.optics.defects.subgrains import plane_wall
 from dfxm_dask.optics.forward import image_stack
-from dfxm_dask.optics.scene import Scene
 
 THETA = np.deg2rad(10.0)
 S = np.sin(THETA), np.cos(THETA)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfxm_dask.boundaries.lines import line_families
-from dfxm_dask.boundaries.mixture import fitted, probabilities, started
-from dfxm_dask.boundaries.plane import Planes, in_plane
-from dfxm_dask.boundaries.uncertainty import (
+from dfxm_dask.boundaries.lines.projected_lines import line_families
+from dfxm_dask.boundaries.planes.mixture import fitted, probabilities, started
+from dfxm_dask.boundaries.planes.plane import Planes, in_plane
+from dfxm_dask.boundaries.planes.uncertainty import (
     bootstrap_planes,
     line_errors,
     normal_errors,

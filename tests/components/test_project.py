@@ -14,7 +14,8 @@ from dfxm_dask.components import gram_schmidt, pca, project_gram_schmidt, projec
 from dfxm_dask.components.curves import scaling_of, treated
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.recipe import parse_recipe
-from dfxm_dask.store import ledger, scan
+from dfxm_dask.store import scan
+from dfxm_dask.store.integrity import ledger
 
 SCAN = {"chi": np.arange(3.0), "phi": np.linspace(0, 0.4, 7)}
 GRID = dict(zip(SCAN, np.meshgrid(*SCAN.values(), indexing="ij"), strict=True))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics.boundaries import edge_sets, plane_wall, tilt_junction
-from dfxm_dask.optics.dislocation import gradient
-from dfxm_dask.optics.scene import Scene, distance, distortion, lattice, line_points, sector
+from dfxm_dask.optics.defects.dislocation import gradient
+from dfxm_dask.optics.defects.scene import Scene, distance, distortion, lattice, line_points, sector
+from dfxm_dask.optics.defects.subgrains import edge_sets, plane_wall, tilt_junction
 
 B = 2.86e-4
 BOX = np.array([[-12.0, -12, -4], [12, 12, 4]])

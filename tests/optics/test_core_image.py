@@ -9,7 +9,6 @@ import pytest
 from scipy.integrate import quad
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics import dislocation
 from dfxm_dask.optics.core_image import (
     BURGERS,
     CHARACTERS,
@@ -28,8 +27,9 @@ from dfxm_dask.optics.core_image import (
     information,
     sheet_nodes,
 )
+from dfxm_dask.optics.defects import dislocation
 from dfxm_dask.optics.geometry import rotation_y
-from dfxm_dask.optics.microscope import find_microscope
+from dfxm_dask.optics.instrument.microscope import find_microscope
 from dfxm_dask.optics.resolution import rocking_profile
 
 REFERENCE = Path(__file__).parents[1] / "references" / "core_images.npz"

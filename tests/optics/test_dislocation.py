@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics.dislocation import (
+from dfxm_dask.optics.defects.dislocation import (
     accumulate_lines,
     columns,
     deformation,

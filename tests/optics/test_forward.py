@@ -10,7 +10,8 @@ import pytest
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.crystal import find_crystal
-from dfxm_dask.optics.dislocation import lines
+from dfxm_dask.optics.defects.dislocation import lines
+from dfxm_dask.optics.defects.scene import Junction, Scene, distortion, skew
 from dfxm_dask.optics.forward import (
     accepted_by,
     deviation,
@@ -22,9 +23,8 @@ from dfxm_dask.optics.forward import (
     sheet_nodes,
 )
 from dfxm_dask.optics.geometry import diffracted_direction, oblique, rotation_x, rotation_y, rotation_z
-from dfxm_dask.optics.microscope import MICROSCOPES
+from dfxm_dask.optics.instrument.microscope import MICROSCOPES
 from dfxm_dask.optics.resolution import resolution
-from dfxm_dask.optics.scene import Junction, Scene, distortion, skew
 
 REFERENCE = Path(__file__).parent.parent / "references" / "edge_image.npz"
 ID06 = MICROSCOPES["id06_al111"]

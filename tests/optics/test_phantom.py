@@ -11,8 +11,9 @@ from scipy import ndimage
 from scipy.optimize import minimize
 
 from dfxm_dask.errors import InputError
+from dfxm_dask.optics.defects.scene import lattice
 from dfxm_dask.optics.geometry import rotation_x, rotation_y
-from dfxm_dask.optics.phantom import (
+from dfxm_dask.phantoms.phantom import (
     AMBIGUOUS,
     STRONG,
     UNLIT,
@@ -27,9 +28,8 @@ from dfxm_dask.optics.phantom import (
     render,
     transmissions,
 )
-from dfxm_dask.optics.presets import PRESETS, build, frame, wander
-from dfxm_dask.optics.scene import lattice
-from dfxm_dask.optics.truth import tables
+from dfxm_dask.phantoms.presets import PRESETS, build, frame, wander
+from dfxm_dask.phantoms.truth import tables
 
 EPSILON = np.zeros((3, 3, 3))
 for _i, _j, _k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):

@@ -11,7 +11,7 @@ from numba import njit
 from scipy.special import erf
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics.microscope import MICROSCOPES, Microscope, find_microscope
+from dfxm_dask.optics.instrument.microscope import MICROSCOPES, Microscope, find_microscope
 from dfxm_dask.optics.resolution import (
     NARROW,
     acceptance,

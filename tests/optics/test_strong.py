@@ -12,10 +12,10 @@ from scipy.special import erf
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.dynamical import section_image
-from dfxm_dask.optics.microscope import find_microscope
-from dfxm_dask.optics.phantom import full_width, layer_truth, render
-from dfxm_dask.optics.presets import PRESETS, build
-from dfxm_dask.optics.strong import between_lines, lattices, smearing
+from dfxm_dask.optics.instrument.microscope import find_microscope
+from dfxm_dask.phantoms.phantom import full_width, layer_truth, render
+from dfxm_dask.phantoms.presets import PRESETS, build
+from dfxm_dask.phantoms.strong_lattice import between_lines, lattices, smearing
 
 THETA, WAVELENGTH = 0.156611422, 12.398419843 / 17  # Al 111 at 17 keV
 Q = 4 * np.pi * np.sin(THETA) / (WAVELENGTH * 1e-4)  # 1/um

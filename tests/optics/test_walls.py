@@ -7,8 +7,8 @@ import pytest
 from scipy.special import eval_genlaguerre
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics.dislocation import gradient, lines
-from dfxm_dask.optics.walls import (
+from dfxm_dask.optics.defects.dislocation import gradient, lines
+from dfxm_dask.optics.defects.walls import (
     frank_bilby,
     pile_up,
     sheet_gradient,

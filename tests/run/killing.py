@@ -21,7 +21,7 @@ import dfxm_dask
 from dfxm_dask.errors import DfxmError, IncompleteError
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import parse_recipe
-from dfxm_dask.store import ledger
+from dfxm_dask.store.integrity import ledger
 from tests.stores import contents
 
 RECIPE = """

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from dfxm_dask.run.nightly import Night
+from dfxm_dask.run.nights.night import Night
 from tests.beamline_files import write_bliss
 
 RECIPE = "name: short\nsteps:\n  - background: {method: scalar, value: 60}\n  - moments: {}\n"

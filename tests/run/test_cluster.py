@@ -21,10 +21,10 @@ import psutil
 import pytest
 
 from dfxm_dask.errors import DfxmError, RecipeError
-from dfxm_dask.run import slurm as module
-from dfxm_dask.run.cluster import Local, dashboard, open_cluster, read_cluster
-from dfxm_dask.run.slurm import Slurm, ask_slurm, job_of_worker, replacing_jobs, slurm_cluster, worker_lifetime
-from dfxm_dask.run.worker import environment_set, numba_cache, shell_lines, worker_environment
+from dfxm_dask.run.clusters import slurm as module
+from dfxm_dask.run.clusters.cluster import Local, dashboard, open_cluster, read_cluster
+from dfxm_dask.run.clusters.slurm import Slurm, ask_slurm, job_of_worker, replacing_jobs, slurm_cluster, worker_lifetime
+from dfxm_dask.run.clusters.worker import environment_set, numba_cache, shell_lines, worker_environment
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "clusters"
 SMALL = {"kind": "slurm", "jobs": 1, "workers_per_job": 1, "memory": "1GiB", "walltime": "00:10:00"}
@@ -162,7 +162,7 @@ def test_open_cluster__a_full_worker_goes_on() -> None:
 
 INTERRUPTED = """
 import os, signal, sys
-from dfxm_dask.run.cluster import open_cluster
+from dfxm_dask.run.clusters.cluster import open_cluster
 from tests.run.test_cluster import rest
 
 if __name__ == "__main__":

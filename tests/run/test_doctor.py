@@ -17,8 +17,8 @@ from click.testing import CliRunner
 
 from dfxm_dask.cli import cli
 from dfxm_dask.errors import RecipeError
-from dfxm_dask.run import doctor as module
-from dfxm_dask.run.doctor import Finding, doctor
+from dfxm_dask.run.checks import doctor as module
+from dfxm_dask.run.checks.doctor import Finding, doctor
 
 
 def by_name(findings: Any) -> dict[str, Finding]:

@@ -23,7 +23,7 @@ from dfxm_dask.errors import DfxmError, IncompleteError, InputError, RecipeError
 from dfxm_dask.reduction import REGISTRY
 from dfxm_dask.run.execute import plan, run_ingest, run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe
-from dfxm_dask.store.ledger import read_ledger
+from dfxm_dask.store.integrity.ledger import read_ledger
 from tests import stores
 from tests.beamline_files import write_bliss
 from tests.stores import contents
@@ -276,7 +276,7 @@ def test_run_recipe__killed_and_run_again_is_byte_identical(store: Path, whole: 
 
 @pytest.mark.parametrize("raw_store", ["two axes"], indirect=True)
 def test_run_recipe__two_workers_give_the_same_bytes(store: Path, whole: Path) -> None:
-    from dfxm_dask.run.cluster import open_cluster
+    from dfxm_dask.run.clusters.cluster import open_cluster
 
     events: list[Any] = []
     with open_cluster(None, workers=2) as client:
@@ -292,7 +292,7 @@ def test_run_recipe__two_workers_give_the_same_bytes(store: Path, whole: Path) -
 
 @pytest.mark.slow
 def test_run_ingest__two_workers_give_the_same_bytes(tmp_path: Path) -> None:
-    from dfxm_dask.run.cluster import open_cluster
+    from dfxm_dask.run.clusters.cluster import open_cluster
 
     write_bliss(tmp_path / "s.h5", layers=3, shape=(5,), size=(80, 90), link="vds")
     dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "serial", scan="all")

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from dfxm_dask.errors import InputError, RecipeError, SourceError, StoreError
-from dfxm_dask.run.night_config import Nightly, read_nightly, schedule
-from dfxm_dask.run.night_plan import refuse_raw, target_folder
-from dfxm_dask.run.night_sources import apart, find_masters, look
+from dfxm_dask.run.nights.config import Nightly, read_nightly, schedule
+from dfxm_dask.run.nights.plan import refuse_raw, target_folder
+from dfxm_dask.run.nights.scans import apart, find_masters, look
 from tests.run.nights import (
     MESH,
     make_tree,

@@ -18,8 +18,8 @@ import pytest
 import dfxm_dask
 from dfxm_dask.errors import LockedError, StoreError
 from dfxm_dask.run.events import Event
-from dfxm_dask.run.night_config import read_nightly
-from dfxm_dask.run.nightly import run_night
+from dfxm_dask.run.nights.config import read_nightly
+from dfxm_dask.run.nights.night import run_night
 from tests.run.nights import (
     BROKEN,
     MESH,
@@ -130,7 +130,7 @@ def test_run_night__a_full_disk_is_not_held_against_the_scan(tmp_path: Path, mon
         raise StoreError("store x", "needs about 9 MB, 1 MB are free", "free space")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dfxm_dask.run.nightly.run_ingest", full)
+        patch.setattr("dfxm_dask.run.nights.night.run_ingest", full)
         for _ in range(3):
             found = by_name(run_night(config))["0000"]
             assert (found.status, found.failures) == ("failed", 0)
@@ -242,7 +242,7 @@ def test_run_night__a_second_one_is_refused(tmp_path: Path) -> None:
 
 
 def test_run_night__a_scan_that_another_run_holds_waits(tmp_path: Path) -> None:
-    from dfxm_dask.store.lock import own_store
+    from dfxm_dask.store.integrity.lock import own_store
 
     config = read_nightly(make_tree(tmp_path, good=1, broken=()))
     store = tmp_path / "data/visitor/ma0/id03/20261120/PROCESSED_DATA/s/s_0000/s_0000_1.1.zarr"
@@ -271,8 +271,8 @@ def test_run_night__ends_when_its_time_is_over_and_goes_on_the_next_night(tmp_pa
 PROGRAM = """
 import sys
 from dfxm_dask.run.events import Event
-from dfxm_dask.run.night_config import read_nightly
-from dfxm_dask.run.nightly import run_night
+from dfxm_dask.run.nights.config import read_nightly
+from dfxm_dask.run.nights.night import run_night
 from dfxm_dask.run.events import BlockDone, LayerDone
 def tell(event):
     if isinstance(event, BlockDone | LayerDone):

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 import dfxm_dask
+from dfxm_dask.run.checks.verify import verify
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import parse_recipe
-from dfxm_dask.run.verify import verify
-from dfxm_dask.store import ledger, scan
+from dfxm_dask.store import scan
+from dfxm_dask.store.integrity import ledger
 from dfxm_dask.view.tables import show_store
 from tests.beamline_files import write_bliss
 

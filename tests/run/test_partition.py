@@ -45,7 +45,7 @@ SQUEUE = '#!/bin/bash\nfor process in $(pgrep -f %s/job.); do echo "$process RUN
 DRIVER = """
 import sys
 from dfxm_dask.errors import DfxmError
-from dfxm_dask.run.cluster import open_cluster
+from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import load_plugin
 

@@ -15,10 +15,8 @@ from click.testing import CliRunner
 
 from dfxm_dask.cli import cli
 from dfxm_dask.errors import RecipeError, StoreError
-from dfxm_dask.run import probe as probing
-from dfxm_dask.run.cluster import open_cluster
-from dfxm_dask.run.execute import plan, run_recipe
-from dfxm_dask.run.probe import (
+from dfxm_dask.run.checks import probe as probing
+from dfxm_dask.run.checks.probe import (
     Forecast,
     PassCost,
     chosen_blocks,
@@ -30,8 +28,10 @@ from dfxm_dask.run.probe import (
     rerun_block,
     worker_limits,
 )
+from dfxm_dask.run.clusters.cluster import open_cluster
+from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe
-from dfxm_dask.store import ledger
+from dfxm_dask.store.integrity import ledger
 from tests import stores
 
 LAYERS = 7

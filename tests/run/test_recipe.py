@@ -14,10 +14,10 @@ from pydantic import Field
 
 from dfxm_dask import catalogue
 from dfxm_dask.errors import RecipeError
+from dfxm_dask.plain_yaml import MAX_BYTES
 from dfxm_dask.reduction import REGISTRY, reduction
 from dfxm_dask.run.recipe import Recipe, Step, load_plugin, parse_recipe, read_recipe
 from dfxm_dask.schema import COUNTS, Variable
-from dfxm_dask.store.plain_yaml import MAX_BYTES
 
 TOTAL = Variable("total", ("z", "y", "x"), "float32", "count", "sum")
 

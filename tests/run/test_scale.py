@@ -11,7 +11,8 @@ import pytest
 
 import dfxm_dask
 from dfxm_dask.run.execute import plan
-from dfxm_dask.store import ledger, scan
+from dfxm_dask.store import scan
+from dfxm_dask.store.integrity import ledger
 from tests.beamline_files import write_bliss
 
 RECIPES = ("maps", "components", "weak_beam")

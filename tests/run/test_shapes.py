@@ -220,7 +220,7 @@ def test_run_recipe__another_fusion_starts_the_step_anew(store: Path, monkeypatc
     run_recipe(parse_recipe(riding, Path("a.yaml")), store)
     first = dfxm_dask.open_scan(store)["rocking"].com_phi.values
     # the same step with layers as blocks, as if it had ridden there and been killed
-    from dfxm_dask.store import ledger
+    from dfxm_dask.store.integrity import ledger
 
     header, records = ledger.read_ledger(ledger.ledger_path(store, "rocking", "moments"))
     path = ledger.ledger_path(store, "rocking", "moments")

@@ -16,7 +16,7 @@ import dask.config
 import pytest
 
 from dfxm_dask.errors import DfxmError
-from dfxm_dask.run.cluster import open_cluster
+from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.run.execute import run_recipe
 from tests.stores import contents, raw_store
 

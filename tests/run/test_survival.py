@@ -22,12 +22,12 @@ import dfxm_dask
 from dfxm_dask.cli import cli
 from dfxm_dask.errors import IncompleteError, LockedError, RecipeError, StoreError
 from dfxm_dask.run import execute, passes, stopping
-from dfxm_dask.run.cluster import open_cluster
+from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.plan import make_plan
 from dfxm_dask.run.recipe import Recipe, load_plugin, parse_recipe
-from dfxm_dask.store import ledger
-from dfxm_dask.store.lock import own_group, own_store
+from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.lock import own_group, own_store
 from tests.run.killing import recipe
 from tests.stores import contents, raw_store
 

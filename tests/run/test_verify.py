@@ -14,11 +14,11 @@ from click.testing import CliRunner
 import dfxm_dask
 from dfxm_dask.cli import cli
 from dfxm_dask.errors import IncompleteError, LockedError
+from dfxm_dask.run.checks.verify import verify
 from dfxm_dask.run.execute import run_recipe
-from dfxm_dask.run.verify import verify
-from dfxm_dask.store import ledger
-from dfxm_dask.store.lock import own_group
-from dfxm_dask.store.soundness import Fault
+from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.digests import Fault
+from dfxm_dask.store.integrity.lock import own_group
 from tests.run.killing import recipe
 from tests.stores import contents, raw_store
 

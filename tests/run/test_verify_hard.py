@@ -9,10 +9,11 @@ import pytest
 
 import dfxm_dask
 from dfxm_dask.errors import IncompleteError, StoreError
+from dfxm_dask.run.checks.verify import verify
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe
-from dfxm_dask.run.verify import verify
-from dfxm_dask.store import ledger, scan
+from dfxm_dask.store import scan
+from dfxm_dask.store.integrity import ledger
 from tests.run.killing import recipe
 from tests.stores import contents, raw_store
 

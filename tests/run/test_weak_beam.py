@@ -11,7 +11,7 @@ import xarray as xr
 import zarr
 
 import dfxm_dask
-from dfxm_dask.beams.weights import FOLDER
+from dfxm_dask.beams.network.weights import FOLDER
 from dfxm_dask.errors import RecipeError
 from dfxm_dask.frames import background, normalise
 from dfxm_dask.run.execute import plan, run_recipe

@@ -14,8 +14,8 @@ import pytest
 
 from dfxm_dask.errors import StoppedError
 from dfxm_dask.run import stopping
-from dfxm_dask.run.windowed import windowed
-from dfxm_dask.store.lock import hold
+from dfxm_dask.run.task_queue import windowed
+from dfxm_dask.store.integrity.lock import hold
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import pytest
 from scipy import ndimage
 
 import dfxm_dask
-from dfxm_dask.run.cluster import open_cluster
+from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.recipe import read_recipe
-from dfxm_dask.view.compare import truth_rows
-from dfxm_dask.view.volumes import compare_volumes
+from dfxm_dask.view.compare.truth import truth_rows
+from dfxm_dask.view.compare.volumes import compare_volumes
 
 SHAPE = (256, 240)
 RESULTS = ("volume", "boundaries")

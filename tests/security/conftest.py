@@ -37,7 +37,7 @@ def small_memory() -> Iterator[None]:
     import safetensors.torch  # noqa: F401  (what is loaded first is not counted, which takes long)
 
     import dfxm_dask.run.training
-    import dfxm_dask.view.methods  # noqa: F401
+    import dfxm_dask.view.compare.methods  # noqa: F401
 
     tracemalloc.start()
     yield

@@ -22,14 +22,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 import dfxm_dask
-from dfxm_dask.beams.weights import shipped
+from dfxm_dask.beams.network.weights import shipped
 from dfxm_dask.cli import cli
 from dfxm_dask.components.regions import read_mask
 from dfxm_dask.errors import InputError, RecipeError, SourceError
 from dfxm_dask.run.recipe import read_recipe
 from dfxm_dask.schema import printable
-from dfxm_dask.store.readers import read_scan
-from dfxm_dask.store.source import load_beamline
+from dfxm_dask.sources.readers import read_scan
+from dfxm_dask.sources.source import load_beamline
 from tests.beamline_files import known_counts, write_bliss, write_edf
 from tests.store.test_broken_inputs import meta, refusal, told
 
@@ -101,7 +101,7 @@ def test_console__imports_nothing_from_the_folder_it_stands_in(tmp_path: Path, t
 
 
 def test_run__listens_on_loopback_only(store: Path) -> None:
-    from dfxm_dask.run.cluster import open_cluster
+    from dfxm_dask.run.clusters.cluster import open_cluster
 
     with open_cluster(workers=1) as client:
         assert client.submit(sum, [1, 2]).result() == 3

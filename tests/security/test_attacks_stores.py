@@ -18,10 +18,11 @@ from click.testing import CliRunner, Result
 import dfxm_dask
 from dfxm_dask.cli import cli
 from dfxm_dask.errors import StoreError
-from dfxm_dask.store import ledger, metadata, shards
+from dfxm_dask.sources.source import load_beamline
+from dfxm_dask.store import metadata, shards
+from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.metadata import check_store, read_node
 from dfxm_dask.store.shards import open_array
-from dfxm_dask.store.source import load_beamline
 from tests.store.test_broken_inputs import meta, refusal, regular
 
 BEAMLINE = load_beamline("id03")

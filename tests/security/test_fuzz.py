@@ -24,14 +24,14 @@ import dfxm_dask
 from dfxm_dask.catalogue import load_reductions
 from dfxm_dask.cli import cli
 from dfxm_dask.errors import DfxmError
-from dfxm_dask.run.cluster import read_cluster
+from dfxm_dask.run.clusters.cluster import read_cluster
 from dfxm_dask.run.labels import read_labels
-from dfxm_dask.run.night_config import read_nightly
+from dfxm_dask.run.nights.config import read_nightly
 from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.schema import printable
+from dfxm_dask.sources.source import load_beamline
 from dfxm_dask.store.metadata import check_store
-from dfxm_dask.store.source import load_beamline
-from dfxm_dask.view.methods import read_regions
+from dfxm_dask.view.compare.methods import read_regions
 from tests.beamline_files import write_bliss
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -274,7 +274,8 @@ def command_lines(draw: st.DrawFn, files: tuple[str, ...]) -> list[str]:
 def test_command_lines__of_any_words_end_with_a_line_and_an_exit_code(
     examples: Any, sound: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dfxm_dask.run import cluster, execute
+    from dfxm_dask.run import execute
+    from dfxm_dask.run.clusters import cluster
 
     work = folder / "work"
     work.mkdir(exist_ok=True)
@@ -295,8 +296,8 @@ def test_command_lines__of_any_words_end_with_a_line_and_an_exit_code(
     monkeypatch.setattr(cluster, "open_cluster", not_begun)
     monkeypatch.setattr(execute, "run_recipe", not_begun)
     monkeypatch.setattr(execute, "run_simulate", not_begun)
-    for place in ("dfxm_dask.run.training.train", "dfxm_dask.run.training.gather", "dfxm_dask.view.figures.figures",
-                  "dfxm_dask.view.methods.every_basis", "dfxm_dask.run.doctor.doctor",
+    for place in ("dfxm_dask.run.training.train", "dfxm_dask.run.training.gather", "dfxm_dask.view.figures.index.figures",
+                  "dfxm_dask.view.compare.methods.every_basis", "dfxm_dask.run.checks.doctor.doctor",
                   "dfxm_dask.cli.scans.simulated", "dfxm_dask.cli.scans.demo_scan"):  # fmt: skip
         monkeypatch.setattr(place, not_begun)
     codes: dict[int, int] = {}

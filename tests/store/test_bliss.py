@@ -13,8 +13,8 @@ import hdf5plugin  # noqa: F401
 import numpy as np
 import pytest
 
-from dfxm_dask.store.readers import frames, list_scans, read_scan
-from dfxm_dask.store.source import Scan, load_beamline
+from dfxm_dask.sources.readers import frames, list_scans, read_scan
+from dfxm_dask.sources.source import Scan, load_beamline
 from tests.beamline_files import Written, known_counts, write_bliss
 
 BEAMLINE = load_beamline("id03")

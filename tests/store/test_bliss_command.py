@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dfxm_dask.errors import RecipeError, SourceError
-from dfxm_dask.store.bliss_command import parse_parameters, parse_title, scan_command
-from dfxm_dask.store.source import find_config, load_beamline
+from dfxm_dask.sources.bliss.command import parse_parameters, parse_title, scan_command
+from dfxm_dask.sources.source import find_config, load_beamline
 
 
 @pytest.mark.parametrize(

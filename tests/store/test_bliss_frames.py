@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dfxm_dask.errors import InputError, SourceError
-from dfxm_dask.store.readers import frames, read_scan
-from dfxm_dask.store.source import load_beamline
+from dfxm_dask.sources.readers import frames, read_scan
+from dfxm_dask.sources.source import load_beamline
 from tests.beamline_files import write_bliss
 
 BEAMLINE = load_beamline("id03")
@@ -36,8 +36,8 @@ def test_frames__every_chunking_and_region(tmp_path: Path, compression: str | No
 
 @pytest.mark.parametrize("largest", [1000, 64 << 20])
 def test_frames__chunks_deeper_than_the_slab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int) -> None:
-    monkeypatch.setattr("dfxm_dask.store.bliss_frames.LARGEST_SLAB", largest)
-    monkeypatch.setattr("dfxm_dask.store.bliss_frames.SMALLEST_SLAB", 1)
+    monkeypatch.setattr("dfxm_dask.sources.bliss.frames.LARGEST_SLAB", largest)
+    monkeypatch.setattr("dfxm_dask.sources.bliss.frames.SMALLEST_SLAB", 1)
     written = write_bliss(tmp_path / "m.h5", compression="gzip", chunks=(13, 5, 3))
     scan = read_scan(tmp_path / "m.h5", "1.1", beamline=BEAMLINE)
     np.testing.assert_array_equal([frame.copy() for _, frame in frames(scan)], written.counts[0])

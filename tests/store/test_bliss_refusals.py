@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dfxm_dask.errors import SourceError
-from dfxm_dask.store.readers import list_scans, read_scan
-from dfxm_dask.store.source import load_beamline
+from dfxm_dask.sources.readers import list_scans, read_scan
+from dfxm_dask.sources.source import load_beamline
 from tests.beamline_files import write_bliss
 
 BEAMLINE = load_beamline("id03")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from dfxm_dask.errors import SourceError
-from dfxm_dask.store.readers import frames, read_scan
-from dfxm_dask.store.source import load_beamline
+from dfxm_dask.sources.readers import frames, read_scan
+from dfxm_dask.sources.source import load_beamline
 from tests.beamline_files import known_counts, write_bliss
 
 BEAMLINE = load_beamline("id03")
@@ -128,7 +128,7 @@ def test_refuses__contiguous_frames_that_were_never_written(tmp_path: Path) -> N
 
 def test_refuses__filter_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_bliss(tmp_path / "m.h5").path
-    monkeypatch.setattr("dfxm_dask.store.bliss_pieces.h5py.h5z.filter_avail", lambda code: False)
+    monkeypatch.setattr("dfxm_dask.sources.bliss.pieces.h5py.h5z.filter_avail", lambda code: False)
     refuse(path, r"compressed with filter 32008 .* not available; install the filter")
 
 
@@ -161,7 +161,7 @@ def test_refuses__permission_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def denied(*args: Any, **kwargs: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("dfxm_dask.store.links.h5py.File", denied)
+    monkeypatch.setattr("dfxm_dask.sources.hdf5_links.h5py.File", denied)
     refuse(path, r"m\.h5 cannot be opened \(.*Permission denied")
 
 
@@ -218,8 +218,8 @@ def test_refuses__link_of_unknown_kind(tmp_path: Path, monkeypatch: pytest.Monke
     def unknown(*args: Any, **kwargs: Any) -> None:
         raise TypeError("Unknown link type")
 
-    monkeypatch.setattr("dfxm_dask.store.links.h5py.h5l.TYPE_HARD", None)  # no link is a hard one
-    monkeypatch.setattr("dfxm_dask.store.links.h5py.Group.get", unknown)
+    monkeypatch.setattr("dfxm_dask.sources.hdf5_links.h5py.h5l.TYPE_HARD", None)  # no link is a hard one
+    monkeypatch.setattr("dfxm_dask.sources.hdf5_links.h5py.Group.get", unknown)
     refuse(path, r"//?1\.1 is a link of unknown kind")
 
 

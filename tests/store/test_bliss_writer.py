@@ -16,9 +16,9 @@ import pytest
 
 import dfxm_dask
 from dfxm_dask.errors import InputError
-from dfxm_dask.store.bliss_writer import Entry, write_lima, write_master
-from dfxm_dask.store.readers import list_scans, read_scan
-from dfxm_dask.store.source import load_beamline
+from dfxm_dask.phantoms.beamline_files import Entry, write_lima, write_master
+from dfxm_dask.sources.readers import list_scans, read_scan
+from dfxm_dask.sources.source import load_beamline
 from tests.beamline_files import known_counts
 
 MU = (("mu", 0.29, 0.001, 7, "degree"),)
@@ -309,7 +309,7 @@ def test_write_master__leaves_nothing_when_it_fails(tmp_path: Path, monkeypatch:
     def broken(*_: object) -> None:
         raise OSError("disk is full")
 
-    monkeypatch.setattr("dfxm_dask.store.bliss_writer._write_parameters", broken)
+    monkeypatch.setattr("dfxm_dask.phantoms.beamline_files._write_parameters", broken)
     with pytest.raises(OSError, match="disk is full"):
         write_master(tmp_path / "m.h5", [entry])
     assert [p.name for p in tmp_path.iterdir()] == ["scan0001"]

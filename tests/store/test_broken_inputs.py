@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 import dfxm_dask
-from dfxm_dask.beams.weights import shipped
+from dfxm_dask.beams.network.weights import shipped
 from dfxm_dask.cli import cli
 from dfxm_dask.errors import DfxmError
 from tests.beamline_files import CAMERA_DATA, known_counts, write_bliss, write_edf, write_lima

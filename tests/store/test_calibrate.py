@@ -18,16 +18,17 @@ from click.testing import CliRunner
 import dfxm_dask
 from dfxm_dask import cli
 from dfxm_dask.errors import DfxmError, InputError, LockedError, RecipeError, StoreError
-from dfxm_dask.optics.presets import build
+from dfxm_dask.phantoms.presets import build
 from dfxm_dask.reduction import REGISTRY, reduction
+from dfxm_dask.run.checks.verify import verify
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import parse_recipe
-from dfxm_dask.run.verify import verify
 from dfxm_dask.schema import COUNTS, X, Y
+from dfxm_dask.sources.source import find_config
 from dfxm_dask.store import calibrate as module
-from dfxm_dask.store import ledger, scan
-from dfxm_dask.store.lock import own_group
-from dfxm_dask.store.source import find_config
+from dfxm_dask.store import scan
+from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.lock import own_group
 from tests.beamline_files import write_bliss
 from tests.stores import contents
 

@@ -16,9 +16,9 @@ import dfxm_dask
 from dfxm_dask import cli
 from dfxm_dask.catalogue import find
 from dfxm_dask.errors import InputError, StoreError
+from dfxm_dask.run.checks.verify import verify
 from dfxm_dask.run.plan import make_plan
 from dfxm_dask.run.recipe import read_recipe
-from dfxm_dask.run.verify import verify
 from dfxm_dask.store import calibrate as module
 from dfxm_dask.store.crystal import checked_crystal, with_crystal
 from tests.beamline_files import write_bliss

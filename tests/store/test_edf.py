@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 import dfxm_dask
 from dfxm_dask.errors import SourceError
-from dfxm_dask.store.edf_headers import frames_of, open_edf, read_counts
-from dfxm_dask.store.readers import frames, list_scans, read_scan
-from dfxm_dask.store.source import Scan, load_beamline
+from dfxm_dask.sources.edf_headers import frames_of, open_edf, read_counts
+from dfxm_dask.sources.readers import frames, list_scans, read_scan
+from dfxm_dask.sources.source import Scan, load_beamline
 from tests.beamline_files import known_counts, write_bliss, write_edf
 
 BEAMLINE = load_beamline("id03")
@@ -270,7 +270,7 @@ def test_frames__edf_that_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyP
     size = file.stat().st_size
     place = offset if offset < 0 else size - offset % 240
     found = [dataclasses.replace(frame, offset=place) for frame in frames_of(str(file))]
-    monkeypatch.setattr("dfxm_dask.store.edf.frames_of", lambda name: found)
+    monkeypatch.setattr("dfxm_dask.sources.edf.frames_of", lambda name: found)
     with pytest.raises(SourceError, match=match):
         list(frames(scan))
 

@@ -15,9 +15,9 @@ from click.testing import CliRunner
 import dfxm_dask
 from dfxm_dask.cli import cli
 from dfxm_dask.errors import DfxmError, SourceError
-from dfxm_dask.store.readers import frames, read_scan
-from dfxm_dask.store.source import Scan, load_beamline
-from dfxm_dask.store.table_grid import grid, groups
+from dfxm_dask.sources.readers import frames, read_scan
+from dfxm_dask.sources.source import Scan, load_beamline
+from dfxm_dask.sources.tables.grid import grid, groups
 from tests.beamline_files import known_counts, write_edf
 
 LINE = load_beamline("id03")

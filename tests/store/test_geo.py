@@ -15,8 +15,8 @@ from click.testing import CliRunner
 import dfxm_dask
 from dfxm_dask.cli import cli
 from dfxm_dask.errors import SourceError
-from dfxm_dask.store.readers import frames, list_scans, read_scan
-from dfxm_dask.store.source import Scan, load_beamline
+from dfxm_dask.sources.readers import frames, list_scans, read_scan
+from dfxm_dask.sources.source import Scan, load_beamline
 from tests.beamline_files import known_counts
 
 LINE = load_beamline("id03")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dfxm_dask.errors import SourceError
-from dfxm_dask.store.readers import frames, list_scans, read_scan
-from dfxm_dask.store.source import Scan, load_beamline
+from dfxm_dask.sources.readers import frames, list_scans, read_scan
+from dfxm_dask.sources.source import Scan, load_beamline
 from tests.beamline_files import CAMERA_DATA, known_counts, write_bliss, write_lima
 
 BEAMLINE = load_beamline("id03")

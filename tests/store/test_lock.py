@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from dfxm_dask.errors import LockedError, StoreError
-from dfxm_dask.store import lock
-from dfxm_dask.store.lock import hold, refuse_held
+from dfxm_dask.store.integrity import lock
+from dfxm_dask.store.integrity.lock import hold, refuse_held
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from dfxm_dask.store.lock import hold
+from dfxm_dask.store.integrity.lock import hold
 with hold(Path(sys.argv[1]), what="reduce"):
     print("held", flush=True)
     time.sleep(60)

@@ -15,11 +15,11 @@ from click.testing import CliRunner
 import dfxm_dask
 from dfxm_dask.cli import cli
 from dfxm_dask.errors import SourceError
-from dfxm_dask.run.night_config import Nightly
-from dfxm_dask.run.night_sources import find_masters, look
-from dfxm_dask.store.paths import beside, named, natural
-from dfxm_dask.store.readers import named_scans, sources
-from dfxm_dask.view.volumes import open_mask
+from dfxm_dask.run.nights.config import Nightly
+from dfxm_dask.run.nights.scans import find_masters, look
+from dfxm_dask.sources.paths import beside, named, natural
+from dfxm_dask.sources.readers import named_scans, sources
+from dfxm_dask.view.compare.volumes import open_mask
 from tests.beamline_files import known_counts, write_bliss, write_edf
 from tests.view.volume_stores import write_store
 

@@ -11,9 +11,9 @@ import pytest
 
 import dfxm_dask
 from dfxm_dask.errors import DfxmError, SourceError
-from dfxm_dask.store.bliss_camera import full_well
-from dfxm_dask.store.readers import frames, read_scan
-from dfxm_dask.store.source import Scan, load_beamline
+from dfxm_dask.sources.bliss.camera import full_well
+from dfxm_dask.sources.readers import frames, read_scan
+from dfxm_dask.sources.source import Scan, load_beamline
 from tests.beamline_files import write_bliss, write_edf
 
 LINE = load_beamline("id03")

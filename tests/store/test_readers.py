@@ -17,8 +17,8 @@ from click.testing import CliRunner
 import dfxm_dask
 from dfxm_dask.cli import cli
 from dfxm_dask.errors import DfxmError, SourceError
-from dfxm_dask.store import readers
-from dfxm_dask.store.source import Axis, Roi, Scan, load_beamline
+from dfxm_dask.sources import readers
+from dfxm_dask.sources.source import Axis, Roi, Scan, load_beamline
 from tests.beamline_files import known_counts, write_bliss, write_edf
 from tests.store.test_geo import write_geo
 

@@ -20,9 +20,9 @@ from dfxm_dask import schema
 from dfxm_dask.errors import IncompleteError, StoreError
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import parse_recipe
-from dfxm_dask.store import ledger
 from dfxm_dask.store import scan as scan_module
 from dfxm_dask.store.chunks import raw_layout
+from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.scan import _LazyArray, create_array
 from tests.beamline_files import write_bliss
 

@@ -15,11 +15,11 @@ import pytest
 
 import dfxm_dask
 from dfxm_dask.errors import IncompleteError, InputError, StoreError
-from dfxm_dask.optics import presets
-from dfxm_dask.run.cluster import open_cluster
+from dfxm_dask.phantoms import presets
+from dfxm_dask.phantoms.scans import simulate
+from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.run.events import IngestDone, LayerDone
 from dfxm_dask.run.execute import run_simulate
-from dfxm_dask.store.simulate import simulate
 
 SMALL: dict[str, Any] = {"layers": 3, "shape": (72, 100), "seed": 5}
 

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dfxm_dask.errors import SourceError
+from dfxm_dask.sources.source import Scan, load_beamline
+from dfxm_dask.sources.stack import frame_positions, layer_z, remarks
 from dfxm_dask.store.ingest import read_layers
-from dfxm_dask.store.source import Scan, load_beamline
-from dfxm_dask.store.stack import frame_positions, layer_z, remarks
 
 LINE = load_beamline("id03")
 IN_UNIT = {"deg": 1.0, "mrad": 1e3 * np.pi / 180, "urad": 1e6 * np.pi / 180, "rad": np.pi / 180, "arcsec": 3600.0}

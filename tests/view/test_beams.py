@@ -11,9 +11,9 @@ import pytest
 import xarray as xr
 from matplotlib.colors import to_rgba
 
-from dfxm_dask.beams.evidence import reasons
+from dfxm_dask.beams.weak_beam_verdict import reasons
 from dfxm_dask.schema import ROTATION, SPACE
-from dfxm_dask.view.beams import (
+from dfxm_dask.view.figures.beams import (
     DEFECT,
     STILL,
     beam_colours,
@@ -25,9 +25,9 @@ from dfxm_dask.view.beams import (
     shown_frames,
     wrapped,
 )
-from dfxm_dask.view.figures import figures
-from dfxm_dask.view.frames import LABELS
-from dfxm_dask.view.maps import NO_VALUE
+from dfxm_dask.view.figures.frames import LABELS
+from dfxm_dask.view.figures.index import figures
+from dfxm_dask.view.figures.maps import NO_VALUE
 from tests.view.test_figures import check_page
 from tests.view.test_frames import CURVE, raw_scan, with_truth
 

@@ -13,9 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from mpl_toolkits.mplot3d import proj3d
 
 from dfxm_dask.boundaries import characterise_boundaries
-from dfxm_dask.boundaries.plane import in_plane
-from dfxm_dask.view import boundaries_scene
-from dfxm_dask.view.boundaries import (
+from dfxm_dask.boundaries.planes.plane import in_plane
+from dfxm_dask.view.boundaries import scene as boundaries_scene
+from dfxm_dask.view.boundaries.pages import (
     boundary_pages,
     cloud_of,
     draw_boundary,
@@ -23,8 +23,8 @@ from dfxm_dask.view.boundaries import (
     line_profile,
     period_power,
 )
-from dfxm_dask.view.boundaries_scene import clearest_view, draw_scene, plane_distances, seen_size
-from dfxm_dask.view.boundaries_words import (
+from dfxm_dask.view.boundaries.scene import clearest_view, draw_scene, plane_distances, seen_size
+from dfxm_dask.view.boundaries.words import (
     MOST,
     boundary_words,
     finer,
@@ -32,7 +32,7 @@ from dfxm_dask.view.boundaries_words import (
     vector_words,
     with_error,
 )
-from dfxm_dask.view.figures import figures
+from dfxm_dask.view.figures.index import figures
 from tests.view.boundary_tables import DIMS, LINES, group, store
 from tests.view.test_figures import check_page
 

@@ -10,9 +10,9 @@ import xarray as xr
 from scipy.special import erf
 
 from dfxm_dask.boundaries.step import FLAG
-from dfxm_dask.view.boundaries_page import DATA, FIT, LINES, draw_fit
-from dfxm_dask.view.boundaries_step import Beside, beside_step, jumps_along, places_by, places_of, strip_cells
-from dfxm_dask.view.boundaries_words import boundary_words, tables_of
+from dfxm_dask.view.boundaries.fit_page import DATA, FIT, LINES, draw_fit
+from dfxm_dask.view.boundaries.step import Beside, beside_step, jumps_along, places_by, places_of, strip_cells
+from dfxm_dask.view.boundaries.words import boundary_words, tables_of
 from tests.view.boundary_tables import group, store
 from tests.view.test_figures import check_page
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dfxm_dask.boundaries.step import REASONS
-from dfxm_dask.view.boundaries_scene import clipped, cone, draw_scene
-from dfxm_dask.view.boundaries_words import REASON_WORDS, boundary_words
+from dfxm_dask.view.boundaries.scene import clipped, cone, draw_scene
+from dfxm_dask.view.boundaries.words import REASON_WORDS, boundary_words
 from tests.view.test_boundaries import keys, tables
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from dfxm_dask.view import compare as module
-from dfxm_dask.view.compare import boundary_distances, compared, draw_compare, scan_step, sound_pixels, truth_rows
-from dfxm_dask.view.figures import figures
+from dfxm_dask.view.compare import truth as module
+from dfxm_dask.view.compare.truth import boundary_distances, compared, draw_compare, scan_step, sound_pixels, truth_rows
+from dfxm_dask.view.figures.index import figures
 from tests.view.test_figures import check_page
 
 NY, NX = 60, 160  # 12 by 16 um
@@ -159,8 +159,8 @@ def test_scan_step__is_the_median_spacing() -> None:
 
 def test_boundary_distances__of_half_planes_are_those_of_the_simulator() -> None:
     """Against a cloud of points on every boundary, spread along the directions that built it."""
-    from dfxm_dask.optics.presets import build
-    from dfxm_dask.optics.truth import tables
+    from dfxm_dask.phantoms.presets import build
+    from dfxm_dask.phantoms.truth import tables
 
     (phantom,) = build("hard", layers=1, shape=(128, 160), seed=3)
     truth = xr.Dataset({name: (dims, values) for name, (dims, values, _) in tables(phantom).items()})

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from dfxm_dask.view.boundaries_words import tables_of
-from dfxm_dask.view.compare import truth_rows
-from dfxm_dask.view.compare_boundaries import axis_angles, boundary_rows, found_dihedral, matched_planes, one_to_one
+from dfxm_dask.view.boundaries.words import tables_of
+from dfxm_dask.view.compare.boundaries import axis_angles, boundary_rows, found_dihedral, matched_planes, one_to_one
+from dfxm_dask.view.compare.truth import truth_rows
 from tests.view.boundary_tables import group, store
 
 VECTOR = ("boundary", "xyz")

@@ -15,9 +15,9 @@ import dfxm_dask
 from dfxm_dask.components.curves import scaling_of
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import parse_recipe
-from dfxm_dask.view.components import METHODS, MOST, draw_components, fit_words, treatment_words, value_panel
-from dfxm_dask.view.figures import figures
-from dfxm_dask.view.maps import NO_VALUE
+from dfxm_dask.view.figures.components import METHODS, MOST, draw_components, fit_words, treatment_words, value_panel
+from dfxm_dask.view.figures.index import figures
+from dfxm_dask.view.figures.maps import NO_VALUE
 from tests.view.test_figures import check_page
 
 AXES = {"chi": np.linspace(-1, 2, 7), "phi": np.linspace(-0.03, 0.03, 11)}

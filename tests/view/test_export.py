@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from dfxm_dask.boundaries.step import REASONS
 from dfxm_dask.cli.volumes import export as command
 from dfxm_dask.errors import InputError, StoreError
-from dfxm_dask.store import ledger
+from dfxm_dask.store.integrity import ledger
 from dfxm_dask.view.export import export, put
 from dfxm_dask.view.export.ome_zarr import even_layers, halved
 from dfxm_dask.view.export.tables import columns

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import dfxm_dask
 from dfxm_dask.cli.volumes import export as command
 from dfxm_dask.errors import DfxmError
-from dfxm_dask.optics.presets import PRESETS
+from dfxm_dask.phantoms.presets import PRESETS
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.view.export import export
 from tests.view.test_export import SPACE, check_multiscales, read_csv

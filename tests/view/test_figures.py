@@ -11,11 +11,11 @@ import pytest
 import xarray as xr
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.view import maps as module
-from dfxm_dask.view.curves import draw_curves, telling_pixels
-from dfxm_dask.view.figures import figures, flag_panel, layer_panels, overview, single
-from dfxm_dask.view.maps import UNSOUND, Panel, bar_length, finer_units, labelled, pixel_grid, robust_limits
-from dfxm_dask.view.mosaic import draw_mosaicity, key_ranges
+from dfxm_dask.view.figures import maps as module
+from dfxm_dask.view.figures.curves import draw_curves, telling_pixels
+from dfxm_dask.view.figures.index import figures, flag_panel, layer_panels, overview, single
+from dfxm_dask.view.figures.maps import UNSOUND, Panel, bar_length, finer_units, labelled, pixel_grid, robust_limits
+from dfxm_dask.view.figures.mosaic import draw_mosaicity, key_ranges
 
 Scan = Callable[..., xr.DataTree]
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -12,9 +12,8 @@ import xarray as xr
 from matplotlib.colors import AsinhNorm, Normalize, to_rgba
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.view import frames as module
-from dfxm_dask.view.figures import figures
-from dfxm_dask.view.frames import (
+from dfxm_dask.view.figures import frames as module
+from dfxm_dask.view.figures.frames import (
     LABELS,
     attenuated,
     dark_levels,
@@ -24,6 +23,7 @@ from dfxm_dask.view.frames import (
     patch_means,
     telling_frames,
 )
+from dfxm_dask.view.figures.index import figures
 from tests.view.test_figures import check_page
 
 Scan = Callable[..., xr.DataTree]
@@ -307,6 +307,6 @@ def test_figures__of_neither_maps_nor_counts_are_refused(tmp_path: Path) -> None
 
 
 def test_label_colours__follow_the_truth_of_the_simulator() -> None:
-    from dfxm_dask.optics.phantom import MEANINGS
+    from dfxm_dask.phantoms.phantom import MEANINGS
 
     assert tuple(name for name, _ in module.LABELS) == MEANINGS

@@ -13,13 +13,13 @@ from click.testing import CliRunner
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import dfxm_dask
-from dfxm_dask.beams.scores import high_pass
+from dfxm_dask.beams.scoring.scores import high_pass
 from dfxm_dask.cli import pictures
 from dfxm_dask.components import gram_schmidt, pca, project_gram_schmidt
 from dfxm_dask.errors import InputError, RecipeError
 from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.store.scan import open_scan
-from dfxm_dask.view.methods import (
+from dfxm_dask.view.compare.methods import (
     ENHANCED,
     FRAME,
     OF_TRUTH,
@@ -37,8 +37,8 @@ from dfxm_dask.view.methods import (
     table_rows,
     uneven_by,
 )
-from dfxm_dask.view.methods_bases import BY_HAND, FOUND, Basis, both_tails, every_basis, fitted_to
-from dfxm_dask.view.methods_page import draw_methods
+from dfxm_dask.view.compare.methods_bases import BY_HAND, FOUND, Basis, both_tails, every_basis, fitted_to
+from dfxm_dask.view.compare.methods_page import draw_methods
 
 BOXES = """
 - {name: strong, box: [1.0, 4.0, 6.0, 12.0]}
@@ -174,7 +174,7 @@ def test_compare_beams__writes_one_figure(done):
 
 @pytest.mark.slow
 def test_compare_beams__averages_over_layers(store, done, tmp_path, monkeypatch):
-    monkeypatch.setattr("dfxm_dask.view.methods.every_basis", lambda *_: [])
+    monkeypatch.setattr("dfxm_dask.view.compare.methods.every_basis", lambda *_: [])
     (first,), (both,) = (
         [r for r in compare_beams(store, tmp_path / "some.png", layer=layers)[0] if r["map"] == PRIOR]
         for layers in (0, [1, 0])
@@ -196,7 +196,7 @@ def test_compare_beams__takes_what_the_store_has(reduced, bases, tmp_path):
 
 
 def test_every_basis__of_drawn_regions_in_the_store_is_by_hand(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("dfxm_dask.view.methods_bases.fitted_to", lambda *_: None)
+    monkeypatch.setattr("dfxm_dask.view.compare.methods_bases.fitted_to", lambda *_: None)
     copy = Path(shutil.copytree(store, tmp_path / "copy.zarr"))
     recipe = tmp_path / "hand.yaml"
     boxes = BOXES.strip().replace("\n", "\n        ")
@@ -352,7 +352,7 @@ def test_compare_beams__refuses_before_computing(store, tmp_path, monkeypatch):
     copy = Path(shutil.copytree(store, tmp_path / "copy.zarr"))
     for meta in (copy / "x" / "zarr.json", copy / "zarr.json"):
         meta.write_text(meta.read_text().replace('"um"', '"pixel"'))
-    monkeypatch.setattr("dfxm_dask.view.methods.chosen_layers", lambda *_: [0])
+    monkeypatch.setattr("dfxm_dask.view.compare.methods.chosen_layers", lambda *_: [0])
     with pytest.raises(InputError, match="no pixel size in um"):
         compare_beams(copy, tmp_path / "a.png")
 

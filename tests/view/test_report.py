@@ -21,8 +21,8 @@ from PIL import Image
 import dfxm_dask
 from dfxm_dask.cli import cli
 from dfxm_dask.errors import StoreError
-from dfxm_dask.run.night_plan import Outcome
-from dfxm_dask.run.nightly import Night
+from dfxm_dask.run.nights.night import Night
+from dfxm_dask.run.nights.plan import Outcome
 from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.view.report import night_page, night_verdict, scan_facts, scan_page, seen_plainly, without_facts
 from tests.beamline_files import write_bliss

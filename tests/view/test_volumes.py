@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from dfxm_dask.cli.volumes import compare
 from dfxm_dask.errors import InputError, StoreError
-from dfxm_dask.store import ledger
-from dfxm_dask.view.volumes import (
+from dfxm_dask.store.integrity import ledger
+from dfxm_dask.view.compare.volumes import (
     compare_volumes,
     comparison_rows,
     draw_comparison,

@@ -1,0 +1,436 @@
+"""Families of parallel dislocation lines in a boundary: directions and spacings from a spectrum with its null."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.ndimage import maximum_filter
+from scipy.special import stdtrit
+
+from dfxm_dask.boundaries.lines.projected_lines import WEAKEST, located_lines
+from dfxm_dask.boundaries.lines.strip import ALIKE, PLACE, StripMap, alias_period, fitted_wave, strip_map, wave_power
+from dfxm_dask.boundaries.planes.plane import canonical
+from dfxm_dask.chance import mixed
+from dfxm_dask.errors import InputError
+
+SHORTEST, LONGEST = 1.5, 12.0
+"""Spacings, and periods along the trace, in um that are stated: below, images of neighbouring lines overlap; above, the
+high pass weakens them and a boundary has few. As in the specification of the method."""
+
+BEYOND = 1.3  # The spectrum reaches beyond both ends by this factor, to tell a maximum from the flank of one outside.
+MAPS = 30  # of the null: every layer rolled along the trace, so that lines do not go through layers any more
+MARGIN = 1.15  # limit over the largest power of these maps
+SURE = 1.3  # power/limit from which a direction is stated
+PERIODS = 4.0  # across the patch, from which a spacing is stated
+FAMILIES = 2
+RIVAL = 0.55
+"""Power of another period of the same lines, over that of the strongest, above which they have no common period. Of
+lines at random places 19 in 20 exceed it, of lines that stand a tenth of their spacing off a grid 1 in 10 (our choice,
+on simulated maps)."""
+
+DOUBLE, DOUBLED = 8.0, 0.25  # Power at half of the frequency, over others and over the peak, of lines that show twice.
+SINGLE = 4.0  # power at half of the frequency, over others, below which there is none (both our choice)
+ALIAS = 0.4  # |frequency| along z times spacing of layers, above which neither direction is the likelier one
+SHARP = 0.1  # power at twice the frequency, over that at it, of lines whose images are narrow beside their spacing
+BLURRED = 1.1
+"""1/um: images of lines, 0.25 um of standard deviation or more, keep less than a tenth of the power of waves as fine as
+this, so that lines with an overtone there have not this direction."""
+TURN, STRETCH = 0.75, 1.1
+"""Factors of the errors of direction and spacing, so that 68 % of true values are within one (on simulated maps)."""
+
+APART = 10.0  # degree between two families (our choice)
+OVERTONES = 3  # that are taken off with a wave: layers alias them to other directions
+COMPONENTS = 8  # waves that are taken off the map while families are looked for (our choice)
+LEAST = 3.0  # um of trace that are known, and layers: of less nothing is read (our choice)
+
+NO_FAMILY, TOO_LITTLE, FEW_PERIODS, OVERTONE, ALIASED, END_OF_RANGE, UNEVEN = (1 << k for k in range(7))
+REASONS = {
+    NO_FAMILY: "no line family above the limit of rolled layers",
+    TOO_LITTLE: "too few layers or too little trace",
+    FEW_PERIODS: "fewer than four periods across the patch",
+    OVERTONE: "spacing or twice the spacing",
+    ALIASED: "a second direction explains the layers as well",
+    END_OF_RANGE: "spacing or period along the trace at the end of the range",
+    UNEVEN: "lines without a common period",
+}
+"""Meaning of every bit of ``reason``."""
+
+
+class LineSets(NamedTuple):
+    """Families of parallel lines in one boundary, strongest first; always two rows, NaN where nothing is known.
+
+    Attributes
+    ----------
+    line : array (family, xyz), float64
+        Unit vector along the lines, in the plane; its largest component is positive.
+    line_error : array (family,), float64, degree
+        Standard error of the direction in the plane.
+    spacing, spacing_error : array (family,), float64, um
+    spacing_overtone : array (family,), bool
+        The true spacing may be twice the stated one.
+    power_ratio : array (family,), float64
+        Power of the maximum over the limit of rolled layers.
+    periods : array (family,), float64
+        Periods across the patch.
+    count : array (family,), int64
+        Lines located one by one.
+    gap : array (family,), float64, um
+        Mean distance of these; NaN of fewer than two.
+    line_alias : array (family, xyz), float64
+        Second direction that explains the layers as well; NaN where there is none.
+    spacing_alias : array (family,), float64, um
+        Spacing that lines of this second direction have.
+    reason : array (family,), uint16
+        Bits of :data:`REASONS`: why something is NaN or ambiguous.
+    """
+
+    line: np.ndarray
+    line_error: np.ndarray
+    spacing: np.ndarray
+    spacing_error: np.ndarray
+    spacing_overtone: np.ndarray
+    power_ratio: np.ndarray
+    periods: np.ndarray
+    count: np.ndarray  # type: ignore[assignment]  # a tuple counts, too
+    gap: np.ndarray
+    line_alias: np.ndarray
+    spacing_alias: np.ndarray
+    reason: np.ndarray
+
+
+class FrequencyGrid(NamedTuple):
+    """Frequencies: 1/um along the trace (t,), along z (f,), and what is done with (f, t)."""
+
+    trace: np.ndarray
+    first: int
+    length: int
+    up: np.ndarray
+    waves: np.ndarray  # (f, layer)
+    inside: np.ndarray  # within the range that is stated
+    wide: np.ndarray  # and beyond
+
+
+def long_enough(strip: StripMap) -> bool:
+    """Whether the map has layers and trace enough to read lines from it."""
+    return len(strip.z) >= LEAST and strip.known.sum(axis=1).max(initial=0) * PLACE >= SHORTEST * PERIODS
+
+
+def frequency_grid(strip: StripMap) -> FrequencyGrid:
+    """Frequencies at which the power of a map is looked at, and those among them that are stated."""
+    length = 2 ** int(np.ceil(np.log2(4 * len(strip.along))))
+    trace = np.fft.rfftfreq(length, PLACE)
+    keep = np.flatnonzero((trace >= 1 / (LONGEST * BEYOND**2)) & (trace <= BEYOND / SHORTEST))
+    rise = strip.axes[1, 2]
+    most = min(alias_period(strip.z) / 2, BEYOND / SHORTEST / rise)
+    depth = np.ptp(strip.z) * len(strip.z) / (len(strip.z) - 1)
+    half = int(np.ceil(most * 4 * depth))
+    up = np.linspace(-most, most, 2 * half + 1)
+    size = np.hypot(trace[keep][None], up[:, None] * rise)
+    wide = size <= BEYOND / SHORTEST
+    inside = (size <= 1 / SHORTEST) & (trace[keep] >= 1 / LONGEST)[None]
+    waves = np.exp(-2j * np.pi * up[:, None] * strip.z)
+    return FrequencyGrid(trace[keep], int(keep[0]), length, up, waves, inside, wide)
+
+
+def _power(rows: np.ndarray, grid: FrequencyGrid) -> np.ndarray:
+    """Power (f, t) of a map (layer, place)."""
+    spectra = np.fft.rfft(rows, grid.length, axis=1)[:, grid.first : grid.first + len(grid.trace)]
+    waves = grid.waves @ spectra
+    return waves.real**2 + waves.imag**2
+
+
+def _limits(rows: np.ndarray, grid: FrequencyGrid, seed: int) -> tuple[float, float]:
+    """Limits of the power, within the range and beyond, from maps with every layer rolled at random."""
+    layers, length = rows.shape
+    with np.errstate(over="ignore"):
+        keys = np.arange(MAPS * layers, dtype=np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+        shifts = (mixed(keys) % np.uint64(length)).astype(np.int64).reshape(MAPS, layers)
+    best = [0.0, 0.0]
+    for shift in shifts:
+        power = _power(np.take_along_axis(rows, (np.arange(length) - shift[:, None]) % length, axis=1), grid)
+        best[0] = max(best[0], float(power[grid.inside].max(initial=0.0)))
+        best[1] = max(best[1], float(power[grid.wide & ~grid.inside].max(initial=0.0)))
+    return MARGIN * best[0], MARGIN * best[1]
+
+
+def power_and_limit(strip: StripMap, grid: FrequencyGrid, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Power (f, t) of a map, and the limit (f, t) that maps with rolled layers set; 0 where no line is looked for."""
+    power = np.where(grid.wide, _power(strip.values, grid), 0.0)
+    return power, np.where(grid.inside, *_limits(strip.values, grid, seed))
+
+
+def _refined(strip: StripMap, start: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Frequency (trace, up) of the maximum of the power near a start."""
+    best = start
+    offsets = np.stack(np.meshgrid(*[np.linspace(-1, 1, 5)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    for _ in range(12):
+        tries = best + offsets * step
+        best = tries[wave_power(strip, *tries.T).argmax()]
+        step = step / 2
+    return best
+
+
+class _Family(NamedTuple):
+    """Frequency (trace, up), power over the limit, and whether it lies within the range that is stated."""
+
+    at: np.ndarray
+    ratio: float
+    inside: bool
+
+
+def _families(strip: StripMap, grid: FrequencyGrid, seed: int) -> list[_Family]:
+    """Maxima of the spectrum that stand out of the null, strongest first, each 10 degree from every stronger one."""
+    found: list[_Family] = []
+    strongest = 0.0
+    step = np.array([grid.trace[1] - grid.trace[0], grid.up[1] - grid.up[0]])
+    for number in range(COMPONENTS):
+        power, limits = power_and_limit(strip, grid, seed * COMPONENTS + number)
+        peaks = (power == maximum_filter(power, 3)) & (power > limits) & (limits > 0)
+        strongest = max(strongest, float(power[peaks].max(initial=0.0)))
+        if not (power[peaks] > WEAKEST * strongest).any():  # what is left of a strong family is none
+            break
+        # By power, not by power over limit: overtones are weak, as is their null, and shall not come first.
+        row, column = np.unravel_index(np.where(peaks, power, 0.0).argmax(), power.shape)
+        at = _refined(strip, np.array([grid.trace[column], grid.up[row]]), step)
+        ratio = float(wave_power(strip, *at[:, None])[0] / limits[row, column])
+        size = np.hypot(at[0], at[1] * strip.axes[1, 2])
+        # On the flank of a maximum beyond the range the refined place has crept to the end or over it.
+        inside = bool(grid.inside[row, column] and at[0] > 1 / LONGEST and size < 1 / SHORTEST)
+        if all(_between(strip, at, other.at) > APART and not is_overtone(strip, at, other.at) for other in found):
+            found.append(_Family(at, ratio, inside))
+            if sum(one.inside for one in found) == FAMILIES:
+                break
+        strip = strip._replace(values=strip.values - fitted_wave(strip, at, OVERTONES)[0])
+    return sorted(found, key=lambda one: -one.inside)
+
+
+def is_overtone(strip: StripMap, at: np.ndarray, other: np.ndarray) -> bool:
+    """Whether a frequency is an overtone of another one, or what evenly spaced layers make of it."""
+    off = at - np.arange(2, OVERTONES + 2)[:, None] * other
+    period = alias_period(strip.z)
+    if np.isfinite(period):
+        off[:, 1] -= period * np.rint(off[:, 1] / period)
+    return bool((np.abs(off * [np.ptp(strip.along), np.ptp(strip.z)]) < 1).all(axis=1).any())
+
+
+def _between(strip: StripMap, first: np.ndarray, second: np.ndarray) -> float:
+    """Angle between the lines of two frequencies in the plane; degree."""
+    a, b = first * [1, strip.axes[1, 2]], second * [1, strip.axes[1, 2]]
+    return float(np.rad2deg(np.arctan2(abs(a[0] * b[1] - a[1] * b[0]), abs(a @ b))))
+
+
+class _Ridge(NamedTuple):
+    """Powers of a map at frequencies of one direction.
+
+    Attributes
+    ----------
+    peak, half : float
+        At a frequency, and the largest about half of it.
+    mean, largest : float
+        Of all others that lines of this direction could have, but for multiples of the half.
+    """
+
+    peak: float
+    half: float
+    mean: float
+    largest: float
+
+
+def _ridge(strip: StripMap, at: np.ndarray, periods: float) -> _Ridge:
+    size = float(np.hypot(at[0], at[1] * strip.axes[1, 2]))
+    low = 1 / LONGEST / min(size, at[0])
+    times = np.arange(low, 1 / SHORTEST / size, 0.25 / periods)
+    apart = np.abs(times - np.rint(2 * times) / 2) > 0.9 / periods
+    if periods < 5:  # multiples of the half leave nothing between them
+        apart = np.abs(times - np.maximum(np.rint(times), 1)) > 0.9 / periods
+    ground = wave_power(strip, at[0] * times[apart], at[1] * times[apart])
+    near = 0.5 + np.linspace(-0.25, 0.25, 5) / periods
+    half = float(wave_power(strip, at[0] * near, at[1] * near).max())
+    peak = float(wave_power(strip, *at[:, None])[0])
+    # A comb without any fault has no ground at all.
+    mean = max(float(ground.mean()) if len(ground) else 0.0, 1e-9 * peak)
+    return _Ridge(peak, half, mean, float(ground.max(initial=0.0)))
+
+
+def _times(strip: StripMap, ridge: _Ridge, cells: np.ndarray, plane: tuple, at: np.ndarray, periods: float) -> int:
+    """Periods of the wave in one spacing: 1, or 2 of lines with two images each; 0 where images cannot decide.
+
+    Notes
+    -----
+    A line with g·b = 0 has one image in either tail of the rocking curve. In a boundary they are half a spacing apart,
+    so their sum has half the period, and their difference the true one. A line with g·b != 0 has both in one place.
+    """
+    if ridge.half > max(DOUBLE * ridge.mean, DOUBLED * ridge.peak):
+        return 2
+    total, less = (strip_map(cells, image, *plane, clip=(-6.0, 6.0)) for image in _tails(cells))
+    if len(total.z) < LEAST or not total.scale > 0:
+        return 0
+    summed, apart = _ridge(total, at, periods), _ridge(less, at, periods)
+    part = (less.scale / total.scale) ** 2 * apart.half / max(summed.peak, 1e-300)
+    if apart.half > DOUBLE * apart.mean and part > DOUBLED:
+        return 2
+    seen = summed.peak > SINGLE * summed.mean
+    return 1 if seen and part < DOUBLED and ridge.half < max(SINGLE * ridge.mean, 0.02 * ridge.peak) else 0
+
+
+def _tails(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    minus, plus = cells[:, 5], cells[:, 6]
+    return plus + minus, plus - minus
+
+
+def _covariance(strip: StripMap, at: np.ndarray) -> tuple[np.ndarray, int]:
+    """Covariance (trace, up) of a frequency, (1/um)², and the number of clusters of the fewer kind.
+
+    Notes
+    -----
+    Sandwich of the least-squares wave, clustered by line and by layer, both added: a line is one observation through
+    all layers, and a layer has its own noise.
+    """
+    known = strip.known
+    fitted, turns = fitted_wave(strip, at, 1)
+    angle = 2 * np.pi * turns[known]
+    cos, sin = np.cos(angle), np.sin(angle)
+    values = strip.values[known]
+    solved, *_ = np.linalg.lstsq(np.stack([cos, sin], 1), values, rcond=None)
+    slope = 2 * np.pi * (solved[1] * cos - solved[0] * sin)
+    along, z = (np.broadcast_to(a, known.shape)[known] for a in (strip.along[None], strip.z[:, None]))
+    design = np.stack([cos, sin, slope * along, slope * z], axis=1)
+    scores = design * (values - fitted[known])[:, None]
+    phase = np.arctan2(solved[1], solved[0]) / (2 * np.pi)  # brightest places are in the middle of a cluster
+    kinds = np.rint(turns[known] - phase).astype(np.int64), np.nonzero(known)[0]
+    bread = np.linalg.pinv(design.T @ design)
+    total = np.zeros((4, 4))
+    fewest = 10**9
+    for kind in kinds:
+        _, number = np.unique(kind, return_inverse=True)
+        count = int(number.max()) + 1
+        sums = np.stack([np.bincount(number.reshape(-1), column, count) for column in scores.T], axis=1)
+        total += count / max(count - 1, 1) * sums.T @ sums
+        fewest = min(fewest, count)
+    return (bread @ total @ bread)[2:, 2:], fewest
+
+
+def line_sets(
+    cells: np.ndarray, normal: np.ndarray, origin: np.ndarray, corner: np.ndarray | None = None, *, seed: int = 0
+) -> LineSets:
+    """Directions and spacings of the lines in one boundary.
+
+    Parameters
+    ----------
+    cells : array (cell, column)
+        Squares of 0.25 um beside the boundary in every layer: columns x, y, z (um), com, isolated, minus, plus, pixels
+        (number of pixels in the square); NaN where nothing is known. Order and spacing of layers do not matter.
+    normal, origin : array (xyz,)
+        Unit vector, and a point of the plane, um.
+    corner : array (vertex, xyz), um, optional
+        Of the patch of the boundary.
+    seed : int
+        Of the rolled layers.
+
+    Returns
+    -------
+    LineSets
+
+    Raises
+    ------
+    InputError
+        Arrays of other shapes, a normal that is no unit vector.
+
+    Notes
+    -----
+    The mean of ``isolated`` within 0.7 um of the plane, for every layer and 0.25 um of trace, less its mean over 8 um
+    of trace, has a power at every frequency along the trace and along z. Its maximum is a family if it exceeds 1.15
+    times the largest power of 30 maps whose layers are rolled along the trace at random. The wave and its
+    overtones are then taken off, and the next family is looked for. A direction is stated from 1.3 times the limit, a
+    spacing from four periods across the patch.
+    """
+    cells, normal, origin = (np.asarray(a, np.float64) for a in (cells, normal, origin))
+    if cells.ndim != 2 or cells.shape[1] != 8:
+        raise InputError("line_sets: cells", f"have the shape {cells.shape}", "give (cell, 8 columns)")
+    if normal.shape != (3,) or not abs(np.linalg.norm(normal) - 1) < 1e-6:
+        raise InputError("line_sets: normal", f"is {normal.tolist()}", "give a unit vector (xyz)")
+    if origin.shape != (3,) or not np.isfinite(origin).all():
+        raise InputError("line_sets: origin", f"is {origin.tolist()}", "give a point of the plane (xyz), um")
+    made = _nothing()
+    plane = (normal, origin, None if corner is None else np.asarray(corner, np.float64))
+    strip = strip_map(cells, cells[:, 4], *plane)
+    if not long_enough(strip):
+        made.reason[:] = TOO_LITTLE
+        return made
+    found = _families(strip, frequency_grid(strip), seed)[:FAMILIES]
+    made.reason[len(found) :] = NO_FAMILY
+    for k, family in enumerate(found):
+        made.power_ratio[k] = family.ratio
+        if not family.inside:
+            made.reason[k] = END_OF_RANGE
+        elif family.ratio < SURE:
+            made.reason[k] = NO_FAMILY
+        else:
+            _describe(made, k, strip, cells, plane, family.at)
+    return made
+
+
+def _nothing() -> LineSets:
+    rows = np.full((5, FAMILIES), np.nan)
+    return LineSets(
+        np.full((FAMILIES, 3), np.nan), rows[0].copy(), rows[1].copy(), rows[2].copy(), np.zeros(FAMILIES, bool),
+        rows[3].copy(), rows[4].copy(), np.zeros(FAMILIES, np.int64), rows[0].copy(), np.full((FAMILIES, 3), np.nan),
+        rows[0].copy(), np.zeros(FAMILIES, np.uint16),
+    )  # fmt: skip
+
+
+def _line(strip: StripMap, at: np.ndarray) -> np.ndarray:
+    plane = at * [1, strip.axes[1, 2]]
+    return canonical((plane[0] * strip.axes[1] - plane[1] * strip.axes[0]) / np.hypot(*plane))
+
+
+def _describe(made: LineSets, k: int, strip: StripMap, cells: np.ndarray, plane: tuple, at: np.ndarray) -> None:
+    rise = strip.axes[1, 2]
+    seen = strip.along[strip.known.any(axis=0)]
+    wave_periods = float(np.abs(at) @ [np.ptp(seen) + PLACE, np.ptp(strip.z)])
+    covariance, clusters = _covariance(strip, at)
+    covariance = covariance * np.outer([1, rise], [1, rise])
+    wave = at * [1, rise]
+    size = float(np.hypot(*wave))
+    few = float(stdtrit(max(clusters - 1, 1), 0.8413447))  # t of as many clusters, in place of one standard deviation
+    across = np.array([-wave[1], wave[0]])
+    made.line[k] = _line(strip, at)
+    made.line_error[k] = np.rad2deg(TURN * few * np.sqrt(across @ covariance @ across)) / size**2
+    ridge = _ridge(strip, at, wave_periods)
+    period = alias_period(strip.z)
+    if np.isfinite(period):
+        other = at - [0, np.copysign(period, at[1])]
+        finer = float(np.hypot(other[0], other[1] * rise))
+        first, second, twice = wave_power(strip, *np.stack([at, other, 2 * at], axis=1))
+        told = 2 * finer > BLURRED > 2 * size and twice > max(SHARP * first, SINGLE * ridge.mean)
+        if (abs(at[1]) > ALIAS * period or finer < 1 / SHORTEST) and second > ALIKE * first and not told:
+            made.reason[k] |= ALIASED
+            made.line_alias[k], made.spacing_alias[k] = _line(strip, other), 1 / finer
+    times = _times(strip, ridge, cells, plane, at, wave_periods)
+    made.spacing_overtone[k] = times == 0
+    images = max(times, 1)
+    made.periods[k] = wave_periods / images
+    places = _located(strip, at)
+    made.count[k] = -(-len(places) // images)
+    made.gap[k] = images * np.ptp(places) / (len(places) - 1) if len(places) > 1 else np.nan
+    if made.periods[k] < PERIODS:
+        made.reason[k] |= FEW_PERIODS
+    elif made.reason[k] & ALIASED and abs(at[1]) > ALIAS * period:  # either direction, with a spacing of its own
+        pass
+    elif ridge.largest > RIVAL * ridge.peak:
+        made.reason[k] |= UNEVEN
+    else:
+        made.spacing[k] = images / size
+        made.spacing_error[k] = images * STRETCH * few * float(np.sqrt(wave @ covariance @ wave)) / size**3
+        made.reason[k] |= OVERTONE if times == 0 else 0
+    made.spacing_overtone[k] &= np.isfinite(made.spacing[k])
+
+
+def _located(strip: StripMap, at: np.ndarray) -> np.ndarray:
+    """Places of single lines across them, um."""
+    bright = strip.values > 1
+    layer, place = np.nonzero(bright)
+    flat = np.stack([strip.along[place], strip.z[layer] / strip.axes[1, 2]], axis=1)
+    flat -= flat.mean(axis=0) if len(flat) else 0.0
+    return located_lines(flat, strip.values[bright], float(np.arctan2(at[0], -at[1] * strip.axes[1, 2])))

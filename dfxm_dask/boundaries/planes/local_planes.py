@@ -1,0 +1,152 @@
+"""Local planes: what points within some 20 um of each other suggest."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from dfxm_dask.boundaries.planes.plane import canonical, plane_through
+from dfxm_dask.boundaries.planes.sums import cell_numbers
+
+REACH = 20.0
+"""Radius in um in which hypotheses are drawn and judged: three spacings of the sparsest walls (our choice)."""
+
+NEAR = 1.5  # um: T of local hypotheses; three to four standard deviations of a dislocation's image (our choice)
+REFINED = 60  # local planes that are refined, the best ones
+
+
+@njit(nogil=True, cache=True)
+def _ball(points, starts, stops, around, centre, reach, found):  # type: ignore[no-untyped-def]
+    """Points within reach of a centre; those of cells side by side along z are one run of the sorted points."""
+    count = 0
+    for m in range(around.shape[0]):
+        for i in range(starts[around[m]], stops[around[m]]):
+            d0, d1, d2 = points[i, 0] - centre[0], points[i, 1] - centre[1], points[i, 2] - centre[2]
+            if d0 * d0 + d1 * d1 + d2 * d2 <= reach * reach:
+                found[count] = i
+                count += 1
+    return count
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc"})  # so that the sum is taken several points at a time
+def _score(x, y, z, weights, count, normal, offset):  # type: ignore[no-untyped-def]
+    """Sum of w (1 - r²) over the first points, r the distance from a plane; normal and offset in units of its T."""
+    total = 0.0
+    for i in range(count):
+        r = normal[0] * x[i] + normal[1] * y[i] + normal[2] * z[i] - offset
+        total += weights[i] * max(1 - r * r, 0.0)
+    return total
+
+
+@njit(nogil=True, cache=True)
+def _local_planes(  # type: ignore[no-untyped-def]
+    points, weights, starts, stops, neighbours, cell, seeds, draws, reach, near, normals, origins, scores
+):
+    found = np.empty(points.shape[0], np.int64)
+    x, y, z, heavy = np.empty((4, points.shape[0]))
+    for m in range(seeds.size):
+        around = neighbours[cell[seeds[m]]]
+        count = _ball(points, starts, stops, around[around >= 0], points[seeds[m]], reach, found)
+        scores[m] = 0.0
+        if count < 3:
+            continue
+        mass = 0.0
+        for i in range(count):
+            x[i], y[i], z[i] = points[found[i], 0], points[found[i], 1], points[found[i], 2]
+            heavy[i] = weights[found[i]]
+            mass += heavy[i]
+        for attempt in range(draws.shape[1]):
+            a = points[seeds[m]]
+            b = points[found[int(draws[m, attempt, 0] * count)]]
+            c = points[found[int(draws[m, attempt, 1] * count)]]
+            n = np.cross(b - a, c - a)
+            length = np.sqrt((n * n).sum())
+            if length < 0.02 * reach * reach:  # three points nearly on one line say nothing
+                continue
+            n /= length
+            offset = (n * a).sum()
+            # less what points anywhere in the ball would give
+            score = _score(x, y, z, heavy, count, n / near, offset / near) - mass * near / reach
+            if score > scores[m]:
+                scores[m], normals[m], origins[m] = score, n, a
+
+
+class Hypotheses(NamedTuple):
+    """Local planes: normal and centre (hypothesis, xyz), and score, falling."""
+
+    normal: np.ndarray
+    origin: np.ndarray
+    score: np.ndarray
+
+
+def local_planes(
+    points: np.ndarray, weights: np.ndarray, *, seeds: int = 400, draws: int = 40, reach: float = REACH, seed: int = 0
+) -> Hypotheses:
+    """Planes through points near each other, spread over the cloud.
+
+    Parameters
+    ----------
+    points, weights : array (point, xyz), um, and (point,)
+        Points of weight 0 are left out.
+    seeds : int
+        Places, drawn in proportion to the weights.
+    draws : int
+        Planes tried at each; the best is kept.
+    reach : float, um
+    seed : int
+
+    Returns
+    -------
+    Hypotheses
+        Of positive score: sum of w (1 - r²/T²) over points within T and ``reach``, less what evenly spread points give.
+
+    Notes
+    -----
+    Local draws hit one wall more often than draws from the whole cloud: with a share q of it within reach, three
+    points do with probability q³ (so with 0.4, one draw in sixteen).
+    """
+    used = weights > 0
+    points, weights = points[used], weights[used]
+    if len(points) < 3:
+        return Hypotheses(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0))
+    order = np.argsort(cell_numbers(points, reach), kind="stable")
+    points, weights = points[order], weights[order]
+    cells, starts, cell, counts = np.unique(
+        cell_numbers(points, reach), return_index=True, return_inverse=True, return_counts=True
+    )
+    steps = np.array([(a, b, c) for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1)])
+    wanted = np.stack([cell_numbers(points[starts] + reach * step, reach) for step in steps], axis=1)
+    place = np.minimum(np.searchsorted(cells, wanted), len(cells) - 1)
+    neighbours = np.where(cells[place] == wanted, place, -1)
+    rng = np.random.default_rng(seed)
+    total = np.cumsum(weights)
+    chosen = np.minimum(np.searchsorted(total, (np.arange(seeds) + rng.uniform()) / seeds * total[-1]), len(points) - 1)
+    normals, origins, scores = np.zeros((seeds, 3)), np.zeros((seeds, 3)), np.zeros(seeds)
+    _local_planes(
+        points, weights, starts, starts + counts, neighbours, cell.reshape(-1), chosen,
+        rng.uniform(size=(seeds, draws, 2)), reach, NEAR, normals, origins, scores,
+    )  # fmt: skip
+    best = np.argsort(-scores, kind="stable")[: min(REFINED, np.count_nonzero(scores > 0))]
+    for m in best:
+        ball = ((points - origins[m]) ** 2).sum(axis=1) <= reach**2
+        close, heavy = points[ball], weights[ball]
+        for _ in range(3):
+            r = (close - origins[m]) @ normals[m] / NEAR
+            soft = np.maximum(1 - r * r, 0) ** 2 * heavy
+            if np.count_nonzero(soft) < 3:
+                break
+            normals[m], origins[m], _ = plane_through(close, soft)
+    return Hypotheses(canonical(normals[best]), origins[best], scores[best])
+
+
+def different(found: Hypotheses, most: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The best hypotheses of which no two are within 3 degree and 2 um of each other."""
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    for normal, origin in zip(found.normal, found.origin, strict=True):
+        if all(abs(n @ normal) < np.cos(np.deg2rad(3.0)) or abs((o - origin) @ n) > 2.0 for n, o in kept):
+            kept.append((normal, origin))
+        if len(kept) == most:
+            break
+    return kept

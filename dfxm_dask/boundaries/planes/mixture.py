@@ -1,0 +1,378 @@
+"""A mixture of planes and of points anywhere: one step of it from sums that are exact, whatever the blocks."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from scipy.special import ndtr
+
+from dfxm_dask.boundaries.planes.plane import STEPS, Planes, checked_points
+from dfxm_dask.boundaries.planes.sums import (
+    FINE,
+    add_point,
+    cell_numbers,
+    cell_places,
+    cells_of,
+    planes_of_sums,
+    refuse_overflow,
+)
+from dfxm_dask.errors import InputError
+
+CELL = 12.0
+"""Edge in um of the cells in which shares of the planes are counted: about three spacings of dislocations, so that a
+plane fills the cells that it crosses (our choice)."""
+
+PSEUDO = 0.5  # points that every plane, and anywhere, has in each cell before one is seen (our choice)
+
+
+class Mixture(NamedTuple):
+    """Planes, and the share of each in every cell.
+
+    Attributes
+    ----------
+    planes : Planes
+    cells : array (cell,), int64
+        Numbers of the cells that have points, rising.
+    shares : array (cell, 1 + plane), float64
+        Part of the points of a cell that lie anywhere (first) and on each plane; they add up to 1.
+    centre : array (xyz,), float64, um
+        That coordinates in sums are counted from.
+    edge : float, um
+        Of a cell.
+    ends : array (end, 5), float64
+        Where planes end: number of the plane, unit vector (xyz) into it from a line, and the place of that line along
+        the vector, um. Empty at first; see :func:`~dfxm_dask.boundaries.planes.plane_search.with_ends`.
+    layer : float, um
+        Distance of layers: a point stands for what is within half of it above and below.
+    """
+
+    planes: Planes
+    cells: np.ndarray
+    shares: np.ndarray
+    centre: np.ndarray
+    edge: float
+    ends: np.ndarray = np.zeros((0, 5))
+    layer: float = 0.0
+
+
+class Statistics(NamedTuple):
+    """What one step of the fit needs of the points; parts add up by :func:`add_statistics`.
+
+    Attributes
+    ----------
+    sums : array (plane, 10), int64
+        Sums over the points of r, r x, r y, r z and r times xx, xy, xz, yy, yz, zz, in 1/65536, with r the probability
+        of a point to lie on the plane times its weight.
+    cells : array (cell,), int64
+    masses : array (cell, 1 + plane), int64
+        Sums of weight times probability in every cell.
+    likelihood : int
+        Sum of weight times the logarithm of the density over that of points anywhere, in 1/65536.
+    """
+
+    sums: np.ndarray
+    cells: np.ndarray
+    masses: np.ndarray
+    likelihood: int
+
+
+def cell_shares(model: Mixture, cells: np.ndarray) -> np.ndarray:
+    """Shares in cells; those that the model does not know have points anywhere, mostly.
+
+    Returns
+    -------
+    array (cell, 1 + plane), float64
+    """
+    count = len(model.planes.sigma)
+    if not len(model.cells):
+        return _unknown(len(cells), count)
+    place = np.minimum(np.searchsorted(model.cells, cells), len(model.cells) - 1)
+    known = model.cells[place] == cells
+    return np.where(known[:, None], model.shares[place], _unknown(1, count))
+
+
+def _unknown(cells: int, planes: int) -> np.ndarray:
+    shares = np.full((cells, 1 + planes), min(0.02, 0.5 / max(planes, 1)))
+    shares[:, 0] = 1 - shares[:, 1:].sum(axis=1)
+    return shares
+
+
+def cell_densities(planes: Planes, cells: np.ndarray, edge: float) -> np.ndarray:
+    """Density of a plane that crosses a cell over that of points anywhere in it, where the distance is 0.
+
+    Parameters
+    ----------
+    planes : Planes
+    cells : array (cell,), int64
+    edge : float, um
+
+    Returns
+    -------
+    array (cell, plane), float64
+        V / (sqrt(2 pi) sigma A), with A the area of the plane in the cell, softened by sigma; 0 where no part of
+        the plane is within 6 sigma of the cell.
+
+    Notes
+    -----
+    Without A, a plane that crosses cells obliquely would have more points than it has, and any cloud would gain by
+    such planes. The integral of the Gaussian over a cell is exact along the axis nearest to the normal, and the mean
+    over 8 x 8 lines along it. Where a plane cuts but a corner off a cell, A is taken as at least a quarter of a face.
+    """
+    found = np.zeros((len(cells), len(planes.sigma)))
+    places = cell_places(cells, edge)
+    middle = (np.arange(8) + 0.5) / 8 - 0.5
+    for k in range(len(planes.sigma)):
+        normal, sigma = planes.normal[k], planes.sigma[k]
+        distance = (places - planes.origin[k]) @ normal
+        near = np.flatnonzero(np.abs(distance) < edge * np.abs(normal).sum() / 2 + 6 * sigma)
+        steep = int(np.argmax(np.abs(normal)))
+        a, b = normal[[j for j in range(3) if j != steep]] * edge
+        half = abs(normal[steep]) * edge / 2
+        at = distance[near, None] + (middle[:, None] * a + middle * b).reshape(1, -1)
+        mean = (ndtr((at + half) / sigma) - ndtr((at - half) / sigma)).mean(axis=1) / (2 * half)
+        found[near, k] = 1 / (np.maximum(mean, 0.25 / edge) * np.sqrt(2 * np.pi) * sigma)
+    return found
+
+
+@njit(nogil=True, cache=True)
+def _probabilities(point, normals, offsets, sigmas, ends, dense, shares, found):  # type: ignore[no-untyped-def]
+    """Probability of each plane at a point; returns the density over that of points anywhere with share 1."""
+    total = shares[0]
+    for k in range(sigmas.size):
+        d = normals[k, 0] * point[0] + normals[k, 1] * point[1] + normals[k, 2] * point[2] - offsets[k]
+        u = d / sigmas[k]
+        found[k] = 0.0
+        if abs(u) < 6.0:
+            found[k] = shares[k + 1] * dense[k] * np.exp(-0.5 * u * u)
+            for e in range(ends.shape[0]):
+                if ends[e, 0] == k:
+                    inward = ends[e, 1] * point[0] + ends[e, 2] * point[1] + ends[e, 3] * point[2] - ends[e, 4]
+                    found[k] *= 0.5 * math.erfc(-inward / sigmas[k] * 0.7071067811865476)
+        total += found[k]
+    for k in range(sigmas.size):
+        found[k] /= total
+    return total
+
+
+@njit(nogil=True, cache=True)
+def _add_expected(  # type: ignore[no-untyped-def]
+    points, weights, cell, shares, normals, offsets, sigmas, ends, dense, centre, sums, masses
+):
+    found = np.empty(sigmas.size)
+    likelihood = np.int64(0)
+    for i in range(points.shape[0]):
+        c = cell[i]
+        density = _probabilities(points[i], normals, offsets, sigmas, ends, dense[c], shares[c], found)
+        likelihood += np.int64(np.rint(FINE * weights[i] * np.log(density)))
+        x, y, z = points[i, 0] - centre[0], points[i, 1] - centre[1], points[i, 2] - centre[2]
+        left = weights[i]
+        for k in range(sigmas.size):
+            r = weights[i] * found[k]
+            if r < 1e-6:
+                continue
+            left -= r
+            masses[c, k + 1] += np.int64(np.rint(FINE * r))
+            add_point(sums[k], r, x, y, z)
+        masses[c, 0] += np.int64(np.rint(FINE * left))
+    return likelihood
+
+
+@njit(nogil=True, cache=True)
+def _all_probabilities(points, cell, shares, normals, offsets, sigmas, ends, dense, found):  # type: ignore[no-untyped-def]
+    for i in range(points.shape[0]):
+        _probabilities(points[i], normals, offsets, sigmas, ends, dense[cell[i]], shares[cell[i]], found[i])
+
+
+def _constants(model: Mixture, cells: np.ndarray) -> tuple[np.ndarray, ...]:
+    planes = model.planes
+    offsets = (planes.normal * planes.origin).sum(axis=1)
+    dense = cell_densities(planes, cells, model.edge)
+    return np.ascontiguousarray(planes.normal), offsets, np.ascontiguousarray(planes.sigma), model.ends, dense
+
+
+def plane_statistics(
+    points: np.ndarray, weights: np.ndarray, model: Mixture, indexed: tuple[np.ndarray, np.ndarray] | None = None
+) -> Statistics:
+    """Sums over points of one block that the next step of the fit needs.
+
+    Parameters
+    ----------
+    points : array (point, xyz), um
+        From :func:`~dfxm_dask.boundaries.planes.plane.checked_points`.
+    weights : array (point,)
+    model : Mixture
+    indexed : (array (cell,), array (point,)), optional
+        Numbers of the cells and the place of each point's cell among them, if they are known from the step before.
+
+    Returns
+    -------
+    Statistics
+
+    Raises
+    ------
+    InputError
+        Points so many and so far away that a sum could overflow.
+    """
+    cells, place = cells_of(points, model.edge) if indexed is None else indexed
+    refuse_overflow(points, model.centre)
+    planes = len(model.planes.sigma)
+    sums, masses = np.zeros((planes, 10), np.int64), np.zeros((len(cells), 1 + planes), np.int64)
+    likelihood = _add_expected(
+        points, weights, place, cell_shares(model, cells), *_constants(model, cells), model.centre, sums, masses
+    )
+    return Statistics(sums, cells, masses, int(likelihood))
+
+
+def add_statistics(first: Statistics, second: Statistics) -> Statistics:
+    """The statistics of two sets of points together; exact, so order and grouping do not matter.
+
+    Raises
+    ------
+    InputError
+        A sum that does not fit 64 bits.
+    """
+    if (np.abs(first.sums.astype(float) + second.sums) >= 2.0**63).any():
+        raise InputError("sums of both", "do not fit 64 bits", "thin the points, or fit parts of the volume")
+    cells, place = np.unique(np.concatenate([first.cells, second.cells]), return_inverse=True)
+    masses = np.zeros((len(cells), first.masses.shape[1]), np.int64)
+    np.add.at(masses, place.reshape(-1), np.concatenate([first.masses, second.masses]))
+    return Statistics(first.sums + second.sums, cells, masses, first.likelihood + second.likelihood)
+
+
+def refined(statistics: Statistics, model: Mixture, thickest: float = 1.0) -> Mixture:
+    """The model after one step of the fit (EM).
+
+    Parameters
+    ----------
+    statistics : Statistics
+        Of all points under ``model``.
+    model : Mixture
+    thickest : float, um
+        Largest standard deviation of a plane: without a limit a plane would become a slab that takes everything.
+
+    Returns
+    -------
+    Mixture
+
+    Notes
+    -----
+    A point of cell c lies anywhere in it with share s_c0, or on plane k, with share s_ck, at a Gaussian distance:
+    density s_c0 + sum_k s_ck D_ck exp(-distance²/2 sigma_k²), relative to that of points anywhere
+    (:func:`cell_densities`). So a plane exists where its cells say so, and ends where they do. Each step makes the sum
+    of the logarithms larger (Dempster, Laird and Rubin, J. R. Stat. Soc. B 39, 1 (1977)), but for the half a point that
+    every share is given beforehand, and the little that the areas change.
+    """
+    planes = planes_of_sums(statistics.sums, model.centre, thickest)
+    lost = ~(planes.mass > 1e-3)
+    if lost.any():  # a plane without points stays where it is; it is for the caller to take it out
+        old = model.planes
+        planes = Planes(
+            np.where(lost[:, None], old.normal, planes.normal), np.where(lost[:, None], old.origin, planes.origin),
+            np.where(lost, old.sigma, planes.sigma), planes.mass,
+        )  # fmt: skip
+    masses = statistics.masses / FINE + PSEUDO
+    shares = masses / masses.sum(axis=1, keepdims=True)
+    return Mixture(planes, statistics.cells, shares, model.centre, model.edge, model.ends, model.layer)
+
+
+def layer_spread(normal: np.ndarray, layer: float) -> np.ndarray:
+    """Standard deviation across planes that the height of a layer makes, (plane,), um."""
+    return np.asarray(np.abs(normal[..., 2]) * layer / np.sqrt(12))
+
+
+def settled_shares(points: np.ndarray, weights: np.ndarray, model: Mixture, steps: int = 8) -> Mixture:
+    """The model with shares and spreads that its planes have where they are: normals and places do not move."""
+    indexed = cells_of(points, model.edge)
+    for _ in range(steps):
+        statistics = plane_statistics(points, weights, model, indexed)
+        new = refined(statistics, model)
+        # About a plane that stays, the points may lie to one side.
+        off = ((new.planes.origin - model.planes.origin) * model.planes.normal).sum(axis=1)
+        sigma = np.minimum(np.hypot(new.planes.sigma, np.clip(off, -0.6, 0.6)), 1.0)
+        model = new._replace(planes=model.planes._replace(sigma=sigma, mass=new.planes.mass))
+    return model
+
+
+def started(points: np.ndarray, planes: Planes, edge: float = CELL, share: float = 0.3, layer: float = 0.0) -> Mixture:
+    """A model in which every plane has the same share in all cells that have points.
+
+    Raises
+    ------
+    InputError
+        Cells that are not at least 1 um wide.
+    """
+    if not edge >= 1:
+        raise InputError("mixture of planes: edge of a cell", f"is {edge!r} um", "take 1 um or more")
+    cells = np.unique(cell_numbers(points, edge))
+    count = len(planes.sigma)
+    shares = np.full((len(cells), 1 + count), share / max(count, 1))
+    shares[:, 0] = 1 - shares[:, 1:].sum(axis=1)
+    low, high = (points.min(axis=0), points.max(axis=0)) if len(points) else (np.zeros(3), np.zeros(3))
+    return Mixture(planes, cells, shares, np.rint((low + high) / 2 * STEPS) / STEPS, float(edge), layer=layer)
+
+
+def fitted(
+    points: np.ndarray, weights: np.ndarray | None, model: Mixture, *, steps: int = 40, close: float = 1e-4,
+    thickest: float = 1.0,
+) -> tuple[Mixture, float]:  # fmt: skip
+    """The model that steps of the fit lead to.
+
+    Parameters
+    ----------
+    points : array (point, xyz), um
+    weights : array (point,), optional
+    model : Mixture
+        To start from, as :func:`started` makes it.
+    steps : int
+        At most.
+    close : float
+        Stop where no normal moves by more (rad) and no origin along its normal (um).
+    thickest : float, um
+        See :func:`refined`.
+
+    Returns
+    -------
+    model : Mixture
+    gain : float
+        Sum of the logarithms of the density over that of points anywhere, under the last model but one.
+
+    Raises
+    ------
+    InputError
+        See :func:`~dfxm_dask.boundaries.planes.plane.checked_points` and :func:`plane_statistics`.
+
+    Notes
+    -----
+    For points in blocks: add the :func:`plane_statistics` of all, and call :func:`refined`, in turns.
+    """
+    points, weights = checked_points("fitted", points, weights)
+    indexed = cells_of(points, model.edge)
+    gain = 0.0
+    for _ in range(steps):
+        statistics = plane_statistics(points, weights, model, indexed)
+        following = refined(statistics, model, thickest)
+        gain = statistics.likelihood / FINE
+        old, new = model.planes, following.planes
+        turn = np.linalg.norm(np.cross(old.normal, new.normal), axis=1)
+        shift = np.abs(((new.origin - old.origin) * new.normal).sum(axis=1))
+        model = following
+        if len(turn) == 0 or max(turn.max(), shift.max()) < close:
+            break
+    return model, gain
+
+
+def probabilities(points: np.ndarray, model: Mixture) -> np.ndarray:
+    """Probability of every point to lie on each plane, (point, plane), float64."""
+    cells, place = cells_of(points, model.edge)
+    found = np.zeros((len(points), len(model.planes.sigma)))
+    _all_probabilities(
+        points,
+        place,
+        cell_shares(model, cells),
+        *_constants(model, cells),
+        found,
+    )
+    return found

@@ -1,0 +1,448 @@
+"""How far off planes and lines may be: block bootstrap, other starts of the fit, other thresholds; added in squares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import stdtrit
+
+from dfxm_dask.boundaries.lines.projected_lines import Families, located_lines, sharpest_angle, spacing_at, tapered
+from dfxm_dask.boundaries.planes.mixture import CELL, Mixture, fitted, probabilities, started
+from dfxm_dask.boundaries.planes.plane import Planes, checked_points, in_plane
+from dfxm_dask.boundaries.planes.sums import FINE, grouped_sums, planes_of_sums
+from dfxm_dask.errors import InputError
+
+BLOCK = 20.0
+"""Edge in um of the blocks that are drawn: longer than what neighbouring points have in common (spacing of lines, cells
+of the fit), as in the specification of the method."""
+
+FEWEST = 10  # blocks of each plane; of smaller patches the edge is halved until there are so many (our choice)
+SMALLEST = 2.0  # um: edge of a block, about twice what one image of a line covers
+LEAST_FREE = 0.7  # degrees of freedom that Student's t is taken for at least (our choice)
+FEWEST_STRIPES = 5  # of a plane, along either direction (our choice)
+ONE_SIGMA = 0.6826894921370859  # probability within one standard deviation
+
+
+def bootstrap_planes(
+    points: np.ndarray, weights: np.ndarray | None, model: Mixture, *, replicates: int = 200, block: float = BLOCK,
+    seed: int = 0,
+) -> Planes:  # fmt: skip
+    """Planes of clouds whose blocks are drawn with replacement.
+
+    Parameters
+    ----------
+    points : array (point, xyz), um
+    weights : array (point,), optional
+    model : Mixture
+        Fitted to these points.
+    replicates : int
+    block : float, um
+        Edge of squares in each plane; halved where a plane has fewer than ten, down to 2 um.
+    seed : int
+
+    Returns
+    -------
+    Planes
+        Each array with a first dim ``replicate``.
+
+    Raises
+    ------
+    InputError
+        See :func:`~dfxm_dask.boundaries.planes.plane.checked_points`; fewer than two replicates, or an edge below 2 um.
+
+    Notes
+    -----
+    Probabilities of points are those of the model, so a replicate is a sum of ten numbers of each block
+    (:func:`~dfxm_dask.boundaries.planes.sums.grouped_sums`), and planes are drawn apart.
+    """
+    points, weights = checked_points("bootstrap_planes", points, weights)
+    if replicates < 2 or not block >= SMALLEST:
+        found = f"{replicates} replicates, block {block!r} um"
+        raise InputError("bootstrap_planes", found, f"draw two or more, of blocks of {SMALLEST:g} um or more")
+    shares = probabilities(points, model) * weights[:, None]
+    rng = np.random.default_rng(seed)
+    columns = []
+    for plane in range(shares.shape[1]):
+        edge = block
+        while True:
+            squares, sums = grouped_sums(points, shares[:, plane], model.planes.normal[plane], model.centre, edge)
+            if edge / 2 < SMALLEST or _filled(sums[:, 0]) >= FEWEST:
+                break
+            edge /= 2
+        count = len(squares)
+        drawn = rng.integers(0, max(count, 1), (replicates, count))
+        times = np.stack([np.bincount(row, minlength=count) for row in drawn])
+        columns.append(planes_of_sums(times @ sums, model.centre))
+    if not columns:
+        return Planes(*(np.zeros((replicates, *column.shape)) for column in model.planes))
+    return Planes(*(np.stack(column, axis=1) for column in zip(*columns, strict=True)))
+
+
+def _filled(mass: np.ndarray) -> int:
+    """Blocks that hold at least a tenth of what the fullest one holds."""
+    return int(np.count_nonzero(mass > 0.1 * mass.max(initial=0)))
+
+
+def restarted_planes(
+    points: np.ndarray, weights: np.ndarray | None, model: Mixture, *, starts: int = 4, steps: int = 25, seed: int = 0,
+    thickest: float = 1.0,
+) -> Planes:  # fmt: skip
+    """Planes that the fit finds from other starts, and with shares counted in other cells.
+
+    Parameters
+    ----------
+    points, weights, model
+        As of :func:`bootstrap_planes`.
+    starts : int
+        Fits. Their cells are by 0.7 to 1.4 as large as those of the model; their planes begin turned by about half a
+        degree and moved by half a um, with the same share in every cell.
+    steps, thickest
+        As of :func:`~dfxm_dask.boundaries.planes.mixture.fitted`.
+    seed : int
+
+    Returns
+    -------
+    Planes
+        Each array with a first dim ``start``.
+    """
+    points, weights = checked_points("restarted_planes", points, weights)
+    rng = np.random.default_rng(seed)
+    found = []
+    for factor in np.geomspace(0.7, 1.4, starts):
+        turned = model.planes.normal + np.deg2rad(0.35) * rng.normal(size=model.planes.normal.shape)
+        turned /= np.linalg.norm(turned, axis=1, keepdims=True)
+        moved = model.planes.origin + 0.5 * rng.normal(size=(len(turned), 1)) * turned
+        begin = model.planes._replace(normal=turned, origin=moved)
+        start = started(points, begin, factor * model.edge, 0.6, model.layer)._replace(ends=model.ends)
+        found.append(fitted(points, weights, start, steps=steps, thickest=thickest)[0].planes)
+    return _stacked(found, model.planes)
+
+
+def reread_planes(
+    points: np.ndarray, readings: Sequence[np.ndarray], model: Mixture, *, steps: int = 15, thickest: float = 1.0
+) -> Planes:
+    """Planes of the same points read with other thresholds.
+
+    Parameters
+    ----------
+    points : array (point, xyz), um
+    readings : sequence of array (point,)
+        Weights of each reading; 0 for points that it does not have.
+    model : Mixture
+        To start from.
+    steps, thickest
+        As of :func:`~dfxm_dask.boundaries.planes.mixture.fitted`.
+
+    Returns
+    -------
+    Planes
+        Each array with a first dim ``reading``.
+    """
+    found = [fitted(points, weights, model, steps=steps, thickest=thickest)[0].planes for weights in readings]
+    return _stacked(found, model.planes)
+
+
+def _stacked(found: list[Planes], like: Planes) -> Planes:
+    if not found:
+        return Planes(*(np.zeros((0, *column.shape)) for column in like))
+    return Planes(*(np.stack(column) for column in zip(*found, strict=True)))
+
+
+def standard_error(
+    quantity: Callable[[Planes], np.ndarray], planes: Planes, drawn: Planes, *others: Planes
+) -> np.ndarray:
+    """Standard error of anything that follows from planes.
+
+    Parameters
+    ----------
+    quantity : callable
+        From :class:`~dfxm_dask.boundaries.planes.plane.Planes` to an array.
+    planes : Planes
+        The result.
+    drawn : Planes
+        Of :func:`bootstrap_planes`.
+    *others : Planes
+        Of :func:`restarted_planes` and :func:`reread_planes`; those without a row add nothing.
+
+    Returns
+    -------
+    array, float64
+        As the quantity: root of the variance over the replicates plus the mean square distance of each of the others
+        from the result.
+
+    Examples
+    --------
+    >>> one = Planes(np.array([[0.0, 0, 1]]), np.zeros((1, 3)), np.ones(1), np.ones(1))
+    >>> many = Planes(*(np.stack([c, c, c]) for c in one))._replace(mass=np.array([[1.0], [2], [3]]))
+    >>> standard_error(lambda p: p.mass, one, many).round(3).tolist()
+    [1.0]
+    """
+    middle = np.asarray(quantity(planes), np.float64)
+    variance = np.var([quantity(one) for one in _rows(drawn)], axis=0, ddof=1)
+    for other in others:
+        if len(other.sigma):
+            variance = variance + np.mean([(quantity(one) - middle) ** 2 for one in _rows(other)], axis=0)
+    return np.sqrt(variance)
+
+
+def _rows(stack: Planes) -> list[Planes]:
+    return [Planes(*row) for row in zip(*stack, strict=True)]
+
+
+def normal_errors(planes: Planes, drawn: Planes, *others: Planes) -> np.ndarray:
+    """Angles within which the true normals lie with a probability of 68 %.
+
+    Parameters
+    ----------
+    planes, drawn, *others
+        As of :func:`standard_error`.
+
+    Returns
+    -------
+    array (plane,), float64, degree
+
+    Notes
+    -----
+    A normal is off in two directions, so the radius is larger than either standard error: by 1.51 if they are equal.
+    It is that of a two-dimensional Gaussian with the sum of the covariances.
+    """
+    out = np.full(len(planes.sigma), np.nan)
+    for k, normal in enumerate(planes.normal):
+        axes = in_plane(normal)
+
+        def tilts(stack: Planes, k: int = k, normal: np.ndarray = normal, axes: np.ndarray = axes) -> np.ndarray:
+            return np.sign(stack.normal[:, k] @ normal)[:, None] * (stack.normal[:, k] @ axes.T)
+
+        covariance = np.cov(tilts(drawn), rowvar=False)
+        for other in others:
+            if len(other.sigma):
+                off = tilts(other)
+                covariance = covariance + off.T @ off / len(off)
+        if np.isfinite(covariance).all():
+            out[k] = np.rad2deg(radius_of(np.sqrt(np.maximum(np.linalg.eigvalsh(covariance), 0.0))))
+    return out
+
+
+def normal_error(covariance: np.ndarray) -> float:
+    """Angle within which a true normal lies with 68 %, from the covariance (2, 2) of its turns (rad²); degree."""
+    if not np.isfinite(covariance).all():
+        return float("nan")
+    return float(np.rad2deg(radius_of(np.sqrt(np.maximum(np.linalg.eigvalsh(covariance), 0.0)))))
+
+
+def radius_of(deviations: np.ndarray, probability: float = ONE_SIGMA) -> float:
+    """Radius of the circle that holds a probability of a two-dimensional Gaussian.
+
+    Parameters
+    ----------
+    deviations : array (2,)
+        Standard deviations along its principal axes.
+    probability : float
+
+    Examples
+    --------
+    >>> round(radius_of(np.array([1.0, 1.0])), 4), round(radius_of(np.array([0.0, 1.0])), 3)
+    (1.5152, 1.0)
+    """
+    small, large = np.sort(deviations)
+    if large <= 0:
+        return 0.0
+    small = max(small, 1e-4 * large)
+    # Angles that step evenly on the ellipse: in its own measure the Gaussian is round.
+    turn = (np.arange(4096) + 0.5) * 2 * np.pi / 4096
+    length = (large * np.cos(turn)) ** 2 + (small * np.sin(turn)) ** 2
+    low, high = 0.0, 4.0 * large
+    for _ in range(60):
+        middle = (low + high) / 2
+        held = np.mean(1 - np.exp(-0.5 * middle**2 / length))
+        low, high = (middle, high) if held < probability else (low, middle)
+    return float(high)
+
+
+class LineErrors(NamedTuple):
+    """Standard errors of families of lines.
+
+    Attributes
+    ----------
+    angle : array (family,), float64, degree
+        In the plane; the part out of it is that of the normal.
+    spacing, gap : array (family,), float64, um
+    """
+
+    angle: np.ndarray
+    spacing: np.ndarray
+    gap: np.ndarray
+
+
+def line_errors(
+    points: np.ndarray, readings: Sequence[np.ndarray], normal: np.ndarray, families: Families, *, replicates: int = 40,
+    block: float = BLOCK, seed: int = 0,
+) -> LineErrors:  # fmt: skip
+    """Standard errors of directions and spacings of lines.
+
+    Parameters
+    ----------
+    points : array (point, xyz), um
+        Of one plane.
+    readings : sequence of array (point,)
+        Weights; those of the first are the ones that the families were found with, others are other thresholds.
+    normal : array (xyz,)
+    families : Families
+    replicates : int
+        Clouds whose blocks, pieces of single lines, are drawn with replacement.
+    block : float, um
+        Length of a piece; halved where there are fewer than ten.
+    seed : int
+
+    Returns
+    -------
+    LineErrors
+        NaN without points.
+
+    Raises
+    ------
+    InputError
+        No reading, fewer than two replicates; see :func:`~dfxm_dask.boundaries.planes.plane.checked_points`.
+    """
+    if not len(readings) or replicates < 2:
+        raise InputError(
+            "line_errors", f"{len(readings)} readings, {replicates} replicates", "give weights, and 2 or more"
+        )
+    axes = in_plane(np.asarray(normal, np.float64))
+    out = np.full((len(families.spacing), 3), np.nan)
+    for k, line in enumerate(families.line):
+        blocks = None
+        start = float(np.arctan2(line @ axes[1], line @ axes[0]))
+        rows = []
+        for number, reading in enumerate(readings):
+            used = np.asarray(reading) > 0
+            mine, weights = checked_points("line_errors", points[used], np.asarray(reading)[used])
+            flat = (mine - np.average(mine, axis=0, weights=weights)) @ axes.T if len(mine) else mine[:, :2]
+            if number == 0:
+                first, first_weights = flat, weights
+                blocks = _pieces(flat, weights, start, families.spacing[k], block) if len(flat) else None
+            if len(flat):
+                rows.append(_measured(flat, weights, start, families.spacing[k]))
+        if blocks is None or not rows:
+            continue
+        rng = np.random.default_rng(seed)
+        count = int(blocks.max()) + 1
+        drawn = []
+        for _ in range(replicates):
+            times = np.bincount(rng.integers(0, count, count), minlength=count)[blocks]
+            kept = times > 0
+            drawn.append(_measured(first[kept], (first_weights * times)[kept], start, families.spacing[k]))
+        variance = np.var(drawn, axis=0, ddof=1)
+        if len(rows) > 1:
+            variance = variance + np.mean((np.array(rows[1:]) - rows[0]) ** 2, axis=0)
+        out[k] = np.sqrt(variance)
+    return LineErrors(np.rad2deg(out[:, 0]), out[:, 1], out[:, 2])
+
+
+def _pieces(flat: np.ndarray, weights: np.ndarray, angle: float, spacing: float, block: float) -> np.ndarray:
+    """Number of the piece of a line that each point belongs to, (point,), int64; at least ten pieces, if it can be."""
+    along = flat @ np.array([np.cos(angle), np.sin(angle)])
+    across = flat @ np.array([-np.sin(angle), np.cos(angle)])
+    phase = np.angle((weights * np.exp(2j * np.pi * across / spacing)).sum()) / (2 * np.pi)
+    line = np.rint(across / spacing - phase)
+    while True:
+        _, place = np.unique(np.column_stack([line, np.floor(along / block)]), axis=0, return_inverse=True)
+        place = place.reshape(-1).astype(np.int64)
+        if block / 2 < SMALLEST or _filled(np.bincount(place, weights)) >= FEWEST:
+            return place
+        block /= 2
+
+
+def _measured(flat: np.ndarray, weights: np.ndarray, start: float, near: float) -> tuple[float, float, float]:
+    """Angle from a start (rad), spacing and gap (um) of a cloud that is like one whose lines are known."""
+    soft = tapered(flat, weights)
+    reach = float(np.sqrt((flat**2).sum(axis=1).max(initial=1.0)))
+    angle = sharpest_angle(flat, soft, start, 0.25 / reach, 1e-3)
+    places = located_lines(flat, weights, angle)
+    gap = float(np.ptp(places)) / (len(places) - 1) if len(places) > 1 else np.nan
+    return angle - start, spacing_at(flat, weights, angle, near)[0], gap
+
+
+def unevenness(points: np.ndarray, probability: np.ndarray, model: Mixture, plane: int, edge: float = CELL) -> float:
+    """By how much the points of a plane undulate about it, um: 0 of a flat boundary, but for noise.
+
+    Parameters
+    ----------
+    points : array (point, xyz), um
+    probability : array (point,)
+        To lie on the plane, times weight.
+    model : Mixture
+    plane : int
+    edge : float, um
+        Of the squares whose mean distances are compared.
+
+    Returns
+    -------
+    float
+        Root mean square over the squares of their mean distance from the plane, less what chance gives; NaN where no
+        square has ten points. A boundary of which this exceeds ``sigma`` is bent or stepped: one plane describes it
+        badly.
+    """
+    _, sums = grouped_sums(points, probability, model.planes.normal[plane], model.centre, edge)
+    mass = sums[:, 0] / FINE
+    sums = sums[mass >= 10]
+    if not len(sums):
+        return float("nan")
+    mass = sums[:, 0] / FINE
+    normal, origin, sigma = model.planes.normal[plane], model.planes.origin[plane], model.planes.sigma[plane]
+    distance = (sums[:, 1:4] / sums[:, :1] + model.centre - origin) @ normal
+    return float(np.sqrt(max(np.average(distance**2 - sigma**2 / mass, weights=mass), 0.0)))
+
+
+def cluster_covariance(
+    scores: np.ndarray, inverse: np.ndarray, u: np.ndarray, v: np.ndarray, stripe: float = 5.0, few: bool = True
+) -> np.ndarray:
+    """Covariance of fitted numbers whose residuals belong together in stripes of a plane, along either direction.
+
+    Parameters
+    ----------
+    scores : array (cell, number)
+        Derivatives of half the weighed sum of squares, cell by cell.
+    inverse : array (number, number)
+        Inverse of the normal matrix.
+    u, v : array (cell,), um
+        Places in the plane.
+    stripe : float, um
+        Width of a stripe, within which residuals belong together. Where a plane is so small that there were fewer than
+        five, stripes are narrower, and count as what they are: parts of fewer.
+
+    few : bool
+        Widen by Student's t for the few stripes that there are.
+
+    Returns
+    -------
+    array (number, number), float64
+
+    Notes
+    -----
+    A dislocation line runs through many layers and is one observation, and so is a layer. Covariances of stripes along
+    u and along v are added (Cameron, Gelbach and Miller, J. Bus. Econ. Stat. 29, 238 (2011), without the common part,
+    which errs to the safe side); each times the square of what Student's t has more than the Gaussian within 68 %, and
+    G/(G - 1) of G stripes.
+
+    Examples
+    --------
+    >>> u = np.arange(100.0)
+    >>> x = np.where(u % 2 > 0, 1.0, -1.0)[:, None]
+    >>> cluster_covariance(x, np.eye(1) / 100, u, u, stripe=1.0).round(3).tolist()
+    [[0.02]]
+    """
+    total = np.zeros_like(inverse)
+    for place in (u, v):
+        extent = float(np.ptp(place))
+        width = min(stripe, max(extent / FEWEST_STRIPES, 1e-9))
+        group = np.minimum(((place - place.min()) / width).astype(np.int64), int(np.ceil(extent / width)))
+        group = np.unique(group, return_inverse=True)[1].reshape(-1)
+        count = int(group.max()) + 1
+        sums = np.stack([np.bincount(group, s, count) for s in scores.T], axis=1)
+        # Place and slope of a plane take two of the stripes.
+        wider = float(stdtrit(max(min(count, extent / stripe) - 2, LEAST_FREE), 0.5 + ONE_SIGMA / 2)) if few else 1.0
+        total += wider**2 * count / max(count - 1, 1) * sums.T @ sums
+    return np.asarray(inverse @ total @ inverse)

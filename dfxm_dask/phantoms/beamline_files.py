@@ -1,0 +1,495 @@
+"""Files as a beamline writes them: LIMA files of frames, and a master file that says what was scanned.
+
+Frames come one by one and go to disk one by one. Nothing under its final name is incomplete. The same input gives the
+same bytes: no times are written.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin
+import numpy as np
+
+from dfxm_dask.errors import InputError, SourceError
+from dfxm_dask.sources.bliss.command import REWIND
+from dfxm_dask.sources.bliss.detector import COUNTS
+from dfxm_dask.sources.bliss.grid import HALF
+from dfxm_dask.sources.hdf5_links import open_hdf5
+from dfxm_dask.store.shards import force
+
+CAMERA_DATA = "/entry_0000/measurement/data"
+MONITOR = "pico4"  # a counter that configs/beamlines/id03.yaml knows
+SHORT_UNITS = {"degree": "deg"}  # as BLISS spells them
+MOST_AXES = 2
+
+MotorAxis = tuple[str, float, float, int] | tuple[str, float, float, int, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One scan of a master file: one layer.
+
+    Parameters
+    ----------
+    number : int
+        1 for entry "1.1".
+    axes : tuple of (motor, start, step, count) or (motor, start, step, count, units)
+        Slow first, at most two. One axis without a motor ("" or "time") is a time series.
+    positions : mapping of motor to array (frame,), float64
+        What each motor read in the middle of the exposure, in recorded order: the last axis runs fastest, always
+        forwards. The key "time" gives elapsed times of a time series (s); without it they are start + step k.
+    z : float or None, mm
+        Where ``z_motor`` stood.
+    exposure : float, s
+        Of one frame.
+    monitor : array (frame,) or None
+        Counts of the incident beam.
+    files : sequence of (str, int)
+        LIMA files relative to the folder of the master, and their frames: from :func:`write_lima`.
+    shape : (int, int)
+        Rows and columns.
+    dtype : dtype or its name
+        uint8, uint16 or uint32.
+    z_motor, detector : str
+        Names at the beamline.
+    detector_pixel : float, um
+        Edge of the physical pixel, as of the PCO Edge 4.2; not the effective pixel.
+
+    Raises
+    ------
+    InputError
+        More than two axes, steps of 0, positions of another length or more than half a step from the command, and what
+        else no beamline could have recorded.
+    """
+
+    number: int
+    axes: tuple[MotorAxis, ...]
+    positions: Mapping[str, np.ndarray]
+    z: float | None
+    exposure: float
+    monitor: np.ndarray | None
+    files: Sequence[tuple[str, int]]
+    shape: tuple[int, int]
+    dtype: np.dtype[Any] | str
+    z_motor: str = "samz"
+    detector: str = "pco_ff"
+    detector_pixel: float = 6.5
+
+    def __post_init__(self) -> None:
+        if self.number < 1 or self.number != int(self.number):
+            raise InputError(f"entry number {self.number}", "is not a count", "number the entries from 1")
+        if not 1 <= len(self.axes) <= MOST_AXES:
+            raise InputError(
+                self._name,
+                f"has {len(self.axes)} scan axes; scan commands of BLISS move one or two",
+                "write one entry for each position of the slowest axis",
+            )
+        for axis in self.axes:
+            self._check_axis(axis)
+        if len(self.axes) == 2 and (self.is_time_series or self.axes[0][0] == self.axes[1][0]):
+            raise InputError(
+                self._name, f"scans {self.axes[0][0]!r} and {self.axes[1][0]!r}", "name two motors, or time alone"
+            )
+        for name in (self.z_motor, self.detector):
+            _check_name(self._name, name)
+        if not (math.isfinite(self.exposure) and self.exposure > 0):
+            raise InputError(f"{self._name}: exposure", f"is {self.exposure} s", "give a positive time")
+        if self.z is not None and not math.isfinite(self.z):
+            raise InputError(f"{self._name}: z", f"is {self.z}", "give a finite position in mm, or None")
+        if np.dtype(self.dtype).name not in COUNTS:
+            raise InputError(f"{self._name}: dtype", f"is {self.dtype}", f"give one of {', '.join(COUNTS)}")
+        self._check_positions()
+        if self.monitor is not None:
+            self._check_numbers("monitor", self.monitor)
+        held = sum(count for _, count in self.files)
+        if held != self.frames:
+            raise InputError(self._name, f"has {held} frames in files for {self.frames} scanned", "give all its files")
+
+    def _check_axis(self, axis: MotorAxis) -> None:
+        motor, start, step, count = axis[:4]
+        if not _is_time(motor):
+            _check_name(self._name, motor)
+        if count < 1 or count != int(count) or not (math.isfinite(start) and math.isfinite(step)):
+            raise InputError(
+                f"{self._name}: axis {motor!r}", f"is {count} positions from {start} by {step}", "give finite numbers"
+            )
+        if count > 1 and step == 0:
+            raise InputError(f"{self._name}: axis {motor!r}", "has a step of 0", "give a step, or count 1")
+
+    def _check_numbers(self, what: str, values: np.ndarray) -> None:
+        if np.shape(values) != (self.frames,) or not np.isfinite(values).all():
+            raise InputError(
+                f"{self._name}: {what}",
+                f"has shape {np.shape(values)} or is not finite",
+                f"give {self.frames} finite numbers, one for each frame",
+            )
+
+    def _check_positions(self) -> None:
+        wanted = {"time"} & set(self.positions) if self.is_time_series else {str(a[0]) for a in self.axes}
+        if set(self.positions) != wanted:
+            raise InputError(
+                f"{self._name}: positions",
+                f"are of {sorted(self.positions)}, the scan is of {sorted(wanted)}",
+                "give one array for each motor",
+            )
+        for motor, values in self.positions.items():
+            self._check_numbers(f"positions of {motor}", values)
+        if self.is_time_series:
+            if (np.diff(self.times) <= 0).any():
+                raise InputError(f"{self._name}: time", "does not grow from frame to frame", "give elapsed times")
+            return
+        index = np.unravel_index(np.arange(self.frames), tuple(int(a[3]) for a in self.axes))
+        for (motor, start, step, count), place in zip((a[:4] for a in self.axes), index, strict=True):
+            off = np.abs(np.asarray(self.positions[motor]) - start - step * place)
+            if count > 1 and off.max() > HALF * abs(step):
+                frame = int(off.argmax())
+                raise InputError(
+                    f"{self._name}: motor {motor}",
+                    f"is {off[frame] / abs(step):.2f} steps from the command at frame {frame}",
+                    "give positions in recorded order (the last axis runs fastest), within half a step",
+                )
+
+    @property
+    def _name(self) -> str:
+        return f"entry {self.number}.1"
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return math.prod(int(axis[3]) for axis in self.axes)
+
+    @property
+    def is_time_series(self) -> bool:
+        """Whether nothing moves."""
+        return any(_is_time(str(axis[0])) for axis in self.axes)
+
+    @property
+    def times(self) -> np.ndarray:
+        """Elapsed time of every frame of a time series: (frame,), float64, s."""
+        if "time" in self.positions:
+            return np.asarray(self.positions["time"], np.float64)
+        return self.axes[0][1] + self.axes[0][2] * np.arange(self.frames)
+
+    @property
+    def title(self) -> str:
+        """The command as BLISS spells it."""
+        if self.is_time_series:
+            return f"loopscan {self.frames} {float(self.exposure)!r}"
+        words = " ".join(f"{axis[0]} {axis[1]:.10g} {axis[2]:.10g} {axis[3]}" for axis in self.axes)
+        command = "fscan" if len(self.axes) == 1 else "fscan2d"
+        return f"{command} {words} {float(self.exposure)!r} {float(self.exposure)!r}"
+
+
+def _is_time(motor: str) -> bool:
+    return motor in ("", "time")
+
+
+def _check_name(where: str, name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z_]\w*", name):
+        raise InputError(f"{where}: name {name!r}", "is not one word", "use letters, digits and underscores")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file that gets its name once it is complete and on disk; otherwise nothing is left of it."""
+    partial = _partial(path)
+    try:
+        with h5py.File(partial, "w", locking=False) as file:
+            yield file
+        force(str(partial))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    force(str(path.parent))
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise InputError(f"file {path}", "exists", "remove it, or write elsewhere")
+
+
+def write_lima(
+    folder: str | Path,
+    frames: Iterable[np.ndarray],
+    *,
+    count: int,
+    detector: str = "pco_ff",
+    frames_per_file: int | None = None,
+) -> list[tuple[str, int]]:
+    """LIMA files of one scan, and how many frames each holds.
+
+    Parameters
+    ----------
+    folder : path
+        Where they go; made if it is not there. The master belongs beside this folder.
+    frames : iterable of array (y, x), uint8, uint16 or uint32
+        In recorded order, of one shape and dtype. Taken one at a time: no frame is kept when the next is asked for.
+    count : int
+        How many there are.
+    detector : str
+        Name of the camera.
+    frames_per_file : int, optional
+        All in one file if not given.
+
+    Returns
+    -------
+    list of (str, int)
+        Files relative to the parent of ``folder``, which is what :class:`Entry` takes, and their frames.
+
+    Raises
+    ------
+    InputError
+        More or fewer frames than ``count``; frames of different shape or dtype, or not counts; a file that exists.
+        None of the files is left then.
+
+    Notes
+    -----
+    ``/entry_0000/measurement/data`` (frame, y, x), one frame a chunk, bitshuffle-LZ4. Files are written under a
+    temporary name and renamed when all of them are complete.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     write_lima(Path(place, "scan0001"), (np.full((4, 5), k, np.uint16) for k in range(3)), count=3,
+    ...                frames_per_file=2)
+    [('scan0001/pco_ff_0000.h5', 2), ('scan0001/pco_ff_0001.h5', 1)]
+    """
+    folder = Path(folder)
+    _check_name(f"camera of {folder}", detector)
+    per_file = count if frames_per_file is None else frames_per_file
+    for name, value in (("count", count), ("frames_per_file", per_file)):
+        if value < 1:
+            raise InputError(f"{name} of {folder}", f"is {value}", "give at least 1")
+    lengths = [min(per_file, count - start) for start in range(0, count, per_file)]
+    files = [folder / f"{detector}_{k:04d}.h5" for k in range(len(lengths))]
+    for file in files:
+        _refuse_existing(file)
+    folder.mkdir(parents=True, exist_ok=True)
+    source = _Checked(frames, count, str(folder))
+    try:
+        for file, length in zip(files, lengths, strict=True):
+            _write_frames(_partial(file), source, length)
+        source.end()
+        for file in files:
+            os.replace(_partial(file), file)
+    finally:
+        for file in files:
+            _partial(file).unlink(missing_ok=True)
+    force(str(folder))
+    return [(f"{folder.name}/{file.name}", length) for file, length in zip(files, lengths, strict=True)]
+
+
+class _Checked:
+    """Frames handed out one at a time, all of the kind of the first."""
+
+    def __init__(self, frames: Iterable[np.ndarray], count: int, where: str) -> None:
+        self.frames, self.count, self.where = iter(frames), count, where
+        self.given = 0
+        self.kind: tuple[tuple[int, ...], np.dtype[Any]] | None = None
+
+    def take(self) -> np.ndarray:
+        try:
+            frame = np.asarray(next(self.frames))
+        except StopIteration:
+            raise InputError(
+                f"frames of {self.where}", f"{self.given} of {self.count} were given", "give all, or a smaller count"
+            ) from None
+        kind = (frame.shape, frame.dtype.newbyteorder("="))
+        if frame.ndim != 2 or frame.size == 0 or kind[1].name not in COUNTS:
+            raise InputError(
+                f"frame {self.given} of {self.where}",
+                f"is {frame.dtype} {frame.shape}",
+                f"give counts (y, x) of {', '.join(COUNTS)}",
+            )
+        self.kind = self.kind or kind
+        if kind != self.kind:
+            raise InputError(
+                f"frame {self.given} of {self.where}",
+                f"is {kind[1]} {kind[0]}, the first is {self.kind[1]} {self.kind[0]}",
+                "give frames of one shape and dtype",
+            )
+        self.given += 1
+        return frame
+
+    def end(self) -> None:
+        for _ in self.frames:
+            raise InputError(f"frames of {self.where}", f"are more than {self.count}", "give a larger count")
+
+
+def _write_frames(path: Path, source: _Checked, length: int) -> None:
+    frame = source.take()
+    with h5py.File(path, "w", locking=False) as file:
+        file.attrs["NX_class"] = "NXroot"
+        entry = file.create_group("entry_0000")
+        entry.attrs["NX_class"] = "NXentry"
+        entry.create_group("measurement").attrs["NX_class"] = "NXcollection"
+        dataset = file.create_dataset(
+            CAMERA_DATA, (length, *frame.shape), frame.dtype.newbyteorder("="), chunks=(1, *frame.shape),
+            **hdf5plugin.Bitshuffle(),
+        )  # fmt: skip
+        dataset.attrs["interpretation"] = "image"
+        dataset[0] = frame
+        for k in range(1, length):
+            del frame  # before the next one is made
+            frame = source.take()
+            dataset[k] = frame
+    force(str(path))
+
+
+def write_master(
+    path: str | Path, entries: Iterable[Entry], *, sample: str = "simulated", beamline: str = "id03", digest: str = ""
+) -> Path:
+    """A master file with one entry N.1 for each scan; :func:`dfxm_dask.ingest` reads it.
+
+    Parameters
+    ----------
+    path : path
+        The file; LIMA files lie in folders beside it.
+    entries : iterable of Entry
+        One for each layer.
+    sample, beamline : str
+        Words for ``sample/name`` and ``instrument/name``.
+    digest : str
+        Attribute of the file: what it was made from.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        No entry, a number that repeats, a file that exists, or a LIMA file that is not there or holds something else.
+
+    Notes
+    -----
+    Frames are a virtual dataset ``N.1/instrument/<detector>/data`` onto the LIMA files by relative path, so that the
+    whole folder can be moved. Nothing of N.2 (slow sensors) is written.
+    """
+    path, listed = Path(path), list(entries)
+    _refuse_existing(path)
+    numbers = [entry.number for entry in listed]
+    if not listed or len(set(numbers)) < len(numbers):
+        raise InputError(f"entries of {path}", f"are numbered {numbers}", "give one or more, each with its own number")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for entry in listed:
+        for name, count in entry.files:
+            _check_lima(path, entry, name, count)
+    with _whole(path) as master:
+        # Other readers take positions from <motor>/value only where the publisher is bliss.
+        master.attrs.update(NX_class="NXroot", creator="dfxm_dask", publisher="bliss", default=f"{numbers[0]}.1")
+        master.attrs["digest"] = digest
+        for entry in listed:
+            _write_entry(master, entry, sample, beamline)
+    return path
+
+
+def _check_lima(path: Path, entry: Entry, name: str, count: int) -> None:
+    where = f"{path} entry {entry.number}.1"
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(where, f"names {name}, which does not lie beside it", "give a path relative to the master")
+    try:
+        with open_hdf5(str(path.parent / name), where) as file:
+            found = file.get(CAMERA_DATA)
+            kind = (tuple(found.shape), found.dtype.name) if isinstance(found, h5py.Dataset) else None
+    except SourceError as error:
+        raise InputError(where, error.found, "write the frames first") from error
+    wanted = ((count, *entry.shape), np.dtype(entry.dtype).name)
+    if kind != wanted:
+        has = f"holds {kind[1]} {kind[0]}" if kind else f"has no {CAMERA_DATA}"
+        raise InputError(where, f"{name} {has}, not {wanted[1]} {wanted[0]}", "give the files of this entry")
+
+
+def _group(parent: h5py.Group, name: str, kind: str) -> h5py.Group:
+    group = parent.create_group(name)
+    group.attrs["NX_class"] = kind
+    return group
+
+
+def _write_entry(master: h5py.File, entry: Entry, sample: str, beamline: str) -> None:
+    here = _group(master, f"{entry.number}.1", "NXentry")
+    here["title"] = entry.title
+    here["end_reason"] = "SUCCESS"
+    _group(here, "sample", "NXsample")["name"] = sample
+    instrument, measurement = _group(here, "instrument", "NXinstrument"), _group(here, "measurement", "NXcollection")
+    instrument["name"] = beamline
+    _write_camera(here, instrument, measurement, entry)
+    places = [_group(instrument, name, "NXcollection") for name in ("positioners", "positioners_start")]
+    if entry.z is not None:
+        for place in places:
+            place[entry.z_motor] = float(entry.z)
+            place[entry.z_motor].attrs["units"] = "mm"
+    measurement["sec"] = np.full(entry.frames, float(entry.exposure))
+    if entry.monitor is not None:
+        measurement[MONITOR] = np.asarray(entry.monitor, np.float64)
+    if entry.is_time_series:
+        measurement["elapsed_time"] = entry.times
+        measurement["elapsed_time"].attrs["units"] = "s"
+        return
+    for k, axis in enumerate(entry.axes):
+        motor, values = axis[0], np.asarray(entry.positions[axis[0]], np.float64)
+        positioner = _group(instrument, motor, "NXpositioner")
+        positioner["value"] = values
+        if len(axis) == 5:
+            positioner["value"].attrs["units"] = SHORT_UNITS.get(axis[4], axis[4])
+        # The beamline has either word, by kind of motor; peers look for the one or the other.
+        for group, name in ((positioner, "data"), (measurement, motor)):
+            group[name] = h5py.SoftLink(f"{positioner.name}/value")
+        # The slow motor is listed for every frame, the fast one where it stood at the start.
+        places[0][motor] = values if k < len(entry.axes) - 1 else values[0]
+        places[1][motor] = values[0]
+    _write_parameters(instrument, entry)
+
+
+def _write_camera(here: h5py.Group, instrument: h5py.Group, measurement: h5py.Group, entry: Entry) -> None:
+    camera = _group(instrument, entry.detector, "NXdetector")
+    made, start = h5py.h5p.create(h5py.h5p.DATASET_CREATE), 0
+    made.set_obj_track_times(False)  # the same input gives the same bytes; h5py's own call has no word for it
+    frames = h5py.h5s.create_simple((entry.frames, *entry.shape))
+    for name, count in entry.files:
+        frames.select_hyperslab((start, 0, 0), (count, *entry.shape))
+        made.set_virtual(frames, name.encode(), CAMERA_DATA.encode(), h5py.h5s.create_simple((count, *entry.shape)))
+        start += count
+    frames.select_all()
+    h5py.h5d.create(camera.id, b"data", h5py.h5t.py_create(np.dtype(entry.dtype), logical=True), frames, made)
+    camera["image"] = h5py.SoftLink(f"{here.name}/instrument/{entry.detector}/data")
+    camera["type"] = "lima"
+    for axis in "xy":
+        camera[f"{axis}_pixel_size"] = float(entry.detector_pixel)
+        camera[f"{axis}_pixel_size"].attrs["units"] = "um"
+    acquisition = _group(camera, "acq_parameters", "NXcollection")
+    acquisition["acq_expo_time"] = float(entry.exposure)
+    acquisition["acq_nb_frames"] = entry.frames
+    control = _group(camera, "ctrl_parameters", "NXcollection")
+    control["saving_format"], control["saving_suffix"] = "HDF5BS", ".h5"
+    control["saving_frame_per_file"] = max(count for _, count in entry.files)
+    measurement[entry.detector] = h5py.SoftLink(f"{here.name}/instrument/{entry.detector}/data")
+
+
+def _write_parameters(instrument: h5py.Group, entry: Entry) -> None:
+    group = _group(instrument, "fscan_parameters", "NXcollection")
+    for prefix, axis in zip(("slow_", "fast_") if len(entry.axes) == 2 else ("",), entry.axes, strict=True):
+        group[f"{prefix}motor"] = axis[0]
+        group[f"{prefix}start_pos"], group[f"{prefix}step_size"] = float(axis[1]), float(axis[2])
+        group[f"{prefix}npoints"] = int(axis[3])
+    if len(entry.axes) == 2:
+        group["fast_motor_mode"] = REWIND
+    group["acq_time"], group["latency_time"] = float(entry.exposure), 0.0
+    group["scan_mode"] = "TIME"
+    for key in ("scan_name", "scan_type"):
+        group[key] = "fscan2d" if len(entry.axes) == 2 else "fscan"

@@ -1,0 +1,458 @@
+"""The phantoms that have names: what is in them, how they are measured, and how many layers and pixels by default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from dfxm_dask.errors import InputError
+from dfxm_dask.optics.crystal import (
+    Crystal,
+    absorption,
+    burgers_vectors,
+    extinction_length,
+    find_crystal,
+    slip_systems,
+    susceptibility,
+)
+from dfxm_dask.optics.defects.dislocation import LINE, lines
+from dfxm_dask.optics.defects.scene import Loop, Scene
+from dfxm_dask.optics.defects.segments import polygon_loop
+from dfxm_dask.optics.defects.subgrains import Built, plane_wall, tilt_junction
+from dfxm_dask.optics.forward import Setting, setting
+from dfxm_dask.optics.geometry import effective_pixel, oblique, orientation, rotation_y, rotation_z
+from dfxm_dask.optics.instrument.microscope import Microscope, find_microscope
+from dfxm_dask.optics.surrogate import strong_beam_pattern
+from dfxm_dask.phantoms.phantom import CONTENT, TURN, Lighting, Motion, Phantom, ScanAxis, generator
+from dfxm_dask.phantoms.strong_lattice import StrongBeam, check_strong_beam
+from dfxm_dask.schema import nearest
+
+CORE = 1e-3  # um: 3.5 Burgers vectors
+PHI = ScanAxis("phi", "mu", tuple(0.002 * (k - 15) for k in range(31)))
+"""31 steps of 0.002 degree about the peak, as in arXiv:2509.05017v2."""
+
+
+VISIBILITY = (0.3, 0.7)
+"""Range of the fringe visibility: faces that are rough on the scale of a pixel wash out what a smooth plate shows at
+1 (our choice)."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named phantom: builder, default layers and shape, and one line about it."""
+
+    build: Callable[[Frame], tuple[Phantom, ...]]
+    layers: int
+    shape: tuple[int, int]
+    summary: str
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The volume to be filled and the crystal that fills it.
+
+    Parameters
+    ----------
+    name : str
+    seed : int
+    rng : Generator
+        What the phantom consists of is drawn from it, in order.
+    crystal : Crystal
+    hkl : (int, int, int)
+    microscope : Microscope
+    at : Setting
+    grain : ndarray (3, 3)
+        Rotation from the grain to the axes of the store.
+    shape, pixel, z
+        As of :class:`~dfxm_dask.phantoms.phantom.Phantom`.
+    """
+
+    name: str
+    seed: int
+    rng: np.random.Generator
+    crystal: Crystal
+    hkl: tuple[int, int, int]
+    microscope: Microscope
+    at: Setting
+    grain: np.ndarray
+    shape: tuple[int, int]
+    pixel: tuple[float, float]
+    z: tuple[float, ...]
+
+    @property
+    def box(self) -> np.ndarray:
+        """Lowest and highest corner (2, xyz) of the volume, um, and 1 um below and above for the sheet."""
+        (ny, nx), (py, px) = self.shape, self.pixel
+        return np.array([[0, 0, self.z[0] - 1], [(nx - 1) * px, (ny - 1) * py, self.z[-1] + 1]])
+
+    def direction(self, *uvw: float) -> np.ndarray:
+        """Unit vector of a direction of the (cubic) crystal, in the axes of the store."""
+        made = self.grain @ np.array(uvw, float)
+        return made / np.linalg.norm(made)
+
+    def burgers(self, *uvw: int) -> np.ndarray:
+        """Burgers vector a/2 [uvw] in the axes of the store, um."""
+        return self.grain @ (0.5e-4 * self.crystal.cell[0] * np.array(uvw, float))
+
+    def place(self, spread: float = 0.1) -> np.ndarray:
+        """A point near the middle of the volume, um."""
+        part = self.rng.uniform(0.5 - spread, 0.5 + spread, 3)
+        return self.box[0] + part * (self.box[1] - self.box[0])
+
+
+def frame(
+    name: str, seed: int, layers: int, shape: tuple[int, int], *, crystal: str = "Al",
+    hkl: tuple[int, int, int] = (-1, 1, -1), microscope: Microscope | None = None, turn: float = 0.0,
+    z_step: float = 1.0,
+) -> Frame:  # fmt: skip
+    """A volume of a crystal at its Bragg angle, turned about its scattering vector by ``turn`` (rad)."""
+    scope = microscope or replace(find_microscope("id06_al111"), sheet=0.2 / 2.355)
+    at = setting(scope.theta)
+    grain = rotation_y(-scope.theta) @ rotation_z(turn) @ orientation(hkl)
+    pixel = effective_pixel(scope.pixel, scope.theta, scope.detector)
+    z = tuple(float(z_step * k) for k in range(layers))
+    rng = generator(seed, CONTENT)
+    return Frame(name, seed, rng, find_crystal(crystal), hkl, scope, at, grain, shape, pixel, z)
+
+
+def free_lines(at: Frame, density: float) -> np.ndarray:
+    """Straight dislocations at random, of all slip systems and characters and both signs.
+
+    Parameters
+    ----------
+    density : float, 1/um^2
+        Line length per volume (0.01 to 0.1 in annealed crystals).
+    """
+    planes, directions = slip_systems()
+    low, high = at.box[0] - 3, at.box[1] + 3
+    size = high - low
+    made = []
+    length, wanted = 0.0, density * float(np.prod(size))
+    while length < wanted:
+        which, angle, sign = at.rng.integers(12), at.rng.uniform(0, np.pi), at.rng.choice([-1, 1])
+        glide = directions[which] / np.sqrt(2)
+        line = np.cos(angle) * glide + np.sin(angle) * np.cross(planes[which] / np.sqrt(3), glide)
+        t = at.grain @ line
+        point = low + at.rng.uniform(0, 1, 3) * size
+        made.append((point, sign * at.burgers(*directions[which]), t, CORE))
+        with np.errstate(divide="ignore"):
+            ends = np.sort([(low - point) / t, (high - point) / t], axis=0)
+        length += ends[1].min() - ends[0].max()
+    return np.array(made, LINE) if made else np.zeros(0, LINE)
+
+
+def loops(at: Frame, count: int) -> tuple[Loop, ...]:
+    """Hexagonal loops of 0.8 to 2 um radius on {111} planes, in the volume."""
+    planes, directions = slip_systems()
+    made = []
+    for _ in range(count):
+        which, radius = at.rng.integers(12), at.rng.uniform(0.8, 2.0)
+        centre = at.place(0.4)
+        nodes = polygon_loop(centre, at.direction(*planes[which]), radius, 6)
+        made.append(Loop(nodes, at.burgers(*directions[which]), CORE))
+    return tuple(made)
+
+
+def bending(at: Frame, amplitude: float, count: int = 4, lengths: tuple[float, float] = (40, 120)) -> dict[str, Any]:
+    """Smooth bending: waves of displacement of random direction; each component of beta Q about ``amplitude`` rms."""
+    wave = at.rng.normal(size=(count, 3))
+    wave /= np.linalg.norm(wave, axis=1, keepdims=True)
+    wave *= 2 * np.pi / at.rng.uniform(*lengths, (count, 1))
+    # |k| u = beta: three components of k and the square of a cosine share it.
+    moves = at.rng.normal(size=(count, 3)) * amplitude * np.sqrt(6 / count)
+    moves /= np.linalg.norm(wave, axis=1, keepdims=True)
+    return {"wave_vectors": wave, "wave_displacements": moves, "wave_phases": at.rng.uniform(0, 2 * np.pi, count)}
+
+
+def assembled(at: Frame, built: tuple[Built, ...], free: np.ndarray, more: tuple[Loop, ...], bend: float) -> Scene:
+    """Boundaries, free lines, loops and bending in one scene."""
+    return Scene(
+        poisson=at.crystal.poisson,
+        lines=np.concatenate([free, *(b.lines for b in built)]),
+        loops=more,
+        sheets=np.concatenate([b.sheets for b in built]) if built else np.zeros(0, Scene(0.3).sheets.dtype),
+        junctions=tuple(b.junction for b in built),
+        **bending(at, bend),
+    )
+
+
+def phantom(at: Frame, scene: Scene, built: tuple[Built, ...] = (), **options: Any) -> Phantom:
+    """A phantom of a frame; ``options`` as of :class:`~dfxm_dask.phantoms.phantom.Phantom`."""
+    options.setdefault("axes", (PHI,))
+    visibility = at.rng.uniform(*options.pop("visibility", VISIBILITY))
+    theta, energy = at.microscope.theta, at.microscope.energy
+    fringes = strong_beam_pattern(
+        extinction_length=extinction_length(at.crystal, at.hkl, energy), theta=theta,
+        absorption=absorption(at.crystal, energy), sheet=at.microscope.sheet, visibility=visibility,
+    )  # fmt: skip
+    half_width = abs(susceptibility(at.crystal, at.hkl, energy)[1]) / np.sin(2 * theta)
+    return Phantom(
+        name=at.name, reflection=" ".join(map(str, at.hkl)), seed=at.seed, shape=at.shape, pixel=at.pixel, z=at.z,
+        microscope=at.microscope, at=at.at, scene=scene,
+        fringes=fringes, half_width=float(half_width),
+        boundaries=tuple(b for one in built for b in one.boundaries), **options,
+    )  # fmt: skip
+
+
+def tilt_plane(at: Frame, origin: np.ndarray, b: tuple[int, ...], t: tuple[int, ...], angle: float) -> Built:
+    """A tilt wall of one set of edges: the plane is normal to b, the lines run along t."""
+    normal, line = at.direction(*b), at.direction(*t)
+    return plane_wall(
+        "tilt", origin, normal, angle * line, at.burgers(*b)[None], line[None], at.box, CORE
+    )  # fmt: skip
+
+
+def junction(
+    at: Frame, origin: np.ndarray, t: tuple[int, ...], azimuths: np.ndarray, tilts: np.ndarray,
+    reference: tuple[int, ...],
+) -> Built:  # fmt: skip
+    """Tilt walls that meet along t; azimuths are counted from the direction ``reference``."""
+    every = at.grain @ burgers_vectors(at.crystal).T
+    line = at.direction(*t)
+    candidates = every.T[np.abs(line @ every) < 1e-6 * np.abs(every).max()]
+    return tilt_junction(origin, line, at.direction(*reference), azimuths, tilts, candidates, at.box, CORE)
+
+
+def _easy(at: Frame) -> tuple[Phantom, ...]:
+    walls = (tilt_plane(at, at.place(), (0, 1, -1), (1, 0, 0), at.rng.uniform(6e-5, 1e-4)),)
+    scene = assembled(at, walls, free_lines(at, 0.01), loops(at, 1), 8e-6)
+    return (phantom(at, scene, walls),)
+
+
+def _three(at: Frame) -> Built:
+    """A triple junction along [100] at random azimuths."""
+    start = at.rng.uniform(0, 2 * np.pi)
+    azimuths = start + np.deg2rad([0, at.rng.uniform(80, 150), at.rng.uniform(210, 280)])
+    first, second = at.rng.uniform(5e-5, 1e-4, 2)
+    order = at.rng.permutation([first, second, -first - second])
+    return junction(at, at.place(), (1, 0, 0), azimuths, order, (0, 1, 1))
+
+
+def _hard(at: Frame) -> tuple[Phantom, ...]:
+    walls = (_three(at),)
+    scene = assembled(at, walls, free_lines(at, 0.03), loops(at, 3), 1.5e-5)
+    light = Lighting(flux=1e5, diffuse=4e3, tail=0.3, attenuation=1.0, jitter=1.6, drift=0.1, stripes=0.3)
+    return (phantom(at, scene, walls, lighting=light, visibility=(0.1, 0.35)),)
+
+
+def _multigrain(at: Frame) -> tuple[Phantom, ...]:
+    aside = at.box[0] + np.array([0.8, 0.5, 0.5]) * (at.box[1] - at.box[0])
+    other = at.box[0] + np.array([0.25, 0.5, 0.5]) * (at.box[1] - at.box[0])
+    normal = at.direction(1, 0, 0)
+    screws = np.array([[0, 1, 1], [0, 1, -1]])
+    twist = plane_wall(
+        "twist", other, normal, at.rng.uniform(5e-5, 9e-5) * normal, np.array([at.burgers(*b) for b in screws]),
+        np.array([at.direction(*b) for b in screws]), at.box, CORE,
+    )  # fmt: skip
+    walls = (_three(at), twist, tilt_plane(at, aside, (1, 0, 1), (0, 1, 0), at.rng.uniform(5e-5, 9e-5)))
+    scene = assembled(at, walls, free_lines(at, 0.02), loops(at, 2), 1.5e-5)
+    return (phantom(at, scene, walls, lighting=Lighting(drift=0.05)),)
+
+
+def _al002(at: Frame) -> tuple[Phantom, ...]:
+    """Three tilt walls of 0.003, 0.003 and 0.006 degree about [111], and a twist wall of 0.004 degree."""
+    tilts = np.deg2rad([0.003, 0.003, -0.006])
+    tilts = np.roll(tilts, at.rng.integers(3)) * at.rng.choice([-1, 1])
+    start = at.rng.choice([0.0, 60.0])
+    walls = (
+        junction(at, at.place(), (1, 1, 1), np.deg2rad(start + np.array([30.0, 150, 270])), tilts, (1, -1, 0)),
+        plane_wall(
+            "twist", at.box[0] + np.array([0.85, 0.5, 0.5]) * (at.box[1] - at.box[0]), at.direction(1, 0, 0),
+            np.deg2rad(0.004) * at.direction(1, 0, 0), np.array([at.burgers(0, 1, 1), at.burgers(0, 1, -1)]),
+            np.array([at.direction(0, 1, 1), at.direction(0, 1, -1)]), at.box, CORE,
+        ),
+    )  # fmt: skip
+    scene = assembled(at, walls, free_lines(at, 0.002), (), 5e-6)
+    return (phantom(at, scene, walls, nodes=11, lighting=Lighting(flux=6000.0, exposure=1.0)),)
+
+
+def _empty(at: Frame) -> tuple[Phantom, ...]:
+    return (phantom(at, assembled(at, (), free_lines(at, 0.0), (), 1e-5)),)
+
+
+def _deformed(at: Frame) -> tuple[Phantom, ...]:
+    """Cold-worked: the lattice turns by 1.5e-4 rad within some um, and spacings within a voxel spread by 2e-3."""
+    scene = Scene(poisson=at.crystal.poisson, **bending(at, 1.5e-4, 60, (3, 30)))
+    wide = replace(at.microscope, bandwidth=2e-3)
+    light = Lighting(flux=2500.0, tail=0.0)
+    return (replace(phantom(at, scene, lighting=light, kinematic=True, nodes=3), microscope=wide),)
+
+
+def wander(at: Frame, frames: int, count: int, spread: float, memory: float) -> np.ndarray:
+    """Ornstein–Uhlenbeck paths about random places.
+
+    Parameters
+    ----------
+    frames, count : int
+    spread : float, um
+        Standard deviation about the place of rest.
+    memory : float
+        Frames in which a deviation falls by e.
+
+    Returns
+    -------
+    ndarray (time, dislocation, yx), float64, um
+
+    Notes
+    -----
+    x_{k+1} = m + (x_k - m) a + spread sqrt(1 - a^2) normal, a = exp(-1/memory): exact for any step.
+    """
+    low, high = at.box[0][1::-1], at.box[1][1::-1]
+    rest = low + (0.15 + 0.7 * at.rng.uniform(size=(count, 2))) * (high - low)
+    stay = np.exp(-1 / memory)
+    off = at.rng.normal(0, spread, (count, 2))
+    path = np.empty((frames, count, 2))
+    for k in range(frames):
+        path[k] = rest + off
+        off = off * stay + spread * np.sqrt(1 - stay**2) * at.rng.normal(size=(count, 2))
+    return path
+
+
+FLANK = 2.2e-4  # rad from the peak, where the movie is taken: weak beam
+
+
+def _film(at: Frame, frames: int, count: int) -> tuple[Phantom, ...]:
+    """Screw dislocations along [0 1 -1] seen on the flank of the rocking curve."""
+    b, t = at.burgers(0, 1, -1), at.direction(0, 1, -1)
+    path = wander(at, frames, count, 0.35, 8.0)
+    signs = np.where(np.arange(count) % 2, -1.0, 1.0)[:, None]
+    made = lines(np.zeros((count, 3)), signs * b, np.tile(t, (count, 1)), np.full(count, CORE))
+    scene = Scene(poisson=at.crystal.poisson, lines=made, **bending(at, 5e-6))
+    time = ScanAxis("time", "", tuple(0.25 * k for k in range(frames)), "s")
+    light = Lighting(flux=2.5e4, weak=0.2, exposure=0.2, drift=0.02)
+    return (phantom(at, scene, axes=(time,), held={"phi": FLANK}, motion=Motion(path), lighting=light, nodes=5),)
+
+
+def _movie(at: Frame) -> tuple[Phantom, ...]:
+    return _film(at, 60, 5)
+
+
+def _movie_long(at: Frame) -> tuple[Phantom, ...]:
+    return _film(at, 800, 13)
+
+
+REFLECTIONS = ((-1, -1, 3), (-1, 1, 3), (1, -1, 3), (1, 1, 3))
+
+
+def _reflections(at: Frame) -> tuple[Phantom, ...]:
+    """Four {113} reflections of one strained field, in the oblique geometry of arXiv:2503.22022.
+
+    The axes of the store are those of the crystal, for every reflection: voxels of different scans are the same voxel.
+    """
+    scope = replace(find_microscope("oblique_al113"), sheet=0.2 / 2.355)
+    crystal = at.crystal
+    cubic = replace(at, grain=np.eye(3))
+    planes, directions = slip_systems()
+    middle = cubic.box.mean(0)
+    chosen = cubic.rng.choice(12, 2, replace=False)
+    through = middle + cubic.rng.uniform(-0.3, 0.3, (2, 3)) * (cubic.box[1] - cubic.box[0])
+    made = lines(
+        through, np.array([cubic.burgers(*directions[k]) for k in chosen]),
+        np.cross(planes[chosen], directions[chosen]).astype(float), np.full(2, CORE),
+    )  # fmt: skip
+    scene = Scene(poisson=crystal.poisson, lines=made, **bending(cubic, 3e-5, 4, (15, 40)))
+    out = []
+    for number, hkl in enumerate(REFLECTIONS):
+        solutions = oblique(crystal.B, hkl, scope.energy)
+        omega, eta, theta = solutions[np.argmin(np.abs(solutions[:, 1] - scope.eta))]
+        one = replace(
+            cubic, hkl=hkl, microscope=replace(scope, theta=theta, eta=0.0),
+            at=setting(theta, omega=omega, eta=eta, oblique=True),
+        )  # fmt: skip
+        light = Lighting(flux=4000.0, weak=1.0, tail=0.0, exposure=0.5)
+        options = {"axes": _oblique_axes(one.at), "nodes": 5, "lighting": light, "strained": True, "kinematic": True}
+        out.append(phantom(one, scene, number=number, **options))
+    return tuple(out)
+
+
+def _oblique_axes(at: Setting) -> tuple[ScanAxis, ...]:
+    """Fine steps for the axis that rocks the crystal, wide ones for the rest: omega turns phi into chi."""
+    fine = tuple(0.0015 * (k - 9) for k in range(19))
+    wide = tuple(0.025 * (k - 4) for k in range(9))
+    rocking = max(("phi", "chi"), key=lambda name: abs(at.moves[name][0]))
+    return (
+        ScanAxis("two_theta", "obpitch", wide),
+        ScanAxis("chi", "chi", fine if rocking == "chi" else wide),
+        ScanAxis("phi", "diffry", fine if rocking == "phi" else wide),
+    )
+
+
+PRESETS: dict[str, Preset] = {
+    "easy": Preset(_easy, 4, (512, 512), "two subgrains and a tilt wall; brightness tells weak from strong"),
+    "hard": Preset(_hard, 16, (512, 512), "three subgrains; attenuators and exposure jitter hide the brightness"),
+    "multigrain": Preset(_multigrain, 8, (512, 512), "a triple junction crossed by a twist and a tilt wall"),
+    "al002": Preset(_al002, 16, (512, 512), "walls of 0.003 to 0.006 degree, as in the published aluminium volume"),
+    "movie": Preset(_movie, 1, (256, 256), "60 frames of 5 dislocations that wander"),
+    "movie_long": Preset(_movie_long, 1, (256, 256), "800 frames of 13 dislocations that wander"),
+    "reflections": Preset(_reflections, 1, (64, 64), "four reflections of one strained field, with F"),
+    "empty": Preset(_empty, 2, (512, 512), "no dislocation"),
+    "deformed": Preset(_deformed, 2, (512, 512), "cold-worked: no weak beam at all"),
+}
+
+
+def build(
+    name: str, *, layers: int | None = None, shape: tuple[int, int] | None = None, seed: int = 0,
+    strong_beam: StrongBeam | Literal["none"] | None = None,
+) -> tuple[Phantom, ...]:  # fmt: skip
+    """The phantoms of a preset: one, or one for each reflection.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`PRESETS`.
+    layers : int, optional
+    shape : (int, int), optional
+        Rows and columns; any size from 8.
+    seed : int
+        Not negative.
+    strong_beam : str, optional
+        "smeared" or "sharp", as of :class:`~dfxm_dask.phantoms.phantom.Phantom`, or "none" (kinematic). Otherwise
+        smeared, but none in the presets ``deformed`` and ``reflections``.
+
+    Raises
+    ------
+    InputError
+        Unknown preset (with the nearest name), an unknown strong beam, or a size or seed that makes no sense.
+
+    Examples
+    --------
+    >>> build("easy", layers=1, shape=(64, 64))[0].grid
+    (31,)
+    """
+    if name not in PRESETS:
+        raise InputError(f"preset {name!r}", f"is unknown{nearest(name, PRESETS)}", f"use one of {', '.join(PRESETS)}")
+    preset = PRESETS[name]
+    count = preset.layers if layers is None else layers
+    size = preset.shape if shape is None else shape
+    if not _whole(count) or count < 1:
+        raise InputError("layers", f"is {count!r}", "simulate at least one layer")
+    if not isinstance(size, tuple | list) or len(size) != 2 or not all(_whole(n) and n >= 8 for n in size):
+        raise InputError("shape", f"is {size!r}", "give rows and columns of at least 8 pixels")
+    if preset.layers == 1 and count != 1 and name.startswith("movie"):
+        raise InputError(f"preset {name!r} with {count} layers", "a movie watches one layer", "leave layers out")
+    if not _whole(seed) or seed < 0:
+        raise InputError("seed", f"is {seed!r}", "give a whole number from 0 on")
+    if strong_beam not in (None, "none"):
+        check_strong_beam(strong_beam)
+    aside = np.deg2rad(generator(seed, TURN).uniform(-10, 10))
+    scopes: dict[str, dict[str, Any]] = {
+        "al002": {
+            "hkl": (0, 0, 2), "turn": np.deg2rad(35.0) + aside,
+            "microscope": replace(find_microscope("al002"), pixel=0.04, sheet=0.5 / 2.355),
+        },
+        "reflections": {"hkl": (1, 1, 3), "microscope": replace(find_microscope("oblique_al113"), eta=0.0)},
+    }  # fmt: skip
+    at = frame(name, seed, count, (int(size[0]), int(size[1])), **scopes.get(name, {"turn": np.deg2rad(50.0) + aside}))
+    made = preset.build(at)
+    if strong_beam is None:
+        return made
+    if strong_beam == "none":
+        return tuple(replace(one, kinematic=True) for one in made)
+    return tuple(replace(one, kinematic=False, strong_beam=strong_beam) for one in made)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

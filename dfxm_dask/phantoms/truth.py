@@ -1,0 +1,107 @@
+"""What is true of a whole phantom: boundaries, lines, and moving dislocations, as small labelled tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dfxm_dask.optics.defects.scene import line_points
+from dfxm_dask.optics.defects.subgrains import Boundary
+from dfxm_dask.phantoms.phantom import MEANINGS, Phantom, coordinates, exposures
+
+POINT_STEP = 0.25  # um between points of one line
+Table = dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, Any]]]
+
+
+def tables(phantom: Phantom) -> Table:
+    """Small variables of the truth: name → (dims, values, attributes).
+
+    Returns
+    -------
+    dict
+        ``normal``, ``line``, ``burgers`` (boundary, xyz), ``origin`` um, ``spacing`` um, ``misorientation`` rad and
+        ``dihedral`` degree (from this half plane to the next one about their junction; NaN for a whole plane) of every
+        boundary, by its densest set of lines; all sets as ``set_boundary``, ``set_burgers``, ``set_line``,
+        ``set_spacing``; points on the lines as ``line_point (point, xyz)`` um with ``line_number (point)``, which
+        counts ``dislocation_burgers`` and ``dislocation_line (dislocation, xyz)``; ``position (time, dislocation,
+        yx)`` um of a movie; ``drift (z, scan axes, yx)`` um of the images. Axes x, y, z are those of the store. Signs
+        of Burgers vector and line are those of a right-handed circuit; the pair reversed is the same dislocation.
+    """
+    out: Table = {}
+    if phantom.lighting.drift:
+        moved = np.stack([exposures(phantom, k)["drift"] for k in range(len(phantom.z))])
+        moved = moved.reshape(len(phantom.z), *phantom.grid, 2) * phantom.pixel
+        dims = ("z", *(a.name for a in phantom.axes), "yx")
+        out["drift"] = (dims, moved, _attrs("um", "how far the image of a frame is moved; the truth is not"))
+    if phantom.boundaries:
+        out |= _boundaries(phantom.boundaries)
+    if phantom.motion is not None:
+        out["position"] = (
+            ("time", "dislocation", "yx"), phantom.motion.position, _attrs("um", "where the lines cross the layer"),
+        )  # fmt: skip
+        return out
+    y, x = coordinates(phantom)
+    low = np.array([x[0], y[0], phantom.z[0]])
+    high = np.array([x[-1], y[-1], phantom.z[-1]])
+    half = max(0.5, *(np.diff(phantom.z) / 2)) if len(phantom.z) > 1 else 0.5
+    box = np.stack([low - [0, 0, half], high + [0, 0, half]])
+    points, numbers = line_points(phantom.scene, box, POINT_STEP)
+    out["line_point"] = (("point", "xyz"), points, _attrs("um", "points on dislocation lines"))
+    out["line_number"] = (("point",), numbers, _attrs("1", "number of the dislocation that a point lies on"))
+    every = phantom.scene.lines
+    burgers = [*every["burgers"], *(loop.burgers for loop in phantom.scene.loops)]
+    directions = [*every["line"], *(np.full(3, np.nan) for _ in phantom.scene.loops)]
+    pair = ("dislocation", "xyz")
+    out["dislocation_burgers"] = (pair, np.reshape(burgers, (-1, 3)), _attrs("um", "Burgers vector"))
+    out["dislocation_line"] = (pair, np.reshape(directions, (-1, 3)), _attrs("1", "direction; NaN of a loop"))
+    return out
+
+
+def _attrs(units: str, name: str) -> dict[str, Any]:
+    return {"units": units, "long_name": name}
+
+
+def _boundaries(boundaries: tuple[Boundary, ...]) -> Table:
+    def each(values: list[Any], units: str, name: str, dims: tuple[str, ...] = ("boundary",)) -> Any:
+        return dims, np.asarray(values, float), _attrs(units, name)
+
+    vector = ("boundary", "xyz")
+    sets = [(k, i) for k, b in enumerate(boundaries) for i in range(len(b.spacing))]
+    return {
+        "normal": each([b.normal for b in boundaries], "1", "unit normal", vector),
+        "origin": each([b.origin for b in boundaries], "um", "a point of the plane, on its junction if it has", vector),
+        "line": each([b.line[0] for b in boundaries], "1", "direction of the lines of the densest set", vector),
+        "burgers": each([b.burgers[0] for b in boundaries], "um", "Burgers vector of the densest set", vector),
+        "spacing": each([b.spacing[0] for b in boundaries], "um", "spacing of the densest set"),
+        "misorientation": each([np.linalg.norm(b.jump) for b in boundaries], "rad", "angle between the subgrains"),
+        "axis": each([b.jump / np.linalg.norm(b.jump) for b in boundaries], "1", "rotation axis", vector),
+        "dihedral": each(_dihedrals(boundaries), "degree", "angle to the next half plane about the junction"),
+        "twist": (("boundary",), np.array([b.kind == "twist" for b in boundaries]), _attrs("1", "twist, not tilt")),
+        "set_boundary": (
+            ("set",), np.array([k for k, _ in sets], np.int32), _attrs("1", "boundary that a set of lines lies in"),
+        ),
+        "set_burgers": each([boundaries[k].burgers[i] for k, i in sets], "um", "Burgers vector", ("set", "xyz")),
+        "set_line": each([boundaries[k].line[i] for k, i in sets], "1", "line direction", ("set", "xyz")),
+        "set_spacing": each([boundaries[k].spacing[i] for k, i in sets], "um", "spacing", ("set",)),
+    }  # fmt: skip
+
+
+def _dihedrals(boundaries: tuple[Boundary, ...]) -> list[float]:
+    """Angle from each half plane to the next one with the same junction; half planes of a junction stand in order."""
+    out = []
+    for boundary in boundaries:
+        ring = [b for b in boundaries if b.along is not None and np.array_equal(b.origin, boundary.origin)]
+        if boundary.along is None:
+            out.append(np.nan)
+            continue
+        following = ring[(next(k for k, b in enumerate(ring) if b is boundary) + 1) % len(ring)]
+        assert following.along is not None
+        turn = np.arctan2(
+            np.cross(boundary.along, following.along) @ boundary.line[0], boundary.along @ following.along
+        )
+        out.append(float(np.rad2deg(turn % (2 * np.pi))))
+    return out
+
+
+FLAGS = {"flag_values": list(range(len(MEANINGS))), "flag_meanings": " ".join(MEANINGS)}

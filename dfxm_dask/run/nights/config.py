@@ -1,0 +1,197 @@
+"""What a night does, read from a YAML file; and the texts that make a machine begin it every night."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from dfxm_dask.errors import InputError, RecipeError
+from dfxm_dask.plain_yaml import entries, parse_yaml, place, plain, read_text
+from dfxm_dask.run.clusters.cluster import read_cluster
+from dfxm_dask.run.recipe import read_recipe
+from dfxm_dask.schema import first_fault, nearest, validated
+from dfxm_dask.sources.source import load_beamline
+
+SCHEDULERS = ("cron", "systemd", "scrontab")
+_PLACES = ("session", "relative")
+
+
+class Nightly(BaseModel):
+    """What a night looks for, what it makes of it, and where that goes; see ``configs/nightly.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    path: Annotated[Path, Field(exclude=True)] = Path()
+    """The file itself; not a field of it."""
+
+    raw: Annotated[list[str], Field(min_length=1)]
+    report: str
+    processed: str = "{session}/PROCESSED_DATA/{relative}"
+    recipes: list[str] = ["maps"]
+    commands: list[str] = ["fscan", "fscan2d"]
+    skip: list[str] = [".*", "scan[0-9][0-9][0-9][0-9]"]
+    stack: bool = False
+    beamline: str = "id03"
+    motors: dict[str, str] = {}
+    detector: str | None = None
+    pixel_size: tuple[float, float] | None = None
+    roi: tuple[int, int, int, int] | None = None
+    roots: list[str] = []
+    allow_partial: bool = False
+    scan_mode: Literal["rewind", "zigzag"] | None = None
+    cluster: str | None = None
+    workers: Annotated[int, Field(ge=0)] | None = None
+    quiet_seconds: Annotated[float, Field(ge=0)] = 600.0
+    unfinished_hours: Annotated[float, Field(ge=0)] = 24.0
+    retries: Annotated[int, Field(ge=0)] = 2
+    hours: Annotated[float, Field(gt=0)] | None = None
+
+    @field_validator("raw")
+    @classmethod
+    def _no_stars_across_folders(cls, value: list[str]) -> list[str]:
+        if any("**" in pattern for pattern in value):
+            raise ValueError("** is not for patterns here: name the folder, which is searched whole")
+        return value
+
+    @field_validator("processed")
+    @classmethod
+    def _every_scan_has_its_own_place(cls, value: str) -> str:
+        try:
+            value.format(**dict.fromkeys(_PLACES, ""))
+        except (KeyError, IndexError, ValueError, AttributeError):
+            raise ValueError("a place may hold {session} and {relative}, and no other braces") from None
+        if "{relative}" not in value:
+            raise ValueError("a place must hold {relative}, so that no two scans meet in one store")
+        return value
+
+
+def read_nightly(path: str | Path) -> Nightly:
+    """The night that a YAML file describes. Relative paths in it begin at its own folder.
+
+    Raises
+    ------
+    RecipeError
+        Not YAML, an unknown word or a value that does not suit, with file and line; or a recipe, beamline or cluster
+        that cannot be read.
+    """
+    path = Path(path).absolute()
+    found = entries(parse_yaml(read_text(path), path), path, "a night")
+    fields = [name for name in Nightly.model_fields if name != "path"]
+    for word, (key, _) in found.items():
+        if word not in fields:
+            raise RecipeError(
+                f"{place(path, key)}: {word!r}", f"is unknown{nearest(word, fields)}", f"use {', '.join(fields)}"
+            )
+    given: dict[str, Any] = {word: plain(value, path) for word, (_, value) in found.items()}
+    if isinstance(given.get("raw"), str):
+        given["raw"] = [given["raw"]]
+    try:
+        night = validated(Nightly, {**given, "path": path})
+    except ValidationError as error:
+        fault, reason = first_fault(error)
+        word = str(fault[0])
+        where = place(path, found[word][0]) if word in found else f"{path}:1"
+        raise RecipeError(f"{where}: {word!r}", reason, "see configs/nightly.yaml") from None
+    folder = path.parent
+    night = night.model_copy(
+        update={
+            "raw": [_seen_from(folder, pattern) for pattern in night.raw],
+            "roots": [_seen_from(folder, root) for root in night.roots],
+            "report": _seen_from(folder, night.report),
+            "processed": night.processed
+            if night.processed.startswith("{session}")
+            else str(folder).replace("{", "{{").replace("}", "}}") + "/" + night.processed
+            if not night.processed.startswith(("/", "~"))
+            else os.path.expanduser(night.processed),
+            "recipes": [_own_file(name, folder) for name in night.recipes],
+            "beamline": _own_file(night.beamline, folder),
+            "cluster": night.cluster and _own_file(night.cluster, folder),
+        }
+    )
+    for name in night.recipes:
+        read_recipe(name)
+    load_beamline(night.beamline, dict(night.motors))
+    if night.cluster and "://" not in night.cluster:
+        read_cluster(night.cluster)
+    return night
+
+
+def _own_file(name: str, folder: Path) -> str:
+    """A path seen from a folder; a bare name stays, since it means something that comes with the package."""
+    is_path = "://" not in name and ("/" in name or name.endswith((".yaml", ".yml")))
+    return _seen_from(folder, name) if is_path else name
+
+
+def _seen_from(folder: Path, name: str) -> str:
+    return str(folder / os.path.expanduser(name))
+
+
+def schedule(config: str | Path, scheduler: str, *, executable: str | None = None, at: str = "02:00") -> str:
+    """The text that makes a machine begin the night of a configuration every day.
+
+    Parameters
+    ----------
+    config : path
+        Of the night.
+    scheduler : str
+        "cron", "systemd" or "scrontab".
+    executable : str, optional
+        Absolute path of ``dfxm-dask``. By default the one of this environment.
+    at : str
+        "HH:MM", local time.
+
+    Raises
+    ------
+    InputError
+        Another scheduler or time, or a path with a line break.
+    """
+    if scheduler not in SCHEDULERS:
+        raise InputError(f"scheduler {scheduler!r}", f"is unknown{nearest(scheduler, SCHEDULERS)}", "use one of "
+                         + ", ".join(SCHEDULERS))  # fmt: skip
+    hour, _, minute = at.partition(":")
+    if not (hour.isdecimal() and minute.isdecimal() and int(hour) < 24 and int(minute) < 60):
+        raise InputError(f"time {at!r}", "is no time of day", "write HH:MM, such as 02:00")
+    words = [executable or own_executable(), "nightly", str(Path(config).absolute())]
+    if any(not word.isprintable() for word in words):
+        raise InputError(f"path {words[-1]!r}", "holds a line break or another control character", "rename it")
+    command = shlex.join(words)
+    if scheduler == "cron":
+        # In a crontab % ends the command, also between quotes.
+        return (
+            "# Add with `crontab -e`. Output goes by mail; exit code 3 says that something was not done.\n"
+            f"{int(minute)} {int(hour)} * * * {command.replace('%', chr(92) + '%')}\n"
+        )
+    if scheduler == "scrontab":
+        return (
+            "# Add with `scrontab -e` where SLURM offers it. The signal ends the night in time for its page.\n"
+            "#SCRON --job-name=dfxm-nightly --time=08:00:00 --mem=8G --signal=B:TERM@300\n"
+            "#SCRON --output=dfxm-nightly-%j.out --open-mode=append\n"
+            f"{int(minute)} {int(hour)} * * * exec {command}\n"
+        )
+    return (
+        "# ~/.config/systemd/user/dfxm-nightly.service\n"
+        "[Unit]\nDescription=Reduction of new DFXM scans\n\n"
+        f"[Service]\nType=oneshot\nNice=10\nTimeoutStopSec=300\nExecStart=:{' '.join(map(_for_systemd, words))}\n\n"
+        "# ~/.config/systemd/user/dfxm-nightly.timer\n"
+        f"[Unit]\nDescription=Reduction of new DFXM scans, every night\n\n"
+        f"[Timer]\nOnCalendar=*-*-* {int(hour):02d}:{int(minute):02d}:00\nPersistent=true\n\n"
+        "[Install]\nWantedBy=timers.target\n\n"
+        "# Then: systemctl --user daemon-reload && systemctl --user enable --now dfxm-nightly.timer\n"
+        "# and, so that it runs while you are logged out: loginctl enable-linger\n"
+    )
+
+
+def _for_systemd(word: str) -> str:
+    """A word as ``ExecStart=`` reads it; the colon before the program keeps $ as it is."""
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
+
+
+def own_executable() -> str:
+    """Absolute path of ``dfxm-dask`` in this environment."""
+    beside = Path(sys.executable).with_name("dfxm-dask")
+    return str(beside) if beside.exists() else (shutil.which("dfxm-dask") or str(beside))

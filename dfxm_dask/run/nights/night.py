@@ -1,0 +1,303 @@
+"""A night: find the scans that are new, ingest them, run the recipes, and remember what became of each.
+
+A scan is
+
+* **new**, and is done, unless it may still be being written (**deferred** to the next night);
+* **unchanged** once it is done: nothing of it is touched again, also where a recipe has changed since;
+* **changed** where its files are no longer those of its store. Old and new are never mixed: the scan is named every
+  night until somebody removes or renames the store, which makes the scan new;
+* **partial** where layers are absent that ``allow_partial`` lets go;
+* **failed** where it cannot be read or reduced: tried again the next nights, after all others, and **quarantined**
+  after that: named every night until its files, the configuration or this package change, or until its state file is
+  removed. Faults of the place where results go (a full disk, no permission) are not held against the scan;
+* **not done** where the time was over.
+
+What is begun is remembered before it begins: a scan that ends the whole program has failed, too.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dfxm_dask import __version__
+from dfxm_dask.errors import DfxmError, LockedError, StoppedError, StoreError
+from dfxm_dask.run.clusters.cluster import open_cluster
+from dfxm_dask.run.events import BlockDone, Event, IngestDone, RunDone, Subscriber, duration
+from dfxm_dask.run.execute import run_ingest, run_recipe
+from dfxm_dask.run.nights.config import Nightly
+from dfxm_dask.run.nights.plan import (
+    STATUSES,
+    TROUBLE,
+    NightScan,
+    Outcome,
+    decide,
+    in_words,
+    ingested,
+    refuse_raw,
+    scans_of,
+    what_is_asked,
+    write_state,
+)
+from dfxm_dask.run.nights.scans import apart, find_masters
+from dfxm_dask.run.recipe import Recipe, read_recipe
+from dfxm_dask.run.stopping import asked, heeding_signals
+from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.lock import hold
+
+KILLED = "the night ended while it was at work on this scan (killed, or out of memory)"
+
+
+@dataclass(frozen=True)
+class Night:
+    """A night: what became of every scan, what was left alone, and what could not be searched."""
+
+    config: str
+    host: str
+    version: str
+    begun: str
+    ended: str
+    outcomes: tuple[Outcome, ...]
+    notes: tuple[str, ...]
+    faults: tuple[str, ...]
+    stopped: str = ""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many scans have each status."""
+        found = Counter(o.status for o in self.outcomes)
+        return {status: found[status] for status in STATUSES if found[status]}
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to be done or to be looked after."""
+        return not (self.faults or self.stopped or any(o.status in TROUBLE for o in self.outcomes))
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain words and numbers."""
+        return {**asdict(self), "counts": self.counts, "complete": self.complete}
+
+
+def run_night(
+    night: Nightly,
+    *,
+    hours: float | None = None,
+    dry: bool = False,
+    publish: tuple[Subscriber, ...] = (),
+    say: Callable[[str], None] = lambda text: None,
+    finished: Callable[[Outcome], None] = lambda outcome: None,
+) -> Night:
+    """Do all that is new under the raw roots of a configuration.
+
+    Parameters
+    ----------
+    night : Nightly
+        From :func:`dfxm_dask.run.nights.config.read_nightly`.
+    hours : float, optional
+        Time after which the night ends, also in the middle of a scan, which goes on there the next night. By default
+        as the configuration says.
+    dry : bool
+        Only find out what would be done; nothing is written.
+    publish : callables
+        Receive the events of every ingest and run.
+    say : callable
+        Receives a line on every scan.
+    finished : callable
+        Receives the outcome of every scan that was worked on, as soon as it is there.
+
+    Returns
+    -------
+    Night
+
+    Raises
+    ------
+    LockedError
+        Another night writes its report into the same folder.
+    StoreError
+        That folder lies under raw data, or cannot be written.
+    RecipeError
+        A recipe cannot be read.
+    """
+    begun = datetime.now(UTC)
+    recipes = [read_recipe(name) for name in night.recipes]
+    found = find_masters(night)
+    refuse_raw(Path(night.report), found.searched)
+    notes, outcomes, pending, stopped = [*found.notes], [], [], ""
+
+    def end(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        if outcome.status != "unchanged":
+            took = f" in {duration(outcome.seconds)}" if outcome.seconds else ""
+            say(f"{outcome.status}: {outcome.name}{took}{': ' + outcome.reason if outcome.reason else ''}")
+
+    with ExitStack() as stack:
+        if not dry:
+            stack.enter_context(hold(Path(night.report), ".lock", what=f"night of {night.path}"))
+        try:
+            with _ending(night.hours if hours is None else hours) as over:
+                with apart() as ask:
+                    for scan in scans_of(found, night, ask, notes):
+                        if over():
+                            raise StoppedError("the night", over(), "the next one goes on")
+                        decided = scan if isinstance(scan, Outcome) else decide(scan, night, recipes, ask, time.time())
+                        if isinstance(decided, Outcome):
+                            end(decided)
+                        else:
+                            pending.append(decided)
+                # What failed before comes last, so that it keeps no other from its turn; else the oldest is first.
+                pending.sort(key=lambda one: (bool(one.state.get("failures")), one.seen.newest[1] if one.seen else 0))
+                client = None
+                if pending and not dry and night.workers != 0:
+                    client = _open(stack, night)
+                for number, one in enumerate(pending if not dry else (), start=1):
+                    say(f"{number} of {len(pending)}: {one.outcome('new').name}")
+                    if stopped := over():
+                        break
+                    outcome = _work(one, night, recipes, client, publish, over)
+                    end(outcome)
+                    finished(outcome)
+                    stopped = over()
+                    if client is not None and client.status != "running":
+                        stopped = stopped or f"the cluster was lost ({client.status})"
+                    if stopped:
+                        break
+        except StoppedError as error:
+            stopped = error.found
+        except KeyboardInterrupt:
+            stopped = "it was interrupted"
+    ended = {(o.source, o.entries) for o in outcomes}
+    for one in pending:
+        if (str(one.source), one.entries) not in ended:
+            end(one.outcome("new") if dry else one.outcome("not done", f"not begun: {stopped}"))
+    outcomes.sort(key=lambda o: (STATUSES.index(o.status), o.source, o.entries))
+    return Night(
+        str(night.path), socket.gethostname(), __version__, begun.isoformat(timespec="seconds"),
+        datetime.now(UTC).isoformat(timespec="seconds"), tuple(outcomes), tuple(notes), found.faults, stopped,
+    )  # fmt: skip
+
+
+def _open(stack: ExitStack, night: Nightly) -> Any:
+    """The cluster of a night."""
+    try:
+        return stack.enter_context(open_cluster(night.cluster, workers=night.workers))
+    except (DfxmError, OSError, RuntimeError, TimeoutError) as error:
+        raise StoppedError("the night", f"its cluster could not be used: {in_words(error)}", "see to it") from error
+
+
+def _work(
+    scan: NightScan, night: Nightly, recipes: Sequence[Recipe], client: Any, publish: tuple[Subscriber, ...],
+    over: Callable[[], str],
+) -> Outcome:  # fmt: skip
+    """Ingest a scan and run the recipes on it. ``over`` says why the night is to end, if it is."""
+    begun = time.perf_counter()
+    assert scan.seen is not None
+    cost = {"bytes_read": 0, "bytes_written": 0, "peak_rss_bytes": 0}
+
+    def count(event: Event) -> None:
+        if isinstance(event, IngestDone):
+            cost["bytes_read"] += event.bytes
+        elif isinstance(event, BlockDone):
+            cost["bytes_read"] += event.bytes_read
+            cost["bytes_written"] += event.bytes_written
+        elif isinstance(event, RunDone):
+            cost["peak_rss_bytes"] = max(cost["peak_rss_bytes"], event.peak_rss_bytes)
+
+    known: dict[str, Any] = {"absent": scan.seen.absent, "left_out": (), "remarks": (), "blocks_lost": ()}
+    before = int(scan.state.get("failures", 0))
+    done = dict(scan.state.get("recipes", {})) if ingested(scan.store) else {}
+    words = what_is_asked(night, recipes)
+
+    def end(status: str, reason: str, failures: int, stage: str) -> Outcome:
+        try:
+            write_state(scan, stage, failures, reason, done, words)
+        except OSError as error:
+            reason = f"{reason}; its state could not be written ({error.strerror})".removeprefix("; ")
+        seconds = time.perf_counter() - begun
+        return scan.outcome(status, reason, failures=failures, seconds=seconds, **cost, **known)
+
+    def stop(why: str) -> Outcome:
+        return end("not done", f"stopped on the way: {over() or why}", before, "stopped")
+
+    try:
+        scan.store.parent.mkdir(parents=True, exist_ok=True)
+        write_state(scan, "begun", before + 1, KILLED, done, words)
+        if scan.seen.problem:
+            return end("failed", scan.seen.problem, before + 1, "failed")
+        if not (scan.state and ingested(scan.store)):  # a store that somebody else made must be one of the same files
+            # What was begun from files, or with words, that have changed since holds nothing that anybody used.
+            files = [list(file) for file in scan.seen.files]
+            anew = bool(scan.state) and (files, words[0]) != (scan.state["files"], scan.state["raw_asked"])
+            made = run_ingest(
+                str(scan.source), scan.store, client=client, publish=(*publish, count),
+                scan=[*scan.entries], beamline=night.beamline, motors=night.motors, detector=night.detector,
+                pixel_size=night.pixel_size, roi=night.roi, roots=night.roots, allow_partial=night.allow_partial,
+                scan_mode=scan.seen.scan_mode, overwrite=anew,
+            )  # fmt: skip
+            known["absent"] = made.absent
+        for recipe in recipes:
+            if recipe.name in done:
+                continue
+            report = run_recipe(recipe, scan.store, client=client, publish=(*publish, count))
+            if report.stopped:
+                return stop(report.stopped)
+            known["left_out"] += report.left_out
+            known["absent"] = tuple(dict.fromkeys((*known["absent"], *report.absent)))
+            known["remarks"] += tuple(text for text in report.remarks if text not in known["remarks"])
+            if report.quarantined:
+                known["blocks_lost"] += report.quarantined
+                step, block, reason = report.quarantined[0]
+                return end("failed", f"{step} {block}: {reason}", before + 1, "failed")
+            done[recipe.name] = ledger.digest(recipe.text)
+    except StoppedError as error:
+        return stop(error.found)
+    except KeyboardInterrupt:
+        stop("it was interrupted")
+        raise
+    except LockedError as error:
+        return end("deferred", str(error), before, "stopped")
+    except (StoreError, OSError) as error:
+        return end("failed", in_words(error), before, "stopped")
+    except Exception as error:  # of this scan, whatever it is: the others go on
+        return end("failed", in_words(error), before + 1, "failed")
+    if known["absent"]:
+        return end("partial", f"absent: {', '.join(known['absent'])}", 0, "partial")
+    return end("done", "", 0, "done")
+
+
+@contextmanager
+def _ending(hours: float | None) -> Iterator[Callable[[], str]]:
+    """A way to ask why the night is to end; nothing while it is not.
+
+    The end of its hours is a SIGTERM to itself: what is at work finishes the blocks that it has begun, as it does when
+    somebody else asks.
+    """
+    late = False
+
+    def ring(number: int, frame: Any) -> None:
+        nonlocal late
+        late = True
+        signal.raise_signal(signal.SIGTERM)
+
+    def over() -> str:
+        return "" if not asked() else f"its {hours:g} hours were over" if late else f"it was asked to end by {asked()}"
+
+    with heeding_signals():
+        if threading.current_thread() is not threading.main_thread() or not hours:
+            yield over
+            return
+        before = signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, 3600 * hours)
+        try:
+            yield over
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)

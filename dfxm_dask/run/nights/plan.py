@@ -1,0 +1,246 @@
+"""What is to be done with each scan of a night, by what its files say and what nights before left beside its store.
+
+``<store>.nightly.json`` says which files a store was made of, what was done, how often it failed, and why.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dfxm_dask import __version__
+from dfxm_dask.errors import DfxmError, StoreError
+from dfxm_dask.run.nights.config import Nightly
+from dfxm_dask.run.nights.scans import Found, Look, broken_look, busy, look, scans_in, unchanged
+from dfxm_dask.run.recipe import Recipe
+from dfxm_dask.store.integrity import ledger
+
+STATE = ".nightly.json"
+STATE_SCHEMA = 1
+TROUBLE = ("failed", "quarantined", "changed", "partial", "deferred", "not done")
+"""What a night that left it behind is not complete with; worst first."""
+TELL_APART = "`processed` must tell them apart"
+STATUSES = (*TROUBLE, "done", "new", "unchanged")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a scan (or of a stack of them) in a night.
+
+    ``status`` is one of :data:`STATUSES`; "new" is for a dry run. ``blocks_lost`` has (step, block, reason) of blocks
+    that no worker survived.
+    """
+
+    source: str
+    entries: tuple[str, ...]
+    store: str
+    status: str
+    reason: str = ""
+    title: str = ""
+    sample: str = ""
+    failures: int = 0
+    seconds: float = 0.0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    peak_rss_bytes: int = 0
+    left_out: tuple[tuple[str, str], ...] = ()
+    absent: tuple[str, ...] = ()
+    blocks_lost: tuple[tuple[str, str, str], ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Master and entries."""
+        return f"{self.source} {', '.join(self.entries)}".strip()
+
+
+@dataclass(frozen=True)
+class NightScan:
+    """A scan of a night, what nights before said of it, and what its files say."""
+
+    source: Path
+    entries: tuple[str, ...]
+    store: Path
+    title: str
+    state: Mapping[str, Any] = field(default_factory=dict)
+    seen: Look | None = None
+
+    def outcome(self, status: str, reason: str = "", **more: Any) -> Outcome:
+        """What became of it."""
+        title, sample = (self.seen.title, self.seen.sample) if self.seen else ("", self.state.get("sample", ""))
+        words = {"failures": self.state.get("failures", 0), **more}
+        return Outcome(
+            str(self.source), self.entries, str(self.store), status, reason, title or self.title, sample, **words
+        )
+
+
+def refuse_raw(target: Path, searched: Sequence[Path]) -> None:
+    """Refuse a place for results that lies under raw data, also by way of links.
+
+    Raises
+    ------
+    StoreError
+        Under a folder RAW_DATA, or under a folder that is searched for raw data.
+    """
+    real = target.resolve()
+    if "RAW_DATA" in (part.upper() for part in real.parts):
+        raise StoreError(str(target), "lies under RAW_DATA, which is read-only", "write under PROCESSED_DATA")
+    for folder in searched:
+        if real.is_relative_to(folder):
+            raise StoreError(
+                str(target),
+                f"lies under {folder}, where raw data are",
+                "name its RAW_DATA in `raw:`, or write elsewhere",
+            )
+
+
+def target_folder(master: Path, root: Path, night: Nightly, searched: Sequence[Path] = ()) -> Path:
+    """Folder for the stores of a master, as ``processed`` of the configuration says.
+
+    Raises
+    ------
+    StoreError
+        It lies under raw data, or ``{session}`` was asked for and there is no folder RAW_DATA above the master.
+    """
+    parts = [part.upper() for part in master.parts]
+    if "RAW_DATA" in parts:
+        raw = Path(*master.parts[: parts.index("RAW_DATA") + 1])
+        session, relative = raw.parent, master.parent.relative_to(raw)
+    elif "{session}" in night.processed:
+        raise StoreError(str(master), "has no folder RAW_DATA above it", "say where results go: `processed:`")
+    else:
+        session, relative = Path(), master.parent.relative_to(root)
+    folder = Path(night.processed.format(session=session, relative=relative))
+    refuse_raw(folder, searched)
+    return folder
+
+
+def scans_of(found: Found, night: Nightly, ask: Callable[..., Any], notes: list[str]) -> Iterator[NightScan | Outcome]:
+    """The scans of all masters, each with its state; ``notes`` grow by what was left alone."""
+    others: Counter[str] = Counter()
+    taken: dict[Path, str] = {}
+    no_masters = linked = 0
+    for master, root in found.masters:
+        try:
+            folder = target_folder(master, root, night, found.searched)
+        except StoreError as error:
+            yield Outcome(str(master), (), "", "failed", str(error))
+            continue
+        try:
+            listed, links = ask(scans_in, str(master))
+        except Exception as error:  # of this file, whatever it is: the others go on
+            store = folder / f"{master.stem}.zarr"
+            yield NightScan(master, (), store, "", read_state(store), broken_look(str(master), (), in_words(error)))
+            continue
+        linked += links
+        no_masters += not listed and not links
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for entry, title in listed:
+            command = (title.split() or [""])[0]
+            # A title in brackets is the fault of an entry that cannot be reached.
+            if command not in night.commands and (not title.startswith("(") or title == "(no title)"):
+                others[command] += 1
+                continue
+            groups.setdefault(title if night.stack else entry, []).append((entry, title))
+        for group in groups.values():
+            store = folder / f"{master.stem}_{group[0][0]}.zarr"
+            scan = NightScan(master, tuple(entry for entry, _ in group), store, group[0][1], read_state(store))
+            owner = taken.setdefault(store, str(master))
+            same = owner == str(master)
+            yield scan if same else scan.outcome("failed", f"{store} is that of {owner}; {TELL_APART}")
+    if others:
+        words = ", ".join(f"{count} {command}" for command, count in sorted(others.items()))
+        notes.append(f"scans with commands that `commands` does not name were left alone: {words}")
+    if no_masters:
+        notes.append(f"HDF5 files without scans were left alone: {no_masters}")
+    if linked:
+        notes.append(f"entries that are links to other masters were left to those: {linked}")
+
+
+def decide(
+    scan: NightScan, night: Nightly, recipes: Sequence[Recipe], ask: Callable[..., Any], now: float
+) -> NightScan | Outcome:
+    """The scan, looked at, where it is to be done; else its outcome."""
+    state, stage = scan.state, scan.state.get("stage", "")
+    there = (scan.store / "zarr.json").exists()
+    finished = there and stage in ("done", "partial") and all(recipe.name in state["recipes"] for recipe in recipes)
+    if state and (state["source"], state["entries"][:1]) != (str(scan.source), [*scan.entries[:1]]):
+        taken = f"{scan.store} is that of {state['source']} {', '.join(state['entries'])}"
+        return scan.outcome("failed", f"{taken}; {TELL_APART}")
+    if finished and [*scan.entries] == state["entries"] and unchanged(state["files"]):
+        return scan.outcome("unchanged", state["reason"])
+    if scan.seen is None:
+        try:
+            seen = ask(look, str(scan.source), scan.entries, night)
+        except Exception as error:  # of this scan, whatever it is: the others go on
+            seen = broken_look(str(scan.source), scan.entries, in_words(error), title=scan.title)
+        scan = replace(scan, seen=seen)
+    assert scan.seen is not None
+    if why := busy(scan.seen, night, now):
+        return scan.outcome("deferred", why)
+    changed = bool(state) and state["fingerprint"] != scan.seen.fingerprint
+    raw_asked, asked = what_is_asked(night, recipes)
+    if bool(state) and ingested(scan.store):
+        remedy = "remove or rename the store to have it made anew"
+        if changed:
+            return scan.outcome("changed", f"its files are no longer those that {scan.store} was made of; {remedy}")
+        if not finished and state["raw_asked"] != raw_asked:
+            return scan.outcome("changed", f"the night asks for other raw data than {scan.store} has; {remedy}")
+    if finished:
+        return scan.outcome("unchanged", state["reason"])
+    fresh = changed or (bool(state) and state["asked"] != asked)
+    if not fresh and stage in ("failed", "begun") and state["failures"] > night.retries:
+        return scan.outcome("quarantined", state["reason"])
+    return replace(scan, state={**state, "failures": 0}) if fresh else scan
+
+
+def what_is_asked(night: Nightly, recipes: Sequence[Recipe]) -> tuple[str, str]:
+    """Digest of what a night asks of raw data; and of that with its recipes."""
+    words = ("beamline", "motors", "detector", "pixel_size", "roi", "allow_partial")
+    raw = {word: getattr(night, word) for word in words}
+    if night.scan_mode:  # absent from what nights of earlier versions remembered
+        raw["scan_mode"] = night.scan_mode
+    return ledger.digest(raw), ledger.digest([raw, [recipe.text for recipe in recipes], __version__])
+
+
+def ingested(store: Path) -> bool:
+    """Whether the raw data of a store are complete."""
+    step = ledger.states(store, "raw").get("ingest") if (store / "raw").is_dir() else None
+    return step is not None and step.complete
+
+
+def read_state(store: Path) -> dict[str, Any]:
+    """What nights before said of a scan; empty where none did, or where the file is not one of this version."""
+    try:
+        found = json.loads(Path(f"{store}{STATE}").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and found.get("schema") == STATE_SCHEMA else {}
+
+
+def write_state(
+    scan: NightScan, stage: str, failures: int, reason: str, recipes: Mapping[str, str], asked: tuple[str, str]
+) -> None:
+    """Remember what became of a scan. ``recipes`` has the digest of each recipe that is done."""
+    assert scan.seen is not None
+    path = Path(f"{scan.store}{STATE}")
+    for stray in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+        stray.unlink(missing_ok=True)  # left by a night that was killed
+    state = {
+        "schema": STATE_SCHEMA, "source": str(scan.source), "entries": [*scan.entries], "stage": stage,
+        "failures": failures, "reason": reason, "recipes": dict(recipes), "raw_asked": asked[0], "asked": asked[1],
+        "sample": scan.seen.sample, "fingerprint": scan.seen.fingerprint, "files": scan.seen.files,
+        "version": __version__,
+    }  # fmt: skip
+    ledger.replace_file(path, json.dumps(state, indent=1).encode())
+
+
+def in_words(error: BaseException) -> str:
+    """An error in one line; an unforeseen one with its kind."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, DfxmError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,375 @@
+"""Frames with a table: TIFF, EDF or HDF5 frames, and a CSV of the positions of the motors.
+
+The table has a row for each frame (or, with ``--repeats``, for each position) and a column for each motor, with its
+unit in brackets. A column ``file`` names the frame of each row; without it frames are taken in the order of the numbers
+that their names count up.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from dfxm_dask.errors import SourceError
+from dfxm_dask.sources.bliss.camera import full_well
+from dfxm_dask.sources.layer_position import Stood, layer_place
+from dfxm_dask.sources.paths import inside, series
+from dfxm_dask.sources.readers import How
+from dfxm_dask.sources.source import Axis, Beamline, Counter, Piece, Scan
+from dfxm_dask.sources.tables.files import FILE, LISTED, NUMBER, frames_of_folder, rows_and_files, stacks
+from dfxm_dask.sources.tables.frames import FRAME_NAMES, TIFF_NAMES, Stack, frames_in, kind_of_frames
+from dfxm_dask.sources.tables.grid import Grid, grid
+from dfxm_dask.sources.tables.text import TABLE_NAMES, Table, number, read_table
+from dfxm_dask.sources.units import base_unit
+
+name = "frames"
+summary = "TIFF, EDF or HDF5 frames and a table (.csv, .tsv) of motor positions, with a row for each frame"
+narrows: tuple[str, ...] = ()
+frames = frames_in
+EXPOSURE = ("exposure", "exposure_time", "count_time", "acq_time", "sec")
+MONITOR = "monitor"
+TABLE = "table"
+HELD = {"degree": 1e-3, "um": 0.1}  # a motor that wanders less stands still; other units: 1e-6
+
+
+def _is_table(path: str) -> bool:
+    return path.lower().endswith(TABLE_NAMES) and not os.path.isdir(path)
+
+
+def matches(paths: Sequence[str]) -> bool:
+    """Whether a table is named and all others are frames or folders, or all are TIFF files or folders of them."""
+    if any(map(_is_table, paths)):
+        return all(_is_table(p) or os.path.isdir(p) or p.lower().endswith(FRAME_NAMES) for p in paths)
+    return all(inside(p, TIFF_NAMES) if os.path.isdir(p) else p.lower().endswith(TIFF_NAMES) for p in paths)
+
+
+def sources(paths: Sequence[str]) -> list[list[str]]:
+    """Each table with the frames that are named before it, or behind it where a table comes first; without a table,
+    each folder and the files of each folder."""
+    tables = [k for k, path in enumerate(paths) if _is_table(path)]
+    if not tables:
+        return series(paths)
+    if len(tables) == 1:
+        return [list(paths)]
+    cuts = [*tables, len(paths)] if tables[0] == 0 else [0, *(k + 1 for k in tables)]
+    if cuts[-1] != len(paths):
+        raise SourceError(
+            f"source {paths[-1]}", "is named behind the last of several tables", "name each table behind its frames"
+        )
+    return [list(paths[a:b]) for a, b in pairwise(cuts)]
+
+
+def scans(paths: Sequence[str], roots: tuple[Path, ...] = ()) -> list[tuple[str, str]]:
+    """The one scan of a table."""
+    path, _ = _table_and_frames(paths)
+    table = read_table(path)
+    return [("1.1", f"{Path(path).name}: {len(table)} rows of {', '.join(table.columns)}")]
+
+
+def _table_and_frames(paths: Sequence[str]) -> tuple[str, list[str]]:
+    """The table of a source, and its frames; none where the table has to name them."""
+    tables = [p for p in paths if _is_table(p)]
+    asked = [p for p in paths if not _is_table(p)]
+    folders = [os.path.abspath(p if os.path.isdir(p) else os.path.dirname(os.path.abspath(p))) for p in asked]
+    if not tables:
+        tables = [t for folder in dict.fromkeys(folders) for t in inside(folder, TABLE_NAMES)]
+    if len(tables) != 1:
+        listed = f"{len(tables)} tables: {', '.join(tables[:LISTED])}" if tables else f"no table ({TABLE_NAMES})"
+        raise SourceError(paths[0], f"comes with {listed}", "name the table of its motor positions beside the frames")
+    found: list[str] = []
+    for path in asked:
+        found += frames_of_folder(path) if os.path.isdir(path) else [os.path.abspath(path)]
+    return os.path.abspath(tables[0]), list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """One frame: its file and dataset, and its number there."""
+
+    file: str
+    dataset: str
+    index: int
+
+
+def read(paths: Sequence[str], entry: str, how: How) -> Scan:
+    """The scan of a table. ``entry`` is "1.1", or "r2" for the second of several frames at each position."""
+    how.refuse("scan_mode", "positions")
+    path, named = _table_and_frames(paths)
+    asked = f"{path} entry {entry}"
+    chosen = re.fullmatch(r"r([1-9]\d*)", entry)
+    if entry != "1.1" and not chosen:
+        raise SourceError(asked, "no such entry", "a table holds one scan: leave --scan out, or name a repeat: r1, r2")
+    table = read_table(path)
+    line = _own_axes(how.beamline)
+    rows, files = rows_and_files(table, named, how, asked)
+    found = stacks(files, how, asked)
+    every = [_Frame(p.file, p.dataset, p.first + k) for stack in found for p in stack.pieces for k in range(p.count)]
+    recorded = len(every)
+    rows, commanded = _matched(table, rows, recorded, how, asked)
+    scanned = _scanned(table, line, asked)
+    places = _grid(table, scanned, rows, line, asked)
+    if recorded < commanded:  # cut to the complete rows of the grid, of which one of one axis is a frame
+        row = int(np.prod(places.shape[1:])) * places.repeats
+        rows = rows[: recorded // row * row]
+        if not len(rows):
+            raise SourceError(asked, f"has {recorded} of {commanded} frames, not one row of {row}", "leave it out")
+        places = _grid(table, scanned, rows, line, asked)
+    if places.repeats > 1 and not chosen:
+        repeats = ", ".join(f"r{k + 1}" for k in range(min(places.repeats, LISTED)))
+        raise SourceError(
+            asked,
+            f"holds {places.repeats} frames at each position",
+            f"take one repeat of the scan by --scan, each into a store of its own: {repeats}",
+        )
+    if chosen and int(chosen[1]) > places.repeats:
+        raise SourceError(asked, f"holds {places.repeats} frames at each position", f"name r1 to r{places.repeats}")
+    names = [scanned[motor] for motor in places.motors]
+    if len(set(names)) < len(names):
+        raise SourceError(
+            asked,
+            f"motors {' and '.join(places.motors)} are both mapped to {names[0]}",
+            f"map one of them to another axis, e.g. --motor {places.motors[0]}=two_theta",
+        )
+    kept = np.flatnonzero(places.repeat == (int(chosen[1]) - 1 if chosen else 0))
+    columns = _Columns(table, line, rows[kept], asked)
+    axes = tuple(_axis(columns, motor, at[kept]) for motor, at in zip(places.motors, places.index, strict=True))
+    z = layer_place(columns.stood, line)
+    counters, faults = _counters(columns)
+    exposure, exposure_source = _exposure(columns)
+    well, well_source = full_well({}, found[0].dtype)
+    notes: dict[str, str | float] = {"command": "table"}
+    if places.along:
+        notes[f"{axes[-1].name}_moved_with"] = " ".join(places.along)
+    used = {*places.motors, *places.along, z.motor}
+    parked = {m: (columns.mean(m) * columns.unit(m)[2], base_unit(columns.unit(m)[0])[0], a) for m, a in
+              columns.motors().items() if m not in used and np.isfinite(columns.mean(m))}  # fmt: skip
+    return Scan(
+        source=paths[0] if len(paths) == 1 else path,
+        entry=entry,
+        title=f"table {Path(path).name}",
+        axes=axes,
+        order=np.ravel_multi_index([at[kept] for at in places.index], places.shape).astype(np.int64),
+        frame_shape=found[0].shape,
+        dtype=found[0].dtype,
+        pieces=_pieces([every[k] for k in kept]),
+        detector=how.detector or kind_of_frames(files[0]),
+        z=z.position,
+        z_motor=z.motor,
+        z_units=z.units,
+        z_note=z.note,
+        z_unit_read=z.unit_read,
+        monitor=counters[0].values if counters else None,
+        exposure=exposure,
+        counters=counters,
+        counter_faults=faults,
+        monitor_name=counters[0].name if counters else "",
+        monitor_units=counters[0].units if counters else None,
+        exposure_source=exposure_source,
+        parked=parked,
+        saturation=well,
+        saturation_source=well_source,
+        commanded=commanded // places.repeats,
+        found=recorded // places.repeats,
+        metadata=notes
+        | {
+            f"positioners/{m}": v
+            for m in columns.motors()
+            if m not in places.motors and np.isfinite(v := columns.mean(m))
+        },
+        files=_files(path, found),
+        remarks=_remarks(columns, places),
+    )
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Columns of a table at the frames of a scan."""
+
+    table: Table
+    line: Beamline
+    rows: np.ndarray
+    asked: str
+
+    def numbers(self, word: str) -> np.ndarray | None:
+        values = self.table.numbers(word)
+        return None if values is None else values[self.rows]
+
+    def motors(self) -> dict[str, str]:
+        return {m: axis for m in self.table.columns if (axis := self.line.axis_of(m)) is not None}
+
+    def mean(self, word: str) -> float:
+        values = self.numbers(word)
+        return float(np.mean(values)) if values is not None else np.nan
+
+    def unit(self, motor: str) -> tuple[str, str, float]:
+        """Unit of a motor as it is spelled, where it comes from, and the factor into the base unit."""
+        return _unit(self.table, motor, self.line, self.motors()[motor], self.asked)
+
+    def stood(self, motor: str) -> Stood:
+        if motor not in self.table.columns:
+            return ""
+        values = self.numbers(motor)
+        if values is None or not np.isfinite(values).all():
+            return f"column {motor} lacks numbers"
+        spelled, source, _ = self.unit(motor)
+        return values, spelled if source == TABLE else None
+
+
+def _axis(columns: _Columns, motor: str, index: np.ndarray) -> Axis:
+    spelled, source, factor = columns.unit(motor)
+    values = columns.numbers(motor)
+    assert values is not None
+    values = values * factor
+    attrs: dict[str, str | float] = {"units_source": source}
+    if factor != 1:
+        attrs["converted_from"] = spelled
+    unit = base_unit(spelled)[0]
+    if unit == "s":  # a clock may count from any day
+        attrs |= {"time_origin": float(values.min()), "clock": motor}
+        values = values - values.min()
+    positions = np.bincount(index, weights=values) / np.bincount(index)
+    words = f"given by the table {Path(columns.table.path).name}, mean over the frames at this grid point"
+    return Axis(columns.motors()[motor], motor, positions, unit, None, None, values, "given", words, attrs)
+
+
+def _counters(columns: _Columns) -> tuple[tuple[Counter, ...], dict[str, str]]:
+    """Monitors of the beamline, and a column of that name."""
+    found, faults = [], {}
+    for word in dict.fromkeys((*columns.line.monitors, columns.table.column(MONITOR) or MONITOR)):
+        if word in columns.table.columns:
+            values = columns.numbers(word)
+            if values is None or not np.isfinite(values).all():
+                faults[word] = "has rows without a number"
+            else:
+                found.append(Counter(word, columns.table.units[word] or None, values))
+    return tuple(found), faults
+
+
+def _exposure(columns: _Columns) -> tuple[np.ndarray | None, str]:
+    word = columns.table.column(*EXPOSURE)
+    values = columns.numbers(word) if word else None
+    if word is None or values is None:
+        return None, ""
+    spelled = columns.table.units[word]
+    unit, factor = base_unit(spelled or "s")
+    if unit != "s" or not (np.isfinite(values).all() and values.min() > 0):
+        raise SourceError(
+            columns.asked, f"column {word} holds no times ({spelled or 'no unit'})", "write positive numbers in s or ms"
+        )
+    return values * factor, f"column {word} of the table" + ("" if spelled else ", taken as s")
+
+
+def _pieces(every: Sequence[_Frame]) -> tuple[Piece, ...]:
+    pieces: list[Piece] = []
+    for start, frame in enumerate(every):
+        last = pieces[-1] if pieces else None
+        if last and (last.file, last.dataset, last.first + last.count) == (frame.file, frame.dataset, frame.index):
+            pieces[-1] = Piece(last.file, last.dataset, last.first, last.count + 1, last.start)
+        else:
+            pieces.append(Piece(frame.file, frame.dataset, frame.index, 1, start))
+    return tuple(pieces)
+
+
+def _files(path: str, found: Sequence[Stack]) -> tuple[tuple[str, int, int], ...]:
+    """The table and all files of frames, with size and time of change."""
+    seen = os.stat(path)
+    return tuple(dict.fromkeys([(path, seen.st_size, seen.st_mtime_ns), *(f for s in found for f in s.files)]))
+
+
+def _remarks(columns: _Columns, places: Grid) -> tuple[str, ...]:
+    said = []
+    if places.sorted:
+        said.append(f"rows of the table do not follow {', '.join(places.motors)}: frames are put in order of positions")
+    if places.along:
+        said.append(f"{', '.join(places.along)} changes from row to row along with {', '.join(places.motors)}")
+    known = {*columns.motors(), *columns.line.monitors}
+    roles = (*FILE, *NUMBER, *EXPOSURE, MONITOR)
+    unused = [word for word in columns.table.columns if word not in known and word.lower() not in roles]
+    if unused:
+        said.append(f"columns of the table that are not used: {', '.join(unused)}")
+    return tuple(said)
+
+
+def _own_axes(line: Beamline) -> Beamline:
+    """The beamline, with columns that are called by the names of its axes."""
+    taken = {motor for motors in line.motors.values() for motor in motors}
+    own = {axis: [*motors, *([axis] if axis not in taken else [])] for axis, motors in line.motors.items()}
+    return line.model_copy(update={"motors": own})
+
+
+def _matched(table: Table, rows: np.ndarray, recorded: int, how: How, asked: str) -> tuple[np.ndarray, int]:
+    """Row of each frame, and how many frames the table asks for."""
+    count = len(rows)
+    fault = f"the table has {count} rows for {recorded} frames"
+    named = table.column(*FILE) is not None
+    if recorded == count:
+        if how.repeats:
+            raise SourceError(asked, fault, "leave --repeats out: the rows tell the repeats")
+        return rows, count
+    if recorded < count:
+        if how.allow_partial and not named:
+            return rows, count
+        partial = "" if named else ", or, of an aborted scan, say --allow-partial"
+        lack = f"restore the {count - recorded} frames that are missing, or remove their rows{partial}"
+        raise SourceError(asked, fault, lack)
+    repeats, rest = divmod(recorded, count)
+    if rest or named:
+        raise SourceError(asked, fault, "write one row for each frame")
+    if not how.repeats:
+        raise SourceError(
+            asked,
+            f"{fault}, {repeats} for each row, and nothing tells their order",
+            "say --repeats point (all frames of a row follow each other) or --repeats scan (the scan is repeated)",
+        )
+    at = np.arange(recorded)
+    return rows[at // repeats if how.repeats == "point" else at % count], recorded
+
+
+def _unit(table: Table, word: str, line: Beamline, axis: str, asked: str) -> tuple[str, str, float]:
+    """Unit of a motor as it is spelled, where it comes from, and the factor into the base unit."""
+    spelled, source = table.units[word], TABLE
+    if not spelled:
+        spelled, source = line.unit_of(word, axis)
+        source = source.replace("the file", "the table")
+    unit, factor = base_unit(spelled)
+    if unit == spelled and unit not in ("degree", "um", "keV", "s"):
+        raise SourceError(
+            asked, f"column {word} has the unit {spelled!r}, which is not known", "write deg, mrad, um ..."
+        )
+    return spelled, source, factor
+
+
+def _scanned(table: Table, line: Beamline, asked: str) -> dict[str, str]:
+    """Columns that could scan, and their axes."""
+    scanned = {word: axis for word in table.columns if (axis := line.axis_of(word)) not in (None, "z")}
+    if not scanned:
+        known = "; ".join(f"{axis}: {', '.join(names)}" for axis, names in line.motors.items() if axis != "z")
+        raise SourceError(
+            asked,
+            f"no column is a motor of an axis: {', '.join(table.columns)} (known are {known})",
+            f"name one, e.g. --motor {list(table.columns)[-1]}=phi",
+        )
+    return scanned
+
+
+def _grid(table: Table, scanned: dict[str, str], rows: np.ndarray, line: Beamline, asked: str) -> Grid:
+    """The grid of the scanned columns."""
+    columns, held = {}, {}
+    for word, axis in scanned.items():
+        spelled, _, factor = _unit(table, word, line, axis, asked)
+        held[word] = HELD.get(base_unit(spelled)[0], 1e-6) / factor
+        bad = next((k for k, text in enumerate(table.columns[word]) if not np.isfinite(number(text))), None)
+        if bad is not None:
+            there = table.columns[word][bad] or "nothing"
+            fault = f"column {word} holds {there} in line {table.lines[bad]}, where a position belongs"
+            raise SourceError(asked, fault, "correct the table, or leave this column out")
+        values = table.numbers(word)
+        assert values is not None
+        columns[word] = values[rows]
+    return grid(columns, held, asked)

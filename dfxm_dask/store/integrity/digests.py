@@ -1,0 +1,262 @@
+"""Whether a store holds what its ledgers say, to the last bit: every byte of every file is bound to a digest.
+
+Shards: each chunk has a checksum, the checksums and the index have a digest in the ledger. Small files and metadata:
+their digests stand in the provenance, whose digest stands in the ledger. Lines of the ledger: a checksum each. The
+attributes of groups, and the metadata that the root repeats, are what the rest says that they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from dfxm_dask.errors import DfxmError, StoreError
+from dfxm_dask.store import scan
+from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.shards import ABSENT, READ_BYTES, ShardedArray, open_array
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something in a store that is not as it should be; ``block`` and ``file`` are empty where it is no block's."""
+
+    group: str
+    step: str
+    block: str
+    file: str
+    what: str
+
+    def __str__(self) -> str:
+        place = f"group {self.group or '/'}" + "".join(
+            f", {word} {value}" for word, value in (("step", self.step), ("block", self.block)) if value
+        )
+        return f"{place}: {self.file + ' ' if self.file else ''}{self.what}"
+
+
+@dataclass(frozen=True)
+class BlockFile:
+    """A file of a block, with what the ledger says of it; small enough to travel."""
+
+    store: str
+    group: str
+    step: str
+    block: str
+    name: str
+    size: int
+    digest: str
+
+
+def check_metadata(store: str | Path) -> Iterator[Fault]:
+    """Faults of the ledgers, of attributes and metadata, and of small files; blocks are left to :func:`check_file`."""
+    store = Path(store)
+    claimed: set[str] = set()
+    yield from _told(_attributes(store), "", "zarr.json")
+    for group in sorted(p.name for p in store.iterdir() if (p / ".ledger").is_dir() or _is_group(p)):
+        yield from _told(_group(store, group, claimed), group, f"{group}/zarr.json")
+    yield from _foreign(store, claimed)
+
+
+def _told(faults: Iterator[Fault], group: str, file: str) -> Iterator[Fault]:
+    """Faults, where metadata that cannot even be read are one."""
+    try:
+        yield from faults
+    except (DfxmError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        yield Fault(group, "", "", file, f"or what it leads to cannot be read ({' '.join(str(error).split())})")
+
+
+def _is_group(path: Path) -> bool:
+    try:
+        return json.loads((path / "zarr.json").read_bytes()).get("node_type") == "group"
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _attributes(store: Path) -> Iterator[Fault]:
+    """The root group: its own attributes, and the metadata that it repeats."""
+    root = scan.read_group_meta(store)
+    raw = (store / "zarr.json").read_bytes()
+    if set(root) - {"consolidated_metadata"} != {"zarr_format", "node_type", "attributes"} or (
+        raw not in (json.dumps(root).encode(), json.dumps(root, indent=2).encode())
+    ):
+        yield Fault("", "", "", "zarr.json", "is not as this package writes it")
+    said = set()
+    for group in scan.groups(store):
+        provenance = scan.read_group_meta(store, group)["attributes"].get("provenance", {})
+        said |= {p["root"] for p in provenance.values() if isinstance(p, dict) and "root" in p}
+    if said and said != {ledger.digest(root["attributes"])}:
+        yield Fault("", "", "", "zarr.json", "has other attributes than were written")
+    repeated = root.get("consolidated_metadata", {}).get("metadata", {})
+    for node, meta in repeated.items():
+        path = store / node / "zarr.json"
+        if not path.exists() or json.loads(path.read_bytes()) != meta:
+            yield Fault(node.partition("/")[0], "", "", "zarr.json", f"repeats metadata of {node} that differ")
+    whole = [g for g in scan.groups(store) if not scan.incomplete(store, g, ledger.states(store, g))]
+    wanted = {*whole, *(f"{g}/{a}".strip("/") for g in ("", *whole) for a in scan.claimed_arrays(store, g))}
+    if set(repeated) != wanted:
+        some = sorted(set(repeated) ^ wanted)[:3]
+        yield Fault("", "", "", "zarr.json", f"repeats other metadata than there are ({', '.join(some)})")
+
+
+def _group(store: Path, group: str, claimed: set[str]) -> Iterator[Fault]:
+    """The steps of a group."""
+    path = store / group / "zarr.json"
+    try:
+        raw = path.read_bytes()
+        meta = json.loads(raw)
+        attributes = meta["attributes"]
+        whole = raw == json.dumps(meta, indent=2).encode() and set(meta) == {"zarr_format", "node_type", "attributes"}
+        provenance = attributes.get("provenance", {}) if isinstance(attributes, dict) else {}
+        if not whole or set(attributes) - {"provenance"} or (meta["zarr_format"], meta["node_type"]) != (3, "group"):
+            yield Fault(group, "", "", f"{group}/zarr.json", "is not as this package writes it")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        yield Fault(group, "", "", f"{group}/zarr.json", f"cannot be read ({type(error).__name__})")
+        provenance = {}
+    ledgers = {p.stem for p in (store / group / ".ledger").glob("*.jsonl")}
+    for step in sorted(ledgers | set(provenance)):
+        try:
+            yield from _step(store, group, step, provenance.get(step), claimed)
+        except DfxmError as error:
+            yield Fault(group, step, "", "", str(error))
+
+
+def _step(store: Path, group: str, step: str, made: Any, claimed: set[str]) -> Iterator[Fault]:
+    """What ledger and provenance of a step say, beside each other."""
+    path = ledger.ledger_path(store, group, step)
+    name = path.relative_to(store).as_posix()
+    book = ledger.open_ledger(path)
+    header, records = book.header, book.records
+    for line in book.damaged:
+        yield Fault(group, step, "", name, f"is damaged ({line})")
+    if not header:
+        yield Fault(group, step, "", name, "has no header")
+        return
+    if header["digest"] != ledger.digest(header["plan"]):
+        yield Fault(group, step, "", name, "has a header whose plan is another")
+    for block in header["blocks"]:
+        if block not in records:
+            yield Fault(group, step, block, "", "has no record")
+    for record in records.values():
+        claimed |= set(record["files"])
+    if made is None or book.damaged or len(records) < len(header["blocks"]):  # what lies there is the step's own
+        claimed |= {f"{group}/{name}/" for name in header["plan"].get("writes", ())}
+    if made is None:
+        if book.completed and not [b for b in header["blocks"] if b not in records]:
+            yield Fault(group, step, "", f"{group}/zarr.json", "lacks the provenance of a complete step")
+        elif not [b for b in header["blocks"] if b not in records]:
+            yield Fault(group, step, "", "", "is not complete: run it again to resume")
+        return
+    if ledger.digest(made) != book.completed:
+        yield Fault(group, step, "", f"{group}/zarr.json", "has another provenance than the ledger says")
+    if not [b for b in header["blocks"] if b not in records] and made.get("digest") != ledger.content_digest(
+        header, records
+    ):
+        yield Fault(group, step, "", f"{group}/zarr.json", "has a provenance of other blocks")
+    for small, (size, digest) in made.get("small_files", {}).items():
+        claimed.add(small)
+        file = store / small
+        if not file.is_file():
+            yield Fault(group, step, "", small, "is missing")
+        elif file.stat().st_size != size or ledger.file_digest(file) != digest:
+            yield Fault(group, step, "", small, "is not the one that was written")
+
+
+def _foreign(store: Path, claimed: set[str]) -> Iterator[Fault]:
+    """Files that no step says it has written, where data lie."""
+    for folder, names, files in os.walk(store):
+        names[:] = sorted(n for n in names if n != ".ledger")
+        for file in sorted(files):
+            name = Path(folder, file).relative_to(store).as_posix()
+            ours = (
+                name in claimed
+                or "/".join(name.split("/")[:2]) + "/" in claimed
+                or name == "zarr.json"
+                or (name.count("/") == 1 and file == "zarr.json")
+            )
+            if not ours and file not in (".lock", ".consolidating"):
+                group = name.partition("/")[0]
+                yield Fault(group, "", "", name, "was written by no step, and nothing reads it")
+
+
+def block_files(store: str | Path) -> Iterator[BlockFile]:
+    """Every file of every committed block."""
+    store = Path(store)
+    for group in sorted(p.parent.name for p in store.glob("*/.ledger")):
+        for path in sorted((store / group / ".ledger").glob("*.jsonl")):
+            try:
+                _, records = ledger.read_ledger(path)
+            except StoreError:
+                continue  # told by check_metadata
+            for block, record in records.items():
+                for name, (size, digest) in record["files"].items():
+                    yield BlockFile(str(store), group, path.stem, block, name, size, digest)
+
+
+def check_file(file: BlockFile) -> list[Fault]:
+    """Faults of one file of a block: each byte of it is read."""
+    path = Path(file.store, file.name)
+    try:
+        found = path.stat().st_size
+        if found != file.size:
+            what = f"has {found} bytes, {file.size} were written"
+        elif path.suffix == ".npz":
+            what = "" if ledger.file_digest(path) == file.digest else "is not the one that was written"
+        else:
+            array = _array_of(path)
+            what = _check_shard(path, array, file.digest)
+    except FileNotFoundError:
+        what = "is missing"
+    except (OSError, DfxmError) as error:
+        what = f"cannot be read ({error})"
+    return [Fault(file.group, file.step, file.block, file.name, what)] if what else []
+
+
+def _array_of(path: Path) -> ShardedArray:
+    folder = next(p for p in path.parents if (p / "zarr.json").exists())
+    array = open_array(folder)
+    if array is None:
+        raise StoreError(f"array {folder}", "has a foreign layout", "make it anew with this package")
+    return array
+
+
+def _check_shard(path: Path, array: ShardedArray, digest: str) -> str:
+    """What is wrong with a shard; nothing where its chunks, its index and its digest fit together."""
+    size = prod(array.grid) * 16 + 4
+    with open(path, "rb") as file:
+        total = os.fstat(file.fileno()).st_size
+        if total < size:
+            return "is too short for its index"
+        file.seek(total - size)
+        raw = file.read(size)
+        if google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
+            return "has an index whose checksum is wrong"
+        places = np.frombuffer(raw[:-4], "<u8").reshape(-1, 2)
+        chunks = sorted((int(at), int(n), k) for k, (at, n) in enumerate(places) if at != ABSENT)
+        known = hashlib.sha256()
+        expected = 0
+        file.seek(0)
+        buffer = np.empty(min(READ_BYTES, max((n for _, n, _ in chunks), default=0)), np.uint8)
+        for at, n, k in chunks:
+            where = np.unravel_index(k, array.grid)
+            if at != expected or n < 4 or n > total:
+                return f"has an index that does not fit it (chunk {tuple(map(int, where))})"
+            if n > buffer.nbytes:
+                buffer = np.empty(n, np.uint8)
+            file.readinto(buffer[:n].data)
+            check = buffer[n - 4 : n].tobytes()
+            if google_crc32c.value(buffer[: n - 4]) != int.from_bytes(check, "little"):
+                return f"has a chunk whose checksum is wrong (chunk {tuple(map(int, where))})"
+            known.update(check)
+            expected += n
+        if expected != total - size:
+            return "has bytes that belong to no chunk"
+    known.update(raw[:-4])
+    return "" if known.hexdigest() == digest else "is not the one that was written: another block's, or another run's"

@@ -1,0 +1,99 @@
+"""The page of :func:`dfxm_dask.view.compare.methods.compare_beams`: one row of maps for each way to a weak-beam map."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dfxm_dask.view.figures.frames import LINE, centres
+from dfxm_dask.view.figures.index import scan_heading
+from dfxm_dask.view.figures.maps import MARGIN, Panel, add_words, draw_panel, map_size, pixel_grid, robust_limits
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+    from dfxm_dask.view.compare.methods import Compared
+
+WORDS = 0.5  # inches above a map, for two lines
+WIDTH, HEIGHT = 2.5, 2.5  # inches of a map at most
+SIZE = 8  # points
+
+
+def draw_methods(tree: xr.DataTree, layer: int, compared: Compared) -> Figure:
+    """All maps of a layer: strong beam, weak beam and best frame first, then a row for each basis.
+
+    Parameters
+    ----------
+    tree : DataTree
+        The scan, for its title and pixels.
+    layer : int
+    compared : Compared
+        Maps and scores of the layer.
+
+    Returns
+    -------
+    Figure
+        Each map between its own 1st and 99th percentile, titled with AUC and high-passed AUC where there is a truth.
+        The sign of a map that may have either is the one of larger AUC. The last map of a basis is what it leaves.
+    """
+    from matplotlib.figure import Figure
+
+    grid = pixel_grid(np.asarray(tree["y"]), np.asarray(tree["x"]), str(tree["x"].attrs.get("units", "pixel")))
+    rows = page_rows(compared)
+    columns = max(len(row) for row in rows)
+    width, height = map_size(grid, WIDTH, HEIGHT)
+    cell, tall = max(width, WIDTH) + MARGIN, WORDS + height + MARGIN / 2
+    figure = Figure(figsize=(columns * cell + MARGIN, len(rows) * tall + 0.72))
+    up = figure.get_size_inches()[1]
+    for number, row in enumerate(rows):
+        for column, panel in enumerate(row):
+            left = MARGIN + column * cell + (cell - MARGIN - width) / 2
+            bottom = up - 0.36 - number * tall - WORDS - height
+            axes = draw_panel(figure, panel, grid, left, bottom, width, SIZE, key=False)
+            away = compared.away
+            if panel.name == "strong" and away is not None and (away < 0.5).any() and min(away.shape) > 1:
+                axes.contour(*reversed(centres(grid, away.shape)), away, levels=[0.5], colors=LINE, linewidths=0.9)
+    add_words(figure, scan_heading(tree, layer, int(tree.sizes["z"])), foot(compared))
+    return figure
+
+
+def foot(compared: Compared) -> str:
+    """How to read the page."""
+    words = "every map between its own 1st and 99th percentile; grey: no value"
+    if compared.away is None:
+        return words
+    return (
+        "AUC of the map, and high-passed over 2 µm: lit pixels within 0.5 µm of a line against those > 2.5 µm away\n"
+        f"{words}"
+    )
+
+
+def page_rows(compared: Compared) -> list[list[Panel]]:
+    """Panels row by row: beams, and then each basis with what it leaves."""
+    title = "strong beam" if compared.away is None else "strong beam\nand true lines (0.5 µm)"
+    rows = [[panel("strong", title, compared.strong, "gray")]]
+    of_basis: dict[str, list[Panel]] = {name: [] for name in compared.residuals}
+    for c in compared.candidates:
+        sign = 1
+        scores = compared.scores[c.row, c.title]
+        if len(c.signs) > 1 and scores["AUC"] < 0.5:
+            sign, scores = -1, compared.scores[c.row, f"−{c.title}"]
+        title = ("−" if sign < 0 else "") + c.title
+        if c.row in compared.reasons:
+            title += f"\n{compared.reasons[c.row]}"
+        elif np.isfinite(scores["AUC"]):
+            title += f"\nAUC {scores['AUC']:.3f}, {scores['AUC 2 um']:.3f}"
+        name = next((n for n in of_basis if c.row.startswith(n)), None)
+        (rows[0] if name is None else of_basis[name]).append(panel(c.title, title, sign * c.image))
+    for name, panels in of_basis.items():
+        panels.append(panel(f"{name} residual", f"{name}:\nwhat it leaves (rms)", compared.residuals[name]))
+        rows.append(panels)
+    return rows
+
+
+def panel(name: str, title: str, image: np.ndarray, colours: str = "inferno") -> Panel:
+    """A map between its own percentiles."""
+    values = np.asarray(image, float)
+    return Panel(name, title, values, "", colours, robust_limits(values))

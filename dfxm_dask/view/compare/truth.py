@@ -1,0 +1,361 @@
+"""What was found beside what is true: rows of a table and a page of maps, for scans whose truth is known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+from dfxm_dask.beams.scoring.mask_scores import boundary_distance
+from dfxm_dask.view.figures.maps import (
+    BAR,
+    FOOT,
+    MARGIN,
+    TITLE,
+    UNSOUND,
+    Panel,
+    add_words,
+    draw_panel,
+    finer_units,
+    flagged,
+    labelled,
+    map_size,
+    pixel_grid,
+    place_axes,
+    robust_limits,
+    symbol,
+)
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FAR = 1.0  # um from any dislocation line, where the lattice is that between the dislocations
+STRIP = (2.0, 5.0)  # um from the plane of a boundary
+FEWEST = 10
+"""Pixels that a strip must have on each side of a boundary (our choice)."""
+GAUSSIAN = 2.3548  # FWHM over standard deviation of a Gaussian
+
+Row = tuple[str, float, float, str]
+
+
+def sound_pixels(maps: xr.Dataset) -> np.ndarray:
+    """Pixels (z, y, x) with a centre of mass along phi and none of the flags ``UNSOUND``."""
+    known = np.isfinite(np.asarray(maps["com_phi"]))
+    return known & ~flagged(maps["flags"], *UNSOUND) if "flags" in maps else known
+
+
+def far_pixels(truth: xr.Dataset) -> np.ndarray:
+    """Pixels (z, y, x) farther than 1 um from any dislocation line."""
+    return np.asarray(truth["distance"]) > FAR
+
+
+def compared(maps: xr.Dataset, truth: xr.Dataset) -> list[Row]:
+    """Every quantity that was found and whose truth is known.
+
+    Parameters
+    ----------
+    maps : Dataset
+        Rocking maps (z, y, x): ``com_phi``, ``std_phi`` or ``fit_fwhm_phi``, ``flags``; what is absent is left out.
+    truth : Dataset
+        ``phi0``, ``width`` (z, y, x) degree, NaN outside the crystal; ``distance`` (z, y, x) um; ``normal``,
+        ``origin``, ``line`` (boundary, xyz), ``misorientation`` (boundary) rad.
+
+    Returns
+    -------
+    list of (quantity, found, true, units)
+        Names say which pixels count. Empty where there is no phi.
+
+    Notes
+    -----
+    The jump across a boundary is the median over the pixels 2 to 5 um from its plane, on the side that the normal
+    points to minus on the other; its truth is the same median, over the same pixels, of ``phi0``. Only pixels that are
+    nearer to this boundary than to any other count; the boundaries of a junction are half planes.
+    """
+    if "com_phi" not in maps or "phi0" not in truth:
+        return []
+    com, phi0 = np.asarray(maps["com_phi"], float), np.asarray(truth["phi0"], float)
+    units = str(maps["com_phi"].attrs.get("units", "degree"))
+    crystal = np.isfinite(phi0)
+    sound = sound_pixels(maps) & crystal
+    rows: list[Row] = []
+    where, counted = "sound pixels", sound
+    if "distance" in truth:
+        where, counted = f"more than {FAR:g} µm from any dislocation", sound & far_pixels(truth)
+    if counted.any():
+        error = float(np.median(np.abs(com - phi0)[counted]))
+        rows.append((f"median |centre of mass − phi0|, {where}", error, 0.0, units))
+        rows.append((f"median (centre of mass − phi0), {where}", float(np.median((com - phi0)[counted])), 0.0, units))
+    unlit = flagged(maps["flags"], "unlit") if "flags" in maps else False
+    lit = ~np.asarray(unlit) & np.isfinite(com)
+    rows.append(("lit pixels", 100 * float(lit.mean()), 100 * float(crystal.mean()), "%"))
+    rows.append(("pixels that are rightly lit or unlit", 100 * float((lit == crystal).mean()), 100.0, "%"))
+    rows += [row for row in (_width(maps, truth, counted, where, units),) if row]
+    return rows + _jumps(maps, truth, com, phi0, sound, units)
+
+
+def _width(maps: xr.Dataset, truth: xr.Dataset, counted: np.ndarray, where: str, units: str) -> Row | None:
+    """Median full width at half maximum: fitted where there is a fit, else from the standard deviation."""
+    if "width" not in truth:
+        return None
+    if "fit_fwhm_phi" in maps:
+        how, found = "fitted", np.asarray(maps["fit_fwhm_phi"], float)
+        if "fit_ok" in maps:
+            found = np.where(np.asarray(maps["fit_ok"], bool), found, np.nan)
+    elif "std_phi" in maps:
+        how, found = f"{GAUSSIAN} std", GAUSSIAN * np.asarray(maps["std_phi"], float)
+    else:
+        return None
+    true = np.asarray(truth["width"], float)
+    counted = counted & np.isfinite(found) & np.isfinite(true)
+    if not counted.any():
+        return None
+    return f"median FWHM along phi ({how}), {where}", float(np.median(found[counted])), float(
+        np.median(true[counted])
+    ), units  # fmt: skip
+
+
+def boundary_distances(truth: xr.Dataset, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distance of pixels from every boundary.
+
+    Parameters
+    ----------
+    truth : Dataset
+        ``normal``, ``origin``, ``line`` (boundary, xyz), and ``dihedral`` (boundary), which is NaN for a whole plane.
+    x, y, z : arrays (point,), um
+
+    Returns
+    -------
+    signed : ndarray (boundary, point), um
+        Distance from the plane, positive where its normal points to; NaN beyond the edge of a half plane.
+    nearest : ndarray (boundary, point), um
+        Distance from the boundary itself: beyond its edge, from the edge.
+
+    Notes
+    -----
+    A half plane extends from the junction along line × normal.
+    """
+    points = np.stack([x, y, z], -1)
+    signed, nearest = [], []
+    for k in range(truth.sizes["boundary"]):
+        normal, origin, line = (np.asarray(truth[name][k], float) for name in ("normal", "origin", "line"))
+        off = (points - origin) @ normal
+        whole = "dihedral" not in truth or not np.isfinite(float(truth["dihedral"][k]))
+        along = (points - origin) @ np.cross(line, normal)
+        on = (along > 0) | whole
+        signed.append(np.where(on, off, np.nan))
+        nearest.append(np.where(on, np.abs(off), np.hypot(off, along)))
+    return np.array(signed), np.array(nearest)
+
+
+def _jumps(
+    maps: xr.Dataset, truth: xr.Dataset, com: np.ndarray, phi0: np.ndarray, sound: np.ndarray, units: str
+) -> list[Row]:
+    """Median jump of the centre of mass across each boundary."""
+    if not {"normal", "origin", "line"} <= set(map(str, truth.data_vars)) or maps["x"].attrs.get("units") != "um":
+        return []
+    layer, row, column = np.nonzero(sound)
+    x, y, z = (np.asarray(maps[name], float)[at] for name, at in (("x", column), ("y", row), ("z", layer)))
+    signed, nearest = boundary_distances(truth, x, y, z)
+    rows: list[Row] = []
+    for k in range(len(signed)):
+        own = (nearest[k] <= nearest.min(0)) & (np.abs(signed[k]) >= STRIP[0]) & (np.abs(signed[k]) <= STRIP[1])
+        sides = own & (signed[k] > 0), own & (signed[k] < 0)
+        if min(int(side.sum()) for side in sides) < FEWEST:
+            continue
+        found, true = (
+            float(np.median(values[sound][sides[0]]) - np.median(values[sound][sides[1]])) for values in (com, phi0)
+        )
+        kind = ("twist" if bool(truth["twist"][k]) else "tilt") if "twist" in truth else "boundary"
+        angle = f" of {1e6 * float(truth['misorientation'][k]):.3g} µrad" if "misorientation" in truth else ""
+        name = f"median jump of the centre of mass along phi across boundary {k} ({kind}{angle})"
+        rows.append((name, found, true, units))
+    return rows
+
+
+def scan_step(maps: xr.Dataset) -> float | None:
+    """Median step along phi, in its unit; ``None`` for fewer than two positions."""
+    if "phi" not in maps.coords or maps["phi"].size < 2:
+        return None
+    return float(np.median(np.abs(np.diff(np.asarray(maps["phi"], float)))))
+
+
+def truth_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[tuple[str, str, str]]:
+    """Rows (quantity, found, true) of a table.
+
+    Parameters
+    ----------
+    tree : DataTree
+        A reduced scan with a group ``rocking``.
+    truth : Dataset
+        Its group ``truth``; see :func:`compared`.
+
+    Returns
+    -------
+    list of (str, str, str)
+        Values with units. The first row says the step of the scan, which an error is to be seen beside. Last come those
+        of boundaries, where they are known: see :func:`dfxm_dask.view.compare.boundaries.boundary_rows`.
+    """
+    from dfxm_dask.view.compare.boundaries import boundary_rows
+
+    if "rocking" not in tree:
+        return boundary_rows(tree, truth)
+    maps = tree["rocking"].dataset
+    rows = []
+    for quantity, found, true, units in compared(maps, truth):
+        factor, finer = finer_units(max(abs(found), abs(true)), units)
+        written = [f"{factor * value:.4g} {symbol(finer)}".replace("-", "−") for value in (found, true)]
+        rows.append((quantity, written[0], written[1]))
+    step = scan_step(maps)
+    if rows and step is not None:
+        factor, finer = finer_units(step, str(maps["phi"].attrs.get("units", "degree")))
+        rows[0] = (f"{rows[0][0]} (step of the scan: {factor * step:.4g} {symbol(finer)})", *rows[0][1:])
+    return rows + _defect_rows(tree, truth) + boundary_rows(tree, truth)
+
+
+def _defect_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[tuple[str, str, str]]:
+    """How the mask of defects lies to the true lines: shares within 1 um, beside what chance would give."""
+    if "beams" not in tree or "defects" not in tree["beams"] or "distance" not in truth:
+        return []
+    beams = tree["beams"].dataset
+    mask, lit = np.asarray(beams["defects"]), np.asarray(beams["lit"])
+    distance = np.asarray(truth["distance"])
+    if not mask.any() or not lit.any():
+        return [("places that stand out in the weak beam", "none", f"{100 * (distance < 0.25)[lit].mean():.2g} %")]
+    near = distance < 1
+    chance = f"{100 * near[lit].mean():.3g} % of the lit pixels"
+    lines = lit & (distance < 0.25)
+    rows = [("mask of defects within 1 um of a true line", f"{100 * near[mask].mean():.3g} %", chance)]
+    if "normal" in truth:
+        places = [np.asarray(beams[n], np.float64) for n in ("y", "x")]
+        wall = np.stack([boundary_distance(truth, float(z), *places) for z in np.asarray(beams["z"])]) < 1
+        chance = f"{100 * (near | wall)[lit].mean():.3g} % of the lit pixels"
+        rows.append(("the same, of a true line or boundary", f"{100 * (near | wall)[mask].mean():.3g} %", chance))
+    if lines.any():
+        away = [ndimage.distance_transform_edt(~m, sampling=_pixel(beams)) if m.any() else m + np.inf for m in mask]
+        seen = f"{100 * (np.stack(away) < 1)[lines].mean():.3g} %"
+        rows.append(("true lines within 1 um of the mask, unseen reflections included", seen, "100 %"))
+    return rows
+
+
+def _pixel(maps: xr.Dataset) -> tuple[float, float]:
+    """Distance of pixels along y and x; one pixel has none."""
+    y, x = (float(maps[d][1] - maps[d][0]) if maps.sizes[d] > 1 else 1.0 for d in ("y", "x"))
+    return y, x
+
+
+def draw_compare(tree: xr.DataTree, truth: xr.Dataset, layer: int, heading: str = "") -> Figure | None:
+    """A page with the centre of mass found, the true phi0, their difference, and a histogram of it.
+
+    Parameters
+    ----------
+    tree, truth
+        As of :func:`truth_rows`.
+    layer : int
+        Number along z.
+    heading : str
+        Printed at the top.
+
+    Returns
+    -------
+    Figure or None
+        ``None`` where there is no centre of mass along phi, or no ``phi0``.
+    """
+    from matplotlib.figure import Figure
+
+    if "rocking" not in tree or "com_phi" not in tree["rocking"].data_vars or "phi0" not in truth:
+        return None
+    maps, truth = tree["rocking"].dataset.isel(z=[layer]), truth.isel(z=[layer])
+    grid = pixel_grid(np.asarray(maps["y"]), np.asarray(maps["x"]), maps["x"].attrs.get("units", "pixel"))
+    units = str(maps["com_phi"].attrs.get("units", "degree"))
+    com, phi0 = np.asarray(maps["com_phi"], float)[0], np.asarray(truth["phi0"], float)[0]
+    middle = float(np.median(phi0[np.isfinite(phi0)])) if np.isfinite(phi0).any() else 0.0
+    sound = (sound_pixels(maps) & np.isfinite(np.asarray(truth["phi0"])))[0]
+    limits = robust_limits(np.concatenate([com[sound] - middle, (phi0 - middle).ravel()]))
+    error = com - phi0
+    most = max(abs(limit) for limit in robust_limits(error[sound]))
+    factor, finer = finer_units(max(abs(limit) for limit in limits), units)
+    shown = (limits[0] * factor, limits[1] * factor)
+    about = f"phi relative to {middle:.4f} {symbol(units)}".replace(" °", "°").replace("-", "−")
+    panels = [
+        Panel("com_phi", "found: centre of mass", (com - middle) * factor, labelled(about, finer), "viridis", shown),
+        Panel("phi0", "true: phi0", (phi0 - middle) * factor, labelled(about, finer), "viridis", shown),
+        Panel(
+            "error", "found minus true", error * factor, labelled("difference", finer), "RdBu_r",
+            (-most * factor, most * factor),
+        ),
+    ]  # fmt: skip
+    columns = 4 if grid.ratio > 1.5 else 2
+    width, height = map_size(grid, 4.6 if columns == 2 else 3.0, 4.2)
+    height, plot = max(height, 1.2), max(width, 3.6)
+    cell, tall = plot + MARGIN, TITLE + height + BAR
+    rows = 4 // columns
+    across, up = columns * cell + MARGIN, rows * tall + 0.62
+    figure = Figure(figsize=(across, up))
+    for index, panel in enumerate(panels):
+        row, column = divmod(index, columns)
+        top = up - 0.38 - row * tall - TITLE
+        left = MARGIN + column * cell + (plot - width) / 2
+        draw_panel(figure, panel, grid, left, top - height / 2 - width * grid.ratio / 2, width, 10)
+    far = sound & far_pixels(truth)[0] if "distance" in truth else None
+    left = MARGIN + (columns - 1) * cell + 0.6
+    axes = place_axes(figure, left, up - 0.38 - (rows - 1) * tall - TITLE - height, plot - 0.75, height)
+    step = scan_step(maps)
+    draw_histogram(axes, error * factor, sound, far, most * factor, None if step is None else step * factor, finer)
+    add_words(figure, heading, f"{FOOT}; the last bins of the histogram hold all beyond")
+    return figure
+
+
+def draw_histogram(
+    axes: Axes, error: np.ndarray, sound: np.ndarray, far: np.ndarray | None, most: float, step: float | None,
+    units: str,
+) -> None:  # fmt: skip
+    """Histogram of the error over the sound pixels, and over those of them that no dislocation is near to.
+
+    Parameters
+    ----------
+    axes : Axes
+    error : array (y, x), in ``units``
+    sound, far : array (y, x), bool
+        ``far`` is ``None`` where distances are not known.
+    most : float
+        The histogram ends at ± 1.2 of it, or beyond half a step; what lies farther out counts in the last bin.
+    step : float or None
+        Step of the scan, drawn as half a step to both sides.
+    units : str
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    most = max(1.2 * most, 0.55 * (step or 0.0))
+    edges = np.linspace(-most, most, 101)
+    classes = [("sound pixels", sound, "#b8b8b8")]
+    if far is not None:
+        classes.append((f"> {FAR:g} µm from a line", far, "#0072b2"))
+    for number, (name, where, colour) in enumerate(classes):
+        values = error[where]
+        if not values.size:
+            continue
+        name = f"{name}: median |error| {np.median(np.abs(values)):.3g} {symbol(units)}"
+        axes.hist(
+            np.clip(values, edges[0], edges[-1]), list(edges), weights=np.full(values.size, 100 / values.size),
+            histtype="step" if number else "stepfilled", color=colour, label=name, lw=1.3,
+        )  # fmt: skip
+    axes.axvline(0, color="0.2", lw=0.8)
+    if step is not None:
+        for sign in (-1, 1):
+            word = f"half a step of the scan: {step / 2:.3g} {symbol(units)}" if sign > 0 else None
+            axes.axvline(sign * step / 2, color="#d55e00", lw=0.9, ls="--", label=word)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_xlabel(labelled("found minus true", units), fontsize=8.5, labelpad=2)
+    axes.set_ylabel("pixels (%)", fontsize=8.5, labelpad=2)
+    axes.set_title("how far off", fontsize=10, pad=6)
+    axes.tick_params(labelsize=8, length=2.5)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.set_ylim(0, 1.45 * axes.get_ylim()[1])  # room for the legend
+    legend = axes.legend(fontsize=7, loc="upper left", borderpad=0.2, labelspacing=0.3, framealpha=0.9)
+    legend.get_frame().set_linewidth(0)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

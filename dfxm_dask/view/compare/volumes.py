@@ -1,0 +1,433 @@
+"""Two volumes on disk compared: on which voxels, with what result, as a table and as a figure."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dfxm_dask.errors import IncompleteError, InputError
+from dfxm_dask.view.figures.maps import add_words, place_axes
+from dfxm_dask.volume.compare import BIN, TAU, Comparison, compare_voxels
+from dfxm_dask.volume.sparse import Voxels, voxels
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MASKS = (("volume", "dislocation", ""), ("beams", "defects", ""), ("truth", "distance", "<0.25"))
+"""Where a mask is looked for, in this order: what was reconstructed, what stands out, what is true. A voxel is on a
+line where its centre is within 0.25 um of it (our choice: about half of a line's image)."""
+NEAR = 1e-3  # um: layers as near as this are at the same place
+PART, PITCH = 0.1, 0.01
+"""Voxels are the same where their centres lie within a tenth of a voxel of each other, and their sizes differ by no
+more than one part in a hundred (our choice); others need resampling."""
+COLUMNS = ("metric", "value", "chance")
+BLUE, ORANGE = "#0072b2", "#d55e00"
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """A mask on disk, read layer by layer.
+
+    Parameters
+    ----------
+    path : Path
+        The store.
+    name : str
+        Store and variable.
+    variable : DataArray (z, y, x)
+    true : callable
+        Turns values into bool.
+    known : array (z,), bool
+        Layers that are whole on disk.
+    notes : tuple of str
+        What a reader must know of it.
+    """
+
+    path: Path
+    name: str
+    variable: xr.DataArray
+    true: Callable[[np.ndarray], np.ndarray]
+    known: np.ndarray
+    notes: tuple[str, ...] = ()
+
+    def layer(self, number: int) -> np.ndarray:
+        """One layer (y, x), bool."""
+        return self.true(np.asarray(self.variable[number]))
+
+    def positions(self, dim: str) -> np.ndarray:
+        """Centres of the voxels along one dimension, um."""
+        return np.asarray(self.variable[dim], np.float64)
+
+
+def open_mask(where: str | Path) -> Mask:
+    """The mask that a store holds.
+
+    Parameters
+    ----------
+    where : str or path
+        ``STORE``: its ``volume/dislocation``, else ``beams/defects``, else what lies within 0.25 um of a true line.
+        ``STORE:group`` takes that of one group, ``STORE:group/variable`` any other: True, or not 0 for integers;
+        floats need a limit, as in ``STORE:truth/distance<0.5`` or ``STORE:beams/weak_enhanced>3``.
+
+    Returns
+    -------
+    Mask
+        Layers that a step has not written, or that were absent from the source, are not ``known``, and are named.
+
+    Raises
+    ------
+    InputError
+        There is no such variable or no mask at all, it has other dims than z, y and x, it is a float without a limit,
+        or positions are not in um or do not rise.
+    StoreError
+        Not a store.
+    """
+    from dfxm_dask.store.integrity import ledger
+    from dfxm_dask.store.scan import open_scan, valid_blocks
+
+    text = str(where)
+    found = re.fullmatch(r"(.+?):(\w+)(?:/(\w+)\s*(?:([<>])\s*([-+.\deE]+))?)?", text)
+    found = None if os.path.exists(text) else found
+    path = Path(found[1] if found else text)
+    try:
+        tree = open_scan(path, chunks=None)
+    except IncompleteError:
+        tree = open_scan(path, chunks=None, allow_partial=True)
+    if found and found[3]:
+        group, name, limit = found[2], found[3], (found[4] or "") + (found[5] or "")
+    else:
+        asked = [mask for mask in MASKS if found is None or mask[0] == found[2]]
+        there = [mask for mask in asked if mask[0] in tree and mask[1] in tree[mask[0]].data_vars]
+        if not there:
+            raise InputError(
+                f"mask of {text}", f"there is none of {', '.join(f'{g}/{n}' for g, n, _ in MASKS)}",
+                "run a recipe that writes one, or name it as STORE:group/variable",
+            )  # fmt: skip
+        group, name, limit = there[0]
+    label = f"{path.name}:{group}/{name}{limit}"
+    if group not in tree or name not in tree[group].data_vars:
+        raise InputError(label, "is not in the store", f"see `dfxm-dask info {path}`")
+    variable = tree[group][name]
+    if variable.dims != ("z", "y", "x"):
+        raise InputError(label, f"has the dims {', '.join(map(str, variable.dims))}", "name a variable of z, y, x")
+    for dim in variable.dims:
+        if variable[dim].attrs.get("units") != "um":
+            raise InputError(
+                label, f"{dim} is in {variable[dim].attrs.get('units', 'no unit')}, and distances need um",
+                f"set the effective pixel by dfxm-dask calibrate {path} --pixel-size Y,X",
+            )  # fmt: skip
+        if dim != "z" and not (np.diff(np.asarray(variable[dim])) > 0).all():
+            raise InputError(label, f"{dim} does not rise", "give a store with rising positions")
+    known, notes = np.ones(variable.sizes["z"], bool), []
+    if "not_complete" in variable.attrs:
+        notes.append(f"{label} is not complete: {variable.attrs['not_complete']}")
+        for state in ledger.states(path, group).values():
+            if name in state.writes:
+                known &= valid_blocks(state, variable.sizes["z"], variable.sizes["y"]).all(1)
+    return Mask(path, label, variable, _truth(label, variable.dtype, limit), known, tuple(notes))
+
+
+def _truth(label: str, dtype: np.dtype, limit: str) -> Callable[[np.ndarray], np.ndarray]:
+    """How values turn into bool."""
+    if limit:
+        level = float(limit[1:])
+        return (lambda values: values < level) if limit[0] == "<" else (lambda values: values > level)
+    if dtype.kind == "f":
+        raise InputError(label, f"is {dtype}, not a mask", f"give a limit, as in {label}<0.5 or {label}>3")
+    return lambda values: values.astype(bool)
+
+
+def same_voxels(a: np.ndarray, b: np.ndarray, axis: str, resample: bool) -> tuple[np.ndarray, np.ndarray, float]:
+    """Voxels of two grids that lie at the same place along one dimension.
+
+    Parameters
+    ----------
+    a, b : array, um, rising
+        Centres of the voxels.
+    axis : str
+    resample : bool
+        Take the nearest voxel of b where the grids differ.
+
+    Returns
+    -------
+    first, second : arrays, int
+        Numbers of those in a and in b, one to one.
+    off : float
+        Largest distance of such a pair, in voxels of a.
+
+    Raises
+    ------
+    InputError
+        The grids do not overlap, or they differ and are not to be resampled.
+
+    Examples
+    --------
+    >>> same_voxels(np.arange(5) * 0.5, 1.0 + np.arange(9) * 0.5, "y", False)[:2]
+    (array([2, 3, 4]), array([0, 1, 2]))
+    """
+    steps = [(p[-1] - p[0]) / (p.size - 1) if p.size > 1 else np.nan for p in (a, b)]
+    steps = [step if np.isfinite(step) else next((s for s in steps if np.isfinite(s)), 1.0) for step in steps]
+    near = np.searchsorted((b[1:] + b[:-1]) / 2, a)
+    apart = np.abs(b[near] - a)
+    first = np.flatnonzero(apart <= steps[1] / 2 * (1 + 1e-9))
+    if not first.size:
+        raise InputError(
+            "volumes to compare", f"along {axis} one spans {a[0]:g} to {a[-1]:g} um, the other {b[0]:g} to {b[-1]:g}",
+            "compare volumes of the same place",
+        )  # fmt: skip
+    off = float(apart[first].max() / steps[0])
+    if not resample and (off > PART or abs(steps[1] / steps[0] - 1) > PITCH):
+        raise InputError(
+            "volumes to compare",
+            f"along {axis} voxels of {steps[0]:g} and {steps[1]:g} um, up to {off:.2g} of a voxel apart",
+            "say --resample to take the nearest voxel of the second volume for each of the first",
+        )  # fmt: skip
+    return first, near[first], off
+
+
+def same_layers(a: Mask, b: Mask) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Layers that both masks have, whole: their numbers in a and in b; and what is left out, in words.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    z = [mask.positions("z") for mask in (a, b)]
+    pairs = np.abs(z[0][:, None] - z[1][None]) <= NEAR
+    alike = pairs & a.known[:, None] & b.known[None]
+    notes = []
+    for mask, places, partner in ((a, z[0], pairs.any(1)), (b, z[1], pairs.any(0))):
+        if not mask.known.all():
+            notes.append(f"layers that {mask.name} has not: z = {_list(places[~mask.known])} um; left out of both")
+        if not partner.all():
+            notes.append(f"layers of {mask.name} alone: z = {_list(places[~partner])} um; left out")
+    first = np.flatnonzero(alike.any(1))
+    if not first.size:
+        raise InputError(
+            "volumes to compare", f"{a.name} and {b.name} have no layer at the same z",
+            "compare volumes of the same place",
+        )  # fmt: skip
+    return first, alike[first].argmax(1), notes
+
+
+def _list(values: np.ndarray) -> str:
+    shown = [f"{value:g}" for value in values[:8]]
+    return ", ".join(shown) + (f" and {values.size - 8} more" if values.size > 8 else "")
+
+
+def shared_voxels(a: Mask, b: Mask, *, resample: bool = False) -> tuple[Voxels, Voxels, list[str]]:
+    """True voxels of two masks where both are known, on the grid of the first; and what is left out, in words.
+
+    Raises
+    ------
+    InputError
+        See :func:`same_voxels`; no common layer.
+    """
+    first, second, notes = same_layers(a, b)
+    y, x = (same_voxels(a.positions(d), b.positions(d), d, resample) for d in ("y", "x"))
+    z = a.positions("z")[first]
+    positions = [p - p[0] for p in (z, a.positions("y")[y[0]], a.positions("x")[x[0]])]
+    positions[1:] = [_even(p) for p in positions[1:]]
+    lists, outside = [], []
+    for mask, layers, rows, columns in ((a, first, y[0], x[0]), (b, second, y[1], x[1])):
+        count = [0]
+        lists.append(voxels(_cut(mask, layers, rows, columns, count), positions))
+        outside.append(count[0] - len(lists[-1].flat))
+    if max(y[2], x[2]) > PART:
+        notes.append(
+            f"{b.name} was put on the grid of {a.name} by nearest voxel, up to "
+            f"{max(y[2], x[2]):.2g} of its voxels away: of {len(lists[1].flat) + outside[1]} true voxels became "
+            f"{len(lists[1].flat)}"
+        )
+    elif any(outside):
+        notes.append(f"true voxels outside the common frame, left out: {outside[0]} and {outside[1]}")
+    return lists[0], lists[1], notes
+
+
+def _cut(
+    mask: Mask, layers: np.ndarray, rows: np.ndarray, columns: np.ndarray, count: list[int]
+) -> Iterator[np.ndarray]:
+    """Layers of a mask at given rows and columns, one at a time; ``count`` adds up true voxels of whole layers."""
+    whole = all(np.array_equal(at, np.arange(mask.variable.sizes[d])) for at, d in ((rows, "y"), (columns, "x")))
+    for number in layers:
+        layer = mask.layer(number)
+        count[0] += int(np.count_nonzero(layer))
+        yield layer if whole else layer[np.ix_(rows, columns)]
+
+
+def _even(positions: np.ndarray) -> np.ndarray:
+    """Multiples of the step where positions are evenly spaced but for rounding, so that equal grids are equal."""
+    if positions.size < 2:
+        return positions
+    step = float(f"{(positions[-1] - positions[0]) / (positions.size - 1):.12g}")
+    even = np.arange(positions.size) * step
+    return even if np.allclose(even, positions, rtol=0, atol=1e-6 * abs(step)) else positions
+
+
+def compare_volumes(
+    a: str | Path | Mask, b: str | Path | Mask, *, tau: Sequence[float] = TAU, resample: bool = False, copies: int = 8,
+    sample: int = 100_000, seed: int = 0, threads: int = 1,
+) -> tuple[Comparison, list[str]]:  # fmt: skip
+    """Agreement of the masks of two stores beside what chance would reach, in the layers and the frame of both.
+
+    Parameters
+    ----------
+    a, b : str, path or Mask
+        What was found, and the truth (or what another method found); see :func:`open_mask`.
+    tau, copies, sample, seed, threads
+        See :func:`dfxm_dask.volume.compare.compare_voxels`.
+    resample : bool
+        Take the nearest voxel of b for each of a where they lie on other grids.
+
+    Returns
+    -------
+    comparison : Comparison
+    notes : list of str
+        What was left out, resampled or not complete.
+
+    Raises
+    ------
+    InputError
+        See :func:`open_mask`; no common layer; other voxels, unless they are to be resampled.
+
+    Notes
+    -----
+    Masks are read layer by layer, and only lists of true voxels are kept: about 100 bytes for each at the peak.
+    Distances are by the real z of layers: those that are absent leave their gap.
+    """
+    masks = [mask if isinstance(mask, Mask) else open_mask(mask) for mask in (a, b)]
+    first, second, notes = shared_voxels(*masks, resample=resample)
+    found = compare_voxels(first, second, tau, copies=copies, sample=sample, seed=seed, threads=threads)
+    if copies and max(found.voxels) > sample:
+        notes.append(f"distances by chance are of {sample} random voxels, those between the volumes of all")
+    return found, [*masks[0].notes, *masks[1].notes, *notes]
+
+
+def metric_words(name: str) -> str:
+    """A name of :func:`dfxm_dask.volume.compare.compare_masks` as a reader wants it."""
+    kind, _, tau = name.partition("_")
+    of = {"precision": "precision: share of A within {} um of B", "recall": "recall: share of B within {} um of A",
+          "f1": "F1 at {} um"}  # fmt: skip
+    words = {
+        "dice": "Dice", "iou": "IoU", "count_ratio": "voxel ratio, smaller count over larger",
+        "distance": "mean nearest-neighbour distance, both ways (um)", "hd95": "HD95 (um)",
+    }  # fmt: skip
+    return words[name] if name in words else of[kind].format(tau)
+
+
+def comparison_rows(found: Comparison) -> list[tuple[str, str, str]]:
+    """Rows of a table: metric, value, and mean and standard deviation by chance."""
+    rows = [("true voxels of A and of B", " and ".join(map(str, found.voxels)), "")]
+    rows.append(("voxels of both", str(found.both), ""))
+    for name, value in found.values.items():
+        chance, spread = found.chance[name], found.spread[name]
+        by_chance = "none" if np.isnan(chance) else f"{chance:.3g} ± {spread:.2g}"
+        rows.append((metric_words(name), "none" if np.isnan(value) else f"{value:.4g}", by_chance))
+    return rows
+
+
+def ratio_words(found: Comparison) -> str:
+    """What the voxel ratio does not say."""
+    ratio = found.values["count_ratio"]
+    if np.isnan(ratio):
+        return "neither volume has a true voxel: nothing can be said of agreement"
+    return f"voxel ratio {ratio:.2g} is a ratio of sizes: it says nothing of agreement"
+
+
+def draw_comparison(found: Comparison, names: tuple[str, str], tau: Sequence[float] = TAU) -> Figure:
+    """A page with how far voxels of one volume are from the other: histograms and cumulative shares, both ways.
+
+    Parameters
+    ----------
+    found : Comparison
+    names : (str, str)
+        Of a and b.
+    tau : sequence of float, um
+        Marked.
+
+    Returns
+    -------
+    Figure
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.4, 6.7))
+    ways = (("A to B", found.to_b, found.chance_to_b), ("B to A", found.to_a, found.chance_to_a))
+    most = max([_quantile(h, 0.99) for _, *both in ways for h in both] + [1.15 * max([*tau, 0.4])])
+    for column, (way, measured, chance) in enumerate(ways):
+        left = 0.75 + 4.65 * column
+        _histograms(place_axes(figure, left, 3.65, 3.75, 2.2), measured, chance, most, tau, way)
+        _shares(place_axes(figure, left, 0.85, 3.75, 2.1), measured, chance, most, tau, way)
+    for number, (letter, name) in enumerate(zip("AB", names, strict=True)):
+        figure.text(
+            0.5, 1 - (0.12 + 0.18 * number) / 6.7, f"{letter}: {name}", ha="center", va="top", fontsize=9, color="0.25",
+            parse_math=False,
+        )  # fmt: skip
+    add_words(
+        figure, "", f"by chance: A moved to random places; bins of {BIN:g} µm; what lies farther out is not drawn"
+    )
+    return figure
+
+
+def _quantile(histogram: np.ndarray, share: float) -> float:
+    """Upper edge of the bin in which so much of a histogram is reached; 0 for none."""
+    if not histogram.sum():
+        return 0.0
+    return float(BIN * (1 + np.searchsorted(np.cumsum(histogram), share * histogram.sum())))
+
+
+def _curves(measured: np.ndarray, chance: np.ndarray) -> list[tuple[str, np.ndarray, str]]:
+    named = (("measured", measured, BLUE), ("by chance", chance, ORANGE))
+    return [(word, 100 * values / values.sum(), colour) for word, values, colour in named if values.sum()]
+
+
+def _histograms(
+    axes: Axes, measured: np.ndarray, chance: np.ndarray, most: float, tau: Sequence[float], way: str
+) -> None:
+    """Share of voxels per bin; what is in both volumes is said in words, for it would dwarf the rest."""
+    wide = max(1, int(np.ceil(most / BIN / 80)))  # bins in one that is drawn
+    for word, values, colour in _curves(measured, chance):
+        apart = np.append(0.0, values[1:])
+        apart = np.pad(apart, (0, -len(apart) % wide)).reshape(-1, wide).sum(1)
+        edges = np.arange(len(apart) + 1) * BIN * wide
+        label = f"{word}; besides {values[0]:.3g} % nearer than {BIN:g} µm"
+        axes.stairs(apart, edges, color=colour, label=label, fill=word == "measured", alpha=0.75, lw=1.4)
+    if not axes.patches:
+        axes.text(0.5, 0.5, "no distance: a volume is empty", ha="center", transform=axes.transAxes, fontsize=9)
+    else:
+        axes.set_ylim(0, 1.4 * max(1e-9, axes.get_ylim()[1]))
+        axes.legend(fontsize=7.5, loc="upper right", framealpha=0.95, edgecolor="none", borderpad=0.2)
+    axes.set_title(f"distance from {way}", fontsize=10)
+    _dress(axes, most, tau, f"voxels (%) per {BIN * wide:g} µm")
+
+
+def _shares(
+    axes: Axes, measured: np.ndarray, chance: np.ndarray, most: float, tau: Sequence[float], way: str
+) -> None:  # fmt: skip
+    """Share of voxels that are nearer than a distance: precision (A to B) or recall (B to A) at every tau."""
+    for _, values, colour in _curves(measured, chance):
+        edges, total = np.arange(len(values) + 1) * BIN, np.append(0, np.cumsum(values))
+        axes.plot(np.append(edges, max(most, edges[-1])), np.append(total, 100), color=colour, lw=1.4)
+    axes.set_ylim(0, 103)
+    word = "precision" if way == "A to B" else "recall"
+    _dress(axes, most, tau, f"{word}: nearer (%)")
+    axes.set_xlabel(f"distance from {way} (µm)", fontsize=8.5)
+
+
+def _dress(axes: Axes, most: float, tau: Sequence[float], label: str) -> None:
+    axes.set_xlim(0, most)
+    for limit in tau:
+        axes.axvline(limit, color="0.4", lw=0.8, ls="--", zorder=0)
+    axes.set_ylabel(label, fontsize=8.5)
+    axes.tick_params(labelsize=8, length=2.5)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
