@@ -102,9 +102,14 @@ def check_axes(reduction: Declaration, axes: Mapping[str, str], sizes: Mapping[A
 
 
 def projected_memory(
-    reductions: Sequence[Declaration], axes: Mapping[str, str], sizes: Mapping[str, int],
-    parameters: Sequence[Mapping[str, Any]], edge: int, itemsize: int, whole: bool,
-) -> int:  # fmt: skip
+    reductions: Sequence[Declaration],
+    axes: Mapping[str, str],
+    sizes: Mapping[str, int],
+    parameters: Sequence[Mapping[str, Any]],
+    edge: int,
+    itemsize: int,
+    whole: bool,
+) -> int:
     """Bytes that one unit needs at its peak: baseline, one tile of counts, encoded chunks, and the maps it makes.
 
     Parameters
@@ -138,10 +143,17 @@ def projected_memory(
 
 
 def _layer_block(
-    reduction: Declaration, axes: Mapping[str, str], parameters: Mapping[str, Any], names: Sequence[str],
-    dims: Sequence[tuple[str, ...]], positions: Mapping[str, np.ndarray], wanted: Sequence[Variable],
-    own: np.ndarray | None, seen: np.ndarray | None, *blocks: np.ndarray,
-) -> Arrays:  # fmt: skip
+    reduction: Declaration,
+    axes: Mapping[str, str],
+    parameters: Mapping[str, Any],
+    names: Sequence[str],
+    dims: Sequence[tuple[str, ...]],
+    positions: Mapping[str, np.ndarray],
+    wanted: Sequence[Variable],
+    own: np.ndarray | None,
+    seen: np.ndarray | None,
+    *blocks: np.ndarray,
+) -> Arrays:
     """The kernel on every layer of a block. With a halo, ``seen`` are the layers at hand and ``own`` those to do."""
     halo = reduction.halo
     count = (
@@ -227,9 +239,10 @@ def lazy(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str, A
         return made
     if lengths := open_dims(reduction, wanted, axes):
         raise InputError(
-            f"{reduction.name} as a lazy Dataset", f"only the data tell the length of {', '.join(lengths)}",
+            f"{reduction.name} as a lazy Dataset",
+            f"only the data tell the length of {', '.join(lengths)}",
             f"run it on a store, or compute it at once: {reduction.name}.gather(dataset)",
-        )  # fmt: skip
+        )
     return _gathered(reduction, base, wanted, dataset, axes, chosen)
 
 
@@ -247,8 +260,11 @@ def open_dims(reduction: Declaration, wanted: Sequence[Variable], axes: Mapping[
     """Dims of the result of a gather whose length is not known before it is computed, such as the objects found."""
     known = {*SPACE, *axes, *FIXED}
     dims = dict.fromkeys(d for v in wanted for d in v.dims)
-    return [d for d in dims if d not in known and not d.endswith("component")
-            and not d.startswith("patch_")] if reduction.combine else []  # fmt: skip
+    return (
+        [d for d in dims if d not in known and not d.endswith("component") and not d.startswith("patch_")]
+        if reduction.combine
+        else []
+    )
 
 
 def gather(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str, Any]) -> xr.Dataset:
@@ -294,20 +310,42 @@ def _blocks(
     if reduction.halo:
         layers = da.from_array(np.arange(sum(grid["z"])), chunks=(grid["z"],))
         own, seen = layers, overlap(layers, {0: reduction.halo}, "none", allow_rechunk=False)
-        data = [overlap(x, {d.index("z"): reduction.halo}, "none", allow_rechunk=False) if "z" in d else x
-                for x, d in zip(data, dims, strict=True)]  # fmt: skip
+        data = [
+            overlap(x, {d.index("z"): reduction.halo}, "none", allow_rechunk=False) if "z" in d else x
+            for x, d in zip(data, dims, strict=True)
+        ]
     pairs: list[Any] = []
     for x, dim in zip(data, dims, strict=True):
         pairs += [x, tuple(index[d] for d in dim)]
     marks: list[Any] = [own, (index["z"],), seen, (index["z"],)] if own is not None else [None, None, None, None]
     base = da.blockwise(
-        _layer_block, tuple(index[d] for d in block_dims),
-        reduction, None, axes, None, chosen, None, names, None, dims, None, positions, None, wanted, None,
-        *marks, *pairs,
-        concatenate=True, align_arrays=False, name=f"{reduction.name}-" + dask.base.tokenize(
-            reduction.name, chosen, [x.name for x in data], {k: v.tobytes() for k, v in positions.items()}),
-        dtype=object, meta=np.empty((0,) * len(block_dims), object),
-    )  # fmt: skip
+        _layer_block,
+        tuple(index[d] for d in block_dims),
+        reduction,
+        None,
+        axes,
+        None,
+        chosen,
+        None,
+        names,
+        None,
+        dims,
+        None,
+        positions,
+        None,
+        wanted,
+        None,
+        *marks,
+        *pairs,
+        concatenate=True,
+        align_arrays=False,
+        name=f"{reduction.name}-"
+        + dask.base.tokenize(
+            reduction.name, chosen, [x.name for x in data], {k: v.tobytes() for k, v in positions.items()}
+        ),
+        dtype=object,
+        meta=np.empty((0,) * len(block_dims), object),
+    )
     return base, wanted, axes, chosen, index, block_dims
 
 
@@ -338,14 +376,18 @@ def _inputs(
             if fault := length_fault(variable, array.attrs.get("units")):
                 name = variable.name
                 raise InputError(
-                    reduction.name, fault,
+                    reduction.name,
+                    fault,
                     f"give the pixel size when the scan is made, or assign positions in um: "
                     f"dataset.assign_coords({name}=({name!r}, positions, {{'units': 'um'}}))",
-                )  # fmt: skip
+                )
             check(
-                variable, tuple(map(str, array.dims)), array.dtype, array.attrs.get("units"),
+                variable,
+                tuple(map(str, array.dims)),
+                array.dtype,
+                array.attrs.get("units"),
                 asked=f"{reduction.name}: variable {variable.name!r}",
-            )  # fmt: skip
+            )
             names.append(variable.name)
             arrays.append(array)
     return names, arrays, positions
@@ -379,9 +421,14 @@ def _aligned(array: xr.DataArray, grid: Mapping[str, tuple[int, ...]]) -> xr.Dat
 
 
 def _picked(
-    reduction: Declaration, base: da.Array, wanted: Sequence[Variable], dataset: xr.Dataset, axes: Mapping[str, str],
-    index: dict[str, int], block_dims: list[str],
-) -> xr.Dataset:  # fmt: skip
+    reduction: Declaration,
+    base: da.Array,
+    wanted: Sequence[Variable],
+    dataset: xr.Dataset,
+    axes: Mapping[str, str],
+    index: dict[str, int],
+    block_dims: list[str],
+) -> xr.Dataset:
     """One lazy array per output, each a part of the shared block task."""
     position = {d: index[d] for d in block_dims}
     if reduction.patch:
@@ -398,10 +445,18 @@ def _picked(
         if not variable.stored and variable.name in dataset and dataset[variable.name].dtype != dtype:
             dtype = np.dtype(variable.dtype) if dtype.kind == "f" else dataset[variable.name].dtype
         data = da.blockwise(
-            _pick, tuple(labels[d] for d in variable.dims), base, tuple(index[d] for d in block_dims),
-            variable.name, None, new_axes={labels[d]: n for d, n in new.items()}, adjust_chunks=adjust or None,
-            concatenate=None, dtype=dtype, meta=np.empty((0,) * len(variable.dims), dtype),
-        )  # fmt: skip
+            _pick,
+            tuple(labels[d] for d in variable.dims),
+            base,
+            tuple(index[d] for d in block_dims),
+            variable.name,
+            None,
+            new_axes={labels[d]: n for d, n in new.items()},
+            adjust_chunks=adjust or None,
+            concatenate=None,
+            dtype=dtype,
+            meta=np.empty((0,) * len(variable.dims), dtype),
+        )
         variables[variable.name] = (variable.dims, data, variable.attrs)
     return xr.Dataset(variables, coords=_coordinates(dataset, wanted))
 
@@ -431,9 +486,13 @@ def _merged(reduction: Declaration, base: da.Array) -> tuple[dict[Any, Any], str
 
 
 def _gathered(
-    reduction: Declaration, base: da.Array, wanted: Sequence[Variable], dataset: xr.Dataset, axes: Mapping[str, str],
+    reduction: Declaration,
+    base: da.Array,
+    wanted: Sequence[Variable],
+    dataset: xr.Dataset,
+    axes: Mapping[str, str],
     chosen: Mapping[str, Any],
-) -> xr.Dataset:  # fmt: skip
+) -> xr.Dataset:
     """Merge the summaries of all blocks in a tree, finish, and declare the outputs."""
     layer, last = _merged(reduction, base)
     variables = {}

@@ -60,9 +60,13 @@ def kernel_arguments(
 
 
 def run_kernel(
-    reduction: Declaration, axes: Mapping[str, str], fetch: Mapping[str, Any], positions: Mapping[str, np.ndarray],
-    parameters: Mapping[str, Any], **extra: Any,
-) -> Arrays:  # fmt: skip
+    reduction: Declaration,
+    axes: Mapping[str, str],
+    fetch: Mapping[str, Any],
+    positions: Mapping[str, np.ndarray],
+    parameters: Mapping[str, Any],
+    **extra: Any,
+) -> Arrays:
     """What the kernel makes of one layer.
 
     Parameters
@@ -113,9 +117,10 @@ def frame_positions(axes: Mapping[str, str], fetch: Mapping[str, Any]) -> dict[s
         lacking = int((~np.isfinite(values)).sum())
         if 0 < lacking < values.size:
             raise InputError(
-                f"variable 'position_{a}'", f"has no number for {lacking} of the {values.size} frames of a layer",
+                f"variable 'position_{a}'",
+                f"has no number for {lacking} of the {values.size} frames of a layer",
                 f"give all of them a position, or drop position_{a}",
-            )  # fmt: skip
+            )
     return {a: values for a, values in found.items() if np.isfinite(values).all()}
 
 
@@ -149,9 +154,11 @@ def compares_frames(reduction: Declaration) -> bool:
 
 
 def frames_apart(
-    axes: Sequence[str], frames: Mapping[str, np.ndarray], positions: Mapping[str, np.ndarray],
+    axes: Sequence[str],
+    frames: Mapping[str, np.ndarray],
+    positions: Mapping[str, np.ndarray],
     reductions: Sequence[Declaration],
-) -> tuple[str, ...]:  # fmt: skip
+) -> tuple[str, ...]:
     """That reductions take frames for measured at one position along a scan axis which lie apart.
 
     Parameters

@@ -162,9 +162,25 @@ def reduction(
         model = create_model(name, __config__=ConfigDict(extra="forbid", strict=False, allow_inf_nan=False), **fields)
         room = group or (kernel.__module__.split(".")[-2] if "." in kernel.__module__ else "extra")
         REGISTRY[name] = Reduction(
-            name, kernel, reads, may_read, writes, over, halo, patch, combine, finish, min_axes, room, model,
-            min_positions, files, positions, settle, settled_by,
-        )  # fmt: skip
+            name,
+            kernel,
+            reads,
+            may_read,
+            writes,
+            over,
+            halo,
+            patch,
+            combine,
+            finish,
+            min_axes,
+            room,
+            model,
+            min_positions,
+            files,
+            positions,
+            settle,
+            settled_by,
+        )
         return REGISTRY[name]
 
     return declare

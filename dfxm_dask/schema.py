@@ -204,9 +204,11 @@ def length_fault(variable: Variable, units: str | None) -> str | None:
     """Why positions along z, y or x in this unit are no lengths, or None; a missing unit is never taken for um."""
     if variable.name not in SPACE or not variable.units or units == variable.units:
         return None
-    return f"needs {variable.name} in {variable.units}, it is in {units!r}" if units else (
-        f"needs {variable.name} in {variable.units}, it has no unit"
-    )  # fmt: skip
+    return (
+        f"needs {variable.name} in {variable.units}, it is in {units!r}"
+        if units
+        else (f"needs {variable.name} in {variable.units}, it has no unit")
+    )
 
 
 def check(

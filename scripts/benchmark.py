@@ -102,9 +102,14 @@ def arguments() -> argparse.Namespace:
     volume = commands.add_parser("volume", help="objects, boundaries and comparison of a stack of 301 layers")
     scale = commands.add_parser("scale", help="plans and runs of 10,000 layers without pixels")
     named = (
-        (maps, MAPS), (simulate, SIMULATE), (networks, NETWORKS), (beams, BEAMS), (components, COMPONENTS),
-        (volume, VOLUME), (scale, SCALE),
-    )  # fmt: skip
+        (maps, MAPS),
+        (simulate, SIMULATE),
+        (networks, NETWORKS),
+        (beams, BEAMS),
+        (components, COMPONENTS),
+        (volume, VOLUME),
+        (scale, SCALE),
+    )
     for command, figures in ((command, list(known)) for command, known in named):
         command.add_argument("--quick", action="store_true", help="small frames, for a look whether all of it runs")
         command.add_argument("--work", type=Path, help="folder for data, kept and used again (default: temporary)")

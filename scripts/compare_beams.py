@@ -50,20 +50,34 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "ResNet18": {"name": "resnet18", "epochs": 4, "rate": 1e-3, "every": 2},
     "VGG16": {"name": "vgg16", "epochs": 3, "rate": 1e-4, "every": 16},
     "strided": {
-        "name": "compact", "epochs": 10, "every": 2,
+        "name": "compact",
+        "epochs": 10,
+        "every": 2,
         "options": {"widths": [16, 32, 48, 48], "kernels": [5, 5, 5, 5], "strides": [2, 2, 2, 1]},
     },
     "patch embedding": {
-        "name": "compact", "epochs": 10, "every": 2,
+        "name": "compact",
+        "epochs": 10,
+        "every": 2,
         "options": {"widths": [64, 64, 64], "kernels": [8, 3, 3], "strides": [8, 1, 1]},
     },
     "published, 32 px": {
-        "name": "published", "options": {"patch": 32}, "size": 32, "epochs": 6, "rate": 1e-3, "every": 2,
+        "name": "published",
+        "options": {"patch": 32},
+        "size": 32,
+        "epochs": 6,
+        "rate": 1e-3,
+        "every": 2,
     },
     "published, 128 px": {
-        "name": "published", "options": {"patch": 128}, "size": 128, "epochs": 5, "rate": 1e-3, "every": 2,
+        "name": "published",
+        "options": {"patch": 128},
+        "size": 128,
+        "epochs": 5,
+        "rate": 1e-3,
+        "every": 2,
     },
-}  # fmt: skip
+}
 """Architecture, epochs at most, edge of a patch, and every how many patches are taken."""
 
 BEAM: StrongBeam = "smeared"
@@ -144,24 +158,38 @@ def one(name: str, cache: Path) -> dict[str, Any]:
 
     given = {k: data[k][::every] for k in ("patches", "labels", "groups", "levels", "dark")}
     net, record = train(
-        **given, architecture=asked.pop("name"), options=asked.pop("options", {}), seed=SEED, held_out=STOPPED_AT,
-        progress=tell, **asked,
-    )  # fmt: skip
+        **given,
+        architecture=asked.pop("name"),
+        options=asked.pop("options", {}),
+        seed=SEED,
+        held_out=STOPPED_AT,
+        progress=tell,
+        **asked,
+    )
     seconds = time.process_time() - begun
     save(
-        kept(name, cache).with_suffix(".safetensors"), net, architecture=record["architecture"], patch=size,
-        training=record["training"], scores=record["scores"], temperature=record["temperature"],
-    )  # fmt: skip
+        kept(name, cache).with_suffix(".safetensors"),
+        net,
+        architecture=record["architecture"],
+        patch=size,
+        training=record["training"],
+        scores=record["scores"],
+        temperature=record["temperature"],
+    )
     scores = {}
     for test, part in held.items():
         some = slice(None, None, 4 if every > 2 else 1)  # the largest take a second for a dozen patches
         part = {k: v[some] for k, v in part.items()}
         scores[test] = evaluate(found_by(net, input_of(part), record["temperature"]), part["labels"])
     return {
-        "parameters": count_parameters(net), "size": size, "seconds": seconds, "patches": record["training"]["patches"],
-        "epochs": len(record["training"]["curves"]), "speed": speed(net, size, 64 if size < 128 else 16),
+        "parameters": count_parameters(net),
+        "size": size,
+        "seconds": seconds,
+        "patches": record["training"]["patches"],
+        "epochs": len(record["training"]["curves"]),
+        "speed": speed(net, size, 64 if size < 128 else 16),
         "scores": scores,
-    }  # fmt: skip
+    }
 
 
 def brightness(name: str, cache: Path) -> dict[str, Any]:
@@ -248,10 +276,17 @@ def whole_frames(cache: Path) -> dict[str, Any]:
         none = np.concatenate(dark)
         unlit[test] = {"patches": int(none.size), "called_weak": float((none > 0.5).mean()) if none.size else None}
     return {
-        "parameters": count_parameters(net), "size": 64, "seconds": seconds, "patches": len(label),
-        "epochs": WHOLE["epochs"], "speed": speed(net, 64, 64), "scores": scores, "unlit": unlit,
-        "training_accuracy": right / len(label), "loop": speed(net, 64, 0),
-    }  # fmt: skip
+        "parameters": count_parameters(net),
+        "size": 64,
+        "seconds": seconds,
+        "patches": len(label),
+        "epochs": WHOLE["epochs"],
+        "speed": speed(net, 64, 64),
+        "scores": scores,
+        "unlit": unlit,
+        "training_accuracy": right / len(label),
+        "loop": speed(net, 64, 0),
+    }
 
 
 def kept(name: str, cache: Path) -> Path:
@@ -279,9 +314,12 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, r in results.items():
         cells = [
-            name, f"{r['parameters']:,}", f"{r['patches']:,} × {r['epochs']}" if r["epochs"] else f"{r['patches']:,}",
-            f"{r['seconds']:.0f}", f"{r['speed']:,.0f}" if r["speed"] else "",
-        ]  # fmt: skip
+            name,
+            f"{r['parameters']:,}",
+            f"{r['patches']:,} × {r['epochs']}" if r["epochs"] else f"{r['patches']:,}",
+            f"{r['seconds']:.0f}",
+            f"{r['speed']:,.0f}" if r["speed"] else "",
+        ]
         for test in tests:
             s = r["scores"][test]
             recalls = f"{100 * s['weak_recall']:.1f} / {100 * s['strong_recall']:.1f}"

@@ -149,12 +149,17 @@ def opened(store: Path, phantom: Phantom, scale: float | None) -> Layer:
     label, fraction = (np.moveaxis(truth[n][0].values, 0, -1) for n in ("label", "dynamical_fraction"))
     readings = [weak | dark for weak in (label == WEAK, fraction < 0.5) for dark in (label == UNLIT, False)]
     return Layer(
-        counts=counts, phi=phi, lit=beams.lit[0].values, peak=beams.peak_local[0].values,
-        width=beams.width_local[0].values, readings=readings,
-        away=truth.distance[0].values, away_seen=seen_distance(phantom, y, x),
+        counts=counts,
+        phi=phi,
+        lit=beams.lit[0].values,
+        peak=beams.peak_local[0].values,
+        width=beams.width_local[0].values,
+        readings=readings,
+        away=truth.distance[0].values,
+        away_seen=seen_distance(phantom, y, x),
         boundary=boundary_distance(truth, phantom.z[0], y, x),
         sampling=(float(y[1] - y[0]), float(x[1] - x[0])),
-    )  # fmt: skip
+    )
 
 
 def lines(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
@@ -168,10 +173,13 @@ def scores(layer: Layer, values: np.ndarray, mask: np.ndarray | None = None) -> 
     lit, far = layer.lit, layer.lit & (layer.away > FAR)
     near, wide, seen = (lit & (d < r) for d, r in ((layer.away, NEAR), (layer.away, 1.0), (layer.away_seen, NEAR)))
     found = {
-        "AUC": auc(values, near, far), "AUC 1 um": auc(values, wide, far), "AP": average_precision(values, near, far),
-        "AUC seen": auc(values, seen, far), "AP seen": average_precision(values, seen, far),
+        "AUC": auc(values, near, far),
+        "AUC 1 um": auc(values, wide, far),
+        "AP": average_precision(values, near, far),
+        "AUC seen": auc(values, seen, far),
+        "AP seen": average_precision(values, seen, far),
         "seam": seam_metric(np.where(lit, values, np.nan)),
-    }  # fmt: skip
+    }
     return found if mask is None else found | mask_scores(layer, mask)
 
 
@@ -208,11 +216,18 @@ def published(layer: Layer, readings: list[np.ndarray]) -> dict[str, dict[str, f
     near, far = layer.lit & (layer.away < NEAR), layer.lit & (layer.away > FAR)
     sums = [
         integrate_beams.kernel(
-            np.moveaxis(layer.counts, 0, -1), {"phi": layer.phi}, layer.lit, layer.peak, layer.width, np.True_,
-            p_weak=weak.astype(np.float32), background="none", legacy=True,
+            np.moveaxis(layer.counts, 0, -1),
+            {"phi": layer.phi},
+            layer.lit,
+            layer.peak,
+            layer.width,
+            np.True_,
+            p_weak=weak.astype(np.float32),
+            background="none",
+            legacy=True,
         )["weak"]
         for weak in readings
-    ]  # fmt: skip
+    ]
     total = max(sums, key=lambda image: auc(image, near, far))
     contrast = published_contrast(np.where(layer.lit, total, np.nan))
     return {
@@ -275,9 +290,14 @@ def rows_in(store: Path, preset: str, seed: int, beam: StrongBeam, network: str 
     patches = {"patches by truth": layer.readings}
     if network is not None:
         found = classify_beams.kernel(
-            np.moveaxis(layer.counts, 0, -1), {"phi": layer.phi}, layer.lit, layer.peak, layer.width,
-            method="lcnn", weights=network,
-        )["p_weak"]  # fmt: skip
+            np.moveaxis(layer.counts, 0, -1),
+            {"phi": layer.phi},
+            layer.lit,
+            layer.peak,
+            layer.width,
+            method="lcnn",
+            weights=network,
+        )["p_weak"]
         patches["patches by its network"] = [found > 0.5, ~(found <= 0.5)]
     for by, readings in patches.items():
         rows |= {f"published, {by}: {name}": row for name, row in published(layer, readings).items()}

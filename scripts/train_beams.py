@@ -205,9 +205,13 @@ def ship(net: Any, record: dict[str, Any], held: dict[str, dict[str, np.ndarray]
         **record["training"],
     }
     return save(
-        FOLDER / "compact.safetensors", net, architecture=record["architecture"], training=about, scores=scores,
+        FOLDER / "compact.safetensors",
+        net,
+        architecture=record["architecture"],
+        training=about,
+        scores=scores,
         temperature=record["temperature"],
-    )  # fmt: skip
+    )
 
 
 def main() -> None:
@@ -229,9 +233,15 @@ def main() -> None:
     given = {name: data[name] for name in ("patches", "labels", "groups", "levels", "dark")}
     begun = time.process_time()
     net, record = train(
-        **given, architecture="compact", options=OURS, seed=SEED, held_out=STOPPED_AT, progress=tell, epochs=EPOCHS,
+        **given,
+        architecture="compact",
+        options=OURS,
+        seed=SEED,
+        held_out=STOPPED_AT,
+        progress=tell,
+        epochs=EPOCHS,
         patience=12,
-    )  # fmt: skip
+    )
     seconds = time.process_time() - begun
     path = ship(net, record, held, brightness_baseline(input_of(data), data["labels"]))
     print(f"{path.name}: {path.stat().st_size} bytes, trained in {seconds:.0f} s, T = {record['temperature']:.3f}")

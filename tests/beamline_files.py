@@ -169,9 +169,16 @@ def write_bliss(
             counts = known_counts(have, size, seed=seed + 100 * layer, dtype=dtype)
             written.counts.append(counts)
             _write_detector(
-                master, entry, counts, detector, link=link, folder=path.parent / f"scan{layer + 1:04d}",
-                compression=compression, chunks=chunks, per_file=frames_per_file,
-            )  # fmt: skip
+                master,
+                entry,
+                counts,
+                detector,
+                link=link,
+                folder=path.parent / f"scan{layer + 1:04d}",
+                compression=compression,
+                chunks=chunks,
+                per_file=frames_per_file,
+            )
             slow = master.create_group(f"{layer + 1}.2")
             if spelled:
                 slow["title"] = spelled
@@ -297,9 +304,15 @@ def write_edf(
     """EDF files as SPEC and LIMA write them: ``per_file`` frames each, headers padded to 512 bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     kinds = {
-        "uint8": "UnsignedByte", "uint16": "UnsignedShort", "uint32": "UnsignedInteger", "int8": "SignedByte",
-        "int16": "SignedShort", "int32": "SignedInteger", "int64": "Signed64", "float32": "FloatValue",
-    }  # fmt: skip
+        "uint8": "UnsignedByte",
+        "uint16": "UnsignedShort",
+        "uint32": "UnsignedInteger",
+        "int8": "SignedByte",
+        "int16": "SignedShort",
+        "int32": "SignedInteger",
+        "int64": "Signed64",
+        "float32": "FloatValue",
+    }
     files: list[Path] = []
     for k, start in enumerate(range(0, len(counts), per_file)):
         files.append(folder / (names[k] if names else f"strain_{k:04d}.edf"))

@@ -74,13 +74,24 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def plan(recipe: Recipe, store: Path) -> Any:
         seen["recipe"] = recipe
         step = Planned(
-            name="moments", group="rocking", blocks=("z0",) * 4, unit="layer", memory_bytes=10**8, bytes_read=10**9,
-            bytes_written=10**7, fused_with=("kam",),
-        )  # fmt: skip
+            name="moments",
+            group="rocking",
+            blocks=("z0",) * 4,
+            unit="layer",
+            memory_bytes=10**8,
+            bytes_read=10**9,
+            bytes_written=10**7,
+            fused_with=("kam",),
+        )
         return Planned(
-            steps=(step,), left_out=(("mosaicity", "one axis"),), remarks=("a note",), tasks=4, memory_bytes=10**8,
-            bytes_read=10**9, bytes_written=10**7,
-        )  # fmt: skip
+            steps=(step,),
+            left_out=(("mosaicity", "one axis"),),
+            remarks=("a note",),
+            tasks=4,
+            memory_bytes=10**8,
+            bytes_read=10**9,
+            bytes_written=10**7,
+        )
 
     def run_recipe(
         recipe: Recipe, store: Path, *, client: Any, publish: tuple[Any, ...], overwrite: bool, share: Any
@@ -100,9 +111,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen["simulate"] = (preset, out, client, options)
 
     stand_in = Planned(
-        plan=plan, run_recipe=run_recipe, run_ingest=run_ingest, run_simulate=run_simulate,
+        plan=plan,
+        run_recipe=run_recipe,
+        run_ingest=run_ingest,
+        run_simulate=run_simulate,
         refuse_share=lambda *words: None,
-    )  # fmt: skip
+    )
     monkeypatch.setitem(sys.modules, "dfxm_dask.run.execute", stand_in)
     monkeypatch.setattr(cluster, "open_cluster", open_cluster)
     return seen
@@ -171,17 +185,45 @@ def test_refusal__of_a_plugin_is_one_line(tmp_path: Path) -> None:
 def test_ingest__hands_its_options_on(asked: dict[str, Any], tmp_path: Path) -> None:
     events = tmp_path / "events.jsonl"
     result = call(
-        "ingest", "a.h5", "b.h5", "c.zarr", "--scan", "all", "--roi", "0:10, 5:20", "--pixel-size", "0.2,0.06",
-        "--motor", "samz=z", "--root", "/data", "--detector", "pco", "--z", "1,2.5", "--events", events,
-    )  # fmt: skip
+        "ingest",
+        "a.h5",
+        "b.h5",
+        "c.zarr",
+        "--scan",
+        "all",
+        "--roi",
+        "0:10, 5:20",
+        "--pixel-size",
+        "0.2,0.06",
+        "--motor",
+        "samz=z",
+        "--root",
+        "/data",
+        "--detector",
+        "pco",
+        "--z",
+        "1,2.5",
+        "--events",
+        events,
+    )
     assert result.exit_code == 0, result.output
     source, store, client, options = asked["ingest"]
     assert (source, store, client) == (["a.h5", "b.h5"], Path("c.zarr"), None)
     assert options == {
-        "scan": "all", "beamline": "id03", "detector": "pco", "roi": (0, 10, 5, 20), "pixel_size": (0.2, 0.06),
-        "motors": {"samz": "z"}, "z": [1.0, 2.5], "roots": (Path("/data"),), "allow_partial": False, "overwrite": False,
-        "scan_mode": None, "lattice": None, "hkl": None,
-    }  # fmt: skip
+        "scan": "all",
+        "beamline": "id03",
+        "detector": "pco",
+        "roi": (0, 10, 5, 20),
+        "pixel_size": (0.2, 0.06),
+        "motors": {"samz": "z"},
+        "z": [1.0, 2.5],
+        "roots": (Path("/data"),),
+        "allow_partial": False,
+        "overwrite": False,
+        "scan_mode": None,
+        "lattice": None,
+        "hkl": None,
+    }
     assert result.stdout.splitlines()[-2:] == ["c.zarr: 2 layers, 240 B in 1 s", "note: a note"]
     assert "layer z0001: 120 B" in result.stderr
     assert events.read_text().count("LayerDone") == 1
@@ -285,8 +327,12 @@ def test_reduce__makes_options_from_the_declaration(asked: dict[str, Any]) -> No
     assert result.exit_code == 0, result.output
     (step,) = asked["recipe"].steps
     assert step.parameters == {
-        "background": 100.0, "method": "sum", "smooth_first": True, "window": None, "span": (3, 4)
-    }  # fmt: skip
+        "background": 100.0,
+        "method": "sum",
+        "smooth_first": True,
+        "window": None,
+        "span": (3, 4),
+    }
     asked["complete"] = False
     assert call("reduce", "moments", "c.zarr").exit_code == 3
 
@@ -314,8 +360,9 @@ def test_demo__without_the_data_says_how_to_get_them(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(importlib.metadata, "files", files)
     result = call("demo", "--real", "--out", tmp_path / "demo")
     assert (result.exit_code, result.stderr) == (
-        1, "Error: demo: the example scan is not installed; pip install 'dfxm_dask[demo]'\n"
-    )  # fmt: skip
+        1,
+        "Error: demo: the example scan is not installed; pip install 'dfxm_dask[demo]'\n",
+    )
     assert not (tmp_path / "demo").exists()
 
 
@@ -354,10 +401,20 @@ def test_train__hands_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         "train", "a.zarr", "b.zarr", "--labels", "prior", "--out", out, "--max-patches", 90, "--start", "none"
     )
     assert (result.exit_code, result.stderr) == (0, "epoch 1: loss 0.5\n")
-    assert seen == [(Path("a.zarr"), Path("b.zarr")), out, {
-        "labels": "prior", "start": "none", "architecture": None, "epochs": 20, "seed": 0, "most": 90, "dark": None,
-        "overwrite": False,
-    }]  # fmt: skip
+    assert seen == [
+        (Path("a.zarr"), Path("b.zarr")),
+        out,
+        {
+            "labels": "prior",
+            "start": "none",
+            "architecture": None,
+            "epochs": 20,
+            "seed": 0,
+            "most": 90,
+            "dark": None,
+            "overwrite": False,
+        },
+    ]
     assert "trained" in result.stdout
     assert (tmp_path / "w_confusion.png").exists()
 

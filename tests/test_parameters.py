@@ -45,9 +45,11 @@ def examples(annotation: Any) -> list[tuple[str, Any]]:
     if inner:
         return [one for part in inner if part is not type(None) for one in examples(part)]
     return {
-        float: [("0.25", 0.25), ("3", 3.0), ("03", 3.0), ("2e-1", 0.2)], int: [("12", 12), ("012", 12)],
-        str: [("phi", "phi"), ("012", "012"), ("a,b", "a,b")], bool: [],
-    }[annotation]  # fmt: skip
+        float: [("0.25", 0.25), ("3", 3.0), ("03", 3.0), ("2e-1", 0.2)],
+        int: [("12", 12), ("012", 12)],
+        str: [("phi", "phi"), ("012", "012"), ("a,b", "a,b")],
+        bool: [],
+    }[annotation]
 
 
 def given(found: Reduction, *words: str) -> dict[str, Any]:
@@ -96,11 +98,18 @@ def fourth(counts, *, power: int = 2):
 @pytest.mark.parametrize(
     "words",
     [
-        "reduce --plugin P fourth S --power 4", "reduce fourth --plugin P S --power 4", "reduce fourth S --plugin=P",
-        "reduce fourth S --power 4 --plugin P", "reduce fourth --plugin P -- S", "check --plugin P R S",
-        "check R --plugin P S", "run R S --plugin P", "run R --plugin=P S", "explain fourth --plugin P",
+        "reduce --plugin P fourth S --power 4",
+        "reduce fourth --plugin P S --power 4",
+        "reduce fourth S --plugin=P",
+        "reduce fourth S --power 4 --plugin P",
+        "reduce fourth --plugin P -- S",
+        "check --plugin P R S",
+        "check R --plugin P S",
+        "run R S --plugin P",
+        "run R --plugin=P S",
+        "explain fourth --plugin P",
     ],
-)  # fmt: skip
+)
 def test_plugin__stands_anywhere(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "p.py").write_text(PLUGIN)
     (tmp_path / "r.yaml").write_text("steps:\n- fourth: {power: 3}\n")

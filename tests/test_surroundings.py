@@ -46,8 +46,11 @@ def command(*words: object, cwd: Path, **environment: str) -> subprocess.Complet
     code = "from dfxm_dask.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-P", "-c", code, *map(str, words)],
-        env={**os.environ, "PYTHONPATH": ROOT, **environment}, cwd=cwd, capture_output=True, timeout=120,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": ROOT, **environment},
+        cwd=cwd,
+        capture_output=True,
+        timeout=120,
+    )
 
 
 ALL = """
@@ -74,8 +77,12 @@ def test_store_of_others__is_read_or_refused_in_one_line(closed: Path, tmp_path:
     )
     done = subprocess.run(
         [*UNPRIVILEGED, sys.executable, "-P", "-c", ALL, json.dumps([words for words, _ in cases])],
-        env={**os.environ, "PYTHONPATH": ROOT}, cwd=tmp_path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": ROOT},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == len(cases), done.stderr
     for (words, option), (code, said, fault) in zip(cases, answers, strict=True):
@@ -141,9 +148,10 @@ def test_words__are_shown_by_any_terminal(coding: str, tmp_path: Path) -> None:
         "print('\\u00b5 \\u2013 \\u6f22 \\ud83d'); print('\\u0394', file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, "PYTHONIOENCODING": coding, "PYTHONPATH": ROOT},
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONIOENCODING": coding, "PYTHONPATH": ROOT},
         capture_output=True,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(b"?") >= 1
 
@@ -153,9 +161,18 @@ def test_command__beside_files_and_settings_of_the_user(tmp_path: Path) -> None:
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the file beside was imported')")
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: nonsense\n")
     done = command(
-        "explain", "moments", cwd=tmp_path, PYTHONWARNINGS="error", MPLBACKEND="nonsense", NO_COLOR="1", TERM="dumb",
-        COLUMNS="20", DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="1ms", OMP_NUM_THREADS="3", TMPDIR=str(tmp_path),
-    )  # fmt: skip
+        "explain",
+        "moments",
+        cwd=tmp_path,
+        PYTHONWARNINGS="error",
+        MPLBACKEND="nonsense",
+        NO_COLOR="1",
+        TERM="dumb",
+        COLUMNS="20",
+        DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="1ms",
+        OMP_NUM_THREADS="3",
+        TMPDIR=str(tmp_path),
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -209,9 +226,11 @@ def test_open_cluster__ends_without_a_word_of_its_nannies(
     monkeypatch.chdir(tmp_path)
     said = "Worker process still alive after 4.0 seconds, killing"
     odd = {
-        "distributed.worker.memory.terminate": 0.0001, "distributed.nanny.preload": ["no_such_module"],
-        "distributed.comm.compression": "nonsense", "distributed.scheduler.allowed-failures": 99,
-    }  # fmt: skip
+        "distributed.worker.memory.terminate": 0.0001,
+        "distributed.nanny.preload": ["no_such_module"],
+        "distributed.comm.compression": "nonsense",
+        "distributed.scheduler.allowed-failures": 99,
+    }
     with dask.config.set(odd), open_cluster(workers=1) as client:
         assert client.submit(lambda: __import__("numpy").arange(3).sum()).result(timeout=60) == 3
         closing = client.cluster._close

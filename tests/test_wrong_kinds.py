@@ -141,14 +141,27 @@ KINDS: dict[str, tuple[Callable[[Path, Path], Path], str, str]] = {
     "file of a store": (lambda folder, own: own / "zarr.json", r"a file in the store .*; name", "in the store"),
     "lost root": (lost, "is a store that has lost its zarr.json; restore", "is a store that has lost"),
     "store": (lambda folder, own: own, "", "is a store of this package; name the master"),
-}  # fmt: skip
+}
 
 STORES = (
-    "info @", "check maps @", "plan maps @", "run maps @ --shard 1/2", "reduce moments @ --workers 1",
-    "figures @ +/figures", "report @", "compare @ !", "compare ! @", "compare @:beams/defects !", "compare-beams @",
-    "export @ +/files", "verify @", "verify @ --repair", "verify @ --deep 1",
-    "train @ --labels truth --out +/w.safetensors", "train ! @ --labels prior --out +/w.safetensors",
-)  # fmt: skip
+    "info @",
+    "check maps @",
+    "plan maps @",
+    "run maps @ --shard 1/2",
+    "reduce moments @ --workers 1",
+    "figures @ +/figures",
+    "report @",
+    "compare @ !",
+    "compare ! @",
+    "compare @:beams/defects !",
+    "compare-beams @",
+    "export @ +/files",
+    "verify @",
+    "verify @ --repair",
+    "verify @ --deep 1",
+    "train @ --labels truth --out +/w.safetensors",
+    "train ! @ --labels prior --out +/w.safetensors",
+)
 RAW = (
     "ingest @ +/new.zarr",
     "ingest @ +/new.zarr --scan all",
@@ -195,10 +208,20 @@ def test_commands__refuse_what_is_no_raw_file(kind: str, own: Path, tmp_path: Pa
 @pytest.mark.parametrize("kind", ["nothing", "folder", "camera file", "empty file", "zip", "store", "NumPy", "device"])
 @pytest.mark.parametrize(
     "line",
-    ["nightly @", "run @ !", "check @ !", "plan @ !", "explain @", "reductions --plugin @", "run maps ! --cluster @",
-     "ingest + +/n.zarr --beamline @", "train ! --labels @ --out +/w.safetensors",
-     "train ! --labels truth --start @ --out +/w.safetensors", "compare-beams ! --regions @"],
-)  # fmt: skip
+    [
+        "nightly @",
+        "run @ !",
+        "check @ !",
+        "plan @ !",
+        "explain @",
+        "reductions --plugin @",
+        "run maps ! --cluster @",
+        "ingest + +/n.zarr --beamline @",
+        "train ! --labels @ --out +/w.safetensors",
+        "train ! --labels truth --start @ --out +/w.safetensors",
+        "compare-beams ! --regions @",
+    ],
+)
 def test_commands__refuse_other_files_than_they_ask_for(line: str, kind: str, own: Path, tmp_path: Path) -> None:
     assert refused(line, KINDS[kind][0](tmp_path, own), own, tmp_path)
 

@@ -180,9 +180,28 @@ def _finish(strip, gain, least, weak, strong, minus, plus, sigma):  # type: igno
 
 @njit(nogil=True, cache=True)
 def integrate_layer(  # type: ignore[no-untyped-def]
-    line, starts, row_step, positions, level, lit, peak, width, windows, weight, read, gain, method,
-    chance, patch_y, part_y, patch_x, part_x, least, counts, maps,
-):  # fmt: skip
+    line,
+    starts,
+    row_step,
+    positions,
+    level,
+    lit,
+    peak,
+    width,
+    windows,
+    weight,
+    read,
+    gain,
+    method,
+    chance,
+    patch_y,
+    part_y,
+    patch_x,
+    part_x,
+    least,
+    counts,
+    maps,
+):
     """Fills weak, strong, weak below and above the peak, and the standard deviation of weak, strip by strip.
 
     Parameters
@@ -231,7 +250,7 @@ def integrate_layer(  # type: ignore[no-untyped-def]
             strip[:] = 0
             low, high = _begin(
                 lit[y, first:last], peak[y, first:last], width[y, first:last], level[y, first:last], strip
-            )  # fmt: skip
+            )
             if not low <= high:
                 maps[:, y, first:last] = np.nan
                 continue
@@ -264,6 +283,12 @@ def integrate_layer(  # type: ignore[no-untyped-def]
                         part, both = slice(g * STRIP, (g + 1) * STRIP), slice(2 * g * STRIP, 2 * (g + 1) * STRIP)
                         _add_split(counts[part], position[g], weigh[g], variance[g], weights[both], strip)
             _finish(
-                strip, gain, least, maps[0, y, first:last], maps[1, y, first:last],
-                maps[2, y, first:last], maps[3, y, first:last], maps[4, y, first:last],
-            )  # fmt: skip
+                strip,
+                gain,
+                least,
+                maps[0, y, first:last],
+                maps[1, y, first:last],
+                maps[2, y, first:last],
+                maps[3, y, first:last],
+                maps[4, y, first:last],
+            )

@@ -279,9 +279,13 @@ def running_median(values: np.ndarray, reach: tuple[int, int]) -> np.ndarray:
     ranks[order] = np.arange(order.size, dtype=np.int32)
     words = (order.size >> 6) + 2
     _median(
-        np.ascontiguousarray(ranks.reshape(values.shape).T), flat[order], *reach,
-        np.zeros(words, np.uint64), np.zeros((words >> 6) + 1, bool), result,
-    )  # fmt: skip
+        np.ascontiguousarray(ranks.reshape(values.shape).T),
+        flat[order],
+        *reach,
+        np.zeros(words, np.uint64),
+        np.zeros((words >> 6) + 1, bool),
+        result,
+    )
     return result
 
 

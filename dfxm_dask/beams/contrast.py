@@ -45,7 +45,7 @@ def published_contrast(weak: np.ndarray) -> np.ndarray:
 
 @reduction(
     reads=(WEAK, WEAK_MINUS, WEAK_PLUS, WEAK_SIGMA, LIT, Y, X), writes=(ENHANCED,), over=("y", "x"), group="beams"
-)  # fmt: skip
+)
 def enhance_beams(
     weak: np.ndarray,
     weak_minus: np.ndarray,

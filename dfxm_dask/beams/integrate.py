@@ -358,9 +358,10 @@ def integrate_beams(
     chosen = rocking_axis("integrate_beams", scan, axis)
     if p_weak is None and (method != "pixel" or legacy):
         raise InputError(
-            "integrate_beams: " + ("legacy" if legacy else f"method {method!r}"), "there is no p_weak",
+            "integrate_beams: " + ("legacy" if legacy else f"method {method!r}"),
+            "there is no p_weak",
             "run the step classify_beams before, or say method='pixel'",
-        )  # fmt: skip
+        )
     if p_weak is not None:
         check_grid("p_weak", p_weak.shape[:2], shape)
     places = frame_places(scan, chosen)
@@ -399,13 +400,28 @@ def integrate_beams(
         line, starts, row_step = frame_lines(counts)
         middle = float(np.median(positions))  # float32 differences of large angles would lose digits
         integrate_layer(
-            line, starts, row_step, (positions - middle).astype(np.float32), level,
-            np.require(lit, bool, ["C", "W"]), np.require(peak_local - middle, np.float32, ["C", "W"]),
+            line,
+            starts,
+            row_step,
+            (positions - middle).astype(np.float32),
+            level,
+            np.require(lit, bool, ["C", "W"]),
+            np.require(peak_local - middle, np.float32, ["C", "W"]),
             np.require(width_local, np.float32, ["C", "W"]),
-            _tables(until, weighed, curve), weight.astype(np.float32), dark.astype(np.float32),
-            np.float32(gain), METHODS[method], chance, patch_y, part_y, patch_x, part_x, np.float32(least),
-            np.zeros(GROUP * STRIP, line.dtype), maps,
-        )  # fmt: skip
+            _tables(until, weighed, curve),
+            weight.astype(np.float32),
+            dark.astype(np.float32),
+            np.float32(gain),
+            METHODS[method],
+            chance,
+            patch_y,
+            part_y,
+            patch_x,
+            part_x,
+            np.float32(least),
+            np.zeros(GROUP * STRIP, line.dtype),
+            maps,
+        )
     if not has_weak_beam and not insist:
         maps[[0, 2, 3, 4]] = np.nan
     return dict(zip(("weak", "strong", "weak_minus", "weak_plus", "weak_sigma"), maps, strict=True))

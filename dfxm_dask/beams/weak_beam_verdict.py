@@ -79,9 +79,13 @@ def evidence(
     has = of_lit >= LEAST_WEAK and abs(tail) <= MOST_TAIL and scatter <= MOST_SCATTER and ends <= MOST_CUT_OFF
     has = has and steps >= LEAST_STEPS
     return {
-        "has_weak_beam": bool(has), "weak_of_lit": of_lit, "tail": tail, "scatter": scatter, "cut_off": ends,
+        "has_weak_beam": bool(has),
+        "weak_of_lit": of_lit,
+        "tail": tail,
+        "scatter": scatter,
+        "cut_off": ends,
         "width_steps": steps,
-    }  # fmt: skip
+    }
 
 
 def reasons(
@@ -103,14 +107,15 @@ def reasons(
         return ("nothing is lit",)
     said = (
         f"{weak_of_lit:.1%} of the lit voxels are weak by their place on the curve (at least {LEAST_WEAK:.0%} wanted)",
-        "the scan ends before the tails of the curves begin" if np.isnan(tail)
+        "the scan ends before the tails of the curves begin"
+        if np.isnan(tail)
         else f"the median curve stands at {tail:.2%} of its peak in the tails (at most {MOST_TAIL:.0%} wanted"
         + (": the background is too high)" if tail < -MOST_TAIL else ")"),
         f"peaks scatter by {scatter:.3f} half widths about those around them, at the quietest quarter of places"
         f" (at most {MOST_SCATTER:g} wanted)",
         f"{cut_off:.1%} of the lit places are brightest at an end of the scan (at most {MOST_CUT_OFF:.0%} wanted)",
         f"half the FWHM of the curves is {width_steps:.2g} steps of the scan (at least {LEAST_STEPS:g} wanted)",
-    )  # fmt: skip
+    )
     if np.isnan(mask_strength):
         return said
     if mask_strength == 0:

@@ -32,9 +32,14 @@ def rocking_maps(com: Mapping[str, np.ndarray] | None) -> list[np.ndarray]:
 
 
 def layer_cells(
-    coms: list[np.ndarray], images: Mapping[str, np.ndarray | None], lit: np.ndarray, mask: np.ndarray,
-    y: np.ndarray, x: np.ndarray, z: float,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    coms: list[np.ndarray],
+    images: Mapping[str, np.ndarray | None],
+    lit: np.ndarray,
+    mask: np.ndarray,
+    y: np.ndarray,
+    x: np.ndarray,
+    z: float,
+) -> tuple[np.ndarray, np.ndarray]:
     """Squares within 4 um of what stands out in one layer.
 
     Parameters

@@ -135,10 +135,16 @@ def beside_patch(
 
 
 def _describe(
-    made: Arrays, k: int, walls: Walls, points: np.ndarray, readings: np.ndarray,
-    lines: tuple[np.ndarray, np.ndarray], peaks: np.ndarray,
-    replicates: int, seed: int,
-) -> None:  # fmt: skip
+    made: Arrays,
+    k: int,
+    walls: Walls,
+    points: np.ndarray,
+    readings: np.ndarray,
+    lines: tuple[np.ndarray, np.ndarray],
+    peaks: np.ndarray,
+    replicates: int,
+    seed: int,
+) -> None:
     """Patch, lines and jump of one boundary, put into its row of the tables."""
     planes = walls.model.planes
     normal, origin = planes.normal[k], planes.origin[k]
@@ -171,10 +177,16 @@ def _give_sets(made: Arrays, k: int, cells: np.ndarray, normal: np.ndarray, orig
     """Lines of one boundary from the spectrum of its strip, put into its row."""
     sets = line_sets(cells[:, :8], normal, origin, made["corner"][k], seed=seed)
     for name, values in (
-        ("line", sets.line), ("line_error", sets.line_error), ("spacing", sets.spacing), ("gap", sets.gap),
-        ("spacing_error", sets.spacing_error), ("spacing_overtone", sets.spacing_overtone), ("lines", sets.count),
-        ("line_alias", sets.line_alias), ("spacing_alias", sets.spacing_alias),
-    ):  # fmt: skip
+        ("line", sets.line),
+        ("line_error", sets.line_error),
+        ("spacing", sets.spacing),
+        ("gap", sets.gap),
+        ("spacing_error", sets.spacing_error),
+        ("spacing_overtone", sets.spacing_overtone),
+        ("lines", sets.count),
+        ("line_alias", sets.line_alias),
+        ("spacing_alias", sets.spacing_alias),
+    ):
         made[name][k] = values
     for bit, name in ((OVERTONE, "overtone"), (END_OF_RANGE, "end_of_range"), (ALIASED, "aliased")):
         made["reason"][k] |= FLAG[name] if (sets.reason & bit).any() else 0
@@ -189,10 +201,15 @@ def _give_families(
     if count:
         errors = line_errors(own, alike, normal, families, replicates=max(20, replicates // 5), seed=seed)
         for name, values in (
-            ("line", families.line), ("spacing", families.spacing), ("gap", families.gap), ("lines", families.count),
-            ("contrast", families.contrast), ("line_error", errors.angle), ("spacing_error", errors.spacing),
+            ("line", families.line),
+            ("spacing", families.spacing),
+            ("gap", families.gap),
+            ("lines", families.count),
+            ("contrast", families.contrast),
+            ("line_error", errors.angle),
+            ("spacing_error", errors.spacing),
             ("gap_error", errors.gap),
-        ):  # fmt: skip
+        ):
             made[name][k, :count] = values
         alone = made["lines"][k, :count] < 2  # one line has a direction, and no spacing
         for name in ("spacing", "spacing_error", "gap", "gap_error"):
@@ -309,14 +326,13 @@ def characterise_boundaries(
     -----
     Points: :func:`~dfxm_dask.boundaries.planes.points.layer_points`. Planes:
     :func:`~dfxm_dask.boundaries.walls.find_walls`, at the step of the lattice where there is one
-    (:func:`~dfxm_dask.boundaries.step.fit_step`). Lines: :func:`~dfxm_dask.boundaries.lines.spectrum.line_sets`; without
-    a centre of mass :func:`~dfxm_dask.boundaries.lines.projected_lines.line_families`. Burgers vectors by Frank's rule,
-    by the step along phi, and by images of the lines that the forward model makes (x along the beam, z up):
-    :func:`~dfxm_dask.boundaries.vectors.posterior.burgers_posterior`; where an error is not known, those of the least
-    misfit.
-    Errors of a step are of stripes of the plane in both directions; of a plane of the
-    weak beam, of a bootstrap over blocks, of other starts, of thresholds one and two standard deviations higher, and of
-    half a um over its extent; added in squares. Why a number is unknown or less certain tells ``reason``.
+    (:func:`~dfxm_dask.boundaries.step.fit_step`). Lines: :func:`~dfxm_dask.boundaries.lines.spectrum.line_sets`;
+    without a centre of mass :func:`~dfxm_dask.boundaries.lines.projected_lines.line_families`. Burgers vectors by
+    Frank's rule, by the step along phi, and by images of the lines that the forward model makes (x along the beam, z
+    up): :func:`~dfxm_dask.boundaries.vectors.posterior.burgers_posterior`; where an error is not known, those of the
+    least misfit. Errors of a step are of stripes of the plane in both directions; of a plane of the weak beam, of a
+    bootstrap over blocks, of other starts, of thresholds one and two standard deviations higher, and of half a um over
+    its extent; added in squares. Why a number is unknown or less certain tells ``reason``.
 
     References
     ----------

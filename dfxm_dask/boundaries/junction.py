@@ -129,9 +129,13 @@ def dihedral_angles(along: np.ndarray, direction: np.ndarray) -> tuple[np.ndarra
 
 
 def _half_planes(
-    points: np.ndarray, shares: np.ndarray, planes: Planes, chosen: tuple[int, ...], direction: np.ndarray,
+    points: np.ndarray,
+    shares: np.ndarray,
+    planes: Planes,
+    chosen: tuple[int, ...],
+    direction: np.ndarray,
     point: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, float] | None:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray, float] | None:
     """Numbers and directions of half planes at a line, and its length; None where not all planes reach it."""
     offset = points - point
     stretch = np.floor(offset @ direction / STRETCH).astype(np.int64)

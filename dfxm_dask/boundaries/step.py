@@ -40,9 +40,16 @@ PLACE_FLOOR = 0.03
 BENT = 4.0, 0.5  # standard errors and um of sagitta from which a boundary is curved (our choice)
 FREE = 4  # numbers of the surface: place, two slopes, logarithm of the width
 REASONS = (
-    (1, "too_few_layers"), (2, "no_step"), (4, "turned"), (8, "overtone"), (16, "end_of_range"), (32, "aliased"),
-    (64, "weak_beam_place"), (128, "curved"), (256, "faint_step"),
-)  # fmt: skip
+    (1, "too_few_layers"),
+    (2, "no_step"),
+    (4, "turned"),
+    (8, "overtone"),
+    (16, "end_of_range"),
+    (32, "aliased"),
+    (64, "weak_beam_place"),
+    (128, "curved"),
+    (256, "faint_step"),
+)
 FLAG = {name: bit for bit, name in REASONS}
 
 
@@ -118,9 +125,16 @@ def closed(bins: np.ndarray, layers: int, first: int | None = None, last: int | 
 
 
 def _strip(
-    positions: np.ndarray, values: np.ndarray, normal: np.ndarray, origin: np.ndarray,
-    levels: np.ndarray, region: np.ndarray, first: int, others: np.ndarray, reach: float = STRIP,
-) -> Strip:  # fmt: skip
+    positions: np.ndarray,
+    values: np.ndarray,
+    normal: np.ndarray,
+    origin: np.ndarray,
+    levels: np.ndarray,
+    region: np.ndarray,
+    first: int,
+    others: np.ndarray,
+    reach: float = STRIP,
+) -> Strip:
     """Cells within the strip and the region (bin, layer); ``first`` is the number of its first bin."""
     across, along = trace_frame(normal)
     s = (positions - origin) @ across
@@ -200,8 +214,13 @@ def _solved(strip: Strip, surface: np.ndarray, size: tuple[float, float], bent: 
             spread = 1.4826 * np.median(np.abs(left)) + 1e-9 * np.abs(value).max() + 1e-100
             weight = strip.weight * np.minimum(1.0, HUBER * spread / np.maximum(np.abs(left), 1e-300))
         jump = solved[3] + solved[4] * t + solved[5] * h
-        moving = np.column_stack([*(jump * by_place * one for one in shape[:3]), jump * by_width,
-                                  *(jump * by_place * one for one in shape[3:])])  # fmt: skip
+        moving = np.column_stack(
+            [
+                *(jump * by_place * one for one in shape[:3]),
+                jump * by_width,
+                *(jump * by_place * one for one in shape[3:]),
+            ]
+        )
         flat = _demeaned(np.column_stack([moving, linear, value]), group, weight, count)
         solved = _least_squares(flat[:, free:-1], flat[:, -1], weight)
         left = flat[:, -1] - flat[:, free:-1] @ solved
@@ -267,9 +286,16 @@ def _grown(
 
 
 def fit_step(
-    positions: np.ndarray, values: np.ndarray, normal: np.ndarray, origin: np.ndarray, own: np.ndarray, *,
-    barred: np.ndarray | None = None, others: np.ndarray | None = None, grow: bool = False,
-) -> StepFit | None:  # fmt: skip
+    positions: np.ndarray,
+    values: np.ndarray,
+    normal: np.ndarray,
+    origin: np.ndarray,
+    own: np.ndarray,
+    *,
+    barred: np.ndarray | None = None,
+    others: np.ndarray | None = None,
+    grow: bool = False,
+) -> StepFit | None:
     """One step surface through the strip about a plane.
 
     Parameters
@@ -353,9 +379,15 @@ def fit_step(
 
 
 def _moved(
-    normal: np.ndarray, origin: np.ndarray, surface: np.ndarray, size: tuple[float, float], region: np.ndarray,
-    first: int, levels: np.ndarray, strip: Strip,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    normal: np.ndarray,
+    origin: np.ndarray,
+    surface: np.ndarray,
+    size: tuple[float, float],
+    region: np.ndarray,
+    first: int,
+    levels: np.ndarray,
+    strip: Strip,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Plane of a surface, its origin at the middle of the strip, and places that stand for the region."""
     across, along = trace_frame(normal)
     slope_t, slope_h = surface[1] / size[0], surface[2] / size[1]
@@ -375,9 +407,16 @@ def _moved(
 
 
 def _judged(
-    start: np.ndarray, normal: np.ndarray, origin: np.ndarray, strip: Strip, surface: np.ndarray,
-    size: tuple[float, float], solved: tuple[np.ndarray, ...], layers: int, levels: np.ndarray,
-) -> StepFit:  # fmt: skip
+    start: np.ndarray,
+    normal: np.ndarray,
+    origin: np.ndarray,
+    strip: Strip,
+    surface: np.ndarray,
+    size: tuple[float, float],
+    solved: tuple[np.ndarray, ...],
+    layers: int,
+    levels: np.ndarray,
+) -> StepFit:
     """The fit with its errors, and what speaks against it."""
     numbers, inverse, scores = solved
     covariance = cluster_covariance(scores, inverse, strip.t, strip.h, STRIPE)
@@ -440,5 +479,15 @@ def _judged(
     # surface[0] is the place at the origin along the layer
     place = origin + surface[0] * np.array([across[0], across[1], 0.0])
     return StepFit(
-        sign * new, place, spread, sign * jump, stated, width, certainty, same, curved, flags, region,
-    )  # fmt: skip
+        sign * new,
+        place,
+        spread,
+        sign * jump,
+        stated,
+        width,
+        certainty,
+        same,
+        curved,
+        flags,
+        region,
+    )

@@ -133,9 +133,17 @@ def _weak_trace(start: Start, levels: np.ndarray) -> float:
 
 
 def _errors(
-    points: np.ndarray, readings: np.ndarray, model: Mixture, shares: np.ndarray, kept: list[tuple[int, bool]],
-    starts: list[Start], fits: list[StepFit | None], layers: int, replicates: int, seed: int,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    points: np.ndarray,
+    readings: np.ndarray,
+    model: Mixture,
+    shares: np.ndarray,
+    kept: list[tuple[int, bool]],
+    starts: list[Start],
+    fits: list[StepFit | None],
+    layers: int,
+    replicates: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
     """Covariance (plane, 3, 3) and reason (plane,) of every plane."""
     count = len(kept)
     covariance, reason = np.full((count, 3, 3), np.nan), np.zeros(count, np.int64)
@@ -196,6 +204,8 @@ def drawn_planes(planes: Planes, covariance: np.ndarray, replicates: int, seed: 
         normals.append(turned / np.linalg.norm(turned, axis=1, keepdims=True))
         origins.append(origin + moves[:, 2:] * normal)
     return Planes(
-        np.stack(normals, axis=1), np.stack(origins, axis=1),
-        np.tile(planes.sigma, (replicates, 1)), np.tile(planes.mass, (replicates, 1)),
-    )  # fmt: skip
+        np.stack(normals, axis=1),
+        np.stack(origins, axis=1),
+        np.tile(planes.sigma, (replicates, 1)),
+        np.tile(planes.mass, (replicates, 1)),
+    )

@@ -21,9 +21,14 @@ from dfxm_dask.cli.options import FILE, PARTIAL, plugin_option, subscribers
 @click.option("--cluster", metavar="NAME|FILE|tcp://...", help="Where to read and compute. [default: this machine]")
 @plugin_option
 def verify(
-    store: Path, deep: int, seed: int | None, repair: bool, workers: int | None, cluster: str | None,
+    store: Path,
+    deep: int,
+    seed: int | None,
+    repair: bool,
+    workers: int | None,
+    cluster: str | None,
     plugins: tuple[Path, ...],
-) -> None:  # fmt: skip
+) -> None:
     """Check every byte of STORE against its ledgers, and say what is wrong and where.
 
     Exit code 0: sound, or mended. Exit code 3: something is wrong; each line says what.
@@ -41,9 +46,13 @@ def verify(
             client = stack.enter_context(open_cluster(cluster, workers=workers, plugins=plugins))
         stack.enter_context(heeding_signals())
         found = look(
-            store, deep=deep, seed=seed, repair=repair, client=client,
+            store,
+            deep=deep,
+            seed=seed,
+            repair=repair,
+            client=client,
             publish=subscribers(stack, None) if repair else (),
-        )  # fmt: skip
+        )
     for fault in found.mended:
         say(f"MENDED  {fault}")
     for fault in found.faults:

@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 @click.option("--hours", type=click.FloatRange(0, min_open=True), help="End the night after so many hours.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done; nothing is written.")
 @click.option(
-    "--print-schedule", "scheduler", type=click.Choice(("all", "cron", "systemd", "scrontab")), is_flag=False,
-    flag_value="all", help="Print the text that begins this night every day, and do nothing else.",
-)  # fmt: skip
+    "--print-schedule",
+    "scheduler",
+    type=click.Choice(("all", "cron", "systemd", "scrontab")),
+    is_flag=False,
+    flag_value="all",
+    help="Print the text that begins this night every day, and do nothing else.",
+)
 @click.option("--at", default="02:00", show_default=True, metavar="HH:MM", help="Time of day in that text.")
 @click.option("--events", type=FILE, help="Append what happens to this file, as JSON lines.")
 def nightly(
@@ -38,8 +42,12 @@ def nightly(
     night = read_nightly(config)
     if scheduler:
         wanted = SCHEDULERS if scheduler == "all" else (scheduler,)
-        click.echo("\n".join(f"{f'# --- {n} ---{chr(10)}' * (scheduler == 'all')}{schedule(config, n, at=at)}"
-                             for n in wanted), nl=False)  # fmt: skip
+        click.echo(
+            "\n".join(
+                f"{f'# --- {n} ---{chr(10)}' * (scheduler == 'all')}{schedule(config, n, at=at)}" for n in wanted
+            ),
+            nl=False,
+        )
         return
     from dfxm_dask.run.nights.night import run_night
 

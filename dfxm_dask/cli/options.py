@@ -116,10 +116,12 @@ def crystal_options(function: Callable[..., None]) -> Callable[..., None]:
         "--hkl", metavar="H,K,L", callback=read_hkl, help="Reflection that was measured; for g·b of boundaries."
     )(function)
     return click.option(
-        "--lattice", metavar="{parameter: A, x: [h, k, l], z: [h, k, l]}", type=FieldType(dict),
+        "--lattice",
+        metavar="{parameter: A, x: [h, k, l], z: [h, k, l]}",
+        type=FieldType(dict),
         help="Crystal for Burgers vectors of boundaries: A in um, crystal directions along the axes x (the beam) and"
         " z (up) of the store; kind: bcc where it is not fcc.",
-    )(function)  # fmt: skip
+    )(function)
 
 
 def read_layers(_: Any, __: Any, text: str | None) -> list[float] | None:
@@ -167,9 +169,14 @@ def plugins_first(words: list[str]) -> list[str]:
 
 
 plugin_option = click.option(
-    "--plugin", "plugins", type=FILE, multiple=True, callback=load_plugins, is_eager=True,
+    "--plugin",
+    "plugins",
+    type=FILE,
+    multiple=True,
+    callback=load_plugins,
+    is_eager=True,
     help="Python file that declares further reductions. It is run: name only files that you trust.",
-)  # fmt: skip
+)
 
 
 def run_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -187,9 +194,12 @@ def run_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 shard_option = click.option(
-    "--shard", "share", metavar="i/n", callback=read_share,
+    "--shard",
+    "share",
+    metavar="i/n",
+    callback=read_share,
     help="Only this share of the layers, in this process and without any port: for job arrays.",
-)  # fmt: skip
+)
 
 
 def compute(

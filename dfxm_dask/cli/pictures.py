@@ -26,13 +26,18 @@ def figures(store: Path, out_dir: Path, layer: int | None) -> None:
 @click.argument("store", type=FILE)
 @click.option("--out", type=FILE, metavar="FILE.png", help="Figure. [default: STORE_beams.png beside the store]")
 @click.option(
-    "--layer", "layers", type=click.IntRange(0), multiple=True,
+    "--layer",
+    "layers",
+    type=click.IntRange(0),
+    multiple=True,
     help="Number of a layer along z; several are averaged. [default: the middle one]",
-)  # fmt: skip
+)
 @click.option(
-    "--regions", type=FILE, metavar="FILE.yaml",
+    "--regions",
+    type=FILE,
+    metavar="FILE.yaml",
     help="Boxes for Gram–Schmidt by hand: a list of {name: strong|weak_minus|weak_plus, box: [y0, y1, x0, x1]}, in um.",
-)  # fmt: skip
+)
 @click.option("--weights", default="compact", show_default=True, metavar="NAME|FILE", help="Of the network.")
 def compare_beams(store: Path, out: Path | None, layers: tuple[int, ...], regions: Path | None, weights: str) -> None:
     """Compare weak-beam maps of STORE by Gram–Schmidt, PCA, NMF, NICA, the rocking curve and the network.

@@ -16,18 +16,28 @@ from dfxm_dask.cli.options import FILE, plugin_option
 @click.option("--memory-limit", metavar="SIZE", help="Of a worker, such as 2GiB. [default: an even share]")
 @click.option("--cluster", metavar="NAME|FILE", help="Take workers and memory from this file.")
 @click.option(
-    "--probe/--no-probe", "probing", default=True, show_default=True,
+    "--probe/--no-probe",
+    "probing",
+    default=True,
+    show_default=True,
     help="Compute a few blocks on this machine, beside the store, for time, disk and memory as they are.",
-)  # fmt: skip
+)
 @click.option(
     "--blocks", type=click.IntRange(1), default=3, show_default=True, help="Blocks of each pass, or layers, to probe."
 )
 @click.option("--scratch", type=FILE, help="Folder for what is computed. [default: that for temporary files]")
 @plugin_option
 def plan_run(
-    recipe: str, store: Path, workers: int | None, memory_limit: str | None, cluster: str | None, probing: bool,
-    blocks: int, scratch: Path | None, plugins: tuple[Path, ...],
-) -> None:  # fmt: skip
+    recipe: str,
+    store: Path,
+    workers: int | None,
+    memory_limit: str | None,
+    cluster: str | None,
+    probing: bool,
+    blocks: int,
+    scratch: Path | None,
+    plugins: tuple[Path, ...],
+) -> None:
     """Say what RECIPE on STORE takes: tasks, memory of a worker, disk, time. Refuses what cannot fit.
 
     Nothing is written into STORE. What earlier runs have done is not counted.

@@ -121,9 +121,13 @@ def reduction_command(found: Reduction) -> click.Command:
 @click.option("--epochs", type=click.IntRange(1), default=20, show_default=True, help="At most.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same weights.")
 @click.option(
-    "--max-patches", "most", type=click.IntRange(2), default=6000, show_default=True,
+    "--max-patches",
+    "most",
+    type=click.IntRange(2),
+    default=6000,
+    show_default=True,
     help="At most so many, the same share from every layer and class.",
-)  # fmt: skip
+)
 @click.option("--dark", type=float, help="Counts without beam. [default: the darkest place of each layer]")
 @click.option("--overwrite", is_flag=True, help="Replace weights that are there.")
 def train(stores: tuple[Path, ...], out: Path, **options: Any) -> None:

@@ -30,9 +30,11 @@ from dfxm_dask.errors import DfxmError
 @click.option("--preset", default="easy", show_default=True, help="What to simulate; see `dfxm-dask simulate --help`.")
 @click.option("--real", is_flag=True, help="Reduce a real rocking scan of beamline ID03 instead.")
 @click.option(
-    "--pixel-size", metavar="Y,X", callback=read_pixel_size,
+    "--pixel-size",
+    metavar="Y,X",
+    callback=read_pixel_size,
     help="With --real: effective pixel in um, for KAM and scale bars. The file does not record it. [default: 1,1]",
-)  # fmt: skip
+)
 @run_options
 def demo(out: Path, preset: str, real: bool, pixel_size: tuple[float, float] | None, **how: Any) -> None:
     """Simulate what a beamline writes, reduce it, draw it, and print what was found beside what is true.
@@ -111,15 +113,19 @@ def demo_scan() -> Path:
 @click.option("--shape", metavar="Y,X", callback=read_shape, help="Rows and columns. [default: of the preset]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same counts.")
 @click.option(
-    "--strong-beam", type=click.Choice(["smeared", "sharp", "none"]),
+    "--strong-beam",
+    type=click.Choice(["smeared", "sharp", "none"]),
     help="The lattice that the strong beam follows: with its dislocations, as wide as Takagi-Taupin shows it (smeared);"
     " subgrains that meet at a plane without width (sharp); no strong beam (none)."
     " [default: smeared; none for deformed and reflections]",
-)  # fmt: skip
+)
 @click.option(
-    "--format", type=click.Choice(["zarr", "bliss"]), default="zarr", show_default=True,
+    "--format",
+    type=click.Choice(["zarr", "bliss"]),
+    default="zarr",
+    show_default=True,
     help="A store; or a master file OUT.h5 with LIMA files, and the truth in OUT_truth.zarr.",
-)  # fmt: skip
+)
 @run_options
 def simulate(preset: str, out: Path, cluster: str | None, workers: int | None, **options: Any) -> None:
     """Simulate a scan with known truth.
@@ -159,9 +165,10 @@ def simulate(preset: str, out: Path, cluster: str | None, workers: int | None, *
     "--positions", type=click.Choice(["motor", "command"]), help="What to believe where motors and command disagree."
 )
 @click.option(
-    "--repeats", type=click.Choice(["point", "scan"]),
+    "--repeats",
+    type=click.Choice(["point", "scan"]),
     help="Order of several frames for each row of a table: all of a point, or the scan again and again.",
-)  # fmt: skip
+)
 @crystal_options
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there.")
 @click.option("--workers", type=click.IntRange(1), help="Layers written at a time. [default: 1, in this process]")
@@ -230,13 +237,17 @@ def ingest_source(
 )
 @click.option("--two-theta", type=float, metavar="DEGREE", help="Scattering angle. [default: as recorded]")
 @click.option(
-    "--detector", type=click.Choice(["vertical", "normal"]), default="vertical", show_default=True,
+    "--detector",
+    type=click.Choice(["vertical", "normal"]),
+    default="vertical",
+    show_default=True,
     help="Parallel to the lab yz plane (pixels stretched by 1/tan two-theta), or normal to the beam (1/sin two-theta).",
-)  # fmt: skip
+)
 @click.option(
-    "--stretched", type=click.Choice(["y", "x"]),
+    "--stretched",
+    type=click.Choice(["y", "x"]),
     help="Dim along which the layer is seen obliquely. [default: scattering_plane of the beamline, else x]",
-)  # fmt: skip
+)
 @crystal_options
 @click.option("--dry-run", is_flag=True, help="Say what would be withdrawn, and change nothing.")
 @plugin_option

@@ -81,9 +81,11 @@ def compare(
 @click.argument("store", type=FILE)
 @click.argument("out", type=FILE)
 @click.option(
-    "--what", multiple=True, type=click.Choice(("boundaries", "points", "volume", "objects")),
+    "--what",
+    multiple=True,
+    type=click.Choice(("boundaries", "points", "volume", "objects")),
     help="Only this; may be given several times. [default: all that the store has]",
-)  # fmt: skip
+)
 @click.option("--parquet", is_flag=True, help="Tables as Parquet, too; needs pyarrow.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 def export(store: Path, out: Path, what: tuple[str, ...], parquet: bool, overwrite: bool) -> None:

@@ -72,17 +72,23 @@ def basis_variables(method: str) -> tuple[Variable, Variable, Variable, Variable
         Variable(f"{method}_basis", (f"{method}_component", SCAN), "float64", "1", f"{method} basis curves"),
         Variable(f"{method}_mean", (SCAN,), "float64", "1", "curve subtracted before the projection"),
         Variable(
-            f"{method}_scaling", ("scaling",), "float64", "1",
+            f"{method}_scaling",
+            ("scaling",),
+            "float64",
+            "1",
             "scaling (0 log, 1 anscombe, 2 plain), offset, background (NaN: map), 1 if non-negative",
         ),
         Variable(f"{method}_grid_{{axis}}", (SCAN,), "float64", "{units}", "{axis} of every frame of the fitted scan"),
-    )  # fmt: skip
+    )
 
 
 def scaling_of(
-    name: str, kind: Kind, offset: float | None, background: float | Literal["none"] | None,
+    name: str,
+    kind: Kind,
+    offset: float | None,
+    background: float | Literal["none"] | None,
     background_map: np.ndarray | None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """The treatment of counts in numbers: kind, offset, background (NaN: a map), and room for the sign of coefficients.
 
     Parameters
@@ -116,9 +122,10 @@ def scaling_of(
     added = OFFSETS[code] if offset is None else float(offset)
     if not np.isfinite(added) or (kind == "log" and added <= 0) or (kind == "plain" and added != 0) or added < 0:
         raise InputError(
-            f"{name}: parameter offset={offset!r}", f"does not suit scaling {kind!r}",
+            f"{name}: parameter offset={offset!r}",
+            f"does not suit scaling {kind!r}",
             "give an offset above 0 for log, of at least 0 for anscombe, and none for plain",
-        )  # fmt: skip
+        )
     dark = np.nan if background_map is not None else 0.0 if background == "none" else float(background)  # type: ignore[arg-type]
     return np.array([code, added, dark, 0.0])
 
@@ -139,9 +146,10 @@ def dark_level(name: str, scaling: np.ndarray, background_map: np.ndarray | None
         return np.require(background_map, np.float32, ["C", "W"])
     if background_map is not None:
         raise InputError(
-            f"{name} with a background map", f"the basis was fitted above {scaling[2]:g} counts everywhere",
+            f"{name} with a background map",
+            f"the basis was fitted above {scaling[2]:g} counts everywhere",
             "fit it again, or leave out the map",
-        )  # fmt: skip
+        )
     return np.full(shape, scaling[2], np.float32)
 
 
@@ -222,9 +230,10 @@ def _sums(
         count, most = finite_columns(curves, part, steps)
         if most >= LIMIT:
             raise InputError(
-                f"curves with scaling {KINDS[code]!r}", f"reach {most * STEPS[code]:.6g}",
+                f"curves with scaling {KINDS[code]!r}",
+                f"reach {most * STEPS[code]:.6g}",
                 f"scale the counts down below {LIMIT * STEPS[code]:.6g}, or choose scaling 'log'",
-            )  # fmt: skip
+            )
         if frames <= MANY:
             add_products(steps, count, products, total)
         else:  # blocks of frames no longer stay in the cache: the library's own blocking is better then
@@ -237,9 +246,15 @@ def _sums(
 
 
 def summarise(
-    counts: np.ndarray, scan: dict[str, np.ndarray], used: np.ndarray | None, level: np.ndarray, scaling: np.ndarray,
-    z: np.ndarray | float | None = None, y: np.ndarray | None = None, x: np.ndarray | None = None,
-) -> Summary:  # fmt: skip
+    counts: np.ndarray,
+    scan: dict[str, np.ndarray],
+    used: np.ndarray | None,
+    level: np.ndarray,
+    scaling: np.ndarray,
+    z: np.ndarray | float | None = None,
+    y: np.ndarray | None = None,
+    x: np.ndarray | None = None,
+) -> Summary:
     """What a fit needs of the curves of one layer, or a part of it; summaries add up by :func:`add_summaries`.
 
     Parameters
@@ -272,9 +287,11 @@ def summarise(
     gram_steps, curve_steps, known = _sums(counts, level, np.flatnonzero(inside), scaling)
     pixels = np.concatenate(known) if known else np.zeros(0, np.int64)
     ranks = place_ranks(
-        0.0 if z is None else float(z), np.arange(rows, dtype=float) if y is None else y,
-        np.arange(columns, dtype=float) if x is None else x, pixels,
-    )  # fmt: skip
+        0.0 if z is None else float(z),
+        np.arange(rows, dtype=float) if y is None else y,
+        np.arange(columns, dtype=float) if x is None else x,
+        pixels,
+    )
     if pixels.size > LAYER_SAMPLE:
         chosen = np.argpartition(ranks, LAYER_SAMPLE)[:LAYER_SAMPLE]
         pixels, ranks = pixels[chosen], ranks[chosen]
@@ -349,9 +366,10 @@ def check_components(name: str, components: int, frames: int) -> None:
     """
     if components > frames:
         raise InputError(
-            f"{name}: parameter components={components}", f"the scan has {frames} frames",
+            f"{name}: parameter components={components}",
+            f"the scan has {frames} frames",
             f"choose at most {frames}",
-        )  # fmt: skip
+        )
 
 
 def described(

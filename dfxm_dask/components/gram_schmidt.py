@@ -134,9 +134,14 @@ def _add_to_blocks(curves, block, sums, pixels):  # type: ignore[no-untyped-def]
 
 
 def region_sums(
-    counts: np.ndarray, level: np.ndarray, scaling: np.ndarray, masks: np.ndarray, part: np.ndarray | None, z: float,
+    counts: np.ndarray,
+    level: np.ndarray,
+    scaling: np.ndarray,
+    masks: np.ndarray,
+    part: np.ndarray | None,
+    z: float,
     pixel: tuple[float, float],
-) -> Summary:  # fmt: skip
+) -> Summary:
     """Sums of the curves of each region by parts, and of 50 resamples: whole steps, which add up over layers.
 
     Parameters
@@ -252,9 +257,10 @@ def _finish(summary: Summary) -> Summary:
     for name, count in zip(NAMES, pixels.sum(axis=1), strict=True):
         if drawn and count == 0:
             raise InputError(
-                f"gram_schmidt: region {name!r}", "is unlit in every layer, or names a layer that there is not",
+                f"gram_schmidt: region {name!r}",
+                "is unlit in every layer, or names a layer that there is not",
                 "draw it where the sample diffracts, with z as of the scan",
-            )  # fmt: skip
+            )
     has_tails = bool(pixels.any(axis=1).all())
     if has_tails:
         mean = mean_curve(summary)

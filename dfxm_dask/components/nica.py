@@ -209,9 +209,10 @@ def unmix(
             best = unit_rows(mixing)[order], amounts[order], turns, converged, negative, way
     if best is None:
         raise InputError(
-            "nica: parameter whiten='covariance'", f"the curves do not vary in {len(basis)} ways",
+            "nica: parameter whiten='covariance'",
+            f"the curves do not vary in {len(basis)} ways",
             "ask for fewer components, or whiten by 'moment'",
-        )  # fmt: skip
+        )
     return best
 
 

@@ -83,9 +83,24 @@ def _make_nonnegative(cross, products):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _project_layer(  # type: ignore[no-untyped-def]
-    line, starts, row_step, columns, level, used, kind, offset, step, mean, basis, solving, cross, nonnegative, strip,
-    coefficient, residual,
-):  # fmt: skip
+    line,
+    starts,
+    row_step,
+    columns,
+    level,
+    used,
+    kind,
+    offset,
+    step,
+    mean,
+    basis,
+    solving,
+    cross,
+    nonnegative,
+    strip,
+    coefficient,
+    residual,
+):
     pixels, count = residual.size, basis.shape[0]
     curves, part = np.empty((starts.size, strip), np.float32), np.empty(strip, np.float32)
     products, found, square = np.empty((count, strip)), np.empty((count, strip), np.float32), np.empty(strip)
@@ -140,7 +155,7 @@ def _check_grid(name: str, method: str, scan: dict[str, np.ndarray], grid: dict[
                 f"was fitted to other frames: {axis} {span}, not {positions.min():.6g} to {positions.max():.6g} in"
                 f" {positions.size} positions",
                 "fit it to this scan, or take a scan with the same positions",
-            )  # fmt: skip
+            )
 
 
 _TEXT = """Coefficients of every rocking curve in the basis of :func:`{method}`, and what they leave.
@@ -202,9 +217,12 @@ def projection(method: str) -> Reduction:
     """The transform that belongs to a fit, under the name ``project_<method>``."""
     name = f"project_{method}"
     coefficient = Variable(
-        f"{method}_coefficient", ("z", f"{method}_component", "y", "x"), "float32", "1",
+        f"{method}_coefficient",
+        ("z", f"{method}_component", "y", "x"),
+        "float32",
+        "1",
         f"coefficients of the treated curve in the {method} basis",
-    )  # fmt: skip
+    )
     residual = Variable(
         f"{method}_residual", SPACE, "float32", "1", f"rms residual of the treated curve in the {method} basis"
     )
@@ -233,10 +251,22 @@ def projection(method: str) -> Reduction:
             line, starts, row_step = frame_lines(counts)
             used = np.isfinite(level) if lit is None else np.isfinite(level) & lit
             _project_layer(
-                line, starts, row_step, shape[1], level.ravel(), used.ravel(), code, np.float32(scaling[1]),
-                STEPS[code], *single, cross, nonnegative, max(64, min(STRIP, 2**17 // starts.size)),
-                maps.reshape(len(basis), -1), left.reshape(-1),
-            )  # fmt: skip
+                line,
+                starts,
+                row_step,
+                shape[1],
+                level.ravel(),
+                used.ravel(),
+                code,
+                np.float32(scaling[1]),
+                STEPS[code],
+                *single,
+                cross,
+                nonnegative,
+                max(64, min(STRIP, 2**17 // starts.size)),
+                maps.reshape(len(basis), -1),
+                left.reshape(-1),
+            )
         return {coefficient.name: maps, residual.name: left}
 
     kernel.__name__ = kernel.__qualname__ = name

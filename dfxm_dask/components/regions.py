@@ -134,9 +134,10 @@ def _drawn(region: dict[str, Any], y: np.ndarray, x: np.ndarray) -> tuple[str, n
         inside = read_mask(region["name"], region["mask"])
         if inside.shape != (y.size, x.size):
             raise InputError(
-                f"{asked}, mask {region['mask']}", f"is {inside.shape} pixels, and the frame {(y.size, x.size)}",
+                f"{asked}, mask {region['mask']}",
+                f"is {inside.shape} pixels, and the frame {(y.size, x.size)}",
                 "save a mask of the whole frame",
-            )  # fmt: skip
+            )
         return f"{asked}, mask {region['mask']}", inside
     low_y, high_y, low_x, high_x = (float(v) for v in region["box"])
     unit = region.get("unit", "um")
@@ -172,9 +173,14 @@ def _add_tails(curves, places, centre, inverse, table, sums):  # type: ignore[no
 
 
 def tail_means(
-    counts: np.ndarray, level: np.ndarray, scaling: np.ndarray, places: np.ndarray, lit: np.ndarray, peak: np.ndarray,
+    counts: np.ndarray,
+    level: np.ndarray,
+    scaling: np.ndarray,
+    places: np.ndarray,
+    lit: np.ndarray,
+    peak: np.ndarray,
     width: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean treated curve in either tail, by each pixel's own peak and width.
 
     Parameters
@@ -269,8 +275,12 @@ def _large(mask: np.ndarray) -> np.ndarray:
 
 
 def found_regions(
-    means: np.ndarray, frames: np.ndarray, lit: np.ndarray, pixel: tuple[float, float], weak: bool = True,
-) -> np.ndarray:  # fmt: skip
+    means: np.ndarray,
+    frames: np.ndarray,
+    lit: np.ndarray,
+    pixel: tuple[float, float],
+    weak: bool = True,
+) -> np.ndarray:
     """Regions of the strong beam, and of the weak beam below and above the peak, without anyone drawing them.
 
     Parameters

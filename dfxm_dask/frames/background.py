@@ -97,9 +97,12 @@ def _quantile(line, starts, row_step, position, largest, result):  # type: ignor
                     _pass(smallest, block)
             last = high if part > 0 else low
             _between(
-                smallest[(BLOCK + low) * STRIP :], smallest[(BLOCK + last) * STRIP :], part, empty,
+                smallest[(BLOCK + low) * STRIP :],
+                smallest[(BLOCK + last) * STRIP :],
+                part,
+                empty,
                 result[y, first : first + width],
-            )  # fmt: skip
+            )
 
 
 def _mixed_quantile(rank: float, scale: np.ndarray) -> float:

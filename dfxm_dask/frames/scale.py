@@ -100,9 +100,10 @@ def settle_scale(
         beam = beams[0]
     else:
         raise InputError(
-            f"normalise by {given['by']}", f"the scan has no {given['by']}",
+            f"normalise by {given['by']}",
+            f"the scan has no {given['by']}",
             "name its counter in the beamline configuration and ingest again, or take by='auto'",
-        )  # fmt: skip
+        )
     if beam.bad:
         raise InputError(
             f"normalise by {beam.name}",
@@ -161,10 +162,11 @@ def _chosen(beams: list[Beam], level: Level, lengths: tuple[int, ...]) -> tuple[
         found = f"the frames of a layer become brighter and darker as a whole {jumps} times, as attenuators make them"
         known = [f"they do not follow the {b.name}" for b in varied] or [f"the {b.name} is even" for b in beams]
         raise InputError(
-            "normalise", f"{found}, and {' and '.join(known) or 'the scan has neither monitor nor exposure'}",
+            "normalise",
+            f"{found}, and {' and '.join(known) or 'the scan has neither monitor nor exposure'}",
             "name the counter of the monitor in the beamline configuration and ingest again, or take the step normalise"
             " out of the recipe",
-        )  # fmt: skip
+        )
     told = [f"the {b.name} of frames of one layer differs up to {b.ratio:.3g} times" for b in varied]
     if told:
         return None, f"{' and '.join(told)}, but the frames do not follow: counts stay as they are"
@@ -274,17 +276,19 @@ def _offset(beam: Beam, level: Level) -> tuple[float, float]:
     known = values[np.isfinite(values).all(axis=1)]
     if not len(known):
         raise InputError(
-            "normalise without a detector offset", "too few frames without diffraction differ in beam to tell it",
+            "normalise without a detector offset",
+            "too few frames without diffraction differ in beam to tell it",
             remedy,
-        )  # fmt: skip
+        )
     least = min(float(means.min()) for means in level.values())
     middle = float(np.median(known[:, 0]))
     sigma = OFFSET_ERROR * float(np.median(known[:, 1])) / np.sqrt(len(known))
     if sigma > MOST_OFFSET_ERROR or middle > least + MOST_OFFSET_ERROR:
         raise InputError(
             "normalise without a detector offset",
-            f"the dark parts of the frames tell {middle:.4g} ± {sigma:.2g} counts (darkest: {least:.5g})", remedy,
-        )  # fmt: skip
+            f"the dark parts of the frames tell {middle:.4g} ± {sigma:.2g} counts (darkest: {least:.5g})",
+            remedy,
+        )
     return float(f"{min(middle, least):.5g}"), float(np.hypot(sigma, BEYOND * (least - middle)))
 
 

@@ -75,8 +75,15 @@ def _accumulate(frame, table, sums, squares, logs, logs2, low, high):  # type: i
                     frame[y + last, first : first + width],
                     frame[y + 2 * last, first : first + width],
                     frame[y + 3 * last, first : first + width],
-                    last, table, total, square, log, log2, least, most,
-                )  # fmt: skip
+                    last,
+                    table,
+                    total,
+                    square,
+                    log,
+                    log2,
+                    least,
+                    most,
+                )
                 y += 4 if whole else 1
             for x in range(width):
                 j = (first + x) // PATCH

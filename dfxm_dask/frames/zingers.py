@@ -47,7 +47,7 @@ def _stands_out(value, level, read, gain, threshold, ratio, dark):  # type: igno
 @njit(nogil=True, cache=True)
 def _clean(  # type: ignore[no-untyped-def]
     line, starts, row_step, neighbours, threshold, ratio, read_noise, gain, scale, dark, cleaned, replaced
-):  # fmt: skip
+):
     frames, rows, columns = cleaned.shape
     largest = np.empty(columns, np.float64)
     total = np.empty(columns, np.float64)
@@ -122,9 +122,15 @@ def neighbours_of(lengths: tuple[int, ...]) -> np.ndarray:
 
 
 @reduction(
-    reads=(COUNTS, AXES), may_read=(NOISE, FRAME_SCALE), writes=(CLEANED, ZINGER_COUNT), over=("scan",),
-    patch=TILE, settle=dark_patch, settled_by=(PIXELS, SUM), positions="unused",
-)  # fmt: skip
+    reads=(COUNTS, AXES),
+    may_read=(NOISE, FRAME_SCALE),
+    writes=(CLEANED, ZINGER_COUNT),
+    over=("scan",),
+    patch=TILE,
+    settle=dark_patch,
+    settled_by=(PIXELS, SUM),
+    positions="unused",
+)
 def zingers(
     counts: np.ndarray,
     scan: dict[str, np.ndarray],

@@ -97,9 +97,20 @@ def _march(incident, phase, steps, coupling, turn, loss, plane, first, last, tra
             d0, dh = waves[a, :2, left + first : left + last], waves[a, 2:, right + first : right + last]
             turn_re, turn_im = (turn[a].real, turn[a].imag) if n < steps else (1.0, 0.0)
             _kick(
-                d0[0], d0[1], dh[0], dh[1], f_re, f_im, here,
-                keep.real, keep.imag, mix.real, mix.imag, turn_re, turn_im,
-            )  # fmt: skip
+                d0[0],
+                d0[1],
+                dh[0],
+                dh[1],
+                f_re,
+                f_im,
+                here,
+                keep.real,
+                keep.imag,
+                mix.real,
+                mix.imag,
+                turn_re,
+                turn_im,
+            )
         if n == steps:
             break
         if (n + 1) % 2:
@@ -305,9 +316,7 @@ def takagi_taupin(
     transmitted = np.empty((angles.size, incident.size), np.complex128)
     diffracted = np.empty_like(transmitted)
     field = np.zeros((1, incident.size)) if phase is None else phase
-    _march(
-        incident, field, steps, coupling, np.exp(1j * turn), loss, plane, first, last, transmitted, diffracted
-    )  # fmt: skip
+    _march(incident, field, steps, coupling, np.exp(1j * turn), loss, plane, first, last, transmitted, diffracted)
     return (transmitted[0], diffracted[0]) if np.ndim(deviation) == 0 else (transmitted, diffracted)
 
 
@@ -390,9 +399,17 @@ def section_image(
     incident = np.where(np.abs(entry) <= 6 * footprint, np.exp(-((entry / (2 * footprint)) ** 2)), 0).astype(complex)
     field = None if phase is None else np.broadcast_to(phase(depth[:, None], lateral), lateral.shape)
     _, diffracted = takagi_taupin(
-        incident, field, thickness=thickness, theta=theta, wavelength=wavelength, chi_h=chi_h, chi0=chi0,
-        deviation=deviations, step=step, polarisation=polarisation,
-    )  # fmt: skip
+        incident,
+        field,
+        thickness=thickness,
+        theta=theta,
+        wavelength=wavelength,
+        chi_h=chi_h,
+        chi0=chi0,
+        deviation=deviations,
+        step=step,
+        polarisation=polarisation,
+    )
     share = weights / weights.sum()
     image = (share[:, None] * np.abs(diffracted) ** 2).sum(0) / (np.abs(incident) ** 2).sum() / true
     position = (thickness / np.cos(theta) - lateral[-1] / np.sin(theta)) / 2

@@ -365,9 +365,17 @@ def seen(at: Setting, positions: Mapping[str, float], *, legacy: bool = False) -
 
 
 def image_stack(
-    scene: Scene, microscope: Microscope, positions: Mapping[str, np.ndarray], y: np.ndarray, x: np.ndarray, *,
-    z: float = 0.0, nodes: int = 7, sheared: bool = True, legacy: bool = False,
-) -> np.ndarray:  # fmt: skip
+    scene: Scene,
+    microscope: Microscope,
+    positions: Mapping[str, np.ndarray],
+    y: np.ndarray,
+    x: np.ndarray,
+    *,
+    z: float = 0.0,
+    nodes: int = 7,
+    sheared: bool = True,
+    legacy: bool = False,
+) -> np.ndarray:
     """Kinematic images of a crystal over a scan.
 
     Parameters

@@ -106,8 +106,12 @@ def strong_beam_pattern(
     if not 0 < theta < np.pi / 2:
         raise InputError(f"strong beam: theta = {theta:g} rad", "no Bragg angle", "give one between 0 and pi/2 rad")
     for name, value in {
-        "absorption": absorption, "sheet": sheet, "visibility": visibility, "stretch": stretch, "fade": fade
-    }.items():  # fmt: skip
+        "absorption": absorption,
+        "sheet": sheet,
+        "visibility": visibility,
+        "stretch": stretch,
+        "fade": fade,
+    }.items():
         if not (np.isfinite(value) and value >= 0):
             raise InputError(f"strong beam: {name} = {value:g}", "is negative or not finite", "give zero or more")
     # An entry moved by x across the sheet moves the imaged point by x / (2 sin cos) along both paths, opposite ways.
@@ -351,9 +355,17 @@ def gold_set(
         deep = thickness[0] + (thickness[1] - thickness[0]) * (plate + rng.random()) / plates
         exit_face, phase, deviation = _plate(rng, deep, theta, coupling, wedge, roughness, tilt)
         s0, image = section_image(
-            phase, thickness=deep, sheet=sheet, deviations=deviations, weights=weights, step=step, theta=theta,
-            wavelength=wavelength, chi_h=chi_h, chi0=chi0,
-        )  # fmt: skip
+            phase,
+            thickness=deep,
+            sheet=sheet,
+            deviations=deviations,
+            weights=weights,
+            step=step,
+            theta=theta,
+            wavelength=wavelength,
+            chi_h=chi_h,
+            chi0=chi0,
+        )
         sh = deep / np.cos(theta) - s0
         for _ in range(6):  # the exit on a rough face, by iteration: its slope is far below 1 / tan(theta)
             sh = exit_face((sh - s0) * np.sin(theta)) / np.cos(theta) - s0
@@ -362,9 +374,11 @@ def gold_set(
         rows.append(np.array([s0, sh, y, image * (s0 + sh) / scale, np.full(s0.size, plate)])[:, inner])
     columns = np.concatenate(rows, axis=1)
     pattern = strong_beam_pattern(
-        extinction_length=np.pi * np.cos(theta) / coupling, theta=theta, sheet=sheet,
+        extinction_length=np.pi * np.cos(theta) / coupling,
+        theta=theta,
+        sheet=sheet,
         absorption=2 * np.pi * abs(chi0.imag) / (wavelength * ANGSTROM),
-    )  # fmt: skip
+    )
     return Gold(*columns[:4], columns[4].astype(np.int64), pattern)
 
 

@@ -338,9 +338,12 @@ def _write_frames(path: Path, source: _Checked, length: int) -> None:
         entry.attrs["NX_class"] = "NXentry"
         entry.create_group("measurement").attrs["NX_class"] = "NXcollection"
         dataset = file.create_dataset(
-            CAMERA_DATA, (length, *frame.shape), frame.dtype.newbyteorder("="), chunks=(1, *frame.shape),
+            CAMERA_DATA,
+            (length, *frame.shape),
+            frame.dtype.newbyteorder("="),
+            chunks=(1, *frame.shape),
             **hdf5plugin.Bitshuffle(),
-        )  # fmt: skip
+        )
         dataset.attrs["interpretation"] = "image"
         dataset[0] = frame
         for k in range(1, length):

@@ -6,8 +6,8 @@ A frame is the sum of a kinematic part (distorted voxels) and a dynamical part (
 
 where p is what the microscope accepts of the lattice that the strong beam follows
 (:func:`dfxm_dask.phantoms.strong_lattice.lattices`), and w a smooth step of it from 0.02 to 0.5. On top come
-what a beamline adds: attenuators, flux drift, beam stripes, sample drift, optics, detector. A layer depends on the phantom and its
-number alone, never on how layers are shared among tasks.
+what a beamline adds: attenuators, flux drift, beam stripes, sample drift, optics, detector. A layer depends on the
+phantom and its number alone, never on how layers are shared among tasks.
 """
 
 from __future__ import annotations
@@ -162,9 +162,9 @@ class Phantom:
         Whether the truth holds F.
     strong_beam : str
         "smeared": the strong beam follows the true lattice with its dislocations, smeared by the width that
-        Takagi-Taupin shows (:func:`dfxm_dask.phantoms.strong_lattice.smearing`). "sharp": it follows the lattice between
-        the dislocations, which turns within no width at the plane of a wall: what finds edges finds such walls by
-        construction.
+        Takagi-Taupin shows (:func:`dfxm_dask.phantoms.strong_lattice.smearing`). "sharp": it follows the lattice
+        between the dislocations, which turns within no width at the plane of a wall: what finds edges finds such walls
+        by construction.
     kinematic : bool
         No dynamical part, as in cold-worked or very small crystals; all that is lit is labelled ambiguous.
     held : dict of str to float, rad
@@ -344,9 +344,11 @@ def exposures(phantom: Phantom, layer: int) -> dict[str, np.ndarray]:
     if phantom.lighting.drift:
         moved = drift_path(frames, generator(phantom.seed, DRIFT, *keys), phantom.lighting.drift)
     return {
-        "flux": beam, "monitor": monitor(beam * exposure * 1e7, generator(phantom.seed, MONITOR, *keys)),
-        "exposure": exposure, "drift": moved,
-    }  # fmt: skip
+        "flux": beam,
+        "monitor": monitor(beam * exposure * 1e7, generator(phantom.seed, MONITOR, *keys)),
+        "exposure": exposure,
+        "drift": moved,
+    }
 
 
 def _per_patch(values: np.ndarray, ufunc: np.ufunc) -> np.ndarray:

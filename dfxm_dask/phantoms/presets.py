@@ -104,10 +104,17 @@ class Frame:
 
 
 def frame(
-    name: str, seed: int, layers: int, shape: tuple[int, int], *, crystal: str = "Al",
-    hkl: tuple[int, int, int] = (-1, 1, -1), microscope: Microscope | None = None, turn: float = 0.0,
+    name: str,
+    seed: int,
+    layers: int,
+    shape: tuple[int, int],
+    *,
+    crystal: str = "Al",
+    hkl: tuple[int, int, int] = (-1, 1, -1),
+    microscope: Microscope | None = None,
+    turn: float = 0.0,
     z_step: float = 1.0,
-) -> Frame:  # fmt: skip
+) -> Frame:
     """A volume of a crystal at its Bragg angle, turned about its scattering vector by ``turn`` (rad)."""
     scope = microscope or replace(find_microscope("id06_al111"), sheet=0.2 / 2.355)
     at = setting(scope.theta)
@@ -185,30 +192,44 @@ def phantom(at: Frame, scene: Scene, built: tuple[Built, ...] = (), **options: A
     visibility = at.rng.uniform(*options.pop("visibility", VISIBILITY))
     theta, energy = at.microscope.theta, at.microscope.energy
     fringes = strong_beam_pattern(
-        extinction_length=extinction_length(at.crystal, at.hkl, energy), theta=theta,
-        absorption=absorption(at.crystal, energy), sheet=at.microscope.sheet, visibility=visibility,
-    )  # fmt: skip
+        extinction_length=extinction_length(at.crystal, at.hkl, energy),
+        theta=theta,
+        absorption=absorption(at.crystal, energy),
+        sheet=at.microscope.sheet,
+        visibility=visibility,
+    )
     half_width = abs(susceptibility(at.crystal, at.hkl, energy)[1]) / np.sin(2 * theta)
     return Phantom(
-        name=at.name, reflection=" ".join(map(str, at.hkl)), seed=at.seed, shape=at.shape, pixel=at.pixel, z=at.z,
-        microscope=at.microscope, at=at.at, scene=scene,
-        fringes=fringes, half_width=float(half_width),
-        boundaries=tuple(b for one in built for b in one.boundaries), **options,
-    )  # fmt: skip
+        name=at.name,
+        reflection=" ".join(map(str, at.hkl)),
+        seed=at.seed,
+        shape=at.shape,
+        pixel=at.pixel,
+        z=at.z,
+        microscope=at.microscope,
+        at=at.at,
+        scene=scene,
+        fringes=fringes,
+        half_width=float(half_width),
+        boundaries=tuple(b for one in built for b in one.boundaries),
+        **options,
+    )
 
 
 def tilt_plane(at: Frame, origin: np.ndarray, b: tuple[int, ...], t: tuple[int, ...], angle: float) -> Built:
     """A tilt wall of one set of edges: the plane is normal to b, the lines run along t."""
     normal, line = at.direction(*b), at.direction(*t)
-    return plane_wall(
-        "tilt", origin, normal, angle * line, at.burgers(*b)[None], line[None], at.box, CORE
-    )  # fmt: skip
+    return plane_wall("tilt", origin, normal, angle * line, at.burgers(*b)[None], line[None], at.box, CORE)
 
 
 def junction(
-    at: Frame, origin: np.ndarray, t: tuple[int, ...], azimuths: np.ndarray, tilts: np.ndarray,
+    at: Frame,
+    origin: np.ndarray,
+    t: tuple[int, ...],
+    azimuths: np.ndarray,
+    tilts: np.ndarray,
     reference: tuple[int, ...],
-) -> Built:  # fmt: skip
+) -> Built:
     """Tilt walls that meet along t; azimuths are counted from the direction ``reference``."""
     every = at.grain @ burgers_vectors(at.crystal).T
     line = at.direction(*t)
@@ -244,9 +265,15 @@ def _multigrain(at: Frame) -> tuple[Phantom, ...]:
     normal = at.direction(1, 0, 0)
     screws = np.array([[0, 1, 1], [0, 1, -1]])
     twist = plane_wall(
-        "twist", other, normal, at.rng.uniform(5e-5, 9e-5) * normal, np.array([at.burgers(*b) for b in screws]),
-        np.array([at.direction(*b) for b in screws]), at.box, CORE,
-    )  # fmt: skip
+        "twist",
+        other,
+        normal,
+        at.rng.uniform(5e-5, 9e-5) * normal,
+        np.array([at.burgers(*b) for b in screws]),
+        np.array([at.direction(*b) for b in screws]),
+        at.box,
+        CORE,
+    )
     walls = (_three(at), twist, tilt_plane(at, aside, (1, 0, 1), (0, 1, 0), at.rng.uniform(5e-5, 9e-5)))
     scene = assembled(at, walls, free_lines(at, 0.02), loops(at, 2), 1.5e-5)
     return (phantom(at, scene, walls, lighting=Lighting(drift=0.05)),)
@@ -260,11 +287,16 @@ def _al002(at: Frame) -> tuple[Phantom, ...]:
     walls = (
         junction(at, at.place(), (1, 1, 1), np.deg2rad(start + np.array([30.0, 150, 270])), tilts, (1, -1, 0)),
         plane_wall(
-            "twist", at.box[0] + np.array([0.85, 0.5, 0.5]) * (at.box[1] - at.box[0]), at.direction(1, 0, 0),
-            np.deg2rad(0.004) * at.direction(1, 0, 0), np.array([at.burgers(0, 1, 1), at.burgers(0, 1, -1)]),
-            np.array([at.direction(0, 1, 1), at.direction(0, 1, -1)]), at.box, CORE,
+            "twist",
+            at.box[0] + np.array([0.85, 0.5, 0.5]) * (at.box[1] - at.box[0]),
+            at.direction(1, 0, 0),
+            np.deg2rad(0.004) * at.direction(1, 0, 0),
+            np.array([at.burgers(0, 1, 1), at.burgers(0, 1, -1)]),
+            np.array([at.direction(0, 1, 1), at.direction(0, 1, -1)]),
+            at.box,
+            CORE,
         ),
-    )  # fmt: skip
+    )
     scene = assembled(at, walls, free_lines(at, 0.002), (), 5e-6)
     return (phantom(at, scene, walls, nodes=11, lighting=Lighting(flux=6000.0, exposure=1.0)),)
 
@@ -350,18 +382,22 @@ def _reflections(at: Frame) -> tuple[Phantom, ...]:
     chosen = cubic.rng.choice(12, 2, replace=False)
     through = middle + cubic.rng.uniform(-0.3, 0.3, (2, 3)) * (cubic.box[1] - cubic.box[0])
     made = lines(
-        through, np.array([cubic.burgers(*directions[k]) for k in chosen]),
-        np.cross(planes[chosen], directions[chosen]).astype(float), np.full(2, CORE),
-    )  # fmt: skip
+        through,
+        np.array([cubic.burgers(*directions[k]) for k in chosen]),
+        np.cross(planes[chosen], directions[chosen]).astype(float),
+        np.full(2, CORE),
+    )
     scene = Scene(poisson=crystal.poisson, lines=made, **bending(cubic, 3e-5, 4, (15, 40)))
     out = []
     for number, hkl in enumerate(REFLECTIONS):
         solutions = oblique(crystal.B, hkl, scope.energy)
         omega, eta, theta = solutions[np.argmin(np.abs(solutions[:, 1] - scope.eta))]
         one = replace(
-            cubic, hkl=hkl, microscope=replace(scope, theta=theta, eta=0.0),
+            cubic,
+            hkl=hkl,
+            microscope=replace(scope, theta=theta, eta=0.0),
             at=setting(theta, omega=omega, eta=eta, oblique=True),
-        )  # fmt: skip
+        )
         light = Lighting(flux=4000.0, weak=1.0, tail=0.0, exposure=0.5)
         options = {"axes": _oblique_axes(one.at), "nodes": 5, "lighting": light, "strained": True, "kinematic": True}
         out.append(phantom(one, scene, number=number, **options))
@@ -394,9 +430,13 @@ PRESETS: dict[str, Preset] = {
 
 
 def build(
-    name: str, *, layers: int | None = None, shape: tuple[int, int] | None = None, seed: int = 0,
+    name: str,
+    *,
+    layers: int | None = None,
+    shape: tuple[int, int] | None = None,
+    seed: int = 0,
     strong_beam: StrongBeam | Literal["none"] | None = None,
-) -> tuple[Phantom, ...]:  # fmt: skip
+) -> tuple[Phantom, ...]:
     """The phantoms of a preset: one, or one for each reflection.
 
     Parameters
@@ -440,11 +480,12 @@ def build(
     aside = np.deg2rad(generator(seed, TURN).uniform(-10, 10))
     scopes: dict[str, dict[str, Any]] = {
         "al002": {
-            "hkl": (0, 0, 2), "turn": np.deg2rad(35.0) + aside,
+            "hkl": (0, 0, 2),
+            "turn": np.deg2rad(35.0) + aside,
             "microscope": replace(find_microscope("al002"), pixel=0.04, sheet=0.5 / 2.355),
         },
         "reflections": {"hkl": (1, 1, 3), "microscope": replace(find_microscope("oblique_al113"), eta=0.0)},
-    }  # fmt: skip
+    }
     at = frame(name, seed, count, (int(size[0]), int(size[1])), **scopes.get(name, {"turn": np.deg2rad(50.0) + aside}))
     made = preset.build(at)
     if strong_beam is None:

@@ -69,10 +69,17 @@ class SimulateTask:
 
 
 def simulate(
-    preset: str, out: str | Path | None = None, *, layers: int | None = None, shape: tuple[int, int] | None = None,
-    seed: int = 0, strong_beam: Literal["smeared", "sharp", "none"] | None = None,
-    format: Literal["zarr", "bliss"] = "zarr", overwrite: bool = False, each: Each = map,
-) -> xr.DataTree:  # fmt: skip
+    preset: str,
+    out: str | Path | None = None,
+    *,
+    layers: int | None = None,
+    shape: tuple[int, int] | None = None,
+    seed: int = 0,
+    strong_beam: Literal["smeared", "sharp", "none"] | None = None,
+    format: Literal["zarr", "bliss"] = "zarr",
+    overwrite: bool = False,
+    each: Each = map,
+) -> xr.DataTree:
     """A simulated scan with known truth: labelled, and written where asked.
 
     Parameters
@@ -155,11 +162,23 @@ def simulated_scan(phantom: Phantom, layer: int) -> Scan:
         step = float(positions[1] - positions[0]) if positions.size > 1 else None
         axes.append(Axis(a.name, a.motor, positions, a.units, float(positions[0]), step, grid.ravel()))
     return Scan(
-        source=f"{phantom.name} {phantom.reflection} seed {phantom.seed}", entry=f"{layer + 1}.1",
-        title=_title(phantom), axes=tuple(axes), order=np.arange(frames), frame_shape=phantom.shape,
-        dtype=np.dtype("uint16"), pieces=(), detector=DETECTOR, z=phantom.z[layer], z_motor="samz", z_units="um",
-        monitor=recorded["monitor"], exposure=recorded["exposure"], commanded=frames, found=frames,
-    )  # fmt: skip
+        source=f"{phantom.name} {phantom.reflection} seed {phantom.seed}",
+        entry=f"{layer + 1}.1",
+        title=_title(phantom),
+        axes=tuple(axes),
+        order=np.arange(frames),
+        frame_shape=phantom.shape,
+        dtype=np.dtype("uint16"),
+        pieces=(),
+        detector=DETECTOR,
+        z=phantom.z[layer],
+        z_motor="samz",
+        z_units="um",
+        monitor=recorded["monitor"],
+        exposure=recorded["exposure"],
+        commanded=frames,
+        found=frames,
+    )
 
 
 def _title(phantom: Phantom) -> str:
@@ -207,8 +226,9 @@ def write_phantom(phantom: Phantom, out: Path, format: str, overwrite: bool, eac
             done &= ledger.begin(target, *key, plan, blocks)
         tasks = [
             SimulateTask(str(target), k, phantom, str(_folder(out, k + 1)) if bliss else None, fence)
-            for k, block in enumerate(blocks) if block not in done
-        ]  # fmt: skip
+            for k, block in enumerate(blocks)
+            if block not in done
+        ]
         for record in each(simulate_layer, tasks):
             fence.check()
             for group, step in steps:
@@ -218,13 +238,18 @@ def write_phantom(phantom: Phantom, out: Path, format: str, overwrite: bool, eac
             write_master(out, entries, sample=sample, digest=ledger.digest(made_of))
         for (group, step), written in steps.items():
             provenance = {
-                "reduction": "simulate", "version": __version__, "absent": [], "numpy": np.__version__,
+                "reduction": "simulate",
+                "version": __version__,
+                "absent": [],
+                "numpy": np.__version__,
                 "parameters": {
-                    "preset": phantom.name, "seed": phantom.seed, "reflection": phantom.reflection,
+                    "preset": phantom.name,
+                    "seed": phantom.seed,
+                    "reflection": phantom.reflection,
                     "strong_beam": "none" if phantom.kinematic else phantom.strong_beam,
                 },
                 "root": ledger.digest(read_group_meta(target)["attributes"]),
-            }  # fmt: skip
+            }
             ledger.complete(target, group, step, provenance, small_files(target, written, group))
         consolidate(target)
     return target
@@ -296,9 +321,13 @@ def _entry(phantom: Phantom, scan: Scan, out: Path) -> Entry:
         number=number,
         axes=tuple((a.motor, a.positions[0], a.commanded_step or 1.0, len(a.positions), a.units) for a in scan.axes),
         positions={a.motor: a.readback for a in scan.axes if a.motor and a.readback is not None},
-        z=phantom.z[number - 1] * 1e-3, exposure=phantom.lighting.exposure, monitor=scan.monitor,
-        files=((f"{_folder(out, number).name}/{DETECTOR}_0000.h5", scan.found),), shape=phantom.shape, dtype="uint16",
-    )  # fmt: skip
+        z=phantom.z[number - 1] * 1e-3,
+        exposure=phantom.lighting.exposure,
+        monitor=scan.monitor,
+        files=((f"{_folder(out, number).name}/{DETECTOR}_0000.h5", scan.found),),
+        shape=phantom.shape,
+        dtype="uint16",
+    )
 
 
 def simulate_layer(task: SimulateTask) -> ledger.Record:
@@ -328,11 +357,14 @@ def simulate_layer(task: SimulateTask) -> ledger.Record:
     layer = {name: np.stack(values).reshape(*grid, *values[0].shape) for name, values in patches.items()}
     files["truth"] = write_maps(
         task.store, "truth", task.z, layer | layer_truth(task.phantom, task.z, made), task.fence
-    )  # fmt: skip
+    )
     return {
-        "block": f"z{task.z:04d}", "read": [], "files": files, "beside": beside,
+        "block": f"z{task.z:04d}",
+        "read": [],
+        "files": files,
+        "beside": beside,
         "seconds": round(time.perf_counter() - begun, 3),
-    }  # fmt: skip
+    }
 
 
 def lazy_scan(phantom: Phantom) -> xr.DataTree:
@@ -368,9 +400,13 @@ def lazy_scan(phantom: Phantom) -> xr.DataTree:
         raw[variable.name] = (("z", *names), values, {**variable.attrs, "units": variable.units or "count"})
     known = {v.name: lazy[v.name].assign_attrs(FLAGS if v.name == LABEL.name else {}) for v in truth}
     small = tables(phantom)
-    return xr.DataTree.from_dict({
-        "/": xr.Dataset(coords=coords), "/raw": xr.Dataset(raw), "/truth": xr.Dataset({**known, **small}),
-    })  # fmt: skip
+    return xr.DataTree.from_dict(
+        {
+            "/": xr.Dataset(coords=coords),
+            "/raw": xr.Dataset(raw),
+            "/truth": xr.Dataset({**known, **small}),
+        }
+    )
 
 
 def rendered_layer(phantom: Phantom, z: int) -> dict[str, np.ndarray]:

@@ -38,8 +38,10 @@ def tables(phantom: Phantom) -> Table:
         out |= _boundaries(phantom.boundaries)
     if phantom.motion is not None:
         out["position"] = (
-            ("time", "dislocation", "yx"), phantom.motion.position, _attrs("um", "where the lines cross the layer"),
-        )  # fmt: skip
+            ("time", "dislocation", "yx"),
+            phantom.motion.position,
+            _attrs("um", "where the lines cross the layer"),
+        )
         return out
     y, x = coordinates(phantom)
     low = np.array([x[0], y[0], phantom.z[0]])
@@ -79,12 +81,14 @@ def _boundaries(boundaries: tuple[Boundary, ...]) -> Table:
         "dihedral": each(_dihedrals(boundaries), "degree", "angle to the next half plane about the junction"),
         "twist": (("boundary",), np.array([b.kind == "twist" for b in boundaries]), _attrs("1", "twist, not tilt")),
         "set_boundary": (
-            ("set",), np.array([k for k, _ in sets], np.int32), _attrs("1", "boundary that a set of lines lies in"),
+            ("set",),
+            np.array([k for k, _ in sets], np.int32),
+            _attrs("1", "boundary that a set of lines lies in"),
         ),
         "set_burgers": each([boundaries[k].burgers[i] for k, i in sets], "um", "Burgers vector", ("set", "xyz")),
         "set_line": each([boundaries[k].line[i] for k, i in sets], "1", "line direction", ("set", "xyz")),
         "set_spacing": each([boundaries[k].spacing[i] for k, i in sets], "um", "spacing", ("set",)),
-    }  # fmt: skip
+    }
 
 
 def _dihedrals(boundaries: tuple[Boundary, ...]) -> list[float]:

@@ -181,11 +181,21 @@ def _chosen(scan: dict[str, np.ndarray], axis: str | None) -> str:
     reads=(COUNTS, AXES),
     may_read=(BACKGROUND, HOT, NOISE),
     writes=(
-        FIT_CENTRE, FIT_CENTRE_STD, FIT_FWHM, FIT_FWHM_STD, FIT_AMPLITUDE, FIT_AMPLITUDE_STD, FIT_BACKGROUND,
-        FIT_BACKGROUND_STD, FIT_MIXING, FIT_MIXING_STD, FIT_RMS, FIT_OK,
+        FIT_CENTRE,
+        FIT_CENTRE_STD,
+        FIT_FWHM,
+        FIT_FWHM_STD,
+        FIT_AMPLITUDE,
+        FIT_AMPLITUDE_STD,
+        FIT_BACKGROUND,
+        FIT_BACKGROUND_STD,
+        FIT_MIXING,
+        FIT_MIXING_STD,
+        FIT_RMS,
+        FIT_OK,
     ),
     over=("scan",),
-)  # fmt: skip
+)
 def fit_curves(
     counts: np.ndarray,
     scan: dict[str, np.ndarray],
@@ -308,16 +318,34 @@ def fit_curves(
         hidden = np.zeros(shape, bool) if hot is None else np.require(hot, bool, ["C", "W"])
         u = (positions[order] - middle) / step
         _fit(
-            line, starts, row_step, place, u, start, background_map is not None, hidden, least_peak, least_variance,
-            MODELS[model], buffers(points), room(points), maps, ok,
-        )  # fmt: skip
+            line,
+            starts,
+            row_step,
+            place,
+            u,
+            start,
+            background_map is not None,
+            hidden,
+            least_peak,
+            least_variance,
+            MODELS[model],
+            buffers(points),
+            room(points),
+            maps,
+            ok,
+        )
         maps[[1, 2, 6, 7]] *= step
         maps[1] += middle
     of_axis = {FIT_CENTRE: 1, FIT_FWHM: 2, FIT_CENTRE_STD: 6, FIT_FWHM_STD: 7}
     of_curve = {
-        FIT_AMPLITUDE: 0, FIT_BACKGROUND: 3, FIT_MIXING: 4, FIT_AMPLITUDE_STD: 5, FIT_BACKGROUND_STD: 8,
-        FIT_MIXING_STD: 9, FIT_RMS: 10,
-    }  # fmt: skip
+        FIT_AMPLITUDE: 0,
+        FIT_BACKGROUND: 3,
+        FIT_MIXING: 4,
+        FIT_AMPLITUDE_STD: 5,
+        FIT_BACKGROUND_STD: 8,
+        FIT_MIXING_STD: 9,
+        FIT_RMS: 10,
+    }
     result = {variable.name: maps[k].astype(variable.dtype) for variable, k in of_curve.items()}
     for name in scan if axis is None else (chosen,):
         missing = np.full(shape, np.nan)  # an axis of one position has no peak

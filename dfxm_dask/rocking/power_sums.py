@@ -183,7 +183,7 @@ def _look_up(position, strip, target):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def _valley(  # type: ignore[no-untyped-def]
     line, starts, pixel, level, noise, cut, place, positions, axis, length, centre, width, step, curve
-):  # fmt: skip
+):
     """Whether the curve of a pixel along an axis has two peaks with a valley that noise does not explain.
 
     The curve is that of the counts without cut, summed over the other axes within two standard deviations, and then
@@ -236,9 +236,33 @@ def _valley(  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def moments_of_layer(  # type: ignore[no-untyped-def]
-    line, starts, row_step, background, hot, full, positions, place, inner, outer, each, border, middle, half, step,
-    noise, cut, lit_above, edge_fraction, saturation, spare, total, peak, places, maps, flags,
-):  # fmt: skip
+    line,
+    starts,
+    row_step,
+    background,
+    hot,
+    full,
+    positions,
+    place,
+    inner,
+    outer,
+    each,
+    border,
+    middle,
+    half,
+    step,
+    noise,
+    cut,
+    lit_above,
+    edge_fraction,
+    saturation,
+    spare,
+    total,
+    peak,
+    places,
+    maps,
+    flags,
+):
     """Fills the maps of one layer, strip by strip.
 
     Parameters
@@ -347,8 +371,20 @@ def moments_of_layer(  # type: ignore[no-untyped-def]
                     if several[a, n] * strip[LIT * STRIP + n] == 0 or int(strip[FLAG * STRIP + n]) & MULTIMODAL:
                         continue
                     if _valley(
-                        line, starts, corner + n, strip[LEVEL * STRIP + n], noise, cut, place, positions, a,
-                        place[a].max() + 1, around[0, n], around[1, n], step, curve,
-                    ):  # fmt: skip
+                        line,
+                        starts,
+                        corner + n,
+                        strip[LEVEL * STRIP + n],
+                        noise,
+                        cut,
+                        place,
+                        positions,
+                        a,
+                        place[a].max() + 1,
+                        around[0, n],
+                        around[1, n],
+                        step,
+                        curve,
+                    ):
                         strip[FLAG * STRIP + n] += MULTIMODAL
             _copy(strip[FLAG * STRIP : FLAG * STRIP + width], flags[y, first:last])

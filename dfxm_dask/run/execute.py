@@ -137,9 +137,14 @@ def _area(task: Any) -> int:
 
 
 def run_recipe(
-    recipe: Recipe | str | Path, store: str | Path, *, client: Any = None, publish: Publish = (),
-    overwrite: bool = False, share: tuple[int, int] | None = None,
-) -> RunReport:  # fmt: skip
+    recipe: Recipe | str | Path,
+    store: str | Path,
+    *,
+    client: Any = None,
+    publish: Publish = (),
+    overwrite: bool = False,
+    share: tuple[int, int] | None = None,
+) -> RunReport:
     """Run every step of a recipe on a store. Blocks that are on disk already are skipped: a stopped run goes on.
 
     Parameters
@@ -223,9 +228,18 @@ def run_recipe(
     done = RunDone(seconds, tally.done, tally.skipped, complete, plan.left_out, tally.peak, why)
     send(publish, done)
     return RunReport(
-        complete, tally.done, tally.skipped, plan.left_out, seconds, tally.peak, missing, (*plan.remarks, *found),
-        tuple(tally.quarantined), tally.stopped, tally.lacking,
-    )  # fmt: skip
+        complete,
+        tally.done,
+        tally.skipped,
+        plan.left_out,
+        seconds,
+        tally.peak,
+        missing,
+        (*plan.remarks, *found),
+        tuple(tally.quarantined),
+        tally.stopped,
+        tally.lacking,
+    )
 
 
 def refuse_share(share: tuple[int, int] | None, client: Any, overwrite: bool) -> None:

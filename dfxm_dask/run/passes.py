@@ -117,18 +117,28 @@ def run_pass(one: Pass, run: Run, tally: Tally) -> None:
             part, fence = record["steps"][step.name], run.fences[step.group]
             fence.check()
             entry = {
-                "block": record["block"], "read": part["read"], "files": part["files"], "seconds": record["seconds"],
-                "inputs": made_of(step, record["block"]), "plan": ledger.digest(step.plan), "run": fence.token,
-            }  # fmt: skip
+                "block": record["block"],
+                "read": part["read"],
+                "files": part["files"],
+                "seconds": record["seconds"],
+                "inputs": made_of(step, record["block"]),
+                "plan": ledger.digest(step.plan),
+                "run": fence.token,
+            }
             ledger.commit(store.path, step.group, step.name, entry, share=run.share)
             tally.done += 1
         send(
             run.publish,
             BlockDone(
-                "+".join(record["steps"]), record["block"], record["seconds"], record["bytes_read"],
-                record["bytes_written"], tally.done + tally.skipped, tally.total,
+                "+".join(record["steps"]),
+                record["block"],
+                record["seconds"],
+                record["bytes_read"],
+                record["bytes_written"],
+                tally.done + tally.skipped,
+                tally.total,
             ),
-        )  # fmt: skip
+        )
     for unit, reason in failed:
         for step_name in (s.name for s in unit.steps if s.store_results):
             tally.quarantined.append((step_name, unit.block, reason))
@@ -227,9 +237,14 @@ def begin_step(step: PlannedStep, run: Run) -> set[str]:
         ledger.withdraw(store.path, step.group, step.name)  # blocks without metadata cannot be read
     recipe = [{"name": s.name, "parameters": s.parameters, "optional": s.optional} for s in run.recipe.steps]
     return ledger.begin(
-        store.path, step.group, step.name, step.plan, step.blocks,
-        declare=declare, recipe={"name": run.recipe.name, "steps": recipe},
-    )  # fmt: skip
+        store.path,
+        step.group,
+        step.name,
+        step.plan,
+        step.blocks,
+        declare=declare,
+        recipe={"name": run.recipe.name, "steps": recipe},
+    )
 
 
 def refuse_other_dtypes(step: PlannedStep, store: Stored) -> None:
@@ -252,7 +267,7 @@ def refuse_other_dtypes(step: PlannedStep, store: Stored) -> None:
                 f"has {len(state.done)} of {len(state.blocks)} blocks on disk, with {variable.name} in {begun};"
                 f" it is {variable.dtype} now",
                 "say --overwrite to make the step anew",
-            )  # fmt: skip
+            )
 
 
 def complete_pass(one: Pass, run: Run, begun: float | None = None) -> None:
@@ -296,8 +311,9 @@ def refuse_changed_inputs(step: PlannedStep, store: Stored) -> None:
         if found != planned:
             raise StoreError(
                 f"step {step.name!r} in group {step.group!r}",
-                f"its input {source} was made anew while the run went on", "run it again with --overwrite",
-            )  # fmt: skip
+                f"its input {source} was made anew while the run went on",
+                "run it again with --overwrite",
+            )
 
 
 def inputs_of(one: Pass, store: Stored) -> Callable[[PlannedStep, str], dict[str, str]]:

@@ -270,7 +270,7 @@ def _refuse_clashes(step: PlannedStep, stored: Stored, available: Mapping[str, S
 
 def _refuse_other_scale(
     step: PlannedStep, available: Mapping[str, Source], plans: Mapping[str, dict[str, Any]], stored: Stored, where: str
-) -> None:  # fmt: skip
+) -> None:
     """Refuse counts on one scale together with a background or a basis that was made of counts on another."""
     if "counts" not in step.sources:
         return
@@ -288,14 +288,16 @@ def _refuse_other_scale(
         asked = f"{where}step {step.name}"
         if theirs is None:
             raise RecipeError(
-                asked, f"reads counts that normalise has put on one scale, and the {name} that {source.step} took"
-                " before that", f"put normalise before {source.step}",
-            )  # fmt: skip
+                asked,
+                f"reads counts that normalise has put on one scale, and the {name} that {source.step} took before that",
+                f"put normalise before {source.step}",
+            )
         raise RecipeError(
-            asked, f"reads counts {'as they were recorded' if mine is None else 'that another normalise has scaled'},"
+            asked,
+            f"reads counts {'as they were recorded' if mine is None else 'that another normalise has scaled'},"
             f" and the {name} that {source.step} made of counts on the scale of a normalise step",
             f"run it in one recipe with that normalise step, or make {source.step} anew",
-        )  # fmt: skip
+        )
 
 
 def _scale(plan: Mapping[str, Any], plans: Mapping[str, dict[str, Any]]) -> str | None:
@@ -317,9 +319,15 @@ def _foreign_units(reduction: Reduction, stored: Stored) -> str | None:
 
 
 def _resolve(
-    step: Step, reduction: Reduction, parameters: dict[str, Any], stored: Stored,
-    available: Mapping[str, Source], plans: Mapping[str, dict[str, Any]], where: str, alone: bool,
-) -> PlannedStep:  # fmt: skip
+    step: Step,
+    reduction: Reduction,
+    parameters: dict[str, Any],
+    stored: Stored,
+    available: Mapping[str, Source],
+    plans: Mapping[str, dict[str, Any]],
+    where: str,
+    alone: bool,
+) -> PlannedStep:
     """A step with the place of every input and a plan whose digest changes with anything that it depends on.
 
     What a step may read it takes from raw data and earlier steps of the recipe; only a step that stands alone also
@@ -337,9 +345,10 @@ def _resolve(
                     continue
             if source is None:
                 raise RecipeError(
-                    f"{where}step {step.name}", f"reads {variable.name!r}, which no earlier step writes",
+                    f"{where}step {step.name}",
+                    f"reads {variable.name!r}, which no earlier step writes",
                     "put the step that writes it before",
-                )  # fmt: skip
+                )
             found = source.variable
             try:
                 check(variable, found.dims, np.dtype(found.dtype), found.units, asked=f"variable {variable.name!r}")
@@ -375,9 +384,12 @@ def _identity(stored: Stored, group: str, maker: str, plans: Mapping[str, dict[s
 
 
 def _place(
-    step: PlannedStep, stored: Stored, passes: list[list[PlannedStep]],
-    available: Mapping[str, Source], where: str,
-) -> None:  # fmt: skip
+    step: PlannedStep,
+    stored: Stored,
+    passes: list[list[PlannedStep]],
+    available: Mapping[str, Source],
+    where: str,
+) -> None:
     """Put a step into the last pass where it can share the reading, else into a new one."""
     last = passes[-1] if passes else []
     fits = bool(last) and _unit(last) == step.unit
@@ -450,9 +462,14 @@ def _costed(steps: list[PlannedStep], stored: Stored) -> Pass:
     area = len(stored.layers) * stored.sizes["y"] * stored.sizes["x"]
     counts = [np.dtype(v.dtype).itemsize for s in steps for v in s.writes if v.name == "counts"]
     memory = projected_memory(
-        [s.reduction for s in steps], stored.axes, sizes, [s.parameters for s in steps],
-        stored.edge, max(stored.itemsize, *counts) if counts else stored.itemsize, unit == "layer",
-    )  # fmt: skip
+        [s.reduction for s in steps],
+        stored.axes,
+        sizes,
+        [s.parameters for s in steps],
+        stored.edge,
+        max(stored.itemsize, *counts) if counts else stored.itemsize,
+        unit == "layer",
+    )
     made = {v.name for s in steps for v in s.writes}
     done = []
     for k, step in enumerate(steps):

@@ -33,8 +33,9 @@ def uneven_frames(store: str | Path, steps: Sequence[str], groups: Sequence[str]
     tuple of str
         A sentence for the monitor and one for the exposure, each where it applies.
     """
-    compare = [k for k, (step, group) in enumerate(zip(steps, groups, strict=True))
-               if group in WITHIN and step != "normalise"]  # fmt: skip
+    compare = [
+        k for k, (step, group) in enumerate(zip(steps, groups, strict=True)) if group in WITHIN and step != "normalise"
+    ]
     if not compare or "normalise" in steps[: compare[0]]:
         return ()
     told = []
@@ -59,8 +60,11 @@ def uneven_frames(store: str | Path, steps: Sequence[str], groups: Sequence[str]
 def positions_apart(store: str | Path, axes: Collection[str], reductions: Sequence[Reduction]) -> tuple[str, ...]:
     """What :func:`dfxm_dask.layer.frames_apart` says of the frames of a store and the reductions of a recipe."""
     known = [a for a in axes if Path(store, "raw", f"position_{a}").exists()]
-    read = {p: np.asarray(zarr.open_array(str(Path(store, p)), mode="r")[...], np.float64)
-            for a in known for p in (f"raw/position_{a}", a)}  # fmt: skip
+    read = {
+        p: np.asarray(zarr.open_array(str(Path(store, p)), mode="r")[...], np.float64)
+        for a in known
+        for p in (f"raw/position_{a}", a)
+    }
     return frames_apart(list(axes), {a: read[f"raw/position_{a}"] for a in known}, read, reductions)
 
 

@@ -125,8 +125,9 @@ def _flight(
     except (CancelledError, CommClosedError, TimeoutError) as error:
         raise DfxmError(
             f"scheduler {client.scheduler.address if client.scheduler else ''}".strip(),
-            f"was lost ({type(error).__name__})", "run it again: blocks on disk are kept",
-        ) from None  # fmt: skip
+            f"was lost ({type(error).__name__})",
+            "run it again: blocks on disk are kept",
+        ) from None
     finally:
         if client.status == "running":
             client.cancel([f for f in flying.futures])

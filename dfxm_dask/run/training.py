@@ -189,8 +189,12 @@ def gather(
     about: dict[str, Any] = {
         "layers": [{"store": scans[s].name, "z": float(scans[s].counts["z"][k])} for s, k in layers],
         "of_layers": sum(scan.counts.sizes["z"] for scan in scans),
-        "weak": [0, 0], "strong": [0, 0], "unlit": 0, "without_weak_beam": 0, "dark": [],
-    }  # fmt: skip
+        "weak": [0, 0],
+        "strong": [0, 0],
+        "unlit": 0,
+        "without_weak_beam": 0,
+        "dark": [],
+    }
     for group, (s, k) in enumerate(layers):
         scan, layer = scans[s], scans[s].counts.isel(z=k)
         # The layer is read whole where its light or its dark level are not known; else frame by frame.
@@ -227,10 +231,19 @@ def gather(
 
 
 def train_weights(
-    stores: Sequence[str | Path], out: str | Path, *, labels: str, start: str = "compact",
-    architecture: str | None = None, epochs: int = 20, seed: int = 0, most: int = MOST_PATCHES,
-    dark: float | None = None, overwrite: bool = False, say: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:  # fmt: skip
+    stores: Sequence[str | Path],
+    out: str | Path,
+    *,
+    labels: str,
+    start: str = "compact",
+    architecture: str | None = None,
+    epochs: int = 20,
+    seed: int = 0,
+    most: int = MOST_PATCHES,
+    dark: float | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
     """Weights from labelled frames, written with all that is known of them.
 
     Parameters
@@ -283,10 +296,19 @@ def train_weights(
     say(patch_line(about))
     form = known.get("architecture", {"name": architecture or "compact", "options": {}})
     net, record = train(
-        data["patches"], data["labels"], data["groups"], levels=data["levels"], dark=data["dark"],
-        architecture=form["name"], options=form.get("options"), start=begun, epochs=epochs, seed=seed,
-        progress=lambda row: say(epoch_line(row)), **(AT_RANDOM if begun is None else FINE_TUNED),  # type: ignore[arg-type]
-    )  # fmt: skip
+        data["patches"],
+        data["labels"],
+        data["groups"],
+        levels=data["levels"],
+        dark=data["dark"],
+        architecture=form["name"],
+        options=form.get("options"),
+        start=begun,
+        epochs=epochs,
+        seed=seed,
+        progress=lambda row: say(epoch_line(row)),
+        **(AT_RANDOM if begun is None else FINE_TUNED),  # type: ignore[arg-type]
+    )
     aside = np.isin(data["groups"], record["training"]["held_out_layers"])
     held, rest = ({name: values[m] for name, values in data.items()} for m in (aside, ~aside))
     fit = brightness_baseline(_seen(rest), rest["labels"])
@@ -306,15 +328,21 @@ def train_weights(
     import torch
 
     training = {
-        "stores": [{"name": s.name, "content": _content(s)} for s in scans], "labels": _source(labels), "drawn": about,
+        "stores": [{"name": s.name, "content": _content(s)} for s in scans],
+        "labels": _source(labels),
+        "drawn": about,
         "start": {"name": Path(start).name, "digest": known["digest"]} if begun is not None else None,
         "versions": {"dfxm_dask": __version__, "torch": torch.__version__.split("+")[0], "numpy": np.__version__},
         **record["training"],
-    }  # fmt: skip
+    }
     weights.save(
-        out, net, architecture=record["architecture"], training=training, scores=_json(scores),
+        out,
+        net,
+        architecture=record["architecture"],
+        training=training,
+        scores=_json(scores),
         temperature=record["temperature"],
-    )  # fmt: skip
+    )
     return weights.facts(out)
 
 
@@ -340,9 +368,10 @@ def _content(scan: LabelledScan) -> dict[str, str]:
     """Digests of what a store holds, by step, as its groups say."""
     return {
         f"{group}/{step}": str(record.get("digest", ""))
-        for group in ("raw", "truth", "beams") if group in scan.tree
+        for group in ("raw", "truth", "beams")
+        if group in scan.tree
         for step, record in dict(scan.tree[group].attrs.get("provenance") or {}).items()
-    }  # fmt: skip
+    }
 
 
 def _source(labels: str) -> dict[str, str]:

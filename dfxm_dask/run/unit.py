@@ -227,9 +227,14 @@ def _lay(laid: list[np.ndarray], tile: np.ndarray, box: Mapping[str, slice], tas
 
 
 def _keep(
-    kept: Arrays, variable: Variable, values: np.ndarray, box: Mapping[str, slice], task: UnitTask,
-    positions: Mapping[str, np.ndarray], patch: int | None,
-) -> None:  # fmt: skip
+    kept: Arrays,
+    variable: Variable,
+    values: np.ndarray,
+    box: Mapping[str, slice],
+    task: UnitTask,
+    positions: Mapping[str, np.ndarray],
+    patch: int | None,
+) -> None:
     """Put one tile of an output into its place in the unit's array."""
     dims = variable.dims[1:] if variable.dims[0] == "z" else variable.dims
     values = storage_order(values, dims, task.axes)

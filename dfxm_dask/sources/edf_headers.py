@@ -151,8 +151,11 @@ def _skip_padding(stream: BinaryIO, at: int, file: str, index: int) -> int | Non
             if rest[:1] == b"{":
                 return at
             if not index:
-                raise SourceError(file, "is not a readable EDF file (it does not begin with a header in braces)",
-                                  "name the .edf files, or the master .h5 file")  # fmt: skip
+                raise SourceError(
+                    file,
+                    "is not a readable EDF file (it does not begin with a header in braces)",
+                    "name the .edf files, or the master .h5 file",
+                )
             surplus = len(rest) + sum(len(more) for more in iter(lambda: stream.read(1 << 20), b""))
             raise SourceError(
                 file, f"has {surplus} surplus bytes: the headers account for {at}, the file has {at + surplus}", AGAIN
@@ -220,9 +223,17 @@ def _frame(file: str, index: int, at: int, header: dict[str, str]) -> Frame:
         )
     dtype = kind.newbyteorder(">" if "high" in order else "<").str
     return Frame(
-        file, index, at, (ny, nx), dtype, header, _pairs(header, "motor", file), _pairs(header, "counter", file),
-        stored, packing,
-    )  # fmt: skip
+        file,
+        index,
+        at,
+        (ny, nx),
+        dtype,
+        header,
+        _pairs(header, "motor", file),
+        _pairs(header, "counter", file),
+        stored,
+        packing,
+    )
 
 
 def _behind(stream: BinaryIO, frame: Frame) -> int:

@@ -88,8 +88,9 @@ def named(source: SourcePath) -> list[str]:
             same = real.setdefault(os.path.realpath(path), path)
             if same in found:
                 other = "" if path == same else f", as {same}"
-                raise SourceError(f"source {path}", f"is named twice{other}: by {found[same]!r} and {item!r}",
-                                  "name each file once")  # fmt: skip
+                raise SourceError(
+                    f"source {path}", f"is named twice{other}: by {found[same]!r} and {item!r}", "name each file once"
+                )
             found[path] = item
     return list(found)
 

@@ -299,9 +299,13 @@ def _in_unit(counter: Counter, unit: str | None, scan: Scan, lead: Scan) -> np.n
     factor = factor_between(counter.units, unit) if counter.units and unit else None
     if factor is None:
         raise _differs(
-            scan, lead, f"unit of counter {counter.name}", counter.units or "not recorded", unit or "not recorded",
+            scan,
+            lead,
+            f"unit of counter {counter.name}",
+            counter.units or "not recorded",
+            unit or "not recorded",
             f"put another counter first under monitors of a beamline file (--beamline FILE), or {OWN}",
-        )  # fmt: skip
+        )
     return counter.values * factor
 
 

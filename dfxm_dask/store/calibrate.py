@@ -57,11 +57,18 @@ class CalibrateReport:
 
 
 def calibrate(
-    store: str | os.PathLike[str], pixel_size: Pixel | None = None, *, camera_pixel: float | None = None,
-    magnification: float | None = None, two_theta: float | None = None,
-    detector: Literal["vertical", "normal"] = "vertical", stretched: Literal["y", "x"] | None = None,
-    lattice: Mapping[str, Any] | None = None, hkl: Sequence[int] | None = None, dry_run: bool = False,
-) -> CalibrateReport:  # fmt: skip
+    store: str | os.PathLike[str],
+    pixel_size: Pixel | None = None,
+    *,
+    camera_pixel: float | None = None,
+    magnification: float | None = None,
+    two_theta: float | None = None,
+    detector: Literal["vertical", "normal"] = "vertical",
+    stretched: Literal["y", "x"] | None = None,
+    lattice: Mapping[str, Any] | None = None,
+    hkl: Sequence[int] | None = None,
+    dry_run: bool = False,
+) -> CalibrateReport:
     """Effective pixel and crystal of a store, set without reading the raw data again.
 
     Rewrites the positions along y and x in um, keeps every step that does not depend on lengths, and withdraws the
@@ -143,9 +150,10 @@ def calibrate(
         return CalibrateReport(before, before, source, False, (), (), crystal)
     if moved and "phantom" in header["plan"]:
         raise StoreError(
-            f"store {store}", f"is simulated, with pixels of {words(before)}, not of {words(wanted)}; its truth is too",
+            f"store {store}",
+            f"is simulated, with pixels of {words(before)}, not of {words(wanted)}; its truth is too",
             "simulate a scan with other pixels",
-        )  # fmt: skip
+        )
 
     def report() -> CalibrateReport:
         withdrawn, kept = steps_by_lengths(store)
@@ -207,9 +215,14 @@ def _camera(store: Path) -> Pixel | None:
 
 
 def _computed(
-    store: Path, recorded: Pixel | None, camera_pixel: float | None, magnification: float | None,
-    two_theta: float | None, detector: Literal["vertical", "normal"], stretched: str | None,
-) -> tuple[Pixel, str]:  # fmt: skip
+    store: Path,
+    recorded: Pixel | None,
+    camera_pixel: float | None,
+    magnification: float | None,
+    two_theta: float | None,
+    detector: Literal["vertical", "normal"],
+    stretched: str | None,
+) -> tuple[Pixel, str]:
     """The pixel size that camera, magnification and angle give, and how it was computed."""
     told = "given"
     if stretched is None:
@@ -304,9 +317,13 @@ def samples_moved(store: Path, reduction: Any) -> bool:
 
 
 def _decide(
-    store: Path, header: Mapping[str, Any], pixel: Pixel | None, source: str, withdrawn: tuple[str, ...],
+    store: Path,
+    header: Mapping[str, Any],
+    pixel: Pixel | None,
+    source: str,
+    withdrawn: tuple[str, ...],
     crystal: Mapping[str, Any],
-) -> None:  # fmt: skip
+) -> None:
     """Write down what is to be done; from here on it will be done."""
     roi = header["plan"].get("roi") or (0, 0, 0, 0)
     coordinates = {}
@@ -339,9 +356,10 @@ def recover(store: str | Path) -> None:
     except (DfxmError, OSError) as error:
         reason = error.found if isinstance(error, DfxmError) else error.strerror
         raise StoreError(
-            f"store {store}", f"its calibration was interrupted, and cannot be finished here ({reason})",
+            f"store {store}",
+            f"its calibration was interrupted, and cannot be finished here ({reason})",
             f"run dfxm-dask info {store} where the store can be written",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def finish(store: Path) -> None:

@@ -26,9 +26,17 @@ def raw_variables(axes: Mapping[str, str], dtype: np.dtype[Any]) -> list[Variabl
 
 
 def create_store(
-    target: Path, scans: list[Scan], whole: list[Scan], layout: Layout, rows: int, variables: list[Variable],
-    roi: Any, pixel_size: Any, z_values: list[float], crystal: Mapping[str, Any] | None = None,
-) -> None:  # fmt: skip
+    target: Path,
+    scans: list[Scan],
+    whole: list[Scan],
+    layout: Layout,
+    rows: int,
+    variables: list[Variable],
+    roi: Any,
+    pixel_size: Any,
+    z_values: list[float],
+    crystal: Mapping[str, Any] | None = None,
+) -> None:
     """Groups, array metadata and all coordinates of a new store."""
     create_coordinates(target, whole, layout.shape[-2:], rows, roi, pixel_size, z_values, crystal)
     create_group(target, "raw", {})
@@ -80,9 +88,15 @@ def _write_saturation(target: Path, whole: list[Scan], place: list[int], layers:
 
 
 def create_coordinates(
-    target: Path, whole: list[Scan], shape: tuple[int, ...], rows: int, roi: Any, pixel_size: Any,
-    z_values: list[float], crystal: Mapping[str, Any] | None = None,
-) -> None:  # fmt: skip
+    target: Path,
+    whole: list[Scan],
+    shape: tuple[int, ...],
+    rows: int,
+    roi: Any,
+    pixel_size: Any,
+    z_values: list[float],
+    crystal: Mapping[str, Any] | None = None,
+) -> None:
     """The root group of a new store, with z, y, x and the scan axes."""
     first = whole[0]
     title = str(first.metadata.get("sample", "") or first.title)

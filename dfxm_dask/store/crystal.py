@@ -21,9 +21,7 @@ WORDS = ("lattice", "hkl")
 MOST = 100  # below which indices of a reflection are
 
 
-def checked_crystal(
-    lattice: Any = None, hkl: Any = None, known: Mapping[str, Any] | None = None
-) -> dict[str, Any]:  # fmt: skip
+def checked_crystal(lattice: Any = None, hkl: Any = None, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What root attributes say of a crystal, after a lattice or a reflection was given.
 
     Parameters
@@ -141,9 +139,10 @@ def refuse_other_crystal(store: Path, asked: Mapping[str, Any]) -> None:
     for word, value in asked.items():
         if has.get(word) != value:
             raise StoreError(
-                f"store {store}", f"has {word} {has.get(word, 'unknown')}, not {value}",
+                f"store {store}",
+                f"has {word} {has.get(word, 'unknown')}, not {value}",
                 f"say dfxm-dask calibrate {store} --{word} ...",
-            )  # fmt: skip
+            )
 
 
 def crystal_words(known: Mapping[str, Any]) -> str:

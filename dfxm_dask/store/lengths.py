@@ -50,9 +50,10 @@ def _find(key: str) -> Any:
         return find(key.partition("/")[2])
     except RecipeError:
         raise RecipeError(
-            f"step {key}", "was made by a reduction that is not loaded, so whether it depends on lengths is unknown",
+            f"step {key}",
+            "was made by a reduction that is not loaded, so whether it depends on lengths is unknown",
             "load it with --plugin FILE",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _reads_lengths(key: str) -> bool:

@@ -323,8 +323,9 @@ def _wrong_codecs(meta: Mapping[str, Any], chunk: list[int]) -> str | None:
     if prod(c // s for c, s in zip(chunk, small, strict=True)) > MOST_INNER_CHUNKS:
         return f"declares shards of more than {MOST_INNER_CHUNKS} chunks"
     if _names(inner.get("index_codecs")) != ["bytes", "crc32c"] or inner.get("index_location", "end") not in (
-        "start", "end",
-    ):  # fmt: skip
+        "start",
+        "end",
+    ):
         return f"has a shard index of codecs {_short(inner.get('index_codecs'))}"
     return _wrong_chain(_names(inner.get("codecs")), inner=True)
 

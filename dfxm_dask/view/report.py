@@ -55,9 +55,16 @@ LONGEST = 400
 """Longer words from files are cut in the middle."""
 FOR_A_NIGHT = ("overview", "curves", "beams")
 TONES = {
-    "failed": "bad", "quarantined": "bad", "changed": "warn", "partial": "warn", "deferred": "quiet",
-    "not done": "warn", "done": "good", "new": "good", "unchanged": "quiet",
-}  # fmt: skip
+    "failed": "bad",
+    "quarantined": "bad",
+    "changed": "warn",
+    "partial": "warn",
+    "deferred": "quiet",
+    "not done": "warn",
+    "done": "good",
+    "new": "good",
+    "unchanged": "quiet",
+}
 NEXT = {
     "failed": "Tried again the next night.",
     "quarantined": "Not tried again until its files or the configuration change, or its .nightly.json is removed.",
@@ -98,10 +105,12 @@ def scan_page(store: str | Path, out: str | Path | None = None) -> tuple[Path, P
     record = {"schema": SCHEMA, "kind": "scan", "version": __version__, **facts, "pictures": pictures}
     verdict = "Complete." if facts["complete"] else "NOT COMPLETE: see below what is missing, and what to do."
     head = {
-        "over": "Dark-field X-ray microscopy scan", "heading": facts["title"], "verdict": verdict,
+        "over": "Dark-field X-ray microscopy scan",
+        "heading": facts["title"],
+        "verdict": verdict,
         "tone": "good" if facts["complete"] else "bad",
         "facts": [("store", store), ("command", facts["command"]), ("on disk", megabytes(facts["bytes"]))],
-    }  # fmt: skip
+    }
     return *_write(page, record, head, scan=facts, night=None), bool(facts["complete"])
 
 
@@ -139,12 +148,14 @@ def night_page(night: Night, out: str | Path, facts: Mapping[tuple[str, tuple[st
         "verdict": night_verdict(night),
         "tone": "good" if night.complete else "bad" if _urgent(night) else "warn",
         "facts": [
-            ("begun", f"{begun:%Y-%m-%d %H:%M} UTC"), ("took", duration((ended - begun).total_seconds())),
-            ("on", night.host), ("configuration", night.config),
+            ("begun", f"{begun:%Y-%m-%d %H:%M} UTC"),
+            ("took", duration((ended - begun).total_seconds())),
+            ("on", night.host),
+            ("configuration", night.config),
             ("read", megabytes(sum(o.bytes_read for o in night.outcomes))),
             ("written", megabytes(sum(o.bytes_written for o in night.outcomes))),
         ],
-    }  # fmt: skip
+    }
     tiles = [(status, night.counts.get(status, 0)) for status in ("done", *NEXT, "unchanged")]
     unchanged = [one for one in shown if one["status"] == "unchanged"]
     return _write(
@@ -197,12 +208,16 @@ def scan_facts(store: str | Path, names: tuple[str, ...] | None = FOR_A_NIGHT) -
     layer = layers // 2
     axes = [
         {
-            "axis": str(name), "motor": str(values.attrs.get("motor", "")), "positions": int(values.size),
-            "first": f"{float(values.values.flat[0]):.6g}", "last": f"{float(values.values.flat[-1]):.6g}",
+            "axis": str(name),
+            "motor": str(values.attrs.get("motor", "")),
+            "positions": int(values.size),
+            "first": f"{float(values.values.flat[0]):.6g}",
+            "last": f"{float(values.values.flat[-1]):.6g}",
             "unit": str(values.attrs.get("units", "")),
         }
-        for name, values in tree.dataset.coords.items() if values.ndim == 1 and values.size
-    ]  # fmt: skip
+        for name, values in tree.dataset.coords.items()
+        if values.ndim == 1 and values.size
+    ]
     pictures: list[dict[str, Any]] = []
     left_out: list[str] = []
     for name, caption, figure in pictures_of(tree, layer, names):
@@ -220,22 +235,42 @@ def scan_facts(store: str | Path, names: tuple[str, ...] | None = FOR_A_NIGHT) -
     steps = _steps(store)
     where = f"layer {layer} of {layers}" if layers > 1 else ""
     return {
-        "store": str(store), "title": str(tree.attrs.get("title") or store.name),
-        "command": str(tree.attrs.get("command", "")), "complete": not problems and not absent,
-        "problems": problems, "absent": absent, "remarks": [*of_results(store, tree.children)],
-        "axes": axes, "shown_layer": where, "numbers": numbers, "steps": steps,
-        "bytes": sum(step["bytes"] for step in steps), "pictures": pictures, "pictures_left_out": left_out,
-    }  # fmt: skip
+        "store": str(store),
+        "title": str(tree.attrs.get("title") or store.name),
+        "command": str(tree.attrs.get("command", "")),
+        "complete": not problems and not absent,
+        "problems": problems,
+        "absent": absent,
+        "remarks": [*of_results(store, tree.children)],
+        "axes": axes,
+        "shown_layer": where,
+        "numbers": numbers,
+        "steps": steps,
+        "bytes": sum(step["bytes"] for step in steps),
+        "pictures": pictures,
+        "pictures_left_out": left_out,
+    }
 
 
 def without_facts(store: str | Path, error: Exception) -> dict[str, Any]:
     """What a page says of a store of which nothing can be shown."""
     reason = f"nothing of {store} can be shown ({type(error).__name__}: {' '.join(str(error).split())})"
     return {
-        "store": str(store), "title": Path(store).name, "command": "", "complete": False, "problems": [reason],
-        "absent": [], "remarks": [], "axes": [], "shown_layer": "", "numbers": [], "steps": [], "bytes": 0,
-        "pictures": [], "pictures_left_out": [],
-    }  # fmt: skip
+        "store": str(store),
+        "title": Path(store).name,
+        "command": "",
+        "complete": False,
+        "problems": [reason],
+        "absent": [],
+        "remarks": [],
+        "axes": [],
+        "shown_layer": "",
+        "numbers": [],
+        "steps": [],
+        "bytes": 0,
+        "pictures": [],
+        "pictures_left_out": [],
+    }
 
 
 def _problems(store: Path) -> tuple[list[str], list[str]]:
@@ -265,12 +300,18 @@ def _steps(store: Path) -> list[dict[str, Any]]:
             done = [records[block] for block in state.done]
             known = state.provenance or {}
             given = ", ".join(f"{k}={v}" for k, v in dict(known.get("parameters") or {}).items() if v is not None)
-            rows.append({
-                "group": group, "step": step, "done": len(state.done), "blocks": len(state.blocks),
-                "bytes": sum(int(size) for record in done for size, _ in record["files"].values()),
-                "seconds": float(sum(record.get("seconds", 0.0) for record in done)),
-                "version": str(known.get("version", "")), "parameters": given,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "group": group,
+                    "step": step,
+                    "done": len(state.done),
+                    "blocks": len(state.blocks),
+                    "bytes": sum(int(size) for record in done for size, _ in record["files"].values()),
+                    "seconds": float(sum(record.get("seconds", 0.0) for record in done)),
+                    "version": str(known.get("version", "")),
+                    "parameters": given,
+                }
+            )
     return rows
 
 
@@ -327,9 +368,12 @@ def _as_data(figure: Figure) -> str:
     """A figure as an address that holds all of it."""
     stream = io.BytesIO()
     figure.savefig(
-        stream, format="jpeg", dpi=PICTURE_DPI, facecolor="white", pil_kwargs={"quality": PICTURE_QUALITY,
-                                                                            "optimize": True}
-    )  # fmt: skip
+        stream,
+        format="jpeg",
+        dpi=PICTURE_DPI,
+        facecolor="white",
+        pil_kwargs={"quality": PICTURE_QUALITY, "optimize": True},
+    )
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
@@ -350,10 +394,11 @@ def _shown(outcome: Outcome) -> dict[str, Any]:
     """An outcome with words for people."""
     tries = f" Failed {many(outcome.failures, 'time')}." if outcome.failures else ""
     return {
-        **asdict(outcome), "short": f"{Path(outcome.source).stem} {', '.join(outcome.entries)}".strip(),
+        **asdict(outcome),
+        "short": f"{Path(outcome.source).stem} {', '.join(outcome.entries)}".strip(),
         "next": (NEXT[outcome.status] + tries) if outcome.status in NEXT else "",
         "left_out_words": [f"{step}: {reason}" for step, reason in outcome.left_out],
-    }  # fmt: skip
+    }
 
 
 def seen_plainly(value: Any) -> Any:
@@ -362,10 +407,13 @@ def seen_plainly(value: Any) -> Any:
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     text = "".join(
-        " " if c in "\n\t" else c if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+        " "
+        if c in "\n\t"
+        else c
+        if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
         else f"\\u{ord(c):04x}"
         for c in value
-    )  # fmt: skip
+    )
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 
@@ -386,8 +434,10 @@ def _write(page: Path, record: dict[str, Any], head: dict[str, Any], **values: A
     # What we drew is longer than any word, and holds nothing but letters and digits after its head.
     drawn = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+")
     environment.filters |= {
-        "size": megabytes, "span": duration, "drawn": lambda data: Markup(data) if drawn.fullmatch(data) else ""
-    }  # fmt: skip
+        "size": megabytes,
+        "span": duration,
+        "drawn": lambda data: Markup(data) if drawn.fullmatch(data) else "",
+    }
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     text = environment.from_string((folder / "report.html").read_text(encoding="utf-8")).render(
         style=Markup(style),

@@ -150,13 +150,17 @@ def show_forecast(forecast: Any, memory_limit: int) -> None:
     workers = f"{forecast.workers} worker{'s' if forecast.workers > 1 else ''}"
     rows = [
         (
-            " + ".join(one.steps), one.blocks, one.probed,
-            f"{one.seconds / one.blocks:.2f} s" if one.probed else "", megabytes(one.disk_bytes), one.files,
+            " + ".join(one.steps),
+            one.blocks,
+            one.probed,
+            f"{one.seconds / one.blocks:.2f} s" if one.probed else "",
+            megabytes(one.disk_bytes),
+            one.files,
             f"{one.gather_seconds:.1f} s" if one.gather_seconds else "",
             duration(forecast.pass_seconds(one)) if one.probed else "",
         )
         for one in forecast.passes
-    ]  # fmt: skip
+    ]
     columns = ("pass", "blocks to do", "probed", "a block", "on disk", "files", "gather", f"on {workers}")
     show_table("still to do", columns, rows, right=(1, 2, 3, 4, 5, 6, 7))
     said = (

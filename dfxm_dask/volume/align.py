@@ -119,9 +119,15 @@ def _added_up(summary: Arrays) -> Arrays:
 
 
 @reduction(
-    reads=(DEFECTS, Y, X, Z), may_read=(STANDS_OUT,), writes=(SHIFT_Y, SHIFT_X, SHIFT_QUALITY), over=("y", "x"), halo=1,
-    combine=_join, finish=_added_up, min_axes=0,
-)  # fmt: skip
+    reads=(DEFECTS, Y, X, Z),
+    may_read=(STANDS_OUT,),
+    writes=(SHIFT_Y, SHIFT_X, SHIFT_QUALITY),
+    over=("y", "x"),
+    halo=1,
+    combine=_join,
+    finish=_added_up,
+    min_axes=0,
+)
 def align_layers(
     defects: np.ndarray,
     y: np.ndarray,
@@ -220,6 +226,8 @@ def align_layers(
         sign = [-1.0 if p.size > 1 and p[0] > p[-1] else 1.0 for p in (y, x)]
         moved = found[0] * sign[0], found[1] * sign[1]
     return {
-        "moved": np.array([moved]), "quality": np.array([quality]), "z": np.array([float(z[middle])]),
+        "moved": np.array([moved]),
+        "quality": np.array([quality]),
+        "z": np.array([float(z[middle])]),
         "asked": np.array([least_quality, float(keep_trend), shear_y, shear_x]),
-    }  # fmt: skip
+    }

@@ -134,9 +134,15 @@ def compare_masks(
 
 
 def compare_voxels(
-    a: Voxels, b: Voxels, tau: Sequence[float] = TAU, *, copies: int = 8, sample: int = 100_000, seed: int = 0,
+    a: Voxels,
+    b: Voxels,
+    tau: Sequence[float] = TAU,
+    *,
+    copies: int = 8,
+    sample: int = 100_000,
+    seed: int = 0,
     threads: int = 1,
-) -> Comparison:  # fmt: skip
+) -> Comparison:
     """Agreement of two volumes that are known as lists of voxels, beside what chance would reach.
 
     Parameters
@@ -193,10 +199,14 @@ def compare_voxels(
         chance = [_sum(known, _histogram(new)) for known, new in zip(chance, (there, back), strict=True)]
     columns = {name: np.array([row[name] for row in rows] or [np.nan]) for name in values}
     return Comparison(
-        values, {name: float(column.mean()) for name, column in columns.items()},
-        {name: float(column.std()) for name, column in columns.items()}, (len(a.flat), len(b.flat)), both, *bins,
+        values,
+        {name: float(column.mean()) for name, column in columns.items()},
+        {name: float(column.std()) for name, column in columns.items()},
+        (len(a.flat), len(b.flat)),
+        both,
+        *bins,
         *chance,
-    )  # fmt: skip
+    )
 
 
 def dice_within(found: np.ndarray, truth: np.ndarray, sampling: Sequence[float], tau: float) -> dict[str, float]:
@@ -239,9 +249,16 @@ def dice_within(found: np.ndarray, truth: np.ndarray, sampling: Sequence[float],
 
 
 def chance_level(
-    a: np.ndarray, b: np.ndarray, sampling: Sequence[float], tau: Sequence[float] = TAU, *,
-    copy: Literal["moved", "scattered"] = "moved", within: np.ndarray | None = None, copies: int = 8, seed: int = 0,
-) -> dict[str, float]:  # fmt: skip
+    a: np.ndarray,
+    b: np.ndarray,
+    sampling: Sequence[float],
+    tau: Sequence[float] = TAU,
+    *,
+    copy: Literal["moved", "scattered"] = "moved",
+    within: np.ndarray | None = None,
+    copies: int = 8,
+    seed: int = 0,
+) -> dict[str, float]:
     """What :func:`compare_masks` says of a mask that has nothing to do with the other one.
 
     Parameters
@@ -332,9 +349,12 @@ def _values(
     """What :func:`compare_masks` returns, of distances from a to b and back; of samples of them where sizes differ."""
     sizes = sizes or (to_b.size, to_a.size)
     found = {
-        "dice": _ratio(2 * both, sum(sizes)), "iou": _ratio(both, sum(sizes) - both),
-        "count_ratio": _ratio(min(sizes), max(sizes)), "distance": float("nan"), "hd95": float("nan"),
-    }  # fmt: skip
+        "dice": _ratio(2 * both, sum(sizes)),
+        "iou": _ratio(both, sum(sizes) - both),
+        "count_ratio": _ratio(min(sizes), max(sizes)),
+        "distance": float("nan"),
+        "hd95": float("nan"),
+    }
     if all(sizes):
         found["distance"] = float((to_b.mean() + to_a.mean()) / 2)
         found["hd95"] = float(max(np.quantile(d, 0.95) for d in (to_b, to_a)))
@@ -351,9 +371,10 @@ def _checked(a: Any, b: Any, sampling: Sequence[float]) -> tuple[np.ndarray, np.
         raise InputError("masks to compare", f"have the shapes {a.shape} and {b.shape}", "give masks of one grid")
     if spacing.shape != (a.ndim,) or not (np.isfinite(spacing) & (spacing > 0)).all():
         raise InputError(
-            f"sampling {tuple(sampling)} um", f"is not one positive distance for each of {a.ndim} dimensions",
+            f"sampling {tuple(sampling)} um",
+            f"is not one positive distance for each of {a.ndim} dimensions",
             "give the distance of neighbouring voxels along each",
-        )  # fmt: skip
+        )
     return a, b, spacing
 
 

@@ -223,9 +223,15 @@ def object_table(sums: np.ndarray, z: np.ndarray, member: np.ndarray, grid: np.n
     y, x = low[member, 0], low[member, 1]
     n, sy, sx, syy, syx, sxx = (sums[:, k] for k in (0, 5, 6, 7, 8, 9))
     near = np.stack(  # the same sums from the corner of the object's box: whole numbers without loss
-        [sx - n * x, sy - n * y, sxx - 2 * x * sx + n * x * x, syx - y * sx - x * sy + n * y * x,
-         syy - 2 * y * sy + n * y * y], axis=1,
-    )  # fmt: skip
+        [
+            sx - n * x,
+            sy - n * y,
+            sxx - 2 * x * sx + n * x * x,
+            syx - y * sx - x * sy + n * y * x,
+            syy - 2 * y * sy + n * y * y,
+        ],
+        axis=1,
+    )
     first = np.zeros((count, 5), np.int64)
     np.add.at(first, member, near)
     bottom, top = np.full(count, np.inf), np.full(count, -np.inf)
@@ -249,9 +255,13 @@ def object_table(sums: np.ndarray, z: np.ndarray, member: np.ndarray, grid: np.n
     corner = np.column_stack([origin + low[:, ::-1] * step, bottom])
     ends = np.stack([corner, np.column_stack([origin + high[:, ::-1] * step, top])])
     return {
-        "voxels": voxels, "low": ends.min(axis=0), "high": ends.max(axis=0), "centroid": corner + mean,
-        "extent": extent, "axes": axes,
-    }  # fmt: skip
+        "voxels": voxels,
+        "low": ends.min(axis=0),
+        "high": ends.max(axis=0),
+        "centroid": corner + mean,
+        "extent": extent,
+        "axes": axes,
+    }
 
 
 def _boxes(sums: np.ndarray, member: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

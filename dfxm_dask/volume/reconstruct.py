@@ -63,10 +63,15 @@ def _linked(summary: Arrays) -> Arrays:
     across = np.repeat(np.arange(len(z)), summary["across_pairs"])
     within = np.repeat(np.arange(len(z)), summary["within_pairs"])
     across, up = across[near[across]], summary["across"][near[across]]
-    pairs = np.concatenate([
-        np.column_stack([up[:, 0] + starts[across], up[:, 1] + starts[np.maximum(across - 1, 0)]]),
-        summary["within"] + starts[within][:, None],
-    ]) - 1  # fmt: skip
+    pairs = (
+        np.concatenate(
+            [
+                np.column_stack([up[:, 0] + starts[across], up[:, 1] + starts[np.maximum(across - 1, 0)]]),
+                summary["within"] + starts[within][:, None],
+            ]
+        )
+        - 1
+    )
     member, height = numbered(total, pairs), np.repeat(z, counts)
     table = object_table(summary["sums"], height, member, summary["grid"])
     least_voxels, least_length = summary["asked"]
@@ -77,18 +82,27 @@ def _linked(summary: Arrays) -> Arrays:
     cell = np.prod(np.abs(summary["grid"][2:])) * (np.median(steps) if steps.size else 0.0)
     table["volume"] = table["voxels"] * (cell if cell > 0 else np.nan)
     return {
-        "piece_object": number[member].astype(np.int32), "piece_start": starts, "piece_count": counts,
-        "offset_y": summary["offset"][:, 0].astype(np.int32), "offset_x": summary["offset"][:, 1].astype(np.int32),
-        "voxels_outside": summary["outside"], "joined": near,
+        "piece_object": number[member].astype(np.int32),
+        "piece_start": starts,
+        "piece_count": counts,
+        "offset_y": summary["offset"][:, 0].astype(np.int32),
+        "offset_x": summary["offset"][:, 1].astype(np.int32),
+        "voxels_outside": summary["outside"],
+        "joined": near,
         **{f"object_{name}": values[kept] for name, values in table.items()},
-    }  # fmt: skip
+    }
 
 
 @reduction(
-    reads=(DEFECTS, Y, X, Z), may_read=(SHIFT_Y, SHIFT_X),
+    reads=(DEFECTS, Y, X, Z),
+    may_read=(SHIFT_Y, SHIFT_X),
     writes=(PIECE_OBJECT, PIECE_START, PIECE_COUNT, OFFSET_Y, OFFSET_X, OUTSIDE, JOINED, *TABLE),
-    over=("y", "x"), halo=1, combine=_join, finish=_linked, min_axes=0,
-)  # fmt: skip
+    over=("y", "x"),
+    halo=1,
+    combine=_join,
+    finish=_linked,
+    min_axes=0,
+)
 def link_layers(
     defects: np.ndarray,
     y: np.ndarray,
@@ -180,13 +194,18 @@ def link_layers(
     sums = piece_sums(here, count)
     origin = [float(p[0]) for p in (y, x)]
     return {
-        "pieces": np.array([count]), "sums": sums, "across": across, "within": within,
-        "across_pairs": np.array([len(across)]), "within_pairs": np.array([len(within)]),
-        "z": np.array([float(z[middle])]), "offset": np.array([offsets[0]]),
+        "pieces": np.array([count]),
+        "sums": sums,
+        "across": across,
+        "within": within,
+        "across_pairs": np.array([len(across)]),
+        "within_pairs": np.array([len(within)]),
+        "z": np.array([float(z[middle])]),
+        "offset": np.array([offsets[0]]),
         "outside": np.array([np.count_nonzero(defects[middle]) - sums[:, 0].sum()]),
         "grid": np.array([*origin, *(_step(n, p) for n, p in (("y", y), ("x", x)))]),
         "asked": np.array([float(least_voxels), least_length]),
-    }  # fmt: skip
+    }
 
 
 def _step(name: str, positions: np.ndarray) -> float:
@@ -210,9 +229,11 @@ def _offset(
 
 
 @reduction(
-    reads=(DEFECTS, PIECE_OBJECT, PIECE_START, PIECE_COUNT, OFFSET_Y, OFFSET_X), writes=(DISLOCATION, LABEL),
-    over=("y", "x"), min_axes=0,
-)  # fmt: skip
+    reads=(DEFECTS, PIECE_OBJECT, PIECE_START, PIECE_COUNT, OFFSET_Y, OFFSET_X),
+    writes=(DISLOCATION, LABEL),
+    over=("y", "x"),
+    min_axes=0,
+)
 def reconstruct(
     defects: np.ndarray,
     piece_object: np.ndarray,
@@ -266,9 +287,10 @@ def reconstruct(
     found, count = pieces(moved(defects, (int(offset_y), int(offset_x))))
     if count != int(piece_count):
         raise InputError(
-            "reconstruct: a layer of defects", f"has {count} pieces, and {int(piece_count)} were linked",
+            "reconstruct: a layer of defects",
+            f"has {count} pieces, and {int(piece_count)} were linked",
             "run link_layers on this mask",
-        )  # fmt: skip
+        )
     own = piece_object[int(piece_start) : int(piece_start) + count]
     label = np.concatenate([np.zeros(1, np.int32), own]).astype(np.int32)[found]
     return {"dislocation": label > 0, "label": label}

@@ -147,14 +147,20 @@ def figure_kernels(data: Data) -> list[Row]:
     kernels = sum(t.values())
     rows = [
         at_most(
-            "weak_beam by the prior, kernels, vs read + decode, 1 core", (decode + kernels) / decode, MOST_DECODES, "×",
+            "weak_beam by the prior, kernels, vs read + decode, 1 core",
+            (decode + kernels) / decode,
+            MOST_DECODES,
+            "×",
             f"read + decode {1e3 * decode:.0f} ms, kernels {1e3 * kernels:.0f} ms a layer, processor time",
         ),
         at_most(
-            "the same in units, all results written", units / decode, MOST_DECODES, "×",
+            "the same in units, all results written",
+            units / decode,
+            MOST_DECODES,
+            "×",
             f"{1e3 * units:.0f} ms a layer with planning, encoding and writing",
         ),
-    ]  # fmt: skip
+    ]
     return [*rows, Row("share of each kernel", "", "for information", each)]
 
 

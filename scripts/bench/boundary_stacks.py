@@ -102,9 +102,14 @@ def plain_table(truth: dict[str, Any]) -> dict[str, Any]:
 
 
 def ours(
-    work: Path, preset: str, seed: int, strong_beam: str, layers: int | None, shape: tuple[int, int] | None,
+    work: Path,
+    preset: str,
+    seed: int,
+    strong_beam: str,
+    layers: int | None,
+    shape: tuple[int, int] | None,
     maps_only: bool,
-) -> Path:  # fmt: skip
+) -> Path:
     """A stack of the simulator. Returns the file of its truth."""
     size = "default" if shape is None else "x".join(map(str, shape))
     store = work / f"{preset}-{seed}-{strong_beam}-{layers or 'default'}-{size}.zarr"
@@ -127,9 +132,17 @@ def there(python: Path, script: str, given: Any) -> str:
 
 
 def geo(
-    work: Path, kind: str, python: Path, remount: str, flux: float, seed: int, layers: int, lines: int,
-    spacing: float, maps_only: bool,
-) -> Path:  # fmt: skip
+    work: Path,
+    kind: str,
+    python: Path,
+    remount: str,
+    flux: float,
+    seed: int,
+    layers: int,
+    lines: int,
+    spacing: float,
+    maps_only: bool,
+) -> Path:
     """A stack of dfxm-geo: a tilt wall of edges, or edges at random. Returns the file of its truth."""
     store = work / f"geo-{kind}-{remount}-{flux:g}-{seed}-{layers}-{lines}-{spacing:g}.zarr"
     if store.with_suffix(".json").exists():
@@ -257,27 +270,36 @@ Ud^T Us^T S^T Theta (r_l - position). The remount S turns positions, not the str
 
 
 def geo_truth(
-    python: Path, crystal: dict[str, Any], remount: str, theta: float, frame: tuple[int, ...],
-    pitch: tuple[float, float], spacing: float,
-) -> dict[str, Any]:  # fmt: skip
+    python: Path,
+    crystal: dict[str, Any],
+    remount: str,
+    theta: float,
+    frame: tuple[int, ...],
+    pitch: tuple[float, float],
+    spacing: float,
+) -> dict[str, Any]:
     """Lines, Burgers vectors and the wall in the axes of the store, by the rotations that dfxm-geo applies."""
     found = json.loads(there(python, GEO_TRUTH, [crystal, remount, theta, frame[0] * pitch[0]]))
     frames, points = np.array(found["frames"]), np.array(found["points"])
     middle = np.array([(frame[1] - 1) / 2 * pitch[1], (frame[0] - 1) / 2 * pitch[0], 0.0])
     truth = {
-        "dislocation_burgers": found["b"] * frames[:, :, 0], "dislocation_line": frames[:, :, 2],
+        "dislocation_burgers": found["b"] * frames[:, :, 0],
+        "dislocation_line": frames[:, :, 2],
         "dislocation_point": points + middle,
-    }  # fmt: skip
+    }
     if crystal["mode"] == "wall":
         b, _, t = frames[0].T
         # From - to + of the normal b the lattice turns by -b / spacing about the line. A remounted wall turns it about
         # another axis than that of its lines, which no Burgers vector explains.
         truth |= {
-            "normal": b[None], "origin": middle[None], "line": t[None],
+            "normal": b[None],
+            "origin": middle[None],
+            "line": t[None],
             "burgers": found["b"] * b[None] if remount == "S1" else np.full((1, 3), np.nan),
-            "spacing": np.array([spacing]), "misorientation": np.array([found["b"] / spacing]),
+            "spacing": np.array([spacing]),
+            "misorientation": np.array([found["b"] / spacing]),
             "jump": -found["b"] / spacing * np.array([found["axis"]]),
-        }  # fmt: skip
+        }
     return truth
 
 

@@ -86,8 +86,11 @@ def figure_graph(data: Data) -> list[Row]:
         at_most("graph of 301 layers, built", max(t["plan"], t["lazy"]), 1, "s", f"plan {t['plan']:.2f} s; {lazy}"),
         at_most("graph of 301 layers, tasks of a run", tasks, 1000, "tasks", "units of a run"),
         at_most(
-            "scheduling, part of the wall time", 100 * idle / wall, 3, "%",
+            "scheduling, part of the wall time",
+            100 * idle / wall,
+            3,
+            "%",
             f"{tasks} units that do nothing {idle:.2f} s ({1e3 * idle / tasks:.1f} ms each); 301 layers take "
             f"{wall:.0f} s at {per_layer:.2f} s a layer of {data.shape[0]} x {data.shape[1]}",
         ),
-    ]  # fmt: skip
+    ]

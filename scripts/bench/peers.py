@@ -35,9 +35,15 @@ def write_layout(path: Path, layers: list[np.ndarray], phi: np.ndarray, chunk: t
     partial = path.with_suffix(".partial")
     group = zarr.open_group(str(partial), mode="w")
     array = group.create_array(
-        "counts", shape=(len(layers), *layers[0].shape), dtype="u2", chunks=chunk, shards=shard, compressors=[blosc()],
-        dimension_names=("z", "phi", "y", "x"), config={"write_empty_chunks": True},
-    )  # fmt: skip
+        "counts",
+        shape=(len(layers), *layers[0].shape),
+        dtype="u2",
+        chunks=chunk,
+        shards=shard,
+        compressors=[blosc()],
+        dimension_names=("z", "phi", "y", "x"),
+        config={"write_empty_chunks": True},
+    )
     for z, layer in enumerate(layers):
         array[z] = layer
     group.create_array("phi", data=phi, dimension_names=("phi",))
@@ -100,9 +106,14 @@ def moments_block(block: np.ndarray, phi: np.ndarray) -> np.ndarray:
             third = m3 - 3 * m1 * m2 + 2 * m1**3
             fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
             maps: list[ArrayLike] = [
-                s0, flat.max(0), phi[flat.argmax(0)], m1 + middle, np.sqrt(variance), third / variance**1.5,
+                s0,
+                flat.max(0),
+                phi[flat.argmax(0)],
+                m1 + middle,
+                np.sqrt(variance),
+                third / variance**1.5,
                 fourth / variance**2 - 3,
-            ]  # fmt: skip
+            ]
         layers.append(np.stack([np.asarray(m, "f4").reshape(counts.shape[1:]) for m in maps]))
     return np.stack(layers)
 

@@ -102,16 +102,21 @@ def figure_maps(data: Data) -> list[Row]:
     mine = t["ours"]
     return [
         at_least(
-            "moments written, 2 workers, vs xarray expression", t["xarray, own layout"] / mine, 8, "× faster",
+            "moments written, 2 workers, vs xarray expression",
+            t["xarray, own layout"] / mine,
+            8,
+            "× faster",
             f"{detail}; centres of mass differ by at most {off:.1g} degree; "
             f"on the same store {t['xarray, same store'] / mine:.3g} ×",
         ),
         at_least(
             "moments written, 2 workers, vs hand-written map_blocks",
-            t["block function, own layout"] / mine, 4, "× faster",
+            t["block function, own layout"] / mine,
+            4,
+            "× faster",
             f"unsharded {(1, FRAMES, *peers.BLOCK)}, every block read once, sums by one matrix product",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def figure_darling(data: Data) -> list[Row]:

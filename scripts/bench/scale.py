@@ -165,8 +165,13 @@ def drive_cost(target: Path) -> dict[str, float]:
         run_recipe(DRIVEN, target)
     if not report.complete:
         raise RuntimeError(f"{target} is not complete")
-    return {"seconds": whole, "again": time.process_time() - begun, "done": report.blocks_done, "before": before,
-            "after": high_water()}  # fmt: skip
+    return {
+        "seconds": whole,
+        "again": time.process_time() - begun,
+        "done": report.blocks_done,
+        "before": before,
+        "after": high_water(),
+    }
 
 
 def figure_driver(scale: Scale) -> list[Row]:
@@ -196,11 +201,17 @@ def figure_tasks(scale: Scale) -> list[Row]:
             idle_units(client, count)
             wall, processor = time.perf_counter() - begun, time.process_time() - used
             sizes.append(high_water())
-            said.append(f"{count}: {1e3 * wall / count:.2f} ms ({1e3 * processor / count:.2f} of processor),"
-                        f" {sizes[-1]:.0f} MB")  # fmt: skip
+            said.append(
+                f"{count}: {1e3 * wall / count:.2f} ms ({1e3 * processor / count:.2f} of processor), {sizes[-1]:.0f} MB"
+            )
     detail = "; ".join(said)
     return [
         at_most("wall time of a task that does nothing", 1e3 * wall / count, MOST_TASK_MS, "ms", detail),
-        at_most(f"memory that {count} tasks leave in scheduler and client", sizes[-1] - sizes[0], MOST_GROWTH_MB, "MB",
-                detail),
-    ]  # fmt: skip
+        at_most(
+            f"memory that {count} tasks leave in scheduler and client",
+            sizes[-1] - sizes[0],
+            MOST_GROWTH_MB,
+            "MB",
+            detail,
+        ),
+    ]

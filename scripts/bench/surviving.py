@@ -69,8 +69,10 @@ def figure_commit(data: Data) -> list[Row]:
         rows.append(
             at_most(
                 f"ledger, digests, locks and fsync, {words}",
-                100 * (spent["careful"] / spent["careless"] - 1), 8, "% of the time",
+                100 * (spent["careful"] / spent["careless"] - 1),
+                8,
+                "% of the time",
                 f"{spent['careful'] / LAYERS:.2f} against {spent['careless'] / LAYERS:.2f} s a layer, 1 core",
             )
-        )  # fmt: skip
+        )
     return rows

@@ -18,9 +18,18 @@ from dfxm_dask.run.clusters.cluster import environment_set, worker_environment
 
 Task = Callable[[], Any]
 PACKAGES = (
-    "dfxm_dask", "dask", "distributed", "zarr", "xarray", "numpy", "numba", "numcodecs", "h5py", "hdf5plugin",
+    "dfxm_dask",
+    "dask",
+    "distributed",
+    "zarr",
+    "xarray",
+    "numpy",
+    "numba",
+    "numcodecs",
+    "h5py",
+    "hdf5plugin",
     "darling-pypi",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,13 @@ from dfxm_dask.rocking import fit_curves
 CURVES = 4000
 EQUAL = {500: 8, 2000: 20, 20000: 80}  # noise of a frame, in parts of the peak's height like that of photons
 FEWEST = 0.02
-PARAMETERS = {"centre": "fit_centre{}_a", "FWHM": "fit_fwhm{}_a", "height": "fit_amplitude{}",
-              "background": "fit_background{}", "mixing": "fit_mixing{}"}  # fmt: skip
+PARAMETERS = {
+    "centre": "fit_centre{}_a",
+    "FWHM": "fit_fwhm{}_a",
+    "height": "fit_amplitude{}",
+    "background": "fit_background{}",
+    "mixing": "fit_mixing{}",
+}
 
 
 def peak(model: str, s: np.ndarray) -> np.ndarray:

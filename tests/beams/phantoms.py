@@ -29,10 +29,15 @@ def layer(name: str, seed: int = 3, shape: tuple[int, int] = (384, 192), strong_
         counts = normalise.kernel(counts, scan, monitor, **parameters)["counts"]
     y, x = coordinates(phantom)
     return SimpleNamespace(
-        counts=counts, scan=scan, y=y, x=x, truth=layer_truth(phantom, 0), single=single,
+        counts=counts,
+        scan=scan,
+        y=y,
+        x=x,
+        truth=layer_truth(phantom, 0),
+        single=single,
         label=np.stack([t["label"] for t in truths]),
         level=background.kernel(counts, scan)["background_map"],
-    )  # fmt: skip
+    )
 
 
 def auc(values: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> float:

@@ -55,7 +55,7 @@ def test_classify_beams__fused_adds_log_odds():
     p = {
         m: classify_beams.kernel(counts, {"phi": PHI}, **maps, method=m, dark=100.0)["p_weak"].astype(float)
         for m in ("prior", "lcnn", "fused")
-    }  # fmt: skip
+    }
 
     def odds(v: np.ndarray) -> np.ndarray:
         inner = np.clip(v, 1e-4, 1 - 1e-4)

@@ -51,7 +51,7 @@ def test_enhance_beams__takes_off_what_is_smooth_and_keeps_what_is_narrow():
     plain, tilted = (
         enhanced(w, sigma, lit, PLACE, PLACE, window=4.0, noise_window=4.0, blur=0.0)
         for w in (weak, weak + ramp + line)
-    )  # fmt: skip
+    )
     inside = slice(32, 96), slice(32, 96)
     away = (line == 0)[inside]
     np.testing.assert_allclose(tilted[inside][away], plain[inside][away], atol=1.2)
@@ -101,7 +101,7 @@ def test_enhance_beams__each_tail_counts_in_its_own_noise():
     one, both = (
         enhance_beams.kernel(quiet, quiet + line, other, *given)["weak_enhanced"]
         for other in (noisy, noisy + 12 * line)
-    )  # fmt: skip
+    )
     drowned = enhanced((quiet + line + noisy) / 2, *given)
     assert np.median(one[64:67]) > 2 * np.median(drowned[64:67])
     assert np.median(both[64:67]) > 1.5 * np.median(one[64:67])

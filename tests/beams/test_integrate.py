@@ -38,8 +38,12 @@ def naive(counts, phi, lit, peak, width, level, read, gain, chance=None, fused=F
             if fused:
                 weak = logistic(np.log(prior / (1 - prior)) + np.log(p / (1 - p))) * cut
                 strong = logistic(np.log(inner / (1 - inner)) - np.log(p / (1 - p)))
-        for name, weight in (("weak", weak), ("strong", strong), ("weak_minus", weak * (u <= 0)),
-                             ("weak_plus", weak * (u > 0))):  # fmt: skip
+        for name, weight in (
+            ("weak", weak),
+            ("strong", strong),
+            ("weak_minus", weak * (u <= 0)),
+            ("weak_plus", weak * (u > 0)),
+        ):
             if weight.sum() >= 0.5:
                 out[name][y, x] = (weight * above).sum() / weight.sum()
         if weak.sum() >= 0.5:
@@ -72,8 +76,18 @@ def test_integrate_beams__is_the_naive_loop(method, dtype):
         chance = np.stack([spread(p_weak[..., f], lit.shape) for f in range(31)], -1).astype(float)
     options = {"background_map": level, "p_weak": p_weak, "curve_weight": "equal", "method": method, "gain": 0.0}
     found = integrated(counts, {"phi": phi}, lit, peak, width, **options)
-    wanted = naive(counts.astype(float), phi, lit, peak.astype(float), width.astype(float), level, 0.0, 0.0, chance,
-                   method == "fused")  # fmt: skip
+    wanted = naive(
+        counts.astype(float),
+        phi,
+        lit,
+        peak.astype(float),
+        width.astype(float),
+        level,
+        0.0,
+        0.0,
+        chance,
+        method == "fused",
+    )
     for name in NAMES[:4]:
         assert found[name].dtype == np.float32
         np.testing.assert_array_equal(np.isnan(found[name]), np.isnan(wanted[name]), err_msg=name)
@@ -153,15 +167,17 @@ def test_integrate_beams__tells_dislocations_better_than_frames_and_the_publishe
     p_weak = np.moveaxis(patch_probability(maps["peak_local"], maps["width_local"], made.scan["phi"]), 0, -1)
     beams = maps["lit"], maps["peak_local"], maps["width_local"]
     published = integrated(
-        made.single.astype(np.uint16), made.scan, *beams, background_map=made.level,
-        p_weak=np.nan_to_num(p_weak, nan=1.0), legacy=True,
-    )["weak"]  # fmt: skip
+        made.single.astype(np.uint16),
+        made.scan,
+        *beams,
+        background_map=made.level,
+        p_weak=np.nan_to_num(p_weak, nan=1.0),
+        legacy=True,
+    )["weak"]
     assert ours > single
     assert ours > auc(published, near, away)
     assert ours > {"easy": 0.93, "hard": 0.65, "multigrain": 0.85, "al002": 0.9}[name]
-    fused = integrated(
-        made.counts, made.scan, *beams, background_map=made.level, p_weak=p_weak, method="fused"
-    )  # fmt: skip
+    fused = integrated(made.counts, made.scan, *beams, background_map=made.level, p_weak=p_weak, method="fused")
     assert auc(fused["weak"], near, away) > ours - 0.03
 
 
@@ -174,7 +190,7 @@ def test_integrate_beams__patches_leave_no_seam():
     flat = np.ones(shape, np.float32)
     found = integrated(
         counts, {"phi": phi}, flat > 0, 0.03 * flat, 0.006 * flat, background=100.0, p_weak=p_weak, method="patch"
-    )  # fmt: skip
+    )
     assert seam_metric(found["weak"]) == pytest.approx(1, abs=0.1)
     hard = published_sum(np.moveaxis(np.log(counts.astype(np.float32)), -1, 0), np.moveaxis(p_weak, -1, 0) > 0.5)
     assert seam_metric(hard) > 1.5
@@ -219,9 +235,9 @@ def test_integrate_beams__narrow_and_empty_layers(shape):
     lit, peak, width, level = (m[: shape[0], 10 : 10 + shape[1]] for m in maps)
     part = counts[: shape[0], 10 : 10 + shape[1]]
     found = integrated(part, {"phi": phi}, lit, peak, width, background_map=level, gain=0.0)
-    wanted = integrated(
-        counts, {"phi": phi}, *maps[:3], background_map=maps[3], gain=0.0, curve_weight="equal"
-    )["strong"][: shape[0], 10 : 10 + shape[1]]  # fmt: skip
+    wanted = integrated(counts, {"phi": phi}, *maps[:3], background_map=maps[3], gain=0.0, curve_weight="equal")[
+        "strong"
+    ][: shape[0], 10 : 10 + shape[1]]
     np.testing.assert_array_equal(found["strong"], wanted)
 
 
@@ -241,7 +257,7 @@ def test_integrate_beams__does_not_depend_on_the_other_pixels_with_equal_weights
     part = slice(2, 6), slice(17, 290)
     cut = integrated(
         counts[part], {"phi": phi}, lit[part], peak[part], width[part], background_map=level[part], **options
-    )  # fmt: skip
+    )
     for name in NAMES[:4]:
         np.testing.assert_array_equal(whole[name][part], cut[name], err_msg=name)
 
@@ -283,7 +299,7 @@ def test_integrate_beams__peaks_that_turn_within_a_strip_sum_the_same_as_alone()
         part = slice(None), slice(x, x + 1)
         alone = integrated(
             counts[part], {"phi": phi}, lit[part], peak[part], width[part], **{**options, "background_map": level[part]}
-        )  # fmt: skip
+        )
         for name in NAMES[:4]:
             np.testing.assert_array_equal(whole[name][part], alone[name], err_msg=name)
 

@@ -90,16 +90,20 @@ def test_box_labels__of_a_whole_frame_and_of_nothing() -> None:
 @pytest.mark.parametrize(
     ("boxes", "match"),
     [
-        ([drawn(3, "weak", 0, 64, 0, 64), drawn(5, "weak", 0, 9, 64, 128), drawn(9, "strong", 0, 60, 0, 64)],
-         r"a\.yaml:3 and a\.yaml:9: call the patch at y 0, x 0 of one frame weak and strong; draw boxes"),
-        ([drawn(8, "weak"), drawn(4, "unlit", 0, 64, 64, 128)],
-         r"a\.yaml:4 and a\.yaml:8: call the patch at y 0, x 64 of one frame unlit and weak"),
+        (
+            [drawn(3, "weak", 0, 64, 0, 64), drawn(5, "weak", 0, 9, 64, 128), drawn(9, "strong", 0, 60, 0, 64)],
+            r"a\.yaml:3 and a\.yaml:9: call the patch at y 0, x 0 of one frame weak and strong; draw boxes",
+        ),
+        (
+            [drawn(8, "weak"), drawn(4, "unlit", 0, 64, 64, 128)],
+            r"a\.yaml:4 and a\.yaml:8: call the patch at y 0, x 64 of one frame unlit and weak",
+        ),
         ([drawn(2, "weak", 0, 65, 0, 64)], r"a\.yaml:2: box \[0, 65, 0, 64\]: is empty or leaves the frame of 64 rows"),
         ([drawn(2, "weak", -1, 64, 0, 64)], r"a\.yaml:2: box \[-1, 64, 0, 64\]: is empty or leaves"),
         ([drawn(2, "weak", 5, 5, 0, 64)], r"a\.yaml:2: box \[5, 5, 0, 64\]: is empty or leaves"),
         ([drawn(2, "medium")], r"a\.yaml:2: class 'medium': is unknown; use weak, strong, unlit"),
     ],
-)  # fmt: skip
+)
 def test_box_labels__refusals_name_the_line(boxes: list[LabelledBox], match: str) -> None:
     with pytest.raises(InputError, match=match):
         box_labels(boxes, (64, 128), source="a.yaml")

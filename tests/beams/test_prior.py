@@ -245,11 +245,18 @@ def words(found):
 
 @pytest.mark.parametrize(
     ("name", "strong_beam"),
-    [("easy", None), ("empty", None), ("multigrain", "none"), pytest.param("hard", None, marks=pytest.mark.slow), *(
-        pytest.param(name, kind, marks=pytest.mark.slow)
-        for name in ("al002", "multigrain", "hard") for kind in ("none", "smeared", "sharp")
-    )],
-)  # fmt: skip
+    [
+        ("easy", None),
+        ("empty", None),
+        ("multigrain", "none"),
+        pytest.param("hard", None, marks=pytest.mark.slow),
+        *(
+            pytest.param(name, kind, marks=pytest.mark.slow)
+            for name in ("al002", "multigrain", "hard")
+            for kind in ("none", "smeared", "sharp")
+        ),
+    ],
+)
 def test_evidence__weak_beam(name, strong_beam):
     assert verdict(name, strong_beam=strong_beam)["has_weak_beam"]
 

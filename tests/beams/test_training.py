@@ -204,9 +204,18 @@ def test_train__stops_early_and_takes_other_networks() -> None:
     few = {name: value[:40] for name, value in part.items()}
     few["labels"] = np.arange(40) % 2
     net, record = train(
-        **few, groups=np.arange(40) % 4, architecture="published", options=small, epochs=1, batch=32,
-        gain=0, offset=0, flips=False, brightness=0, class_weights=False,
-    )  # fmt: skip
+        **few,
+        groups=np.arange(40) % 4,
+        architecture="published",
+        options=small,
+        epochs=1,
+        batch=32,
+        gain=0,
+        offset=0,
+        flips=False,
+        brightness=0,
+        class_weights=False,
+    )
     assert record["architecture"] == {"name": "published", "options": small}
     assert len(net.state_dict()) == len(published().state_dict())
 

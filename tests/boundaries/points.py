@@ -26,9 +26,16 @@ def turned(rng: np.random.Generator) -> np.ndarray:
 
 
 def on_lines(
-    rng: np.random.Generator, origin: np.ndarray, line: np.ndarray, across: np.ndarray, spacing: float, sigma: float,
-    box: tuple[float, float, float, float], density: float, jitter: float = 0.0,
-) -> np.ndarray:  # fmt: skip
+    rng: np.random.Generator,
+    origin: np.ndarray,
+    line: np.ndarray,
+    across: np.ndarray,
+    spacing: float,
+    sigma: float,
+    box: tuple[float, float, float, float],
+    density: float,
+    jitter: float = 0.0,
+) -> np.ndarray:
     """Points about parallel lines of one plane.
 
     ``box`` = (low, high) along ``line`` and (low, high) along ``across`` of the patch, um; ``density`` points per um of
@@ -46,10 +53,16 @@ def on_lines(
 
 
 def junction(
-    seed: int, azimuths: tuple[float, ...] = (0, 48, 190), spacings: tuple[float, ...] = (4.1, 5.0, 6.5),
-    sigmas: tuple[float, ...] = (0.35, 0.40, 0.45), *, size: float = 100.0, density: float = 10.0,
-    outliers: float = 0.2, lean: float = 25.0,
-) -> Cloud:  # fmt: skip
+    seed: int,
+    azimuths: tuple[float, ...] = (0, 48, 190),
+    spacings: tuple[float, ...] = (4.1, 5.0, 6.5),
+    sigmas: tuple[float, ...] = (0.35, 0.40, 0.45),
+    *,
+    size: float = 100.0,
+    density: float = 10.0,
+    outliers: float = 0.2,
+    lean: float = 25.0,
+) -> Cloud:
     """Half planes that meet in one line through the middle of a ball-like box, turned at random.
 
     The lines of a wall lean from the junction by up to ``lean`` degree. ``outliers`` is their share of all points.
@@ -79,15 +92,26 @@ def junction(
     wall = np.concatenate([*walls, np.full(count, -1)])
     order = rng.permutation(len(found))
     return Cloud(
-        found[order] @ turn.T + shift, wall[order], np.array(normals) @ turn.T, np.array(lines) @ turn.T,
-        np.array(spacings), np.array(alongs) @ turn.T,
-    )  # fmt: skip
+        found[order] @ turn.T + shift,
+        wall[order],
+        np.array(normals) @ turn.T,
+        np.array(lines) @ turn.T,
+        np.array(spacings),
+        np.array(alongs) @ turn.T,
+    )
 
 
 def wall(
-    seed: int, spacings: tuple[float, ...] = (4.1,), angles: tuple[float, ...] = (20.0,), *, size: float = 60.0,
-    sigma: float = 0.4, density: float = 10.0, outliers: float = 0.2, jitter: float = 0.0,
-) -> Cloud:  # fmt: skip
+    seed: int,
+    spacings: tuple[float, ...] = (4.1,),
+    angles: tuple[float, ...] = (20.0,),
+    *,
+    size: float = 60.0,
+    sigma: float = 0.4,
+    density: float = 10.0,
+    outliers: float = 0.2,
+    jitter: float = 0.0,
+) -> Cloud:
     """One plane with one or several families of lines, in a cube, turned at random."""
     rng = np.random.default_rng(seed)
     turn = turned(rng)

@@ -27,11 +27,25 @@ def frame(normal: np.ndarray) -> np.ndarray:
 
 
 def strip(
-    seed: int, spacings: tuple = (4.0,), angles: tuple = (70.0,), *, normal: tuple | None = None,
-    trace: float = 100.0, z: np.ndarray | None = None, jitter: float = 0.1, noise: float = 1.0, height: float = 2.0,
-    sigma: float = 0.35, doubled: float = 0.0, unequal: float = 0.0, spread: float = 0.3, missing: tuple = (),
-    lost: float = 0.0, gaps: tuple = (), lines: list | None = None,
-) -> Walled:  # fmt: skip
+    seed: int,
+    spacings: tuple = (4.0,),
+    angles: tuple = (70.0,),
+    *,
+    normal: tuple | None = None,
+    trace: float = 100.0,
+    z: np.ndarray | None = None,
+    jitter: float = 0.1,
+    noise: float = 1.0,
+    height: float = 2.0,
+    sigma: float = 0.35,
+    doubled: float = 0.0,
+    unequal: float = 0.0,
+    spread: float = 0.3,
+    missing: tuple = (),
+    lost: float = 0.0,
+    gaps: tuple = (),
+    lines: list | None = None,
+) -> Walled:
     """Cells of 0.25 um within 0.9 um of a wall.
 
     ``angles`` (degree) of the lines are from the trace, towards up. Lines stand ``jitter`` spacings off an even grid

@@ -14,8 +14,14 @@ from dfxm_dask.boundaries.vectors.lattice import Lattice, lattice_vectors
 
 Y, X, Z = 0.25 * np.arange(160.0), 0.2 * np.arange(220.0), np.arange(16.0)
 LATTICE = {"parameter": 4.05e-4, "x": (1, 1, 0), "z": (0, 0, 1)}
-UNITS = {"weak_enhanced": "1", "weak_isolated": "1", "defects": "1", "lit": "1", "peak_local": "degree",
-         "com_phi": "degree"}  # fmt: skip
+UNITS = {
+    "weak_enhanced": "1",
+    "weak_isolated": "1",
+    "defects": "1",
+    "lit": "1",
+    "peak_local": "degree",
+    "com_phi": "degree",
+}
 JUMP = 0.004
 
 
@@ -25,9 +31,13 @@ def unit(vector: tuple[float, float, float]) -> np.ndarray:
 
 WALLS = (  # normal, line, spacing um, a point
     (unit((1, 0, 0)), unit((0, 0.2, 1)), 4.0, np.array([12.0, 20, 8])),
-    (unit((0.5, 0.8, 0.05)), unit((0.8, -0.5, 0)) * np.cos(1.2) + unit((0.025, 0.04, -0.89)) * np.sin(1.2), 5.0,
-     np.array([33.0, 20, 8])),
-)  # fmt: skip
+    (
+        unit((0.5, 0.8, 0.05)),
+        unit((0.8, -0.5, 0)) * np.cos(1.2) + unit((0.025, 0.04, -0.89)) * np.sin(1.2),
+        5.0,
+        np.array([33.0, 20, 8]),
+    ),
+)
 
 
 def layers(seed: int = 0, walls: tuple = WALLS) -> xr.Dataset:
@@ -108,9 +118,11 @@ def test_characterise__layers_moved_at_random_have_no_boundary(stack: xr.Dataset
     few, rng = stack.isel(z=slice(4, 10)), np.random.default_rng(5)
     moves = rng.integers(0, (Y.size, X.size), (few.sizes["z"], 2))
     moved = few.copy(
-        data={n: np.stack([np.roll(a, m, (0, 1)) for a, m in zip(v.values, moves, strict=True)])
-              for n, v in few.data_vars.items()}
-    )  # fmt: skip
+        data={
+            n: np.stack([np.roll(a, m, (0, 1)) for a, m in zip(v.values, moves, strict=True)])
+            for n, v in few.data_vars.items()
+        }
+    )
     assert characterise_boundaries.gather(moved, replicates=10).sizes["boundary"] == 0
 
 
@@ -170,11 +182,17 @@ def test_characterise__points_of_a_boundary_lie_on_it(tables: xr.Dataset) -> Non
 def test_characterise__is_the_same_however_layers_come_together(stack: xr.Dataset, tables: xr.Dataset) -> None:
     summaries = [
         characterise_boundaries.kernel(
-            *(stack[n].values[k] for n in ("weak_enhanced", "defects", "lit", "peak_local")), Y, X, np.array(Z[k]),
-            stack["weak_isolated"].values[k], com={"phi": stack["com_phi"].values[k]}, lattice=LATTICE, replicates=50,
+            *(stack[n].values[k] for n in ("weak_enhanced", "defects", "lit", "peak_local")),
+            Y,
+            X,
+            np.array(Z[k]),
+            stack["weak_isolated"].values[k],
+            com={"phi": stack["com_phi"].values[k]},
+            lattice=LATTICE,
+            replicates=50,
         )
         for k in range(Z.size)
-    ]  # fmt: skip
+    ]
     combine = characterise_boundaries.combine
     assert combine is not None
     assert characterise_boundaries.finish is not None

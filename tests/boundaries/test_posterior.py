@@ -56,10 +56,14 @@ def measured(rng: np.random.Generator, wall: tuple, errors: tuple) -> dict:
     turned = turned - (turned @ seen)[:, None] * seen
     jump = 0.05 * np.linalg.norm(turn)
     return {
-        "normal": seen, "normal_error": radius, "line": turned / np.linalg.norm(turned, axis=1, keepdims=True),
-        "line_error": np.full(len(line), degrees), "spacing": spacing * (1 + part * rng.normal(size=len(line))),
-        "spacing_error": part * spacing, "turn": (turn[1] + jump * rng.normal(), jump),
-    }  # fmt: skip
+        "normal": seen,
+        "normal_error": radius,
+        "line": turned / np.linalg.norm(turned, axis=1, keepdims=True),
+        "line_error": np.full(len(line), degrees),
+        "spacing": spacing * (1 + part * rng.normal(size=len(line))),
+        "spacing_error": part * spacing,
+        "turn": (turn[1] + jump * rng.normal(), jump),
+    }
 
 
 def test_burgers_posterior__is_calibrated() -> None:
@@ -133,9 +137,12 @@ def test_burgers_posterior__errors_of_rotation_hold_and_its_sign_follows_from_th
         off = np.abs(sign * found.rotation - turn) < found.rotation_error
         size = np.linalg.norm(turn)
         held.append(
-            [abs(found.misorientation - size) < found.misorientation_error,
-             abs(found.twist - abs(turn @ given["normal"]) / size) < found.twist_error, off.mean()]
-        )  # fmt: skip
+            [
+                abs(found.misorientation - size) < found.misorientation_error,
+                abs(found.twist - abs(turn @ given["normal"]) / size) < found.twist_error,
+                off.mean(),
+            ]
+        )
     shares = np.mean(held, axis=0)
     print(make.__name__, len(held), shares.round(2), np.mean(np.array(signs) > 0))
     assert len(held) > 60
@@ -149,9 +156,15 @@ def test_burgers_posterior__of_images_tells_the_sign_and_the_product() -> None:
     products = FCC @ g
     normal = FCC[0] / B
     given = {
-        "normal": normal, "normal_error": 1.0, "line": np.cross(normal, [0.0, 0, 1])[None], "line_error": [0.5],
-        "spacing": [4.0], "spacing_error": [0.05], "candidates": FCC, "products": products,
-    }  # fmt: skip
+        "normal": normal,
+        "normal_error": 1.0,
+        "line": np.cross(normal, [0.0, 0, 1])[None],
+        "line_error": [0.5],
+        "spacing": [4.0],
+        "spacing_error": [0.05],
+        "candidates": FCC,
+        "products": products,
+    }
     open_sign = burgers_posterior(**given)
     assert open_sign.sign_probability == pytest.approx(0.5)
     assert open_sign.product_probability[0] == pytest.approx(0.5, abs=0.05)
@@ -168,9 +181,14 @@ def test_burgers_posterior__of_images_tells_the_sign_and_the_product() -> None:
 
 def test_burgers_posterior__nothing_known_and_refusals() -> None:
     good = {
-        "normal": FCC[0] / B, "normal_error": 0.5, "line": np.array([[0, 0, 1.0]]), "line_error": [0.5],
-        "spacing": [4.0], "spacing_error": [0.1], "candidates": FCC,
-    }  # fmt: skip
+        "normal": FCC[0] / B,
+        "normal_error": 0.5,
+        "line": np.array([[0, 0, 1.0]]),
+        "line_error": [0.5],
+        "spacing": [4.0],
+        "spacing_error": [0.1],
+        "candidates": FCC,
+    }
     for name in ("line_error", "spacing", "spacing_error"):
         assert np.isnan(burgers_posterior(**good | {name: [np.nan]}).probability).all()
     assert np.isnan(burgers_posterior(**good, turn=(np.nan, 1e-6)).probability).all()

@@ -41,8 +41,14 @@ def test_walls__of_al002_have_their_planes_lines_and_burgers_vectors(
     shares = probabilities(points, model)
     assert len(model.planes.sigma) == len(phantom.boundaries) == 4
     for true in phantom.boundaries:
-        k = int(np.argmin([angle(n, true.normal) + abs((o - true.origin) @ true.normal)
-                           for n, o in zip(model.planes.normal, model.planes.origin, strict=True)]))  # fmt: skip
+        k = int(
+            np.argmin(
+                [
+                    angle(n, true.normal) + abs((o - true.origin) @ true.normal)
+                    for n, o in zip(model.planes.normal, model.planes.origin, strict=True)
+                ]
+            )
+        )
         assert angle(model.planes.normal[k], true.normal) < 0.3
         mine = shares[:, k] > 0
         families = line_families(points[mine], shares[mine, k], model.planes.normal[k], seed=seed)

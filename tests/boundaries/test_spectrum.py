@@ -252,9 +252,13 @@ def test_line_sets__errors_cover() -> None:
     for seed in range(200):
         spacing, angle = rng.uniform(2.5, 7), rng.uniform(55, 125)
         wall = strip(
-            5000 + seed, (spacing,), (angle,), trace=rng.choice([40.0, 60, 100]), height=rng.uniform(0.5, 2),
+            5000 + seed,
+            (spacing,),
+            (angle,),
+            trace=rng.choice([40.0, 60, 100]),
+            height=rng.uniform(0.5, 2),
             jitter=rng.choice([0.05, 0.1, 0.15]),
-        )  # fmt: skip
+        )
         found = read(wall, seed)
         if np.isfinite(found.spacing[0]):
             off = angle_between(found.line[0], wall.line[0]), abs(found.spacing[0] - spacing)

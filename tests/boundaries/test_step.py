@@ -20,9 +20,16 @@ def angle(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def cells_of_a_step(
-    rng: np.random.Generator, normal: np.ndarray, *, layers: int = 10, size: float = 20.0, jump: float = 0.003,
-    width: float = 0.5, undulation: float = 0.25, bend: float = 0.0,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    rng: np.random.Generator,
+    normal: np.ndarray,
+    *,
+    layers: int = 10,
+    size: float = 20.0,
+    jump: float = 0.003,
+    width: float = 0.5,
+    undulation: float = 0.25,
+    bend: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
     """Squares of 0.25 um: a smeared step that undulates as lines 4 um apart make it, on a lattice that bends."""
     grid = np.arange(0.125, size, 0.25)
     y, x, z = np.meshgrid(grid, grid, np.arange(layers * 1.0), indexing="ij")
@@ -144,15 +151,26 @@ def test_layer_cells__are_means_over_squares_near_what_stands_out() -> None:
     away = np.hypot(cells[:, 0] - x[10], cells[:, 1] - y[10])
     assert away.max() < 4.6
     k = len(cells) // 2
-    mine = np.logical_and.outer(np.floor(y / 0.25) == np.floor(cells[k, 1] / 0.25),
-                                np.floor(x / 0.25) == np.floor(cells[k, 0] / 0.25)) & lit  # fmt: skip
+    mine = (
+        np.logical_and.outer(
+            np.floor(y / 0.25) == np.floor(cells[k, 1] / 0.25), np.floor(x / 0.25) == np.floor(cells[k, 0] / 0.25)
+        )
+        & lit
+    )
     assert cells[k, 7] == mine.sum()
     assert cells[k, 3] + reference[0, 1] == pytest.approx(com[mine].mean(), abs=1e-6)
     assert cells[k, 5] == pytest.approx(weak[mine].mean(), abs=1e-6)
     assert np.isnan(cells[:, [4, 6, 8]]).all()
     assert layer_cells([], {}, lit, mask, y, x, 3.0)[0].shape == (0, 9)
-    large = layer_cells([np.zeros((800, 800))], {}, np.ones((800, 800), bool), np.ones((800, 800), bool),
-                        0.25 * np.arange(800.0), 0.25 * np.arange(800.0), 0.0)  # fmt: skip
+    large = layer_cells(
+        [np.zeros((800, 800))],
+        {},
+        np.ones((800, 800), bool),
+        np.ones((800, 800), bool),
+        0.25 * np.arange(800.0),
+        0.25 * np.arange(800.0),
+        0.0,
+    )
     assert len(large[0]) <= MOST
     assert large[1][0, 3] > 0.25
 

@@ -27,10 +27,12 @@ THETA = np.deg2rad(10.0)
 S = np.sin(THETA), np.cos(THETA)
 CRYSTAL = crystal_of(  # (002) of aluminium, turned by 35 degree about g and leaned by theta
     Lattice(
-        parameter=4.05e-4, hkl=(0, 0, 2), x=(S[1] * np.cos(0.6), S[1] * np.sin(0.6), -S[0]),
+        parameter=4.05e-4,
+        hkl=(0, 0, 2),
+        x=(S[1] * np.cos(0.6), S[1] * np.sin(0.6), -S[0]),
         z=(S[0] * np.cos(0.6), S[0] * np.sin(0.6), S[1]),
     )
-)  # fmt: skip
+)
 
 NUMBERS = 2, 4, 0  # of Burgers vectors: g·b is 1, 1, 0
 
@@ -85,10 +87,12 @@ def test_tails__are_those_of_the_forward_model(walls: list[tuple], k: int) -> No
     def alike(b: np.ndarray) -> float:
         made = tails(pictures_of(normal, line[None], np.array([spacing]), THETA), b[None])
         return max(
-            min(spearmanr(made[t][row, (phase + move).astype(int) % PHASES[1]], cells[near, 5 + t]).statistic
-                for t in (0, 1))
+            min(
+                spearmanr(made[t][row, (phase + move).astype(int) % PHASES[1]], cells[near, 5 + t]).statistic
+                for t in (0, 1)
+            )
             for move in range(0, PHASES[1], 2)
-        )  # fmt: skip
+        )
 
     print(alike(burgers), alike(-burgers))
     assert alike(burgers) > 0.6

@@ -83,7 +83,7 @@ BETWEEN = BETWEEN / np.linalg.norm(BETWEEN)
         ({}, Crystal(CRYSTAL.burgers, None, None), "no_reflection"),
         ({"normal_error": 20.0, "step": np.nan, "towards": BETWEEN}, CRYSTAL, "unsure"),
     ],
-)  # fmt: skip
+)
 def test_vectors__say_why_they_are_open(changed: dict, crystal: Crystal, reason: str) -> None:
     towards = changed.get("towards")
     made, _ = rows(*tilt(2), **{name: value for name, value in changed.items() if name != "towards"})

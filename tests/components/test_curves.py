@@ -172,6 +172,10 @@ def test_described__names_every_variable_of_a_basis() -> None:
     summary = c.summarise(counts, SCAN, None, level, c.scaling_of("x", "log", None, 100, None))
     found = c.described("pca", summary, np.eye(15)[:2], nonnegative=True)
     assert {n: v.shape for n, v in found.items()} == {
-        "pca_basis": (2, 3, 5), "pca_mean": (3, 5), "pca_scaling": (4,), "pca_grid_chi": (3, 5), "pca_grid_phi": (3, 5),
-    }  # fmt: skip
+        "pca_basis": (2, 3, 5),
+        "pca_mean": (3, 5),
+        "pca_scaling": (4,),
+        "pca_grid_chi": (3, 5),
+        "pca_grid_phi": (3, 5),
+    }
     assert found["pca_scaling"].tolist() == [0, 1, 100, 1]

@@ -54,9 +54,19 @@ def fit(layers: list[np.ndarray], regions: list[dict[str, Any]] | None = STRIPES
         one = np.ones(counts.shape[:2], np.float32)
         y, x = (np.arange(float(n)) for n in counts.shape[:2])
         summary = gram_schmidt.kernel(
-            counts, {"phi": PHI}, one > 0, 0 * one, one, True, y, x, z=float(z), regions=regions, background=10,
+            counts,
+            {"phi": PHI},
+            one > 0,
+            0 * one,
+            one,
+            True,
+            y,
+            x,
+            z=float(z),
+            regions=regions,
+            background=10,
             **parameters,
-        )  # fmt: skip
+        )
         merged = summary if merged is None else gram_schmidt.combine(merged, summary)
     return gram_schmidt.finish(merged)
 
@@ -159,8 +169,9 @@ def test_drawn_regions__in_um_are_those_in_pixels_and_only_lit_ones_count() -> N
     pixel = boxes(strong=[2, 8, 4, 16], weak_minus=[0, 20, 20, 30], weak_plus=[3, 4, 0, 1])
     um = [
         {"name": r["name"], "box": [5 + 0.5 * a, 5 + 0.5 * b, -2 + 0.25 * c, -2 + 0.25 * d], "unit": "um"}
-        for r in pixel for a, b, c, d in [r["box"]]
-    ]  # fmt: skip
+        for r in pixel
+        for a, b, c, d in [r["box"]]
+    ]
     masks = drawn_regions(pixel, lit, 0.0, y, x)
     np.testing.assert_array_equal(masks, drawn_regions(um, lit, 0.0, y, x))
     expected = np.zeros_like(lit)
@@ -378,9 +389,16 @@ def test_gram_schmidt__by_itself_tells_dislocations_as_well_as_the_best_of_20_wh
 
     drawn = np.array([score(module().orthonormal(np.stack([box(away), box(near), box(near)]))) for _ in range(20)])
     summary = gram_schmidt.kernel(
-        made.counts, made.scan, lit, local["peak_local"], local["width_local"], local["has_weak_beam"], made.y,
-        made.x, made.level,
-    )  # fmt: skip
+        made.counts,
+        made.scan,
+        lit,
+        local["peak_local"],
+        local["width_local"],
+        local["has_weak_beam"],
+        made.y,
+        made.x,
+        made.level,
+    )
     found = gram_schmidt.finish(summary)
     assert found["gram_schmidt_has_tails"]
     plain, high_passed = score(found["gram_schmidt_basis"])

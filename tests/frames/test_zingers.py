@@ -115,9 +115,12 @@ def test_zingers__reflections_as_narrow_as_a_step_are_kept_and_zingers_on_them_t
 
 
 CLUSTERS = {
-    "one": [(0, 0)], "pair": [(0, 0), (1, 1)], "corner": [(0, 0), (0, 1), (1, 0)],
-    "square": [(0, 0), (0, 1), (1, 0), (1, 1)], "track": [(k, k) for k in range(7)],
-}  # fmt: skip
+    "one": [(0, 0)],
+    "pair": [(0, 0), (1, 1)],
+    "corner": [(0, 0), (0, 1), (1, 0)],
+    "square": [(0, 0), (0, 1), (1, 0), (1, 1)],
+    "track": [(k, k) for k in range(7)],
+}
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS)

@@ -42,10 +42,14 @@ def example(reduction: Reduction, axes: dict[str, str], fill: str = "real") -> x
     """A Dataset with everything that the reduction reads or may read."""
     generator = np.random.default_rng(5)
     coords = {
-        name: (name, np.arange(size) * (0.5 if name in SPACE else 0.01),
-               {"units": "um" if name in SPACE else "degree"} | ({} if name in SPACE else {"scan_axis": 0}))
-        for name, size in SIZES.items() if name in SPACE or name in axes
-    }  # fmt: skip
+        name: (
+            name,
+            np.arange(size) * (0.5 if name in SPACE else 0.01),
+            {"units": "um" if name in SPACE else "degree"} | ({} if name in SPACE else {"scan_axis": 0}),
+        )
+        for name, size in SIZES.items()
+        if name in SPACE or name in axes
+    }
     for k, name in enumerate(axes):
         coords[name][2]["scan_axis"] = k
     variables = {}

@@ -14,9 +14,16 @@ from tests.laws.test_reductions import AXES_SETS, NAMES, computed, example, para
 
 REDUCTIONS = load_reductions()
 ANGLES = {  # by nature, whatever was scanned
-    "normal_error", "line_error", "burgers_misfit", "burgers_next", "peak_step_expected", "dihedral", "dihedral_error",
-    "step_expected", "step_expected_error",
-}  # fmt: skip
+    "normal_error",
+    "line_error",
+    "burgers_misfit",
+    "burgers_next",
+    "peak_step_expected",
+    "dihedral",
+    "dihedral_error",
+    "step_expected",
+    "step_expected_error",
+}
 FORBIDDEN = re.compile(
     r"^(its|the same|this|that|those|these|what|where|it|they|of|from|as)\b"
     r"|^(is|has|are|shows|tells|gives|makes|marks|finds|takes|holds|says|sees|lies)\b"
@@ -81,8 +88,17 @@ def test_lengths__are_refused_in_any_unit_but_micrometres(name: str, units: str 
 
 
 def test_lengths__are_needed_by_the_reductions_of_lengths() -> None:
-    assert {"kam", "local_peak", "enhance_beams", "isolate_lines", "threshold_beams", "gram_schmidt", "align_layers",
-            "link_layers", "characterise_boundaries"} <= set(OF_LENGTHS)  # fmt: skip
+    assert {
+        "kam",
+        "local_peak",
+        "enhance_beams",
+        "isolate_lines",
+        "threshold_beams",
+        "gram_schmidt",
+        "align_layers",
+        "link_layers",
+        "characterise_boundaries",
+    } <= set(OF_LENGTHS)
 
 
 @pytest.mark.parametrize("name", NAMES)

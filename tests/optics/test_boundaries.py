@@ -26,9 +26,15 @@ def scene_of(*built) -> Scene:
 
 def junction(azimuths=(30.0, 150, 270), tilts=(6e-5, 5e-5, -11e-5)):
     return tilt_junction(
-        np.array([0.3, -0.2, 0]), np.array([0, 0, 1.0]), np.array([1.0, 0, 0]), np.deg2rad(azimuths), np.array(tilts),
-        HEXAGON, BOX, 0.0,
-    )  # fmt: skip
+        np.array([0.3, -0.2, 0]),
+        np.array([0, 0, 1.0]),
+        np.array([1.0, 0, 0]),
+        np.deg2rad(azimuths),
+        np.array(tilts),
+        HEXAGON,
+        BOX,
+        0.0,
+    )
 
 
 def circuit(scene: Scene, corners: np.ndarray, step: float = 2e-4) -> np.ndarray:
@@ -81,9 +87,15 @@ def test_tilt_junction__far_from_walls_only_the_rotation_is_left():
 def test_tilt_junction__rotation_agrees_with_the_bare_lines():
     """No spread, no rotation: a long wall of bare lines turns the lattice by b/D, with the sign of the construction."""
     wall = plane_wall(
-        "tilt", np.zeros(3), np.array([1.0, 0, 0]), np.array([0, 0, -B / 0.5]), np.array([[B, 0, 0]]),
-        np.array([[0, 0, 1.0]]), np.array([[-1, -400, -1], [1, 400, 1.0]]), 0.0,
-    )  # fmt: skip
+        "tilt",
+        np.zeros(3),
+        np.array([1.0, 0, 0]),
+        np.array([0, 0, -B / 0.5]),
+        np.array([[B, 0, 0]]),
+        np.array([[0, 0, 1.0]]),
+        np.array([[-1, -400, -1], [1, 400, 1.0]]),
+        0.0,
+    )
     assert wall.boundaries[0].spacing[0] == pytest.approx(0.5, rel=1e-6)
     beta = gradient(np.array([[1.0, 0.1, 0], [-1.0, 0.1, 0]]), wall.lines, poisson=0.334)
     turned = (beta[:, 1, 0] - beta[:, 0, 1]) / 2
@@ -141,15 +153,21 @@ def test_distance__lines_and_points_agree():
         (lambda: edge_sets(np.array([0, 0, 1e-4]), HEXAGON), "no one or two Burgers vectors lie along its normal"),
         (
             lambda: plane_wall(
-                "tilt", np.zeros(3), np.array([1.0, 0, 0]), np.array([0, 0, 1e-4]), np.array([[0, B, 0]]),
-                np.array([[0, 0, 1.0]]), BOX, 0.0,
+                "tilt",
+                np.zeros(3),
+                np.array([1.0, 0, 0]),
+                np.array([0, 0, 1e-4]),
+                np.array([[0, B, 0]]),
+                np.array([[0, 0, 1.0]]),
+                BOX,
+                0.0,
             ),
             "Frank's rule leaves a residual",
         ),
         (lambda: distortion(Scene(0.3), np.zeros(2), np.zeros(3), np.zeros(2)), "1-D arrays of one length"),
         (lambda: distortion(Scene(0.3), np.full(2, np.nan), np.zeros(2), np.zeros(2)), "are not finite"),
     ],
-)  # fmt: skip
+)
 def test_boundaries__refuse(call, words):
     with pytest.raises(InputError, match=words):
         call()

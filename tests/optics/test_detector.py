@@ -161,9 +161,15 @@ def test_blur__psf_is_the_direct_convolution(shape: tuple[int, int], psf: float)
 
 @pytest.mark.parametrize(
     ("shape", "place", "halo"),
-    [((401, 397), (200, 198), 30), ((401, 397), (203, 201), 30), ((150, 320), (3, 190), 20), ((150, 320), (149, 0), 50),
-     ((41, 1), (5, 0), 4), ((60, 60), (31, 30), 4.7)],
-)  # fmt: skip
+    [
+        ((401, 397), (200, 198), 30),
+        ((401, 397), (203, 201), 30),
+        ((150, 320), (3, 190), 20),
+        ((150, 320), (149, 0), 50),
+        ((41, 1), (5, 0), 4),
+        ((60, 60), (31, 30), 4.7),
+    ],
+)
 def test_blur__halo_is_the_direct_convolution(shape: tuple[int, int], place: tuple[int, int], halo: float) -> None:
     point = np.zeros(shape)
     point[place] = 1
@@ -210,15 +216,21 @@ def test_blur__refuses_what_is_not_a_frame() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"gain": 0}, "gain: is 0; give a positive"), ({"gain": -1}, "gain: is -1; give a finite"),
-        ({"read_noise": float("nan")}, "read_noise: is nan"), ({"offset": float("inf")}, "offset: is inf"),
-        ({"warm_scale": 0}, "warm_scale: is 0"), ({"edge_decay": 0}, "edge_decay: is 0"),
-        ({"warm_fraction": 1.1}, "warm_fraction: is 1.1; give a fraction"), ({"halo_fraction": 2}, "halo_fraction"),
-        ({"edge_rows": 1.5}, "edge_rows: is 1.5; give a whole number"), ({"saturation": 65536}, "from 1 to 65535"),
-        ({"saturation": 0}, "from 1 to 65535"), ({"psf": 0.3}, "psf: is 0.3 pixels"),
+        ({"gain": 0}, "gain: is 0; give a positive"),
+        ({"gain": -1}, "gain: is -1; give a finite"),
+        ({"read_noise": float("nan")}, "read_noise: is nan"),
+        ({"offset": float("inf")}, "offset: is inf"),
+        ({"warm_scale": 0}, "warm_scale: is 0"),
+        ({"edge_decay": 0}, "edge_decay: is 0"),
+        ({"warm_fraction": 1.1}, "warm_fraction: is 1.1; give a fraction"),
+        ({"halo_fraction": 2}, "halo_fraction"),
+        ({"edge_rows": 1.5}, "edge_rows: is 1.5; give a whole number"),
+        ({"saturation": 65536}, "from 1 to 65535"),
+        ({"saturation": 0}, "from 1 to 65535"),
+        ({"psf": 0.3}, "psf: is 0.3 pixels"),
         ({"halo": 1}, "halo: is 1 pixels"),
     ],
-)  # fmt: skip
+)
 def test_detector__refuses_what_no_camera_has(options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         Detector(**options)

@@ -84,9 +84,7 @@ def test_takagi_taupin__conserves_flux(deformed: bool) -> None:
     incident = np.exp(-((lateral[0] / 0.9) ** 2)) * np.exp(3j * lateral[0])
     incident[np.abs(lateral[0]) > 6] = 0
     phase = edge(depth[:, None], lateral, 30.1) if deformed else None
-    d0, dh = takagi_taupin(
-        incident, phase, thickness=60.0, step=0.5, deviation=np.array([-1e-5, 0, 3e-5]), **CRYSTAL
-    )  # fmt: skip
+    d0, dh = takagi_taupin(incident, phase, thickness=60.0, step=0.5, deviation=np.array([-1e-5, 0, 3e-5]), **CRYSTAL)
     flux = (np.abs(d0) ** 2 + np.abs(dh) ** 2).sum(1)
     np.testing.assert_allclose(flux, (np.abs(incident) ** 2).sum(), rtol=1e-11)
     assert (np.abs(dh) ** 2).sum(1).min() > 0.01 * flux[0]
@@ -98,7 +96,7 @@ def test_takagi_taupin__is_the_laue_plate_to_second_order() -> None:
     for step in (1.0, 0.5, 0.25):
         _, dh = takagi_taupin(
             np.ones(5), thickness=1.75 * LENGTH, step=step, deviation=deviation, outside="plane", **CRYSTAL
-        )  # fmt: skip
+        )
         exact = laue_plate(deviation, 1.75 * LENGTH, LENGTH, theta=THETA, wavelength=WAVELENGTH)
         assert np.ptp(np.abs(dh), axis=1).max() < 1e-12
         errors.append(np.abs(np.abs(dh[:, 2]) ** 2 - exact).max())
@@ -147,13 +145,21 @@ def test_takagi_taupin__edge_dislocation_is_the_spectral_solution(
     nodes = int(2 * half / (0.25 * 2 * np.sin(THETA)))
     depth, lateral, _ = lattice(nodes, thickness=thickness, step=0.25, theta=THETA, start=-half)
     _, dh = takagi_taupin(
-        np.ones(nodes), edge(depth[:, None], lateral, at), thickness=thickness, step=0.25, outside="plane",
-        theta=THETA, wavelength=WAVELENGTH, chi_h=chi_h, chi0=chi0, deviation=deviation,
-    )  # fmt: skip
+        np.ones(nodes),
+        edge(depth[:, None], lateral, at),
+        thickness=thickness,
+        step=0.25,
+        outside="plane",
+        theta=THETA,
+        wavelength=WAVELENGTH,
+        chi_h=chi_h,
+        chi0=chi0,
+        deviation=deviation,
+    )
     x = np.linspace(-half, half, 1024, endpoint=False)
     _, exact = spectral(
         np.ones(x.size), x, thickness, lambda z, x: edge(z, x, at), chi_h.conjugate(), chi0.conjugate(), deviation
-    )  # fmt: skip
+    )
     inner = np.abs(x) < half - 3 * thickness * np.tan(THETA)
     found = CubicSpline(lateral[-1], dh)(x)
     error = np.linalg.norm((found - exact)[inner]) / np.linalg.norm(exact[inner])
@@ -161,7 +167,7 @@ def test_takagi_taupin__edge_dislocation_is_the_spectral_solution(
     if chi0:  # the other sign of Im chi is another crystal
         _, other = spectral(
             np.ones(x.size), x, thickness, lambda z, x: edge(z, x, at), chi_h, chi0.conjugate(), deviation
-        )  # fmt: skip
+        )
         assert np.linalg.norm((found - other)[inner]) > 0.05 * np.linalg.norm(exact[inner])
 
 
@@ -218,7 +224,7 @@ def test_takagi_taupin__angles_together_are_angles_alone() -> None:
     for k, angle in enumerate(angles):
         np.testing.assert_array_equal(
             [wave[k] for wave in together], takagi_taupin(incident, phase, deviation=angle, **kwargs)
-        )  # fmt: skip
+        )
 
 
 def test_section_image__of_all_angles_is_incoherent_along_the_entry() -> None:
@@ -238,7 +244,7 @@ def test_section_image__of_all_angles_is_incoherent_along_the_entry() -> None:
     assert np.linalg.norm((found - expected)[inner]) < 0.002 * np.linalg.norm(expected[inner])
     coarse = section_image(
         thickness=thickness, sheet=sheet, deviations=deviations[::2], step=0.125, weights=np.full(16, 2.0), **CRYSTAL
-    )[1]  # fmt: skip
+    )[1]
     assert np.linalg.norm(coarse * len(coarse[:16]) * 2 * spacing - found) < 0.005 * np.linalg.norm(found)
 
 
@@ -247,8 +253,12 @@ def test_section_image__shows_a_thin_slab_where_the_sheet_cuts_it() -> None:
     for at in (8.0, 25.0):
         s0, image = section_image(
             lambda depth, lateral, at=at: np.where((np.abs(depth - at) < 0.6) & (lateral < 50), 0.0, np.nan),
-            thickness=40.0, sheet=0.2, deviations=np.linspace(-1e-4, 1e-4, 11), step=0.2, **CRYSTAL,
-        )  # fmt: skip
+            thickness=40.0,
+            sheet=0.2,
+            deviations=np.linspace(-1e-4, 1e-4, 11),
+            step=0.2,
+            **CRYSTAL,
+        )
         assert np.average(s0, weights=image) * np.cos(THETA) == pytest.approx(at, abs=0.1)  # half a step
 
 

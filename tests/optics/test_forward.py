@@ -85,11 +85,14 @@ def test_image_stack__rigid_rotation_shifts_rocking_curve():
         0.3,
         junctions=(
             Junction(
-                np.zeros(3), np.array([0, 0, 1.0]), np.array([1.0, 0, 0]), np.array([0, np.pi]),
+                np.zeros(3),
+                np.array([0, 0, 1.0]),
+                np.array([1.0, 0, 0]),
+                np.array([0, np.pi]),
                 np.array([[0, turn, 0], [0, turn, 0]]),
             ),
         ),
-    )  # fmt: skip
+    )
     here = image_stack(turned, ID06, {"phi": phi}, np.zeros(1), np.zeros(1), nodes=1)[:, 0, 0]
     there = image_stack(Scene(0.3), ID06, {"phi": phi + turn}, np.zeros(1), np.zeros(1), nodes=1)[:, 0, 0]
     np.testing.assert_allclose(here, there, atol=3e-4)  # second order of the rotation on a flank of 1e-5 rad

@@ -107,10 +107,12 @@ def test_label__naive_patches_and_rule(easy, easy_layer):
 
 def test_label__weak_patches_are_dim_and_strong_ones_bright(easy, easy_layer):
     counts, label, _ = easy_layer
-    means = np.array([
-        [[counts[k, i * 64 : (i + 1) * 64, j * 64 : (j + 1) * 64].mean() for j in range(4)] for i in range(3)]
-        for k in range(31)
-    ])  # fmt: skip
+    means = np.array(
+        [
+            [[counts[k, i * 64 : (i + 1) * 64, j * 64 : (j + 1) * 64].mean() for j in range(4)] for i in range(3)]
+            for k in range(31)
+        ]
+    )
     assert means[label == WEAK].max() < means[label == STRONG].min()
     phi = np.array(easy.axes[0].positions)
     offset = np.abs(phi[:, None, None] * np.ones(label.shape))
@@ -367,11 +369,16 @@ def test_lattice__bending_is_compatible():
     """curl(beta) = 0 by central differences: waves of displacement hide no dislocations."""
     phantom = build("empty", layers=1, shape=(16, 16), seed=3)[0]
     point, step = np.array([10.0, 4.0, 1.0]), 1e-3
-    slope = np.stack([
-        (lattice(phantom.scene, *(point + step * e)[:, None]) - lattice(phantom.scene, *(point - step * e)[:, None]))
-        .reshape(3, 3) / (2 * step)
-        for e in np.eye(3)
-    ])  # fmt: skip
+    slope = np.stack(
+        [
+            (
+                lattice(phantom.scene, *(point + step * e)[:, None])
+                - lattice(phantom.scene, *(point - step * e)[:, None])
+            ).reshape(3, 3)
+            / (2 * step)
+            for e in np.eye(3)
+        ]
+    )
     curl = np.einsum("jkl,kil->ij", EPSILON, slope)
     assert np.abs(slope).max() > 1e-7
     assert np.abs(curl).max() < 1e-6 * np.abs(slope).max()
@@ -424,6 +431,14 @@ def test_phantom__refuses(call, words):
 
 def test_presets__say_what_they_are():
     assert set(PRESETS) == {
-        "easy", "hard", "multigrain", "al002", "movie", "movie_long", "reflections", "empty", "deformed"
-    }  # fmt: skip
+        "easy",
+        "hard",
+        "multigrain",
+        "al002",
+        "movie",
+        "movie_long",
+        "reflections",
+        "empty",
+        "deformed",
+    }
     assert build("movie_long", shape=(32, 32))[0].motion.position.shape == (800, 13, 2)

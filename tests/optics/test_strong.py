@@ -69,9 +69,17 @@ def dynamical(phase):
 
 def section(phase, weights):
     return section_image(
-        phase, thickness=THICKNESS, sheet=SHEET, deviations=SCAN, weights=weights, step=0.19, theta=THETA,
-        wavelength=WAVELENGTH, chi_h=-2.490e-6 - 1.45e-8j, chi0=-3.752e-6 - 1.51e-8j,
-    )  # fmt: skip
+        phase,
+        thickness=THICKNESS,
+        sheet=SHEET,
+        deviations=SCAN,
+        weights=weights,
+        step=0.19,
+        theta=THETA,
+        wavelength=WAVELENGTH,
+        chi_h=-2.490e-6 - 1.45e-8j,
+        chi0=-3.752e-6 - 1.51e-8j,
+    )
 
 
 def smeared(phase):

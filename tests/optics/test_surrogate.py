@@ -57,7 +57,7 @@ def test_strong_beam__has_mean_one_in_a_thick_plate() -> None:
     absorbing = strong_beam_pattern(extinction_length=LENGTH, theta=THETA, absorption=1e-3)
     np.testing.assert_allclose(
         strong_beam(s0, 3000 - s0, 0.0, absorbing), np.exp(-3) * strong_beam(s0, 3000 - s0, 0.0, pattern)
-    )  # fmt: skip
+    )
 
 
 def test_gold_set__of_a_perfect_plate_is_the_section_image() -> None:
@@ -167,7 +167,7 @@ def test_weak_to_strong__is_takagi_taupin() -> None:
         path = s0[near] + entry[:, None] / (2 * np.sin(THETA))
         kinematic = np.average(
             acceptance(path * np.cos(THETA), entry[:, None] - path * np.sin(THETA), deviation), axis=0, weights=across
-        )  # fmt: skip
+        )
         gains.append((weak[near] / mean).sum() / kinematic.sum())
         peaks.append(weak[near].max() / mean)
     pattern = strong_beam_pattern(extinction_length=LENGTH, theta=THETA)

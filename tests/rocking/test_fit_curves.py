@@ -33,8 +33,10 @@ def pseudo_voigt(x: np.ndarray, a: float, c: float, w: float, b: float, m: float
 
 
 MODELS: dict[str, Callable[..., np.ndarray]] = {
-    "gaussian": gaussian, "lorentzian": lorentzian, "pseudo_voigt": pseudo_voigt,
-}  # fmt: skip
+    "gaussian": gaussian,
+    "lorentzian": lorentzian,
+    "pseudo_voigt": pseudo_voigt,
+}
 
 
 @pytest.mark.parametrize("model", ["gaussian", "lorentzian"])
@@ -99,8 +101,13 @@ def test_fit_curves__errors_are_the_scatter_over_repetitions(kind: str, model: s
     rng = np.random.default_rng(12)
     x = np.arange(frames, dtype=float)
     mixing = (0.5,) if model == "pseudo_voigt" else ()
-    true = {"fit_centre_a": rng.uniform(frames / 2 - 2, frames / 2 + 2, 2500), "fit_fwhm_a": width,
-            "fit_amplitude": 3000, "fit_background": 100, "fit_mixing": 0.5}  # fmt: skip
+    true = {
+        "fit_centre_a": rng.uniform(frames / 2 - 2, frames / 2 + 2, 2500),
+        "fit_fwhm_a": width,
+        "fit_amplitude": 3000,
+        "fit_background": 100,
+        "fit_mixing": 0.5,
+    }
     curves = np.array([MODELS[model](x, 3000, c, width, 0, *mixing) for c in true["fit_centre_a"]])
     found = fit_curves.kernel(noisy(kind, curves, rng).astype(np.uint16)[None], {"a": x}, model=model)
     assert found["fit_ok"].mean() > 0.98
@@ -194,9 +201,19 @@ def test_fit_curves__several_axes_are_summed_over_the_others() -> None:
     counts = surface.astype(np.float32)[None, None]
     found = fit_curves.kernel(counts, {"chi": chi, "phi": PHI}, axis="phi")
     assert set(found) == {
-        "fit_centre_phi", "fit_fwhm_phi", "fit_centre_std_phi", "fit_fwhm_std_phi", "fit_amplitude", "fit_background",
-        "fit_mixing", "fit_amplitude_std", "fit_background_std", "fit_mixing_std", "fit_rms", "fit_ok",
-    }  # fmt: skip
+        "fit_centre_phi",
+        "fit_fwhm_phi",
+        "fit_centre_std_phi",
+        "fit_fwhm_std_phi",
+        "fit_amplitude",
+        "fit_background",
+        "fit_mixing",
+        "fit_amplitude_std",
+        "fit_background_std",
+        "fit_mixing_std",
+        "fit_rms",
+        "fit_ok",
+    }
     assert found["fit_centre_phi"].item() == pytest.approx(0.02, abs=1e-5)
     assert found["fit_amplitude"].item() == pytest.approx(9000, rel=1e-4)
     one = fit_curves.kernel(counts[:, :, :1], {"chi": chi[:1], "phi": PHI})
@@ -206,11 +223,19 @@ def test_fit_curves__several_axes_are_summed_over_the_others() -> None:
 
 def test_fit_curves__bad_curves_are_not_ok() -> None:
     rng = np.random.default_rng(4)
-    curves = np.stack([
-        np.zeros(31), np.full(31, 65535.0), np.full(31, np.nan), gaussian(PHI, 1000, 0.25, 0.1, 100),
-        gaussian(PHI, -90, 0, 0.05, 100), np.where(np.arange(31) == 15, 1000, 100), gaussian(PHI, 900, 0, 0.05, 100),
-        np.linspace(100, 900, 31), gaussian(PHI, 900, 0, 0.05, 100),
-    ]).astype(np.float32)  # fmt: skip
+    curves = np.stack(
+        [
+            np.zeros(31),
+            np.full(31, 65535.0),
+            np.full(31, np.nan),
+            gaussian(PHI, 1000, 0.25, 0.1, 100),
+            gaussian(PHI, -90, 0, 0.05, 100),
+            np.where(np.arange(31) == 15, 1000, 100),
+            gaussian(PHI, 900, 0, 0.05, 100),
+            np.linspace(100, 900, 31),
+            gaussian(PHI, 900, 0, 0.05, 100),
+        ]
+    ).astype(np.float32)
     curves[8, 3] = np.nan
     hot = np.zeros((1, len(curves)), bool)
     hot[0, 6] = True

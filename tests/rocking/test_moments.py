@@ -58,10 +58,14 @@ def assert_close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], 
 @pytest.mark.parametrize(
     ("dtype", "columns"),
     [
-        ("uint16", 1), ("uint16", 63), ("uint16", 64), ("uint16", 65), ("float32", 130),
+        ("uint16", 1),
+        ("uint16", 63),
+        ("uint16", 64),
+        ("uint16", 65),
+        ("float32", 130),
         pytest.param("uint32", 130, marks=pytest.mark.slow),  # compiles for seconds
     ],
-)  # fmt: skip
+)
 def test_moments__one_axis_is_the_naive_two_pass_loop(dtype: str, columns: int) -> None:
     rng = np.random.default_rng(1)
     scan = {"phi": np.sort(rng.uniform(-0.3, 0.7, 31))}
@@ -225,8 +229,9 @@ def test_moments__short_axes_have_no_border() -> None:
     counts = np.array([[[[5, 9, 5, 0], [5, 9, 5, 0]]]], np.uint16)
     found = moments.kernel(counts, {"chi": np.arange(2.0), "phi": np.arange(4.0)}, background="none")
     assert not found["flags"].item() & 2 or counts[0, 0, :, 0].max() > 4.5
-    inside = moments.kernel(counts * np.array([0, 1, 0, 0], np.uint16), {"chi": np.arange(2.0), "phi": np.arange(4.0)},
-                            background="none")  # fmt: skip
+    inside = moments.kernel(
+        counts * np.array([0, 1, 0, 0], np.uint16), {"chi": np.arange(2.0), "phi": np.arange(4.0)}, background="none"
+    )
     assert not inside["flags"].item() & 2
 
 
@@ -294,9 +299,12 @@ def test_moments__noise_cut_frees_the_centre_of_mass_from_dark_frames() -> None:
 def test_moments__noise_cut_leaves_dark_pixels_unlit() -> None:
     counts = np.random.default_rng(1).normal(100, 5, (50, 60, 31)).round().astype(np.uint16)
     found = moments.kernel(
-        counts, {"phi": np.arange(31.0)}, background_map=np.full((50, 60), 100, np.float32), noise=np.float32(5),
+        counts,
+        {"phi": np.arange(31.0)},
+        background_map=np.full((50, 60), 100, np.float32),
+        noise=np.float32(5),
         noise_cut=5,
-    )  # fmt: skip
+    )
     assert np.isnan(found["com_phi"]).mean() > 0.999
     assert (found["flags"] & 1).mean() > 0.999
 

@@ -24,9 +24,12 @@ def flagged(kind: str, noise: float, peak: float, sigma: float, *, two: bool, se
     }[kind]()
     level = noise**2 if kind == "pedestal" else 100.0
     flags = moments.kernel(
-        np.rint(counts).astype(np.uint16)[None], {"phi": 0.01 * frame}, noise=np.float32(noise), background=level,
+        np.rint(counts).astype(np.uint16)[None],
+        {"phi": 0.01 * frame},
+        noise=np.float32(noise),
+        background=level,
         noise_cut=5,
-    )["flags"]  # fmt: skip
+    )["flags"]
     lit = (flags & 1) == 0
     return float(((flags & 16) > 0)[lit].mean())
 

@@ -94,8 +94,9 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = dfxm_dask.open_scan(store)
     phi = root["phi"].values
     step = float(np.median(np.diff(phi)))
-    frames = np.broadcast_to(phi, root["raw"].counts.shape[:-2]) + MOVED * step * np.arange(2).reshape(-1, *[1] * (
-        root["raw"].counts.ndim - 3))  # fmt: skip
+    frames = np.broadcast_to(phi, root["raw"].counts.shape[:-2]) + MOVED * step * np.arange(2).reshape(
+        -1, *[1] * (root["raw"].counts.ndim - 3)
+    )
     dims = root["raw"].counts.dims[:-2]
     store_scan.write_small(store, "raw", "position_phi", dims, np.array(frames), {"units": "degree"})
     store_scan.consolidate(store)

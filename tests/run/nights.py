@@ -27,9 +27,13 @@ retries: {retries}
 """
 OLD = 3 * 86400.0
 MESH: dict[str, Any] = {
-    "command": "fscan2d", "motors": ("chi", "diffry"), "shape": (3, 4), "starts": (0, 1), "steps": (0.1, 0.05),
+    "command": "fscan2d",
+    "motors": ("chi", "diffry"),
+    "shape": (3, 4),
+    "starts": (0, 1),
+    "steps": (0.1, 0.05),
     "frames_per_file": 12,
-}  # fmt: skip
+}
 BROKEN = ("truncated", "missing", "aborted", "nan", "garbled")
 
 

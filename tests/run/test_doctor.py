@@ -114,8 +114,9 @@ def test_asked__a_check_that_breaks_down_is_a_finding() -> None:
         raise RuntimeError("no library")
 
     assert [(f.name, f.state, f.found) for f in module._asked(broken)] == [
-        ("first", "ok", ""), ("broken", "fail", "RuntimeError: no library"),
-    ]  # fmt: skip
+        ("first", "ok", ""),
+        ("broken", "fail", "RuntimeError: no library"),
+    ]
 
 
 def test_memory_and_cores__follow_the_control_group(monkeypatch: pytest.MonkeyPatch) -> None:

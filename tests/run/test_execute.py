@@ -54,9 +54,15 @@ def raw_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     axes: dict[str, Any] = (
         {"shape": (9,)}
         if request.param == "one axis"
-        else {"command": "fscan2d", "motors": ("chi", "diffry"), "shape": (4, 7), "starts": (-0.5, 7.0),
-              "steps": (0.08, 0.06), "jitter": 0.004}
-    )  # fmt: skip
+        else {
+            "command": "fscan2d",
+            "motors": ("chi", "diffry"),
+            "shape": (4, 7),
+            "starts": (-0.5, 7.0),
+            "steps": (0.08, 0.06),
+            "jitter": 0.004,
+        }
+    )
     store = stores.raw_store(folder, layers=2, size=(150, 300), **axes)
     _narrow_units(store)
     return store
@@ -67,7 +73,8 @@ def _narrow_units(store: Path) -> None:
     meta = store / "zarr.json"
     data = json.loads(meta.read_bytes())
     data["attributes"]["unit_rows"] = json.loads((store / "raw/counts/zarr.json").read_bytes())["codecs"][0][
-        "configuration"]["chunk_shape"][-1]  # fmt: skip
+        "configuration"
+    ]["chunk_shape"][-1]
     meta.write_text(json.dumps(data))
 
 
@@ -100,8 +107,10 @@ def test_run_recipe__units_equal_the_lazy_face(whole: Path) -> None:
     data = data.assign(counts=zingers.counts)
     found = {"zinger_count": zingers.zinger_count}
     for name, parameters in (
-        ("background", {"quantile": 0.2}), ("hot_pixels", {}), ("integrated_curve", {}),
-    ):  # fmt: skip
+        ("background", {"quantile": 0.2}),
+        ("hot_pixels", {}),
+        ("integrated_curve", {}),
+    ):
         # A gather over layers takes the mean of their positions; a run tells, a lazy Dataset has to be told.
         on_grid = data.drop_vars("position_phi", errors="ignore") if name == "integrated_curve" else data
         made = steps[name](on_grid, **parameters)

@@ -150,9 +150,11 @@ def test_nightly_sbatch__hands_in_the_next_night_and_becomes_the_program(tmp_pat
     assert "--signal=B:TERM@" in text
     assert "--requeue" in text
     run: Callable[..., Any] = lambda **more: subprocess.run(  # noqa: E731
-        ["bash", str(script), str(tmp_path / "n.yaml"), "03:00"], check=True, capture_output=True,
+        ["bash", str(script), str(tmp_path / "n.yaml"), "03:00"],
+        check=True,
+        capture_output=True,
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", **more},
-    )  # fmt: skip
+    )
     run()
     first, second = (tmp_path / "said").read_text().splitlines()
     begin = re.match(

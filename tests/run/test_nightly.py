@@ -47,9 +47,14 @@ def test_run_night__does_what_is_whole_names_what_is_not_and_does_nothing_twice(
     assert first.counts == {"failed": 5, "deferred": 1, "done": 14}
     assert not first.complete
     found = by_name(first)
-    reasons = {"truncated": "is truncated", "missing": r"pco_ff_0001.h5.*missing", "aborted": "7 of 9 frames",
-               "nan": "motor mu is nan at frame 3", "garbled": "frame 2 of .*pco_ff_0000.h5.*cannot be read",
-               "growing": "may still be being written"}  # fmt: skip
+    reasons = {
+        "truncated": "is truncated",
+        "missing": r"pco_ff_0001.h5.*missing",
+        "aborted": "7 of 9 frames",
+        "nan": "motor mu is nan at frame 3",
+        "garbled": "frame 2 of .*pco_ff_0000.h5.*cannot be read",
+        "growing": "may still be being written",
+    }
     for name, words in reasons.items():
         assert re.search(words, found[name].reason), found[name].reason
         assert name in found[name].reason  # the file is named

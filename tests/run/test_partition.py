@@ -110,11 +110,22 @@ def test_run_recipe__goes_on_after_a_partition(
         (commands / name).chmod(0o755)
 
     driver = subprocess.Popen(
-        ["ip", "netns", "exec", near, sys.executable, *(str(tmp_path / n) for n in ("driver.py", "slurm.yaml")),
-         str(slow_plugin), *(str(tmp_path / n) for n in ("recipe.yaml", "cut.zarr"))],
-        env={**os.environ, "PATH": f"{commands}:{os.environ['PATH']}"}, cwd=tmp_path,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        [
+            "ip",
+            "netns",
+            "exec",
+            near,
+            sys.executable,
+            *(str(tmp_path / n) for n in ("driver.py", "slurm.yaml")),
+            str(slow_plugin),
+            *(str(tmp_path / n) for n in ("recipe.yaml", "cut.zarr")),
+        ],
+        env={**os.environ, "PATH": f"{commands}:{os.environ['PATH']}"},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     hang = threading.Timer(seconds + 240, driver.kill)
     hang.start()
     said: list[str] = []

@@ -208,10 +208,52 @@ def test_load_plugin__refuses_what_is_no_plugin(tmp_path: Path) -> None:
 
 
 WORDS = st.sampled_from(
-    ["steps", "name", "moments", "background", "quantile", "optional", ": ", "- ", "\n", "\n  ", "\n- ", "{", "}", "[",
-     "]", "0.1", "1e400", "true", "~", "'", '"', "&a ", "*a", "!!int ", "|", ">", "#", ",", "?", "<<", "=", "---", "\t",
-     "2026-99-99", "0x", "1_0", ".inf", "0b", "0o9", "%", "\u2028", "\ufeff", "\x85"]
-)  # fmt: skip
+    [
+        "steps",
+        "name",
+        "moments",
+        "background",
+        "quantile",
+        "optional",
+        ": ",
+        "- ",
+        "\n",
+        "\n  ",
+        "\n- ",
+        "{",
+        "}",
+        "[",
+        "]",
+        "0.1",
+        "1e400",
+        "true",
+        "~",
+        "'",
+        '"',
+        "&a ",
+        "*a",
+        "!!int ",
+        "|",
+        ">",
+        "#",
+        ",",
+        "?",
+        "<<",
+        "=",
+        "---",
+        "\t",
+        "2026-99-99",
+        "0x",
+        "1_0",
+        ".inf",
+        "0b",
+        "0o9",
+        "%",
+        "\u2028",
+        "\ufeff",
+        "\x85",
+    ]
+)
 
 
 VALID = "name: a\ndescription: b\nsteps:\n- background:\n    quantile: 0.2\n- moments: {window: [1, 2]}\n"

@@ -70,9 +70,13 @@ def throwaway() -> Iterator[None]:
     patches_of(50)
 
     @reduction(
-        reads=(COUNTS, AXES), writes=(CURVE,), over=("scan",), combine=brighter, group="extra",
+        reads=(COUNTS, AXES),
+        writes=(CURVE,),
+        over=("scan",),
+        combine=brighter,
+        group="extra",
         finish=lambda s: {"bright_curve": s["curve"].astype(float)},
-    )  # fmt: skip
+    )
     def brightest(counts: np.ndarray, scan: dict[str, np.ndarray]) -> dict[str, Any]:
         total = counts.sum(tuple(range(2, counts.ndim)))
         y, x = np.unravel_index(np.argmax(total), total.shape)

@@ -179,10 +179,23 @@ def test_shards_script__an_array_joined_by_the_ledger(
     thread.start()
     try:
         done = subprocess.run(
-            ["sbatch", "--wait", "--array=0-2", "--mem=1G", f"--output={tmp_path}/%a.out", SCRIPTS / "shards.sbatch",
-             recipe, store, "--plugin", slow_plugin],
-            env=environment, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+            [
+                "sbatch",
+                "--wait",
+                "--array=0-2",
+                "--mem=1G",
+                f"--output={tmp_path}/%a.out",
+                SCRIPTS / "shards.sbatch",
+                recipe,
+                store,
+                "--plugin",
+                slow_plugin,
+            ],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
     finally:
         ended.set()
         thread.join()

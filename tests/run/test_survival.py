@@ -117,22 +117,52 @@ def killed(who: str, store: Path, plugin: Path, delay: float) -> None:
         place = store.parent / "scheduler.json"
         alone = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
         scheduler = subprocess.Popen(
-            [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0",
-             "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(place)],
-            env=alone, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "distributed.cli.dask_scheduler",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "0",
+                "--dashboard-address",
+                "127.0.0.1:0",
+                "--scheduler-file",
+                str(place),
+            ],
+            env=alone,
+            stderr=subprocess.DEVNULL,
+        )
         wait_for(place.exists)
         workers = subprocess.Popen(
-            [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(place), "--nworkers", "2",
-             "--nthreads", "1", "--host", "127.0.0.1", "--no-dashboard", "--death-timeout", "60"],
-            stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "distributed.cli.dask_worker",
+                "--scheduler-file",
+                str(place),
+                "--nworkers",
+                "2",
+                "--nthreads",
+                "1",
+                "--host",
+                "127.0.0.1",
+                "--no-dashboard",
+                "--death-timeout",
+                "60",
+            ],
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         wait_for(lambda: place.read_text().endswith("}"))
         address = ["--cluster", json.loads(place.read_text())["address"]]
     run = subprocess.Popen(
         command("run", plugin.with_name("slow.yaml"), store, "--plugin", plugin, *(address or ["--workers", "2"])),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    )
     wait_for(lambda: lines(store, "slow", "slow") > 0 or run.poll() is not None)
     time.sleep(delay)
     if who == "client":
@@ -202,8 +232,11 @@ def test_run_recipe__a_block_that_kills_its_worker_is_left_out(store: Path, plug
 def test_run__ends_cleanly_when_asked(store: Path, plugin: Path, how: str) -> None:
     run = subprocess.Popen(
         command("run", plugin.with_name("slow.yaml"), store, "--plugin", plugin, "--workers", "1"),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    )
     wait_for(lambda: lines(store, "slow", "slow") > 0 or run.poll() is not None)
     if how == "SIGINT":
         os.killpg(run.pid, signal.SIGINT)  # Ctrl-C reaches the workers as well
@@ -304,10 +337,14 @@ def test_run_recipe__raw_data_made_anew_in_mid_run(store: Path, monkeypatch: pyt
 def test_run__shares_of_a_job_array_are_joined(raw: Path, store: Path, tmp_path: Path, shares: int) -> None:
     (tmp_path / "gathers.yaml").write_text(GATHERS)
     running = [
-        subprocess.Popen(command("run", tmp_path / "gathers.yaml", store, "--shard", f"{k}/{shares}"),
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(
+            command("run", tmp_path / "gathers.yaml", store, "--shard", f"{k}/{shares}"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         for k in range(1, shares + 1)
-    ]  # fmt: skip
+    ]
     said = [p.communicate(timeout=240)[0] for p in running]
     assert {p.returncode for p in running} <= {0, 3}, said
     for k, process in enumerate(running, start=1):  # who came too early for the others goes on

@@ -122,11 +122,18 @@ def test_verify__stale_blocks_of_another_run(store: Path, sound: Path) -> None:
     other = Path(store.parent, "other.zarr")
     shutil.copytree(sound, other)
     run_recipe(
-        type(recipe())(**{**vars(recipe()), "steps": tuple(
-            s if s.name != "background" else type(s)(s.name, {**s.parameters, "quantile": 0.5})
-            for s in recipe().steps)}),
-        other, overwrite=True,
-    )  # fmt: skip
+        type(recipe())(
+            **{
+                **vars(recipe()),
+                "steps": tuple(
+                    s if s.name != "background" else type(s)(s.name, {**s.parameters, "quantile": 0.5})
+                    for s in recipe().steps
+                ),
+            }
+        ),
+        other,
+        overwrite=True,
+    )
     stale = sorted(p for p in (other / "rocking").rglob("0") if p.is_file())
     tried = 0
     for file in stale:

@@ -64,8 +64,9 @@ def test_verify__takes_nothing_back_that_cannot_be_made_again(store: Path) -> No
     before = contents(store)
     flip(store / "rocking/com_phi/c/1/0/0")
     found = verify(store, repair=True)
-    assert any("cannot be computed again" in f.what or "is not the one" in f.what or "checksum" in f.what
-               for f in found.faults)  # fmt: skip
+    assert any(
+        "cannot be computed again" in f.what or "is not the one" in f.what or "checksum" in f.what for f in found.faults
+    )
     after = contents(store)
     assert {k for k in before if after.get(k) != before[k]} == {"rocking/com_phi/c/1/0/0"}
 

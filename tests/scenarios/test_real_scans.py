@@ -49,8 +49,9 @@ def test_ingest__counts_and_motors_equal_the_file(scan: tuple[str, Path, Path]) 
             np.testing.assert_array_equal(raw.counts[z].values.reshape(image.shape), image)
             read = find(file[entry], motor, motor.replace("data", "value"))
             np.testing.assert_array_equal(raw.readback_phi[z].values.ravel(), read)
-            np.testing.assert_allclose(raw.phi.values, read.reshape(shape).mean(axis=tuple(range(len(axes) - 1))),
-                                       atol=1e-3)  # fmt: skip
+            np.testing.assert_allclose(
+                raw.phi.values, read.reshape(shape).mean(axis=tuple(range(len(axes) - 1))), atol=1e-3
+            )
     assert raw.counts.dims == ("z", *axes, "y", "x")
 
 

@@ -157,29 +157,51 @@ WEIGHTS: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "pickle": (pickled, "pickle under another name"),
     "torch.save": (zipped, "pickle under another name"),
     "header of 2**60 bytes": (
-        lambda p, _: p.write_bytes(struct.pack("<Q", 1 << 60) + b"{" * 100), "are no safetensors file"),
+        lambda p, _: p.write_bytes(struct.pack("<Q", 1 << 60) + b"{" * 100),
+        "are no safetensors file",
+    ),
     "header nested 100,000 deep": (
-        lambda p, _: p.write_bytes(struct.pack("<Q", 100_000) + b'{"a":' * 20_000), "header that cannot be read"),
+        lambda p, _: p.write_bytes(struct.pack("<Q", 100_000) + b'{"a":' * 20_000),
+        "header that cannot be read",
+    ),
     "tensors of unknown kind": (
-        lambda p, _: with_header(p, lambda h: first_tensor(h).update(dtype="OBJECT")), "cannot be read"),
+        lambda p, _: with_header(p, lambda h: first_tensor(h).update(dtype="OBJECT")),
+        "cannot be read",
+    ),
     "tensors outside the file": (
         lambda p, _: with_header(p, lambda h: first_tensor(h).update(data_offsets=[0, 1 << 50])),
-        r"have \d+ bytes instead"),
+        r"have \d+ bytes instead",
+    ),
     "network of 10**9 weights": (
-        lambda p, _: told(p, architecture={"name": "compact", "options": {
-            "widths": [60000] * 3, "kernels": [3] * 3, "strides": [2] * 3}}), "are not of"),
+        lambda p, _: told(
+            p,
+            architecture={
+                "name": "compact",
+                "options": {"widths": [60000] * 3, "kernels": [3] * 3, "strides": [2] * 3},
+            },
+        ),
+        "are not of",
+    ),
     "network of ten thousand layers": (
-        lambda p, _: told(p, architecture={"name": "compact", "options": {"widths": [1] * 10**4}}), "say architecture"),
+        lambda p, _: told(p, architecture={"name": "compact", "options": {"widths": [1] * 10**4}}),
+        "say architecture",
+    ),
     "network of fewer than no weights": (
-        lambda p, _: told(p, architecture={"name": "compact", "options": {
-            "widths": [-1] * 3, "kernels": [3] * 3, "strides": [2] * 3}}), "which cannot be built"),
+        lambda p, _: told(
+            p, architecture={"name": "compact", "options": {"widths": [-1] * 3, "kernels": [3] * 3, "strides": [2] * 3}}
+        ),
+        "which cannot be built",
+    ),
     "options that are code": (
-        lambda p, _: told(p, architecture={"name": "compact", "options": {"widths": "__import__('os')"}}), "say arch"),
+        lambda p, _: told(p, architecture={"name": "compact", "options": {"widths": "__import__('os')"}}),
+        "say arch",
+    ),
     "facts nested 10,000 deep": (
-        lambda p, _: p.with_suffix(".json").write_text("[" * 10_000 + "]" * 10_000), "are no JSON"),
-    "facts of 17 MB": (
-        lambda p, _: p.with_suffix(".json").write_text(" " * (17 << 20)), r"have \d+ bytes"),
-}  # fmt: skip
+        lambda p, _: p.with_suffix(".json").write_text("[" * 10_000 + "]" * 10_000),
+        "are no JSON",
+    ),
+    "facts of 17 MB": (lambda p, _: p.with_suffix(".json").write_text(" " * (17 << 20)), r"have \d+ bytes"),
+}
 
 
 @pytest.mark.parametrize("case", WEIGHTS)
@@ -187,8 +209,9 @@ def test_weights__of_strangers_are_data(tmp_path: Path, store: Path, trap: Path,
     path = weights(tmp_path)
     change, match = WEIGHTS[case]
     change(path, trap)
-    line = refusal(["train", str(store), "--labels", "prior", "--out", str(tmp_path / "o.safetensors"),
-                    "--start", str(path)])  # fmt: skip
+    line = refusal(
+        ["train", str(store), "--labels", "prior", "--out", str(tmp_path / "o.safetensors"), "--start", str(path)]
+    )
     assert re.search(match, line), line
     assert len(line) < 1000
 
@@ -309,11 +332,20 @@ def test_link__to_a_motor_outside_is_refused(tmp_path: Path) -> None:
     assert "outside" in refusal(["ingest", str(path), str(tmp_path / "out.zarr")])
 
 
-@pytest.mark.parametrize("words", [
-    ("--scan", "../../x"), ("--scan", "/1.1/../../etc"), ("--detector", "../../../etc/passwd"), ("--detector", "/../x"),
-    ("--motor", "mu=../../x"), ("--motor", "mu=a/b"), ("--motor", "mu=raw"), ("--motor", "mu=c\x1b[2J"),
-    ("--beamline", "../../../etc/passwd"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--scan", "../../x"),
+        ("--scan", "/1.1/../../etc"),
+        ("--detector", "../../../etc/passwd"),
+        ("--detector", "/../x"),
+        ("--motor", "mu=../../x"),
+        ("--motor", "mu=a/b"),
+        ("--motor", "mu=raw"),
+        ("--motor", "mu=c\x1b[2J"),
+        ("--beamline", "../../../etc/passwd"),
+    ],
+)
 def test_name__that_climbs_is_refused(tmp_path: Path, words: tuple[str, str]) -> None:
     path = write_bliss(tmp_path / "m.h5").path
     line = refusal(["ingest", str(path), str(tmp_path / "out.zarr"), *words])

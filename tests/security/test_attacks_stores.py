@@ -103,15 +103,29 @@ METADATA: dict[str, tuple[Callable[[Path], Any], str]] = {
     "codecs of texts": (set_of(codecs=["bytes"]), "has codecs"),
     "inner chunk of 0": (inner(chunk_shape=[1, 1, 0, 256]), "has inner chunks"),
     "inner chunk of 100 GB": (
-        set_of(chunk_grid=regular(1, 5, 2**18, 2**18), codecs=[{"name": "sharding_indexed", "configuration": {
-            "chunk_shape": [1, 1, 2**18, 2**18], "codecs": [{"name": "bytes"}], "index_codecs": []}}]),
-        r"declares inner chunks of 137438953472 bytes"),
+        set_of(
+            chunk_grid=regular(1, 5, 2**18, 2**18),
+            codecs=[
+                {
+                    "name": "sharding_indexed",
+                    "configuration": {
+                        "chunk_shape": [1, 1, 2**18, 2**18],
+                        "codecs": [{"name": "bytes"}],
+                        "index_codecs": [],
+                    },
+                }
+            ],
+        ),
+        r"declares inner chunks of 137438953472 bytes",
+    ),
     "shard of 2**40 chunks": (set_of(chunk_grid=regular(1, 5, 2**28, 2**28)), "shards of more than"),
     "chunk of 100 GB": (coordinate(chunk_grid=regular(10**10)), "declares chunks of"),
     "index of other codecs": (inner(index_codecs=[{"name": "bytes"}, {"name": "blosc"}]), "has a shard index"),
     "transformers": (set_of(storage_transformers=[{"name": "remote", "configuration": {}}]), "storage transformers"),
     "keys that climb": (
-        set_of(chunk_key_encoding={"name": "default", "configuration": {"separator": "/../"}}), "key separator"),
+        set_of(chunk_key_encoding={"name": "default", "configuration": {"separator": "/../"}}),
+        "key separator",
+    ),
     "keys of another kind": (set_of(chunk_key_encoding={"name": "fanout"}), "chunk key encoding"),
     "dims of one name": (set_of(dimension_names=["z", "z", "y", "x"]), "has dimension names"),
     "dims that are numbers": (set_of(dimension_names=[1, 2, 3, 4]), "has dimension names"),
@@ -124,20 +138,29 @@ METADATA: dict[str, tuple[Callable[[Path], Any], str]] = {
     "rows of NaN": (meta("", lambda m: m["attributes"].update(unit_rows=float("nan"))), "has unit_rows nan"),
     "nested 10,000 deep": (
         lambda s: (s / NODE / "zarr.json").write_text('{"a":' * 10_000 + "1" + "}" * 10_000),
-        "is not JSON|nested deeper"),
+        "is not JSON|nested deeper",
+    ),
     "nested 100 deep": (
-        meta(NODE, lambda m: m["attributes"].update(a=json.loads("[" * 100 + "]" * 100))), "nested deeper than 32"),
+        meta(NODE, lambda m: m["attributes"].update(a=json.loads("[" * 100 + "]" * 100))),
+        "nested deeper than 32",
+    ),
     "17 MB": (huge, r"has 178\d+ bytes"),
     "a number of 5000 digits": (
-        lambda s: (s / NODE / "zarr.json").write_text('{"shape": [' + "9" * 5000 + "]}"), "is not JSON"),
+        lambda s: (s / NODE / "zarr.json").write_text('{"shape": [' + "9" * 5000 + "]}"),
+        "is not JSON",
+    ),
     "provenance that climbs": (
         meta("raw", lambda m: m["attributes"]["provenance"]["ingest"].update(inputs={"../../etc/passwd": "x"})),
-        "names files outside the store"),
+        "names files outside the store",
+    ),
     "provenance at the root": (
         meta("raw", lambda m: m["attributes"]["provenance"]["ingest"].update(small_files={"/etc/passwd": [1, ""]})),
-        "names files outside the store"),
+        "names files outside the store",
+    ),
     "step that climbs": (
-        meta("raw", lambda m: m["attributes"]["provenance"].update({"../../x": {}})), "that is no mapping"),
+        meta("raw", lambda m: m["attributes"]["provenance"].update({"../../x": {}})),
+        "that is no mapping",
+    ),
     "metadata that are a link": (link("raw/zarr.json", "/etc/passwd"), r"raw/zarr\.json: is a link|no regular file"),
     "metadata that are a pipe": (fifo("x/zarr.json"), "neither a file nor a folder|no regular file"),
     "group that is a link": (link("rocking", "/etc"), r"rocking: is a link to /etc"),
@@ -148,7 +171,7 @@ METADATA: dict[str, tuple[Callable[[Path], Any], str]] = {
     "ledger that is a link": (link("raw/.ledger/moments.jsonl", "/etc/passwd"), "is a link to /etc/passwd"),
     "name that steers a terminal": (named("raw/\x1b[2J"), r"holds a file named '\\x1b\[2J'"),
     "name in two lines": (named("raw/a\nError"), r"holds a file named 'a\\nError'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", METADATA)
@@ -212,10 +235,21 @@ def put(at: int, value: int) -> Callable[[bytearray], None]:
     return change
 
 
-@pytest.mark.parametrize(("at", "value"), [
-    (4, 2**31 - 1), (4, 0), (4, 16), (12, 2**31 - 1), (12, 2**20), (12, 0), (8, 0), (8, 2**31 - 1), (0, 0),
-    (16, 2**31 - 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        (4, 2**31 - 1),
+        (4, 0),
+        (4, 16),
+        (12, 2**31 - 1),
+        (12, 2**20),
+        (12, 0),
+        (8, 0),
+        (8, 2**31 - 1),
+        (0, 0),
+        (16, 2**31 - 1),
+    ],
+)
 def test_shard__whose_blosc_header_lies_is_refused(store: Path, at: int, value: int) -> None:
     forged(store, put(at, value))
     counts = dfxm_dask.open_scan(store)["raw"].counts
@@ -346,8 +380,19 @@ def test_ledger__that_names_files_outside_is_refused(store: Path, name: str) -> 
         assert "outside the store" in refusal(words)
 
 
-@pytest.mark.parametrize("line", [b"[" * 200_000, b'{"block":' * 50_000, b"\0" * 1_000_000, b'"text"', b"3", b"null",
-                                  b'{"block": "z0000", "files": ' + b"[" * 50_000], ids=range(7))  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 200_000,
+        b'{"block":' * 50_000,
+        b"\0" * 1_000_000,
+        b'"text"',
+        b"3",
+        b"null",
+        b'{"block": "z0000", "files": ' + b"[" * 50_000,
+    ],
+    ids=range(7),
+)
 def test_ledger__lines_of_anything_are_damage_and_nothing_else(store: Path, line: bytes) -> None:
     path = ledger.ledger_path(store, "raw", "ingest")
     header, records = ledger.read_ledger(path)

@@ -46,9 +46,12 @@ def examples(request: pytest.FixtureRequest) -> Callable[[str], Any]:
     def of(name: str) -> Any:
         few, many = MORE[name]
         return settings(
-            max_examples=many if request.config.getoption("--slow") else few, deadline=None, derandomize=True,
-            database=None, suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
+            max_examples=many if request.config.getoption("--slow") else few,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
 
     return of
 
@@ -72,21 +75,98 @@ def fine(error: DfxmError, name: str = "") -> None:
 # Values that somebody might write.
 
 WILD = st.one_of(
-    st.none(), st.booleans(), st.integers(-(10**30), 10**30), st.integers(-3, 300), st.floats(), st.text(max_size=12),
-    st.sampled_from(["", "none", "nan", "inf", "-1", "1e999", "1:30", "0x10", "../../x", "/etc/passwd", "phi", "auto",
-                     "quantile", "true", "\u202e", "\x00", "\x1b[2J", "a" * 500, "tcp://127.0.0.1:1", "9" * 20]),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**30), 10**30),
+    st.integers(-3, 300),
+    st.floats(),
+    st.text(max_size=12),
+    st.sampled_from(
+        [
+            "",
+            "none",
+            "nan",
+            "inf",
+            "-1",
+            "1e999",
+            "1:30",
+            "0x10",
+            "../../x",
+            "/etc/passwd",
+            "phi",
+            "auto",
+            "quantile",
+            "true",
+            "\u202e",
+            "\x00",
+            "\x1b[2J",
+            "a" * 500,
+            "tcp://127.0.0.1:1",
+            "9" * 20,
+        ]
+    ),
+)
 NESTED = st.recursive(
     WILD,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=8,
 )
 WORDS = st.sampled_from(
-    ["steps", "name", "moments", "background", "quantile", "optional", "kind", "local", "motors", "phi", "class", ": ",
-     "- ", "\n", "\n  ", "\n- ", "{", "}", "[", "]", "0.1", "1e400", "true", "~", "'", '"', "&a ", "*a", "!!int ", "|",
-     ">", "#", ",", "?", "<<", "=", "---", "\t", "2026-99-99", "0x", "1_0", ".inf", "0b", "0o9", "%", "\u2028",
-     "\ufeff", "\x85", "\x00", "\ud800", "😀", "9" * 400]
-)  # fmt: skip
+    [
+        "steps",
+        "name",
+        "moments",
+        "background",
+        "quantile",
+        "optional",
+        "kind",
+        "local",
+        "motors",
+        "phi",
+        "class",
+        ": ",
+        "- ",
+        "\n",
+        "\n  ",
+        "\n- ",
+        "{",
+        "}",
+        "[",
+        "]",
+        "0.1",
+        "1e400",
+        "true",
+        "~",
+        "'",
+        '"',
+        "&a ",
+        "*a",
+        "!!int ",
+        "|",
+        ">",
+        "#",
+        ",",
+        "?",
+        "<<",
+        "=",
+        "---",
+        "\t",
+        "2026-99-99",
+        "0x",
+        "1_0",
+        ".inf",
+        "0b",
+        "0o9",
+        "%",
+        "\u2028",
+        "\ufeff",
+        "\x85",
+        "\x00",
+        "\ud800",
+        "😀",
+        "9" * 400,
+    ]
+)
 
 
 @cache
@@ -249,11 +329,37 @@ def command_lines(draw: st.DrawFn, files: tuple[str, ...]) -> list[str]:
         words.append(draw(st.sampled_from(sorted(known())) | st.text(max_size=8)))
         command = command.get_command(click.Context(command), words[-1]) or command  # type: ignore[attr-defined]
     values = st.one_of(
-        st.sampled_from(files), st.text(max_size=12).map(lambda text: text.replace("/", "")),
-        st.integers(-5, 10**12).map(str), st.floats().map(str),
-        st.sampled_from(["maps", "id03", "local", "none", "prior", "truth", "compact", "1,2", "0:9,0:9", "a=b", "=",
-                         ",", ":", "mu=phi", "-", "--", "-h", "1/2", "tcp://", "9" * 400, "all", "x" * 300]),
-    )  # fmt: skip
+        st.sampled_from(files),
+        st.text(max_size=12).map(lambda text: text.replace("/", "")),
+        st.integers(-5, 10**12).map(str),
+        st.floats().map(str),
+        st.sampled_from(
+            [
+                "maps",
+                "id03",
+                "local",
+                "none",
+                "prior",
+                "truth",
+                "compact",
+                "1,2",
+                "0:9,0:9",
+                "a=b",
+                "=",
+                ",",
+                ":",
+                "mu=phi",
+                "-",
+                "--",
+                "-h",
+                "1/2",
+                "tcp://",
+                "9" * 400,
+                "all",
+                "x" * 300,
+            ]
+        ),
+    )
     for parameter in command.params:
         if isinstance(parameter, click.Argument):
             likely = draw(st.integers(0, 5)) > 0
@@ -262,8 +368,10 @@ def command_lines(draw: st.DrawFn, files: tuple[str, ...]) -> list[str]:
     for option in draw(st.lists(st.sampled_from(options), max_size=3)) if options else ():
         words.append(draw(st.sampled_from(list(option.opts))))
         if not option.is_flag and draw(st.integers(0, 9)):
-            fit = {click.Choice: st.sampled_from(list(getattr(option.type, "choices", ["x"]))),
-                   click.IntRange: st.integers(0, 9).map(str)}.get(type(option.type), values)  # fmt: skip
+            fit = {
+                click.Choice: st.sampled_from(list(getattr(option.type, "choices", ["x"]))),
+                click.IntRange: st.integers(0, 9).map(str),
+            }.get(type(option.type), values)
             words.append(str(draw(fit | values)))
     for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
         words.insert(draw(st.integers(1, len(words))), draw(values))
@@ -285,9 +393,20 @@ def test_command_lines__of_any_words_end_with_a_line_and_an_exit_code(
     (folder / "empty").write_bytes(b"")
     monkeypatch.chdir(work)
     files = tuple(
-        str(path) for path in (Path("s.zarr"), Path("s.zarr/raw"), Path("s.h5"), folder / "own.yaml", work,
-                               folder / "empty", folder / "absent", Path("out"), Path("absent.yaml"), Path("/dev/null"))
-    )  # fmt: skip
+        str(path)
+        for path in (
+            Path("s.zarr"),
+            Path("s.zarr/raw"),
+            Path("s.h5"),
+            folder / "own.yaml",
+            work,
+            folder / "empty",
+            folder / "absent",
+            Path("out"),
+            Path("absent.yaml"),
+            Path("/dev/null"),
+        )
+    )
 
     def not_begun(*_: Any, **__: Any) -> Any:
         raise DfxmError("work", "is not begun in this test", "run it in another")
@@ -296,9 +415,15 @@ def test_command_lines__of_any_words_end_with_a_line_and_an_exit_code(
     monkeypatch.setattr(cluster, "open_cluster", not_begun)
     monkeypatch.setattr(execute, "run_recipe", not_begun)
     monkeypatch.setattr(execute, "run_simulate", not_begun)
-    for place in ("dfxm_dask.run.training.train", "dfxm_dask.run.training.gather", "dfxm_dask.view.figures.index.figures",
-                  "dfxm_dask.view.compare.methods.every_basis", "dfxm_dask.run.checks.doctor.doctor",
-                  "dfxm_dask.cli.scans.simulated", "dfxm_dask.cli.scans.demo_scan"):  # fmt: skip
+    for place in (
+        "dfxm_dask.run.training.train",
+        "dfxm_dask.run.training.gather",
+        "dfxm_dask.view.figures.index.figures",
+        "dfxm_dask.view.compare.methods.every_basis",
+        "dfxm_dask.run.checks.doctor.doctor",
+        "dfxm_dask.cli.scans.simulated",
+        "dfxm_dask.cli.scans.demo_scan",
+    ):
         monkeypatch.setattr(place, not_begun)
     codes: dict[int, int] = {}
     open_at_first = len(os.listdir("/proc/self/fd"))

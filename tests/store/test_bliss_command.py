@@ -16,8 +16,12 @@ from dfxm_dask.sources.source import find_config, load_beamline
     ("title", "count", "drives", "exposure"),
     [
         ("fscan mu 0.29 0.001 150 0.5 0.580407", 150, [("mu", 0.29, 0.001, 150)], 0.5),
-        ("fscan2d chi -1 0.08 62 diffrz -1.5 0.08 43 0.1 0.100419", 2666,
-         [("chi", -1, 0.08, 62), ("diffrz", -1.5, 0.08, 43)], 0.1),
+        (
+            "fscan2d chi -1 0.08 62 diffrz -1.5 0.08 43 0.1 0.100419",
+            2666,
+            [("chi", -1, 0.08, 62), ("diffrz", -1.5, 0.08, 43)],
+            0.1,
+        ),
         ("ascan diffry -23.176 -23.146  30 5", 31, [("diffry", -23.176, 0.001, 31)], 5),
         ("ascan(mu, 0, 1, 10, 0.5)", 11, [("mu", 0, 0.1, 11)], 0.5),
         ("dscan chi -1 1 20 .5", 21, [("chi", -1, 0.1, 21)], 0.5),
@@ -26,7 +30,7 @@ from dfxm_dask.sources.source import find_config, load_beamline
         ("loopscan 12 0.25", 12, [], 0.25),
         ("ascan mu 0 1 10", 11, [("mu", 0, 0.1, 11)], None),
     ],
-)  # fmt: skip
+)
 def test_parse_title__slow_first_and_intervals_are_one_less(
     title: str, count: int, drives: list[Any], exposure: float | None
 ) -> None:
@@ -55,9 +59,17 @@ def test_parse_title__refuses(title: str, match: str) -> None:
 
 
 PARAMETERS = dict(
-    slow_motor="chi", slow_start_pos=0.0, slow_step_size=0.1, slow_npoints=4,
-    fast_motor="mu", fast_start_pos=1.0, fast_step_size=0.2, fast_npoints=5, fast_motor_mode="zigzag", acq_time=0.5,
-)  # fmt: skip
+    slow_motor="chi",
+    slow_start_pos=0.0,
+    slow_step_size=0.1,
+    slow_npoints=4,
+    fast_motor="mu",
+    fast_start_pos=1.0,
+    fast_step_size=0.2,
+    fast_npoints=5,
+    fast_motor_mode="zigzag",
+    acq_time=0.5,
+)
 
 
 def test_parse_parameters__prefixes_and_mode() -> None:
@@ -84,9 +96,15 @@ def test_scan_command__title_of_a_macro_does_not_count_against_the_parameters() 
 def test_load_beamline__of_the_package() -> None:
     line = load_beamline("id03")
     assert {m: line.axis_of(m) for m in ("mu", "diffry", "diffrz", "chi", "obpitch", "ccmth", "samz", "difftz")} == {
-        "mu": "phi", "diffry": "phi", "diffrz": "phi", "chi": "chi", "obpitch": "two_theta", "ccmth": "energy",
-        "samz": "z", "difftz": "z",
-    }  # fmt: skip
+        "mu": "phi",
+        "diffry": "phi",
+        "diffrz": "phi",
+        "chi": "chi",
+        "obpitch": "two_theta",
+        "ccmth": "energy",
+        "samz": "z",
+        "difftz": "z",
+    }
     assert line.axis_of("nobody") is None
     assert (line.unit_of("mu", "phi")[0], line.unit_of("ccmenergy", "energy")[0]) == ("degree", "keV")
 

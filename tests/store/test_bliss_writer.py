@@ -45,10 +45,15 @@ def entry_of(folder: Path, axes: tuple[Any, ...], *, number: int = 1, per_file: 
     moved = {} if axes[0][0] in ("", "time") else readbacks(axes, number)
     return Entry(
         **{
-            "number": number, "axes": axes, "positions": moved, "monitor": 1e6 + 3.0 * np.arange(n) + number,
-            "files": files, "shape": (20, 30), **options,
+            "number": number,
+            "axes": axes,
+            "positions": moved,
+            "monitor": 1e6 + 3.0 * np.arange(n) + number,
+            "files": files,
+            "shape": (20, 30),
+            **options,
         }
-    )  # fmt: skip
+    )
 
 
 def stored(master: Path, store: Path) -> Any:
@@ -210,13 +215,17 @@ def failing(kind: str) -> Iterator[np.ndarray]:
 @pytest.mark.parametrize(
     ("kind", "count", "said"),
     [
-        ("stop", 7, "5 of 7 were given"), ("", 7, "are more than 7"), ("", 10, "9 of 10 were given"),
+        ("stop", 7, "5 of 7 were given"),
+        ("", 7, "are more than 7"),
+        ("", 10, "9 of 10 were given"),
         ("shape", 9, r"frame 5 of .*scan0001: is uint16 \(5, 4\), the first is uint16 \(4, 5\)"),
         ("dtype", 9, r"frame 5 of .*: is uint8 \(4, 5\), the first is uint16"),
-        ("3-D", 9, r"frame 5 of .*: is uint16 \(4, 5, 1\); give counts"), ("float", 9, "frame 0 of .*: is float32"),
-        ("", 0, "count of .*: is 0"), ("fail", 9, "no more light"),
+        ("3-D", 9, r"frame 5 of .*: is uint16 \(4, 5, 1\); give counts"),
+        ("float", 9, "frame 0 of .*: is float32"),
+        ("", 0, "count of .*: is 0"),
+        ("fail", 9, "no more light"),
     ],
-)  # fmt: skip
+)
 def test_write_lima__refuses_and_leaves_nothing(tmp_path: Path, kind: str, count: int, said: str) -> None:
     folder = tmp_path / "scan0001"
     with pytest.raises(RuntimeError if kind == "fail" else InputError, match=said):
@@ -260,14 +269,16 @@ def test_write_lima__refuses_names_and_files_that_exist(tmp_path: Path) -> None:
             {"positions": {k: v[::-1] for k, v in readbacks(MESH).items()}},
             "motor chi: is 2.0. steps from the command at frame",
         ),
-        ({"exposure": 0.0}, "exposure: is 0.0 s"), ({"exposure": np.nan}, "exposure: is nan s"),
-        ({"z": np.inf}, "z: is inf"), ({"dtype": "float32"}, "dtype: is float32; give one of uint8"),
+        ({"exposure": 0.0}, "exposure: is 0.0 s"),
+        ({"exposure": np.nan}, "exposure: is nan s"),
+        ({"z": np.inf}, "z: is inf"),
+        ({"dtype": "float32"}, "dtype: is float32; give one of uint8"),
         ({"monitor": np.ones(3)}, r"monitor: has shape \(3,\)"),
         ({"files": [("scan0001/pco_ff_0000.h5", 5)]}, "has 5 frames in files for 12 scanned"),
         ({"axes": (("time", 0, -1.0, 12),), "positions": {}}, "time: does not grow"),
         ({"axes": (("time", 0, 1.0, 12),), "positions": {"mu": np.zeros(12)}}, r"are of \['mu'\], the scan is of \[\]"),
     ],
-)  # fmt: skip
+)
 def test_entry__refuses_what_no_beamline_recorded(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     entry = entry_of(tmp_path, MESH)
     with pytest.raises(InputError, match=said):

@@ -236,8 +236,10 @@ def test_ingest__frame_that_turns_out_unreadable_leaves_nothing_that_opens(tmp_p
     data = bytearray(path.read_bytes())
     data[where.byte_offset + 8 : where.byte_offset + 80] = bytes(72)
     path.write_bytes(data)
-    assert re.search(r"frame 13 of .*m\.h5::/1\.1/measurement/pco_ff cannot be read", refusal(
-        ["ingest", str(path), str(tmp_path / "out.zarr")]))  # fmt: skip
+    assert re.search(
+        r"frame 13 of .*m\.h5::/1\.1/measurement/pco_ff cannot be read",
+        refusal(["ingest", str(path), str(tmp_path / "out.zarr")]),
+    )
     with pytest.raises(DfxmError, match=r"0 of 1 blocks|does not exist"):
         dfxm_dask.open_scan(tmp_path / "out.zarr")
     assert "out.zarr" in refusal(["run", "maps", str(tmp_path / "out.zarr")])
@@ -295,7 +297,9 @@ STORES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "units of no rows": (meta("", lambda m: m["attributes"].update(unit_rows=0)), "has unit_rows 0"),
     "attributes a text": (meta("raw", lambda m: m.update(attributes="none")), "attributes that are no mapping"),
     "provenance a list": (
-        meta("raw", lambda m: m["attributes"].update(provenance=[])), "provenance that is no mapping"),
+        meta("raw", lambda m: m["attributes"].update(provenance=[])),
+        "provenance that is no mapping",
+    ),
     "provenance of texts": (provenance(small_files=["x"]), "with small_files that are no dict"),
     "counts not described": (gone("raw/counts/zarr.json"), r"raw data of .*s\.zarr: "),
     "counts cut": (bytes_of("raw/counts/zarr.json", lambda b: b[:-9]), r"counts/zarr\.json: is not JSON"),
@@ -307,15 +311,20 @@ STORES: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"has 6[34] of y, not 6[34]",
     ),
     "coordinate of two dims": (
-        meta("y", lambda m: m.update(
-            shape=[8, 8], dimension_names=["y", "x"],
-            chunk_grid=regular(8, 8),
-        )), "coordinate .*/y: has dims",
+        meta(
+            "y",
+            lambda m: m.update(
+                shape=[8, 8],
+                dimension_names=["y", "x"],
+                chunk_grid=regular(8, 8),
+            ),
+        ),
+        "coordinate .*/y: has dims",
     ),
     "ledger lost": (gone("raw/.ledger"), r"raw data of .*s\.zarr"),
     "group that is a link": (linked("raw"), r"s\.zarr/raw: is a link to .*away"),
     "ledger that is a link": (linked("raw/.ledger/ingest.jsonl"), r"ingest\.jsonl: is a link to .*away"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", STORES)
@@ -396,16 +405,20 @@ CONFIGS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "regions that are none": (regions("name: strong\n"), r"own\.yaml:1: regions: is not a list of boxes"),
     "regions of an unknown name": (regions("- {name: bright, box: [0, 1, 0, 1]}\n"), r"own\.yaml:1: "),
     "weights that are a pickle": (
-        weights(lambda p: p.write_bytes(pickle.dumps({}, protocol=4))), r"own\.safetensors: are a pickle under"),
+        weights(lambda p: p.write_bytes(pickle.dumps({}, protocol=4))),
+        r"own\.safetensors: are a pickle under",
+    ),
     "weights cut": (weights(lambda p: p.write_bytes(p.read_bytes()[:-5])), r"own\.safetensors: have \d+ bytes"),
     "weights alone": (weights(lambda p: p.with_suffix(".json").unlink()), r"own\.json is not beside them"),
     "weights of another network": (
-        weights(lambda p: told(p, architecture={"name": "resnet18"})), r"own\.safetensors: are not"),
+        weights(lambda p: told(p, architecture={"name": "resnet18"})),
+        r"own\.safetensors: are not",
+    ),
     "weights of any size": (
         weights(lambda p: told(p, architecture={"name": "compact", "options": {"widths": [10**12, 2]}})),
         r"own\.safetensors: say architecture",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CONFIGS)

@@ -60,9 +60,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stores of one file, all steps run: without a pixel size, with the right one, and with another."""
     folder = tmp_path_factory.mktemp("made")
     write_bliss(
-        folder / "s.h5", layers=2, command="fscan2d", motors=("chi", "diffry"), shape=(3, 5), starts=(-0.5, 7.0),
-        steps=(0.08, 0.06), size=(40, 30),
-    )  # fmt: skip
+        folder / "s.h5",
+        layers=2,
+        command="fscan2d",
+        motors=("chi", "diffry"),
+        shape=(3, 5),
+        starts=(-0.5, 7.0),
+        steps=(0.08, 0.06),
+        size=(40, 30),
+    )
     for name, size in (("none", None), ("right", SIZE), ("wrong", (0.25, 1.4))):
         store = folder / f"{name}.zarr"
         dfxm_dask.ingest(folder / "s.h5", store, scan="all", roi=(4, 36, 2, 30), pixel_size=size)
@@ -119,9 +125,22 @@ def test_calibrate__a_dry_run_changes_nothing(copy: Any) -> None:
 
 @pytest.mark.parametrize(
     "size",
-    [(0, 1), (1, -0.5), (np.nan, 1), (1, np.inf), (0.4,), 0.4, (1, 2, 3), (1e6, 1), (1e-7, 1), "12", (40, 120),
-     (None, 1), {"y": 1, "x": 2}],
-)  # fmt: skip
+    [
+        (0, 1),
+        (1, -0.5),
+        (np.nan, 1),
+        (1, np.inf),
+        (0.4,),
+        0.4,
+        (1, 2, 3),
+        (1e6, 1),
+        (1e-7, 1),
+        "12",
+        (40, 120),
+        (None, 1),
+        {"y": 1, "x": 2},
+    ],
+)
 def test_calibrate__senseless_sizes_are_refused(copy: Any, size: Any) -> None:
     store = copy("wrong")
     before = contents(store)
@@ -151,9 +170,16 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, number: int, store: Path) -> bool
 
     with monkeypatch.context() as patch:
         for place, name in (
-            (ledger, "replace_file"), (ledger, "append"), (ledger, "withdraw"), (scan, "write_small"),
-            (zarr.Array, "__setitem__"), (shutil, "rmtree"), (Path, "unlink"), (Path, "rmdir"), (os, "replace"),
-        ):  # fmt: skip
+            (ledger, "replace_file"),
+            (ledger, "append"),
+            (ledger, "withdraw"),
+            (scan, "write_small"),
+            (zarr.Array, "__setitem__"),
+            (shutil, "rmtree"),
+            (Path, "unlink"),
+            (Path, "rmdir"),
+            (os, "replace"),
+        ):
             patch.setattr(place, name, counted(getattr(place, name)))
         try:
             dfxm_dask.calibrate(store, SIZE)
@@ -393,10 +419,15 @@ def test_steps_by_lengths__follow_from_the_declarations(tmp_path: Path) -> None:
     passing = replace(COUNTS, stored=False)
     hidden, plain = (COUNTS, X), (COUNTS, replace(Y, units=""))
     plugged(
-        by_x=((COUNTS, X), (a,)), of_it=((a,), (b,)), of_that=((b,), (c,)), any_unit=(plain, (a,)),
+        by_x=((COUNTS, X), (a,)),
+        of_it=((a,), (b,)),
+        of_that=((b,), (c,)),
+        any_unit=(plain, (a,)),
         cut=(hidden, (passing,)),
-        clean=((COUNTS,), (passing,)), after=((COUNTS,), (a,)), beside=((COUNTS,), (b,)),
-    )  # fmt: skip
+        clean=((COUNTS,), (passing,)),
+        after=((COUNTS,), (a,)),
+        beside=((COUNTS,), (b,)),
+    )
     try:
 
         def begun(name: str, *inputs: str, recipe: tuple[str, ...] = ()) -> None:
@@ -426,10 +457,13 @@ def test_steps_by_lengths__follow_from_the_declarations(tmp_path: Path) -> None:
     [
         (b"", "is no calibration"),
         (b'{"coordinates": {}, "withdrawn": []}', "is no calibration"),
-        (b'{"coordinates": {"y": {"count": 3, "start": 0, "pixel": 1, "attrs": {}}, "x": {"count": 3, "start": 0,'
-         b' "pixel": 1, "attrs": {}}}, "withdrawn": ["../up/kam"]}', "a step of no name"),
+        (
+            b'{"coordinates": {"y": {"count": 3, "start": 0, "pixel": 1, "attrs": {}}, "x": {"count": 3, "start": 0,'
+            b' "pixel": 1, "attrs": {}}}, "withdrawn": ["../up/kam"]}',
+            "a step of no name",
+        ),
     ],
-)  # fmt: skip
+)
 def test_finish__what_a_stranger_wrote_is_refused(copy: Any, text: bytes, said: str) -> None:
     store = copy("right")
     before = contents(store)

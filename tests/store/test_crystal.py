@@ -108,15 +108,22 @@ def test_calibrate__a_killed_change_of_the_crystal_is_finished(copy: Any, monkey
 @pytest.mark.parametrize(
     ("lattice", "hkl", "said"),
     [
-        ("Al", None, "give it as"), ([1, 2], None, "give it as"), ({}, None, "lacks parameter, x, z"),
-        ({**LATTICE, "parameter": 4.05}, None, "parameter"), ({**LATTICE, "colour": 1}, None, "colour"),
-        (LATTICE, (0, 0), "three whole numbers"), (LATTICE, (0, 0.5, 1), "three whole numbers"),
-        (None, (0, 0, 0), "three whole numbers"), (None, 5, "three whole numbers"),
-        ({**LATTICE, "hkl": 5}, (0, 0, 2), "three whole numbers"), (None, (0, 0, float("nan")), "three whole numbers"),
+        ("Al", None, "give it as"),
+        ([1, 2], None, "give it as"),
+        ({}, None, "lacks parameter, x, z"),
+        ({**LATTICE, "parameter": 4.05}, None, "parameter"),
+        ({**LATTICE, "colour": 1}, None, "colour"),
+        (LATTICE, (0, 0), "three whole numbers"),
+        (LATTICE, (0, 0.5, 1), "three whole numbers"),
+        (None, (0, 0, 0), "three whole numbers"),
+        (None, 5, "three whole numbers"),
+        ({**LATTICE, "hkl": 5}, (0, 0, 2), "three whole numbers"),
+        (None, (0, 0, float("nan")), "three whole numbers"),
         (LATTICE, (2, 0, 0), "^lattice: hkl: points along .* theta -80 degree"),
-        (LIST, HKL, "scattering_vector in place of hkl"), ({**LATTICE, "hkl": [0, 0, 2]}, (0, 0, 4), "give it once"),
+        (LIST, HKL, "scattering_vector in place of hkl"),
+        ({**LATTICE, "hkl": [0, 0, 2]}, (0, 0, 4), "give it once"),
     ],
-)  # fmt: skip
+)
 def test_crystal__senseless_ones_are_refused(made: Path, copy: Any, lattice: Any, hkl: Any, said: str) -> None:
     store = copy("none")
     before = contents(store)

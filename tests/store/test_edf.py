@@ -287,9 +287,17 @@ def test_refuses__edf_of_negative_numbers(tmp_path: Path) -> None:
 
 
 KINDS = {
-    "UnsignedByte": "u1", "Unsigned8": "u1", "SignedByte": "i1", "UnsignedShort": "u2", "SignedShort": "i2",
-    "UnsignedInteger": "u4", "SignedInteger": "i4", "UnsignedLong": "u4", "Signed64": "i8", "Unsigned64": "u8",
-}  # fmt: skip
+    "UnsignedByte": "u1",
+    "Unsigned8": "u1",
+    "SignedByte": "i1",
+    "UnsignedShort": "u2",
+    "SignedShort": "i2",
+    "UnsignedInteger": "u4",
+    "SignedInteger": "i4",
+    "UnsignedLong": "u4",
+    "Signed64": "i8",
+    "Unsigned64": "u8",
+}
 PACKERS = {"None": bytes, "GZIP": gzip.compress, "ZLIB": zlib.compress, "BZIP2": bz2.compress}
 
 
@@ -314,10 +322,16 @@ def blocks(draw: st.DrawFn) -> tuple[bytes, list[np.ndarray]]:
         blob = PACKERS[packing](frame.astype(kind.newbyteorder(">" if big else "<")).tobytes())
         padded = blob if packing != "None" else blob + bytes(draw(st.sampled_from([0, 5, -len(blob) % 512])))
         keys = {
-            "ByteOrder": "HighByteFirst" if big else "LowByteFirst", "DataType": name, "Dim_1": shape[1],
-            "Dim_2": shape[0], "Image": index + 1, "point_no": index, "Compression": packing,
-            "title": draw(text), "comment": draw(text),
-        }  # fmt: skip
+            "ByteOrder": "HighByteFirst" if big else "LowByteFirst",
+            "DataType": name,
+            "Dim_1": shape[1],
+            "Dim_2": shape[0],
+            "Image": index + 1,
+            "point_no": index,
+            "Compression": packing,
+            "title": draw(text),
+            "comment": draw(text),
+        }
         size = draw(st.sampled_from(["Size", "EDF_BinarySize"] if spell is str else ["Size"]))
         keys |= {size: len(padded)}
         if draw(st.booleans()) and packing == "None" and size == "Size" and len(padded) == len(blob):

@@ -45,9 +45,15 @@ def test_ingest__counts_are_bit_equal(tmp_path: Path, dtype: str) -> None:
 @pytest.mark.parametrize("mode", ["REWIND", "ZIGZAG"])
 def test_ingest__frames_go_onto_the_commanded_grid(tmp_path: Path, mode: str) -> None:
     written = write_bliss(
-        tmp_path / "s.h5", command="fscan2d", motors=("chi", "diffry"), shape=(4, 6), starts=(-0.5, 7),
-        steps=(0.08, 0.06), mode=mode, jitter=0.3,
-    )  # fmt: skip
+        tmp_path / "s.h5",
+        command="fscan2d",
+        motors=("chi", "diffry"),
+        shape=(4, 6),
+        starts=(-0.5, 7),
+        steps=(0.08, 0.06),
+        mode=mode,
+        jitter=0.3,
+    )
     dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "s.zarr")
     raw = dfxm_dask.open_scan(tmp_path / "s.zarr")["raw"]
     assert raw.counts.dims == ("z", "chi", "phi", "y", "x")
@@ -131,9 +137,14 @@ def test_ingest__patch_statistics_against_numpy(tmp_path: Path) -> None:
             here = {"z": 0, "phi": 2, "patch_y": j, "patch_x": i}
             log = np.log(np.maximum(part, 1))
             expected = {
-                "n": part.size, "sum": part.sum(), "sum2": (part**2).sum(), "sum_log": log.sum(),
-                "sum_log2": (log**2).sum(), "min": part.min(), "max": part.max(),
-            }  # fmt: skip
+                "n": part.size,
+                "sum": part.sum(),
+                "sum2": (part**2).sum(),
+                "sum_log": log.sum(),
+                "sum_log2": (log**2).sum(),
+                "min": part.min(),
+                "max": part.max(),
+            }
             for name, value in expected.items():
                 assert float(raw[f"patch_{name}"].isel(here)) == pytest.approx(value, rel=1e-5 if "log" in name else 0)
 

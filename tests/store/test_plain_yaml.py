@@ -26,13 +26,48 @@ from dfxm_dask.view.compare.methods import read_regions
 
 # Tags by the table of YAML 1.2.2, section 10.3.2, of what older YAML, other programs or people take for numbers.
 MEANINGS: dict[str, Any] = {
-    "0100": 100, "007": 7, "-012": -12, "08.5": 8.5, "0o17": 15, "0x1F": 31, "-0x1F": "-0x1F", "0b11": "0b11",
-    "1:30": "1:30", "190:20:30": "190:20:30", "12:00:00.5": "12:00:00.5", "1_000": "1_000", "1,5": "1,5",
-    "1e-3": 0.001, "12E3": 12000.0, "+.5": 0.5, "5.": 5.0, ".inf": math.inf, "-.INF": -math.inf, "inf": "inf",
-    "NaN": "NaN", "yes": "yes", "No": "No", "on": "on", "OFF": "OFF", "y": "y", "n": "n", "true": True, "FALSE": False,
-    "tRue": "tRue", "~": None, "null": None, "nULL": "nULL", "2026-01-02": "2026-01-02", "=": "=", "'12'": "12",
-    '"true"': "true", "１２": "１２", "0o18": "0o18", "1e": "1e", ".": ".",
-}  # fmt: skip
+    "0100": 100,
+    "007": 7,
+    "-012": -12,
+    "08.5": 8.5,
+    "0o17": 15,
+    "0x1F": 31,
+    "-0x1F": "-0x1F",
+    "0b11": "0b11",
+    "1:30": "1:30",
+    "190:20:30": "190:20:30",
+    "12:00:00.5": "12:00:00.5",
+    "1_000": "1_000",
+    "1,5": "1,5",
+    "1e-3": 0.001,
+    "12E3": 12000.0,
+    "+.5": 0.5,
+    "5.": 5.0,
+    ".inf": math.inf,
+    "-.INF": -math.inf,
+    "inf": "inf",
+    "NaN": "NaN",
+    "yes": "yes",
+    "No": "No",
+    "on": "on",
+    "OFF": "OFF",
+    "y": "y",
+    "n": "n",
+    "true": True,
+    "FALSE": False,
+    "tRue": "tRue",
+    "~": None,
+    "null": None,
+    "nULL": "nULL",
+    "2026-01-02": "2026-01-02",
+    "=": "=",
+    "'12'": "12",
+    '"true"': "true",
+    "１２": "１２",
+    "0o18": "0o18",
+    "1e": "1e",
+    ".": ".",
+}
 
 
 @pytest.mark.parametrize("word", MEANINGS)
@@ -62,12 +97,11 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "night": ("raw: [a]\nreport: b\nhours: {}\n", lambda path: read_nightly(path).hours),
     "cluster": ("kind: local\n\nworkers: {}\n", lambda path: read_cluster(path).workers),  # type: ignore[union-attr]
     "labels": (
-        "- {{z: 1, class: weak}}\n\n- {{z: {}, class: weak}}\n", lambda path: read_labels(path, ())[-1].positions["z"]
+        "- {{z: 1, class: weak}}\n\n- {{z: {}, class: weak}}\n",
+        lambda path: read_labels(path, ())[-1].positions["z"],
     ),
-    "regions": (
-        "regions:\n-\n  {{name: strong, box: [0, 9, 0, {}]}}\n", lambda path: read_regions(path)[0]["box"][3]
-    ),
-}  # fmt: skip
+    "regions": ("regions:\n-\n  {{name: strong, box: [0, 9, 0, {}]}}\n", lambda path: read_regions(path)[0]["box"][3]),
+}
 
 
 @pytest.mark.parametrize("kind", READERS)

@@ -41,8 +41,11 @@ def put(path: Path, name: str, value: Any, unit: str = "") -> None:
 def test_read_scan__positions_in_a_column_or_row_are_read(tmp_path: Path, shape: tuple[int, ...], where: str) -> None:
     written = write_bliss(tmp_path / "m.h5", positioner="absent")
     values = 0.29 + 0.001 * (np.arange(30) + 0.4) + 2e-4 * np.sin(np.arange(30))
-    put(tmp_path / "m.h5", f"1.1/instrument/{'positioners/mu' if where == 'positioners' else f'mu/{where}'}",
-        values.reshape(shape))  # fmt: skip
+    put(
+        tmp_path / "m.h5",
+        f"1.1/instrument/{'positioners/mu' if where == 'positioners' else f'mu/{where}'}",
+        values.reshape(shape),
+    )
     (axis,) = read(written.path).axes
     np.testing.assert_array_equal(axis.positions, values)
     assert axis.source == "read"
@@ -149,20 +152,33 @@ def foreign(path: Path, title: str, units: str, **positions: np.ndarray) -> Path
 @pytest.mark.parametrize(
     ("title", "units", "grid", "words"),
     [
-        ("fscan2d phi -0.002 0.002 5 chi -0.001 0.001 3 1.0", "degree",
-         dict(chi=np.degrees(np.linspace(-1e-3, 1e-3, 3)), phi=np.degrees(np.linspace(-2e-3, 2e-3, 5))),
-         "its numbers are in rad; its third number is the end, not the step; its first motor is the fast one"),
-        ("fscan2d phi 0.1 0.9 3 chi 2 5 4 1.0", "deg",
-         dict(chi=np.linspace(2, 5, 4), phi=np.linspace(0.1, 0.9, 3)),
-         "its third number is the end, not the step; its first motor is the fast one"),
-        ("fscan mu 3 0.25 7 0.5", "degree", dict(mu=np.degrees(3e-3 + 0.25e-3 * np.arange(7))),
-         "its numbers are in mrad"),
+        (
+            "fscan2d phi -0.002 0.002 5 chi -0.001 0.001 3 1.0",
+            "degree",
+            dict(chi=np.degrees(np.linspace(-1e-3, 1e-3, 3)), phi=np.degrees(np.linspace(-2e-3, 2e-3, 5))),
+            "its numbers are in rad; its third number is the end, not the step; its first motor is the fast one",
+        ),
+        (
+            "fscan2d phi 0.1 0.9 3 chi 2 5 4 1.0",
+            "deg",
+            dict(chi=np.linspace(2, 5, 4), phi=np.linspace(0.1, 0.9, 3)),
+            "its third number is the end, not the step; its first motor is the fast one",
+        ),
+        (
+            "fscan mu 3 0.25 7 0.5",
+            "degree",
+            dict(mu=np.degrees(3e-3 + 0.25e-3 * np.arange(7))),
+            "its numbers are in mrad",
+        ),
         ("ascan mu -0.0007 0.0008 6 0.5", "mrad", dict(mu=np.linspace(-0.7, 0.8, 7)), "its numbers are in rad"),
-        ("fscan2d phi -0.000520 0.000520 31 chi 0.001 0.001 1 1.0", "degree",
-         dict(phi=np.degrees(np.linspace(-5.2e-4, 5.2e-4, 31))),
-         "its numbers are in rad; its third number is the end, not the step"),
+        (
+            "fscan2d phi -0.000520 0.000520 31 chi 0.001 0.001 1 1.0",
+            "degree",
+            dict(phi=np.degrees(np.linspace(-5.2e-4, 5.2e-4, 31))),
+            "its numbers are in rad; its third number is the end, not the step",
+        ),
     ],
-)  # fmt: skip
+)
 def test_ingest__title_of_another_program_is_read_as_the_positions_tell(
     tmp_path: Path, title: str, units: str, grid: dict[str, np.ndarray], words: str
 ) -> None:

@@ -44,8 +44,20 @@ def raw_reader(name: str = "raw", narrows: tuple[str, ...] = ()) -> types.Module
         def read(self, paths: Sequence[str], entry: str, how: readers.How) -> Scan:
             count = Path(paths[0]).stat().st_size // 240
             axis = Axis("phi", "mu", 0.1 * np.arange(count), "degree", source="given", position="given by the format")
-            return Scan(paths[0], entry, "raw", (axis,), np.arange(count), (12, 10), np.dtype("u2"), (), "raw",
-                        commanded=count, found=count, remarks=("nothing is known of the beam",))  # fmt: skip
+            return Scan(
+                paths[0],
+                entry,
+                "raw",
+                (axis,),
+                np.arange(count),
+                (12, 10),
+                np.dtype("u2"),
+                (),
+                "raw",
+                commanded=count,
+                found=count,
+                remarks=("nothing is known of the beam",),
+            )
 
         def frames(self, scan: Scan, roi: Roi) -> Iterator[tuple[int, np.ndarray]]:
             y0, y1, x0, x1 = roi

@@ -242,9 +242,9 @@ def test_open_foreign__reads_other_layouts_with_and_without_zarrs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipeline: str
 ) -> None:
     values = np.random.default_rng(0).integers(0, 999, (3, 64, 96)).astype(np.uint16)
-    zarr.create_array(
-        str(tmp_path / "a"), shape=values.shape, chunks=(1, 32, 32), shards=(3, 64, 96), dtype="uint16"
-    )[...] = values  # fmt: skip
+    zarr.create_array(str(tmp_path / "a"), shape=values.shape, chunks=(1, 32, 32), shards=(3, 64, 96), dtype="uint16")[
+        ...
+    ] = values
     if pipeline == "zarr":
         monkeypatch.setattr(scan_module, "find_spec", lambda _: None)
     array = scan_module.open_foreign(tmp_path / "a")

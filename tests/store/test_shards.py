@@ -23,12 +23,19 @@ Shape = tuple[int, ...]
 
 def declare(path: Path, shape: Shape, chunk: Shape, shard: Shape, dtype: str) -> zarr.Array:
     compressors = [
-        BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize), Crc32cCodec(),
-    ]  # fmt: skip
+        BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize),
+        Crc32cCodec(),
+    ]
     return zarr.create_array(
-        str(path), shape=shape, chunks=chunk, shards=shard, dtype=dtype, compressors=compressors, fill_value=0,
+        str(path),
+        shape=shape,
+        chunks=chunk,
+        shards=shard,
+        dtype=dtype,
+        compressors=compressors,
+        fill_value=0,
         config={"write_empty_chunks": True},
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture

@@ -85,8 +85,9 @@ class Layer:
         if self.command == "fscan2d":
             entry["instrument/chi/value"] = 0.1 * (self.order // self.columns)
             for prefix, motor, start, step, count in (
-                ("slow_", "chi", 0.0, 0.1, ROWS), ("fast_", self.motor, self.start, self.step, self.columns)
-            ):  # fmt: skip
+                ("slow_", "chi", 0.0, 0.1, ROWS),
+                ("fast_", self.motor, self.start, self.step, self.columns),
+            ):
                 scale = IN_UNIT[self.unit or "deg"] if prefix == "fast_" else 1.0
                 for word, value in (
                     ("motor", motor),
@@ -187,7 +188,7 @@ ACCEPTED = {
     "chi by an encoder step": record(**{f"{POSITIONS}chi": 1e-5}),
     "saved elsewhere": record(**{f"{CAMERA}saving_directory": "elsewhere"}),
     "another motor elsewhere": record(**{f"{POSITIONS}samx": 0.4}),
-}  # fmt: skip
+}
 REFUSED = {
     **{f"numbers of degrees in {unit}": same_numbers(unit) for unit in ("mrad", "urad", "rad", "arcsec")},
     "region": record(**{f"{CAMERA}image_roi": [0, 8, 4, 3]}),
@@ -215,7 +216,7 @@ REFUSED = {
     "shape": set_(size=(3, 5)),
     "unit of the counter": counter("mon", (2e-6, "V")),
     "unit of the counter not recorded": counter("mon", (2e-6, None)),
-}  # fmt: skip
+}
 
 
 def stack_of(layers: list[Layer], folder: Path, planted: int, plant: Any) -> Path:

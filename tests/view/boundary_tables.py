@@ -17,8 +17,10 @@ DIMS = {v.name: v.dims for v in WRITES}
 def wall_points() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points, weights and owners: 600 on x = 10 with lines along z at y = 1, 5, ...; 300 on y = 12; 50 on none."""
     rng = np.random.default_rng(3)
-    first = np.stack([10 + 0.2 * rng.normal(size=600), rng.choice(LINES, 600) + 0.1 * rng.normal(size=600),
-                      rng.uniform(0, 10, 600)], 1)  # fmt: skip
+    first = np.stack(
+        [10 + 0.2 * rng.normal(size=600), rng.choice(LINES, 600) + 0.1 * rng.normal(size=600), rng.uniform(0, 10, 600)],
+        1,
+    )
     second = np.stack([rng.uniform(10, 30, 300), 12 + 0.3 * rng.normal(size=300), rng.uniform(0, 10, 300)], 1)
     none = rng.uniform(0, [30, 24, 10], (50, 3))
     owner = np.repeat([0, 1, -1], [600, 300, 50])
@@ -76,9 +78,10 @@ def group(boundaries: int = 2, **changed: Any) -> xr.Dataset:
 def store(found: xr.Dataset | None = None, **groups: xr.Dataset) -> xr.DataTree:
     """A volume of 24 by 30 um with these groups."""
     coords = {
-        "z": ("z", np.arange(11.0), {"units": "um"}), "y": ("y", np.arange(0, 24, 0.5), {"units": "um"}),
+        "z": ("z", np.arange(11.0), {"units": "um"}),
+        "y": ("y", np.arange(0, 24, 0.5), {"units": "um"}),
         "x": ("x", np.arange(0, 30, 0.5), {"units": "um"}),
-    }  # fmt: skip
+    }
     root = xr.Dataset(coords=coords, attrs={"title": "made up"})
     groups = groups | ({} if found is None else {"boundaries": found})
     return xr.DataTree.from_dict({"/": root, **{f"/{name}": ds for name, ds in groups.items()}})

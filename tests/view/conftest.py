@@ -33,10 +33,13 @@ def reduced_scan(
     flags[ny // 4, nx // 3], flags[ny // 2, nx // 2] = 8, 4
     maps: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, object]]] = {
         "total": (("y", "x"), total, {"units": "count"}),
-        "flags": (("y", "x"), flags.astype(np.uint8), {
-            "flag_masks": [1, 2, 4, 8, 16], "flag_meanings": " ".join(MEANINGS), "units": "1"}),
+        "flags": (
+            ("y", "x"),
+            flags.astype(np.uint8),
+            {"flag_masks": [1, 2, 4, 8, 16], "flag_meanings": " ".join(MEANINGS), "units": "1"},
+        ),
         "kam": (("y", "x"), np.hypot(*np.gradient(centre["phi"])), {"units": "degree"}),
-    }  # fmt: skip
+    }
     unlit = strength < 20
     for axis, grid in zip(axes, grids, strict=True):
         com = (above * grid[..., None, None]).sum(tuple(range(len(axes)))) / np.maximum(total, 1)

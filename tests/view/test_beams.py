@@ -56,9 +56,12 @@ def beams_scan(ny: int = 100, nx: int = 150, *, layers: int = 1, curve: np.ndarr
     p_weak[..., -1] /= 2
     p_weak[..., 0, 0] = np.nan
     space: dict[str, tuple[np.ndarray, str]] = {
-        "lit": (lit, "1"), "weak": (weak, "count"), "strong": (10 * weak, "count"), "weak_enhanced": (weak - 50, "1"),
+        "lit": (lit, "1"),
+        "weak": (weak, "count"),
+        "strong": (10 * weak, "count"),
+        "weak_enhanced": (weak - 50, "1"),
         "defects": (mask, "1"),
-    }  # fmt: skip
+    }
     group: dict[str, Any] = {
         name: (("z", "y", "x"), np.stack([values] * layers), {"units": units})
         for name, (values, units) in space.items()
@@ -108,10 +111,15 @@ def test_draw_beams__shows_what_the_store_holds() -> None:
     tree, figure = whole()
     shown = maps(figure)
     assert list(shown) == [
-        "weak beam (WB)", "strong beam (SB)", "weak beam, enhanced", "stands out, over the weak beam",
-        "the same, and the true lines", "(a) patches over the peak frame", "(b) patches over the most divided frame",
+        "weak beam (WB)",
+        "strong beam (SB)",
+        "weak beam, enhanced",
+        "stands out, over the weak beam",
+        "the same, and the true lines",
+        "(a) patches over the peak frame",
+        "(b) patches over the most divided frame",
         "(c) patches over the tail frame",
-    ]  # fmt: skip
+    ]
     found = tree["beams"].dataset.isel(z=0)
     for title, name in zip(list(shown)[:4], ("weak", "strong", "weak_enhanced", "weak"), strict=True):
         image = np.ma.filled(shown[title].images[0].get_array(), np.nan)
@@ -185,8 +193,9 @@ def test_draw_beams__without_a_weak_beam_says_so_and_draws_none() -> None:
 def test_evidence_words__say_the_verdict() -> None:
     found = beams_scan()["beams"].dataset.isel(z=0)
     assert evidence_words(found) == (
-        "This layer has a weak beam, and something stands out of it.", reasons(*NUMBERS.values())
-    )  # fmt: skip
+        "This layer has a weak beam, and something stands out of it.",
+        reasons(*NUMBERS.values()),
+    )
     for name in ("has_defects", "mask_strength"):  # stores of an earlier version judged before there was a mask
         assert evidence_words(found.drop_vars(name))[0] == "This layer has a weak beam."
     assert "nothing stands out of it" in evidence_words(found.assign(has_defects=False))[0]
@@ -334,10 +343,12 @@ def test_draw_beams__draws_what_there_is(name: str) -> None:
     every = maps(whole()[1])
     left = maps(drawn(without(beams_scan(), name)))
     lost = {
-        "weak": ["weak beam (WB)"], "strong": ["strong beam (SB)"], "weak_enhanced": ["weak beam, enhanced"],
+        "weak": ["weak beam (WB)"],
+        "strong": ["strong beam (SB)"],
+        "weak_enhanced": ["weak beam, enhanced"],
         "defects": ["stands out, over the weak beam", "the same, and the true lines"],
         "p_weak": [title for title in every if "patches" in title],
-    }.get(name, [])  # fmt: skip
+    }.get(name, [])
     assert list(left) == [title for title in every if title not in lost]
 
 

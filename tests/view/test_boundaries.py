@@ -76,12 +76,17 @@ def test_tables_of__says_nothing_of_what_is_absent() -> None:
 @pytest.mark.parametrize(
     ("value", "error", "units", "said"),
     [
-        (4.1234, 0.0312, "um", "4.123 ± 0.031 µm"), (121.34, 0.345, "degree", "121.34 ± 0.34°"),
-        (-12.4, 3.0, "mdeg", "−12.4 ± 3.0 mdeg"), (48.9, 1.7e9, "um", "48.9 ± 1.7e+09 µm"),
-        (5.0, 0.0, "um", "5 ± 0 µm"), (5.0, np.inf, "um", "5 µm"), (np.nan, 0.1, "um", "not known"),
-        (152.0, 41.0, "um", "152 ± 41 µm"), (0.5, np.nan, "1", "0.5"),
+        (4.1234, 0.0312, "um", "4.123 ± 0.031 µm"),
+        (121.34, 0.345, "degree", "121.34 ± 0.34°"),
+        (-12.4, 3.0, "mdeg", "−12.4 ± 3.0 mdeg"),
+        (48.9, 1.7e9, "um", "48.9 ± 1.7e+09 µm"),
+        (5.0, 0.0, "um", "5 ± 0 µm"),
+        (5.0, np.inf, "um", "5 µm"),
+        (np.nan, 0.1, "um", "not known"),
+        (152.0, 41.0, "um", "152 ± 41 µm"),
+        (0.5, np.nan, "1", "0.5"),
     ],
-)  # fmt: skip
+)
 def test_with_error__has_two_digits_of_the_error(value: float, error: float, units: str, said: str) -> None:
     assert with_error(value, error, units) == said
 
@@ -112,10 +117,13 @@ def test_boundary_words__say_what_is_known_with_errors() -> None:
 def test_boundary_words__say_how_sure_burgers_vectors_are() -> None:
     nan = np.nan
     sure = {
-        "burgers_probability": [[[0.97, 0.03], [nan] * 2], [[nan] * 2] * 2], "burgers_sign_probability": [0.995, nan],
-        "g_dot_b": [[-1.0, nan], [nan, nan]], "g_dot_b_probability": [[0.96, nan], [nan, nan]],
-        "misorientation_error": [1.2e-6, nan], "step_expected_error": [0.00007, nan],
-    }  # fmt: skip
+        "burgers_probability": [[[0.97, 0.03], [nan] * 2], [[nan] * 2] * 2],
+        "burgers_sign_probability": [0.995, nan],
+        "g_dot_b": [[-1.0, nan], [nan, nan]],
+        "g_dot_b_probability": [[0.96, nan], [nan, nan]],
+        "misorientation_error": [1.2e-6, nan],
+        "step_expected_error": [0.00007, nan],
+    }
     said = boundary_words(tables(**sure), 0)
     assert said[3] == (
         "Most probable Burgers vectors: (0.286, 0.000, 0.000) nm, with probability 0.97 (0.99 for their sign). Product"
@@ -253,10 +261,12 @@ def test_boundary_pages__measure_what_the_gather_measured() -> None:
         for k in range(40)
     ]
     made = characterise_boundaries.finish(reduce(characterise_boundaries.combine, parts))
-    tree = xr.DataTree.from_dict({
-        "/": xr.Dataset(coords={"z": z, "y": y, "x": x}),
-        "/boundaries": xr.Dataset({name: (DIMS[name], values) for name, values in made.items()}),
-    })  # fmt: skip
+    tree = xr.DataTree.from_dict(
+        {
+            "/": xr.Dataset(coords={"z": z, "y": y, "x": x}),
+            "/boundaries": xr.Dataset({name: (DIMS[name], values) for name, values in made.items()}),
+        }
+    )
     pages = dict(boundary_pages(tree))
     assert list(pages) == ["boundaries_scene", "boundary_0", "boundary_0_fit"]
     power = pages["boundary_0"].axes[2]
@@ -321,9 +331,13 @@ def test_draw_scene__shows_points_planes_and_junctions_as_they_are() -> None:
     np.testing.assert_allclose(direction.mean(axis=0), found["centre"][0])
     assert (space.get_xlabel(), space.get_ylabel(), space.get_zlabel()) == ("x (µm)", "y (µm)", "z (µm)")
     assert [key for key in keys(page) if "σ" not in key] == [
-        "0: normal (1.000, 0.000, 0.000) ± 0.31°", "1: normal (0.000, 1.000, 0.000) ± 0.052°", "50 points on none",
-        "direction of lines, family 1", "normal and its error, drawn 30 times as large", "where boundaries meet",
-    ]  # fmt: skip
+        "0: normal (1.000, 0.000, 0.000) ± 0.31°",
+        "1: normal (0.000, 1.000, 0.000) ± 0.052°",
+        "50 points on none",
+        "direction of lines, family 1",
+        "normal and its error, drawn 30 times as large",
+        "where boundaries meet",
+    ]
     assert "heading $x" in words(page)
 
 
@@ -420,7 +434,11 @@ def test_pages__of_any_shape_can_be_read(size: tuple[float, float, float]) -> No
 def test_figures__of_boundaries_are_of_the_whole_volume(tmp_path: Path) -> None:
     beams = xr.Dataset({"lit": (("z", "y", "x"), np.ones((11, 48, 60), bool))})
     assert [path.name for path in figures(store(group(), beams=beams), tmp_path)] == [
-        "beams_layer5.png", "boundaries_scene.png", "boundary_0.png", "boundary_0_fit.png", "boundary_1.png",
+        "beams_layer5.png",
+        "boundaries_scene.png",
+        "boundary_0.png",
+        "boundary_0_fit.png",
+        "boundary_1.png",
         "boundary_1_fit.png",
-    ]  # fmt: skip
+    ]
     assert [path.name for path in figures(store(beams=beams), tmp_path / "none")] == ["beams_layer5.png"]

@@ -49,10 +49,17 @@ def tree(bend: float = 0.0, *, shift: float = 0.0, drop: tuple[str, ...] = (), *
     )
     line = np.array([*(0.1 * across[:2]), 1.0]) / np.sqrt(1.01)
     values: dict[str, Any] = {
-        "normal": [NORMAL], "centre": [CENTRE], "corner": [corner], "step": [STEP], "step_error": [1e-4],
-        "step_width": [WIDTH], "offset_error": [0.02], "reason": [0], "line": [[line, [np.nan] * 3]],
+        "normal": [NORMAL],
+        "centre": [CENTRE],
+        "corner": [corner],
+        "step": [STEP],
+        "step_error": [1e-4],
+        "step_width": [WIDTH],
+        "offset_error": [0.02],
+        "reason": [0],
+        "line": [[line, [np.nan] * 3]],
         "spacing": [[SPACING / np.sqrt(1.01), np.nan]],
-    }  # fmt: skip
+    }
     one = group().isel(boundary=[0], junction=slice(0)).drop_vars(["line_point", "line_point_weight"], errors="ignore")
     from tests.view.boundary_tables import DIMS
 
@@ -135,10 +142,11 @@ def test_draw_fit__shows_step_jump_place_and_spectrum() -> None:
 @pytest.mark.parametrize(
     ("missing", "panel", "said"),
     [
-        (("com_phi",), 0, "no centre of mass"), (("com_phi",), 3, "no centre of mass"),
+        (("com_phi",), 0, "no centre of mass"),
+        (("com_phi",), 3, "no centre of mass"),
         (("weak_isolated",), 4, "no isolated weak beam"),
     ],
-)  # fmt: skip
+)
 def test_draw_fit__without_a_map_says_so(missing: tuple[str, ...], panel: int, said: str) -> None:
     page = drawn(tree(drop=missing))
     assert said in page.axes[panel].texts[0].get_text()
@@ -151,7 +159,7 @@ def test_draw_fit__without_a_map_says_so(missing: tuple[str, ...], panel: int, s
         ({"corner": np.full((1, 4, 3), np.nan)}, 0, "no centre of mass"),
         ({"normal": [[0.0, 0.0, 1.0]]}, 2, "no centre of mass"),
     ],
-)  # fmt: skip
+)
 def test_draw_fit__without_a_step_or_a_trace_says_so(changed: dict[str, Any], panel: int, said: str) -> None:
     page = drawn(tree(**changed))
     assert said in page.axes[panel].texts[0].get_text()

@@ -41,9 +41,8 @@ def scan(*, gain: float = 1.5, offset: float = 1e-4) -> xr.DataTree:
     maps = {
         "com_phi": (("z", "y", "x"), com[None], {"units": "degree"}),
         "std_phi": (("z", "y", "x"), np.full((1, NY, NX), 0.005), {"units": "degree"}),
-        "flags": (("z", "y", "x"), flags[None], {
-            "flag_masks": list(MASKS.values()), "flag_meanings": " ".join(MASKS)}),
-    }  # fmt: skip
+        "flags": (("z", "y", "x"), flags[None], {"flag_masks": list(MASKS.values()), "flag_meanings": " ".join(MASKS)}),
+    }
     truth = {
         "phi0": (("z", "y", "x"), phi0[None], {"units": "degree"}),
         "width": (("z", "y", "x"), np.where(crystal, 0.016, np.nan)[None], {"units": "degree"}),
@@ -54,7 +53,7 @@ def scan(*, gain: float = 1.5, offset: float = 1e-4) -> xr.DataTree:
         "misorientation": (("boundary",), np.array([52.4e-6])),
         "twist": (("boundary",), np.array([False])),
         "dihedral": (("boundary",), np.array([np.nan])),
-    }  # fmt: skip
+    }
     coords = {
         "z": ("z", z, {"units": "um"}),
         "y": ("y", y, {"units": "um"}),
@@ -118,9 +117,11 @@ def test_compared__leaves_out_what_cannot_be_known() -> None:
     assert compared(maps, truth.drop_vars("phi0")) == []
     names = [row[0] for row in compared(maps.drop_vars(["std_phi", "flags"]), truth[["phi0", "width"]])]
     assert names == [
-        "median |centre of mass − phi0|, sound pixels", "median (centre of mass − phi0), sound pixels",
-        "lit pixels", "pixels that are rightly lit or unlit",
-    ]  # fmt: skip
+        "median |centre of mass − phi0|, sound pixels",
+        "median (centre of mass − phi0), sound pixels",
+        "lit pixels",
+        "pixels that are rightly lit or unlit",
+    ]
     unknown = maps.assign_coords(x=("x", np.arange(NX) * 1.0, {"units": "pixel"}))
     assert not any("jump" in row[0] for row in compared(unknown, truth))
     aside = truth.assign(origin=(("boundary", "xyz"), np.array([[15.0, 0, 0]])))
@@ -140,9 +141,7 @@ def test_sound_pixels__are_those_without_fault() -> None:
 def test_truth_rows__say_values_with_units_and_the_step() -> None:
     tree = scan()
     rows = truth_rows(tree, tree["truth"].dataset)
-    assert rows[0] == (
-        f"median |centre of mass − phi0|, {FAR} (step of the scan: 2 mdeg)", "2.1 mdeg", "0 mdeg"
-    )  # fmt: skip
+    assert rows[0] == (f"median |centre of mass − phi0|, {FAR} (step of the scan: 2 mdeg)", "2.1 mdeg", "0 mdeg")
     assert ("pixels that are rightly lit or unlit", "92.92 %", "100 %") in rows
     assert rows[-1][1:] == ("4.5 mdeg", "3 mdeg")
     tree = scan(gain=1.0, offset=-3e-4)

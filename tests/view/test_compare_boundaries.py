@@ -128,12 +128,14 @@ def test_boundary_rows__count_families_that_are_not_true() -> None:
 def test_boundary_rows__of_a_volume_without_boundaries() -> None:
     assert boundary_rows(store(), truth()) == []
     assert list(rows_of(group(0), truth()).items())[:3] == [
-        ("true boundaries that were found", ("0", "3")), ("boundaries that are not true", ("0", "0")),
+        ("true boundaries that were found", ("0", "3")),
+        ("boundaries that are not true", ("0", "0")),
         ("boundary 0 (tilt of 80 µrad): plane", ("not found", "there")),
-    ]  # fmt: skip
+    ]
     assert rows_of(group(), xr.Dataset()) == {
-        "true boundaries that were found": ("0", "0"), "boundaries that are not true": ("2", "0"),
-    }  # fmt: skip
+        "true boundaries that were found": ("0", "0"),
+        "boundaries that are not true": ("2", "0"),
+    }
     assert truth_rows(store(group()), truth()) == boundary_rows(store(group()), truth())
     assert len(boundary_rows(store(group()), truth())) > 10
 

@@ -26,10 +26,15 @@ REPORT: dict[str, dict[str, Any]] = {
     "pca": {"noise_rank": 5.0},
     "nmf": {"found": 3.0, "rounds": 71.0, "converged": True, "unexplained": 0.0212, "optimum": 0.0207},
     "nica": {
-        "found": 3.0, "rounds": 33.0, "converged": True, "unexplained": 0.03, "optimum": 0.02, "negative": 0.0157,
+        "found": 3.0,
+        "rounds": 33.0,
+        "converged": True,
+        "unexplained": 0.03,
+        "optimum": 0.02,
+        "negative": 0.0157,
         "whitening": np.int8(1),
     },
-}  # fmt: skip
+}
 SCALINGS = {
     "gram_schmidt": [0.0, 1.0, np.nan, 0.0],
     "pca": [2.0, 0.0, 106.0, 0.0],
@@ -39,9 +44,14 @@ SCALINGS = {
 
 
 def components_scan(
-    *methods: str, axes: tuple[str, ...] = ("phi",), ny: int = 40, nx: int = 60, layers: int = 1, count: int = 3,
+    *methods: str,
+    axes: tuple[str, ...] = ("phi",),
+    ny: int = 40,
+    nx: int = 60,
+    layers: int = 1,
+    count: int = 3,
     **changed: Any,
-) -> xr.DataTree:  # fmt: skip
+) -> xr.DataTree:
     """Noise as bases and coefficients, above zero for NMF and NICA; row 0 without a value; layer k is k + 1 times 0."""
     rng = np.random.default_rng(11)
     shape = tuple(AXES[a].size for a in axes)
@@ -268,9 +278,10 @@ def test_fit_words__of_principal_components() -> None:
 
 def test_fit_words__of_fits_by_rounds() -> None:
     assert told("nmf") == [
-        "The fit converged after 71 rounds.", "Curves of counts above 106.",
+        "The fit converged after 71 rounds.",
+        "Curves of counts above 106.",
         "2.12 % of the squares of the sampled curves are left; no 3 curves leave less than 2.07 %.",
-    ]  # fmt: skip
+    ]
     assert (
         told("nmf", converged=False)[0] == "The fit did not converge within 71 rounds: these curves may still change."
     )
@@ -317,8 +328,11 @@ def test_figures__have_a_page_for_every_basis(reduced_scan: Any, tmp_path: Path)
     tree["components"] = xr.DataTree(group.isel(phi=[0] * tree.sizes["phi"]))
     written = figures(tree, tmp_path, layer=0)
     assert [path.name for path in written] == [
-        "total_layer0.png", "components_gram_schmidt_layer0.png", "components_nica_layer0.png", "overview_layer0.png"
-    ]  # fmt: skip
+        "total_layer0.png",
+        "components_gram_schmidt_layer0.png",
+        "components_nica_layer0.png",
+        "overview_layer0.png",
+    ]
     for path in written[1:3]:
         picture = imread(path)[..., :3]
         assert 0.15 < (picture < 0.99).any(axis=-1).mean() < 0.9  # neither blank nor full

@@ -51,9 +51,17 @@ def whole(tmp_path_factory) -> tuple[Path, Path, list[Path]]:
 def test_export__writes_all_that_the_store_has(whole):
     _, out, files = whole
     names = {
-        "boundaries.csv", "boundaries.units.json", "junctions.csv", "junctions.units.json", "objects.csv",
-        "objects.units.json", "planes.vtkhdf", "lines.vtkhdf", "points.vtkhdf", "volume.ome.zarr",
-    }  # fmt: skip
+        "boundaries.csv",
+        "boundaries.units.json",
+        "junctions.csv",
+        "junctions.units.json",
+        "objects.csv",
+        "objects.units.json",
+        "planes.vtkhdf",
+        "lines.vtkhdf",
+        "points.vtkhdf",
+        "volume.ome.zarr",
+    }
     assert {path.name for path in files} == {path.name for path in out.iterdir()} == names
 
 

@@ -81,8 +81,11 @@ def read_back(out: Path) -> dict[str, int]:
 
 TABLES = ("boundaries", "junctions", "objects")
 FILES = {f"{name}.{kind}" for name in TABLES for kind in ("csv", "parquet")} | {
-    "planes.vtkhdf", "lines.vtkhdf", "points.vtkhdf", "volume.ome.zarr",
-}  # fmt: skip
+    "planes.vtkhdf",
+    "lines.vtkhdf",
+    "points.vtkhdf",
+    "volume.ome.zarr",
+}
 
 
 def test_export__of_nothing_is_tables_without_rows(tmp_path):

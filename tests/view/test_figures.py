@@ -24,8 +24,15 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def test_figures__are_written_for_what_there_is(reduced_scan: Scan, tmp_path: Path) -> None:
     written = figures(reduced_scan(), tmp_path / "new" / "folder")
     assert [path.name for path in written] == [
-        "total.png", "com_phi.png", "std_phi.png", "kam.png", "flags.png", "curves.png", "frames.png", "overview.png"
-    ]  # fmt: skip
+        "total.png",
+        "com_phi.png",
+        "std_phi.png",
+        "kam.png",
+        "flags.png",
+        "curves.png",
+        "frames.png",
+        "overview.png",
+    ]
     assert all(path.read_bytes()[:8] == PNG for path in written)
 
 
@@ -34,8 +41,12 @@ def test_figures__of_two_axes_have_a_mosaicity_map_with_its_key(reduced_scan: Sc
     maps = tree["rocking"].dataset.isel(z=0)
     tree["rocking"] = xr.DataTree(tree["rocking"].to_dataset()[["total", "mosaicity"]])
     assert [path.name for path in figures(tree, tmp_path)] == [
-        "total.png", "mosaicity.png", "curves.png", "frames.png", "overview.png"
-    ]  # fmt: skip
+        "total.png",
+        "mosaicity.png",
+        "curves.png",
+        "frames.png",
+        "overview.png",
+    ]
     grid = pixel_grid(np.arange(20.0), np.arange(30.0), "um")
     page = draw_mosaicity(maps, grid, "heading")
     check_page(page)
@@ -60,8 +71,11 @@ def test_figures__name_the_layer_of_a_stack(reduced_scan: Scan, tmp_path: Path) 
     tree = reduced_scan(layers=2, ny=20, nx=30)
     tree["rocking"] = xr.DataTree(tree["rocking"].to_dataset()[["total"]])
     assert {path.name for path in figures(tree, tmp_path)} == {
-        "total_layer1.png", "curves_layer1.png", "frames_layer1.png", "overview_layer1.png"
-    }  # fmt: skip
+        "total_layer1.png",
+        "curves_layer1.png",
+        "frames_layer1.png",
+        "overview_layer1.png",
+    }
     assert (tmp_path / "total_layer1.png").exists()
     with pytest.raises(InputError, match="layer 2: the scan has 2, from 0; ask for 0 to 1"):
         figures(tree, tmp_path, layer=2)
@@ -138,8 +152,12 @@ def test_flag_panel__shows_the_worst() -> None:
     )
     panel = flag_panel(flags)
     assert [panel.categories[int(value)][0] for value in panel.image[0]] == [
-        "sound", "unlit", "unlit", "truncated", "hot"
-    ]  # fmt: skip
+        "sound",
+        "unlit",
+        "unlit",
+        "truncated",
+        "hot",
+    ]
 
 
 def test_telling_pixels__are_of_three_kinds() -> None:

@@ -54,12 +54,15 @@ def with_statistics(tree: xr.DataTree) -> xr.DataTree:
     """The scan with sums and sizes of its 64 px patches, from a plain loop."""
     raw = tree["raw"].to_dataset()
     counts = np.asarray(raw["counts"], np.int64)
-    tiles = [[counts[..., y : y + 64, x : x + 64] for x in range(0, counts.shape[-1], 64)]
-             for y in range(0, counts.shape[-2], 64)]  # fmt: skip
+    tiles = [
+        [counts[..., y : y + 64, x : x + 64] for x in range(0, counts.shape[-1], 64)]
+        for y in range(0, counts.shape[-2], 64)
+    ]
     dims = (*raw["counts"].dims[:-2], "patch_y", "patch_x")
     total = np.moveaxis(np.array([[t.sum((-2, -1)) for t in row] for row in tiles]), (0, 1), (-2, -1))
-    size = np.moveaxis(np.array([[np.full(t.shape[:-2], t.shape[-1] * t.shape[-2]) for t in row] for row in tiles]),
-                       (0, 1), (-2, -1))  # fmt: skip
+    size = np.moveaxis(
+        np.array([[np.full(t.shape[:-2], t.shape[-1] * t.shape[-2]) for t in row] for row in tiles]), (0, 1), (-2, -1)
+    )
     raw["patch_sum"], raw["patch_n"] = (dims, total.astype(np.uint64)), (dims, size.astype(np.uint16))
     tree["raw"] = xr.DataTree(raw)
     return tree
@@ -228,8 +231,12 @@ def test_draw_frames__with_truth_outlines_lines_and_colours_patches() -> None:
     assert distance == pytest.approx(np.full(distance.shape, 0.3), abs=0.01)
     (legend,) = (a.get_legend() for a in figure.axes if a.get_legend())
     assert [t.get_text() for t in legend.get_texts()] == [
-        "unlit 33.3 %", "weak 16.7 %", "strong 16.7 %", "ambiguous 33.3 %", "0.3 µm from a dislocation",
-    ]  # fmt: skip
+        "unlit 33.3 %",
+        "weak 16.7 %",
+        "strong 16.7 %",
+        "ambiguous 33.3 %",
+        "0.3 µm from a dislocation",
+    ]
 
 
 def test_draw_frames__of_a_time_series_mark_where_lines_are() -> None:
@@ -268,9 +275,14 @@ def test_draw_frames__of_any_shape_stay_on_the_page(ny: int, nx: int) -> None:
     rows, columns = -(-ny // 64), -(-nx // 64)
     label = np.ones((1, CURVE.size, rows, columns), np.uint8)
     distance = np.full((1, ny, nx), 0.2)
-    tree["truth"] = xr.DataTree(xr.Dataset({
-        "label": (("z", "phi", "patch_y", "patch_x"), label), "distance": (("z", "y", "x"), distance),
-    }))  # fmt: skip
+    tree["truth"] = xr.DataTree(
+        xr.Dataset(
+            {
+                "label": (("z", "phi", "patch_y", "patch_x"), label),
+                "distance": (("z", "y", "x"), distance),
+            }
+        )
+    )
     check_page(draw_frames(tree, 0, "heading"))
 
 
@@ -280,8 +292,10 @@ def test_draw_frames__without_values_are_grey() -> None:
     raw["counts"] = raw["counts"].astype(float) * np.nan
     tree["raw"] = xr.DataTree(raw)
     figure = draw_frames(tree, 0)
-    assert all(np.isnan(np.asarray(image.get_array(), float).data).all() or np.ma.getmaskarray(image.get_array()).all()
-               for image in images(figure))  # fmt: skip
+    assert all(
+        np.isnan(np.asarray(image.get_array(), float).data).all() or np.ma.getmaskarray(image.get_array()).all()
+        for image in images(figure)
+    )
     check_page(figure)
 
 

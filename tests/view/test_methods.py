@@ -237,8 +237,10 @@ def test_fitted_to__of_layers_one_at_a_time_is_what_the_graph_gives(store):
 
 def test_every_basis__takes_regions_from_the_layer_that_they_name(reduced):
     tree = open_scan(reduced)
-    boxes = [{"name": n, "box": [20, 60, 20 * k + 40, 20 * k + 60], "unit": "pixel", "z": float(tree["z"][0])}
-             for k, n in enumerate(("strong", "weak_minus", "weak_plus"))]  # fmt: skip
+    boxes = [
+        {"name": n, "box": [20, 60, 20 * k + 40, 20 * k + 60], "unit": "pixel", "z": float(tree["z"][0])}
+        for k, n in enumerate(("strong", "weak_minus", "weak_plus"))
+    ]
     found = every_basis(tree, [1], boxes, None, lambda k: prepared(tree, None, k))
     assert [(b.name, b.origin) for b in found[:2]] == [(BY_HAND, "fitted to 2 layers"), (FOUND, "stored, all layers")]
 

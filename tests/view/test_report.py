@@ -101,12 +101,26 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_night_page__nothing_that_a_file_says_can_run(text: str, tmp_path: Path) -> None:
     facts = without_facts(text, ValueError(text)) | {
-        "remarks": [text], "numbers": [(text, text)], "shown_layer": text, "absent": [text],
+        "remarks": [text],
+        "numbers": [(text, text)],
+        "shown_layer": text,
+        "absent": [text],
         "axes": [{"axis": text, "motor": text, "positions": 1, "first": text, "last": text, "unit": text}],
-        "steps": [{"group": text, "step": text, "done": 1, "blocks": 2, "bytes": 3, "seconds": 4.0, "version": text,
-                   "parameters": text}],
-        "pictures": [{"name": text, "caption": text, "bytes": 3, "data": text}], "pictures_left_out": [text],
-    }  # fmt: skip
+        "steps": [
+            {
+                "group": text,
+                "step": text,
+                "done": 1,
+                "blocks": 2,
+                "bytes": 3,
+                "seconds": 4.0,
+                "version": text,
+                "parameters": text,
+            }
+        ],
+        "pictures": [{"name": text, "caption": text, "bytes": 3, "data": text}],
+        "pictures_left_out": [text],
+    }
     words = {"reason": text, "title": text, "sample": text, "left_out": ((text, text),)}
     outcomes = [Outcome(text, (text,), text, status, **words) for status in ("done", "failed", "unchanged")]
     night = night_of(*outcomes, notes=(text,), faults=(text,), stopped=text)
@@ -129,20 +143,41 @@ def test_seen_plainly__shows_what_is_not_seen() -> None:
 def test_night_page__says_first_what_is_to_be_looked_after(tmp_path: Path, store: Path) -> None:
     facts = scan_facts(store)
     outcomes = [
-        Outcome("/d/a.h5", ("1.1",), str(store), "done", title="fscan mu", sample="Al", seconds=75.0,
-                bytes_read=2_000_000, peak_rss_bytes=3_000_000, left_out=(("kam", "needs um"),)),
+        Outcome(
+            "/d/a.h5",
+            ("1.1",),
+            str(store),
+            "done",
+            title="fscan mu",
+            sample="Al",
+            seconds=75.0,
+            bytes_read=2_000_000,
+            peak_rss_bytes=3_000_000,
+            left_out=(("kam", "needs um"),),
+        ),
         Outcome("/d/b.h5", ("2.1",), "b.zarr", "failed", "7 of 9 frames", failures=1),
         Outcome("/d/c.h5", ("1.1",), "c.zarr", "quarantined", "lost file", failures=3),
         Outcome("/d/d.h5", ("1.1",), "d.zarr", "deferred", "changed 5 s ago"),
         Outcome("/d/e.h5", ("1.1",), "e.zarr", "unchanged"),
-    ]  # fmt: skip
+    ]
     night = night_of(*outcomes, notes=("2 ascan left alone",))
     page, beside = night_page(night, tmp_path / "n.html", {("/d/a.h5", ("1.1",)): facts})
     text = " ".join(read(page).words)
     assert night_verdict(night) == "1 scan done, 1 failed, 1 quarantined, 1 deferred."
-    places = [text.index(words) for words in ("Night of 21 November 2026", night_verdict(night), "To look after",
-              "7 of 9 frames", "Done this night", "1 min 15 s", "needs um", "Maps of the rocking curve",
-              "2 ascan left alone")]  # fmt: skip
+    places = [
+        text.index(words)
+        for words in (
+            "Night of 21 November 2026",
+            night_verdict(night),
+            "To look after",
+            "7 of 9 frames",
+            "Done this night",
+            "1 min 15 s",
+            "needs um",
+            "Maps of the rocking curve",
+            "2 ascan left alone",
+        )
+    ]
     assert places == sorted(places)
     for words in ("1 h 30 min", "lost file", "Failed 3 times.", "changed 5 s ago", "1 unchanged", "2 MB", "3 MB"):
         assert words in text

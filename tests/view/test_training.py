@@ -18,10 +18,14 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def score(accuracy: float, log_loss: float, counts: list[list[int]]) -> dict[str, Any]:
     return {
-        "patches": int(np.sum(counts)), "accuracy": accuracy, "log_loss": log_loss, "weak_recall": 0.5,
-        "strong_recall": None, "calibration_error": 0.0123,
+        "patches": int(np.sum(counts)),
+        "accuracy": accuracy,
+        "log_loss": log_loss,
+        "weak_recall": 0.5,
+        "strong_recall": None,
+        "calibration_error": 0.0123,
         "confusion": {"classes": ["weak", "strong"], "axes": ["truth", "found"], "counts": counts},
-    }  # fmt: skip
+    }
 
 
 def known(best: int = 3, epochs: int = 7) -> dict[str, Any]:

@@ -47,9 +47,13 @@ def boundary_group(points: int = 200) -> dict[str, tuple[tuple[str, ...], Any]]:
     return {
         "normal": (("boundary", "xyz"), [[1.0, 0, 0], [0, 1.0, 0]]),
         "centre": (("boundary", "xyz"), [[5.0, 7, 5], [7.0, 5, 5]]),
-        "corner": (("boundary", "corner", "xyz"), [
-            [[5.0, 5, 0], [5, 9, 0], [5, 9, 10], [5, 5, 10]], [[5.0, 5, 2], [5, 5, 12], [9, 5, 12], [9, 5, 2]],
-        ]),
+        "corner": (
+            ("boundary", "corner", "xyz"),
+            [
+                [[5.0, 5, 0], [5, 9, 0], [5, 9, 10], [5, 5, 10]],
+                [[5.0, 5, 2], [5, 5, 12], [9, 5, 12], [9, 5, 2]],
+            ],
+        ),
         "line": ((*family, "xyz"), [[[0.0, 0, 1], unknown], [[0.6, 0, 0.8], [1.0, 0, 0]]]),
         "spacing": (family, [[4.1, np.nan], [2.5, 6.0]]),
         "lines": (family, np.array([[7, 0], [4, 5]], np.int64)),
@@ -61,4 +65,4 @@ def boundary_group(points: int = 200) -> dict[str, tuple[tuple[str, ...], Any]]:
         "point": (("observation", "xyz"), xyz),
         "point_boundary": (("observation",), owner.astype(np.int64)),
         "point_weight": (("observation",), rng.random(points)),
-    }  # fmt: skip
+    }

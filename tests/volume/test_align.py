@@ -17,10 +17,12 @@ JUMPS = np.array([(0, 0), (9, -4), (6, -4), (-11, 5), (-11, 3), (-1, 3), (-1, 4)
 def jumped(volume: np.ndarray, jumps: np.ndarray = JUMPS, edge: int = 20) -> np.ndarray:
     """The middle of a volume, every layer moved by its jump (pixels along y and x)."""
     inner = (volume.shape[1] - 2 * edge, volume.shape[2] - 2 * edge)
-    return np.stack([
-        layer[edge - dy : edge - dy + inner[0], edge - dx : edge - dx + inner[1]]
-        for layer, (dy, dx) in zip(volume, jumps, strict=True)
-    ])  # fmt: skip
+    return np.stack(
+        [
+            layer[edge - dy : edge - dy + inner[0], edge - dx : edge - dx + inner[1]]
+            for layer, (dy, dx) in zip(volume, jumps, strict=True)
+        ]
+    )
 
 
 def test_layer_shift__finds_parts_of_a_pixel() -> None:

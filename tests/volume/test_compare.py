@@ -20,10 +20,12 @@ def masks(seed: int = 0, shape: tuple[int, ...] = (4, 9, 7), density: float = 0.
 
 def naive_distances(a: np.ndarray, b: np.ndarray, sampling: tuple[float, ...]) -> list[float]:
     return [
-        min(sum(((p - q) * s) ** 2 for p, q, s in zip(here, there, sampling, strict=True)) ** 0.5
-            for there in np.argwhere(b))
+        min(
+            sum(((p - q) * s) ** 2 for p, q, s in zip(here, there, sampling, strict=True)) ** 0.5
+            for there in np.argwhere(b)
+        )
         for here in np.argwhere(a)
-    ]  # fmt: skip
+    ]
 
 
 def test_nearest_distances__against_every_pair():

@@ -38,9 +38,17 @@ def test_piece_sums__equal_sums_over_pixels() -> None:
         places = [(y, x) for y in range(40) for x in range(50) if label[y, x] == n]
         rows, columns = zip(*places, strict=True)
         wanted = [
-            len(places), min(rows), max(rows), min(columns), max(columns), sum(rows), sum(columns),
-            sum(y * y for y in rows), sum(y * x for y, x in places), sum(x * x for x in columns),
-        ]  # fmt: skip
+            len(places),
+            min(rows),
+            max(rows),
+            min(columns),
+            max(columns),
+            sum(rows),
+            sum(columns),
+            sum(y * y for y in rows),
+            sum(y * x for y, x in places),
+            sum(x * x for x in columns),
+        ]
         assert found[n - 1].tolist() == wanted
     assert piece_sums(np.zeros((4, 5), np.int32), 0).shape == (0, 10)
 
@@ -51,9 +59,17 @@ def test_piece_sums__are_exact_for_a_full_detector() -> None:
     below = rows - 1, columns - 1
     line, square = ([n * (n + 1) // 2 for n in below], [n * (n + 1) * (2 * n + 1) // 6 for n in below])
     assert found == [
-        rows * columns, 0, below[0], 0, below[1], line[0] * columns, line[1] * rows, square[0] * columns,
-        line[0] * line[1], square[1] * rows,
-    ]  # fmt: skip
+        rows * columns,
+        0,
+        below[0],
+        0,
+        below[1],
+        line[0] * columns,
+        line[1] * rows,
+        square[0] * columns,
+        line[0] * line[1],
+        square[1] * rows,
+    ]
 
 
 @pytest.mark.parametrize("steps", [FACES, AROUND, CORNERS])

@@ -47,9 +47,19 @@ def same(a: xr.Dataset, b: xr.Dataset) -> None:
 @pytest.mark.parametrize("connectivity", [26, 6])
 @pytest.mark.parametrize(
     ("shape", "share"),
-    [((7, 19, 23), 0.0976), ((7, 19, 23), 0.3116), ((4, 40, 33), 0.2), ((9, 1, 40), 0.4), ((6, 30, 1), 0.5),
-     ((1, 25, 25), 0.45), ((5, 12, 12), 0.0), ((5, 12, 12), 1.0), ((2, 1, 1), 1.0), ((12, 9, 9), 0.6)],
-)  # fmt: skip
+    [
+        ((7, 19, 23), 0.0976),
+        ((7, 19, 23), 0.3116),
+        ((4, 40, 33), 0.2),
+        ((9, 1, 40), 0.4),
+        ((6, 30, 1), 0.5),
+        ((1, 25, 25), 0.45),
+        ((5, 12, 12), 0.0),
+        ((5, 12, 12), 1.0),
+        ((2, 1, 1), 1.0),
+        ((12, 9, 9), 0.6),
+    ],
+)
 def test_reconstruct__labels_are_those_of_scipy(shape: tuple[int, int, int], share: float, connectivity: int) -> None:
     """Random masks, two of them at the percolation thresholds (0.0976 and 0.3116), where objects are most tangled."""
     for seed in range(3):
@@ -181,8 +191,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_volume__of_a_run_equals_scipy_on_the_stored_mask(store: Path) -> None:
     recipe = parse_recipe(RECIPE, Path("test.yaml"))
     assert [[s.name for s in p.steps] for p in plan(recipe, store).passes][1:] == [
-        ["align_layers"], ["link_layers"], ["reconstruct"]
-    ]  # fmt: skip
+        ["align_layers"],
+        ["link_layers"],
+        ["reconstruct"],
+    ]
     assert run_recipe(recipe, store).complete
     tree = dfxm_dask.open_scan(store, chunks=None)
     mask, found = tree["beams"].defects.values, tree["volume"].dataset.load()

@@ -82,9 +82,14 @@ def onnx_model(net: torch.nn.Module) -> bytes:
             case "Conv2d":
                 given = [tensor(part.weight), *([] if part.bias is None else [tensor(part.bias)])]
                 return node(
-                    "Conv", seen, *given, kernel_shape=list(part.kernel_size), strides=list(part.stride),
-                    pads=2 * list(part.padding), group=part.groups,
-                )  # fmt: skip
+                    "Conv",
+                    seen,
+                    *given,
+                    kernel_shape=list(part.kernel_size),
+                    strides=list(part.stride),
+                    pads=2 * list(part.padding),
+                    group=part.groups,
+                )
             case "Linear":
                 return node("Gemm", seen, tensor(part.weight), tensor(part.bias), out=out, transB=1)
             case "MaxPool2d":

@@ -119,9 +119,7 @@ def labelled_patches(
         parts["frame"].append(np.full(n, k))
     if not parts["labels"]:
         empty = {"patches": np.empty((0, size, size), frames.dtype), "levels": np.empty((0, LEVELS), np.float32)}
-        return {
-            name: empty.get(name, np.empty(0, np.float32 if name == "dark" else np.int64)) for name in parts
-        }  # fmt: skip
+        return {name: empty.get(name, np.empty(0, np.float32 if name == "dark" else np.int64)) for name in parts}
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
@@ -403,12 +401,19 @@ def train(
     return net.eval(), {
         "architecture": {"name": architecture, "options": dict(options or {})},
         "training": {
-            "seed": seed, "epochs": epochs, "best_epoch": best_epoch, "batch": batch, "rate": rate,
+            "seed": seed,
+            "epochs": epochs,
+            "best_epoch": best_epoch,
+            "batch": batch,
+            "rate": rate,
             "jitter": {"gain": gain, "offset": offset, "brightness": brightness, "flips": flips},
-            "class_weights": class_weights, "patches": len(inner), "held_out_patches": len(outer),
-            "layers": np.unique(groups[inner]).tolist(), "held_out_layers": np.unique(groups[outer]).tolist(),
+            "class_weights": class_weights,
+            "patches": len(inner),
+            "held_out_patches": len(outer),
+            "layers": np.unique(groups[inner]).tolist(),
+            "held_out_layers": np.unique(groups[outer]).tolist(),
             "curves": curves,
         },
         "scores": evaluate(expit(best_odds.astype(np.float64) / temperature), labels[outer]),
         "temperature": temperature,
-    }  # fmt: skip
+    }

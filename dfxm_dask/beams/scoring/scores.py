@@ -326,9 +326,10 @@ def contamination(values: np.ndarray, fringes: np.ndarray, away: np.ndarray, pix
     values, fringes, away = np.asarray(values), np.asarray(fringes), np.asarray(away)
     if away.dtype != bool or not values.shape == fringes.shape == away.shape:
         raise InputError(
-            "contamination of a map", f"{values.shape}, fringes {fringes.shape}, {away.dtype} mask {away.shape}",
+            "contamination of a map",
+            f"{values.shape}, fringes {fringes.shape}, {away.dtype} mask {away.shape}",
             "give three arrays of one shape (y, x), the last bool",
-        )  # fmt: skip
+        )
     one, other = (high_pass(image, pixel) for image in (values, fringes))
     counted = away & np.isfinite(one) & np.isfinite(other)
     if counted.sum() < 3:

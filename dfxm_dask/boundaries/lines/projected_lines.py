@@ -114,9 +114,7 @@ def tapered(flat: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return weights * np.where(rho < 1, np.cos(np.pi / 2 * rho) ** 2, 0.0)
 
 
-def sharpest_angle(
-    flat: np.ndarray, weights: np.ndarray, start: float, width: float, close: float = 1e-4
-) -> float:  # fmt: skip
+def sharpest_angle(flat: np.ndarray, weights: np.ndarray, start: float, width: float, close: float = 1e-4) -> float:
     """Angle of most power near a start; rad.
 
     Parameters

@@ -374,10 +374,19 @@ def line_sets(
 def _nothing() -> LineSets:
     rows = np.full((5, FAMILIES), np.nan)
     return LineSets(
-        np.full((FAMILIES, 3), np.nan), rows[0].copy(), rows[1].copy(), rows[2].copy(), np.zeros(FAMILIES, bool),
-        rows[3].copy(), rows[4].copy(), np.zeros(FAMILIES, np.int64), rows[0].copy(), np.full((FAMILIES, 3), np.nan),
-        rows[0].copy(), np.zeros(FAMILIES, np.uint16),
-    )  # fmt: skip
+        np.full((FAMILIES, 3), np.nan),
+        rows[0].copy(),
+        rows[1].copy(),
+        rows[2].copy(),
+        np.zeros(FAMILIES, bool),
+        rows[3].copy(),
+        rows[4].copy(),
+        np.zeros(FAMILIES, np.int64),
+        rows[0].copy(),
+        np.full((FAMILIES, 3), np.nan),
+        rows[0].copy(),
+        np.zeros(FAMILIES, np.uint16),
+    )
 
 
 def _line(strip: StripMap, at: np.ndarray) -> np.ndarray:

@@ -45,9 +45,13 @@ class StripMap(NamedTuple):
 
 
 def strip_map(
-    cells: np.ndarray, image: np.ndarray, normal: np.ndarray, origin: np.ndarray, corner: np.ndarray | None = None,
+    cells: np.ndarray,
+    image: np.ndarray,
+    normal: np.ndarray,
+    origin: np.ndarray,
+    corner: np.ndarray | None = None,
     clip: tuple[float, float] = CLIP,
-) -> StripMap:  # fmt: skip
+) -> StripMap:
     """Mean of an image beside a plane, for every layer and 0.25 um of its trace.
 
     Parameters

@@ -125,9 +125,20 @@ def local_planes(
     chosen = np.minimum(np.searchsorted(total, (np.arange(seeds) + rng.uniform()) / seeds * total[-1]), len(points) - 1)
     normals, origins, scores = np.zeros((seeds, 3)), np.zeros((seeds, 3)), np.zeros(seeds)
     _local_planes(
-        points, weights, starts, starts + counts, neighbours, cell.reshape(-1), chosen,
-        rng.uniform(size=(seeds, draws, 2)), reach, NEAR, normals, origins, scores,
-    )  # fmt: skip
+        points,
+        weights,
+        starts,
+        starts + counts,
+        neighbours,
+        cell.reshape(-1),
+        chosen,
+        rng.uniform(size=(seeds, draws, 2)),
+        reach,
+        NEAR,
+        normals,
+        origins,
+        scores,
+    )
     best = np.argsort(-scores, kind="stable")[: min(REFINED, np.count_nonzero(scores > 0))]
     for m in best:
         ball = ((points - origins[m]) ** 2).sum(axis=1) <= reach**2

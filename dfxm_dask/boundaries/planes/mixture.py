@@ -270,9 +270,11 @@ def refined(statistics: Statistics, model: Mixture, thickest: float = 1.0) -> Mi
     if lost.any():  # a plane without points stays where it is; it is for the caller to take it out
         old = model.planes
         planes = Planes(
-            np.where(lost[:, None], old.normal, planes.normal), np.where(lost[:, None], old.origin, planes.origin),
-            np.where(lost, old.sigma, planes.sigma), planes.mass,
-        )  # fmt: skip
+            np.where(lost[:, None], old.normal, planes.normal),
+            np.where(lost[:, None], old.origin, planes.origin),
+            np.where(lost, old.sigma, planes.sigma),
+            planes.mass,
+        )
     masses = statistics.masses / FINE + PSEUDO
     shares = masses / masses.sum(axis=1, keepdims=True)
     return Mixture(planes, statistics.cells, shares, model.centre, model.edge, model.ends, model.layer)
@@ -315,9 +317,14 @@ def started(points: np.ndarray, planes: Planes, edge: float = CELL, share: float
 
 
 def fitted(
-    points: np.ndarray, weights: np.ndarray | None, model: Mixture, *, steps: int = 40, close: float = 1e-4,
+    points: np.ndarray,
+    weights: np.ndarray | None,
+    model: Mixture,
+    *,
+    steps: int = 40,
+    close: float = 1e-4,
     thickest: float = 1.0,
-) -> tuple[Mixture, float]:  # fmt: skip
+) -> tuple[Mixture, float]:
     """The model that steps of the fit lead to.
 
     Parameters

@@ -72,15 +72,17 @@ def checked_points(name: str, points: np.ndarray, weights: np.ndarray | None) ->
     bad = ~(np.abs(points) < FARTHEST).all(axis=1)
     if bad.any():
         raise InputError(
-            f"{name}: points", f"{bad.sum()} of {len(points)} have no finite place within {FARTHEST:g} um",
+            f"{name}: points",
+            f"{bad.sum()} of {len(points)} have no finite place within {FARTHEST:g} um",
             "leave out what has no place, and give um",
-        )  # fmt: skip
+        )
     bad = ~((weights >= 0) & (weights <= 1))
     if bad.any():
         raise InputError(
-            f"{name}: weights", f"{bad.sum()} of {len(points)} are NaN or not in 0 to 1",
+            f"{name}: weights",
+            f"{bad.sum()} of {len(points)} are NaN or not in 0 to 1",
             "give probabilities, and leave out voxels of which nothing is known",
-        )  # fmt: skip
+        )
     used = weights > 0
     if not used.all():
         points, weights = points[used], weights[used]
@@ -204,9 +206,14 @@ def plane_through(points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, 
 
 
 def msac_plane(
-    points: np.ndarray, weights: np.ndarray | None = None, *, threshold: float = 2.0, draws: int = 500,
-    most: int = 20_000, seed: int = 0,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    points: np.ndarray,
+    weights: np.ndarray | None = None,
+    *,
+    threshold: float = 2.0,
+    draws: int = 500,
+    most: int = 20_000,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The one plane of least MSAC cost, and the points near it.
 
     Parameters
@@ -285,9 +292,15 @@ def largest_part(points: np.ndarray, edge: float) -> np.ndarray:
 
 
 def sequential_msac(
-    points: np.ndarray, weights: np.ndarray | None = None, *, planes: int, threshold: float = 2.0, draws: int = 500,
-    cell: float = 4.0, seed: int = 0,
-) -> Planes:  # fmt: skip
+    points: np.ndarray,
+    weights: np.ndarray | None = None,
+    *,
+    planes: int,
+    threshold: float = 2.0,
+    draws: int = 500,
+    cell: float = 4.0,
+    seed: int = 0,
+) -> Planes:
     """Planes found one after another, each taking its points away: the published route, kept for comparison.
 
     Parameters

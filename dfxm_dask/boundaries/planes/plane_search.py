@@ -51,9 +51,17 @@ def _no_planes() -> Planes:
 
 
 def find_planes(
-    points: np.ndarray, weights: np.ndarray | None = None, *, most_planes: int = 20, sample: int = 30_000,
-    cell: float = CELL, reach: float = REACH, thickest: float = 1.0, layer: float = 0.0, seed: int = 0,
-) -> Mixture:  # fmt: skip
+    points: np.ndarray,
+    weights: np.ndarray | None = None,
+    *,
+    most_planes: int = 20,
+    sample: int = 30_000,
+    cell: float = CELL,
+    reach: float = REACH,
+    thickest: float = 1.0,
+    layer: float = 0.0,
+    seed: int = 0,
+) -> Mixture:
     """Planes that a cloud of points holds, as many as it supports.
 
     Parameters
@@ -209,7 +217,7 @@ def _pruned(points: np.ndarray, weights: np.ndarray, model: Mixture, thickest: f
 
 def _settled(
     points: np.ndarray, weights: np.ndarray, model: Mixture, steps: int, thickest: float
-) -> tuple[Mixture, float]:  # fmt: skip
+) -> tuple[Mixture, float]:
     """The model fitted, given the ends that its planes then have, and fitted again."""
     model, _ = fitted(points, weights, without_ends(model), steps=steps, close=1e-3, thickest=thickest)
     return fitted(points, weights, with_ends(points, weights, model), steps=steps, close=1e-3, thickest=thickest)

@@ -62,9 +62,10 @@ def refuse_overflow(points: np.ndarray, centre: np.ndarray) -> None:
         reach = float(np.abs(points - centre).max())
         if len(points) * max(reach, 64.0) ** 2 * FINE > 2.0**61:
             raise InputError(
-                f"sums over {len(points)} points up to {reach:g} um from the centre", "do not fit 64 bits",
+                f"sums over {len(points)} points up to {reach:g} um from the centre",
+                "do not fit 64 bits",
                 "thin the points, or fit parts of the volume",
-            )  # fmt: skip
+            )
 
 
 def grouped_sums(

@@ -26,9 +26,14 @@ ONE_SIGMA = 0.6826894921370859  # probability within one standard deviation
 
 
 def bootstrap_planes(
-    points: np.ndarray, weights: np.ndarray | None, model: Mixture, *, replicates: int = 200, block: float = BLOCK,
+    points: np.ndarray,
+    weights: np.ndarray | None,
+    model: Mixture,
+    *,
+    replicates: int = 200,
+    block: float = BLOCK,
     seed: int = 0,
-) -> Planes:  # fmt: skip
+) -> Planes:
     """Planes of clouds whose blocks are drawn with replacement.
 
     Parameters
@@ -86,9 +91,15 @@ def _filled(mass: np.ndarray) -> int:
 
 
 def restarted_planes(
-    points: np.ndarray, weights: np.ndarray | None, model: Mixture, *, starts: int = 4, steps: int = 25, seed: int = 0,
+    points: np.ndarray,
+    weights: np.ndarray | None,
+    model: Mixture,
+    *,
+    starts: int = 4,
+    steps: int = 25,
+    seed: int = 0,
     thickest: float = 1.0,
-) -> Planes:  # fmt: skip
+) -> Planes:
     """Planes that the fit finds from other starts, and with shares counted in other cells.
 
     Parameters
@@ -277,9 +288,15 @@ class LineErrors(NamedTuple):
 
 
 def line_errors(
-    points: np.ndarray, readings: Sequence[np.ndarray], normal: np.ndarray, families: Families, *, replicates: int = 40,
-    block: float = BLOCK, seed: int = 0,
-) -> LineErrors:  # fmt: skip
+    points: np.ndarray,
+    readings: Sequence[np.ndarray],
+    normal: np.ndarray,
+    families: Families,
+    *,
+    replicates: int = 40,
+    block: float = BLOCK,
+    seed: int = 0,
+) -> LineErrors:
     """Standard errors of directions and spacings of lines.
 
     Parameters

@@ -104,9 +104,10 @@ def rotation_of_wall(
     spacing = np.asarray(spacing, np.float64)
     if not len(line) == len(burgers) == spacing.size:
         raise InputError(
-            "rotation_of_wall", f"{len(line)} lines, {spacing.size} spacings, {len(burgers)} Burgers vectors",
+            "rotation_of_wall",
+            f"{len(line)} lines, {spacing.size} spacings, {len(burgers)} Burgers vectors",
             "give one of each for every family",
-        )  # fmt: skip
+        )
     if not ((spacing > 0) & (spacing < np.inf)).all():
         raise InputError("rotation_of_wall: spacing", f"is {spacing.tolist()} um", "give lengths above zero")
     content, turning = _equations(normal, line / np.linalg.norm(line, axis=1, keepdims=True), spacing, burgers)
@@ -265,9 +266,16 @@ class Step(NamedTuple):
 
 
 def step_across(
-    points: np.ndarray, values: np.ndarray, normal: np.ndarray, origin: np.ndarray, *,
-    strip: tuple[float, float] = (2.0, 10.0), block: float = 20.0, replicates: int = 200, seed: int = 0,
-) -> Step:  # fmt: skip
+    points: np.ndarray,
+    values: np.ndarray,
+    normal: np.ndarray,
+    origin: np.ndarray,
+    *,
+    strip: tuple[float, float] = (2.0, 10.0),
+    block: float = 20.0,
+    replicates: int = 200,
+    seed: int = 0,
+) -> Step:
     """Jump of a map across a plane, such as that of the local peak: the misorientation that b/D has to match.
 
     Parameters

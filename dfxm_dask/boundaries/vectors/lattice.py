@@ -110,10 +110,11 @@ def crystal_of(lattice: Lattice) -> Crystal:
         raise InputError(name, f"is {given.tolist()}", "give the reflection that was measured")
     if lattice.hkl is None and not 1 / LONGEST_VECTOR <= np.linalg.norm(given) <= 1 / SHORTEST_VECTOR:
         raise InputError(
-            name, f"has a length of {np.linalg.norm(given):.4g}, which means lattice planes"
+            name,
+            f"has a length of {np.linalg.norm(given):.4g}, which means lattice planes"
             f" {1 / np.linalg.norm(given):.4g} um apart",
             "give a vector of length 1/spacing in 1/um, such as 4938 for a spacing of 2.025e-4 um",
-        )  # fmt: skip
+        )
     g = axes_of(lattice) @ given / (lattice.parameter or 1.0) if lattice.hkl is not None else given
     g_unit = g / np.linalg.norm(g)
     theta = float(np.arcsin(-g_unit[0])) if lattice.two_theta is None else np.deg2rad(lattice.two_theta) / 2
@@ -132,9 +133,10 @@ def crystal_of(lattice: Lattice) -> Crystal:
     if lattice.hkl is not None and (np.abs(products - np.rint(products)) > ALIKE).any():
         kind = lattice.kind or "fcc"
         raise InputError(
-            name, f"{' '.join(str(n) for n in lattice.hkl)} is extinct in {kind}: some g·b are no whole numbers",
+            name,
+            f"{' '.join(str(n) for n in lattice.hkl)} is extinct in {kind}: some g·b are no whole numbers",
             f"give a reflection of {kind}: {ALLOWED[kind]}; or vectors with scattering_vector",
-        )  # fmt: skip
+        )
     return Crystal(burgers, products, theta)
 
 
@@ -187,9 +189,10 @@ def axes_of(lattice: Lattice) -> np.ndarray:
     x, z = x / np.linalg.norm(x), z / np.linalg.norm(z)
     if abs(x @ z) > np.sin(np.deg2rad(SQUARE)):
         raise InputError(
-            f"lattice: x {lattice.x} and z {lattice.z}", f"are {np.rad2deg(np.arccos(x @ z)):.4g} degree apart",
+            f"lattice: x {lattice.x} and z {lattice.z}",
+            f"are {np.rad2deg(np.arccos(x @ z)):.4g} degree apart",
             "give the crystal directions along two axes of the store, which are at right angles",
-        )  # fmt: skip
+        )
     z = z - (x @ z) * x
     return np.stack([x, np.cross(z / np.linalg.norm(z), x), z / np.linalg.norm(z)])
 

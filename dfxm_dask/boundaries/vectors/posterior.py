@@ -63,12 +63,22 @@ class Posterior(NamedTuple):
 
 
 def burgers_posterior(
-    normal: np.ndarray, normal_error: float, line: np.ndarray, line_error: np.ndarray, spacing: np.ndarray,
-    spacing_error: np.ndarray, candidates: np.ndarray, *, overtone: np.ndarray | None = None,
-    turn: tuple[float, float] | None = None, axis: tuple[float, float, float] = (0.0, 1.0, 0.0),
-    products: np.ndarray | None = None, images: Callable[[np.ndarray, np.ndarray], float] | None = None,
-    hidden: float = HIDDEN, seed: int = 0,
-) -> Posterior:  # fmt: skip
+    normal: np.ndarray,
+    normal_error: float,
+    line: np.ndarray,
+    line_error: np.ndarray,
+    spacing: np.ndarray,
+    spacing_error: np.ndarray,
+    candidates: np.ndarray,
+    *,
+    overtone: np.ndarray | None = None,
+    turn: tuple[float, float] | None = None,
+    axis: tuple[float, float, float] = (0.0, 1.0, 0.0),
+    products: np.ndarray | None = None,
+    images: Callable[[np.ndarray, np.ndarray], float] | None = None,
+    hidden: float = HIDDEN,
+    seed: int = 0,
+) -> Posterior:
     """Probability of every candidate to be the Burgers vector of each family, and the rotation that follows.
 
     Parameters
@@ -166,24 +176,41 @@ def burgers_posterior(
     reverse = int(np.flatnonzero((index == (index[best] + len(candidates)) % len(signed)).all(axis=1))[0])
     rotation = _rotation(plain, weight[:, 0], normal, best, seed)
     return Posterior(
-        probability, *_products(index, each, products), signed[index[best]],
-        float(each[best] / (each[best] + each[reverse])), *rotation, float(weight[:, 1].sum()),
-    )  # fmt: skip
+        probability,
+        *_products(index, each, products),
+        signed[index[best]],
+        float(each[best] / (each[best] + each[reverse])),
+        *rotation,
+        float(weight[:, 1].sum()),
+    )
 
 
 def unknown_posterior(families: int, candidates: int) -> Posterior:
     """A posterior of which nothing is known."""
     nothing, vector = np.full(families, np.nan), np.full(3, np.nan)
     return Posterior(
-        np.full((families, candidates), np.nan), nothing, nothing, np.full((families, 3), np.nan), np.nan, vector,
-        vector, np.nan, np.nan, np.nan, np.nan, np.nan,
-    )  # fmt: skip
+        np.full((families, candidates), np.nan),
+        nothing,
+        nothing,
+        np.full((families, 3), np.nan),
+        np.nan,
+        vector,
+        vector,
+        np.nan,
+        np.nan,
+        np.nan,
+        np.nan,
+        np.nan,
+    )
 
 
 def _of_images(
-    total: np.ndarray, doubles: list[np.ndarray], spacing: np.ndarray, burgers: np.ndarray,
+    total: np.ndarray,
+    doubles: list[np.ndarray],
+    spacing: np.ndarray,
+    burgers: np.ndarray,
     images: Callable[[np.ndarray, np.ndarray], float],
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Logarithms of the likelihoods of images, (double, assignment); of those not computed the least that was."""
     by_rule = np.logaddexp(total[:, 0], total[:, 1])
     order = np.argsort(-by_rule, axis=None, kind="stable")[: CONSIDERED[1]]
@@ -231,9 +258,11 @@ def _equations(
 
 
 def _scores(
-    equations: tuple[np.ndarray, np.ndarray, np.ndarray], extra: float, turn: tuple[float, float] | None,
+    equations: tuple[np.ndarray, np.ndarray, np.ndarray],
+    extra: float,
+    turn: tuple[float, float] | None,
     axis: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:
     """Log likelihood and chi² of every assignment, the rotation integrated out."""
     content, covariance, turning = equations
     floor = (FLOOR * np.linalg.norm(content, axis=1)) ** 2 + extra

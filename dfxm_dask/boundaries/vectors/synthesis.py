@@ -56,15 +56,25 @@ class Folded(NamedTuple):
 def _microscope(theta: float) -> Microscope:
     """Beam and objective as published for Al 002, at another Bragg angle."""
     return Microscope(
-        energy=17.0, theta=theta, divergence_v=5.3e-4, divergence_profile="uniform", divergence_h=1e-5 / 2.35,
-        aperture=7.31e-4 / 2.35, bandwidth=6e-5, sheet=0.5 / 2.355,
-    )  # fmt: skip
+        energy=17.0,
+        theta=theta,
+        divergence_v=5.3e-4,
+        divergence_profile="uniform",
+        divergence_h=1e-5 / 2.35,
+        aperture=7.31e-4 / 2.35,
+        bandwidth=6e-5,
+        sheet=0.5 / 2.355,
+    )
 
 
 def folded_strip(
-    cells: np.ndarray, normal: np.ndarray, origin: np.ndarray, line: np.ndarray, spacing: np.ndarray,
+    cells: np.ndarray,
+    normal: np.ndarray,
+    origin: np.ndarray,
+    line: np.ndarray,
+    spacing: np.ndarray,
     corner: np.ndarray | None = None,
-) -> Folded | None:  # fmt: skip
+) -> Folded | None:
     """Measured tails of a boundary, folded onto one period of every family; None where too little is known.
 
     Parameters

@@ -23,15 +23,25 @@ OF_STEP = 0.05
 """Part of the step of the centre of mass by which it may miss the rotation of the lattice, apart from its error."""
 
 REASONS = (
-    (1, "no_lattice"), (2, "no_spacing"), (4, "no_error"), (8, "unexplained"), (16, "no_reflection"),
-    (32, "no_image"), (64, "hidden_lines"), (128, "unsure"), (256, "of_first_direction"),
-)  # fmt: skip
+    (1, "no_lattice"),
+    (2, "no_spacing"),
+    (4, "no_error"),
+    (8, "unexplained"),
+    (16, "no_reflection"),
+    (32, "no_image"),
+    (64, "hidden_lines"),
+    (128, "unsure"),
+    (256, "of_first_direction"),
+)
 FLAG = {name: bit for bit, name in REASONS}
 B, F = "boundary", "family"
 WRITES = (
     Variable("candidate_burgers", ("candidate", "xyz"), "float64", "um", "candidate Burgers vectors of the lattice"),
     Variable(
-        "burgers_probability", (B, F, "candidate"), "float64", "1",
+        "burgers_probability",
+        (B, F, "candidate"),
+        "float64",
+        "1",
         "probability of the candidate Burgers vector for the dislocation lines, either sign",
     ),
     Variable("burgers_sign_probability", (B,), "float64", "1", "probability of the signs of the Burgers vectors"),
@@ -45,7 +55,7 @@ WRITES = (
     Variable("twist_error", (B,), "float64", "1", "standard error of the twist part of the boundary rotation"),
     Variable("step_expected", (B,), "float64", "degree", "step of the rocking peak along phi expected from b/D"),
     Variable("step_expected_error", (B,), "float64", "degree", "standard error of the step expected from b/D"),
-)  # fmt: skip
+)
 
 
 def crystal_options(lattice: Lattice | None, *, along_phi: bool) -> Arrays:
@@ -66,9 +76,7 @@ def known_crystal(summary: Arrays) -> Crystal:
     return Crystal(summary["option_burgers"], summary["option_products"], float(summary["option_theta"]))
 
 
-def give_vectors(
-    made: Arrays, k: int, crystal: Crystal, cells: np.ndarray, *, along_phi: bool, seed: int
-) -> None:  # fmt: skip
+def give_vectors(made: Arrays, k: int, crystal: Crystal, cells: np.ndarray, *, along_phi: bool, seed: int) -> None:
     """Fill the rows of one boundary from what its rows tell already: normal, step, lines and spacings.
 
     Parameters
@@ -119,18 +127,29 @@ def give_vectors(
     line_error = np.maximum(made["line_error"][k, families], FINEST)
     error = np.maximum(error, 1e-3 * spacing)
     found = burgers_posterior(
-        normal, normal_error, line, line_error, spacing, error, crystal.burgers,
-        overtone=overtone, turn=turn, products=crystal.products, images=images, seed=seed,
+        normal,
+        normal_error,
+        line,
+        line_error,
+        spacing,
+        error,
+        crystal.burgers,
+        overtone=overtone,
+        turn=turn,
+        products=crystal.products,
+        images=images,
+        seed=seed,
         hidden=HIDDEN if directions == len(families) else SEEN,
-    )  # fmt: skip
+    )
     if not np.isfinite(found.probability).all():
         known_error = np.isfinite([*error, normal_error, *line_error]).all()
         reason[k, families] |= FLAG["unexplained" if known_error else "no_error"]
         return
     for name, values in (
-        ("burgers_probability", found.probability), ("g_dot_b", found.product),
+        ("burgers_probability", found.probability),
+        ("g_dot_b", found.product),
         ("g_dot_b_probability", found.product_probability),
-    ):  # fmt: skip
+    ):
         made[name][k, families] = values
     reason[k, families] |= np.where(found.probability.max(axis=1) < SURE, FLAG["unsure"], 0)
     if found.hidden > 0.5:  # the lines that were found do not make up the wall
@@ -147,7 +166,7 @@ def give_vectors(
 
 def _images(
     cells: np.ndarray, normal: np.ndarray, origin: np.ndarray, corner: np.ndarray, line: np.ndarray, theta: float
-) -> Callable[[np.ndarray, np.ndarray], float] | None:  # fmt: skip
+) -> Callable[[np.ndarray, np.ndarray], float] | None:
     """Likelihood of weak-beam images beside the boundary for spacings and Burgers vectors; None of too few."""
     if not len(cells):
         return None

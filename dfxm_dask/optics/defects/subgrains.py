@@ -65,9 +65,16 @@ def _corners(box: np.ndarray) -> np.ndarray:
 
 
 def _one_set(
-    origin: np.ndarray, normal: np.ndarray, line: np.ndarray, burgers: np.ndarray, spacing: float, box: np.ndarray,
-    core: float, *, half: bool,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    origin: np.ndarray,
+    normal: np.ndarray,
+    line: np.ndarray,
+    burgers: np.ndarray,
+    spacing: float,
+    box: np.ndarray,
+    core: float,
+    *,
+    half: bool,
+) -> tuple[np.ndarray, np.ndarray]:
     """One set of parallel lines along a plane, as far as the box feels it, and its even spread; or its half alone."""
     reach = (_corners(box) - origin) @ np.cross(normal, line)
     # wall_lines runs along normal x line, our half planes along line x normal.
@@ -120,9 +127,15 @@ def edge_sets(target: np.ndarray, candidates: np.ndarray) -> list[tuple[np.ndarr
 
 
 def tilt_junction(
-    origin: np.ndarray, line: np.ndarray, reference: np.ndarray, azimuths: np.ndarray, tilts: np.ndarray,
-    candidates: np.ndarray, box: np.ndarray, core: float,
-) -> Built:  # fmt: skip
+    origin: np.ndarray,
+    line: np.ndarray,
+    reference: np.ndarray,
+    azimuths: np.ndarray,
+    tilts: np.ndarray,
+    candidates: np.ndarray,
+    box: np.ndarray,
+    core: float,
+) -> Built:
     """Half planes of edge dislocations that meet along a line.
 
     Parameters
@@ -161,10 +174,16 @@ def tilt_junction(
             sheets.append(sheet)
         boundaries.append(
             Boundary(
-                "tilt", origin, normal, along, -tilt * line, np.array([b for b, _ in sets]),
-                np.tile(line, (len(sets), 1)), np.array([s for _, s in sets]),
+                "tilt",
+                origin,
+                normal,
+                along,
+                -tilt * line,
+                np.array([b for b, _ in sets]),
+                np.tile(line, (len(sets), 1)),
+                np.array([s for _, s in sets]),
             )
-        )  # fmt: skip
+        )
     turned = np.cumsum(tilts)
     rotations = (turned - turned.mean())[:, None] * line
     junction = Junction(origin, line, reference, azimuths, rotations)
@@ -172,9 +191,15 @@ def tilt_junction(
 
 
 def plane_wall(
-    kind: str, origin: np.ndarray, normal: np.ndarray, jump: np.ndarray, burgers: np.ndarray, line: np.ndarray,
-    box: np.ndarray, core: float,
-) -> Built:  # fmt: skip
+    kind: str,
+    origin: np.ndarray,
+    normal: np.ndarray,
+    jump: np.ndarray,
+    burgers: np.ndarray,
+    line: np.ndarray,
+    box: np.ndarray,
+    core: float,
+) -> Built:
     """A boundary that crosses the whole volume, of one to three sets of lines.
 
     Parameters

@@ -40,9 +40,13 @@ def _refuse_oblique(name: str, first: np.ndarray, second: np.ndarray) -> None:
 
 
 def sheets(
-    origin: np.ndarray, line: np.ndarray, along: np.ndarray, start: np.ndarray | float, stop: np.ndarray | float,
+    origin: np.ndarray,
+    line: np.ndarray,
+    along: np.ndarray,
+    start: np.ndarray | float,
+    stop: np.ndarray | float,
     burgers: np.ndarray,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Strips that are covered evenly by parallel straight dislocations, as one table.
 
     Parameters
@@ -235,9 +239,15 @@ def _plane(normal: np.ndarray, line: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def wall_lines(
-    origin: np.ndarray, normal: np.ndarray, line: np.ndarray, burgers: np.ndarray, spacing: float, start: float,
-    stop: float, core: float,
-) -> np.ndarray:  # fmt: skip
+    origin: np.ndarray,
+    normal: np.ndarray,
+    line: np.ndarray,
+    burgers: np.ndarray,
+    spacing: float,
+    start: float,
+    stop: float,
+    core: float,
+) -> np.ndarray:
     """Straight dislocations of one wall, at s = start + (k + 1/2) spacing along normal × line, below stop.
 
     Parameters
@@ -284,9 +294,14 @@ def wall_lines(
 
 
 def wall_sheet(
-    origin: np.ndarray, normal: np.ndarray, line: np.ndarray, burgers: np.ndarray, spacing: float, start: float,
+    origin: np.ndarray,
+    normal: np.ndarray,
+    line: np.ndarray,
+    burgers: np.ndarray,
+    spacing: float,
+    start: float,
     stop: float,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """The sheet that a wall of lines becomes when its Burgers vector is spread evenly.
 
     Parameters

@@ -301,9 +301,15 @@ def blur(image: np.ndarray, detector: Detector) -> np.ndarray:
         _convolve(coarse, half_y, half_x, spread)
         share = detector.halo_fraction * (nodes_y / image.shape[0]) * (nodes_x / image.shape[1])
         _from_nodes(
-            spread, first_y, weight_y, first_x, weight_x, seen,
-            np.float32(1 - detector.halo_fraction), np.float32(share),
-        )  # fmt: skip
+            spread,
+            first_y,
+            weight_y,
+            first_x,
+            weight_x,
+            seen,
+            np.float32(1 - detector.halo_fraction),
+            np.float32(share),
+        )
     return seen
 
 
@@ -411,7 +417,12 @@ def record(
         )
     noise = detector.read_noise + detector.read_noise_rate * time
     _expose(
-        expected, np.require(pattern, np.float32, ["C", "W"]), float(detector.gain), noise,
-        float(detector.saturation), rng, counts,
-    )  # fmt: skip
+        expected,
+        np.require(pattern, np.float32, ["C", "W"]),
+        float(detector.gain),
+        noise,
+        float(detector.saturation),
+        rng,
+        counts,
+    )
     return counts

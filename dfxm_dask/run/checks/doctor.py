@@ -25,9 +25,16 @@ from typing import Any, Literal
 State = Literal["ok", "warn", "fail"]
 
 TESTED = {
-    "python": "3.11", "dask": "2026.8", "distributed": "2026.8", "zarr": "3.1", "xarray": "2026.9", "numpy": "2.4",
-    "numba": "0.68", "h5py": "3.16", "torch": "2.13",
-}  # fmt: skip
+    "python": "3.11",
+    "dask": "2026.8",
+    "distributed": "2026.8",
+    "zarr": "3.1",
+    "xarray": "2026.9",
+    "numpy": "2.4",
+    "numba": "0.68",
+    "h5py": "3.16",
+    "torch": "2.13",
+}
 """Versions with which the tests last passed; others that fit the requirements should do."""
 LEAST_OPEN_FILES = 1024
 LEAST_FREE_BYTES = 10_000_000_000
@@ -38,8 +45,11 @@ SLOW_COMMIT = 0.1
 """Seconds of a write, fsync and rename above which a file system slows a run down: a unit takes seconds (our choice,
 like the limits above)."""
 ANSWER_SECONDS = 3.0
-PASSING = {"tmpfs": "lives in memory, and is lost with the machine", "ramfs": "lives in memory, and is lost with it",
-           "overlay": "is the layer of a container, and is lost with it"}  # fmt: skip
+PASSING = {
+    "tmpfs": "lives in memory, and is lost with the machine",
+    "ramfs": "lives in memory, and is lost with it",
+    "overlay": "is the layer of a container, and is lost with it",
+}
 SHARED = ("nfs", "nfs4", "gpfs", "lustre", "beegfs", "cifs", "smb3", "ceph", "wekafs")
 VERSION = re.compile(r"\d+(?:\.\d+)*")
 
@@ -148,15 +158,24 @@ def codecs() -> Iterator[Finding]:
         file.create_dataset("data", data=counts, chunks=(1, 64, 64), **hdf5plugin.Bitshuffle())
         whole = bool((file["data"][()] == counts).all())
     remedy = "pip install --force-reinstall hdf5plugin h5py"
-    yield Finding("HDF5 bitshuffle-LZ4", "ok" if whole else "fail", f"HDF5 {h5py.version.hdf5_version}",
-                  "" if whole else remedy)  # fmt: skip
+    yield Finding(
+        "HDF5 bitshuffle-LZ4", "ok" if whole else "fail", f"HDF5 {h5py.version.hdf5_version}", "" if whole else remedy
+    )
     packed = blosc.compress(counts, b"lz4", 5, blosc.BITSHUFFLE, 0, 2)
     whole = blosc.decompress(packed) == counts.tobytes()
-    yield Finding("blosc-LZ4 with bitshuffle", "ok" if whole else "fail", f"{counts.nbytes / len(packed):.2f} times",
-                  "" if whole else "pip install --force-reinstall numcodecs")  # fmt: skip
+    yield Finding(
+        "blosc-LZ4 with bitshuffle",
+        "ok" if whole else "fail",
+        f"{counts.nbytes / len(packed):.2f} times",
+        "" if whole else "pip install --force-reinstall numcodecs",
+    )
     fast = implementation in ("c", "cffi")
-    yield Finding("crc32c", "ok" if fast else "warn", f"implemented in {implementation}",
-                  "" if fast else "pip install --force-reinstall google-crc32c: this one is slow")  # fmt: skip
+    yield Finding(
+        "crc32c",
+        "ok" if fast else "warn",
+        f"implemented in {implementation}",
+        "" if fast else "pip install --force-reinstall google-crc32c: this one is slow",
+    )
 
 
 def threads() -> Iterator[Finding]:
@@ -166,8 +185,12 @@ def threads() -> Iterator[Finding]:
     words = ", ".join(f"{name}={value}" for name, value in given.items()) or "no thread variable is set"
     odd = [name for name, value in given.items() if not value.isdigit() or int(value) < 1]
     cores = _cores()
-    yield Finding("cores and threads", "warn" if odd else "ok", f"{cores:g} of {os.cpu_count()} cores; {words}",
-                  f"unset {' '.join(odd)}" if odd else "")  # fmt: skip
+    yield Finding(
+        "cores and threads",
+        "warn" if odd else "ok",
+        f"{cores:g} of {os.cpu_count()} cores; {words}",
+        f"unset {' '.join(odd)}" if odd else "",
+    )
 
 
 def _cores() -> float:
@@ -193,17 +216,24 @@ def memory() -> Iterator[Finding]:
     share = usable / max(1.0, _cores())
     small = share < LEAST_BYTES_OF_A_CORE
     free = min(psutil.virtual_memory().available, usable)
-    yield Finding("memory", "warn" if small else "ok",
-                  f"{usable / 1e9:.1f} GB ({free / 1e9:.1f} GB free), {share / 1e9:.1f} GB for each core",
-                  "use fewer --workers than cores" if small else "")  # fmt: skip
+    yield Finding(
+        "memory",
+        "warn" if small else "ok",
+        f"{usable / 1e9:.1f} GB ({free / 1e9:.1f} GB free), {share / 1e9:.1f} GB for each core",
+        "use fewer --workers than cores" if small else "",
+    )
 
 
 def open_files() -> Iterator[Finding]:
     """How many files a process may have open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = soft != resource.RLIM_INFINITY and soft < LEAST_OPEN_FILES
-    yield Finding("open files", "warn" if few else "ok", f"{soft} of at most {hard}",
-                  f"ulimit -n {LEAST_OPEN_FILES}" if few else "")  # fmt: skip
+    yield Finding(
+        "open files",
+        "warn" if few else "ok",
+        f"{soft} of at most {hard}",
+        f"ulimit -n {LEAST_OPEN_FILES}" if few else "",
+    )
 
 
 def terminal() -> Iterator[Finding]:
@@ -223,8 +253,12 @@ def loopback() -> Iterator[Finding]:
             server.listen(1)
             client.connect(server.getsockname())
         except OSError as error:
-            yield Finding("loopback", "fail", f"port of 127.0.0.1 does not answer ({error})",
-                          "allow local connections: workers need them")  # fmt: skip
+            yield Finding(
+                "loopback",
+                "fail",
+                f"port of 127.0.0.1 does not answer ({error})",
+                "allow local connections: workers need them",
+            )
             return
         yield Finding("loopback", "ok", f"port {server.getsockname()[1]} of 127.0.0.1 answers")
 
@@ -238,8 +272,12 @@ def gpu() -> Iterator[Finding]:
     import torch
 
     seen = torch.cuda.is_available()
-    yield Finding("GPU", "ok" if seen else "warn", "; ".join(found.stdout.split("\n")).strip("; "),
-                  "" if seen else f"install a torch with CUDA (this is {torch.__version__})")  # fmt: skip
+    yield Finding(
+        "GPU",
+        "ok" if seen else "warn",
+        "; ".join(found.stdout.split("\n")).strip("; "),
+        "" if seen else f"install a torch with CUDA (this is {torch.__version__})",
+    )
 
 
 def _answer(*command: str) -> subprocess.CompletedProcess[str] | None:
@@ -266,17 +304,29 @@ def place(folder: Path, name: str = "folder") -> Iterator[Finding]:
     mounts = [p for p in psutil.disk_partitions(all=True) if folder.is_relative_to(p.mountpoint)]
     kind = max(mounts, key=lambda p: len(p.mountpoint)).fstype if mounts else "unknown"
     note = ", shared between machines" if kind in SHARED else ""
-    yield Finding(f"{name}: file system", "warn" if kind in PASSING else "ok", f"{folder} on {kind}{note}",
-                  f"choose another folder: this one {PASSING[kind]}" if kind in PASSING else "")  # fmt: skip
+    yield Finding(
+        f"{name}: file system",
+        "warn" if kind in PASSING else "ok",
+        f"{folder} on {kind}{note}",
+        f"choose another folder: this one {PASSING[kind]}" if kind in PASSING else "",
+    )
     space = os.statvfs(folder)
     free, files = space.f_bavail * space.f_frsize, space.f_favail
     scarce = free < LEAST_FREE_BYTES
-    yield Finding(f"{name}: free space", "warn" if scarce else "ok", f"{free / 1e9:.1f} GB",
-                  "free space, or choose another folder" if scarce else "")  # fmt: skip
+    yield Finding(
+        f"{name}: free space",
+        "warn" if scarce else "ok",
+        f"{free / 1e9:.1f} GB",
+        "free space, or choose another folder" if scarce else "",
+    )
     counted = space.f_files > 0
     few = counted and files < LEAST_FREE_FILES
-    yield Finding(f"{name}: free inodes", "warn" if few else "ok", f"{files:,}" if counted else "not limited",
-                  "remove small files, or choose another folder" if few else "")  # fmt: skip
+    yield Finding(
+        f"{name}: free inodes",
+        "warn" if few else "ok",
+        f"{files:,}" if counted else "not limited",
+        "remove small files, or choose another folder" if few else "",
+    )
     try:
         probes = Path(tempfile.mkdtemp(prefix=".dfxm_dask-probe-", dir=folder))
     except OSError as error:
@@ -310,8 +360,12 @@ def commits(folder: Path) -> Iterator[Finding]:
         yield Finding("rename", "fail", "did not replace the file", "choose another file system")
         return
     slow = taken > SLOW_COMMIT
-    yield Finding("write, fsync, rename", "warn" if slow else "ok", f"1 MB in {taken * 1e3:.1f} ms",
-                  "expect slow commits, or choose another folder" if slow else "")  # fmt: skip
+    yield Finding(
+        "write, fsync, rename",
+        "warn" if slow else "ok",
+        f"1 MB in {taken * 1e3:.1f} ms",
+        "expect slow commits, or choose another folder" if slow else "",
+    )
 
 
 def appends(folder: Path) -> Iterator[Finding]:
@@ -325,8 +379,12 @@ def appends(folder: Path) -> Iterator[Finding]:
         for writer in writers:
             os.close(writer)
     whole = path.read_bytes() == b"".join(b"%03d\n" % number for number in range(20))
-    yield Finding("appending", "ok" if whole else "fail", "lines stay whole" if whole else "lines overwrite each other",
-                  "" if whole else "choose another file system: ledgers would be damaged")  # fmt: skip
+    yield Finding(
+        "appending",
+        "ok" if whole else "fail",
+        "lines stay whole" if whole else "lines overwrite each other",
+        "" if whole else "choose another file system: ledgers would be damaged",
+    )
 
 
 def links(folder: Path) -> Iterator[Finding]:
@@ -354,8 +412,12 @@ def locks(folder: Path) -> Iterator[Finding]:
         with h5py.File(folder / "lock.h5", "w", locking=True) as file:
             file["a"] = 1
     except OSError as error:
-        yield Finding("HDF5 locking", "warn", " ".join(str(error).split())[:120],
-                      "export HDF5_USE_FILE_LOCKING=FALSE for other programs")  # fmt: skip
+        yield Finding(
+            "HDF5 locking",
+            "warn",
+            " ".join(str(error).split())[:120],
+            "export HDF5_USE_FILE_LOCKING=FALSE for other programs",
+        )
     else:
         yield Finding("HDF5 locking", "ok", "works")
 
@@ -367,8 +429,9 @@ def clock(folder: Path) -> Iterator[Finding]:
     path.write_bytes(b"")
     skew = path.stat().st_mtime - (before + time.time()) / 2
     off = abs(skew) > LARGEST_SKEW
-    yield Finding("clock", "warn" if off else "ok", f"{skew:+.2f} s from this machine",
-                  "set the clocks by NTP" if off else "")  # fmt: skip
+    yield Finding(
+        "clock", "warn" if off else "ok", f"{skew:+.2f} s from this machine", "set the clocks by NTP" if off else ""
+    )
 
 
 def network(setup: Any = None) -> Iterator[Finding]:
@@ -394,8 +457,12 @@ def slurm(setup: Any = None) -> Iterator[Finding]:
     wanted = getattr(setup, "kind", "") == "slurm"
     lacking = [command for command in ("sbatch", "sinfo", "squeue", "scancel") if shutil.which(command) is None]
     if lacking:
-        yield Finding("SLURM", "fail" if wanted else "ok", f"no {', '.join(lacking)} here",
-                      "run on a machine that submits jobs, or load the module of SLURM" if wanted else "")  # fmt: skip
+        yield Finding(
+            "SLURM",
+            "fail" if wanted else "ok",
+            f"no {', '.join(lacking)} here",
+            "run on a machine that submits jobs, or load the module of SLURM" if wanted else "",
+        )
     else:
         answer = _answer("sinfo", "--noheader", "--format=%R")
         queues = sorted(set(answer.stdout.split())) if answer and not answer.returncode else None

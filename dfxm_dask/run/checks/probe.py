@@ -204,9 +204,13 @@ def projected(plan: Plan, workers: int) -> Forecast:
 
 
 def probe(
-    plan: Plan, *, workers: int, blocks: int = 3, scratch: Path | None = None,
+    plan: Plan,
+    *,
+    workers: int,
+    blocks: int = 3,
+    scratch: Path | None = None,
     plugins: tuple[str | Path, ...] = (),
-) -> Forecast:  # fmt: skip
+) -> Forecast:
     """What a run will take, from a few blocks computed beside the store by workers like those of a run.
 
     Parameters
@@ -255,9 +259,14 @@ def compiled() -> set[Path]:
 
 
 def _probe_passes(
-    plan: Plan, passes: list[tuple[Pass, list[str]]], rough: Forecast, blocks: int, scratch: Path | None,
-    plugins: tuple[str | Path, ...], done: dict[str, frozenset[str]],
-) -> Forecast:  # fmt: skip
+    plan: Plan,
+    passes: list[tuple[Pass, list[str]]],
+    rough: Forecast,
+    blocks: int,
+    scratch: Path | None,
+    plugins: tuple[str | Path, ...],
+    done: dict[str, frozenset[str]],
+) -> Forecast:
     """The forecast of passes with blocks that are left, by fresh workers in a fresh store beside."""
     begun = time.perf_counter()
     with ExitStack() as stack:
@@ -316,9 +325,16 @@ def stand_in_neighbours(one: Pass, plan: Plan, beside: Path, layers: Sequence[in
 
 
 def _probe_pass(
-    one: Pass, todo: list[str], plan: Plan, beside: Path, client: Any, first: list[int], timed: list[int],
-    layers: bool, whole: set[str],
-) -> tuple[PassCost, float]:  # fmt: skip
+    one: Pass,
+    todo: list[str],
+    plan: Plan,
+    beside: Path,
+    client: Any,
+    first: list[int],
+    timed: list[int],
+    layers: bool,
+    whole: set[str],
+) -> tuple[PassCost, float]:
     """The cost of a pass, and the seconds that workers take to load what it needs."""
     here = replace(plan.store, path=str(beside))
     addresses = list(client.nthreads())
@@ -341,8 +357,9 @@ def _probe_pass(
             if step.name in record["steps"]:
                 ledger.commit(beside, step.group, step.name, {**record["steps"][step.name], "block": record["block"]})
     commit = (time.perf_counter() - begun) / len(records)
-    lines = sum(ledger_path(beside, s.group, s.name).stat().st_size for s in one.steps if s.name not in whole
-                and s.stored)  # fmt: skip
+    lines = sum(
+        ledger_path(beside, s.group, s.name).stat().st_size for s in one.steps if s.name not in whole and s.stored
+    )
     share = rows(todo) / rows(wanted)
     seconds = sum(record["seconds"] for record in records)
     nbytes = sum(record["bytes_written"] for record in records) + lines
@@ -355,9 +372,15 @@ def _probe_pass(
     usual = seconds / rows(wanted)
     loading = max(0.0, sum(r["seconds"] for r in warmed) - usual * rows(warm)) / max(1, len(first))
     cost = PassCost(
-        tuple(s.name for s in one.steps), len(todo), len(wanted), seconds * share, int(nbytes * share) + small,
-        ceil(len(places(records)) * share) + fixed, commit, gathered,
-    )  # fmt: skip
+        tuple(s.name for s in one.steps),
+        len(todo),
+        len(wanted),
+        seconds * share,
+        int(nbytes * share) + small,
+        ceil(len(places(records)) * share) + fixed,
+        commit,
+        gathered,
+    )
     return cost, loading
 
 

@@ -40,9 +40,14 @@ class VerifyReport:
 
 
 def verify(
-    store: str | Path, *, deep: int = 0, seed: int | None = None, repair: bool = False, client: Any = None,
+    store: str | Path,
+    *,
+    deep: int = 0,
+    seed: int | None = None,
+    repair: bool = False,
+    client: Any = None,
     publish: tuple[Any, ...] = (),
-) -> VerifyReport:  # fmt: skip
+) -> VerifyReport:
     """Faults of a store: sizes, identities and digests of every file, and of blocks computed again.
 
     Parameters
@@ -119,9 +124,7 @@ def _inputs(store: Path, without: Iterable[tuple[str, str]]) -> Iterator[Fault]:
                 yield Fault(group, step, "", "", str(error))
 
 
-def _inputs_of(
-    store: Path, group: str, step: str, header: dict[str, Any], records: dict[str, Any]
-) -> Iterator[Fault]:  # fmt: skip
+def _inputs_of(store: Path, group: str, step: str, header: dict[str, Any], records: dict[str, Any]) -> Iterator[Fault]:
     content: dict[str, Any] = {}
     for block, record in records.items():
         for source, digest in (record.get("inputs") or {}).items():

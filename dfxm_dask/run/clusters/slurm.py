@@ -215,6 +215,9 @@ def certificates_in(stack: ExitStack, folder: str) -> Any:
         with open(own / name, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write(text)
     certificate, key = str(own / "certificate"), str(own / "key")
-    roles = {f"tls_{role}_{part}": path for role in ("client", "scheduler", "worker")
-             for part, path in (("cert", certificate), ("key", key))}  # fmt: skip
+    roles = {
+        f"tls_{role}_{part}": path
+        for role in ("client", "scheduler", "worker")
+        for part, path in (("cert", certificate), ("key", key))
+    }
     return Security(require_encryption=True, tls_ca_file=certificate, **roles)

@@ -151,8 +151,11 @@ def schedule(config: str | Path, scheduler: str, *, executable: str | None = Non
         Another scheduler or time, or a path with a line break.
     """
     if scheduler not in SCHEDULERS:
-        raise InputError(f"scheduler {scheduler!r}", f"is unknown{nearest(scheduler, SCHEDULERS)}", "use one of "
-                         + ", ".join(SCHEDULERS))  # fmt: skip
+        raise InputError(
+            f"scheduler {scheduler!r}",
+            f"is unknown{nearest(scheduler, SCHEDULERS)}",
+            "use one of " + ", ".join(SCHEDULERS),
+        )
     hour, _, minute = at.partition(":")
     if not (hour.isdecimal() and minute.isdecimal() and int(hour) < 24 and int(minute) < 60):
         raise InputError(f"time {at!r}", "is no time of day", "write HH:MM, such as 02:00")

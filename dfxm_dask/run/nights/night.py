@@ -180,9 +180,16 @@ def run_night(
             end(one.outcome("new") if dry else one.outcome("not done", f"not begun: {stopped}"))
     outcomes.sort(key=lambda o: (STATUSES.index(o.status), o.source, o.entries))
     return Night(
-        str(night.path), socket.gethostname(), __version__, begun.isoformat(timespec="seconds"),
-        datetime.now(UTC).isoformat(timespec="seconds"), tuple(outcomes), tuple(notes), found.faults, stopped,
-    )  # fmt: skip
+        str(night.path),
+        socket.gethostname(),
+        __version__,
+        begun.isoformat(timespec="seconds"),
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        tuple(outcomes),
+        tuple(notes),
+        found.faults,
+        stopped,
+    )
 
 
 def _open(stack: ExitStack, night: Nightly) -> Any:
@@ -194,9 +201,13 @@ def _open(stack: ExitStack, night: Nightly) -> Any:
 
 
 def _work(
-    scan: NightScan, night: Nightly, recipes: Sequence[Recipe], client: Any, publish: tuple[Subscriber, ...],
+    scan: NightScan,
+    night: Nightly,
+    recipes: Sequence[Recipe],
+    client: Any,
+    publish: tuple[Subscriber, ...],
     over: Callable[[], str],
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     """Ingest a scan and run the recipes on it. ``over`` says why the night is to end, if it is."""
     begun = time.perf_counter()
     assert scan.seen is not None
@@ -237,11 +248,21 @@ def _work(
             files = [list(file) for file in scan.seen.files]
             anew = bool(scan.state) and (files, words[0]) != (scan.state["files"], scan.state["raw_asked"])
             made = run_ingest(
-                str(scan.source), scan.store, client=client, publish=(*publish, count),
-                scan=[*scan.entries], beamline=night.beamline, motors=night.motors, detector=night.detector,
-                pixel_size=night.pixel_size, roi=night.roi, roots=night.roots, allow_partial=night.allow_partial,
-                scan_mode=scan.seen.scan_mode, overwrite=anew,
-            )  # fmt: skip
+                str(scan.source),
+                scan.store,
+                client=client,
+                publish=(*publish, count),
+                scan=[*scan.entries],
+                beamline=night.beamline,
+                motors=night.motors,
+                detector=night.detector,
+                pixel_size=night.pixel_size,
+                roi=night.roi,
+                roots=night.roots,
+                allow_partial=night.allow_partial,
+                scan_mode=scan.seen.scan_mode,
+                overwrite=anew,
+            )
             known["absent"] = made.absent
         for recipe in recipes:
             if recipe.name in done:

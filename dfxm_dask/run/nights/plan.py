@@ -232,11 +232,20 @@ def write_state(
     for stray in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
         stray.unlink(missing_ok=True)  # left by a night that was killed
     state = {
-        "schema": STATE_SCHEMA, "source": str(scan.source), "entries": [*scan.entries], "stage": stage,
-        "failures": failures, "reason": reason, "recipes": dict(recipes), "raw_asked": asked[0], "asked": asked[1],
-        "sample": scan.seen.sample, "fingerprint": scan.seen.fingerprint, "files": scan.seen.files,
+        "schema": STATE_SCHEMA,
+        "source": str(scan.source),
+        "entries": [*scan.entries],
+        "stage": stage,
+        "failures": failures,
+        "reason": reason,
+        "recipes": dict(recipes),
+        "raw_asked": asked[0],
+        "asked": asked[1],
+        "sample": scan.seen.sample,
+        "fingerprint": scan.seen.fingerprint,
+        "files": scan.seen.files,
         "version": __version__,
-    }  # fmt: skip
+    }
     ledger.replace_file(path, json.dumps(state, indent=1).encode())
 
 

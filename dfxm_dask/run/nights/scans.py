@@ -177,9 +177,16 @@ def look(path: str, listed: Sequence[str], night: Nightly) -> Look:
     newest = max(recent, key=lambda file: file[2])
     first = scans[0]
     return Look(
-        first.title, str(first.metadata.get("sample", "")), tuple(files.values()), _fingerprint(scans, telling), "",
-        ended, (newest[0], newest[2] / 1e9), tuple(absent), mode,
-    )  # fmt: skip
+        first.title,
+        str(first.metadata.get("sample", "")),
+        tuple(files.values()),
+        _fingerprint(scans, telling),
+        "",
+        ended,
+        (newest[0], newest[2] / 1e9),
+        tuple(absent),
+        mode,
+    )
 
 
 def broken_look(path: str, listed: Sequence[str], problem: str, *, title: str = "") -> Look:
@@ -231,8 +238,18 @@ def _fingerprint(scans: Sequence[Scan], telling: Sequence[File]) -> str:
     """Digest of what scans are: commands, grids, positions, and the files that hold their frames."""
     told = hashlib.sha256(repr(sorted(telling)).encode())
     for s in scans:
-        words = [s.entry, s.title, s.commanded, s.found, s.frame_shape, s.dtype.str, s.z, s.z_motor, s.pieces,
-                 [s.metadata.get(k) for k in ("start_time", "end_time", "sample")]]  # fmt: skip
+        words = [
+            s.entry,
+            s.title,
+            s.commanded,
+            s.found,
+            s.frame_shape,
+            s.dtype.str,
+            s.z,
+            s.z_motor,
+            s.pieces,
+            [s.metadata.get(k) for k in ("start_time", "end_time", "sample")],
+        ]
         told.update(repr(words).encode())
         for values in (s.order, *(a.positions for a in s.axes), s.monitor, s.exposure):
             told.update(b"-" if values is None else np.ascontiguousarray(values).tobytes())

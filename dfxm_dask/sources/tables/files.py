@@ -56,9 +56,11 @@ def rows_and_files(table: Table, named: list[str], how: How, asked: str) -> tupl
             "add their rows, or name the frames of the table alone",
         )
     once = list(dict.fromkeys(files))
-    if len(once) < len(files) and (number := table.column(*NUMBER)) is not None and (
-        (values := table.numbers(number)) is not None
-    ):  # fmt: skip
+    if (
+        len(once) < len(files)
+        and (number := table.column(*NUMBER)) is not None
+        and ((values := table.numbers(number)) is not None)
+    ):
         every = np.lexsort((values, np.array([once.index(f) for f in files])))
     else:
         every = np.argsort([once.index(f) for f in files], kind="stable")

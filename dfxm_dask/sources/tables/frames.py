@@ -135,9 +135,10 @@ def _tiff(file: str, size: int, asked: str) -> tuple[int, tuple[int, int], np.dt
             TIFF.DECOMPRESSORS[packing]
         except KeyError:
             raise SourceError(
-                asked, f"{file} is compressed by {getattr(packing, 'name', packing)}",
+                asked,
+                f"{file} is compressed by {getattr(packing, 'name', packing)}",
                 "write its frames without compression or by deflate, or pip install imagecodecs",
-            ) from None  # fmt: skip
+            ) from None
     return len(pages), (int(shape[0]), int(shape[1])), native
 
 

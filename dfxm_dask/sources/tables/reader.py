@@ -147,8 +147,11 @@ def read(paths: Sequence[str], entry: str, how: How) -> Scan:
     if places.along:
         notes[f"{axes[-1].name}_moved_with"] = " ".join(places.along)
     used = {*places.motors, *places.along, z.motor}
-    parked = {m: (columns.mean(m) * columns.unit(m)[2], base_unit(columns.unit(m)[0])[0], a) for m, a in
-              columns.motors().items() if m not in used and np.isfinite(columns.mean(m))}  # fmt: skip
+    parked = {
+        m: (columns.mean(m) * columns.unit(m)[2], base_unit(columns.unit(m)[0])[0], a)
+        for m, a in columns.motors().items()
+        if m not in used and np.isfinite(columns.mean(m))
+    }
     return Scan(
         source=paths[0] if len(paths) == 1 else path,
         entry=entry,

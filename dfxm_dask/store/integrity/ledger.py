@@ -187,9 +187,13 @@ def _check_form(path: Path, entry: Record) -> None:
 
     def files(found: Any) -> bool:
         return isinstance(found, dict) and all(
-            isinstance(value, list) and len(value) == 2 and type(value[0]) is int and value[0] >= 0
-            and isinstance(value[1], str) for value in found.values()
-        )  # fmt: skip
+            isinstance(value, list)
+            and len(value) == 2
+            and type(value[0]) is int
+            and value[0] >= 0
+            and isinstance(value[1], str)
+            for value in found.values()
+        )
 
     if "torn" in entry:
         ok = isinstance(entry["torn"], str)

@@ -215,9 +215,15 @@ def _owner(token: str, what: str) -> bytes:
     except (KeyError, OSError):  # a container without an entry for this user
         user = str(os.getuid())
     owner = {
-        "token": token, "what": what, "host": host, "namespace": namespace, "pid": me.pid,
-        "started": _started(me), "user": user, "since": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
+        "token": token,
+        "what": what,
+        "host": host,
+        "namespace": namespace,
+        "pid": me.pid,
+        "started": _started(me),
+        "user": user,
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     return json.dumps(owner).encode()
 
 

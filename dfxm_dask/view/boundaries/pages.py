@@ -174,9 +174,14 @@ def _draw_plane(axes: Axes, found: Tables, k: int, single: np.ndarray | None, pl
     axes.set_title("seen along its normal", fontsize=10, pad=6)
     _label(axes, labelled("u", "um"), labelled("v", "um"))
     axes.legend(
-        fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=3, frameon=False, markerscale=2.5,
+        fontsize=7,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.11),
+        ncols=3,
+        frameon=False,
+        markerscale=2.5,
         columnspacing=1.2,
-    )  # fmt: skip
+    )
 
 
 def _draw_profile(axes: Axes, across: np.ndarray, weights: np.ndarray, places: np.ndarray, single: bool) -> None:

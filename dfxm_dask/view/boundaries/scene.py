@@ -155,9 +155,14 @@ def draw_scene(found: Tables, heading: str = "") -> Figure:
     key = place_axes(figure, 0.45, 0.3, 4.4, BELOW - 0.3)
     key.set_axis_off()
     key.legend(
-        handles=_keys(found), loc="upper left", fontsize=7.5, frameon=False, borderpad=0, borderaxespad=0,
+        handles=_keys(found),
+        loc="upper left",
+        fontsize=7.5,
+        frameon=False,
+        borderpad=0,
+        borderaxespad=0,
         handlelength=1.8,
-    )  # fmt: skip
+    )
     if count:
         draw_distances(place_axes(figure, 5.5, 0.75, ACROSS - 5.8, BELOW - 1.05), found)
     else:
@@ -316,9 +321,14 @@ def draw_distances(axes: Axes, found: Tables) -> None:
         weights = found["point_weight"][found["point_boundary"] == k]
         sigma = float(found["thickness"][k])
         axes.hist(
-            distance, list(edges), weights=weights / max(weights.sum(), 1e-300) / (edges[1] - edges[0]),
-            histtype="step", color=COLOURS[k % len(COLOURS)], lw=1.1, label=f"{k}: σ {with_error(sigma, np.nan, 'um')}",
-        )  # fmt: skip
+            distance,
+            list(edges),
+            weights=weights / max(weights.sum(), 1e-300) / (edges[1] - edges[0]),
+            histtype="step",
+            color=COLOURS[k % len(COLOURS)],
+            lw=1.1,
+            label=f"{k}: σ {with_error(sigma, np.nan, 'um')}",
+        )
         if sigma > 0:
             normal = np.exp(-0.5 * (at / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
             axes.plot(at, normal, color=COLOURS[k % len(COLOURS)], lw=0.9, ls=":")

@@ -220,8 +220,9 @@ def _burgers_words(found: Tables, k: int, families: list[int]) -> str:
     words = f"Most probable Burgers vectors: {said} nm, with probability {chances} ({sign:.2f} for their sign)."
     products = [
         f"{found['g_dot_b'][k, f]:.2g} ({found['g_dot_b_probability'][k, f]:.2f})"
-        for f in families if np.isfinite(found["g_dot_b"][k, f])
-    ]  # fmt: skip
+        for f in families
+        if np.isfinite(found["g_dot_b"][k, f])
+    ]
     if products:
         words += f" Product g·b, with its probability: {' and '.join(products)}.".replace("-", "−")
     return words

@@ -54,9 +54,13 @@ class Compared:
 
 
 def compare_beams(
-    store: str | Path, out: str | Path, *, layer: int | Sequence[int] | None = None,
-    regions: str | Path | None = None, weights: str = "compact",
-) -> tuple[list[Row], Path]:  # fmt: skip
+    store: str | Path,
+    out: str | Path,
+    *,
+    layer: int | Sequence[int] | None = None,
+    regions: str | Path | None = None,
+    weights: str = "compact",
+) -> tuple[list[Row], Path]:
     """Scores of weak-beam maps by Gram–Schmidt, PCA, NMF, NICA, prior and LCNN, and a figure of the maps.
 
     Parameters
@@ -89,17 +93,17 @@ def compare_beams(
     -----
     AUC and AP tell lit pixels within 0.5 um of a true line from those more than 2.5 um away from all, for the map and
     for the map high-passed over 2 um (:func:`dfxm_dask.beams.scoring.scores.high_pass`). ``contamination`` is by
-    the strong beam of :func:`dfxm_dask.beams.integrate_beams` in the latter places; without truth where the high-passed map is
-    below its own 90 % quantile. ``rms left`` is what the basis leaves of all lit treated curves of the layer, beside
-    the least that as many curves of this very layer could leave.
+    the strong beam of :func:`dfxm_dask.beams.integrate_beams` in the latter places; without truth where the high-passed
+    map is below its own 90 % quantile. ``rms left`` is what the basis leaves of all lit treated curves of the layer,
+    beside the least that as many curves of this very layer could leave.
 
     Gram–Schmidt has a coefficient for either tail: "both tails" is the larger of both, each high-passed and in units of
-    its noise (:func:`dfxm_dask.view.compare.methods_bases.both_tails`, our choice), so that what it is to be seen beside
-    is the enhanced weak beam (:func:`dfxm_dask.beams.enhance_beams`). "Better tail" and "best of 3" are chosen by the truth,
-    by AUC, with the better sign for PCA. Without truth every one has a row. The best single frame is chosen by the
-    truth, too. KAM (:func:`dfxm_dask.rocking.kam`) is of the centre of mass over 0.5 um, where all scan axes are
-    angles. The note of the enhanced weak beam tells how its mask (:func:`dfxm_dask.beams.threshold_beams`) lies to the
-    true lines and boundaries.
+    its noise (:func:`dfxm_dask.view.compare.methods_bases.both_tails`, our choice), so that what it is to be seen
+    beside is the enhanced weak beam (:func:`dfxm_dask.beams.enhance_beams`). "Better tail" and "best of 3" are chosen
+    by the truth, by AUC, with the better sign for PCA. Without truth every one has a row. The best single frame is
+    chosen by the truth, too. KAM (:func:`dfxm_dask.rocking.kam`) is of the centre of mass over 0.5 um, where all scan
+    axes are angles. The note of the enhanced weak beam tells how its mask (:func:`dfxm_dask.beams.threshold_beams`)
+    lies to the true lines and boundaries.
 
     Frames that are not on one scale are put on one by the monitor or the exposure first, above the darkest place of
     the layer; then nothing is taken from the store but counts and truth.
@@ -117,9 +121,10 @@ def compare_beams(
     layers = chosen_layers(tree, layer)
     if tree["x"].attrs.get("units") != "um":
         raise InputError(
-            "compare_beams", "the scan has no pixel size in um",
+            "compare_beams",
+            "the scan has no pixel size in um",
             f"set the effective pixel by dfxm-dask calibrate {store} --pixel-size Y,X",
-        )  # fmt: skip
+        )
     y, x = (pixel_length(n, "compare_beams", np.asarray(tree[n])) for n in ("y", "x"))
     uneven = uneven_by(tree, layers)
     at = lru_cache(maxsize=1)(partial(prepared, tree, uneven))
@@ -184,9 +189,7 @@ def chosen_layers(tree: xr.DataTree, layer: int | Sequence[int] | None) -> list[
     asked = [count // 2] if layer is None else [layer] if isinstance(layer, int) else sorted(set(layer))
     wrong = [k for k in asked if not 0 <= k < count]
     if wrong or not asked:
-        raise InputError(
-            f"layers {asked}", f"the scan has {count}, from 0", f"ask for layers from 0 to {count - 1}"
-        )  # fmt: skip
+        raise InputError(f"layers {asked}", f"the scan has {count}, from 0", f"ask for layers from 0 to {count - 1}")
     return asked
 
 
@@ -226,9 +229,13 @@ def prepared(tree: xr.DataTree, uneven: tuple[str, float] | None, layer: int) ->
 
 
 def compared_layer(
-    one: xr.Dataset, bases: Sequence[Basis], away: np.ndarray | None, boundary: np.ndarray,
-    pixel: tuple[float, float], weights: str,
-) -> Compared:  # fmt: skip
+    one: xr.Dataset,
+    bases: Sequence[Basis],
+    away: np.ndarray | None,
+    boundary: np.ndarray,
+    pixel: tuple[float, float],
+    weights: str,
+) -> Compared:
     """All maps of a layer with their scores; ``away``, ``boundary`` are um (y, x) to true lines and boundaries."""
     from dfxm_dask.beams import classify_beams, enhance_beams, integrate_beams, isolate_lines, threshold_beams
 
@@ -306,10 +313,12 @@ def map_scores(
         return scores | {"contamination": contamination(image, strong, quiet, pixel)}
     near, far = lit & (away < NEAR), lit & (away > FAR)
     return scores | {
-        "AUC": auc(image, near, far), "AUC 2 um": auc(passed, near, far),
-        "AP": average_precision(image, near, far), "AP 2 um": average_precision(passed, near, far),
+        "AUC": auc(image, near, far),
+        "AUC 2 um": auc(passed, near, far),
+        "AP": average_precision(image, near, far),
+        "AP 2 um": average_precision(passed, near, far),
         "contamination": contamination(image, strong, far, pixel),
-    }  # fmt: skip
+    }
 
 
 def table_rows(found: Sequence[Compared], bases: Sequence[Basis], frames: int) -> list[Row]:
@@ -325,8 +334,9 @@ def table_rows(found: Sequence[Compared], bases: Sequence[Basis], frames: int) -
         basis = next((b for b in bases if row.startswith(b.name)), None)
         kept = 1 if basis is None else basis.variables[f"{basis.method}_basis"].shape[0]
         told = [c.reasons[row] for c in found if row in c.reasons]
-        notes = sorted({f"{n} of {len(found)} layers: {t}" if len(found) > 1 else t
-                        for t in told for n in (told.count(t),)})  # fmt: skip
+        notes = sorted(
+            {f"{n} of {len(found)} layers: {t}" if len(found) > 1 else t for t in told for n in (told.count(t),)}
+        )
         if row == ENHANCED:
             notes += mask_words([c.mask for c in found if c.mask])
         best = max(titles, key=lambda t: np.nan_to_num(means[t]["AUC"], nan=-1.0))
@@ -337,11 +347,16 @@ def table_rows(found: Sequence[Compared], bases: Sequence[Basis], frames: int) -
             notes.append("by truth")
         every = [best] if by_truth or len(titles) == 1 or told else [t for t in titles if not t.startswith("−")]
         for title in every:
-            rows.append({
-                "map": row if len(every) == 1 else title, **means[title], "kept": kept / frames,
-                "basis": "" if basis is None else basis.origin, "note": "; ".join(notes),
-                "truth": any(c.away is not None for c in found),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "map": row if len(every) == 1 else title,
+                    **means[title],
+                    "kept": kept / frames,
+                    "basis": "" if basis is None else basis.origin,
+                    "note": "; ".join(notes),
+                    "truth": any(c.away is not None for c in found),
+                }
+            )
     return rows
 
 

@@ -61,9 +61,12 @@ def stored(tree: xr.DataTree, group: str, uneven: object) -> dict[str, xr.DataAr
 
 
 def every_basis(
-    tree: xr.DataTree, layers: Sequence[int], boxes: list[dict[str, Any]] | None, uneven: object,
+    tree: xr.DataTree,
+    layers: Sequence[int],
+    boxes: list[dict[str, Any]] | None,
+    uneven: object,
     at: Callable[[int], xr.Dataset],
-) -> list[Basis]:  # fmt: skip
+) -> list[Basis]:
     """The bases of all methods: of the store where complete, else fitted to the layers compared, one at a time.
 
     Regions that name a layer are taken from it, whether it is compared or not.
@@ -126,10 +129,17 @@ def projected(one: xr.Dataset, basis: Basis) -> tuple[np.ndarray, np.ndarray, fl
     known = one if np.isnan(dark) else one.drop_vars(BACKGROUND.name)
     maps = getattr(room, f"project_{basis.method}")(known.assign(small.data_vars)).compute(**ONE_BY_ONE)
     coefficient = maps[f"{basis.method}_coefficient"].values[0]
-    best = fitted_to(room.pca, {
-        "components": len(coefficient), "scaling": KINDS[int(kind)], "offset": offset,
-        "background": None if np.isnan(dark) else dark, "centred": bool(small[f"{basis.method}_mean"].values.any()),
-    }, [known])  # fmt: skip
+    best = fitted_to(
+        room.pca,
+        {
+            "components": len(coefficient),
+            "scaling": KINDS[int(kind)],
+            "offset": offset,
+            "background": None if np.isnan(dark) else dark,
+            "centred": bool(small[f"{basis.method}_mean"].values.any()),
+        },
+        [known],
+    )
     explained, variance = best["pca_explained"].values, best["pca_variance"].values
     with np.errstate(invalid="ignore", divide="ignore"):
         left = max(0.0, 1 - float(explained.sum())) * float(variance[0] / explained[0])

@@ -112,9 +112,12 @@ def _width(maps: xr.Dataset, truth: xr.Dataset, counted: np.ndarray, where: str,
     counted = counted & np.isfinite(found) & np.isfinite(true)
     if not counted.any():
         return None
-    return f"median FWHM along phi ({how}), {where}", float(np.median(found[counted])), float(
-        np.median(true[counted])
-    ), units  # fmt: skip
+    return (
+        f"median FWHM along phi ({how}), {where}",
+        float(np.median(found[counted])),
+        float(np.median(true[counted])),
+        units,
+    )
 
 
 def boundary_distances(truth: xr.Dataset, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -283,10 +286,14 @@ def draw_compare(tree: xr.DataTree, truth: xr.Dataset, layer: int, heading: str 
         Panel("com_phi", "found: centre of mass", (com - middle) * factor, labelled(about, finer), "viridis", shown),
         Panel("phi0", "true: phi0", (phi0 - middle) * factor, labelled(about, finer), "viridis", shown),
         Panel(
-            "error", "found minus true", error * factor, labelled("difference", finer), "RdBu_r",
+            "error",
+            "found minus true",
+            error * factor,
+            labelled("difference", finer),
+            "RdBu_r",
             (-most * factor, most * factor),
         ),
-    ]  # fmt: skip
+    ]
     columns = 4 if grid.ratio > 1.5 else 2
     width, height = map_size(grid, 4.6 if columns == 2 else 3.0, 4.2)
     height, plot = max(height, 1.2), max(width, 3.6)
@@ -309,9 +316,14 @@ def draw_compare(tree: xr.DataTree, truth: xr.Dataset, layer: int, heading: str 
 
 
 def draw_histogram(
-    axes: Axes, error: np.ndarray, sound: np.ndarray, far: np.ndarray | None, most: float, step: float | None,
+    axes: Axes,
+    error: np.ndarray,
+    sound: np.ndarray,
+    far: np.ndarray | None,
+    most: float,
+    step: float | None,
     units: str,
-) -> None:  # fmt: skip
+) -> None:
     """Histogram of the error over the sound pixels, and over those of them that no dislocation is near to.
 
     Parameters
@@ -339,9 +351,14 @@ def draw_histogram(
             continue
         name = f"{name}: median |error| {np.median(np.abs(values)):.3g} {symbol(units)}"
         axes.hist(
-            np.clip(values, edges[0], edges[-1]), list(edges), weights=np.full(values.size, 100 / values.size),
-            histtype="step" if number else "stepfilled", color=colour, label=name, lw=1.3,
-        )  # fmt: skip
+            np.clip(values, edges[0], edges[-1]),
+            list(edges),
+            weights=np.full(values.size, 100 / values.size),
+            histtype="step" if number else "stepfilled",
+            color=colour,
+            label=name,
+            lw=1.3,
+        )
     axes.axvline(0, color="0.2", lw=0.8)
     if step is not None:
         for sign in (-1, 1):

@@ -108,9 +108,10 @@ def open_mask(where: str | Path) -> Mask:
         there = [mask for mask in asked if mask[0] in tree and mask[1] in tree[mask[0]].data_vars]
         if not there:
             raise InputError(
-                f"mask of {text}", f"there is none of {', '.join(f'{g}/{n}' for g, n, _ in MASKS)}",
+                f"mask of {text}",
+                f"there is none of {', '.join(f'{g}/{n}' for g, n, _ in MASKS)}",
                 "run a recipe that writes one, or name it as STORE:group/variable",
-            )  # fmt: skip
+            )
         group, name, limit = there[0]
     label = f"{path.name}:{group}/{name}{limit}"
     if group not in tree or name not in tree[group].data_vars:
@@ -121,9 +122,10 @@ def open_mask(where: str | Path) -> Mask:
     for dim in variable.dims:
         if variable[dim].attrs.get("units") != "um":
             raise InputError(
-                label, f"{dim} is in {variable[dim].attrs.get('units', 'no unit')}, and distances need um",
+                label,
+                f"{dim} is in {variable[dim].attrs.get('units', 'no unit')}, and distances need um",
                 f"set the effective pixel by dfxm-dask calibrate {path} --pixel-size Y,X",
-            )  # fmt: skip
+            )
         if dim != "z" and not (np.diff(np.asarray(variable[dim])) > 0).all():
             raise InputError(label, f"{dim} does not rise", "give a store with rising positions")
     known, notes = np.ones(variable.sizes["z"], bool), []
@@ -180,16 +182,17 @@ def same_voxels(a: np.ndarray, b: np.ndarray, axis: str, resample: bool) -> tupl
     first = np.flatnonzero(apart <= steps[1] / 2 * (1 + 1e-9))
     if not first.size:
         raise InputError(
-            "volumes to compare", f"along {axis} one spans {a[0]:g} to {a[-1]:g} um, the other {b[0]:g} to {b[-1]:g}",
+            "volumes to compare",
+            f"along {axis} one spans {a[0]:g} to {a[-1]:g} um, the other {b[0]:g} to {b[-1]:g}",
             "compare volumes of the same place",
-        )  # fmt: skip
+        )
     off = float(apart[first].max() / steps[0])
     if not resample and (off > PART or abs(steps[1] / steps[0] - 1) > PITCH):
         raise InputError(
             "volumes to compare",
             f"along {axis} voxels of {steps[0]:g} and {steps[1]:g} um, up to {off:.2g} of a voxel apart",
             "say --resample to take the nearest voxel of the second volume for each of the first",
-        )  # fmt: skip
+        )
     return first, near[first], off
 
 
@@ -213,9 +216,10 @@ def same_layers(a: Mask, b: Mask) -> tuple[np.ndarray, np.ndarray, list[str]]:
     first = np.flatnonzero(alike.any(1))
     if not first.size:
         raise InputError(
-            "volumes to compare", f"{a.name} and {b.name} have no layer at the same z",
+            "volumes to compare",
+            f"{a.name} and {b.name} have no layer at the same z",
             "compare volumes of the same place",
-        )  # fmt: skip
+        )
     return first, alike[first].argmax(1), notes
 
 
@@ -274,9 +278,16 @@ def _even(positions: np.ndarray) -> np.ndarray:
 
 
 def compare_volumes(
-    a: str | Path | Mask, b: str | Path | Mask, *, tau: Sequence[float] = TAU, resample: bool = False, copies: int = 8,
-    sample: int = 100_000, seed: int = 0, threads: int = 1,
-) -> tuple[Comparison, list[str]]:  # fmt: skip
+    a: str | Path | Mask,
+    b: str | Path | Mask,
+    *,
+    tau: Sequence[float] = TAU,
+    resample: bool = False,
+    copies: int = 8,
+    sample: int = 100_000,
+    seed: int = 0,
+    threads: int = 1,
+) -> tuple[Comparison, list[str]]:
     """Agreement of the masks of two stores beside what chance would reach, in the layers and the frame of both.
 
     Parameters
@@ -315,12 +326,18 @@ def compare_volumes(
 def metric_words(name: str) -> str:
     """A name of :func:`dfxm_dask.volume.compare.compare_masks` as a reader wants it."""
     kind, _, tau = name.partition("_")
-    of = {"precision": "precision: share of A within {} um of B", "recall": "recall: share of B within {} um of A",
-          "f1": "F1 at {} um"}  # fmt: skip
+    of = {
+        "precision": "precision: share of A within {} um of B",
+        "recall": "recall: share of B within {} um of A",
+        "f1": "F1 at {} um",
+    }
     words = {
-        "dice": "Dice", "iou": "IoU", "count_ratio": "voxel ratio, smaller count over larger",
-        "distance": "mean nearest-neighbour distance, both ways (um)", "hd95": "HD95 (um)",
-    }  # fmt: skip
+        "dice": "Dice",
+        "iou": "IoU",
+        "count_ratio": "voxel ratio, smaller count over larger",
+        "distance": "mean nearest-neighbour distance, both ways (um)",
+        "hd95": "HD95 (um)",
+    }
     return words[name] if name in words else of[kind].format(tau)
 
 
@@ -369,9 +386,15 @@ def draw_comparison(found: Comparison, names: tuple[str, str], tau: Sequence[flo
         _shares(place_axes(figure, left, 0.85, 3.75, 2.1), measured, chance, most, tau, way)
     for number, (letter, name) in enumerate(zip("AB", names, strict=True)):
         figure.text(
-            0.5, 1 - (0.12 + 0.18 * number) / 6.7, f"{letter}: {name}", ha="center", va="top", fontsize=9, color="0.25",
+            0.5,
+            1 - (0.12 + 0.18 * number) / 6.7,
+            f"{letter}: {name}",
+            ha="center",
+            va="top",
+            fontsize=9,
+            color="0.25",
             parse_math=False,
-        )  # fmt: skip
+        )
     add_words(
         figure, "", f"by chance: A moved to random places; bins of {BIN:g} µm; what lies farther out is not drawn"
     )
@@ -410,9 +433,7 @@ def _histograms(
     _dress(axes, most, tau, f"voxels (%) per {BIN * wide:g} µm")
 
 
-def _shares(
-    axes: Axes, measured: np.ndarray, chance: np.ndarray, most: float, tau: Sequence[float], way: str
-) -> None:  # fmt: skip
+def _shares(axes: Axes, measured: np.ndarray, chance: np.ndarray, most: float, tau: Sequence[float], way: str) -> None:
     """Share of voxels that are nearer than a distance: precision (A to B) or recall (B to A) at every tau."""
     for _, values, colour in _curves(measured, chance):
         edges, total = np.arange(len(values) + 1) * BIN, np.append(0, np.cumsum(values))

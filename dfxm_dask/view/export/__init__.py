@@ -23,9 +23,13 @@ Writer = Callable[[Path], object]
 
 
 def export(
-    store: str | Path | xr.DataTree, out: str | Path, *, what: Sequence[str] = (), parquet: bool = False,
+    store: str | Path | xr.DataTree,
+    out: str | Path,
+    *,
+    what: Sequence[str] = (),
+    parquet: bool = False,
     overwrite: bool = False,
-) -> tuple[list[Path], list[str]]:  # fmt: skip
+) -> tuple[list[Path], list[str]]:
     """Files of a store for other programs.
 
     Parameters
@@ -74,9 +78,10 @@ def export(
     for word, files in plan.items():
         if not files and (what or not any(plan.values())):
             raise InputError(
-                f"export {word if what else ''}".strip(), "the store has nothing of it",
+                f"export {word if what else ''}".strip(),
+                "the store has nothing of it",
                 "run a recipe that reconstructs a volume or finds boundaries first",
-            )  # fmt: skip
+            )
     targets = {folder / name: write for files in plan.values() for name, write in files.items()}
     there = [path for path in targets if path.exists()]
     if there and not overwrite:

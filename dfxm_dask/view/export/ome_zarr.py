@@ -51,9 +51,10 @@ def write_volume(path: Path, dataset: xr.Dataset, notes: list[str]) -> None:
     for dim in SPACE:
         if dataset[dim].attrs.get("units") != "um":
             raise InputError(
-                "OME-Zarr of the volume", f"{dim} is in {dataset[dim].attrs.get('units', 'no unit')}",
+                "OME-Zarr of the volume",
+                f"{dim} is in {dataset[dim].attrs.get('units', 'no unit')}",
                 "set the effective pixel by dfxm-dask calibrate STORE --pixel-size Y,X",
-            )  # fmt: skip
+            )
     grid = [z, *(_line(np.asarray(dataset[d], float)) for d in ("y", "x"))]
     shape = (int(slots.max()) + 1, dataset.sizes["y"], dataset.sizes["x"])
     label = dataset["label"] if "label" in dataset else None
@@ -124,9 +125,10 @@ def even_layers(z: np.ndarray) -> tuple[tuple[float, float], np.ndarray, list[fl
     slots = np.rint((z - z.min()) / step).astype(int) if step else np.zeros(z.size, int)
     if len(set(slots.tolist())) < z.size or np.abs(z - z.min() - slots * step).max() > 0.01 * step:
         raise InputError(
-            "OME-Zarr of the volume", f"layers lie {least:g} to {gaps.max():g} um apart, on no even grid",
+            "OME-Zarr of the volume",
+            f"layers lie {least:g} to {gaps.max():g} um apart, on no even grid",
             "export tables and points, which keep true positions",
-        )  # fmt: skip
+        )
     step = float(f"{step:.9g}")
     absent = sorted(set(range(int(slots.max()) + 1)) - set(slots.tolist()))
     return (float(z.min()), step), slots, [round(float(z.min()) + k * step, 6) for k in absent]
@@ -182,6 +184,7 @@ def _multiscales(name: str, shape: tuple[int, ...], grid: list[tuple[float, floa
         levels.append({"path": str(k), "coordinateTransformations": steps})
     axes = [{"name": dim, "type": "space", "unit": "micrometer"} for dim in SPACE]
     how = {"description": f"{method} of 2 x 2 pixels of y and x"}
-    return {"version": "0.5", "multiscales": [
-        {"name": name, "axes": axes, "datasets": levels, "type": method, "metadata": how}
-    ]}  # fmt: skip
+    return {
+        "version": "0.5",
+        "multiscales": [{"name": name, "axes": axes, "datasets": levels, "type": method, "metadata": how}],
+    }

@@ -239,9 +239,15 @@ def draw_mask(
     weak = np.asarray(found["weak"], float) if "weak" in found else np.full(mask.shape, np.nan)
     title = "stands out, over the weak beam" if distance is None else "the same, and the true lines"
     axes = draw_panel(
-        figure, Panel("defects", title, weak, "", "gray", robust_limits(weak, 1.0, 98.0)), grid, left, bottom, width,
-        10, key=False,
-    )  # fmt: skip
+        figure,
+        Panel("defects", title, weak, "", "gray", robust_limits(weak, 1.0, 98.0)),
+        grid,
+        left,
+        bottom,
+        width,
+        10,
+        key=False,
+    )
     axes.images[0].set_cmap(LinearSegmentedColormap.from_list("dim", ["black", DIM]).with_extremes(bad=NO_VALUE))
     add_axes(axes, grid, width)
     over = np.zeros((*mask.shape, 4))
@@ -399,9 +405,15 @@ def shares(p_weak: xr.DataArray, axis: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_shares(
-    figure: Figure, left: float, bottom: float, width: float, p_weak: xr.DataArray, axis: str, at: list[int],
+    figure: Figure,
+    left: float,
+    bottom: float,
+    width: float,
+    p_weak: xr.DataArray,
+    axis: str,
+    at: list[int],
     height: float,
-) -> Axes:  # fmt: skip
+) -> Axes:
     """The shares of weak patches along a scan axis, with the frames of the page marked."""
     from matplotlib.ticker import MaxNLocator
 

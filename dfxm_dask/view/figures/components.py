@@ -47,9 +47,19 @@ SIGNED = 0.02
 """Depth of the lower limit below zero, as part of the upper one, from which values are drawn as signed (our choice)."""
 LINE, BAND = "#0072b2", "#56b4e9"
 REPORTED = (
-    "condition", "rms", "rms_least", "has_tails", "noise_rank", "rounds", "converged", "found", "unexplained",
-    "optimum", "negative", "whitening",
-)  # fmt: skip
+    "condition",
+    "rms",
+    "rms_least",
+    "has_tails",
+    "noise_rank",
+    "rounds",
+    "converged",
+    "found",
+    "unexplained",
+    "optimum",
+    "negative",
+    "whitening",
+)
 """Numbers of a fit that words are made of."""
 
 
@@ -146,8 +156,10 @@ def gram_schmidt_words(found: xr.Dataset, number: dict[str, float], unit: str) -
         told.append(f"The basis leaves an rms of {labelled(f'{left:.4g}', unit)} of all lit curves{more} of that size.")
     if {"gram_schmidt_condition", "gram_schmidt_pixels"} <= set(map(str, found)):
         *most, last = (f"{int(count)}" for count in np.asarray(found["gram_schmidt_pixels"]))
-        told.append(f"Its curves were means of {', '.join(most)} and {last} pixels, with a condition number of"
-                    f" {number['condition']:.3g}, before they were made orthonormal.")  # fmt: skip
+        told.append(
+            f"Its curves were means of {', '.join(most)} and {last} pixels, with a condition number of"
+            f" {number['condition']:.3g}, before they were made orthonormal."
+        )
     return told
 
 
@@ -177,12 +189,16 @@ def mixture_words(count: int, number: dict[str, float]) -> list[str]:
         told.append(f"Only {kept} of {count} components were found, or stand out of the noise: the others are zero.")
     if {"unexplained", "optimum"} <= set(number):
         left, least = (100 * number[name] for name in ("unexplained", "optimum"))
-        told.append(f"{left:.4g} % of the squares of the sampled curves are left; no {kept} curves leave less than"
-                    f" {least:.4g} %.")  # fmt: skip
+        told.append(
+            f"{left:.4g} % of the squares of the sampled curves are left; no {kept} curves leave less than"
+            f" {least:.4g} %."
+        )
     if "negative" in number:
         by = {0: ", whitened by the covariance", 1: ", whitened by the mean products"}
-        told.append(f"Before any refinement {100 * number['negative']:.3g} % of the squares of the sources and their"
-                    f" curves were below zero{by.get(int(number.get('whitening', -1)), '')}.")  # fmt: skip
+        told.append(
+            f"Before any refinement {100 * number['negative']:.3g} % of the squares of the sources and their"
+            f" curves were below zero{by.get(int(number.get('whitening', -1)), '')}."
+        )
     return told
 
 
@@ -351,9 +367,15 @@ def draw_curve(figure: Figure, curve: Curve, left: float, bottom: float, height:
         signed = low < -SIGNED * max(high, 0.0)
         high = max(-low, high) if signed else high
         image = axes.pcolormesh(
-            at, up, numbers, cmap="RdBu_r" if signed else "viridis", vmin=-high if signed else low, vmax=high,
-            shading="nearest", rasterized=True,
-        )  # fmt: skip
+            at,
+            up,
+            numbers,
+            cmap="RdBu_r" if signed else "viridis",
+            vmin=-high if signed else low,
+            vmax=high,
+            shading="nearest",
+            rasterized=True,
+        )
         bar = place_axes(figure, left + CURVE - 0.67, bottom, 0.1, height)
         below, above = bool(numbers.min() < (-high if signed else low)), bool(numbers.max() > high)
         ends = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")

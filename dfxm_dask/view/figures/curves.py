@@ -90,8 +90,9 @@ def draw_curves(
         level = None
         if frames is not None and "background_map" in frames:
             level = float(frames["background_map"].isel(y=row, x=column))
-        centre = [float(maps[f"com_{name}"].isel(y=row, x=column)) if f"com_{name}" in maps else np.nan
-                  for name in axes_names]  # fmt: skip
+        centre = [
+            float(maps[f"com_{name}"].isel(y=row, x=column)) if f"com_{name}" in maps else np.nan for name in axes_names
+        ]
         axes = place_axes(figure, number * cell + 0.72, 0.78, cell - 0.86, plot)
         where = f"x = {x[column]:.4g}, y = {y[row]:.4g} {symbol(grid.units)}"
         axes.set_title(f"{label}\n{where}", fontsize=8.5, color=colour, pad=5)

@@ -314,9 +314,15 @@ def draw_frame(figure: Figure, panel: Panel, grid: Grid, left: float, bottom: fl
 
 
 def draw_truth(
-    figure: Figure, truth: xr.Dataset, place: dict[str, int], under: tuple[str, Panel], grid: Grid, left: float,
-    bottom: float, width: float,
-) -> Axes:  # fmt: skip
+    figure: Figure,
+    truth: xr.Dataset,
+    place: dict[str, int],
+    under: tuple[str, Panel],
+    grid: Grid,
+    left: float,
+    bottom: float,
+    width: float,
+) -> Axes:
     """The truth over a frame: outline of the dislocations, labels of the patches, places of moving lines.
 
     Parameters

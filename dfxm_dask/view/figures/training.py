@@ -112,8 +112,15 @@ def draw_confusion(known: Mapping[str, Any], heading: str) -> Figure:
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (i, j), count in np.ndenumerate(counts):
         part = f"\n{100 * share[i, j]:.1f} %" if counts[i].sum() else "\nno such patch"
-        axes.text(j, i, f"{count}{part}", ha="center", va="center", fontsize=11,
-                  color="white" if share[i, j] > 0.55 else "black")  # fmt: skip
+        axes.text(
+            j,
+            i,
+            f"{count}{part}",
+            ha="center",
+            va="center",
+            fontsize=11,
+            color="white" if share[i, j] > 0.55 else "black",
+        )
     axes.set_xticks(range(len(names)), names, fontsize=9)
     axes.set_yticks(range(len(names)), names, fontsize=9, rotation=90, va="center")
     axes.set_xlabel(columns, fontsize=10)
@@ -128,10 +135,14 @@ def show_training(known: Mapping[str, Any]) -> None:
     words = {"held_out": "trained", "start": "weights to begin with", "brightness": "brightness alone"}
     scores = {label: known["scores"][name] for name, label in words.items() if name in known["scores"]}
     rows = [
-        (label, *(_percent(s[name]) for name in ("accuracy", "weak_recall", "strong_recall")),
-         f"{s['calibration_error']:.3f}", f"{s['log_loss']:.4f}")
+        (
+            label,
+            *(_percent(s[name]) for name in ("accuracy", "weak_recall", "strong_recall")),
+            f"{s['calibration_error']:.3f}",
+            f"{s['log_loss']:.4f}",
+        )
         for label, s in scores.items()
-    ]  # fmt: skip
+    ]
     facts = known["training"]
     title = (
         f"{known['scores']['held_out']['patches']} patches of the layers held out, "
