@@ -44,6 +44,7 @@ from dfxm_dask.volume.align import SHIFT_X, SHIFT_Y
 
 SINGLE = 3.0  # standard deviations of the isolated weak beam from which a pixel shows a single line (our choice)
 STRIP = (1.5, 8.0)  # um from a boundary, where the peaks of both sides are compared (our choice)
+OF_NORMAL = 0.5  # of the error of a normal that directions of lines in the plane have, too (on simulated walls)
 BESIDE = 2.0  # um: from a plane to the images of its lines, which weak-beam images move to one side (our choice)
 
 
@@ -188,6 +189,8 @@ def _give_sets(made: Arrays, k: int, cells: np.ndarray, normal: np.ndarray, orig
         ("spacing_alias", sets.spacing_alias),
     ):
         made[name][k] = values
+    # The normal that the lines are read beside is not quite the true one.
+    made["line_error"][k] = np.hypot(sets.line_error, OF_NORMAL * made["normal_error"][k])
     for bit, name in ((OVERTONE, "overtone"), (END_OF_RANGE, "end_of_range"), (ALIASED, "aliased")):
         made["reason"][k] |= FLAG[name] if (sets.reason & bit).any() else 0
 

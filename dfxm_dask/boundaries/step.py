@@ -24,9 +24,6 @@ MOST_CELLS = 100_000
 GRAIN, FINE = 1.0, 0.25  # um along the trace and across: cells within are taken together (our choice)
 STRIPE = 5.0  # um: stripes of the plane that count as one observation (as in the specification)
 SAME_SIGN, SURE, WIDEST, TURNED = 0.8, 6.0, 1.5, 20.0
-FACTOR = 1.2
-"""Over the errors of clusters alone, which are few and not quite independent: so that 68 % of the normals of simulated
-walls (al002 and multigrain, seeds 7301 to 7307, three strong beams) lie within."""
 FLOOR, SHARP = 0.05, 0.5
 """Part of the width of the step within which single lines and dynamical diffraction may move it in one stripe; less of
 steps sharper than half a um (set on simulated walls)."""
@@ -433,7 +430,7 @@ def _judged(
     plain = np.sqrt(np.diag(cluster_covariance(scores, inverse, strip.t, strip.h, STRIPE, few=False))[jumps_at])
     certainty = abs(mean) / max(float(scatter), float(plain[c]), 1e-300)
     # Lines nearby bend the lattice on both sides, alike along the whole trace: clusters do not see that.
-    stated = np.hypot(FACTOR * error, JUMP_FLOOR * jump)
+    stated = np.hypot(error, JUMP_FLOOR * jump)
     width = float(np.exp(surface[3]))
     bent, bent_inverse, bent_scores = _solved(strip, surface, size, bent=True)
     sagitta = bent[FREE : FREE + 3]
@@ -459,7 +456,7 @@ def _judged(
     by[0:2, 2] = axes @ np.array([0.0, 0.0, -1.0]) / size[1] / length
     by[:2] *= sign
     by[2, 0] = sign / length
-    spread = FACTOR**2 * by @ covariance[:3, :3] @ by.T
+    spread = by @ covariance[:3, :3] @ by.T
     floor = FLOOR * min(width, 1.0) * min(width / SHARP, 1.0)
     flat = np.column_stack([strip.t, strip.h / max(np.hypot(new[0], new[1]), 0.1)])
     tilt = np.array([floor / (0.29 * max(np.ptp(f), 1.0) * np.sqrt(max(np.ptp(f) / STRIPE, 1.0))) for f in flat.T])

@@ -61,7 +61,6 @@ def test_fit_step__errors_hold_the_truth(monkeypatch: pytest.MonkeyPatch) -> Non
     """200 draws; of errors by stripes alone 55 to 90 % hold within the stated 68 %, at least 88 % within 95 %."""
     monkeypatch.setattr(step, "FLOOR", 0.0)  # of single lines and dynamical diffraction, which these draws have not
     monkeypatch.setattr(step, "PLACE_FLOOR", 0.0)
-    monkeypatch.setattr(step, "FACTOR", 1.0)
     inside, wide, place = [], [], []
     for seed in range(200):
         fit, normal = fitted(seed)

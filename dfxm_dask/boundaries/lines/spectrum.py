@@ -36,8 +36,8 @@ SHARP = 0.1  # power at twice the frequency, over that at it, of lines whose ima
 BLURRED = 1.1
 """1/um: images of lines, 0.25 um of standard deviation or more, keep less than a tenth of the power of waves as fine as
 this, so that lines with an overtone there have not this direction."""
-TURN, STRETCH = 0.75, 1.1
-"""Factors of the errors of direction and spacing, so that 68 % of true values are within one (on simulated maps)."""
+TURN, STRETCH = 1.1, 1.1
+"""Factors of the errors of direction and spacing, so that 68 % of true values are within one (on simulated walls)."""
 
 APART = 10.0  # degree between two families (our choice)
 OVERTONES = 3  # that are taken off with a wave: layers alias them to other directions
