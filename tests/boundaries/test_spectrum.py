@@ -247,7 +247,7 @@ def test_line_sets__of_rolled_layers_are_none() -> None:
 
 @pytest.mark.slow
 def test_line_sets__errors_cover() -> None:
-    """Of 200 walls 60 to 80 % of true spacings lie within the stated errors, more directions; few spacings are wrong."""
+    """Of 200 walls 60 to 80 % of true spacings lie within the stated errors, and more directions; few are wrong."""
     rng, within, right = np.random.default_rng(3), [], []
     for seed in range(200):
         spacing, angle = rng.uniform(2.5, 7), rng.uniform(55, 125)
