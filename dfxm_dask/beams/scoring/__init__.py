@@ -1,0 +1,1 @@
+"""Scores of classifiers, maps and masks against labels and true lines."""

@@ -1,0 +1,1 @@
+"""The instrument: beam, objective and pixels of the microscope, and its camera."""
