@@ -1,1 +1,1 @@
-"""Burgers vectors of a boundary: lattices, Frank's rule, images by the forward model, and probabilities of candidates."""
+"""Burgers vectors of a boundary: lattices, Frank's rule, images by the forward model, probabilities."""

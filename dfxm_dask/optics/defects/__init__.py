@@ -1,1 +1,1 @@
-"""Distortion fields of defects: straight dislocations, segments and loops, walls, subgrains, and scenes of all of them."""
+"""Distortion fields of defects: straight dislocations, segments and loops, walls, subgrains, scenes."""
