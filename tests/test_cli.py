@@ -221,6 +221,9 @@ def test_ingest__hands_its_options_on(asked: dict[str, Any], tmp_path: Path) -> 
         "allow_partial": False,
         "overwrite": False,
         "scan_mode": None,
+        "format": None,
+        "positions": None,
+        "repeats": None,
         "lattice": None,
         "hkl": None,
     }

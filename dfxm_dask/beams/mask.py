@@ -25,7 +25,7 @@ LEAST_STRENGTH = 2.0
 WALL = 3.0
 """Distance in um within which some dislocation of a boundary shows, or all of it stays in the mask (our choice)."""
 
-FAINT, SHARE, BESIDE = 1.5, 0.3, 4.0
+FAINT, SHARE, BESIDE = 1.3, 0.3, 4.0
 """Contrast over the threshold for :data:`ALPHA` up to which an image is faint; the share of the largest contrast nearby
 that a faint image must exceed; and the distance in um that counts as nearby. Chosen on one simulated stack for each
 strong beam and one of another simulator."""
