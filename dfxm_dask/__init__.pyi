@@ -3,7 +3,7 @@
 from .beams.classify import classify_beams as classify_beams
 from .beams.contrast import enhance_beams as enhance_beams
 from .beams.integrate import integrate_beams as integrate_beams
-from .beams.isolated import isolate_lines as isolate_lines
+from .beams.isolated_lines import isolate_lines as isolate_lines
 from .beams.local_peak import local_peak as local_peak
 from .beams.mask import threshold_beams as threshold_beams
 from .boundaries.characterise import characterise_boundaries as characterise_boundaries

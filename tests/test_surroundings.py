@@ -21,7 +21,7 @@ from dfxm_dask import surroundings
 from dfxm_dask.cli.options import Commands
 from dfxm_dask.errors import StoreError
 from dfxm_dask.run.clusters.cluster import open_cluster
-from dfxm_dask.store.places import refuse_file, refuse_folder
+from dfxm_dask.store.output_paths import refuse_file, refuse_folder
 from tests.stores import raw_store
 
 DROPPED = "-dac_override,-dac_read_search"

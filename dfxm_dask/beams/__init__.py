@@ -20,7 +20,7 @@ patches by a constant, and normalises every frame before it sums: that is here a
 from dfxm_dask.beams.classify import classify_beams
 from dfxm_dask.beams.contrast import enhance_beams
 from dfxm_dask.beams.integrate import integrate_beams
-from dfxm_dask.beams.isolated import isolate_lines
+from dfxm_dask.beams.isolated_lines import isolate_lines
 from dfxm_dask.beams.local_peak import local_peak
 from dfxm_dask.beams.mask import threshold_beams
 

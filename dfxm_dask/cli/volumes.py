@@ -39,7 +39,7 @@ def compare(
     """
     from dfxm_dask.sources.paths import beside
     from dfxm_dask.store.integrity.ledger import replace_file
-    from dfxm_dask.store.places import refuse_file
+    from dfxm_dask.store.output_paths import refuse_file
     from dfxm_dask.view.compare.volumes import (
         COLUMNS,
         compare_volumes,

@@ -16,7 +16,7 @@ from numba import njit
 from pydantic import Field
 
 from dfxm_dask.chance import mixed
-from dfxm_dask.components.treatment import (
+from dfxm_dask.components.intensity_scaling import (
     BLOCK,
     LOG_STEPS,
     add_products,

@@ -6,8 +6,8 @@ import numpy as np
 from numba import njit
 
 from dfxm_dask.components.curves import STEPS, STRIP, basis_variables, dark_level
+from dfxm_dask.components.intensity_scaling import multiply_add, scale_counts, take_curves
 from dfxm_dask.components.nnls import nonnegative_of_pixel
-from dfxm_dask.components.treatment import multiply_add, scale_counts, take_curves
 from dfxm_dask.errors import InputError
 from dfxm_dask.memory import frame_lines
 from dfxm_dask.reduction import Reduction, reduction

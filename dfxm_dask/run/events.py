@@ -43,7 +43,7 @@ class StepLeftOut:
 
 @dataclass(frozen=True)
 class Remark:
-    """Something about the scan or its results that a user must know: see :mod:`dfxm_dask.run.remarks`."""
+    """Something about the scan or its results that a user must know: see :mod:`dfxm_dask.run.scan_remarks`."""
 
     text: str
 

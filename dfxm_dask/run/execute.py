@@ -28,7 +28,7 @@ from dfxm_dask.run.events import (
 from dfxm_dask.run.passes import Run, Tally, complete_pass, others_at_work, refuse_other_dtypes, run_pass
 from dfxm_dask.run.plan import Plan, make_plan
 from dfxm_dask.run.recipe import Recipe, read_recipe
-from dfxm_dask.run.remarks import of_results
+from dfxm_dask.run.scan_remarks import of_results
 from dfxm_dask.run.task_queue import windowed
 from dfxm_dask.store import scan
 from dfxm_dask.store.ingest import IngestReport, ingest

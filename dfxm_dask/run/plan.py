@@ -17,7 +17,7 @@ from dfxm_dask.errors import IncompleteError, InputError, RecipeError, StoreErro
 from dfxm_dask.graph import COMPONENTS, FIXED, check_axes, components, expanded_writes, projected_memory
 from dfxm_dask.reduction import Reduction
 from dfxm_dask.run.recipe import Recipe, Step
-from dfxm_dask.run.remarks import positions_apart, uneven_frames
+from dfxm_dask.run.scan_remarks import positions_apart, uneven_frames
 from dfxm_dask.schema import AXES, SCAN, SPACE, Variable, check, expand, length_fault
 from dfxm_dask.store import calibrate, scan
 from dfxm_dask.store.chunks import bands

@@ -26,9 +26,9 @@ from dfxm_dask.errors import InputError
 from dfxm_dask.frames import background, normalise
 from dfxm_dask.run.events import many
 from dfxm_dask.run.labels import Frames, LabelledScan, open_scans, place_labels, read_labels
-from dfxm_dask.run.remarks import uneven_frames
+from dfxm_dask.run.scan_remarks import uneven_frames
 from dfxm_dask.schema import PATCH
-from dfxm_dask.store.places import refuse_folder
+from dfxm_dask.store.output_paths import refuse_folder
 
 if TYPE_CHECKING:
     import torch

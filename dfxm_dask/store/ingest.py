@@ -26,7 +26,7 @@ from dfxm_dask.sources.readers import frames, marked_frames, named_scans, read_s
 from dfxm_dask.sources.source import Scan, load_beamline
 from dfxm_dask.sources.stack import axis_attrs, grid_positions, layer_z, name_of, remarks, stacked, z_attrs
 from dfxm_dask.store import calibrate
-from dfxm_dask.store.asked import check_roi, refuse_other_kinds
+from dfxm_dask.store.argument_kinds import check_roi, refuse_other_kinds
 from dfxm_dask.store.chunks import bands, raw_layout, unit_rows
 from dfxm_dask.store.create import check_pixel_size, create_store, raw_variables
 from dfxm_dask.store.crystal import checked_crystal, crystal_of_store, refuse_other_crystal

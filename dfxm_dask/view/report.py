@@ -25,12 +25,12 @@ import numpy as np
 from dfxm_dask import __version__
 from dfxm_dask.errors import IncompleteError, StoreError
 from dfxm_dask.run.events import duration, many, megabytes
-from dfxm_dask.run.remarks import of_results
+from dfxm_dask.run.scan_remarks import of_results
 from dfxm_dask.sources.paths import beside
 from dfxm_dask.store import scan
 from dfxm_dask.store.calibrate import recover
 from dfxm_dask.store.integrity import ledger
-from dfxm_dask.store.places import refuse_file
+from dfxm_dask.store.output_paths import refuse_file
 from dfxm_dask.view.boundaries.pages import boundary_pages
 from dfxm_dask.view.figures.beams import draw_beams
 from dfxm_dask.view.figures.components import METHODS, draw_components

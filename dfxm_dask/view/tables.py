@@ -13,7 +13,7 @@ import numpy as np
 from dfxm_dask.docstring import bounds, unit
 from dfxm_dask.errors import IncompleteError
 from dfxm_dask.run.events import megabytes
-from dfxm_dask.run.remarks import of_results
+from dfxm_dask.run.scan_remarks import of_results
 from dfxm_dask.schema import printable
 
 if TYPE_CHECKING:

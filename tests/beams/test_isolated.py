@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dfxm_dask.beams import enhance_beams, integrate_beams, isolate_lines
-from dfxm_dask.beams.isolated import extreme_peaks
+from dfxm_dask.beams.isolated_lines import extreme_peaks
 
 PHI = 0.002 * np.arange(31)
 POSITION = 0.25 * np.arange(48.0)

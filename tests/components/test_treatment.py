@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dfxm_dask.components import curves as c
-from dfxm_dask.components import project, treatment
+from dfxm_dask.components import intensity_scaling as treatment
+from dfxm_dask.components import project
 from dfxm_dask.memory import frame_lines
 
 

@@ -13,7 +13,7 @@ import dfxm_dask
 from dfxm_dask.run.events import Remark
 from dfxm_dask.run.execute import RunReport, run_recipe
 from dfxm_dask.run.recipe import parse_recipe
-from dfxm_dask.run.remarks import of_results, unsettled_fits, weak_beam_tails
+from dfxm_dask.run.scan_remarks import of_results, unsettled_fits, weak_beam_tails
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.view.tables import show_store
 

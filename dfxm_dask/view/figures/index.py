@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.store.places import refuse_file, refuse_folder
+from dfxm_dask.store.output_paths import refuse_file, refuse_folder
 from dfxm_dask.view.boundaries.pages import boundary_pages
 from dfxm_dask.view.compare.truth import draw_compare
 from dfxm_dask.view.figures.beams import draw_beams
