@@ -46,6 +46,7 @@ REASONS = (
     (64, "weak_beam_place"),
     (128, "curved"),
     (256, "faint_step"),
+    (512, "wide_step"),
 )
 FLAG = {name: bit for bit, name in REASONS}
 

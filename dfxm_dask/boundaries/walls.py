@@ -18,6 +18,7 @@ BESIDE = 0.5  # um by which weak-beam images lie beside their wall (measured)
 CERTAIN = 2.4
 """Certainty over the root of the number of layers above which a step that edges propose is a wall. In simulated
 stacks of 14 to 16 layers steps of single dislocations reach 2.25; one wall in eight is below."""
+WIDE = 1.2  # um: wider than the steps of simulated walls; two boundaries 1.5 um apart make a step of 1.45 um
 LEAST_POINTS = 3  # in a bin of the trace (our choice)
 
 
@@ -161,6 +162,7 @@ def _errors(
             reason[n] = FLAG["curved"] if fit.curved else 0
             if starts[k][3] < 0 and fit.certainty < CERTAIN * np.sqrt(layers):
                 reason[n] |= FLAG["faint_step"]
+            reason[n] |= FLAG["wide_step"] if fit.width > WIDE else 0
             continue
         covariance[n] = _weak_covariance(points, shares[:, n], n, model.planes, drawn, others)
         reason[n] = FLAG["weak_beam_place"] | (fit.flags if fit is not None else FLAG["no_step"])

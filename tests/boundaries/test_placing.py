@@ -8,6 +8,8 @@ from scipy.special import erf
 
 from dfxm_dask.boundaries.placing import placed_steps
 from dfxm_dask.boundaries.planes.edges import point_planes
+from dfxm_dask.boundaries.step import FLAG
+from dfxm_dask.boundaries.walls import find_walls
 
 LEVELS = np.arange(8.0)
 MIDDLE = np.array([10.0, 10.0, 3.5])
@@ -95,6 +97,20 @@ def test_placed_steps__the_step_of_a_single_dislocation_is_no_wall(slope: float)
         points = cells[near, :3].astype(float)
         made = placed_steps(cells, points, [start(normal, points, 0)], LEVELS, 1.0, 0)
         assert len(made.accepted) == (len(lines) > 1)
+
+
+@pytest.mark.parametrize(("width", "marked"), [(0.5, False), (0.9, False), (1.32, True), (1.38, True)])
+def test_find_walls__a_step_wider_than_one_boundary_says_so(width: float, marked: bool) -> None:
+    normal = unit(1, 0.1, 0.15)
+    cells, points = volume(np.random.default_rng(7), (normal, 0.0))
+    off = (cells[:, :3] - MIDDLE) @ normal / np.hypot(*normal[:2])
+    cells[:, 3] += 0.004 * erf(off / width / np.sqrt(2))
+    found = find_walls(points, np.ones((1, len(points))), cells, replicates=10, seed=0)
+    assert found is not None
+    assert len(found.reason) == 1
+    assert found.fits[0] is not None
+    assert found.fits[0].width == pytest.approx(width, rel=0.1)
+    assert bool(found.reason[0] & FLAG["wide_step"]) == marked
 
 
 def test_placed_steps__a_step_without_weak_beam_images_is_no_wall() -> None:

@@ -34,6 +34,7 @@ REASON_WORDS = {
     "weak_beam_place": "The plane comes from weak-beam images, which lie up to 0.5 µm beside the boundary",
     "faint_step": "The step is less certain than that of most boundaries, and no weak-beam plane proposes it: a single"
     " dislocation may look like this",
+    "wide_step": "The step is wider than that of one boundary usually is: two boundaries may lie close together here",
     "curved": "The boundary is curved: its normal and place are those of the mean plane",
 }
 
