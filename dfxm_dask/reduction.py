@@ -31,8 +31,8 @@ Five words declare the shape
 What its docstring says
 -----------------------
 A kernel's docstring has a first line, and sections of numpydoc. Arrays come as declared, one layer, so its Parameters
-and Returns say only what declarations and descriptions of parameters do not tell. :mod:`dfxm_dask.docstring` puts both
-together for who calls the reduction. Where no formula is from literature, Notes end with "Our own definition."
+and Returns say only what declarations and descriptions of parameters do not tell. :mod:`dfxm_dask.engine.docstring`
+puts both together for the caller. Where no formula is from literature, Notes end with "Our own definition."
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import ConfigDict, create_model
 
-from dfxm_dask.declaration import Arrays, Declaration, Positions, Settle
-from dfxm_dask.docstring import for_callers
+from dfxm_dask.engine.declaration import Arrays, Declaration, Positions, Settle
+from dfxm_dask.engine.docstring import for_callers
 from dfxm_dask.errors import InputError
 from dfxm_dask.schema import Variable
 
@@ -83,14 +83,14 @@ class Reduction(Declaration):
         return self
 
     def __call__(self, dataset: xr.Dataset, **parameters: Any) -> xr.Dataset:
-        """The reduction of a Dataset as a lazy Dataset (see :func:`dfxm_dask.graph.lazy`)."""
-        from dfxm_dask.graph import lazy  # dask and xarray load when a graph is wanted
+        """The reduction of a Dataset as a lazy Dataset (see :func:`dfxm_dask.engine.graph.lazy`)."""
+        from dfxm_dask.engine.graph import lazy  # dask and xarray load when a graph is wanted
 
         return lazy(self, dataset, parameters)
 
     def gather(self, dataset: xr.Dataset, **parameters: Any) -> xr.Dataset:
-        """The result of a gather, computed at once (see :func:`dfxm_dask.graph.gather`)."""
-        from dfxm_dask.graph import gather
+        """The result of a gather, computed at once (see :func:`dfxm_dask.engine.graph.gather`)."""
+        from dfxm_dask.engine.graph import gather
 
         return gather(self, dataset, parameters)
 

@@ -27,7 +27,7 @@ import numpy as np
 import dfxm_dask
 from dfxm_dask.beams import classify_beams, integrate_beams
 from dfxm_dask.beams.contrast import published_contrast
-from dfxm_dask.beams.mask import without_small
+from dfxm_dask.beams.narrowing import without_small
 from dfxm_dask.beams.patches import seam_metric
 from dfxm_dask.beams.prior import UNLIT, WEAK
 from dfxm_dask.beams.scoring.mask_scores import boundary_distance

@@ -12,7 +12,8 @@ from scipy.special import erf
 from dfxm_dask.boundaries.planes.edges import edge_planes, point_planes
 from dfxm_dask.boundaries.planes.plane import in_plane
 from dfxm_dask.boundaries.planes.plane_support import LINE, heaviest_line
-from dfxm_dask.boundaries.step import BIN, FLAG, STRIP, TURNED, StepFit, fit_step, trace_frame
+from dfxm_dask.boundaries.step import FLAG, TURNED, StepFit, fit_step
+from dfxm_dask.boundaries.strip_cells import BIN, STRIP, trace_frame
 
 ALIKE = 6.0, 1.0  # degree and um: planes nearer than both are one (as in the specification)
 BARRED = 1.0  # um from a boundary: cells that another one does not see (our choice)

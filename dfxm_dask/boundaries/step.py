@@ -13,15 +13,13 @@ from scipy import ndimage
 from scipy.special import erf
 
 from dfxm_dask.boundaries.planes.plane import canonical, in_plane
-from dfxm_dask.boundaries.planes.uncertainty import cluster_covariance
+from dfxm_dask.boundaries.planes.stripes import cluster_covariance
+from dfxm_dask.boundaries.strip_cells import BIN, STRIP, Strip, binned, closed, strip_of, trace_frame
 
-STRIP = 3.0  # um from the plane, in the layer (as in the specification of the method)
-BIN = 2.0  # um of trace: the ground of every bin in every layer is free (our choice)
 PASSES, STEPS = 4, 6
 HUBER = 1.5  # standard deviations
 WIDTHS = (0.08, 2.5)  # um
 MOST_CELLS = 100_000
-GRAIN, FINE = 1.0, 0.25  # um along the trace and across: cells within are taken together (our choice)
 STRIPE = 5.0  # um: stripes of the plane that count as one observation (as in the specification)
 SAME_SIGN, SURE, WIDEST, TURNED = 0.8, 6.0, 1.5, 20.0
 FLOOR, SHARP = 0.05, 0.5
@@ -84,81 +82,6 @@ class StepFit(NamedTuple):
     curved: bool
     flags: int
     region: np.ndarray
-
-
-class Strip(NamedTuple):
-    """Cells about a plane: in-layer distance s, place along the trace t and height h (um), values, bin, weight, and the
-    steps of other boundaries (cell, boundary)."""
-
-    s: np.ndarray
-    t: np.ndarray
-    h: np.ndarray
-    values: np.ndarray
-    bin: np.ndarray
-    weight: np.ndarray
-    others: np.ndarray
-
-
-def trace_frame(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vector across the trace of a plane in a layer whose third component is the slope, and the one along it."""
-    flat = float(np.hypot(normal[0], normal[1]))
-    across = normal / flat
-    return across, np.array([-across[1], across[0], 0.0])
-
-
-def binned(places: np.ndarray, normal: np.ndarray, origin: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Bin of the trace and number of the layer of each place: (place, 2), int64."""
-    _, along = trace_frame(normal)
-    bins = np.floor((places - origin) @ along / BIN).astype(np.int64)
-    return np.column_stack([bins, np.clip(np.searchsorted(levels, places[:, 2] - 1e-3), 0, len(levels) - 1)])
-
-
-def closed(bins: np.ndarray, layers: int, first: int | None = None, last: int | None = None) -> np.ndarray:
-    """Bins and layers (bin, layer), bool, that hold places, with gaps of one bin or layer filled."""
-    first = int(bins[:, 0].min()) if first is None else first
-    last = int(bins[:, 0].max()) if last is None else last
-    region = np.zeros((last - first + 1, layers), bool)
-    region[bins[:, 0] - first, bins[:, 1]] = True
-    return np.asarray(ndimage.binary_closing(np.pad(region, 2), np.ones((3, 3)))[2:-2, 2:-2] | region)
-
-
-def _strip(
-    positions: np.ndarray,
-    values: np.ndarray,
-    normal: np.ndarray,
-    origin: np.ndarray,
-    levels: np.ndarray,
-    region: np.ndarray,
-    first: int,
-    others: np.ndarray,
-    reach: float = STRIP,
-) -> Strip:
-    """Cells within the strip and the region (bin, layer); ``first`` is the number of its first bin."""
-    across, along = trace_frame(normal)
-    s = (positions - origin) @ across
-    near = np.flatnonzero(np.abs(s) < reach)
-    where = binned(positions[near], normal, origin, levels)
-    row = where[:, 0] - first
-    inside = (row >= 0) & (row < region.shape[0])
-    inside[inside] = region[row[inside], where[inside, 1]]
-    near, row, layer = near[inside], row[inside], where[inside, 1]
-    t, h = (positions[near] - origin) @ along, positions[near, 2] - origin[2]
-    # Cells in line with the plane have nearly one distance: their mean says as much, and takes a quarter of the time.
-    bins = row * len(levels) + layer
-    parts = np.column_stack([bins, np.floor(t / GRAIN), np.floor(s[near] / FINE)]).astype(np.int64)
-    parts -= parts.min(axis=0, initial=0)
-    sizes = parts.max(axis=0, initial=0) + 1
-    _, place, number = np.unique(
-        np.ravel_multi_index(tuple(parts.T), tuple(sizes)), return_index=True, return_inverse=True
-    )
-    number, total = number.reshape(-1), np.bincount(number.reshape(-1))
-
-    def mean(these: np.ndarray) -> np.ndarray:
-        return np.asarray(np.bincount(number, these) / total)
-
-    rows = np.stack([mean(v) for v in values[near].T], axis=1)
-    beside = np.array([mean(v) for v in others[near].T]).reshape(-1, len(total)).T
-    return Strip(mean(s[near]), mean(t), mean(h), rows, bins[place], total.astype(np.float64), beside)
 
 
 def _demeaned(columns: np.ndarray, group: np.ndarray, weight: np.ndarray, count: int) -> np.ndarray:
@@ -344,7 +267,7 @@ def fit_step(
         all_bins = binned(positions, normal, origin, levels)[:, 0]
         first, last = int(min(all_bins.min(), bins[:, 0].min())), int(max(all_bins.max(), bins[:, 0].max()))
         region = closed(bins, len(levels), first, last)
-        strip = _strip(positions, values, normal, origin, levels, region, first, others)
+        strip = strip_of(positions, values, normal, origin, levels, region, first, others)
         if len(strip.s) > MOST_CELLS:
             strip = Strip(*(a[:: len(strip.s) // MOST_CELLS + 1] for a in strip))
         if len(strip.s) < 60 or np.ptp(strip.t) < 2 or min((strip.s > 0.5).sum(), (strip.s < -0.5).sum()) < 20:
@@ -363,7 +286,7 @@ def fit_step(
         jump = numbers[FREE + 3 :: 6 + others.shape[1]]
         if turn < PASSES - 1:
             # The plane at the middle of what was used; the next pass starts from it.
-            wide = _strip(positions, values, normal, origin, levels, np.ones_like(region), first, others)
+            wide = strip_of(positions, values, normal, origin, levels, np.ones_like(region), first, others)
             shifted = wide._replace(
                 s=wide.s - surface[0] - surface[1] * wide.t / size[0] - surface[2] * wide.h / size[1]
             )

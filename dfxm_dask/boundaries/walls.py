@@ -11,7 +11,8 @@ from dfxm_dask.boundaries.planes.mixture import Mixture, layer_spread, probabili
 from dfxm_dask.boundaries.planes.plane import Planes, canonical, in_plane
 from dfxm_dask.boundaries.planes.plane_search import find_planes
 from dfxm_dask.boundaries.planes.uncertainty import bootstrap_planes, reread_planes, restarted_planes
-from dfxm_dask.boundaries.step import BIN, FLAG, StepFit, binned, closed
+from dfxm_dask.boundaries.step import FLAG, StepFit
+from dfxm_dask.boundaries.strip_cells import BIN, binned, closed
 
 FEWEST_LAYERS = 3
 BESIDE = 0.5  # um by which weak-beam images lie beside their wall (measured)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def field_option(name: str, field: FieldInfo) -> click.Option:
     """A parameter as an option, with its unit and default in its help."""
-    from dfxm_dask.docstring import unit
+    from dfxm_dask.engine.docstring import unit
     from dfxm_dask.view.tables import default_words, type_words
 
     words = f"--{name.replace('_', '-')}"

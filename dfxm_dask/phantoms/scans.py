@@ -377,7 +377,7 @@ def lazy_scan(phantom: Phantom) -> xr.DataTree:
     """
     import xarray as xr
 
-    from dfxm_dask.graph import layered
+    from dfxm_dask.engine.graph import layered
 
     names = {a.name: a.units for a in phantom.axes}
     sizes = {"z": len(phantom.z), **dict(zip(names, phantom.grid, strict=True))}

@@ -15,8 +15,8 @@ import numpy as np
 import zarr
 
 from dfxm_dask import __version__
+from dfxm_dask.engine.shapes import FIXED
 from dfxm_dask.errors import StoreError
-from dfxm_dask.graph import FIXED
 from dfxm_dask.run import stopping
 from dfxm_dask.run.events import BlockDone, BlockQuarantined, BlockSkipped, StepDone, Subscriber, send
 from dfxm_dask.run.plan import Pass, Plan, PlannedStep, Stored

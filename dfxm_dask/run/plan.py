@@ -13,8 +13,8 @@ import zarr
 
 from dfxm_dask import __version__
 from dfxm_dask.catalogue import find
+from dfxm_dask.engine.shapes import COMPONENTS, FIXED, check_axes, components, expanded_writes, projected_memory
 from dfxm_dask.errors import IncompleteError, InputError, RecipeError, StoreError
-from dfxm_dask.graph import COMPONENTS, FIXED, check_axes, components, expanded_writes, projected_memory
 from dfxm_dask.reduction import Reduction
 from dfxm_dask.run.recipe import Recipe, Step
 from dfxm_dask.run.scan_remarks import positions_apart, uneven_frames

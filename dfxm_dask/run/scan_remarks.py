@@ -9,8 +9,8 @@ import numpy as np
 import zarr
 
 from dfxm_dask.beams.weak_beam_verdict import NUMBERS, reasons
+from dfxm_dask.engine.layer import frames_apart
 from dfxm_dask.frames.scale import UNEVEN
-from dfxm_dask.layer import frames_apart
 from dfxm_dask.reduction import Reduction
 from dfxm_dask.store import scan
 from dfxm_dask.store.integrity import ledger
@@ -58,7 +58,7 @@ def uneven_frames(store: str | Path, steps: Sequence[str], groups: Sequence[str]
 
 
 def positions_apart(store: str | Path, axes: Collection[str], reductions: Sequence[Reduction]) -> tuple[str, ...]:
-    """What :func:`dfxm_dask.layer.frames_apart` says of the frames of a store and the reductions of a recipe."""
+    """What :func:`dfxm_dask.engine.layer.frames_apart` says of the frames of a store and the reductions of a recipe."""
     known = [a for a in axes if Path(store, "raw", f"position_{a}").exists()]
     read = {
         p: np.asarray(zarr.open_array(str(Path(store, p)), mode="r")[...], np.float64)

@@ -23,9 +23,9 @@ import numpy as np
 import zarr
 
 from dfxm_dask.catalogue import find
+from dfxm_dask.engine.layer import beside, check_outputs, run_kernel, scan_last, storage_order
+from dfxm_dask.engine.shapes import expanded_writes
 from dfxm_dask.errors import InputError, StoreError
-from dfxm_dask.graph import expanded_writes
-from dfxm_dask.layer import beside, check_outputs, run_kernel, scan_last, storage_order
 from dfxm_dask.reduction import Arrays, Reduction
 from dfxm_dask.schema import SPACE, Variable, expand
 from dfxm_dask.store.chunks import bands

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args, get_origin
 
 import numpy as np
 
-from dfxm_dask.docstring import bounds, unit
+from dfxm_dask.engine.docstring import bounds, unit
 from dfxm_dask.errors import IncompleteError
 from dfxm_dask.run.events import megabytes
 from dfxm_dask.run.scan_remarks import of_results

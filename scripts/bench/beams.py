@@ -18,8 +18,8 @@ from bench.limits import peak
 from bench.storing import drain
 from bench.timing import Row, at_most, best, pinned
 from dfxm_dask.catalogue import find
-from dfxm_dask.graph import expanded_writes
-from dfxm_dask.layer import run_kernel, scan_last
+from dfxm_dask.engine.layer import run_kernel, scan_last
+from dfxm_dask.engine.shapes import expanded_writes
 from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.run.recipe import Step
 from dfxm_dask.sources.bliss.names import find_config

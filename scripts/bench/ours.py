@@ -12,7 +12,7 @@ import numpy as np
 import dfxm_dask
 from bench.data import FRAMES, OFFSET, PIXEL_UM, Data
 from dfxm_dask.catalogue import find
-from dfxm_dask.layer import scan_last
+from dfxm_dask.engine.layer import scan_last
 from dfxm_dask.run.events import BlockDone
 from dfxm_dask.run.execute import plan, run_ingest, run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe, read_recipe

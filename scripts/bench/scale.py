@@ -21,7 +21,7 @@ from bench.data import FRAMES, FULL
 from bench.limits import high_water, idle_units
 from bench.timing import Row, at_most, pinned
 from dfxm_dask.catalogue import find, load_reductions
-from dfxm_dask.graph import expanded_writes
+from dfxm_dask.engine.shapes import expanded_writes
 from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.unit import UnitTask

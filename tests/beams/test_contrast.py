@@ -10,13 +10,8 @@ from skimage.morphology import label
 
 from dfxm_dask.beams.contrast import enhance_beams, published_contrast
 from dfxm_dask.beams.local_peak import local_peak
-from dfxm_dask.beams.mask import (
-    false_alarm_threshold,
-    otsu_threshold,
-    quantiles,
-    threshold_beams,
-    without_small,
-)
+from dfxm_dask.beams.mask import false_alarm_threshold, otsu_threshold, quantiles, threshold_beams
+from dfxm_dask.beams.narrowing import without_small
 from dfxm_dask.errors import InputError
 from tests.beams.phantoms import auc, integrated, layer
 

@@ -6,7 +6,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from dfxm_dask.beams import threshold_beams
-from dfxm_dask.beams.mask import above_half, narrowed
+from dfxm_dask.beams.narrowing import above_half, narrowed
 from dfxm_dask.beams.scoring.mask_scores import boundary_distance, mask_scores
 
 Y, X = 0.05 * np.arange(160), 0.1 * np.arange(120)

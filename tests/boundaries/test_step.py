@@ -9,7 +9,7 @@ from scipy.special import erf
 from dfxm_dask.boundaries import step
 from dfxm_dask.boundaries.cells import COLUMNS, MOST, layer_cells, on_one_scale, rocking_maps
 from dfxm_dask.boundaries.planes.edges import edge_planes
-from dfxm_dask.boundaries.planes.uncertainty import radius_of
+from dfxm_dask.boundaries.planes.stripes import radius_of
 from dfxm_dask.boundaries.step import FLAG, StepFit, fit_step
 
 MIDDLE = np.array([10.0, 10.0, 4.5])

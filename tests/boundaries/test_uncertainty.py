@@ -8,11 +8,11 @@ import pytest
 from dfxm_dask.boundaries.lines.projected_lines import line_families
 from dfxm_dask.boundaries.planes.mixture import fitted, probabilities, started
 from dfxm_dask.boundaries.planes.plane import Planes, in_plane
+from dfxm_dask.boundaries.planes.stripes import radius_of
 from dfxm_dask.boundaries.planes.uncertainty import (
     bootstrap_planes,
     line_errors,
     normal_errors,
-    radius_of,
     reread_planes,
     restarted_planes,
     standard_error,

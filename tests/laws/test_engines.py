@@ -9,8 +9,8 @@ import pytest
 import xarray as xr
 
 from dfxm_dask.catalogue import find
-from dfxm_dask.graph import expanded_writes
-from dfxm_dask.layer import beside
+from dfxm_dask.engine.layer import beside
+from dfxm_dask.engine.shapes import expanded_writes
 from dfxm_dask.reduction import Reduction
 from dfxm_dask.run.passes import read_summary
 from dfxm_dask.run.unit import UnitStep, UnitTask, run_unit, summary_path

@@ -15,9 +15,9 @@ from scipy import ndimage
 
 import dfxm_dask
 from dfxm_dask.catalogue import load_reductions
-from dfxm_dask.docstring import OWN_SOURCE, entries, split
-from dfxm_dask.graph import expanded_writes, open_dims, scan_axes
-from dfxm_dask.layer import run_kernel, scan_last
+from dfxm_dask.engine.docstring import OWN_SOURCE, entries, split
+from dfxm_dask.engine.layer import run_kernel, scan_last
+from dfxm_dask.engine.shapes import expanded_writes, open_dims, scan_axes
 from dfxm_dask.reduction import Reduction
 from dfxm_dask.schema import SPACE, expand
 

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from dfxm_dask.catalogue import load_reductions
+from dfxm_dask.engine.shapes import check_axes, expanded_writes
 from dfxm_dask.errors import InputError
-from dfxm_dask.graph import check_axes, expanded_writes
 from dfxm_dask.schema import SPACE, Variable, expand, rocking_axis
 from tests.laws.test_reductions import AXES_SETS, NAMES, computed, example, parameters
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from dfxm_dask.boundaries.lines.spectrum import COMPONENTS, FAMILIES, frequency_grid, long_enough, power_and_limit
 from dfxm_dask.boundaries.lines.strip import StripMap, strip_map
-from dfxm_dask.boundaries.step import STRIP
+from dfxm_dask.boundaries.strip_cells import STRIP
 from dfxm_dask.view.boundaries.step import (
     Beside,
     Means,

@@ -10,7 +10,8 @@ from scipy.special import erf
 from dfxm_dask.boundaries.cells import COLUMNS, layer_cells, rocking_maps
 from dfxm_dask.boundaries.characterise import beside_patch
 from dfxm_dask.boundaries.lines.strip import STEEPEST
-from dfxm_dask.boundaries.step import BIN, MOST_CELLS, STRIP, STRIPE, trace_frame
+from dfxm_dask.boundaries.step import MOST_CELLS, STRIPE
+from dfxm_dask.boundaries.strip_cells import BIN, STRIP, trace_frame
 from dfxm_dask.view.boundaries.words import Tables
 
 if TYPE_CHECKING:

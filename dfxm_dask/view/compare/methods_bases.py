@@ -10,8 +10,8 @@ import numpy as np
 
 from dfxm_dask.beams.scoring.scores import high_pass
 from dfxm_dask.components.curves import KINDS
-from dfxm_dask.graph import expanded_writes, scan_axes
-from dfxm_dask.layer import beside, run_kernel, scan_last
+from dfxm_dask.engine.layer import beside, run_kernel, scan_last
+from dfxm_dask.engine.shapes import expanded_writes, scan_axes
 from dfxm_dask.schema import BACKGROUND, expand
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dfxm_dask.schema import COUNTS, SPACE
 if TYPE_CHECKING:
     import xarray as xr
 
-    from dfxm_dask.declaration import Declaration
+    from dfxm_dask.engine.declaration import Declaration
 
 OTHER_NAMES = {
     "z": ("layer", "layers", "slice", "depth"),

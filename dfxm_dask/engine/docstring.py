@@ -15,7 +15,7 @@ from typing import Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from dfxm_dask.declaration import Declaration
+from dfxm_dask.engine.declaration import Declaration
 from dfxm_dask.schema import AXES, SCAN, Variable
 
 WIDTH = 100

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dfxm_dask.declaration import Arrays, Declaration
+from dfxm_dask.engine.declaration import Arrays, Declaration
 from dfxm_dask.errors import InputError
 from dfxm_dask.schema import (
     AXES,

@@ -7,10 +7,9 @@ rechunking that happens.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping, Sequence
-from math import ceil, prod
+from math import ceil
 from typing import Any
 
 import dask
@@ -21,10 +20,19 @@ from dask.array.overlap import overlap
 from dask.highlevelgraph import HighLevelGraph
 
 from dfxm_dask import __version__
-from dfxm_dask.accepted import refuse_other_data, scan_positions
-from dfxm_dask.declaration import Arrays, Declaration
+from dfxm_dask.engine.accepted import refuse_other_data, scan_positions
+from dfxm_dask.engine.declaration import Arrays, Declaration
+from dfxm_dask.engine.layer import (
+    beside,
+    check_outputs,
+    compares_frames,
+    frames_apart,
+    run_kernel,
+    scan_last,
+    storage_order,
+)
+from dfxm_dask.engine.shapes import FIXED, check_axes, components, expanded_writes, open_dims, scan_axes
 from dfxm_dask.errors import FramesApartWarning, InputError
-from dfxm_dask.layer import beside, check_outputs, compares_frames, frames_apart, run_kernel, scan_last, storage_order
 from dfxm_dask.schema import (
     AXES,
     COUNTS,
@@ -35,111 +43,10 @@ from dfxm_dask.schema import (
     check,
     expand,
     length_fault,
-    rocking_axis,
     scale_attrs,
 )
 
-BASELINE_BYTES = 200 * 2**20  # an idle worker with numba, zarr and xarray loaded (measured)
-ENCODED_BYTES = 48 * 2**20  # compressed bytes in flight, and the row of chunks they come from
 TREE = 8  # summaries merged by one task
-COMPONENTS = 3  # of a basis, where nothing says how many
-FIXED = {"rgb": 3, "scaling": 4, "xyz": 3, "family": 2, "vertex": 4, "half": 6, "axis": 3}  # dims of one length always
-
-
-def scan_axes(dataset: xr.Dataset) -> dict[str, str]:
-    """Scan axes of a Dataset in storage order, each with its unit.
-
-    They are the dims of ``counts`` other than z, y, x; without counts, the coordinates marked ``scan_axis``, or the
-    axes that ``com_...`` is there for.
-    """
-    if "counts" in dataset:
-        names = [str(d) for d in dataset["counts"].dims if d not in SPACE]
-    else:
-        marked = {str(n): c.attrs["scan_axis"] for n, c in dataset.coords.items() if "scan_axis" in c.attrs}
-        names = sorted(marked, key=lambda n: marked[n])
-        if not names:
-            names = [m.group(1) for n in map(str, dataset.data_vars) if (m := re.fullmatch(r"com_(\w+)", n))]
-    units = {}
-    for name in names:
-        source = dataset[name] if name in dataset.coords else dataset.get(f"com_{name}")
-        units[name] = str(source.attrs.get("units", "degree")) if source is not None else "degree"
-    return units
-
-
-def expanded_writes(
-    reduction: Declaration,
-    axes: Mapping[str, str],
-    parameters: Mapping[str, Any],
-    sizes: Mapping[Any, int] | None = None,
-) -> list[Variable]:
-    """What the reduction writes on a scan with these axes; a parameter ``axis`` narrows its templates to one axis.
-
-    With the lengths of the axes, units that follow the axis of the rocking curve are those of the right one.
-    """
-    chosen = parameters.get("axis")
-    own = {str(chosen): axes[str(chosen)]} if chosen in axes else dict(axes)
-    rocking = rocking_axis(axes, sizes or {}, None if chosen is None else str(chosen))
-    result: list[Variable] = []
-    for variable in reduction.writes:
-        result += expand(variable, own if variable.template else axes, rocking)
-    return result
-
-
-def components(parameters: Mapping[str, Any]) -> int:
-    """How many components a fit with these parameters makes."""
-    count = parameters.get("components")
-    return count if isinstance(count, int) else COMPONENTS
-
-
-def check_axes(reduction: Declaration, axes: Mapping[str, str], sizes: Mapping[Any, int]) -> str | None:
-    """Why the reduction cannot run on a scan with these axes, or None."""
-    if len(axes) < reduction.min_axes:
-        return f"needs {reduction.min_axes} scan axes, the scan has {', '.join(axes) or 'none'}"
-    if max((sizes.get(a, 1) for a in axes), default=1) < reduction.min_positions:
-        has = ", ".join(f"{a}: {sizes.get(a, 1)}" for a in axes) or "a single frame"
-        return f"needs a scan axis of at least {reduction.min_positions} positions, the scan has {has}"
-    return None
-
-
-def projected_memory(
-    reductions: Sequence[Declaration],
-    axes: Mapping[str, str],
-    sizes: Mapping[str, int],
-    parameters: Sequence[Mapping[str, Any]],
-    edge: int,
-    itemsize: int,
-    whole: bool,
-) -> int:
-    """Bytes that one unit needs at its peak: baseline, one tile of counts, encoded chunks, and the maps it makes.
-
-    Parameters
-    ----------
-    sizes : mapping
-        Length of every dim in one unit.
-    edge, itemsize : int
-        Inner chunk edge in pixels, bytes per count.
-    whole : bool
-        The unit is a whole layer whose maps are read, not tiles of counts.
-    """
-    frames = prod(sizes[a] for a in axes)
-    area = sizes["y"] * sizes["x"]
-    maps, tiles = 0, 0
-    for reduction, chosen in zip(reductions, parameters, strict=True):
-        for variable in expanded_writes(reduction, axes, chosen):
-            cell = np.dtype(variable.dtype).itemsize * prod(
-                sizes.get(d, COMPONENTS) for d in variable.dims if d not in SPACE
-            )
-            if variable.stored and "y" in variable.dims:
-                maps += area * cell
-            else:
-                tiles += edge * edge * cell
-        layers = 2 * reduction.halo + 1
-        for variable in reduction.reads if whole else ():
-            if variable.name == "counts":
-                maps += area * frames * itemsize * layers
-            elif "y" in variable.dims:
-                maps += area * np.dtype(variable.dtype).itemsize * layers * (len(axes) if variable.template else 1)
-    return BASELINE_BYTES + (maps if whole else maps + tiles + frames * edge * edge * itemsize + ENCODED_BYTES)
 
 
 def _layer_block(
@@ -254,17 +161,6 @@ def _scale(reduction: Declaration, dataset: xr.Dataset, chosen: Mapping[str, Any
     if COUNTS not in reduction.reads:
         return {}
     return {SCALED: dataset["counts"].attrs[SCALED]} if SCALED in dataset["counts"].attrs else {}
-
-
-def open_dims(reduction: Declaration, wanted: Sequence[Variable], axes: Mapping[str, str]) -> list[str]:
-    """Dims of the result of a gather whose length is not known before it is computed, such as the objects found."""
-    known = {*SPACE, *axes, *FIXED}
-    dims = dict.fromkeys(d for v in wanted for d in v.dims)
-    return (
-        [d for d in dims if d not in known and not d.endswith("component") and not d.startswith("patch_")]
-        if reduction.combine
-        else []
-    )
 
 
 def gather(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str, Any]) -> xr.Dataset:
