@@ -111,7 +111,7 @@ def arguments() -> argparse.Namespace:
         (scale, SCALE),
     )
     for command, figures in ((command, list(known)) for command, known in named):
-        command.add_argument("--quick", action="store_true", help="small frames, for a look whether all of it runs")
+        command.add_argument("--quick", action="store_true", help="small frames, to check that everything runs")
         command.add_argument("--work", type=Path, help="folder for data, kept and used again (default: temporary)")
         command.add_argument("--repeats", type=int, default=3, help="runs of which the shortest counts (default: 3)")
         command.add_argument("--only", nargs="+", choices=figures, metavar="NAME", help=f"of {', '.join(figures)}")

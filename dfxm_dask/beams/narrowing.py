@@ -7,12 +7,12 @@ from numba import njit
 from scipy import ndimage
 
 WALL = 3.0
-"""Distance in um within which some dislocation of a boundary shows, or all of it stays in the mask (our choice)."""
+"""A boundary without a single dislocation within this distance (um) stays in the mask as a whole (our choice)."""
 
 FAINT, SHARE, BESIDE = 1.3, 0.3, 4.0
 """Contrast over the threshold for :data:`dfxm_dask.beams.mask.ALPHA` up to which an image is faint; the share of the
-largest contrast nearby that a faint image must exceed; and the distance in um that counts as nearby. Chosen on one simulated stack for each
-strong beam and one of another simulator."""
+largest contrast nearby that a faint image must exceed; and the distance in um that counts as nearby. Chosen on one
+simulated stack for each strong beam and one of another simulator."""
 
 
 def without_small(mask: np.ndarray, least: int) -> np.ndarray:

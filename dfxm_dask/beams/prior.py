@@ -102,7 +102,7 @@ def light_mask(total: np.ndarray, reach: tuple[int, int], sigma: float = 0.0, da
     Returns
     -------
     array (block_y, block_x), bool
-        Smoothed total > 0.25 × its 90th percentile over the layer, and > 6 sigma of it.
+        Smoothed total > 0.25 × its 90th percentile over the layer, and > 6 of its standard deviations.
     """
     if total.size == 0:
         return np.zeros(total.shape, bool)
@@ -116,7 +116,7 @@ def light_mask(total: np.ndarray, reach: tuple[int, int], sigma: float = 0.0, da
 
 
 def without_gaps(lit: np.ndarray, wide: np.ndarray, reach: tuple[int, int]) -> np.ndarray:
-    """A light mask whose gaps inside the crystal are filled: dark fringes of the strong beam are no edge of it.
+    """A light mask whose gaps inside the crystal are filled: dark fringes of the strong beam are no edge.
 
     Parameters
     ----------

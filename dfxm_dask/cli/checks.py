@@ -1,4 +1,4 @@
-"""Commands that look whether what is there is right."""
+"""Commands that check stores and scans."""
 
 from __future__ import annotations
 

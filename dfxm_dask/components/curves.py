@@ -255,7 +255,7 @@ def summarise(
     y: np.ndarray | None = None,
     x: np.ndarray | None = None,
 ) -> Summary:
-    """What a fit needs of the curves of one layer, or a part of it; summaries add up by :func:`add_summaries`.
+    """Sums over the curves of a layer, or of a part, that a fit needs; summaries add up by :func:`add_summaries`.
 
     Parameters
     ----------

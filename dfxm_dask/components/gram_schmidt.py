@@ -195,7 +195,7 @@ def region_sums(
 
 
 def chosen_parts(sums: np.ndarray, pixels: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> list[slice]:
-    """The part of each region, or all of it, whose curves make the basis that tells the weak regions best.
+    """The part of each region, or the whole region, whose curves make the basis that tells the weak regions best.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ MixtureKind = Annotated[Kind, Field(description="of the counts: 'plain' (which a
 
 ROUNDS, SWEEPS = 500, 4
 TOLERANCE = 1e-6  # the residual falls by less than this part of itself in one round (our choice)
-STRIDE, LONGER, SHORTER = 0.5, 1.05, 1.5  # of the last step, in units of it; factors after a good and a bad round
+STRIDE, LONGER, SHORTER = 0.5, 1.05, 1.5  # of the last step, as its factor; factors after a good and a bad round
 BRIGHT = 0.5  # of the 90 % quantile of the amounts: darker curves are no pure ones, their noise is (our choice)
 
 

@@ -1,4 +1,4 @@
-"""Regions of a layer whose curves a Gram–Schmidt basis begins with: strong beam, and weak beam on either side of it."""
+"""Regions of a layer whose curves a Gram–Schmidt basis begins with: strong beam, and weak beam on either side."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a reduction is, in words: its kernel, what it reads and writes, and what it keeps whole.
 
-Graphs and units of a run work from this alone; :mod:`dfxm_dask.reduction` makes a function of it.
+Graphs and units of a run work from this alone; :mod:`dfxm_dask.reduction` turns it into a function.
 """
 
 from __future__ import annotations

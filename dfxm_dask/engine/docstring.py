@@ -118,7 +118,7 @@ def _arguments(declared: Declaration) -> Iterable[tuple[str, Variable]]:
 
 
 def _variable(variable: Variable, more: str = "") -> str:
-    """One item of a list: name, dims, dtype, unit, what it is, and what the kernel says of it."""
+    """One item of a list: name, dims, dtype, unit, meaning, and the remark of the kernel."""
     if variable.name == AXES.name:
         return _item(f"- a coordinate of every scan axis: {variable.long_name}. {more}", hang="  ")
     dims = ", ".join("scan axes" if d == SCAN else d for d in variable.dims)

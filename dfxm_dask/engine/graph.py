@@ -420,7 +420,7 @@ def _fold(combine: Any, parts: list[Arrays]) -> Arrays:
 def layered(
     make: Any, source: Any, variables: Sequence[Variable], sizes: Mapping[str, int], name: str
 ) -> dict[str, xr.DataArray]:
-    """Arrays that are made layer by layer, from nothing: one task a layer, and every variable a part of it.
+    """Arrays that are made layer by layer, from nothing: one task a layer, and every variable a part of the task.
 
     Parameters
     ----------

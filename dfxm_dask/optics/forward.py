@@ -346,7 +346,7 @@ def seen(at: Setting, positions: Mapping[str, float], *, legacy: bool = False) -
     positions : mapping of str to float, rad
         ``phi``, ``chi``, ``two_theta``: deviations from the nominal setting; axes that are left out stand at 0.
     legacy : bool
-        The published convention: opposite sign of two_theta, and the image frame turned by all of it.
+        The published convention: opposite sign of two_theta, and the image frame turned by the whole angle.
 
     Raises
     ------

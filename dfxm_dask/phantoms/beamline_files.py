@@ -200,7 +200,7 @@ def _check_name(where: str, name: str) -> None:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[h5py.File]:
-    """A new HDF5 file that gets its name once it is complete and on disk; otherwise nothing is left of it."""
+    """A new HDF5 file that gets its name once it is complete and on disk; otherwise no file is left."""
     partial = _partial(path)
     try:
         with h5py.File(partial, "w", locking=False) as file:

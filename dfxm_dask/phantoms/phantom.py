@@ -1,11 +1,11 @@
-"""Labelled scans with known truth: one layer of counts, and what is true of it.
+"""Labelled scans with known truth: one layer of counts with its truth.
 
 A frame is the sum of a kinematic part (distorted voxels) and a dynamical part (perfect voxels at their peak),
 
     I = (1 - w) weak I_kin + w p I_dyn,
 
 where p is what the microscope accepts of the lattice that the strong beam follows
-(:func:`dfxm_dask.phantoms.strong_lattice.lattices`), and w a smooth step of it from 0.02 to 0.5. On top come
+(:func:`dfxm_dask.phantoms.strong_lattice.lattices`), and w rises smoothly with p from 0.02 to 0.5. On top come
 what a beamline adds: attenuators, flux drift, beam stripes, sample drift, optics, detector. A layer depends on the
 phantom and its number alone, never on how layers are shared among tasks.
 """

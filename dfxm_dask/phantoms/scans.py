@@ -100,7 +100,7 @@ def simulate(
         "zarr": a store with groups ``raw`` and ``truth``. "bliss": ``out`` is a master file with LIMA files in folders
         beside it, as a beamline writes them, and the truth is in ``<out>_truth.zarr``.
     overwrite : bool
-        Replace what is there.
+        Replace an existing store or file.
     each : callable
         ``map`` or a parallel stand-in for it.
 
@@ -368,7 +368,7 @@ def simulate_layer(task: SimulateTask) -> ledger.Record:
 
 
 def lazy_scan(phantom: Phantom) -> xr.DataTree:
-    """A simulated scan as lazy arrays: one task renders a layer, and every array of it is a part of that task.
+    """A simulated scan as lazy arrays: one task renders a layer, and every array of the layer is a part of that task.
 
     Returns
     -------

@@ -47,7 +47,7 @@ def smearing(microscope: Microscope) -> tuple[float, float]:
 
     Notes
     -----
-    Along x the smeared lattice is 0.9 um wide in all. The sheet gives a part of it, its rms height over tan(2 theta),
+    Along x the smeared lattice is 0.9 um wide in all. The sheet contributes its rms height over tan(2 theta),
     as the mean over the heights of the sheet is seen along the diffracted beam; the Gaussian gives the rest.
 
     Calibrated against Takagi-Taupin: Al 111 at 17 keV, a plate of 70 um, sheets of 0.2 and 0.5 um FWHM, walls of

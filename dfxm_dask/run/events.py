@@ -1,6 +1,6 @@
 """What a run says while it runs: frozen events, and the subscribers that turn them into lines, files and bars.
 
-A publisher is a tuple of callables that take one event. Kernels and writers know nothing of it; the driver of a run
+A publisher is a tuple of callables that take one event. Kernels and writers know no publisher; the driver of a run
 calls :func:`send`.
 """
 

@@ -112,7 +112,7 @@ def weak_beam(store: str | Path) -> tuple[str, ...]:
 
 
 def _masked(store: Path) -> bool:
-    """Whether the masks are there with their verdict, made of what is there now."""
+    """Whether current masks exist with their verdict."""
     state = ledger.states(store, "beams").get("threshold_beams")
     if state is None or not state.complete or "has_defects" not in state.writes:
         return False

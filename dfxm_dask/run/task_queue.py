@@ -57,7 +57,7 @@ def windowed(
 
 
 DIED = "its worker died twice over it, the second time with nothing else at work"
-DIED_REMEDY = "give workers more memory (--memory-limit, or memory: in the cluster file), or look at the data of it"
+DIED_REMEDY = "give workers more memory (--memory-limit, or memory: in the cluster file), or check its data"
 
 
 def _heed() -> None:

@@ -51,7 +51,7 @@ class UnitStep:
 
 @dataclass(frozen=True)
 class UnitTask:
-    """One unit: a layer z and rows y0 to y1 of it, with the steps to run."""
+    """One unit: rows y0 to y1 of a layer z, with the steps to run."""
 
     store: str
     steps: tuple[UnitStep, ...]

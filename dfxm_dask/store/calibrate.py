@@ -44,7 +44,7 @@ Pixel = tuple[float, float]
 class CalibrateReport:
     """What a calibration did, or would do; steps are "group/step".
 
-    Pixel sizes are None where y and x count pixels; ``crystal`` is what the store knows of it.
+    Pixel sizes are None where y and x count pixels; ``crystal`` is the crystal recorded in the store.
     """
 
     pixel_size: Pixel | None
@@ -363,7 +363,7 @@ def recover(store: str | Path) -> None:
 
 
 def finish(store: Path) -> None:
-    """Do what :data:`PENDING` says, however much of it is done; only for whoever owns the store.
+    """Finish the changes that :data:`PENDING` lists, from where they were interrupted; only for the lock owner.
 
     Raises
     ------
@@ -442,7 +442,7 @@ def _withdraw(store: Path, group: str, step: str) -> None:
 def _vouch(store: Path, files: list[str], pixel: list[float], crystal: Mapping[str, Any]) -> None:
     """Put digests of the new positions and attributes, pixel size and crystal, into the provenance of the raw data.
 
-    Of an unfinished ingest there is none: completing it takes what is there.
+    Of an unfinished ingest there is none: completing it keeps the recorded one.
     """
     root = ledger.digest(read_node(store)["attributes"])
     for group in ("truth", "raw"):

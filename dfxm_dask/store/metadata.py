@@ -37,7 +37,7 @@ MOST_FILES = 1 << 22
 DTYPES = ("bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float32", "float64")
 COMPRESSORS = ("blosc", "zstd", "crc32c")
 """Codecs behind ``bytes``. Of blosc only what :mod:`dfxm_dask.store.shards` reads is let through: the library believes
-the sizes in the header of a chunk, whatever they are. gzip is left out, since nothing bounds what comes of it."""
+the sizes in the header of a chunk, whatever they are. gzip is left out, since nothing bounds its decompressed size."""
 DISTRUST = "distrust this store, or write it anew"
 
 

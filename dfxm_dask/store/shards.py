@@ -148,7 +148,7 @@ class ShardFile:
     def fetch(self, chunks: list[tuple[int, ...]], buffer: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """Encoded bytes of chunks, in as few reads as their places in the file allow.
 
-        Returns the buffer (larger, where it was too small) and one view of it per chunk, in the order asked.
+        Returns the buffer (larger, where it was too small) and one view of the buffer per chunk, in the order asked.
         """
         places = [self.index[chunk] for chunk in chunks]
         for chunk, (offset, _) in zip(chunks, places, strict=True):

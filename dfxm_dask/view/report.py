@@ -365,7 +365,7 @@ def pictures_of(
 
 
 def _as_data(figure: Figure) -> str:
-    """A figure as an address that holds all of it."""
+    """A figure as a data URL."""
     stream = io.BytesIO()
     figure.savefig(
         stream,

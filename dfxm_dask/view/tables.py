@@ -53,7 +53,7 @@ def say(text: str) -> None:
 
 
 def show_store(path: str | Path) -> bool:
-    """Groups, variables, axes and provenance of a store. Returns whether all of it is complete."""
+    """Groups, variables, axes and provenance of a store. Returns whether every step is complete."""
     from dfxm_dask.store.scan import open_scan
 
     missing = ""
@@ -144,7 +144,7 @@ def show_plan(plan: Any, recipe: str, store: str | Path, forecast: Any = None, m
 
 
 def show_forecast(forecast: Any, memory_limit: int) -> None:
-    """What every pass of a run takes, and all of it."""
+    """Cost of every pass of a run, and the total."""
     if not forecast.passes:
         return say("all is done: a run has nothing to compute")
     workers = f"{forecast.workers} worker{'s' if forecast.workers > 1 else ''}"

@@ -1,4 +1,4 @@
-"""Figures of the recipe ``weak_beam``: the whole of it and each kernel against decoding the same layer, and memory.
+"""Figures of the recipe ``weak_beam``: the whole recipe and each kernel against decoding the same layer, and memory.
 
 The layer is a simulated one, enlarged by reflection, with noise of its own: windows and medians see real images.
 """
@@ -139,7 +139,7 @@ def of_step(
 
 
 def figure_kernels(data: Data) -> list[Row]:
-    """The recipe by the rocking curve on one core, against decoding alone; and what each kernel takes of it."""
+    """The recipe by the rocking curve on one core, against decoding alone; and the share of each kernel."""
     t = pinned(kernel_times, store(data, 1), data.repeats)
     decode, units = t.pop("decode"), t.pop("units")
     voxels = FRAMES * data.pixels

@@ -131,7 +131,7 @@ def classify(shape: tuple[int, int], method: str) -> float:
 
 
 def figure_worker(work: Networks) -> list[Row]:
-    """Peak memory of a worker that classifies one layer by the network, and what of it torch and the network cost."""
+    """Peak memory of a worker that classifies one layer by the network, and the parts of torch and of the network."""
     from dfxm_dask.run.clusters.cluster import open_cluster
 
     shape = QUICK_FRAME if work.quick else FULL

@@ -99,7 +99,7 @@ def layer_tiles(array: ShardedArray, z: int, buffers: Buffers) -> Iterator[tuple
 def moments_of_tile(phi: np.ndarray) -> Callable[[np.ndarray, np.ndarray], Any]:
     """The moments kernel as the recipe calls it: a function of one tile (scan, y, x) and its background map."""
     parameters = next(dict(s.parameters) for s in parse(MOMENTS).steps if s.name == "moments")
-    parameters.pop("background")  # a map of it is given instead, as a recipe with a background step does
+    parameters.pop("background")  # a background map is given instead, as a recipe with a background step does
     kernel, background = find("moments").kernel, find("background").writes[0].name
 
     def run(tile: np.ndarray, level: np.ndarray) -> Any:

@@ -118,6 +118,17 @@ def test_vectors__of_a_mean_gap_are_less_certain() -> None:
     assert wide["misorientation_error"][0] > 5 * sharp["misorientation_error"][0]
 
 
+@pytest.mark.parametrize("wall", [tilt(0), tilt(3), twist(2)])
+def test_vectors__of_lines_with_a_second_direction_say_that_they_hold_for_the_first(wall: tuple) -> None:
+    for second in (False, True):
+        alias = np.full((2, 3), np.nan)
+        alias[0] = [1.0, 0, 0] if second else np.nan
+        made, _ = rows(*wall, line_alias=alias)
+        give_vectors(made, 0, CRYSTAL, NO_CELLS, along_phi=True, seed=0)
+        marked = (made["burgers_reason"][0] & FLAG["of_first_direction"]) > 0
+        assert marked.tolist() == [second, False]
+
+
 def test_crystal__goes_through_the_summary_of_a_layer() -> None:
     for lattice in (None, Lattice(**LATTICE), Lattice(**LATTICE, hkl=(0, 0, 2))):
         options = crystal_options(lattice, along_phi=True)

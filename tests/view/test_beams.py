@@ -176,7 +176,7 @@ def test_draw_beams__without_a_weak_beam_says_so_and_draws_none() -> None:
     figure = page(tree)
     assert list(maps(figure)) == ["where the sample diffracts", "strong beam (SB)"]
     said = words(figure)
-    assert "This layer has no weak beam: maps of it would mislead, and are not drawn." in said
+    assert "This layer has no weak beam: its weak-beam maps would mislead and are not drawn." in said
     assert "peaks scatter by 0.310 half widths about those around them" in said
     for sentence in reasons(0.42, 0.013, 0.31, 0.03, 2.6, 5.5):
         assert sentence in said
@@ -193,12 +193,12 @@ def test_draw_beams__without_a_weak_beam_says_so_and_draws_none() -> None:
 def test_evidence_words__say_the_verdict() -> None:
     found = beams_scan()["beams"].dataset.isel(z=0)
     assert evidence_words(found) == (
-        "This layer has a weak beam, and something stands out of it.",
+        "This layer has a weak beam that shows defects.",
         reasons(*NUMBERS.values()),
     )
     for name in ("has_defects", "mask_strength"):  # stores of an earlier version judged before there was a mask
         assert evidence_words(found.drop_vars(name))[0] == "This layer has a weak beam."
-    assert "nothing stands out of it" in evidence_words(found.assign(has_defects=False))[0]
+    assert "nothing exceeds its noise" in evidence_words(found.assign(has_defects=False))[0]
     unchecked, why = evidence_words(found.drop_vars(["has_weak_beam", "tail"]))
     assert unchecked == "It has not been checked whether this layer has a weak beam at all."
     assert why == ()

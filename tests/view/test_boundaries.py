@@ -135,7 +135,7 @@ def test_boundary_words__say_how_sure_burgers_vectors_are() -> None:
 
 def test_boundary_words__say_what_is_not_known() -> None:
     said = " ".join(boundary_words(tables(), 1))
-    assert "no direction stands out. Their period and the Burgers vectors are not known." in said
+    assert "no direction stands out beyond that of layers shifted at random" in said
     assert "The jump of the local peak across it is not known. The rotation by Frank's rule is not known." in said
     nothing = np.full((2, 2, 3), np.nan)
     assert "they need the spacing of the lines and a lattice" in " ".join(boundary_words(tables(burgers=nothing), 0))

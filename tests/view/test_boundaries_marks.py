@@ -35,6 +35,14 @@ def test_boundary_words__tell_junctions_from_crossings(kind: int, halves: list, 
     assert ("junction: boundaries end here" in scene) == (kind != 4)
 
 
+def test_boundary_words__name_the_second_reading_of_lines() -> None:
+    alias, spacing = np.full((2, 2, 3), np.nan), np.full((2, 2), np.nan)
+    alias[0, 0], spacing[0, 0] = [0.6, 0.0, 0.8], 1.63
+    first, other = (" ".join(boundary_words(tables(line_alias=alias, spacing_alias=spacing), k)) for k in (0, 1))
+    assert "(or lines along (0.600, 0.000, 0.800) every 1.63 µm)" in first
+    assert "or lines along" not in other
+
+
 @pytest.mark.parametrize("reason", REASONS)
 def test_boundary_words__have_a_sentence_for_every_reason(reason: tuple[int, str]) -> None:
     bit, name = reason

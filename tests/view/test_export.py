@@ -320,10 +320,10 @@ def test_export__refuses_what_it_cannot_write(whole, tmp_path):
     with pytest.raises(InputError, match="export 'planes': is unknown; say one of boundaries, points, volume, objects"):
         export(store, tmp_path / "out", what=("planes",))
     bare = write_store(tmp_path / "bare.zarr", {"beams": {}}, **GRID)
-    with pytest.raises(InputError, match="export: the store has nothing of it; run a recipe"):
+    with pytest.raises(InputError, match="export: the store has no such result; run a recipe"):
         export(bare, tmp_path / "out")
     some = write_store(tmp_path / "some.zarr", {"boundaries": {"spacing": (("boundary",), np.ones(2))}}, **GRID)
-    with pytest.raises(InputError, match="export points: the store has nothing of it"):
+    with pytest.raises(InputError, match="export points: the store has no such result"):
         export(some, tmp_path / "out", what=("boundaries", "points"))
     pixels = write_store(tmp_path / "p.zarr", {"volume": volume_group()}, **GRID, units="pixel")
     with pytest.raises(InputError, match=r"OME-Zarr of the volume: y is in pixel; set .* dfxm-dask calibrate"):

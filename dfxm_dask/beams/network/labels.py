@@ -111,7 +111,7 @@ def box_labels(
     Returns
     -------
     array (patch_y, patch_x), uint8
-        A class where boxes of it cover at least 3/4 of the patch and no box of another class touches it; ambiguous
+        A class whose boxes cover at least 3/4 of the patch and no box of another class touches it; ambiguous
         elsewhere. The last patches of a frame that is no multiple of the patch are shifted back into it.
 
     Raises

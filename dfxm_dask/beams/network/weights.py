@@ -257,7 +257,7 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 def load(
     path: str | Path, *, patch: int | None = None, channels: int | None = None, architecture: str | None = None
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """A trained network and what is known of it.
+    """A trained network with its training record.
 
     Parameters
     ----------

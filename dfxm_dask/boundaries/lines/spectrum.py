@@ -206,7 +206,7 @@ def _families(strip: StripMap, grid: FrequencyGrid, seed: int) -> list[_Family]:
 
 
 def is_overtone(strip: StripMap, at: np.ndarray, other: np.ndarray) -> bool:
-    """Whether a frequency is an overtone of another one, or what evenly spaced layers make of it."""
+    """Whether a frequency is an overtone of another one, or the alias of such an overtone in evenly spaced layers."""
     off = at - np.arange(2, OVERTONES + 2)[:, None] * other
     period = alias_period(strip.z)
     if np.isfinite(period):
@@ -226,7 +226,7 @@ class _Ridge(NamedTuple):
     Attributes
     ----------
     peak, half : float
-        At a frequency, and the largest about half of it.
+        At a frequency, and the largest near half that frequency.
     mean, largest : float
         Of all others that lines of this direction could have, but for multiples of the half.
     """

@@ -1,4 +1,4 @@
-"""A mixture of planes and of points anywhere: one step of it from sums that are exact, whatever the blocks."""
+"""A mixture of planes and of points anywhere: one step from sums that are exact, whatever the blocks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Mixture(NamedTuple):
         Where planes end: number of the plane, unit vector (xyz) into it from a line, and the place of that line along
         the vector, um. Empty at first; see :func:`~dfxm_dask.boundaries.planes.plane_search.with_ends`.
     layer : float, um
-        Distance of layers: a point stands for what is within half of it above and below.
+        Distance of layers: a point stands for half this distance above and below.
     """
 
     planes: Planes

@@ -71,7 +71,7 @@ def refuse_overflow(points: np.ndarray, centre: np.ndarray) -> None:
 def grouped_sums(
     points: np.ndarray, probability: np.ndarray, normal: np.ndarray, centre: np.ndarray, edge: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The sums of one plane, apart for every square of it.
+    """The sums of one plane, one row for every square of the plane.
 
     Parameters
     ----------

@@ -239,7 +239,7 @@ class LineErrors(NamedTuple):
     Attributes
     ----------
     angle : array (family,), float64, degree
-        In the plane; the part out of it is that of the normal.
+        In the plane; the error out of the plane is that of the normal.
     spacing, gap : array (family,), float64, um
     """
 

@@ -207,7 +207,7 @@ def line_table(lines: np.ndarray, poisson: float, legacy: bool = False) -> np.nd
 # array. One scratch array with constant offsets, because then the compiler sees that nothing overlaps and vectorises.
 @njit(nogil=True, cache=True, error_model="numpy")
 def accumulate_lines(x, y, z, table, poisson, out):  # type: ignore[no-untyped-def]
-    """Distortion of straight lines, added to what is there already.
+    """Distortion of straight lines, added to the given field.
 
     Parameters
     ----------

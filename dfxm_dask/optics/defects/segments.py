@@ -67,7 +67,7 @@ def segment_table(start: np.ndarray, end: np.ndarray, burgers: np.ndarray) -> np
 # Whole blocks and one scratch array, for the reasons given at `accumulate_lines`.
 @njit(nogil=True, cache=True, error_model="numpy")
 def accumulate_segments(x, y, z, table, poisson, core, out):  # type: ignore[no-untyped-def]
-    """Distortion of straight segments, added to what is there already.
+    """Distortion of straight segments, added to the given field.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Camera of a dark-field microscope: blur, fixed pattern, photon and read-out noise.
 
 Intensities are expected counts of the camera (ADU) above its offset. The camera constants are those measured on the
-PCO Edge 4.2 at ID03, published with dfxm-geo (MIT). What is not published is said to be our choice.
+PCO Edge 4.2 at ID03, published with dfxm-geo (MIT). Values that are not published are marked "our choice".
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def _from_nodes(coarse, first_y, weight_y, first_x, weight_x, image, kept, added
 
 
 def blur(image: np.ndarray, detector: Detector) -> np.ndarray:
-    """Intensity behind the scintillator: (1 − f) of it blurred by the PSF, f of it by the halo.
+    """Intensity behind the scintillator: a part 1 − f blurred by the PSF, a part f by the halo.
 
     Parameters
     ----------

@@ -23,11 +23,11 @@ _PLACES = ("session", "relative")
 
 
 class Nightly(BaseModel):
-    """What a night looks for, what it makes of it, and where that goes; see ``configs/nightly.yaml``."""
+    """Scans that a night looks for, its recipes, and the folders that it writes to; see ``configs/nightly.yaml``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     path: Annotated[Path, Field(exclude=True)] = Path()
-    """The file itself; not a field of it."""
+    """The configuration file itself; not one of its fields."""
 
     raw: Annotated[list[str], Field(min_length=1)]
     report: str

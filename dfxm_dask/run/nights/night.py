@@ -3,7 +3,7 @@
 A scan is
 
 * **new**, and is done, unless it may still be being written (**deferred** to the next night);
-* **unchanged** once it is done: nothing of it is touched again, also where a recipe has changed since;
+* **unchanged** once it is done: no file is touched again, also where a recipe has changed since;
 * **changed** where its files are no longer those of its store. Old and new are never mixed: the scan is named every
   night until somebody removes or renames the store, which makes the scan new;
 * **partial** where layers are absent that ``allow_partial`` lets go;

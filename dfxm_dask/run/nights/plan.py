@@ -61,7 +61,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class NightScan:
-    """A scan of a night, what nights before said of it, and what its files say."""
+    """A scan of a night, its record from earlier nights, and the state of its files."""
 
     source: Path
     entries: tuple[str, ...]
@@ -71,7 +71,7 @@ class NightScan:
     seen: Look | None = None
 
     def outcome(self, status: str, reason: str = "", **more: Any) -> Outcome:
-        """What became of it."""
+        """Outcome of the scan."""
         title, sample = (self.seen.title, self.seen.sample) if self.seen else ("", self.state.get("sample", ""))
         words = {"failures": self.state.get("failures", 0), **more}
         return Outcome(

@@ -66,7 +66,7 @@ class Look:
     title, sample : str
         As the beamline wrote them.
     files : tuple of (path, size, mtime_ns)
-        Of every file that holds something of it, as far as they could be found.
+        Of every file that holds a part of the scan, as far as found.
     fingerprint : str
         Digest of all that says which frames these are, and where they belong. Scans that are added to the master
         later do not change it.
@@ -190,7 +190,7 @@ def look(path: str, listed: Sequence[str], night: Nightly) -> Look:
 
 
 def broken_look(path: str, listed: Sequence[str], problem: str, *, title: str = "") -> Look:
-    """A scan that cannot be read: all files in its folder may be part of it."""
+    """A scan that cannot be read: all files in its folder may belong to it."""
     folder = os.path.dirname(path)
     there = [os.path.join(at, name) for at, _, names in os.walk(folder) for name in names]
     files = tuple(f for f in map(_file, there) if f)

@@ -195,7 +195,7 @@ def _known_units(seen: dict[str, Readback], beamline: Beamline) -> dict[str, str
 def _axes(
     command: Command, seen: dict[str, Readback], beamline: Beamline, asked: str, scan_mode: str | None, within: float
 ) -> tuple[tuple[Axis, ...], np.ndarray, dict[str, str | float]]:
-    """:func:`scan_axes` of a command, the readback of which lies ``within`` so many steps of it."""
+    """:func:`scan_axes` of a command whose readback deviates by less than ``within`` steps."""
     notes: dict[str, str | float] = {"command": command.name}
     shape = tuple(d.count for d in command.drives)
     drives = [_primary(drive, beamline, asked) for drive in command.drives]

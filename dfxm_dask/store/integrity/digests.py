@@ -44,7 +44,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class BlockFile:
-    """A file of a block, with what the ledger says of it; small enough to travel."""
+    """A file of a block with its entry in the ledger; small enough to travel."""
 
     store: str
     group: str
@@ -201,7 +201,7 @@ def block_files(store: str | Path) -> Iterator[BlockFile]:
 
 
 def check_file(file: BlockFile) -> list[Fault]:
-    """Faults of one file of a block: each byte of it is read."""
+    """Faults of one file of a block; every byte is read."""
     path = Path(file.store, file.name)
     try:
         found = path.stat().st_size

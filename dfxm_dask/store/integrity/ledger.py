@@ -344,7 +344,7 @@ def sweep(store: str | Path, group: str) -> None:
 
 
 def withdraw(store: str | Path, group: str, step: str) -> None:
-    """Take back a step: it is no longer complete, and nothing of it counts as done."""
+    """Invalidate a step so that the next run recomputes it."""
     meta = Path(store, group, "zarr.json")
     data, provenance = group_provenance(store, group)
     if provenance.pop(step, None) is not None:

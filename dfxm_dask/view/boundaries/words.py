@@ -183,7 +183,10 @@ def boundary_words(found: Tables, k: int) -> list[str]:
     ]
     families = families_of(found, k)
     if not families:
-        said.append("Lines: no direction stands out. Their period and the Burgers vectors are not known.")
+        said.append(
+            "Lines: no direction stands out beyond that of layers shifted at random, so period and Burgers vectors are"
+            " not known."
+        )
     for f in families:
         count = int(found["lines"][k, f])
         located = f", {count} located one by one" if count >= 0 else ""

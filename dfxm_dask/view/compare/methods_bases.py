@@ -35,7 +35,7 @@ class Basis:
 
     @property
     def reason(self) -> str:
-        """Why no number of it would mean anything; empty where one does."""
+        """Why its scores would mean nothing; empty where they mean something."""
         if not np.isfinite(self.variables[f"{self.method}_basis"]).all():
             return "no basis: no light, or a curve that follows from the others"
         if self.method == "gram_schmidt" and not bool(self.variables["gram_schmidt_has_tails"]):

@@ -250,7 +250,7 @@ def _pixel(maps: xr.Dataset) -> tuple[float, float]:
 
 
 def draw_compare(tree: xr.DataTree, truth: xr.Dataset, layer: int, heading: str = "") -> Figure | None:
-    """A page with the centre of mass found, the true phi0, their difference, and a histogram of it.
+    """A page with the centre of mass found, the true phi0, their difference, and its histogram.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ class Mask:
     known : array (z,), bool
         Layers that are whole on disk.
     notes : tuple of str
-        What a reader must know of it.
+        Remarks for the reader.
     """
 
     path: Path
@@ -416,7 +416,7 @@ def _curves(measured: np.ndarray, chance: np.ndarray) -> list[tuple[str, np.ndar
 def _histograms(
     axes: Axes, measured: np.ndarray, chance: np.ndarray, most: float, tau: Sequence[float], way: str
 ) -> None:
-    """Share of voxels per bin; what is in both volumes is said in words, for it would dwarf the rest."""
+    """Share of voxels per bin; the share in both volumes is given in words, for its bar would dwarf the rest."""
     wide = max(1, int(np.ceil(most / BIN / 80)))  # bins in one that is drawn
     for word, values, colour in _curves(measured, chance):
         apart = np.append(0.0, values[1:])

@@ -59,7 +59,7 @@ def export(
         An unknown word, or the store has nothing of what is asked; Parquet without pyarrow; layers that do not lie on
         an even grid.
     StoreError
-        Not a store, a step of it is not complete, or a file is there already.
+        Not a store, an incomplete step, or a file that exists already.
     """
     import xarray as xr
 
@@ -79,7 +79,7 @@ def export(
         if not files and (what or not any(plan.values())):
             raise InputError(
                 f"export {word if what else ''}".strip(),
-                "the store has nothing of it",
+                "the store has no such result",
                 "run a recipe that reconstructs a volume or finds boundaries first",
             )
     targets = {folder / name: write for files in plan.values() for name, write in files.items()}

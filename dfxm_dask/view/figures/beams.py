@@ -84,12 +84,12 @@ def evidence_words(found: xr.Dataset) -> tuple[str, tuple[str, ...]]:
     if "has_weak_beam" not in found:
         return "It has not been checked whether this layer has a weak beam at all.", why
     if not bool(found["has_weak_beam"]):
-        return "This layer has no weak beam: maps of it would mislead, and are not drawn.", why
+        return "This layer has no weak beam: its weak-beam maps would mislead and are not drawn.", why
     if not {"has_defects", "mask_strength"} <= set(found.data_vars):  # no mask, or one without a verdict of its own
         return "This layer has a weak beam.", why
     if not bool(found["has_defects"]):
-        return "This layer has a weak beam, but nothing stands out of it: what a mask holds may be noise.", why
-    return "This layer has a weak beam, and something stands out of it.", why
+        return "This layer has a weak beam, but nothing exceeds its noise: the mask may show noise.", why
+    return "This layer has a weak beam that shows defects.", why
 
 
 def map_panels(found: xr.Dataset) -> list[Panel]:

@@ -341,7 +341,7 @@ def plain_axes(values: xr.DataArray) -> xr.DataArray:
 
 
 def positions(values: xr.DataArray, axis: str) -> tuple[np.ndarray, str]:
-    """Positions along a scan axis and the label of it."""
+    """Positions along a scan axis, and its label."""
     if axis not in values.coords:
         return np.arange(values.sizes[axis]), f"{axis} (number)"
     return np.asarray(values[axis]), labelled(axis, values[axis].attrs.get("units", ""))

@@ -1,4 +1,4 @@
-"""Figures of what a store has: one PNG a map, rocking curves of telling pixels, and all of it on one page."""
+"""Figures of what a store has: one PNG a map, rocking curves of telling pixels, and an overview page."""
 
 from __future__ import annotations
 
