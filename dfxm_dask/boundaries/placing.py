@@ -112,7 +112,8 @@ def placed_steps(
     for k in made.accepted:
         others = [fit for j, fit in zip(made.accepted, boundaries, strict=True) if j != k]
         clear = _beside_others(position, values, made.starts[k], made.fits[k], others, CLEAR)
-        made.fits[k] = clear if clear is not None and not clear.flags else made.fits[k]
+        if clear is not None and not clear.flags:  # of fewer cells: it places a boundary, and makes none more certain
+            made.fits[k] = clear._replace(certainty=min(clear.certainty, _certainty(made.fits[k])))
     undecided = [k for k in range(len(made.starts)) if k not in made.accepted]
     made.taken.update(k for k in undecided if _taken(made.starts[k][2], boundaries))
     made.accepted.sort(key=lambda k: (-_certainty(made.fits[k]), k))
