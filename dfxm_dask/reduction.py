@@ -24,9 +24,15 @@ Five words declare the shape
 ``over``     dims that must be whole in a block ("scan" = all scan axes). Everything else may be cut anywhere.
 ``halo``     number of neighbouring layers in z that the kernel sees on each side; edges are repeated by absence:
              the kernel sees fewer layers there, and is told the index of its own layer as ``middle``.
-``patch``    edge in pixels of square tiles of (y, x) that must not be cut; outputs may have dims patch_y, patch_x.
+``patch``    edge in pixels of square tiles of (y, x) that must not be cut.
 ``combine``  for a gather: merges two summaries (the dicts that the kernel returns); must be associative. ``finish``
              then turns the last summary into the result. Summaries travel, images never do.
+
+How long dims are
+-----------------
+Dims of an output are z, y, x, scan axes, dims of an input, or declared with their length: ``Dim("rgb", 3)``;
+``Dim("pca_component", "components")`` by a parameter; ``Dim("patch_y", of="y", step=64)`` one for each tile. Only a
+gather may write dims whose length the data tell (``"object"``): it has no lazy Dataset.
 
 What its docstring says
 -----------------------
@@ -47,7 +53,7 @@ from pydantic import ConfigDict, create_model
 from dfxm_dask.engine.declaration import Arrays, Declaration, Positions, Settle
 from dfxm_dask.engine.docstring import for_callers
 from dfxm_dask.errors import InputError
-from dfxm_dask.schema import Variable
+from dfxm_dask.schema import SCAN, SPACE, Dim, Variable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -143,13 +149,23 @@ def reduction(
     Raises
     ------
     InputError
-        The name is taken, or a keyword-only parameter has no type annotation or default.
+        The name is taken, a keyword-only parameter has no type annotation or default, or nothing tells the length of a
+        dim of an output.
     """
 
     def declare(kernel: Callable[..., Arrays]) -> Reduction:
         name = kernel.__name__
         if name in REGISTRY and REGISTRY[name].kernel.__module__ != kernel.__module__:
             raise InputError(f"reduction {name!r}", f"exists in {REGISTRY[name].kernel.__module__}", "rename one")
+        told = {*SPACE, SCAN, *(d for v in (*reads, *may_read) for d in v.dims)}
+        for variable in writes if combine is None else ():
+            for d in variable.dims:
+                if d not in told and not (isinstance(d, Dim) and (d.length or d.of)):
+                    raise InputError(
+                        f"reduction {name!r}: variable {variable.name!r}",
+                        f"has a dim {d!r} whose length nothing tells",
+                        f"declare it, such as Dim({d!r}, 3)",
+                    )
         hints = get_type_hints(kernel, include_extras=True)
         fields: dict[str, Any] = {}
         for key, parameter in inspect.signature(kernel).parameters.items():

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -29,6 +30,46 @@ PATCH = 64
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class Dim(str):
+    """Name of a dim that is neither of space nor a scan axis, with what tells its length.
+
+    Parameters
+    ----------
+    name : str
+    length : int or str, optional
+        Always this number, or what this parameter of the reduction says. Without it only the data tell: such a dim
+        belongs to the result of a gather.
+    of : str, optional
+        The dim that it cuts into tiles, ``y`` or ``x``, one position a tile.
+    step : int
+        Pixels along one of these tiles; the last may have fewer.
+
+    Examples
+    --------
+    >>> Dim("patch_y", of="y", step=64).known({"y": 130}, {}), Dim("curve", "count").known({}, {"count": 4})
+    (3, 4)
+    """
+
+    length: int | str | None
+    of: str
+    step: int
+
+    def __new__(cls, name: str, length: int | str | None = None, *, of: str = "", step: int = 1) -> Dim:
+        dim = super().__new__(cls, name)
+        dim.length, dim.of, dim.step = length, of, step
+        return dim
+
+    def known(self, sizes: Mapping[Any, int], parameters: Mapping[str, Any]) -> int | None:
+        """Its length on a scan of these sizes, by these parameters of a reduction; None where these do not tell it."""
+        if self.of:
+            return ceil(sizes[self.of] / self.step) if self.of in sizes else None
+        return self.length if isinstance(self.length, int) else parameters.get(self.length or "")
+
+
+PATCH_Y, PATCH_X = (Dim(f"patch_{side}", of=side, step=PATCH) for side in ("y", "x"))
+XYZ = Dim("xyz", 3)
+
+
 @dataclass(frozen=True)
 class Variable:
     """One named array.
@@ -38,7 +79,8 @@ class Variable:
     name : str
         Name in its group; may contain ``{axis}`` and ``{other}``.
     dims : tuple of str
-        Dimensions in storage order; ``scan`` stands for every scan axis.
+        Dimensions in storage order; ``scan`` stands for every scan axis. One that is neither of space nor of what a
+        reduction reads is a :class:`Dim`.
     dtype : str
         numpy dtype name. An input may have any dtype that holds this one without loss, and float32 for float64.
     units : str
@@ -50,6 +92,8 @@ class Variable:
         For a CF flag variable: mask and meaning of each bit.
     stored : bool
         False for an array that only lives between the steps of one pass (such as cleaned counts).
+    same_scale : bool
+        True for what counts are compared with: both must be on one scale (see the step ``normalise``).
     """
 
     name: str
@@ -59,6 +103,7 @@ class Variable:
     long_name: str
     flags: tuple[tuple[int, str], ...] = ()
     stored: bool = True
+    same_scale: bool = False
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -73,6 +118,11 @@ class Variable:
     def template(self) -> bool:
         """Whether the name stands for one variable per scan axis (or pair of axes)."""
         return "{axis}" in self.name
+
+    @property
+    def argument(self) -> str:
+        """Name of the argument by which a kernel may read it."""
+        return self.name.removesuffix("_{axis}")
 
     @property
     def fill_value(self) -> float | int | bool:
@@ -103,7 +153,9 @@ FRAME_SCALE = Variable(
 )
 SCALED = "counts_normalised"
 """Attribute of arrays that were made of counts on another scale than the recorded one."""
-BACKGROUND = Variable("background_map", SPACE, "float32", "count", "background counts without diffracted beam")
+BACKGROUND = Variable(
+    "background_map", SPACE, "float32", "count", "background counts without diffracted beam", same_scale=True
+)
 HOT = Variable("hot", SPACE, "bool", "1", "whether the pixel deviates from neighbouring pixels")
 EXPOSURE = Variable("exposure", ("z", SCAN), "float64", "s", "exposure time")
 POSITION = Variable("position_{axis}", ("z", SCAN), "float64", "{units}", "position of each frame along {axis}")

@@ -31,6 +31,8 @@ from dfxm_dask.schema import (
     LIT,
     NOISE,
     PATCH,
+    PATCH_X,
+    PATCH_Y,
     PEAK_LOCAL,
     SPACE,
     WEAK_MINUS,
@@ -41,7 +43,7 @@ from dfxm_dask.schema import (
     plain_background,
 )
 
-P_WEAK = Variable("p_weak", ("z", "scan", "patch_y", "patch_x"), "float32", "1", "probability of the weak beam")
+P_WEAK = Variable("p_weak", ("z", "scan", PATCH_Y, PATCH_X), "float32", "1", "probability of the weak beam")
 WEAK = Variable("weak", SPACE, "float32", "count", "mean counts of a weak-beam frame")
 STRONG = Variable("strong", SPACE, "float32", "count", "mean counts of a strong-beam frame")
 WEAK_SIGMA = Variable("weak_sigma", SPACE, "float32", "count", "standard deviation of the mean weak-beam counts")

@@ -10,13 +10,13 @@ from pydantic import Field
 from dfxm_dask.boundaries.cells import layer_cells, on_one_scale, rocking_maps
 from dfxm_dask.boundaries.junction import find_junctions
 from dfxm_dask.boundaries.lines.projected_lines import line_families
-from dfxm_dask.boundaries.lines.spectrum import ALIASED, END_OF_RANGE, OVERTONE, line_sets
+from dfxm_dask.boundaries.lines.spectrum import ALIASED, END_OF_RANGE, FAMILIES, OVERTONE, line_sets
 from dfxm_dask.boundaries.planes.plane import Planes, in_plane
 from dfxm_dask.boundaries.planes.points import GRAIN, away_from_rim, layer_peaks, layer_points
 from dfxm_dask.boundaries.planes.stripes import normal_error
 from dfxm_dask.boundaries.planes.uncertainty import line_errors, standard_error
 from dfxm_dask.boundaries.step import FLAG
-from dfxm_dask.boundaries.tables import FAMILIES, HALVES, WRITES, empty_tables
+from dfxm_dask.boundaries.tables import HALVES, WRITES, empty_tables
 from dfxm_dask.boundaries.vectors.burgers import step_across
 from dfxm_dask.boundaries.vectors.lattice import Lattice
 from dfxm_dask.boundaries.vectors.tables import FLAG as FLAG_BURGERS

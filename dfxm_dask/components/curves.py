@@ -27,7 +27,7 @@ from dfxm_dask.components.intensity_scaling import (
 )
 from dfxm_dask.errors import InputError
 from dfxm_dask.memory import frame_lines
-from dfxm_dask.schema import SCAN, Variable, check_background
+from dfxm_dask.schema import SCAN, Dim, Variable, check_background
 
 Summary = dict[str, np.ndarray]
 Kind = Literal["log", "anscombe", "plain"]
@@ -54,6 +54,11 @@ Z_AT = Variable("z", ("z",), "float64", "", "position along z, in any unit")
 POSITION = (Z_AT, Y_AT, X_AT)  # may_read of a fit: which curves are sampled follows from where they are
 
 
+def component(method: str) -> Dim:
+    """The dim of the curves of a basis: as many as its fit is asked for; of Gram–Schmidt, one for each region."""
+    return Dim(f"{method}_component", 3 if method == "gram_schmidt" else "components")
+
+
 def basis_variables(method: str) -> tuple[Variable, Variable, Variable, Variable]:
     """Basis, mean, scaling and grid of a method: what its fit writes (among others) and its transform reads.
 
@@ -69,11 +74,13 @@ def basis_variables(method: str) -> tuple[Variable, Variable, Variable, Variable
     ['pca_basis', 'pca_mean', 'pca_scaling', 'pca_grid_{axis}']
     """
     return (
-        Variable(f"{method}_basis", (f"{method}_component", SCAN), "float64", "1", f"{method} basis curves"),
+        Variable(
+            f"{method}_basis", (component(method), SCAN), "float64", "1", f"{method} basis curves", same_scale=True
+        ),
         Variable(f"{method}_mean", (SCAN,), "float64", "1", "curve subtracted before the projection"),
         Variable(
             f"{method}_scaling",
-            ("scaling",),
+            (Dim("scaling", 4),),
             "float64",
             "1",
             "scaling (0 log, 1 anscombe, 2 plain), offset, background (NaN: map), 1 if non-negative",

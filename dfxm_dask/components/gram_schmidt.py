@@ -17,6 +17,7 @@ from dfxm_dask.components.curves import (
     Summary,
     add_summaries,
     basis_variables,
+    component,
     dark_level,
     described,
     gram,
@@ -60,7 +61,7 @@ MANY = 200  # frames above which not all eigenvalues are worked out
 DEPENDENT = 1e-6  # part of a curve that must be left beside the others (our choice)
 LEAST_PART = 0.05  # of the pixels of a region, that a part of it must hold to stand for it (our choice)
 
-COMPONENT = "gram_schmidt_component"
+COMPONENT = component("gram_schmidt")
 REPORT = (
     Variable(
         "gram_schmidt_region",

@@ -18,6 +18,7 @@ from dfxm_dask.components.curves import (
     add_summaries,
     basis_variables,
     check_components,
+    component,
     dark_level,
     described,
     gram,
@@ -36,9 +37,9 @@ CURVES_A_FRAME = 2
 """Curves for each frame without which noise cannot be told from signal (our choice)."""
 
 EXPLAINED = Variable(
-    "pca_explained", ("pca_component",), "float64", "1", "share of the component in the sum of squares of all curves"
+    "pca_explained", (component("pca"),), "float64", "1", "share of the component in the sum of squares of all curves"
 )
-VARIANCE = Variable("pca_variance", ("pca_component",), "float64", "1", "mean square of the component coefficient")
+VARIANCE = Variable("pca_variance", (component("pca"),), "float64", "1", "mean square of the component coefficient")
 NOISE_RANK = Variable("pca_noise_rank", (), "float64", "1", "number of components above the noise")
 FRAME_NOISE = Variable(
     "pca_noise", (SCAN,), "float64", "1", "standard deviation of a frame not explained by the other frames"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dfxm_dask.components.curves import STEPS, STRIP, basis_variables, dark_level
+from dfxm_dask.components.curves import STEPS, STRIP, basis_variables, component, dark_level
 from dfxm_dask.components.intensity_scaling import multiply_add, scale_counts, take_curves
 from dfxm_dask.components.nnls import nonnegative_of_pixel
 from dfxm_dask.errors import InputError
@@ -218,7 +218,7 @@ def projection(method: str) -> Reduction:
     name = f"project_{method}"
     coefficient = Variable(
         f"{method}_coefficient",
-        ("z", f"{method}_component", "y", "x"),
+        ("z", component(method), "y", "x"),
         "float32",
         "1",
         f"coefficients of the treated curve in the {method} basis",

@@ -114,7 +114,7 @@ def _arguments(declared: Declaration) -> Iterable[tuple[str, Variable]]:
     names = list(inspect.signature(declared.kernel).parameters)
     names += [""] * (len(declared.reads) - len(names))
     yield from zip(names, declared.reads, strict=False)
-    yield from ((v.name.removesuffix("_{axis}"), v) for v in declared.may_read)
+    yield from ((v.argument, v) for v in declared.may_read)
 
 
 def _variable(variable: Variable, more: str = "") -> str:

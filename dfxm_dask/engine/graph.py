@@ -8,9 +8,10 @@ rechunking that happens.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial, reduce
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask
 import dask.array as da
@@ -22,31 +23,26 @@ from dask.highlevelgraph import HighLevelGraph
 from dfxm_dask import __version__
 from dfxm_dask.engine.accepted import refuse_other_data, scan_positions
 from dfxm_dask.engine.declaration import Arrays, Declaration
-from dfxm_dask.engine.layer import (
-    beside,
-    check_outputs,
-    compares_frames,
-    frames_apart,
-    run_kernel,
-    scan_last,
-    storage_order,
-)
-from dfxm_dask.engine.shapes import FIXED, check_axes, components, expanded_writes, open_dims, scan_axes
+from dfxm_dask.engine.layer import beside, compares_frames, frames_apart, run_layer
+from dfxm_dask.engine.shapes import check_axes, expanded_writes, lengths, scan_axes
 from dfxm_dask.errors import FramesApartWarning, InputError
-from dfxm_dask.schema import (
-    AXES,
-    COUNTS,
-    PATCH,
-    SCALED,
-    SPACE,
-    Variable,
-    check,
-    expand,
-    length_fault,
-    scale_attrs,
-)
+from dfxm_dask.schema import AXES, COUNTS, SCALED, SPACE, Dim, Variable, check, expand, length_fault, scale_attrs
 
 TREE = 8  # summaries merged by one task
+
+
+class Blocks(NamedTuple):
+    """What both kinds of reduction begin with: a task for each block that runs the kernel, and what the outputs are.
+
+    ``places`` says along which dim of the blocks, by number, a dim runs; ``sizes`` how long each is, as far as known.
+    """
+
+    reduction: Declaration
+    base: da.Array
+    wanted: list[Variable]
+    parameters: dict[str, Any]
+    places: dict[str, int]
+    sizes: dict[str, int | None]
 
 
 def _layer_block(
@@ -62,39 +58,15 @@ def _layer_block(
     *blocks: np.ndarray,
 ) -> Arrays:
     """The kernel on every layer of a block. With a halo, ``seen`` are the layers at hand and ``own`` those to do."""
-    halo = reduction.halo
-    count = (
-        next(b.shape[d.index("z")] for b, d in zip(blocks, dims, strict=True) if "z" in d) if own is None else len(own)
-    )
-    results: list[Arrays] = []
-    for k in range(count):
-        fetch, extra = {}, {}
-        for name, dim, block in zip(names, dims, blocks, strict=True):
-            if "z" not in dim:
-                fetch[name] = scan_last(block, dim, axes)
-                continue
-            if halo and own is not None and seen is not None:
-                at = int(np.flatnonzero(seen == own[k])[0])
-                low = max(0, at - halo)
-                fetch[name] = scan_last(block[low : at + halo + 1], dim, axes)
-                extra = {"middle": at - low}
-            elif "z" in reduction.over:
-                fetch[name] = scan_last(block, dim, axes)
-            else:
-                layer = np.asarray(block[(slice(None),) * dim.index("z") + (k,)])
-                fetch[name] = scan_last(layer, [d for d in dim if d != "z"], axes)
-        made = run_kernel(reduction, axes, fetch, positions, parameters, **extra)
-        if reduction.combine is None:
-            check_outputs(reduction, made, wanted)
-            made = {v.name: storage_order(made[v.name], [d for d in v.dims if d != "z"], axes) for v in wanted}
-        results.append(made)
-        if "z" in reduction.over:
-            return results[0]
+    inputs = dict(zip(names, zip(dims, blocks, strict=True), strict=True))
+    if "z" in reduction.over:
+        return run_layer(reduction, axes, inputs, positions, parameters, wanted)
+    layers: Iterable[int] = range(next(b.shape[d.index("z")] for d, b in inputs.values() if "z" in d))
+    if own is not None and seen is not None:
+        layers = map(int, np.flatnonzero(np.isin(seen, own)))
+    results = [run_layer(reduction, axes, inputs, positions, parameters, wanted, at=at) for at in layers]
     if reduction.combine is not None:
-        merged = results[0]
-        for summary in results[1:]:
-            merged = reduction.combine(merged, summary)
-        return merged
+        return reduce(reduction.combine, results)
     return {n: np.stack([r[n] for r in results]) for n in results[0]}
 
 
@@ -137,20 +109,20 @@ def lazy(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str, A
         parameters = settled
         made_by = {"reduction": reduction.name, "version": __version__, "parameters": settled}
         attrs = {"provenance": {reduction.name: made_by}} | ({reduction.name: told} if told else {})
-    base, wanted, axes, chosen, index, block_dims = _blocks(reduction, dataset, parameters)
+    blocks = _blocks(reduction, dataset, parameters)
     if reduction.combine is None:
-        made = _picked(reduction, base, wanted, dataset, axes, index, block_dims).assign_attrs(attrs)
-        scale = _scale(reduction, dataset, chosen)
-        for name in made.data_vars:
-            made[name].attrs |= scale
-        return made
-    if lengths := open_dims(reduction, wanted, axes):
+        scale = _scale(reduction, dataset, blocks.parameters)
+        made = {v.name: (v.dims, _picked(blocks, v, dataset), v.attrs | scale) for v in blocks.wanted}
+    elif unknown := [d for d, n in blocks.sizes.items() if n is None]:
         raise InputError(
             f"{reduction.name} as a lazy Dataset",
-            f"only the data tell the length of {', '.join(lengths)}",
+            f"only the data tell the length of {', '.join(unknown)}",
             f"run it on a store, or compute it at once: {reduction.name}.gather(dataset)",
         )
-    return _gathered(reduction, base, wanted, dataset, axes, chosen)
+    else:
+        merged = _merged(blocks)
+        made = {v.name: (v.dims, _part(blocks, v, *merged), v.attrs) for v in blocks.wanted}
+    return xr.Dataset(made, _coordinates(dataset, blocks.wanted), attrs)
 
 
 def _scale(reduction: Declaration, dataset: xr.Dataset, chosen: Mapping[str, Any]) -> dict[str, str]:
@@ -173,18 +145,16 @@ def gather(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str,
     """
     if reduction.combine is None:
         raise InputError(f"{reduction.name}.gather", "is no gather: it makes maps", f"call {reduction.name}(dataset)")
-    base, wanted, *_ = _blocks(reduction, dataset, parameters)
-    layer, last = _merged(reduction, base)
+    blocks = _blocks(reduction, dataset, parameters)
+    base, (layer, last) = blocks.base, _merged(blocks)
     graph = HighLevelGraph.from_collections(f"{base.name}-gathered", layer, dependencies=[base])
     result = dask.base.get_scheduler(collections=[base])(graph.to_dict(), last)
-    variables = {v.name: (v.dims, np.asarray(result[v.name], v.dtype), v.attrs) for v in wanted}
-    return xr.Dataset(variables, coords=_coordinates(dataset, wanted))
+    variables = {v.name: (v.dims, np.asarray(result[v.name], v.dtype), v.attrs) for v in blocks.wanted}
+    return xr.Dataset(variables, coords=_coordinates(dataset, blocks.wanted))
 
 
-def _blocks(
-    reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str, Any]
-) -> tuple[da.Array, list[Variable], dict[str, str], dict[str, Any], dict[str, int], list[str]]:
-    """One task for each block that runs the kernel: what both kinds of reduction begin with."""
+def _blocks(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str, Any]) -> Blocks:
+    """Inputs that are checked and cut alike, and one task for each block."""
     chosen = reduction.validate(parameters)
     refuse_other_data(reduction, dataset)
     axes = scan_axes(dataset)
@@ -213,25 +183,14 @@ def _blocks(
     pairs: list[Any] = []
     for x, dim in zip(data, dims, strict=True):
         pairs += [x, tuple(index[d] for d in dim)]
-    marks: list[Any] = [own, (index["z"],), seen, (index["z"],)] if own is not None else [None, None, None, None]
+    along = (index["z"],) if own is not None else None
     base = da.blockwise(
-        _layer_block,
+        partial(_layer_block, reduction, axes, chosen, names, dims, positions, wanted),
         tuple(index[d] for d in block_dims),
-        reduction,
-        None,
-        axes,
-        None,
-        chosen,
-        None,
-        names,
-        None,
-        dims,
-        None,
-        positions,
-        None,
-        wanted,
-        None,
-        *marks,
+        own,
+        along,
+        seen,
+        along,
         *pairs,
         concatenate=True,
         align_arrays=False,
@@ -242,7 +201,9 @@ def _blocks(
         dtype=object,
         meta=np.empty((0,) * len(block_dims), object),
     )
-    return base, wanted, axes, chosen, index, block_dims
+    places = {d: index[d] for d in block_dims}
+    places |= {d: index[d.of] for v in wanted for d in v.dims if isinstance(d, Dim) and d.of in index}
+    return Blocks(reduction, base, wanted, chosen, places, lengths(reduction, axes, chosen, dataset.sizes))
 
 
 def _inputs(
@@ -316,105 +277,60 @@ def _aligned(array: xr.DataArray, grid: Mapping[str, tuple[int, ...]]) -> xr.Dat
     return array.variable.to_base_variable().chunk({d: grid[str(d)] for d in array.dims})  # type: ignore[return-value]
 
 
-def _picked(
-    reduction: Declaration,
-    base: da.Array,
-    wanted: Sequence[Variable],
-    dataset: xr.Dataset,
-    axes: Mapping[str, str],
-    index: dict[str, int],
-    block_dims: list[str],
-) -> xr.Dataset:
-    """One lazy array per output, each a part of the shared block task."""
-    position = {d: index[d] for d in block_dims}
-    if reduction.patch:
-        position |= {f"patch_{d}": index[d] for d in ("y", "x")}
-    variables = {}
-    for variable in wanted:
-        new = {d: _extra_size(d, dataset, axes) for d in variable.dims if d not in position}
-        labels = {d: position.get(d, 1000 + k) for k, d in enumerate(variable.dims)}
-        adjust = {}
-        if reduction.patch:
-            patch = reduction.patch
-            adjust = {labels[d]: (lambda n, p=patch: ceil(n / p)) for d in variable.dims if d.startswith("patch_")}
-        dtype = np.dtype(variable.dtype)
-        if not variable.stored and variable.name in dataset and dataset[variable.name].dtype != dtype:
-            dtype = np.dtype(variable.dtype) if dtype.kind == "f" else dataset[variable.name].dtype
-        data = da.blockwise(
-            _pick,
-            tuple(labels[d] for d in variable.dims),
-            base,
-            tuple(index[d] for d in block_dims),
-            variable.name,
-            None,
-            new_axes={labels[d]: n for d, n in new.items()},
-            adjust_chunks=adjust or None,
-            concatenate=None,
-            dtype=dtype,
-            meta=np.empty((0,) * len(variable.dims), dtype),
-        )
-        variables[variable.name] = (variable.dims, data, variable.attrs)
-    return xr.Dataset(variables, coords=_coordinates(dataset, wanted))
+def _picked(blocks: Blocks, variable: Variable, dataset: xr.Dataset) -> da.Array:
+    """An output as a lazy array: its part of the task of every block."""
+    labels = {d: blocks.places.get(d, 1000 + k) for k, d in enumerate(variable.dims)}
+    tiles = [d for d in variable.dims if isinstance(d, Dim) and d in blocks.places]
+    dtype = np.dtype(variable.dtype)
+    if not variable.stored and variable.name in dataset and dtype.kind != "f":
+        dtype = dataset[variable.name].dtype
+    return da.blockwise(
+        _pick,
+        tuple(labels.values()),
+        blocks.base,
+        tuple(blocks.places[d] for d in SPACE if d in blocks.places),
+        variable.name,
+        None,
+        new_axes={labels[d]: blocks.sizes[d] for d in variable.dims if d not in blocks.places},
+        adjust_chunks={labels[d]: partial(_tiles, d.step) for d in tiles} or None,
+        concatenate=None,
+        dtype=dtype,
+        meta=np.empty((0,) * len(variable.dims), dtype),
+    )
 
 
-def _extra_size(dim: str, dataset: xr.Dataset, axes: Mapping[str, str]) -> int:
-    if dim in FIXED:
-        return FIXED[dim]
-    if dim.startswith("patch_") and dim not in dataset.sizes:
-        return ceil(dataset.sizes[dim[-1]] / PATCH)
-    return int(dataset.sizes[dim])
+def _tiles(step: int, length: int) -> int:
+    return ceil(length / step)
 
 
-def _merged(reduction: Declaration, base: da.Array) -> tuple[dict[Any, Any], str]:
+def _merged(blocks: Blocks) -> tuple[dict[Any, Any], str]:
     """Tasks that merge the summaries of all blocks in a tree and finish, and the key of the last one."""
-    name = f"{base.name}-merged"
-    keys = list(dask.core.flatten(base.__dask_keys__()))
+    name = f"{blocks.base.name}-merged"
+    keys = list(dask.core.flatten(blocks.base.__dask_keys__()))
     layer: dict[Any, Any] = {}
     level = 0
     while len(keys) > 1:
         groups = [keys[k : k + TREE] for k in range(0, len(keys), TREE)]
         keys = [(name, level, k) for k in range(len(groups))]
-        layer |= {key: (_fold, reduction.combine, group) for key, group in zip(keys, groups, strict=True)}
+        layer |= {key: (reduce, blocks.reduction.combine, group) for key, group in zip(keys, groups, strict=True)}
         level += 1
     last = f"{name}-finished"
-    layer[last] = (reduction.finish or dict, keys[0])
+    layer[last] = (blocks.reduction.finish or dict, keys[0])
     return layer, last
 
 
-def _gathered(
-    reduction: Declaration,
-    base: da.Array,
-    wanted: Sequence[Variable],
-    dataset: xr.Dataset,
-    axes: Mapping[str, str],
-    chosen: Mapping[str, Any],
-) -> xr.Dataset:
-    """Merge the summaries of all blocks in a tree, finish, and declare the outputs."""
-    layer, last = _merged(reduction, base)
-    variables = {}
-    for variable in wanted:
-        shape = tuple(
-            components(chosen) if d.endswith("component") else _extra_size(d, dataset, axes) for d in variable.dims
-        )
-        own = f"{base.name}-merged-{variable.name}"
-        graph = HighLevelGraph.from_collections(
-            own, {**layer, (own, *(0,) * len(shape)): (_pick, last, variable.name)}, dependencies=[base]
-        )
-        data = da.Array(graph, own, tuple((n,) for n in shape), dtype=np.dtype(variable.dtype))
-        variables[variable.name] = (variable.dims, data, variable.attrs)
-    return xr.Dataset(variables, coords=_coordinates(dataset, wanted))
+def _part(blocks: Blocks, variable: Variable, layer: Mapping[Any, Any], last: str) -> da.Array:
+    """A variable of a gather as a lazy array of one block."""
+    shape = tuple(blocks.sizes[d] for d in variable.dims)
+    own = f"{blocks.base.name}-merged-{variable.name}"
+    tasks = {**layer, (own, *(0,) * len(shape)): (_pick, last, variable.name)}
+    graph = HighLevelGraph.from_collections(own, tasks, dependencies=[blocks.base])
+    return da.Array(graph, own, tuple((n,) for n in shape), dtype=np.dtype(variable.dtype))
 
 
 def _coordinates(dataset: xr.Dataset, wanted: Sequence[Variable]) -> dict[Any, Any]:
     dims = {d for v in wanted for d in v.dims}
     return {n: c for n, c in dataset.coords.items() if set(map(str, c.dims)) <= dims}
-
-
-def _fold(combine: Any, parts: list[Arrays]) -> Arrays:
-    merged = parts[0]
-    for part in parts[1:]:
-        merged = combine(merged, part)
-    return merged
 
 
 def layered(

@@ -1,7 +1,7 @@
 """The one engine: a declared kernel on one layer, from arrays by name to arrays by name.
 
-Lazy graphs and units of a run both call :func:`run_kernel`, so that positions of frames, masked pixels and parameters
-mean the same in both.
+Lazy graphs and units of a run both call :func:`run_layer`, so that neighbouring layers, positions of frames, masked
+pixels and parameters mean the same in both.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dfxm_dask.engine.declaration import Arrays, Declaration
+from dfxm_dask.engine.shapes import lengths
 from dfxm_dask.errors import InputError
 from dfxm_dask.schema import (
     AXES,
@@ -53,10 +54,69 @@ def kernel_arguments(
             keywords["position"] = frame_positions(axes, fetch) or None
         elif variable.template:
             there = {a: fetch[v.name] for a, v in zip(axes, expand(variable, axes), strict=True) if v.name in fetch}
-            keywords[variable.name.removesuffix("_{axis}")] = there or None
+            keywords[variable.argument] = there or None
         else:
             keywords[variable.name] = fetch.get(variable.name)
     return args, keywords
+
+
+def run_layer(
+    reduction: Declaration,
+    axes: Mapping[str, str],
+    inputs: Mapping[str, tuple[Sequence[str], np.ndarray]],
+    positions: Mapping[str, np.ndarray],
+    parameters: Mapping[str, Any],
+    wanted: Sequence[Variable],
+    *,
+    at: int = 0,
+    where: str = "",
+) -> Arrays:
+    """What a reduction makes of one layer.
+
+    Parameters
+    ----------
+    inputs : mapping of str to (dims, array)
+        In storage order. What has the dim z holds several layers.
+    positions, parameters : mappings
+        See :func:`run_kernel`.
+    wanted : sequence of Variable
+        What the reduction writes on this scan.
+    at : int
+        Number of the layer among those that the inputs hold; those beside it are neighbours.
+    where : str
+        Which layer that is, for the text of an error.
+
+    Returns
+    -------
+    dict of str to array
+        The outputs in storage order, without z unless the reduction takes all layers; of a gather, its summary.
+
+    Raises
+    ------
+    InputError
+        See :func:`check_outputs`.
+    """
+    low = max(0, at - reduction.halo)
+    whole = "z" in reduction.over
+    fetch: dict[str, np.ndarray] = {}
+    sizes: dict[str, int] = {}
+    for name, (dims, values) in inputs.items():
+        if "z" in dims and not whole:
+            layers = slice(low, at + reduction.halo + 1) if reduction.halo else at
+            values = np.asarray(values[(slice(None),) * list(dims).index("z") + (layers,)])
+            dims = dims if reduction.halo else [d for d in dims if d != "z"]
+        fetch[name] = scan_last(values, dims, axes)
+        sizes |= zip(dims, values.shape, strict=True)
+    extra = {"middle": at - low} if reduction.halo else {}
+    made = run_kernel(reduction, axes, fetch, positions, parameters, **extra)
+    if reduction.combine is not None:
+        return made
+    dims_of = {v.name: [d for d in v.dims if whole or d != "z"] for v in wanted}
+    check_outputs(reduction, made, wanted)
+    known = lengths(reduction, axes, parameters, sizes)
+    for name, dims in dims_of.items():
+        _check_shape(name + where, made[name].shape, [(d, known[d]) for d in kernel_order(dims, axes)])
+    return {name: storage_order(made[name], dims, axes) for name, dims in dims_of.items()}
 
 
 def run_kernel(
@@ -223,15 +283,19 @@ def _with_masked(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     return np.where(np.isnan(values), np.iinfo(dtype).max, values).astype(dtype)
 
 
+def kernel_order(dims: Sequence[str], axes: Mapping[str, str]) -> list[str]:
+    """Dims as kernels see them: scan axes behind all others."""
+    return [d for d in dims if d not in axes] + [d for d in dims if d in axes]
+
+
 def scan_last(values: np.ndarray, dims: Sequence[str], axes: Mapping[str, str]) -> np.ndarray:
-    """The view with scan axes behind all others, as kernels see it."""
-    order = [k for k, d in enumerate(dims) if d not in axes] + [k for k, d in enumerate(dims) if d in axes]
-    return values.transpose(order)
+    """An array in storage order as kernels see it: a view."""
+    return values.transpose([list(dims).index(d) for d in kernel_order(dims, axes)])
 
 
 def storage_order(values: np.ndarray, dims: Sequence[str], axes: Mapping[str, str]) -> np.ndarray:
     """The inverse of :func:`scan_last`: what a kernel returned, as a view with dims in storage order."""
-    order = [d for d in dims if d not in axes] + [d for d in dims if d in axes]
+    order = kernel_order(dims, axes)
     return values.transpose([order.index(d) for d in dims])
 
 
@@ -252,3 +316,9 @@ def check_outputs(reduction: Declaration, outputs: Arrays, wanted: Sequence[Vari
             raise InputError(
                 f"kernel {reduction.name}: {variable.name}", f"is {found}", f"declared is {variable.dtype}"
             )
+
+
+def _check_shape(asked: str, shape: tuple[int, ...], wanted: Sequence[tuple[str, int | None]]) -> None:
+    if len(shape) != len(wanted) or any(n not in (None, m) for (_, n), m in zip(wanted, shape, strict=True)):
+        right = f"({', '.join('any' if n is None else str(n) for _, n in wanted)})"
+        raise InputError(asked, f"has shape {shape}", f"return {right} for dims {tuple(str(d) for d, _ in wanted)}")

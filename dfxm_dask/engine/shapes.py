@@ -1,4 +1,4 @@
-"""What a declaration is on a scan: its axes, what it writes, which lengths are known, and the memory of a block.
+"""What a declaration is on a scan: its axes, what it writes, how long every dim is, and the memory of a block.
 
 No Dask, no xarray: plans and workers ask this, too.
 """
@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dfxm_dask.engine.declaration import Declaration
-from dfxm_dask.schema import SPACE, Variable, expand, rocking_axis
+from dfxm_dask.schema import SPACE, Dim, Variable, expand, rocking_axis
 
 if TYPE_CHECKING:
     import xarray as xr
 
 BASELINE_BYTES = 200 * 2**20  # an idle worker with numba, zarr and xarray loaded (measured)
 ENCODED_BYTES = 48 * 2**20  # compressed bytes in flight, and the row of chunks they come from
-COMPONENTS = 3  # of a basis, where nothing says how many
-FIXED = {"rgb": 3, "scaling": 4, "xyz": 3, "family": 2, "vertex": 4, "half": 6, "axis": 3}  # dims of one length always
+UNKNOWN = 3  # what a dim counts for in a plan, where only the data tell its length
 
 
 def scan_axes(dataset: xr.Dataset) -> dict[str, str]:
@@ -63,10 +62,22 @@ def expanded_writes(
     return result
 
 
-def components(parameters: Mapping[str, Any]) -> int:
-    """How many components a fit with these parameters makes."""
-    count = parameters.get("components")
-    return count if isinstance(count, int) else COMPONENTS
+def lengths(
+    reduction: Declaration, axes: Mapping[str, str], parameters: Mapping[str, Any], sizes: Mapping[Any, int]
+) -> dict[str, int | None]:
+    """Length of every dim that the reduction writes; None where only the data tell, such as of the objects found.
+
+    Parameters
+    ----------
+    sizes : mapping
+        Lengths of space, of the scan axes, and of the dims of what the reduction reads.
+    """
+    given = {*SPACE, *axes, *(d for v in (*reduction.reads, *reduction.may_read) for d in v.dims)}
+    found: dict[str, int | None] = {}
+    for d in (d for declared in reduction.writes for v in expand(declared, axes) for d in v.dims):
+        known = d.known(sizes, parameters) if isinstance(d, Dim) else None
+        found[d] = sizes.get(d, known) if d in given else known
+    return found
 
 
 def check_axes(reduction: Declaration, axes: Mapping[str, str], sizes: Mapping[Any, int]) -> str | None:
@@ -103,10 +114,12 @@ def projected_memory(
     area = sizes["y"] * sizes["x"]
     maps, tiles = 0, 0
     for reduction, chosen in zip(reductions, parameters, strict=True):
+        known = {**sizes, **lengths(reduction, axes, chosen, sizes)}
         for variable in expanded_writes(reduction, axes, chosen):
-            cell = np.dtype(variable.dtype).itemsize * prod(
-                sizes.get(d, COMPONENTS) for d in variable.dims if d not in SPACE
-            )
+            others = [d for d in variable.dims if d not in SPACE]
+            # A tile has few of the tiles that others cut, as of what only the data tell.
+            counted = (UNKNOWN if isinstance(d, Dim) and d.of else known.get(d) or UNKNOWN for d in others)
+            cell = np.dtype(variable.dtype).itemsize * prod(counted)
             if variable.stored and "y" in variable.dims:
                 maps += area * cell
             else:
@@ -118,14 +131,3 @@ def projected_memory(
             elif "y" in variable.dims:
                 maps += area * np.dtype(variable.dtype).itemsize * layers * (len(axes) if variable.template else 1)
     return BASELINE_BYTES + (maps if whole else maps + tiles + frames * edge * edge * itemsize + ENCODED_BYTES)
-
-
-def open_dims(reduction: Declaration, wanted: Sequence[Variable], axes: Mapping[str, str]) -> list[str]:
-    """Dims of the result of a gather whose length is not known before it is computed, such as the objects found."""
-    known = {*SPACE, *axes, *FIXED}
-    dims = dict.fromkeys(d for v in wanted for d in v.dims)
-    return (
-        [d for d in dims if d not in known and not d.endswith("component") and not d.startswith("patch_")]
-        if reduction.combine
-        else []
-    )

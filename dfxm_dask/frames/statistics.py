@@ -8,11 +8,11 @@ from math import ceil
 import numba
 import numpy as np
 
-from dfxm_dask.schema import PATCH, SCAN, Variable
+from dfxm_dask.schema import PATCH, PATCH_X, PATCH_Y, SCAN, Variable
 
 BLOCK = 16  # edge in pixels of the blocks that the noise is taken from
 WIDE = 512  # columns worked on together; their sums stay in the first cache
-_DIMS = ("z", SCAN, "patch_y", "patch_x")
+_DIMS = ("z", SCAN, PATCH_Y, PATCH_X)
 
 PATCH_STATISTICS = (
     Variable("patch_n", _DIMS, "uint16", "1", "pixels in the patch"),

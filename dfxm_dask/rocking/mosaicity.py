@@ -11,9 +11,11 @@ from pydantic import Field
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import reduction
 from dfxm_dask.rocking.moments import FLAGS, without_single
-from dfxm_dask.schema import AXES, COM, SPACE, Variable
+from dfxm_dask.schema import AXES, COM, SPACE, Dim, Variable
 
-MOSAICITY = Variable("mosaicity", (*SPACE, "rgb"), "uint8", "1", "tilt along the first two scan axes as a colour")
+MOSAICITY = Variable(
+    "mosaicity", (*SPACE, Dim("rgb", 3)), "uint8", "1", "tilt along the first two scan axes as a colour"
+)
 
 # CIELAB (D65, 2°). At lightness 74 the circle of chroma 40 just touches the border of sRGB, the largest at any
 # lightness; 39.5 leaves room for rounding.

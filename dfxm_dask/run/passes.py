@@ -8,14 +8,14 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 
 from dfxm_dask import __version__
-from dfxm_dask.engine.shapes import FIXED
+from dfxm_dask.engine.shapes import lengths
 from dfxm_dask.errors import StoreError
 from dfxm_dask.run import stopping
 from dfxm_dask.run.events import BlockDone, BlockQuarantined, BlockSkipped, StepDone, Subscriber, send
@@ -23,7 +23,7 @@ from dfxm_dask.run.plan import Pass, Plan, PlannedStep, Stored
 from dfxm_dask.run.recipe import Recipe
 from dfxm_dask.run.task_queue import windowed
 from dfxm_dask.run.unit import UnitStep, UnitTask, run_unit, summary_path
-from dfxm_dask.schema import PATCH, Variable, scale_attrs
+from dfxm_dask.schema import SCAN, SPACE, Variable, scale_attrs
 from dfxm_dask.store import scan
 from dfxm_dask.store.chunks import map_layout
 from dfxm_dask.store.integrity import ledger
@@ -355,16 +355,14 @@ def inputs_digest(content: Mapping[int | None, Any], layer: int, halo: int) -> s
 
 
 def result_shape(variable: Variable, step: PlannedStep, store: Stored) -> tuple[int, ...]:
-    """Length of every dim; of components as in the basis that the step reads."""
-    patch = step.reduction.patch or PATCH
-    sizes = {**store.sizes, **FIXED, **{f"patch_{d}": -(-store.sizes[d] // patch) for d in ("y", "x")}}
+    """Length of every dim; of those of a table that the step reads, as the table has."""
+    sizes = dict(store.sizes)
     for read in step.reduction.reads:
-        if any(d.endswith("component") and d in read.dims for d in variable.dims):
-            found = zarr.open_array(str(Path(store.path, step.sources[read.name], read.name)), mode="r")
-            sizes |= dict(
-                zip(scan.declared(store.path, step.sources[read.name], read.name).dims, found.shape, strict=True)
-            )
-    return tuple(sizes[d] for d in variable.dims)
+        if {*variable.dims} & {*read.dims} - {*SPACE, SCAN}:
+            found = read_node(Path(store.path, step.sources[read.name], read.name))
+            sizes |= zip(found["dimension_names"], found["shape"], strict=True)
+    known = lengths(step.reduction, store.axes, step.parameters, sizes)
+    return tuple(known[d] or 0 for d in variable.dims)
 
 
 def unit_task(
@@ -388,14 +386,11 @@ def unit_task(
 
 def gather_step(step: PlannedStep, store: Stored) -> list[str]:
     """Merge the summaries of all blocks, in block order, and write the result whole. Returns the files written."""
-    merged: dict[str, np.ndarray] | None = None
     combine, finish = step.reduction.combine, step.reduction.finish
     assert combine is not None
-    for block in step.blocks:
-        part = read_summary(summary_path(store.path, step.group, step.name, block))
-        merged = part if merged is None else combine(merged, part)
-    if merged is None:
+    if not step.blocks:
         raise StoreError(f"step {step.name}", "has no blocks", "ingest a scan with at least one layer")
+    merged = reduce(combine, (read_summary(summary_path(store.path, step.group, step.name, b)) for b in step.blocks))
     result = finish(merged) if finish else merged
     for variable in step.stored:
         values = np.asarray(result[variable.name], variable.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import ceil, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import zarr
 
 from dfxm_dask import __version__
 from dfxm_dask.catalogue import find
-from dfxm_dask.engine.shapes import COMPONENTS, FIXED, check_axes, components, expanded_writes, projected_memory
+from dfxm_dask.engine.shapes import UNKNOWN, check_axes, expanded_writes, lengths, projected_memory
 from dfxm_dask.errors import IncompleteError, InputError, RecipeError, StoreError
 from dfxm_dask.reduction import Reduction
 from dfxm_dask.run.recipe import Recipe, Step
 from dfxm_dask.run.scan_remarks import positions_apart, uneven_frames
-from dfxm_dask.schema import AXES, SCAN, SPACE, Variable, check, expand, length_fault
+from dfxm_dask.schema import AXES, SCAN, SPACE, Dim, Variable, check, expand, length_fault
 from dfxm_dask.store import calibrate, scan
 from dfxm_dask.store.chunks import bands
 from dfxm_dask.store.crystal import with_crystal
@@ -228,9 +228,10 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
             del available[name]  # an earlier version may have written more
         for variable in planned.writes:
             available[variable.name] = Source(planned.group, step.name, variable)
+        if reduction.combine:  # the tables of a gather are what maps may be as deep as
+            known = lengths(reduction, stored.axes, parameters, stored.sizes)
+            stored = replace(stored, sizes=stored.sizes | {d: n for d, n in known.items() if n is not None})
     steps = [s for part in passes for s in part]
-    lengths = {f"{s.name}_component": components(s.parameters) for s in steps if s.reduction.combine}
-    stored = replace(stored, sizes=stored.sizes | lengths)
     final = tuple(_costed(steps, stored) for steps in _joined(passes, stored))
     told += uneven_frames(stored.path, [r.name for r in asked], [r.group for r in asked])
     told += positions_apart(stored.path, stored.axes, [s.reduction for s in steps])
@@ -275,9 +276,8 @@ def _refuse_other_scale(
     if "counts" not in step.sources:
         return
     mine = _scale(step.plan, plans)
-    for name in step.sources:
-        if name != "background_map" and not name.endswith("_basis"):
-            continue
+    declared = (*step.reduction.reads, *step.reduction.may_read)
+    for name in (v.name for v in declared if v.same_scale and v.name in step.sources):
         source = available[name]
         made = plans.get(source.step)
         if made is None:
@@ -459,6 +459,7 @@ def _costed(steps: list[PlannedStep], stored: Stored) -> Pass:
     ranges = bands(stored.sizes["y"], stored.rows) if unit == "band" else [(0, stored.sizes["y"])]
     blocks = tuple(f"z{z:04d}-{y0}:{y1}" for z in stored.layers for y0, y1 in ranges)
     sizes = {**stored.sizes, "y": max(y1 - y0 for y0, y1 in ranges), "z": 1}
+    every = {**stored.sizes, "z": len(stored.layers)}
     area = len(stored.layers) * stored.sizes["y"] * stored.sizes["x"]
     counts = [np.dtype(v.dtype).itemsize for s in steps for v in s.writes if v.name == "counts"]
     memory = projected_memory(
@@ -479,8 +480,8 @@ def _costed(steps: list[PlannedStep], stored: Stored) -> Pass:
                 if variable.name == "counts":
                     read += area * stored.frames * stored.itemsize
                 elif variable.name in step.sources and variable.name not in made:
-                    read += _bytes(variable, stored)
-        written = sum(_bytes(v, stored) for v in step.stored)
+                    read += _bytes(variable, every, {})
+        written = sum(_bytes(v, every, step.parameters) for v in step.stored)
         done.append(
             PlannedStep(
                 **{
@@ -499,13 +500,6 @@ def _costed(steps: list[PlannedStep], stored: Stored) -> Pass:
     return Pass(tuple(done), unit)
 
 
-def _bytes(variable: Variable, stored: Stored) -> int:
-    n = np.dtype(variable.dtype).itemsize
-    for dim in variable.dims:
-        if dim == "z":
-            n *= len(stored.layers)
-        elif dim.startswith("patch_"):
-            n *= ceil(stored.sizes[dim[-1]] / 64)
-        else:
-            n *= FIXED.get(dim) or stored.sizes.get(dim, COMPONENTS)
-    return n
+def _bytes(variable: Variable, sizes: Mapping[str, int], parameters: Mapping[str, Any]) -> int:
+    told = (sizes.get(d) or (d.known(sizes, parameters) if isinstance(d, Dim) else None) for d in variable.dims)
+    return np.dtype(variable.dtype).itemsize * prod(n or UNKNOWN for n in told)

@@ -12,7 +12,7 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
@@ -23,11 +23,11 @@ import numpy as np
 import zarr
 
 from dfxm_dask.catalogue import find
-from dfxm_dask.engine.layer import beside, check_outputs, run_kernel, scan_last, storage_order
+from dfxm_dask.engine.layer import beside, run_layer
 from dfxm_dask.engine.shapes import expanded_writes
-from dfxm_dask.errors import InputError, StoreError
+from dfxm_dask.errors import StoreError
 from dfxm_dask.reduction import Arrays, Reduction
-from dfxm_dask.schema import SPACE, Variable, expand
+from dfxm_dask.schema import SPACE, Dim, Variable, expand
 from dfxm_dask.store.chunks import bands
 from dfxm_dask.store.integrity.ledger import Record, ledger_path, replace_file
 from dfxm_dask.store.integrity.lock import Fence
@@ -68,26 +68,38 @@ class UnitTask:
 
 
 @lru_cache(maxsize=256)
-def _array(path: str, stamp: int) -> ShardedArray:
-    array = open_array(path)
-    if array is None:
-        raise StoreError(f"array {path}", "has a foreign layout", "make it anew with this package")
-    return array
+def _array(path: str, stamp: int) -> ShardedArray | None:
+    return open_array(path)
 
 
-def _open(store: str, group: str, name: str) -> ShardedArray:
+def _open(store: str, group: str, name: str) -> ShardedArray | None:
+    """An array, looked at again where it was declared anew; None where it lies in another layout than ours."""
     path = os.path.join(store, group, name)
     return _array(path, os.stat(os.path.join(path, "zarr.json")).st_mtime_ns)
 
 
+def _open_own(store: str, group: str, name: str) -> ShardedArray:
+    array = _open(store, group, name)
+    if array is None:
+        raise StoreError(f"array {group}/{name}", "has a foreign layout", "make it anew with this package")
+    return array
+
+
 @lru_cache(maxsize=64)
-def _positions(path: str, stamp: int) -> np.ndarray:
+def _small(path: str, stamp: int) -> np.ndarray:
     return np.asarray(zarr.open_array(path, mode="r")[...], float)
 
 
-def _coordinate(store: str, name: str) -> np.ndarray:
+def _whole(store: str, name: str) -> np.ndarray:
+    """All values of a small array, such as a coordinate."""
     path = os.path.join(store, name)
-    return _positions(path, os.stat(os.path.join(path, "zarr.json")).st_mtime_ns)
+    return _small(path, os.stat(os.path.join(path, "zarr.json")).st_mtime_ns)
+
+
+Box = Mapping[str, slice]
+Given = dict[str, tuple[Sequence[str], np.ndarray]]
+"""Dims and values by name, in storage order."""
+Part = tuple[tuple[UnitStep, ...], Box, np.ndarray | None]
 
 
 def run_unit(task: UnitTask) -> Record:
@@ -100,53 +112,53 @@ def run_unit(task: UnitTask) -> Record:
     """
     begun = time.perf_counter()
     reductions = {s.name: find(s.name) for s in task.steps}
-    positions = {name: _coordinate(task.store, name) for name in (*SPACE, *task.axes)}
-    nx = positions["x"].size
+    writes = {s.name: expanded_writes(reductions[s.name], task.axes, s.parameters) for s in task.steps}
+    positions = {name: _whole(task.store, name) for name in (*SPACE, *task.axes)}
     halo = max(r.halo for r in reductions.values())  # the same for all steps of a pass
-    layers = slice(max(0, task.z - halo), task.z + halo + 1) if halo else task.z
-    outside = _outside(task, list(reductions.values()))
-    known = _known_of_layer(task, list(reductions.values()))
+    unit = {
+        "z": slice(max(0, task.z - halo), task.z + halo + 1),
+        "y": slice(task.y0, task.y1),
+        "x": slice(0, positions["x"].size),
+    }
+    given = _read(task, reductions, writes, unit)
+    bytes_read = sum(values.nbytes for _, values in given.values())
+    given |= {d: ((d,), positions[d][box]) for d, box in unit.items()} | _beside(task, reductions, unit["z"])
     results: dict[str, Arrays] = {s.name: {} for s in task.steps}
-    bytes_read = sum(a.nbytes for a, _ in outside.values())
-    whole: list[np.ndarray] = []
-    for steps, rows, columns, counts in _parts(task, nx, whole):
-        bytes_read += counts.nbytes if counts is not None and steps[0].tiled == task.layer else 0
-        box = {"y": slice(rows.start - task.y0, rows.stop - task.y0), "x": columns}
-        fetch: dict[str, Any] = {
-            name: scan_last(values[tuple(box.get(d, slice(None)) for d in dims)], dims, task.axes)
-            for name, (values, dims) in outside.items()
-        }
-        fetch |= known | {"y": positions["y"][rows], "x": positions["x"][columns], "z": positions["z"][layers]}
+    layer: list[np.ndarray] = []  # counts as tiles have left them
+    for steps, box, counts in _parts(task, unit, layer):
+        inputs: Given = {name: (dims, _cut(values, dims, box)) for name, (dims, values) in given.items()}
         if counts is not None:
-            fetch["counts"] = scan_last(counts, (*task.axes, "y", "x"), task.axes)
-        if task.layer:  # what tiles have made is whole by now
-            for step in task.steps:
-                for variable in expanded_writes(reductions[step.name], task.axes, step.parameters):
-                    if not steps[0].tiled and variable.name in results[step.name]:
-                        kept = results[step.name][variable.name]
-                        fetch[variable.name] = scan_last(kept, [d for d in variable.dims if d != "z"], task.axes)
+            inputs["counts"] = (*task.axes, "y", "x"), counts
+            bytes_read += counts.nbytes if steps[0].tiled == task.layer else 0
+        if task.layer and not steps[0].tiled:  # what tiles have made is whole by now
+            made = {name: values for kept in results.values() for name, values in kept.items()}
+            inputs |= {v.name: (_in_layer(v), made[v.name]) for w in writes.values() for v in w if v.name in made}
         for step in steps:
-            reduction = reductions[step.name]
-            wanted = expanded_writes(reduction, task.axes, step.parameters)
-            extra = {"middle": min(reduction.halo, task.z)} if reduction.halo else {}
-            made = run_kernel(reduction, task.axes, fetch, positions, step.parameters, **extra)
+            reduction, wanted, kept = reductions[step.name], writes[step.name], results[step.name]
+            made = run_layer(
+                reduction,
+                task.axes,
+                inputs,
+                positions,
+                step.parameters,
+                wanted,
+                at=task.z - unit["z"].start,
+                where=f" of block {task.block}",
+            )
             if reduction.combine is not None:
-                known = results[step.name]
                 made = {name: np.array(values) for name, values in made.items()}  # a view would see the next tile
-                results[step.name] = reduction.combine(known, made) if known else made
+                results[step.name] = reduction.combine(kept, made) if kept else made
                 continue
-            check_outputs(reduction, made, wanted)
-            for variable in wanted:
-                fetch[variable.name] = made[variable.name]
-                lasts = variable.stored or variable.name != "counts"
-                if lasts and (step.store_results or step.tiled):
-                    _keep(results[step.name], variable, made[variable.name], box, task, positions, reduction.patch)
+            inputs |= {v.name: (_in_layer(v), made[v.name]) for v in wanted}
+            if step.store_results or step.tiled:
+                for variable in (v for v in wanted if v.stored or v.name != "counts"):
+                    _keep(kept, variable, made[variable.name], box, unit)
         if len(steps) < len(task.steps) and steps[0].tiled:
-            _lay(whole, storage_order(fetch["counts"], (*task.axes, "y", "x"), task.axes), box, task, nx)
+            _keep_counts(layer, inputs["counts"][1], box, unit)
     record: Record = {"block": task.block, "steps": {}, "bytes_read": bytes_read, "bytes_written": 0}
     for step in task.steps:
         if step.store_results:
-            files = _write(task, step, reductions[step.name], results[step.name])
+            files = _write(task, step, reductions[step.name], writes[step.name], results[step.name])
             record["steps"][step.name] = {"files": files, "read": sorted(step.sources)}
             record["bytes_written"] += sum(size for size, _ in files.values())
     record["seconds"] = round(time.perf_counter() - begun, 4)
@@ -154,108 +166,92 @@ def run_unit(task: UnitTask) -> Record:
     return record
 
 
-def _known_of_layer(task: UnitTask, reductions: list[Reduction]) -> dict[str, np.ndarray]:
-    """What the raw data say of the layer beside the inputs of its steps: positions of frames, masked pixels."""
-    names = dict.fromkeys(v.name for r in reductions for b in beside(r) for v in expand(b, task.axes))
-    there = (n for n in names if os.path.exists(os.path.join(task.store, "raw", n, "zarr.json")))
-    return {n: _coordinate(task.store, os.path.join("raw", n))[task.z] for n in there}
+def _in_layer(variable: Variable) -> list[str]:
+    return [d for d in variable.dims if d != "z"]
 
 
-def _outside(task: UnitTask, reductions: list[Reduction]) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
-    """Inputs from the store other than counts: values of the unit and their dims (without z, unless with a halo)."""
-    tiled = any(s.tiled for s in task.steps)
-    made: set[str] = set()
-    found: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {}
-    for step, reduction in zip(task.steps, reductions, strict=True):
-        for declared in (*reduction.reads, *reduction.may_read):
-            for variable in expand(declared, task.axes):
-                name = variable.name
-                skip = name in made or name in found or name not in step.sources
-                if skip or (name == "counts" and (tiled or not task.layer)):
-                    continue
-                found[name] = _load(task, step.sources[name], variable, reduction.halo)
-        made |= {v.name for v in expanded_writes(reduction, task.axes, step.parameters)}
+def _cut(values: np.ndarray, dims: Sequence[str], box: Box) -> np.ndarray:
+    return values[tuple(box.get(d, slice(None)) for d in dims)]
+
+
+def _read(
+    task: UnitTask, reductions: Mapping[str, Reduction], writes: Mapping[str, Sequence[Variable]], unit: Box
+) -> Given:
+    """Inputs of the steps from the store, without those that they make for each other, and counts in tiles."""
+    tiled = not task.layer or any(s.tiled for s in task.steps)
+    made = {"counts"} if tiled else set()
+    found: Given = {}
+    for step in task.steps:
+        reduction = reductions[step.name]
+        for variable in (
+            v for declared in (*reduction.reads, *reduction.may_read) for v in expand(declared, task.axes)
+        ):
+            name, group = variable.name, step.sources.get(variable.name)
+            if group is None or name in made or name in found:
+                continue
+            box = tuple(unit.get(d, slice(None)) for d in variable.dims)
+            array = _open(task.store, group, name)
+            path = os.path.join(task.store, group, name)
+            values = read(array, box) if array is not None else np.asarray(zarr.open_array(path, mode="r")[box])
+            values.flags.writeable = False  # fused kernels share it
+            found[name] = variable.dims, values
+        made |= {v.name for v in writes[step.name]}
     return found
 
 
-def _load(task: UnitTask, group: str, variable: Variable, halo: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    z = slice(max(0, task.z - halo), task.z + halo + 1)
-    rows = slice(task.y0, task.y1)
-    box = tuple(z if d == "z" else rows if d == "y" else slice(None) for d in variable.dims)
-    path = os.path.join(task.store, group, variable.name)
-    array = open_array(path)
-    values = read(array, box) if array is not None else np.asarray(zarr.open_array(path, mode="r")[box])
-    values.flags.writeable = False  # fused kernels share it
-    if "z" in variable.dims and not halo:
-        return np.asarray(values[0]), variable.dims[1:]
-    return values, variable.dims
+def _beside(task: UnitTask, reductions: Mapping[str, Reduction], layers: slice) -> Given:
+    """What the raw data say of the layer beside the inputs of its steps: positions of frames, masked pixels."""
+    known = {v.name: v for r in reductions.values() for b in beside(r) for v in expand(b, task.axes)}
+    there = (n for n in known if os.path.exists(os.path.join(task.store, "raw", n, "zarr.json")))
+    return {n: (known[n].dims, _whole(task.store, os.path.join("raw", n))[layers]) for n in there}
 
 
-Part = tuple[tuple[UnitStep, ...], slice, slice, np.ndarray | None]
-
-
-def _parts(task: UnitTask, nx: int, laid: list[np.ndarray]) -> Iterator[Part]:
+def _parts(task: UnitTask, unit: Box, layer: list[np.ndarray]) -> Iterator[Part]:
     """The pieces that kernels see, with the steps that see them: tiles of counts, the whole unit, or both in turn.
 
-    Where some steps take tiles and others the layer, counts are decoded once: who takes the tiles lays them, as the
-    steps left them, into ``laid`` for the layer.
+    Where some steps take tiles and others the layer, counts are decoded once: who takes the tiles puts them, as the
+    steps left them, into ``layer``.
     """
     tiled = tuple(s for s in task.steps if s.tiled == task.layer)
-    whole = tuple(s for s in task.steps if s not in tiled)
+    rest = tuple(s for s in task.steps if s not in tiled)
+    all_of_it = {"y": slice(0, task.y1 - task.y0), "x": unit["x"]}
     if not any("counts" in s.sources for s in tiled):
-        tiled, whole = (), task.steps
-    rest = (slice(task.y0, task.y1), slice(0, nx))
-    if not tiled:
-        yield whole, *rest, None
+        yield task.steps, all_of_it, None
         return
     if not hasattr(_memory, "buffers"):
         _memory.buffers = Buffers.empty()
-    counts = _open(task.store, "raw", "counts")
+    counts = _open_own(task.store, "raw", "counts")
     for rows, columns, tile in tiles(counts, task.z, task.y0, task.y1, _memory.buffers):
-        yield tiled, rows, columns, tile
-    if whole:
-        (layer,) = laid
-        layer.flags.writeable = False  # fused kernels share it
-        yield whole, *rest, layer
+        yield tiled, {"y": slice(rows.start - task.y0, rows.stop - task.y0), "x": columns}, tile
+    if rest:
+        layer[0].flags.writeable = False  # fused kernels share it
+        yield rest, all_of_it, layer[0]
 
 
-def _lay(laid: list[np.ndarray], tile: np.ndarray, box: Mapping[str, slice], task: UnitTask, nx: int) -> None:
+def _keep_counts(layer: list[np.ndarray], tile: np.ndarray, box: Box, unit: Box) -> None:
     """Put one tile of counts into its place in those of the layer."""
-    if not laid:
-        laid.append(np.empty((*tile.shape[:-2], task.y1 - task.y0, nx), tile.dtype))
-    laid[0][..., box["y"], box["x"]] = tile
+    if not layer:
+        shape = (unit["y"].stop - unit["y"].start, unit["x"].stop)
+        layer.append(np.empty((*tile.shape[:-2], *shape), tile.dtype))
+    layer[0][..., box["y"], box["x"]] = tile
 
 
-def _keep(
-    kept: Arrays,
-    variable: Variable,
-    values: np.ndarray,
-    box: Mapping[str, slice],
-    task: UnitTask,
-    positions: Mapping[str, np.ndarray],
-    patch: int | None,
-) -> None:
-    """Put one tile of an output into its place in the unit's array."""
-    dims = variable.dims[1:] if variable.dims[0] == "z" else variable.dims
-    values = storage_order(values, dims, task.axes)
-    full = {"y": task.y1 - task.y0, "x": positions["x"].size}
-    where = dict(box)
-    if patch:
-        for d in ("y", "x"):
-            full[f"patch_{d}"] = ceil(full[d] / patch)
-            where[f"patch_{d}"] = slice(box[d].start // patch, ceil(box[d].stop / patch))
-    wanted = tuple(where[d].stop - where[d].start if d in where else n for d, n in zip(dims, values.shape, strict=True))
-    if values.shape != wanted:
-        raise InputError(
-            f"{variable.name} of block {task.block}", f"has shape {values.shape}", f"return {wanted} for dims {dims}"
-        )
+def _keep(kept: Arrays, variable: Variable, values: np.ndarray, box: Box, unit: Box) -> None:
+    """Put one tile of an output into its place in the array of the unit."""
+    dims, where = _in_layer(variable), dict(box)
+    full = {d: unit[d].stop - unit[d].start for d in box}
+    for d in (d for d in dims if isinstance(d, Dim) and d.of):
+        full[d] = ceil(full[d.of] / d.step)
+        where[d] = slice(box[d.of].start // d.step, ceil(box[d.of].stop / d.step))
     if variable.name not in kept:
         shape = tuple(full.get(d, n) for d, n in zip(dims, values.shape, strict=True))
         kept[variable.name] = np.empty(shape, variable.dtype)
-    kept[variable.name][tuple(where.get(d, slice(None)) for d in dims)] = values
+    _cut(kept[variable.name], dims, where)[...] = values
 
 
-def _write(task: UnitTask, step: UnitStep, reduction: Reduction, results: Arrays) -> dict[str, list[Any]]:
+def _write(
+    task: UnitTask, step: UnitStep, reduction: Reduction, wanted: Sequence[Variable], results: Arrays
+) -> dict[str, list[Any]]:
     """Write the results of a step as whole shards; a gather leaves its summary beside the ledger."""
     may_commit = step.fence.check if step.fence else None
     if reduction.combine is not None:
@@ -268,15 +264,13 @@ def _write(task: UnitTask, step: UnitStep, reduction: Reduction, results: Arrays
         digest = hashlib.sha256(content.getvalue()).hexdigest()
         return {os.path.relpath(path, task.store): [len(content.getvalue()), digest]}
     with staging() as writers:
-        for variable in expanded_writes(reduction, task.axes, step.parameters):
-            if not variable.stored:
-                continue
-            array = _open(task.store, step.group, variable.name)
+        for variable in (v for v in wanted if v.stored):
+            array = _open_own(task.store, step.group, variable.name)
             values = results[variable.name]
-            cut = next((d for d in ("y", "patch_y") if d in variable.dims), None)
+            cut = next((d for d in variable.dims if d == "y" or (isinstance(d, Dim) and d.of == "y")), None)
             y = variable.dims.index(cut) - 1 if cut else 0
             rows = array.shard[y + 1] if cut else 1
-            first = task.y0 // (rows if cut == "y" else rows * (reduction.patch or 1))
+            first = task.y0 // (rows * (cut.step if isinstance(cut, Dim) else 1))
             for number, (low, high) in enumerate(bands(values.shape[y], rows) if cut else [(0, 1)]):
                 part = values[(slice(None),) * y + (slice(low, high),)] if cut else values
                 place = tuple(task.z if d == "z" else first + number if d == cut else 0 for d in variable.dims)

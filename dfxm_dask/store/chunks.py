@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, prod
 
+from dfxm_dask.schema import Dim
+
 SHARD_BYTES = 1_000_000_000
 TILE_BYTES = 32 * 2**20
 UNIT_BYTES = 128 * 2**20
@@ -71,12 +73,13 @@ def map_layout(dims: tuple[str, ...], shape: tuple[int, ...], rows: int, edge: i
     edge : int
         Edge of the inner chunk in pixels.
     patch : int, optional
-        Edge of the patches behind a dimension ``patch_y``; where it divides ``rows``, patches are cut into bands too.
+        Edge of tiles that may not be cut: a dim of such tiles along y is cut into bands, too, where they fit ``rows``.
     """
     shards = {"z": 1, "y": rows, "x": round_up(shape[dims.index("x")], edge) if "x" in dims else 1}
     chunks = {"z": 1, "y": edge, "x": edge}
-    if patch and rows % patch == 0 and "patch_y" in dims:
-        shards["patch_y"] = chunks["patch_y"] = rows // patch
+    for d in dims:
+        if patch and isinstance(d, Dim) and d.of == "y" and rows % d.step == 0:
+            shards[d] = chunks[d] = rows // d.step
     return Layout(
         shape,
         tuple(chunks.get(d, n) for d, n in zip(dims, shape, strict=True)),

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import Arrays, reduction
-from dfxm_dask.schema import DEFECTS, SPACE, Variable, X, Y, Z, pixel_length
+from dfxm_dask.schema import DEFECTS, SPACE, XYZ, Dim, Variable, X, Y, Z, pixel_length
 from dfxm_dask.volume.align import SHIFT_X, SHIFT_Y
 from dfxm_dask.volume.objects import (
     AROUND,
@@ -31,20 +31,21 @@ OFFSET_Y = Variable("offset_y", ("z",), "int32", "1", "alignment offset of the l
 OFFSET_X = Variable("offset_x", ("z",), "int32", "1", "alignment offset of the layer along x, in whole pixels")
 OUTSIDE = Variable("voxels_outside", ("z",), "int64", "1", "number of mask voxels shifted out of the frame")
 JOINED = Variable("joined", ("z",), "bool", "1", "whether objects continue from the previous layer without a gap")
+PRINCIPAL = Dim("axis", 3)
 TABLE = (
     Variable("object_voxels", ("object",), "int64", "1", "number of voxels of the object"),
     Variable("object_volume", ("object",), "float64", "um3", "volume of the object"),
-    Variable("object_centroid", ("object", "xyz"), "float64", "um", "centroid of the object"),
-    Variable("object_low", ("object", "xyz"), "float64", "um", "lowest voxel centre of the object along each axis"),
-    Variable("object_high", ("object", "xyz"), "float64", "um", "highest voxel centre of the object along each axis"),
+    Variable("object_centroid", ("object", XYZ), "float64", "um", "centroid of the object"),
+    Variable("object_low", ("object", XYZ), "float64", "um", "lowest voxel centre of the object along each axis"),
+    Variable("object_high", ("object", XYZ), "float64", "um", "highest voxel centre of the object along each axis"),
     Variable(
         "object_extent",
-        ("object", "axis"),
+        ("object", PRINCIPAL),
         "float64",
         "um",
         "standard deviation of the object along each principal axis",
     ),
-    Variable("object_axes", ("object", "axis", "xyz"), "float64", "1", "principal axes of the object, longest first"),
+    Variable("object_axes", ("object", PRINCIPAL, XYZ), "float64", "1", "principal axes of the object, longest first"),
 )
 DISLOCATION = Variable("dislocation", SPACE, "bool", "1", "whether the voxel belongs to a reconstructed object")
 LABEL = Variable("label", SPACE, "int32", "1", "object number (0: none)")

@@ -11,10 +11,10 @@ import xarray as xr
 
 import dfxm_dask
 from dfxm_dask.reduction import REGISTRY, Arrays, Reduction, reduction
-from dfxm_dask.schema import SCAN, Variable
+from dfxm_dask.schema import SCAN, XYZ, Variable
 
 COUNTS = Variable("counts", ("z", SCAN, "y", "x"), "uint16", "count", "counts")
-BRIGHT = Variable("bright", ("object", "xyz"), "float64", "count", "brightest count of each layer, the one below, 0")
+BRIGHT = Variable("bright", ("object", XYZ), "float64", "count", "brightest count of each layer, the one below, 0")
 
 
 def _join(first: Arrays, second: Arrays) -> Arrays:

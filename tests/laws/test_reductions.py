@@ -17,7 +17,7 @@ import dfxm_dask
 from dfxm_dask.catalogue import load_reductions
 from dfxm_dask.engine.docstring import OWN_SOURCE, entries, split
 from dfxm_dask.engine.layer import run_kernel, scan_last
-from dfxm_dask.engine.shapes import expanded_writes, open_dims, scan_axes
+from dfxm_dask.engine.shapes import expanded_writes, lengths, scan_axes
 from dfxm_dask.reduction import Reduction
 from dfxm_dask.schema import SPACE, expand
 
@@ -57,7 +57,7 @@ def example(reduction: Reduction, axes: dict[str, str], fill: str = "real") -> x
         if declared.name in SPACE or declared.name == "scan":
             continue
         for variable in expand(declared, axes):
-            shape = tuple(COMPONENTS if d.endswith("component") else SIZES[d] for d in variable.dims)
+            shape = tuple(SIZES.get(d) or COMPONENTS for d in variable.dims)
             dtype = np.dtype(variable.dtype)
             if variable.name.endswith("_scaling"):
                 values = np.array([0.0, 1.0, np.nan, float("nmf" in variable.name)])  # log above a background map
@@ -152,7 +152,7 @@ def parameters(reduction: Reduction) -> dict[str, Any]:
 def is_open(reduction: Reduction, data: xr.Dataset) -> bool:
     """Whether only the data tell how long the result is."""
     chosen, axes = reduction.validate(parameters(reduction)), scan_axes(data)
-    return bool(open_dims(reduction, expanded_writes(reduction, axes, chosen), axes))
+    return None in lengths(reduction, axes, chosen, data.sizes).values()
 
 
 def computed(reduction: Reduction, data: xr.Dataset) -> xr.Dataset:

@@ -18,7 +18,7 @@ from dfxm_dask.reduction import REGISTRY, reduction
 from dfxm_dask.run import passes
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe
-from dfxm_dask.schema import AXES, COUNTS, SPACE, Variable
+from dfxm_dask.schema import AXES, COUNTS, SPACE, Dim, Variable
 from tests.beamline_files import write_bliss
 from tests.run.test_execute import _narrow_units
 from tests.stores import contents
@@ -26,7 +26,6 @@ from tests.stores import contents
 SUM = Variable("sum_map", SPACE, "float64", "count", "sum along the scan")
 MEAN = Variable("mean_map", SPACE, "float64", "count", "mean of neighbouring layers")
 AGAIN = Variable("again_map", SPACE, "float64", "count", "mean of means")
-PATCHES = Variable("patch_total", ("z", "scan", "patch_y", "patch_x"), "float64", "count", "sum in a patch")
 CURVE = Variable("bright_curve", ("scan",), "float64", "count", "curve of the brightest pixel")
 PART = Variable("part", SPACE, "float64", "1", "projection on the brightest curve")
 FLAT = Variable("flat", SPACE, "float64", "count", "of a wrong shape")
@@ -64,7 +63,9 @@ def throwaway() -> Iterator[None]:
             return {"patch_total": made}
 
         kernel.__name__ = f"patches{edge}"
-        return reduction(reads=(COUNTS,), writes=(PATCHES,), over=("scan",), patch=edge, group="extra")(kernel)
+        tiles = Dim("patch_y", of="y", step=edge), Dim("patch_x", of="x", step=edge)
+        total = Variable("patch_total", ("z", "scan", *tiles), "float64", "count", "sum in a patch")
+        return reduction(reads=(COUNTS,), writes=(total,), over=("scan",), patch=edge, group="extra")(kernel)
 
     patches_of(64)
     patches_of(50)

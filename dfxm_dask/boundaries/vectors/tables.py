@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from dfxm_dask.boundaries.lines.spectrum import FAMILIES
 from dfxm_dask.boundaries.planes.plane import in_plane
 from dfxm_dask.boundaries.vectors.burgers import burgers_of_wall, peak_steps
 from dfxm_dask.boundaries.vectors.lattice import Crystal, Lattice, crystal_of
 from dfxm_dask.boundaries.vectors.posterior import HIDDEN, burgers_posterior
 from dfxm_dask.boundaries.vectors.synthesis import folded_strip, image_likelihood, pictures_of
 from dfxm_dask.reduction import Arrays
-from dfxm_dask.schema import Variable
+from dfxm_dask.schema import XYZ, Dim, Variable
 
 SURE = 0.9  # probability from which a Burgers vector counts as known (as in the specification)
 SEEN = 0.9  # chance of lines that Frank's rule lacks where a direction without spacing was found (our choice)
@@ -34,9 +35,9 @@ REASONS = (
     (256, "of_first_direction"),
 )
 FLAG = {name: bit for bit, name in REASONS}
-B, F = "boundary", "family"
+B, F = "boundary", Dim("family", FAMILIES)
 WRITES = (
-    Variable("candidate_burgers", ("candidate", "xyz"), "float64", "um", "candidate Burgers vectors of the lattice"),
+    Variable("candidate_burgers", ("candidate", XYZ), "float64", "um", "candidate Burgers vectors of the lattice"),
     Variable(
         "burgers_probability",
         (B, F, "candidate"),
@@ -50,7 +51,7 @@ WRITES = (
     ),
     Variable("g_dot_b", (B, F), "float64", "1", "most probable product g·b of reflection and Burgers vector"),
     Variable("g_dot_b_probability", (B, F), "float64", "1", "probability of the product g·b"),
-    Variable("rotation_error", (B, "xyz"), "float64", "rad", "standard error of the lattice rotation by Frank's rule"),
+    Variable("rotation_error", (B, XYZ), "float64", "rad", "standard error of the lattice rotation by Frank's rule"),
     Variable("misorientation_error", (B,), "float64", "rad", "standard error of the misorientation angle"),
     Variable("twist_error", (B,), "float64", "1", "standard error of the twist part of the boundary rotation"),
     Variable("step_expected", (B,), "float64", "degree", "step of the rocking peak along phi expected from b/D"),
