@@ -59,7 +59,7 @@ class Mixture(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What one step of the fit needs of the points; parts add up by :func:`add_statistics`.
+    """What one step of the fit needs of the points; the statistics of parts add up exactly.
 
     Attributes
     ----------
@@ -226,22 +226,6 @@ def plane_statistics(
     return Statistics(sums, cells, masses, int(likelihood))
 
 
-def add_statistics(first: Statistics, second: Statistics) -> Statistics:
-    """The statistics of two sets of points together; exact, so order and grouping do not matter.
-
-    Raises
-    ------
-    InputError
-        A sum that does not fit 64 bits.
-    """
-    if (np.abs(first.sums.astype(float) + second.sums) >= 2.0**63).any():
-        raise InputError("sums of both", "do not fit 64 bits", "thin the points, or fit parts of the volume")
-    cells, place = np.unique(np.concatenate([first.cells, second.cells]), return_inverse=True)
-    masses = np.zeros((len(cells), first.masses.shape[1]), np.int64)
-    np.add.at(masses, place.reshape(-1), np.concatenate([first.masses, second.masses]))
-    return Statistics(first.sums + second.sums, cells, masses, first.likelihood + second.likelihood)
-
-
 def refined(statistics: Statistics, model: Mixture, thickest: float = 1.0) -> Mixture:
     """The model after one step of the fit (EM).
 
@@ -353,7 +337,7 @@ def fitted(
 
     Notes
     -----
-    For points in blocks: add the :func:`plane_statistics` of all, and call :func:`refined`, in turns.
+    For points in parts: add the :func:`plane_statistics` of all, and call :func:`refined`, in turns.
     """
     points, weights = checked_points("fitted", points, weights)
     indexed = cells_of(points, model.edge)

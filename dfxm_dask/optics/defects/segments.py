@@ -173,112 +173,6 @@ def _sum(points: np.ndarray, table: np.ndarray, poisson: float, core: float) -> 
     return tensors(out, np.shape(points)[:-1])
 
 
-def segment_gradient(
-    points: np.ndarray, start: np.ndarray, end: np.ndarray, burgers: np.ndarray, *, poisson: float, core: float
-) -> np.ndarray:
-    """Distortion beta of one open segment: a term of a sum, and no field of a body.
-
-    A dislocation cannot end inside a crystal; the field of an open segment is not compatible, and not unique. It is
-    here only to compare codes with.
-
-    Parameters
-    ----------
-    points : array (..., 3), um
-        Where.
-    start, end : array (3,), um
-        Ends.
-    burgers : array (3,), um
-        Burgers vector.
-    poisson : float
-        Poisson ratio.
-    core : float, um
-        Core radius a > 0.
-
-    Returns
-    -------
-    array (..., 3, 3), float64
-        beta_ij = du_i/dx_j.
-
-    Raises
-    ------
-    InputError
-        Length zero, numbers that are not finite, a core of zero, a Poisson ratio outside -1 to 1/2.
-
-    Notes
-    -----
-    Terms that depend on an end alone cancel wherever segments meet. They are chosen here as in the paper: the
-    symmetric part is the strain of its segment stress. `accumulate_segments`
-    leaves them out; the sum over a closed network is the same to rounding.
-
-    Examples
-    --------
-    A long screw at 1 um: b / 2 pi.
-
-    >>> point = np.array([1.0, 0, 0])
-    >>> b = segment_gradient(point, [0, 0, -1e4], [0, 0, 1e4], [0, 0, 2 * np.pi], poisson=0.3, core=1e-6)
-    >>> round(float(b[2, 1]), 6)
-    1.0
-    """
-    ends = np.atleast_2d(np.asarray(start, np.float64)), np.atleast_2d(np.asarray(end, np.float64))
-    vector = np.atleast_2d(np.asarray(burgers, np.float64))
-    beta = _sum(points, segment_table(*ends, vector), poisson, core)
-    for sign, node in zip((1, -1), ends, strict=True):
-        beta += sign * _end_term(np.asarray(points, np.float64) - node[0], vector[0], poisson, core)
-    return beta
-
-
-def _end_term(apart: np.ndarray, burgers: np.ndarray, poisson: float, core: float) -> np.ndarray:
-    """(e_jik b_k R_pp - e_ikl b_k R_lj / (1 - nu)) / 8 pi at one end, R the regularised distance."""
-    one = np.eye(3)
-    radius = np.sqrt(np.sum(apart**2, axis=-1) + core**2)[..., None, None]
-    hessian = one / radius - apart[..., :, None] * apart[..., None, :] / radius**3
-    laplacian = 2 / radius + core**2 / radius**3
-    skew = np.cross(burgers, one)  # e_jik b_k, indices j and i
-    return (skew * laplacian - hessian @ skew / (1 - poisson)) / (8 * np.pi)
-
-
-def loop_gradient(
-    points: np.ndarray, nodes: np.ndarray, burgers: np.ndarray, *, poisson: float, core: float
-) -> np.ndarray:
-    """Distortion beta of one closed polygon.
-
-    Parameters
-    ----------
-    points : array (..., 3), um
-        Where.
-    nodes : array (n, 3), um
-        Corners in the line sense; the last one is joined to the first.
-    burgers : array (3,), um
-        Burgers vector.
-    poisson : float
-        Poisson ratio.
-    core : float, um
-        Core radius a > 0.
-
-    Returns
-    -------
-    array (..., 3, 3), float64
-        beta_ij = du_i/dx_j.
-
-    Raises
-    ------
-    InputError
-        Fewer than three corners, two equal neighbours, and what `segment_gradient` refuses.
-
-    Examples
-    --------
-    >>> square = polygon_loop([0, 0, 0], [0, 0, 1], 0.5, 4)
-    >>> far = loop_gradient(np.array([0, 0, 50.0]), square, [0, 0, 3e-4], poisson=0.3, core=1e-3)
-    >>> bool(np.abs(far).max() < 1e-8)
-    True
-    """
-    nodes = np.asarray(nodes, np.float64)
-    if nodes.ndim != 2 or nodes.shape[0] < 3 or nodes.shape[1] != 3:
-        raise InputError("loop: nodes", f"have the shape {nodes.shape}", "give at least three corners (n, 3)")
-    ends = np.roll(nodes, -1, axis=0)
-    return _sum(points, segment_table(nodes, ends, np.broadcast_to(burgers, nodes.shape)), poisson, core)
-
-
 def network_gradient(
     points: np.ndarray, nodes: np.ndarray, segments: np.ndarray, burgers: np.ndarray, *, poisson: float, core: float
 ) -> np.ndarray:
@@ -308,7 +202,8 @@ def network_gradient(
     ------
     InputError
         A node where the Burgers vectors that leave do not equal those that arrive (to 1e-9 of the longest), unknown
-        nodes, and what `segment_gradient` refuses.
+        nodes, a segment of length zero, numbers that are not finite, a core of zero, a Poisson ratio outside
+        -1 to 1/2.
 
     Examples
     --------
