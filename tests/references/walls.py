@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics.defects.dislocation import columns, tensors
+from dfxm_dask.optics.defects.points import columns, tensors
 from dfxm_dask.optics.defects.walls import SQUARE, _unit, accumulate_sheets, sheet_table
 
 

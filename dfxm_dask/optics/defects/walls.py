@@ -1,4 +1,4 @@
-"""Walls of dislocations: continuous sheets, discrete walls, pile-ups, and Frank's rule.
+"""Walls of dislocations: continuous sheets, discrete walls, and Frank's rule.
 
 A discrete wall, less the sheet of the same Burgers vector per length, plus a rotation that is constant on either side,
 is a wall with a short-range field only. Lengths in um; signs as in `dislocation`.
@@ -14,6 +14,7 @@ from numba import njit
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.defects.dislocation import checked_poisson
 from dfxm_dask.optics.defects.dislocation import lines as line_array
+from dfxm_dask.optics.defects.points import add_turned
 
 SHEET = np.dtype(
     [("origin", "f8", 3), ("line", "f8", 3), ("along", "f8", 3), ("start", "f8"), ("stop", "f8"), ("burgers", "f8", 3)]
@@ -149,9 +150,11 @@ def accumulate_sheets(x, y, z, table, poisson, out):  # type: ignore[no-untyped-
     integrate to the logarithm of (Z - start)/(Z - stop) and to 1/(Z - stop) - 1/(Z - start). The principal value of
     that logarithm jumps on the strip and nowhere else.
     """
+    rows = out.reshape(-1)
     n4, n3, n1 = 2 - 2 * poisson, 3 - 2 * poisson, 1 - 2 * poisson
     for k in range(table.shape[0]):
         ax, ay, az, cx, cy, cz, tx, ty, tz, x0, y0, start, stop, b1, b2, b3 = table[k]
+        frame = (ax, ay, az, cx, cy, cz, tx, ty, tz)
         width = stop - start
         for i in range(x.shape[0]):
             u = x[i] * ax + y[i] * ay + z[i] * az - x0
@@ -171,18 +174,7 @@ def accumulate_sheets(x, y, z, table, poisson, out):  # type: ignore[no-untyped-
             b21 = b1 * (pi - n1 * real) + b2 * (pr - n4 * angle)
             b22 = b1 * (2 * poisson * angle + pr) + b2 * (n1 * real - pi)
             b31, b32 = -b3 * angle, b3 * real
-            c1x, c2x = b11 * ax + b21 * cx + b31 * tx, b12 * ax + b22 * cx + b32 * tx
-            c1y, c2y = b11 * ay + b21 * cy + b31 * ty, b12 * ay + b22 * cy + b32 * ty
-            c1z, c2z = b11 * az + b21 * cz + b31 * tz, b12 * az + b22 * cz + b32 * tz
-            out[0, i] += c1x * ax + c2x * cx
-            out[1, i] += c1x * ay + c2x * cy
-            out[2, i] += c1x * az + c2x * cz
-            out[3, i] += c1y * ax + c2y * cx
-            out[4, i] += c1y * ay + c2y * cy
-            out[5, i] += c1y * az + c2y * cz
-            out[6, i] += c1z * ax + c2z * cx
-            out[7, i] += c1z * ay + c2z * cy
-            out[8, i] += c1z * az + c2z * cz
+            add_turned(rows, i, x.shape[0], frame, (b11, b21, b31), (b12, b22, b32))
 
 
 def _plane(normal: np.ndarray, line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
