@@ -9,7 +9,7 @@ stands it would change the sign of the anomalous absorption of bent waves. Here 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -17,6 +17,17 @@ from numba import njit
 from dfxm_dask.errors import InputError
 
 ANGSTROM = 1e-4  # um
+
+
+class Medium(NamedTuple):
+    """What one step along the beams does: coupling of the two waves, turn of the diffracted one for each deviation,
+    and the part of an amplitude that is left."""
+
+    coupling: complex
+    turn: np.ndarray
+    loss: float
+
+
 LARGEST_TURN = np.pi / 2  # of the diffracted wave in one step, rad (our choice): at 2 pi the lattice sees a false peak
 
 
@@ -50,8 +61,14 @@ def _unit_wave(phase, cosine, sine, solid):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _kick(ar, ai, br, bi, cosine, sine, solid, keep_re, keep_im, mix_re, mix_im, turn_re, turn_im):  # type: ignore[no-untyped-def]
-    """Coupling of both waves in every node of a row, in place; the diffracted wave then turns by its deviation."""
+def _kick(incident, diffracted, crystal, keep, mix, turn):  # type: ignore[no-untyped-def]
+    """Coupling of both waves in every node of a row, in place; the diffracted wave then turns by its deviation.
+
+    Waves are (real, imaginary) rows; ``crystal`` holds the cosine and sine of Q·u and where there is crystal.
+    """
+    ar, ai, br, bi = incident[0], incident[1], diffracted[0], diffracted[1]
+    cosine, sine, solid = crystal
+    keep_re, keep_im, mix_re, mix_im, turn_re, turn_im = keep.real, keep.imag, mix.real, mix.imag, turn.real, turn.imag
     for j in range(ar.size):
         xr, xi, yr, yi = ar[j], ai[j], br[j], bi[j]
         pr, pi = cosine[j] * yr - sine[j] * yi, cosine[j] * yi + sine[j] * yr  # f Dh
@@ -65,8 +82,10 @@ def _kick(ar, ai, br, bi, cosine, sine, solid, keep_re, keep_im, mix_re, mix_im,
 
 
 @njit(nogil=True, cache=True)
-def _march(incident, phase, steps, coupling, turn, loss, plane, first, last, transmitted, diffracted):  # type: ignore[no-untyped-def]
-    """Both waves at the exit, from nodes first..last of the entry that are lit."""
+def _march(incident, phase, steps, medium, plane, lit, transmitted, diffracted):  # type: ignore[no-untyped-def]
+    """Both waves at the exit, from the nodes of the entry that are lit (first, and one behind the last)."""
+    coupling, turn, loss = medium
+    first, last = lit
     nodes, beams = incident.size, turn.size
     spare = steps // 2 + 1
     # A row drifts by moving the view: the incident wave to the left, the diffracted one to the right.
@@ -93,22 +112,7 @@ def _march(incident, phase, steps, coupling, turn, loss, plane, first, last, tra
             _unit_wave(phase[n, first:last], f_re, f_im, here)
         for a in range(beams):
             d0, dh = waves[a, :2, left + first : left + last], waves[a, 2:, right + first : right + last]
-            turn_re, turn_im = (turn[a].real, turn[a].imag) if n < steps else (1.0, 0.0)
-            _kick(
-                d0[0],
-                d0[1],
-                dh[0],
-                dh[1],
-                f_re,
-                f_im,
-                here,
-                keep.real,
-                keep.imag,
-                mix.real,
-                mix.imag,
-                turn_re,
-                turn_im,
-            )
+            _kick(d0, dh, (f_re, f_im, here), keep, mix, turn[a] if n < steps else 1 + 0j)
         if n == steps:
             break
         if (n + 1) % 2:
@@ -308,10 +312,11 @@ def takagi_taupin(
     coupling = 0.5j * np.pi * polarisation / length * true * complex(chi_h.real, -math.copysign(chi_h.imag, chi_h.real))
     loss = np.exp(-np.pi * abs(complex(chi0).imag) / length * true)
     plane = outside == "plane"
-    lit = np.flatnonzero(incident)
-    first, last = (0, incident.size) if plane else (lit[0], lit[-1] + 1) if lit.size else (0, 0)
+    at = np.flatnonzero(incident)
+    lit = (0, incident.size) if plane else (int(at[0]), int(at[-1]) + 1) if at.size else (0, 0)
     transmitted = np.empty((angles.size, incident.size), np.complex128)
     diffracted = np.empty_like(transmitted)
     field = np.zeros((1, incident.size)) if phase is None else phase
-    _march(incident, field, steps, coupling, np.exp(1j * turn), loss, plane, first, last, transmitted, diffracted)
+    medium = Medium(coupling, np.exp(1j * turn), loss)
+    _march(incident, field, steps, medium, plane, lit, transmitted, diffracted)
     return (transmitted[0], diffracted[0]) if np.ndim(deviation) == 0 else (transmitted, diffracted)
