@@ -8,9 +8,8 @@ twice, by counting dislocations and by the jump of the rocking curve's peak, and
 
 :func:`characterise_boundaries` is the one gather of a volume: each layer sends a list of points on what stands out and
 their probabilities, never an image. All planes are then found together, as a mixture with points that lie anywhere,
-whose number follows from what each plane explains; the published route, one plane after another (MSAC), is
-:func:`~dfxm_dask.boundaries.planes.plane.sequential_msac`. Every angle and distance comes with an error: of blocks
-drawn anew, of other starts of the fit, and of other thresholds.
+whose number follows from what each plane explains; the published route (MSAC) takes one plane after another. Every
+angle and distance comes with an error: of blocks drawn anew, of other starts of the fit, and of other thresholds.
 """
 
 from dfxm_dask.boundaries.characterise import characterise_boundaries

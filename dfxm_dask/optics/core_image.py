@@ -141,10 +141,33 @@ def sheet_nodes(n: int, rms: float) -> tuple[np.ndarray, np.ndarray]:
     return nodes, weights
 
 
+class View(NamedTuple):
+    """Laboratory and image in the dislocation frame (e1, n, t): there the field of an edge has four components, and q
+    does not depend on the place.
+
+    Attributes
+    ----------
+    along, across, step : array (3,)
+        Lab x, lab y, and the way along the diffracted beam per um of z.
+    q : array (3,)
+        Scattering vector over its length.
+    offset : float
+        Rocking component of the setting.
+    image_row : array (3,)
+        Direction of the rocking component.
+    """
+
+    along: np.ndarray
+    across: np.ndarray
+    step: np.ndarray
+    q: np.ndarray
+    offset: float
+    image_row: np.ndarray
+
+
 @njit(cache=True, error_model="numpy")
-def _images(along, across, step, position, sign, q, offset, image_row, rocking, nodes, weights, counts, slopes):  # type: ignore[no-untyped-def]
-    # Everything in the dislocation frame (e1, n, t), where the field of an edge has four components and q does not
-    # depend on the place. along: lab x, across: lab y, step: per um of z, of the first two coordinates.
+def _images(view, position, sign, rocking, nodes, weights, counts, slopes):  # type: ignore[no-untyped-def]
+    along, across, step, q, offset, image_row = view
     strength = BURGERS / (4.0 * np.pi * (1.0 - POISSON))
     nu = 2.0 * POISSON
     for i in range(PIXELS):
@@ -294,21 +317,16 @@ def core_signal(
     nodes, weights = sheet_nodes(DEPTHS, microscope.sheet)
     counts = np.empty((PIXELS, PIXELS))
     slopes = np.empty((PIXELS, PIXELS, 2) if gradient else (0, 0, 2))
-    _images(
-        to_dislocation[:, 0],
-        to_dislocation[:, 1],
-        to_dislocation @ [1 / np.tan(2 * _THETA), 0, 1],
-        1e-3 * position,
-        -1.0 if model.wrong_sign else 1.0,
-        rows @ [0.0, 0, 1],
-        offset,
-        rows @ image_row,
-        rocking,
-        nodes,
-        weights,
-        counts,
-        slopes,
+    view = View(
+        along=to_dislocation[:, 0],
+        across=to_dislocation[:, 1],
+        step=to_dislocation @ [1 / np.tan(2 * _THETA), 0, 1],
+        q=rows @ [0.0, 0, 1],
+        offset=offset,
+        image_row=rows @ image_row,
     )
+    sign = -1.0 if model.wrong_sign else 1.0
+    _images(view, 1e-3 * position, sign, rocking, nodes, weights, counts, slopes)
     # Weights are in um, counts per nm; gradients per nm of the position, of which the kernel has um.
     return 1e3 * COUNTS * counts, COUNTS * slopes
 

@@ -9,16 +9,25 @@ stands it would change the sign of the anomalous absorption of bent waves. Here 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numba import njit
-from scipy.special import j0
 
 from dfxm_dask.errors import InputError
 
 ANGSTROM = 1e-4  # um
+
+
+class Medium(NamedTuple):
+    """What one step along the beams does: coupling of the two waves, turn of the diffracted one for each deviation,
+    and the part of an amplitude that is left."""
+
+    coupling: complex
+    turn: np.ndarray
+    loss: float
+
+
 LARGEST_TURN = np.pi / 2  # of the diffracted wave in one step, rad (our choice): at 2 pi the lattice sees a false peak
 
 
@@ -52,8 +61,14 @@ def _unit_wave(phase, cosine, sine, solid):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _kick(ar, ai, br, bi, cosine, sine, solid, keep_re, keep_im, mix_re, mix_im, turn_re, turn_im):  # type: ignore[no-untyped-def]
-    """Coupling of both waves in every node of a row, in place; the diffracted wave then turns by its deviation."""
+def _kick(incident, diffracted, crystal, keep, mix, turn):  # type: ignore[no-untyped-def]
+    """Coupling of both waves in every node of a row, in place; the diffracted wave then turns by its deviation.
+
+    Waves are (real, imaginary) rows; ``crystal`` holds the cosine and sine of Q·u and where there is crystal.
+    """
+    ar, ai, br, bi = incident[0], incident[1], diffracted[0], diffracted[1]
+    cosine, sine, solid = crystal
+    keep_re, keep_im, mix_re, mix_im, turn_re, turn_im = keep.real, keep.imag, mix.real, mix.imag, turn.real, turn.imag
     for j in range(ar.size):
         xr, xi, yr, yi = ar[j], ai[j], br[j], bi[j]
         pr, pi = cosine[j] * yr - sine[j] * yi, cosine[j] * yi + sine[j] * yr  # f Dh
@@ -67,8 +82,10 @@ def _kick(ar, ai, br, bi, cosine, sine, solid, keep_re, keep_im, mix_re, mix_im,
 
 
 @njit(nogil=True, cache=True)
-def _march(incident, phase, steps, coupling, turn, loss, plane, first, last, transmitted, diffracted):  # type: ignore[no-untyped-def]
-    """Both waves at the exit, from nodes first..last of the entry that are lit."""
+def _march(incident, phase, steps, medium, plane, lit, transmitted, diffracted):  # type: ignore[no-untyped-def]
+    """Both waves at the exit, from the nodes of the entry that are lit (first, and one behind the last)."""
+    coupling, turn, loss = medium
+    first, last = lit
     nodes, beams = incident.size, turn.size
     spare = steps // 2 + 1
     # A row drifts by moving the view: the incident wave to the left, the diffracted one to the right.
@@ -95,22 +112,7 @@ def _march(incident, phase, steps, coupling, turn, loss, plane, first, last, tra
             _unit_wave(phase[n, first:last], f_re, f_im, here)
         for a in range(beams):
             d0, dh = waves[a, :2, left + first : left + last], waves[a, 2:, right + first : right + last]
-            turn_re, turn_im = (turn[a].real, turn[a].imag) if n < steps else (1.0, 0.0)
-            _kick(
-                d0[0],
-                d0[1],
-                dh[0],
-                dh[1],
-                f_re,
-                f_im,
-                here,
-                keep.real,
-                keep.imag,
-                mix.real,
-                mix.imag,
-                turn_re,
-                turn_im,
-            )
+            _kick(d0, dh, (f_re, f_im, here), keep, mix, turn[a] if n < steps else 1 + 0j)
         if n == steps:
             break
         if (n + 1) % 2:
@@ -268,9 +270,8 @@ def takagi_taupin(
     Half a Pendelloesung length lets all of the beam out in the diffracted direction:
 
     >>> wave = np.ones(8, np.complex128)
-    >>> length = extinction_length(chi_h=-2.49e-6, theta=0.1566, wavelength=0.7293)
     >>> crystal = dict(theta=0.1566, wavelength=0.7293, chi_h=-2.49e-6)
-    >>> _, diffracted = takagi_taupin(wave, thickness=length / 2, outside="plane", **crystal)
+    >>> _, diffracted = takagi_taupin(wave, thickness=28.93 / 2, outside="plane", **crystal)
     >>> (np.abs(diffracted) ** 2).round(3).tolist()
     [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     """
@@ -311,206 +312,11 @@ def takagi_taupin(
     coupling = 0.5j * np.pi * polarisation / length * true * complex(chi_h.real, -math.copysign(chi_h.imag, chi_h.real))
     loss = np.exp(-np.pi * abs(complex(chi0).imag) / length * true)
     plane = outside == "plane"
-    lit = np.flatnonzero(incident)
-    first, last = (0, incident.size) if plane else (lit[0], lit[-1] + 1) if lit.size else (0, 0)
+    at = np.flatnonzero(incident)
+    lit = (0, incident.size) if plane else (int(at[0]), int(at[-1]) + 1) if at.size else (0, 0)
     transmitted = np.empty((angles.size, incident.size), np.complex128)
     diffracted = np.empty_like(transmitted)
     field = np.zeros((1, incident.size)) if phase is None else phase
-    _march(incident, field, steps, coupling, np.exp(1j * turn), loss, plane, first, last, transmitted, diffracted)
+    medium = Medium(coupling, np.exp(1j * turn), loss)
+    _march(incident, field, steps, medium, plane, lit, transmitted, diffracted)
     return (transmitted[0], diffracted[0]) if np.ndim(deviation) == 0 else (transmitted, diffracted)
-
-
-def section_image(
-    phase: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
-    *,
-    thickness: float,
-    sheet: float,
-    deviations: np.ndarray,
-    theta: float,
-    wavelength: float,
-    chi_h: complex,
-    chi0: complex = 0.0,
-    weights: np.ndarray | None = None,
-    step: float = 0.25,
-    polarisation: float = 1.0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Image of one row of a plate that a sheet of light cuts: incoherent sum over angles of incidence.
-
-    Parameters
-    ----------
-    phase : callable (depth (n, 1), lateral (n, m)) -> array (n, m), optional
-        Q·u in rad at positions in um, NaN outside the crystal; the centre of the sheet enters at (0, 0). None: perfect.
-    thickness, theta, wavelength, chi_h, chi0, step, polarisation
-        As for :func:`takagi_taupin`.
-    sheet : float, um
-        Standard deviation of the Gaussian intensity across the sheet, which is coherent across.
-    deviations : array (a,), rad
-        Angles of incidence minus the Bragg angle. Equal steps d are a quadrature: it is exact once
-        lambda / d exceeds the width of the sheet, some 2e-5 rad for a sheet of 0.5 um.
-    weights : array (a,), optional
-        Of the angles, normalised here; equal by default.
-
-    Returns
-    -------
-    position : array (m,), float64, um
-        Along the incident beam from its entry, ascending: s0 = (thickness / cos(theta) - lateral / sin(theta)) / 2,
-        the place on the sheet from where a ray along the diffracted beam leaves at the lateral position.
-    intensity : array (m,), float64, 1/um
-        Flux into the diffracted beam per length of the sheet, relative to the incident flux.
-
-    Raises
-    ------
-    InputError
-        A sheet that is not positive, no angles, negative weights, or any reason of :func:`takagi_taupin`.
-
-    Notes
-    -----
-    Each angle is one coherent Gaussian wave; the curvature of a focused sheet is that of a source of many angles.
-    No objective and no detector: blur the result with them.
-
-    Examples
-    --------
-    >>> crystal = dict(theta=0.1566, wavelength=0.7293, chi_h=-2.49e-6)
-    >>> s0, image = section_image(thickness=50.0, sheet=0.2, deviations=np.linspace(-1e-4, 1e-4, 11), **crystal)
-    >>> bool(image.sum() * (s0[1] - s0[0]) < 1)
-    True
-    """
-    if not (np.isfinite(sheet) and sheet > 0):
-        raise InputError(f"section image: sheet = {sheet:g} um", "is not positive", "give its standard deviation")
-    deviations = np.asarray(deviations, np.float64)
-    weights = np.ones(deviations.shape) if weights is None else np.asarray(weights, np.float64)
-    if deviations.ndim != 1 or not deviations.size or weights.shape != deviations.shape:
-        raise InputError(
-            f"section image: deviations {deviations.shape} with weights {weights.shape}",
-            "are not two rows of one length",
-            "give one weight for each angle of incidence",
-        )
-    if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.sum() > 0):
-        raise InputError("section image: weights", "are negative, zero or not finite", "give positive weights")
-    _check(theta, wavelength, chi_h, polarisation)
-    _, _, true = lattice(1, thickness=thickness, step=step, theta=theta)
-    half = true * np.sin(theta)
-    footprint = sheet / np.cos(theta)
-    # Six standard deviations: the amplitude has fallen to exp(-9).
-    reach = math.ceil((thickness * np.tan(theta) + 6 * footprint) / (2 * half))
-    nodes = 2 * reach + 1
-    depth, lateral, _ = lattice(nodes, thickness=thickness, step=step, theta=theta, start=-2 * half * reach)
-    entry = lateral[0]
-    incident = np.where(np.abs(entry) <= 6 * footprint, np.exp(-((entry / (2 * footprint)) ** 2)), 0).astype(complex)
-    field = None if phase is None else np.broadcast_to(phase(depth[:, None], lateral), lateral.shape)
-    _, diffracted = takagi_taupin(
-        incident,
-        field,
-        thickness=thickness,
-        theta=theta,
-        wavelength=wavelength,
-        chi_h=chi_h,
-        chi0=chi0,
-        deviation=deviations,
-        step=step,
-        polarisation=polarisation,
-    )
-    share = weights / weights.sum()
-    image = (share[:, None] * np.abs(diffracted) ** 2).sum(0) / (np.abs(incident) ** 2).sum() / true
-    position = (thickness / np.cos(theta) - lateral[-1] / np.sin(theta)) / 2
-    return position[::-1].copy(), image[::-1].copy()
-
-
-def extinction_length(*, chi_h: complex, theta: float, wavelength: float, polarisation: float = 1.0) -> float:
-    """Pendelloesung length of the symmetric Laue case, um.
-
-    Parameters
-    ----------
-    chi_h, theta, wavelength, polarisation
-        As for :func:`takagi_taupin` (rad, angstrom).
-
-    Returns
-    -------
-    float, um
-        Lambda = lambda cos(theta) / (C |chi_h|), a depth: the diffracted beam is back at zero after it.
-
-    Raises
-    ------
-    InputError
-        No coupling, or an impossible angle or wavelength.
-
-    Examples
-    --------
-    >>> round(extinction_length(chi_h=-2.490e-6 - 1.45e-8j, theta=0.156611, wavelength=0.729318), 2)
-    28.93
-    """
-    _check(theta, wavelength, chi_h, polarisation)
-    return float(wavelength * ANGSTROM * np.cos(theta) / (polarisation * abs(chi_h)))
-
-
-def laue_plate(
-    deviation: np.ndarray, thickness: float | np.ndarray, extinction_length: float, *, theta: float, wavelength: float
-) -> np.ndarray:
-    """Rocking curve of a perfect plate without absorption for a plane wave.
-
-    Parameters
-    ----------
-    deviation : array, rad
-        From the Bragg angle.
-    thickness : float or array, um
-        Of the plate.
-    extinction_length : float, um
-        Lambda, :func:`extinction_length`.
-    theta, wavelength : float, rad, angstrom
-        Bragg angle and wavelength.
-
-    Returns
-    -------
-    array, float64
-        Reflectivity sin²(pi t / Lambda sqrt(1 + y²)) / (1 + y²), y = deviation sin(2 theta) / (C |chi_h|).
-
-    Raises
-    ------
-    InputError
-        An extinction length or a wavelength that is not positive, or an impossible angle.
-
-    References
-    ----------
-    A. Authier, Dynamical Theory of X-ray Diffraction (Oxford, 2001), section 4.7.
-
-    Examples
-    --------
-    >>> laue_plate(np.zeros(2), np.array([15.0, 30.0]), 30.0, theta=0.15, wavelength=0.73).round(12).tolist()
-    [1.0, 0.0]
-    """
-    if not (np.isfinite(extinction_length) and extinction_length > 0):
-        raise InputError(
-            f"Laue plate: extinction length {extinction_length:g} um", "is not positive", "take extinction_length()"
-        )
-    _check(theta, wavelength, 1.0, 1.0)
-    y = np.asarray(deviation) * 2 * np.sin(theta) * extinction_length / (wavelength * ANGSTROM)
-    return np.sin(np.pi * np.asarray(thickness) / extinction_length * np.sqrt(1 + y * y)) ** 2 / (1 + y * y)
-
-
-def slit_source(s0: np.ndarray, sh: np.ndarray, coupling: float) -> np.ndarray:
-    """Section topograph of a perfect crystal without absorption, from a slit far narrower than the fan.
-
-    Parameters
-    ----------
-    s0, sh : array, um
-        Paths from the slit along the incident and then the diffracted beam to a point.
-    coupling : float, 1/um
-        kap = pi C |chi_h| / lambda = pi cos(theta) / Lambda.
-
-    Returns
-    -------
-    array, float64
-        Intensity J0²(2 kap sqrt(s0 sh)) within the fan and 0 outside it.
-
-    References
-    ----------
-    N. Kato, Acta Cryst. 14 (1961) 526.
-
-    Examples
-    --------
-    >>> slit_source(np.array([0.0, -1.0]), np.array([5.0, 6.0]), 0.1).tolist()
-    [1.0, 0.0]
-    """
-    s0, sh = np.asarray(s0, np.float64), np.asarray(sh, np.float64)
-    within = (s0 >= 0) & (sh >= 0)
-    return np.where(within, j0(2 * coupling * np.sqrt(np.where(within, s0 * sh, 0))) ** 2, 0)

@@ -299,12 +299,13 @@ def frame_image(
     ndarray (y, x), float32
     """
     out = np.empty(q.shape[:2], np.float32)
-    _frame_image(q, weight, matrix, matrix @ shift, *accepts, out)
+    _frame_image(q, weight, matrix, matrix @ shift, accepts, out)
     return out
 
 
 @njit(nogil=True, cache=True)
-def _frame_image(q, weight, matrix, shift, numbers, reach, part, roll, step, wing, out):  # type: ignore[no-untyped-def]
+def _frame_image(q, weight, matrix, shift, accepts, out):  # type: ignore[no-untyped-def]
+    numbers, reach, part, roll, step, wing = accepts
     m00, m01, m02 = matrix[0, 0], matrix[0, 1], matrix[0, 2]
     m10, m11, m12 = matrix[1, 0], matrix[1, 1], matrix[1, 2]
     m20, m21, m22 = matrix[2, 0], matrix[2, 1], matrix[2, 2]

@@ -59,24 +59,6 @@ def _unit(vector: np.ndarray, what: str) -> np.ndarray:
     return vector / length
 
 
-def rotation_about(axis: np.ndarray, angle: float) -> np.ndarray:
-    """Active rotation by ``angle`` (rad) about ``axis`` (any length), (3, 3), float64 (Rodrigues).
-
-    Raises
-    ------
-    InputError
-        Axis of no length.
-
-    Examples
-    --------
-    >>> np.allclose(rotation_about([0, 2, 0], 0.3), rotation_y(0.3))
-    True
-    """
-    k = _unit(axis, "axis")
-    cross = np.array([[0, -k[2], k[1]], [k[2], 0, -k[0]], [-k[1], k[0], 0]])
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-
-
 def orientation(up: np.ndarray, along: np.ndarray | None = None) -> np.ndarray:
     """Orientation U_s, r_s = U_s r_g, of a grain with ``up`` along z and ``along`` in the xz plane towards +x.
 
@@ -129,17 +111,6 @@ def lab_to_sample(theta: float) -> np.ndarray:
     return rotation_y(theta)
 
 
-def sample_to_lab(theta: float) -> np.ndarray:
-    """Rotation R_y(-theta) that turns sample coordinates into lab coordinates, r_l = R r_s, (3, 3).
-
-    Examples
-    --------
-    >>> np.allclose(sample_to_lab(0.2) @ lab_to_sample(0.2), np.eye(3))
-    True
-    """
-    return rotation_y(-theta)
-
-
 def _check_theta(theta: float) -> None:
     if not 0 < theta < np.pi / 4:
         raise InputError(
@@ -178,24 +149,6 @@ def effective_pixel(
         raise InputError(f"detector {detector!r}", "is not known", "take 'vertical' or 'normal'")
     stretch = np.tan(2 * theta) if detector == "vertical" else np.sin(2 * theta)
     return float(pixel), float(pixel / stretch)
-
-
-def diffracted_direction(theta: float, eta: float = 0.0) -> np.ndarray:
-    """Unit vector along the diffracted beam in the lab, R_x(eta) R_y(-2 theta) x, (3,), float64.
-
-    Parameters
-    ----------
-    theta : float, rad
-        Bragg angle.
-    eta : float, rad
-        Azimuth about the beam from the vertical; positive towards -y.
-
-    Examples
-    --------
-    >>> diffracted_direction(np.pi / 12).round(4).tolist()
-    [0.866, 0.0, 0.5]
-    """
-    return rotation_x(eta) @ rotation_y(-2 * theta) @ np.array([1.0, 0, 0])
 
 
 def oblique(UB: np.ndarray, hkl: np.ndarray | tuple[int, int, int], energy: float) -> np.ndarray:

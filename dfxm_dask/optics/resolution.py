@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 from numba import njit
-from scipy.special import erf, ndtr, ndtri
+from scipy.special import erf
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.geometry import rotation_x
@@ -184,25 +184,6 @@ def _acceptances(q, coefficients, p):  # type: ignore[no-untyped-def]
         p[i] = acceptance(q[i, 0], q[i, 1], q[i, 2], coefficients)
 
 
-@njit(cache=True)
-def _gradients(q, k, p, gradient):  # type: ignore[no-untyped-def]
-    for i in range(q.shape[0]):
-        q0, q1, q2 = q[i, 0], q[i, 1], q[i, 2]
-        value = acceptance(q0, q1, q2, k)
-        x, d = k[6] * q0 + k[7] * q1 + k[8] * q2, k[9]
-        k0, k1, k2 = (
-            k[0] * q0 + k[1] * q1 + k[2] * q2,
-            k[1] * q0 + k[3] * q1 + k[4] * q2,
-            k[2] * q0 + k[4] * q1 + k[5] * q2,
-        )
-        edges = math.exp(-((d + x) ** 2)) - math.exp(-((d - x) ** 2))
-        slope = k[10] * math.exp(-0.5 * (q0 * k0 + q1 * k1 + q2 * k2)) * edges * 2.0 / math.sqrt(math.pi)
-        p[i] = value
-        gradient[i, 0] = slope * k[6] - value * k0
-        gradient[i, 1] = slope * k[7] - value * k1
-        gradient[i, 2] = slope * k[8] - value * k2
-
-
 def _vectors(q: np.ndarray) -> np.ndarray:
     q = np.ascontiguousarray(q, np.float64)
     if q.shape[-1:] != (3,):
@@ -241,38 +222,6 @@ def resolution(q: np.ndarray, microscope: Microscope, *, absolute: bool = False)
     return p
 
 
-def resolution_gradient(q: np.ndarray, microscope: Microscope) -> tuple[np.ndarray, np.ndarray]:
-    """Resolution function, 1 at its peak, and its gradient dp/dq.
-
-    Parameters
-    ----------
-    q : array (..., 3)
-        Deviations, in fractions of |Q|.
-    microscope : Microscope
-
-    Returns
-    -------
-    p : array (...), float64
-    gradient : array (..., 3), float64
-
-    Raises
-    ------
-    InputError
-        As :func:`resolution`.
-
-    Examples
-    --------
-    >>> from dfxm_dask.optics.instrument.microscope import find_microscope
-    >>> _, slope = resolution_gradient(np.zeros(3), find_microscope("al002"))
-    >>> bool((slope == 0).all())
-    True
-    """
-    q = _vectors(q)
-    p, gradient = np.empty(q.shape[:-1]), np.empty(q.shape)
-    _gradients(q.reshape(-1, 3), coefficients(microscope), p.reshape(-1), gradient.reshape(-1, 3))
-    return p, gradient
-
-
 def rocking_coefficients(microscope: Microscope, blur: float = 0.0) -> np.ndarray:
     """Coefficients (11,), float64, with which :func:`acceptance` is a function of q_rock' alone.
 
@@ -306,88 +255,3 @@ def _rocking_form(microscope: Microscope, blur: float) -> tuple[np.ndarray, np.n
         variance = (row[0, 0] * microscope.bandwidth) ** 2 + blur**2
         microscope = replace(microscope, bandwidth=math.sqrt(variance) / row[0, 0])
     return _closed_form(row, microscope)
-
-
-def rocking_profile(
-    q_rock: np.ndarray | float, microscope: Microscope, *, blur: float = 0.0, absolute: bool = False
-) -> np.ndarray:
-    """Acceptance as a function of q_rock' alone, in the shape of ``q_rock``, float64.
-
-    Parameters
-    ----------
-    q_rock : array (...)
-        q_rock' in fractions of |Q|. A perfect lattice turned by phi has cos(theta) phi.
-    microscope : Microscope
-    blur : float
-        Further Gaussian blur of q_rock', rms.
-    absolute : bool
-        Probability density of q_rock', integral 1, instead of 1 at the peak.
-
-    Raises
-    ------
-    InputError
-        As :func:`rocking_coefficients`.
-
-    Notes
-    -----
-    The integral of the three-dimensional resolution over the other two: the law of
-    q_rock' = -cos(theta) zeta_v + sin(theta) eps. The aperture does not enter. For a uniform divergence a box convolved
-    with a Gaussian.
-
-    Examples
-    --------
-    >>> from dfxm_dask.optics.instrument.microscope import find_microscope
-    >>> rocking_profile(np.array([0.0, 2.607e-4]), find_microscope("al002")).round(2).tolist()
-    [1.0, 0.5]
-    """
-    q = np.zeros((*np.shape(q_rock), 3))
-    q[..., 0] = q_rock
-    p = np.empty(q.shape[:-1])
-    _acceptances(q.reshape(-1, 3), rocking_coefficients(microscope, blur), p.reshape(-1))
-    return p * _rocking_form(microscope, blur)[3] if absolute else p
-
-
-def rays(microscope: Microscope, n: int, seed: int, aperture: float | None = None) -> np.ndarray:
-    """Random rays (n, 5), float64: eps, zeta_v, zeta_h, d2, xi.
-
-    Parameters
-    ----------
-    microscope : Microscope
-    n : int
-        Number of rays.
-    seed : int
-        Of the generator.
-    aperture : float, rad, optional
-        Physical aperture: only |d2| and |xi| below this pass, D/(2 d1) for an opening D at the distance d1. Not part
-        of the closed form.
-
-    Raises
-    ------
-    InputError
-        Fewer than one ray, or an aperture that is not positive.
-
-    Examples
-    --------
-    >>> from dfxm_dask.optics.instrument.microscope import find_microscope
-    >>> rays(find_microscope("al002"), 1000, seed=1, aperture=1e-4).shape
-    (1000, 5)
-    """
-    if n < 1:
-        raise InputError(f"{n} rays", "are none", "ask for at least one")
-    if aperture is not None and not aperture > 0:
-        raise InputError(f"aperture of {aperture} rad", "lets nothing pass", "give a positive half angle")
-    rng = np.random.default_rng(seed)
-    rms = np.sqrt(_variances(microscope))
-    cuts = np.full(5, np.inf)
-    cuts[1] = microscope.divergence_v_cut
-    if aperture is not None:
-        cuts[3:] = aperture
-    uniform = rng.random((n, 5))
-    rms[1] = 0 if microscope.divergence_profile == "uniform" else microscope.divergence_v
-    result = np.zeros((n, 5))
-    for k in np.flatnonzero(rms):
-        low = ndtr(-cuts[k] / rms[k])
-        result[:, k] = rms[k] * ndtri(low + (1 - 2 * low) * uniform[:, k])
-    if microscope.divergence_profile == "uniform":
-        result[:, 1] = microscope.divergence_v * (uniform[:, 1] - 0.5)
-    return result

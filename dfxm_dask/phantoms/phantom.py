@@ -98,7 +98,7 @@ class Lighting:
     Notes
     -----
     ``weak`` follows the dynamic range of published scans: 20 to 300 counts in weak beam beside 1e3 to 6e4 in strong
-    beam. Takagi–Taupin says more (:func:`dfxm_dask.optics.surrogate.weak_to_strong`).
+    beam. Takagi–Taupin says more: a voxel that reflects fully is 2 kappa L times as bright as the mean strong beam.
     """
 
     flux: float = 12000.0

@@ -7,7 +7,6 @@ import pytest
 
 from dfxm_dask.boundaries.planes.mixture import (
     Statistics,
-    add_statistics,
     cell_densities,
     cell_shares,
     fitted,
@@ -20,6 +19,7 @@ from dfxm_dask.boundaries.planes.plane import Planes, checked_points, in_plane
 from dfxm_dask.boundaries.planes.sums import cell_numbers, cell_places, grouped_sums, planes_of_sums
 from dfxm_dask.errors import InputError
 from tests.boundaries.points import angle_between, junction, matched, poisson_cloud
+from tests.references.planes import add_statistics
 
 
 @pytest.fixture(scope="module")

@@ -5,16 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfxm_dask.boundaries.planes.plane import (
-    checked_points,
-    largest_part,
-    msac_plane,
-    plane_through,
-    sequential_msac,
-    thinned,
-)
+from dfxm_dask.boundaries.planes.plane import checked_points, plane_through, thinned
 from dfxm_dask.errors import InputError
 from tests.boundaries.points import angle_between, junction, matched, poisson_cloud, wall
+from tests.references.msac import largest_part, msac_plane, sequential_msac
 
 
 def test_thinned__of_parts_is_that_of_the_whole() -> None:

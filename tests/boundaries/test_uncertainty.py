@@ -6,20 +6,19 @@ import numpy as np
 import pytest
 
 from dfxm_dask.boundaries.lines.projected_lines import line_families
-from dfxm_dask.boundaries.planes.mixture import fitted, probabilities, started
+from dfxm_dask.boundaries.planes.mixture import fitted, started
 from dfxm_dask.boundaries.planes.plane import Planes, in_plane
 from dfxm_dask.boundaries.planes.stripes import radius_of
 from dfxm_dask.boundaries.planes.uncertainty import (
     bootstrap_planes,
     line_errors,
-    normal_errors,
     reread_planes,
     restarted_planes,
     standard_error,
-    unevenness,
 )
 from dfxm_dask.errors import InputError
 from tests.boundaries.points import angle_between, wall
+from tests.references.planes import normal_errors
 
 
 def _near(cloud):
@@ -129,15 +128,3 @@ def test_line_errors__other_thresholds_count() -> None:
     assert np.isnan(lost.angle).all()
     with pytest.raises(InputError, match="0 readings"):
         line_errors(cloud.points, [], normal, found)
-
-
-@pytest.mark.parametrize(("bow", "low", "high"), [(0.0, 0.0, 0.06), (0.6, 0.12, 0.35), (1.2, 0.25, 0.7)])
-def test_unevenness__is_that_of_a_bent_wall(bow: float, low: float, high: float) -> None:
-    """A parabola of so many um at the rim of a wall, less its best plane: bow times the rms of t² - 1/3, 0.30."""
-    cloud = wall(1, size=50, density=8.0, outliers=0.0)
-    along = cloud.points @ in_plane(cloud.normal[0])[0] / 25
-    points = cloud.points + (bow * along**2)[:, None] * cloud.normal[0]
-    planes = Planes(cloud.normal, np.zeros((1, 3)), np.array([0.5]), np.ones(1))
-    model = fitted(points, None, started(points, planes), steps=40)[0]
-    assert low <= unevenness(points, probabilities(points, model)[:, 0], model, 0) <= high
-    assert np.isnan(unevenness(points[:5], np.ones(5), model, 0))

@@ -30,7 +30,7 @@ from dfxm_dask.optics.core_image import (
 from dfxm_dask.optics.defects import dislocation
 from dfxm_dask.optics.geometry import rotation_y
 from dfxm_dask.optics.instrument.microscope import find_microscope
-from dfxm_dask.optics.resolution import rocking_profile
+from tests.references.rays import rocking_profile
 
 REFERENCE = Path(__file__).parents[1] / "references" / "core_images.npz"
 THETA = find_microscope("brennan_al002").theta

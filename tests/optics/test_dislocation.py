@@ -8,17 +8,9 @@ import numpy as np
 import pytest
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics.defects.dislocation import (
-    accumulate_lines,
-    columns,
-    deformation,
-    frames,
-    gradient,
-    line_table,
-    lines,
-    reciprocal,
-    stroh,
-)
+from dfxm_dask.optics.defects.deformation import deformation, reciprocal
+from dfxm_dask.optics.defects.dislocation import accumulate_lines, frames, gradient, line_table, lines, stroh
+from dfxm_dask.optics.defects.points import columns
 
 POISSON = 0.334
 REFERENCE = Path(__file__).parents[1] / "references" / "segments.npz"

@@ -10,18 +10,12 @@ from scipy.integrate import solve_ivp
 from scipy.interpolate import CubicSpline
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics.dynamical import (
-    extinction_length,
-    lattice,
-    laue_plate,
-    section_image,
-    slit_source,
-    takagi_taupin,
-)
+from dfxm_dask.optics.dynamical import lattice, takagi_taupin
+from tests.references.section_images import laue_plate, section_image, slit_source
 
 THETA, WAVELENGTH, CHI_H = 0.156611422, 12.398419843 / 17, -2.490e-6  # Al 111 at 17 keV, without absorption
 CRYSTAL: dict[str, Any] = {"theta": THETA, "wavelength": WAVELENGTH, "chi_h": CHI_H}
-LENGTH = extinction_length(**CRYSTAL)
+LENGTH = WAVELENGTH * 1e-4 * np.cos(THETA) / abs(CHI_H)
 COUPLING = np.pi * np.cos(THETA) / LENGTH
 HALF_WIDTH = abs(CHI_H) / np.sin(2 * THETA)
 Q = 4 * np.pi * np.sin(THETA) / (WAVELENGTH * 1e-4)  # 1/um

@@ -22,9 +22,10 @@ from dfxm_dask.optics.forward import (
     sheet_deviation,
     sheet_nodes,
 )
-from dfxm_dask.optics.geometry import diffracted_direction, oblique, rotation_x, rotation_y, rotation_z
+from dfxm_dask.optics.geometry import oblique, rotation_x, rotation_y, rotation_z
 from dfxm_dask.optics.instrument.microscope import MICROSCOPES
 from dfxm_dask.optics.resolution import resolution
+from tests.references.directions import diffracted_direction
 
 REFERENCE = Path(__file__).parent.parent / "references" / "edge_image.npz"
 ID06 = MICROSCOPES["id06_al111"]

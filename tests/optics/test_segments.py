@@ -9,7 +9,8 @@ import pytest
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.defects.dislocation import gradient, lines
-from dfxm_dask.optics.defects.segments import loop_gradient, network_gradient, polygon_loop, segment_gradient
+from dfxm_dask.optics.defects.segments import network_gradient, polygon_loop
+from tests.references.segments import loop_gradient, segment_gradient
 
 POISSON = 0.334
 REFERENCE = Path(__file__).parents[1] / "references" / "segments.npz"

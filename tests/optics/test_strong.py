@@ -11,11 +11,11 @@ from scipy.optimize import least_squares
 from scipy.special import erf
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics.dynamical import section_image
 from dfxm_dask.optics.instrument.microscope import find_microscope
 from dfxm_dask.phantoms.phantom import full_width, layer_truth, render
 from dfxm_dask.phantoms.presets import PRESETS, build
 from dfxm_dask.phantoms.strong_lattice import between_lines, lattices, smearing
+from tests.references.section_images import section_image
 
 THETA, WAVELENGTH = 0.156611422, 12.398419843 / 17  # Al 111 at 17 keV
 Q = 4 * np.pi * np.sin(THETA) / (WAVELENGTH * 1e-4)  # 1/um

@@ -10,17 +10,9 @@ from scipy.special import j0
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics import surrogate
-from dfxm_dask.optics.dynamical import section_image
-from dfxm_dask.optics.surrogate import (
-    Gold,
-    explained,
-    fit,
-    gold_set,
-    strong_beam,
-    strong_beam_pattern,
-    strong_beam_scalar,
-    weak_to_strong,
-)
+from dfxm_dask.optics.surrogate import strong_beam, strong_beam_pattern, strong_beam_scalar
+from tests.references.gold_set import WEAK_PEAKS, Gold, explained, fit, gold_set, weak_to_strong
+from tests.references.section_images import section_image
 
 THETA, WAVELENGTH = 0.156611422, 0.729319
 CHI_H, CHI0 = -2.490e-6 - 1.45e-8j, -3.752e-6 - 1.51e-8j
@@ -172,7 +164,7 @@ def test_weak_to_strong__is_takagi_taupin() -> None:
         peaks.append(weak[near].max() / mean)
     pattern = strong_beam_pattern(extinction_length=LENGTH, theta=THETA)
     assert np.mean(gains) == pytest.approx(weak_to_strong(thickness / np.cos(THETA), pattern), rel=0.05)
-    assert np.mean(peaks) == pytest.approx(surrogate.WEAK_PEAKS[3e-4], rel=0.05)
+    assert np.mean(peaks) == pytest.approx(WEAK_PEAKS[3e-4], rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.special import eval_genlaguerre
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.defects.dislocation import gradient, lines
-from dfxm_dask.optics.defects.walls import (
-    frank_bilby,
-    pile_up,
-    sheet_gradient,
-    sheets,
-    three_sets,
-    wall_lines,
-    wall_sheet,
-)
+from dfxm_dask.optics.defects.walls import frank_bilby, sheets, wall_lines, wall_sheet
+from tests.references.walls import sheet_gradient, three_sets
 
 POISSON = 0.334
 B = 2.86e-4
@@ -293,27 +285,6 @@ def test_three_sets__leaves_out_a_set_that_is_not_needed() -> None:
         three_sets([1, 0, 0], [0, 0, 1], 1e-3, [[B, 0, 0], [0, B, 0], [B, B, 0]])
     with pytest.raises(InputError, match="shape"):
         three_sets([1, 0, 0], [0, 0, 1], 1e-3, b[:2])
-
-
-@pytest.mark.parametrize("count", [2, 3, 10, 300])
-def test_pile_up__forces_balance(count: int) -> None:
-    x = pile_up(count, 7.0)
-    assert len(x) == count
-    assert x[0] == 0
-    assert x[-1] == pytest.approx(7)
-    assert (np.diff(x) > 0).all()
-    apart = x[1:, None] - x
-    force = np.array([np.sum(1 / row[row != 0]) for row in apart])
-    np.testing.assert_allclose(force, force[0], rtol=1e-8)
-    if count == 10:
-        scale = 2 * force[0]  # the stress that holds them, in units in which the roots are those of L_10'
-        np.testing.assert_allclose(eval_genlaguerre(9, 1, scale * x[1:]) / eval_genlaguerre(9, 1, 0), 0, atol=1e-7)
-
-
-@pytest.mark.parametrize(("count", "length"), [(1, 1.0), (5, 0.0), (5, np.inf)])
-def test_pile_up__refuses_nonsense(count: int, length: float) -> None:
-    with pytest.raises(InputError, match="two or more"):
-        pile_up(count, length)
 
 
 @pytest.mark.parametrize(

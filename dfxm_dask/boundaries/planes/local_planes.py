@@ -17,9 +17,30 @@ NEAR = 1.5  # um: T of local hypotheses; three to four standard deviations of a 
 REFINED = 60  # local planes that are refined, the best ones
 
 
+class Cloud(NamedTuple):
+    """Points sorted by cells as wide as the reach: the run of each cell, the cells around it (-1: none), and the cell
+    of each point."""
+
+    points: np.ndarray
+    weights: np.ndarray
+    starts: np.ndarray
+    stops: np.ndarray
+    neighbours: np.ndarray
+    cell: np.ndarray
+
+
+class Hypotheses(NamedTuple):
+    """Local planes: normal and centre (hypothesis, xyz), and score, falling."""
+
+    normal: np.ndarray
+    origin: np.ndarray
+    score: np.ndarray
+
+
 @njit(nogil=True, cache=True)
-def _ball(points, starts, stops, around, centre, reach, found):  # type: ignore[no-untyped-def]
+def _ball(cloud, around, centre, reach, found):  # type: ignore[no-untyped-def]
     """Points within reach of a centre; those of cells side by side along z are one run of the sorted points."""
+    points, starts, stops = cloud.points, cloud.starts, cloud.stops
     count = 0
     for m in range(around.shape[0]):
         for i in range(starts[around[m]], stops[around[m]]):
@@ -41,14 +62,14 @@ def _score(x, y, z, weights, count, normal, offset):  # type: ignore[no-untyped-
 
 
 @njit(nogil=True, cache=True)
-def _local_planes(  # type: ignore[no-untyped-def]
-    points, weights, starts, stops, neighbours, cell, seeds, draws, reach, near, normals, origins, scores
-):
+def _local_planes(cloud, seeds, draws, reach, near, best):  # type: ignore[no-untyped-def]
+    points, weights = cloud.points, cloud.weights
+    normals, origins, scores = best
     found = np.empty(points.shape[0], np.int64)
     x, y, z, heavy = np.empty((4, points.shape[0]))
     for m in range(seeds.size):
-        around = neighbours[cell[seeds[m]]]
-        count = _ball(points, starts, stops, around[around >= 0], points[seeds[m]], reach, found)
+        around = cloud.neighbours[cloud.cell[seeds[m]]]
+        count = _ball(cloud, around[around >= 0], points[seeds[m]], reach, found)
         scores[m] = 0.0
         if count < 3:
             continue
@@ -71,14 +92,6 @@ def _local_planes(  # type: ignore[no-untyped-def]
             score = _score(x, y, z, heavy, count, n / near, offset / near) - mass * near / reach
             if score > scores[m]:
                 scores[m], normals[m], origins[m] = score, n, a
-
-
-class Hypotheses(NamedTuple):
-    """Local planes: normal and centre (hypothesis, xyz), and score, falling."""
-
-    normal: np.ndarray
-    origin: np.ndarray
-    score: np.ndarray
 
 
 def local_planes(
@@ -123,22 +136,9 @@ def local_planes(
     rng = np.random.default_rng(seed)
     total = np.cumsum(weights)
     chosen = np.minimum(np.searchsorted(total, (np.arange(seeds) + rng.uniform()) / seeds * total[-1]), len(points) - 1)
-    normals, origins, scores = np.zeros((seeds, 3)), np.zeros((seeds, 3)), np.zeros(seeds)
-    _local_planes(
-        points,
-        weights,
-        starts,
-        starts + counts,
-        neighbours,
-        cell.reshape(-1),
-        chosen,
-        rng.uniform(size=(seeds, draws, 2)),
-        reach,
-        NEAR,
-        normals,
-        origins,
-        scores,
-    )
+    normals, origins, scores = found = Hypotheses(np.zeros((seeds, 3)), np.zeros((seeds, 3)), np.zeros(seeds))
+    cloud = Cloud(points, weights, starts, starts + counts, neighbours, cell.reshape(-1))
+    _local_planes(cloud, chosen, rng.uniform(size=(seeds, draws, 2)), reach, NEAR, found)
     best = np.argsort(-scores, kind="stable")[: min(REFINED, np.count_nonzero(scores > 0))]
     for m in best:
         ball = ((points - origins[m]) ** 2).sum(axis=1) <= reach**2

@@ -59,7 +59,7 @@ class Mixture(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What one step of the fit needs of the points; parts add up by :func:`add_statistics`.
+    """What one step of the fit needs of the points; the statistics of parts add up exactly.
 
     Attributes
     ----------
@@ -138,8 +138,9 @@ def cell_densities(planes: Planes, cells: np.ndarray, edge: float) -> np.ndarray
 
 
 @njit(nogil=True, cache=True)
-def _probabilities(point, normals, offsets, sigmas, ends, dense, shares, found):  # type: ignore[no-untyped-def]
+def _probabilities(point, planes, dense, shares, found):  # type: ignore[no-untyped-def]
     """Probability of each plane at a point; returns the density over that of points anywhere with share 1."""
+    normals, offsets, sigmas, ends = planes
     total = shares[0]
     for k in range(sigmas.size):
         d = normals[k, 0] * point[0] + normals[k, 1] * point[1] + normals[k, 2] * point[2] - offsets[k]
@@ -158,18 +159,16 @@ def _probabilities(point, normals, offsets, sigmas, ends, dense, shares, found):
 
 
 @njit(nogil=True, cache=True)
-def _add_expected(  # type: ignore[no-untyped-def]
-    points, weights, cell, shares, normals, offsets, sigmas, ends, dense, centre, sums, masses
-):
-    found = np.empty(sigmas.size)
+def _add_expected(points, weights, cell, shares, dense, planes, centre, sums, masses):  # type: ignore[no-untyped-def]
+    found = np.empty(sums.shape[0])
     likelihood = np.int64(0)
     for i in range(points.shape[0]):
         c = cell[i]
-        density = _probabilities(points[i], normals, offsets, sigmas, ends, dense[c], shares[c], found)
+        density = _probabilities(points[i], planes, dense[c], shares[c], found)
         likelihood += np.int64(np.rint(FINE * weights[i] * np.log(density)))
         x, y, z = points[i, 0] - centre[0], points[i, 1] - centre[1], points[i, 2] - centre[2]
         left = weights[i]
-        for k in range(sigmas.size):
+        for k in range(found.size):
             r = weights[i] * found[k]
             if r < 1e-6:
                 continue
@@ -181,16 +180,26 @@ def _add_expected(  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _all_probabilities(points, cell, shares, normals, offsets, sigmas, ends, dense, found):  # type: ignore[no-untyped-def]
+def _all_probabilities(points, cell, shares, dense, planes, found):  # type: ignore[no-untyped-def]
     for i in range(points.shape[0]):
-        _probabilities(points[i], normals, offsets, sigmas, ends, dense[cell[i]], shares[cell[i]], found[i])
+        _probabilities(points[i], planes, dense[cell[i]], shares[cell[i]], found[i])
 
 
-def _constants(model: Mixture, cells: np.ndarray) -> tuple[np.ndarray, ...]:
+class Distances(NamedTuple):
+    """Planes as compiled code reads them: distance n·r - offset in units of sigma, and where they end."""
+
+    normals: np.ndarray
+    offsets: np.ndarray
+    sigmas: np.ndarray
+    ends: np.ndarray
+
+
+def _constants(model: Mixture, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, Distances]:
+    """Shares and densities of the planes in cells, and their distances."""
     planes = model.planes
     offsets = (planes.normal * planes.origin).sum(axis=1)
-    dense = cell_densities(planes, cells, model.edge)
-    return np.ascontiguousarray(planes.normal), offsets, np.ascontiguousarray(planes.sigma), model.ends, dense
+    distances = Distances(np.ascontiguousarray(planes.normal), offsets, np.ascontiguousarray(planes.sigma), model.ends)
+    return cell_shares(model, cells), cell_densities(planes, cells, model.edge), distances
 
 
 def plane_statistics(
@@ -220,26 +229,8 @@ def plane_statistics(
     refuse_overflow(points, model.centre)
     planes = len(model.planes.sigma)
     sums, masses = np.zeros((planes, 10), np.int64), np.zeros((len(cells), 1 + planes), np.int64)
-    likelihood = _add_expected(
-        points, weights, place, cell_shares(model, cells), *_constants(model, cells), model.centre, sums, masses
-    )
+    likelihood = _add_expected(points, weights, place, *_constants(model, cells), model.centre, sums, masses)
     return Statistics(sums, cells, masses, int(likelihood))
-
-
-def add_statistics(first: Statistics, second: Statistics) -> Statistics:
-    """The statistics of two sets of points together; exact, so order and grouping do not matter.
-
-    Raises
-    ------
-    InputError
-        A sum that does not fit 64 bits.
-    """
-    if (np.abs(first.sums.astype(float) + second.sums) >= 2.0**63).any():
-        raise InputError("sums of both", "do not fit 64 bits", "thin the points, or fit parts of the volume")
-    cells, place = np.unique(np.concatenate([first.cells, second.cells]), return_inverse=True)
-    masses = np.zeros((len(cells), first.masses.shape[1]), np.int64)
-    np.add.at(masses, place.reshape(-1), np.concatenate([first.masses, second.masses]))
-    return Statistics(first.sums + second.sums, cells, masses, first.likelihood + second.likelihood)
 
 
 def refined(statistics: Statistics, model: Mixture, thickest: float = 1.0) -> Mixture:
@@ -353,7 +344,7 @@ def fitted(
 
     Notes
     -----
-    For points in blocks: add the :func:`plane_statistics` of all, and call :func:`refined`, in turns.
+    For points in parts: add the :func:`plane_statistics` of all, and call :func:`refined`, in turns.
     """
     points, weights = checked_points("fitted", points, weights)
     indexed = cells_of(points, model.edge)
@@ -375,11 +366,5 @@ def probabilities(points: np.ndarray, model: Mixture) -> np.ndarray:
     """Probability of every point to lie on each plane, (point, plane), float64."""
     cells, place = cells_of(points, model.edge)
     found = np.zeros((len(points), len(model.planes.sigma)))
-    _all_probabilities(
-        points,
-        place,
-        cell_shares(model, cells),
-        *_constants(model, cells),
-        found,
-    )
+    _all_probabilities(points, place, *_constants(model, cells), found)
     return found

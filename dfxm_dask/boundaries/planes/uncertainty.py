@@ -8,10 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dfxm_dask.boundaries.lines.projected_lines import Families, located_lines, sharpest_angle, spacing_at, tapered
-from dfxm_dask.boundaries.planes.mixture import CELL, Mixture, fitted, probabilities, started
+from dfxm_dask.boundaries.planes.mixture import Mixture, fitted, probabilities, started
 from dfxm_dask.boundaries.planes.plane import Planes, checked_points, in_plane
-from dfxm_dask.boundaries.planes.stripes import radius_of
-from dfxm_dask.boundaries.planes.sums import FINE, grouped_sums, planes_of_sums
+from dfxm_dask.boundaries.planes.sums import grouped_sums, planes_of_sums
 from dfxm_dask.errors import InputError
 
 BLOCK = 20.0
@@ -199,40 +198,6 @@ def _rows(stack: Planes) -> list[Planes]:
     return [Planes(*row) for row in zip(*stack, strict=True)]
 
 
-def normal_errors(planes: Planes, drawn: Planes, *others: Planes) -> np.ndarray:
-    """Angles within which the true normals lie with a probability of 68 %.
-
-    Parameters
-    ----------
-    planes, drawn, *others
-        As of :func:`standard_error`.
-
-    Returns
-    -------
-    array (plane,), float64, degree
-
-    Notes
-    -----
-    A normal is off in two directions, so the radius is larger than either standard error: by 1.51 if they are equal.
-    It is that of a two-dimensional Gaussian with the sum of the covariances.
-    """
-    out = np.full(len(planes.sigma), np.nan)
-    for k, normal in enumerate(planes.normal):
-        axes = in_plane(normal)
-
-        def tilts(stack: Planes, k: int = k, normal: np.ndarray = normal, axes: np.ndarray = axes) -> np.ndarray:
-            return np.sign(stack.normal[:, k] @ normal)[:, None] * (stack.normal[:, k] @ axes.T)
-
-        covariance = np.cov(tilts(drawn), rowvar=False)
-        for other in others:
-            if len(other.sigma):
-                off = tilts(other)
-                covariance = covariance + off.T @ off / len(off)
-        if np.isfinite(covariance).all():
-            out[k] = np.rad2deg(radius_of(np.sqrt(np.maximum(np.linalg.eigvalsh(covariance), 0.0))))
-    return out
-
-
 class LineErrors(NamedTuple):
     """Standard errors of families of lines.
 
@@ -341,34 +306,3 @@ def _measured(flat: np.ndarray, weights: np.ndarray, start: float, near: float) 
     places = located_lines(flat, weights, angle)
     gap = float(np.ptp(places)) / (len(places) - 1) if len(places) > 1 else np.nan
     return angle - start, spacing_at(flat, weights, angle, near)[0], gap
-
-
-def unevenness(points: np.ndarray, probability: np.ndarray, model: Mixture, plane: int, edge: float = CELL) -> float:
-    """By how much the points of a plane undulate about it, um: 0 of a flat boundary, but for noise.
-
-    Parameters
-    ----------
-    points : array (point, xyz), um
-    probability : array (point,)
-        To lie on the plane, times weight.
-    model : Mixture
-    plane : int
-    edge : float, um
-        Of the squares whose mean distances are compared.
-
-    Returns
-    -------
-    float
-        Root mean square over the squares of their mean distance from the plane, less what chance gives; NaN where no
-        square has ten points. A boundary of which this exceeds ``sigma`` is bent or stepped: one plane describes it
-        badly.
-    """
-    _, sums = grouped_sums(points, probability, model.planes.normal[plane], model.centre, edge)
-    mass = sums[:, 0] / FINE
-    sums = sums[mass >= 10]
-    if not len(sums):
-        return float("nan")
-    mass = sums[:, 0] / FINE
-    normal, origin, sigma = model.planes.normal[plane], model.planes.origin[plane], model.planes.sigma[plane]
-    distance = (sums[:, 1:4] / sums[:, :1] + model.centre - origin) @ normal
-    return float(np.sqrt(max(np.average(distance**2 - sigma**2 / mass, weights=mass), 0.0)))

@@ -22,40 +22,6 @@ def _vectors(name: str, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def nearest_vectors(directions: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The candidate next to each direction, and the angle between them.
-
-    Parameters
-    ----------
-    directions : array (number, xyz)
-    candidates : array (candidate, xyz)
-        Of any length; either sign counts.
-
-    Returns
-    -------
-    index : array (number,), int64
-    angle : array (number,), float64, degree
-
-    Raises
-    ------
-    InputError
-        Vectors of length zero or not finite.
-
-    Examples
-    --------
-    >>> index, angle = nearest_vectors([[0.0, 1, 0.9]], [[0.0, 1, 1], [0, 1, -1]])
-    >>> index.tolist(), angle.round(2).tolist()
-    ([0], [3.01])
-    """
-    directions, candidates = _vectors("nearest_vectors: directions", directions), _vectors("candidates", candidates)
-    a = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    b = candidates / np.linalg.norm(candidates, axis=1, keepdims=True)
-    cosine = np.abs(a @ b.T)
-    index = cosine.argmax(axis=1)
-    sine = np.linalg.norm(np.cross(a, b[index]), axis=1)
-    return index, np.rad2deg(np.arctan2(sine, cosine[np.arange(len(a)), index]))
-
-
 def rotation_of_wall(
     normal: np.ndarray, line: np.ndarray, spacing: np.ndarray, burgers: np.ndarray
 ) -> tuple[np.ndarray, float]:

@@ -1,4 +1,4 @@
-"""Straight dislocations in an isotropic body: distortion, deformation, distortion of reciprocal space.
+"""Straight dislocations: their distortion in an isotropic body and in a cubic crystal.
 
 Lengths in um. beta_ij = du_i/dx_j. A line has the direction t and the Burgers vector b such that the closed integral of
 beta·dl, counter-clockwise about +t, is +b: (b, t) and (-b, -t) are one defect. Every array is a vector in one frame,
@@ -11,11 +11,10 @@ import numpy as np
 from numba import njit
 
 from dfxm_dask.errors import InputError
+from dfxm_dask.optics.defects.points import BLOCK, FIELD, add_block, add_turned, columns, take_block, tensors
 
 LINE = np.dtype([("position", "f8", 3), ("burgers", "f8", 3), ("line", "f8", 3), ("core", "f8")])
 
-# Points treated together: twelve rows of 256 numbers fill 24 KiB and stay in the first-level cache (our choice).
-BLOCK = 256
 # Nearer than this fraction of |b| is "on the line": far below any physical core, far above rounding (our choice).
 ON_LINE = 1e-6
 
@@ -97,37 +96,6 @@ def checked_poisson(poisson: float) -> float:
     return float(poisson)
 
 
-def columns(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coordinates of points as three contiguous arrays, as the kernels read them.
-
-    Parameters
-    ----------
-    points : array (..., 3), um
-        Positions.
-
-    Returns
-    -------
-    x, y, z : array (n,), float64, um
-
-    Raises
-    ------
-    InputError
-        A last axis that is not 3, or numbers that are not finite.
-
-    Examples
-    --------
-    >>> [c.tolist() for c in columns(np.array([[1.0, 2.0, 3.0]]))]
-    [[1.0], [2.0], [3.0]]
-    """
-    points = np.asarray(points, np.float64)
-    if points.ndim == 0 or points.shape[-1] != 3:
-        raise InputError("points", f"have the shape {points.shape}", "give an array (..., 3)")
-    if not np.isfinite(points).all():
-        raise InputError("points", "hold a number that is not finite", "give finite positions")
-    x, y, z = np.ascontiguousarray(points.reshape(-1, 3).T)
-    return x, y, z
-
-
 def frames(burgers: np.ndarray, line: np.ndarray) -> np.ndarray:
     """Frame of every dislocation: rows e1, n, t with e1 = n × t along the edge part of b.
 
@@ -203,8 +171,6 @@ def line_table(lines: np.ndarray, poisson: float, legacy: bool = False) -> np.nd
     return np.ascontiguousarray(np.concatenate([frame.reshape(-1, 9), constants], axis=1))
 
 
-# Whole blocks only, the last one padded: every point goes through the same instructions, wherever it stands in the
-# array. One scratch array with constant offsets, because then the compiler sees that nothing overlaps and vectorises.
 @njit(nogil=True, cache=True, error_model="numpy")
 def accumulate_lines(x, y, z, table, poisson, out):  # type: ignore[no-untyped-def]
     """Distortion of straight lines, added to the given field.
@@ -225,19 +191,13 @@ def accumulate_lines(x, y, z, table, poisson, out):  # type: ignore[no-untyped-d
     -----
     Numbers of one point do not depend on the other points of the call, to the last bit.
     """
-    count = x.shape[0]
     linear = 1 - 2 * poisson
     s = np.empty(12 * BLOCK)
-    for first in range(0, count, BLOCK):
-        size = min(BLOCK, count - first)
-        for i in range(BLOCK):
-            j = first + min(i, size - 1)
-            s[i] = x[j]
-            s[BLOCK + i] = y[j]
-            s[2 * BLOCK + i] = z[j]
-        s[3 * BLOCK :] = 0
+    for first in range(0, x.shape[0], BLOCK):
+        take_block(x, y, z, first, s)
         for k in range(table.shape[0]):
             ax, ay, az, nx, ny, nz, tx, ty, tz, x0, y0, edge, screw, core2, sign = table[k]
+            frame = (ax, ay, az, nx, ny, nz, tx, ty, tz)
             two_nu = 2 * sign * poisson
             for i in range(BLOCK):
                 px, py, pz = s[i], s[BLOCK + i], s[2 * BLOCK + i]
@@ -252,47 +212,8 @@ def accumulate_lines(x, y, z, table, poisson, out):  # type: ignore[no-untyped-d
                 along = lin + 2 * uu
                 b11, b12, b31 = -ev * along, eu * along, -sg * v
                 b21, b22, b32 = -eu * (lin + 2 * vv), ev * (uu - vv + two_nu * r2), sg * u
-                # beta = c1 ⊗ e1 + c2 ⊗ n with the columns c of the line's own frame.
-                c1x = b11 * ax + b21 * nx + b31 * tx
-                c1y = b11 * ay + b21 * ny + b31 * ty
-                c1z = b11 * az + b21 * nz + b31 * tz
-                c2x = b12 * ax + b22 * nx + b32 * tx
-                c2y = b12 * ay + b22 * ny + b32 * ty
-                c2z = b12 * az + b22 * nz + b32 * tz
-                s[3 * BLOCK + i] += c1x * ax + c2x * nx
-                s[4 * BLOCK + i] += c1x * ay + c2x * ny
-                s[5 * BLOCK + i] += c1x * az + c2x * nz
-                s[6 * BLOCK + i] += c1y * ax + c2y * nx
-                s[7 * BLOCK + i] += c1y * ay + c2y * ny
-                s[8 * BLOCK + i] += c1y * az + c2y * nz
-                s[9 * BLOCK + i] += c1z * ax + c2z * nx
-                s[10 * BLOCK + i] += c1z * ay + c2z * ny
-                s[11 * BLOCK + i] += c1z * az + c2z * nz
-        for c in range(9):
-            for i in range(size):
-                out[c, first + i] += s[(3 + c) * BLOCK + i]
-
-
-def tensors(out: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Distortion of every point as a matrix, from the rows that the kernels write.
-
-    Parameters
-    ----------
-    out : array (9, n)
-        Rows b11, b12, ... b33.
-    shape : tuple
-        Shape of the points without their last axis.
-
-    Returns
-    -------
-    array (*shape, 3, 3)
-
-    Examples
-    --------
-    >>> tensors(np.arange(9.0)[:, None], ()).tolist()
-    [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [6.0, 7.0, 8.0]]
-    """
-    return np.ascontiguousarray(out.T).reshape(*shape, 3, 3)
+                add_turned(s, FIELD + i, BLOCK, frame, (b11, b21, b31), (b12, b22, b32))
+        add_block(s, first, out)
 
 
 def gradient(points: np.ndarray, lines: np.ndarray, *, poisson: float, legacy: bool = False) -> np.ndarray:
@@ -410,81 +331,3 @@ def stroh(points: np.ndarray, lines: np.ndarray, *, moduli: tuple[float, float, 
             weight = a * (ell @ line["burgers"]) / (2 * np.pi * (a @ ell))
             beta += np.einsum("z,i,j->zij", w.conj() / (np.abs(w) ** 2 + line["core"] ** 2), weight, e1 + p * n).imag
     return beta.reshape(*np.shape(points)[:-1], 3, 3)
-
-
-def deformation(beta: np.ndarray) -> np.ndarray:
-    """Deformation gradient F = I + beta.
-
-    Parameters
-    ----------
-    beta : array (..., 3, 3)
-        Distortion, superposed: distortions of several defects add.
-
-    Returns
-    -------
-    array (..., 3, 3), float64
-
-    Examples
-    --------
-    >>> deformation(np.zeros((3, 3))).tolist()
-    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
-    """
-    return np.eye(3) + np.asarray(beta, np.float64)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _inverse_transpose_less_one(f, out):  # type: ignore[no-untyped-def]
-    smallest = np.inf
-    for i in range(f.shape[0]):
-        a, b, c, d, e, g, h, k, m = f[i]
-        c1, c2, c3 = e * m - g * k, g * h - d * m, d * k - e * h
-        det = a * c1 + b * c2 + c * c3
-        smallest = det if not det >= smallest else smallest
-        inverse = 1 / det
-        out[i, 0] = c1 * inverse - 1
-        out[i, 1] = c2 * inverse
-        out[i, 2] = c3 * inverse
-        out[i, 3] = (c * k - b * m) * inverse
-        out[i, 4] = (a * m - c * h) * inverse - 1
-        out[i, 5] = (b * h - a * k) * inverse
-        out[i, 6] = (b * g - c * e) * inverse
-        out[i, 7] = (c * d - a * g) * inverse
-        out[i, 8] = (a * e - b * d) * inverse - 1
-    return smallest
-
-
-def reciprocal(deformation: np.ndarray) -> np.ndarray:
-    """Distortion of reciprocal space H = F^-T - I, not linearised.
-
-    Parameters
-    ----------
-    deformation : array (..., 3, 3)
-        F.
-
-    Returns
-    -------
-    array (..., 3, 3), float64
-        A reciprocal vector Q of the reference becomes Q + H Q.
-
-    Raises
-    ------
-    InputError
-        A determinant that is zero, negative or not a number.
-
-    Examples
-    --------
-    >>> reciprocal(np.diag([1.0, 2.0, 4.0])).diagonal().tolist()
-    [0.0, -0.5, -0.75]
-    """
-    f = np.ascontiguousarray(deformation, np.float64)
-    if f.shape[-2:] != (3, 3):
-        raise InputError("deformation", f"has the shape {f.shape}", "give an array (..., 3, 3)")
-    out = np.empty((f.size // 9, 9))
-    smallest = _inverse_transpose_less_one(f.reshape(-1, 9), out)
-    if not smallest > 0:
-        raise InputError(
-            "deformation",
-            f"has the determinant {smallest:.6g}",
-            "keep away from the cores, or give the dislocations a larger core radius",
-        )
-    return out.reshape(f.shape)

@@ -12,7 +12,8 @@ import numpy as np
 from numba import njit
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics.defects.dislocation import BLOCK, checked_poisson, columns, frames, tensors
+from dfxm_dask.optics.defects.dislocation import checked_poisson, frames
+from dfxm_dask.optics.defects.points import BLOCK, FIELD, add_block, add_turned, columns, take_block, tensors
 
 # Conservation of the Burgers vector at a node, relative to the longest one of the network (our choice).
 CLOSED = 1e-9
@@ -64,7 +65,6 @@ def segment_table(start: np.ndarray, end: np.ndarray, burgers: np.ndarray) -> np
     )
 
 
-# Whole blocks and one scratch array, for the reasons given at `accumulate_lines`.
 @njit(nogil=True, cache=True, error_model="numpy")
 def accumulate_segments(x, y, z, table, poisson, core, out):  # type: ignore[no-untyped-def]
     """Distortion of straight segments, added to the given field.
@@ -96,23 +96,17 @@ def accumulate_segments(x, y, z, table, poisson, core, out):  # type: ignore[no-
         I03 = q/(ρ² R_a)                              I13 = -1/R_a
         I05 = q/(3 ρ² R_a) (1/R_a² + 2/ρ²)            I15 = -1/(3 R_a³)            I25 = q³/(3 ρ² R_a³)
     """
-    count = x.shape[0]
     m = 1 / (1 - poisson)
     k = poisson * m
     m3 = 3 * m
     a2 = core * core
     third = 1 / 3
     s = np.empty(12 * BLOCK)
-    for first in range(0, count, BLOCK):
-        size = min(BLOCK, count - first)
-        for i in range(BLOCK):
-            j = first + min(i, size - 1)
-            s[i] = x[j]
-            s[BLOCK + i] = y[j]
-            s[2 * BLOCK + i] = z[j]
-        s[3 * BLOCK :] = 0
+    for first in range(0, x.shape[0], BLOCK):
+        take_block(x, y, z, first, s)
         for row in range(table.shape[0]):
             ax, ay, az, nx, ny, nz, tx, ty, tz, x0, y0, z0, z1, be, bs = table[row]
+            frame = (ax, ay, az, nx, ny, nz, tx, ty, tz)
             for i in range(BLOCK):
                 px, py, pz = s[i], s[BLOCK + i], s[2 * BLOCK + i]
                 u = px * ax + py * ay + pz * az - x0
@@ -143,24 +137,8 @@ def accumulate_segments(x, y, z, table, poisson, core, out):  # type: ignore[no-
                 # Columns of beta along e1 and along n; the one along t is zero.
                 b11, b21, b31 = v * f1, v * f2 + turn, v * f3
                 b12, b22, b32 = -u * f1 - across * u - turn, -u * f2 - across * v, -u * f3 - be * (k * l1 + m * i13)
-                c1x = b11 * ax + b21 * nx + b31 * tx
-                c1y = b11 * ay + b21 * ny + b31 * ty
-                c1z = b11 * az + b21 * nz + b31 * tz
-                c2x = b12 * ax + b22 * nx + b32 * tx
-                c2y = b12 * ay + b22 * ny + b32 * ty
-                c2z = b12 * az + b22 * nz + b32 * tz
-                s[3 * BLOCK + i] += c1x * ax + c2x * nx
-                s[4 * BLOCK + i] += c1x * ay + c2x * ny
-                s[5 * BLOCK + i] += c1x * az + c2x * nz
-                s[6 * BLOCK + i] += c1y * ax + c2y * nx
-                s[7 * BLOCK + i] += c1y * ay + c2y * ny
-                s[8 * BLOCK + i] += c1y * az + c2y * nz
-                s[9 * BLOCK + i] += c1z * ax + c2z * nx
-                s[10 * BLOCK + i] += c1z * ay + c2z * ny
-                s[11 * BLOCK + i] += c1z * az + c2z * nz
-        for c in range(9):
-            for i in range(size):
-                out[c, first + i] += s[(3 + c) * BLOCK + i]
+                add_turned(s, FIELD + i, BLOCK, frame, (b11, b21, b31), (b12, b22, b32))
+        add_block(s, first, out)
 
 
 def _sum(points: np.ndarray, table: np.ndarray, poisson: float, core: float) -> np.ndarray:
@@ -171,112 +149,6 @@ def _sum(points: np.ndarray, table: np.ndarray, poisson: float, core: float) -> 
     out = np.zeros((9, x.size))
     accumulate_segments(x, y, z, table, poisson, float(core), out)
     return tensors(out, np.shape(points)[:-1])
-
-
-def segment_gradient(
-    points: np.ndarray, start: np.ndarray, end: np.ndarray, burgers: np.ndarray, *, poisson: float, core: float
-) -> np.ndarray:
-    """Distortion beta of one open segment: a term of a sum, and no field of a body.
-
-    A dislocation cannot end inside a crystal; the field of an open segment is not compatible, and not unique. It is
-    here only to compare codes with.
-
-    Parameters
-    ----------
-    points : array (..., 3), um
-        Where.
-    start, end : array (3,), um
-        Ends.
-    burgers : array (3,), um
-        Burgers vector.
-    poisson : float
-        Poisson ratio.
-    core : float, um
-        Core radius a > 0.
-
-    Returns
-    -------
-    array (..., 3, 3), float64
-        beta_ij = du_i/dx_j.
-
-    Raises
-    ------
-    InputError
-        Length zero, numbers that are not finite, a core of zero, a Poisson ratio outside -1 to 1/2.
-
-    Notes
-    -----
-    Terms that depend on an end alone cancel wherever segments meet. They are chosen here as in the paper: the
-    symmetric part is the strain of its segment stress. `accumulate_segments`
-    leaves them out; the sum over a closed network is the same to rounding.
-
-    Examples
-    --------
-    A long screw at 1 um: b / 2 pi.
-
-    >>> point = np.array([1.0, 0, 0])
-    >>> b = segment_gradient(point, [0, 0, -1e4], [0, 0, 1e4], [0, 0, 2 * np.pi], poisson=0.3, core=1e-6)
-    >>> round(float(b[2, 1]), 6)
-    1.0
-    """
-    ends = np.atleast_2d(np.asarray(start, np.float64)), np.atleast_2d(np.asarray(end, np.float64))
-    vector = np.atleast_2d(np.asarray(burgers, np.float64))
-    beta = _sum(points, segment_table(*ends, vector), poisson, core)
-    for sign, node in zip((1, -1), ends, strict=True):
-        beta += sign * _end_term(np.asarray(points, np.float64) - node[0], vector[0], poisson, core)
-    return beta
-
-
-def _end_term(apart: np.ndarray, burgers: np.ndarray, poisson: float, core: float) -> np.ndarray:
-    """(e_jik b_k R_pp - e_ikl b_k R_lj / (1 - nu)) / 8 pi at one end, R the regularised distance."""
-    one = np.eye(3)
-    radius = np.sqrt(np.sum(apart**2, axis=-1) + core**2)[..., None, None]
-    hessian = one / radius - apart[..., :, None] * apart[..., None, :] / radius**3
-    laplacian = 2 / radius + core**2 / radius**3
-    skew = np.cross(burgers, one)  # e_jik b_k, indices j and i
-    return (skew * laplacian - hessian @ skew / (1 - poisson)) / (8 * np.pi)
-
-
-def loop_gradient(
-    points: np.ndarray, nodes: np.ndarray, burgers: np.ndarray, *, poisson: float, core: float
-) -> np.ndarray:
-    """Distortion beta of one closed polygon.
-
-    Parameters
-    ----------
-    points : array (..., 3), um
-        Where.
-    nodes : array (n, 3), um
-        Corners in the line sense; the last one is joined to the first.
-    burgers : array (3,), um
-        Burgers vector.
-    poisson : float
-        Poisson ratio.
-    core : float, um
-        Core radius a > 0.
-
-    Returns
-    -------
-    array (..., 3, 3), float64
-        beta_ij = du_i/dx_j.
-
-    Raises
-    ------
-    InputError
-        Fewer than three corners, two equal neighbours, and what `segment_gradient` refuses.
-
-    Examples
-    --------
-    >>> square = polygon_loop([0, 0, 0], [0, 0, 1], 0.5, 4)
-    >>> far = loop_gradient(np.array([0, 0, 50.0]), square, [0, 0, 3e-4], poisson=0.3, core=1e-3)
-    >>> bool(np.abs(far).max() < 1e-8)
-    True
-    """
-    nodes = np.asarray(nodes, np.float64)
-    if nodes.ndim != 2 or nodes.shape[0] < 3 or nodes.shape[1] != 3:
-        raise InputError("loop: nodes", f"have the shape {nodes.shape}", "give at least three corners (n, 3)")
-    ends = np.roll(nodes, -1, axis=0)
-    return _sum(points, segment_table(nodes, ends, np.broadcast_to(burgers, nodes.shape)), poisson, core)
 
 
 def network_gradient(
@@ -308,7 +180,8 @@ def network_gradient(
     ------
     InputError
         A node where the Burgers vectors that leave do not equal those that arrive (to 1e-9 of the longest), unknown
-        nodes, and what `segment_gradient` refuses.
+        nodes, a segment of length zero, numbers that are not finite, a core of zero, a Poisson ratio outside
+        -1 to 1/2.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Walls of dislocations: continuous sheets, discrete walls, pile-ups, and Frank's rule.
+"""Walls of dislocations: continuous sheets, discrete walls, and Frank's rule.
 
 A discrete wall, less the sheet of the same Burgers vector per length, plus a rotation that is constant on either side,
 is a wall with a short-range field only. Lengths in um; signs as in `dislocation`.
@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
-from scipy.linalg import eigvalsh_tridiagonal
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics.defects.dislocation import checked_poisson, columns, tensors
+from dfxm_dask.optics.defects.dislocation import checked_poisson
 from dfxm_dask.optics.defects.dislocation import lines as line_array
+from dfxm_dask.optics.defects.points import add_turned
 
 SHEET = np.dtype(
     [("origin", "f8", 3), ("line", "f8", 3), ("along", "f8", 3), ("start", "f8"), ("stop", "f8"), ("burgers", "f8", 3)]
@@ -150,9 +150,11 @@ def accumulate_sheets(x, y, z, table, poisson, out):  # type: ignore[no-untyped-
     integrate to the logarithm of (Z - start)/(Z - stop) and to 1/(Z - stop) - 1/(Z - start). The principal value of
     that logarithm jumps on the strip and nowhere else.
     """
+    rows = out.reshape(-1)
     n4, n3, n1 = 2 - 2 * poisson, 3 - 2 * poisson, 1 - 2 * poisson
     for k in range(table.shape[0]):
         ax, ay, az, cx, cy, cz, tx, ty, tz, x0, y0, start, stop, b1, b2, b3 = table[k]
+        frame = (ax, ay, az, cx, cy, cz, tx, ty, tz)
         width = stop - start
         for i in range(x.shape[0]):
             u = x[i] * ax + y[i] * ay + z[i] * az - x0
@@ -172,64 +174,7 @@ def accumulate_sheets(x, y, z, table, poisson, out):  # type: ignore[no-untyped-
             b21 = b1 * (pi - n1 * real) + b2 * (pr - n4 * angle)
             b22 = b1 * (2 * poisson * angle + pr) + b2 * (n1 * real - pi)
             b31, b32 = -b3 * angle, b3 * real
-            c1x, c2x = b11 * ax + b21 * cx + b31 * tx, b12 * ax + b22 * cx + b32 * tx
-            c1y, c2y = b11 * ay + b21 * cy + b31 * ty, b12 * ay + b22 * cy + b32 * ty
-            c1z, c2z = b11 * az + b21 * cz + b31 * tz, b12 * az + b22 * cz + b32 * tz
-            out[0, i] += c1x * ax + c2x * cx
-            out[1, i] += c1x * ay + c2x * cy
-            out[2, i] += c1x * az + c2x * cz
-            out[3, i] += c1y * ax + c2y * cx
-            out[4, i] += c1y * ay + c2y * cy
-            out[5, i] += c1y * az + c2y * cz
-            out[6, i] += c1z * ax + c2z * cx
-            out[7, i] += c1z * ay + c2z * cy
-            out[8, i] += c1z * az + c2z * cz
-
-
-def sheet_gradient(points: np.ndarray, sheets: np.ndarray, *, poisson: float) -> np.ndarray:
-    """Distortion beta of sheets: the integral over s of the field of straight lines without a core.
-
-    Parameters
-    ----------
-    points : array (..., 3), um
-        Where. A point on a strip gets the value of the side that line × along points to.
-    sheets : array (n,), SHEET
-        From `sheets`.
-    poisson : float
-        Poisson ratio.
-
-    Returns
-    -------
-    array (..., 3, 3), float64
-        beta_ij = du_i/dx_j. Across a strip, towards line × along, beta·along jumps by -burgers.
-
-    Raises
-    ------
-    InputError
-        A point on the edge of a strip; a Poisson ratio outside -1 to 1/2.
-
-    Examples
-    --------
-    A wide tilt wall turns the lattice by b/D from one side to the other.
-
-    >>> tilt = sheets([0, 0, 0], [0, 0, 1], [0, 1, 0], -1e9, 1e9, [1e-3, 0, 0])
-    >>> right, left = sheet_gradient(np.array([[1.0, 0, 0], [-1.0, 0, 0]]), tilt, poisson=0.3)
-    >>> turn = (right - right.T)[1, 0] / 2 - (left - left.T)[1, 0] / 2
-    >>> round(float(turn), 9)
-    -0.001
-    """
-    table = sheet_table(sheets, poisson)
-    x, y, z = columns(points)
-    out = np.zeros((9, x.size))
-    accumulate_sheets(x, y, z, table, float(poisson), out)
-    if not np.isfinite(out).all():
-        bad = int(np.argmin(np.isfinite(out).all(axis=0)))
-        raise InputError(
-            f"sheet_gradient: point {[float(c[bad]) for c in (x, y, z)]} um",
-            "lies on the edge of a strip",
-            "shift the points, or move the edge",
-        )
-    return tensors(out, np.shape(points)[:-1])
+            add_turned(rows, i, x.shape[0], frame, (b11, b21, b31), (b12, b22, b32))
 
 
 def _plane(normal: np.ndarray, line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -331,45 +276,6 @@ def wall_sheet(
     return sheets(origin, line, along, start, stop, np.asarray(burgers, np.float64) / spacing)
 
 
-def pile_up(count: int, length: float) -> np.ndarray:
-    """Positions of like dislocations that a uniform stress presses against one that is held at 0.
-
-    Parameters
-    ----------
-    count : int
-        Number, the held one included; at least 2.
-    length : float, um
-        Position of the last one.
-
-    Returns
-    -------
-    array (count,), float64, um
-        Rising from 0 to `length`.
-
-    Raises
-    ------
-    InputError
-        Fewer than two, a length that is not positive.
-
-    Notes
-    -----
-    Eshelby, Frank and Nabarro, Phil. Mag. 42, 351 (1951): the free ones sit at the roots of the derivative of the
-    Laguerre polynomial L_n. The force per unit mu b² / 2 pi (1 - nu), the sum of 1/(x_i - x_j), is the same on
-    each of them.
-
-    Examples
-    --------
-    >>> pile_up(3, 1.0).round(6).tolist()
-    [0.0, 0.267949, 1.0]
-    """
-    if count < 2 or not 0 < length < np.inf:
-        raise InputError("pile_up", f"count {count!r}, length {length!r} um", "give two or more, and a length above 0")
-    # L_n' is proportional to the generalised polynomial of order 1: its roots are the eigenvalues of the Jacobi matrix.
-    k = np.arange(1.0, count)
-    roots = eigvalsh_tridiagonal(2 * k, np.sqrt(k[:-1] * (k[:-1] + 1)))
-    return np.concatenate([[0.0], roots * (length / roots[-1])])
-
-
 class FrankNet(NamedTuple):
     """Sets of parallel dislocations that make up a boundary.
 
@@ -446,55 +352,3 @@ def frank_bilby(normal: np.ndarray, axis: np.ndarray, angle: float, burgers: np.
     norm = np.linalg.norm(asked)
     residual = np.linalg.norm(matrix @ scaled - asked) / (norm if norm else 1.0)
     return FrankNet(scaled / size, int(rank), float(residual))
-
-
-def three_sets(
-    normal: np.ndarray, axis: np.ndarray, angle: float, burgers: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The net of three sets with given Burgers vectors that meets Frank's rule exactly.
-
-    Parameters
-    ----------
-    normal, axis, angle
-        As for `frank_bilby`.
-    burgers : array (3, 3), um
-        Three Burgers vectors that do not lie in one plane.
-
-    Returns
-    -------
-    lines : array (3, 3), float64
-        Line directions, such that every density is positive; zero for a set that is not needed.
-    spacings : array (3,), float64, um
-        Distances D; infinite for a set that is not needed.
-
-    Raises
-    ------
-    InputError
-        Burgers vectors in one plane, directions of length zero.
-
-    Notes
-    -----
-    With the reciprocal vectors b*_i (b*_i·b_j = δ_ij), N_i / D_i is the part of 2 sin(angle/2) (axis × b*_i) in the
-    plane, and line_i = N_i × normal (Hirth and Lothe, section 19-3).
-
-    Examples
-    --------
-    >>> _, spacings = three_sets([0, 0, 1], [0, 0, 1], 1e-3, [[3e-4, 0, 0], [0, 3e-4, 0], [0, 0, 3e-4]])
-    >>> spacings.round(6).tolist()
-    [0.3, 0.3, inf]
-    """
-    normal, axis = _unit("three_sets: normal", normal), _unit("three_sets: axis", axis)
-    burgers = np.asarray(burgers, np.float64)
-    if burgers.shape != (3, 3):
-        raise InputError("three_sets: burgers", f"have the shape {burgers.shape}", "give three vectors (3, 3)")
-    volume = np.linalg.det(_unit("three_sets: burgers", burgers))
-    if abs(volume) < SQUARE:
-        raise InputError("three_sets: burgers", "lie in one plane", "give three that do not, or use frank_bilby")
-    dual = np.linalg.inv(burgers).T
-    across = 2 * np.sin(angle / 2) * np.cross(axis, dual)
-    across -= (across @ normal)[:, None] * normal
-    density = np.linalg.norm(across, axis=1)
-    needed = density > 1e-12 * np.abs(2 * np.sin(angle / 2)) * np.linalg.norm(dual, axis=1)
-    length = np.where(needed, density, 1.0)
-    direction = np.where(needed[:, None], np.cross(across / length[:, None], normal), 0.0)
-    return direction, np.where(needed, 1 / length, np.inf)
