@@ -103,9 +103,9 @@ def run_layer(
     for name, (dims, values) in inputs.items():
         if "z" in dims and not whole:
             layers = slice(low, at + reduction.halo + 1) if reduction.halo else at
-            values = np.asarray(values[(slice(None),) * list(dims).index("z") + (layers,)])
+            values = values[(slice(None),) * list(dims).index("z") + (layers,)]
             dims = dims if reduction.halo else [d for d in dims if d != "z"]
-        fetch[name] = scan_last(values, dims, axes)
+        fetch[name] = scan_last(np.asarray(values), dims, axes)
         sizes |= zip(dims, values.shape, strict=True)
     extra = {"middle": at - low} if reduction.halo else {}
     made = run_kernel(reduction, axes, fetch, positions, parameters, **extra)

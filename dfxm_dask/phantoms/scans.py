@@ -38,7 +38,8 @@ from dfxm_dask.store.create import create_coordinates, create_store, raw_variabl
 from dfxm_dask.store.ingest import check_existing, check_space, check_target, small_files, write_layer, write_maps
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.lock import Fence, own_store
-from dfxm_dask.store.scan import consolidate, create_array, create_group, read_group_meta, write_small
+from dfxm_dask.store.integrity.opened import open_store
+from dfxm_dask.store.scan import consolidate, create_array, create_group, write_small
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -248,7 +249,7 @@ def write_phantom(phantom: Phantom, out: Path, format: str, overwrite: bool, eac
                     "reflection": phantom.reflection,
                     "strong_beam": "none" if phantom.kinematic else phantom.strong_beam,
                 },
-                "root": ledger.digest(read_group_meta(target)["attributes"]),
+                "root": ledger.digest(open_store(target).nodes[""]["attributes"]),
             }
             ledger.complete(target, group, step, provenance, small_files(target, written, group))
         consolidate(target)

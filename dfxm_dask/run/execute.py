@@ -25,12 +25,11 @@ from dfxm_dask.run.events import (
     Subscriber,
     send,
 )
-from dfxm_dask.run.passes import Run, Tally, complete_pass, others_at_work, refuse_other_dtypes, run_pass
+from dfxm_dask.run.passes import Run, Tally, complete_pass, others_at_work, refuse_other, run_pass
 from dfxm_dask.run.plan import Plan, make_plan
 from dfxm_dask.run.recipe import Recipe, read_recipe
 from dfxm_dask.run.scan_remarks import of_results
 from dfxm_dask.run.task_queue import windowed
-from dfxm_dask.store import scan
 from dfxm_dask.store.ingest import IngestReport, ingest
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.lock import own_group
@@ -185,8 +184,7 @@ def run_recipe(
     plan = make_plan(recipe, store)
     if not overwrite:  # refuse before anything is begun
         for step in plan.steps:
-            ledger.check_plan(plan.store.path, step.group, step.name, step.plan)
-            refuse_other_dtypes(step, plan.store)
+            refuse_other(step, plan.store)
         _refuse_stale(plan)
     _check_space(plan)
     total = sum(len(s.blocks) for s in plan.steps if s.stored)
@@ -293,7 +291,7 @@ def _refuse_stale(plan: Plan) -> None:
         An input of a step was made anew since.
     """
     for group in dict.fromkeys(step.group for step in plan.steps if step.stored):
-        bad = scan.incomplete(plan.store.path, group, ledger.states(plan.store.path, group))
+        bad = plan.store.opened.incomplete(group)
         for name in (step.name for step in plan.steps if step.stored and step.group == group):
             reason, remedy = bad.get(name, ("", ""))
             if "made anew" in reason:

@@ -247,20 +247,23 @@ def begin_step(step: PlannedStep, run: Run) -> set[str]:
     )
 
 
-def refuse_other_dtypes(step: PlannedStep, store: Stored) -> None:
-    """Refuse to go on with results that an earlier version began in another precision: one array holds one dtype.
+def refuse_other(step: PlannedStep, store: Stored) -> None:
+    """Refuse to go on with a step that another plan began, or an earlier version in another precision.
 
     Raises
     ------
     StoreError
+        One step has one plan, and one array one dtype.
     """
-    state = ledger.states(store.path, step.group).get(step.name) if Path(store.path, step.group).is_dir() else None
-    if state is None or len(state.done) == len(state.blocks) or step.reduction.combine:
+    state = store.opened.states(step.group).get(step.name)
+    if state is None:
         return
-    for variable in step.stored:
-        if not Path(store.path, step.group, variable.name, "zarr.json").exists():
-            continue
-        begun = scan.declared(store.path, step.group, variable.name).dtype
+    ledger.check_plan(step.group, step.name, state.header, step.plan)
+    if len(state.done) == len(state.blocks) or step.reduction.combine:
+        return
+    there = store.opened.arrays(step.group)
+    for variable in (v for v in step.stored if v.name in there):
+        begun = store.opened.declared(step.group, variable.name).dtype
         if begun != variable.dtype:
             raise StoreError(
                 f"step {step.name!r} in group {step.group!r}",
@@ -302,12 +305,10 @@ def refuse_changed_inputs(step: PlannedStep, store: Stored) -> None:
     """
     for source, planned in step.plan["inputs"].items():
         group, _, maker = source.partition("/")
-        header = ledger.read_header(ledger.ledger_path(store.path, group, maker))
         if group == "raw":
-            known = scan.read_group_meta(store.path, group)["attributes"].get("provenance", {})
-            found = known.get(maker, {}).get("digest")
-        else:
-            found = header.get("digest", planned)  # what lives in one pass has no ledger
+            found = ledger.group_provenance(store.path, group)[1].get(maker, {}).get("digest")
+        else:  # what lives in one pass has no ledger
+            found = ledger.read_header(ledger.ledger_path(store.path, group, maker)).get("digest", planned)
         if found != planned:
             raise StoreError(
                 f"step {step.name!r} in group {step.group!r}",
@@ -339,8 +340,7 @@ def content_by_layer(store: str, source: str) -> dict[int | None, Any]:
     group, _, maker = source.partition("/")
     _, records = ledger.read_ledger(ledger.ledger_path(store, group, maker))
     if any(name.endswith(".npz") for record in records.values() for name in record["files"]):
-        made = scan.read_group_meta(store, group)["attributes"].get("provenance", {}).get(maker, {})
-        return {None: made.get("small_files")}
+        return {None: ledger.group_provenance(store, group)[1].get(maker, {}).get("small_files")}
     content: dict[int | None, Any] = {}
     for block, record in sorted(records.items()):
         content.setdefault(layer_of(block), {}).update(record["files"])
@@ -435,17 +435,17 @@ def _scale(step: PlannedStep, plan: Plan) -> dict[str, str]:
 def provenance_of(step: PlannedStep, plan: Plan) -> dict[str, Any]:
     """How to make the step's results again, and what they were made of."""
     store = plan.store
-    inputs, known = {}, set(scan.groups(store.path))
+    inputs = {}
     for source in step.plan["inputs"]:
         group, _, maker = source.partition("/")
-        made = scan.read_group_meta(store.path, group)["attributes"].get("provenance", {}) if group in known else {}
-        if maker in made:  # else it lives in one pass, and what it does is in the plan
-            inputs[source] = made[maker].get("digest", "lives in one pass")
+        made = ledger.group_provenance(store.path, group)[1]
+        if "digest" in made.get(maker, {}):  # else it lives in one pass, and what it does is in the plan
+            inputs[source] = made[maker]["digest"]
     return {
         "reduction": step.name,
         "version": __version__,
         "parameters": step.parameters,
-        "inputs": {k: v for k, v in inputs.items() if v != "lives in one pass"},
+        "inputs": inputs,
         "files": step.plan.get("files", {}),
         "reads": sorted(step.sources),
         "passing": passing(step, plan),

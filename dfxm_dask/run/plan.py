@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from dfxm_dask.errors import IncompleteError, InputError, RecipeError, StoreErro
 from dfxm_dask.reduction import Reduction
 from dfxm_dask.run.recipe import Recipe, Step
 from dfxm_dask.run.scan_remarks import positions_apart, uneven_frames
-from dfxm_dask.schema import AXES, SCAN, SPACE, Dim, Variable, check, expand, length_fault
-from dfxm_dask.store import calibrate, scan
+from dfxm_dask.schema import AXES, SCAN, SPACE, Dim, Variable, check, expand, length_fault, migrate
+from dfxm_dask.store import calibrate
 from dfxm_dask.store.chunks import bands
 from dfxm_dask.store.crystal import with_crystal
 from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.opened import OpenStore, open_store, stale_input
 from dfxm_dask.store.shards import open_array
 
 
@@ -40,6 +41,7 @@ class Stored:
     layers: tuple[int, ...]
     absent: tuple[str, ...]
     cropped: tuple[str, ...]
+    opened: OpenStore = field(repr=False)
 
     @property
     def frames(self) -> int:
@@ -120,24 +122,26 @@ def describe(store: str | Path) -> Stored:
     """
     store = Path(store).resolve()  # workers may stand elsewhere
     calibrate.recover(store)
-    root = scan.migrate(scan.read_group_meta(store)["attributes"])
-    state = ledger.states(store, "raw").get("ingest")
+    opened = open_store(store)
+    root = migrate(opened.nodes[""]["attributes"])
+    state = opened.states("raw").get("ingest")
     if state is None or not state.complete:
         found = f"{len(state.done)} of {len(state.blocks)} layers" if state else "nothing"
         raise IncompleteError(f"raw data of {store}", f"{found} on disk", "run the ingest again to resume")
     counts = open_array(Path(store, "raw", "counts"))
     if counts is None:
         raise IncompleteError(f"raw data of {store}", "counts have a foreign layout", "ingest the scan again")
-    coordinates = {name: zarr.open_array(str(Path(store, name)), mode="r") for name in scan.arrays(store, "")}
-    marked = {n: int(str(a.attrs["scan_axis"])) for n, a in coordinates.items() if "scan_axis" in a.attrs}
-    units = {n: str(a.attrs.get("units", "")) for n, a in coordinates.items()}
+    sizes = {name: opened.nodes[name]["shape"][0] for name in opened.arrays("")}
+    attributes = {name: opened.nodes[name]["attributes"] for name in sizes}
+    marked = {name: attrs["scan_axis"] for name, attrs in attributes.items() if "scan_axis" in attrs}
+    units = {name: str(attrs.get("units", "")) for name, attrs in attributes.items()}
     layers = tuple(sorted(int(b[1:]) for b in state.done))
-    if layers and layers[-1] >= coordinates["z"].shape[0]:
+    if layers and layers[-1] >= sizes["z"]:
         raise StoreError(f"raw data of {store}", f"name layer {layers[-1]}, which z lacks", "distrust this store")
     return Stored(
         str(store),
         {n: units[n] for n in sorted(marked, key=lambda n: marked[n])},
-        {n: int(a.shape[0]) for n, a in coordinates.items()},
+        sizes,
         units,
         int(root["unit_rows"]),
         counts.chunk[-1],
@@ -145,6 +149,7 @@ def describe(store: str | Path) -> Stored:
         layers,
         tuple((state.provenance or {}).get("absent", ())),
         tuple((state.provenance or {}).get("cropped", ())),
+        opened,
     )
 
 
@@ -164,21 +169,16 @@ class Source:
 
 def _available(stored: Stored) -> dict[str, Source]:
     """Variables in the store that may be read: raw data, and what complete and current steps wrote."""
-    found: dict[str, Source] = {}
-    for name in scan.arrays(stored.path, "raw"):  # complete, or there would be no description
-        found[name] = Source("raw", "ingest", scan.declared(stored.path, "raw", name))
-    for group in scan.groups(stored.path):
-        if group == "raw":
-            continue
-        states = ledger.states(stored.path, group)
-        bad = scan.incomplete(stored.path, group, states)
-        absent = set(stored.absent)
-        for step, state in states.items():
+    opened, absent = stored.opened, set(stored.absent)
+    # Raw data are complete, or there would be no description.
+    found = {name: Source("raw", "ingest", opened.declared("raw", name)) for name in opened.arrays("raw")}
+    for group in (g for g in opened.groups() if g != "raw"):
+        bad = opened.incomplete(group)
+        for step, state in opened.states(group).items():
             made = state.provenance or {}
             only_absent = bool(state.complete and absent and set(made.get("absent", ())) == absent)
-            only_absent = only_absent and scan.stale_input(stored.path, made) is None
-            if step not in bad or only_absent:
-                found |= {n: Source(group, step, scan.declared(stored.path, group, n)) for n in state.writes}
+            if step not in bad or (only_absent and stale_input(opened.provenance, made) is None):
+                found |= {name: Source(group, step, opened.declared(group, name)) for name in state.writes}
     return found
 
 
@@ -205,7 +205,7 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
         reduction = find(step.name)
         later.remove(step.name)
         where = f"{recipe.path}:{step.line}: " if recipe.path else ""
-        parameters = reduction.validate(with_crystal(reduction, step.parameters, store), where=where)
+        parameters = reduction.validate(with_crystal(reduction, step.parameters, stored.opened), where=where)
         reason = check_axes(reduction, stored.axes, stored.sizes) or _foreign_units(reduction, stored)
         if reason:
             if step.optional:
@@ -233,8 +233,8 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
             stored = replace(stored, sizes=stored.sizes | {d: n for d, n in known.items() if n is not None})
     steps = [s for part in passes for s in part]
     final = tuple(_costed(steps, stored) for steps in _joined(passes, stored))
-    told += uneven_frames(stored.path, [r.name for r in asked], [r.group for r in asked])
-    told += positions_apart(stored.path, stored.axes, [s.reduction for s in steps])
+    told += uneven_frames(stored.opened, [r.name for r in asked], [r.group for r in asked])
+    told += positions_apart(stored.opened, stored.axes, [s.reduction for s in steps])
     return Plan(stored, final, tuple(left_out), tuple(told))
 
 
@@ -244,7 +244,7 @@ def _settled(
     """Parameters as numbers where the whole scan tells them, or None for a step that has nothing to do here."""
     if reduction.settle is None:
         return parameters
-    there = set(scan.arrays(stored.path, "raw"))
+    there = stored.opened.arrays("raw")
     names = [v.name for v in reduction.settled_by if v.name in there]
     seen = {name: zarr.open_array(str(Path(stored.path, "raw", name)), mode="r") for name in names}
     try:
@@ -281,7 +281,7 @@ def _refuse_other_scale(
         source = available[name]
         made = plans.get(source.step)
         if made is None:
-            made = ledger.read_header(ledger.ledger_path(stored.path, source.group, source.step))["plan"]
+            made = stored.opened.states(source.group)[source.step].header["plan"]
         theirs = _scale(made, plans)
         if mine == theirs:
             continue
@@ -379,8 +379,8 @@ def _identity(stored: Stored, group: str, maker: str, plans: Mapping[str, dict[s
     if maker in plans:
         return ledger.digest(plans[maker])
     if group == "raw":
-        return str(scan.read_group_meta(stored.path, "raw")["attributes"]["provenance"][maker]["digest"])
-    return str(ledger.read_header(ledger.ledger_path(stored.path, group, maker))["digest"])
+        return str(stored.opened.provenance("raw")[maker]["digest"])
+    return str(stored.opened.states(group)[maker].header["digest"])
 
 
 def _place(
@@ -438,8 +438,8 @@ def _joined(passes: list[list[PlannedStep]], stored: Stored) -> list[list[Planne
         fits = fits and all(any("counts" in s.sources for s in part) for part in (last, steps))
         fits = fits and not any(s.reduction.halo for s in (*last, *steps))
         for step in last:
-            begun = ledger.read_header(ledger.ledger_path(stored.path, step.group, step.name))
-            other = begun and begun["blocks"] != layers
+            begun = stored.opened.states(step.group).get(step.name)
+            other = begun is not None and begun.header and [*begun.blocks] != layers
             fits = fits and not step.reduction.combine and not other and "counts" in step.sources
         if fits:
             there = {s.name for s in last}

@@ -12,19 +12,19 @@ from dfxm_dask.beams.weak_beam_verdict import NUMBERS, reasons
 from dfxm_dask.engine.layer import frames_apart
 from dfxm_dask.frames.scale import UNEVEN
 from dfxm_dask.reduction import Reduction
-from dfxm_dask.store import scan
-from dfxm_dask.store.integrity import ledger
+from dfxm_dask.schema import EXPOSURE, MONITOR, POSITION, expand
+from dfxm_dask.store.integrity.opened import OpenStore, open_store, stale_input
 
 WITHIN = ("frames", "rocking", "beams", "components")
 """Groups of the steps that compare the frames of a layer."""
 
 
-def uneven_frames(store: str | Path, steps: Sequence[str], groups: Sequence[str]) -> tuple[str, ...]:
+def uneven_frames(opened: OpenStore, steps: Sequence[str], groups: Sequence[str]) -> tuple[str, ...]:
     """That frames are not on one scale, where steps compare them without ``normalise`` before all of them.
 
     Parameters
     ----------
-    store : path
+    opened : OpenStore
     steps, groups : sequences of str
         Names of the steps of a recipe, and where they write.
 
@@ -39,11 +39,9 @@ def uneven_frames(store: str | Path, steps: Sequence[str], groups: Sequence[str]
     if not compare or "normalise" in steps[: compare[0]]:
         return ()
     told = []
-    there = scan.arrays(str(store), "raw")
-    for name in ("monitor", "exposure"):
-        if name not in there:
-            continue
-        values = np.asarray(zarr.open_array(str(Path(store, "raw", name)), mode="r")[...], np.float64)
+    there = opened.arrays("raw")
+    for name in (n for n in (MONITOR.name, EXPOSURE.name) if n in there):
+        values = _values(opened, f"raw/{name}").astype(np.float64)
         layers = values.reshape(len(values), -1)
         layers = np.where(layers > 0, layers, np.nan)
         with np.errstate(all="ignore"):
@@ -57,24 +55,28 @@ def uneven_frames(store: str | Path, steps: Sequence[str], groups: Sequence[str]
     return tuple(told[:1])  # one scale is enough: a monitor counts over the exposure
 
 
-def positions_apart(store: str | Path, axes: Collection[str], reductions: Sequence[Reduction]) -> tuple[str, ...]:
+def positions_apart(opened: OpenStore, axes: Collection[str], reductions: Sequence[Reduction]) -> tuple[str, ...]:
     """What :func:`dfxm_dask.engine.layer.frames_apart` says of the frames of a store and the reductions of a recipe."""
-    known = [a for a in axes if Path(store, "raw", f"position_{a}").exists()]
-    read = {
-        p: np.asarray(zarr.open_array(str(Path(store, p)), mode="r")[...], np.float64)
-        for a in known
-        for p in (f"raw/position_{a}", a)
-    }
-    return frames_apart(list(axes), {a: read[f"raw/position_{a}"] for a in known}, read, reductions)
+    names = {v.name: a for a, v in zip(axes, expand(POSITION, dict.fromkeys(axes, "")), strict=True)}
+    known = {names[n]: _values(opened, f"raw/{n}").astype(np.float64) for n in opened.arrays("raw") if n in names}
+    return frames_apart(list(axes), known, {a: _values(opened, a) for a in known}, reductions)
 
 
 def of_results(store: str | Path, groups: Collection[str]) -> tuple[str, ...]:
     """All that is to be said of the results in some groups of a store."""
-    told = weak_beam(store) if "beams" in groups else ()
-    return (*told, *weak_beam_tails(store), *unsettled_fits(store)) if "components" in groups else told
+    if not {"beams", "components"} & {*groups}:
+        return ()
+    opened = open_store(store)
+    told = weak_beam(opened) if "beams" in groups else ()
+    return (*told, *weak_beam_tails(opened), *unsettled_fits(opened)) if "components" in groups else told
 
 
-def weak_beam(store: str | Path) -> tuple[str, ...]:
+def _values(opened: OpenStore, node: str) -> np.ndarray:
+    """A small array, whole."""
+    return np.asarray(zarr.open_array(str(opened.path / node), mode="r")[...])
+
+
+def weak_beam(opened: OpenStore) -> tuple[str, ...]:
     """Which layers have no weak beam, or nothing that stands out in it, and what says so.
 
     Returns
@@ -82,17 +84,14 @@ def weak_beam(store: str | Path) -> tuple[str, ...]:
     tuple of str
         Nothing where the store has no such verdict, or all layers have a weak beam with defects in it.
     """
-    store = Path(store)
-    state = ledger.states(store, "beams").get("local_peak") if (store / "beams").is_dir() else None
+    state = opened.states("beams").get("local_peak")
     if state is None or not state.complete:
         return ()
-    by_mask = ("has_defects", "mask_strength") if _masked(store) else ()
+    by_mask = ("has_defects", "mask_strength") if _masked(opened) else ()
     there = set(state.writes)  # stores of earlier versions lack some
-    known = {
-        name: np.asarray(zarr.open_array(str(store / "beams" / name), mode="r")[...])
-        for name in ("has_weak_beam", *(n for n in NUMBERS if n in there), *by_mask)
-    }
-    z = np.asarray(zarr.open_array(str(store / "z"), mode="r")[...])
+    names = ("has_weak_beam", *(n for n in NUMBERS if n in there), *by_mask)
+    known = {name: _values(opened, f"beams/{name}") for name in names}
+    z = _values(opened, "z")
     done = [int(block[1:].partition("-")[0]) for block in state.done]
     told = []
     none = [k for k in done if not known["has_weak_beam"][k]]
@@ -111,15 +110,15 @@ def weak_beam(store: str | Path) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _masked(store: Path) -> bool:
+def _masked(opened: OpenStore) -> bool:
     """Whether current masks exist with their verdict."""
-    state = ledger.states(store, "beams").get("threshold_beams")
+    state = opened.states("beams").get("threshold_beams")
     if state is None or not state.complete or "has_defects" not in state.writes:
         return False
-    return scan.stale_input(store, state.provenance or {}) is None
+    return stale_input(opened.provenance, state.provenance or {}) is None
 
 
-def weak_beam_tails(store: str | Path) -> tuple[str, ...]:
+def weak_beam_tails(opened: OpenStore) -> tuple[str, ...]:
     """That a Gram–Schmidt basis is not one of weak and strong beam, or that there is none.
 
     Returns
@@ -127,9 +126,9 @@ def weak_beam_tails(store: str | Path) -> tuple[str, ...]:
     tuple of str
         Nothing where the store has no such basis, or a sound one.
     """
-    if "gram_schmidt" not in _complete_fits(store):
+    if "gram_schmidt" not in _complete_fits(opened):
         return ()
-    found = _small(store, "gram_schmidt", "basis", "has_tails", "rms_least")
+    found = _small(opened, "gram_schmidt", "basis", "has_tails", "rms_least")
     if np.isfinite(found["basis"]).all():
         if found["has_tails"]:
             return ()
@@ -146,7 +145,7 @@ def weak_beam_tails(store: str | Path) -> tuple[str, ...]:
     return (_NOT_LIT.format("the Gram–Schmidt basis"),)
 
 
-def unsettled_fits(store: str | Path) -> tuple[str, ...]:
+def unsettled_fits(opened: OpenStore) -> tuple[str, ...]:
     """Which fits of components by rounds did not converge, and which found nothing.
 
     Returns
@@ -155,11 +154,11 @@ def unsettled_fits(store: str | Path) -> tuple[str, ...]:
         A sentence for each of pca, nmf and nica to which it applies.
     """
     told = []
-    for method in sorted({"pca", "nmf", "nica"} & _complete_fits(store)):
-        if not np.isfinite(_small(store, method, "basis")["basis"]).all():
+    for method in sorted({"pca", "nmf", "nica"} & _complete_fits(opened)):
+        if not np.isfinite(_small(opened, method, "basis")["basis"]).all():
             told.append(_NOT_LIT.format(f"the basis of {method}"))
         elif method != "pca":
-            found = _small(store, method, "converged", "rounds", "unexplained", "optimum")
+            found = _small(opened, method, "converged", "rounds", "unexplained", "optimum")
             if not found["converged"]:
                 left, least = (f"{100 * float(found[name]):.4g} %" for name in ("unexplained", "optimum"))
                 told.append(
@@ -175,16 +174,12 @@ _NOT_LIT = (
 )
 
 
-def _complete_fits(store: str | Path) -> set[str]:
+def _complete_fits(opened: OpenStore) -> set[str]:
     """Steps of the group of components that are complete, and not older than what they were made of."""
-    if not Path(store, "components").is_dir():
-        return set()
-    states = ledger.states(store, "components")
-    stale = {k for k, (why, _) in scan.incomplete(store, "components", states).items() if "made anew" in why}
-    return {step for step, state in states.items() if state.complete} - stale
+    stale = {step for step, (why, _) in opened.incomplete("components").items() if "made anew" in why}
+    return {step for step, state in opened.states("components").items() if state.complete} - stale
 
 
-def _small(store: str | Path, method: str, *names: str) -> dict[str, np.ndarray]:
+def _small(opened: OpenStore, method: str, *names: str) -> dict[str, np.ndarray]:
     """Small variables of a fit, by what follows the method in their names."""
-    folder = Path(store, "components")
-    return {name: np.asarray(zarr.open_array(str(folder / f"{method}_{name}"), mode="r")[...]) for name in names}
+    return {name: _values(opened, f"components/{method}_{name}") for name in names}

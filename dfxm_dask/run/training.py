@@ -28,6 +28,7 @@ from dfxm_dask.run.events import many
 from dfxm_dask.run.labels import Frames, LabelledScan, open_scans, place_labels, read_labels
 from dfxm_dask.run.scan_remarks import uneven_frames
 from dfxm_dask.schema import PATCH
+from dfxm_dask.store.integrity.opened import open_store
 from dfxm_dask.store.output_paths import refuse_folder
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _layers(scans: Sequence[LabelledScan]) -> list[tuple[int, int]]:
 def _has_reference(scan: LabelledScan) -> bool:
     """Whether the store holds the local reference; that of uneven frames may have been made without one scale."""
     return (
-        not uneven_frames(scan.path, ["local_peak"], ["beams"])
+        not uneven_frames(open_store(scan.path), ["local_peak"], ["beams"])
         and "beams" in scan.tree
         and all(name in scan.tree["beams"].data_vars for name in REFERENCE)
     )

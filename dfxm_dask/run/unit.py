@@ -126,7 +126,7 @@ def run_unit(task: UnitTask) -> Record:
     results: dict[str, Arrays] = {s.name: {} for s in task.steps}
     layer: list[np.ndarray] = []  # counts as tiles have left them
     for steps, box, counts in _parts(task, unit, layer):
-        inputs: Given = {name: (dims, _cut(values, dims, box)) for name, (dims, values) in given.items()}
+        inputs: Given = {name: (dims, values[_place(dims, box)]) for name, (dims, values) in given.items()}
         if counts is not None:
             inputs["counts"] = (*task.axes, "y", "x"), counts
             bytes_read += counts.nbytes if steps[0].tiled == task.layer else 0
@@ -170,8 +170,8 @@ def _in_layer(variable: Variable) -> list[str]:
     return [d for d in variable.dims if d != "z"]
 
 
-def _cut(values: np.ndarray, dims: Sequence[str], box: Box) -> np.ndarray:
-    return values[tuple(box.get(d, slice(None)) for d in dims)]
+def _place(dims: Sequence[str], box: Box) -> tuple[slice, ...]:
+    return tuple(box.get(d, slice(None)) for d in dims)
 
 
 def _read(
@@ -189,7 +189,7 @@ def _read(
             name, group = variable.name, step.sources.get(variable.name)
             if group is None or name in made or name in found:
                 continue
-            box = tuple(unit.get(d, slice(None)) for d in variable.dims)
+            box = _place(variable.dims, unit)
             array = _open(task.store, group, name)
             path = os.path.join(task.store, group, name)
             values = read(array, box) if array is not None else np.asarray(zarr.open_array(path, mode="r")[box])
@@ -246,7 +246,7 @@ def _keep(kept: Arrays, variable: Variable, values: np.ndarray, box: Box, unit: 
     if variable.name not in kept:
         shape = tuple(full.get(d, n) for d, n in zip(dims, values.shape, strict=True))
         kept[variable.name] = np.empty(shape, variable.dtype)
-    _cut(kept[variable.name], dims, where)[...] = values
+    kept[variable.name][_place(dims, where)] = values
 
 
 def _write(

@@ -31,6 +31,7 @@ from dfxm_dask.store.create import check_pixel_size, pixel_attrs, pixel_position
 from dfxm_dask.store.crystal import WORDS, checked_crystal
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.lock import own_store
+from dfxm_dask.store.integrity.opened import open_store
 from dfxm_dask.store.lengths import AXES, steps_by_lengths
 from dfxm_dask.store.metadata import DISTRUST, LONGEST_AXIS, read_node
 from dfxm_dask.store.shards import force
@@ -123,13 +124,13 @@ def calibrate(
     """
     store = Path(store).resolve()
     recover(store)
-    scan.migrate(scan.read_group_meta(store)["attributes"])
+    scan.migrate(open_store(store).nodes[""]["attributes"])
     header = ledger.read_header(ledger.ledger_path(store, "raw", "ingest"))
     if not header:
         raise StoreError(f"store {store}", "has no ingested raw data", "name a store that an ingest has made")
     computed = (camera_pixel, magnification, two_theta)
     camera = _camera(store)
-    attributes = scan.read_group_meta(store)["attributes"]
+    attributes = open_store(store).nodes[""]["attributes"]
     crystal = checked_crystal(lattice, hkl, attributes)
     before = pixel_of(store)
     wanted: Pixel | None

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from dfxm_dask.errors import InputError, StoreError
 from dfxm_dask.reduction import Reduction
 from dfxm_dask.schema import first_fault, validated
-from dfxm_dask.store.scan import read_group_meta
+from dfxm_dask.store.integrity.opened import OpenStore, open_store
 
 WORDS = ("lattice", "hkl")
 """Attributes of the root group."""
@@ -109,7 +109,11 @@ def crystal_of_store(store: str | os.PathLike[str]) -> dict[str, Any]:
     StoreError
         They make no sense.
     """
-    attributes = read_group_meta(Path(store))["attributes"]
+    return _crystal_of(open_store(store))
+
+
+def _crystal_of(opened: OpenStore) -> dict[str, Any]:
+    attributes, store = opened.nodes[""]["attributes"], opened.path
     try:
         return checked_crystal(attributes.get("lattice"), attributes.get("hkl"))
     except InputError as error:
@@ -118,11 +122,11 @@ def crystal_of_store(store: str | os.PathLike[str]) -> dict[str, Any]:
         ) from None
 
 
-def with_crystal(reduction: Reduction, parameters: Mapping[str, Any], store: str | os.PathLike[str]) -> dict[str, Any]:
+def with_crystal(reduction: Reduction, parameters: Mapping[str, Any], opened: OpenStore) -> dict[str, Any]:
     """Parameters of a step, with the lattice of the store where the reduction has one and none is given."""
     given = dict(parameters)
     if "lattice" in reduction.parameters.model_fields and given.get("lattice") is None:
-        known = crystal_of_store(store)
+        known = _crystal_of(opened)
         if "lattice" in known:
             given["lattice"] = {**known["lattice"], **{w: known[w] for w in ("hkl",) if w in known}}
     return given

@@ -32,8 +32,9 @@ from dfxm_dask.store.create import check_pixel_size, create_store, raw_variables
 from dfxm_dask.store.crystal import checked_crystal, crystal_of_store, refuse_other_crystal
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.lock import STORE_LOCK, Fence, own_store
+from dfxm_dask.store.integrity.opened import open_store
 from dfxm_dask.store.metadata import read_node
-from dfxm_dask.store.scan import arrays, consolidate, read_group_meta
+from dfxm_dask.store.scan import arrays, consolidate
 from dfxm_dask.store.shards import ShardWriter, open_array, place_shards, read, stage_shard, staging
 
 NOISE_FRAMES = 16  # frames of a layer, evenly spread, that the noise is taken from
@@ -318,7 +319,7 @@ def check_existing(target: Path, plans: Mapping[tuple[str, str], Mapping[str, An
     if not found or not target.exists():
         return
     try:
-        ours = "schema_version" in read_group_meta(target)["attributes"]
+        ours = "schema_version" in open_store(target).nodes[""]["attributes"]
     except (DfxmError, KeyError, OSError):
         ours = any(target.glob("*/.ledger/*.jsonl"))
     if not ours:

@@ -77,11 +77,12 @@ def read_node(folder: str | Path) -> dict[str, Any]:
     return meta
 
 
-def check_store(store: str | Path) -> None:
-    """Refuse a store with a node beyond bounds, a link, a special file, or arrays whose sizes contradict each other.
+def check_store(store: str | Path) -> dict[str, dict[str, Any]]:
+    """Metadata of all nodes below the root by their place, such as ``raw/counts``, once they are checked.
 
-    Links and special files are looked for among groups, arrays, ledgers and the files of small arrays; those of shards
-    are looked at when they are opened.
+    Refused are a node beyond bounds, a link, a special file, and arrays whose sizes contradict each other. Links and
+    special files are looked for among groups, arrays, ledgers and the files of small arrays; those of shards are looked
+    at when they are opened.
 
     Raises
     ------
@@ -89,11 +90,12 @@ def check_store(store: str | Path) -> None:
     """
     store = Path(store)
     lengths: dict[str, int] = {}
+    nodes: dict[str, dict[str, Any]] = {}
     inner: list[Path] = []
     for entry in _entries(store):
         if not entry.is_dir() or not _is_node(entry):
             continue
-        meta = read_node(entry.path)
+        meta = nodes[entry.name] = read_node(entry.path)
         if meta["node_type"] == "group":
             inner.append(Path(entry))
             continue
@@ -110,10 +112,12 @@ def check_store(store: str | Path) -> None:
     if inner and lacking:
         raise StoreError(f"store {store}", f"has no coordinate {lacking[0]}", "restore the store, or write it anew")
     for group in inner:
-        _check_group(group, lengths)
+        nodes |= {f"{group.name}/{name}": meta for name, meta in _check_group(group, lengths)}
+    return nodes
 
 
-def _check_group(group: Path, lengths: Mapping[str, int]) -> None:
+def _check_group(group: Path, lengths: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and metadata of the nodes of a group."""
     for entry in _entries(group):
         if not entry.is_dir():
             continue
@@ -121,6 +125,7 @@ def _check_group(group: Path, lengths: Mapping[str, int]) -> None:
             refuse_links(entry.path)  # ledgers, and what a run appends to
             continue
         meta = read_node(entry.path)
+        yield entry.name, meta
         if meta["node_type"] != "array":
             continue
         dims = meta.get("dimension_names") or ()

@@ -18,11 +18,11 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from dfxm_dask.errors import IncompleteError, StoreError
 from dfxm_dask.schema import SCHEMA_VERSION, Variable, migrate
-from dfxm_dask.sources.wrong_kinds import not_a_store
 from dfxm_dask.store import metadata, shards
 from dfxm_dask.store.chunks import Layout
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.lock import STALE, hold
+from dfxm_dask.store.integrity.opened import OpenStore, open_store
 
 
 def create_group(store: str | Path, name: str, attrs: Mapping[str, Any], *, anew: bool = False) -> None:
@@ -130,35 +130,6 @@ class _LazyArray(BackendArray):
             raise StoreError(f"array {self.path}", f"cannot be read ({reason})", shards.REMEDY) from None
 
 
-def read_group_meta(store: str | Path, group: str = "") -> dict[str, Any]:
-    """Metadata of a group. With that of the root, all nodes of the store are checked: see :mod:`.metadata`.
-
-    Raises
-    ------
-    StoreError
-        There is no group, or the store is not to be trusted.
-    """
-    path = Path(store, group, "zarr.json")
-    if not group and not os.path.lexists(path):
-        raise not_a_store(store)
-    if not os.path.lexists(path):
-        raise StoreError(f"store {store}", f"has no group {group!r}", "check the path, or ingest first")
-    meta = metadata.read_node(path.parent)
-    foreign = "schema_version" not in meta["attributes"] and not any(path.parent.glob("*/.ledger/*.jsonl"))
-    if not group and (meta["node_type"] != "group" or foreign):
-        raise not_a_store(store)
-    if meta["node_type"] != "group":
-        raise StoreError(f"store {store}", f"{group!r} is no group", "restore the store, or write it anew")
-    if not group:
-        metadata.check_store(store)
-    return meta
-
-
-def groups(store: str | Path) -> list[str]:
-    """Names of the groups of a store."""
-    return sorted(p.parent.name for p in Path(store).glob("*/zarr.json") if _node(p) == "group")
-
-
 def arrays(store: str | Path, group: str) -> list[str]:
     """Names of the arrays of a group."""
     return sorted(p.parent.name for p in Path(store, group).glob("*/zarr.json") if _node(p) == "array")
@@ -177,40 +148,23 @@ def consolidate(store: str | Path) -> None:
 
 
 def _consolidate(store: str | Path) -> None:
-    root = Path(store, "zarr.json")
-    meta = read_group_meta(store)
+    opened = open_store(store)
+    meta = opened.nodes[""]
     meta.pop("consolidated_metadata", None)
-    nodes: dict[str, Any] = {}
-    whole = [g for g in groups(store) if not incomplete(store, g, ledger.states(store, g))]
-    for node in ("", *whole):
-        if node:
-            nodes[node] = json.loads(Path(store, node, "zarr.json").read_bytes())
-        for name in claimed_arrays(store, node):
-            nodes[f"{node}/{name}".strip("/")] = json.loads(Path(store, node, name, "zarr.json").read_bytes())
+    whole = [group for group in opened.groups() if not opened.incomplete(group)]
+    names = [f"{group}/{name}".strip("/") for group in ("", *whole) for name in ("", *opened.claimed_arrays(group))]
+    nodes = {name: json.loads(Path(store, name, "zarr.json").read_bytes()) for name in names if name}
     meta["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": nodes}
-    ledger.replace_file(root, json.dumps(meta).encode())
-
-
-def declared(store: str | Path, group: str, name: str) -> Variable:
-    """What an array of a store is, from its metadata."""
-    meta = json.loads(Path(store, group, name, "zarr.json").read_bytes())
-    attrs = meta["attributes"]
-    return Variable(
-        name,
-        tuple(meta.get("dimension_names", ())),
-        str(meta["data_type"]),
-        attrs.get("units", ""),
-        attrs.get("long_name", ""),
-    )
+    ledger.replace_file(Path(store, "zarr.json"), json.dumps(meta).encode())
 
 
 def _node(path: Path) -> str:
     return str(json.loads(path.read_bytes()).get("node_type"))
 
 
-def _variable(path: Path, known: frozenset[str] | None = None) -> xr.Variable:
-    meta = metadata.read_node(path)
-    data = indexing.LazilyIndexedArray(_LazyArray(path, known))
+def _variable(opened: OpenStore, node: str, known: frozenset[str] | None = None) -> xr.Variable:
+    meta = opened.nodes[node]
+    data = indexing.LazilyIndexedArray(_LazyArray(opened.path / node, known))
     return xr.Variable(meta.get("dimension_names", ()), data, meta["attributes"], fastpath=True)
 
 
@@ -236,53 +190,6 @@ def committed(store: str | Path, group: str, state: ledger.StepState) -> frozens
     """Paths of all files that the sound records of a step name."""
     _, records = ledger.read_ledger(ledger.ledger_path(store, group, state.step))
     return frozenset(os.path.join(store, f) for block in state.done for f in records[block]["files"])
-
-
-def claimed_arrays(store: str | Path, group: str, states: Mapping[str, ledger.StepState] | None = None) -> list[str]:
-    """Arrays of a group that a step has begun or written: what a step that was taken back has left is none."""
-    if group in ("", "raw", "truth") or not Path(store, group, ".ledger").is_dir():
-        return arrays(store, group)
-    states = ledger.states(store, group) if states is None else states
-    claimed = {name for state in states.values() for name in state.writes}
-    for state in states.values():
-        claimed |= {
-            name.split("/")[1] for name in (state.provenance or {}).get("small_files", ()) if name.count("/") > 1
-        }
-    return [name for name in arrays(store, group) if name in claimed]
-
-
-def stale_input(store: str | Path, made: Mapping[str, Any]) -> tuple[str, str] | None:
-    """What a result was made of that is not there any more, directly or through others: reason and remedy."""
-    for source, wanted in made.get("inputs", {}).items():
-        upstream, _, name = source.partition("/")
-        _, known = ledger.group_provenance(store, upstream)
-        if name not in known:
-            return f"its input {source} is not complete", RESUME
-        if known[name].get("digest") != wanted:
-            return f"its input {source} was made anew since", "run it again with --overwrite"
-        if (deeper := stale_input(store, known[name])) is not None:
-            return deeper
-    return None
-
-
-RESUME = "run it again to resume, or open with allow_partial=True"
-
-
-def incomplete(store: str | Path, group: str, states: Mapping[str, ledger.StepState]) -> dict[str, tuple[str, str]]:
-    """Steps of a group that must not be taken for results, each with the reason and the remedy."""
-    bad: dict[str, tuple[str, str]] = {}
-    for step, state in states.items():
-        absent = (state.provenance or {}).get("absent")
-        stale = stale_input(store, state.provenance) if state.provenance else None
-        if state.provenance is not None and state.lost:
-            bad[step] = f"{', '.join(state.lost[:3])} is missing", "run it again with --overwrite, or restore the file"
-        elif not state.complete:
-            bad[step] = f"{len(state.done)} of {len(state.blocks)} blocks are on disk", RESUME
-        elif stale:
-            bad[step] = stale
-        elif absent:
-            bad[step] = f"layers were absent from the source: {', '.join(absent)}", "open with allow_partial=True"
-    return bad
 
 
 def open_scan(
@@ -322,24 +229,25 @@ def open_scan(
 
     store = Path(path)
     recover(store)
-    root = read_group_meta(store)
-    attrs = migrate(root["attributes"])
-    coords = {name: _variable(store / name).load() for name in arrays(store, "")}
+    opened = open_store(store)
+    attrs = migrate(opened.nodes[""]["attributes"])
+    coords = {name: _variable(opened, name).load() for name in opened.arrays("")}
     nz, ny = (coords[d].size for d in ("z", "y"))
     datasets = {"/": xr.Dataset(coords=coords, attrs=attrs)}
-    for group in groups(store):
-        states = ledger.states(store, group)
+    for group in opened.groups():
+        states = opened.states(group)
         for state in states.values():
             valid_blocks(state, nz, ny)  # refuses blocks outside the scan
-        bad = incomplete(store, group, states)
+        bad = opened.incomplete(group)
         if bad and not allow_partial:
             step, (reason, remedy) = next(iter(bad.items()))
             raise IncompleteError(f"group {group!r} of {store}", f"step {step!r} is not complete: {reason}", remedy)
         masks = {name: step for step in bad for name in states[step].writes}
         variables = {}
-        for name in claimed_arrays(store, group, states):
+        made = {step: opened.provenance(group).get(step) for step in states}
+        for name in opened.claimed_arrays(group):
             known = committed(store, group, states[masks[name]]) if name in masks else None
-            variable = _variable(store / group / name, known)
+            variable = _variable(opened, f"{group}/{name}", known)
             if "z" not in variable.dims and known is not None:
                 continue  # a table that is being made anew: of what it was and what it will be nothing is known
             if chunks == "auto":
@@ -347,14 +255,7 @@ def open_scan(
                     d: 1 if d == "z" else min(attrs["unit_rows"], n) if d == "y" else -1
                     for d, n in variable.sizes.items()
                 }
-                token = ledger.digest(
-                    [
-                        str(store.resolve()),
-                        group,
-                        name,
-                        {s: read_group_meta(store, group)["attributes"].get("provenance", {}).get(s) for s in states},
-                    ]
-                )
+                token = ledger.digest([str(store.resolve()), group, name, made])
                 variable = variable.chunk(sizes, name=f"{name}-{token[:16]}-")
             if name in masks:
                 variable = _masked(variable, valid_blocks(states[masks[name]], nz, ny))
@@ -364,7 +265,7 @@ def open_scan(
             variables[f"valid_{step}"] = xr.Variable(
                 ("z", "y"), valid_blocks(states[step], nz, ny), {"long_name": f"where {step} is on disk", "units": "1"}
             )
-        datasets[f"/{group}"] = xr.Dataset(variables, attrs=read_group_meta(store, group)["attributes"])
+        datasets[f"/{group}"] = xr.Dataset(variables, attrs=opened.nodes[group]["attributes"])
     return xr.DataTree.from_dict(datasets)
 
 

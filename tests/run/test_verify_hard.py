@@ -14,6 +14,7 @@ from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe
 from dfxm_dask.store import scan
 from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.opened import open_store
 from tests.run.killing import recipe
 from tests.stores import contents, raw_store
 
@@ -115,7 +116,7 @@ def test_open_scan__arrays_of_a_step_that_was_taken_back_are_not_shown(store: Pa
 def test_open_scan__what_was_made_of_stale_inputs_is_stale_itself(store: Path) -> None:
     run_recipe(parsed("background: {method: scalar, value: 60}", "moments: {}", KAM), store)
     run_recipe(parsed("background: {method: scalar, value: 61}"), store, overwrite=True)
-    state = scan.incomplete(store, "rocking", ledger.states(store, "rocking"))
+    state = open_store(store).incomplete("rocking")
     assert "frames/background was made anew" in state["moments"][0]
     assert "made anew" in state["kam"][0]
     assert {f.step for f in verify(store).faults} == {"moments", "kam"}

@@ -30,6 +30,7 @@ from dfxm_dask.store import scan
 from dfxm_dask.store.chunks import map_layout
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.ledger import Record, ledger_path
+from dfxm_dask.store.integrity.opened import open_store
 from dfxm_dask.surroundings import numba_cache
 
 TASK_SECONDS = 0.0017
@@ -135,12 +136,12 @@ def mirror(plan: Plan, steps: Sequence[PlannedStep], beside: Path) -> None:
     """A store that shows what another has, through links, but for what some steps write: of that it has nothing."""
     store = Path(plan.store.path)
     own = {(s.group, v.name) for s in steps for v in s.stored}
-    for group in ("", *scan.groups(store)):
-        meta = scan.read_group_meta(store, group)
-        meta.pop("consolidated_metadata", None)
+    opened = open_store(store)
+    for group in ("", *opened.groups()):
+        meta = {word: value for word, value in opened.nodes[group].items() if word != "consolidated_metadata"}
         Path(beside, group).mkdir(parents=True, exist_ok=True)
         Path(beside, group, "zarr.json").write_text(json.dumps(meta))
-        for name in scan.arrays(store, group):
+        for name in opened.arrays(group):
             if (group, name) not in own:
                 os.symlink(store / group / name, beside / group / name, target_is_directory=True)
 

@@ -25,6 +25,7 @@ from dfxm_dask.store import calibrate, scan
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.digests import BlockFile, Fault, block_files, check_file, check_metadata
 from dfxm_dask.store.integrity.lock import own_group
+from dfxm_dask.store.integrity.opened import stale_input
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _inputs(store: Path, without: Iterable[tuple[str, str]]) -> Iterator[Fault]:
             try:
                 yield from _inputs_of(store, group, step, header, records)
                 made = ledger.group_provenance(store, group)[1].get(step)
-                if made and (stale := scan.stale_input(store, made)):
+                if made and (stale := stale_input(lambda one: ledger.group_provenance(store, one)[1], made)):
                     yield Fault(group, step, "", "", f"{stale[0]}; {stale[1]}")
             except DfxmError as error:
                 yield Fault(group, step, "", "", str(error))

@@ -20,8 +20,8 @@ import google_crc32c
 import numpy as np
 
 from dfxm_dask.errors import DfxmError, StoreError
-from dfxm_dask.store import scan
 from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.opened import open_store
 from dfxm_dask.store.shards import ABSENT, READ_BYTES, ShardedArray, open_array
 
 
@@ -82,16 +82,16 @@ def _is_group(path: Path) -> bool:
 
 def _attributes(store: Path) -> Iterator[Fault]:
     """The root group: its own attributes, and the metadata that it repeats."""
-    root = scan.read_group_meta(store)
+    opened = open_store(store)
+    root = opened.nodes[""]
     raw = (store / "zarr.json").read_bytes()
     if set(root) - {"consolidated_metadata"} != {"zarr_format", "node_type", "attributes"} or (
         raw not in (json.dumps(root).encode(), json.dumps(root, indent=2).encode())
     ):
         yield Fault("", "", "", "zarr.json", "is not as this package writes it")
     said = set()
-    for group in scan.groups(store):
-        provenance = scan.read_group_meta(store, group)["attributes"].get("provenance", {})
-        said |= {p["root"] for p in provenance.values() if isinstance(p, dict) and "root" in p}
+    for group in opened.groups():
+        said |= {made["root"] for made in opened.provenance(group).values() if "root" in made}
     if said and said != {ledger.digest(root["attributes"])}:
         yield Fault("", "", "", "zarr.json", "has other attributes than were written")
     repeated = root.get("consolidated_metadata", {}).get("metadata", {})
@@ -99,8 +99,8 @@ def _attributes(store: Path) -> Iterator[Fault]:
         path = store / node / "zarr.json"
         if not path.exists() or json.loads(path.read_bytes()) != meta:
             yield Fault(node.partition("/")[0], "", "", "zarr.json", f"repeats metadata of {node} that differ")
-    whole = [g for g in scan.groups(store) if not scan.incomplete(store, g, ledger.states(store, g))]
-    wanted = {*whole, *(f"{g}/{a}".strip("/") for g in ("", *whole) for a in scan.claimed_arrays(store, g))}
+    whole = [g for g in opened.groups() if not opened.incomplete(g)]
+    wanted = {*whole, *(f"{g}/{a}".strip("/") for g in ("", *whole) for a in opened.claimed_arrays(g))}
     if set(repeated) != wanted:
         some = sorted(set(repeated) ^ wanted)[:3]
         yield Fault("", "", "", "zarr.json", f"repeats other metadata than there are ({', '.join(some)})")

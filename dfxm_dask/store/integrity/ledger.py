@@ -8,23 +8,20 @@ keep ledgers of their own in ``<step>.shares/``, which are read as one. A step i
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import socket
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dfxm_dask.errors import StoreError
+from dfxm_dask.store.integrity.lines import Record, append, check_form, opened, read_lines
 from dfxm_dask.store.shards import force, full_disk_said
-
-Record = dict[str, Any]
 
 
 def digest(value: Any) -> str:
@@ -93,13 +90,13 @@ def open_ledger(path: Path) -> Ledger:
     damaged: list[str] = []
     for part in (path, *sorted(path.with_suffix(".shares").glob("*.jsonl"))):
         torn: dict[str, str] = {}  # lines that a kill cut short, by digest: whoever closed them says so
-        for number, line in enumerate(_lines(part), start=1):
-            entry = _opened(line)
+        for number, line in enumerate(read_lines(part), start=1):
+            entry = opened(line)
             if entry is None:
                 if line:
                     torn[hashlib.sha256(line).hexdigest()] = f"{part.name} line {number}"
                 continue
-            _check_form(part, entry)
+            check_form(part, entry)
             if "torn" in entry:
                 torn.pop(entry["torn"], None)
             elif "withdrawn" in entry:
@@ -117,24 +114,12 @@ def open_ledger(path: Path) -> Ledger:
     return Ledger(header, records, completed, tuple(damaged))
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    """Lines of a file, without their ends; none where it is not there."""
-    try:
-        with open(path, "rb") as file:
-            for line in file:
-                yield line.removesuffix(b"\n")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StoreError(f"ledger {path}", f"cannot be read ({error.strerror})", "look at its permissions") from None
-
-
 def read_header(path: Path) -> Record:
     """The header of a ledger, without its records; {} where there is none."""
-    for line in _lines(path):
-        entry = _opened(line)
+    for line in read_lines(path):
+        entry = opened(line)
         if entry is not None and "plan" in entry and "blocks" in entry:
-            _check_form(path, entry)
+            check_form(path, entry)
             return entry
     return {}
 
@@ -143,105 +128,6 @@ def read_ledger(path: Path) -> tuple[Record, dict[str, Record]]:
     """Header and records by block; damaged lines are left out. No ledger: two empty dicts."""
     found = open_ledger(path)
     return found.header, found.records
-
-
-def _sealed(entry: Record) -> bytes:
-    """An entry as a line that ends with a checksum of all before it."""
-    body = json.dumps(entry, sort_keys=True).encode()[:-1]
-    return body + _seal(body) + b"\n"
-
-
-def _seal(body: bytes) -> bytes:
-    return b', "sum": "%s"}' % hashlib.sha256(body).hexdigest()[:16].encode()
-
-
-SEAL = len(_seal(b""))
-
-
-def _opened(line: bytes) -> Record | None:
-    """The entry in a line, if it is whole."""
-    if line[-SEAL:] != _seal(line[:-SEAL]):
-        return None
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return entry if isinstance(entry, dict) else None
-
-
-BLOCK = re.compile(r"z\d{4,8}(-\d{1,9}:\d{1,9})?")
-"""Names of blocks: a layer, or rows of a layer."""
-
-
-def _check_form(path: Path, entry: Record) -> None:
-    """Refuse an entry that is sealed and makes no sense: checksums keep accidents out, not strangers.
-
-    Raises
-    ------
-    StoreError
-        Wrong types, names of blocks that are none, files outside the store.
-    """
-
-    def texts(values: Any) -> bool:
-        return isinstance(values, list) and all(isinstance(value, str) for value in values)
-
-    def files(found: Any) -> bool:
-        return isinstance(found, dict) and all(
-            isinstance(value, list)
-            and len(value) == 2
-            and type(value[0]) is int
-            and value[0] >= 0
-            and isinstance(value[1], str)
-            for value in found.values()
-        )
-
-    if "torn" in entry:
-        ok = isinstance(entry["torn"], str)
-    elif "withdrawn" in entry:
-        ok = texts(entry["withdrawn"])
-    elif "completed" in entry:
-        ok = isinstance(entry["completed"], str)
-    elif "block" in entry:
-        ok = isinstance(entry["block"], str) and bool(BLOCK.fullmatch(entry["block"])) and files(entry.get("files"))
-        ok = ok and files(entry.get("beside", {})) and isinstance(entry.get("inputs", {}), dict)
-    else:
-        plan = entry.get("plan")
-        ok = isinstance(plan, dict) and texts(plan.get("writes", [])) and isinstance(plan.get("inputs", {}), dict)
-        ok = ok and texts(entry.get("blocks")) and all(BLOCK.fullmatch(block) for block in entry["blocks"])
-        ok = ok and isinstance(entry.get("digest"), str)
-    if not ok:
-        raise StoreError(f"ledger {path}", "has an entry of another form", "distrust this store")
-    for name in entry.get("files", ()):
-        if name.startswith("/") or ".." in name.split("/"):
-            raise StoreError(f"ledger {path}", f"names {name!r}, outside the store", "distrust this store")
-
-
-def append(path: Path, entry: Record) -> None:
-    """Add one line and force it to disk. A line that a kill cut short is closed first, so that it stays alone.
-
-    Raises
-    ------
-    StoreError
-        The disk is full; the ledger is as it was.
-    """
-    with full_disk_said(f"ledger {path}"):
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            size = os.fstat(descriptor).st_size
-            data = b""
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                torn = os.pread(descriptor, size, 0).rpartition(b"\n")[2]
-                data = b"\n" + _sealed({"torn": hashlib.sha256(torn).hexdigest()})
-            data += _sealed(entry)
-            try:
-                if os.write(descriptor, data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(descriptor)
-            except OSError:
-                os.ftruncate(descriptor, size)
-                raise
-        finally:
-            os.close(descriptor)
 
 
 def sound(store: str | Path, files: Mapping[str, Any]) -> bool:
@@ -260,15 +146,14 @@ def is_done(store: str | Path, record: Record) -> bool:
     return sound(store, record["files"]) and sound(store, record.get("beside", {}))
 
 
-def check_plan(store: str | Path, group: str, step: str, plan: Mapping[str, Any]) -> None:
-    """Refuse a step that is there, made by another plan.
+def check_plan(group: str, step: str, header: Record, plan: Mapping[str, Any]) -> None:
+    """Refuse a step that is there, by the header of its ledger, and was made by another plan.
 
     Raises
     ------
     StoreError
         Other parameters, inputs or versions.
     """
-    header = read_header(ledger_path(store, group, step))
     if header and header["digest"] != digest(plan):
         old, new = header["plan"], json.loads(json.dumps(dict(plan)))
         changed = sorted(k for k in {*new, *old} if new.get(k) != old.get(k))
@@ -315,8 +200,8 @@ def begin(
     path = ledger_path(store, group, step)
     path.parent.mkdir(parents=True, exist_ok=True)
     wanted = list(blocks)
-    check_plan(store, group, step, plan)
     header, records = read_ledger(path)
+    check_plan(group, step, header, plan)
     if header and header["blocks"] != wanted:  # another fusion cuts the layers otherwise: parts do not fit
         if states(store, group)[step].complete:
             return set(wanted)
@@ -464,23 +349,33 @@ def sync_files(store: str | Path, names: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class StepState:
-    """How far a step has come."""
+    """How far a step has come; ``lost`` names what a complete step should have and has not."""
 
     step: str
-    blocks: tuple[str, ...]
+    header: Record
     done: frozenset[str]
     provenance: Mapping[str, Any] | None
-    writes: tuple[str, ...]
     lost: tuple[str, ...] = ()
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        return tuple(self.header.get("blocks", ("unknown",)))
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return tuple(self.header.get("plan", {}).get("writes", ()))
 
     @property
     def complete(self) -> bool:
         return self.provenance is not None and len(self.done) == len(self.blocks) and not self.lost
 
 
-def states(store: str | Path, group: str) -> dict[str, StepState]:
-    """The state of every step of a group, by what its ledger, its files and the group's attributes say."""
-    _, provenance = group_provenance(store, group)
+def states(store: str | Path, group: str, provenance: Mapping[str, Any] | None = None) -> dict[str, StepState]:
+    """The state of every step of a group, by what its ledger, its files and the group's attributes say.
+
+    ``provenance`` is that in the attributes, where they were read.
+    """
+    provenance = group_provenance(store, group)[1] if provenance is None else provenance
     names = {p.stem for p in Path(store, group, ".ledger").glob("*.jsonl")} | set(provenance)
     result = {}
     for step in sorted(names):
@@ -490,7 +385,5 @@ def states(store: str | Path, group: str) -> dict[str, StepState]:
         small = provenance.get(step, {}).get("small_files", {})
         lost = [name for name, size in small.items() if not sound(store, {name: size})]
         lost += [f"{group}/{name}" for name in writes if not Path(store, group, name, "zarr.json").exists()]
-        result[step] = StepState(
-            step, tuple(header.get("blocks", ("unknown",))), done, provenance.get(step), tuple(writes), tuple(lost)
-        )
+        result[step] = StepState(step, header, done, provenance.get(step), tuple(lost))
     return result

@@ -108,12 +108,13 @@ def compare_beams(
     Frames that are not on one scale are put on one by the monitor or the exposure first, above the darkest place of
     the layer; then nothing is taken from the store but counts and truth.
     """
+    from dfxm_dask.store.integrity.opened import open_store
     from dfxm_dask.store.output_paths import refuse_file
-    from dfxm_dask.store.scan import open_scan, read_group_meta
+    from dfxm_dask.store.scan import open_scan
     from dfxm_dask.view.compare.methods_page import draw_methods
     from dfxm_dask.view.figures.maps import DPI
 
-    read_group_meta(store)  # what is no store says so first
+    open_store(store)  # what is no store says so first
     path = Path(out)
     refuse_file(path, "--out FILE.png")
     tree = open_scan(store, allow_partial=True)

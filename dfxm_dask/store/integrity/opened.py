@@ -1,0 +1,124 @@
+"""A store that was opened: its metadata and ledgers at one moment, each read and checked once, to be handed on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dfxm_dask.schema import Variable
+from dfxm_dask.sources.wrong_kinds import not_a_store
+from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.metadata import check_store, read_node
+
+RESUME = "run it again to resume, or open with allow_partial=True"
+
+
+@dataclass(frozen=True)
+class OpenStore:
+    """What a store holds, by its metadata; ledgers are read when they are asked for, and once.
+
+    Parameters
+    ----------
+    path : Path
+    nodes : dict
+        Checked metadata of groups and arrays by place, such as ``raw/counts``; ``""`` is the root.
+    """
+
+    path: Path
+    nodes: Mapping[str, dict[str, Any]]
+    _states: dict[str, dict[str, ledger.StepState]] = field(default_factory=dict)
+
+    def groups(self) -> list[str]:
+        """Names of the groups."""
+        return sorted(name for name, meta in self.nodes.items() if name and meta["node_type"] == "group")
+
+    def arrays(self, group: str) -> list[str]:
+        """Names of the arrays of a group."""
+        inner = (name.rpartition("/") for name, meta in self.nodes.items() if meta["node_type"] == "array")
+        return sorted(name for holder, _, name in inner if holder == group)
+
+    def declared(self, group: str, name: str) -> Variable:
+        """What an array is."""
+        meta = self.nodes[f"{group}/{name}".strip("/")]
+        units, words = (meta["attributes"].get(word, "") for word in ("units", "long_name"))
+        return Variable(name, tuple(meta.get("dimension_names", ())), meta["data_type"], units, words)
+
+    def provenance(self, group: str) -> dict[str, Any]:
+        """How the complete steps of a group were made; of a group that is not there, nothing."""
+        made: dict[str, Any] = self.nodes.get(group, {}).get("attributes", {}).get("provenance", {})
+        return made
+
+    def states(self, group: str) -> dict[str, ledger.StepState]:
+        """The state of every step of a group."""
+        if group not in self._states:
+            self._states[group] = ledger.states(self.path, group, self.provenance(group))
+        return self._states[group]
+
+    def claimed_arrays(self, group: str) -> list[str]:
+        """Arrays of a group that a step has begun or written: what a step that was taken back has left is none."""
+        if group in ("", "raw", "truth") or not (self.path / group / ".ledger").is_dir():
+            return self.arrays(group)
+        states = self.states(group).values()
+        small = (name.split("/") for state in states for name in (state.provenance or {}).get("small_files", ()))
+        claimed = {name for state in states for name in state.writes} | {p[1] for p in small if len(p) > 2}
+        return [name for name in self.arrays(group) if name in claimed]
+
+    def incomplete(self, group: str) -> dict[str, tuple[str, str]]:
+        """Steps of a group that must not be taken for results, each with the reason and the remedy."""
+        bad: dict[str, tuple[str, str]] = {}
+        for step, state in self.states(group).items():
+            absent = (state.provenance or {}).get("absent")
+            stale = stale_input(self.provenance, state.provenance) if state.provenance else None
+            if state.provenance is not None and state.lost:
+                lost = f"{', '.join(state.lost[:3])} is missing"
+                bad[step] = lost, "run it again with --overwrite, or restore the file"
+            elif not state.complete:
+                bad[step] = f"{len(state.done)} of {len(state.blocks)} blocks are on disk", RESUME
+            elif stale:
+                bad[step] = stale
+            elif absent:
+                bad[step] = f"layers were absent from the source: {', '.join(absent)}", "open with allow_partial=True"
+        return bad
+
+
+def stale_input(provenance: Callable[[str], Mapping[str, Any]], made: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What a result was made of that is not there any more, directly or through others: reason and remedy.
+
+    Parameters
+    ----------
+    provenance : callable
+        Given a group, how its complete steps were made.
+    made : mapping
+        How the result was made.
+    """
+    for source, wanted in made.get("inputs", {}).items():
+        upstream, _, name = source.partition("/")
+        known = provenance(upstream)
+        if name not in known:
+            return f"its input {source} is not complete", RESUME
+        if known[name].get("digest") != wanted:
+            return f"its input {source} was made anew since", "run it again with --overwrite"
+        if (deeper := stale_input(provenance, known[name])) is not None:
+            return deeper
+    return None
+
+
+def open_store(store: str | os.PathLike[str]) -> OpenStore:
+    """A store, once all its nodes are checked: see :mod:`dfxm_dask.store.metadata`.
+
+    Raises
+    ------
+    StoreError
+        Not a store, or one that is not to be trusted.
+    """
+    path = Path(store)
+    if not os.path.lexists(path / "zarr.json"):
+        raise not_a_store(path)
+    root = read_node(path)
+    foreign = "schema_version" not in root["attributes"] and not any(path.glob("*/.ledger/*.jsonl"))
+    if root["node_type"] != "group" or foreign:
+        raise not_a_store(path)
+    return OpenStore(path, {"": root, **check_store(path)})
