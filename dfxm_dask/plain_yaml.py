@@ -7,13 +7,15 @@ in which 0100 is 64, 1:30 is 90 and ``no`` is false; so what it resolves is not 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from dfxm_dask.errors import RecipeError
-from dfxm_dask.schema import printable
+from dfxm_dask.schema import Model, first_fault, nearest, printable, validated
 
 MAX_BYTES = 1 << 20
 """Larger files are refused before they are parsed: a recipe of a hundred steps has 10 kB."""
@@ -171,3 +173,83 @@ def _meant(node: yaml.ScalarNode, path: Path) -> str | float | bool | None:
     except ValueError as error:
         where = f"{place(path, node)}: {node.value[:40]!r}"
         raise RecipeError(where, f"is no number ({error})", "write it in digits") from None
+
+
+def read_words(path: Path, what: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Words of a YAML file with their values, and the ``file:line`` of each.
+
+    Parameters
+    ----------
+    path : Path
+    what : str
+        What the file is, such as "a cluster", for errors.
+
+    Raises
+    ------
+    RecipeError
+        See :func:`read_text`, :func:`parse_yaml`, :func:`entries` and :func:`plain`.
+    """
+    found = entries(parse_yaml(read_text(path), path), path, what)
+    return (
+        {word: plain(value, path) for word, (_, value) in found.items()},
+        {word: place(path, key) for word, (key, _) in found.items()},
+    )
+
+
+def refuse_unknown(lines: Mapping[str, str], known: Collection[str], where: str = "") -> None:
+    """Refuse words of a file that mean nothing there.
+
+    Parameters
+    ----------
+    lines : mapping
+        Words with the ``file:line`` of each.
+    known : collection of str
+    where : str
+        In what, such as " at the top level".
+
+    Raises
+    ------
+    RecipeError
+        With the nearest known word.
+    """
+    for word, line in lines.items():
+        if word not in known:
+            raise RecipeError(
+                f"{line}: {word!r}", f"is unknown{where}{nearest(word, known)}", f"use {', '.join(known)}"
+            )
+
+
+def configured(model: type[Model], content: Mapping[str, Any], lines: Mapping[str, str], path: Path, see: str) -> Model:
+    """A configuration, checked.
+
+    Parameters
+    ----------
+    model : class
+        Its fields are the words, but for those that are excluded.
+    content, lines : mapping
+        Words with their values, and with the ``file:line`` of each, as of :func:`read_words`.
+    path : Path
+        Of the file.
+    see : str
+        Where an example is.
+
+    Raises
+    ------
+    RecipeError
+        An unknown word (with the nearest known one), or a value that does not suit; with file and line.
+    """
+    refuse_unknown(lines, [name for name, field in model.model_fields.items() if not field.exclude])
+    try:
+        return validated(model, content)
+    except ValidationError as error:
+        fault, reason = first_fault(error)
+        # A fault of the whole is told at the word that no such file can do without.
+        needed = next((name for name, field in model.model_fields.items() if field.is_required()), "")
+        where = ".".join(map(str, fault)) or needed
+        line = lines.get(where.partition(".")[0], f"{path}:1" if lines else str(path))
+        raise RecipeError(f"{line}: {where!r}", reason, f"see {see}") from None
+
+
+def read_config(path: Path, model: type[Model], what: str, see: str) -> Model:
+    """The configuration in a YAML file, checked: see :func:`read_words` and :func:`configured`."""
+    return configured(model, *read_words(path, what), path, see)

@@ -13,7 +13,7 @@ from dfxm_dask.cli.options import FILE
 @click.argument("folder", type=FILE, default=Path())
 @click.option("--cluster", metavar="NAME|FILE", help="Look at this cluster, too.")
 def doctor(folder: Path, cluster: str | None) -> None:
-    """Look at packages, codecs, threads, memory, network, SLURM and GPU, and whether FOLDER is good for stores.
+    """Look at packages, codecs, memory, GPU and batch system, and whether FOLDER is good for stores.
 
     Only a folder of probes is written into FOLDER, and removed again. Exit code 1 says that something fails.
     """

@@ -186,7 +186,9 @@ def run_options(function: Callable[..., None]) -> Callable[..., None]:
     )(function)
     function = click.option("--events", type=FILE, help="Append what happens to this file, as JSON lines.")(function)
     function = click.option(
-        "--workers", type=click.IntRange(1), help="Worker processes; with SLURM, jobs. [default: one for each core]"
+        "--workers",
+        type=click.IntRange(1),
+        help="Worker processes; of a batch system, jobs. [default: one for each core]",
     )(function)
     return click.option(
         "--cluster", metavar="NAME|FILE|tcp://...", help="Where to compute. [default: processes on this machine]"

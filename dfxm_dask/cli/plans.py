@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dfxm_dask.cli.options import FILE, plugin_option
+from dfxm_dask.errors import RecipeError
 
 
 @click.command("plan")
@@ -15,17 +16,6 @@ from dfxm_dask.cli.options import FILE, plugin_option
 @click.option("--workers", type=click.IntRange(1), help="Workers of the run. [default: one for each core]")
 @click.option("--memory-limit", metavar="SIZE", help="Of a worker, such as 2GiB. [default: an even share]")
 @click.option("--cluster", metavar="NAME|FILE", help="Take workers and memory from this file.")
-@click.option(
-    "--probe/--no-probe",
-    "probing",
-    default=True,
-    show_default=True,
-    help="Compute a few blocks on this machine, beside the store, for time, disk and memory as they are.",
-)
-@click.option(
-    "--blocks", type=click.IntRange(1), default=3, show_default=True, help="Blocks of each pass, or layers, to probe."
-)
-@click.option("--scratch", type=FILE, help="Folder for what is computed. [default: that for temporary files]")
 @plugin_option
 def plan_run(
     recipe: str,
@@ -33,26 +23,23 @@ def plan_run(
     workers: int | None,
     memory_limit: str | None,
     cluster: str | None,
-    probing: bool,
-    blocks: int,
-    scratch: Path | None,
     plugins: tuple[Path, ...],
 ) -> None:
-    """Say what RECIPE on STORE takes: tasks, memory of a worker, disk, time. Refuses what cannot fit.
+    """Say what RECIPE on STORE takes: tasks, memory of a worker, disk. Refuses what cannot fit.
 
-    Nothing is written into STORE. What earlier runs have done is not counted.
+    Nothing is computed, and nothing is written into STORE. What earlier runs have done is not counted.
     """
-    from dfxm_dask.run.checks.probe import probe, projected, refuse_unfit, worker_limits
+    from dfxm_dask.run.checks.forecast import forecast, refuse_unfit
+    from dfxm_dask.run.clusters.cluster import read_cluster
     from dfxm_dask.run.execute import plan
     from dfxm_dask.run.recipe import read_recipe
     from dfxm_dask.view.tables import show_plan
 
     asked = read_recipe(recipe)
     made = plan(asked, store)
-    count, limit = worker_limits(cluster, workers, memory_limit)
-    found = projected(made, count)
-    if probing:
-        refuse_unfit(made, found, limit)  # what is too large by its declaration is not tried
-        found = probe(made, workers=count, blocks=blocks, scratch=scratch, plugins=plugins)
-    show_plan(made, asked.name, store, found, limit)
+    if cluster and "://" in cluster:
+        raise RecipeError(f"cluster {cluster}", "is known to its scheduler only", "say --workers and --memory-limit")
+    count, limit = read_cluster(cluster).sized(workers, memory_limit).limits()
+    found = forecast(made)
+    show_plan(made, asked.name, store, found, f"{count} worker{'s' if count > 1 else ''}", limit)
     refuse_unfit(made, found, limit)

@@ -26,8 +26,7 @@ import yaml
 
 from dfxm_dask.catalogue import find
 from dfxm_dask.errors import DfxmError, InputError, RecipeError
-from dfxm_dask.plain_yaml import entries, parse_yaml, place, plain, read_text
-from dfxm_dask.schema import nearest
+from dfxm_dask.plain_yaml import entries, parse_yaml, place, plain, read_text, refuse_unknown
 
 TOP_LEVEL = ("name", "description", "steps")
 
@@ -111,13 +110,7 @@ def parse_recipe(text: str, path: Path) -> Recipe:
         See :func:`read_recipe`.
     """
     top = entries(parse_yaml(text, path), path, "a recipe")
-    for word, (key, _) in top.items():
-        if word not in TOP_LEVEL:
-            raise RecipeError(
-                f"{place(path, key)}: {word!r}",
-                f"is unknown at the top level{nearest(word, TOP_LEVEL)}",
-                f"use {', '.join(TOP_LEVEL)}",
-            )
+    refuse_unknown({word: place(path, key) for word, (key, _) in top.items()}, TOP_LEVEL, " at the top level")
     if "steps" not in top:
         raise RecipeError(f"{path}:1: 'steps'", "is missing", "list the reductions under `steps:`, one a line")
     listed = top["steps"][1]

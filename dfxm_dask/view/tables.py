@@ -111,7 +111,9 @@ def direction(attrs: Mapping[str, Any]) -> str:
     return f"{attrs['scan_mode']} ({attrs['scan_mode_source']})" if "scan_mode" in attrs else ""
 
 
-def show_plan(plan: Any, recipe: str, store: str | Path, forecast: Any = None, memory_limit: int = 0) -> None:
+def show_plan(
+    plan: Any, recipe: str, store: str | Path, forecast: Any = None, workers: str = "", memory_limit: int = 0
+) -> None:
     """Steps of a plan with their cost, and what would be left out; what a run takes, where there is a forecast."""
     show_table(
         f"{recipe} on {store}",
@@ -140,38 +142,20 @@ def show_plan(plan: Any, recipe: str, store: str | Path, forecast: Any = None, m
         f"{megabytes(plan.bytes_read)} to read, {megabytes(plan.bytes_written)} to write"
     )
     if forecast is not None:
-        show_forecast(forecast, memory_limit)
+        show_forecast(forecast, workers, memory_limit)
 
 
-def show_forecast(forecast: Any, memory_limit: int) -> None:
+def show_forecast(forecast: Any, workers: str, memory_limit: int) -> None:
     """Cost of every pass of a run, and the total."""
     if not forecast.passes:
         return say("all is done: a run has nothing to compute")
-    workers = f"{forecast.workers} worker{'s' if forecast.workers > 1 else ''}"
-    rows = [
-        (
-            " + ".join(one.steps),
-            one.blocks,
-            one.probed,
-            f"{one.seconds / one.blocks:.2f} s" if one.probed else "",
-            megabytes(one.disk_bytes),
-            one.files,
-            f"{one.gather_seconds:.1f} s" if one.gather_seconds else "",
-            duration(forecast.pass_seconds(one)) if one.probed else "",
-        )
-        for one in forecast.passes
-    ]
-    columns = ("pass", "blocks to do", "probed", "a block", "on disk", "files", "gather", f"on {workers}")
-    show_table("still to do", columns, rows, right=(1, 2, 3, 4, 5, 6, 7))
-    said = (
-        "by declaration" if not forecast.probed else f"measured; {megabytes(forecast.projected_bytes)} by declaration"
-    )
+    rows = [(" + ".join(one.steps), one.blocks, megabytes(one.disk_bytes), one.files) for one in forecast.passes]
+    show_table("still to do", ("pass", "blocks to do", "on disk", "files"), rows, right=(1, 2, 3))
     say(
         f"{forecast.tasks} tasks on {workers}; memory of a worker {megabytes(forecast.memory_bytes)} of "
-        f"{megabytes(memory_limit)} ({said}); {megabytes(forecast.disk_bytes)} in {forecast.files} files and folders"
+        f"{megabytes(memory_limit)} (by declaration); {megabytes(forecast.disk_bytes)} in {forecast.files} files and "
+        "folders"
     )
-    if forecast.seconds is not None:
-        say(f"time about {duration(forecast.seconds)}, of which {duration(forecast.start_seconds)} to start")
 
 
 def duration(seconds: float) -> str:

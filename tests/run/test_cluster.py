@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import stat
@@ -21,9 +22,18 @@ import psutil
 import pytest
 
 from dfxm_dask.errors import DfxmError, RecipeError
-from dfxm_dask.run.clusters import slurm as module
+from dfxm_dask.run.clusters import jobs as module
 from dfxm_dask.run.clusters.cluster import Local, dashboard, open_cluster, read_cluster
-from dfxm_dask.run.clusters.slurm import Slurm, ask_slurm, job_of_worker, replacing_jobs, slurm_cluster, worker_lifetime
+from dfxm_dask.run.clusters.jobs import (
+    SYSTEMS,
+    Jobs,
+    job_cluster,
+    job_of_worker,
+    refuse_ended,
+    replacing_jobs,
+    seconds_of,
+    worker_lifetime,
+)
 from dfxm_dask.run.clusters.worker import environment_set, numba_cache, shell_lines, worker_environment
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "clusters"
@@ -238,22 +248,120 @@ def test_shell_lines__give_a_process_the_environment_of_a_worker() -> None:
     assert settings["comm"]["timeouts"]["tcp"] == "180s"
 
 
-def test_slurm_cluster__without_the_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_cluster__without_the_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(DfxmError, match=r"needs dask-jobqueue; pip install 'dfxm_dask\[slurm\]'"):
-        slurm_cluster(ExitStack(), Slurm.model_validate(SMALL))
+    with pytest.raises(DfxmError, match=r"needs dask-jobqueue; pip install 'dfxm_dask\[jobs\]'"):
+        job_cluster(ExitStack(), Jobs.model_validate(SMALL))
 
 
-def test_ask_slurm__where_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+HEADERS = {
+    "slurm": ["-p nice", "-A me", "--cpus-per-task=2", "--mem=3G", "-t 1-01:00:30", "--own"],
+    "pbs": ["-q nice", "-A me", "-l select=1:ncpus=2", "-l walltime=25:00:30", "--own"],
+    "lsf": ["-q nice", '-P "me"', "-n 2", "-W 1501", "--own"],
+    "sge": ["-q nice", "-P me", "-l select=1:ncpus=2", "-l h_rt=25:00:30", "--own"],
+    "oar": ["-q nice", "--project me", "-l select=1:ncpus=2,walltime=25:00:30", "--own"],
+}
+MARKS = {"slurm": "#SBATCH", "pbs": "#PBS", "lsf": "#BSUB", "sge": "#$", "oar": "#OAR"}
+
+
+@pytest.mark.parametrize("kind", SYSTEMS)
+def test_job_cluster__job_scripts_of_every_kind(kind: str, tmp_path: Path) -> None:
+    """What is asked for in the words of the batch system, and a worker with TLS, a life and its environment."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        f"kind: {kind}\nminimum_jobs: 1\nmaximum_jobs: 3\nworkers_per_job: 2\nmemory: 3GiB\nwalltime: 1-01:00:30\n"
+        f"queue: nice\naccount: me\ninterface: lo\njob_directives: [--own]\nprologue: [module load x]\n"
+        f"shared_directory: {tmp_path}\n" + ("resources: select=1:ncpus=2\n" if SYSTEMS[kind].resources else "")
+    )
+    setup = read_cluster(path)
+    assert setup.limits() == (6, 3 << 29)
+    with ExitStack() as stack:
+        cluster = stack.enter_context(job_cluster(stack, setup))  # type: ignore[arg-type]
+        script = cluster.job_script()
+        listens = cluster.scheduler.address
+    header = [line for line in script.splitlines() if line.startswith(MARKS[kind])]
+    for words in HEADERS[kind]:
+        assert any(line.endswith(words) for line in header), (words, header)
+    assert listens.startswith("tls://127.0.0.1:")
+    assert all(line in script for line in (*shell_lines(), "module load x"))
+    life, spread = worker_lifetime("1-01:00:30")
+    for option in (f"--lifetime {life}s --lifetime-stagger {spread}s", "--nworkers 2", "--death-timeout 120"):
+        assert option in script
+    assert script.count(f"{tmp_path}/.dfxm_dask-tls-") == 3  # authority, certificate and key of a worker
+
+
+COMMAND = "#!/bin/sh\n{}\n"
+
+
+def test_open_cluster__jobs_that_are_refused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    setup = tmp_path / "mine.yaml"
+    setup.write_text("\n".join(f"{k}: {v}" for k, v in {**SMALL, "kind": "pbs", "interface": "lo"}.items()))
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DfxmError, match="cluster of kind 'slurm': finds no sbatch here; run on a machine that submits"):
-        ask_slurm("sbatch", "--test-only")
+    with pytest.raises(DfxmError, match="cluster of kind 'pbs': finds no qsub here; run on a machine that"):
+        open_cluster(setup).__enter__()
+    (tmp_path / "qsub").write_text(COMMAND.format("echo no such queue >&2; exit 1"))
+    (tmp_path / "qsub").chmod(0o755)
+    with pytest.raises(DfxmError, match="PBS jobs: were refused: no such queue; check queue, account"):
+        open_cluster(setup).__enter__()
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
-def test_slurm_cluster__hands_the_setup_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_open_cluster__jobs_of_a_system_that_takes_one_of_two(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """A stand-in for SGE that starts the first job script here, and refuses the second."""
+    setup = tmp_path / "mine.yaml"
+    asked = {**SMALL, "kind": "sge", "interface": "lo", "jobs": 2, "shared_directory": tmp_path}
+    setup.write_text("\n".join(f"{k}: {v}" for k, v in asked.items()))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    qsub = f"mkdir {tmp_path}/one 2>/dev/null || {{ echo one job only >&2; exit 1; }}\ncp $1 {tmp_path}/job.sh\n"
+    qsub += f'setsid bash {tmp_path}/job.sh >/dev/null 2>&1 &\necho "Your job $! has been submitted"'
+    for name, text in {"qsub": qsub, "qdel": "kill -TERM -- -$1", "qstat": "exit 1"}.items():
+        (tmp_path / name).write_text(COMMAND.format(text))
+        (tmp_path / name).chmod(0o755)
+    with open_cluster(setup) as client:
+        assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+        assert client.scheduler.address.startswith("tls://127.0.0.1:")
+        wait_for("the refusal is told", lambda: "a job was refused: one job only" in caplog.text, 10)
+
+
+LISTED = {
+    "slurm": ("7 PENDING", "7 FAILED"),
+    "pbs": ("7.head  dask-worker  me  00:00:01 Q nice", "7.head  dask-worker  me  00:00:01 C nice"),
+    "lsf": ("7 PSUSP", "7 EXIT"),
+    "sge": (
+        "      7 0.55 dask-worke me    qw    11/30/2026 07:00:00    2",
+        "      7 0.55 dask-worke me   Eqw  11/30/2026",
+    ),
+    "oar": ("7   dask-worker  me  2026-11-30 07:00:00 W default", "7   dask-worker  me  2026-11-30 07:00:00 E default"),
+}
+
+
+@pytest.mark.parametrize("kind", SYSTEMS)
+def test_refuse_ended__reads_what_every_kind_lists(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    program = tmp_path / SYSTEMS[kind].listing[0]
+    waits, ended = LISTED[kind]
+    for line in (waits, ended, ""):
+        program.write_text(COMMAND.format(f"echo 'job-ID Name User'; echo '{line}'"))
+        program.chmod(0o755)
+        if line == waits:
+            refuse_ended(["7"], SYSTEMS[kind], kind)
+            continue
+        with pytest.raises(DfxmError, match=f"ended before a worker was there: 7 .*{line[-4:] or 'ended'}; see what"):
+            refuse_ended(["7"], SYSTEMS[kind], kind)
+
+
+def test_job_cluster__hands_the_setup_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: dict[str, Any] = {}
 
     class Cluster:
+        job_cls = object
+
         def __init__(self, **options: Any) -> None:
             asked.update(options)
 
@@ -261,9 +369,9 @@ def test_slurm_cluster__hands_the_setup_on(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(module, "import_module", lambda name: types.SimpleNamespace(SLURMCluster=Cluster))
     monkeypatch.chdir(tmp_path)
     setup = read_cluster(CONFIGS / "slurm.yaml")
-    assert isinstance(setup, Slurm)
+    assert isinstance(setup, Jobs)
     with ExitStack() as stack:
-        assert isinstance(slurm_cluster(stack, setup), Cluster)
+        assert isinstance(job_cluster(stack, setup), Cluster)
         security = asked["security"]
         key = Path(security.tls_worker_key)
         assert security.require_encryption
@@ -283,6 +391,7 @@ def test_worker_lifetime__ends_before_the_walltime(walltime: str) -> None:
     days, _, clock = walltime.rpartition("-")
     hours, minutes, _ = clock.split(":")
     whole = 86400 * int(days or 0) + 3600 * int(hours) + 60 * int(minutes)
+    assert seconds_of(walltime) == whole
     life, spread = worker_lifetime(walltime)
     assert 0 < life - spread
     assert life + spread <= whole - 60
@@ -304,6 +413,8 @@ def test_replacing_jobs__forgets_a_job_only_when_its_last_worker_is_gone() -> No
             self.workers, self._futures = {"c-0": Job()}, set()
             self.worker_spec = {"c-0": {"group": ["-0", "-1"]}}
             self.scheduler_info = {"workers": {"a": {"name": "c-0-0"}, "b": {"name": "c-0-1"}}}
+
+        job_cls = Job
 
         def _update_worker_status(self, op: str, msg: Any) -> None:
             self.scheduler_info["workers"].pop(msg)
@@ -338,9 +449,23 @@ def test_read_cluster__reads_a_local_setup(tmp_path: Path) -> None:
     assert read_cluster(str(path)) == Local(kind="local", workers=3)
 
 
+def test_limits__of_workers_are_those_of_the_run(tmp_path: Path) -> None:
+    here = read_cluster(None)
+    assert here.sized(3, "2GiB").limits() == (3, 2 * 2**30)
+    count, share = here.sized(4).limits()
+    assert count == 4
+    assert here.sized(8).limits()[1] == pytest.approx(share / 2, rel=1e-6)
+    path = tmp_path / "c.yaml"
+    path.write_text("kind: slurm\njobs: 5\nworkers_per_job: 4\nmemory: 64GiB\nwalltime: '01:00:00'\n")
+    assert read_cluster(path).limits() == (20, 16 * 2**30)
+    assert read_cluster(path).sized(2, "1GiB").limits() == (8, 2**30)
+    with pytest.raises(RecipeError, match="memory limit: is 'much'; write a size such as 2GiB"):
+        here.sized(1, "much").limits()
+
+
 WRONG = {
     "unknown kind": ("a: 1\nkind: slrum\n", r"mine\.yaml:2: 'kind': is 'slrum' \(did you mean 'slurm'"),
-    "no kind": ("workers: 1\n", r"mine\.yaml:1: 'kind': is None; use local or slurm"),
+    "no kind": ("workers: 1\n", r"mine\.yaml:1: 'kind': is None; use local, slurm, pbs, lsf, sge, oar"),
     "kind a list": ("kind: []\n", r"mine\.yaml:1: 'kind': is \[\]"),
     "unknown field": ("kind: local\nworker: 1\n", r"mine\.yaml:2: 'worker': is unknown .*\(did you mean 'workers'"),
     "bad value": ("kind: local\nworkers: 0\n", r"mine\.yaml:2: 'workers': .*greater than or equal to 1 \(found 0\)"),
@@ -360,6 +485,10 @@ WRONG = {
     "short": (
         "kind: slurm\njobs: 1\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:01:00'\n",
         r"mine\.yaml:1: 'kind': walltime is below 5 minutes",
+    ),
+    "words of others": (
+        "kind: slurm\njobs: 1\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:10:00'\nresources: a=1\n",
+        r"mine\.yaml:1: 'kind': resources are not for slurm: write job_directives",
     ),
     "not YAML": ("kind: [\n", r"mine\.yaml:\d: is not YAML"),
 }

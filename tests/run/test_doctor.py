@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import h5py
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -34,15 +34,13 @@ def test_doctor__says_what_the_system_says_and_leaves_nothing_behind(tmp_path: P
     found = by_name(doctor(tmp_path))
     assert [f for f in found.values() if f.state == "fail"] == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine"]
-    numpy = metadata.version("torch")
-    assert f"torch {numpy}" in found["packages"].found
     assert str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]) in found["open files"].found
     free = float(found["folder: free space"].found.split()[0]) * 1e9
     assert free == pytest.approx(psutil.disk_usage(str(tmp_path)).free, rel=0.2)
     mounted = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=True)
     kind = found["folder: file system"].found.rsplit(" on ", 1)[1].split(",")[0]
     assert kind[:3] in mounted.stdout.replace("overlayfs", "overlay")
-    for name in ("write, fsync, rename", "appending", "hard links", "HDF5 locking", "clock"):
+    for name in ("write, fsync, rename", "appending", "hard links", "clock"):
         assert found[f"folder: {name}"].state == "ok"
 
 
@@ -63,7 +61,7 @@ def test_doctor__command_exits_with_1_where_something_fails(tmp_path: Path) -> N
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
 
 
-def test_packages__too_old_absent_or_newer_than_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages__too_old_or_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     required = [
         "numpy>=2.0",
         "dask[array]>=2025.1",
@@ -85,7 +83,7 @@ def test_packages__too_old_absent_or_newer_than_tested(monkeypatch: pytest.Monke
     assert found["package torch"].found == "is 2.9.1+cu128"
     assert found["package nothing-of-that-name"].found == "is not installed"
     assert "package bokeh" not in found
-    assert (found["packages"].state, "newer than tested: dask 2099.1.0" in found["packages"].found) == ("warn", True)
+    assert "packages" not in found
     versions |= {"numpy": "2.4.6", "dask": "2026.8.0", "torch": "2.10"}
     required.remove("nothing-of-that-name>=1")
     assert [f.state for f in module.packages()] == ["ok"]
@@ -98,14 +96,11 @@ def test_packages__too_old_absent_or_newer_than_tested(monkeypatch: pytest.Monke
 
 
 def test_codecs__a_wrong_round_trip_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    from numcodecs import blosc
-
     assert {f.state for f in module.codecs()} == {"ok"}
-    right = blosc.decompress
-    monkeypatch.setattr(blosc, "decompress", lambda packed: right(packed)[::-1])
-    found = by_name(module.codecs())
-    assert found["blosc-LZ4 with bitshuffle"].state == "fail"
-    assert found["HDF5 bitshuffle-LZ4"].state == "ok"
+    right = h5py.Dataset.__getitem__
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda data, where: right(data, where)[::-1])
+    monkeypatch.setattr("google_crc32c.implementation", "python")
+    assert [(f.name, f.state) for f in module.codecs()] == [("HDF5 bitshuffle-LZ4", "fail"), ("crc32c", "warn")]
 
 
 def test_asked__a_check_that_breaks_down_is_a_finding() -> None:
@@ -126,39 +121,21 @@ def test_memory_and_cores__follow_the_control_group(monkeypatch: pytest.MonkeyPa
     assert module._cores() == 1.5
     (found,) = module.memory()
     assert found.found.startswith("2.0 GB")
-    assert (found.state, "1.3 GB for each core" in found.found) == ("warn", True)
+    assert (found.state, "1.3 GB for each of 1.5 cores" in found.found) == ("warn", True)
     limits |= {"cpu.max": "max 100000", "memory.max": "max"}
     assert module._cores() == 8
     (found,) = module.memory()
     assert found.found.startswith(f"{psutil.virtual_memory().total / 1e9:.1f} GB")
 
 
-def test_threads__odd_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    monkeypatch.setenv("MKL_NUM_THREADS", "2")
-    (found,) = module.threads()
-    assert found.remedy == "unset OMP_NUM_THREADS"
-
-
-def test_open_files_and_text__warn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_files__warn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.resource, "getrlimit", lambda which: (256, 4096))
-    monkeypatch.setattr(module.locale, "getpreferredencoding", lambda again: "ANSI_X3.4-1968")
-    assert [f.remedy for f in (*module.open_files(), *module.terminal())] == ["ulimit -n 1024", "export LC_ALL=C.UTF-8"]
-
-
-def test_loopback__that_does_not_answer_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Closed(socket.socket):
-        def connect(self, address: Any) -> None:
-            raise ConnectionRefusedError("refused")
-
-    monkeypatch.setattr(module.socket, "socket", Closed)
-    (found,) = module.loopback()
-    assert found.state == "fail"
+    assert [f.remedy for f in module.open_files()] == ["ulimit -n 1024"]
 
 
 def test_gpu__that_torch_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = types.SimpleNamespace(returncode=0, stdout="NVIDIA A100, 81920 MiB\n")
-    monkeypatch.setattr(module, "_answer", lambda *command: answer)
+    answer = types.SimpleNamespace(stdout="NVIDIA A100, 81920 MiB\n")
+    monkeypatch.setattr(module.subprocess, "run", lambda *command, **how: answer)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (found,) = module.gpu()
     assert (found.state, found.found) == ("warn", "NVIDIA A100, 81920 MiB")
@@ -206,64 +183,36 @@ def test_probes__see_a_file_system_that_fails(tmp_path: Path, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(module.time, "time", lambda: 1e9)
         assert [f.state for f in module.clock(tmp_path)] == ["warn"]
-    with monkeypatch.context() as patch:
-        patch.setattr("h5py.File", lambda *_, **__: (_ for _ in ()).throw(OSError("unable to lock file, errno = 37")))
-        assert [f.remedy[:32] for f in module.locks(tmp_path)] == ["export HDF5_USE_FILE_LOCKING=FAL"]
 
 
-def slurm_setup(**own: Any) -> Any:
-    given = {"kind": "slurm", "interface": None, "queue": None, "tls": True, "shared_directory": None} | own
-    return types.SimpleNamespace(**given)
+def setup_of(kind: str = "slurm", **own: Any) -> Any:
+    return types.SimpleNamespace(**{"kind": kind, "interface": None, "shared_directory": None} | own)
 
 
-def test_network__interface_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [f.state for f in module.network(slurm_setup(interface="ib77"))] == ["fail"]
+def test_jobs__interface_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert by_name(module.jobs(setup_of(interface="ib77")))["network interface"].state == "fail"
+    assert list(module.jobs(setup_of("local"))) == []
     lonely = {"lo": [types.SimpleNamespace(family=socket.AF_INET, address="127.0.0.1")]}
     monkeypatch.setattr(psutil, "net_if_addrs", lambda: lonely)
-    assert [f.state for f in module.network(None)] == ["ok"]
-    assert [f.state for f in module.network(slurm_setup())] == ["fail"]
-    assert [f.state for f in module.network(slurm_setup(interface="lo", tls=False))] == ["fail"]
+    assert by_name(module.jobs(setup_of(interface="lo")))["network interface"].state == "fail"
 
 
-COMMAND = """#!/bin/sh
-{}
-"""
-
-
-def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, sinfo: str) -> None:
-    for name in ("sbatch", "sinfo", "squeue", "scancel"):
-        path = folder / name
-        path.write_text(COMMAND.format(sinfo if name == "sinfo" else "exit 9"))
-        path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-
-
-def test_slurm__queues_are_those_that_sinfo_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands(tmp_path, monkeypatch, "printf 'nice\\nlong\\nnice\\n'")
-    assert [f.found for f in module.slurm(None)] == ["queues long, nice"]
-    monkeypatch.setattr(module.metadata, "version", lambda name: "1")
-    assert [f.state for f in module.slurm(slurm_setup(queue="nice"))] == ["ok"]
-    (found,) = module.slurm(slurm_setup(queue="gpu"))
-    assert (found.state, found.found) == ("fail", "queue gpu is not among long, nice")
-    shared = by_name(module.slurm(slurm_setup(shared_directory=str(tmp_path / "absent"))))
-    assert shared["shared folder"].state == "fail"
-
-
-def test_slurm__that_is_silent_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands(tmp_path, monkeypatch, "echo 'Unable to contact slurm controller' >&2; exit 1")
-    assert [f.state for f in module.slurm(None)] == ["warn"]
-    monkeypatch.setattr(module.metadata, "version", lambda name: "1")
-    (found,) = module.slurm(slurm_setup())
-    assert (found.state, found.found) == ("fail", "sinfo: Unable to contact slurm controller")
-    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.2)
-    commands(tmp_path, monkeypatch, "exec sleep 60")
-    assert [f.found for f in module.slurm(slurm_setup())] == ["sinfo: no answer in time"]
-    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
-    assert [f.state for f in module.slurm(None)] == ["ok"]
-
-    def absent(name: str) -> None:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(module.metadata, "version", absent)
-    assert [f.name for f in module.slurm(slurm_setup(tls=False))] == ["SLURM", "package dask-jobqueue"]
-    assert len(list(module.slurm(slurm_setup()))) == 3
+@pytest.mark.parametrize(
+    ("kind", "commands"),
+    [
+        ("slurm", ["sbatch", "scancel", "squeue"]),
+        ("pbs", ["qsub", "qdel", "qstat"]),
+        ("lsf", ["bsub", "bkill", "bjobs"]),
+    ],
+)
+def test_jobs__commands_of_the_batch_system(
+    kind: str, commands: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert by_name(module.jobs(setup_of(kind)))[kind.upper()].found == f"no {', '.join(commands)} here"
+    for name in commands:
+        (tmp_path / name).touch(mode=0o755)
+    shared = by_name(module.jobs(setup_of(kind, shared_directory=str(tmp_path / "absent"))))
+    assert (shared[kind.upper()].state, shared["shared folder"].state) == ("ok", "fail")
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert "package dask-jobqueue" in by_name(module.jobs(setup_of(kind)))

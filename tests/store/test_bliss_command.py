@@ -123,8 +123,9 @@ def test_load_beamline__user_moves_a_motor_and_puts_it_first() -> None:
     [
         ("motors: {phi: [mu], chi: [mu]}", "motor 'mu' stands under both 'phi' and 'chi'"),
         ("motors: {y: [mu]}", "axis 'y' must be a plain name"),
-        ("motor: {phi: [mu]}", "motors: Field required"),
-        ("motors: {phi: [mu]}\ncolour: blue", "colour: Extra inputs are not permitted"),
+        ("motor: {phi: [mu]}", r"own\.yaml:1: 'motor': is unknown \(did you mean 'motors'"),
+        ("units: {mu: degree}", "'motors': Field required"),
+        ("motors: {phi: [mu]}\ncolour: blue", r"own\.yaml:2: 'colour': is unknown"),
         ("- phi", "is not a mapping"),
         ("motors: [", "is not YAML"),
         ("!!python/object/apply:os.system ['true']", "has a tag"),

@@ -1,41 +1,28 @@
-"""What a machine, a folder and a cluster are like, before a night is spent on them: one finding for each question.
+"""What a user can act on before a night is spent: one finding for each question, with what to do.
 
 Nothing is left behind: the only thing written is a folder of probes, which is removed again.
 """
 
 from __future__ import annotations
 
-import locale
 import os
 import re
 import resource
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import metadata
+from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 State = Literal["ok", "warn", "fail"]
 
-TESTED = {
-    "python": "3.11",
-    "dask": "2026.8",
-    "distributed": "2026.8",
-    "zarr": "3.1",
-    "xarray": "2026.9",
-    "numpy": "2.4",
-    "numba": "0.68",
-    "h5py": "3.16",
-    "torch": "2.13",
-}
-"""Versions with which the tests last passed; others that fit the requirements should do."""
 LEAST_OPEN_FILES = 1024
 LEAST_FREE_BYTES = 10_000_000_000
 LEAST_FREE_FILES = 100_000
@@ -44,13 +31,11 @@ LARGEST_SKEW = 2.0
 SLOW_COMMIT = 0.1
 """Seconds of a write, fsync and rename above which a file system slows a run down: a unit takes seconds (our choice,
 like the limits above)."""
-ANSWER_SECONDS = 3.0
 PASSING = {
     "tmpfs": "lives in memory, and is lost with the machine",
     "ramfs": "lives in memory, and is lost with it",
     "overlay": "is the layer of a container, and is lost with it",
 }
-SHARED = ("nfs", "nfs4", "gpfs", "lustre", "beegfs", "cifs", "smb3", "ceph", "wekafs")
 VERSION = re.compile(r"\d+(?:\.\d+)*")
 
 
@@ -65,6 +50,11 @@ class Finding:
 
 
 Check = Callable[[], Iterator[Finding]]
+
+
+def judged(name: str, good: bool, found: str, remedy: str, otherwise: State = "warn") -> Finding:
+    """A finding that is ok, or asks for something to be done."""
+    return Finding(name, "ok", found) if good else Finding(name, otherwise, found, remedy)
 
 
 def doctor(folder: str | Path = ".", cluster: str | Path | None = None) -> list[Finding]:
@@ -88,13 +78,10 @@ def doctor(folder: str | Path = ".", cluster: str | Path | None = None) -> list[
     """
     from dfxm_dask.run.clusters.cluster import read_cluster
 
-    setup = None if cluster is None else read_cluster(cluster)
-    findings: list[Finding] = []
-    own: tuple[Check, ...] = (packages, codecs, threads, memory, open_files, terminal, loopback, gpu)
-    placed: tuple[Check, ...] = (partial(place, Path(folder)), partial(network, setup), partial(slurm, setup))
-    for check in (*own, *placed):
-        findings += _asked(check)
-    return findings
+    setup = read_cluster(cluster)
+    placed: tuple[Check, ...] = (partial(place, Path(folder)), partial(jobs, setup))
+    checks: tuple[Check, ...] = (packages, codecs, memory, open_files, gpu, *placed)
+    return [finding for check in checks for finding in _asked(check)]
 
 
 def _asked(check: Check) -> list[Finding]:
@@ -109,35 +96,30 @@ def _asked(check: Check) -> list[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Python and every package against the least versions of the project, and the versions that are tested."""
-    python = ".".join(map(str, sys.version_info[:3]))
-    found = {"python": python}
+    """Every package against the least version that the project needs."""
     try:
         required = metadata.requires("dfxm_dask") or []
     except metadata.PackageNotFoundError:
         yield Finding("packages", "warn", "dfxm_dask is not installed", "pip install it, so that versions are known")
         return
-    lacking = []
+    found, lacking = 0, []
     for line in required:
         wanted = re.fullmatch(r"([\w.-]+)(?:\[[\w,-]+\])?\s*(?:>=\s*([\d.]+))?", line.partition(";")[0].strip())
         if "extra ==" in line or wanted is None:
             continue
         name, least = wanted[1], wanted[2] or "0"
         try:
-            found[name] = metadata.version(name)
+            version = metadata.version(name)
         except metadata.PackageNotFoundError:
             lacking.append((name, "is not installed", least))
             continue
-        if _numbers(found[name]) < _numbers(least):
-            lacking.append((name, f"is {found[name]}", least))
+        found += 1
+        if _numbers(version) < _numbers(least):
+            lacking.append((name, f"is {version}", least))
     for name, state, least in lacking:
         yield Finding(f"package {name}", "fail", state, f"pip install '{name}>={least}'")
-    newer = [f"{n} {found[n]}" for n, v in TESTED.items() if n in found and _numbers(found[n])[:2] > _numbers(v)]
-    words = f"python {python}, torch {found.get('torch', 'absent')}, {len(found) - 1} packages"
-    if newer:
-        yield Finding("packages", "warn", f"{words}; newer than tested: {', '.join(newer)}", "run the tests once")
-    elif not lacking:
-        yield Finding("packages", "ok", words)
+    if not lacking:
+        yield Finding("packages", "ok", f"{found}, all new enough")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -146,51 +128,21 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def codecs() -> Iterator[Finding]:
-    """Whether frames survive the codecs of LIMA files and of our stores."""
+    """Whether frames survive the codec of LIMA files, and whether checksums are fast."""
     import h5py
     import hdf5plugin
     import numpy as np
     from google_crc32c import implementation
-    from numcodecs import blosc
 
     counts = np.random.default_rng(0).integers(0, 999, (4, 64, 64)).astype(np.uint16)
     with h5py.File("probe.h5", "w", driver="core", backing_store=False) as file:
         file.create_dataset("data", data=counts, chunks=(1, 64, 64), **hdf5plugin.Bitshuffle())
         whole = bool((file["data"][()] == counts).all())
     remedy = "pip install --force-reinstall hdf5plugin h5py"
-    yield Finding(
-        "HDF5 bitshuffle-LZ4", "ok" if whole else "fail", f"HDF5 {h5py.version.hdf5_version}", "" if whole else remedy
-    )
-    packed = blosc.compress(counts, b"lz4", 5, blosc.BITSHUFFLE, 0, 2)
-    whole = blosc.decompress(packed) == counts.tobytes()
-    yield Finding(
-        "blosc-LZ4 with bitshuffle",
-        "ok" if whole else "fail",
-        f"{counts.nbytes / len(packed):.2f} times",
-        "" if whole else "pip install --force-reinstall numcodecs",
-    )
+    yield judged("HDF5 bitshuffle-LZ4", whole, f"HDF5 {h5py.version.hdf5_version}", remedy, "fail")
     fast = implementation in ("c", "cffi")
-    yield Finding(
-        "crc32c",
-        "ok" if fast else "warn",
-        f"implemented in {implementation}",
-        "" if fast else "pip install --force-reinstall google-crc32c: this one is slow",
-    )
-
-
-def threads() -> Iterator[Finding]:
-    """Cores that this process may use, and variables that say how many threads libraries take."""
-    names = [f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS", "NUMBA", "RAYON")]
-    given = {name: os.environ[name] for name in names if name in os.environ}
-    words = ", ".join(f"{name}={value}" for name, value in given.items()) or "no thread variable is set"
-    odd = [name for name, value in given.items() if not value.isdigit() or int(value) < 1]
-    cores = _cores()
-    yield Finding(
-        "cores and threads",
-        "warn" if odd else "ok",
-        f"{cores:g} of {os.cpu_count()} cores; {words}",
-        f"unset {' '.join(odd)}" if odd else "",
-    )
+    remedy = "pip install --force-reinstall google-crc32c: this one is slow"
+    yield judged("crc32c", fast, f"implemented in {implementation}", remedy)
 
 
 def _cores() -> float:
@@ -208,86 +160,37 @@ def _control_group(name: str) -> str:
 
 
 def memory() -> Iterator[Finding]:
-    """Memory of the machine, or of the control group where that is less."""
+    """Memory and cores of the machine, or of the control group where that has less."""
     import psutil
 
     total, limit = psutil.virtual_memory().total, _control_group("memory.max")
     usable = min(total, int(limit)) if limit.isdigit() else total
-    share = usable / max(1.0, _cores())
-    small = share < LEAST_BYTES_OF_A_CORE
+    cores = _cores()
+    share = usable / max(1.0, cores)
     free = min(psutil.virtual_memory().available, usable)
-    yield Finding(
-        "memory",
-        "warn" if small else "ok",
-        f"{usable / 1e9:.1f} GB ({free / 1e9:.1f} GB free), {share / 1e9:.1f} GB for each core",
-        "use fewer --workers than cores" if small else "",
-    )
+    words = f"{usable / 1e9:.1f} GB ({free / 1e9:.1f} GB free), {share / 1e9:.1f} GB for each of {cores:g} cores"
+    yield judged("memory", share >= LEAST_BYTES_OF_A_CORE, words, "use fewer --workers than cores")
 
 
 def open_files() -> Iterator[Finding]:
     """How many files a process may have open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    few = soft != resource.RLIM_INFINITY and soft < LEAST_OPEN_FILES
-    yield Finding(
-        "open files",
-        "warn" if few else "ok",
-        f"{soft} of at most {hard}",
-        f"ulimit -n {LEAST_OPEN_FILES}" if few else "",
-    )
-
-
-def terminal() -> Iterator[Finding]:
-    """Whether Greek letters and the degree sign can be shown, and files named in UTF-8."""
-    encoding = locale.getpreferredencoding(False)
-    plain = encoding.upper().replace("-", "") != "UTF8"
-    kind = "a terminal" if sys.stderr.isatty() else "no terminal: plain lines"
-    yield Finding("text", "warn" if plain else "ok", f"{encoding}, {kind}", "export LC_ALL=C.UTF-8" if plain else "")
-
-
-def loopback() -> Iterator[Finding]:
-    """Whether processes of this machine reach each other."""
-    with socket.socket() as server, socket.socket() as client:
-        client.settimeout(ANSWER_SECONDS)
-        try:
-            server.bind(("127.0.0.1", 0))
-            server.listen(1)
-            client.connect(server.getsockname())
-        except OSError as error:
-            yield Finding(
-                "loopback",
-                "fail",
-                f"port of 127.0.0.1 does not answer ({error})",
-                "allow local connections: workers need them",
-            )
-            return
-        yield Finding("loopback", "ok", f"port {server.getsockname()[1]} of 127.0.0.1 answers")
+    many = soft == resource.RLIM_INFINITY or soft >= LEAST_OPEN_FILES
+    yield judged("open files", many, f"{soft} of at most {hard}", f"ulimit -n {LEAST_OPEN_FILES}")
 
 
 def gpu() -> Iterator[Finding]:
     """GPUs, and whether torch sees them."""
-    found = _answer("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
-    if found is None or found.returncode:
+    try:
+        command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=3.0).stdout
+    except (OSError, subprocess.SubprocessError):
         yield Finding("GPU", "ok", "none: networks run on processors")
         return
     import torch
 
-    seen = torch.cuda.is_available()
-    yield Finding(
-        "GPU",
-        "ok" if seen else "warn",
-        "; ".join(found.stdout.split("\n")).strip("; "),
-        "" if seen else f"install a torch with CUDA (this is {torch.__version__})",
-    )
-
-
-def _answer(*command: str) -> subprocess.CompletedProcess[str] | None:
-    """What a command says, or None where it is not there or does not answer in time."""
-    if shutil.which(command[0]) is None:
-        return None
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
+    remedy = f"install a torch with CUDA (this is {torch.__version__})"
+    yield judged("GPU", torch.cuda.is_available(), "; ".join(found.split("\n")).strip("; "), remedy)
 
 
 def place(folder: Path, name: str = "folder") -> Iterator[Finding]:
@@ -303,37 +206,23 @@ def place(folder: Path, name: str = "folder") -> Iterator[Finding]:
         return
     mounts = [p for p in psutil.disk_partitions(all=True) if folder.is_relative_to(p.mountpoint)]
     kind = max(mounts, key=lambda p: len(p.mountpoint)).fstype if mounts else "unknown"
-    note = ", shared between machines" if kind in SHARED else ""
-    yield Finding(
-        f"{name}: file system",
-        "warn" if kind in PASSING else "ok",
-        f"{folder} on {kind}{note}",
-        f"choose another folder: this one {PASSING[kind]}" if kind in PASSING else "",
-    )
+    remedy = f"choose another folder: this one {PASSING.get(kind)}"
+    yield judged(f"{name}: file system", kind not in PASSING, f"{folder} on {kind}", remedy)
     space = os.statvfs(folder)
     free, files = space.f_bavail * space.f_frsize, space.f_favail
-    scarce = free < LEAST_FREE_BYTES
-    yield Finding(
-        f"{name}: free space",
-        "warn" if scarce else "ok",
-        f"{free / 1e9:.1f} GB",
-        "free space, or choose another folder" if scarce else "",
-    )
+    remedy = "free space, or choose another folder"
+    yield judged(f"{name}: free space", free >= LEAST_FREE_BYTES, f"{free / 1e9:.1f} GB", remedy)
     counted = space.f_files > 0
-    few = counted and files < LEAST_FREE_FILES
-    yield Finding(
-        f"{name}: free inodes",
-        "warn" if few else "ok",
-        f"{files:,}" if counted else "not limited",
-        "remove small files, or choose another folder" if few else "",
-    )
+    words = f"{files:,}" if counted else "not limited"
+    remedy = "remove small files, or choose another folder"
+    yield judged(f"{name}: free inodes", not counted or files >= LEAST_FREE_FILES, words, remedy)
     try:
         probes = Path(tempfile.mkdtemp(prefix=".dfxm_dask-probe-", dir=folder))
     except OSError as error:
         yield Finding(f"{name}: writing", "fail", f"is refused ({error.strerror})", "choose a folder of your own")
         return
     try:
-        for probe in (commits, appends, links, locks, clock):
+        for probe in (commits, appends, links, clock):
             for found in _asked(partial(probe, probes)):
                 yield replace(found, name=f"{name}: {found.name}")
     finally:
@@ -359,13 +248,8 @@ def commits(folder: Path) -> Iterator[Finding]:
     if final.read_bytes() != data or beside.exists():
         yield Finding("rename", "fail", "did not replace the file", "choose another file system")
         return
-    slow = taken > SLOW_COMMIT
-    yield Finding(
-        "write, fsync, rename",
-        "warn" if slow else "ok",
-        f"1 MB in {taken * 1e3:.1f} ms",
-        "expect slow commits, or choose another folder" if slow else "",
-    )
+    remedy = "expect slow commits, or choose another folder"
+    yield judged("write, fsync, rename", taken <= SLOW_COMMIT, f"1 MB in {taken * 1e3:.1f} ms", remedy)
 
 
 def appends(folder: Path) -> Iterator[Finding]:
@@ -379,12 +263,8 @@ def appends(folder: Path) -> Iterator[Finding]:
         for writer in writers:
             os.close(writer)
     whole = path.read_bytes() == b"".join(b"%03d\n" % number for number in range(20))
-    yield Finding(
-        "appending",
-        "ok" if whole else "fail",
-        "lines stay whole" if whole else "lines overwrite each other",
-        "" if whole else "choose another file system: ledgers would be damaged",
-    )
+    words = "lines stay whole" if whole else "lines overwrite each other"
+    yield judged("appending", whole, words, "choose another file system: ledgers would be damaged", "fail")
 
 
 def links(folder: Path) -> Iterator[Finding]:
@@ -404,84 +284,42 @@ def links(folder: Path) -> Iterator[Finding]:
         yield Finding("hard links", "fail", "are made twice", "choose another file system: locks would not hold")
 
 
-def locks(folder: Path) -> Iterator[Finding]:
-    """Whether HDF5 can lock; this package reads without locks, but other programs do not."""
-    import h5py
-
-    try:
-        with h5py.File(folder / "lock.h5", "w", locking=True) as file:
-            file["a"] = 1
-    except OSError as error:
-        yield Finding(
-            "HDF5 locking",
-            "warn",
-            " ".join(str(error).split())[:120],
-            "export HDF5_USE_FILE_LOCKING=FALSE for other programs",
-        )
-    else:
-        yield Finding("HDF5 locking", "ok", "works")
-
-
 def clock(folder: Path) -> Iterator[Finding]:
     """How far the clock of the file system is from that of this machine: heartbeats of locks are read by it."""
     path = folder / "clock"
     before = time.time()
     path.write_bytes(b"")
     skew = path.stat().st_mtime - (before + time.time()) / 2
-    off = abs(skew) > LARGEST_SKEW
-    yield Finding(
-        "clock", "warn" if off else "ok", f"{skew:+.2f} s from this machine", "set the clocks by NTP" if off else ""
-    )
+    yield judged("clock", abs(skew) <= LARGEST_SKEW, f"{skew:+.2f} s from this machine", "set the clocks by NTP")
 
 
-def network(setup: Any = None) -> Iterator[Finding]:
-    """Interfaces by which workers on other machines could reach this one."""
+def jobs(setup: Any) -> Iterator[Finding]:
+    """Whether jobs of a batch system can be submitted here, reach this machine, and share a folder with it."""
     import psutil
 
+    from dfxm_dask.run.clusters.jobs import SYSTEMS
+
+    if setup.kind not in SYSTEMS:
+        return
+    if find_spec("dask_jobqueue") is None:
+        yield Finding("package dask-jobqueue", "fail", "is not installed", "pip install 'dfxm_dask[jobs]'")
+    else:
+        system = SYSTEMS[setup.kind]
+        made = getattr(import_module("dask_jobqueue"), system.cluster).job_cls
+        commands = (made.submit_command, made.cancel_command, system.listing[0])
+        lacking = [command for command in commands if shutil.which(command) is None]
+        words = f"no {', '.join(lacking)} here" if lacking else f"{', '.join(commands)} are here"
+        remedy = "run on a machine that submits jobs, or load its module"
+        yield judged(setup.kind.upper(), not lacking, words, remedy, "fail")
     addresses = {
         name: [a.address for a in each if a.family == socket.AF_INET] for name, each in psutil.net_if_addrs().items()
     }
     others = {name: found for name, found in addresses.items() if found and not found[0].startswith("127.")}
     words = ", ".join(f"{name} {found[0]}" for name, found in others.items()) or "none but loopback"
-    wanted = getattr(setup, "interface", None)
-    if wanted and wanted not in addresses:
-        yield Finding("network interface", "fail", f"{wanted} is not among {words}", "correct `interface`")
-    elif getattr(setup, "kind", "") == "slurm" and not others:
-        yield Finding("network interface", "fail", words, "run where jobs can reach this machine, or without scheduler")
+    if setup.interface and setup.interface not in addresses:
+        yield Finding("network interface", "fail", f"{setup.interface} is not among {words}", "correct `interface`")
     else:
-        yield Finding("network interfaces", "ok", words)
-
-
-def slurm(setup: Any = None) -> Iterator[Finding]:
-    """Whether SLURM answers, knows the queue of a cluster, and shares a folder with this machine."""
-    wanted = getattr(setup, "kind", "") == "slurm"
-    lacking = [command for command in ("sbatch", "sinfo", "squeue", "scancel") if shutil.which(command) is None]
-    if lacking:
-        yield Finding(
-            "SLURM",
-            "fail" if wanted else "ok",
-            f"no {', '.join(lacking)} here",
-            "run on a machine that submits jobs, or load the module of SLURM" if wanted else "",
-        )
-    else:
-        answer = _answer("sinfo", "--noheader", "--format=%R")
-        queues = sorted(set(answer.stdout.split())) if answer and not answer.returncode else None
-        queue = getattr(setup, "queue", None)
-        if queues is None:
-            reason = (answer.stderr.strip() or "no reason given")[:120] if answer else "no answer in time"
-            yield Finding("SLURM", "fail" if wanted else "warn", f"sinfo: {reason}", "ask whether the controller runs")
-        elif queue and queue not in queues:
-            yield Finding("SLURM", "fail", f"queue {queue} is not among {', '.join(queues)}", "correct `queue`")
-        else:
-            yield Finding("SLURM", "ok", f"queues {', '.join(queues) or 'none'}")
-    if not wanted:
-        return
-    for package, needed in (("dask-jobqueue", True), ("cryptography", getattr(setup, "tls", True))):
-        try:
-            metadata.version(package)
-        except metadata.PackageNotFoundError:
-            if needed:
-                yield Finding(f"package {package}", "fail", "is not installed", "pip install 'dfxm_dask[slurm]'")
-    shared = getattr(setup, "shared_directory", None)
-    if shared:
-        yield from place(Path(shared), "shared folder")
+        remedy = "run where jobs can reach this machine, or without a cluster"
+        yield judged("network interface", bool(others), words, remedy, "fail")
+    if setup.shared_directory:
+        yield from place(Path(setup.shared_directory), "shared folder")

@@ -14,7 +14,7 @@ from typing import Any
 
 from dfxm_dask.catalogue import find
 from dfxm_dask.errors import DfxmError, StoreError
-from dfxm_dask.run.checks.probe import rerun_block
+from dfxm_dask.run.checks.rerun import rerun_block
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.passes import content_by_layer, inputs_digest, layer_of
 from dfxm_dask.run.plan import Pass, Plan, make_plan

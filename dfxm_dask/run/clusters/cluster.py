@@ -1,4 +1,4 @@
-"""Where a run computes: this machine, a running scheduler, or SLURM jobs.
+"""Where a run computes: this machine, a running scheduler, or jobs of a batch system.
 
 What is started here speaks TLS, and listens on loopback unless it has to reach further.
 """
@@ -12,20 +12,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from dfxm_dask.errors import DfxmError, RecipeError
-from dfxm_dask.plain_yaml import entries, parse_yaml, place, plain, read_text
-from dfxm_dask.run.clusters.slurm import Slurm, start_slurm
+from dfxm_dask.plain_yaml import configured, read_words
+from dfxm_dask.run.clusters.jobs import SYSTEMS, Jobs
 from dfxm_dask.run.clusters.worker import (
     SETTINGS,
+    bytes_of,
     environment_kept,
     environment_set,
     temporary_certificates,
     worker_environment,
     worker_plugin,
 )
-from dfxm_dask.schema import first_fault, nearest, validated
+from dfxm_dask.schema import nearest
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -44,6 +45,59 @@ class Local(BaseModel):
     local_directory: str | None = None
     tls: bool = True
 
+    def sized(self, workers: int | None = None, memory_limit: str | None = None) -> Local:
+        """The same with another number of workers and other memory of each, where given."""
+        given = {"workers": workers, "memory_limit": memory_limit}
+        return self.model_copy(update={name: value for name, value in given.items() if value is not None})
+
+    def limits(self) -> tuple[int, int]:
+        """How many workers there are, and the bytes of memory of each."""
+        from dask.system import CPU_COUNT
+        from distributed.system import MEMORY_LIMIT
+
+        count = self.workers or CPU_COUNT
+        return count, bytes_of(self.memory_limit) if self.memory_limit else int(0.9 * MEMORY_LIMIT / count)
+
+    def start(self, stack: ExitStack) -> Any:
+        """A cluster of processes on this machine, reachable from this machine only."""
+        import dask.config
+        from distributed import LocalCluster
+
+        count, limit = self.limits()
+        # What the user's files and variables say of Dask is meant for other clusters: a short timeout or a preload
+        # there would end a run here.
+        defaults = dask.config.merge(*dask.config.defaults)["distributed"]
+        stack.enter_context(dask.config.set({"distributed": defaults}))
+        stack.enter_context(dask.config.set(SETTINGS))
+        environment = worker_environment()
+        # numba reads its variables whenever it compiles, also in this process: they are set in the workers alone. The
+        # others must be there before a worker begins. Dask sets those in this process, also when it starts a worker
+        # anew, and leaves them so.
+        compiler = {name: environment.pop(name) for name in list(environment) if name.startswith("NUMBA_")}
+        stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": environment}))
+        stack.enter_context(environment_kept(environment))
+        # A variable of the user's shell would win over Dask's configuration while nannies are made. They keep what they
+        # found, also for workers that they start anew.
+        with environment_set(environment):
+            nanny = logging.getLogger("distributed.nanny")
+            stack.callback(nanny.removeFilter, _not_about_the_end)
+            cluster = stack.enter_context(
+                LocalCluster(
+                    n_workers=count,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    memory_limit=limit,
+                    local_directory=self.local_directory,
+                    dashboard_address=_DASHBOARD,
+                    security=temporary_certificates() if self.tls else None,
+                    protocol="tls://" if self.tls else "tcp://",
+                    env=compiler,
+                )
+            )
+            stack.callback(nanny.addFilter, _not_about_the_end)  # called before the cluster closes
+            return cluster
+
 
 @contextmanager
 def open_cluster(
@@ -61,9 +115,9 @@ def open_cluster(
         ``None`` for this machine, ``tcp://host:port`` or ``tls://host:port`` for a scheduler that runs already, or a
         YAML file (or the name of one in ``configs/clusters``).
     workers : int, optional
-        Worker processes on this machine; by default one for each core. For SLURM, the number of jobs.
+        Worker processes on this machine; by default one for each core. Of a batch system, the number of jobs.
     memory_limit : str or int, optional
-        Of a worker on this machine, such as ``2GiB``; by default an even share of nine tenths of the memory.
+        Of a worker, such as ``2GiB``; by default that of the file, or an even share of nine tenths of this machine's.
     plugins : tuple of path
         Files with further reductions, loaded in every worker.
 
@@ -72,7 +126,7 @@ def open_cluster(
     RecipeError
         The file asks for something unknown, or a number does not suit.
     DfxmError
-        The scheduler does not answer, a package is missing, or SLURM refuses or loses the jobs.
+        The scheduler does not answer, a package is missing, or the batch system refuses or loses the jobs.
     """
     import dask.config
     from distributed import Client
@@ -81,17 +135,11 @@ def open_cluster(
         if isinstance(spec, str) and "://" in spec:
             client = attach(stack, spec)
         else:
-            setup = Local(kind="local") if spec is None else read_cluster(spec)
-            if workers is not None:
-                if workers < 1:
-                    raise RecipeError("number of workers", f"is {workers}", "ask for at least 1")
-                fixed = {"jobs": workers, "minimum_jobs": None, "maximum_jobs": None}
-                setup = setup.model_copy(update={"workers": workers} if isinstance(setup, Local) else fixed)
-            if memory_limit is not None and isinstance(setup, Local):
-                setup = setup.model_copy(update={"memory_limit": str(memory_limit)})
+            if workers is not None and workers < 1:
+                raise RecipeError("number of workers", f"is {workers}", "ask for at least 1")
+            setup = read_cluster(spec).sized(workers, None if memory_limit is None else str(memory_limit))
             stack.enter_context(dask.config.set(SETTINGS))
-            cluster = start_local(stack, setup) if isinstance(setup, Local) else start_slurm(stack, setup)
-            client = stack.enter_context(Client(cluster))
+            client = stack.enter_context(Client(setup.start(stack)))
         if plugins:
             client.register_plugin(worker_plugin(plugins))
         yield client
@@ -118,89 +166,29 @@ def attach(stack: ExitStack, address: str) -> Client:
         ) from error
 
 
-def start_local(stack: ExitStack, setup: Local) -> Any:
-    """A cluster of processes on this machine, reachable from this machine only."""
-    import dask.config
-    from dask.system import CPU_COUNT
-    from dask.utils import parse_bytes
-    from distributed import LocalCluster
-    from distributed.system import MEMORY_LIMIT
-
-    count = setup.workers or CPU_COUNT
-    try:
-        limit = parse_bytes(setup.memory_limit) if setup.memory_limit else int(0.9 * MEMORY_LIMIT / count)
-    except ValueError:
-        raise RecipeError("memory limit", f"is {setup.memory_limit!r}", "write a size such as 2GiB") from None
-    # What the user's files and variables say of Dask is meant for other clusters: a short timeout or a preload there
-    # would end a run here.
-    defaults = dask.config.merge(*dask.config.defaults)["distributed"]
-    stack.enter_context(dask.config.set({"distributed": defaults}))
-    stack.enter_context(dask.config.set(SETTINGS))
-    environment = worker_environment()
-    # numba reads its variables whenever it compiles, also in this process: they are set in the workers alone. The
-    # others must be there before a worker begins. Dask sets those in this process, also when it starts a worker anew,
-    # and leaves them so.
-    compiler = {name: environment.pop(name) for name in list(environment) if name.startswith("NUMBA_")}
-    stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": environment}))
-    stack.enter_context(environment_kept(environment))
-    # A variable of the user's shell would win over Dask's configuration while nannies are made. They keep what they
-    # found, also for workers that they start anew.
-    with environment_set(environment):
-        nanny = logging.getLogger("distributed.nanny")
-        stack.callback(nanny.removeFilter, _not_about_the_end)
-        cluster = stack.enter_context(
-            LocalCluster(
-                n_workers=count,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                memory_limit=limit,
-                local_directory=setup.local_directory,
-                dashboard_address=_DASHBOARD,
-                security=temporary_certificates() if setup.tls else None,
-                protocol="tls://" if setup.tls else "tcp://",
-                env=compiler,
-            )
-        )
-        stack.callback(nanny.addFilter, _not_about_the_end)  # called before the cluster closes
-        return cluster
-
-
 def _not_about_the_end(record: logging.LogRecord) -> bool:
     """False for the warning that a worker, which has nothing left to do, took seconds to end: a busy machine."""
     return "still alive after" not in record.getMessage()
 
 
-def read_cluster(spec: str | Path) -> Local | Slurm:
-    """The setup in a YAML file, or in the packaged one of that name.
+def read_cluster(spec: str | Path | None) -> Local | Jobs:
+    """The setup in a YAML file, or in the packaged one of that name; ``None`` is this machine.
 
     Raises
     ------
     RecipeError
         Unknown kind or field (with the nearest known one), or a value that does not suit; with file and line.
     """
+    if spec is None:
+        return Local(kind="local")
     path = cluster_path(spec)
-    found = entries(parse_yaml(read_text(path), path), path, "a cluster")
-    kinds: dict[str, type[Local] | type[Slurm]] = {"local": Local, "slurm": Slurm}
-    kind = plain(found["kind"][1], path) if "kind" in found else None
-    if not isinstance(kind, str) or kind not in kinds:
-        where = place(path, found["kind"][1]) if "kind" in found else f"{path}:1"
-        raise RecipeError(f"{where}: 'kind'", f"is {kind!r}{nearest(str(kind), kinds)}", "use local or slurm")
-    fields = kinds[kind].model_fields
-    for word, (key, _) in found.items():
-        if word not in fields:
-            raise RecipeError(
-                f"{place(path, key)}: {word!r}",
-                f"is unknown in a cluster of kind {kind!r}{nearest(word, fields)}",
-                f"use {', '.join(fields)}",
-            )
-    try:
-        return validated(kinds[kind], {word: plain(value, path) for word, (_, value) in found.items()})
-    except ValidationError as error:
-        fault, reason = first_fault(error)
-        word = str(fault[0]) if fault else "kind"
-        where = place(path, found[word][0]) if word in found else f"{path}:1"
-        raise RecipeError(f"{where}: {word!r}", reason, "see configs/clusters") from None
+    content, lines = read_words(path, "a cluster")
+    kind, kinds = content.get("kind"), ("local", *SYSTEMS)
+    if kind not in kinds:
+        where = lines.get("kind", f"{path}:1")
+        raise RecipeError(f"{where}: 'kind'", f"is {kind!r}{nearest(str(kind), kinds)}", f"use {', '.join(kinds)}")
+    model: type[Jobs] | type[Local] = Jobs if kind in SYSTEMS else Local
+    return configured(model, content, lines, path, "configs/clusters")
 
 
 def cluster_path(spec: str | Path) -> Path:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dfxm_dask.errors import RecipeError
 from dfxm_dask.run.recipe import load_plugin
 from dfxm_dask.surroundings import numba_cache
 
@@ -70,6 +71,22 @@ def shell_lines(python: str = sys.executable) -> list[str]:
     cache = "from dfxm_dask.surroundings import numba_cache; print(numba_cache())"
     lines += [f'export NUMBA_CACHE_DIR="$({shlex.quote(python)} -c {shlex.quote(cache)})"']
     return lines
+
+
+def bytes_of(size: str) -> int:
+    """Bytes of a size such as 2GiB.
+
+    Raises
+    ------
+    RecipeError
+        The text is no size.
+    """
+    from dask.utils import parse_bytes
+
+    try:
+        return int(parse_bytes(size))
+    except ValueError:
+        raise RecipeError("memory limit", f"is {size!r}", "write a size such as 2GiB") from None
 
 
 @contextmanager

@@ -7,15 +7,15 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from dfxm_dask.errors import InputError, RecipeError
-from dfxm_dask.plain_yaml import entries, parse_yaml, place, plain, read_text
+from dfxm_dask.errors import InputError
+from dfxm_dask.plain_yaml import configured, read_words
 from dfxm_dask.run.clusters.cluster import read_cluster
 from dfxm_dask.run.recipe import read_recipe
-from dfxm_dask.schema import first_fault, nearest, validated
+from dfxm_dask.schema import nearest
 from dfxm_dask.sources.source import load_beamline
 
 SCHEDULERS = ("cron", "systemd", "scrontab")
@@ -80,26 +80,14 @@ def read_nightly(path: str | Path) -> Nightly:
         that cannot be read.
     """
     path = Path(path).absolute()
-    found = entries(parse_yaml(read_text(path), path), path, "a night")
-    fields = [name for name in Nightly.model_fields if name != "path"]
-    for word, (key, _) in found.items():
-        if word not in fields:
-            raise RecipeError(
-                f"{place(path, key)}: {word!r}", f"is unknown{nearest(word, fields)}", f"use {', '.join(fields)}"
-            )
-    given: dict[str, Any] = {word: plain(value, path) for word, (_, value) in found.items()}
-    if isinstance(given.get("raw"), str):
-        given["raw"] = [given["raw"]]
-    try:
-        night = validated(Nightly, {**given, "path": path})
-    except ValidationError as error:
-        fault, reason = first_fault(error)
-        word = str(fault[0])
-        where = place(path, found[word][0]) if word in found else f"{path}:1"
-        raise RecipeError(f"{where}: {word!r}", reason, "see configs/nightly.yaml") from None
+    content, lines = read_words(path, "a night")
+    if isinstance(content.get("raw"), str):
+        content["raw"] = [content["raw"]]
+    night = configured(Nightly, content, lines, path, "configs/nightly.yaml")
     folder = path.parent
     night = night.model_copy(
         update={
+            "path": path,
             "raw": [_seen_from(folder, pattern) for pattern in night.raw],
             "roots": [_seen_from(folder, root) for root in night.roots],
             "report": _seen_from(folder, night.report),

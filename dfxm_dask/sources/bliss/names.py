@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from dfxm_dask.errors import RecipeError
-from dfxm_dask.plain_yaml import entries, parse_yaml, place, plain, read_text
-from dfxm_dask.schema import first_fault, nearest, validated
+from dfxm_dask.plain_yaml import configured, read_words
+from dfxm_dask.schema import nearest
 
 RESERVED = ("x", "y", "time", "scan", "raw", "truth")
 """Names in a store that no axis may take."""
+EXAMPLE = "configs/beamlines/id03.yaml"
 
 
 class Beamline(BaseModel):
@@ -120,10 +121,9 @@ def load_beamline(
         Unknown beamline, or a file that does not fit.
     """
     path = find_config("beamlines", name_or_path)
-    found = entries(parse_yaml(read_text(path), path), path, "a beamline")
-    content = {word: plain(value, path) for word, (_, value) in found.items()}
+    content, lines = read_words(path, "a beamline")
     # Refuses a file that is wrong in itself, with its line, before anything is put into it.
-    _beamline(str(path), content, {word: place(path, key) for word, (key, _) in found.items()})
+    configured(Beamline, content, lines, path, EXAMPLE)
     given = dict(overrides or {})
     # "motor: axis" is what a command line says; the entries of the file are the other words.
     single = {
@@ -141,19 +141,7 @@ def load_beamline(
             content[key] = {**content[key], **value}
         else:
             content[key] = value
-    return _beamline(str(path), content, {})
-
-
-def _beamline(path: str, content: Mapping[str, Any], lines: Mapping[str, str]) -> Beamline:
-    try:
-        return validated(Beamline, content)
-    except ValidationError as error:
-        fault, reason = first_fault(error)
-        where = ".".join(str(part) for part in fault)
-        place = lines.get(str(fault[0]) if fault else "motors", path)
-        raise RecipeError(
-            f"beamline {place}", f"{where}: {reason}".removeprefix(": "), "see configs/beamlines/id03.yaml"
-        ) from error
+    return configured(Beamline, content, {}, path, EXAMPLE)
 
 
 def _merge_motors(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""Blocks computed once more beside the store, to compare them with what is there.
+
+A store beside another shows what that one has through links, and holds what is computed itself; the store of the user
+is only read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dfxm_dask.errors import RecipeError
+from dfxm_dask.run.passes import result_shape, unit_task
+from dfxm_dask.run.plan import Pass, Plan, PlannedStep
+from dfxm_dask.run.unit import run_unit
+from dfxm_dask.store import scan
+from dfxm_dask.store.chunks import map_layout
+from dfxm_dask.store.integrity.ledger import Record, ledger_path
+from dfxm_dask.store.integrity.opened import open_store
+
+
+def rerun_block(plan: Plan, one: Pass, block: str, scratch: Path) -> Record:
+    """One block of a pass, computed once more beside a store whose steps are complete.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the recipe that made the steps.
+    one : Pass
+        The pass of the plan.
+    block : str
+        Of the pass, such as ``z0003-0:768``.
+    scratch : Path
+        A folder; the block is written into a new folder in it, which is removed again. The store is only read.
+
+    Returns
+    -------
+    dict
+        As of :func:`dfxm_dask.run.unit.run_unit`: what the files of every stored step have in bytes and digests.
+
+    Raises
+    ------
+    RecipeError
+        The pass has no such block.
+    StoreError
+        An input of the block is missing or damaged.
+    """
+    if block not in one.steps[0].blocks:
+        words = " + ".join(step.name for step in one.steps)
+        raise RecipeError(f"block {block!r}", f"is none of pass {words}", f"name one like {one.steps[0].blocks[0]}")
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="block-") as folder:
+        beside = Path(folder, "store")
+        mirror(plan, one.steps, beside)
+        for step in one.steps:
+            declare(step, plan, beside)
+        return run_unit(
+            unit_task(one, block, replace(plan.store, path=str(beside)), {s.name: set() for s in one.steps if s.stored})
+        )
+
+
+def mirror(plan: Plan, steps: Sequence[PlannedStep], beside: Path) -> None:
+    """A store that shows what another has, through links, but for what some steps write: of that it has nothing."""
+    store = Path(plan.store.path)
+    own = {(s.group, v.name) for s in steps for v in s.stored}
+    opened = open_store(store)
+    for group in ("", *opened.groups()):
+        meta = {word: value for word, value in opened.nodes[group].items() if word != "consolidated_metadata"}
+        Path(beside, group).mkdir(parents=True, exist_ok=True)
+        Path(beside, group, "zarr.json").write_text(json.dumps(meta))
+        for name in opened.arrays(group):
+            if (group, name) not in own:
+                os.symlink(store / group / name, beside / group / name, target_is_directory=True)
+
+
+def declare(step: PlannedStep, plan: Plan, beside: Path) -> None:
+    """The group and the arrays of a step in a store beside the one of the plan, laid out as a run lays them out."""
+    if not step.stored:
+        return
+    here = replace(plan.store, path=str(beside))
+    scan.create_group(beside, step.group, {})
+    ledger_path(beside, step.group, step.name).parent.mkdir(exist_ok=True)
+    if not step.reduction.combine:
+        for variable in step.stored:
+            shape = result_shape(variable, step, here)
+            layout = map_layout(variable.dims, shape, here.rows, here.edge, step.reduction.patch)
+            scan.create_array(beside, step.group, variable, layout, {})
