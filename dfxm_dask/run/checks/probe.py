@@ -22,7 +22,7 @@ import numpy as np
 
 from dfxm_dask.errors import RecipeError, StoreError
 from dfxm_dask.run.clusters.cluster import Local, open_cluster, read_cluster
-from dfxm_dask.run.passes import gather_step, layer_of, result_shape, unit_task
+from dfxm_dask.run.passes import gather_step, result_shape, unit_task
 from dfxm_dask.run.plan import Pass, Plan, PlannedStep
 from dfxm_dask.run.task_queue import windowed
 from dfxm_dask.run.unit import UnitTask, run_unit
@@ -306,7 +306,7 @@ def chosen_blocks(one: Pass, layers: Sequence[int], whole: bool) -> list[str]:
     """Blocks of the layers: all of each where later passes need whole layers, else one of each, from another place."""
     blocks: list[str] = []
     for k, z in enumerate(layers):
-        mine = [block for block in one.steps[0].blocks if layer_of(block) == z]
+        mine = [block for block in one.steps[0].blocks if ledger.layer_of(block) == z]
         blocks += mine if whole else mine[int((k + 0.5) * len(mine) / len(layers)) :][:1]
     return blocks
 
@@ -425,7 +425,7 @@ def _probe_gather(step: PlannedStep, blocks: list[str], here: Any) -> tuple[floa
 def _for_all_layers(values: np.ndarray, name: str, step: PlannedStep, blocks: list[str], count: int) -> np.ndarray:
     """A gathered result with a row for every layer of the store: that of the last probed one up to it."""
     dims = next((v.dims for v in step.writes if v.name == name), ())
-    layers = sorted({layer_of(block) for block in blocks})
+    layers = sorted({ledger.layer_of(block) for block in blocks})
     if "z" not in dims or np.shape(values)[dims.index("z")] != len(layers):
         return values
     nearest = np.searchsorted(layers, np.arange(count), side="right") - 1

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dfxm_dask.errors import DfxmError, RecipeError
+from dfxm_dask.parameters import first_fault, validated
 from dfxm_dask.plain_yaml import entries, parse_yaml, place, plain, read_text
 from dfxm_dask.run.clusters.slurm import Slurm, start_slurm
 from dfxm_dask.run.clusters.worker import (
@@ -25,7 +26,7 @@ from dfxm_dask.run.clusters.worker import (
     worker_environment,
     worker_plugin,
 )
-from dfxm_dask.schema import first_fault, nearest, validated
+from dfxm_dask.schema import nearest
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from dfxm_dask.errors import InputError, RecipeError
+from dfxm_dask.parameters import first_fault, validated
 from dfxm_dask.plain_yaml import entries, parse_yaml, place, plain, read_text
 from dfxm_dask.run.clusters.cluster import read_cluster
 from dfxm_dask.run.recipe import read_recipe
-from dfxm_dask.schema import first_fault, nearest, validated
+from dfxm_dask.schema import nearest
 from dfxm_dask.sources.source import load_beamline
 
 SCHEDULERS = ("cron", "systemd", "scrontab")

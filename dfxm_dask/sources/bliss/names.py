@@ -10,8 +10,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from dfxm_dask.errors import RecipeError
+from dfxm_dask.parameters import first_fault, validated
 from dfxm_dask.plain_yaml import entries, parse_yaml, place, plain, read_text
-from dfxm_dask.schema import first_fault, nearest, validated
+from dfxm_dask.schema import nearest
 
 RESERVED = ("x", "y", "time", "scan", "raw", "truth")
 """Names in a store that no axis may take."""
