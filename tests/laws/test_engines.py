@@ -93,3 +93,15 @@ def test_unit__equals_lazy_graph(name: str, tmp_path: Path) -> None:
     for variable, values in found.items():
         assert values.dtype == expected[variable].dtype, variable
         np.testing.assert_array_equal(values, expected[variable].values, err_msg=variable)
+
+
+def test_unit__knows_masked_pixels_in_every_tile(tmp_path: Path) -> None:
+    reduction, axes = find("pca"), {"phi": "degree"}
+    data = example(reduction, axes)
+    counts = data["counts"].values.copy()
+    counts[..., 10, 12] = 65535
+    data = data.assign(counts=(data["counts"].dims, counts, data["counts"].attrs))
+    data["masked"] = ("z", np.ones(data.sizes["z"], np.uint32), {"units": "1"})
+    expected = computed(reduction, data.chunk({"z": 1, "y": 8}))
+    found = executed([reduction], data, axes, tmp_path)
+    np.testing.assert_array_equal(found["pca_basis"], expected["pca_basis"].values)
