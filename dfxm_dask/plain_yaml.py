@@ -15,7 +15,8 @@ import yaml
 from pydantic import ValidationError
 
 from dfxm_dask.errors import RecipeError
-from dfxm_dask.schema import Model, first_fault, nearest, printable, validated
+from dfxm_dask.parameters import Model, first_fault, validated
+from dfxm_dask.schema import nearest, printable
 
 MAX_BYTES = 1 << 20
 """Larger files are refused before they are parsed: a recipe of a hundred steps has 10 kB."""

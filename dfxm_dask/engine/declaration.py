@@ -13,7 +13,8 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.schema import Variable, first_fault, nearest, validated
+from dfxm_dask.parameters import first_fault, validated
+from dfxm_dask.schema import Variable, nearest
 
 Arrays = dict[str, np.ndarray]
 Positions = Literal["own", "common", "unused"]

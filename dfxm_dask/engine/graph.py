@@ -26,7 +26,19 @@ from dfxm_dask.engine.declaration import Arrays, Declaration
 from dfxm_dask.engine.layer import beside, compares_frames, frames_apart, run_layer
 from dfxm_dask.engine.shapes import check_axes, expanded_writes, lengths, scan_axes
 from dfxm_dask.errors import FramesApartWarning, InputError
-from dfxm_dask.schema import AXES, COUNTS, SCALED, SPACE, Dim, Variable, check, expand, length_fault, scale_attrs
+from dfxm_dask.schema import (
+    AXES,
+    COUNTS,
+    POSITION,
+    SCALED,
+    SPACE,
+    Dim,
+    Variable,
+    check,
+    expand,
+    length_fault,
+    scale_attrs,
+)
 
 TREE = 8  # summaries merged by one task
 
@@ -162,7 +174,9 @@ def _blocks(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str
         raise InputError(reduction.name, reason, "use a scan that has them")
     names, arrays, positions = _inputs(reduction, dataset, axes)
     if compares_frames(reduction):
-        known = {a: np.asarray(x) for a in axes for n, x in zip(names, arrays, strict=True) if n == f"position_{a}"}
+        there = dict(zip(names, arrays, strict=True))
+        named = {a: POSITION.name.format(axis=a) for a in axes}
+        known = {a: np.asarray(there[name]) for a, name in named.items() if name in there}
         for told in frames_apart(list(axes), known, positions, [reduction]):
             warnings.warn(told, FramesApartWarning, stacklevel=5)
     grid = _block_grid(reduction, arrays)

@@ -172,14 +172,15 @@ def frame_positions(axes: Mapping[str, str], fetch: Mapping[str, Any]) -> dict[s
     InputError
         Some frames of the layer have a position and some have none. A layer without any is absent from the scan.
     """
-    found = {a: np.asarray(fetch[f"position_{a}"], np.float64) for a in axes if f"position_{a}" in fetch}
+    names = {a: POSITION.name.format(axis=a) for a in axes}
+    found = {a: np.asarray(fetch[name], np.float64) for a, name in names.items() if name in fetch}
     for a, values in found.items():
         lacking = int((~np.isfinite(values)).sum())
         if 0 < lacking < values.size:
             raise InputError(
-                f"variable 'position_{a}'",
+                f"variable {names[a]!r}",
                 f"has no number for {lacking} of the {values.size} frames of a layer",
-                f"give all of them a position, or drop position_{a}",
+                f"give all of them a position, or drop {names[a]}",
             )
     return {a: values for a, values in found.items() if np.isfinite(values).all()}
 

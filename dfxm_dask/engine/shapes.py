@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dfxm_dask.engine.declaration import Declaration
-from dfxm_dask.schema import SPACE, Dim, Variable, expand, rocking_axis
+from dfxm_dask.schema import COM, SPACE, Dim, Variable, expand, rocking_axis
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,10 +35,14 @@ def scan_axes(dataset: xr.Dataset) -> dict[str, str]:
         marked = {str(n): c.attrs["scan_axis"] for n, c in dataset.coords.items() if "scan_axis" in c.attrs}
         names = sorted(marked, key=lambda n: marked[n])
         if not names:
-            names = [m.group(1) for n in map(str, dataset.data_vars) if (m := re.fullmatch(r"com_(\w+)", n))]
+            names = [
+                m.group(1)
+                for n in map(str, dataset.data_vars)
+                if (m := re.fullmatch(COM.name.format(axis=r"(\w+)"), n))
+            ]
     units = {}
     for name in names:
-        source = dataset[name] if name in dataset.coords else dataset.get(f"com_{name}")
+        source = dataset[name] if name in dataset.coords else dataset.get(COM.name.format(axis=name))
         units[name] = str(source.attrs.get("units", "degree")) if source is not None else "degree"
     return units
 

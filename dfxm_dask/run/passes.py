@@ -88,9 +88,9 @@ def run_pass(one: Pass, run: Run, tally: Tally) -> None:
     """
     begun = time.perf_counter()
     store = run.plan.store
-    mine = [b for b in one.steps[0].blocks if run.has(layer_of(b))]
+    mine = [b for b in one.steps[0].blocks if run.has(ledger.layer_of(b))]
     usable = wait_for_inputs(one, run, tally)
-    blocks = [b for b in mine if layer_of(b) in usable]
+    blocks = [b for b in mine if ledger.layer_of(b) in usable]
     stored = [s for s in one.steps if s.stored]
     tally.lacking += (len(mine) - len(blocks)) * len(stored)
     if not blocks:
@@ -156,11 +156,6 @@ def joint(run: Run, one: Pass) -> AbstractContextManager[Any]:
     return hold(folder, "joint", what=what, wait=float("inf"), unless=stopping.why)
 
 
-def layer_of(block: str) -> int:
-    """Number of the layer of a block such as ``z0003-0:768``."""
-    return int(block.partition("-")[0][1:])
-
-
 def usable_layers(one: Pass, run: Run) -> set[int]:
     """Layers for which all is on disk that earlier passes of this run give to a pass."""
     layers = set(run.plan.store.layers)
@@ -176,7 +171,7 @@ def usable_layers(one: Pass, run: Run) -> set[int]:
                 return set()
             if state.complete:
                 continue
-            lacking = {layer_of(b) for b in state.blocks if b not in state.done}
+            lacking = {ledger.layer_of(b) for b in state.blocks if b not in state.done}
             halo = step.reduction.halo
             layers -= {z + k for z in lacking for k in range(-halo, halo + 1)}
     return layers
@@ -321,37 +316,18 @@ def inputs_of(one: Pass, store: Stored) -> Callable[[PlannedStep, str], dict[str
     """What a block of a step is made of: a function that gives a digest for every input from outside the pass."""
     own = {f"{s.group}/{s.name}" for s in one.steps}
     known = {
-        source: content_by_layer(store.path, source)
+        source: ledger.content_by_layer(store.path, source)
         for source in {source for s in one.steps for source in s.plan["inputs"]} - own
     }
 
     def made_of(step: PlannedStep, block: str) -> dict[str, str]:
         return {
-            source: inputs_digest(known[source], layer_of(block), step.reduction.halo)
+            source: ledger.inputs_digest(known[source], ledger.layer_of(block), step.reduction.halo)
             for source in step.plan["inputs"]
             if known.get(source)
         }
 
     return made_of
-
-
-def content_by_layer(store: str, source: str) -> dict[int | None, Any]:
-    """What the files of a step hold, by layer, or by None what was gathered of all layers; {} where it has no files."""
-    group, _, maker = source.partition("/")
-    _, records = ledger.read_ledger(ledger.ledger_path(store, group, maker))
-    if any(name.endswith(".npz") for record in records.values() for name in record["files"]):
-        return {None: ledger.group_provenance(store, group)[1].get(maker, {}).get("small_files")}
-    content: dict[int | None, Any] = {}
-    for block, record in sorted(records.items()):
-        content.setdefault(layer_of(block), {}).update(record["files"])
-    return content
-
-
-def inputs_digest(content: Mapping[int | None, Any], layer: int, halo: int) -> str:
-    """Digest of what a block of a layer reads of an input."""
-    if None in content:
-        return ledger.digest(content[None])
-    return ledger.digest({str(z): content.get(z) for z in range(layer - halo, layer + halo + 1)})
 
 
 def result_shape(variable: Variable, step: PlannedStep, store: Stored) -> tuple[int, ...]:
@@ -381,7 +357,7 @@ def unit_task(
     _, _, rows = block.partition("-")
     y0, y1 = (int(v) for v in rows.split(":"))
     layer = one.unit == "layer"
-    return UnitTask(store.path, tuple(steps), layer_of(block), y0, y1, layer, dict(store.axes), store.rows)
+    return UnitTask(store.path, tuple(steps), ledger.layer_of(block), y0, y1, layer, dict(store.axes), store.rows)
 
 
 def gather_step(step: PlannedStep, store: Stored) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,38 +14,16 @@ import zarr
 from dfxm_dask import __version__
 from dfxm_dask.catalogue import find
 from dfxm_dask.engine.shapes import UNKNOWN, check_axes, expanded_writes, lengths, projected_memory
-from dfxm_dask.errors import IncompleteError, InputError, RecipeError, StoreError
+from dfxm_dask.errors import InputError, RecipeError
 from dfxm_dask.reduction import Reduction
 from dfxm_dask.run.recipe import Recipe, Step
 from dfxm_dask.run.scan_remarks import positions_apart, uneven_frames
-from dfxm_dask.schema import AXES, SCAN, SPACE, Dim, Variable, check, expand, length_fault, migrate
-from dfxm_dask.store import calibrate
+from dfxm_dask.schema import AXES, SCAN, SPACE, Dim, Variable, check, expand, length_fault
+from dfxm_dask.store.calibrate import recover
 from dfxm_dask.store.chunks import bands
 from dfxm_dask.store.crystal import with_crystal
 from dfxm_dask.store.integrity import ledger
-from dfxm_dask.store.integrity.opened import OpenStore, open_store, stale_input
-from dfxm_dask.store.shards import open_array
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What a plan needs to know of a store, from its metadata alone."""
-
-    path: str
-    axes: dict[str, str]
-    sizes: dict[str, int]
-    units: dict[str, str]
-    rows: int
-    edge: int
-    itemsize: int
-    layers: tuple[int, ...]
-    absent: tuple[str, ...]
-    cropped: tuple[str, ...]
-    opened: OpenStore = field(repr=False)
-
-    @property
-    def frames(self) -> int:
-        return prod(self.sizes[a] for a in self.axes)
+from dfxm_dask.store.integrity.opened import Source, Stored, describe, open_store, readable
 
 
 @dataclass(frozen=True)
@@ -110,76 +88,9 @@ class Plan:
         return sum(s.bytes_written for s in self.steps)
 
 
-def describe(store: str | Path) -> Stored:
-    """Axes, sizes, units and layers of a store.
-
-    Raises
-    ------
-    StoreError
-        Not a store.
-    IncompleteError
-        The ingest is unfinished.
-    """
-    store = Path(store).resolve()  # workers may stand elsewhere
-    calibrate.recover(store)
-    opened = open_store(store)
-    root = migrate(opened.nodes[""]["attributes"])
-    state = opened.states("raw").get("ingest")
-    if state is None or not state.complete:
-        found = f"{len(state.done)} of {len(state.blocks)} layers" if state else "nothing"
-        raise IncompleteError(f"raw data of {store}", f"{found} on disk", "run the ingest again to resume")
-    counts = open_array(Path(store, "raw", "counts"))
-    if counts is None:
-        raise IncompleteError(f"raw data of {store}", "counts have a foreign layout", "ingest the scan again")
-    sizes = {name: opened.nodes[name]["shape"][0] for name in opened.arrays("")}
-    attributes = {name: opened.nodes[name]["attributes"] for name in sizes}
-    marked = {name: attrs["scan_axis"] for name, attrs in attributes.items() if "scan_axis" in attrs}
-    units = {name: str(attrs.get("units", "")) for name, attrs in attributes.items()}
-    layers = tuple(sorted(int(b[1:]) for b in state.done))
-    if layers and layers[-1] >= sizes["z"]:
-        raise StoreError(f"raw data of {store}", f"name layer {layers[-1]}, which z lacks", "distrust this store")
-    return Stored(
-        str(store),
-        {n: units[n] for n in sorted(marked, key=lambda n: marked[n])},
-        sizes,
-        units,
-        int(root["unit_rows"]),
-        counts.chunk[-1],
-        counts.dtype.itemsize,
-        layers,
-        tuple((state.provenance or {}).get("absent", ())),
-        tuple((state.provenance or {}).get("cropped", ())),
-        opened,
-    )
-
-
 def _tileable(reduction: Reduction, stored: Stored) -> bool:
     whole = set(reduction.over) - {SCAN, *stored.axes}
     return not whole and not reduction.halo and (reduction.patch is None or stored.edge % reduction.patch == 0)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a variable comes from, and what it is."""
-
-    group: str
-    step: str
-    variable: Variable
-
-
-def _available(stored: Stored) -> dict[str, Source]:
-    """Variables in the store that may be read: raw data, and what complete and current steps wrote."""
-    opened, absent = stored.opened, set(stored.absent)
-    # Raw data are complete, or there would be no description.
-    found = {name: Source("raw", "ingest", opened.declared("raw", name)) for name in opened.arrays("raw")}
-    for group in (g for g in opened.groups() if g != "raw"):
-        bad = opened.incomplete(group)
-        for step, state in opened.states(group).items():
-            made = state.provenance or {}
-            only_absent = bool(state.complete and absent and set(made.get("absent", ())) == absent)
-            if step not in bad or (only_absent and stale_input(opened.provenance, made) is None):
-                found |= {name: Source(group, step, opened.declared(group, name)) for name in state.writes}
-    return found
 
 
 def make_plan(recipe: Recipe, store: str | Path) -> Plan:
@@ -192,8 +103,10 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
     IncompleteError
         The store's raw data are unfinished.
     """
-    stored = describe(store)
-    available = _available(stored)
+    path = Path(store).resolve()  # workers may stand elsewhere
+    recover(path)
+    stored = describe(open_store(path))
+    available = readable(stored)
     plans: dict[str, dict[str, Any]] = {}
     alone = len(recipe.steps) == 1
     left_out: list[tuple[str, str]] = []
@@ -473,7 +386,7 @@ def _costed(steps: list[PlannedStep], stored: Stored) -> Pass:
     )
     made = {v.name for s in steps for v in s.writes}
     done = []
-    for k, step in enumerate(steps):
+    for step in steps:
         read = 0
         for declared in (*step.reduction.reads, *step.reduction.may_read):
             for variable in expand(declared, stored.axes):
@@ -482,21 +395,9 @@ def _costed(steps: list[PlannedStep], stored: Stored) -> Pass:
                 elif variable.name in step.sources and variable.name not in made:
                     read += _bytes(variable, every, {})
         written = sum(_bytes(v, every, step.parameters) for v in step.stored)
-        done.append(
-            PlannedStep(
-                **{
-                    f: getattr(step, f)
-                    for f in step.__dataclass_fields__
-                    if f not in ("blocks", "unit", "memory_bytes", "bytes_read", "bytes_written", "fused_with")
-                },
-                unit=unit,
-                blocks=blocks,
-                memory_bytes=memory,
-                bytes_read=read,
-                bytes_written=written,
-                fused_with=tuple(s.name for j, s in enumerate(steps) if j != k),
-            )
-        )
+        fused = tuple(s.name for s in steps if s is not step)
+        shared = replace(step, unit=unit, blocks=blocks, fused_with=fused)
+        done.append(replace(shared, memory_bytes=memory, bytes_read=read, bytes_written=written))
     return Pass(tuple(done), unit)
 
 

@@ -12,7 +12,7 @@ from dfxm_dask.beams.weak_beam_verdict import NUMBERS, reasons
 from dfxm_dask.engine.layer import frames_apart
 from dfxm_dask.frames.scale import UNEVEN
 from dfxm_dask.reduction import Reduction
-from dfxm_dask.schema import EXPOSURE, MONITOR, POSITION, expand
+from dfxm_dask.schema import EXPOSURE, HAS_WEAK_BEAM, MONITOR, POSITION, expand
 from dfxm_dask.store.integrity.opened import OpenStore, open_store, stale_input
 
 WITHIN = ("frames", "rocking", "beams", "components")
@@ -89,13 +89,13 @@ def weak_beam(opened: OpenStore) -> tuple[str, ...]:
         return ()
     by_mask = ("has_defects", "mask_strength") if _masked(opened) else ()
     there = set(state.writes)  # stores of earlier versions lack some
-    names = ("has_weak_beam", *(n for n in NUMBERS if n in there), *by_mask)
+    names = (HAS_WEAK_BEAM.name, *(n for n in NUMBERS if n in there), *by_mask)
     known = {name: _values(opened, f"beams/{name}") for name in names}
     z = _values(opened, "z")
     done = [int(block[1:].partition("-")[0]) for block in state.done]
     told = []
-    none = [k for k in done if not known["has_weak_beam"][k]]
-    plain = [k for k in done if by_mask and known["has_weak_beam"][k] and not known["has_defects"][k]]
+    none = [k for k in done if not known[HAS_WEAK_BEAM.name][k]]
+    plain = [k for k in done if by_mask and known[HAS_WEAK_BEAM.name][k] and not known["has_defects"][k]]
     for what, bad in (
         ("have no weak beam: there are no weak-beam images of them (unless integrate_beams: {insist: true})", none),
         ("have a weak beam in which nothing stands out", plain),

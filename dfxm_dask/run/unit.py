@@ -124,7 +124,7 @@ def run_unit(task: UnitTask) -> Record:
     bytes_read = sum(values.nbytes for _, values in given.values())
     given |= {d: ((d,), positions[d][box]) for d, box in unit.items()} | _beside(task, reductions, unit["z"])
     results: dict[str, Arrays] = {s.name: {} for s in task.steps}
-    layer: list[np.ndarray] = []  # counts as tiles have left them
+    layer: Arrays = {}  # counts as tiles have left them
     for steps, box, counts in _parts(task, unit, layer):
         inputs: Given = {name: (dims, values[_place(dims, box)]) for name, (dims, values) in given.items()}
         if counts is not None:
@@ -151,10 +151,10 @@ def run_unit(task: UnitTask) -> Record:
                 continue
             inputs |= {v.name: (_in_layer(v), made[v.name]) for v in wanted}
             if step.store_results or step.tiled:
-                for variable in (v for v in wanted if v.stored or v.name != "counts"):
-                    _keep(kept, variable, made[variable.name], box, unit)
+                for v in (v for v in wanted if v.stored or v.name != "counts"):
+                    _keep(kept, v.name, _in_layer(v), np.asarray(made[v.name], v.dtype), box, unit)
         if len(steps) < len(task.steps) and steps[0].tiled:
-            _keep_counts(layer, inputs["counts"][1], box, unit)
+            _keep(layer, "counts", *inputs["counts"], box, unit)
     record: Record = {"block": task.block, "steps": {}, "bytes_read": bytes_read, "bytes_written": 0}
     for step in task.steps:
         if step.store_results:
@@ -206,7 +206,7 @@ def _beside(task: UnitTask, reductions: Mapping[str, Reduction], layers: slice) 
     return {n: (known[n].dims, _whole(task.store, os.path.join("raw", n))[layers]) for n in there}
 
 
-def _parts(task: UnitTask, unit: Box, layer: list[np.ndarray]) -> Iterator[Part]:
+def _parts(task: UnitTask, unit: Box, layer: Arrays) -> Iterator[Part]:
     """The pieces that kernels see, with the steps that see them: tiles of counts, the whole unit, or both in turn.
 
     Where some steps take tiles and others the layer, counts are decoded once: who takes the tiles puts them, as the
@@ -224,29 +224,21 @@ def _parts(task: UnitTask, unit: Box, layer: list[np.ndarray]) -> Iterator[Part]
     for rows, columns, tile in tiles(counts, task.z, task.y0, task.y1, _memory.buffers):
         yield tiled, {"y": slice(rows.start - task.y0, rows.stop - task.y0), "x": columns}, tile
     if rest:
-        layer[0].flags.writeable = False  # fused kernels share it
-        yield rest, all_of_it, layer[0]
+        layer["counts"].flags.writeable = False  # fused kernels share it
+        yield rest, all_of_it, layer["counts"]
 
 
-def _keep_counts(layer: list[np.ndarray], tile: np.ndarray, box: Box, unit: Box) -> None:
-    """Put one tile of counts into its place in those of the layer."""
-    if not layer:
-        shape = (unit["y"].stop - unit["y"].start, unit["x"].stop)
-        layer.append(np.empty((*tile.shape[:-2], *shape), tile.dtype))
-    layer[0][..., box["y"], box["x"]] = tile
-
-
-def _keep(kept: Arrays, variable: Variable, values: np.ndarray, box: Box, unit: Box) -> None:
-    """Put one tile of an output into its place in the array of the unit."""
-    dims, where = _in_layer(variable), dict(box)
+def _keep(kept: Arrays, name: str, dims: Sequence[str], values: np.ndarray, box: Box, unit: Box) -> None:
+    """Put one tile of counts, or of an output, into its place in the array of the unit."""
+    where = dict(box)
     full = {d: unit[d].stop - unit[d].start for d in box}
     for d in (d for d in dims if isinstance(d, Dim) and d.of):
         full[d] = ceil(full[d.of] / d.step)
         where[d] = slice(box[d.of].start // d.step, ceil(box[d.of].stop / d.step))
-    if variable.name not in kept:
+    if name not in kept:
         shape = tuple(full.get(d, n) for d, n in zip(dims, values.shape, strict=True))
-        kept[variable.name] = np.empty(shape, variable.dtype)
-    kept[variable.name][_place(dims, where)] = values
+        kept[name] = np.empty(shape, values.dtype)
+    kept[name][_place(dims, where)] = values
 
 
 def _write(

@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from dfxm_dask.errors import InputError, StoreError
+from dfxm_dask.parameters import first_fault, validated
 from dfxm_dask.reduction import Reduction
-from dfxm_dask.schema import first_fault, validated
 from dfxm_dask.store.integrity.opened import OpenStore, open_store
 
 WORDS = ("lattice", "hkl")

@@ -8,7 +8,6 @@ and left to zarr. A chunk that the index does not hold is an error here, never a
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import stat
@@ -27,6 +26,7 @@ import numpy as np
 from numcodecs import blosc
 
 from dfxm_dask.errors import DamagedError, StoreError
+from dfxm_dask.store.integrity.files import force, full_disk_said
 from dfxm_dask.store.metadata import read_node, sharding
 
 ABSENT = 2**64 - 1
@@ -362,23 +362,6 @@ class ShardWriter:
             os.unlink(self.partial)
 
 
-@contextmanager
-def full_disk_said(what: str) -> Iterator[None]:
-    """A full disk as an error of ours.
-
-    Raises
-    ------
-    StoreError
-        No space, or no quota, is left.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(what, "the disk is full", "free space and run again to resume") from None
-        raise
-
-
 def place_shards(writers: Iterable[ShardWriter], may_commit: Callable[[], None] | None = None) -> dict[str, list[Any]]:
     """Finish shards, give them their names, and force all folders that lead to them to disk.
 
@@ -414,16 +397,6 @@ def place_shards(writers: Iterable[ShardWriter], may_commit: Callable[[], None] 
         with full_disk_said(f"folder {folder}"):
             force(folder)
     return files
-
-
-def force(path: str) -> None:
-    """Force a file, or the names in a folder, to disk: whoever wrote it, and also where the disk failed meanwhile,
-    which Linux tells the next one who opens the file."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def stage_shard(array: ShardedArray, coordinates: tuple[int, ...], values: np.ndarray) -> ShardWriter:

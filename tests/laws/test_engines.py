@@ -10,7 +10,7 @@ import xarray as xr
 
 from dfxm_dask.catalogue import find
 from dfxm_dask.engine.layer import beside
-from dfxm_dask.engine.shapes import expanded_writes
+from dfxm_dask.engine.shapes import expanded_writes, lengths
 from dfxm_dask.reduction import Reduction
 from dfxm_dask.run.passes import read_summary
 from dfxm_dask.run.unit import UnitStep, UnitTask, run_unit, summary_path
@@ -52,12 +52,11 @@ def executed(chain: list[Reduction], data: xr.Dataset, axes: dict[str, str], pat
     rows = max((r.patch or 8) for r in chain)
     groups = write_store(path, data, axes, rows, {v.name for r in chain for b in beside(r) for v in expand(b, axes)})
     layer = any({"y", "x"} & set(r.over) for r in chain)
-    sizes = {str(d): n for d, n in data.sizes.items()} | {"patch_y": 1, "patch_x": 1, "rgb": 3}
     steps = [UnitStep(r.name, "made", r.validate(parameters(r)), dict(groups), r is chain[-1]) for r in chain]
     last, names = chain[-1], expanded_writes(chain[-1], axes, steps[-1].parameters)
     for variable in names if last.combine is None else ():
-        shape = tuple(sizes.get(d, sizes.get("component", 0)) or 3 for d in variable.dims)
-        plan = map_layout(variable.dims, shape, rows, rows, last.patch)
+        sizes = lengths(last, axes, steps[-1].parameters, data.sizes)
+        plan = map_layout(variable.dims, tuple(sizes[d] or 0 for d in variable.dims), rows, rows, last.patch)
         create_array(path, "made", variable, plan, {})
     (path / "made" / ".ledger").mkdir()
     merged = None
@@ -93,3 +92,15 @@ def test_unit__equals_lazy_graph(name: str, tmp_path: Path) -> None:
     for variable, values in found.items():
         assert values.dtype == expected[variable].dtype, variable
         np.testing.assert_array_equal(values, expected[variable].values, err_msg=variable)
+
+
+def test_unit__knows_masked_pixels_in_every_tile(tmp_path: Path) -> None:
+    reduction, axes = find("pca"), {"phi": "degree"}
+    data = example(reduction, axes)
+    counts = data["counts"].values.copy()
+    counts[..., 10, 12] = 65535
+    data = data.assign(counts=(data["counts"].dims, counts, data["counts"].attrs))
+    data["masked"] = ("z", np.ones(data.sizes["z"], np.uint32), {"units": "1"})
+    expected = computed(reduction, data.chunk({"z": 1, "y": 8}))
+    found = executed([reduction], data, axes, tmp_path)
+    np.testing.assert_array_equal(found["pca_basis"], expected["pca_basis"].values)

@@ -13,7 +13,7 @@ from pydantic import Field
 
 import dfxm_dask
 from dfxm_dask.catalogue import load_reductions
-from dfxm_dask.errors import IncompleteError, RecipeError, StoreError
+from dfxm_dask.errors import IncompleteError, InputError, RecipeError, StoreError
 from dfxm_dask.reduction import REGISTRY, reduction
 from dfxm_dask.run import passes
 from dfxm_dask.run.execute import plan, run_recipe
@@ -29,10 +29,17 @@ AGAIN = Variable("again_map", SPACE, "float64", "count", "mean of means")
 CURVE = Variable("bright_curve", ("scan",), "float64", "count", "curve of the brightest pixel")
 PART = Variable("part", SPACE, "float64", "1", "projection on the brightest curve")
 FLAT = Variable("flat", SPACE, "float64", "count", "of a wrong shape")
+POWERS = Variable("powers", (*SPACE, Dim("power", "most")), "float64", "1", "powers of the sum along the scan")
+LEVELS = Variable("levels", ("level",), "float64", "count", "brightest sum of every part")
+ABOVE = Variable("above", ("z", "level", "y", "x"), "bool", "1", "whether the sum along the scan is above a level")
 
 
 def brighter(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return a if a["total"] >= b["total"] else b
+
+
+def joined(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {"levels": np.concatenate([a["levels"], b["levels"]])}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,6 +93,18 @@ def throwaway() -> Iterator[None]:
     @reduction(reads=(COUNTS, CURVE), writes=(PART,), over=("scan",), group="extra")
     def project(counts: np.ndarray, bright_curve: np.ndarray) -> dict[str, Any]:
         return {"part": counts @ bright_curve}
+
+    @reduction(reads=(SUM,), writes=(POWERS,), group="extra")
+    def powers(sum_map: np.ndarray, *, most: Annotated[int, Field(description="powers")] = 2) -> dict[str, Any]:
+        return {"powers": np.stack([sum_map**k for k in range(most)], -1)}
+
+    @reduction(reads=(SUM,), writes=(LEVELS,), combine=joined, group="extra")
+    def levels(sum_map: np.ndarray) -> dict[str, Any]:
+        return {"levels": np.array([sum_map.max()])}
+
+    @reduction(reads=(SUM, LEVELS), writes=(ABOVE,), group="extra")
+    def above(sum_map: np.ndarray, levels: np.ndarray) -> dict[str, Any]:
+        return {"above": sum_map >= levels[:, None, None]}
 
     @reduction(reads=(COUNTS,), writes=(FLAT,), over=("scan",), group="extra")
     def wrong_shape(counts: np.ndarray) -> dict[str, Any]:
@@ -186,6 +205,25 @@ def test_gather__lost_result_is_noticed_and_made_again(store: Path) -> None:
         dfxm_dask.open_scan(store)
     run_recipe(recipe("brightest"), store)
     assert contents(store) == before
+
+
+def test_dims__that_a_plugin_declares_are_the_same_in_units_and_lazily(store: Path) -> None:
+    run_recipe(recipe("sums", "powers: {most: 4}", "levels", "above"), store)
+    found = dfxm_dask.open_scan(store)["extra"].to_dataset()
+    assert found.sizes["power"] == 4
+    assert found.sizes["level"] > 5  # bands or layers, as the data were cut: only they tell it
+    lazy = REGISTRY["powers"](found, most=4).merge(REGISTRY["above"](found))
+    for name in ("powers", "above"):
+        np.testing.assert_array_equal(found[name], lazy[name])
+
+
+def test_dims__whose_length_nothing_tells_are_refused() -> None:
+    depth = Variable("deep", (*SPACE, "depth"), "float64", "1", "of unknown depth")
+    with pytest.raises(InputError, match=r"has a dim 'depth' whose length nothing tells; declare it, such as Dim\("):
+
+        @reduction(reads=(COUNTS,), writes=(depth,), group="extra")
+        def deep(counts: np.ndarray) -> dict[str, Any]:
+            return {}
 
 
 def test_kernel__cannot_change_what_the_next_step_sees(store: Path) -> None:

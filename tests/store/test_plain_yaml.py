@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict
 
 from dfxm_dask.catalogue import load_reductions
 from dfxm_dask.errors import DfxmError, InputError, RecipeError
+from dfxm_dask.parameters import validated
 from dfxm_dask.plain_yaml import parse_yaml, plain
 from dfxm_dask.reduction import Reduction
 from dfxm_dask.run.clusters.cluster import read_cluster
 from dfxm_dask.run.labels import read_labels
 from dfxm_dask.run.nights.config import read_nightly
 from dfxm_dask.run.recipe import read_recipe
-from dfxm_dask.schema import validated
 from dfxm_dask.sources.bliss.names import load_beamline
 from dfxm_dask.view.compare.methods import read_regions
 

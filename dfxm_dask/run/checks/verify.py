@@ -16,7 +16,6 @@ from dfxm_dask.catalogue import find
 from dfxm_dask.errors import DfxmError, StoreError
 from dfxm_dask.run.checks.rerun import rerun_block
 from dfxm_dask.run.execute import run_recipe
-from dfxm_dask.run.passes import content_by_layer, inputs_digest, layer_of
 from dfxm_dask.run.plan import Pass, Plan, make_plan
 from dfxm_dask.run.recipe import Recipe, Step
 from dfxm_dask.run.task_queue import windowed
@@ -130,8 +129,8 @@ def _inputs_of(store: Path, group: str, step: str, header: dict[str, Any], recor
     for block, record in records.items():
         for source, digest in (record.get("inputs") or {}).items():
             if source not in content:
-                content[source] = content_by_layer(str(store), source)
-            if inputs_digest(content[source], layer_of(block), find(step).halo) != digest:
+                content[source] = ledger.content_by_layer(str(store), source)
+            if ledger.inputs_digest(content[source], ledger.layer_of(block), find(step).halo) != digest:
                 yield Fault(group, step, block, "", f"was made of another {source} than there is")
     for source, planned in header["plan"].get("inputs", {}).items():
         other, _, maker = source.partition("/")

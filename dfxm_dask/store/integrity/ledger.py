@@ -13,42 +13,19 @@ import json
 import os
 import shutil
 import socket
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dfxm_dask.errors import StoreError
+from dfxm_dask.store.integrity.files import file_digest, force, replace_file, sync_files
 from dfxm_dask.store.integrity.lines import Record, append, check_form, opened, read_lines
-from dfxm_dask.store.shards import force, full_disk_said
 
 
 def digest(value: Any) -> str:
     """sha256 of a value's canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def file_digest(path: str | Path) -> str:
-    """sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and force it to disk."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with full_disk_said(f"file {path}"):
-            with open(partial, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-            force(str(path.parent))
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def ledger_path(store: str | Path, group: str, step: str) -> Path:
@@ -336,17 +313,6 @@ def content_digest(header: Record, records: Mapping[str, Record]) -> str:
     return digest({block: records[block]["files"] for block in header["blocks"]})
 
 
-def sync_files(store: str | Path, names: Iterable[str]) -> None:
-    """Force files, and the folders that lead to them, to disk."""
-    folders = set()
-    for name in names:
-        path = Path(store, name)
-        force(str(path))
-        folders |= {p for p in path.parents if p == Path(store) or Path(store) in p.parents}
-    for folder in folders:
-        force(str(folder))
-
-
 @dataclass(frozen=True)
 class StepState:
     """How far a step has come; ``lost`` names what a complete step should have and has not."""
@@ -387,3 +353,27 @@ def states(store: str | Path, group: str, provenance: Mapping[str, Any] | None =
         lost += [f"{group}/{name}" for name in writes if not Path(store, group, name, "zarr.json").exists()]
         result[step] = StepState(step, header, done, provenance.get(step), tuple(lost))
     return result
+
+
+def layer_of(block: str) -> int:
+    """Number of the layer of a block such as ``z0003-0:768``."""
+    return int(block.partition("-")[0][1:])
+
+
+def content_by_layer(store: str, source: str) -> dict[int | None, Any]:
+    """What the files of a step hold, by layer, or by None what was gathered of all layers; {} where it has no files."""
+    group, _, maker = source.partition("/")
+    _, records = read_ledger(ledger_path(store, group, maker))
+    if any(name.endswith(".npz") for record in records.values() for name in record["files"]):
+        return {None: group_provenance(store, group)[1].get(maker, {}).get("small_files")}
+    content: dict[int | None, Any] = {}
+    for block, record in sorted(records.items()):
+        content.setdefault(layer_of(block), {}).update(record["files"])
+    return content
+
+
+def inputs_digest(content: Mapping[int | None, Any], layer: int, halo: int) -> str:
+    """Digest of what a block of a layer reads of an input."""
+    if None in content:
+        return digest(content[None])
+    return digest({str(z): content.get(z) for z in range(layer - halo, layer + halo + 1)})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dfxm_dask.errors import StoreError
-from dfxm_dask.store.shards import full_disk_said
+from dfxm_dask.store.integrity.files import full_disk_said
 
 Record = dict[str, Any]
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from dfxm_dask.schema import Variable
+from dfxm_dask.errors import IncompleteError, StoreError
+from dfxm_dask.schema import Variable, migrate
 from dfxm_dask.sources.wrong_kinds import not_a_store
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.metadata import check_store, read_node
+from dfxm_dask.store.shards import open_array
 
 RESUME = "run it again to resume, or open with allow_partial=True"
 
@@ -122,3 +125,89 @@ def open_store(store: str | os.PathLike[str]) -> OpenStore:
     if root["node_type"] != "group" or foreign:
         raise not_a_store(path)
     return OpenStore(path, {"": root, **check_store(path)})
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a plan needs to know of a store, from its metadata alone."""
+
+    path: str
+    axes: dict[str, str]
+    sizes: dict[str, int]
+    units: dict[str, str]
+    rows: int
+    edge: int
+    itemsize: int
+    layers: tuple[int, ...]
+    absent: tuple[str, ...]
+    cropped: tuple[str, ...]
+    opened: OpenStore = field(repr=False)
+
+    @property
+    def frames(self) -> int:
+        return prod(self.sizes[a] for a in self.axes)
+
+
+def describe(opened: OpenStore) -> Stored:
+    """The scan of a store: axes, sizes, units and layers.
+
+    Raises
+    ------
+    StoreError
+        Layers that the coordinate lacks.
+    IncompleteError
+        The ingest is unfinished.
+    """
+    store = opened.path
+    root = migrate(opened.nodes[""]["attributes"])
+    state = opened.states("raw").get("ingest")
+    if state is None or not state.complete:
+        found = f"{len(state.done)} of {len(state.blocks)} layers" if state else "nothing"
+        raise IncompleteError(f"raw data of {store}", f"{found} on disk", "run the ingest again to resume")
+    counts = open_array(Path(store, "raw", "counts"))
+    if counts is None:
+        raise IncompleteError(f"raw data of {store}", "counts have a foreign layout", "ingest the scan again")
+    sizes = {name: opened.nodes[name]["shape"][0] for name in opened.arrays("")}
+    attributes = {name: opened.nodes[name]["attributes"] for name in sizes}
+    marked = {name: attrs["scan_axis"] for name, attrs in attributes.items() if "scan_axis" in attrs}
+    units = {name: str(attrs.get("units", "")) for name, attrs in attributes.items()}
+    layers = tuple(sorted(int(b[1:]) for b in state.done))
+    if layers and layers[-1] >= sizes["z"]:
+        raise StoreError(f"raw data of {store}", f"name layer {layers[-1]}, which z lacks", "distrust this store")
+    return Stored(
+        str(store),
+        {n: units[n] for n in sorted(marked, key=lambda n: marked[n])},
+        sizes,
+        units,
+        int(root["unit_rows"]),
+        counts.chunk[-1],
+        counts.dtype.itemsize,
+        layers,
+        tuple((state.provenance or {}).get("absent", ())),
+        tuple((state.provenance or {}).get("cropped", ())),
+        opened,
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a variable comes from, and what it is."""
+
+    group: str
+    step: str
+    variable: Variable
+
+
+def readable(stored: Stored) -> dict[str, Source]:
+    """Variables in the store that may be read: raw data, and what complete and current steps wrote."""
+    opened, absent = stored.opened, set(stored.absent)
+    # Raw data are complete, or there would be no description.
+    found = {name: Source("raw", "ingest", opened.declared("raw", name)) for name in opened.arrays("raw")}
+    for group in (g for g in opened.groups() if g != "raw"):
+        bad = opened.incomplete(group)
+        for step, state in opened.states(group).items():
+            made = state.provenance or {}
+            only_absent = bool(state.complete and absent and set(made.get("absent", ())) == absent)
+            if step not in bad or (only_absent and stale_input(opened.provenance, made) is None):
+                found |= {name: Source(group, step, opened.declared(group, name)) for name in state.writes}
+    return found

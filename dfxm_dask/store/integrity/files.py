@@ -1,0 +1,73 @@
+"""Files that are written whole and forced to disk, and what is said where the disk is full."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dfxm_dask.errors import StoreError
+
+
+@contextmanager
+def full_disk_said(what: str) -> Iterator[None]:
+    """A full disk as an error of ours.
+
+    Raises
+    ------
+    StoreError
+        No space, or no quota, is left.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(what, "the disk is full", "free space and run again to resume") from None
+        raise
+
+
+def force(path: str) -> None:
+    """Force a file, or the names in a folder, to disk: whoever wrote it, and also where the disk failed meanwhile,
+    which Linux tells the next one who opens the file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and force it to disk."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with full_disk_said(f"file {path}"):
+            with open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+            force(str(path.parent))
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def sync_files(store: str | Path, names: Iterable[str]) -> None:
+    """Force files, and the folders that lead to them, to disk."""
+    folders = set()
+    for name in names:
+        path = Path(store, name)
+        force(str(path))
+        folders |= {p for p in path.parents if p == Path(store) or Path(store) in p.parents}
+    for folder in folders:
+        force(str(folder))
+
+
+def file_digest(path: str | Path) -> str:
+    """sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
