@@ -3,7 +3,7 @@
 ``python scripts/train_beams.py --cache FOLDER`` takes about 5 minutes on two cores; ``--score FILE`` only scores other
 weights on the same test. Half of the layers have the smeared strong beam, half the sharp one; without a strong beam no
 patch has a label. Layers of the test never share a seed, and the shifted instrument never its constants, with what is
-trained on. ``scripts/compare_beams.py`` trains other networks on the same patches.
+trained on. ``scripts/evaluate/compare_networks.py`` trains other networks on the same patches.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from scipy import ndimage
 from scipy.special import expit
 
 from dfxm_dask.beams.network.networks import one_thread
+from dfxm_dask.beams.network.scores import brightness_baseline, brightness_probability, evaluate
 from dfxm_dask.beams.network.training import LEVELS, labelled_patches, seen_patches, train
 from dfxm_dask.beams.network.weights import FOLDER, facts, load, save
-from dfxm_dask.beams.scoring.scores import brightness_baseline, brightness_probability, evaluate
 from dfxm_dask.phantoms.phantom import Phantom, render
 from dfxm_dask.phantoms.presets import build
 from dfxm_dask.phantoms.strong_lattice import StrongBeam

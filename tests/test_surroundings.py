@@ -69,7 +69,6 @@ def test_store_of_others__is_read_or_refused_in_one_line(closed: Path, tmp_path:
     cases = (
         (["report", store], "--out FILE.html"),
         (["figures", store, f"{store}/pictures"], "OUT_DIR"),
-        (["compare-beams", store], "--out FILE.png"),
         (["reduce", "moments", store, "--background", "none"], "copy it to a folder of your own"),
         (["info", store, "--help"], ""),
         (["check", "maps", store], ""),

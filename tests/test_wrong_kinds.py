@@ -154,7 +154,6 @@ STORES = (
     "compare @ !",
     "compare ! @",
     "compare @:beams/defects !",
-    "compare-beams @",
     "export @ +/files",
     "verify @",
     "verify @ --repair",
@@ -219,14 +218,13 @@ def test_commands__refuse_what_is_no_raw_file(kind: str, own: Path, tmp_path: Pa
         "ingest + +/n.zarr --beamline @",
         "train ! --labels @ --out +/w.safetensors",
         "train ! --labels truth --start @ --out +/w.safetensors",
-        "compare-beams ! --regions @",
     ],
 )
 def test_commands__refuse_other_files_than_they_ask_for(line: str, kind: str, own: Path, tmp_path: Path) -> None:
     assert refused(line, KINDS[kind][0](tmp_path, own), own, tmp_path)
 
 
-@pytest.mark.parametrize("line", ["report .", "report ..", "compare-beams .", "compare . .", "export . out"])
+@pytest.mark.parametrize("line", ["report .", "report ..", "compare . .", "export . out"])
 def test_commands__refuse_the_current_folder(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "inside").mkdir()
     monkeypatch.chdir(tmp_path / "inside")

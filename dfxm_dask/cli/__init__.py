@@ -12,7 +12,7 @@ from dfxm_dask.cli.checks import verify
 from dfxm_dask.cli.doctor import doctor
 from dfxm_dask.cli.nights import nightly, report
 from dfxm_dask.cli.options import Commands
-from dfxm_dask.cli.pictures import compare_beams, figures
+from dfxm_dask.cli.pictures import figures
 from dfxm_dask.cli.plans import plan_run
 from dfxm_dask.cli.runs import check, explain, reduce, reductions, run, train
 from dfxm_dask.cli.scans import calibrate, demo, formats, info, ingest, simulate
@@ -53,7 +53,6 @@ for command in (
     doctor,
     figures,
     report,
-    compare_beams,
     compare,
     export,
     nightly,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dfxm_dask.cli.options import FILE, PARTIAL, subscribers
+from dfxm_dask.cli.options import FILE, PARTIAL, plugin_option, subscribers
 
 if TYPE_CHECKING:
     from dfxm_dask.run.nights.night import Night, Outcome
@@ -77,7 +77,7 @@ def nightly(
 
 def _facts(store: str) -> dict[str, Any]:
     """Numbers and pictures of a store; that they cannot be had is no fault of the scan."""
-    from dfxm_dask.view.report import scan_facts, without_facts
+    from dfxm_dask.view.store_facts import scan_facts, without_facts
 
     try:
         return scan_facts(store)
@@ -102,7 +102,8 @@ def _dry_words(done: Night) -> str:
 @click.command()
 @click.argument("store", type=FILE)
 @click.option("--out", type=FILE, metavar="FILE.html", help="The page. [default: STORE.html beside the store]")
-def report(store: Path, out: Path | None) -> None:
+@plugin_option
+def report(store: Path, out: Path | None, plugins: tuple[Path, ...]) -> None:
     """Write a page on what STORE has: numbers, pictures, what is not complete, how it was made.
 
     The page is one file, and a JSON file with the same facts goes beside it. Exit code 3 says that the store is not

@@ -175,7 +175,7 @@ plugin_option = click.option(
     multiple=True,
     callback=load_plugins,
     is_eager=True,
-    help="Python file that declares further reductions. It is run: name only files that you trust.",
+    help="Python file that declares further reductions or figures. It is run: name only files that you trust.",
 )
 
 

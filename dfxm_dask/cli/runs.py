@@ -137,7 +137,7 @@ def train(stores: tuple[Path, ...], out: Path, **options: Any) -> None:
     with entries like {z: 12.0, phi: 0.0123, box: [0, 640, 0, 512], class: weak}. Frames of two layers at least.
     """
     from dfxm_dask.run.training import train_weights
-    from dfxm_dask.view.figures.training import show_training, training_figures
+    from dfxm_dask.view.training import show_training, training_figures
 
     known = train_weights(stores, out, **options, say=lambda text: click.echo(text, err=True))
     show_training(known)

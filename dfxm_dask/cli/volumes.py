@@ -40,14 +40,8 @@ def compare(
     from dfxm_dask.sources.paths import beside
     from dfxm_dask.store.integrity.ledger import replace_file
     from dfxm_dask.store.output_paths import refuse_file
-    from dfxm_dask.view.compare.volumes import (
-        COLUMNS,
-        compare_volumes,
-        comparison_rows,
-        draw_comparison,
-        open_mask,
-        ratio_words,
-    )
+    from dfxm_dask.view.compare.volumes import compare_volumes, open_mask
+    from dfxm_dask.view.compare.volumes_page import COLUMNS, comparison_rows, draw_comparison, ratio_words
     from dfxm_dask.view.figures.maps import DPI
     from dfxm_dask.view.tables import say, show_table
 

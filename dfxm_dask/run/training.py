@@ -18,10 +18,10 @@ from dfxm_dask.beams.network import weights
 from dfxm_dask.beams.network.inference import log_odds
 from dfxm_dask.beams.network.labels import LabelledBox, box_labels, lit_patches, prior_labels
 from dfxm_dask.beams.network.networks import one_thread
+from dfxm_dask.beams.network.scores import brightness_baseline, brightness_probability, evaluate
 from dfxm_dask.beams.network.training import labelled_patches, seen_patches, train, whole_patches
 from dfxm_dask.beams.patches import check_grid
 from dfxm_dask.beams.prior import AMBIGUOUS, STRONG, UNLIT, WEAK, frame_places, rocking_axis
-from dfxm_dask.beams.scoring.scores import brightness_baseline, brightness_probability, evaluate
 from dfxm_dask.errors import InputError
 from dfxm_dask.frames import background, normalise
 from dfxm_dask.run.events import many

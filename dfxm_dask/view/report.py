@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,38 +22,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dfxm_dask import __version__
-from dfxm_dask.errors import IncompleteError, StoreError
+from dfxm_dask.errors import StoreError
 from dfxm_dask.run.events import duration, many, megabytes
-from dfxm_dask.run.scan_remarks import of_results
 from dfxm_dask.sources.paths import beside
 from dfxm_dask.store import scan
-from dfxm_dask.store.calibrate import recover
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.opened import open_store
 from dfxm_dask.store.output_paths import refuse_file
-from dfxm_dask.view.boundaries.pages import boundary_pages
-from dfxm_dask.view.figures.beams import draw_beams
-from dfxm_dask.view.figures.components import METHODS, draw_components
-from dfxm_dask.view.figures.curves import draw_curves
-from dfxm_dask.view.figures.frames import draw_frames
-from dfxm_dask.view.figures.index import layer_panels, overview
-from dfxm_dask.view.figures.maps import pixel_grid
-from dfxm_dask.view.figures.mosaic import mosaicity_panel
-from dfxm_dask.view.tables import findings
+from dfxm_dask.view.store_facts import FOR_A_NIGHT, scan_facts
 
 if TYPE_CHECKING:
-    import xarray as xr
-    from matplotlib.figure import Figure
-
     from dfxm_dask.run.nights.night import Night, Outcome
 
 SCHEMA = 1
 PAGE_BYTES = 9_000_000
 """Pictures of a night beyond this are left out, and named (our choice: such a page still goes by mail)."""
-PICTURE_DPI, PICTURE_QUALITY = 100, 82
 LONGEST = 400
 """Longer words from files are cut in the middle."""
-FOR_A_NIGHT = ("overview", "curves", "beams")
 TONES = {
     "failed": "bad",
     "quarantined": "bad",
@@ -185,6 +169,7 @@ def _urgent(night: Night) -> bool:
     return bool(night.faults or {"failed", "quarantined"} & set(night.counts))
 
 
+<<<<<<< HEAD
 def scan_facts(store: str | Path, names: tuple[str, ...] | None = FOR_A_NIGHT) -> dict[str, Any]:
     """All that a page says of a store.
 
@@ -378,6 +363,8 @@ def _as_data(figure: Figure) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
+=======
+>>>>>>> e2/main
 def _keep_small(facts: list[dict[str, Any]]) -> None:
     """Leave out pictures, the less telling ones first, until the page is small enough; and name them."""
     total = sum(picture["bytes"] for one in facts for picture in one["pictures"])

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from map_scores import mask_scores
 
 from dfxm_dask.beams import threshold_beams
-from dfxm_dask.beams.scoring.mask_scores import boundary_distance, mask_scores
 from dfxm_dask.rocking.rotation import WITH, classify_defects
+from dfxm_dask.view.compare.truth import boundary_distance
 
 COLUMNS = ("F1", "precision", "or boundary", "recall", "share")
 

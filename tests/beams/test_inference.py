@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from large_networks import resnet18, vgg16
 from scipy.special import expit, logit
 
 from dfxm_dask.beams.network import engines, inference, weights
 from dfxm_dask.beams.network.engines import answers, batch_of, chosen, engine_of, on_device
 from dfxm_dask.beams.network.inference import log_odds, predict, predict_counts
-from dfxm_dask.beams.network.networks import STRONG, WEAK, compact, network, published, resnet18, vgg16
+from dfxm_dask.beams.network.networks import STRONG, WEAK, compact, network, published
 from dfxm_dask.beams.network.onnx_model import onnx_model
 from dfxm_dask.beams.network.weights import load, save, shipped
 from dfxm_dask.beams.patches import gather_patches, log_counts, log_table, standardise

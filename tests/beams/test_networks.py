@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from large_networks import resnet18, vgg16
 
 from dfxm_dask.beams.network.networks import (
     VARIANCE_FLOOR,
@@ -13,8 +14,6 @@ from dfxm_dask.beams.network.networks import (
     dense,
     network,
     published,
-    resnet18,
-    vgg16,
 )
 from dfxm_dask.errors import InputError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from map_scores import auc, average_precision, contamination, high_pass
 
-from dfxm_dask.beams.scoring.scores import auc, average_precision, contamination, high_pass
 from dfxm_dask.errors import InputError
 
 

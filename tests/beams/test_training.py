@@ -12,15 +12,15 @@ from scipy.special import expit
 
 from dfxm_dask.beams.network.inference import predict, predict_counts
 from dfxm_dask.beams.network.networks import STRONG, WEAK, compact, published
-from dfxm_dask.beams.network.training import LEVELS, labelled_patches, seen_patches, train
-from dfxm_dask.beams.network.weights import load, shipped
-from dfxm_dask.beams.patches import gather_patches, log_counts, standardise
-from dfxm_dask.beams.scoring.scores import (
+from dfxm_dask.beams.network.scores import (
     brightness_baseline,
     brightness_probability,
     calibrated_temperature,
     evaluate,
 )
+from dfxm_dask.beams.network.training import LEVELS, labelled_patches, seen_patches, train
+from dfxm_dask.beams.network.weights import load, shipped
+from dfxm_dask.beams.patches import gather_patches, log_counts, standardise
 from dfxm_dask.errors import InputError
 from dfxm_dask.phantoms.phantom import render
 from dfxm_dask.phantoms.presets import build

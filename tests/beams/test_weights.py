@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import large_networks  # noqa: F401  (makes resnet18 known)
 import numpy as np
 import pytest
 import torch

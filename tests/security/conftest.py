@@ -36,8 +36,7 @@ def small_memory() -> Iterator[None]:
     """Nothing in the test may ask Python or numpy for more than 200 MB."""
     import safetensors.torch  # noqa: F401  (what is loaded first is not counted, which takes long)
 
-    import dfxm_dask.run.training
-    import dfxm_dask.view.compare.methods  # noqa: F401
+    import dfxm_dask.run.training  # noqa: F401
 
     tracemalloc.start()
     yield

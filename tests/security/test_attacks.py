@@ -271,7 +271,6 @@ DOORS: dict[str, tuple[str, ...]] = {
     "cluster": ("run", "maps", "STORE", "--cluster", "FILE"),
     "beamline": ("ingest", "m.h5", "OUT", "--beamline", "FILE"),
     "labels": ("train", "STORE", "--labels", "FILE", "--out", "w.safetensors", "--start", "none"),
-    "regions": ("compare-beams", "STORE", "--regions", "FILE"),
     "night": ("nightly", "FILE"),
 }
 

@@ -31,7 +31,6 @@ from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.schema import printable
 from dfxm_dask.sources.source import load_beamline
 from dfxm_dask.store.metadata import check_store
-from dfxm_dask.view.compare.methods import read_regions
 from tests.beamline_files import write_bliss
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -258,7 +257,6 @@ def test_recipes__of_any_text_are_read_or_refused(examples: Any) -> None:
 
 LABELS = "- {z: 12.0, phi: 0.0123, box: [0, 640, 0, 512], class: weak}\n- {z: 12.0, phi: 0.0301, class: strong}\n"
 TABLE = "z,phi,y0,y1,x0,x1,class\n12.0,0.0123,0,640,0,512,weak\n12.0,0.0301,,,,,strong\n"
-REGIONS = "- {name: strong, box: [0, 10, 0, 10]}\n- {name: weak_minus, box: [0, 1, 2, 3], unit: pixel, z: 1.5}\n"
 
 
 NIGHTS = tuple(path.read_text(encoding="utf-8") for path in sorted(CONFIGS.glob("night*.yaml")))
@@ -267,7 +265,6 @@ READERS: dict[str, tuple[Callable[[Path], Any], str, tuple[str, ...]]] = {
     "beamline": (lambda path: load_beamline(path, {"mu": "phi"}), "own.yaml", texts_of("beamlines")),
     "labels": (lambda path: read_labels(path, ["phi"]), "own.yaml", (LABELS,)),
     "table of labels": (lambda path: read_labels(path, ["phi"]), "own.csv", (TABLE,)),
-    "regions": (read_regions, "own.yaml", (REGIONS, f"regions:\n{REGIONS}")),
     "night": (read_nightly, "own.yaml", NIGHTS or ("raw: [a]\n",)),
 }
 
@@ -419,7 +416,6 @@ def test_command_lines__of_any_words_end_with_a_line_and_an_exit_code(
         "dfxm_dask.run.training.train",
         "dfxm_dask.run.training.gather",
         "dfxm_dask.view.figures.index.figures",
-        "dfxm_dask.view.compare.methods.every_basis",
         "dfxm_dask.run.checks.doctor.doctor",
         "dfxm_dask.cli.scans.simulated",
         "dfxm_dask.cli.scans.demo_scan",

@@ -340,7 +340,7 @@ def test_check__refuses_broken_stores(sound: Path, tmp_path: Path, case: str) ->
         dfxm_dask.open_scan(store)
 
 
-# Recipes, regions, clusters, labels and weights.
+# Recipes, clusters, labels and weights.
 
 
 def text_file(name: str, text: str, *words: str) -> Callable[[Path], list[str]]:
@@ -363,10 +363,6 @@ def cluster(text: str) -> Callable[[Path], list[str]]:
 
 def labels(name: str, text: str) -> Callable[[Path], list[str]]:
     return text_file(name, text, "train", "STORE", "--labels", "FILE", "--out", "w.safetensors", "--start", "none")
-
-
-def regions(text: str) -> Callable[[Path], list[str]]:
-    return text_file("own.yaml", text, "compare-beams", "STORE", "--regions", "FILE")
 
 
 def weights(change: Callable[[Path], Any], name: str = "own.safetensors") -> Callable[[Path], list[str]]:
@@ -402,8 +398,6 @@ CONFIGS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "labels of an unknown class": (labels("own.yaml", "- {z: 0, class: weakly}\n"), r"own\.yaml:1: class 'weakly'"),
     "labels without position": (labels("own.csv", "phi,class\n0.1,weak\n"), r"own\.csv:2: 'z': is missing"),
     "labels of ragged rows": (labels("own.csv", "z,class\n1,weak,3\n"), r"own\.csv:2: has 3 cells, the header 2"),
-    "regions that are none": (regions("name: strong\n"), r"own\.yaml:1: regions: is not a list of boxes"),
-    "regions of an unknown name": (regions("- {name: bright, box: [0, 1, 0, 1]}\n"), r"own\.yaml:1: "),
     "weights that are a pickle": (
         weights(lambda p: p.write_bytes(pickle.dumps({}, protocol=4))),
         r"own\.safetensors: are a pickle under",
@@ -411,7 +405,7 @@ CONFIGS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "weights cut": (weights(lambda p: p.write_bytes(p.read_bytes()[:-5])), r"own\.safetensors: have \d+ bytes"),
     "weights alone": (weights(lambda p: p.with_suffix(".json").unlink()), r"own\.json is not beside them"),
     "weights of another network": (
-        weights(lambda p: told(p, architecture={"name": "resnet18"})),
+        weights(lambda p: told(p, architecture={"name": "published"})),
         r"own\.safetensors: are not",
     ),
     "weights of any size": (

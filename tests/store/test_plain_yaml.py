@@ -22,7 +22,6 @@ from dfxm_dask.run.labels import read_labels
 from dfxm_dask.run.nights.config import read_nightly
 from dfxm_dask.run.recipe import read_recipe
 from dfxm_dask.sources.bliss.names import load_beamline
-from dfxm_dask.view.compare.methods import read_regions
 
 # Tags by the table of YAML 1.2.2, section 10.3.2, of what older YAML, other programs or people take for numbers.
 MEANINGS: dict[str, Any] = {
@@ -100,7 +99,6 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
         "- {{z: 1, class: weak}}\n\n- {{z: {}, class: weak}}\n",
         lambda path: read_labels(path, ())[-1].positions["z"],
     ),
-    "regions": ("regions:\n-\n  {{name: strong, box: [0, 9, 0, {}]}}\n", lambda path: read_regions(path)[0]["box"][3]),
 }
 
 

@@ -13,21 +13,11 @@ from matplotlib.colors import to_rgba
 
 from dfxm_dask.beams.weak_beam_verdict import reasons
 from dfxm_dask.schema import ROTATION, SPACE
-from dfxm_dask.view.figures.beams import (
-    DEFECT,
-    STILL,
-    beam_colours,
-    draw_beams,
-    evidence_words,
-    map_panels,
-    near_words,
-    shares,
-    shown_frames,
-    wrapped,
-)
+from dfxm_dask.view.figures.beams import DEFECT, STILL, draw_beams, evidence_words, map_panels, near_words
 from dfxm_dask.view.figures.frames import LABELS
 from dfxm_dask.view.figures.index import figures
-from dfxm_dask.view.figures.maps import NO_VALUE
+from dfxm_dask.view.figures.maps import NO_VALUE, wrapped
+from dfxm_dask.view.figures.patches import beam_colours, shares, shown_frames
 from tests.view.test_figures import check_page
 from tests.view.test_frames import CURVE, raw_scan, with_truth
 
@@ -392,6 +382,6 @@ def test_wrapped__keeps_all_words_in_order() -> None:
 def test_figures__of_a_store_with_beams_have_a_page_for_them(tmp_path: Path) -> None:
     tree = beams_scan(layers=2)
     names = [path.name for path in figures(tree, tmp_path, layer=1)]
-    assert names == ["frames_layer1.png", "beams_layer1.png"]
+    assert names == ["beams_layer1.png", "frames_layer1.png"]
     del tree["raw"]
     assert [path.name for path in figures(tree, tmp_path / "alone")] == ["beams_layer1.png"]

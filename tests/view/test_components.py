@@ -15,9 +15,10 @@ import dfxm_dask
 from dfxm_dask.components.curves import scaling_of
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import parse_recipe
-from dfxm_dask.view.figures.components import METHODS, MOST, draw_components, fit_words, treatment_words, value_panel
+from dfxm_dask.view.components.page import METHODS, MOST, draw_components
+from dfxm_dask.view.components.words import fit_words, treatment_words
 from dfxm_dask.view.figures.index import figures
-from dfxm_dask.view.figures.maps import NO_VALUE
+from dfxm_dask.view.figures.maps import NO_VALUE, signed_panel
 from tests.view.test_figures import check_page
 
 AXES = {"chi": np.linspace(-1, 2, 7), "phi": np.linspace(-0.03, 0.03, 11)}
@@ -307,15 +308,15 @@ def test_treatment_words__follow_the_scaling(
     assert treatment_words(scaling) == (formula, unit, text)
 
 
-def test_value_panel__has_two_colours_about_zero_where_there_are_two_signs() -> None:
+def test_signed_panel__has_two_colours_about_zero_where_there_are_two_signs() -> None:
     values = np.linspace(-10, 40, 501)[None]
-    signed = value_panel("a", "b", values, "c", "1")
+    signed = signed_panel("a", "b", values, "c", "1")
     assert (signed.colours, signed.limits) == ("RdBu_r", pytest.approx((-39.5, 39.5)))
-    plain = value_panel("a", "b", values + 9.5, "c", "1")  # its first percentile is 0
+    plain = signed_panel("a", "b", values + 9.5, "c", "1")  # its first percentile is 0
     assert (plain.colours, plain.limits) == ("viridis", pytest.approx((0, 49)))
-    negative = value_panel("a", "b", values - 50, "c", "1")
+    negative = signed_panel("a", "b", values - 50, "c", "1")
     assert (negative.colours, negative.limits) == ("RdBu_r", pytest.approx((-59.5, 59.5)))
-    bright = value_panel("a", "b", 1000 * (values + 11), "c", "count")
+    bright = signed_panel("a", "b", 1000 * (values + 11), "c", "count")
     assert (bright.label, bright.limits) == ("c (1000 counts)", pytest.approx((1.5, 50.5)))
     np.testing.assert_allclose(bright.image, values + 11)
 

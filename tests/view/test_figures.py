@@ -13,9 +13,11 @@ import xarray as xr
 from dfxm_dask.errors import InputError
 from dfxm_dask.view.figures import maps as module
 from dfxm_dask.view.figures.curves import draw_curves, telling_pixels
-from dfxm_dask.view.figures.index import figures, flag_panel, layer_panels, overview, single
+from dfxm_dask.view.figures.index import figures
+from dfxm_dask.view.figures.layer_maps import flag_panel, layer_panels, single
 from dfxm_dask.view.figures.maps import UNSOUND, Panel, bar_length, finer_units, labelled, pixel_grid, robust_limits
 from dfxm_dask.view.figures.mosaic import draw_mosaicity, key_ranges
+from dfxm_dask.view.figures.overview import overview
 
 Scan = Callable[..., xr.DataTree]
 PNG = b"\x89PNG\r\n\x1a\n"

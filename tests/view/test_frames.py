@@ -13,17 +13,16 @@ from matplotlib.colors import AsinhNorm, Normalize, to_rgba
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.view.figures import frames as module
-from dfxm_dask.view.figures.frames import (
-    LABELS,
+from dfxm_dask.view.figures.frames import LABELS, draw_frames
+from dfxm_dask.view.figures.index import figures
+from dfxm_dask.view.figures.telling_frames import (
     attenuated,
     dark_levels,
-    draw_frames,
     frame_brightness,
     moving_frames,
     patch_means,
     telling_frames,
 )
-from dfxm_dask.view.figures.index import figures
 from tests.view.test_figures import check_page
 
 Scan = Callable[..., xr.DataTree]

@@ -24,7 +24,8 @@ from dfxm_dask.errors import StoreError
 from dfxm_dask.run.nights.night import Night
 from dfxm_dask.run.nights.plan import Outcome
 from dfxm_dask.run.recipe import parse_recipe
-from dfxm_dask.view.report import night_page, night_verdict, scan_facts, scan_page, seen_plainly, without_facts
+from dfxm_dask.view.report import night_page, night_verdict, scan_page, seen_plainly
+from dfxm_dask.view.store_facts import scan_facts, without_facts
 from tests.beamline_files import write_bliss
 from tests.stores import raw_store
 

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from dfxm_dask.beams.network.weights import facts, shipped
-from dfxm_dask.view.figures.training import draw_confusion, draw_learning, show_training, training_figures
+from dfxm_dask.view.training import draw_confusion, draw_learning, show_training, training_figures
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

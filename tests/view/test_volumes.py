@@ -12,14 +12,8 @@ from click.testing import CliRunner
 from dfxm_dask.cli.volumes import compare
 from dfxm_dask.errors import InputError, StoreError
 from dfxm_dask.store.integrity import ledger
-from dfxm_dask.view.compare.volumes import (
-    compare_volumes,
-    comparison_rows,
-    draw_comparison,
-    open_mask,
-    ratio_words,
-    shared_voxels,
-)
+from dfxm_dask.view.compare.volumes import compare_volumes, open_mask, shared_voxels
+from dfxm_dask.view.compare.volumes_page import comparison_rows, draw_comparison, ratio_words
 from dfxm_dask.volume import chance_level, compare_masks
 from tests.view.volume_stores import lines_mask, write_store
 

@@ -109,8 +109,8 @@ def engine_of(net: torch.nn.Module, engine: str = "auto", device: str = "auto") 
 
     Examples
     --------
-    >>> from dfxm_dask.beams.network.networks import resnet18
-    >>> engine_of(resnet18(), device="cpu").split()[0]
+    >>> from dfxm_dask.beams.network.networks import compact
+    >>> engine_of(compact(), "torch", "cpu").split()[0]
     'torch'
     """
     name, place = chosen(net, engine, device)

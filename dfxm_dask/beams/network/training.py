@@ -16,8 +16,8 @@ from scipy.special import expit
 
 from dfxm_dask.beams.network.inference import log_odds
 from dfxm_dask.beams.network.networks import STRONG, WEAK, network, one_thread
+from dfxm_dask.beams.network.scores import calibrated_temperature, evaluate
 from dfxm_dask.beams.patches import check_grid, gather_patches, patch_starts
-from dfxm_dask.beams.scoring.scores import calibrated_temperature, evaluate
 from dfxm_dask.errors import InputError
 from dfxm_dask.schema import PATCH
 

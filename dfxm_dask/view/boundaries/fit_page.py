@@ -20,8 +20,17 @@ from dfxm_dask.view.boundaries.step import (
     strip_cells,
 )
 from dfxm_dask.view.boundaries.words import STYLES, Tables, families_of, reason_words, step_words
-from dfxm_dask.view.figures.beams import SMALL, wrapped
-from dfxm_dask.view.figures.maps import MARGIN, TITLE, add_words, finer_units, labelled, place_axes
+from dfxm_dask.view.figures.maps import (
+    MARGIN,
+    SMALL,
+    TITLE,
+    add_words,
+    finer_units,
+    labelled,
+    place_axes,
+    wrapped,
+    write_sentences,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -88,9 +97,7 @@ def draw_fit(tree: xr.DataTree, found: Tables, k: int, heading: str = "") -> Fig
         _draw_place(panels[2], (along, place), places_by(along, place, weight), "place along the trace")
         _draw_place(panels[3], (z, place), places_by(z, place, weight), "z")
     _draw_spectrum(lines, cells, found, k, _seed(tree))
-    for index, (text, weight_of) in enumerate(said):
-        at = SIDE / across, (words - 0.02 - index * line) / up
-        figure.text(*at, text, va="top", fontsize=SMALL, weight=weight_of, color="0.15", parse_math=False)
+    write_sentences(figure, said, SIDE, up - words + 0.02)
     add_words(figure, f"boundary {k}: fit; {heading}" if heading else f"boundary {k}: fit", "")
     return figure
 
@@ -189,8 +196,8 @@ def _draw_place(axes: Axes, stripes: tuple[np.ndarray, np.ndarray], means: Means
 def _draw_means(axes: Axes, means: Means, label: str) -> None:
     known = np.isfinite(means.error)
     if known.any():
-        columns = (column[known] for column in means)
-        axes.errorbar(*columns, fmt="o", color=DATA, ms=3.5, lw=1.0, capsize=1.5, label=label)
+        at, mean, error = (column[known] for column in means)
+        axes.errorbar(at, mean, error, fmt="o", color=DATA, ms=3.5, lw=1.0, capsize=1.5, label=label)
     if not known.all():
         axes.plot(means.at[~known], means.mean[~known], "o", mfc="white", color=DATA, ms=4.5, label="single: no error")
 

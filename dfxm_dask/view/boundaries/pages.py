@@ -12,8 +12,8 @@ from dfxm_dask.boundaries.characterise import beside_patch
 from dfxm_dask.boundaries.lines.projected_lines import BIN, BLUR, LONGEST, SHORTEST, located_lines
 from dfxm_dask.boundaries.planes.plane import in_plane
 from dfxm_dask.view.boundaries.words import MOST, STYLES, Tables, boundary_words, colour_of, families_of, tables_of
-from dfxm_dask.view.figures.beams import SMALL, wrapped
-from dfxm_dask.view.figures.maps import MARGIN, TITLE, add_words, labelled, place_axes
+from dfxm_dask.view.figures.index import FigureKind
+from dfxm_dask.view.figures.maps import MARGIN, SMALL, TITLE, add_words, labelled, place_axes, wrapped, write_sentences
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -141,9 +141,7 @@ def draw_boundary(found: Tables, k: int, heading: str = "") -> Figure:
             axes.set(xticks=[], yticks=[])
             why = "No direction of lines\nstands out." if not families else "There are no points\nof single lines."
             axes.text(0.5, 0.5, why, ha="center", va="center", fontsize=9, color="0.3", transform=axes.transAxes)
-    for index, (text, weight) in enumerate(said):
-        place = SIDE / across, (words - 0.02 - index * line) / up
-        figure.text(*place, text, va="top", fontsize=SMALL, weight=weight, color="0.15", parse_math=False)
+    write_sentences(figure, said, SIDE, up - words + 0.02)
     add_words(figure, f"boundary {k}; {heading}" if heading else f"boundary {k}", "")
     return figure
 
@@ -261,3 +259,14 @@ def boundary_pages(tree: xr.DataTree, heading: str = "") -> Iterator[tuple[str, 
     for k in range(min(count, MOST)):
         yield f"boundary_{k}", draw_boundary(found, k, heading)
         yield f"boundary_{k}_fit", draw_fit(tree, found, k, heading)
+
+
+FIGURES = (
+    FigureKind(
+        "boundaries",
+        lambda tree, _, heading: boundary_pages(tree, heading),
+        ("boundaries",),
+        "Boundaries",
+        of_volume=True,
+    ),
+)

@@ -231,8 +231,8 @@ def seen_size(room: np.ndarray, view: tuple[float, float]) -> tuple[float, float
 
 def place_space(figure: Figure, middle: float, found: Tables, drawn: tuple[np.ndarray, np.ndarray]) -> Any:
     """Axes in space, centred at a height in inches, with points, planes, lines and junctions."""
-    from mpl_toolkits.mplot3d import Axes3D  # type: ignore[import-untyped]
-    from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
+    from mpl_toolkits.mplot3d import Axes3D
+    from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
     up = figure.get_size_inches()[1]
     place = -ASIDE, (middle - (0.5 + ASIDE) * ACROSS) / up, 1.0, ACROSS / up

@@ -99,8 +99,8 @@ def strip_cells(tree: xr.DataTree, found: Tables, k: int) -> np.ndarray:
             seen = values - shift[axis]
             inside = np.flatnonzero((seen >= trace[:, axis].min() - ROOM) & (seen <= trace[:, axis].max() + ROOM))
             place[name] = slice(inside[0], inside[-1] + 1) if len(inside) else slice(0, 0)
-        window = {name: np.asarray(v.isel(z=n, **place)) for name, v in maps.items() if name in _WANTED}
-        here = {axis: np.asarray(v.isel(z=n, **place), np.float64) for axis, v in coms.items()}
+        window = {name: np.asarray(v.isel({"z": n, **place})) for name, v in maps.items() if name in _WANTED}
+        here = {axis: np.asarray(v.isel({"z": n, **place}), np.float64) for axis, v in coms.items()}
         at_y, at_x = y[place["y"]] - shift[1], x[place["x"]] - shift[0]
         if not at_y.size or not at_x.size:
             continue

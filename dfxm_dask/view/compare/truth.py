@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage
 
-from dfxm_dask.beams.scoring.mask_scores import boundary_distance
 from dfxm_dask.view.figures.maps import (
-    BAR,
-    FOOT,
-    MARGIN,
-    TITLE,
     UNSOUND,
-    Panel,
-    add_words,
-    draw_panel,
     finer_units,
     flagged,
-    labelled,
-    map_size,
-    pixel_grid,
-    place_axes,
-    robust_limits,
     symbol,
 )
 
 if TYPE_CHECKING:
     import xarray as xr
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 FAR = 1.0  # um from any dislocation line, where the lattice is that between the dislocations
 STRIP = (2.0, 5.0)  # um from the plane of a boundary
@@ -120,20 +106,22 @@ def _width(maps: xr.Dataset, truth: xr.Dataset, counted: np.ndarray, where: str,
     )
 
 
-def boundary_distances(truth: xr.Dataset, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of pixels from every boundary.
+def boundary_distances(
+    truth: Mapping[Any, Any], x: np.ndarray, y: np.ndarray, z: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distance of places from every boundary.
 
     Parameters
     ----------
-    truth : Dataset
+    truth : mapping of str to array, such as a Dataset
         ``normal``, ``origin``, ``line`` (boundary, xyz), and ``dihedral`` (boundary), which is NaN for a whole plane.
-    x, y, z : arrays (point,), um
+    x, y, z : arrays of one shape, um
 
     Returns
     -------
-    signed : ndarray (boundary, point), um
+    signed : ndarray (boundary, ...), um
         Distance from the plane, positive where its normal points to; NaN beyond the edge of a half plane.
-    nearest : ndarray (boundary, point), um
+    nearest : ndarray (boundary, ...), um
         Distance from the boundary itself: beyond its edge, from the edge.
 
     Notes
@@ -141,16 +129,43 @@ def boundary_distances(truth: xr.Dataset, x: np.ndarray, y: np.ndarray, z: np.nd
     A half plane extends from the junction along line × normal.
     """
     points = np.stack([x, y, z], -1)
+    normals, origins, lines = (np.asarray(truth[name], float) for name in ("normal", "origin", "line"))
+    whole = ~np.isfinite(np.asarray(truth["dihedral"], float)) if "dihedral" in truth else np.ones(len(normals), bool)
     signed, nearest = [], []
-    for k in range(truth.sizes["boundary"]):
-        normal, origin, line = (np.asarray(truth[name][k], float) for name in ("normal", "origin", "line"))
+    for k, (normal, origin, line) in enumerate(zip(normals, origins, lines, strict=True)):
         off = (points - origin) @ normal
-        whole = "dihedral" not in truth or not np.isfinite(float(truth["dihedral"][k]))
         along = (points - origin) @ np.cross(line, normal)
-        on = (along > 0) | whole
+        on = (along > 0) | whole[k]
         signed.append(np.where(on, off, np.nan))
         nearest.append(np.where(on, np.abs(off), np.hypot(off, along)))
     return np.array(signed), np.array(nearest)
+
+
+def boundary_distance(truth: Mapping[Any, Any], z: float, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Distance of each pixel of a layer to the nearest true boundary.
+
+    Parameters
+    ----------
+    truth : mapping of str to array
+        As of :func:`boundary_distances`.
+    z : float, um
+    y, x : array (y,), array (x,), um
+
+    Returns
+    -------
+    array (y, x), float64, um
+        Infinite without boundaries.
+
+    Examples
+    --------
+    >>> truth = {"normal": [[1, 0, 0]], "origin": [[2, 0, 0]], "line": [[0, 0, 1]], "dihedral": [np.nan]}
+    >>> boundary_distance(truth, 5.0, np.zeros(1), np.arange(4.0)).tolist()
+    [[2.0, 1.0, 0.0, 1.0]]
+    """
+    if "normal" not in truth or not len(truth["normal"]):
+        return np.full((y.size, x.size), np.inf)
+    across, up = np.meshgrid(x, y)
+    return np.asarray(boundary_distances(truth, across, up, np.full(across.shape, z))[1].min(0))
 
 
 def _jumps(
@@ -247,132 +262,3 @@ def _pixel(maps: xr.Dataset) -> tuple[float, float]:
     """Distance of pixels along y and x; one pixel has none."""
     y, x = (float(maps[d][1] - maps[d][0]) if maps.sizes[d] > 1 else 1.0 for d in ("y", "x"))
     return y, x
-
-
-def draw_compare(tree: xr.DataTree, truth: xr.Dataset, layer: int, heading: str = "") -> Figure | None:
-    """A page with the centre of mass found, the true phi0, their difference, and its histogram.
-
-    Parameters
-    ----------
-    tree, truth
-        As of :func:`truth_rows`.
-    layer : int
-        Number along z.
-    heading : str
-        Printed at the top.
-
-    Returns
-    -------
-    Figure or None
-        ``None`` where there is no centre of mass along phi, or no ``phi0``.
-    """
-    from matplotlib.figure import Figure
-
-    if "rocking" not in tree or "com_phi" not in tree["rocking"].data_vars or "phi0" not in truth:
-        return None
-    maps, truth = tree["rocking"].dataset.isel(z=[layer]), truth.isel(z=[layer])
-    grid = pixel_grid(np.asarray(maps["y"]), np.asarray(maps["x"]), maps["x"].attrs.get("units", "pixel"))
-    units = str(maps["com_phi"].attrs.get("units", "degree"))
-    com, phi0 = np.asarray(maps["com_phi"], float)[0], np.asarray(truth["phi0"], float)[0]
-    middle = float(np.median(phi0[np.isfinite(phi0)])) if np.isfinite(phi0).any() else 0.0
-    sound = (sound_pixels(maps) & np.isfinite(np.asarray(truth["phi0"])))[0]
-    limits = robust_limits(np.concatenate([com[sound] - middle, (phi0 - middle).ravel()]))
-    error = com - phi0
-    most = max(abs(limit) for limit in robust_limits(error[sound]))
-    factor, finer = finer_units(max(abs(limit) for limit in limits), units)
-    shown = (limits[0] * factor, limits[1] * factor)
-    about = f"phi relative to {middle:.4f} {symbol(units)}".replace(" °", "°").replace("-", "−")
-    panels = [
-        Panel("com_phi", "found: centre of mass", (com - middle) * factor, labelled(about, finer), "viridis", shown),
-        Panel("phi0", "true: phi0", (phi0 - middle) * factor, labelled(about, finer), "viridis", shown),
-        Panel(
-            "error",
-            "found minus true",
-            error * factor,
-            labelled("difference", finer),
-            "RdBu_r",
-            (-most * factor, most * factor),
-        ),
-    ]
-    columns = 4 if grid.ratio > 1.5 else 2
-    width, height = map_size(grid, 4.6 if columns == 2 else 3.0, 4.2)
-    height, plot = max(height, 1.2), max(width, 3.6)
-    cell, tall = plot + MARGIN, TITLE + height + BAR
-    rows = 4 // columns
-    across, up = columns * cell + MARGIN, rows * tall + 0.62
-    figure = Figure(figsize=(across, up))
-    for index, panel in enumerate(panels):
-        row, column = divmod(index, columns)
-        top = up - 0.38 - row * tall - TITLE
-        left = MARGIN + column * cell + (plot - width) / 2
-        draw_panel(figure, panel, grid, left, top - height / 2 - width * grid.ratio / 2, width, 10)
-    far = sound & far_pixels(truth)[0] if "distance" in truth else None
-    left = MARGIN + (columns - 1) * cell + 0.6
-    axes = place_axes(figure, left, up - 0.38 - (rows - 1) * tall - TITLE - height, plot - 0.75, height)
-    step = scan_step(maps)
-    draw_histogram(axes, error * factor, sound, far, most * factor, None if step is None else step * factor, finer)
-    add_words(figure, heading, f"{FOOT}; the last bins of the histogram hold all beyond")
-    return figure
-
-
-def draw_histogram(
-    axes: Axes,
-    error: np.ndarray,
-    sound: np.ndarray,
-    far: np.ndarray | None,
-    most: float,
-    step: float | None,
-    units: str,
-) -> None:
-    """Histogram of the error over the sound pixels, and over those of them that no dislocation is near to.
-
-    Parameters
-    ----------
-    axes : Axes
-    error : array (y, x), in ``units``
-    sound, far : array (y, x), bool
-        ``far`` is ``None`` where distances are not known.
-    most : float
-        The histogram ends at ± 1.2 of it, or beyond half a step; what lies farther out counts in the last bin.
-    step : float or None
-        Step of the scan, drawn as half a step to both sides.
-    units : str
-    """
-    from matplotlib.ticker import MaxNLocator
-
-    most = max(1.2 * most, 0.55 * (step or 0.0))
-    edges = np.linspace(-most, most, 101)
-    classes = [("sound pixels", sound, "#b8b8b8")]
-    if far is not None:
-        classes.append((f"> {FAR:g} µm from a line", far, "#0072b2"))
-    for number, (name, where, colour) in enumerate(classes):
-        values = error[where]
-        if not values.size:
-            continue
-        name = f"{name}: median |error| {np.median(np.abs(values)):.3g} {symbol(units)}"
-        axes.hist(
-            np.clip(values, edges[0], edges[-1]),
-            list(edges),
-            weights=np.full(values.size, 100 / values.size),
-            histtype="step" if number else "stepfilled",
-            color=colour,
-            label=name,
-            lw=1.3,
-        )
-    axes.axvline(0, color="0.2", lw=0.8)
-    if step is not None:
-        for sign in (-1, 1):
-            word = f"half a step of the scan: {step / 2:.3g} {symbol(units)}" if sign > 0 else None
-            axes.axvline(sign * step / 2, color="#d55e00", lw=0.9, ls="--", label=word)
-    axes.set_xlim(edges[0], edges[-1])
-    axes.set_xlabel(labelled("found minus true", units), fontsize=8.5, labelpad=2)
-    axes.set_ylabel("pixels (%)", fontsize=8.5, labelpad=2)
-    axes.set_title("how far off", fontsize=10, pad=6)
-    axes.tick_params(labelsize=8, length=2.5)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.set_ylim(0, 1.45 * axes.get_ylim()[1])  # room for the legend
-    legend = axes.legend(fontsize=7, loc="upper left", borderpad=0.2, labelspacing=0.3, framealpha=0.9)
-    legend.get_frame().set_linewidth(0)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

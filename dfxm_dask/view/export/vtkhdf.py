@@ -137,7 +137,8 @@ def lines_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
     """
     drawn, corners = patches(found)
     patch_of = dict(zip(drawn.tolist(), corners, strict=True))
-    ends, owners = [], []
+    ends: list[list[np.ndarray]] = []
+    owners: list[tuple[int, int, int]] = []
     if "line" in found and found["line"].dims[0] == "boundary" and found["line"].ndim == 3:
         lines = np.asarray(found["line"], np.float64)
         for k, patch in patch_of.items():
@@ -163,9 +164,10 @@ def lines_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
             owners.append((-1, -1, k))
     if "line" not in found and not junctions:
         return None
-    boundary, family, junction = np.reshape(np.array(owners, np.int64), (-1, 3)).T
-    data = {"boundary": boundary, "family": family, "junction": junction}
+    numbers = np.reshape(np.array(owners, np.int64), (-1, 3)).T
+    data: dict[str, np.ndarray] = dict(zip(("boundary", "family", "junction"), numbers, strict=True))
+    at = data["boundary"], data["family"]
     for name, variable in found.data_vars.items():
         if variable.dims == ("boundary", "family") and variable.dtype.kind in "biuf":
-            data[str(name)] = np.where(boundary < 0, np.nan, np.asarray(variable, float)[boundary, family])
+            data[str(name)] = np.where(at[0] < 0, np.nan, np.asarray(variable, float)[at])
     return PolyData("Lines", np.reshape(ends, (-1, 3)), 2, data, {})

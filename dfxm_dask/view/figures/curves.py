@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dfxm_dask.view.figures.index import FigureKind
 from dfxm_dask.view.figures.maps import (
     BAR,
     MARGIN,
@@ -18,6 +19,7 @@ from dfxm_dask.view.figures.maps import (
     draw_panel,
     finer_units,
     flagged,
+    grid_of,
     labelled,
     map_size,
     place_axes,
@@ -142,3 +144,13 @@ def two_axes(axes: Axes, positions: list[Any], counts: np.ndarray, centre: list[
     axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.ticklabel_format(axis="both", useOffset=False)
+
+
+def curves_page(tree: xr.DataTree, layer: int, heading: str) -> Figure | None:
+    """The page of a layer of a store."""
+    raw, maps = (tree[name].dataset.isel(z=layer) for name in ("raw", "rocking"))
+    frames = tree["frames"].dataset.isel(z=layer) if "frames" in tree else None
+    return draw_curves(raw, maps, frames, grid_of(maps), heading)
+
+
+FIGURES = (FigureKind("curves", curves_page, ("raw/counts", "rocking"), "Rocking curves of telling pixels"),)

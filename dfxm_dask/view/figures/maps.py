@@ -6,14 +6,17 @@ of the map. Nothing here touches matplotlib's global state.
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
 
 NO_VALUE = "#b8b8b8"
@@ -31,6 +34,14 @@ SYMBOLS = {
     "mdeg2": "mdeg²",
     "kilocount": "1000 counts",
 }
+TICKS = 0.32
+"""Inches below a map for ticks and their label."""
+LEAST_SIDE = 0.7
+"""Inches that a side of a map needs for ticks."""
+SMALL = 8.0
+"""Points of sentences above or below maps."""
+SIGNED = 0.02
+"""Depth of the lower limit below zero, as part of the upper one, from which values are drawn as signed (our choice)."""
 UNSOUND = ("unlit", "hot", "masked", "saturated", "truncated", "single")
 """Flags of a rocking curve whose moments say little of the crystal."""
 FOOT = "grey: no value; an arrow on a colour bar: values lie beyond its end"
@@ -102,6 +113,11 @@ def pixel_grid(y: np.ndarray, x: np.ndarray, units: str) -> Grid:
     return Grid(left, right, bottom, top, units)
 
 
+def grid_of(found: xr.Dataset | xr.DataTree) -> Grid:
+    """The grid of the maps of a store or group."""
+    return pixel_grid(np.asarray(found["y"]), np.asarray(found["x"]), str(found["x"].attrs.get("units", "pixel")))
+
+
 def robust_limits(values: np.ndarray, low: float = 1.0, high: float = 99.0) -> tuple[float, float]:
     """Percentiles of the finite values, kept apart where all are equal."""
     finite = values[np.isfinite(values)]
@@ -141,7 +157,7 @@ def bar_length(width: float) -> float:
 def add_scale_bar(axes: Axes, grid: Grid) -> None:
     """A bar of round length in the lower left corner, on a dark ground that any map leaves readable."""
     from matplotlib.font_manager import FontProperties
-    from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar  # type: ignore[import-untyped]
+    from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
     length = bar_length(abs(grid.right - grid.left))
     bar = AnchoredSizeBar(
@@ -230,17 +246,45 @@ def draw_key(figure: Figure, axes: Axes, panel: Panel, left: float, bottom: floa
         across, up = figure.get_size_inches()
         figure.text((left + width / 2) / across, (bottom - 0.1) / up, panel.label, ha="center", va="top", fontsize=8)
         return
-    finite = panel.image[np.isfinite(panel.image)]
-    below = bool(finite.size and finite.min() < panel.limits[0])
-    above = bool(finite.size and finite.max() > panel.limits[1])
-    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
-    bar = place_axes(figure, left + 0.02 * width, bottom - 0.2, 0.96 * width, 0.11)
-    colours = figure.colorbar(axes.images[0], cax=bar, orientation="horizontal", extend=extend, extendfrac=0.03)
-    colours.set_label(panel.label, fontsize=8.5, labelpad=2)
-    colours.ax.tick_params(labelsize=8, length=2.5, pad=1.5)
-    colours.outline.set_linewidth(0.5)
+    ends = ends_beyond(panel.image, *panel.limits)
+    colours = add_colour_bar(figure, axes.images[0], left, bottom, width, panel.label, extend=ends)
     colours.ax.ticklabel_format(axis="x", useOffset=False)
     colours.ax.locator_params(axis="x", nbins=max(3, int(width * 1.6)))
+
+
+def ends_beyond(values: np.ndarray, low: float, high: float) -> str:
+    """Ends of a colour bar beyond which values lie: "neither", "min", "max" or "both"."""
+    finite = values[np.isfinite(values)]
+    below, above = bool(finite.size and finite.min() < low), bool(finite.size and finite.max() > high)
+    return {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
+
+
+def add_colour_bar(
+    figure: Figure, image: ScalarMappable, left: float, bottom: float, width: float, label: str, **how: Any
+) -> Colorbar:
+    """A colour bar below a map; ``left, bottom`` is the corner from which it hangs, in inches."""
+    bar = place_axes(figure, left + 0.02 * width, bottom - 0.2, 0.96 * width, 0.11)
+    colours = figure.colorbar(image, cax=bar, orientation="horizontal", extendfrac=0.03, **how)
+    colours.set_label(label, fontsize=8.5, labelpad=2)
+    colours.ax.tick_params(labelsize=8, length=2.5, pad=1.5)
+    colours.outline.set_linewidth(0.5)
+    return colours
+
+
+def add_axes(axes: Axes, grid: Grid, width: float) -> None:
+    """Positions along x and y instead of the scale bar; a map too thin for ticks keeps the bar."""
+    from matplotlib.ticker import MaxNLocator
+
+    height = width * grid.ratio
+    if min(width, height) < LEAST_SIDE:
+        return
+    for artist in list(axes.artists):
+        artist.remove()
+    for axis, name, length in ((axes.xaxis, "x", width), (axes.yaxis, "y", height)):
+        axis.set_major_locator(MaxNLocator(max(2, int(2 * length))))
+        axis.set_label_text(labelled(name, grid.units), fontsize=7.5)
+        axis.labelpad = 1
+        axis.set_tick_params(labelsize=7, length=2, pad=1.5)
 
 
 def draw_panel(
@@ -254,6 +298,31 @@ def draw_panel(
         room = max(width, 2.2)
         draw_key(figure, axes, panel, left + (width - room) / 2, bottom, room)
     return axes
+
+
+def wrapped(sentences: list[str], width: float, size: float) -> list[tuple[str, str]]:
+    """Lines of sentences that fit a width in inches, and their weight: the first sentence is bold."""
+    lines = []
+    for number, sentence in enumerate(sentences):
+        letter = size / 72 * (0.56 if number else 0.64)  # inches, on the wide side
+        fitting = textwrap.wrap(sentence, int(width / letter), subsequent_indent="   ")
+        lines += [(line, "normal" if number else "bold") for line in fitting]
+    return lines
+
+
+def sentences_height(said: list[tuple[str, str]], size: float = SMALL) -> float:
+    """Inches that lines of :func:`wrapped` take."""
+    return len(said) * 1.6 * size / 72
+
+
+def write_sentences(
+    figure: Figure, said: list[tuple[str, str]], left: float, below: float, size: float = SMALL
+) -> None:
+    """Lines of :func:`wrapped`, from a place in inches from the left and below the upper edge of a page."""
+    across, up = figure.get_size_inches()
+    for index, (text, weight) in enumerate(said):
+        place = left / across, 1 - (below + index * 1.6 * size / 72) / up
+        figure.text(*place, text, va="top", fontsize=size, weight=weight, color="0.15", parse_math=False)
 
 
 def add_words(figure: Figure, heading: str, foot: str = FOOT) -> None:
@@ -276,3 +345,14 @@ def flagged(flags: xr.DataArray, *words: str) -> np.ndarray:
     masks = flag_masks(flags)
     wrong = sum(masks.get(word, 0) for word in words)
     return np.nan_to_num(np.asarray(flags)).astype(np.int64) & wrong != 0  # absent layers are NaN
+
+
+def signed_panel(name: str, title: str, image: np.ndarray, label: str, unit: str) -> Panel:
+    """A map between robust limits; about zero, and in two colours, where it has both signs."""
+    low, high = robust_limits(image)
+    colours = "viridis"
+    if low < -SIGNED * max(high, 0.0):
+        high = max(-low, high)
+        low, colours = -high, "RdBu_r"
+    factor, finer = finer_units(max(abs(low), abs(high)), unit)
+    return Panel(name, title, image * factor, labelled(label, finer), colours, (low * factor, high * factor))

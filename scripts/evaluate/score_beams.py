@@ -1,9 +1,9 @@
 """Scores of weak-beam maps against the dislocations that a simulation put in.
 
-``python scripts/score_beams.py --cache FOLDER`` simulates layers that neither network nor windows were made with, runs
-the recipe on them, and prints a Markdown table: means over layers. Rows beside ours are the published recipe and the
-best single frame. The truth chooses their patches, their frame and, where it says so, their threshold: that is more
-than they would reach.
+``python scripts/evaluate/score_beams.py --cache FOLDER`` simulates layers that neither network nor windows were made
+with, runs the recipe on them, and prints a Markdown table: means over layers. Rows beside ours are the published recipe
+and the best single frame. The truth chooses their patches, their frame and, where it says so, their threshold: that is
+more than they would reach.
 
 AUC and AP are of lit pixels within 0.5 um of a line against those more than 2.5 um away from all. Precision is the part
 of a mask within 1 um of a line, in space: lines that run just above the layer show in it too; "or boundary" is the part
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+from map_scores import auc, average_precision
 
 import dfxm_dask
 from dfxm_dask.beams import classify_beams, integrate_beams
@@ -30,13 +31,12 @@ from dfxm_dask.beams.contrast import published_contrast
 from dfxm_dask.beams.narrowing import without_small
 from dfxm_dask.beams.patches import seam_metric
 from dfxm_dask.beams.prior import UNLIT, WEAK
-from dfxm_dask.beams.scoring.mask_scores import boundary_distance
-from dfxm_dask.beams.scoring.scores import auc, average_precision
 from dfxm_dask.frames import normalise
 from dfxm_dask.optics.defects.scene import distance
 from dfxm_dask.optics.geometry import rotation_y
 from dfxm_dask.phantoms.phantom import Phantom
 from dfxm_dask.phantoms.presets import build
+from dfxm_dask.view.compare.truth import boundary_distance
 from dfxm_dask.volume.compare import nearest_distances
 
 StrongBeam = Literal["smeared", "sharp", "none"]

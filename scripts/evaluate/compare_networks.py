@@ -1,8 +1,9 @@
 """Networks side by side: what each costs, and what it tells of layers that none of them saw.
 
-``python scripts/compare_beams.py --cache FOLDER`` trains every network of :data:`NETWORKS` on the layers of
-``scripts/train_beams.py``, prints the table of the README, and draws accuracy against cost. It takes hours on one core;
-each result is kept in the folder, and a second call goes on. ``--only NAME`` trains and prints some of them.
+``PYTHONPATH=scripts python scripts/evaluate/compare_networks.py --cache FOLDER`` trains every network of
+:data:`NETWORKS` on the layers of ``scripts/train_beams.py``, prints the table of the README, and draws accuracy against
+cost. It takes hours on one core; each result is kept in the folder, and a second call goes on. ``--only NAME`` trains
+and prints some of them.
 
 All networks but that of the published protocol get patches of the same layers in the same form as ours, labelled patch
 by patch, with the same jitter; so the table compares architectures. Epochs and patches are what a processor does in an
@@ -19,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import large_networks  # noqa: F401  (makes resnet18 and vgg16 known)
 import numpy as np
 import torch
 from scipy.special import expit
@@ -37,9 +39,9 @@ from train_beams import (
 )
 
 from dfxm_dask.beams.network.networks import CLASSES, STRONG, WEAK, count_parameters, network, one_thread, published
+from dfxm_dask.beams.network.scores import brightness_baseline, brightness_probability, evaluate
 from dfxm_dask.beams.network.training import labelled_patches, train
 from dfxm_dask.beams.network.weights import save
-from dfxm_dask.beams.scoring.scores import brightness_baseline, brightness_probability, evaluate
 from dfxm_dask.phantoms.strong_lattice import StrongBeam
 
 NETWORKS: dict[str, dict[str, Any]] = {

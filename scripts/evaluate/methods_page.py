@@ -1,4 +1,4 @@
-"""The page of :func:`dfxm_dask.view.compare.methods.compare_beams`: one row of maps for each way to a weak-beam map."""
+"""The page of ``compare_beams``: one row of maps for each way to a weak-beam map."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ import numpy as np
 
 from dfxm_dask.view.figures.frames import LINE, centres
 from dfxm_dask.view.figures.index import scan_heading
-from dfxm_dask.view.figures.maps import MARGIN, Panel, add_words, draw_panel, map_size, pixel_grid, robust_limits
+from dfxm_dask.view.figures.maps import (
+    MARGIN,
+    Panel,
+    add_words,
+    draw_panel,
+    grid_of,
+    map_size,
+    robust_limits,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
+    from compare_beams import Compared
     from matplotlib.figure import Figure
-
-    from dfxm_dask.view.compare.methods import Compared
 
 WORDS = 0.5  # inches above a map, for two lines
 WIDTH, HEIGHT = 2.5, 2.5  # inches of a map at most
@@ -40,7 +47,7 @@ def draw_methods(tree: xr.DataTree, layer: int, compared: Compared) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    grid = pixel_grid(np.asarray(tree["y"]), np.asarray(tree["x"]), str(tree["x"].attrs.get("units", "pixel")))
+    grid = grid_of(tree)
     rows = page_rows(compared)
     columns = max(len(row) for row in rows)
     width, height = map_size(grid, WIDTH, HEIGHT)

@@ -1,7 +1,14 @@
-"""Ways to a weak-beam map side by side: what each shows of the dislocations, of the fringes, and what it leaves."""
+"""Ways to a weak-beam map side by side: what each shows of the dislocations, of the fringes, and what it leaves.
+
+``python scripts/evaluate/compare_beams.py STORE`` prints a table of the weak-beam maps of a scan by Gram–Schmidt, PCA,
+NMF, NICA, the rocking curve and the network, and draws them: how well each tells dislocations, where the truth is
+known; how much of the fringes of the strong beam it shows; what a basis leaves of the curves. It writes nothing into
+the store.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -9,20 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from bases import ONE_BY_ONE, Basis, Candidate, candidates_of, every_basis, projected, stored
+from map_scores import auc, average_precision, contamination, high_pass, mask_scores
 
-from dfxm_dask.beams.scoring.mask_scores import boundary_distance, mask_scores
-from dfxm_dask.beams.scoring.scores import auc, average_precision, contamination, high_pass
 from dfxm_dask.errors import InputError, RecipeError
 from dfxm_dask.schema import BACKGROUND, HAS_WEAK_BEAM, LIT, PEAK_LOCAL, WIDTH_LOCAL, pixel_length
-from dfxm_dask.view.compare.methods_bases import (
-    ONE_BY_ONE,
-    Basis,
-    Candidate,
-    candidates_of,
-    every_basis,
-    projected,
-    stored,
-)
+from dfxm_dask.view.compare.truth import boundary_distance
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -92,13 +91,13 @@ def compare_beams(
     Notes
     -----
     AUC and AP tell lit pixels within 0.5 um of a true line from those more than 2.5 um away from all, for the map and
-    for the map high-passed over 2 um (:func:`dfxm_dask.beams.scoring.scores.high_pass`). ``contamination`` is by
+    for the map high-passed over 2 um (``map_scores.high_pass``). ``contamination`` is by
     the strong beam of :func:`dfxm_dask.beams.integrate_beams` in the latter places; without truth where the high-passed
     map is below its own 90 % quantile. ``rms left`` is what the basis leaves of all lit treated curves of the layer,
     beside the least that as many curves of this very layer could leave.
 
     Gram–Schmidt has a coefficient for either tail: "both tails" is the larger of both, each high-passed and in units of
-    its noise (:func:`dfxm_dask.view.compare.methods_bases.both_tails`, our choice), so that what it is to be seen
+    its noise (``bases.both_tails``, our choice), so that what it is to be seen
     beside is the enhanced weak beam (:func:`dfxm_dask.beams.enhance_beams`). "Better tail" and "best of 3" are chosen
     by the truth, by AUC, with the better sign for PCA. Without truth every one has a row. The best single frame is
     chosen by the truth, too. KAM (:func:`dfxm_dask.rocking.kam`) is of the centre of mass over 0.5 um, where all scan
@@ -108,10 +107,17 @@ def compare_beams(
     Frames that are not on one scale are put on one by the monitor or the exposure first, above the darkest place of
     the layer; then nothing is taken from the store but counts and truth.
     """
+<<<<<<< HEAD:dfxm_dask/view/compare/methods.py
     from dfxm_dask.store.integrity.opened import open_store
     from dfxm_dask.store.output_paths import refuse_file
     from dfxm_dask.store.scan import open_scan
     from dfxm_dask.view.compare.methods_page import draw_methods
+=======
+    from methods_page import draw_methods
+
+    from dfxm_dask.store.output_paths import refuse_file
+    from dfxm_dask.store.scan import open_scan, read_group_meta
+>>>>>>> e2/main:scripts/evaluate/compare_beams.py
     from dfxm_dask.view.figures.maps import DPI
 
     open_store(store)  # what is no store says so first
@@ -413,3 +419,27 @@ def how_to_read(rows: Sequence[Row]) -> str:
         "kept: numbers a pixel, of those of the scan",
     ]
     return "\n".join([*notes, *lines])
+
+
+def main() -> None:
+    """The command line."""
+    from dfxm_dask.sources.paths import beside
+    from dfxm_dask.view.tables import say, show_table
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--out", type=Path, metavar="FILE.png", help="figure (default: STORE_beams.png)")
+    parser.add_argument("--layer", type=int, nargs="+", help="layers along z, to be averaged (default: the middle one)")
+    words = "boxes for Gram–Schmidt by hand: a list of {name: strong|weak_minus|weak_plus, box: [y0, y1, x0, x1]}"
+    parser.add_argument("--regions", type=Path, metavar="FILE.yaml", help=words)
+    parser.add_argument("--weights", default="compact", metavar="NAME|FILE", help="of the network")
+    given = parser.parse_args()
+    out = given.out or beside(given.store, "_beams.png")
+    rows, path = compare_beams(given.store, out, layer=given.layer, regions=given.regions, weights=given.weights)
+    show_table(f"weak-beam maps of {given.store}", COLUMNS, as_cells(rows), right=range(1, len(COLUMNS) - 1))
+    say(how_to_read(rows))
+    say(f"figure:  {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from map_scores import high_pass
 
-from dfxm_dask.beams.scoring.scores import high_pass
 from dfxm_dask.components.curves import KINDS
 from dfxm_dask.engine.layer import beside, run_kernel, scan_last
 from dfxm_dask.engine.shapes import expanded_writes, scan_axes

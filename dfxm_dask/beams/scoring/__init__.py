@@ -1,1 +1,0 @@
-"""Scores of classifiers, maps and masks against labels and true lines."""

@@ -1,0 +1,149 @@
+"""How well two volumes agree, as a table and as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dfxm_dask.view.figures.maps import add_words, place_axes
+from dfxm_dask.volume.compare import BIN, TAU, Comparison
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = ("metric", "value", "chance")
+BLUE, ORANGE = "#0072b2", "#d55e00"
+
+
+def metric_words(name: str) -> str:
+    """A name of :func:`dfxm_dask.volume.compare.compare_masks` as a reader wants it."""
+    kind, _, tau = name.partition("_")
+    of = {
+        "precision": "precision: share of A within {} um of B",
+        "recall": "recall: share of B within {} um of A",
+        "f1": "F1 at {} um",
+    }
+    words = {
+        "dice": "Dice",
+        "iou": "IoU",
+        "count_ratio": "voxel ratio, smaller count over larger",
+        "distance": "mean nearest-neighbour distance, both ways (um)",
+        "hd95": "HD95 (um)",
+    }
+    return words[name] if name in words else of[kind].format(tau)
+
+
+def comparison_rows(found: Comparison) -> list[tuple[str, str, str]]:
+    """Rows of a table: metric, value, and mean and standard deviation by chance."""
+    rows = [("true voxels of A and of B", " and ".join(map(str, found.voxels)), "")]
+    rows.append(("voxels of both", str(found.both), ""))
+    for name, value in found.values.items():
+        chance, spread = found.chance[name], found.spread[name]
+        by_chance = "none" if np.isnan(chance) else f"{chance:.3g} ± {spread:.2g}"
+        rows.append((metric_words(name), "none" if np.isnan(value) else f"{value:.4g}", by_chance))
+    return rows
+
+
+def ratio_words(found: Comparison) -> str:
+    """What the voxel ratio does not say."""
+    ratio = found.values["count_ratio"]
+    if np.isnan(ratio):
+        return "neither volume has a true voxel: nothing can be said of agreement"
+    return f"voxel ratio {ratio:.2g} is a ratio of sizes: it says nothing of agreement"
+
+
+def draw_comparison(found: Comparison, names: tuple[str, str], tau: Sequence[float] = TAU) -> Figure:
+    """A page with how far voxels of one volume are from the other: histograms and cumulative shares, both ways.
+
+    Parameters
+    ----------
+    found : Comparison
+    names : (str, str)
+        Of a and b.
+    tau : sequence of float, um
+        Marked.
+
+    Returns
+    -------
+    Figure
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.4, 6.7))
+    ways = (("A to B", found.to_b, found.chance_to_b), ("B to A", found.to_a, found.chance_to_a))
+    most = max([_quantile(h, 0.99) for _, *both in ways for h in both] + [1.15 * max([*tau, 0.4])])
+    for column, (way, measured, chance) in enumerate(ways):
+        left = 0.75 + 4.65 * column
+        _histograms(place_axes(figure, left, 3.65, 3.75, 2.2), measured, chance, most, tau, way)
+        _shares(place_axes(figure, left, 0.85, 3.75, 2.1), measured, chance, most, tau, way)
+    for number, (letter, name) in enumerate(zip("AB", names, strict=True)):
+        figure.text(
+            0.5,
+            1 - (0.12 + 0.18 * number) / 6.7,
+            f"{letter}: {name}",
+            ha="center",
+            va="top",
+            fontsize=9,
+            color="0.25",
+            parse_math=False,
+        )
+    add_words(
+        figure, "", f"by chance: A moved to random places; bins of {BIN:g} µm; what lies farther out is not drawn"
+    )
+    return figure
+
+
+def _quantile(histogram: np.ndarray, share: float) -> float:
+    """Upper edge of the bin in which so much of a histogram is reached; 0 for none."""
+    if not histogram.sum():
+        return 0.0
+    return float(BIN * (1 + np.searchsorted(np.cumsum(histogram), share * histogram.sum())))
+
+
+def _curves(measured: np.ndarray, chance: np.ndarray) -> list[tuple[str, np.ndarray, str]]:
+    named = (("measured", measured, BLUE), ("by chance", chance, ORANGE))
+    return [(word, 100 * values / values.sum(), colour) for word, values, colour in named if values.sum()]
+
+
+def _histograms(
+    axes: Axes, measured: np.ndarray, chance: np.ndarray, most: float, tau: Sequence[float], way: str
+) -> None:
+    """Share of voxels per bin; the share in both volumes is given in words, for its bar would dwarf the rest."""
+    wide = max(1, int(np.ceil(most / BIN / 80)))  # bins in one that is drawn
+    for word, values, colour in _curves(measured, chance):
+        apart = np.append(0.0, values[1:])
+        apart = np.pad(apart, (0, -len(apart) % wide)).reshape(-1, wide).sum(1)
+        edges = np.arange(len(apart) + 1) * BIN * wide
+        label = f"{word}; besides {values[0]:.3g} % nearer than {BIN:g} µm"
+        axes.stairs(apart, edges, color=colour, label=label, fill=word == "measured", alpha=0.75, lw=1.4)
+    if not axes.patches:
+        axes.text(0.5, 0.5, "no distance: a volume is empty", ha="center", transform=axes.transAxes, fontsize=9)
+    else:
+        axes.set_ylim(0, 1.4 * max(1e-9, axes.get_ylim()[1]))
+        axes.legend(fontsize=7.5, loc="upper right", framealpha=0.95, edgecolor="none", borderpad=0.2)
+    axes.set_title(f"distance from {way}", fontsize=10)
+    _dress(axes, most, tau, f"voxels (%) per {BIN * wide:g} µm")
+
+
+def _shares(axes: Axes, measured: np.ndarray, chance: np.ndarray, most: float, tau: Sequence[float], way: str) -> None:
+    """Share of voxels that are nearer than a distance: precision (A to B) or recall (B to A) at every tau."""
+    for _, values, colour in _curves(measured, chance):
+        edges, total = np.arange(len(values) + 1) * BIN, np.append(0, np.cumsum(values))
+        axes.plot(np.append(edges, max(most, edges[-1])), np.append(total, 100), color=colour, lw=1.4)
+    axes.set_ylim(0, 103)
+    word = "precision" if way == "A to B" else "recall"
+    _dress(axes, most, tau, f"{word}: nearer (%)")
+    axes.set_xlabel(f"distance from {way} (µm)", fontsize=8.5)
+
+
+def _dress(axes: Axes, most: float, tau: Sequence[float], label: str) -> None:
+    axes.set_xlim(0, most)
+    for limit in tau:
+        axes.axvline(limit, color="0.4", lw=0.8, ls="--", zorder=0)
+    axes.set_ylabel(label, fontsize=8.5)
+    axes.tick_params(labelsize=8, length=2.5)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

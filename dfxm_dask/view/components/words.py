@@ -1,0 +1,161 @@
+"""What a fit of components says of itself, and what each component is called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dfxm_dask.components.curves import KINDS
+from dfxm_dask.components.regions import NAMES
+from dfxm_dask.view.figures.maps import labelled
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+REPORTED = (
+    "condition",
+    "rms",
+    "rms_least",
+    "has_tails",
+    "noise_rank",
+    "rounds",
+    "converged",
+    "found",
+    "unexplained",
+    "optimum",
+    "negative",
+    "whitening",
+)
+"""Numbers of a fit that words are made of."""
+
+
+def treatment_words(scaling: np.ndarray) -> tuple[str, str, str]:
+    """What curves a fit was made of.
+
+    Parameters
+    ----------
+    scaling : array (4,)
+        See :func:`dfxm_dask.components.curves.scaling_of`.
+
+    Returns
+    -------
+    formula : str
+        Of the counts I above background; empty where they are taken as they are.
+    unit : str
+    words : str
+
+    Examples
+    --------
+    >>> treatment_words(np.array([1.0, 0.375, 100.0, 0.0]))
+    ('2 √(I + 0.375)', '1', 'Curves of 2 √(I + 0.375), I being the counts above 100.')
+    """
+    kind = KINDS[int(scaling[0])]
+    above = "counts above the background map" if np.isnan(scaling[2]) else f"counts above {scaling[2]:g}"
+    if kind == "plain":
+        return "", "count", f"Curves of {above}."
+    inner = f"(I + {scaling[1]:g})" if scaling[1] else "(I)"
+    formula = f"ln{inner}" if kind == "log" else f"2 √{inner}"
+    return formula, "1", f"Curves of {formula}, I being the {above}."
+
+
+def fit_words(found: xr.Dataset, method: str) -> list[str]:
+    """What a fit says of itself: a verdict, and the numbers.
+
+    Parameters
+    ----------
+    found : Dataset
+        Of the group; a variable that is absent is not spoken of.
+    method : str
+
+    Returns
+    -------
+    list of str
+        The first one is the verdict.
+    """
+    number = {name: float(found[f"{method}_{name}"]) for name in REPORTED if f"{method}_{name}" in found}
+    _, unit, treated = treatment_words(np.asarray(found[f"{method}_scaling"]))
+    if not np.isfinite(np.asarray(found[f"{method}_basis"])).all():
+        dependent = np.isfinite(number.get("rms_least", np.nan))
+        why = "one curve follows from the others" if dependent else "no curve is lit"
+        return [f"There is no basis: {why}.", treated]
+    if method == "gram_schmidt":
+        verdict, *told = gram_schmidt_words(found, number, unit)
+    elif method == "pca":
+        verdict, *told = pca_words(found, number)
+    else:
+        verdict, *told = mixture_words(found.sizes[f"{method}_component"], number)
+    return [verdict, treated, *told]
+
+
+def gram_schmidt_words(found: xr.Dataset, number: dict[str, float], unit: str) -> list[str]:
+    """Whether the basis is one of weak and strong beam, and how good it is."""
+    told = ["Curves of the strong beam, and of what the weak beam on either side of the peak adds to it."]
+    if not number.get("has_tails", 1.0):
+        told = [
+            "The scan does not reach its weak beam, as far as can be told: the basis is that of clusters of curves, not"
+            " of weak and strong beam."
+        ]
+    if {"rms", "rms_least"} <= set(number):
+        left, least = number["rms"], number["rms_least"]
+        more = f", {100 * (left / least - 1):.3g} % above the {least:.4g} of the best basis" if least > 0 else ""
+        told.append(f"The basis leaves an rms of {labelled(f'{left:.4g}', unit)} of all lit curves{more} of that size.")
+    if {"gram_schmidt_condition", "gram_schmidt_pixels"} <= set(map(str, found)):
+        *most, last = (f"{int(count)}" for count in np.asarray(found["gram_schmidt_pixels"]))
+        told.append(
+            f"Its curves were means of {', '.join(most)} and {last} pixels, with a condition number of"
+            f" {number['condition']:.3g}, before they were made orthonormal."
+        )
+    return told
+
+
+def pca_words(found: xr.Dataset, number: dict[str, float]) -> list[str]:
+    """What the components explain, and how many stand out of the noise."""
+    count = found.sizes["pca_component"]
+    told = [f"Principal components: {count}."]
+    if "pca_explained" in found:
+        about = "the mean curve" if np.asarray(found["pca_mean"]).any() else "zero"
+        share = 100 * float(np.asarray(found["pca_explained"]).sum())
+        told = [f"{count} components explain {share:.4g} % of the squares of all lit curves about {about}."]
+    rank = number.get("noise_rank", np.nan)
+    if np.isfinite(rank):
+        return [*told, f"{rank:.0f} components stand out of the noise."]
+    unknown = "How many components stand out of the noise is not known: that needs two lit curves for each frame."
+    return [*told, unknown]
+
+
+def mixture_words(count: int, number: dict[str, float]) -> list[str]:
+    """Whether a fit by rounds converged, and what it leaves."""
+    rounds = f"{number.get('rounds', np.nan):.0f} rounds"
+    told = [f"The fit converged after {rounds}."]
+    if not number.get("converged", 1.0):
+        told = [f"The fit did not converge within {rounds}: these curves may still change."]
+    kept = int(number.get("found", count))
+    if kept < count:
+        told.append(f"Only {kept} of {count} components were found, or stand out of the noise: the others are zero.")
+    if {"unexplained", "optimum"} <= set(number):
+        left, least = (100 * number[name] for name in ("unexplained", "optimum"))
+        told.append(
+            f"{left:.4g} % of the squares of the sampled curves are left; no {kept} curves leave less than"
+            f" {least:.4g} %."
+        )
+    if "negative" in number:
+        by = {0: ", whitened by the covariance", 1: ", whitened by the mean products"}
+        told.append(
+            f"Before any refinement {100 * number['negative']:.3g} % of the squares of the sources and their"
+            f" curves were below zero{by.get(int(number.get('whitening', -1)), '')}."
+        )
+    return told
+
+
+def names_of(found: xr.Dataset, method: str) -> list[str]:
+    """What each component is called: the region of a Gram–Schmidt curve, the share of a principal component."""
+    if method == "gram_schmidt" and "gram_schmidt_region" in found:
+        clusters = "gram_schmidt_has_tails" in found and not bool(found["gram_schmidt_has_tails"])
+        more = " (cluster)" if clusters else ""
+        return [f"{NAMES[int(region)]}{more}" for region in np.asarray(found["gram_schmidt_region"])]
+    numbers = [f"component {k + 1}" for k in range(found.sizes[f"{method}_component"])]
+    if method == "pca" and "pca_explained" in found:
+        shares = np.asarray(found["pca_explained"], float)
+        return [f"{name} ({100 * share:.3g} %)" for name, share in zip(numbers, shares, strict=True)]
+    return numbers

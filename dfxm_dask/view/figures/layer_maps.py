@@ -1,0 +1,126 @@
+"""Maps of the rocking curve that a layer has, and a page for each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dfxm_dask.view.figures.index import FigureKind, Pages
+from dfxm_dask.view.figures.maps import (
+    BAR,
+    MARGIN,
+    TITLE,
+    UNSOUND,
+    Grid,
+    Panel,
+    add_words,
+    draw_panel,
+    finer_units,
+    flag_masks,
+    flagged,
+    grid_of,
+    labelled,
+    map_size,
+    robust_limits,
+    symbol,
+)
+from dfxm_dask.view.figures.mosaic import draw_mosaicity
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+# Worst first: a pixel is shown by the first of these that it has. Colours keep apart for colour-blind eyes.
+FLAGS = (
+    ("hot", "#d55e00"),
+    ("masked", "#000000"),
+    ("unlit", "#3b3b3b"),
+    ("saturated", "#f0e442"),
+    ("truncated", "#cc79a7"),
+    ("single", "#009e73"),
+    ("multimodal", "#56b4e9"),
+)
+SOUND = ("sound", "#e8e8e8")
+
+
+def layer_panels(maps: xr.Dataset) -> list[Panel]:
+    """The maps of a layer that have a meaning of their own at a glance, in the order in which they are read."""
+    names = [str(name) for name in maps]
+    wanted: list[tuple[str, str, str, float, float]] = [
+        ("total", "sum of the rocking curve", "inferno", 0.5, 99.5),
+        *((name, f"centre of mass along {name[4:]}", "viridis", 1.0, 99.0) for name in names if name[:4] == "com_"),
+        *((name, f"width along {name[4:]}", "plasma", 1.0, 99.0) for name in names if name[:4] == "std_"),
+        *((name, f"fitted width along {name[9:]}", "plasma", 1.0, 99.0) for name in names if name[:9] == "fit_fwhm_"),
+        ("kam", "local misorientation (KAM)", "magma", 1.0, 99.0),
+    ]
+    sound = ~flagged(maps["flags"], *UNSOUND) if "flags" in maps else None
+    panels = [value_panel(maps[each[0]], *each[1:], sound) for each in wanted if each[0] in maps]
+    return panels + ([flag_panel(maps["flags"])] if "flags" in maps else [])
+
+
+def value_panel(
+    values: xr.DataArray, title: str, colours: str, low: float, high: float, sound: np.ndarray | None = None
+) -> Panel:
+    """A map of a quantity, with limits from sound pixels, where there are any.
+
+    A centre of mass is shown as the deviation from its median, which is what varies.
+    """
+    name, units = str(values.name), str(values.attrs.get("units", ""))
+    image = np.asarray(values, np.float64)
+    kind, _, axis = name.partition("_")
+    words = {"total": "above background", "std": "standard deviation", "fit": "FWHM", "kam": "misorientation"}
+    label, middle = words.get(kind, name), 0.0
+    telling = image[np.isfinite(image) if sound is None else np.isfinite(image) & sound]
+    telling = telling if telling.size else image[np.isfinite(image)]
+    if kind == "com" and telling.size:
+        middle = float(np.median(telling))
+        label = f"{axis} relative to {middle:.4f} {symbol(units)}".replace(" °", "°").replace("-", "−")
+    limits = robust_limits(telling - middle, low, high)
+    factor, finer = finer_units(max(abs(limit) for limit in limits), units)
+    shown = (limits[0] * factor, limits[1] * factor)
+    return Panel(name, title, (image - middle) * factor, labelled(label, finer), colours, shown)
+
+
+def flag_panel(
+    flags: xr.DataArray,
+    name: str = "flags",
+    title: str = "quality of the rocking curve",
+    classes: tuple[tuple[str, str], ...] = FLAGS,
+    without: tuple[str, str] = SOUND,
+) -> Panel:
+    """Classes of pixels by the first of some flags that they have: the worst that is wrong with their rocking curve."""
+    masks = flag_masks(flags)
+    bits = np.nan_to_num(np.asarray(flags))  # absent layers are NaN
+    image = np.zeros(bits.shape)
+    for index in reversed(range(len(classes))):
+        mask = masks.get(classes[index][0])
+        if mask is not None:
+            image[(bits.astype(np.int64) & mask) != 0] = index + 1
+    return Panel(name, title, image, categories=(without, *classes))
+
+
+def single(panel: Panel, grid: Grid, heading: str) -> Figure:
+    """A page with one map."""
+    from matplotlib.figure import Figure
+
+    width, height = map_size(grid, 6.5, 6.5)
+    across = max(width, 4.0) + 2 * MARGIN
+    up = height + TITLE + BAR + 0.62
+    figure = Figure(figsize=(across, up))
+    draw_panel(figure, panel, grid, (across - width) / 2, BAR + 0.24, width, 11)
+    add_words(figure, heading)
+    return figure
+
+
+def map_pages(tree: xr.DataTree, layer: int, heading: str) -> Pages:
+    """A page for each map of the rocking curve, and the mosaicity with its key."""
+    maps = tree["rocking"].dataset.isel(z=layer)
+    grid = grid_of(maps)
+    for panel in layer_panels(maps):
+        yield panel.name, single(panel, grid, heading)
+    if "mosaicity" in maps:
+        yield "mosaicity", draw_mosaicity(maps, grid, heading)
+
+
+FIGURES = (FigureKind("maps", map_pages, ("rocking",)),)
