@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy import ndimage
@@ -97,10 +97,10 @@ def layer_cells(
     return cells, np.array([[z, *references, edge]])
 
 
-def _mean(values: np.ndarray, used: np.ndarray, sums: object) -> np.ndarray:
-    count = sums(used.astype(np.int32))  # type: ignore[operator]
+def _mean(values: np.ndarray, used: np.ndarray, sums: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    count = sums(used.astype(np.int32))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(count > 0, sums(values) / count, np.nan))  # type: ignore[operator]
+        return np.asarray(np.where(count > 0, sums(values) / count, np.nan))
 
 
 def on_one_scale(cells: np.ndarray, references: np.ndarray) -> np.ndarray:

@@ -198,7 +198,7 @@ def _kind(
             sides.append((mass[beside].sum(), area))
         (least, room), (most, area) = sorted(sides, key=lambda side: side[0] / max(side[1], 1))
         expected = most / max(area, 1) * room
-        ended += expected > SEEN and room > ROOM * area and least < THROUGH * expected
+        ended += bool(expected > SEEN and room > ROOM * area and least < THROUGH * expected)
     return KINDS[2 - min(ended, 2)][0]
 
 

@@ -105,8 +105,9 @@ def placed_steps(
         elif _of_one_line(position, values, points, last, [made.fits[j] for j in made.accepted if j != k]):
             made.accepted.remove(k)
     for k in sorted(made.accepted, key=lambda k: (_certainty(made.fits[k]), k)):
-        others = [made.fits[j].width for j in made.accepted if j != k]  # type: ignore[union-attr]
-        if len(others) > 1 and made.fits[k].width < ALIKE_WIDTH * np.median(others):  # type: ignore[union-attr]
+        width = {j: fit.width for j in made.accepted if (fit := made.fits[j])}
+        others_width = [width[j] for j in width if j != k]
+        if len(others_width) > 1 and width[k] < ALIKE_WIDTH * np.median(others_width):
             made.accepted.remove(k)
     boundaries = [made.fits[k] for k in made.accepted]
     for k in made.accepted:

@@ -86,8 +86,7 @@ def find_walls(
     kept = _with_weak(placed, levels)
     if not kept:
         return None
-    normal = np.array([fits[k].normal if ok else starts[k][0] for k, ok in kept])  # type: ignore[union-attr]
-    origin = np.array([fits[k].origin if ok else starts[k][1] for k, ok in kept])  # type: ignore[union-attr]
+    normal, origin = (np.array(column) for column in zip(*(_place(placed, *one) for one in kept), strict=True))
     spread = np.array([weak.planes.sigma[starts[k][3]] if starts[k][3] >= 0 else 0.5 for k, _ in kept])
     planes = Planes(canonical(normal), origin, spread, np.ones(len(kept)))
     same = all(starts[k][3] == n and not ok for n, (k, ok) in enumerate(kept)) and len(kept) == len(weak.planes.sigma)
@@ -120,10 +119,15 @@ def _with_weak(placed: Placed, levels: np.ndarray) -> list[tuple[int, bool]]:
     for k, (normal, origin, _, weak) in enumerate(starts):
         if weak < 0 or k in passed or k in taken or _weak_trace(starts[k], levels) < LEAST_TRACE:
             continue
-        near = [(fits[j].normal, fits[j].origin) if ok else (starts[j][0], starts[j][1]) for j, ok in kept]  # type: ignore[union-attr]
-        if not any(same_plane(normal, origin, *one) for one in near):
+        if not any(same_plane(normal, origin, *_place(placed, *one)) for one in kept):
             kept.append((k, False))
     return kept
+
+
+def _place(placed: Placed, k: int, stepped: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Normal and origin of a plane: of its step, or as it was proposed."""
+    fit, (normal, origin, _, _) = placed.fits[k], placed.starts[k]
+    return (fit.normal, fit.origin) if stepped and fit is not None else (normal, origin)
 
 
 def _weak_trace(start: Start, levels: np.ndarray) -> float:

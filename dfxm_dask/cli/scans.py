@@ -258,8 +258,8 @@ def calibrate(store: Path, dry_run: bool, plugins: tuple[Path, ...], **options: 
     are not read again. Steps that do not depend on lengths are kept; the next run makes the others anew.
     """
     from dfxm_dask.store.calibrate import calibrate as change
-    from dfxm_dask.store.calibrate import words
     from dfxm_dask.store.crystal import crystal_words
+    from dfxm_dask.store.lengths import words
     from dfxm_dask.view.tables import say
 
     report = change(store, dry_run=dry_run, **options)

@@ -7,6 +7,7 @@ al., J. Appl. Cryst. 54, 1555 (2021)). All rotations are active and right-handed
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -51,7 +52,7 @@ def rotation_z(angle: float) -> np.ndarray:
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
 
 
-def _unit(vector: np.ndarray, what: str) -> np.ndarray:
+def _unit(vector: Sequence[float] | np.ndarray, what: str) -> np.ndarray:
     vector = np.asarray(vector, np.float64)
     length = np.linalg.norm(vector)
     if vector.shape != (3,) or not 0 < length < np.inf:
@@ -59,7 +60,7 @@ def _unit(vector: np.ndarray, what: str) -> np.ndarray:
     return vector / length
 
 
-def orientation(up: np.ndarray, along: np.ndarray | None = None) -> np.ndarray:
+def orientation(up: Sequence[float] | np.ndarray, along: np.ndarray | None = None) -> np.ndarray:
     """Orientation U_s, r_s = U_s r_g, of a grain with ``up`` along z and ``along`` in the xz plane towards +x.
 
     Parameters

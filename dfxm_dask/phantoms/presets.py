@@ -399,7 +399,13 @@ def _reflections(at: Frame) -> tuple[Phantom, ...]:
             at=setting(theta, omega=omega, eta=eta, oblique=True),
         )
         light = Lighting(flux=4000.0, weak=1.0, tail=0.0, exposure=0.5)
-        options = {"axes": _oblique_axes(one.at), "nodes": 5, "lighting": light, "strained": True, "kinematic": True}
+        options: dict[str, Any] = {
+            "axes": _oblique_axes(one.at),
+            "nodes": 5,
+            "lighting": light,
+            "strained": True,
+            "kinematic": True,
+        }
         out.append(phantom(one, scene, number=number, **options))
     return tuple(out)
 

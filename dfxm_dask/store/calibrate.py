@@ -16,29 +16,32 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from math import isclose
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from dfxm_dask.errors import DfxmError, InputError, LockedError, StoreError
-from dfxm_dask.optics.geometry import effective_pixel
-from dfxm_dask.sources.source import Beamline, Scan
-from dfxm_dask.sources.units import base_unit
 from dfxm_dask.store import scan
 from dfxm_dask.store.create import check_pixel_size, pixel_attrs, pixel_positions
 from dfxm_dask.store.crystal import WORDS, checked_crystal
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.lock import own_store
 from dfxm_dask.store.integrity.opened import open_store
-from dfxm_dask.store.lengths import AXES, steps_by_lengths
+from dfxm_dask.store.lengths import (
+    AXES,
+    Pixel,
+    axis_attributes,
+    computed_pixel,
+    pixel_of,
+    recorded_camera,
+    same,
+    steps_by_lengths,
+    words,
+)
 from dfxm_dask.store.metadata import DISTRUST, LONGEST_AXIS, read_node
 from dfxm_dask.store.shards import force
 
 PENDING = ".calibration.json"
 """What a change of the pixel size still has to do; absent but while it is done."""
-Pixel = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -129,16 +132,16 @@ def calibrate(
     if not header:
         raise StoreError(f"store {store}", "has no ingested raw data", "name a store that an ingest has made")
     computed = (camera_pixel, magnification, two_theta)
-    camera = _camera(store)
+    camera = recorded_camera(store)
     attributes = open_store(store).nodes[""]["attributes"]
     crystal = checked_crystal(lattice, hkl, attributes)
     before = pixel_of(store)
     wanted: Pixel | None
     told = lattice is not None or hkl is not None
     if pixel_size is None and told and not any(v is not None for v in computed):
-        wanted, source = before, str(_nodes(store)["y"].get("pixel_size_source", "as before"))
+        wanted, source = before, str(axis_attributes(store)["y"].get("pixel_size_source", "as before"))
     elif pixel_size is None:
-        wanted, source = _computed(store, camera, *computed, detector, stretched)
+        wanted, source = computed_pixel(store, camera, *computed, detector, stretched)
         check_pixel_size(wanted, camera)
     elif any(value is not None for value in computed):
         raise InputError("calibrate", "was given a pixel size and what to compute it from", "give one of the two")
@@ -147,7 +150,7 @@ def calibrate(
     moved = wanted is not None and not (before is not None and same(before, wanted))
     turned = any(attributes.get(word) != crystal.get(word) for word in WORDS)
     if not moved and not turned:
-        source = str(_nodes(store)["y"].get("pixel_size_source", "given"))
+        source = str(axis_attributes(store)["y"].get("pixel_size_source", "given"))
         return CalibrateReport(before, before, source, False, (), (), crystal)
     if moved and "phantom" in header["plan"]:
         raise StoreError(
@@ -169,140 +172,6 @@ def calibrate(
             _decide(store, header, wanted if moved else None, source, made.withdrawn, crystal)
             finish(store)
     return made
-
-
-def same(first: Pixel, second: Pixel) -> bool:
-    """Whether two pixel sizes are one, but for rounding."""
-    return all(isclose(a, b, rel_tol=1e-9) for a, b in zip(first, second, strict=True))
-
-
-def words(pixel: Pixel | None) -> str:
-    """A pixel size in words."""
-    return "unknown size" if pixel is None else f"{pixel[0]:.10g} um along y and {pixel[1]:.10g} um along x"
-
-
-def _nodes(store: Path) -> dict[str, dict[str, Any]]:
-    """Attributes of y and x."""
-    return {name: read_node(store / name)["attributes"] for name in AXES}
-
-
-def pixel_of(store: Path) -> Pixel | None:
-    """Effective pixel (y, x) of a store in um; None where y and x count pixels."""
-    import zarr
-
-    nodes = _nodes(store)
-    if any(attrs.get("units") != "um" for attrs in nodes.values()):
-        return None
-    given = ledger.read_header(ledger.ledger_path(store, "raw", "ingest")).get("plan", {}).get("pixel_size")
-    found = []
-    for k, name in enumerate(AXES):
-        size = nodes[name].get("pixel_size_um", given[k] if given else None)  # stores written before lack the former
-        if size is None:
-            at = np.asarray(zarr.open_array(str(store / name), mode="r")[...], float)
-            size = (at[-1] - at[0]) / (at.size - 1) if at.size > 1 else np.nan
-        found.append(float(size))
-    return found[0], found[1]
-
-
-def _camera(store: Path) -> Pixel | None:
-    """Recorded edges (y, x) of the camera pixels that make one pixel of a frame, um."""
-    edges = []
-    for attrs in _nodes(store).values():
-        edge, binned = attrs.get("detector_pixel_um"), attrs.get("binning", 1)
-        if not isinstance(edge, int | float) or not isinstance(binned, int | float):
-            return None
-        edges.append(float(edge) * binned)
-    return edges[0], edges[1]
-
-
-def _computed(
-    store: Path,
-    recorded: Pixel | None,
-    camera_pixel: float | None,
-    magnification: float | None,
-    two_theta: float | None,
-    detector: Literal["vertical", "normal"],
-    stretched: str | None,
-) -> tuple[Pixel, str]:
-    """The pixel size that camera, magnification and angle give, and how it was computed."""
-    told = "given"
-    if stretched is None:
-        stretched, told = _stretched(store)
-    if stretched not in AXES:
-        raise InputError(f"stretched {stretched!r}", "is no dim of a frame", "take 'x' or 'y'")
-    camera, where = recorded, "recorded"
-    if camera_pixel is not None:
-        binned = [float(attrs.get("binning", 1)) for attrs in _nodes(store).values()]
-        camera, where = (camera_pixel * binned[0], camera_pixel * binned[1]), "given"
-        where += "".join(f", binned {n:g} times" for n in sorted({*binned} - {1.0}))
-    angle, motor = (two_theta, "given") if two_theta is not None else _angle_of(store)
-    lacking = {
-        "the camera pixel (--camera-pixel UM)": camera,
-        "the magnification from the object to the camera (--magnification M)": magnification,
-        "the scattering angle (--two-theta DEGREE)": angle,
-    }
-    missing = [name for name, value in lacking.items() if value is None]
-    if camera is None or magnification is None or angle is None:
-        raise InputError(
-            f"effective pixel of {store}",
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not recorded",
-            "give what is missing, or the effective pixel itself (--pixel-size Y,X)",
-        )
-    if not 0 < magnification < np.inf:
-        raise InputError(f"magnification of {magnification}", "is not positive and finite", "give it as a number")
-    if not 0 < angle < 90:
-        raise InputError(f"two_theta of {angle} degree", "is not between 0 and 90", "give the scattering angle, degree")
-    theta = np.deg2rad(angle) / 2
-    found = [
-        effective_pixel(edge / magnification, theta, detector)[name == stretched]
-        for name, edge in zip(AXES, camera, strict=True)
-    ]
-    edges = "x".join(f"{edge:g}" for edge in camera)
-    return (found[0], found[1]), (
-        f"computed from a camera pixel of {edges} um ({where}), magnification {magnification:g} (given) and two_theta"
-        f" {angle:g} degree ({motor}); stretched along {stretched} ({told}), detector {detector}"
-    )
-
-
-def _angle_of(store: Path) -> tuple[float | None, str]:
-    """Scattering angle in degree, as the scan or the arm of the objective has it, and where that is recorded."""
-    import zarr
-
-    if "two_theta" in scan.arrays(store, ""):
-        axis = zarr.open_array(str(store / "two_theta"), mode="r")
-        if axis.attrs.get("units") == "degree":
-            return float(np.mean(np.asarray(axis[...], float))), "mean of the scan axis two_theta"
-    found = ledger.group_provenance(store, "raw")[1].get("ingest", {}).get("two_theta")
-    if isinstance(found, dict) and isinstance(found.get("degree"), int | float):
-        return float(found["degree"]), f"recorded motor {found.get('motor')}"
-    return None, ""
-
-
-def _stretched(store: Path) -> tuple[Literal["y", "x"], str]:
-    """Dim of a frame in the scattering plane as the ingest recorded it, and what says so."""
-    found = ledger.group_provenance(store, "raw")[1].get("ingest", {}).get("scattering_plane")
-    dim = found.get("dim") if isinstance(found, dict) else None
-    if dim == "y" or dim == "x":
-        return dim, f"beamline configuration {found.get('beamline', 'of the ingest')}"
-    return "x", "assumed: the store does not tell the scattering plane"
-
-
-def recorded_geometry(scans: list[Scan], line: Beamline) -> dict[str, Any]:
-    """What an ingest keeps for a calibration: the dim in the scattering plane, and where the objective stood."""
-    plane = {"scattering_plane": {"dim": line.scattering_plane, "beamline": line.name}} if line.scattering_plane else {}
-    return plane | _recorded_angle(scans, line)
-
-
-def _recorded_angle(scans: list[Scan], line: Beamline) -> dict[str, Any]:
-    """Where the arm of the objective stood, if it is recorded and the same in all layers: {} or {"two_theta": ...}."""
-    for motor in line.motors.get("two_theta", []):
-        stood = {s.metadata.get(f"positioners/{motor}") for s in scans}
-        units = {str(s.metadata.get(f"units/{motor}") or line.units.get("two_theta", "")) for s in scans}
-        if len(stood) == len(units) == 1 and isinstance(angle := stood.pop(), float):
-            unit, factor = base_unit(units.pop())
-            if unit == "degree":
-                return {"two_theta": {"motor": motor, "degree": angle * factor}}
-    return {}
 
 
 def samples_moved(store: Path, reduction: Any) -> bool:

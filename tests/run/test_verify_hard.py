@@ -137,7 +137,7 @@ def test_run_recipe__blocks_that_another_recipe_cut_otherwise_are_not_thrown_awa
 
 
 def test_ingest__refused_for_space_keeps_the_old_store(raw: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dfxm_dask.store import ingest as module
+    from dfxm_dask.store import layers as module
 
     usage = shutil.disk_usage(store)._replace(free=-(10**9))
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)

@@ -18,8 +18,8 @@ import dfxm_dask
 from dfxm_dask.errors import DfxmError, IncompleteError, InputError, SourceError, StoreError
 from dfxm_dask.frames.statistics import dark_noise, patch_statistics
 from dfxm_dask.store import create as create_module
-from dfxm_dask.store import ingest as ingest_module
-from dfxm_dask.store import shards
+from dfxm_dask.store import layers, shards
+from dfxm_dask.store.integrity import ledger
 from tests.beamline_files import write_bliss
 
 
@@ -259,7 +259,7 @@ def test_ingest__read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_ingest__no_space_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bliss(tmp_path / "a.h5", shape=(4,))
     usage = type("usage", (), {"free": 10})
-    monkeypatch.setattr(ingest_module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(layers.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(StoreError, match=r"needs about 0 MB, 0 MB are free"):
         dfxm_dask.ingest(tmp_path / "a.h5", tmp_path / "s.zarr")
     assert not (tmp_path / "s.zarr").exists()
@@ -391,7 +391,7 @@ def test_ingest__killed_before_its_ledger_began_starts_anew(tmp_path: Path, monk
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    for place, name in ((ingest_module.ledger, "begin"), (create_module, "_write_per_frame")):
+    for place, name in ((ledger, "begin"), (create_module, "_write_per_frame")):
         store = tmp_path / f"{name}.zarr"
         with monkeypatch.context() as patch:
             patch.setattr(place, name, die)

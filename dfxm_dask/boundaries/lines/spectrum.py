@@ -56,6 +56,9 @@ REASONS = {
 }
 """Meaning of every bit of ``reason``."""
 
+Plane = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+"""Normal, origin, and corners of the patch, if they are known."""
+
 
 class LineSets(NamedTuple):
     """Families of parallel lines in one boundary, strongest first; always two rows, NaN where nothing is known.
@@ -253,7 +256,7 @@ def _ridge(strip: StripMap, at: np.ndarray, periods: float) -> _Ridge:
     return _Ridge(peak, half, mean, float(ground.max(initial=0.0)))
 
 
-def _times(strip: StripMap, ridge: _Ridge, cells: np.ndarray, plane: tuple, at: np.ndarray, periods: float) -> int:
+def _times(strip: StripMap, ridge: _Ridge, cells: np.ndarray, plane: Plane, at: np.ndarray, periods: float) -> int:
     """Periods of the wave in one spacing: 1, or 2 of lines with two images each; 0 where images cannot decide.
 
     Notes
@@ -263,7 +266,7 @@ def _times(strip: StripMap, ridge: _Ridge, cells: np.ndarray, plane: tuple, at: 
     """
     if ridge.half > max(DOUBLE * ridge.mean, DOUBLED * ridge.peak):
         return 2
-    total, less = (strip_map(cells, image, *plane, clip=(-6.0, 6.0)) for image in _tails(cells))
+    total, less = (strip_map(cells, image, *plane, (-6.0, 6.0)) for image in _tails(cells))
     if len(total.z) < LEAST or not total.scale > 0:
         return 0
     summed, apart = _ridge(total, at, periods), _ridge(less, at, periods)
@@ -394,7 +397,7 @@ def _line(strip: StripMap, at: np.ndarray) -> np.ndarray:
     return canonical((plane[0] * strip.axes[1] - plane[1] * strip.axes[0]) / np.hypot(*plane))
 
 
-def _describe(made: LineSets, k: int, strip: StripMap, cells: np.ndarray, plane: tuple, at: np.ndarray) -> None:
+def _describe(made: LineSets, k: int, strip: StripMap, cells: np.ndarray, plane: Plane, at: np.ndarray) -> None:
     rise = strip.axes[1, 2]
     seen = strip.along[strip.known.any(axis=0)]
     wave_periods = float(np.abs(at) @ [np.ptp(seen) + PLACE, np.ptp(strip.z)])

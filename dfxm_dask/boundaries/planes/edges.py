@@ -176,7 +176,7 @@ def _peeled(
     edges: np.ndarray, number: np.ndarray, layers: int, middle: np.ndarray, loose: float, limit: float, most: int
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Planes by falling votes; what lies on one is taken away before the next is looked for."""
-    found = []
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     free = np.ones(len(edges), bool)
     azimuths = np.arange(AZIMUTHS) * 2 * np.pi / AZIMUTHS
     for _ in range(2 * most):

@@ -174,10 +174,12 @@ def burgers_posterior(
     probability = np.array([np.bincount(c % len(candidates), each, len(candidates)) for c in index.T])
     best = int(each.argmax())
     reverse = int(np.flatnonzero((index == (index[best] + len(candidates)) % len(signed)).all(axis=1))[0])
+    most_likely, its_probability = _products(index, each, products)
     rotation = _rotation(plain, weight[:, 0], normal, best, seed)
     return Posterior(
         probability,
-        *_products(index, each, products),
+        most_likely,
+        its_probability,
         signed[index[best]],
         float(each[best] / (each[best] + each[reverse])),
         *rotation,

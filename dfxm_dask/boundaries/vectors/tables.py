@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -171,9 +172,9 @@ def _images(
     """Likelihood of weak-beam images beside the boundary for spacings and Burgers vectors; None of too few."""
     if not len(cells):
         return None
-    strips: dict[tuple[float, ...], tuple] = {}
+    strips: dict[tuple[float, ...], tuple[Any, Any]] = {}
 
-    def strip(spacing: np.ndarray) -> tuple:
+    def strip(spacing: np.ndarray) -> tuple[Any, Any]:
         key = tuple(spacing)
         if key not in strips:
             folded = folded_strip(cells[:, :8].astype(np.float64), normal, origin, line, spacing, corner)
