@@ -117,7 +117,7 @@ def curves_from_sums(basis: np.ndarray, products: np.ndarray, cross: np.ndarray)
 
     References
     ----------
-    N. Gillis and F. Glineur, Neural Computation 24 (2012) 1085, algorithm 3.
+    N. Gillis and F. Glineur, Neural Computation 24 (2012) 1085.
 
     Examples
     --------

@@ -107,7 +107,7 @@ def frame_noise_of(moments: np.ndarray, curves: int, least: float) -> np.ndarray
 
     References
     ----------
-    J. M. Bioucas-Dias and J. M. P. Nascimento, IEEE Trans. Geosci. Remote Sens. 46 (2008) 2435, section III.
+    J. M. Bioucas-Dias and J. M. P. Nascimento, IEEE Trans. Geosci. Remote Sens. 46 (2008) 2435.
     """
     floor = max(least, CONDITION * float(np.trace(moments)))
     inverse = np.linalg.inv(moments + floor * np.eye(len(moments))).diagonal()

@@ -2,7 +2,8 @@
 
 Positions of the frames are in degree (z in micrometer). Titles spell the ends of phi and chi in radian, to six digits,
 phi first, which is the fast one, and never name two_dtheta and z. The grid is therefore that of the positions, and the
-title is a check.
+title is a check. A motor that stood still is no axis, though the title names it with one position: its place is kept
+among the parked motors.
 """
 
 from __future__ import annotations

@@ -75,6 +75,7 @@ def line(span: float, count: int, centre: float = 0.0) -> np.ndarray:
         ({"phi": line(6e-4, 7), "chi": line(2e-3, 5, 1e-3)}, ["chi", "phi"]),
         ({"phi": line(6e-4, 5), "two_dtheta": line(1e-4, 3)}, ["two_dtheta", "phi"]),
         ({"phi": 1e-4, "chi": line(2e-3, 4)}, ["chi"]),
+        ({"phi": line(6e-4, 5), "chi": 1e-3}, ["phi"]),
         ({"phi": line(3e-6, 9)}, ["phi"]),  # steps of 0.75 urad, and a title of six digits
         ({"phi": 2e-4}, ["phi"]),
     ],
@@ -91,6 +92,8 @@ def test_read_scan__geo_positions_are_the_grid(tmp_path: Path, axes: dict[str, A
         np.testing.assert_array_equal(scan.order, np.arange(len(counts)))
         assert (scan.format, scan.z, scan.z_motor, scan.z_units) == ("dfxm-geo", -2.5, "z", "micrometer")
         np.testing.assert_array_equal(scan.exposure, np.full(len(counts), 0.5))
+        still = {"phi", "chi", "two_dtheta"} - {a.motor for a in scan.axes}
+        assert {m: scan.parked[m][:2] for m in still} == {m: (np.degrees(axes.get(m, 0.0)), "degree") for m in still}
 
 
 def test_read_scan__geo_title_by_command(tmp_path: Path) -> None:

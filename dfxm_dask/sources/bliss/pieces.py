@@ -128,7 +128,7 @@ def _bounds(space: Any, frame: tuple[int, ...]) -> tuple[int, int] | None:
 
 def _virtual(sources: Sources, dataset: h5py.Dataset, depth: int) -> tuple[list[Piece], SourceError | None]:
     where = f"virtual dataset {dataset.file.filename}::{dataset.name}"
-    total, frame = int(dataset.shape[0]), tuple(dataset.shape[1:])
+    total, frame = 1 if dataset.ndim == 2 else int(dataset.shape[0]), tuple(dataset.shape[-2:])
     asked = sources.asked
     maps: list[tuple[int, int, str, str, Any]] = []
     for entry in dataset.virtual_sources():
@@ -174,7 +174,7 @@ def _mapped(
 ) -> tuple[list[Piece], SourceError | None]:
     """Pieces of one mapping, numbered from its first frame."""
     count, file_name, name, space = entry
-    asked, frame = sources.asked, tuple(dataset.shape[1:])
+    asked, frame = sources.asked, tuple(dataset.shape[-2:])
     if file_name == ".":
         holder = dataset.file
     else:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from tifffile import TIFF, TiffFile
+from tifffile import PHOTOMETRIC, TIFF, TiffFile
 
 from dfxm_dask.errors import SourceError
 from dfxm_dask.schema import printable
@@ -20,7 +20,7 @@ from dfxm_dask.sources.bliss.pieces import frame_pieces
 from dfxm_dask.sources.edf import EDF
 from dfxm_dask.sources.edf import frames as edf_frames
 from dfxm_dask.sources.edf_headers import LARGEST_FRAME, frames_of
-from dfxm_dask.sources.hdf5_links import Sources, refuse_external
+from dfxm_dask.sources.hdf5_links import Sources
 from dfxm_dask.sources.paths import EDF_NAMES, HDF5_NAMES
 from dfxm_dask.sources.source import Piece, Roi, Scan, check_unchanged
 
@@ -114,12 +114,15 @@ def _tiff(file: str, size: int, asked: str) -> tuple[int, tuple[int, int], np.dt
     try:
         with TiffFile(file) as tiff:
             pages = [(p.shape, p.dtype, p.bitspersample, p.compression, _end(p)) for p in tiff.pages]
+            palette = any(p.photometric == PHOTOMETRIC.PALETTE for p in tiff.pages)
+            # A description may promise further frames behind the only page.
+            promised = max(series.size for series in tiff.series) if len(pages) == 1 and size > 2 * pages[0][-1] else 0
     except Exception as error:  # tifffile raises whatever damaged tags lead to
         raise SourceError(asked, f"{file} is not a readable TIFF file ({_one_line(error)})", AGAIN) from error
     if not pages:
         raise SourceError(asked, f"{file} is a TIFF file without a frame", AGAIN)
     shape, dtype, bits = pages[0][:3]
-    if len(shape) != 2 or dtype is None:
+    if len(shape) != 2 or dtype is None or palette:
         raise SourceError(asked, f"{file} has frames of shape {shape}: a picture in colour", "name raw frames")
     native = _counts(np.dtype(dtype), file, asked)
     if not 0 < int(np.prod(shape)) * native.itemsize <= LARGEST_FRAME:
@@ -129,8 +132,9 @@ def _tiff(file: str, size: int, asked: str) -> tuple[int, tuple[int, int], np.dt
     for index, (other, kind, _, packing, end) in enumerate(pages):
         if (other, kind) != (shape, dtype):
             raise _differ(asked, file, index, other, np.dtype(kind), shape, np.dtype(dtype))
-        if end > size:
-            raise SourceError(asked, f"{file} is truncated: frame {index} ends at byte {end} of {size}", AGAIN)
+        if not 0 < end <= size:
+            there = f"ends at byte {end} of {size}" if end else "was not written in full"
+            raise SourceError(asked, f"{file} is truncated: frame {index} {there}", AGAIN)
         try:
             TIFF.DECOMPRESSORS[packing]
         except KeyError:
@@ -139,12 +143,15 @@ def _tiff(file: str, size: int, asked: str) -> tuple[int, tuple[int, int], np.dt
                 f"{file} is compressed by {getattr(packing, 'name', packing)}",
                 "write its frames without compression or by deflate, or pip install imagecodecs",
             ) from None
+    if promised > np.prod(shape):
+        raise SourceError(asked, f"{file} has several frames in one page", "write a page for each frame")
     return len(pages), (int(shape[0]), int(shape[1])), native
 
 
 def _end(page: object) -> int:
+    """Byte behind the counts of a page; 0 where a part of them was never written, and would be read as zeros."""
     starts, lengths = page.dataoffsets, page.databytecounts  # type: ignore[attr-defined]
-    return max((a + n for a, n in zip(starts, lengths, strict=True)), default=0)
+    return max((a + n for a, n in zip(starts, lengths, strict=True)), default=0) if all(starts) and all(lengths) else 0
 
 
 def _hdf5(file: str, detector: str | None, roots: tuple[Path, ...], asked: str) -> Stack:
@@ -159,12 +166,7 @@ def _hdf5(file: str, detector: str | None, roots: tuple[Path, ...], asked: str) 
         dtype = _counts(dataset.dtype, where, asked)
         if 0 in dataset.shape:
             raise SourceError(asked, f"{where} has shape {dataset.shape}", "check the detector")
-        if dataset.ndim == 2:
-            refuse_external(dataset, asked)
-            pieces: tuple[Piece, ...] = (Piece(os.path.realpath(file), dataset.name, 0, 1, 0),)
-            problem: SourceError | None = None
-        else:
-            pieces, problem = frame_pieces(sources, dataset)
+        pieces, problem = frame_pieces(sources, dataset)
         if problem is not None:
             raise problem
         return Stack(file, pieces, (int(dataset.shape[-2]), int(dataset.shape[-1])), dtype, sources.files)

@@ -90,17 +90,16 @@ def grid(columns: Mapping[str, np.ndarray], held: Mapping[str, float], asked: st
     """
     total = len(next(iter(columns.values())))
     spans = {name: float(np.ptp(v)) / held[name] for name, v in columns.items()}
-    moved = {name: v for name, v in columns.items() if spans[name] > 1} or {
-        name: v for name, v in columns.items() if spans[name] > 0
-    }
-    found = {name: place for name, v in moved.items() if (place := groups(v)) is not None}
-    names = sorted(found, key=lambda name: -spans[name])
-    even = {name: min(_evenness(moved[name], found[name]), EVEN) for name in names}
+    varied = {name: v for name, v in columns.items() if spans[name] > 0}
+    found = {name: place for name, v in varied.items() if (place := groups(v)) is not None}
+    even = {name: min(_evenness(varied[name], place), EVEN) for name, place in found.items()}
+    # A motor that wanders has as many positions as there are frames, at uneven distances.
+    moved = {name: v for name, v in varied.items() if spans[name] > 1 or even.get(name) == EVEN} or varied
+    names = sorted((name for name in found if name in moved), key=lambda name: -spans[name])
     for repeats in range(1, total + 1):
         if total % repeats:
             continue
         fitting = (c for n in range(1, MOST_AXES + 2) for c in combinations(names, n))
-        # A motor that wanders has as many positions as there are frames, at uneven distances: it comes last.
         for chosen in sorted(fitting, key=lambda c: -min(even[name] for name in c)):
             shape = tuple(int(found[name].max()) + 1 for name in chosen)
             if np.prod(shape) * repeats != total:

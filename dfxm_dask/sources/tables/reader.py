@@ -22,11 +22,11 @@ from dfxm_dask.sources.layer_position import Stood, layer_place
 from dfxm_dask.sources.paths import inside, series
 from dfxm_dask.sources.readers import How
 from dfxm_dask.sources.source import Axis, Beamline, Counter, Piece, Scan
-from dfxm_dask.sources.tables.files import FILE, LISTED, NUMBER, frames_of_folder, rows_and_files, stacks
+from dfxm_dask.sources.tables.files import FILE, LISTED, NUMBER, file_column, frames_of_folder, rows_and_files, stacks
 from dfxm_dask.sources.tables.frames import FRAME_NAMES, TIFF_NAMES, Stack, frames_in, kind_of_frames
 from dfxm_dask.sources.tables.grid import Grid, grid
 from dfxm_dask.sources.tables.text import TABLE_NAMES, Table, number, read_table
-from dfxm_dask.sources.units import base_unit
+from dfxm_dask.sources.units import base_unit, factor_between
 
 name = "frames"
 summary = "TIFF, EDF or HDF5 frames and a table (.csv, .tsv) of motor positions, with a row for each frame"
@@ -107,11 +107,15 @@ def read(paths: Sequence[str], entry: str, how: How) -> Scan:
         raise SourceError(asked, "no such entry", "a table holds one scan: leave --scan out, or name a repeat: r1, r2")
     table = read_table(path)
     line = _own_axes(how.beamline)
-    rows, files = rows_and_files(table, named, how, asked)
+    rows, files, each = rows_and_files(table, named, how, asked)
     found = stacks(files, how, asked)
+    odd = [] if each is None else [(n, s) for n, s in zip(each, found, strict=True) if n != s.count]
+    if odd:
+        fault = f"{odd[0][0]} rows name {Path(odd[0][1].file).name}, which holds {odd[0][1].count} frames"
+        raise SourceError(asked, fault, "write one row for each frame")
     every = [_Frame(p.file, p.dataset, p.first + k) for stack in found for p in stack.pieces for k in range(p.count)]
     recorded = len(every)
-    rows, commanded = _matched(table, rows, recorded, how, asked)
+    rows, commanded = _matched(rows, recorded, how, asked, each is not None)
     scanned = _scanned(table, line, asked)
     places = _grid(table, scanned, rows, line, asked)
     if recorded < commanded:  # cut to the complete rows of the grid, of which one of one axis is a frame
@@ -186,7 +190,7 @@ def read(paths: Sequence[str], entry: str, how: How) -> Scan:
             if m not in places.motors and np.isfinite(v := columns.mean(m))
         },
         files=_files(path, found),
-        remarks=_remarks(columns, places),
+        remarks=_remarks(columns, places, file_column(table, named), recorded // len(table)),
     )
 
 
@@ -257,11 +261,11 @@ def _counters(columns: _Columns) -> tuple[tuple[Counter, ...], dict[str, str]]:
 def _exposure(columns: _Columns) -> tuple[np.ndarray | None, str]:
     word = columns.table.column(*EXPOSURE)
     values = columns.numbers(word) if word else None
-    if word is None or values is None:
+    if word is None:
         return None, ""
     spelled = columns.table.units[word]
     unit, factor = base_unit(spelled or "s")
-    if unit != "s" or not (np.isfinite(values).all() and values.min() > 0):
+    if values is None or unit != "s" or not (np.isfinite(values).all() and values.min() > 0):
         raise SourceError(
             columns.asked, f"column {word} holds no times ({spelled or 'no unit'})", "write positive numbers in s or ms"
         )
@@ -285,15 +289,19 @@ def _files(path: str, found: Sequence[Stack]) -> tuple[tuple[str, int, int], ...
     return tuple(dict.fromkeys([(path, seen.st_size, seen.st_mtime_ns), *(f for s in found for f in s.files)]))
 
 
-def _remarks(columns: _Columns, places: Grid) -> tuple[str, ...]:
-    said = []
+def _remarks(columns: _Columns, places: Grid, names: str | None, each: int) -> tuple[str, ...]:
+    table, said = columns.table, []
+    if each > 1:
+        said.append(f"{each} frames belong to each row of the table")
     if places.sorted:
         said.append(f"rows of the table do not follow {', '.join(places.motors)}: frames are put in order of positions")
     if places.along:
         said.append(f"{', '.join(places.along)} changes from row to row along with {', '.join(places.motors)}")
-    known = {*columns.motors(), *columns.line.monitors}
-    roles = (*FILE, *NUMBER, *EXPOSURE, MONITOR)
-    unused = [word for word in columns.table.columns if word not in known and word.lower() not in roles]
+    exposure = table.column(*EXPOSURE)
+    roles = {names or table.column(*FILE), table.column(*NUMBER), exposure, table.column(MONITOR)}
+    if exposure and not table.units[exposure]:
+        said.append(f"column {exposure} has no unit and is taken in s")
+    unused = [w for w in table.columns if w not in {*columns.motors(), *columns.line.monitors, *roles}]
     if unused:
         said.append(f"columns of the table that are not used: {', '.join(unused)}")
     return tuple(said)
@@ -306,11 +314,10 @@ def _own_axes(line: Beamline) -> Beamline:
     return line.model_copy(update={"motors": own})
 
 
-def _matched(table: Table, rows: np.ndarray, recorded: int, how: How, asked: str) -> tuple[np.ndarray, int]:
+def _matched(rows: np.ndarray, recorded: int, how: How, asked: str, named: bool) -> tuple[np.ndarray, int]:
     """Row of each frame, and how many frames the table asks for."""
     count = len(rows)
     fault = f"the table has {count} rows for {recorded} frames"
-    named = table.column(*FILE) is not None
     if recorded == count:
         if how.repeats:
             raise SourceError(asked, fault, "leave --repeats out: the rows tell the repeats")
@@ -336,16 +343,31 @@ def _matched(table: Table, rows: np.ndarray, recorded: int, how: How, asked: str
 
 def _unit(table: Table, word: str, line: Beamline, axis: str, asked: str) -> tuple[str, str, float]:
     """Unit of a motor as it is spelled, where it comes from, and the factor into the base unit."""
-    spelled, source = table.units[word], TABLE
+    spelled, source = table.units[word] or _unit_in_name(word), TABLE
+    usual, told = ("keV", "assumed") if word == axis == "energy" else line.unit_of(word, axis)
     if not spelled:
-        spelled, source = line.unit_of(word, axis)
-        source = source.replace("the file", "the table")
+        spelled, source = usual, told.replace("the file", "the table")
     unit, factor = base_unit(spelled)
     if unit == spelled and unit not in ("degree", "um", "keV", "s"):
         raise SourceError(
             asked, f"column {word} has the unit {spelled!r}, which is not known", "write deg, mrad, um ..."
         )
+    own = word in line.units and word != axis
+    known = axis in line.units and not own and axis != "energy"  # an angle of a crystal is one too
+    if known and factor_between(spelled, usual) is None:
+        raise SourceError(
+            asked,
+            f"column {word} is in {spelled}, and {axis} in {usual}",
+            f"correct the unit, map the column to another axis (--motor {word}=AXIS), or give a beamline file "
+            f"(--beamline FILE) with units: {{{word}: {spelled}}}",
+        )
     return spelled, source, factor
+
+
+def _unit_in_name(word: str) -> str:
+    """Unit that ends a name, as in mu_mrad or mu/deg; "" where it has none that is certain."""
+    end = re.split(r"[_/ ]", word)[-1]
+    return end if end != word and len(end) > 1 and base_unit(end)[0] in ("degree", "um", "keV") else ""
 
 
 def _scanned(table: Table, line: Beamline, asked: str) -> dict[str, str]:

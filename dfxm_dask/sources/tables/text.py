@@ -21,6 +21,7 @@ TABLE_NAMES = (".csv", ".tsv")
 LARGEST = 64 << 20
 SEPARATORS = ("\t", ";", ",", " ")  # a decimal comma cuts as well as a separator does, so the others go first
 DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+([eE][-+]?\d+)?")
+THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
 NAME = re.compile(r"(?P<name>.*?)\s*[\[(]\s*(?P<unit>[^\])]*?)\s*[\])]")
 
 
@@ -66,10 +67,13 @@ def read_table(path: str) -> Table:
     SourceError
         Not text, no names of columns, a name twice, or rows of another length.
     """
-    rows, remarked = _rows(_text(path))
+    try:
+        rows, remarked, separator = _rows(_text(path))
+    except csv.Error as error:
+        raise SourceError(path, f"is no table of text ({error})", "name the table of the motor positions") from error
     if not rows:
         raise SourceError(path, "is a table without rows", "name the table of the motor positions")
-    if any(map(_word, rows[0][1])):
+    if all(math.isnan(number(cell)) for cell in rows[0][1]):
         header = rows.pop(0)[1]
     elif remarked and len(remarked) == len(rows[0][1]):
         header = remarked
@@ -95,6 +99,12 @@ def read_table(path: str) -> Table:
                 "correct the line",
             )
     columns = {name: [cells[k] for _, cells in rows] for k, name in enumerate(names) if name}
+    for name, cells in columns.items():
+        commas = [k for k, cell in enumerate(cells) if DECIMAL_COMMA.fullmatch(cell)]
+        points = separator == "," or any("." in cell and not math.isnan(number(cell)) for cell in cells)
+        if commas and points and all(map(THOUSANDS.fullmatch, (cells[k] for k in commas))):
+            fault = f"column {name} holds {cells[commas[0]]} in line {rows[commas[0]][0]}: thousands, or decimals?"
+            raise SourceError(path, fault, "write numbers with a decimal point and no other mark")
     return Table(path, columns, dict(zip(names, units, strict=True)), [line for line, _ in rows])
 
 
@@ -116,16 +126,17 @@ def _text(path: str) -> str:
     return text
 
 
-def _rows(text: str) -> tuple[list[tuple[int, list[str]]], list[str]]:
-    """Line numbers and cells of all rows, and the cells of the last comment before them."""
+def _rows(text: str) -> tuple[list[tuple[int, list[str]]], list[str], str]:
+    """Line numbers and cells of all rows, the cells of the last comment before them, and the separator."""
     lines = [(k, line.strip("\r\n ")) for k, line in enumerate(text.splitlines(), 1)]
     kept = [(k, line) for k, line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not kept:
-        return [], []
+        return [], [], ""
     separator = _separator([line for _, line in kept])
     before = [line.lstrip("# \t") for k, line in lines if line.startswith("#") and k < kept[0][0]]
     remarked = next(_cells(before[-1:], separator), []) if before else []
-    return list(zip((k for k, _ in kept), _cells([line for _, line in kept], separator), strict=True)), remarked
+    cells = _cells([line for _, line in kept], separator)
+    return list(zip((k for k, _ in kept), cells, strict=True)), remarked, separator
 
 
 def _cells(lines: list[str], separator: str) -> Iterator[list[str]]:
