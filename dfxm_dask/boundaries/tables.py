@@ -69,7 +69,7 @@ def empty_tables(boundaries: int, candidates: int) -> Arrays:
     sizes = {B: boundaries, J: 0, "candidate": candidates}
     return {
         v.name: np.full(
-            [d.length if isinstance(d, Dim) else sizes[d] for d in v.dims],
+            [int(d.length or 0) if isinstance(d, Dim) else sizes[d] for d in v.dims],
             np.nan if v.dtype == "float64" else 0,
             v.dtype,
         )

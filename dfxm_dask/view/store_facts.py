@@ -13,6 +13,7 @@ from dfxm_dask.run.scan_remarks import of_results
 from dfxm_dask.store import scan
 from dfxm_dask.store.calibrate import recover
 from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.opened import open_store
 from dfxm_dask.view.figures.index import known_figures
 from dfxm_dask.view.tables import findings
 
@@ -117,17 +118,16 @@ def without_facts(store: str | Path, error: Exception) -> dict[str, Any]:
 def _problems(store: Path) -> tuple[list[str], list[str]]:
     """What is not complete, each with the remedy; and layers or frames that the source lacked."""
     recover(store)
-    scan.read_group_meta(store)
+    opened = open_store(store)
     problems, absent = [], []
-    for group in scan.groups(store):
-        states = ledger.states(store, group)
-        for state in states.values():
+    for group in opened.groups():
+        for state in opened.states(group).values():
             known = state.provenance or {}
             absent += [str(name) for name in (*known.get("absent", ()), *known.get("cropped", ()))]
-        for step, (reason, remedy) in scan.incomplete(store, group, states).items():
+        for step, (reason, remedy) in opened.incomplete(group).items():
             if not reason.startswith("layers were absent"):
                 problems.append(f"{group}/{step}: {reason}; {remedy}")
-    if "raw" not in scan.groups(store):
+    if "raw" not in opened.groups():
         problems.append("there are no raw data: the ingest was stopped before it began; run it again")
     return problems, list(dict.fromkeys(absent))
 
@@ -135,8 +135,9 @@ def _problems(store: Path) -> tuple[list[str], list[str]]:
 def _steps(store: Path) -> list[dict[str, Any]]:
     """Every step with its blocks, bytes on disk, seconds of its workers, version and parameters."""
     rows = []
-    for group in scan.groups(store):
-        for step, state in ledger.states(store, group).items():
+    opened = open_store(store)
+    for group in opened.groups():
+        for step, state in opened.states(group).items():
             _, records = ledger.read_ledger(ledger.ledger_path(store, group, step))
             done = [records[block] for block in state.done]
             known = state.provenance or {}

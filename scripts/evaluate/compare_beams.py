@@ -107,17 +107,11 @@ def compare_beams(
     Frames that are not on one scale are put on one by the monitor or the exposure first, above the darkest place of
     the layer; then nothing is taken from the store but counts and truth.
     """
-<<<<<<< HEAD:dfxm_dask/view/compare/methods.py
+    from methods_page import draw_methods
+
     from dfxm_dask.store.integrity.opened import open_store
     from dfxm_dask.store.output_paths import refuse_file
     from dfxm_dask.store.scan import open_scan
-    from dfxm_dask.view.compare.methods_page import draw_methods
-=======
-    from methods_page import draw_methods
-
-    from dfxm_dask.store.output_paths import refuse_file
-    from dfxm_dask.store.scan import open_scan, read_group_meta
->>>>>>> e2/main:scripts/evaluate/compare_beams.py
     from dfxm_dask.view.figures.maps import DPI
 
     open_store(store)  # what is no store says so first
