@@ -20,6 +20,7 @@ from dfxm_dask.store import scan
 from dfxm_dask.store.chunks import bands, raw_layout, unit_rows
 from dfxm_dask.store.create import raw_variables
 from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.opened import open_store
 from dfxm_dask.store.shards import Buffers, ShardedArray, open_array, tiles
 
 MOMENTS = f"""
@@ -70,7 +71,7 @@ def unit_seconds(recipe: str, target: Path) -> float:
 
 def clear(target: Path) -> None:
     """Remove all results from a store, so that the next run starts anew."""
-    for group in scan.groups(target):
+    for group in open_store(target).groups():
         if group != "raw":
             shutil.rmtree(target / group)
     scan.consolidate(target)
