@@ -135,7 +135,7 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
         planned = _resolve(step, reduction, parameters, stored, earlier, plans, where, alone)
         _refuse_clashes(planned, stored, available, where)
         _refuse_other_scale(planned, earlier, plans, stored, where)
-        _place(planned, stored, passes, available, where)
+        _place(planned, passes, available, where)
         plans[step.name] = planned.plan
         for name in [n for n, s in available.items() if (s.group, s.step) == (planned.group, step.name)]:
             del available[name]  # an earlier version may have written more
@@ -298,7 +298,6 @@ def _identity(stored: Stored, group: str, maker: str, plans: Mapping[str, dict[s
 
 def _place(
     step: PlannedStep,
-    stored: Stored,
     passes: list[list[PlannedStep]],
     available: Mapping[str, Source],
     where: str,

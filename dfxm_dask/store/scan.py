@@ -151,9 +151,7 @@ def _consolidate(store: str | Path) -> None:
     opened = open_store(store)
     meta = opened.nodes[""]
     meta.pop("consolidated_metadata", None)
-    whole = [group for group in opened.groups() if not opened.incomplete(group)]
-    names = [f"{group}/{name}".strip("/") for group in ("", *whole) for name in ("", *opened.claimed_arrays(group))]
-    nodes = {name: json.loads(Path(store, name, "zarr.json").read_bytes()) for name in names if name}
+    nodes = {name: json.loads(Path(store, name, "zarr.json").read_bytes()) for name in opened.to_consolidate()}
     meta["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": nodes}
     ledger.replace_file(Path(store, "zarr.json"), json.dumps(meta).encode())
 

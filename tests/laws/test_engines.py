@@ -95,7 +95,7 @@ def test_unit__equals_lazy_graph(name: str, tmp_path: Path) -> None:
 
 
 def test_unit__knows_masked_pixels_in_every_tile(tmp_path: Path) -> None:
-    reduction, axes = find("pca"), {"phi": "degree"}
+    reduction, axes = find("integrated_curve"), {"phi": "degree"}
     data = example(reduction, axes)
     counts = data["counts"].values.copy()
     counts[..., 10, 12] = 65535
@@ -103,4 +103,4 @@ def test_unit__knows_masked_pixels_in_every_tile(tmp_path: Path) -> None:
     data["masked"] = ("z", np.ones(data.sizes["z"], np.uint32), {"units": "1"})
     expected = computed(reduction, data.chunk({"z": 1, "y": 8}))
     found = executed([reduction], data, axes, tmp_path)
-    np.testing.assert_array_equal(found["pca_basis"], expected["pca_basis"].values)
+    np.testing.assert_array_equal(found["integrated_curve"], expected["integrated_curve"].values)

@@ -15,6 +15,7 @@ from dfxm_dask.run.execute import RunReport, run_recipe
 from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.run.scan_remarks import of_results, unsettled_fits, weak_beam_tails
 from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.opened import open_store
 from dfxm_dask.view.tables import show_store
 
 FITS = "  - background: {}\n  - local_peak: {}\n  - gram_schmidt: {}\n  - pca: {}\n"
@@ -53,7 +54,7 @@ def test_run_recipe__tells_nothing_of_a_basis_of_weak_and_strong_beam(made) -> N
     store, report, _ = made("easy")
     assert dfxm_dask.open_scan(store)["components"].gram_schmidt_has_tails
     assert report.remarks == ()
-    assert weak_beam_tails(store) == unsettled_fits(store) == ()
+    assert weak_beam_tails(open_store(store)) == unsettled_fits(open_store(store)) == ()
 
 
 def test_run_recipe__says_that_the_basis_is_one_of_clusters(made, capsys) -> None:
@@ -80,11 +81,11 @@ def test_of_results__speaks_of_the_groups_asked_for(made) -> None:
 
 def test_weak_beam_tails__of_a_basis_that_is_not_complete_is_nothing(made, tmp_path: Path) -> None:
     store = shutil.copytree(made("deformed")[0], tmp_path / "s.zarr")
-    assert weak_beam_tails(store)
+    assert weak_beam_tails(open_store(store))
     ledger.withdraw(store, "components", "gram_schmidt")
-    assert weak_beam_tails(store) == ()
+    assert weak_beam_tails(open_store(store)) == ()
     shutil.rmtree(store / "components")
-    assert weak_beam_tails(store) == unsettled_fits(store) == ()
+    assert weak_beam_tails(open_store(store)) == unsettled_fits(open_store(store)) == ()
 
 
 def test_run_recipe__says_that_no_curve_is_lit(easy: Path) -> None:
@@ -96,7 +97,7 @@ def test_run_recipe__says_that_no_curve_is_lit(easy: Path) -> None:
     assert words == ["the Gram–Schmidt basis", "the basis of nica", "the basis of nmf", "the basis of pca"]
     # Of a basis that is older than the reference it was made of nothing is said.
     assert run(easy, "  - local_peak: {}\n", overwrite=True).remarks == ()
-    assert weak_beam_tails(easy) == ()
+    assert weak_beam_tails(open_store(easy)) == ()
 
 
 def test_run_recipe__says_that_curves_depend_on_each_other(easy: Path, monkeypatch) -> None:

@@ -186,7 +186,7 @@ def test_store__of_a_stranger_is_refused_before_anything_is_allocated(
         assert len(line) < 1000
         assert "root:" not in line
     with pytest.raises(StoreError):
-        check_store(store) or dfxm_dask.open_scan(store)
+        check_store(store) and dfxm_dask.open_scan(store)
 
 
 @pytest.mark.parametrize("kind", ["link", "folder link", "pipe"])

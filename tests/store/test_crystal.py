@@ -21,6 +21,7 @@ from dfxm_dask.run.plan import make_plan
 from dfxm_dask.run.recipe import read_recipe
 from dfxm_dask.store import calibrate as module
 from dfxm_dask.store.crystal import checked_crystal, with_crystal
+from dfxm_dask.store.integrity.opened import open_store
 from tests.beamline_files import write_bliss
 from tests.stores import contents
 
@@ -52,7 +53,7 @@ def known(store: Path) -> tuple:
     kept = zarr.open_group(str(store / "raw"), mode="r").attrs["provenance"]["ingest"]["parameters"]
     assert {w: root.get(w) for w in ("lattice", "hkl")} == {w: kept.get(w) for w in ("lattice", "hkl")}
     step = find("characterise_boundaries")
-    return root.get("lattice"), root.get("hkl"), step.validate(with_crystal(step, {}, store))["lattice"]
+    return root.get("lattice"), root.get("hkl"), step.validate(with_crystal(step, {}, open_store(store)))["lattice"]
 
 
 def test_ingest__keeps_the_crystal(made: Path) -> None:
@@ -61,14 +62,14 @@ def test_ingest__keeps_the_crystal(made: Path) -> None:
     assert (used["parameter"], tuple(used["hkl"])) == (LATTICE["parameter"], HKL)
     assert known(made / "none.zarr") == (None, None, None)
     step = find("characterise_boundaries")
-    own = step.validate(with_crystal(step, {"lattice": BCC}, made / "known.zarr"))["lattice"]
+    own = step.validate(with_crystal(step, {"lattice": BCC}, open_store(made / "known.zarr")))["lattice"]
     assert (own["kind"], own["hkl"]) == ("bcc", None)  # what is given is taken, and nothing else
     planned = {
         s.name: s.plan["parameters"] for s in make_plan(read_recipe("weak_beam_volume"), made / "known.zarr").steps
     }
     assert planned["characterise_boundaries"]["lattice"] == used
     other = find("kam")
-    assert with_crystal(other, {"radius": 1.0}, made / "known.zarr") == {"radius": 1.0}
+    assert with_crystal(other, {"radius": 1.0}, open_store(made / "known.zarr")) == {"radius": 1.0}
 
 
 @pytest.mark.parametrize(("lattice", "hkl"), [(LATTICE, HKL), (BCC, (0, 0, 2)), (LIST, None)])

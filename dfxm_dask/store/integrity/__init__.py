@@ -1,1 +1,1 @@
-"""Integrity of a store: ledgers of complete blocks, digests of every file, and the lock of one run at a time."""
+"""Integrity of a store: what it holds once it is opened and checked, ledgers of complete blocks, digests, and locks."""

@@ -99,10 +99,8 @@ def _attributes(store: Path) -> Iterator[Fault]:
         path = store / node / "zarr.json"
         if not path.exists() or json.loads(path.read_bytes()) != meta:
             yield Fault(node.partition("/")[0], "", "", "zarr.json", f"repeats metadata of {node} that differ")
-    whole = [g for g in opened.groups() if not opened.incomplete(g)]
-    wanted = {*whole, *(f"{g}/{a}".strip("/") for g in ("", *whole) for a in opened.claimed_arrays(g))}
-    if set(repeated) != wanted:
-        some = sorted(set(repeated) ^ wanted)[:3]
+    if other := set(repeated) ^ set(opened.to_consolidate()):
+        some = sorted(other)[:3]
         yield Fault("", "", "", "zarr.json", f"repeats other metadata than there are ({', '.join(some)})")
 
 

@@ -86,6 +86,12 @@ class OpenStore:
                 bad[step] = f"layers were absent from the source: {', '.join(absent)}", "open with allow_partial=True"
         return bad
 
+    def to_consolidate(self) -> list[str]:
+        """Nodes that the root repeats for other readers: coordinates, and groups without an unfinished step."""
+        whole = [group for group in self.groups() if not self.incomplete(group)]
+        names = (f"{group}/{name}".strip("/") for group in ("", *whole) for name in ("", *self.claimed_arrays(group)))
+        return [name for name in names if name]
+
 
 def stale_input(provenance: Callable[[str], Mapping[str, Any]], made: Mapping[str, Any]) -> tuple[str, str] | None:
     """What a result was made of that is not there any more, directly or through others: reason and remedy.
