@@ -19,7 +19,7 @@ from dfxm_dask.run.recipe import load_plugin, parse_recipe
 from dfxm_dask.store.scan import open_scan
 from dfxm_dask.view.figures import index
 from dfxm_dask.view.figures.index import FigureKind, add_figure, known_figures
-from dfxm_dask.view.figures.overview import plugin_maps, plugin_panel
+from dfxm_dask.view.figures.overview import other_maps, other_panel
 from dfxm_dask.view.store_facts import pictures_of
 from tests.stores import raw_store
 
@@ -61,15 +61,15 @@ def test_figures_and_report__show_maps_and_figures_of_plugins(tmp_path: Path, mo
         assert result.exit_code == 0, result.output
     finally:
         REGISTRY.pop("largest_counts", None)
-    names = {"plugin_maps", "mine_largest", "mine_place", "histogram", "frames"}
+    names = {"other_maps", "mine_largest", "mine_place", "histogram", "frames"}
     assert {path.stem for path in (tmp_path / "out").iterdir()} == names
     # The reduction is gone, and the maps are drawn all the same, from what the store says of them.
     shown = {name: caption for name, caption, _ in pictures_of(open_scan(store), 0, None)}
-    assert list(shown) == ["frames", "plugin_maps", "histogram"]
+    assert list(shown) == ["frames", "other_maps", "histogram"]
     assert shown["histogram"] == "Histogram of the largest counts"
 
 
-def test_plugin_maps__are_those_that_no_reduction_of_ours_writes() -> None:
+def test_other_maps__are_those_that_no_reduction_of_ours_writes() -> None:
     image = np.linspace(-1, 1, 12).reshape(1, 3, 4)
     maps = {name: (("z", "y", "x"), image) for name in ("com_phi", "total", "own")}
     tree = xr.DataTree.from_dict(
@@ -79,10 +79,10 @@ def test_plugin_maps__are_those_that_no_reduction_of_ours_writes() -> None:
             "/truth": xr.Dataset({"own": (("z", "y", "x"), image)}),
         }
     )
-    found = plugin_maps(tree)
+    found = other_maps(tree)
     assert list(found) == ["rocking/own", "mine/total"]
-    assert plugin_panel("rocking/own", found["rocking/own"][0]).colours == "RdBu_r"
-    mask = plugin_panel("mine/total", found["mine/total"])
+    assert other_panel("rocking/own", found["rocking/own"][0]).colours == "RdBu_r"
+    mask = other_panel("mine/total", found["mine/total"])
     assert (mask.name, mask.title) == ("mine_total", "whether it is bright")
     assert [mask.categories[int(value)][0] for value in mask.image[[0, 2], 0]] == ["no", "yes"]
 

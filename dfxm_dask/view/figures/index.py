@@ -137,7 +137,8 @@ def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int 
         The files, of all :func:`known_figures` that the store has something for: each map, ``mosaicity``, ``curves``,
         ``beams`` with weak and strong beam, ``components_<method>`` with the curves and coefficients of each basis,
         ``boundaries_scene``, ``boundary_<k>`` and ``boundary_<k>_fit`` of the whole volume, ``frames``, ``truth``
-        beside what was found where the truth is known, ``overview`` with all maps, and last those of plug-ins.
+        beside what was found where the truth is known, ``overview`` with all maps of the rocking
+        curve, ``other_maps`` and a page for each map of plug-in reductions, and last the figures of plug-ins.
 
     Raises
     ------
@@ -156,7 +157,7 @@ def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int 
         raise InputError(
             "figures", "the store has neither maps nor raw counts", "ingest a scan first: `dfxm-dask ingest`"
         )
-    layers = int(store.sizes["z"])
+    layers = next(int(node.sizes["z"]) for node in store.subtree if "z" in node.sizes)
     chosen = layers // 2 if layer is None else layer
     if not 0 <= chosen < layers:
         raise InputError(f"layer {layer}", f"the scan has {layers}, from 0", f"ask for 0 to {layers - 1}")

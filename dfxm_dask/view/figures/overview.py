@@ -1,4 +1,4 @@
-"""All maps of a layer on one page: those of the rocking curve, and those of plug-in reductions."""
+"""All maps of a layer on one page: those of the rocking curve, and those of reductions that are not of this package."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def draw_overview(tree: xr.DataTree, layer: int, heading: str) -> Figure | None:
     return overview(panels, grid_of(maps), heading) if panels else None
 
 
-def plugin_maps(tree: xr.DataTree) -> dict[str, xr.DataArray]:
-    """Maps (y, x), with or without z, that no reduction of this package writes, by group and name."""
+def other_maps(tree: xr.DataTree) -> dict[str, xr.DataArray]:
+    """Maps (y, x), with or without z, by group and name, that no reduction of this package writes: of plug-ins."""
     own = [
         re.compile(re.sub(r"\\\{\w+\\\}", ".+", re.escape(f"{reduction.group}/{variable.name}")))
         for reduction in load_reductions().values()
@@ -78,31 +78,31 @@ def plugin_maps(tree: xr.DataTree) -> dict[str, xr.DataArray]:
     }
 
 
-def plugin_panel(path: str, values: xr.DataArray) -> Panel:
-    """The map of a plug-in: classes where it is a mask or has flags, else between robust limits."""
+def other_panel(path: str, values: xr.DataArray) -> Panel:
+    """Such a map: classes where it is a mask or has flags, else values between robust limits."""
     name, title = path.replace("/", "_"), str(values.attrs.get("long_name", path))
     if values.dtype.kind == "b":
         return Panel(name, title, np.asarray(values, float), categories=(("no", "#e8e8e8"), ("yes", "#0072b2")))
     if words := flag_masks(values):
-        classes = tuple(zip(words, cycle(colour for _, colour in FLAGS), strict=False))
+        classes = tuple(zip(words, cycle(colour for _, colour in reversed(FLAGS)), strict=False))
         return flag_panel(values, name, title, classes, ("none", "#e8e8e8"))
     units = str(values.attrs.get("units", ""))
     return signed_panel(name, title, np.asarray(values, float), path.partition("/")[2], units)
 
 
-def plugin_pages(tree: xr.DataTree, layer: int, heading: str) -> Pages:
-    """All maps of plug-in reductions on one page, and a page for each."""
-    found = plugin_maps(tree)
+def other_pages(tree: xr.DataTree, layer: int, heading: str) -> Pages:
+    """All such maps on one page, and a page for each."""
+    found = other_maps(tree)
     maps = {path: values.isel(z=layer) if "z" in values.dims else values for path, values in found.items()}
-    panels = [plugin_panel(path, values.transpose("y", "x")) for path, values in maps.items()]
+    panels = [other_panel(path, values.transpose("y", "x")) for path, values in maps.items()]
     if panels:
         grid = grid_of(tree)
-        yield "plugin_maps", overview(panels, grid, heading)
+        yield "other_maps", overview(panels, grid, heading)
         for panel in panels:
             yield panel.name, single(panel, grid, heading)
 
 
 FIGURES = (
     FigureKind("overview", draw_overview, ("rocking",), "Maps of the rocking curve"),
-    FigureKind("plugin_maps", plugin_pages, caption="Maps of plug-in reductions"),
+    FigureKind("other_maps", other_pages, caption="Maps of other reductions"),
 )

@@ -68,7 +68,7 @@ def shown_frames(telling: dict[str, tuple[int, ...]], p_weak: xr.DataArray) -> d
     Parameters
     ----------
     telling : dict of str to tuple of int
-        See :func:`dfxm_dask.view.figures.frames.telling_frames`.
+        See :func:`dfxm_dask.view.figures.telling_frames.telling_frames`.
     p_weak : DataArray (scan axes, patch_y, patch_x)
 
     Returns
