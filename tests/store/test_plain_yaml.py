@@ -132,7 +132,10 @@ def test_readers__numbers_and_words_are_no_truth_values(tmp_path: Path) -> None:
 def test_load_beamline__refuses_with_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "one.yaml"
     for text, words in (
-        ("motors: {phi: [mu]}\nroots: [010]\n", r"one\.yaml:2: 'roots\.0': Input should be a valid string \(found 10\)"),
+        (
+            "motors: {phi: [mu]}\nroots: [010]\n",
+            r"one\.yaml:2: 'roots\.0': Input should be a valid string \(found 10\)",
+        ),
         ("motors:\n  phi: 3\n", r"one\.yaml:1: 'motors\.phi'"),
         ("motors: {phi: [mu]}\nname: true\n", r"one\.yaml:2: 'name': .*found True"),
         ("- a\n", r"one\.yaml:1: a beamline: is not a mapping"),
