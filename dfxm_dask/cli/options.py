@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -137,9 +137,11 @@ def read_motors(_: Any, __: Any, texts: tuple[str, ...]) -> dict[str, str]:
     return dict(split_pair(text, "MOTOR=AXIS, such as mu=phi", str, "=") for text in texts)
 
 
-def read_share(_: Any, __: Any, text: str | None) -> tuple[int, int] | None:
-    """``i/n`` as a share of a job array."""
-    return None if text is None else split_pair(text, "i/n, such as 1/8", int, "/")
+def read_share(_: Any, __: Any, text: str | None) -> tuple[int, int] | Literal["last"] | None:
+    """``i/n`` as a share of a job array, or "last"."""
+    if text is None or text == "last":
+        return text  # type: ignore[return-value]
+    return split_pair(text, "i/n, such as 1/8, or last", int, "/")
 
 
 def load_plugins(_: Any, __: Any, files: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -198,9 +200,10 @@ def run_options(function: Callable[..., None]) -> Callable[..., None]:
 shard_option = click.option(
     "--shard",
     "share",
-    metavar="i/n",
+    metavar="i/n|last",
     callback=read_share,
-    help="Only this share of the layers, in this process and without any port: for job arrays.",
+    help="Only this share of the layers, in this process and without any port: for job arrays. `last` waits for them,"
+    " then does what needs all layers or was left.",
 )
 
 
@@ -213,12 +216,13 @@ def compute(
     workers: int | None,
     events: Path | None,
     overwrite: bool,
-    share: tuple[int, int] | None = None,
+    share: tuple[int, int] | Literal["last"] | None = None,
 ) -> bool:
     """Plan, then run on a cluster; returns whether all is done."""
     from dfxm_dask.run.execute import plan, refuse_share, run_recipe
     from dfxm_dask.run.stopping import heeding_signals
 
+    alone = share not in (None, "last")
     refuse_share(share, cluster or workers, overwrite)
     plan(recipe, store)  # refuses before a cluster is started
     if store.is_dir() and not os.access(store, os.W_OK | os.X_OK):
@@ -227,13 +231,13 @@ def compute(
 
     with ExitStack() as stack:
         client = None
-        if share is None:
+        if not alone:
             client = stack.enter_context(open_cluster(cluster, workers=workers, plugins=plugins))
         stack.enter_context(heeding_signals())
         publish = subscribers(stack, events)
         report = run_recipe(recipe, store, client=client, publish=publish, overwrite=overwrite, share=share)
-    if share is not None and not (report.stopped or report.quarantined or report.lacking or report.absent):
-        return True  # it has done its own; whoever comes last makes the steps complete
+    if alone and not (report.stopped or report.quarantined or report.absent):
+        return True  # it has done what a share can; a last run does the rest
     return bool(report.complete)
 
 

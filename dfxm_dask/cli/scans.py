@@ -190,7 +190,7 @@ def ingest(
         with suppress(DfxmError):  # ingest itself says what is wrong, also with their number
             scans = named_scans(list(source), options["scan"], options["format"])
             for (path, entry), at in zip(scans, options["z"], strict=False):
-                files = path if isinstance(path, str) else f"{path[0]} ... {path[-1]}"
+                files = path if isinstance(path, str | Path) else f"{path[0]} ... {path[-1]}"
                 say(f"z = {at:g} um: {files} entry {entry}")
     report = ingest_source(source[0] if len(source) == 1 else list(source), store, cluster, workers, events, **options)
     say(f"{store}: {many(report.layers, 'layer')}, {megabytes(report.bytes)} in {duration(report.seconds)}")

@@ -92,7 +92,7 @@ class StepDone:
 @dataclass(frozen=True)
 class RunDone:
     """A recipe ends. ``left_out`` has (step, reason) pairs; ``peak_rss_bytes`` is that of the largest process;
-    ``why`` says what is not complete."""
+    ``why`` says what is not complete, ``left`` what a share of a job array leaves to the run after it."""
 
     seconds: float
     blocks_done: int
@@ -101,6 +101,7 @@ class RunDone:
     left_out: tuple[tuple[str, str], ...] = ()
     peak_rss_bytes: int = 0
     why: str = ""
+    left: str = ""
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def line(event: Event) -> str:
             return f"{event.step}: {many(event.blocks, 'block')} in {duration(event.seconds)}"
         case RunDone():
             why = f"{event.why}; " if event.why else ""
-            state = "complete" if event.complete else f"INCOMPLETE: {why}run it again to go on"
+            state = "complete" if event.complete else event.left or f"INCOMPLETE: {why}run it again to go on"
             skipped = f", {event.blocks_skipped} from an earlier run" if event.blocks_skipped else ""
             left = f"; left out: {', '.join(step for step, _ in event.left_out)}" if event.left_out else ""
             peak = f"; peak memory of a process {megabytes(event.peak_rss_bytes)}" if event.peak_rss_bytes else ""

@@ -10,10 +10,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dfxm_dask.errors import RecipeError, StoppedError, StoreError
 from dfxm_dask.phantoms.scans import simulate
+from dfxm_dask.run import stopping
 from dfxm_dask.run.events import (
     IngestDone,
     IngestStarted,
@@ -25,14 +26,14 @@ from dfxm_dask.run.events import (
     Subscriber,
     send,
 )
-from dfxm_dask.run.passes import Run, Tally, complete_pass, others_at_work, refuse_other, run_pass
+from dfxm_dask.run.passes import Run, Tally, refuse_other, run_pass
 from dfxm_dask.run.plan import Plan, make_plan
 from dfxm_dask.run.recipe import Recipe, read_recipe
 from dfxm_dask.run.scan_remarks import of_results
 from dfxm_dask.run.task_queue import windowed
 from dfxm_dask.store.ingest import IngestReport, ingest
 from dfxm_dask.store.integrity import ledger
-from dfxm_dask.store.integrity.lock import own_group
+from dfxm_dask.store.integrity.lock import own_group, shares_at_work
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -45,7 +46,7 @@ class RunReport:
     """What a run did.
 
     ``quarantined`` has (step, block, reason) of blocks that were left out; ``stopped`` says which signal ended it;
-    ``lacking`` counts blocks that fell to this run and lack inputs. Of a share, ``complete`` says that all shares are.
+    ``lacking`` counts blocks that fell to this run and lack inputs.
     """
 
     complete: bool
@@ -142,7 +143,7 @@ def run_recipe(
     client: Any = None,
     publish: Publish = (),
     overwrite: bool = False,
-    share: tuple[int, int] | None = None,
+    share: tuple[int, int] | Literal["last"] | None = None,
 ) -> RunReport:
     """Run every step of a recipe on a store. Blocks that are on disk already are skipped: a stopped run goes on.
 
@@ -156,10 +157,10 @@ def run_recipe(
         Receive the events of :mod:`dfxm_dask.run.events`.
     overwrite : bool
         Make steps anew that are there with other parameters or inputs.
-    share : (number from 1, of how many), optional
+    share : (number from 1, of how many) or "last", optional
         Only this share of the layers, as one task of a job array: no port is opened, and the ledger joins the shares.
-        Where a step needs layers of others, the share waits as long as others work on them. Whoever comes last makes
-        the steps complete.
+        What needs layers of others (gathers, and what is made of them) is left, and no step becomes complete: "last"
+        waits for the shares that are at work, then does that, and whatever shares that were lost have not done.
 
     Returns
     -------
@@ -195,9 +196,13 @@ def run_recipe(
     for text in plan.remarks:
         send(publish, Remark(text))
     tally = Tally(total)
+    if share == "last":
+        wait_for_shares(plan, publish)
+        share = None
     with ExitStack() as stack, errors_of_disks(plan.store.path):
         groups = sorted({s.group for s in plan.steps if s.stored})
-        what = f"recipe {recipe.name} on {store}"
+        part = f"share {share[0]}/{share[1]}" if share else ""
+        what = f"recipe {recipe.name} on {store}{f' ({part})' if part else ''}"
         root = Path(plan.store.path)
         fences = {g: stack.enter_context(own_group(root, g, what, share)) for g in groups}
         if share is None:
@@ -209,21 +214,23 @@ def run_recipe(
                 run_pass(one, run, tally)
         except StoppedError as error:
             tally.stopped = error.found
-        for one in plan.passes if share is not None else ():
-            complete_pass(one, run)
         states = {group: ledger.states(plan.store.path, group) for group in groups}
         whole = all(s.name in states[s.group] and states[s.group][s.name].complete for s in plan.steps if s.stored)
-        if client is not None or (share is not None and whole and not others_at_work(run)):
+        if client is not None:
             for group in groups:
-                ledger.sweep(plan.store.path, group)  # of workers or shares that were lost
+                ledger.sweep(plan.store.path, group)  # of workers that were lost
     missing = (*plan.store.absent, *plan.store.cropped)
     complete = whole and not (missing or tally.why())
     found = of_results(plan.store.path, {s.group for s in plan.steps})
     for text in found:
         send(publish, Remark(text))
     seconds = time.perf_counter() - begun
-    why = tally.why() or ("" if whole else "blocks of other shares are not there yet")
-    done = RunDone(seconds, tally.done, tally.skipped, complete, plan.left_out, tally.peak, why)
+    left = ""
+    if share is not None and not (whole or tally.stopped or tally.quarantined):
+        gathers = [s.name for s in plan.steps if s.stored and s.reduction.combine]
+        names = ", ".join(dict.fromkeys([*gathers, *tally.lacking])) or "to make the steps complete"
+        left = f"{part} is done; when all are, --shard last does what is left: {names}"
+    done = RunDone(seconds, tally.done, tally.skipped, complete, plan.left_out, tally.peak, tally.why(), left)
     send(publish, done)
     return RunReport(
         complete,
@@ -236,11 +243,34 @@ def run_recipe(
         (*plan.remarks, *found),
         tuple(tally.quarantined),
         tally.stopped,
-        tally.lacking,
+        tally.lacking.total(),
     )
 
 
-def refuse_share(share: tuple[int, int] | None, client: Any, overwrite: bool) -> None:
+def wait_for_shares(plan: Plan, publish: Publish) -> None:
+    """Wait until no share of a job array is at work in the groups of a plan, and say which ones are.
+
+    One that was killed on another host counts as at work until its heartbeat is stale.
+
+    Raises
+    ------
+    StoppedError
+        A signal asked for an end.
+    """
+    told: list[str] = []
+    groups = sorted({s.group for s in plan.steps if s.stored})
+    while others := list(dict.fromkeys(who for g in groups for who in shares_at_work(Path(plan.store.path), g))):
+        if reason := stopping.why():
+            raise StoppedError(
+                "the last run of a job array", f"{reason} while it waited for {others[0]}", "run it again"
+            )
+        if others != told:
+            send(publish, Remark(f"waits for {'; '.join(others)}"))
+            told = others
+        time.sleep(1)
+
+
+def refuse_share(share: tuple[int, int] | Literal["last"] | None, client: Any, overwrite: bool) -> None:
     """Refuse a share that cannot be.
 
     Raises
@@ -250,10 +280,11 @@ def refuse_share(share: tuple[int, int] | None, client: Any, overwrite: bool) ->
     """
     if share is None:
         return
-    asked = f"share {share[0]}/{share[1]}"
-    if not 1 <= share[0] <= share[1]:
+    number, count = (1, 1) if share == "last" else share
+    asked = "share last" if share == "last" else f"share {number}/{count}"
+    if not 1 <= number <= count:
         raise RecipeError(asked, "is none of these", "count from 1, as in --shard 1/8")
-    if client is not None:
+    if client is not None and share != "last":
         raise RecipeError(asked, "runs in one process, without a cluster", "leave out --cluster and --workers")
     if overwrite:
         raise RecipeError(asked, "cannot overwrite: other shares may be at work", "overwrite by a run without --shard")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +28,11 @@ from dfxm_dask.schema import SCAN, SPACE, Variable, scale_attrs
 from dfxm_dask.store import scan
 from dfxm_dask.store.chunks import map_layout
 from dfxm_dask.store.integrity import ledger
-from dfxm_dask.store.integrity.lock import Fence, held, hold
+from dfxm_dask.store.integrity.lock import Fence, hold
 from dfxm_dask.store.metadata import read_node
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-
-POLL = 1.0
-"""Seconds between two looks of a share at what the others have done."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +47,18 @@ class Run:
     share: tuple[int, int] | None
     fences: Mapping[str, Fence]
 
-    def has(self, layer: int) -> bool:
-        """Whether a layer falls to this run: all do, but for a share of a job array."""
-        return self.share is None or layer % self.share[1] == self.share[0] - 1
+    @cached_property
+    def layers(self) -> frozenset[int]:
+        """Layers that fall to this run: all, but for a share of a job array some that follow each other, so that most
+        have their neighbours."""
+        stack = self.plan.store.layers
+        number, count = self.share or (1, 1)
+        return frozenset(stack[len(stack) * (number - 1) // count : len(stack) * number // count])
 
 
 @dataclass
 class Tally:
-    """What a run has come to so far; ``lacking`` counts blocks whose inputs are not there."""
+    """What a run has come to so far; ``lacking`` counts the blocks of each step whose inputs are not there."""
 
     total: int
     done: int = 0
@@ -64,7 +66,7 @@ class Tally:
     peak: int = 0
     quarantined: list[tuple[str, str, str]] = field(default_factory=list)
     stopped: str = ""
-    lacking: int = 0
+    lacking: Counter[str] = field(default_factory=Counter)
 
     def why(self) -> str:
         """Why the run is not complete; nothing where it is."""
@@ -74,12 +76,12 @@ class Tally:
             names = ", ".join(f"block {block} of {step}" for step, block, _ in self.quarantined)
             reasons.append(f"left out {names} ({first[1]}: {first[2]})")
         if self.lacking:
-            reasons.append(f"{self.lacking} blocks lack inputs that are not there yet")
+            reasons.append(f"{self.lacking.total()} blocks lack inputs that are not there yet")
         return "; ".join(reasons)
 
 
 def run_pass(one: Pass, run: Run, tally: Tally) -> None:
-    """All units of a pass that fall to this run; where that was all of them, its steps are complete.
+    """All units of a pass that fall to this run and have their inputs. A run that is no share makes its steps complete.
 
     Raises
     ------
@@ -88,11 +90,12 @@ def run_pass(one: Pass, run: Run, tally: Tally) -> None:
     """
     begun = time.perf_counter()
     store = run.plan.store
-    mine = [b for b in one.steps[0].blocks if run.has(ledger.layer_of(b))]
-    usable = wait_for_inputs(one, run, tally)
+    mine = [b for b in one.steps[0].blocks if ledger.layer_of(b) in run.layers]
+    all_there = run.share is None and not tally.quarantined
+    usable = run.layers if all_there else usable_layers(one, run)
     blocks = [b for b in mine if ledger.layer_of(b) in usable]
     stored = [s for s in one.steps if s.stored]
-    tally.lacking += (len(mine) - len(blocks)) * len(stored)
+    tally.lacking += Counter({s.name: len(mine) - len(blocks) for s in stored if len(mine) > len(blocks)})
     if not blocks:
         return
     with joint(run, one):
@@ -143,11 +146,12 @@ def run_pass(one: Pass, run: Run, tally: Tally) -> None:
         for step_name in (s.name for s in unit.steps if s.store_results):
             tally.quarantined.append((step_name, unit.block, reason))
             send(run.publish, BlockQuarantined(step_name, unit.block, reason))
-    complete_pass(one, run, begun)
+    if run.share is None:  # else there may be others at work
+        complete_pass(one, run, begun)
 
 
 def joint(run: Run, one: Pass) -> AbstractContextManager[Any]:
-    """What shares of a job array do one after the other: to declare arrays, and to make steps complete."""
+    """What shares of a job array do one after the other: to declare arrays."""
     if run.share is None:
         return nullcontext()
     groups = sorted({s.group for s in one.steps if s.stored})
@@ -175,40 +179,6 @@ def usable_layers(one: Pass, run: Run) -> set[int]:
             halo = step.reduction.halo
             layers -= {z + k for z in lacking for k in range(-halo, halo + 1)}
     return layers
-
-
-def wait_for_inputs(one: Pass, run: Run, tally: Tally) -> set[int]:
-    """Layers that a pass can take. A share waits for those of others as long as any of them is at work."""
-    if run.share is None:
-        return usable_layers(one, run) if tally.quarantined else set(run.plan.store.layers)
-    wanted = {z for z in run.plan.store.layers if run.has(z)}
-    folders = [Path(fence.path).parent for fence in run.fences.values()]
-    marks = [folder / f"waiting-{run.share[0]}-of-{run.share[1]}" for folder in folders]
-    try:
-        while True:
-            usable = usable_layers(one, run)
-            if wanted <= usable or stopping.asked() or not others_at_work(run, waiting=False):
-                return usable
-            for mark in marks:
-                mark.touch()
-            time.sleep(POLL)
-            for other in run.plan.passes:
-                if other is one:
-                    break
-                complete_pass(other, run)
-    finally:
-        for mark in marks:
-            mark.unlink(missing_ok=True)
-
-
-def others_at_work(run: Run, *, waiting: bool = True) -> bool:
-    """Whether other shares live in the groups of this one; those that wait for others count only if asked."""
-    for fence in run.fences.values():
-        for path in Path(fence.path).parent.glob("lock-*"):
-            waits = path.with_name(path.name.replace("lock", "waiting")).exists()
-            if str(path) != fence.path and held(path) and (waiting or not waits):
-                return True
-    return False
 
 
 def begin_step(step: PlannedStep, run: Run) -> set[str]:
@@ -268,26 +238,21 @@ def refuse_other(step: PlannedStep, store: Stored) -> None:
             )
 
 
-def complete_pass(one: Pass, run: Run, begun: float | None = None) -> None:
-    """Make the steps of a pass complete, as far as all their blocks are on disk, also those that others wrote."""
-    store, done = run.plan.store, []
-    with joint(run, one):
-        states = {group: ledger.states(store.path, group) for group in {s.group for s in one.steps if s.stored}}
-        for step in (s for s in one.steps if s.stored):
-            state = states[step.group].get(step.name)
-            if state is None or state.complete or len(state.done) < len(state.blocks):
-                continue
-            refuse_changed_inputs(step, store)
-            small = gather_step(step, store) if step.reduction.combine else []
-            run.fences[step.group].check()
-            metadata = [f"{step.group}/{v.name}/zarr.json" for v in step.stored]
-            ledger.complete(store.path, step.group, step.name, provenance_of(step, run.plan), {*small, *metadata})
-            done.append(step)
-    for step in done:
-        spent = time.perf_counter() - begun if begun is not None else 0.0
-        send(run.publish, StepDone(step.name, len(step.blocks), spent))
-    if done or begun is not None:
-        scan.consolidate(store.path)
+def complete_pass(one: Pass, run: Run, begun: float) -> None:
+    """Make the steps of a pass complete, as far as all their blocks are on disk, also those that shares wrote."""
+    store = run.plan.store
+    states = {group: ledger.states(store.path, group) for group in {s.group for s in one.steps if s.stored}}
+    for step in (s for s in one.steps if s.stored):
+        state = states[step.group].get(step.name)
+        if state is None or state.complete or len(state.done) < len(state.blocks):
+            continue
+        refuse_changed_inputs(step, store)
+        small = gather_step(step, store) if step.reduction.combine else []
+        run.fences[step.group].check()
+        metadata = [f"{step.group}/{v.name}/zarr.json" for v in step.stored]
+        ledger.complete(store.path, step.group, step.name, provenance_of(step, run.plan), {*small, *metadata})
+        send(run.publish, StepDone(step.name, len(step.blocks), time.perf_counter() - begun))
+    scan.consolidate(store.path)
 
 
 def refuse_changed_inputs(step: PlannedStep, store: Stored) -> None:

@@ -23,7 +23,9 @@ from dfxm_dask.cli import cli
 from dfxm_dask.errors import IncompleteError, LockedError, RecipeError, StoreError
 from dfxm_dask.run import execute, passes, stopping
 from dfxm_dask.run.clusters.cluster import open_cluster
+from dfxm_dask.run.events import line
 from dfxm_dask.run.execute import run_recipe
+from dfxm_dask.run.passes import Run
 from dfxm_dask.run.plan import make_plan
 from dfxm_dask.run.recipe import Recipe, load_plugin, parse_recipe
 from dfxm_dask.store.integrity import ledger
@@ -333,44 +335,73 @@ def test_run_recipe__raw_data_made_anew_in_mid_run(store: Path, monkeypatch: pyt
         dfxm_dask.open_scan(store)
 
 
-@pytest.mark.parametrize("shares", [pytest.param(k, marks=pytest.mark.slow) for k in (2, 3)])
-def test_run__shares_of_a_job_array_are_joined(raw: Path, store: Path, tmp_path: Path, shares: int) -> None:
+@pytest.mark.slow
+def test_run__shares_of_a_job_array_and_a_last_run(raw: Path, store: Path, tmp_path: Path) -> None:
+    """Shares in any order, one of them killed: the last run does what they left, and the bytes are those of one run."""
     (tmp_path / "gathers.yaml").write_text(GATHERS)
-    running = [
-        subprocess.Popen(
-            command("run", tmp_path / "gathers.yaml", store, "--shard", f"{k}/{shares}"),
+    running = {
+        k: subprocess.Popen(
+            command("run", tmp_path / "gathers.yaml", store, "--shard", f"{k}/3"),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for k in range(1, shares + 1)
-    ]
-    said = [p.communicate(timeout=240)[0] for p in running]
-    assert {p.returncode for p in running} <= {0, 3}, said
-    for k, process in enumerate(running, start=1):  # who came too early for the others goes on
-        if process.returncode == 3:
-            call = CliRunner().invoke(
-                cli, ["run", str(tmp_path / "gathers.yaml"), str(store), "--shard", f"{k}/{shares}"]
-            )
-            assert call.exit_code == 0, call.output
+        for k in (3, 1, 2)
+    }
+    killed = running.pop(2)
+    assert killed.stdout
+    killed.stdout.readline()  # it has begun
+    with pytest.raises(LockedError, match=r"is held by .*\(share [123]/3\)"):
+        run_recipe(parsed(GATHERS), store)
+    killed.kill()
+    killed.communicate()
+    last = CliRunner().invoke(cli, ["run", str(tmp_path / "gathers.yaml"), str(store), "--shard", "last"])
+    said = {k: process.communicate(timeout=240)[0] for k, process in running.items()}
+    assert {p.returncode for p in running.values()} == {0}, said
+    assert "share 3/3 is done; when all are, --shard last does what is left: pca, project_pca" in said[3]
+    assert last.exit_code == 0, last.output
     shutil.copytree(raw, tmp_path / "serial")
     run_recipe(parsed(GATHERS), tmp_path / "serial")
     assert contents(store) == contents(tmp_path / "serial")
     assert run_recipe(parsed(GATHERS), store).blocks_done == 0
 
 
-def test_run_recipe__a_share_does_its_part_and_says_what_lacks(store: Path) -> None:
+def test_run_recipe__a_share_does_its_part_and_leaves_the_rest_to_a_last_run(
+    store: Path, raw: Path, tmp_path: Path
+) -> None:
     first = run_recipe(parsed(GATHERS), store, share=(1, 2))
-    assert not first.complete
+    assert (first.complete, first.lacking) == (False, 3)
     assert lines(store, "rocking", "moments") == 3
     with pytest.raises(IncompleteError, match="3 of 6"):
         dfxm_dask.open_scan(store)
     second = run_recipe(parsed(GATHERS), store, share=(2, 2))
-    assert second.blocks_done == 12
-    assert (second.complete, second.lacking) == (False, 0)  # its own is done; the first has not projected yet
-    assert run_recipe(parsed(GATHERS), store, share=(1, 2)).complete
+    assert (second.complete, second.blocks_done, second.lacking) == (False, 9, 3)
+    assert not ledger.states(store, "rocking")["moments"].complete  # which is for the last
+    said: list[str] = []
+    assert run_recipe(parsed(GATHERS), store, share=(1, 2), publish=(lambda e: said.append(line(e)),)).blocks_done == 0
+    assert said[-1].startswith("share 1/2 is done; when all are, --shard last does what is left: pca, project_pca")
+    other = ExitStack()
+    other.enter_context(own_group(store, "rocking", "recipe gathers (share 2/2)", (2, 2)))
+
+    def note(event: Any) -> None:
+        said.append(line(event))
+        if "waits for" in said[-1]:
+            other.close()
+
+    last = run_recipe(parsed(GATHERS), store, share="last", publish=(note,))
+    assert any(f"(pid {os.getpid()}" in text and "(share 2/2)" in text for text in said)
+    assert (last.complete, last.blocks_done) == (True, 6)  # projections, once the gather is there
     dfxm_dask.open_scan(store)
-    assert run_recipe(parsed(GATHERS), store).blocks_done == 0
+    shutil.copytree(raw, tmp_path / "serial")
+    run_recipe(parsed(GATHERS), tmp_path / "serial")
+    assert contents(store) == contents(tmp_path / "serial")
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 6, 8])
+def test_run__shares_are_neighbours_and_together_all_layers(raw: Path, count: int) -> None:
+    made = make_plan(recipe(), raw)
+    parts = [sorted(Run(made, recipe(), None, (), False, (k, count), {}).layers) for k in range(1, count + 1)]
+    assert [z for part in parts for z in part] == list(range(6))
 
 
 def test_run_recipe__shares_that_cannot_be(store: Path) -> None:
@@ -380,6 +411,8 @@ def test_run_recipe__shares_that_cannot_be(store: Path) -> None:
         run_recipe(recipe(), store, share=(1, 2), client="a client")
     with pytest.raises(RecipeError, match="share 1/2: cannot overwrite"):
         run_recipe(recipe(), store, share=(1, 2), overwrite=True)
+    with pytest.raises(RecipeError, match="share last: cannot overwrite"):
+        run_recipe(recipe(), store, share="last", overwrite=True)
 
 
 @pytest.fixture

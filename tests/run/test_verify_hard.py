@@ -40,7 +40,7 @@ def flip(file: Path, at: int = 100) -> None:
 def test_verify__a_block_of_a_share_is_mended_and_stays(store: Path) -> None:
     for k in (1, 2):
         run_recipe(recipe(), store, share=(k, 2))
-    assert run_recipe(recipe(), store, share=(1, 2)).complete
+    assert run_recipe(recipe(), store).complete
     before = contents(store)
     flip(store / "rocking/com_phi/c/1/0/0")
     assert verify(store, repair=True).faults == ()

@@ -7,12 +7,12 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.plain_yaml import configured, read_words
+from dfxm_dask.plain_yaml import read_config
 from dfxm_dask.run.clusters.cluster import read_cluster
 from dfxm_dask.run.recipe import read_recipe
 from dfxm_dask.schema import nearest
@@ -51,6 +51,11 @@ class Nightly(BaseModel):
     retries: Annotated[int, Field(ge=0)] = 2
     hours: Annotated[float, Field(gt=0)] | None = None
 
+    @field_validator("raw", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
     @field_validator("raw")
     @classmethod
     def _no_stars_across_folders(cls, value: list[str]) -> list[str]:
@@ -80,10 +85,7 @@ def read_nightly(path: str | Path) -> Nightly:
         that cannot be read.
     """
     path = Path(path).absolute()
-    content, lines = read_words(path, "a night")
-    if isinstance(content.get("raw"), str):
-        content["raw"] = [content["raw"]]
-    night = configured(Nightly, content, lines, path, "configs/nightly.yaml")
+    night = read_config(path, Nightly, "a night", "configs/nightly.yaml")
     folder = path.parent
     night = night.model_copy(
         update={

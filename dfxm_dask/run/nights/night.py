@@ -51,6 +51,7 @@ from dfxm_dask.run.nights.plan import (
 from dfxm_dask.run.nights.scans import apart, find_masters
 from dfxm_dask.run.recipe import Recipe, read_recipe
 from dfxm_dask.run.stopping import asked, heeding_signals
+from dfxm_dask.store.ingest import IngestReport
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.lock import hold
 
@@ -244,25 +245,7 @@ def _work(
         if scan.seen.problem:
             return end("failed", scan.seen.problem, before + 1, "failed")
         if not (scan.state and ingested(scan.store)):  # a store that somebody else made must be one of the same files
-            # What was begun from files, or with words, that have changed since holds nothing that anybody used.
-            files = [list(file) for file in scan.seen.files]
-            anew = bool(scan.state) and (files, words[0]) != (scan.state["files"], scan.state["raw_asked"])
-            made = run_ingest(
-                str(scan.source),
-                scan.store,
-                client=client,
-                publish=(*publish, count),
-                scan=[*scan.entries],
-                beamline=night.beamline,
-                motors=night.motors,
-                detector=night.detector,
-                pixel_size=night.pixel_size,
-                roi=night.roi,
-                roots=night.roots,
-                allow_partial=night.allow_partial,
-                scan_mode=scan.seen.scan_mode,
-                overwrite=anew,
-            )
+            made = _ingest(scan, night, client, (*publish, count), words[0])
             known["absent"] = made.absent
         for recipe in recipes:
             if recipe.name in done:
@@ -292,6 +275,32 @@ def _work(
     if known["absent"]:
         return end("partial", f"absent: {', '.join(known['absent'])}", 0, "partial")
     return end("done", "", 0, "done")
+
+
+def _ingest(
+    scan: NightScan, night: Nightly, client: Any, publish: tuple[Subscriber, ...], raw_asked: str
+) -> IngestReport:
+    """The store of a scan; ``raw_asked`` is the digest of what the night says of raw data."""
+    assert scan.seen is not None
+    # What was begun from files, or with words, that have changed since holds nothing that anybody used.
+    files = [list(file) for file in scan.seen.files]
+    anew = bool(scan.state) and (files, raw_asked) != (scan.state["files"], scan.state["raw_asked"])
+    return run_ingest(
+        str(scan.source),
+        scan.store,
+        client=client,
+        publish=publish,
+        scan=[*scan.entries],
+        beamline=night.beamline,
+        motors=night.motors,
+        detector=night.detector,
+        pixel_size=night.pixel_size,
+        roi=night.roi,
+        roots=night.roots,
+        allow_partial=night.allow_partial,
+        scan_mode=scan.seen.scan_mode,
+        overwrite=anew,
+    )
 
 
 @contextmanager

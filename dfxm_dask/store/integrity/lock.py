@@ -4,6 +4,9 @@ It appears whole or not at all (a hard link to a file that is written before), s
 one is refused. It is stale, and taken over, when its owner's process on this host is gone, or when nothing has been
 heard from another host for :data:`STALE` seconds by the clock of the file system. A run that was taken for dead, and
 was not, finds that the lock is no longer its own before it gives a file its final name or commits a block.
+
+flufl.lock 10 links files as well, but judges by the clock of each host, has no heartbeat of its own, waits out the lock
+of a killed process, and knows neither who holds it for what, nor fences, nor shares: 60 lines here would go, 640 come.
 """
 
 from __future__ import annotations
@@ -100,6 +103,12 @@ def own_group(store: Path, group: str, what: str, share: tuple[int, int] | None 
             if str(lock) != fence.path and not (share and lock.name.endswith(f"-of-{share[1]}")):
                 refuse_held(lock, what)
         yield fence
+
+
+def shares_at_work(store: Path, group: str) -> list[str]:
+    """Shares of a job array that are alive in a group: who runs them, and where."""
+    owners = [held(path) for path in sorted(Path(store, group, ".ledger").glob("lock-*"))]
+    return [_words(owner) for owner in owners if owner]
 
 
 @contextmanager
