@@ -12,7 +12,8 @@ from scipy.special import expit
 
 from dfxm_dask.beams.network.inference import predict, predict_counts
 from dfxm_dask.beams.network.networks import STRONG, WEAK, compact, published
-from dfxm_dask.beams.network.training import LEVELS, labelled_patches, seen_patches, train
+from dfxm_dask.beams.network.training import train
+from dfxm_dask.beams.network.training_patches import LEVELS, labelled_patches, seen_patches
 from dfxm_dask.beams.network.weights import load, shipped
 from dfxm_dask.beams.patches import gather_patches, log_counts, standardise
 from dfxm_dask.beams.scoring.scores import (
