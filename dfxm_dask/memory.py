@@ -7,25 +7,36 @@ copied, and one compiled version serves every shape and every number of scan axe
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 
-def frame_lines(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+class FrameLines(NamedTuple):
     """The buffer behind a layer as one line, with the place of each frame and the step between rows.
 
-    Parameters
+    Attributes
     ----------
-    counts : array (y, x, scan axes)
-        View of a buffer in which x runs fastest. Any other layout is copied once.
-
-    Returns
-    -------
     line : array (anything,)
         Read-only view of the memory between the first and the last voxel.
     starts : array (frames,), int64
         Index in `line` of pixel (0, 0) of each frame, the last scan axis running fastest.
     row_step : int
         Distance in `line` between pixels that follow each other along y.
+    """
+
+    line: np.ndarray
+    starts: np.ndarray
+    row_step: int
+
+
+def frame_lines(counts: np.ndarray) -> FrameLines:
+    """The buffer behind a layer as one line, with the place of each frame and the step between rows.
+
+    Parameters
+    ----------
+    counts : array (y, x, scan axes)
+        View of a buffer in which x runs fastest. Any other layout is copied once.
 
     Examples
     --------
@@ -35,7 +46,7 @@ def frame_lines(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     ([0, 6], 3, 11)
     """
     if counts.size == 0:
-        return np.zeros(0, counts.dtype), np.zeros(int(np.prod(counts.shape[2:])), np.int64), 0
+        return FrameLines(np.zeros(0, counts.dtype), np.zeros(int(np.prod(counts.shape[2:])), np.int64), 0)
     item = counts.itemsize
     follows = counts.strides[1] == item or counts.shape[1] == 1
     if not (follows and counts.dtype.isnative and all(step >= 0 and step % item == 0 for step in counts.strides)):
@@ -47,4 +58,4 @@ def frame_lines(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         starts = (starts[:, None] + np.arange(length) * step).ravel()
     extent = 1 + sum((length - 1) * step for length, step in zip(counts.shape, steps, strict=True))
     line = np.lib.stride_tricks.as_strided(counts, (extent,), (item,), writeable=False)
-    return line, starts, steps[0]
+    return FrameLines(line, starts, steps[0])

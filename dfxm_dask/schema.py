@@ -293,6 +293,11 @@ PlainBackground = Annotated[
 ]
 """Parameter ``background`` of a reduction that may read a background map."""
 
+RockingAxis = Annotated[
+    str | None, Field(description="scan axis of the rocking curve; phi where it is scanned, by default")
+]
+"""Parameter ``axis`` of a reduction that tells weak and strong beam apart."""
+
 
 def check_background(asked: str, background_map: np.ndarray | None, background: float | Literal["none"] | None) -> None:
     """Refuse no background at all, and both a map and a number.

@@ -23,7 +23,8 @@ from scipy.special import expit
 
 from dfxm_dask.beams.network.networks import one_thread
 from dfxm_dask.beams.network.scores import brightness_baseline, brightness_probability, evaluate
-from dfxm_dask.beams.network.training import LEVELS, labelled_patches, seen_patches, train
+from dfxm_dask.beams.network.training import train
+from dfxm_dask.beams.network.training_patches import LEVELS, labelled_patches, seen_patches
 from dfxm_dask.beams.network.weights import FOLDER, facts, load, save
 from dfxm_dask.phantoms.phantom import Phantom, render
 from dfxm_dask.phantoms.presets import build

@@ -7,9 +7,15 @@ is cut.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
+from dfxm_dask.beams.prior import SOFTNESS, WEAK_FROM, WEAK_UNTIL, weak_probability
+
+STRONG_UNTIL = 1.0
+WEIGHED_FROM, WEIGHED_SOFTNESS = 1.75, 0.1  # where the tails begin if frames weigh by their contrast (our choice)
 TABLE_END, TABLE_STEPS = 8, 512  # windows are looked up: u from -8 to 8, 512 entries for 1
 STRIP = 256  # pixels along x that are summed together: their sums stay in the first-level cache
 GROUP = 4  # frames added in one go, so that the sums are loaded and stored once for four frames
@@ -19,8 +25,87 @@ GROUP = 4  # frames added in one go, so that the sums are loaded and stored once
 CENTRE, INVERSE, LEVEL, STRONG, STRONG_NORM, BELOW, ABOVE, ROWS = 0, 1, 2, 3, 4, 5, 9, 13
 
 
+class Frames(NamedTuple):
+    """Where each frame was taken, and what it weighs: arrays (frame,), float32.
+
+    Attributes
+    ----------
+    position
+        Along the rocking axis; they and the peaks from mid-scan, since float32 would round large angles.
+    weight
+    read : count²
+        Variance without photons.
+    """
+
+    position: np.ndarray
+    weight: np.ndarray
+    read: np.ndarray
+
+
+class Pixels(NamedTuple):
+    """Background and local reference of every pixel: arrays (y, x), float32; `lit` is bool."""
+
+    level: np.ndarray
+    lit: np.ndarray
+    peak: np.ndarray
+    width: np.ndarray
+
+
+class Patches(NamedTuple):
+    """Probability of the weak beam in each patch of each frame, and between which patches a pixel lies, and where."""
+
+    chance: np.ndarray
+    patch_y: np.ndarray
+    part_y: np.ndarray
+    patch_x: np.ndarray
+    part_x: np.ndarray
+
+
+def windows(
+    u: np.ndarray, until: float = WEAK_UNTIL, start: float = WEAK_FROM, softness: float = SOFTNESS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights of a place in the sums of weak and of strong beam.
+
+    Parameters
+    ----------
+    u : array
+        Local rocking coordinate.
+    until : float
+        Where the tails end.
+    start, softness : float
+        Where they begin, and how soft.
+
+    Returns
+    -------
+    weak, cut, strong : array
+        S((|u| − start)/softness), S((until − |u|)/0.3) and S((1 − |u|)/0.3), S the logistic function. The weak beam
+        weighs by the product of the first two.
+
+    Examples
+    --------
+    >>> [w.round(2).tolist() for w in windows(np.array([0.0, 2.0, 4.0, 9.0]))]
+    [[0.0, 0.5, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0], [0.97, 0.03, 0.0, 0.0]]
+    """
+    return (
+        weak_probability(u, start, softness),
+        1 - weak_probability(u, until),
+        1 - weak_probability(u, STRONG_UNTIL),
+    )
+
+
+def window_tables(until: float, weighed: bool, curve: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+    """Logistic of the weak beam, cut × contrast, logistic of the strong beam at the middle of each entry."""
+    u = (np.arange(2 * TABLE_END * TABLE_STEPS) + 0.5) / TABLE_STEPS - TABLE_END
+    rows = list(windows(u, until, *((WEIGHED_FROM, WEIGHED_SOFTNESS) if weighed else ())))
+    if curve is not None:
+        rows[1] = rows[1] * np.exp(np.interp(u, curve[0], np.log(curve[1])))  # it falls by powers of ten
+    for row in rows[1:]:
+        row[0] = row[-1] = 0.0  # where u beyond the table is sent
+    return np.array(rows, np.float32)
+
+
 @njit(nogil=True, cache=True)
-def _entries(position, strip, entry):  # type: ignore[no-untyped-def]
+def _entries(position, strip, entry):
     """Entry of the tables at the local coordinate of every place of a strip."""
     last, zero = np.float32(2 * TABLE_END * TABLE_STEPS - 1), np.float32(0)
     scale, end = np.float32(TABLE_STEPS), np.float32(TABLE_END)
@@ -33,13 +118,13 @@ def _entries(position, strip, entry):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _look_up(table, entry, found):  # type: ignore[no-untyped-def]
+def _look_up(table, entry, found):
     for n in range(STRIP):
         found[n] = table[np.uintp(entry[n])]
 
 
 @njit(nogil=True, cache=True)
-def _join(prior, rest, inner, chance, fused, weights):  # type: ignore[no-untyped-def]
+def _join(prior, rest, inner, chance, fused, weights):
     """Weights from the probability of the patches, alone or joined with the local coordinate by their log-odds."""
     one = np.float32(1)
     for n in range(STRIP):
@@ -51,14 +136,14 @@ def _join(prior, rest, inner, chance, fused, weights):  # type: ignore[no-untype
 
 
 @njit(nogil=True, cache=True)
-def _take(line, start, counts):  # type: ignore[no-untyped-def]
+def _take(line, start, counts):
     """Copies a piece of a row: nothing else waits for the memory."""
     for n in range(counts.size):
         counts[n] = line[np.uintp(start) + np.uintp(n)]
 
 
 @njit(nogil=True, cache=True)
-def _add(counts, weigh, read, weights, strip, sums):  # type: ignore[no-untyped-def]
+def _add(counts, weigh, read, weights, strip, sums):
     """Adds four frames to the sums of the strong beam, and to those of the weak beam on one side of the peak.
 
     Always runs over a full strip, so that every pixel sees the same instructions wherever the layer is cut.
@@ -108,7 +193,7 @@ def _add(counts, weigh, read, weights, strip, sums):  # type: ignore[no-untyped-
 
 
 @njit(nogil=True, cache=True)
-def _add_split(counts, position, weigh, read, weights, strip):  # type: ignore[no-untyped-def]
+def _add_split(counts, position, weigh, read, weights, strip):
     """Adds a frame that is below the peak of some pixels and above that of others; the same sums to the last bit."""
     zero = np.float32(0)
     for n in range(STRIP):
@@ -134,7 +219,7 @@ def _add_split(counts, position, weigh, read, weights, strip):  # type: ignore[n
 
 
 @njit(nogil=True, cache=True)
-def _chances(chance, i, k, part, patch_x, part_x, mixed, width):  # type: ignore[no-untyped-def]
+def _chances(chance, i, k, part, patch_x, part_x, mixed, width):
     """Probability of the weak beam along a strip, between the centres of the patches."""
     for n in range(width):
         j = patch_x[n]
@@ -145,7 +230,7 @@ def _chances(chance, i, k, part, patch_x, part_x, mixed, width):  # type: ignore
 
 
 @njit(nogil=True, cache=True)
-def _begin(lit, peak, width, level, strip):  # type: ignore[no-untyped-def]
+def _begin(lit, peak, width, level, strip):
     """Local reference of a strip; of places without one u is 0, and their weights nothing. Least and largest centre."""
     low, high, zero = np.float32(np.inf), np.float32(-np.inf), np.float32(0)
     for n in range(lit.size):
@@ -160,8 +245,10 @@ def _begin(lit, peak, width, level, strip):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _finish(strip, gain, least, weak, strong, minus, plus, sigma):  # type: ignore[no-untyped-def]
+def _finish(strip, gain, least, maps, y, first, last):
     """Means and the standard deviation, where the weights sum to enough frames and the place has a reference."""
+    weak, strong, minus = maps[0, y, first:last], maps[1, y, first:last], maps[2, y, first:last]
+    plus, sigma = maps[3, y, first:last], maps[4, y, first:last]
     nothing, zero = np.float32(np.nan), np.float32(0)
     below, above = strip[BELOW * STRIP : ABOVE * STRIP], strip[ABOVE * STRIP :]
     for n in range(weak.size):
@@ -179,57 +266,29 @@ def _finish(strip, gain, least, weak, strong, minus, plus, sigma):  # type: igno
 
 
 @njit(nogil=True, cache=True)
-def integrate_layer(  # type: ignore[no-untyped-def]
-    line,
-    starts,
-    row_step,
-    positions,
-    level,
-    lit,
-    peak,
-    width,
-    windows,
-    weight,
-    read,
-    gain,
-    method,
-    chance,
-    patch_y,
-    part_y,
-    patch_x,
-    part_x,
-    least,
-    counts,
-    maps,
-):
+def integrate_layer(lines, frames, pixels, windows, patches, method, gain, least, maps):
     """Fills weak, strong, weak below and above the peak, and the standard deviation of weak, strip by strip.
 
     Parameters
     ----------
-    line, starts, row_step
-        Counts, as :func:`dfxm_dask.memory.frame_lines` gives them.
-    positions : array (frame,), float32
-        Along the rocking axis; they and the peaks from mid-scan, since float32 would round large angles.
-    level, peak, width : array (y, x), float32
-    lit : array (y, x), bool
+    lines : FrameLines
+    frames : Frames
+    pixels : Pixels
     windows : array (3, entry), float32
         Logistic of the weak beam, what it is cut by, and logistic of the strong beam.
-    weight, read : array (frame,), float32
-        Of each frame: its weight, and its variance without photons.
-    gain : float32
+    patches : Patches
     method : int
         0 by the local coordinate, 1 by the patches, 2 by both.
-    chance, patch_y, part_y, patch_x, part_x
-        Probability of each patch of each frame, and between which of them a pixel lies.
+    gain : float32
     least : float32
         Sum of weights below which there is no mean.
-    counts : array (GROUP × STRIP,), dtype of `line`
-        Zeros: room for a strip of some frames.
     maps : array (5, y, x), float32
         Filled.
     """
+    line, starts, row_step = lines
+    level, lit, peak, width = pixels
+    chance, patch_y, part_y, patch_x, part_x = patches
     rows, columns = level.shape
-    frames = starts.size
     strip = np.zeros(ROWS * STRIP, np.float32)
     below, above = strip[BELOW * STRIP : ABOVE * STRIP], strip[ABOVE * STRIP :]
     buffers = np.zeros((4, STRIP), np.float32)
@@ -238,6 +297,7 @@ def integrate_layer(  # type: ignore[no-untyped-def]
     pairs[0::2], pairs[1::2] = windows[0] * windows[1], windows[2]
     table = pairs.view(np.uint64)  # two weights travel as one word, since loads and stores are what a look-up costs
     entry = np.zeros(STRIP, np.int32)
+    counts = np.zeros(GROUP * STRIP, line.dtype)
     found = np.zeros(GROUP * STRIP, np.uint64)
     weights = found.view(np.float32)
     position, weigh, variance = np.zeros(GROUP, np.float32), np.zeros(GROUP, np.float32), np.zeros(GROUP, np.float32)
@@ -255,13 +315,13 @@ def integrate_layer(  # type: ignore[no-untyped-def]
                 maps[:, y, first:last] = np.nan
                 continue
             mixed[:] = np.float32(0.5)
-            for group in range(0, frames, GROUP):
+            for group in range(0, starts.size, GROUP):
                 before, after = True, True
                 for g in range(GROUP):
-                    f = min(group + g, frames - 1)  # the last group is filled up with frames of zero weight
+                    f = min(group + g, starts.size - 1)  # the last group is filled up with frames of zero weight
                     _take(line, starts[f] + corner, counts[g * STRIP : g * STRIP + size])
-                    position[g], variance[g] = positions[f], read[f]
-                    weigh[g] = weight[f] if group + g < frames else np.float32(0)
+                    position[g], variance[g] = frames.position[f], frames.read[f]
+                    weigh[g] = frames.weight[f] if group + g < starts.size else np.float32(0)
                     before &= position[g] <= low
                     after &= position[g] > high
                     _entries(position[g], strip, entry)
@@ -282,13 +342,4 @@ def integrate_layer(  # type: ignore[no-untyped-def]
                     for g in range(GROUP):
                         part, both = slice(g * STRIP, (g + 1) * STRIP), slice(2 * g * STRIP, 2 * (g + 1) * STRIP)
                         _add_split(counts[part], position[g], weigh[g], variance[g], weights[both], strip)
-            _finish(
-                strip,
-                gain,
-                least,
-                maps[0, y, first:last],
-                maps[1, y, first:last],
-                maps[2, y, first:last],
-                maps[3, y, first:last],
-                maps[4, y, first:last],
-            )
+            _finish(strip, gain, least, maps, y, first, last)

@@ -43,14 +43,15 @@ def block_edges(y: np.ndarray, x: np.ndarray, asked: str, length: float = BLOCK)
 
 
 @njit(nogil=True, cache=True)
-def _add_above(line, start, level, total):  # type: ignore[no-untyped-def]
+def _add_above(line, start, level, total):
     for n in range(total.size):
         above = np.float32(line[np.uintp(start) + np.uintp(n)]) - level[n]
         total[n] += above if above == above else np.float32(0)
 
 
 @njit(nogil=True, cache=True)
-def _bin(line, starts, row_step, place, level, high, wide, curves):  # type: ignore[no-untyped-def]
+def _bin(line, starts, row_step, place, level, high, wide, curves):
+    """Adds counts above background to the curves of their blocks."""
     rows, columns = level.shape
     total = np.empty(columns, np.float32)
     for i in range(curves.shape[1]):  # rows of blocks outside: the background of one stays in the cache
@@ -129,7 +130,8 @@ def block_curves(
 
 
 @njit(nogil=True, cache=True)
-def _means(image, high, wide, means):  # type: ignore[no-untyped-def]
+def _means(image, high, wide, means):
+    """Means of what is finite in each block; NaN without any."""
     rows, columns = image.shape
     total, count = np.empty(columns, np.float32), np.empty(columns, np.float32)
     for i in range(means.shape[0]):
@@ -162,13 +164,13 @@ def block_means(image: np.ndarray, edges: tuple[int, int]) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
-def _lowest(word):  # type: ignore[no-untyped-def]
+def _lowest(word):
     """Number of the lowest bit that is set."""
     return np.int64(BIT_OF[((word & (~word + np.uint64(1))) * SPREAD) >> np.uint64(58)])
 
 
 @njit(nogil=True, cache=True)
-def _highest(word):  # type: ignore[no-untyped-def]
+def _highest(word):
     """Number of the highest bit that is set."""
     for shift in (1, 2, 4, 8, 16, 32):
         word |= word >> np.uint64(shift)
@@ -176,7 +178,7 @@ def _highest(word):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _next(rank, bits, some):  # type: ignore[no-untyped-def]
+def _next(rank, bits, some):
     """First rank in the window that is not below this one; there must be one."""
     word = rank >> 6
     rest = bits[np.uintp(word)] & (FULL << np.uint64(rank & 63))
@@ -189,7 +191,7 @@ def _next(rank, bits, some):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _last(rank, bits, some):  # type: ignore[no-untyped-def]
+def _last(rank, bits, some):
     """Last rank in the window that is below this one; there must be one."""
     word = rank >> 6
     rest = bits[np.uintp(word)] & ~(FULL << np.uint64(rank & 63))
@@ -202,7 +204,7 @@ def _last(rank, bits, some):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _median(ranks, ordered, reach_y, reach_x, bits, some, result):  # type: ignore[no-untyped-def]
+def _median(ranks, ordered, reach_y, reach_x, bits, some, result):
     """Median of a window that slides along x.
 
     Every rank is a bit that is set while it is in the window: the median walks from where it was by as many ranks as
@@ -296,25 +298,26 @@ def reach_of(window: float, edges: tuple[int, int], pixel: tuple[float, float]) 
 
 
 @njit(nogil=True, cache=True)
-def _gather(values, place, found):  # type: ignore[no-untyped-def]
+def _gather(values, place, found):
     for n in range(place.size):
         found[n] = values[np.uintp(place[n])]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _mix(here, there, part, result):  # type: ignore[no-untyped-def]
+def _mix(here, there, part, result):
     for n in range(result.size):
         result[n] = here[n] + (there[n] - here[n]) * part[n]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _divide(total, result):  # type: ignore[no-untyped-def]
+def _divide(total, result):
     for n in range(result.size):
         result[n] = result[n] / total[n] if total[n] > 0 else np.float32(np.nan)
 
 
 @njit(nogil=True, cache=True)
-def _spread(blocks, high, wide, result):  # type: ignore[no-untyped-def]
+def _spread(blocks, high, wide, result):
+    """Blocks spread bilinearly between their centres; a block without a number has no weight."""
     rows, columns = result.shape
     before, after = np.empty(columns, np.int32), np.empty(columns, np.int32)
     part = np.empty(columns, np.float32)

@@ -181,7 +181,7 @@ def _gaussian(sigma: float) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
-def _where_known(weak, sigma, lit, values, sigmas):  # type: ignore[no-untyped-def]
+def _where_known(weak, sigma, lit, values, sigmas):
     """Both images where the place is lit and both have a number; NaN elsewhere."""
     nothing = np.float32(np.nan)
     for y in range(lit.shape[0]):
@@ -193,7 +193,7 @@ def _where_known(weak, sigma, lit, values, sigmas):  # type: ignore[no-untyped-d
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _ratio(values, around, usual_sigma):  # type: ignore[no-untyped-def]
+def _ratio(values, around, usual_sigma):
     """Excess over the surroundings in standard deviations, in place; 0 where there is no noise to count in."""
     zero, nothing = np.float32(0), np.float32(np.nan)
     for y in range(values.shape[0]):
@@ -204,7 +204,7 @@ def _ratio(values, around, usual_sigma):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _add_in_noise(ratio, scale, least, total, count):  # type: ignore[no-untyped-def]
+def _add_in_noise(ratio, scale, least, total, count):
     """Adds a ratio over its local scale where it is known, and counts it."""
     zero, one = np.float32(0), np.float32(1)
     whole = scale.size > 1
@@ -218,7 +218,7 @@ def _add_in_noise(ratio, scale, least, total, count):  # type: ignore[no-untyped
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _blur(total, count, taps_y, taps_x, found):  # type: ignore[no-untyped-def]
+def _blur(total, count, taps_y, taps_x, found):
     """Gaussian mean over the places that count, along y and then along x, of what is added there over its noise."""
     rows, columns = total.shape
     line, share = np.empty(columns, np.float32), np.empty(columns, np.float32)
@@ -242,7 +242,7 @@ def _blur(total, count, taps_y, taps_x, found):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _rescale(values, scale, least):  # type: ignore[no-untyped-def]
+def _rescale(values, scale, least):
     """Divides by the local scale, in place."""
     one = np.float32(1)
     whole = scale.size > 1

@@ -7,10 +7,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from dfxm_dask.beams.beam_sums import GROUP, STRIP, TABLE_END, TABLE_STEPS, integrate_layer
+from dfxm_dask.beams.beam_sums import TABLE_END, Frames, Patches, Pixels, integrate_layer, window_tables
 from dfxm_dask.beams.patches import between_centres, check_grid, filled
 from dfxm_dask.beams.prior import (
-    SOFTNESS,
     SURELY_WEAK,
     WEAK_FROM,
     WEAK_UNTIL,
@@ -18,7 +17,6 @@ from dfxm_dask.beams.prior import (
     frame_noise,
     frame_places,
     rocking_axis,
-    weak_probability,
 )
 from dfxm_dask.errors import InputError
 from dfxm_dask.memory import frame_lines
@@ -39,6 +37,7 @@ from dfxm_dask.schema import (
     WEAK_PLUS,
     WIDTH_LOCAL,
     PlainBackground,
+    RockingAxis,
     Variable,
     plain_background,
 )
@@ -48,44 +47,10 @@ WEAK = Variable("weak", SPACE, "float32", "count", "mean counts of a weak-beam f
 STRONG = Variable("strong", SPACE, "float32", "count", "mean counts of a strong-beam frame")
 WEAK_SIGMA = Variable("weak_sigma", SPACE, "float32", "count", "standard deviation of the mean weak-beam counts")
 
-STRONG_UNTIL = 1.0
-WEIGHED_FROM, WEIGHED_SOFTNESS = 1.75, 0.1  # where the tails begin if frames weigh by their contrast (our choice)
 BIN, BIN_LEAST = 8, 200  # bins of a contrast curve for 1 of u, and values that a bin must have
 SAMPLE = 40000  # pixels that noise and contrast of a layer are measured on, about
-LEAST_FRAMES = 0.5  # sum of the weights below which a mean is no mean
+LEAST_FRAMES = 0.5  # frames in the tails, by the sum of their weights, below which a mean is no mean
 METHODS = {"pixel": 0, "patch": 1, "fused": 2}
-
-
-def windows(
-    u: np.ndarray, until: float = WEAK_UNTIL, start: float = WEAK_FROM, softness: float = SOFTNESS
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights of a place in the sums of weak and of strong beam.
-
-    Parameters
-    ----------
-    u : array
-        Local rocking coordinate.
-    until : float
-        Where the tails end.
-    start, softness : float
-        Where they begin, and how soft.
-
-    Returns
-    -------
-    weak, cut, strong : array
-        S((|u| − start)/softness), S((until − |u|)/0.3) and S((1 − |u|)/0.3), S the logistic function. The weak beam
-        weighs by the product of the first two.
-
-    Examples
-    --------
-    >>> [w.round(2).tolist() for w in windows(np.array([0.0, 2.0, 4.0, 9.0]))]
-    [[0.0, 0.5, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0], [0.97, 0.03, 0.0, 0.0]]
-    """
-    return (
-        weak_probability(u, start, softness),
-        1 - weak_probability(u, until),
-        1 - weak_probability(u, STRONG_UNTIL),
-    )
 
 
 def _sorted_within(place: np.ndarray, values: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
@@ -153,17 +118,6 @@ def contrast_curve(u: np.ndarray, above: np.ndarray) -> tuple[np.ndarray, np.nda
     return middle, weight / weight[within].max()
 
 
-def _tables(until: float, weighed: bool, curve: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
-    """Logistic of the weak beam, cut × contrast, logistic of the strong beam at the middle of each entry."""
-    u = (np.arange(2 * TABLE_END * TABLE_STEPS) + 0.5) / TABLE_STEPS - TABLE_END
-    rows = list(windows(u, until, *((WEIGHED_FROM, WEIGHED_SOFTNESS) if weighed else ())))
-    if curve is not None:
-        rows[1] = rows[1] * np.exp(np.interp(u, curve[0], np.log(curve[1])))  # it falls by powers of ten
-    for row in rows[1:]:
-        row[0] = row[-1] = 0.0  # where u beyond the table is sent
-    return np.array(rows, np.float32)
-
-
 def _sample(
     counts: np.ndarray, level: np.ndarray, positions: np.ndarray, lit: np.ndarray, peak: np.ndarray, width: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -178,6 +132,26 @@ def _sample(
         centre = np.where(lit & (width > 0), peak, np.nan)[rows][:, every]
         u = (positions[:, None, None] - centre) / width[rows][:, every]
         return u, frames.astype(np.float32) - level[rows][:, every]
+
+
+def _frame_variances(u: np.ndarray, above: np.ndarray, noise: float, gain: float) -> tuple[np.ndarray, np.ndarray]:
+    """Noise of each frame (count), and its variance without photons, from the tails; `noise` where these are none."""
+    with np.errstate(invalid="ignore"):
+        quiet = (np.abs(u) > SURELY_WEAK) & (np.abs(u) < WEAK_UNTIL) & np.isfinite(above)
+    measured = frame_noise(above, quiet)
+    if np.isnan(measured).any():
+        measured[:] = noise
+    usual = np.array([np.median(a[q]) if q.any() else np.nan for a, q in zip(above, quiet, strict=True)])
+    usual = np.where(np.isfinite(usual), usual, np.nanmedian(usual) if np.isfinite(usual).any() else 0.0)
+    return measured, np.maximum(measured**2 - gain * np.maximum(usual, 0), 0.05 * measured**2)
+
+
+def _least_weight(curve: tuple[np.ndarray, np.ndarray] | None, until: float) -> float:
+    """Sum of the weights below which a mean is no mean: one bin of a contrast curve may outweigh all others."""
+    if curve is None:
+        return LEAST_FRAMES
+    tails = (np.abs(curve[0]) > WEAK_FROM) & (np.abs(curve[0]) < until)
+    return LEAST_FRAMES * float(np.median(curve[1][tails]))
 
 
 def published_sum(frames: np.ndarray, weak: np.ndarray, size: int = PATCH) -> np.ndarray:
@@ -242,9 +216,7 @@ def integrate_beams(
         Literal["pixel", "patch", "fused"],
         Field(description="weights by the local coordinate, by the patches of p_weak, or by both"),
     ] = "pixel",
-    axis: Annotated[
-        str | None, Field(description="scan axis of the rocking curve; phi where it is scanned, by default")
-    ] = None,
+    axis: RockingAxis = None,
     background: PlainBackground = None,
     frame_weight: Annotated[
         Literal["noise", "equal"], Field(description="frames weigh by the inverse of their variance, or alike")
@@ -380,48 +352,28 @@ def integrate_beams(
         chance = np.where(np.isfinite(chance), np.clip(chance, 1e-6, 1 - 1e-6), np.float32(0.5))
         positions = np.asarray(scan[chosen], np.float64)[places]
         u, above = _sample(counts, level, positions, lit, peak_local, width_local)
-        with np.errstate(invalid="ignore"):
-            quiet = (np.abs(u) > SURELY_WEAK) & (np.abs(u) < WEAK_UNTIL) & np.isfinite(above)
-        measured = frame_noise(above, quiet)
+        measured, dark = _frame_variances(u, above, 0.0 if noise is None else float(noise), gain)
         weighed = curve_weight == "contrast" and method != "patch"
         curve = contrast_curve(u.ravel(), above.ravel()) if weighed else None
-        if np.isnan(measured).any():
-            measured[:] = 0.0 if noise is None else float(noise)
         weight = np.ones(places.size)
         if frame_weight == "noise" and measured.any():
             weight = (np.quantile(measured, 0.25) / measured) ** 2
-        usual = np.array([np.median(a[q]) if q.any() else np.nan for a, q in zip(above, quiet, strict=True)])
-        usual = np.where(np.isfinite(usual), usual, np.nanmedian(usual) if np.isfinite(usual).any() else 0.0)
-        dark = np.maximum(measured**2 - gain * np.maximum(usual, 0), 0.05 * measured**2)  # photons are counted apart
-        least = LEAST_FRAMES  # of frames that weigh as those of the tails do: one bin may outweigh all others
-        if curve is not None:
-            tails = (np.abs(curve[0]) > WEAK_FROM) & (np.abs(curve[0]) < until)
-            least *= float(np.median(curve[1][tails]))
-        patch_y, part_y = between_centres(shape[0])
-        patch_x, part_x = between_centres(shape[1])
-        line, starts, row_step = frame_lines(counts)
         middle = float(np.median(positions))  # float32 differences of large angles would lose digits
-        integrate_layer(
-            line,
-            starts,
-            row_step,
-            (positions - middle).astype(np.float32),
+        pixels = Pixels(
             level,
             np.require(lit, bool, ["C", "W"]),
             np.require(peak_local - middle, np.float32, ["C", "W"]),
             np.require(width_local, np.float32, ["C", "W"]),
-            _tables(until, weighed, curve),
-            weight.astype(np.float32),
-            dark.astype(np.float32),
-            np.float32(gain),
+        )
+        integrate_layer(
+            frame_lines(counts),
+            Frames(*(values.astype(np.float32) for values in (positions - middle, weight, dark))),
+            pixels,
+            window_tables(until, weighed, curve),
+            Patches(chance, *between_centres(shape[0]), *between_centres(shape[1])),
             METHODS[method],
-            chance,
-            patch_y,
-            part_y,
-            patch_x,
-            part_x,
-            np.float32(least),
-            np.zeros(GROUP * STRIP, line.dtype),
+            np.float32(gain),
+            np.float32(_least_weight(curve, until)),
             maps,
         )
     if not has_weak_beam and not insist:

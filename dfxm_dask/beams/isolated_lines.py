@@ -23,6 +23,7 @@ from dfxm_dask.schema import (
     PEAK_LOCAL,
     WIDTH_LOCAL,
     PlainBackground,
+    RockingAxis,
     X,
     Y,
 )
@@ -82,9 +83,7 @@ def isolate_lines(
         float,
         Field(gt=0, description="peaks of all subgrains within it count as strong", json_schema_extra={"unit": "um"}),
     ] = 1.0,
-    axis: Annotated[
-        str | None, Field(description="scan axis of the rocking curve; phi where it is scanned, by default")
-    ] = None,
+    axis: RockingAxis = None,
     background: PlainBackground = None,
 ) -> dict[str, np.ndarray]:
     """Weak beam beyond the peaks of all subgrains nearby, above its surroundings, in standard deviations.

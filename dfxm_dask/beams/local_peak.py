@@ -42,6 +42,7 @@ from dfxm_dask.schema import (
     PEAK_LOCAL,
     WIDTH_LOCAL,
     PlainBackground,
+    RockingAxis,
     Variable,
     X,
     Y,
@@ -65,7 +66,7 @@ EVIDENCE = (
 
 
 @njit(nogil=True, cache=True)
-def _hide(lit, high, wide, peak, width, seen):  # type: ignore[no-untyped-def]
+def _hide(lit, high, wide, peak, width, seen):
     """Fills where pixels are lit and have both a peak and a width; elsewhere both become NaN."""
     rows, columns = seen.shape
     nothing, block = np.float32(np.nan), np.empty(columns, np.bool_)
@@ -97,9 +98,7 @@ def local_peak(
     background_map: np.ndarray | None = None,
     noise: np.ndarray | None = None,
     *,
-    axis: Annotated[
-        str | None, Field(description="scan axis of the rocking curve; phi where it is scanned, by default")
-    ] = None,
+    axis: RockingAxis = None,
     background: PlainBackground = None,
     window: Annotated[
         float, Field(gt=0, description="window of the medians of peak and width", json_schema_extra={"unit": "um"})

@@ -29,7 +29,7 @@ STRENGTH = Variable(
 
 
 @njit(nogil=True, cache=True)
-def _ranked(bits, ranks, found):  # type: ignore[no-untyped-def]
+def _ranked(bits, ranks, found):
     """Values that have so many before them, as bits: the upper half of the bits is counted first, then the lower.
 
     `bits` are those of float32; their order becomes that of the values if the negative ones are turned over.
@@ -280,8 +280,8 @@ def threshold_beams(
             "give value=<threshold>" if value is None else "leave out value, or say method='fixed'",
         )
     usable = lit & np.isfinite(weak_enhanced)
-    if method == "fixed":
-        limit = float(value)  # type: ignore[arg-type]
+    if value is not None:
+        limit = float(value)
     else:
         values = weak_enhanced[usable]
         limit = otsu_threshold(values) if method == "otsu" else false_alarm_threshold(values, alpha)
@@ -293,7 +293,9 @@ def threshold_beams(
     noise = false_alarm_threshold(weak_enhanced[usable], ALPHA)
     strength = mask_strength(weak_enhanced, mask, noise)
     has = has_weak_beam is None or bool(has_weak_beam)
-    has = has and mask.any() and not strength < LEAST_STRENGTH  # a contrast without noise has no strength to judge by
+    has = (
+        has and bool(mask.any()) and not strength < LEAST_STRENGTH
+    )  # a contrast without noise has no strength to judge by
     pixel = lengths[0], lengths[1]
     found = narrowed(weak_enhanced, weak_isolated, mask, half_within, pixel)
     if half_within > 0:

@@ -33,7 +33,7 @@ def without_small(mask: np.ndarray, least: int) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
-def _above_half(contrast, high, wide, kept):  # type: ignore[no-untyped-def]
+def _above_half(contrast, high, wide, kept):
     """Takes pixels out of a mask of which some pixel nearby has twice the contrast or more; it is -inf outside."""
     rows, columns = contrast.shape
     for y in range(rows):
@@ -77,7 +77,7 @@ def above_half(values: np.ndarray, mask: np.ndarray, reach: float, pixel: tuple[
     """
     kept = mask.copy()
     size = [n * one if np.isfinite(one) else 0.0 for n, one in zip(mask.shape, pixel, strict=True)]
-    length = min(reach, float(np.hypot(*size))) * (1 + 1e-9)  # there are no pixels beyond the diagonal
+    length = min(reach, float(np.hypot(size[0], size[1]))) * (1 + 1e-9)  # there are no pixels beyond the diagonal
     high = int(length // pixel[0])
     across = [np.sqrt(length**2 - (n * pixel[0] if n else 0.0) ** 2) for n in range(high + 1)]
     wide = np.array([int(n // pixel[1]) for n in across], np.int64)

@@ -141,7 +141,7 @@ def without_gaps(lit: np.ndarray, wide: np.ndarray, reach: tuple[int, int]) -> n
 
 
 @njit(nogil=True, cache=True)
-def _crossing(curve, x, top, side, half):  # type: ignore[no-untyped-def]
+def _crossing(curve, x, top, side, half):
     """Index at which a curve first falls below half on one side of its top, interpolated; NaN where it never does."""
     k = top
     while 0 <= k + side < curve.shape[0]:
@@ -152,13 +152,13 @@ def _crossing(curve, x, top, side, half):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _at(positions, index):  # type: ignore[no-untyped-def]
+def _at(positions, index):
     k = min(int(index), positions.size - 2)
     return positions[k] + (index - k) * (positions[k + 1] - positions[k])
 
 
 @njit(nogil=True, cache=True)
-def _half_width(positions, best, left, right):  # type: ignore[no-untyped-def]
+def _half_width(positions, best, left, right):
     """Half the distance of two crossings, or the distance of the one that there is."""
     here = _at(positions, best)
     before, after = np.nan, np.nan
@@ -172,7 +172,8 @@ def _half_width(positions, best, left, right):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _peaks(curves, positions, taps, low, lit, peak, width):  # type: ignore[no-untyped-def]
+def _peaks(curves, positions, taps, low, lit, peak, width):
+    """Fills peak and half width of lit blocks, from where smoothed curves cross half and `low` of their maximum."""
     frames, rows, columns = curves.shape
     smooth = np.empty((frames, columns), np.float32)
     middle = taps.size // 2

@@ -57,8 +57,8 @@ def evidence(
     field; but between them it is quiet, which no place of a deformed grain is. So the lower quartile tells, not the
     median: 0.002 to 0.045 in presets with any strong beam, 0.071 to 0.18 in ``deformed``, 0.10 to 7.6 in real scans.
     """
-    step = max(1, int(np.sqrt(lit.size / SAMPLE)))  # shares and medians need no more than so many blocks
-    some = slice(None, None, step), slice(None, None, step)
+    every = max(1, int(np.sqrt(lit.size / SAMPLE)))  # shares and medians need no more than so many blocks
+    some = slice(None, None, every), slice(None, None, every)
     few, here = curves[:, some[0], some[1]], lit[some]
     with np.errstate(invalid="ignore", divide="ignore"):
         u = np.where(here, (positions[:, None, None] - peak[some]) / width[some], np.nan)

@@ -9,11 +9,10 @@ exactly in any order: a fit gives the same bits however the scan is cut into blo
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from numba import njit
-from pydantic import Field
 
 from dfxm_dask.chance import mixed
 from dfxm_dask.components.intensity_scaling import (
@@ -32,13 +31,6 @@ from dfxm_dask.schema import SCAN, Dim, Variable, check_background
 Summary = dict[str, np.ndarray]
 Kind = Literal["log", "anscombe", "plain"]
 
-# Parameters that several fits share.
-Count = Annotated[int, Field(ge=1, description="number of components")]
-Offset = Annotated[
-    float | None,
-    Field(description="added before root or logarithm; 3/8 and 1 by default", json_schema_extra={"unit": "count"}),
-]
-
 KINDS: tuple[Kind, ...] = ("log", "anscombe", "plain")
 STEPS = (1 / LOG_STEPS, 2.0**-7, 2.0**-2)  # of each kind: far below the noise of one count (our choice)
 OFFSETS = (1.0, 0.375, 0.0)  # log(1 + I), and the constant of Anscombe for photons
@@ -47,11 +39,6 @@ LIMIT = 2.0**21  # steps: products of two curves stay exact in float64 over a st
 STRIP = 2048  # pixels that are treated together: their curves stay in the second-level cache
 LAYER_SAMPLE, SAMPLE = 2000, 20000  # curves that are kept of a layer, and in all
 SAMPLE_VALUES = 2**24  # and numbers in them
-
-Y_AT = Variable("y", ("y",), "float64", "", "position along y, in any unit")
-X_AT = Variable("x", ("x",), "float64", "", "position along x, in any unit")
-Z_AT = Variable("z", ("z",), "float64", "", "position along z, in any unit")
-POSITION = (Z_AT, Y_AT, X_AT)  # may_read of a fit: which curves are sampled follows from where they are
 
 
 def component(method: str) -> Dim:
@@ -133,8 +120,8 @@ def scaling_of(
             f"does not suit scaling {kind!r}",
             "give an offset above 0 for log, of at least 0 for anscombe, and none for plain",
         )
-    dark = np.nan if background_map is not None else 0.0 if background == "none" else float(background)  # type: ignore[arg-type]
-    return np.array([code, added, dark, 0.0])
+    number = 0.0 if background is None or background == "none" else float(background)
+    return np.array([code, added, number if background_map is None else np.nan, 0.0])
 
 
 def dark_level(name: str, scaling: np.ndarray, background_map: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
@@ -161,6 +148,7 @@ def dark_level(name: str, scaling: np.ndarray, background_map: np.ndarray | None
 
 
 def _in_steps(counts: np.ndarray, level: np.ndarray, pixels: np.ndarray, scaling: np.ndarray) -> np.ndarray:
+    """Treated curves of some pixels in whole steps: (frame, pixel), float32."""
     code = int(scaling[0])
     line, starts, row_step = frame_lines(counts)
     columns = max(1, counts.shape[1])
@@ -203,7 +191,7 @@ def treated(counts: np.ndarray, level: np.ndarray, pixels: np.ndarray, scaling: 
 
 
 @njit(nogil=True, cache=True)
-def _ranks(z, y, x, pixels, ranks):  # type: ignore[no-untyped-def]
+def _ranks(z, y, x, pixels, ranks):
     for n in range(pixels.size):
         row, column = divmod(pixels[n], x.size)
         ranks[n] = mixed(mixed(mixed(z) + y[row]) + x[column])
@@ -362,21 +350,6 @@ def mean_curve(summary: Summary) -> np.ndarray:
     pixels = int(summary["sum_pixels"])
     total = summary["sum_curve"].astype(np.float64) * STEPS[int(summary["scaling"][0])]
     return total / pixels if pixels else np.full_like(total, np.nan)
-
-
-def check_components(name: str, components: int, frames: int) -> None:
-    """Refuse more components than frames.
-
-    Raises
-    ------
-    InputError
-    """
-    if components > frames:
-        raise InputError(
-            f"{name}: parameter components={components}",
-            f"the scan has {frames} frames",
-            f"choose at most {frames}",
-        )
 
 
 def described(

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Annotated, Literal
 
 import numpy as np
-from numba import njit
 from pydantic import Field
 from scipy.sparse.linalg import eigsh
 
 from dfxm_dask.components.curves import (
     STEPS,
-    STRIP,
-    Z_AT,
     Summary,
     add_summaries,
     basis_variables,
@@ -22,19 +18,17 @@ from dfxm_dask.components.curves import (
     described,
     gram,
     mean_curve,
-    place_ranks,
     scaling_of,
     summarise,
-    treated,
 )
+from dfxm_dask.components.drawn_regions import Region, drawn_regions, mask_digests
+from dfxm_dask.components.fits import Z_AT
+from dfxm_dask.components.region_curves import RESAMPLES, chosen_parts, orthonormal, region_sums
 from dfxm_dask.components.regions import (
     NAMES,
-    PARTS,
-    Region,
+    Name,
     clustered_regions,
-    drawn_regions,
     found_regions,
-    mask_digests,
     peak_parts,
     tail_means,
 )
@@ -50,16 +44,14 @@ from dfxm_dask.schema import (
     SCAN,
     WIDTH_LOCAL,
     PlainBackground,
+    RockingAxis,
     Variable,
     X,
     Y,
     pixel_length,
 )
 
-RESAMPLES, BLOCK = 50, 4.0  # of the bootstrap, and the um over which pixels are taken for dependent (our choice)
 MANY = 200  # frames above which not all eigenvalues are worked out
-DEPENDENT = 1e-6  # part of a curve that must be left beside the others (our choice)
-LEAST_PART = 0.05  # of the pixels of a region, that a part of it must hold to stand for it (our choice)
 
 COMPONENT = component("gram_schmidt")
 REPORT = (
@@ -80,162 +72,6 @@ REPORT = (
     Variable("gram_schmidt_rms_least", (), "float64", "1", "rms residual in the best basis of equal size (SVD)"),
     Variable("gram_schmidt_has_tails", (), "bool", "1", "whether regions of weak beam were found or drawn"),
 )
-
-
-def orthonormal(curves: np.ndarray) -> np.ndarray:
-    """Gram–Schmidt basis of curves, in their order.
-
-    Parameters
-    ----------
-    curves : array (component, frame), float64
-
-    Returns
-    -------
-    array (component, frame), float64
-        Orthonormal rows; NaN throughout where a curve depends on those before it to a part in 10⁶, or is not finite.
-
-    Notes
-    -----
-    u₁ = r₁/|r₁|, u₂ ∝ r₂ − ⟨r₂, u₁⟩u₁, ...: modified Gram–Schmidt, every projection taken off twice, which makes the
-    rows orthogonal to rounding whatever the condition. Equal to QR up to signs; here ⟨r, u⟩ > 0.
-
-    References
-    ----------
-    P. Huang, R. Coffee, L. Dresselhaus-Marais, IMMI 12 (2023) 83, arXiv:2211.05247.
-
-    Examples
-    --------
-    >>> orthonormal(np.array([[3.0, 0.0], [2.0, -5.0]])).tolist()
-    [[1.0, 0.0], [0.0, -1.0]]
-    """
-    basis = np.full(curves.shape, np.nan)
-    if not np.isfinite(curves).all():
-        return basis
-    for k, curve in enumerate(curves):
-        left = curve.astype(np.float64)
-        for other in [*basis[:k], *basis[:k]]:
-            left = left - (left @ other) * other
-        length = np.sqrt(left @ left)
-        if not length > DEPENDENT * np.sqrt(curve @ curve):
-            return np.full(curves.shape, np.nan)
-        basis[k] = left / length
-    return basis
-
-
-@njit(nogil=True, cache=True)
-def _add_to_blocks(curves, block, sums, pixels):  # type: ignore[no-untyped-def]
-    for n in range(block.size):
-        known = True
-        for frame in range(curves.shape[0]):
-            known &= curves[frame, n] - curves[frame, n] == 0
-        if known:
-            pixels[block[n]] += 1
-            for frame in range(curves.shape[0]):
-                sums[block[n], frame] += np.int64(curves[frame, n])
-
-
-def region_sums(
-    counts: np.ndarray,
-    level: np.ndarray,
-    scaling: np.ndarray,
-    masks: np.ndarray,
-    part: np.ndarray | None,
-    z: float,
-    pixel: tuple[float, float],
-) -> Summary:
-    """Sums of the curves of each region by parts, and of 50 resamples: whole steps, which add up over layers.
-
-    Parameters
-    ----------
-    masks : array (3, y, x), bool
-    part : array (y, x), int64, optional
-        As of :func:`dfxm_dask.components.regions.peak_parts`; each region is one part by default.
-
-    Returns
-    -------
-    dict
-        ``sum_region`` (3, part, frame), ``sum_drawn`` (resample, 3, part, frame), and the pixels in each.
-
-    Notes
-    -----
-    Blocks of 4 um, not pixels, are drawn, each as often as a Poisson number of mean 1 says that follows from the
-    position of the layer: for many blocks that is drawing with replacement, and layers need not know of each other.
-    """
-    frames = int(np.prod(counts.shape[2:]))
-    edges = [max(1, round(BLOCK / p)) if np.isfinite(p) else 1 for p in pixel]
-    rows, columns = (np.arange(n) // e for n, e in zip(masks.shape[1:], edges, strict=True))
-    number = rows[:, None] * (columns[-1] + 1 if columns.size else 0) + columns
-    blocks = int(number.max()) + 1 if number.size else 0
-    seed = int(place_ranks(z, np.zeros(1), np.zeros(1), np.zeros(1, np.int64))[0])
-    weight = np.random.default_rng(seed).poisson(1.0, (RESAMPLES, blocks))
-    parts = 1 if part is None else PARTS
-    made: Summary = {
-        "sum_region": np.zeros((3, parts, frames), np.int64),
-        "sum_region_pixels": np.zeros((3, parts), np.int64),
-        "sum_drawn": np.zeros((RESAMPLES, 3, parts, frames), np.int64),
-        "sum_drawn_pixels": np.zeros((RESAMPLES, 3, parts), np.int64),
-    }
-    for k, mask in enumerate(masks):
-        chosen = np.flatnonzero(mask & np.isfinite(level))
-        of = number.ravel()[chosen] + (0 if part is None else blocks * part.ravel()[chosen])
-        held = np.zeros(parts * blocks, bool)
-        held[of] = True
-        full = np.flatnonzero(held)  # few of all pairs of part and block
-        row = (np.cumsum(held) - 1)[of]
-        sums, pixels = np.zeros((full.size, frames), np.int64), np.zeros(full.size, np.int64)
-        for first in range(0, chosen.size, STRIP):
-            curves = treated(counts, level, chosen[first : first + STRIP], scaling) / np.float32(STEPS[int(scaling[0])])
-            _add_to_blocks(curves, row[first : first + STRIP], sums, pixels)
-        for p in np.unique(full // max(1, blocks)):
-            at = full // blocks == p
-            often = weight[:, full[at] % blocks]
-            made["sum_region"][k, p], made["sum_region_pixels"][k, p] = sums[at].sum(axis=0), pixels[at].sum()
-            made["sum_drawn"][:, k, p] = often.astype(float) @ sums[at].astype(float)  # exact below 2**53
-            made["sum_drawn_pixels"][:, k, p] = often @ pixels[at]
-    return made
-
-
-def chosen_parts(sums: np.ndarray, pixels: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> list[slice]:
-    """The part of each region, or the whole region, whose curves make the basis that tells the weak regions best.
-
-    Parameters
-    ----------
-    sums : array (3, part, frame)
-        Of the treated curves of strong, weak_minus and weak_plus.
-    pixels : array (3, part), int64
-    mean, covariance : array (frame,), array (frame, frame)
-        Of all lit treated curves.
-
-    Returns
-    -------
-    list of 3 slice
-        Along ``part``.
-
-    Notes
-    -----
-    Subgrains that are turned against each other have the same curves at other places. A basis of all of them shows
-    the subgrains; one of curves of a single subgrain each, as one would draw them, shows what happens within. Which,
-    is decided without knowing dislocations: of all three choices that hold 5 % of their region, the basis u whose
-    (mean coefficient of the whole region − mean of all)/(standard deviation of all) is largest, for the worse of
-    weak_minus and weak_plus: ⟨r_k − mean, u_k⟩/√(u_k C u_k).
-    """
-    slices = [
-        [slice(None), *(slice(p, p + 1) for p in np.flatnonzero(n >= max(1, LEAST_PART * n.sum())) if n[p] < n.sum())]
-        for n in pixels
-    ]
-    curves = [
-        [s[at].sum(axis=0) / n[at].sum() for at in parts] for s, n, parts in zip(sums, pixels, slices, strict=True)
-    ]
-    beyond = np.stack([curves[1][0], curves[2][0]]) - mean
-    best: tuple[int, ...] = (0, 0, 0)
-    most = -np.inf
-    for choice in product(*(range(len(parts)) for parts in slices)):
-        weak = orthonormal(np.stack([c[n] for c, n in zip(curves, choice, strict=True)]))[1:]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            told = float(((weak * beyond).sum(axis=1) / np.sqrt(((weak @ covariance) * weak).sum(axis=1))).min())
-        if told > most:
-            best, most = choice, told
-    return [parts[n] for parts, n in zip(slices, best, strict=True)]
 
 
 def _rms(left: float, count: float) -> float:
@@ -314,6 +150,7 @@ def _finish(summary: Summary) -> Summary:
 
 
 def _rocking_axis(scan: dict[str, np.ndarray], axis: str | None) -> str:
+    """The axis that local_peak takes: rooms do not import each other, so a test compares the two."""
     if axis is not None and axis not in scan:
         raise InputError(f"gram_schmidt: axis {axis!r}", f"the scan has {', '.join(scan)}", "choose one of them")
     if axis is not None:
@@ -353,9 +190,9 @@ def gram_schmidt(
         ),
     ] = None,
     order: Annotated[
-        tuple[Literal["strong", "weak_minus", "weak_plus"], ...],
+        tuple[Name, ...],
         Field(description="which curve the basis begins with, and so on", min_length=3, max_length=3),
-    ] = NAMES,  # type: ignore[assignment]
+    ] = NAMES,
     scaling: Annotated[
         Literal["log", "anscombe", "plain"], Field(description="what is done to the counts above background")
     ] = "log",
@@ -363,9 +200,7 @@ def gram_schmidt(
         float | None,
         Field(description="added before the logarithm or the root", json_schema_extra={"unit": "count"}),
     ] = None,
-    axis: Annotated[
-        str | None, Field(description="scan axis of the rocking curve; phi where it is scanned, by default")
-    ] = None,
+    axis: RockingAxis = None,
     background: PlainBackground = None,
     seed: Annotated[int, Field(ge=0, description="seed of the clusters, where no weak region is found")] = 0,
 ) -> dict[str, np.ndarray]:
@@ -407,12 +242,13 @@ def gram_schmidt(
 
     Notes
     -----
-    The basis is that of :func:`orthonormal` for the mean treated curves of three regions. These are found by
-    :func:`dfxm_dask.components.regions.found_regions` in the local coordinate u = (phi − peak)/width, so they mean the
-    same in every layer, and their sums add up, by where the curves peak: of each region the curves of one subgrain are
-    taken (``_peak``) where these tell the weak beam better than those of all; see :func:`chosen_parts`. Where no layer
-    has a weak region on both sides, the scan does not reach its weak beam: ``has_tails`` is False, and the curves are
-    those of clusters (:func:`dfxm_dask.components.regions.clustered_regions`) of a sample.
+    The basis is that of :func:`dfxm_dask.components.region_curves.orthonormal` for the mean treated curves of three
+    regions. These are found by :func:`dfxm_dask.components.regions.found_regions` in the local coordinate
+    u = (phi − peak)/width, so they mean the same in every layer, and their sums add up, by where the curves peak: of
+    each region the curves of one subgrain are taken (``_peak``) where these tell the weak beam better than those of
+    all; see :func:`dfxm_dask.components.region_curves.chosen_parts`. Where no layer has a weak region on both sides,
+    the scan does not reach its weak beam: ``has_tails`` is False, and the curves are those of clusters
+    (:func:`dfxm_dask.components.regions.clustered_regions`) of a sample.
 
     ``bootstrap`` is the standard deviation over 50 resamples of blocks of 4 um. ``rms`` is what the basis leaves of
     all lit treated curves, ``rms_least`` what the first three singular vectors leave: no basis of three can leave

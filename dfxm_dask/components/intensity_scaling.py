@@ -27,10 +27,10 @@ BLOCK = 4  # frames whose products are summed together, in registers
 
 
 @intrinsic
-def _power(typing_context, value):  # type: ignore[no-untyped-def]
+def _power(typing_context, value):
     """The e of value = m 2**e with m in [√½, √2), as float32."""
 
-    def make(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def make(context, builder, signature, arguments):
         whole = context.get_value_type(types.int32)
         bits = builder.sub(builder.bitcast(arguments[0], whole), whole(SPLIT))
         return builder.sitofp(builder.ashr(bits, whole(MANTISSA_BITS)), context.get_value_type(types.float32))
@@ -39,10 +39,10 @@ def _power(typing_context, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _mantissa(typing_context, value):  # type: ignore[no-untyped-def]
+def _mantissa(typing_context, value):
     """The m of value = m 2**e with m in [√½, √2)."""
 
-    def make(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def make(context, builder, signature, arguments):
         whole = context.get_value_type(types.int32)
         bits = builder.bitcast(arguments[0], whole)
         power = builder.ashr(builder.sub(bits, whole(SPLIT)), whole(MANTISSA_BITS))
@@ -53,17 +53,17 @@ def _mantissa(typing_context, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def multiply_add(typing_context, a, b, c):  # type: ignore[no-untyped-def]
+def multiply_add(typing_context, a, b, c):
     """a b + c in float32 with one rounding."""
 
-    def make(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def make(context, builder, signature, arguments):
         return builder.fma(*arguments)
 
     return types.float32(types.float32, types.float32, types.float32), make
 
 
 @njit(nogil=True, cache=True)
-def take_curves(line, starts, places, level, curves):  # type: ignore[no-untyped-def]
+def take_curves(line, starts, places, level, curves):
     """Counts above background of the pixels at some places of a layer: (frame, pixel); NaN for what is not finite."""
     size, runs = places.size, 1
     for n in range(1, size):
@@ -89,7 +89,7 @@ def take_curves(line, starts, places, level, curves):  # type: ignore[no-untyped
 
 
 @njit(nogil=True, cache=True)
-def scale_counts(values, kind, offset, step):  # type: ignore[no-untyped-def]
+def scale_counts(values, kind, offset, step):
     """Counts above background turned into whole numbers of steps, in place: (n,) float32; NaN stays.
 
     The logarithm of m 2**e is that of m by a polynomial, and e ln 2.
@@ -115,7 +115,7 @@ def scale_counts(values, kind, offset, step):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def places_of(pixels, columns, row_step):  # type: ignore[no-untyped-def]
+def places_of(pixels, columns, row_step):
     """Places in the buffer of pixels of a layer, whose numbers rise: see :func:`dfxm_dask.memory.frame_lines`."""
     places = np.empty(pixels.size, np.int64)
     row = pixels[0] // columns if pixels.size else 0
@@ -127,7 +127,7 @@ def places_of(pixels, columns, row_step):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def finite_columns(curves, pixels, steps):  # type: ignore[no-untyped-def]
+def finite_columns(curves, pixels, steps):
     """Copies the finite ones of some curves, and their pixels to the front; their number and largest magnitude.
 
     Parameters: ``curves`` (frame, pixel) float32; ``pixels`` (pixel,) int64, changed; ``steps`` (frames or more,
@@ -156,7 +156,7 @@ def finite_columns(curves, pixels, steps):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def add_products(steps, size, gram, total):  # type: ignore[no-untyped-def]
+def add_products(steps, size, gram, total):
     """Adds products of frames, summed over pixels, to the lower half of ``gram``, and sums of frames to ``total``.
 
     Parameters

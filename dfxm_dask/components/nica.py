@@ -8,19 +8,8 @@ import numpy as np
 from pydantic import Field
 from scipy.linalg import expm
 
-from dfxm_dask.components.curves import (
-    POSITION,
-    Count,
-    Offset,
-    Summary,
-    add_summaries,
-    basis_variables,
-    check_components,
-    dark_level,
-    mean_curve,
-    scaling_of,
-    summarise,
-)
+from dfxm_dask.components.curves import Summary, mean_curve
+from dfxm_dask.components.fits import Count, Offset, fit, summary_of_fit
 from dfxm_dask.components.nmf import (
     MixtureKind,
     Rank,
@@ -33,19 +22,19 @@ from dfxm_dask.components.nmf import (
 )
 from dfxm_dask.components.pca import ROUNDING, of_summary
 from dfxm_dask.errors import InputError
-from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, LIT, SCAN, PlainBackground, Variable
+from dfxm_dask.schema import PlainBackground, Variable
 
 TURNS = 2000
 LEAST_SLOPE = 1e-6  # of the part below zero of sources with variance 1, for one radian (our choice)
-WHITENINGS = ("covariance", "moment")
+Whitening = Literal["covariance", "moment"]
+WHITENINGS: tuple[Whitening, ...] = ("covariance", "moment")
 
 NEGATIVE = Variable("nica_negative", (), "float64", "1", "share of squares below zero in sources and source curves")
 WHITENING = Variable("nica_whitening", (), "int8", "1", "whitening method (0: covariance, 1: mean products)")
 
 
 def whitening(
-    moments: np.ndarray, mean: np.ndarray, basis: np.ndarray, by: Literal["covariance", "moment"]
+    moments: np.ndarray, mean: np.ndarray, basis: np.ndarray, by: Whitening
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Matrices that turn curves into coordinates without correlation, and back; the mean is not removed.
 
@@ -153,7 +142,7 @@ def _share_below(values: np.ndarray) -> float:
 
 
 def unmix(
-    curves: np.ndarray, moments: np.ndarray, mean: np.ndarray, basis: np.ndarray, by: tuple[str, ...] = WHITENINGS
+    curves: np.ndarray, moments: np.ndarray, mean: np.ndarray, basis: np.ndarray, by: tuple[Whitening, ...] = WHITENINGS
 ) -> tuple[np.ndarray, np.ndarray, int, bool, float, str]:
     """Curves of non-negative independent sources, and their amounts, by the whitening that leaves least below zero.
 
@@ -195,7 +184,7 @@ def unmix(
     """
     best = None
     for way in by:
-        matrices = whitening(moments, mean, basis, way)  # type: ignore[arg-type]
+        matrices = whitening(moments, mean, basis, way)
         if matrices is None:
             continue
         coordinates = matrices[0] @ curves.T
@@ -233,15 +222,7 @@ def _finish(summary: Summary) -> Summary:
     }
 
 
-@reduction(
-    reads=(COUNTS, AXES),
-    may_read=(BACKGROUND, LIT, *POSITION),
-    writes=(*basis_variables("nica"), *fit_variables("nica"), NEGATIVE, WHITENING),
-    over=(SCAN,),
-    combine=add_summaries,
-    finish=_finish,
-    positions="common",
-)
+@fit("nica", _finish, (*fit_variables("nica"), NEGATIVE, WHITENING))
 def nica(
     counts: np.ndarray,
     scan: dict[str, np.ndarray],
@@ -333,12 +314,19 @@ def nica(
     >>> (found["nica_basis"] / found["nica_basis"].max(axis=1, keepdims=True)).round(1).tolist()
     [[0.0, 0.0, 0.0, 0.4, 1.0, 0.4, 0.0], [0.0, 0.2, 1.0, 0.2, 0.0, 0.0, 0.0]]
     """
-    check_components("nica", components, int(np.prod(counts.shape[2:])))
-    treatment = scaling_of("nica", scaling, offset, background, background_map)
-    level = dark_level("nica", treatment, background_map, counts.shape[:2])
-    part = summarise(counts, scan, lit, level, treatment, z, y, x)
-    return part | {
-        "option_components": np.array(components),
+    summary = summary_of_fit(
+        "nica",
+        counts,
+        scan,
+        background_map,
+        lit,
+        (z, y, x),
+        components=components,
+        scaling=scaling,
+        offset=offset,
+        background=background,
+    )
+    return summary | {
         "option_noise": np.array(rank == "noise"),
         "option_refine": np.array(refine == "nmf"),
         "option_by": np.array([whiten in ("best", way) for way in WHITENINGS]),

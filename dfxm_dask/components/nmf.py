@@ -8,23 +8,14 @@ import numpy as np
 from pydantic import Field
 
 from dfxm_dask.components.curves import (
-    POSITION,
-    Count,
     Kind,
-    Offset,
     Summary,
-    add_summaries,
-    basis_variables,
-    check_components,
-    dark_level,
     described,
-    scaling_of,
-    summarise,
 )
+from dfxm_dask.components.fits import Count, Offset, fit, summary_of_fit
 from dfxm_dask.components.nnls import nonnegative_coefficients
 from dfxm_dask.components.pca import CURVES_A_FRAME, ROUNDING, noise_rank, of_summary, principal_components
-from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, LIT, SCAN, PlainBackground, Variable
+from dfxm_dask.schema import PlainBackground, Variable
 
 # Parameters that nica has as well.
 Rank = Annotated[
@@ -277,15 +268,7 @@ def _finish(summary: Summary) -> Summary:
     return described_fit("nmf", summary, *factorise(curves, purest_curves(curves, leading)), True)
 
 
-@reduction(
-    reads=(COUNTS, AXES),
-    may_read=(BACKGROUND, LIT, *POSITION),
-    writes=(*basis_variables("nmf"), *fit_variables("nmf")),
-    over=(SCAN,),
-    combine=add_summaries,
-    finish=_finish,
-    positions="common",
-)
+@fit("nmf", _finish, fit_variables("nmf"))
 def nmf(
     counts: np.ndarray,
     scan: dict[str, np.ndarray],
@@ -359,8 +342,16 @@ def nmf(
     >>> (found["nmf_basis"] / found["nmf_basis"].max(axis=1, keepdims=True)).round(1).tolist()
     [[0.0, 0.0, 0.0, 0.4, 1.0, 0.4, 0.0], [0.0, 0.2, 1.0, 0.2, 0.0, 0.0, 0.0]]
     """
-    check_components("nmf", components, int(np.prod(counts.shape[2:])))
-    treatment = scaling_of("nmf", scaling, offset, background, background_map)
-    level = dark_level("nmf", treatment, background_map, counts.shape[:2])
-    part = summarise(counts, scan, lit, level, treatment, z, y, x)
-    return part | {"option_components": np.array(components), "option_noise": np.array(rank == "noise")}
+    summary = summary_of_fit(
+        "nmf",
+        counts,
+        scan,
+        background_map,
+        lit,
+        (z, y, x),
+        components=components,
+        scaling=scaling,
+        offset=offset,
+        background=background,
+    )
+    return summary | {"option_noise": np.array(rank == "noise")}

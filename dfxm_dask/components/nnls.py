@@ -10,7 +10,7 @@ LEAST_PIVOT = 1e-12
 
 
 @njit(nogil=True, cache=True)
-def _solve_chosen(cross, target, chosen, factor, solution):  # type: ignore[no-untyped-def]
+def _solve_chosen(cross, target, chosen, factor, solution):
     """Least squares on the chosen components by Cholesky; False where one of them is a copy of the others."""
     count = 0
     for j in range(target.size):
@@ -43,7 +43,7 @@ def _solve_chosen(cross, target, chosen, factor, solution):  # type: ignore[no-u
 
 
 @njit(nogil=True, cache=True)
-def nonnegative_of_pixel(cross, target, result, chosen, refused, trial, factor):  # type: ignore[no-untyped-def]
+def nonnegative_of_pixel(cross, target, result, chosen, refused, trial, factor):
     """Fills the non-negative c that makes ½ cᵀ cross c − targetᵀ c least: active sets of Lawson and Hanson.
 
     Parameters
@@ -115,7 +115,7 @@ def nonnegative_of_pixel(cross, target, result, chosen, refused, trial, factor):
 
 
 @njit(nogil=True, cache=True)
-def _all_pixels(cross, targets, result):  # type: ignore[no-untyped-def]
+def _all_pixels(cross, targets, result):
     count = cross.shape[0]
     chosen, refused = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
     trial, factor = np.zeros(count), np.zeros((count, count + 2))

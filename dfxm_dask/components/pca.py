@@ -9,25 +9,16 @@ from pydantic import Field
 from scipy.linalg import eigh
 
 from dfxm_dask.components.curves import (
-    POSITION,
     STEPS,
-    Count,
     Kind,
-    Offset,
     Summary,
-    add_summaries,
-    basis_variables,
-    check_components,
     component,
-    dark_level,
     described,
     gram,
     mean_curve,
-    scaling_of,
-    summarise,
 )
-from dfxm_dask.reduction import reduction
-from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, LIT, SCAN, PlainBackground, Variable
+from dfxm_dask.components.fits import Count, Offset, fit, summary_of_fit
+from dfxm_dask.schema import SCAN, PlainBackground, Variable
 
 ROUNDING = 1e-12
 """Part of the largest eigenvalue below which one is rounding (our choice)."""
@@ -176,15 +167,7 @@ def _finish(summary: Summary) -> Summary:
     }
 
 
-@reduction(
-    reads=(COUNTS, AXES),
-    may_read=(BACKGROUND, LIT, *POSITION),
-    writes=(*basis_variables("pca"), EXPLAINED, VARIANCE, NOISE_RANK, FRAME_NOISE),
-    over=(SCAN,),
-    combine=add_summaries,
-    finish=_finish,
-    positions="common",
-)
+@fit("pca", _finish, (EXPLAINED, VARIANCE, NOISE_RANK, FRAME_NOISE))
 def pca(
     counts: np.ndarray,
     scan: dict[str, np.ndarray],
@@ -260,8 +243,16 @@ def pca(
     >>> found["pca_noise_rank"].item(), found["pca_explained"].round(2).tolist()
     (1.0, [0.99, 0.0])
     """
-    check_components("pca", components, int(np.prod(counts.shape[2:])))
-    treatment = scaling_of("pca", scaling, offset, background, background_map)
-    level = dark_level("pca", treatment, background_map, counts.shape[:2])
-    part = summarise(counts, scan, lit, level, treatment, z, y, x)
-    return part | {"option_components": np.array(components), "option_centred": np.array(centred)}
+    summary = summary_of_fit(
+        "pca",
+        counts,
+        scan,
+        background_map,
+        lit,
+        (z, y, x),
+        components=components,
+        scaling=scaling,
+        offset=offset,
+        background=background,
+    )
+    return summary | {"option_centred": np.array(centred)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
@@ -17,8 +19,38 @@ TOGETHER = 32  # frames summed in float32 before they go to a sum in float64
 SAME_PLACE = 0.01  # of a step: positions that differ by less are the same (our choice)
 
 
+class Treatment(NamedTuple):
+    """What is done to counts above the background: see :func:`dfxm_dask.components.intensity_scaling.scale_counts`."""
+
+    kind: int
+    offset: np.float32
+    step: float
+
+
+class Basis(NamedTuple):
+    """The basis, and what finds coefficients in it.
+
+    Attributes
+    ----------
+    mean : array (frame,), float32
+        Subtracted first.
+    rows : array (component, frame), float32
+    solving : array (component, frame), float32
+        What curves are multiplied by: the rows themselves for coefficients that are not negative, else the inverse.
+    cross : array (component, component), float64
+        Products of the rows.
+    nonnegative : bool
+    """
+
+    mean: np.ndarray
+    rows: np.ndarray
+    solving: np.ndarray
+    cross: np.ndarray
+    nonnegative: bool
+
+
 @njit(nogil=True, cache=True)
-def _subtract(curves, step, mean):  # type: ignore[no-untyped-def]
+def _subtract(curves, step, mean):
     """Steps turned into treated curves less their mean, in place."""
     for frame in range(curves.shape[0]):
         less = -mean[frame]
@@ -27,7 +59,7 @@ def _subtract(curves, step, mean):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _products(curves, basis, part, products):  # type: ignore[no-untyped-def]
+def _products(curves, basis, part, products):
     """Products of curves with a basis, in the order of the frames: summed in float32 over 32 of them, then float64."""
     for k in range(basis.shape[0]):
         products[k, :] = 0.0
@@ -42,7 +74,7 @@ def _products(curves, basis, part, products):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _leave(curves, basis, coefficient, part, square):  # type: ignore[no-untyped-def]
+def _leave(curves, basis, coefficient, part, square):
     """Sums of squares of what coefficients leave of curves."""
     square[:] = 0.0
     for frame in range(curves.shape[0]):
@@ -67,7 +99,7 @@ def _leave(curves, basis, coefficient, part, square):  # type: ignore[no-untyped
 
 
 @njit(nogil=True, cache=True)
-def _make_nonnegative(cross, products):  # type: ignore[no-untyped-def]
+def _make_nonnegative(cross, products):
     """Products with the basis turned into the best coefficients that are not negative, in place."""
     count = cross.shape[0]
     chosen, refused = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
@@ -82,26 +114,10 @@ def _make_nonnegative(cross, products):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _project_layer(  # type: ignore[no-untyped-def]
-    line,
-    starts,
-    row_step,
-    columns,
-    level,
-    used,
-    kind,
-    offset,
-    step,
-    mean,
-    basis,
-    solving,
-    cross,
-    nonnegative,
-    strip,
-    coefficient,
-    residual,
-):
-    pixels, count = residual.size, basis.shape[0]
+def _project_layer(lines, columns, level, used, treatment, basis, strip, coefficient, residual):
+    """Fills the coefficients of used pixels and what they leave, `strip` of them at a time."""
+    line, starts, row_step = lines
+    pixels, count = residual.size, basis.rows.shape[0]
     curves, part = np.empty((starts.size, strip), np.float32), np.empty(strip, np.float32)
     products, found, square = np.empty((count, strip)), np.empty((count, strip), np.float32), np.empty(strip)
     places, dark, where = np.empty(strip, np.int64), np.empty(strip, np.float32), np.empty(strip, np.int64)
@@ -120,15 +136,15 @@ def _project_layer(  # type: ignore[no-untyped-def]
             break
         curves[:, filled:] = np.float32(0)
         take_curves(line, starts, places[:filled], dark[:filled], curves)
-        scale_counts(curves.ravel(), kind, offset, step)
-        _subtract(curves, np.float32(step), mean)
-        _products(curves, solving, part, products)
-        if nonnegative:
-            _make_nonnegative(cross, products)
+        scale_counts(curves.ravel(), treatment.kind, treatment.offset, treatment.step)
+        _subtract(curves, np.float32(treatment.step), basis.mean)
+        _products(curves, basis.solving, part, products)
+        if basis.nonnegative:
+            _make_nonnegative(basis.cross, products)
         for k in range(count):
             for n in range(strip):
                 found[k, n] = np.float32(products[k, n])
-        _leave(curves, basis, found, part, square)
+        _leave(curves, basis.rows, found, part, square)
         for n in range(filled):
             residual[where[n]] = np.sqrt(square[n] / starts.size)
             for k in range(count):
@@ -246,24 +262,23 @@ def projection(method: str) -> Reduction:
         if counts.size and np.isfinite(rows).all():
             cross, nonnegative = rows @ rows.T, bool(scaling[3])
             solving = rows if nonnegative else np.linalg.pinv(cross, hermitian=True) @ rows
-            single = [np.require(v, np.float32, "C") for v in (mean.ravel(), rows, solving)]
             code = int(scaling[0])
-            line, starts, row_step = frame_lines(counts)
             used = np.isfinite(level) if lit is None else np.isfinite(level) & lit
+            lines = frame_lines(counts)
             _project_layer(
-                line,
-                starts,
-                row_step,
+                lines,
                 shape[1],
                 level.ravel(),
                 used.ravel(),
-                code,
-                np.float32(scaling[1]),
-                STEPS[code],
-                *single,
-                cross,
-                nonnegative,
-                max(64, min(STRIP, 2**17 // starts.size)),
+                Treatment(code, np.float32(scaling[1]), STEPS[code]),
+                Basis(
+                    mean.ravel().astype(np.float32),
+                    rows.astype(np.float32),
+                    solving.astype(np.float32),
+                    cross,
+                    nonnegative,
+                ),
+                max(64, min(STRIP, 2**17 // lines.starts.size)),
                 maps.reshape(len(basis), -1),
                 left.reshape(-1),
             )

@@ -22,7 +22,7 @@ BLOCK = 4  # frames that are sorted in, and sorted rows that they pass, in one g
 
 
 @njit(nogil=True, cache=True)
-def sift(smallest, slots):  # type: ignore[no-untyped-def]
+def sift(smallest, slots):
     """Puts the last row of a strip into the sorted rows before it; what falls out at the end is lost."""
     here = np.uintp(slots * STRIP)
     for k in range(slots):
@@ -35,7 +35,7 @@ def sift(smallest, slots):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _pass(smallest, row):  # type: ignore[no-untyped-def]
+def _pass(smallest, row):
     """Lets four new rows, the first of the strip, pass four of the sorted rows: each keeps what is smaller."""
     here = np.uintp((1 + row) * BLOCK * STRIP)
     for n in range(STRIP):
@@ -54,7 +54,8 @@ def _pass(smallest, row):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _take(line, start, row, empty):  # type: ignore[no-untyped-def]
+def _take(line, start, row, empty):
+    """Copies a piece of a row, and notes its NaN."""
     for n in range(row.size):
         count = line[np.uintp(start) + np.uintp(n)]
         row[n] = count
@@ -63,7 +64,7 @@ def _take(line, start, row, empty):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _between(low, high, part, empty, result):  # type: ignore[no-untyped-def]
+def _between(low, high, part, empty, result):
     """The two forms of numpy's interpolation: exact at both ends."""
     for n in range(result.size):
         below, above = np.float64(low[n]), np.float64(high[n])
@@ -72,7 +73,7 @@ def _between(low, high, part, empty, result):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _quantile(line, starts, row_step, position, largest, result):  # type: ignore[no-untyped-def]
+def _quantile(line, starts, row_step, position, largest, result):
     """Order statistics around `position` (counted from the smallest) of the curve of each pixel, interpolated."""
     rows, columns = result.shape
     low = np.int64(position)

@@ -17,7 +17,7 @@ HALF = 13  # of which the 13 smallest hold the median, however many are missing
 
 
 @njit(nogil=True, cache=True)
-def _deviation(padded, result):  # type: ignore[no-untyped-def]
+def _deviation(padded, result):
     """Value minus the median of the neighbours that exist; `padded` has +inf where there is none."""
     rows, columns = result.shape
     smallest = np.empty((HALF + 1) * STRIP, np.float32)

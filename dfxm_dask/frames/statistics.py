@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from math import ceil
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -25,6 +26,17 @@ PATCH_STATISTICS = (
 )
 
 
+class Columns(NamedTuple):
+    """Sums and extremes along the columns of a patch: arrays (x,)."""
+
+    total: np.ndarray
+    square: np.ndarray
+    log: np.ndarray
+    log2: np.ndarray
+    least: np.ndarray
+    most: np.ndarray
+
+
 @cache
 def _log_table() -> np.ndarray:
     """ln(max(I, 1)) for every uint16: a lookup costs less than a logarithm."""
@@ -32,8 +44,9 @@ def _log_table() -> np.ndarray:
 
 
 @numba.njit(nogil=True, cache=True)
-def _add_rows(a, b, c, d, weight, table, total, square, log, log2, least, most):  # type: ignore[no-untyped-def]
+def _add_rows(a, b, c, d, weight, table, columns):
     """Add four rows to the sums of their columns. With weight 0 only the first counts, and must fill all four."""
+    total, square, log, log2, least, most = columns
     n = a.size
     for x in range(n):
         rest = np.uint32(b[x]) + np.uint32(c[x]) + np.uint32(d[x])
@@ -53,7 +66,7 @@ def _add_rows(a, b, c, d, weight, table, total, square, log, log2, least, most):
 
 
 @numba.njit(nogil=True, cache=True)
-def _accumulate(frame, table, sums, squares, logs, logs2, low, high):  # type: ignore[no-untyped-def]
+def _accumulate(frame, table, sums, squares, logs, logs2, low, high):
     """Every column of a patch gathers for itself, then the columns are added in order.
 
     That way the loops vectorise although no sum is reordered: the result does not depend on the machine.
@@ -62,9 +75,14 @@ def _accumulate(frame, table, sums, squares, logs, logs2, low, high):  # type: i
     for first in range(0, nx, WIDE):
         width = min(WIDE, nx - first)
         for i in range(low.shape[0]):
-            total, square = np.zeros(width, np.uint32), np.zeros(width, np.float64)
-            log, log2 = np.zeros(width, np.float32), np.zeros(width, np.float32)
-            least, most = np.full(width, 65535, np.uint16), np.zeros(width, np.uint16)
+            columns = Columns(
+                np.zeros(width, np.uint32),
+                np.zeros(width, np.float64),
+                np.zeros(width, np.float32),
+                np.zeros(width, np.float32),
+                np.full(width, 65535, np.uint16),
+                np.zeros(width, np.uint16),
+            )
             end = min(ny, (i + 1) * PATCH)
             y = i * PATCH
             while y < end:
@@ -77,22 +95,17 @@ def _accumulate(frame, table, sums, squares, logs, logs2, low, high):  # type: i
                     frame[y + 3 * last, first : first + width],
                     last,
                     table,
-                    total,
-                    square,
-                    log,
-                    log2,
-                    least,
-                    most,
+                    columns,
                 )
                 y += 4 if whole else 1
             for x in range(width):
                 j = (first + x) // PATCH
-                sums[i, j] += total[x]
-                squares[i, j] += square[x]
-                logs[i, j] += log[x]
-                logs2[i, j] += log2[x]
-                low[i, j] = min(low[i, j], least[x])
-                high[i, j] = max(high[i, j], most[x])
+                sums[i, j] += columns.total[x]
+                squares[i, j] += columns.square[x]
+                logs[i, j] += columns.log[x]
+                logs2[i, j] += columns.log2[x]
+                low[i, j] = min(low[i, j], columns.least[x])
+                high[i, j] = max(high[i, j], columns.most[x])
 
 
 def _naive(frame: np.ndarray, masked: np.ndarray | None, patch: tuple[int, int]) -> list[float]:
@@ -111,7 +124,7 @@ def masked_pixels(frame: np.ndarray) -> np.ndarray | None:
 
 
 @numba.njit(nogil=True, cache=True)
-def _differences(frame, result):  # type: ignore[no-untyped-def]
+def _differences(frame, result):
     """Half the mean squared difference of neighbours along x in blocks; elementwise sums, so the order is fixed."""
     rows, columns = result.shape
     total = np.empty(columns * BLOCK, np.float32)

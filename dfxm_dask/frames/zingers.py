@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -22,8 +22,18 @@ CLEANED = Variable("counts", ("z", SCAN, "y", "x"), "uint16", "count", "detector
 ZINGER_COUNT = Variable("zinger_count", SPACE, "uint16", "1", "number of frames in which a zinger was replaced")
 
 
+class Limits(NamedTuple):
+    """What a zinger exceeds: see :func:`zingers`; `dark` is the offset."""
+
+    threshold: float
+    ratio: float
+    read: float
+    gain: float
+    dark: float
+
+
 @njit(nogil=True, cache=True)
-def _around(line, start, row_step, y, x, rows, columns, found):  # type: ignore[no-untyped-def]
+def _around(line, start, row_step, y, x, rows, columns, found):
     """Fifth largest of the 24 counts around a pixel in its frame; of fewer, at the edge of its tile, in proportion."""
     known = 0
     for i in range(max(y - NEAR, y // TILE * TILE), min(y + NEAR + 1, rows, (y // TILE + 1) * TILE)):
@@ -37,7 +47,7 @@ def _around(line, start, row_step, y, x, rows, columns, found):  # type: ignore[
 
 
 @njit(nogil=True, cache=True)
-def _stands_out(value, level, read, gain, threshold, ratio, dark):  # type: ignore[no-untyped-def]
+def _stands_out(value, level, read, gain, threshold, ratio, dark):
     """Whether a count exceeds a level by threshold standard deviations and ratio times in signal."""
     excess, signal = value - level, max(level - dark, 0.0)
     variance = read * read + gain * signal
@@ -45,9 +55,9 @@ def _stands_out(value, level, read, gain, threshold, ratio, dark):  # type: igno
 
 
 @njit(nogil=True, cache=True)
-def _clean(  # type: ignore[no-untyped-def]
-    line, starts, row_step, neighbours, threshold, ratio, read_noise, gain, scale, dark, cleaned, replaced
-):
+def _clean(lines, neighbours, limits, scale, cleaned, replaced):
+    """Fills the counts without zingers, and how many were replaced at each pixel; `scale` is that of each frame."""
+    line, starts, row_step = lines
     frames, rows, columns = cleaned.shape
     largest = np.empty(columns, np.float64)
     total = np.empty(columns, np.float64)
@@ -64,9 +74,9 @@ def _clean(  # type: ignore[no-untyped-def]
                 continue
             largest[:] = -np.inf
             total[:] = 0
-            read = read_noise * scale[frame]
+            read = limits.read * scale[frame]
             for k in range(count):
-                read = max(read, read_noise * scale[neighbours[frame, k]])
+                read = max(read, limits.read * scale[neighbours[frame, k]])
                 there = starts[neighbours[frame, k]] + y * row_step
                 for x in range(columns):
                     value = np.float64(line[np.uintp(there) + np.uintp(x)])
@@ -74,7 +84,7 @@ def _clean(  # type: ignore[no-untyped-def]
                     total[x] += value
             for x in range(columns):
                 value = np.float64(line[np.uintp(here) + np.uintp(x)])
-                levels = read, gain * scale[frame], threshold, ratio, dark
+                levels = read, limits.gain * scale[frame], limits.threshold, limits.ratio, limits.dark
                 if (
                     total[x] == total[x]  # no neighbour is NaN
                     and _stands_out(value, largest[x], *levels)
@@ -217,14 +227,16 @@ def zingers(
     cleaned = np.empty((*lengths, rows, columns), counts.dtype.newbyteorder("="))
     replaced = np.zeros((rows, columns), np.uint16)
     if counts.size:
-        line, starts, row_step = frame_lines(counts)
+        lines = frame_lines(counts)
         read = (
             read_noise if read_noise is not None else float(noise) if noise is not None and noise >= 1 else READ_NOISE
         )
-        scale = np.ones(starts.size) if frame_scale is None else np.ascontiguousarray(frame_scale, np.float64).ravel()
+        scale = (
+            np.ones(lines.starts.size) if frame_scale is None else np.ascontiguousarray(frame_scale, np.float64).ravel()
+        )
         dark = float(OFFSET if offset is None else offset)
         flat = cleaned.reshape(-1, rows, columns)
         near = neighbours_of(tuple(lengths))
-        levels = float(threshold), float(ratio), float(read), float(gain)
-        _clean(line, starts, row_step, near, *levels, scale, dark, flat, replaced)
+        limits = Limits(float(threshold), float(ratio), float(read), float(gain), dark)
+        _clean(lines, near, limits, scale, flat, replaced)
     return {"counts": np.moveaxis(cleaned, (-2, -1), (0, 1)), "zinger_count": replaced}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -46,8 +46,38 @@ SHARPEST = 2.5  # steps of FWHM: below, too few frames lie on the peak to know t
 LINEAR = 0.25  # largest error, as part of the FWHM or height, that linear propagation can state
 
 
+class Axis(NamedTuple):
+    """The axis that is fitted along.
+
+    Attributes
+    ----------
+    place : array (frame,), int
+        Number of the position of each frame.
+    u : array (position,)
+        Rising; from mid-scan, in mean steps.
+    """
+
+    place: np.ndarray
+    u: np.ndarray
+
+
+class Pixels(NamedTuple):
+    """Background to begin with (y, x), whether one is known, and the pixels (y, x) to leave out."""
+
+    level: np.ndarray
+    has_level: bool
+    hot: np.ndarray
+
+
+class Limits(NamedTuple):
+    """What a curve must exceed to be fitted (count), and the least variance of a frame (count²)."""
+
+    lit_above: float
+    least_variance: float
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
-def _signal_to_noise(shape, amplitude, chi2, freedom):  # type: ignore[no-untyped-def]
+def _signal_to_noise(shape, amplitude, chi2, freedom):
     """Norm of the fitted peak above its mean, in standard deviations of what the fit leaves."""
     total = squares = 0.0
     for g in shape:
@@ -57,7 +87,7 @@ def _signal_to_noise(shape, amplitude, chi2, freedom):  # type: ignore[no-untype
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _keep_known(errors, p, model, others, narrowest):  # type: ignore[no-untyped-def]
+def _keep_known(errors, p, model, others, narrowest):
     """NaN for errors where noise is so large, or a mixing so near to its bounds, that the curve is not linear."""
     if not (p[2] > 2 * SHARPEST * narrowest and errors[1] < LINEAR * p[2]):
         errors[:] = np.nan
@@ -71,7 +101,7 @@ def _keep_known(errors, p, model, others, narrowest):  # type: ignore[no-untyped
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _select(values, k, size):  # type: ignore[no-untyped-def]
+def _select(values, k, size):
     """Reorders the first values so that value k is the one that sorting puts there and none before it is larger."""
     low, high = 0, size - 1
     while low < high:
@@ -97,14 +127,18 @@ def _select(values, k, size):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _narrowest(u, centre):  # type: ignore[no-untyped-def]
+def _narrowest(u, centre):
     """Half of the distance of the positions to either side of the centre."""
     after = min(max(np.searchsorted(u, centre), 1), u.size - 1)
     return (u[after] - u[after - 1]) / 2
 
 
+# The compiler may reorder sums of the fit (see least_squares): another order of arguments changes their last bits.
 @njit(nogil=True, cache=True, error_model="numpy")
-def _fit(line, starts, row_step, place, u, level, has_level, hot, lit_above, least, model, work, rest, maps, ok):  # type: ignore[no-untyped-def]
+def _fit(lines, axis, pixels, limits, model, work, rest, maps, ok):
+    """Fills parameters, errors and rms of every pixel that has a peak, and where that is."""
+    line, starts, row_step = lines
+    u, level = axis.u, pixels.level
     rows, columns = ok.shape
     points = u.size
     curves = np.empty((STRIP, points))
@@ -117,23 +151,23 @@ def _fit(line, starts, row_step, place, u, level, has_level, hot, lit_above, lea
             width = min(STRIP, columns - first)
             curves[:] = 0
             for frame in range(starts.size):
-                start, i = starts[frame] + y * row_step + first, place[frame]
+                start, i = starts[frame] + y * row_step + first, axis.place[frame]
                 for x in range(width):
                     curves[x, i] += line[start + x]
             for n in range(width):
                 x, curve = first + n, curves[n]
-                if hot[y, x] or points <= size or not np.isfinite(curve.sum()):
+                if pixels.hot[y, x] or points <= size or not np.isfinite(curve.sum()):
                     continue
                 ordered[:] = curve
                 median = _select(ordered, points // 2, points)  # sorting takes a fifth of the time
                 if points % 2 == 0:
                     median = (ordered[: points // 2].max() + median) / 2
                 peak = curve.argmax()
-                if not curve[peak] - median > lit_above:
+                if not curve[peak] - median > limits.lit_above:
                     continue
                 base = (
                     level[y, x]
-                    if has_level and np.isfinite(level[y, x])
+                    if pixels.has_level and np.isfinite(level[y, x])
                     else _select(ordered, points // 8, points // 2)
                 )
                 base = min(base, median)
@@ -148,7 +182,7 @@ def _fit(line, starts, row_step, place, u, level, has_level, hot, lit_above, lea
                 signal = _signal_to_noise(basis[0, :points], p[0], chi2, points - size)
                 if not signal > DETECTED:
                     continue
-                floor = max(least, 1e-12 * p[0] * p[0])
+                floor = max(limits.least_variance, 1e-12 * p[0] * p[0])
                 errors[:] = np.nan
                 signal /= MEASURED[min(model, LORENTZIAN)] * (BROAD_FACTOR if p[2] > BROAD * points else 1.0)
                 if signal > 1:
@@ -306,34 +340,20 @@ def fit_curves(
     positions = np.asarray(scan[chosen], np.float64)
     points = positions.size
     if counts.size and np.ptp(positions) > 0:
-        line, starts, row_step = frame_lines(counts)
         lengths = [scan[name].size for name in scan]
         order = np.argsort(positions, kind="stable")
         place = np.argsort(order)[np.indices(lengths)[list(scan).index(chosen)].ravel()]
         middle, step = (positions.min() + positions.max()) / 2, np.ptp(positions) / (points - 1)
         others = place.size // points
-        start = np.zeros(shape) if background_map is None else background_map.astype(np.float64) * others
-        least_peak = float(max(lit_above, cut * np.sqrt(others)))
-        least_variance = others / 12 if counts.dtype.kind in "iu" else 0.0  # rounding to whole counts
-        hidden = np.zeros(shape, bool) if hot is None else np.require(hot, bool, ["C", "W"])
-        u = (positions[order] - middle) / step
-        _fit(
-            line,
-            starts,
-            row_step,
-            place,
-            u,
-            start,
-            background_map is not None,
-            hidden,
-            least_peak,
-            least_variance,
-            MODELS[model],
-            buffers(points),
-            room(points),
-            maps,
-            ok,
+        level = np.zeros(shape) if background_map is None else background_map.astype(np.float64) * others
+        limits = Limits(
+            lit_above=float(max(lit_above, cut * np.sqrt(others))),
+            least_variance=others / 12 if counts.dtype.kind in "iu" else 0.0,  # rounding to whole counts
         )
+        hidden = np.zeros(shape, bool) if hot is None else np.require(hot, bool, ["C", "W"])
+        curve_axis = Axis(place, (positions[order] - middle) / step)
+        pixels = Pixels(level, background_map is not None, hidden)
+        _fit(frame_lines(counts), curve_axis, pixels, limits, MODELS[model], buffers(points), room(points), maps, ok)
         maps[[1, 2, 6, 7]] *= step
         maps[1] += middle
     of_axis = {FIT_CENTRE: 1, FIT_FWHM: 2, FIT_CENTRE_STD: 6, FIT_FWHM_STD: 7}

@@ -26,7 +26,7 @@ SUMS = {"contract", "reassoc"}
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _covariance(matrix, size, root, inverse):  # type: ignore[no-untyped-def]
+def _covariance(matrix, size, root, inverse):
     """Inverse of a positive definite matrix given by its lower triangle, zero beyond `size`; False where singular."""
     for i in range(5):
         for j in range(i + 1):
@@ -55,7 +55,7 @@ def _covariance(matrix, size, root, inverse):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS)
-def _shaped_products(basis, size, shaped):  # type: ignore[no-untyped-def]
+def _shaped_products(basis, size, shaped):
     """Fills Jᵀ diag(g) J; returns the sum of squared residuals off the peak and the number of frames there."""
     t00 = t01 = t02 = t03 = t11 = t12 = t13 = t22 = t23 = t33 = off = frames = 0.0
     for n in range(basis.shape[1]):
@@ -93,7 +93,7 @@ def _shaped_products(basis, size, shaped):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _between(matrix, inverse, product, result):  # type: ignore[no-untyped-def]
+def _between(matrix, inverse, product, result):
     """inverse × matrix × inverse, of symmetric 5 × 5 matrices."""
     for i in range(5):
         for j in range(5):
@@ -110,7 +110,7 @@ def _between(matrix, inverse, product, result):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=SUMS)
-def _regression(basis, frame, plain, peak, a, b):  # type: ignore[no-untyped-def]
+def _regression(basis, frame, plain, peak, a, b):
     """Sums of x², xz, z², x r² and z r² over the frames, each weighted by 1 / (a x + b z)²."""
     c00, c10, c11, c20, c21, c22 = plain[0, 0], plain[1, 0], plain[1, 1], plain[2, 0], plain[2, 1], plain[2, 2]
     c30, c31, c32, c33 = plain[3, 0], plain[3, 1], plain[3, 2], plain[3, 3]
@@ -137,7 +137,7 @@ def _regression(basis, frame, plain, peak, a, b):  # type: ignore[no-untyped-def
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _allow_for_luck(p, size, excess, others, a, b, points, room, errors):  # type: ignore[no-untyped-def]
+def _allow_for_luck(p, size, excess, others, a, b, points, room, errors):
     """Larger errors where a signal-to-noise ratio just above its threshold may have passed by chance."""
     _, _, plain, shaped, peak, _ = room
     height, fwhm = p[0], p[2]
@@ -166,7 +166,7 @@ def _allow_for_luck(p, size, excess, others, a, b, points, room, errors):  # typ
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def standard_errors(basis, matrix, p, size, chi2, least, excess, others, room, errors):  # type: ignore[no-untyped-def]
+def standard_errors(basis, matrix, p, size, chi2, least, excess, others, room, errors):
     """Standard errors of the parameters of an unweighted fit; NaN where nothing determines them.
 
     Parameters

@@ -13,7 +13,8 @@ INTEGRATED_CURVE = Variable("integrated_curve", (SCAN,), "float64", "count", "me
 
 
 @njit(nogil=True, cache=True)
-def _sum_integers(line, starts, row_step, rows, columns, result):  # type: ignore[no-untyped-def]
+def _sum_integers(line, starts, row_step, rows, columns, result):
+    """Exact sums of whole counts, frame by frame."""
     for frame in range(starts.size):
         total = np.int64(0)
         for y in range(rows):
@@ -25,7 +26,8 @@ def _sum_integers(line, starts, row_step, rows, columns, result):  # type: ignor
 
 # Any order of additions gives the same sum here (see Notes), so the compiler may choose the fastest.
 @njit(nogil=True, cache=True, fastmath={"reassoc"})
-def _sum_floats(line, starts, row_step, rows, columns, result, pixels):  # type: ignore[no-untyped-def]
+def _sum_floats(line, starts, row_step, rows, columns, result, pixels):
+    """Sums of counts rounded to 1/1024, frame by frame, and the pixels that are numbers."""
     for frame in range(starts.size):
         total, known = 0.0, 0
         for y in range(rows):

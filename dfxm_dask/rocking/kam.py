@@ -19,7 +19,8 @@ KAM = Variable("kam", SPACE, "float32", "degree", "kernel average misorientation
 
 
 @njit(nogil=True, cache=True)
-def _mean_difference(angles, offsets, mean):  # type: ignore[no-untyped-def]
+def _mean_difference(angles, offsets, mean):
+    """Mean distance of each pixel to its neighbours, row by row so that it vectorises; NaN counts for nothing."""
     axes, rows, columns = angles.shape
     total = np.empty(columns)
     count = np.empty(columns)

@@ -21,7 +21,7 @@ LAST_BITS = 1.5 * 2.0**52 + 1023  # added to an integer it leaves integer + 1023
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def start_values(u, curve, level, peak):  # type: ignore[no-untyped-def]
+def start_values(u, curve, level, peak):
     """Half-width and centre of the run of points above half maximum around the highest point.
 
     Parameters
@@ -51,7 +51,7 @@ def start_values(u, curve, level, peak):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _exponentials(u, centre, inverse, result, power):  # type: ignore[no-untyped-def]
+def _exponentials(u, centre, inverse, result, power):
     """exp(−4 ln 2 s²), s = (u − centre) × inverse, to 1e-12 of itself; below exp(−100) that.
 
     Several points with each instruction, as the library's exponential cannot: exp(x) = 2**n exp(f), |f| ≤ ln 2 / 2,
@@ -81,7 +81,7 @@ def _exponentials(u, centre, inverse, result, power):  # type: ignore[no-untyped
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
-def _normal_equations(u, curve, p, model, basis, matrix, slope):  # type: ignore[no-untyped-def]
+def _normal_equations(u, curve, p, model, basis, matrix, slope):
     """Sum of squared residuals; fills JᵀJ and Jᵀr. `basis` holds the columns of the Jacobian and the residual."""
     points = u.size
     size = 5 if model == PSEUDO_VOIGT else 4
@@ -149,7 +149,7 @@ def _normal_equations(u, curve, p, model, basis, matrix, slope):  # type: ignore
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _solve(matrix, slope, damping, size, factor, step):  # type: ignore[no-untyped-def]
+def _solve(matrix, slope, damping, size, factor, step):
     """Solution of (matrix + damping diag(matrix)) step = slope by Cholesky; False where it is singular."""
     for i in range(size):
         for j in range(i + 1):
@@ -178,7 +178,7 @@ def _solve(matrix, slope, damping, size, factor, step):  # type: ignore[no-untyp
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def fit_peak(u, curve, p, model, work):  # type: ignore[no-untyped-def]
+def fit_peak(u, curve, p, model, work):
     """Least-squares parameters of one curve.
 
     Parameters

@@ -18,9 +18,12 @@ from dfxm_dask.rocking.power_sums import (
     NO_COUNT,
     SATURATED,
     SINGLE,
-    STRIP,
     TRUNCATED,
     UNLIT,
+    Limits,
+    Maps,
+    Pixels,
+    Scan,
     moments_of_layer,
 )
 from dfxm_dask.schema import (
@@ -106,6 +109,36 @@ def _rows_of_sums(unit: np.ndarray) -> np.ndarray:
     powers = unit[:, :, None] ** np.arange(1, 5)
     products = [unit[:, a] * unit[:, b] for a, b in combinations(range(unit.shape[1]), 2)]
     return np.column_stack([np.ones(len(unit)), powers.reshape(len(unit), -1), *products])
+
+
+def _scan_of(scan: dict[str, np.ndarray], position: dict[str, np.ndarray]) -> Scan:
+    """Positions of all frames; of axes that `position` names, in a scan of several, those off the grid."""
+    names, lengths = list(scan), [values.size for values in scan.values()]
+    grid = np.stack(np.meshgrid(*scan.values(), indexing="ij"), -1).reshape(-1, len(names))
+    apart = position if len(names) > 1 else {}
+    for name, values in apart.items():
+        grid[:, names.index(name)] = values.ravel()
+    low, high = grid.min(axis=0), grid.max(axis=0)
+    middle, half = (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
+    unit = (grid - middle) / half
+    # The last axis is filled up to whole groups with frames of weight 0.
+    inner = np.zeros((-(-lengths[-1] // GROUP) * GROUP, 5))
+    inner[: lengths[-1]] = unit[: lengths[-1], -1:] ** np.arange(5)
+    index = np.indices(lengths).reshape(len(names), -1)
+    border = np.zeros(len(grid), bool)
+    for place, length in zip(index, lengths, strict=True):
+        border |= (length > 2) & ((place == 0) | (place == length - 1))
+    return Scan(
+        positions=np.ascontiguousarray(grid.T),
+        place=index,
+        middle=middle,
+        half=half,
+        step=(high - low) / np.maximum(np.array(lengths) - 1, 1),
+        inner=inner,
+        outer=np.ascontiguousarray(unit[:: lengths[-1], :-1]),
+        each=_rows_of_sums(unit) if apart else np.empty((0, 0)),
+        border=np.flatnonzero(border),
+    )
 
 
 @reduction(
@@ -226,63 +259,35 @@ def moments(
         counts, cut = _above_cut(counts, level, cut * frame_scale), 0.0
     names = list(scan)
     pairs = list(combinations(names, 2))
-    lengths = [scan[name].size for name in names]
-    places = np.empty((2 * len(names), *shape))
-    maps = np.empty((3 * len(names) + len(pairs), *shape), np.float32)
-    total, peak, flags = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.uint8)
+    maps = Maps(
+        np.empty(shape, np.float32),
+        np.empty(shape, np.float32),
+        np.empty((2 * len(names), *shape)),
+        np.empty((3 * len(names) + len(pairs), *shape), np.float32),
+        np.empty(shape, np.uint8),
+    )
     if counts.size == 0:  # no pixel, or no frame
-        places[:], maps[:], total[:], peak[:], flags[:] = np.nan, np.nan, 0, 0, UNLIT
+        for values, empty in zip(maps, (0, 0, np.nan, np.nan, UNLIT), strict=True):
+            values[:] = empty
     else:
-        grid = np.stack(np.meshgrid(*(scan[name] for name in names), indexing="ij"), -1).reshape(-1, len(names))
-        apart = {name: values for name, values in (position or {}).items() if len(names) > 1}
-        for name, values in apart.items():
-            grid[:, names.index(name)] = values.ravel()
-        low, high = grid.min(axis=0), grid.max(axis=0)
-        middle, half = (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
-        step = (high - low) / np.maximum(np.array(lengths) - 1, 1)
-        unit = (grid - middle) / half
-        each = _rows_of_sums(unit) if apart else np.empty((0, 0))
-        # The last axis is filled up to whole groups with frames of weight 0.
-        inner = np.zeros((-(-lengths[-1] // GROUP) * GROUP, 5))
-        inner[: lengths[-1]] = unit[: lengths[-1], -1:] ** np.arange(5)
-        index = np.indices(lengths).reshape(len(names), -1)
-        border = np.zeros(len(grid), bool)
-        for place, length in zip(index, lengths, strict=True):
-            border |= (length > 2) & ((place == 0) | (place == length - 1))
-        line, starts, row_step = frame_lines(counts)
-        moments_of_layer(
-            line,
-            starts,
-            row_step,
+        pixels = Pixels(
             level,
             np.zeros(shape, bool) if hot is None else np.require(hot, bool, ["C", "W"]),
             np.zeros(shape, bool) if full_well is None else np.require(full_well, bool, ["C", "W"]),
-            np.ascontiguousarray(grid.T),
-            index,
-            inner,
-            np.ascontiguousarray(unit[:: lengths[-1], :-1]),
-            each,
-            np.flatnonzero(border),
-            middle,
-            half,
-            step,
+        )
+        limits = Limits(
             0.0 if noise is None else float(noise),
             cut,
             max(float(lit_above), cut),
             float(edge_fraction),
             np.inf if full_well is not None else full_count(saturation, counts.dtype),
-            np.zeros(GROUP * STRIP, line.dtype),
-            total,
-            peak,
-            places,
-            maps,
-            flags,
         )
-    result: dict[str, np.ndarray] = {"total": total, "peak": peak}
+        moments_of_layer(frame_lines(counts), pixels, _scan_of(scan, position or {}), limits, maps)
+    result: dict[str, np.ndarray] = {"total": maps.total, "peak": maps.peak}
     for a, name in enumerate(names):
-        result |= {f"{word}_{name}": places[2 * a + k] for k, word in enumerate(("peak", "com"))}
-        result |= {f"{word}_{name}": maps[3 * a + k] for k, word in enumerate(("std", "skewness", "kurtosis"))}
+        result |= {f"{word}_{name}": maps.places[2 * a + k] for k, word in enumerate(("peak", "com"))}
+        result |= {f"{word}_{name}": maps.shapes[3 * a + k] for k, word in enumerate(("std", "skewness", "kurtosis"))}
     for p, (name, other) in enumerate(pairs):
-        result[f"cov_{name}_{other}"] = maps[3 * len(names) + p]
-    result["flags"] = flags
+        result[f"cov_{name}_{other}"] = maps.shapes[3 * len(names) + p]
+    result["flags"] = maps.flags
     return result

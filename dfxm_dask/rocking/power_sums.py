@@ -6,8 +6,12 @@ works on several pixels with each instruction and the sums stay in the first-lev
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
+
+from dfxm_dask.rocking.valleys import has_valley
 
 UNLIT, TRUNCATED, SATURATED, HOT_PIXEL, MULTIMODAL, SINGLE, NO_COUNT = 1, 2, 4, 8, 16, 32, 64
 STRIP = 128  # pixels along x that are summed together: their sums stay in the first-level cache
@@ -16,13 +20,101 @@ GROUP = 4  # frames added in one go, so that the sums are loaded and stored once
 # Rows 0 … 4 hold the sums of w u**k, then: background, maximum above it, frame of the maximum, maximum at the border,
 # hot, well full, lit and weight in one position of every axis (0 or 1 each), 0 or NaN where maps are hidden, flags.
 LEVEL, MOST, AT, EDGE, HOT_HERE, FULL, LIT, POINT, HIDE, FLAG, ROWS = 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
-BOX = 0.65  # standard deviations of a curve that are summed to judge a valley in it (our choice)
-SEEN = 4  # times the noise: what is above it belongs to the curve (our choice)
-VALLEY = 3.5  # standard deviations by which a valley lies below the lower of two peaks (our choice)
+
+
+class Pixels(NamedTuple):
+    """What is known of every pixel.
+
+    Attributes
+    ----------
+    background : array (y, x), float32, count
+        Subtracted.
+    hot : array (y, x), bool
+        Pixels to leave out.
+    full : array (y, x), bool
+        Pixels that are saturated, whatever their counts.
+    """
+
+    background: np.ndarray
+    hot: np.ndarray
+    full: np.ndarray
+
+
+class Scan(NamedTuple):
+    """Where each frame was taken, and what its counts are multiplied by.
+
+    Attributes
+    ----------
+    positions : array (axis, frame)
+        Where each frame was taken.
+    place : array (axis, frame), int
+        Number of its position along each axis.
+    middle, half, step : array (axis,)
+        Centre, half range and mean step of each axis.
+    inner : array (position along the last axis, 5)
+        Powers 0 … 4 of the last axis's positions, scaled to −1 … 1; filled up with zeros to a multiple of GROUP.
+    outer : array (frame // length of the last axis, axis except the last)
+        Positions along the other axes, scaled to −1 … 1.
+    each : array (frame or none, row)
+        Where frames lie off the grid: what the weight of each adds to the rows of the sums, instead of `inner` and
+        `outer`; see :func:`_add_line`.
+    border : array (frame,), int
+        Frames at the border of the scan.
+    """
+
+    positions: np.ndarray
+    place: np.ndarray
+    middle: np.ndarray
+    half: np.ndarray
+    step: np.ndarray
+    inner: np.ndarray
+    outer: np.ndarray
+    each: np.ndarray
+    border: np.ndarray
+
+
+class Limits(NamedTuple):
+    """What counts as light, and what as too much of it.
+
+    Attributes
+    ----------
+    noise : float, count
+        Of a voxel where nothing diffracts.
+    cut : float, count
+        Counts above background that get zero weight; not negative.
+    lit_above, edge_fraction, saturation : float
+        See :func:`dfxm_dask.rocking.moments`.
+    """
+
+    noise: float
+    cut: float
+    lit_above: float
+    edge_fraction: float
+    saturation: float
+
+
+class Maps(NamedTuple):
+    """Maps of a layer.
+
+    Attributes
+    ----------
+    total, peak : array (y, x), float32
+    places : array (2 × axis, y, x), float64
+        Peak position and centre of mass for each axis.
+    shapes : array (map, y, x), float32
+        Standard deviation, skewness and excess kurtosis for each axis, then the covariance for each pair.
+    flags : array (y, x), uint8
+    """
+
+    total: np.ndarray
+    peak: np.ndarray
+    places: np.ndarray
+    shapes: np.ndarray
+    flags: np.ndarray
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})
-def _add_frames(line, start, strip, power, frame, cut):  # type: ignore[no-untyped-def]
+def _add_frames(line, start, strip, power, frame, cut):
     """Adds four frames to a strip: sums of w u**k for k = 0 … 4, the maximum above background and its frame.
 
     Always runs over a full strip, so that every pixel sees the same instructions wherever the layer is cut. Frames
@@ -64,7 +156,7 @@ def _add_frames(line, start, strip, power, frame, cut):  # type: ignore[no-untyp
 
 
 @njit(nogil=True, cache=True)
-def _add_frame(line, start, width, strip, weight, whole, coefficient, frame, cut):  # type: ignore[no-untyped-def]
+def _add_frame(line, start, width, strip, weight, whole, coefficient, frame, cut):
     """Adds a frame to the sums over the whole scan: as :func:`_add_frames`, at a position that no other frame has."""
     for n in range(width):
         above = np.float64(line[np.uintp(start) + np.uintp(n)]) - strip[LEVEL * STRIP + n]
@@ -77,7 +169,7 @@ def _add_frame(line, start, width, strip, weight, whole, coefficient, frame, cut
 
 
 @njit(nogil=True, cache=True)
-def _keep_border(line, start, width, strip):  # type: ignore[no-untyped-def]
+def _keep_border(line, start, width, strip):
     """Keeps the maximum above background over frames at the border of the scan."""
     for n in range(width):
         above = np.float64(line[np.uintp(start) + np.uintp(n)]) - strip[LEVEL * STRIP + n]
@@ -85,7 +177,7 @@ def _keep_border(line, start, width, strip):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _add_line(strip, whole, outer):  # type: ignore[no-untyped-def]
+def _add_line(strip, whole, outer):
     """Adds the sums along the last scan axis, at one position of the outer axes, to the sums over the whole scan.
 
     Rows of `whole`: sum of w; for each axis the sums of w u**k, k = 1 … 4; for each pair of axes the sum of w u v.
@@ -113,7 +205,7 @@ def _add_line(strip, whole, outer):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _central(total, sums, middle, half, step, shape, several, strip):  # type: ignore[no-untyped-def]
+def _central(total, sums, middle, half, step, shape, several, strip):
     """Moments along one axis about the centre of mass, and whether the bimodality coefficient exceeds 5/9."""
     for x in range(STRIP):
         one = 1.0 / total[x]
@@ -139,7 +231,7 @@ def _central(total, sums, middle, half, step, shape, several, strip):  # type: i
 
 
 @njit(nogil=True, cache=True)
-def _judge(total, strip, lit_above, edge_fraction, saturation):  # type: ignore[no-untyped-def]
+def _judge(total, strip, lit_above, edge_fraction, saturation):
     """Flags of a strip, and where its maps are hidden. Plain numbers instead of branches, so that it vectorises."""
     for x in range(STRIP):
         most = strip[MOST * STRIP + x] if strip[MOST * STRIP + x] > 0 else 0.0
@@ -159,7 +251,8 @@ def _judge(total, strip, lit_above, edge_fraction, saturation):  # type: ignore[
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _covariance(whole, first, second, product, scale, strip, shape):  # type: ignore[no-untyped-def]
+def _covariance(whole, first, second, product, scale, strip, shape):
+    """Covariance of two axes, from the rows of their sums and of the sum of their products."""
     for x in range(STRIP):
         one = 1.0 / whole[0, x]
         mixed = whole[product, x] * one - whole[first, x] * one * (whole[second, x] * one)
@@ -167,13 +260,13 @@ def _covariance(whole, first, second, product, scale, strip, shape):  # type: ig
 
 
 @njit(nogil=True, cache=True)
-def _copy(source, target):  # type: ignore[no-untyped-def]
+def _copy(source, target):
     for n in range(target.size):
         target[n] = source[n]
 
 
 @njit(nogil=True, cache=True)
-def _look_up(position, strip, target):  # type: ignore[no-untyped-def]
+def _look_up(position, strip, target):
     """Position of the maximum, or NaN where maps are hidden."""
     for n in range(target.size):
         value = position[np.uintp(np.int64(strip[AT * STRIP + n]))]
@@ -181,210 +274,103 @@ def _look_up(position, strip, target):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _valley(  # type: ignore[no-untyped-def]
-    line, starts, pixel, level, noise, cut, place, positions, axis, length, centre, width, step, curve
-):
-    """Whether the curve of a pixel along an axis has two peaks with a valley that noise does not explain.
-
-    The curve is that of the counts without cut, summed over the other axes within two standard deviations, and then
-    over boxes of `BOX` standard deviations along its own. It begins and ends where counts exceed the cut, or `SEEN`
-    times the noise: dark frames have valleys of their own. The variance of a sum is that of the dark noise of its
-    voxels plus its counts: those of one count a photon.
-    """
-    curve[:] = 0
-    frames, first, last = 0, length, -1
-    least = max(cut, SEEN * noise)
-    for f in range(starts.size):
-        near = True
-        for b in range(place.shape[0]):
-            reach = max(2 * width[b], 0.500001 * step[b])
-            near &= b == axis or abs(positions[b, f] - centre[b]) <= reach
-        if near:
-            above = np.float64(line[starts[f] + pixel]) - level
-            curve[place[axis, f]] += above
-            frames += 1
-            if above > least:
-                first, last = min(first, place[axis, f]), max(last, place[axis, f])
-    box = max(1, int(np.round(BOX * width[axis] / step[axis])))
-    dark = noise * noise * box * frames / length
-    after = curve[length:]  # sums over boxes, then the largest from here on
-    curve = curve[first:length]
-    length = last + 1 - first
-    count = length - box + 1
-    if count < 2 * box + 1:
-        return False
-    total = 0.0
-    for k in range(length):
-        total += curve[k]
-        if k >= box:
-            total -= curve[k - box]
-        if k >= box - 1:
-            after[k - box + 1] = total
-    sums = curve[:count]
-    sums[:] = after[:count]
-    for k in range(count - 2, -1, -1):
-        after[k] = max(after[k], after[k + 1])
-    before = sums[0]
-    for k in range(box, count - box):
-        before = max(before, sums[k - box])
-        peak = min(before, after[k + box])
-        depth = peak - sums[k]
-        if depth > 0 and depth * depth > VALLEY * VALLEY * (2 * dark + max(peak, 0.0) + max(sums[k], 0.0)):
-            return True
-    return False
+def _flag_valleys(lines, corner, width, scan, limits, several, around, strip, curve):
+    """Flags lit pixels of a strip whose curve along an axis is wide or flat and has a valley."""
+    for a in range(scan.middle.size):
+        for n in range(width):
+            if several[a, n] * strip[LIT * STRIP + n] == 0 or int(strip[FLAG * STRIP + n]) & MULTIMODAL:
+                continue
+            level = strip[LEVEL * STRIP + n]
+            if has_valley(lines, corner + n, level, scan, a, limits, around[0, n], around[1, n], curve):
+                strip[FLAG * STRIP + n] += MULTIMODAL
 
 
 @njit(nogil=True, cache=True)
-def moments_of_layer(  # type: ignore[no-untyped-def]
-    line,
-    starts,
-    row_step,
-    background,
-    hot,
-    full,
-    positions,
-    place,
-    inner,
-    outer,
-    each,
-    border,
-    middle,
-    half,
-    step,
-    noise,
-    cut,
-    lit_above,
-    edge_fraction,
-    saturation,
-    spare,
-    total,
-    peak,
-    places,
-    maps,
-    flags,
-):
+def _begin(pixels, y, first, last, strip):
+    """Empty sums of a strip, with the background and what is known of its pixels."""
+    width = last - first
+    strip[:] = 0
+    strip[MOST * STRIP : (MOST + 1) * STRIP] = -np.inf
+    strip[POINT * STRIP : (POINT + 1) * STRIP] = 1
+    _copy(pixels.background[y, first:last], strip[LEVEL * STRIP : LEVEL * STRIP + width])
+    _copy(pixels.hot[y, first:last], strip[HOT_HERE * STRIP : HOT_HERE * STRIP + width])
+    _copy(pixels.full[y, first:last], strip[FULL * STRIP : FULL * STRIP + width])
+
+
+@njit(nogil=True, cache=True)
+def _add_scan(lines, corner, width, scan, cut, strip, whole):
+    """Adds all frames to the sums of a strip, line by line of the grid; each by itself where frames lie off it."""
+    line, starts = lines.line, lines.starts
+    weight, start = np.empty(STRIP), np.empty(GROUP, np.int64)
+    spare = np.zeros(GROUP * STRIP, line.dtype)  # room for a strip that is not full
+    whole[:] = 0
+    for frame in range(scan.each.shape[0]):
+        _add_frame(line, starts[frame] + corner, width, strip, weight, whole, scan.each[frame], frame, cut)
+    count = scan.outer.shape[0]
+    length = starts.size // count
+    for i in range(count if scan.each.shape[0] == 0 else 0):
+        strip[: 5 * STRIP] = 0
+        for j in range(0, length, GROUP):
+            for k in range(GROUP):
+                start[k] = starts[i * length + min(j + k, length - 1)] + corner
+            if width == STRIP:
+                _add_frames(line, start, strip, scan.inner[j : j + GROUP], i * length + j, cut)
+            else:
+                for k in range(GROUP):
+                    for n in range(width):
+                        spare[k * STRIP + n] = line[start[k] + n]
+                    start[k] = k * STRIP
+                _add_frames(spare, start, strip, scan.inner[j : j + GROUP], i * length + j, cut)
+        _add_line(strip, whole, scan.outer[i])
+    for frame in scan.border:
+        _keep_border(line, starts[frame] + corner, width, strip)
+
+
+@njit(nogil=True, cache=True)
+def moments_of_layer(lines, pixels, scan, limits, maps):
     """Fills the maps of one layer, strip by strip.
 
     Parameters
     ----------
-    line, starts, row_step
-        Counts, as :func:`dfxm_dask.memory.frame_lines` gives them.
-    background : array (y, x), float32, count
-        Subtracted.
-    hot : array (y, x), bool
-        Pixels to leave out.
-    full : array (y, x), bool
-        Pixels that are saturated, whatever their counts.
-    positions : array (axis, frame)
-        Where each frame was taken.
-    place : array (axis, frame), int
-        Number of its position along each axis.
-    inner : array (position along the last axis, 5)
-        Powers 0 … 4 of the last axis's positions, scaled to −1 … 1; filled up with zeros to a multiple of GROUP.
-    outer : array (frame // length of the last axis, axis except the last)
-        Positions along the other axes, scaled to −1 … 1.
-    each : array (frame or none, row)
-        Where frames lie off the grid: what the weight of each adds to the rows of the sums, instead of `inner` and
-        `outer`; see :func:`_add_line`.
-    border : array (frame,), int
-        Frames at the border of the scan.
-    middle, half, step : array (axis,)
-        Centre, half range and mean step of each axis.
-    noise : float, count
-        Of a voxel where nothing diffracts.
-    cut : float, count
-        Counts above background that get zero weight; not negative.
-    lit_above, edge_fraction, saturation : float
-        See :func:`dfxm_dask.rocking.moments`.
-    spare : array (GROUP × STRIP,), dtype of `line`
-        Zeros: room for a strip that is not full.
-    total, peak : array (y, x), float32
-        Filled.
-    places : array (2 × axis, y, x), float64
-        Filled: peak position and centre of mass for each axis.
-    maps : array (map, y, x), float32
-        Filled: standard deviation, skewness and excess kurtosis for each axis, then the covariance for each pair.
-    flags : array (y, x), uint8
+    lines : FrameLines
+    pixels : Pixels
+    scan : Scan
+    limits : Limits
+    maps : Maps
         Filled.
     """
-    rows, columns = total.shape
-    lines = outer.shape[0]
-    length = starts.size // lines
-    axes = middle.size
+    rows, columns = maps.total.shape
+    axes, half = scan.middle.size, scan.half
     strip = np.zeros(ROWS * STRIP)
-    start = np.empty(GROUP, np.int64)
     whole = np.empty((1 + 4 * axes + axes * (axes - 1) // 2, STRIP))
     shape = np.empty(4 * STRIP)
     several, around = np.empty((axes, STRIP)), np.empty((2, STRIP, axes))
-    weight, curve = np.empty(STRIP), np.empty(2 * (place.max() + 1))
+    curve = np.empty(2 * (scan.place.max() + 1))
     for y in range(rows):
         for first in range(0, columns, STRIP):
             width = min(STRIP, columns - first)
-            last, corner = first + width, y * row_step + first
-            strip[:] = 0
-            strip[MOST * STRIP : (MOST + 1) * STRIP] = -np.inf
-            strip[POINT * STRIP : (POINT + 1) * STRIP] = 1
-            _copy(background[y, first:last], strip[LEVEL * STRIP : LEVEL * STRIP + width])
-            _copy(hot[y, first:last], strip[HOT_HERE * STRIP : HOT_HERE * STRIP + width])
-            _copy(full[y, first:last], strip[FULL * STRIP : FULL * STRIP + width])
-            whole[:] = 0
-            for frame in range(each.shape[0]):
-                _add_frame(line, starts[frame] + corner, width, strip, weight, whole, each[frame], frame, cut)
-            for i in range(lines if each.shape[0] == 0 else 0):
-                strip[: 5 * STRIP] = 0
-                for j in range(0, length, GROUP):
-                    for k in range(GROUP):
-                        start[k] = starts[i * length + min(j + k, length - 1)] + corner
-                    if width == STRIP:
-                        _add_frames(line, start, strip, inner[j : j + GROUP], i * length + j, cut)
-                    else:
-                        for k in range(GROUP):
-                            for n in range(width):
-                                spare[k * STRIP + n] = line[start[k] + n]
-                            start[k] = k * STRIP
-                        _add_frames(spare, start, strip, inner[j : j + GROUP], i * length + j, cut)
-                _add_line(strip, whole, outer[i])
-            for frame in border:
-                _keep_border(line, starts[frame] + corner, width, strip)
-            _judge(whole[0], strip, lit_above, edge_fraction, saturation)
+            last, corner = first + width, y * lines.row_step + first
+            _begin(pixels, y, first, last, strip)
+            _add_scan(lines, corner, width, scan, limits.cut, strip, whole)
+            _judge(whole[0], strip, limits.lit_above, limits.edge_fraction, limits.saturation)
             for a in range(axes):
-                _look_up(positions[a], strip, places[2 * a, y, first:last])
+                _look_up(scan.positions[a], strip, maps.places[2 * a, y, first:last])
                 sums = whole[1 + 4 * a : 5 + 4 * a].reshape(4 * STRIP)
-                _central(whole[0], sums, middle[a], half[a], step[a], shape, several[a], strip)
-                _copy(shape[:width], places[2 * a + 1, y, first:last])
+                _central(whole[0], sums, scan.middle[a], half[a], scan.step[a], shape, several[a], strip)
+                _copy(shape[:width], maps.places[2 * a + 1, y, first:last])
                 for m in range(3):
-                    _copy(shape[(m + 1) * STRIP : (m + 1) * STRIP + width], maps[3 * a + m, y, first:last])
+                    _copy(shape[(m + 1) * STRIP : (m + 1) * STRIP + width], maps.shapes[3 * a + m, y, first:last])
                 around[0, :, a] = shape[:STRIP]
                 around[1, :, a] = shape[STRIP : 2 * STRIP]
             pair = 0
             for a in range(axes):
                 for b in range(a + 1, axes):
                     _covariance(whole, 4 * a + 1, 4 * b + 1, 1 + 4 * axes + pair, half[a] * half[b], strip, shape)
-                    _copy(shape[:width], maps[3 * axes + pair, y, first:last])
+                    _copy(shape[:width], maps.shapes[3 * axes + pair, y, first:last])
                     pair += 1
-            _copy(strip[:width], total[y, first:last])
-            _copy(strip[MOST * STRIP : MOST * STRIP + width], peak[y, first:last])
+            _copy(strip[:width], maps.total[y, first:last])
+            _copy(strip[MOST * STRIP : MOST * STRIP + width], maps.peak[y, first:last])
             for n in range(STRIP):
                 strip[FLAG * STRIP + n] += SINGLE * strip[LIT * STRIP + n] * strip[POINT * STRIP + n]
-            for a in range(axes):
-                for n in range(width):
-                    if several[a, n] * strip[LIT * STRIP + n] == 0 or int(strip[FLAG * STRIP + n]) & MULTIMODAL:
-                        continue
-                    if _valley(
-                        line,
-                        starts,
-                        corner + n,
-                        strip[LEVEL * STRIP + n],
-                        noise,
-                        cut,
-                        place,
-                        positions,
-                        a,
-                        place[a].max() + 1,
-                        around[0, n],
-                        around[1, n],
-                        step,
-                        curve,
-                    ):
-                        strip[FLAG * STRIP + n] += MULTIMODAL
-            _copy(strip[FLAG * STRIP : FLAG * STRIP + width], flags[y, first:last])
+            _flag_valleys(lines, corner, width, scan, limits, several, around, strip, curve)
+            _copy(strip[FLAG * STRIP : FLAG * STRIP + width], maps.flags[y, first:last])

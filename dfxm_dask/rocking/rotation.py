@@ -20,7 +20,7 @@ MAD = 1.4826  # times the median absolute deviation is the standard deviation of
 
 
 @njit(nogil=True, cache=True)
-def _spread(mask, offsets, wanted):  # type: ignore[no-untyped-def]
+def _spread(mask, offsets, wanted):
     """Marks the mask and all places within reach of it."""
     rows, columns = mask.shape
     for y in range(rows):
@@ -34,7 +34,7 @@ def _spread(mask, offsets, wanted):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _mean_difference_at(angles, offsets, wanted, mean):  # type: ignore[no-untyped-def]
+def _mean_difference_at(angles, offsets, wanted, mean):
     """Kernel average misorientation of the wanted pixels, by the sum of :func:`dfxm_dask.rocking.kam.kam`."""
     axes, rows, columns = angles.shape
     for y in range(rows):
@@ -58,7 +58,7 @@ def _mean_difference_at(angles, offsets, wanted, mean):  # type: ignore[no-untyp
 
 
 @njit(nogil=True, cache=True)
-def _largest_near(mask, values, offsets, largest):  # type: ignore[no-untyped-def]
+def _largest_near(mask, values, offsets, largest):
     """Largest value within reach of each pixel of the mask; what has no number is left out."""
     rows, columns = mask.shape
     for y in range(rows):

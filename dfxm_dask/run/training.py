@@ -19,7 +19,8 @@ from dfxm_dask.beams.network.inference import log_odds
 from dfxm_dask.beams.network.labels import LabelledBox, box_labels, lit_patches, prior_labels
 from dfxm_dask.beams.network.networks import one_thread
 from dfxm_dask.beams.network.scores import brightness_baseline, brightness_probability, evaluate
-from dfxm_dask.beams.network.training import labelled_patches, seen_patches, train, whole_patches
+from dfxm_dask.beams.network.training import train
+from dfxm_dask.beams.network.training_patches import labelled_patches, seen_patches, whole_patches
 from dfxm_dask.beams.patches import check_grid
 from dfxm_dask.beams.prior import AMBIGUOUS, STRONG, UNLIT, WEAK, frame_places, rocking_axis
 from dfxm_dask.errors import InputError
@@ -152,7 +153,7 @@ def gather(
     Returns
     -------
     patches : dict
-        Of :func:`dfxm_dask.beams.network.training.labelled_patches`, with ``groups``.
+        Of :func:`dfxm_dask.beams.network.training_patches.labelled_patches`, with ``groups``.
     about : dict
         ``layers`` (store and z of each group), ``weak`` and ``strong`` ([taken, labelled] each), ``unlit`` (labels in
         the dark, left out), ``without_weak_beam`` (layers that gave no labels by their rocking curves, for want of a

@@ -124,7 +124,8 @@ def _tree(index: np.ndarray, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> tup
 
 
 @njit(nogil=True, cache=True)
-def _shared(a, b):  # type: ignore[no-untyped-def]
+def _shared(a, b):
+    """Number of values that two rising lists share."""
     count, k = 0, 0
     for i in range(a.size):
         while k < b.size and b[k] < a[i]:
@@ -135,7 +136,7 @@ def _shared(a, b):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _spread(value):  # type: ignore[no-untyped-def]
+def _spread(value):
     """The lowest 21 bits, each followed by two zeros."""
     value &= np.uint64(0x1FFFFF)
     value = (value | (value << np.uint64(32))) & np.uint64(0x1F00000000FFFF)
@@ -146,7 +147,7 @@ def _spread(value):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _codes(index, z, y, x):  # type: ignore[no-untyped-def]
+def _codes(index, z, y, x):
     """Place of each voxel on a Morton curve of cubes, the same length along every dimension."""
     low = np.array([z.min(), y.min(), x.min()])
     extent = max(z.max() - low[0], y.max() - low[1], x.max() - low[2])
@@ -162,7 +163,8 @@ def _codes(index, z, y, x):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _gather(index, z, y, x, points):  # type: ignore[no-untyped-def]
+def _gather(index, z, y, x, points):
+    """Places (z, y, x) of voxels, from their numbers in the volume."""
     for i in range(index.size):
         row = index[i] // x.size
         layer = row // y.size
@@ -170,7 +172,8 @@ def _gather(index, z, y, x, points):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _enclose(points, leaves, boxes):  # type: ignore[no-untyped-def]
+def _enclose(points, leaves, boxes):
+    """Fills a binary tree of boxes: node k encloses nodes 2k and 2k + 1, a leaf points that follow each other."""
     boxes[:, :3], boxes[:, 3:] = np.inf, -np.inf
     for i in range(points.shape[0]):
         box = boxes[leaves + i // LEAF]
@@ -183,7 +186,7 @@ def _enclose(points, leaves, boxes):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _outside(box, z, y, x):  # type: ignore[no-untyped-def]
+def _outside(box, z, y, x):
     """Squared distance from a place to a box, 0 inside."""
     a = max(box[0] - z, z - box[3], 0.0)
     b = max(box[1] - y, y - box[4], 0.0)
@@ -192,13 +195,14 @@ def _outside(box, z, y, x):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _apart(point, z, y, x):  # type: ignore[no-untyped-def]
+def _apart(point, z, y, x):
     a, b, c = point[0] - z, point[1] - y, point[2] - x
     return a * a + b * b + c * c
 
 
 @njit(nogil=True, cache=True)
-def _nearest(index, others, z, y, x, points, boxes, out):  # type: ignore[no-untyped-def]
+def _nearest(index, others, z, y, x, points, boxes, out):
+    """Distance of each voxel to the nearest point, down the tree into the nearer box first."""
     leaves = boxes.shape[0] // 2
     stack, far = np.empty(64, np.int64), np.empty(64)
     column = np.full(x.size, -1)  # what was nearest to the last voxel of each column: a good first guess

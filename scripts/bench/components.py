@@ -17,7 +17,7 @@ from bench.storing import drain, layer
 from bench.timing import Row, at_least, at_most, best, pinned, seconds
 from dfxm_dask.catalogue import find
 from dfxm_dask.components.curves import scaling_of
-from dfxm_dask.components.gram_schmidt import orthonormal
+from dfxm_dask.components.region_curves import orthonormal
 from dfxm_dask.engine.layer import scan_last
 from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.store.shards import Buffers

@@ -72,7 +72,7 @@ def compare_beams(
     layer : int or several, optional
         Numbers along z, the middle one by default. Scores are means over layers; the figure shows the middle one.
     regions : path, optional
-        YAML file with a list of :class:`dfxm_dask.components.regions.Region` for Gram–Schmidt by hand.
+        YAML file with a list of :class:`dfxm_dask.components.drawn_regions.Region` for Gram–Schmidt by hand.
     weights : str
         Of the network; see :func:`dfxm_dask.beams.classify_beams`.
 
@@ -147,7 +147,7 @@ def compare_beams(
 
 
 def read_regions(path: str | Path) -> list[dict[str, Any]]:
-    """Boxes of a YAML file, a list or under ``regions:``, checked: see :class:`dfxm_dask.components.regions.Region`.
+    """Checked boxes (:class:`dfxm_dask.components.drawn_regions.Region`) of a YAML file, a list or under ``regions:``.
 
     Raises
     ------

@@ -40,7 +40,8 @@ from train_beams import (
 
 from dfxm_dask.beams.network.networks import CLASSES, STRONG, WEAK, count_parameters, network, one_thread, published
 from dfxm_dask.beams.network.scores import brightness_baseline, brightness_probability, evaluate
-from dfxm_dask.beams.network.training import labelled_patches, train
+from dfxm_dask.beams.network.training import train
+from dfxm_dask.beams.network.training_patches import labelled_patches
 from dfxm_dask.beams.network.weights import save
 from dfxm_dask.phantoms.strong_lattice import StrongBeam
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dfxm_dask.beams.beam_sums import windows
 from dfxm_dask.beams.classify import classify_beams
-from dfxm_dask.beams.integrate import contrast_curve, published_sum, windows
+from dfxm_dask.beams.integrate import contrast_curve, published_sum
 from dfxm_dask.beams.local_peak import local_peak
 from dfxm_dask.beams.patches import seam_metric, spread
 from dfxm_dask.beams.prior import patch_probability

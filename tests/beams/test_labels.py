@@ -15,7 +15,7 @@ from dfxm_dask.beams.network.labels import (
     nearest_index,
     prior_labels,
 )
-from dfxm_dask.beams.network.training import labelled_patches, whole_patches
+from dfxm_dask.beams.network.training_patches import labelled_patches, whole_patches
 from dfxm_dask.beams.patches import patch_starts
 from dfxm_dask.beams.prior import patch_probability
 from dfxm_dask.errors import InputError

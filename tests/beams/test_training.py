@@ -18,7 +18,8 @@ from dfxm_dask.beams.network.scores import (
     calibrated_temperature,
     evaluate,
 )
-from dfxm_dask.beams.network.training import LEVELS, labelled_patches, seen_patches, train
+from dfxm_dask.beams.network.training import train
+from dfxm_dask.beams.network.training_patches import LEVELS, labelled_patches, seen_patches
 from dfxm_dask.beams.network.weights import load, shipped
 from dfxm_dask.beams.patches import gather_patches, log_counts, standardise
 from dfxm_dask.errors import InputError

@@ -11,10 +11,12 @@ from scipy import ndimage
 from dfxm_dask.beams import local_peak
 from dfxm_dask.components import gram_schmidt
 from dfxm_dask.components.curves import dark_level, scaling_of, treated
+from dfxm_dask.components.drawn_regions import drawn_regions
+from dfxm_dask.components.gram_schmidt import _largest_three, _rocking_axis
+from dfxm_dask.components.region_curves import chosen_parts, orthonormal, region_sums
 from dfxm_dask.components.regions import (
     clustered_regions,
     clusters_of,
-    drawn_regions,
     found_regions,
     peak_parts,
     surroundings,
@@ -24,12 +26,6 @@ from tests.beams.phantoms import auc, layer
 
 PHI = np.linspace(-4, 4, 17)
 NAMES = ("strong", "weak_minus", "weak_plus")
-
-
-def module() -> Any:
-    import sys
-
-    return sys.modules["dfxm_dask.components.gram_schmidt"]
 
 
 def boxes(**places: list[float]) -> list[dict[str, Any]]:
@@ -82,7 +78,7 @@ def curves_of(layers: list[np.ndarray], scaling: str = "log") -> np.ndarray:
 def test_orthonormal__is_so_to_rounding_and_equals_qr_up_to_sign(alike: float) -> None:
     generator = np.random.default_rng(4)
     curves = generator.normal(size=31) + alike * generator.normal(size=(3, 31))
-    basis = module().orthonormal(curves)
+    basis = orthonormal(curves)
     assert np.abs(basis @ basis.T - np.eye(3)).max() < 1e-12
     q, r = np.linalg.qr(curves.T)
     np.testing.assert_allclose(basis, q.T * np.sign(np.diag(r))[:, None], atol=1e-13 / alike)
@@ -91,8 +87,8 @@ def test_orthonormal__is_so_to_rounding_and_equals_qr_up_to_sign(alike: float) -
 
 def test_orthonormal__of_dependent_curves_is_nothing() -> None:
     curves = np.array([[1.0, 2, 3], [0, 1, 0], [2, 5, 6]])
-    assert np.isnan(module().orthonormal(curves)).all()
-    assert np.isnan(module().orthonormal(np.array([[1.0, np.nan]]))).all()
+    assert np.isnan(orthonormal(curves)).all()
+    assert np.isnan(orthonormal(np.array([[1.0, np.nan]]))).all()
 
 
 @pytest.mark.parametrize("order", [NAMES, ("weak_plus", "strong", "weak_minus")])
@@ -125,8 +121,8 @@ def test_gram_schmidt__three_largest_eigenvalues_of_many_frames_are_those_of_all
     values = np.random.default_rng(3).normal(size=(300, 260)) * np.linspace(1, 3, 260)
     products = values.T @ values
     expected = np.linalg.eigvalsh(products)[-3:].sum()
-    assert module()._largest_three(products) == pytest.approx(expected, rel=1e-12)
-    assert module()._largest_three(0 * products) == 0
+    assert _largest_three(products) == pytest.approx(expected, rel=1e-12)
+    assert _largest_three(0 * products) == 0
 
 
 def test_gram_schmidt__bootstrap_is_how_far_the_basis_scatters() -> None:
@@ -304,7 +300,7 @@ def test_chosen_parts__are_those_whose_coefficients_tell_the_weak_regions_best()
     sums, pixels = np.zeros((3, 16, PHI.size)), np.zeros((3, 16), int)
     np.add.at(sums, (region, part), curves)
     np.add.at(pixels, (region, part), 1)
-    found = module().chosen_parts(sums, pixels, curves.mean(axis=0), np.cov(curves.T, ddof=0))
+    found = chosen_parts(sums, pixels, curves.mean(axis=0), np.cov(curves.T, ddof=0))
     told = {}
     for choice in np.ndindex(3, 3, 3):
         chosen = [(region == k) & ((c == 2) | (part == (3, 5, 0)[c])) for k, c in enumerate(choice)]
@@ -324,9 +320,9 @@ def test_chosen_parts__are_all_where_nothing_is_parted_or_parts_are_small() -> N
     part = np.where(np.arange(kind.size) % 25, 7, 8)  # 4 % in another part: too few to stand for the region
     np.add.at(sums, (kind // 2, part), curves)
     np.add.at(pixels, (kind // 2, part), 1)
-    found = module().chosen_parts(sums, pixels, curves.mean(axis=0), np.cov(curves.T, ddof=0))
+    found = chosen_parts(sums, pixels, curves.mean(axis=0), np.cov(curves.T, ddof=0))
     assert all(p.start in (None, 7) for p in found)
-    one = module().chosen_parts(sums.sum(1)[:, None], pixels.sum(1)[:, None], sums[0, 7], np.eye(PHI.size))
+    one = chosen_parts(sums.sum(1)[:, None], pixels.sum(1)[:, None], sums[0, 7], np.eye(PHI.size))
     assert one == [slice(None)] * 3
 
 
@@ -345,8 +341,8 @@ def test_region_sums__are_those_of_a_naive_loop_and_add_up_over_parts_and_layers
     numbers = scaling_of("test", "log", None, 10, None)
     level = dark_level("test", numbers, None, (24, 72))
     for z, counts in enumerate(layers):
-        told = module().region_sums(counts, level, numbers, masks, part, float(z), (1.0, 1.0))
-        whole = module().region_sums(counts, level, numbers, masks, None, float(z), (1.0, 1.0))
+        told = region_sums(counts, level, numbers, masks, part, float(z), (1.0, 1.0))
+        whole = region_sums(counts, level, numbers, masks, None, float(z), (1.0, 1.0))
         curves = (curves_of([counts]) * 2**13).reshape(24, 72, -1)
         for k, p in np.ndindex(3, 16):
             here = masks[k] & (part == p)
@@ -387,7 +383,7 @@ def test_gram_schmidt__by_itself_tells_dislocations_as_well_as_the_best_of_20_wh
         y, x = divmod(int(generator.choice(inside)), where.shape[1] - 10)
         return curves[y : y + 10, x : x + 10][lit[y : y + 10, x : x + 10]].mean(axis=0, dtype=float)
 
-    drawn = np.array([score(module().orthonormal(np.stack([box(away), box(near), box(near)]))) for _ in range(20)])
+    drawn = np.array([score(orthonormal(np.stack([box(away), box(near), box(near)]))) for _ in range(20)])
     summary = gram_schmidt.kernel(
         made.counts,
         made.scan,
@@ -409,7 +405,6 @@ def test_gram_schmidt__by_itself_tells_dislocations_as_well_as_the_best_of_20_wh
 
 def test_rocking_axis__is_the_one_whose_peaks_local_peak_found() -> None:
     from dfxm_dask.beams.prior import rocking_axis
-    from dfxm_dask.components.gram_schmidt import _rocking_axis
 
     for sizes in ({"chi": 5, "omega": 31}, {"phi": 2, "chi": 31}, {"chi": 4, "phi": 3}, {"phi": 31}):
         scan = {name: np.arange(float(n)) for name, n in sizes.items()}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dfxm_dask.components import gram_schmidt
-from dfxm_dask.components.regions import NAMES, drawn_regions
+from dfxm_dask.components.drawn_regions import drawn_regions
+from dfxm_dask.components.regions import NAMES
 from tests.components.test_gram_schmidt import STRIPES, fit, striped
 
 SHAPE = (24, 72)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,18 @@ def test_folders__hold_a_dozen_files() -> None:
     package = ROOT / "dfxm_dask"
     counts = {str(d.relative_to(ROOT)): len(list(d.glob("*.py"))) for d in package.rglob("*") if d.is_dir()}
     assert {name: n for name, n in counts.items() if n > 12 + 1} == {}  # and its page
+
+
+def test_functions__of_rooms_declare_types_unless_numba_infers_them() -> None:
+    found = {
+        f"{p.relative_to(ROOT)}: {node.name}": [ast.unparse(d) for d in node.decorator_list]
+        for room in ("frames", "rocking", "components", "beams", "volume")
+        for p in (ROOT / "dfxm_dask" / room).rglob("*.py")
+        for node in ast.parse(p.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.returns is None
+    }
+    assert len(found) > 50
+    assert [name for name, by in found.items() if not any("njit" in d or d == "intrinsic" for d in by)] == []
 
 
 def test_import__is_light() -> None:

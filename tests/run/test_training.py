@@ -16,7 +16,8 @@ from dfxm_dask.beams.classify import dark_level
 from dfxm_dask.beams.network import weights
 from dfxm_dask.beams.network.labels import LabelledBox, lit_patches
 from dfxm_dask.beams.network.scores import brightness_baseline, brightness_probability, evaluate
-from dfxm_dask.beams.network.training import LEVELS, labelled_patches, seen_patches, train
+from dfxm_dask.beams.network.training import train
+from dfxm_dask.beams.network.training_patches import LEVELS, labelled_patches, seen_patches
 from dfxm_dask.errors import InputError
 from dfxm_dask.frames import background
 from dfxm_dask.run.labels import LabelledScan, open_scans, place_labels, read_labels

@@ -24,7 +24,7 @@ from click.testing import CliRunner, Result
 import dfxm_dask
 from dfxm_dask.beams.network.weights import shipped
 from dfxm_dask.cli import cli
-from dfxm_dask.components.regions import read_mask
+from dfxm_dask.components.drawn_regions import read_mask
 from dfxm_dask.errors import InputError, RecipeError, SourceError
 from dfxm_dask.run.recipe import read_recipe
 from dfxm_dask.schema import printable

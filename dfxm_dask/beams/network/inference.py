@@ -173,7 +173,8 @@ def predict_counts(
 
 
 @njit(nogil=True, cache=True)
-def _histogram(frame, lit, length):  # type: ignore[no-untyped-def]
+def _histogram(frame, lit, length):
+    """How often each count occurs in the lit pixels of a frame; in all where `lit` is a single value."""
     found = np.zeros(length, np.int64)
     every = lit.size == 1
     for y in range(frame.shape[0]):
@@ -184,7 +185,8 @@ def _histogram(frame, lit, length):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _fill(frame, table, ys, xs, first, patches):  # type: ignore[no-untyped-def]
+def _fill(frame, table, ys, xs, first, patches):
+    """Fills patches from number `first` on, by a table of what stands for each count."""
     count, size, _ = patches.shape
     for k in range(count):
         top, left = ys[(first + k) // xs.size], xs[(first + k) % xs.size]
@@ -202,7 +204,7 @@ def _standard(table: np.ndarray, histogram: np.ndarray) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
-def _mean_and_spread(table, histogram):  # type: ignore[no-untyped-def]
+def _mean_and_spread(table, histogram):
     # Not by numpy's dot: on several threads its sums may differ in the last bit, and waking them costs 20 ms.
     pixels, total, squares = 0, 0.0, 0.0
     for k in range(table.size):
@@ -227,6 +229,7 @@ def _clean(frame: np.ndarray) -> np.ndarray:
 
 
 def _stack(frames: np.ndarray, temperature: float, batch: int | None) -> np.ndarray:
+    """Frames as a stack, even a single one; refuses what cannot be classified."""
     if frames.ndim not in (2, 3):
         raise InputError("patches to classify", f"an array of shape {frames.shape}", "give (y, x) or (frame, y, x)")
     if not temperature > 0:
@@ -237,6 +240,7 @@ def _stack(frames: np.ndarray, temperature: float, batch: int | None) -> np.ndar
 
 
 def _probability(found: list[np.ndarray], frames: np.ndarray, size: int, temperature: float) -> np.ndarray:
+    """Log-odds as probabilities: (frame, patch_y, patch_x)."""
     grid = tuple(s.size for s in patch_starts((frames.shape[-2], frames.shape[-1]), size))
     odds = np.stack(found) if found else np.empty((0, 1), np.float32)
     weak = np.asarray(expit(odds / np.float32(temperature)), np.float32)

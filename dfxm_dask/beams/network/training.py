@@ -1,15 +1,10 @@
-"""Training of the networks on labelled frames, and calibration of their probabilities.
-
-A network sees log(1 + counts above the dark level), standardised per frame over lit pixels. Patches for training are
-kept as counts, so that gain and dark level can be jittered before the logarithm; 256 quantiles of the lit counts of
-the frame tell what standardisation would do to it.
-"""
+"""Training of the networks on labelled frames, and calibration of their probabilities."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.special import expit
@@ -17,154 +12,61 @@ from scipy.special import expit
 from dfxm_dask.beams.network.inference import log_odds
 from dfxm_dask.beams.network.networks import STRONG, WEAK, network, one_thread
 from dfxm_dask.beams.network.scores import calibrated_temperature, evaluate
-from dfxm_dask.beams.patches import check_grid, gather_patches, patch_starts
+from dfxm_dask.beams.network.training_patches import LEVELS, seen_patches
 from dfxm_dask.errors import InputError
-from dfxm_dask.schema import PATCH
 
 if TYPE_CHECKING:
     import torch
-
-LEVELS = 256
-"""Quantiles that stand for the brightness of a frame (our choice)."""
 
 WARMEST = 3.0
 """Limit of the temperature, and its reciprocal the other one: weights that were stopped by their log loss need no more.
 Networks of six labelled frames, another instrument, were calibrated best at 2.1 to 3.1 (our choice, by measurement)."""
 
-TRUTH = (1, 2)
-"""Weak and strong in the labels of a simulated layer, in the order of CLASSES."""
+
+class _Labelled(NamedTuple):
+    """Patches of counts, their classes, the lit counts of their frames and the dark level of these: arrays (n, …)."""
+
+    patches: np.ndarray
+    labels: np.ndarray
+    levels: np.ndarray
+    dark: np.ndarray
+
+    def some(self, places: np.ndarray) -> _Labelled:
+        return _Labelled(*(values[places] for values in self))
 
 
-def whole_patches(shape: tuple[int, int], size: int = PATCH) -> np.ndarray:
-    """Which patches lie on the lattice, neither shifted back nor continued by reflection: (patch_y, patch_x), bool.
+class _Jitter(NamedTuple):
+    """What is changed at random in every patch before a network learns from it: see :func:`train`."""
 
-    Examples
-    --------
-    >>> whole_patches((64, 150)).tolist()
-    [[True, True, False]]
-    """
-    on = [(s % size == 0) & (s + size <= n) for s, n in zip(patch_starts(shape, size), shape, strict=True)]
-    return np.asarray(on[0][:, None] & on[1][None, :])
+    gain: float
+    offset: float
+    brightness: float
+    flips: bool
 
 
-def labelled_patches(
-    frames: np.ndarray,
-    labels: np.ndarray,
-    *,
-    dark: float | np.ndarray,
-    lit: np.ndarray | None = None,
-    size: int = PATCH,
-    labelled: Sequence[int] = TRUTH,
-    shifted: bool = False,
-) -> dict[str, np.ndarray]:
-    """Patches of a layer that are weak or strong without doubt, with what is needed to train on them.
-
-    Parameters
-    ----------
-    frames : array (frame, y, x)
-        Raw counts, uint16 or float32.
-    labels : array (frame, patch_y, patch_x), integer
-        Of simulated layers: 1 weak, 2 strong. Whatever is neither is dropped.
-    dark : float or array (frame,), count
-        Level without beam.
-    lit : array (y, x), bool, optional
-        Pixels that the brightness of a frame is taken over; all by default.
-    size : int, pixel
-        Edge of a patch.
-    labelled : (int, int)
-        What stands for weak and for strong.
-    shifted : bool
-        Whether the labels of the last patches hold for where those are, shifted back to end with the frame. The labels
-        of simulated layers hold for what would be beyond, so that these patches are dropped.
-
-    Returns
-    -------
-    dict of arrays
-        ``patches`` (n, size, size) raw counts, ``labels`` (n,) int64 in the order of CLASSES, ``levels``
-        (n, 256) float32, quantiles of the lit counts of the frame, ``dark`` (n,) float32, ``frame`` (n,) int64.
+def _checked(
+    patches: np.ndarray, labels: np.ndarray, groups: np.ndarray, levels: np.ndarray, dark: np.ndarray | float
+) -> _Labelled:
+    """The patches with what belongs to them.
 
     Raises
     ------
     InputError
-        Labels that are not those of such frames.
-
-    Examples
-    --------
-    >>> found = labelled_patches(np.zeros((1, 64, 128), np.uint16), np.array([[[1, 3]]]), dark=0)
-    >>> found["patches"].shape, found["labels"].tolist(), found["levels"].shape
-    ((1, 64, 64), [0], (1, 256))
-    """
-    frames, labels = np.asarray(frames), np.asarray(labels)
-    if frames.ndim != 3 or labels.ndim != 3 or len(frames) != len(labels):
-        raise InputError(
-            "labelled patches", f"frames {frames.shape}, labels {labels.shape}", "give (frame, y, x) and one per patch"
-        )
-    shape = (frames.shape[1], frames.shape[2])
-    check_grid("labels", labels.shape[1:], shape, size)
-    whole = True if shifted else whole_patches(shape, size)
-    level = np.broadcast_to(np.asarray(dark, np.float32), len(frames))
-    at = (np.arange(LEVELS) + 0.5) / LEVELS
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("patches", "labels", "levels", "dark", "frame")}
-    for k, (image, label) in enumerate(zip(frames, labels, strict=True)):
-        kept = (np.isin(label, labelled) & whole).ravel()
-        n = int(kept.sum())
-        if not n:
-            continue
-        light = image[np.isfinite(image) if lit is None else np.isfinite(image) & lit]
-        quantiles = np.quantile(light, at) if light.size else np.full(LEVELS, level[k])
-        parts["patches"].append(gather_patches(image, size)[kept])
-        parts["labels"].append(np.where(label.ravel()[kept] == labelled[0], WEAK, STRONG))
-        parts["levels"].append(np.tile(quantiles.astype(np.float32), (n, 1)))
-        parts["dark"].append(np.full(n, level[k], np.float32))
-        parts["frame"].append(np.full(n, k))
-    if not parts["labels"]:
-        empty = {"patches": np.empty((0, size, size), frames.dtype), "levels": np.empty((0, LEVELS), np.float32)}
-        return {name: empty.get(name, np.empty(0, np.float32 if name == "dark" else np.int64)) for name in parts}
-    return {name: np.concatenate(values) for name, values in parts.items()}
-
-
-def seen_patches(
-    patches: np.ndarray,
-    levels: np.ndarray,
-    dark: np.ndarray,
-    gain: np.ndarray | float = 1.0,
-    offset: np.ndarray | float = 0.0,
-) -> np.ndarray:
-    """What a network sees of patches of counts.
-
-    Parameters
-    ----------
-    patches, levels, dark : arrays
-        Of :func:`labelled_patches`.
-    gain : array (n,) or float
-        By which counts above the dark level are multiplied.
-    offset : array (n,) or float, count
-        By which the dark level is wrong.
-
-    Returns
-    -------
-    array (n, 1, size, size), float32
-        log(1 + gain max(counts − dark − offset, 0)), less its mean and divided by its standard deviation over the lit
-        pixels of the frame; 0 where a count is no number or the frame is constant.
-
-    Examples
-    --------
-    >>> counts = np.array([[[1, 3]]], float)
-    >>> seen_patches(np.expm1(counts), np.expm1([[1, 3.0]]), np.zeros(1)).tolist()
-    [[[[-1.0, 1.0]]]]
+        Arrays of unequal length, or labels that are neither class.
     """
     n = len(patches)
-    factor = np.broadcast_to(np.asarray(gain, np.float32), n)[:, None]
-    below = (np.asarray(dark, np.float32) + np.broadcast_to(np.asarray(offset, np.float32), n))[:, None]
-    lit = np.log1p(np.maximum(levels - below, 0) * factor)
-    mean, spread = lit.mean(1, keepdims=True), lit.std(1, keepdims=True)
-    scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-6 * np.maximum(1, np.abs(mean)))
-    flat = patches.reshape(n, -1).astype(np.float32)
-    found = (np.log1p(np.maximum(flat - below, 0) * factor) - mean) * scale
-    return np.nan_to_num(found, nan=0.0).reshape(n, 1, *patches.shape[1:]).astype(np.float32)
+    lengths = {"labels": len(labels), "groups": len(groups), "levels": len(levels)}
+    if set(lengths.values()) != {n}:
+        raise InputError(f"training on {n} patches", f"there are {lengths}", "give one of each for every patch")
+    if not np.isin(labels, (WEAK, STRONG)).all():
+        raise InputError("training", f"labels {np.unique(labels).tolist()}", f"give {WEAK} (weak) or {STRONG} (strong)")
+    return _Labelled(patches, labels, levels, np.broadcast_to(np.asarray(dark, np.float32), n))
 
 
-def _split(labels: np.ndarray, groups: np.ndarray, held_out: Sequence[int] | None, seed: int) -> np.ndarray:
+def _split(
+    labels: np.ndarray, groups: np.ndarray, held_out: Sequence[int] | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the patches to learn from, and of those in the layers held out."""
     names = np.unique(groups)
     if len(names) < 2:
         raise InputError(
@@ -196,22 +98,19 @@ def _split(labels: np.ndarray, groups: np.ndarray, held_out: Sequence[int] | Non
             "patches of one class are left" if aside.any() else "nothing is held out",
             "label weak and strong patches in more layers",
         )
-    return aside
+    return np.flatnonzero(~aside), np.flatnonzero(aside)
 
 
-def _light(chance: np.random.Generator, above: np.ndarray, gain: float, offset: float) -> tuple[np.ndarray, np.ndarray]:
-    """Gains and errors of the dark level of a batch, whose levels above it are given."""
-    n = len(above)
+def _jittered(chance: np.random.Generator, part: _Labelled, jitter: _Jitter) -> np.ndarray:
+    """What a network sees of a batch in another light, mirrored or not, and brighter or darker as a whole."""
+    n = len(part.labels)
+    gain, offset = jitter.gain, jitter.offset
     factor, wrong = np.exp(chance.uniform(-gain, gain, n)), chance.uniform(-offset, offset, n)
-    faint = chance.uniform(0, 1, n) * np.maximum(above[:, LEVELS // 50], 0)
-    return factor, wrong + np.where(chance.uniform(size=n) < (1 / 3 if offset else 0), faint, 0)
-
-
-def _turned(chance: np.random.Generator, seen: np.ndarray, brightness: float, flips: bool) -> np.ndarray:
-    """A batch, each patch mirrored or not, and brighter or darker as a whole."""
-    n = len(seen)
-    seen = seen + chance.normal(0, brightness, (n, 1, 1, 1)).astype(np.float32)
-    if flips:
+    faint = chance.uniform(0, 1, n) * np.maximum((part.levels - part.dark[:, None])[:, LEVELS // 50], 0)
+    wrong = wrong + np.where(chance.uniform(size=n) < (1 / 3 if offset else 0), faint, 0)
+    seen = seen_patches(part.patches, part.levels, part.dark, factor, wrong)
+    seen = seen + chance.normal(0, jitter.brightness, (n, 1, 1, 1)).astype(np.float32)
+    if jitter.flips:
         turn = chance.integers(0, 2, (n, 2), dtype=bool)
         seen[turn[:, 0]] = seen[turn[:, 0], :, ::-1]
         seen[turn[:, 1]] = seen[turn[:, 1], :, :, ::-1]
@@ -229,6 +128,83 @@ def _temperature(odds: np.ndarray, labels: np.ndarray) -> float:
     typical = [np.median(odds[labels == kind]) for kind in classes]
     found = calibrated_temperature(np.append(odds, typical), np.append(labels, WEAK + STRONG - classes))
     return float(np.clip(found, 1 / WARMEST, WARMEST))
+
+
+def _batches(
+    chance: np.random.Generator, known: _Labelled, places: np.ndarray, batch: int, jitter: _Jitter
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What a network sees of some patches in one epoch, in an order drawn by chance, and their classes."""
+    order = chance.permutation(places)
+    for first in range(0, len(order), batch):
+        part = known.some(order[first : first + batch])
+        yield _jittered(chance, part, jitter), part.labels
+
+
+def _begin(net: torch.nn.Module, start: torch.nn.Module, named: str) -> None:
+    """Takes over the weights to begin with.
+
+    Raises
+    ------
+    InputError
+        They are of another shape.
+    """
+    try:
+        net.load_state_dict(start.state_dict())
+    except RuntimeError:
+        remedy = "give the architecture and options of those weights"
+        raise InputError(f"training of {named}", "the weights to begin with are of another shape", remedy) from None
+
+
+def _odds(net: torch.nn.Module, known: _Labelled, places: np.ndarray) -> np.ndarray:
+    """Log odds that a network gives some of the patches, as they are."""
+
+    def seen(part: slice) -> np.ndarray:
+        some = known.some(places[part])
+        return seen_patches(some.patches, some.levels, some.dark)
+
+    return log_odds(net, seen, len(places))
+
+
+def _scores(odds: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> dict[str, Any]:
+    return evaluate(expit(odds.astype(np.float64) / temperature), labels)
+
+
+def _optimiser(net: torch.nn.Module, rate: float, steps: int) -> tuple[torch.optim.Optimizer, Any]:
+    """AdamW, and its rate over all steps: a tenth to rise, then along a cosine."""
+    import torch
+
+    optimiser = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser,
+        lambda step: (
+            min(1.0, (step + 1) / max(1.0, 0.1 * steps)) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
+        ),
+    )
+    return optimiser, schedule
+
+
+def _learn(
+    net: torch.nn.Module,
+    optimisation: tuple[torch.optim.Optimizer, Any],
+    weight: torch.Tensor,
+    batches: Iterator[tuple[np.ndarray, np.ndarray]],
+) -> float:
+    """Steps of one epoch, one for each batch of (what the network sees, classes); the sum of their losses."""
+    import torch
+
+    optimiser, schedule = optimisation
+    net.train()
+    total = 0.0
+    for seen, labels in batches:
+        given = torch.from_numpy(seen).contiguous(memory_format=torch.channels_last)
+        optimiser.zero_grad(set_to_none=True)
+        loss = torch.nn.functional.cross_entropy(net(given), torch.from_numpy(labels), weight)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        total += len(labels) * loss.item()
+    return total
 
 
 def train(
@@ -259,7 +235,7 @@ def train(
     Parameters
     ----------
     patches, levels, dark : arrays
-        Of :func:`labelled_patches`.
+        Of :func:`dfxm_dask.beams.network.training_patches.labelled_patches`.
     labels : array (n,), integer
         In the order of CLASSES.
     groups : array (n,), integer
@@ -313,75 +289,31 @@ def train(
     import torch
 
     labels, groups = np.asarray(labels, np.int64), np.asarray(groups)
-    n = len(patches)
-    lengths = {"labels": len(labels), "groups": len(groups), "levels": len(levels)}
-    if set(lengths.values()) != {n}:
-        raise InputError(f"training on {n} patches", f"there are {lengths}", "give one of each for every patch")
+    known = _checked(patches, labels, groups, levels, dark)
     if epochs < 1 or batch < 1:
         raise InputError("training", f"epochs={epochs}, batch={batch}", "give at least 1")
-    if not np.isin(labels, (WEAK, STRONG)).all():
-        raise InputError("training", f"labels {np.unique(labels).tolist()}", f"give {WEAK} (weak) or {STRONG} (strong)")
-    aside = _split(labels, groups, held_out, seed)
-    level = np.broadcast_to(np.asarray(dark, np.float32), n)
-    inner, outer = np.flatnonzero(~aside), np.flatnonzero(aside)
+    inner, outer = _split(labels, groups, held_out, seed)
+    jitter = _Jitter(gain, offset, brightness, flips)
     chance = np.random.default_rng(seed)
     share = np.bincount(labels[inner], minlength=2) / len(inner)
     curves: list[dict[str, float]] = []
     best, best_loss, best_odds, best_epoch = {}, np.inf, np.empty(0), 0
-
-    def outer_odds(network: torch.nn.Module) -> np.ndarray:
-        return log_odds(
-            network,
-            lambda part: seen_patches(patches[outer[part]], levels[outer[part]], level[outer[part]]),
-            len(outer),
-        )
-
     with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(seed)
         net: Any = network(architecture, **(options or {}))
         net.to(memory_format=torch.channels_last)
         if start is not None:
-            try:
-                net.load_state_dict(start.state_dict())
-            except RuntimeError:
-                asked = f"training of {architecture!r} with options {dict(options or {})}"
-                remedy = "give the architecture and options of those weights"
-                raise InputError(asked, "the weights to begin with are of another shape", remedy) from None
-            best, best_odds = copy.deepcopy(net.state_dict()), outer_odds(net)
-            best_loss = evaluate(expit(best_odds.astype(np.float64)), labels[outer])["log_loss"]
+            _begin(net, start, f"{architecture!r} with options {dict(options or {})}")
+            best, best_odds = copy.deepcopy(net.state_dict()), _odds(net, known, outer)
+            best_loss = _scores(best_odds, labels[outer])["log_loss"]
         weight = torch.tensor(0.5 / share if class_weights else np.ones(2), dtype=torch.float32)
-        optimiser = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-4)
-        steps = epochs * -(-len(inner) // batch)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser,
-            lambda step: (
-                min(1.0, (step + 1) / max(1.0, 0.1 * steps)) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
-            ),
-        )
+        optimisation = _optimiser(net, rate, epochs * -(-len(inner) // batch))
         for epoch in range(1, epochs + 1):
-            net.train()
-            order, total = chance.permutation(inner), 0.0
-            for first in range(0, len(order), batch):
-                some = order[first : first + batch]
-                seen = seen_patches(
-                    patches[some],
-                    levels[some],
-                    level[some],
-                    *_light(chance, levels[some] - level[some, None], gain, offset),
-                )
-                seen = _turned(chance, seen, brightness, flips)
-                given = torch.from_numpy(seen).contiguous(memory_format=torch.channels_last)
-                optimiser.zero_grad(set_to_none=True)
-                loss = torch.nn.functional.cross_entropy(net(given), torch.from_numpy(labels[some]), weight)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-                optimiser.step()
-                schedule.step()
-                total += len(some) * loss.item()
-            odds = outer_odds(net)
+            total = _learn(net, optimisation, weight, _batches(chance, known, inner, batch, jitter))
+            odds = _odds(net, known, outer)
             if not np.isfinite(odds).all():
                 raise InputError(f"training, epoch {epoch}", "the weights have run away", "take a smaller rate")
-            now = evaluate(expit(odds.astype(np.float64)), labels[outer])
+            now = _scores(odds, labels[outer])
             curves.append(
                 {
                     "epoch": epoch,
@@ -406,7 +338,7 @@ def train(
             "best_epoch": best_epoch,
             "batch": batch,
             "rate": rate,
-            "jitter": {"gain": gain, "offset": offset, "brightness": brightness, "flips": flips},
+            "jitter": jitter._asdict(),
             "class_weights": class_weights,
             "patches": len(inner),
             "held_out_patches": len(outer),
@@ -414,6 +346,6 @@ def train(
             "held_out_layers": np.unique(groups[outer]).tolist(),
             "curves": curves,
         },
-        "scores": evaluate(expit(best_odds.astype(np.float64) / temperature), labels[outer]),
+        "scores": _scores(best_odds, labels[outer], temperature),
         "temperature": temperature,
     }
