@@ -25,8 +25,9 @@ from dfxm_dask.beams.network.networks import one_thread
 from dfxm_dask.beams.network.training import LEVELS, labelled_patches, seen_patches, train
 from dfxm_dask.beams.network.weights import FOLDER, facts, load, save
 from dfxm_dask.beams.scoring.scores import brightness_baseline, brightness_probability, evaluate
-from dfxm_dask.phantoms.phantom import Phantom, render
+from dfxm_dask.phantoms.phantom import Phantom
 from dfxm_dask.phantoms.presets import build
+from dfxm_dask.phantoms.render import render
 from dfxm_dask.phantoms.strong_lattice import StrongBeam
 
 SEED = 20261121

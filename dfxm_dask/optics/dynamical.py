@@ -134,6 +134,7 @@ def _march(incident, phase, steps, medium, plane, lit, transmitted, diffracted):
 
 
 def _check(theta: float, wavelength: float, chi_h: complex, polarisation: float) -> None:
+    """Without coupling or at an impossible angle nothing is diffracted, and the equations say nothing."""
     if not 0 < theta < np.pi / 2:
         raise InputError(f"Takagi-Taupin: theta = {theta:g} rad", "no Bragg angle", "give one between 0 and pi/2 rad")
     if not (np.isfinite(wavelength) and wavelength > 0):

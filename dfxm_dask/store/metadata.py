@@ -114,6 +114,7 @@ def check_store(store: str | Path) -> None:
 
 
 def _check_group(group: Path, lengths: Mapping[str, int]) -> None:
+    """Arrays of a group must have the lengths of the coordinates, and no links."""
     for entry in _entries(group):
         if not entry.is_dir():
             continue
@@ -280,6 +281,7 @@ def _wrong_array(meta: Mapping[str, Any]) -> str | None:
 
 
 def _wrong_fill(value: Any, dtype: str) -> str | None:
+    """What is wrong with the fill value for its dtype, or None."""
     kind = np.dtype(dtype).kind
     if kind == "f":
         sound = value in ("NaN", "Infinity", "-Infinity") or (
@@ -306,6 +308,7 @@ def _names(codecs: Any) -> list[str] | None:
 
 
 def _wrong_codecs(meta: Mapping[str, Any], chunk: list[int]) -> str | None:
+    """What is wrong with the codecs and sizes of chunks, or None."""
     itemsize = np.dtype(meta["data_type"]).itemsize
     names = _names(meta.get("codecs"))
     if names is None:

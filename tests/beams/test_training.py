@@ -22,8 +22,8 @@ from dfxm_dask.beams.scoring.scores import (
     evaluate,
 )
 from dfxm_dask.errors import InputError
-from dfxm_dask.phantoms.phantom import render
 from dfxm_dask.phantoms.presets import build
+from dfxm_dask.phantoms.render import render
 
 
 @cache
