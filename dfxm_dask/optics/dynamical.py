@@ -17,6 +17,7 @@ from numba import njit
 from dfxm_dask.errors import InputError
 
 ANGSTROM = 1e-4  # um
+LARGEST_TURN = np.pi / 2  # of the diffracted wave in one step, rad (our choice): at 2 pi the lattice sees a false peak
 
 
 class Medium(NamedTuple):
@@ -26,9 +27,6 @@ class Medium(NamedTuple):
     coupling: complex
     turn: np.ndarray
     loss: float
-
-
-LARGEST_TURN = np.pi / 2  # of the diffracted wave in one step, rad (our choice): at 2 pi the lattice sees a false peak
 
 
 @njit(nogil=True, cache=True)
