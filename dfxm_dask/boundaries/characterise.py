@@ -12,7 +12,7 @@ from dfxm_dask.boundaries.junction import find_junctions
 from dfxm_dask.boundaries.lines.projected_lines import line_families
 from dfxm_dask.boundaries.lines.spectrum import ALIASED, END_OF_RANGE, FAMILIES, OVERTONE, line_sets
 from dfxm_dask.boundaries.planes.plane import Planes, in_plane
-from dfxm_dask.boundaries.planes.points import GRAIN, away_from_rim, layer_peaks, layer_points
+from dfxm_dask.boundaries.planes.points import SQUARE, away_from_rim, layer_peaks, layer_points
 from dfxm_dask.boundaries.planes.stripes import normal_error
 from dfxm_dask.boundaries.planes.uncertainty import line_errors, standard_error
 from dfxm_dask.boundaries.step import FLAG
@@ -277,7 +277,7 @@ def characterise_boundaries(
     *,
     grain: Annotated[
         float, Field(gt=0, description="squares whose pixels become one point", json_schema_extra={"unit": "um"})
-    ] = GRAIN,
+    ] = SQUARE,
     lattice: Annotated[
         Lattice | None,
         Field(

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 STRIP = 3.0  # um from the plane, in the layer (as in the specification of the method)
 BIN = 2.0  # um of trace: the ground of every bin in every layer is free (our choice)
-GRAIN, FINE = 1.0, 0.25  # um along the trace and across: cells within are taken together (our choice)
+PIECE, FINE = 1.0, 0.25  # um along the trace and across: cells within are taken together (our choice)
 
 
 class Strip(NamedTuple):
@@ -71,7 +71,7 @@ def strip_of(
     t, h = (positions[near] - origin) @ along, positions[near, 2] - origin[2]
     # Cells in line with the plane have nearly one distance: their mean says as much, and takes a quarter of the time.
     bins = row * len(levels) + layer
-    parts = np.column_stack([bins, np.floor(t / GRAIN), np.floor(s[near] / FINE)]).astype(np.int64)
+    parts = np.column_stack([bins, np.floor(t / PIECE), np.floor(s[near] / FINE)]).astype(np.int64)
     parts -= parts.min(axis=0, initial=0)
     sizes = parts.max(axis=0, initial=0) + 1
     _, place, number = np.unique(

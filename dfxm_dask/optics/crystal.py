@@ -7,35 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfxm_dask.errors import InputError
+from dfxm_dask.optics.elements import ATOMIC_NUMBERS, FORM_FACTORS, dispersion, form_factor
 from dfxm_dask.schema import nearest
 
 HC = 12.398419843320026  # keV angstrom, exact in the SI of 2019
 CLASSICAL_RADIUS = 2.8179403262e-5  # angstrom, of the electron; CODATA 2018
-
-# f0(s) = sum a exp(-b s²) + c with s = sin(theta)/lambda in 1/angstrom, as a1 b1 a2 b2 a3 b3 a4 b4 c.
-# International Tables for Crystallography, volume C, table 6.1.1.4.
-FORM_FACTORS = {
-    "C": (2.3100, 20.8439, 1.0200, 10.2075, 1.5886, 0.5687, 0.8650, 51.6512, 0.2156),
-    "Al": (6.4202, 3.0387, 1.9002, 0.7426, 1.5936, 31.5472, 1.9646, 85.0886, 1.1151),
-    "Si": (6.2915, 2.4386, 3.0353, 32.3337, 1.9891, 0.6785, 1.5410, 81.6937, 1.1407),
-    "Ni": (12.8376, 3.8785, 7.2920, 0.2565, 4.4438, 12.1763, 2.3800, 66.3421, 1.0341),
-    "Cu": (13.3380, 3.5828, 7.1676, 0.2470, 5.6158, 11.3966, 1.6735, 64.8126, 1.1910),
-}
-ATOMIC_NUMBERS = {"C": 6, "Al": 13, "Si": 14, "Ni": 28, "Cu": 29}
-
-# f' and f'' of Chantler (NIST FFAST, as tabulated in xraydb 4.5.8, public domain) at six energies. In between: linear
-# for f' (off by at most .04 electrons, for Cu and Ni), a power law close to E^-2 for f'' (off by at most .6 %).
-DISPERSION_ENERGIES = np.array([12.0, 14.0, 17.0, 20.0, 24.0, 30.0])
-DISPERSION = {
-    "C": (
-        (0.0064, 0.0041, 0.0019, 0.0005, -0.0006, -0.0016),
-        (0.003709, 0.002623, 0.001694, 0.001176, 7.801e-4, 4.689e-4),
-    ),
-    "Al": ((0.1175, 0.0905, 0.0633, 0.0455, 0.0299, 0.0161), (0.1092, 0.07953, 0.05338, 0.03824, 0.0263, 0.01647)),
-    "Si": ((0.1457, 0.1135, 0.0804, 0.0585, 0.0393, 0.0221), (0.1482, 0.1084, 0.07308, 0.05255, 0.0363, 0.02282)),
-    "Ni": ((-0.0195, 0.1935, 0.3261, 0.3245, 0.2843, 0.2204), (2.12, 1.628, 1.166, 0.867, 0.6217, 0.4092)),
-    "Cu": ((-0.2353, 0.1059, 0.2625, 0.325, 0.2963, 0.2369), (2.403, 1.852, 1.324, 0.9898, 0.7113, 0.4689)),
-}
 
 _FACE_CENTRES = np.array([[0.0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
 STRUCTURES = {"fcc": _FACE_CENTRES, "diamond": np.concatenate([_FACE_CENTRES, _FACE_CENTRES + 0.25])}
@@ -227,6 +203,7 @@ def spacing(crystal: Crystal, hkl: tuple[int, int, int]) -> float:
 
 
 def _basis_sum(crystal: Crystal, hkl: tuple[int, int, int]) -> complex:
+    """Sum of the phases of the atoms of a cell; a reflection for which it is zero is forbidden."""
     phases = STRUCTURES[crystal.structure] @ np.asarray(hkl, np.float64)
     total = complex(np.exp(2j * np.pi * phases).sum())
     if abs(total) < 1e-9 * len(phases):
@@ -308,43 +285,6 @@ def burgers_vectors(crystal: Crystal) -> np.ndarray:
     return 0.5e-4 * np.array(_DIAGONALS, np.float64) @ crystal.edges.T
 
 
-def form_factor(element: str, s: np.ndarray | float) -> np.ndarray:
-    """Form factor f0 of the free atom, electrons, in the shape of ``s``.
-
-    Parameters
-    ----------
-    element : str
-        Chemical symbol.
-    s : array, 1/angstrom
-        sin(theta)/lambda, good up to 2.
-
-    Notes
-    -----
-    Cromer & Mann (1968), coefficients of the International Tables for Crystallography, volume C, 6.1.1.4.
-
-    Examples
-    --------
-    >>> float(form_factor("Al", 0.0).round(3))
-    12.994
-    """
-    *pairs, constant = FORM_FACTORS[element]
-    square = np.asarray(s, np.float64) ** 2
-    return sum((a * np.exp(-b * square) for a, b in zip(pairs[::2], pairs[1::2], strict=True)), constant + 0 * square)
-
-
-def _dispersion(element: str, energy: float) -> complex:
-    low, high = DISPERSION_ENERGIES[[0, -1]]
-    if not low <= energy <= high:
-        raise InputError(
-            f"anomalous dispersion of {element} at {energy:g} keV",
-            f"is tabulated from {low:g} to {high:g} keV",
-            "take an energy in this range",
-        )
-    real, imaginary = DISPERSION[element]
-    logarithm = np.interp(np.log(energy), np.log(DISPERSION_ENERGIES), np.log(imaginary))
-    return complex(np.interp(energy, DISPERSION_ENERGIES, real), np.exp(logarithm))
-
-
 def susceptibility(crystal: Crystal, hkl: tuple[int, int, int], energy: float) -> tuple[complex, complex]:
     """Fourier coefficients chi_0 and chi_h of the susceptibility, complex, without unit.
 
@@ -378,12 +318,12 @@ def susceptibility(crystal: Crystal, hkl: tuple[int, int, int], energy: float) -
     '-3.754e-06 -2.492e-06'
     """
     s = np.sin(bragg_angle(crystal, hkl, energy)) / wavelength(energy)
-    dispersion = _dispersion(crystal.element, energy)
+    anomalous = dispersion(crystal.element, energy)
     basis = _basis_sum(crystal, hkl)
     scale = -CLASSICAL_RADIUS * wavelength(energy) ** 2 / (np.pi * crystal.volume)
     damping = np.exp(-crystal.debye_waller * s**2)
-    forward = scale * len(STRUCTURES[crystal.structure]) * (ATOMIC_NUMBERS[crystal.element] + dispersion)
-    diffracted = scale * basis * (float(form_factor(crystal.element, s)) + dispersion) * damping
+    forward = scale * len(STRUCTURES[crystal.structure]) * (ATOMIC_NUMBERS[crystal.element] + anomalous)
+    diffracted = scale * basis * (float(form_factor(crystal.element, s)) + anomalous) * damping
     return complex(forward), complex(diffracted)
 
 
@@ -434,5 +374,5 @@ def absorption(crystal: Crystal, energy: float) -> float:
     >>> round(1e4 * absorption(find_crystal("Al"), 17.0), 1)  # per cm
     13.2
     """
-    electrons = len(STRUCTURES[crystal.structure]) * _dispersion(crystal.element, energy).imag
+    electrons = len(STRUCTURES[crystal.structure]) * dispersion(crystal.element, energy).imag
     return 1e4 * 2 * CLASSICAL_RADIUS * wavelength(energy) * electrons / crystal.volume

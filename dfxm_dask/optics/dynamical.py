@@ -17,6 +17,7 @@ from numba import njit
 from dfxm_dask.errors import InputError
 
 ANGSTROM = 1e-4  # um
+LARGEST_TURN = np.pi / 2  # of the diffracted wave in one step, rad (our choice): at 2 pi the lattice sees a false peak
 
 
 class Medium(NamedTuple):
@@ -26,9 +27,6 @@ class Medium(NamedTuple):
     coupling: complex
     turn: np.ndarray
     loss: float
-
-
-LARGEST_TURN = np.pi / 2  # of the diffracted wave in one step, rad (our choice): at 2 pi the lattice sees a false peak
 
 
 @njit(nogil=True, cache=True)
@@ -134,6 +132,7 @@ def _march(incident, phase, steps, medium, plane, lit, transmitted, diffracted):
 
 
 def _check(theta: float, wavelength: float, chi_h: complex, polarisation: float) -> None:
+    """Without coupling or at an impossible angle nothing is diffracted, and the equations say nothing."""
     if not 0 < theta < np.pi / 2:
         raise InputError(f"Takagi-Taupin: theta = {theta:g} rad", "no Bragg angle", "give one between 0 and pi/2 rad")
     if not (np.isfinite(wavelength) and wavelength > 0):

@@ -247,6 +247,7 @@ def rocking_coefficients(microscope: Microscope, blur: float = 0.0) -> np.ndarra
 
 
 def _rocking_form(microscope: Microscope, blur: float) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """The law of q_rock' alone, with a further blur; see :func:`_closed_form`."""
     if not 0 <= blur < np.inf:
         raise InputError(f"rocking profile: blur {blur}", "is negative or not finite", "give an rms of 0 or more")
     row = transfer_matrix(microscope)[:1].copy()

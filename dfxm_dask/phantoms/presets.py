@@ -9,35 +9,29 @@ from typing import Any, Literal
 import numpy as np
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics.crystal import (
-    Crystal,
-    absorption,
-    burgers_vectors,
-    extinction_length,
-    find_crystal,
-    slip_systems,
-    susceptibility,
-)
-from dfxm_dask.optics.defects.dislocation import LINE, lines
-from dfxm_dask.optics.defects.scene import Loop, Scene
-from dfxm_dask.optics.defects.segments import polygon_loop
-from dfxm_dask.optics.defects.subgrains import Built, plane_wall, tilt_junction
+from dfxm_dask.optics.crystal import slip_systems
+from dfxm_dask.optics.defects.dislocation import lines
+from dfxm_dask.optics.defects.scene import Scene
+from dfxm_dask.optics.defects.subgrains import Built, plane_wall
 from dfxm_dask.optics.forward import Setting, setting
-from dfxm_dask.optics.geometry import effective_pixel, oblique, orientation, rotation_y, rotation_z
-from dfxm_dask.optics.instrument.microscope import Microscope, find_microscope
-from dfxm_dask.optics.surrogate import strong_beam_pattern
-from dfxm_dask.phantoms.phantom import CONTENT, TURN, Lighting, Motion, Phantom, ScanAxis, generator
+from dfxm_dask.optics.geometry import oblique
+from dfxm_dask.optics.instrument.microscope import find_microscope
+from dfxm_dask.phantoms.contents import (
+    CORE,
+    Frame,
+    assembled,
+    bending,
+    frame,
+    free_lines,
+    junction,
+    loops,
+    phantom,
+    tilt_plane,
+    wander,
+)
+from dfxm_dask.phantoms.phantom import TURN, Lighting, Motion, Phantom, ScanAxis, generator
 from dfxm_dask.phantoms.strong_lattice import StrongBeam, check_strong_beam
 from dfxm_dask.schema import nearest
-
-CORE = 1e-3  # um: 3.5 Burgers vectors
-PHI = ScanAxis("phi", "mu", tuple(0.002 * (k - 15) for k in range(31)))
-"""31 steps of 0.002 degree about the peak, as in arXiv:2509.05017v2."""
-
-
-VISIBILITY = (0.3, 0.7)
-"""Range of the fringe visibility: faces that are rough on the scale of a pixel wash out what a smooth plate shows at
-1 (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -48,193 +42,6 @@ class Preset:
     layers: int
     shape: tuple[int, int]
     summary: str
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """The volume to be filled and the crystal that fills it.
-
-    Parameters
-    ----------
-    name : str
-    seed : int
-    rng : Generator
-        What the phantom consists of is drawn from it, in order.
-    crystal : Crystal
-    hkl : (int, int, int)
-    microscope : Microscope
-    at : Setting
-    grain : ndarray (3, 3)
-        Rotation from the grain to the axes of the store.
-    shape, pixel, z
-        As of :class:`~dfxm_dask.phantoms.phantom.Phantom`.
-    """
-
-    name: str
-    seed: int
-    rng: np.random.Generator
-    crystal: Crystal
-    hkl: tuple[int, int, int]
-    microscope: Microscope
-    at: Setting
-    grain: np.ndarray
-    shape: tuple[int, int]
-    pixel: tuple[float, float]
-    z: tuple[float, ...]
-
-    @property
-    def box(self) -> np.ndarray:
-        """Lowest and highest corner (2, xyz) of the volume, um, and 1 um below and above for the sheet."""
-        (ny, nx), (py, px) = self.shape, self.pixel
-        return np.array([[0, 0, self.z[0] - 1], [(nx - 1) * px, (ny - 1) * py, self.z[-1] + 1]])
-
-    def direction(self, *uvw: float) -> np.ndarray:
-        """Unit vector of a direction of the (cubic) crystal, in the axes of the store."""
-        made = self.grain @ np.array(uvw, float)
-        return made / np.linalg.norm(made)
-
-    def burgers(self, *uvw: int) -> np.ndarray:
-        """Burgers vector a/2 [uvw] in the axes of the store, um."""
-        return self.grain @ (0.5e-4 * self.crystal.cell[0] * np.array(uvw, float))
-
-    def place(self, spread: float = 0.1) -> np.ndarray:
-        """A point near the middle of the volume, um."""
-        part = self.rng.uniform(0.5 - spread, 0.5 + spread, 3)
-        return self.box[0] + part * (self.box[1] - self.box[0])
-
-
-def frame(
-    name: str,
-    seed: int,
-    layers: int,
-    shape: tuple[int, int],
-    *,
-    crystal: str = "Al",
-    hkl: tuple[int, int, int] = (-1, 1, -1),
-    microscope: Microscope | None = None,
-    turn: float = 0.0,
-    z_step: float = 1.0,
-) -> Frame:
-    """A volume of a crystal at its Bragg angle, turned about its scattering vector by ``turn`` (rad)."""
-    scope = microscope or replace(find_microscope("id06_al111"), sheet=0.2 / 2.355)
-    at = setting(scope.theta)
-    grain = rotation_y(-scope.theta) @ rotation_z(turn) @ orientation(hkl)
-    pixel = effective_pixel(scope.pixel, scope.theta, scope.detector)
-    z = tuple(float(z_step * k) for k in range(layers))
-    rng = generator(seed, CONTENT)
-    return Frame(name, seed, rng, find_crystal(crystal), hkl, scope, at, grain, shape, pixel, z)
-
-
-def free_lines(at: Frame, density: float) -> np.ndarray:
-    """Straight dislocations at random, of all slip systems and characters and both signs.
-
-    Parameters
-    ----------
-    density : float, 1/um^2
-        Line length per volume (0.01 to 0.1 in annealed crystals).
-    """
-    planes, directions = slip_systems()
-    low, high = at.box[0] - 3, at.box[1] + 3
-    size = high - low
-    made = []
-    length, wanted = 0.0, density * float(np.prod(size))
-    while length < wanted:
-        which, angle, sign = at.rng.integers(12), at.rng.uniform(0, np.pi), at.rng.choice([-1, 1])
-        glide = directions[which] / np.sqrt(2)
-        line = np.cos(angle) * glide + np.sin(angle) * np.cross(planes[which] / np.sqrt(3), glide)
-        t = at.grain @ line
-        point = low + at.rng.uniform(0, 1, 3) * size
-        made.append((point, sign * at.burgers(*directions[which]), t, CORE))
-        with np.errstate(divide="ignore"):
-            ends = np.sort([(low - point) / t, (high - point) / t], axis=0)
-        length += ends[1].min() - ends[0].max()
-    return np.array(made, LINE) if made else np.zeros(0, LINE)
-
-
-def loops(at: Frame, count: int) -> tuple[Loop, ...]:
-    """Hexagonal loops of 0.8 to 2 um radius on {111} planes, in the volume."""
-    planes, directions = slip_systems()
-    made = []
-    for _ in range(count):
-        which, radius = at.rng.integers(12), at.rng.uniform(0.8, 2.0)
-        centre = at.place(0.4)
-        nodes = polygon_loop(centre, at.direction(*planes[which]), radius, 6)
-        made.append(Loop(nodes, at.burgers(*directions[which]), CORE))
-    return tuple(made)
-
-
-def bending(at: Frame, amplitude: float, count: int = 4, lengths: tuple[float, float] = (40, 120)) -> dict[str, Any]:
-    """Smooth bending: waves of displacement of random direction; each component of beta Q about ``amplitude`` rms."""
-    wave = at.rng.normal(size=(count, 3))
-    wave /= np.linalg.norm(wave, axis=1, keepdims=True)
-    wave *= 2 * np.pi / at.rng.uniform(*lengths, (count, 1))
-    # |k| u = beta: three components of k and the square of a cosine share it.
-    moves = at.rng.normal(size=(count, 3)) * amplitude * np.sqrt(6 / count)
-    moves /= np.linalg.norm(wave, axis=1, keepdims=True)
-    return {"wave_vectors": wave, "wave_displacements": moves, "wave_phases": at.rng.uniform(0, 2 * np.pi, count)}
-
-
-def assembled(at: Frame, built: tuple[Built, ...], free: np.ndarray, more: tuple[Loop, ...], bend: float) -> Scene:
-    """Boundaries, free lines, loops and bending in one scene."""
-    return Scene(
-        poisson=at.crystal.poisson,
-        lines=np.concatenate([free, *(b.lines for b in built)]),
-        loops=more,
-        sheets=np.concatenate([b.sheets for b in built]) if built else np.zeros(0, Scene(0.3).sheets.dtype),
-        junctions=tuple(b.junction for b in built),
-        **bending(at, bend),
-    )
-
-
-def phantom(at: Frame, scene: Scene, built: tuple[Built, ...] = (), **options: Any) -> Phantom:
-    """A phantom of a frame; ``options`` as of :class:`~dfxm_dask.phantoms.phantom.Phantom`."""
-    options.setdefault("axes", (PHI,))
-    visibility = at.rng.uniform(*options.pop("visibility", VISIBILITY))
-    theta, energy = at.microscope.theta, at.microscope.energy
-    fringes = strong_beam_pattern(
-        extinction_length=extinction_length(at.crystal, at.hkl, energy),
-        theta=theta,
-        absorption=absorption(at.crystal, energy),
-        sheet=at.microscope.sheet,
-        visibility=visibility,
-    )
-    half_width = abs(susceptibility(at.crystal, at.hkl, energy)[1]) / np.sin(2 * theta)
-    return Phantom(
-        name=at.name,
-        reflection=" ".join(map(str, at.hkl)),
-        seed=at.seed,
-        shape=at.shape,
-        pixel=at.pixel,
-        z=at.z,
-        microscope=at.microscope,
-        at=at.at,
-        scene=scene,
-        fringes=fringes,
-        half_width=float(half_width),
-        boundaries=tuple(b for one in built for b in one.boundaries),
-        **options,
-    )
-
-
-def tilt_plane(at: Frame, origin: np.ndarray, b: tuple[int, ...], t: tuple[int, ...], angle: float) -> Built:
-    """A tilt wall of one set of edges: the plane is normal to b, the lines run along t."""
-    normal, line = at.direction(*b), at.direction(*t)
-    return plane_wall("tilt", origin, normal, angle * line, at.burgers(*b)[None], line[None], at.box, CORE)
-
-
-def junction(
-    at: Frame,
-    origin: np.ndarray,
-    t: tuple[int, ...],
-    azimuths: np.ndarray,
-    tilts: np.ndarray,
-    reference: tuple[int, ...],
-) -> Built:
-    """Tilt walls that meet along t; azimuths are counted from the direction ``reference``."""
-    every = at.grain @ burgers_vectors(at.crystal).T
-    line = at.direction(*t)
-    candidates = every.T[np.abs(line @ every) < 1e-6 * np.abs(every).max()]
-    return tilt_junction(origin, line, at.direction(*reference), azimuths, tilts, candidates, at.box, CORE)
 
 
 def _easy(at: Frame) -> tuple[Phantom, ...]:
@@ -311,36 +118,6 @@ def _deformed(at: Frame) -> tuple[Phantom, ...]:
     wide = replace(at.microscope, bandwidth=2e-3)
     light = Lighting(flux=2500.0, tail=0.0)
     return (replace(phantom(at, scene, lighting=light, kinematic=True, nodes=3), microscope=wide),)
-
-
-def wander(at: Frame, frames: int, count: int, spread: float, memory: float) -> np.ndarray:
-    """Ornstein–Uhlenbeck paths about random places.
-
-    Parameters
-    ----------
-    frames, count : int
-    spread : float, um
-        Standard deviation about the place of rest.
-    memory : float
-        Frames in which a deviation falls by e.
-
-    Returns
-    -------
-    ndarray (time, dislocation, yx), float64, um
-
-    Notes
-    -----
-    x_{k+1} = m + (x_k - m) a + spread sqrt(1 - a^2) normal, a = exp(-1/memory): exact for any step.
-    """
-    low, high = at.box[0][1::-1], at.box[1][1::-1]
-    rest = low + (0.15 + 0.7 * at.rng.uniform(size=(count, 2))) * (high - low)
-    stay = np.exp(-1 / memory)
-    off = at.rng.normal(0, spread, (count, 2))
-    path = np.empty((frames, count, 2))
-    for k in range(frames):
-        path[k] = rest + off
-        off = off * stay + spread * np.sqrt(1 - stay**2) * at.rng.normal(size=(count, 2))
-    return path
 
 
 FLANK = 2.2e-4  # rad from the peak, where the movie is taken: weak beam

@@ -18,21 +18,15 @@ import numpy as np
 
 from dfxm_dask import __version__
 from dfxm_dask.errors import InputError, StoreError
-from dfxm_dask.phantoms.beamline_files import Entry, write_lima, write_master
-from dfxm_dask.phantoms.phantom import (
-    LABEL,
-    Phantom,
-    exposures,
-    fingerprint,
-    layer_truth,
-    render,
-    truth_variables,
-)
+from dfxm_dask.phantoms.beamline_files import write_lima, write_master
+from dfxm_dask.phantoms.entry import Entry
+from dfxm_dask.phantoms.lazy_scan import DETECTOR, identity, layer_lattices, lazy_scan, simulated_scan
+from dfxm_dask.phantoms.phantom import Phantom
 from dfxm_dask.phantoms.presets import build
-from dfxm_dask.phantoms.strong_lattice import Lattices, lattices
+from dfxm_dask.phantoms.render import LABEL, layer_truth, render, truth_variables
 from dfxm_dask.phantoms.truth import FLAGS, tables
-from dfxm_dask.schema import COUNTS, EXPOSURE, MONITOR, PATCH, Variable, expand
-from dfxm_dask.sources.source import Axis, Scan
+from dfxm_dask.schema import Variable, expand
+from dfxm_dask.sources.source import Scan
 from dfxm_dask.store.chunks import map_layout, raw_layout, unit_rows
 from dfxm_dask.store.create import create_coordinates, create_store, raw_variables, statistics_layout
 from dfxm_dask.store.integrity import ledger
@@ -44,7 +38,6 @@ from dfxm_dask.store.scan import consolidate, create_array, create_group, write_
 if TYPE_CHECKING:
     import xarray as xr
 
-DETECTOR = "pco_ff"
 Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
@@ -152,41 +145,6 @@ def targets(phantoms: tuple[Phantom, ...], out: Path) -> list[tuple[Phantom, Pat
     return [(p, out / f"{_file_name(p)}{out.suffix if out.suffix == '.h5' else '.zarr'}") for p in phantoms]
 
 
-def simulated_scan(phantom: Phantom, layer: int) -> Scan:
-    """What the beamline would record of one layer, pixels apart."""
-    recorded = exposures(phantom, layer)
-    frames = prod(phantom.grid)
-    grids = np.meshgrid(*(np.asarray(a.positions) for a in phantom.axes), indexing="ij")
-    axes = []
-    for a, grid in zip(phantom.axes, grids, strict=True):
-        positions = np.asarray(a.positions)
-        step = float(positions[1] - positions[0]) if positions.size > 1 else None
-        axes.append(Axis(a.name, a.motor, positions, a.units, float(positions[0]), step, grid.ravel()))
-    return Scan(
-        source=f"{phantom.name} {phantom.reflection} seed {phantom.seed}",
-        entry=f"{layer + 1}.1",
-        title=_title(phantom),
-        axes=tuple(axes),
-        order=np.arange(frames),
-        frame_shape=phantom.shape,
-        dtype=np.dtype("uint16"),
-        pieces=(),
-        detector=DETECTOR,
-        z=phantom.z[layer],
-        z_motor="samz",
-        z_units="um",
-        monitor=recorded["monitor"],
-        exposure=recorded["exposure"],
-        commanded=frames,
-        found=frames,
-    )
-
-
-def _title(phantom: Phantom) -> str:
-    held = [f"{name} held {np.rad2deg(angle):.4f} degree from the peak" for name, angle in phantom.held.items()]
-    return ": ".join([f"simulated {phantom.name}", *held])
-
-
 def write_phantom(phantom: Phantom, out: Path, format: str, overwrite: bool, each: Each) -> Path:
     """Write one simulated scan. Returns the store that holds its truth.
 
@@ -254,12 +212,6 @@ def write_phantom(phantom: Phantom, out: Path, format: str, overwrite: bool, eac
             ledger.complete(target, group, step, provenance, small_files(target, written, group))
         consolidate(target)
     return target
-
-
-def identity(phantom: Phantom) -> dict[str, Any]:
-    """What a simulated scan follows from: the whole phantom, and the versions that draw its noise."""
-    words = {"preset": phantom.name, "seed": phantom.seed, "version": __version__, "numpy": np.__version__}
-    return {**words, "content": ledger.digest(fingerprint(phantom))}
 
 
 def _folder(out: Path, number: int) -> Path:
@@ -335,7 +287,7 @@ def simulate_layer(task: SimulateTask) -> ledger.Record:
     """Write one layer and its truth. Returns its record, with the files of each group."""
     begun = time.perf_counter()
     grid = task.phantom.grid
-    made = _lattices(task.phantom, task.z)
+    made = layer_lattices(task.phantom, task.z)
     patches: dict[str, list[np.ndarray]] = {}
 
     def rendered() -> Iterator[tuple[int, np.ndarray]]:
@@ -366,63 +318,3 @@ def simulate_layer(task: SimulateTask) -> ledger.Record:
         "beside": beside,
         "seconds": round(time.perf_counter() - begun, 3),
     }
-
-
-def lazy_scan(phantom: Phantom) -> xr.DataTree:
-    """A simulated scan as lazy arrays: one task renders a layer, and every array of the layer is a part of that task.
-
-    Returns
-    -------
-    xarray.DataTree
-        Groups ``raw`` (counts, monitor, exposure) and ``truth``, as :func:`dfxm_dask.open_scan` gives them.
-    """
-    import xarray as xr
-
-    from dfxm_dask.engine.graph import layered
-
-    names = {a.name: a.units for a in phantom.axes}
-    sizes = {"z": len(phantom.z), **dict(zip(names, phantom.grid, strict=True))}
-    sizes |= {"y": phantom.shape[0], "x": phantom.shape[1], "i": 3, "j": 3}
-    sizes |= {f"patch_{d}": -(-sizes[d] // PATCH) for d in ("y", "x")}
-    truth = [v for declared in truth_variables(phantom) for v in expand(declared, names)]
-    every = [*expand(COUNTS, names), *truth]
-    lazy = layered(rendered_layer, phantom, every, sizes, f"{phantom.name}-{ledger.digest(identity(phantom))[:16]}")
-    coords: dict[str, Any] = {}
-    scans = [simulated_scan(phantom, k) for k in range(len(phantom.z))]
-    coords["z"] = ("z", np.asarray(phantom.z), {"units": "um", "long_name": "position along z", "motor": "samz"})
-    for name, n, pitch in zip(("y", "x"), phantom.shape, phantom.pixel, strict=True):
-        coords[name] = (name, np.arange(n) * pitch, {"units": "um", "long_name": f"position along {name}"})
-    for k, a in enumerate(phantom.axes):
-        attrs = {"units": a.units, "long_name": f"{a.name} ({a.motor})", "motor": a.motor, "scan_axis": k}
-        coords[a.name] = (a.name, np.asarray(a.positions), attrs)
-    raw: dict[str, Any] = {"counts": lazy["counts"]}
-    for variable in (MONITOR, EXPOSURE):
-        values = np.stack([getattr(s, variable.name) for s in scans]).reshape(len(scans), *phantom.grid)
-        raw[variable.name] = (("z", *names), values, {**variable.attrs, "units": variable.units or "count"})
-    known = {v.name: lazy[v.name].assign_attrs(FLAGS if v.name == LABEL.name else {}) for v in truth}
-    small = tables(phantom)
-    return xr.DataTree.from_dict(
-        {
-            "/": xr.Dataset(coords=coords),
-            "/raw": xr.Dataset(raw),
-            "/truth": xr.Dataset({**known, **small}),
-        }
-    )
-
-
-def rendered_layer(phantom: Phantom, z: int) -> dict[str, np.ndarray]:
-    """Counts and truth of one layer in memory, scan axes first."""
-    frames, patches = [], []
-    made = _lattices(phantom, z)
-    for frame, truth in render(phantom, z, made):
-        frames.append(frame)
-        patches.append(truth)
-    out = {name: np.stack([p[name] for p in patches]) for name in patches[0]}
-    out["counts"] = np.stack(frames)
-    out = {name: values.reshape(*phantom.grid, *values.shape[1:]) for name, values in out.items()}
-    return out | layer_truth(phantom, z, made)
-
-
-def _lattices(phantom: Phantom, z: int) -> Lattices | None:
-    """Made once for the frames and the truth of a layer; in a movie every frame has its own."""
-    return lattices(phantom, z) if phantom.motion is None else None

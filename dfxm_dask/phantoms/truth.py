@@ -8,7 +8,8 @@ import numpy as np
 
 from dfxm_dask.optics.defects.scene import line_points
 from dfxm_dask.optics.defects.subgrains import Boundary
-from dfxm_dask.phantoms.phantom import MEANINGS, Phantom, coordinates, exposures
+from dfxm_dask.phantoms.phantom import Phantom, coordinates
+from dfxm_dask.phantoms.render import MEANINGS, exposures
 
 POINT_STEP = 0.25  # um between points of one line
 Table = dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, Any]]]

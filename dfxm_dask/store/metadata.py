@@ -117,7 +117,7 @@ def check_store(store: str | Path) -> dict[str, dict[str, Any]]:
 
 
 def _check_group(group: Path, lengths: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names and metadata of the nodes of a group."""
+    """Names and metadata of the nodes of a group: its arrays must have the lengths of the coordinates, and no links."""
     for entry in _entries(group):
         if not entry.is_dir():
             continue
@@ -285,6 +285,7 @@ def _wrong_array(meta: Mapping[str, Any]) -> str | None:
 
 
 def _wrong_fill(value: Any, dtype: str) -> str | None:
+    """What is wrong with the fill value for its dtype, or None."""
     kind = np.dtype(dtype).kind
     if kind == "f":
         sound = value in ("NaN", "Infinity", "-Infinity") or (
@@ -311,6 +312,7 @@ def _names(codecs: Any) -> list[str] | None:
 
 
 def _wrong_codecs(meta: Mapping[str, Any], chunk: list[int]) -> str | None:
+    """What is wrong with the codecs and sizes of chunks, or None."""
     itemsize = np.dtype(meta["data_type"]).itemsize
     names = _names(meta.get("codecs"))
     if names is None:

@@ -41,8 +41,9 @@ def network_recipe() -> str:
 
 def signal() -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
     """Frames (phi, y, x) of one simulated layer above its offset, positions along phi, and pixel along y and x."""
-    from dfxm_dask.phantoms.phantom import coordinates, render
+    from dfxm_dask.phantoms.phantom import coordinates
     from dfxm_dask.phantoms.presets import build
+    from dfxm_dask.phantoms.render import render
 
     phantom = build(PRESET, layers=1, shape=SMALL, seed=3)[0]
     frames = np.stack([frame for frame, _ in render(phantom, 0)]).astype(np.float32)

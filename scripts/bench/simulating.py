@@ -35,7 +35,8 @@ def rays(repeats: int) -> dict[str, float]:
     """Nanoseconds a ray for the field of one edge dislocation and for one image on the flank; runs in a process."""
     from dfxm_dask.optics.defects.dislocation import lines
     from dfxm_dask.optics.defects.scene import Scene
-    from dfxm_dask.optics.forward import accepted_by, frame_image, seen, setting, sheet_deviation, sheet_nodes
+    from dfxm_dask.optics.forward import seen, setting, sheet_deviation, sheet_nodes
+    from dfxm_dask.optics.frame_image import accepted_by, frame_image
     from dfxm_dask.optics.instrument.microscope import MICROSCOPES
 
     scope = MICROSCOPES["id06_al111"]

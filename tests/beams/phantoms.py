@@ -11,8 +11,9 @@ from scipy.stats import rankdata
 
 from dfxm_dask.beams.integrate import integrate_beams
 from dfxm_dask.frames import background, normalise
-from dfxm_dask.phantoms.phantom import coordinates, exposures, layer_truth, render
+from dfxm_dask.phantoms.phantom import coordinates
 from dfxm_dask.phantoms.presets import build
+from dfxm_dask.phantoms.render import exposures, layer_truth, render
 
 
 @cache

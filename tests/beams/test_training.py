@@ -23,8 +23,8 @@ from dfxm_dask.beams.network.training_patches import LEVELS, labelled_patches, s
 from dfxm_dask.beams.network.weights import load, shipped
 from dfxm_dask.beams.patches import gather_patches, log_counts, standardise
 from dfxm_dask.errors import InputError
-from dfxm_dask.phantoms.phantom import render
 from dfxm_dask.phantoms.presets import build
+from dfxm_dask.phantoms.render import render
 
 
 @cache

@@ -260,7 +260,7 @@ def test_layer_points__leaves_out_what_is_not_known_and_refuses_what_has_no_size
     values[1, 2] = 9
     points, _ = layer_points(values, np.ones((4, 4), bool), np.arange(4.0), np.arange(4.0), 0.0)
     np.testing.assert_array_equal(points, [[2.0, 1.0, 0.0]])
-    with pytest.raises(ValueError, match="grain"):
+    with pytest.raises(ValueError, match="square"):
         layer_points(values, np.ones((4, 4), bool), np.arange(4.0), np.arange(4.0), 0.0, 0.0)
     with pytest.raises(ValueError, match="have no size"):
         layer_points(np.ones((4, 4), np.float32), np.isnan(values), np.zeros(4), np.arange(4.0), 0.0)

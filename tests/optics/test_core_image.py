@@ -10,23 +10,19 @@ from scipy.integrate import quad
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.core_image import (
-    BURGERS,
     CHARACTERS,
     CHI,
     COUNTS,
     LEGACY,
     PHI,
-    PIXEL,
-    PIXELS,
-    POISSON,
     PRIOR_WIDTHS,
     Model,
     core_image,
     core_signal,
     image_to_dislocation,
     information,
-    sheet_nodes,
 )
+from dfxm_dask.optics.core_kernel import BURGERS, PIXEL, PIXELS, POISSON, sheet_nodes
 from dfxm_dask.optics.defects import dislocation
 from dfxm_dask.optics.geometry import rotation_y
 from dfxm_dask.optics.instrument.microscope import find_microscope

@@ -9,10 +9,7 @@ import pytest
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.crystal import (
-    ATOMIC_NUMBERS,
     CRYSTALS,
-    DISPERSION,
-    FORM_FACTORS,
     STRUCTURES,
     Crystal,
     absorption,
@@ -20,13 +17,13 @@ from dfxm_dask.optics.crystal import (
     burgers_vectors,
     extinction_length,
     find_crystal,
-    form_factor,
     scattering_vector,
     slip_systems,
     spacing,
     susceptibility,
     wavelength,
 )
+from dfxm_dask.optics.elements import ATOMIC_NUMBERS, DISPERSION, FORM_FACTORS, form_factor
 
 AL = CRYSTALS["Al"]
 TRICLINIC = replace(AL, name="triclinic", cell=(3.1, 4.7, 6.2, 75.0, 98.0, 110.0))

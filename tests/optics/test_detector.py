@@ -10,7 +10,8 @@ from scipy import ndimage, stats
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.instrument.beam import drift_path, flux_series, monitor, shift, stripes
-from dfxm_dask.optics.instrument.detector import Detector, blur, fixed_pattern, record
+from dfxm_dask.optics.instrument.blur import blur
+from dfxm_dask.optics.instrument.detector import Detector, fixed_pattern, record
 
 CAMERA = Detector()
 NOISELESS = Detector(gain=1.0, read_noise=0.0, read_noise_rate=0.0)

@@ -12,16 +12,8 @@ from dfxm_dask.errors import InputError
 from dfxm_dask.optics.crystal import find_crystal
 from dfxm_dask.optics.defects.dislocation import lines
 from dfxm_dask.optics.defects.scene import Junction, Scene, distortion, skew
-from dfxm_dask.optics.forward import (
-    accepted_by,
-    deviation,
-    frame_image,
-    image_stack,
-    seen,
-    setting,
-    sheet_deviation,
-    sheet_nodes,
-)
+from dfxm_dask.optics.forward import deviation, image_stack, seen, setting, sheet_deviation, sheet_nodes
+from dfxm_dask.optics.frame_image import accepted_by, frame_image
 from dfxm_dask.optics.geometry import oblique, rotation_x, rotation_y, rotation_z
 from dfxm_dask.optics.instrument.microscope import MICROSCOPES
 from dfxm_dask.optics.resolution import resolution

@@ -13,22 +13,21 @@ from scipy.optimize import minimize
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.defects.scene import lattice
 from dfxm_dask.optics.geometry import rotation_x, rotation_y
-from dfxm_dask.phantoms.phantom import (
+from dfxm_dask.phantoms.contents import frame, wander
+from dfxm_dask.phantoms.phantom import Lighting, Phantom, generator
+from dfxm_dask.phantoms.presets import PRESETS, build
+from dfxm_dask.phantoms.render import (
     AMBIGUOUS,
     STRONG,
     UNLIT,
     WEAK,
-    Lighting,
-    Phantom,
     flank,
     full_width,
-    generator,
     layer_truth,
     outline,
     render,
     transmissions,
 )
-from dfxm_dask.phantoms.presets import PRESETS, build, frame, wander
 from dfxm_dask.phantoms.truth import tables
 
 EPSILON = np.zeros((3, 3, 3))

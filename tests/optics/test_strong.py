@@ -12,8 +12,8 @@ from scipy.special import erf
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.instrument.microscope import find_microscope
-from dfxm_dask.phantoms.phantom import full_width, layer_truth, render
 from dfxm_dask.phantoms.presets import PRESETS, build
+from dfxm_dask.phantoms.render import full_width, layer_truth, render
 from dfxm_dask.phantoms.strong_lattice import between_lines, lattices, smearing
 from tests.references.section_images import section_image
 

@@ -78,7 +78,7 @@ def test_strong_beam__explains_held_out_plates(held_out: Gold) -> None:
 
 
 def test_strong_beam__fails_where_the_lattice_is_bent() -> None:
-    """The limit that the docstring of fit() states; if this fails the form got better than it says."""
+    """The limit that the docstring of strong_beam() states; if this fails the form got better than it says."""
     bent = gold_set(97, plates=4, tilt=0.5)
     assert explained(bent, bent.pattern) < 0.4
 

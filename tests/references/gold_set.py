@@ -18,8 +18,6 @@ from tests.references.section_images import section_image
 # rms cut at ±1.4e-4 rad, edge dislocation along y at mid depth, b along Q with Q·b = 2 pi, step 0.08 um, no objective):
 # intensity summed within 5 um of the core at 3e-4 rad over the kinematic one of the same field times 2 kap L.
 KINEMATIC_GAIN = 1.03
-
-
 # Same, peak near the core over the mean strong beam of the perfect plate, by |deviation| of its centre (mean of ±).
 WEAK_PEAKS = {2e-4: 5.7, 3e-4: 1.82, 4e-4: 0.94}
 

@@ -16,7 +16,8 @@ import pytest
 
 import dfxm_dask
 from dfxm_dask.errors import InputError
-from dfxm_dask.phantoms.beamline_files import Entry, write_lima, write_master
+from dfxm_dask.phantoms.beamline_files import write_lima, write_master
+from dfxm_dask.phantoms.entry import Entry
 from dfxm_dask.sources.readers import list_scans, read_scan
 from dfxm_dask.sources.source import load_beamline
 from tests.beamline_files import known_counts

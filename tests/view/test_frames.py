@@ -320,6 +320,6 @@ def test_figures__of_neither_maps_nor_counts_are_refused(tmp_path: Path) -> None
 
 
 def test_label_colours__follow_the_truth_of_the_simulator() -> None:
-    from dfxm_dask.phantoms.phantom import MEANINGS
+    from dfxm_dask.phantoms.render import MEANINGS
 
     assert tuple(name for name, _ in module.LABELS) == MEANINGS

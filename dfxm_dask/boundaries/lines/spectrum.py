@@ -8,15 +8,12 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 from scipy.special import stdtrit
 
+from dfxm_dask.boundaries.lines.periods import LEAST, LONGEST, SHORTEST, SINGLE, Plane, images_of_a_line, ridge_of
 from dfxm_dask.boundaries.lines.projected_lines import WEAKEST, located_lines
 from dfxm_dask.boundaries.lines.strip import ALIKE, PLACE, StripMap, alias_period, fitted_wave, strip_map, wave_power
 from dfxm_dask.boundaries.planes.plane import canonical
 from dfxm_dask.chance import mixed
 from dfxm_dask.errors import InputError
-
-SHORTEST, LONGEST = 1.5, 12.0
-"""Spacings, and periods along the trace, in um that are stated: below, images of neighbouring lines overlap; above, the
-high pass weakens them and a boundary has few. As in the specification of the method."""
 
 BEYOND = 1.3  # The spectrum reaches beyond both ends by this factor, to tell a maximum from the flank of one outside.
 MAPS = 30  # of the null: every layer rolled along the trace, so that lines do not go through layers any more
@@ -29,8 +26,6 @@ RIVAL = 0.55
 lines at random places 19 in 20 exceed it, of lines that stand a tenth of their spacing off a grid 1 in 10 (our choice,
 on simulated maps)."""
 
-DOUBLE, DOUBLED = 8.0, 0.25  # Power at half of the frequency, over others and over the peak, of lines that show twice.
-SINGLE = 4.0  # power at half of the frequency, over others, below which there is none (both our choice)
 ALIAS = 0.4  # |frequency| along z times spacing of layers, above which neither direction is the likelier one
 SHARP = 0.1  # power at twice the frequency, over that at it, of lines whose images are narrow beside their spacing
 BLURRED = 1.1
@@ -42,7 +37,6 @@ TURN, STRETCH = 1.1, 1.1
 APART = 10.0  # degree between two families (our choice)
 OVERTONES = 3  # that are taken off with a wave: layers alias them to other directions
 COMPONENTS = 8  # waves that are taken off the map while families are looked for (our choice)
-LEAST = 3.0  # um of trace that are known, and layers: of less nothing is read (our choice)
 
 NO_FAMILY, TOO_LITTLE, FEW_PERIODS, OVERTONE, ALIASED, END_OF_RANGE, UNEVEN = (1 << k for k in range(7))
 REASONS = {
@@ -55,9 +49,6 @@ REASONS = {
     UNEVEN: "lines without a common period",
 }
 """Meaning of every bit of ``reason``."""
-
-Plane = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-"""Normal, origin, and corners of the patch, if they are known."""
 
 
 class LineSets(NamedTuple):
@@ -223,65 +214,6 @@ def _between(strip: StripMap, first: np.ndarray, second: np.ndarray) -> float:
     return float(np.rad2deg(np.arctan2(abs(a[0] * b[1] - a[1] * b[0]), abs(a @ b))))
 
 
-class _Ridge(NamedTuple):
-    """Powers of a map at frequencies of one direction.
-
-    Attributes
-    ----------
-    peak, half : float
-        At a frequency, and the largest near half that frequency.
-    mean, largest : float
-        Of all others that lines of this direction could have, but for multiples of the half.
-    """
-
-    peak: float
-    half: float
-    mean: float
-    largest: float
-
-
-def _ridge(strip: StripMap, at: np.ndarray, periods: float) -> _Ridge:
-    size = float(np.hypot(at[0], at[1] * strip.axes[1, 2]))
-    low = 1 / LONGEST / min(size, at[0])
-    times = np.arange(low, 1 / SHORTEST / size, 0.25 / periods)
-    apart = np.abs(times - np.rint(2 * times) / 2) > 0.9 / periods
-    if periods < 5:  # multiples of the half leave nothing between them
-        apart = np.abs(times - np.maximum(np.rint(times), 1)) > 0.9 / periods
-    ground = wave_power(strip, at[0] * times[apart], at[1] * times[apart])
-    near = 0.5 + np.linspace(-0.25, 0.25, 5) / periods
-    half = float(wave_power(strip, at[0] * near, at[1] * near).max())
-    peak = float(wave_power(strip, *at[:, None])[0])
-    # A comb without any fault has no ground at all.
-    mean = max(float(ground.mean()) if len(ground) else 0.0, 1e-9 * peak)
-    return _Ridge(peak, half, mean, float(ground.max(initial=0.0)))
-
-
-def _times(strip: StripMap, ridge: _Ridge, cells: np.ndarray, plane: Plane, at: np.ndarray, periods: float) -> int:
-    """Periods of the wave in one spacing: 1, or 2 of lines with two images each; 0 where images cannot decide.
-
-    Notes
-    -----
-    A line with g·b = 0 has one image in either tail of the rocking curve. In a boundary they are half a spacing apart,
-    so their sum has half the period, and their difference the true one. A line with g·b != 0 has both in one place.
-    """
-    if ridge.half > max(DOUBLE * ridge.mean, DOUBLED * ridge.peak):
-        return 2
-    total, less = (strip_map(cells, image, *plane, (-6.0, 6.0)) for image in _tails(cells))
-    if len(total.z) < LEAST or not total.scale > 0:
-        return 0
-    summed, apart = _ridge(total, at, periods), _ridge(less, at, periods)
-    part = (less.scale / total.scale) ** 2 * apart.half / max(summed.peak, 1e-300)
-    if apart.half > DOUBLE * apart.mean and part > DOUBLED:
-        return 2
-    seen = summed.peak > SINGLE * summed.mean
-    return 1 if seen and part < DOUBLED and ridge.half < max(SINGLE * ridge.mean, 0.02 * ridge.peak) else 0
-
-
-def _tails(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    minus, plus = cells[:, 5], cells[:, 6]
-    return plus + minus, plus - minus
-
-
 def _covariance(strip: StripMap, at: np.ndarray) -> tuple[np.ndarray, int]:
     """Covariance (trace, up) of a frequency, (1/um)², and the number of clusters of the fewer kind.
 
@@ -398,6 +330,7 @@ def _line(strip: StripMap, at: np.ndarray) -> np.ndarray:
 
 
 def _describe(made: LineSets, k: int, strip: StripMap, cells: np.ndarray, plane: Plane, at: np.ndarray) -> None:
+    """Fill one row: direction, alias, spacing with its number of images, and why a number is missing."""
     rise = strip.axes[1, 2]
     seen = strip.along[strip.known.any(axis=0)]
     wave_periods = float(np.abs(at) @ [np.ptp(seen) + PLACE, np.ptp(strip.z)])
@@ -409,7 +342,7 @@ def _describe(made: LineSets, k: int, strip: StripMap, cells: np.ndarray, plane:
     across = np.array([-wave[1], wave[0]])
     made.line[k] = _line(strip, at)
     made.line_error[k] = np.rad2deg(TURN * few * np.sqrt(across @ covariance @ across)) / size**2
-    ridge = _ridge(strip, at, wave_periods)
+    ridge = ridge_of(strip, at, wave_periods)
     period = alias_period(strip.z)
     if np.isfinite(period):
         other = at - [0, np.copysign(period, at[1])]
@@ -419,7 +352,7 @@ def _describe(made: LineSets, k: int, strip: StripMap, cells: np.ndarray, plane:
         if (abs(at[1]) > ALIAS * period or finer < 1 / SHORTEST) and second > ALIKE * first and not told:
             made.reason[k] |= ALIASED
             made.line_alias[k], made.spacing_alias[k] = _line(strip, other), 1 / finer
-    times = _times(strip, ridge, cells, plane, at, wave_periods)
+    times = images_of_a_line(strip, ridge, cells, plane, at, wave_periods)
     made.spacing_overtone[k] = times == 0
     images = max(times, 1)
     made.periods[k] = wave_periods / images

@@ -63,6 +63,7 @@ def _score(x, y, z, weights, count, normal, offset):  # type: ignore[no-untyped-
 
 @njit(nogil=True, cache=True)
 def _local_planes(cloud, seeds, draws, reach, near, best):  # type: ignore[no-untyped-def]
+    """The best of some planes through three points about every seed."""
     points, weights = cloud.points, cloud.weights
     normals, origins, scores = best
     found = np.empty(points.shape[0], np.int64)

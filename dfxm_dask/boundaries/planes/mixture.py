@@ -160,6 +160,7 @@ def _probabilities(point, planes, dense, shares, found):  # type: ignore[no-unty
 
 @njit(nogil=True, cache=True)
 def _add_expected(points, weights, cell, shares, dense, planes, centre, sums, masses):  # type: ignore[no-untyped-def]
+    """One step of expectation: integer sums, so that their order does not matter. Returns the likelihood."""
     found = np.empty(sums.shape[0])
     likelihood = np.int64(0)
     for i in range(points.shape[0]):

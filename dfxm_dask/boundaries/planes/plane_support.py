@@ -12,7 +12,7 @@ from dfxm_dask.boundaries.planes.mixture import Mixture, probabilities
 from dfxm_dask.boundaries.planes.plane import in_plane
 from dfxm_dask.boundaries.planes.sums import cell_numbers
 
-GRAIN = 1.0  # um: points nearer than an image of a dislocation is wide are one observation
+IMAGE_WIDTH = 1.0  # um: points nearer than an image of a dislocation is wide are one observation
 SURE = 5.0
 """Standard deviations by which a plane must hold more than the space beside it (our choice)."""
 
@@ -104,7 +104,7 @@ def excess(points: np.ndarray, weights: np.ndarray, model: Mixture, plane: int) 
 
 def observations(points: np.ndarray, weights: np.ndarray) -> float:
     """Independent observations per weight of points: those within 1 um of each other are one image of one line."""
-    return len(np.unique(cell_numbers(points, GRAIN))) / float(weights.sum()) if len(points) else 1.0
+    return len(np.unique(cell_numbers(points, IMAGE_WIDTH))) / float(weights.sum()) if len(points) else 1.0
 
 
 def worth(points: np.ndarray, weights: np.ndarray, model: Mixture, plane: int, gain: float) -> tuple[float, str]:

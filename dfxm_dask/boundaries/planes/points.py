@@ -8,7 +8,7 @@ from scipy.special import ndtr
 
 from dfxm_dask.errors import InputError
 
-GRAIN = 0.5
+SQUARE = 0.5
 """Edge in um of the squares whose pixels become one point: half of the width of an image of a line (our choice)."""
 
 LIMITS = (0.0, 1.0, 2.0)
@@ -31,7 +31,7 @@ def _squares(position: np.ndarray, edge: float) -> np.ndarray:
 
 
 def layer_points(
-    enhanced: np.ndarray, mask: np.ndarray, y: np.ndarray, x: np.ndarray, z: float, grain: float = GRAIN
+    enhanced: np.ndarray, mask: np.ndarray, y: np.ndarray, x: np.ndarray, z: float, square: float = SQUARE
 ) -> tuple[np.ndarray, np.ndarray]:
     """Points on what stands out in one layer, and the probability of each to do so, in three readings.
 
@@ -43,7 +43,7 @@ def layer_points(
         What stands out; places of which no contrast is known are left out.
     y, x : array (y,), array (x,), um
     z : float, um
-    grain : float, um
+    square : float, um
         Edge of the squares that give one point each.
 
     Returns
@@ -56,21 +56,21 @@ def layer_points(
     Raises
     ------
     InputError
-        A grain or pixel that is not positive.
+        A square or pixel that is not positive.
 
     Notes
     -----
     A pixel at e standard deviations, in a layer whose mask begins at e0, is taken for a dislocation with the
     probability Φ(e − e0 − l), with l = 0, 1 and 2 in the three readings, and 0 below e0 + l.
     """
-    if not grain > 0:
-        raise InputError("boundary points: grain", f"is {grain}", "give a length in um")
+    if not square > 0:
+        raise InputError("boundary points: square", f"is {square}", "give a length in um")
     rows, columns = np.nonzero(mask & np.isfinite(enhanced))
     if not rows.size:
         return np.zeros((0, 3)), np.zeros((len(LIMITS), 0))
     values = enhanced[rows, columns].astype(np.float64)
     area = _step(y) * _step(x)
-    squares = np.stack([_squares(y[rows], grain), _squares(x[columns], grain)], axis=1)
+    squares = np.stack([_squares(y[rows], square), _squares(x[columns], square)], axis=1)
     _, number = np.unique(squares, axis=0, return_inverse=True)
     number = number.ravel()
     count = int(number.max()) + 1
@@ -78,7 +78,7 @@ def layer_points(
     weights = np.zeros((len(LIMITS), count))
     for k, limit in enumerate(LIMITS):
         total = np.bincount(number, np.where(above >= limit, ndtr(above - limit), 0.0), count)
-        weights[k] = np.minimum(total * area / grain**2, 1.0)
+        weights[k] = np.minimum(total * area / square**2, 1.0)
     chance = ndtr(above)
     places = [np.bincount(number, chance * v, count) for v in (x[columns], y[rows])]
     points = np.stack([*(p / np.bincount(number, chance, count) for p in places), np.full(count, float(z))], axis=1)

@@ -15,7 +15,8 @@ from scipy.stats import rankdata
 from dfxm_dask.boundaries.lines.strip import PLACE, STEEPEST
 from dfxm_dask.optics.defects.dislocation import accumulate_lines, line_table
 from dfxm_dask.optics.defects.walls import accumulate_sheets, sheet_table, wall_lines, wall_sheet
-from dfxm_dask.optics.forward import Acceptance, Setting, accepted_by, frame_image, seen, setting, sheet_nodes
+from dfxm_dask.optics.forward import Setting, seen, setting, sheet_nodes
+from dfxm_dask.optics.frame_image import Acceptance, accepted_by, frame_image
 from dfxm_dask.optics.instrument.microscope import Microscope
 
 REACH = 1.5  # um from the plane, in the layer, to either side

@@ -270,6 +270,7 @@ def gradient(points: np.ndarray, lines: np.ndarray, *, poisson: float, legacy: b
 
 
 def _refuse_on_line(points: np.ndarray, lines: np.ndarray) -> None:
+    """The field of a line without a core has no value there."""
     for k, line in enumerate(lines):
         size = np.linalg.norm(line["burgers"])
         away = np.linalg.norm(np.cross(points - line["position"], line["line"]), axis=1)

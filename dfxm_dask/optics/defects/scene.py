@@ -192,6 +192,7 @@ def distortion(scene: Scene, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.
 
 
 def _add_loop(loop: Loop, poisson: float, x: np.ndarray, y: np.ndarray, z: np.ndarray, beta: np.ndarray) -> None:
+    """The field of a loop falls fast; it is left out where it is below what matters."""
     centre = loop.nodes.mean(0)
     radius = np.sqrt(((loop.nodes - centre) ** 2).sum(1).max())
     far = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2 > (LOOP_REACH * radius) ** 2

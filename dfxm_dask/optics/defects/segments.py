@@ -142,6 +142,7 @@ def accumulate_segments(x, y, z, table, poisson, core, out):  # type: ignore[no-
 
 
 def _sum(points: np.ndarray, table: np.ndarray, poisson: float, core: float) -> np.ndarray:
+    """Field of segments that together are closed."""
     poisson = checked_poisson(poisson)
     if not 0 < core < np.inf:
         raise InputError("segments: core", f"is {core!r} um", "give a core radius above zero, such as 1 to 5 |b|")
