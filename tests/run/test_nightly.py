@@ -37,14 +37,14 @@ from tests.run.nights import (
 
 
 def test_run_night__does_what_is_whole_names_what_is_not_and_does_nothing_twice(tmp_path: Path) -> None:
-    config = read_nightly(make_tree(tmp_path))
+    config = read_nightly(make_tree(tmp_path, good=6))
     grow(tmp_path, whole=False)
     raws = sorted(tmp_path.glob("data/visitor/*/id03/*/RAW_DATA"))
     before = [files_below(raw) for raw in raws]
     for raw in raws:
         locked(raw, True)
     first = run_night(config)
-    assert first.counts == {"failed": 5, "deferred": 1, "done": 14}
+    assert first.counts == {"failed": 5, "deferred": 1, "done": 6}
     assert not first.complete
     found = by_name(first)
     reasons = {
@@ -61,13 +61,13 @@ def test_run_night__does_what_is_whole_names_what_is_not_and_does_nothing_twice(
     processed = sorted(tmp_path.glob("data/visitor/*/id03/*/PROCESSED_DATA"))
     assert len(processed) == 2
     state = [files_below(folder) for folder in processed]
-    for k in range(14):
+    for k in range(6):
         store = processed[k % 2] / f"s/s_{k:04d}/s_{k:04d}_1.1.zarr"
         assert found[f"{k:04d}"].store == str(store)
         tree = dfxm_dask.open_scan(store, chunks=None)
         assert {"raw", "frames", "rocking"} <= set(tree.children)
     second = run_night(config)
-    assert second.counts == {"quarantined": 5, "deferred": 1, "unchanged": 14}
+    assert second.counts == {"quarantined": 5, "deferred": 1, "unchanged": 6}
     assert [files_below(folder) for folder in processed] == state
     assert {n: o.reason for n, o in by_name(second).items() if o.status == "quarantined"} == {
         n: found[n].reason for n in BROKEN
@@ -83,7 +83,7 @@ def test_run_night__does_what_is_whole_names_what_is_not_and_does_nothing_twice(
     shutil.copy(other.parent / "scan0001/pco_ff_0001.h5", mended)
     age(mended.parent)
     third = run_night(config)
-    assert third.counts == {"quarantined": 4, "done": 2, "unchanged": 14}
+    assert third.counts == {"quarantined": 4, "done": 2, "unchanged": 6}
     assert {n for n, o in by_name(third).items() if o.status == "done"} == {"growing", "missing"}
     after = [files_below(folder) for folder in processed]
     for was, now in zip(state, after, strict=True):

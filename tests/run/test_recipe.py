@@ -8,8 +8,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import Field
 
 from dfxm_dask import catalogue
@@ -205,74 +203,3 @@ def test_load_plugin__refuses_what_is_no_plugin(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
     with pytest.raises(RecipeError, match=r"broken\.py: fails with ModuleNotFoundError"):
         load_plugin(tmp_path / "broken.py")
-
-
-WORDS = st.sampled_from(
-    [
-        "steps",
-        "name",
-        "moments",
-        "background",
-        "quantile",
-        "optional",
-        ": ",
-        "- ",
-        "\n",
-        "\n  ",
-        "\n- ",
-        "{",
-        "}",
-        "[",
-        "]",
-        "0.1",
-        "1e400",
-        "true",
-        "~",
-        "'",
-        '"',
-        "&a ",
-        "*a",
-        "!!int ",
-        "|",
-        ">",
-        "#",
-        ",",
-        "?",
-        "<<",
-        "=",
-        "---",
-        "\t",
-        "2026-99-99",
-        "0x",
-        "1_0",
-        ".inf",
-        "0b",
-        "0o9",
-        "%",
-        "\u2028",
-        "\ufeff",
-        "\x85",
-    ]
-)
-
-
-VALID = "name: a\ndescription: b\nsteps:\n- background:\n    quantile: 0.2\n- moments: {window: [1, 2]}\n"
-
-
-@st.composite
-def damaged(draw: st.DrawFn) -> str:
-    """A sound recipe with a piece replaced."""
-    start = draw(st.integers(0, len(VALID)))
-    stop = draw(st.integers(start, min(len(VALID), start + 12)))
-    return VALID[:start] + "".join(draw(st.lists(WORDS, max_size=4))) + VALID[stop:]
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.one_of(damaged(), st.lists(WORDS, max_size=25).map("".join), st.text(max_size=60)))
-def test_recipe__of_any_text_is_read_or_refused(text: str) -> None:
-    refusal, recipe = None, None
-    try:
-        recipe = parse(text)
-    except RecipeError as error:
-        refusal = str(error)
-    assert refusal.startswith("some/maps.yaml:") if refusal else recipe is not None and recipe.steps

@@ -9,35 +9,14 @@ import h5py
 import numpy as np
 import pytest
 
-from dfxm_dask.errors import SourceError
 from dfxm_dask.sources.readers import list_scans, read_scan
-from dfxm_dask.sources.source import load_beamline
 from tests.beamline_files import write_bliss
+from tests.store.broken_bliss import BEAMLINE, edit, refuse, replace
 
-BEAMLINE = load_beamline("id03")
 FSCAN2D: dict[str, Any] = dict(
     command="fscan2d", motors=("chi", "diffry"), shape=(5, 7), starts=(-0.5, 7), steps=(0.08, 0.06)
 )
 ASCAN: dict[str, Any] = dict(command="ascan", motors=("chi",), shape=(11,), starts=(0.5,), steps=(0.1,))
-
-
-def refuse(path: Path, match: str, entry: str = "1.1", **options: Any) -> None:
-    with pytest.raises(SourceError, match=match) as caught:
-        read_scan(path, entry, beamline=BEAMLINE, **options)
-    line = str(caught.value)
-    assert "\n" not in line
-    assert path.name in line
-    assert caught.value.remedy
-
-
-def edit(path: Path) -> h5py.File:
-    return h5py.File(path, "a")
-
-
-def replace(file: h5py.File, name: str, value: Any) -> None:
-    if name in file:
-        del file[name]
-    file[name] = value
 
 
 # The file itself.

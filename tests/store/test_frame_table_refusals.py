@@ -24,6 +24,7 @@ from tests.store.frame_tables import COUNTS, LINE, MU, hdf5, on_grid, read, tabl
         (["998.5", "999.0", "999.5", "1,000", "1,001", "1,002"], "mu holds 1,000 in line 5: thousands, or decimals"),
         (['"1,000"'] * 5 + ['"1,001"'], "mu holds 1,000 in line 2: thousands, or decimals"),
         (["0"] * 5 + ["1" * 200_000], "is no table of text"),
+        (["0"] * 5 + ["1_000"], "column mu holds 1_000 in line 7, where a position belongs"),
     ],
 )
 def test_refuses__cells_of_two_meanings(tmp_path: Path, cells: list[str], words: str) -> None:

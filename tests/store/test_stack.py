@@ -283,7 +283,7 @@ def equal_converted_or_refused(case: tuple[list[Layer], int, str]) -> None:
 
 
 @given(stacks())
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 def test_read_layers__equal_converted_or_refused_but_never_mixed(case: tuple[list[Layer], int, str]) -> None:
     equal_converted_or_refused(case)
 

@@ -48,9 +48,9 @@ class Table:
 
 
 def number(text: str) -> float:
-    """A cell as a number, also with a decimal comma; NaN where it is none."""
+    """A cell as a number, also with a decimal comma; NaN where it is none, as 1_000, which Python reads."""
     try:
-        return float(text.replace(",", ".") if DECIMAL_COMMA.fullmatch(text) else text)
+        return math.nan if "_" in text else float(text.replace(",", ".") if DECIMAL_COMMA.fullmatch(text) else text)
     except ValueError:
         return math.nan
 
