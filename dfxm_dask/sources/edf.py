@@ -103,16 +103,7 @@ def read(paths: Sequence[str], entry: str, how: How) -> Scan:
     if entry not in known and not (entry == "1.1" and len(known) == 1):
         raise SourceError(asked, "no such entry", f"entries are {', '.join(known)}")
     found = known[entry] if entry in known else next(iter(known.values()))
-    alike: tuple[tuple[str, list[object]], ...] = (
-        ("scan commands", [_title(f) for f in found]),
-        ("frame shapes", [f.shape for f in found]),
-        ("dtypes", [f.counts.name for f in found]),
-    )
-    for label, values in alike:
-        kinds = list(dict.fromkeys(values))
-        if len(kinds) > 1:
-            other = found[values.index(kinds[1])].file
-            raise SourceError(asked, f"{label} differ: {kinds[0]} and {kinds[1]} (in {other})", ONE_SCAN)
+    _refuse_unlike(found, asked)
     title = _title(found[0])
     command = scan_command(title or None, {}, asked)
     commanded = command.count
@@ -186,6 +177,20 @@ def read(paths: Sequence[str], entry: str, how: How) -> Scan:
             (file, (s := os.stat(file)).st_size, s.st_mtime_ns) for file in dict.fromkeys(f.file for f in found)
         ),
     )
+
+
+def _refuse_unlike(found: list[Frame], asked: str) -> None:
+    """Frames of one scan have one command, one shape and one dtype."""
+    alike: tuple[tuple[str, list[object]], ...] = (
+        ("scan commands", [_title(f) for f in found]),
+        ("frame shapes", [f.shape for f in found]),
+        ("dtypes", [f.counts.name for f in found]),
+    )
+    for label, values in alike:
+        kinds = list(dict.fromkeys(values))
+        if len(kinds) > 1:
+            other = found[values.index(kinds[1])].file
+            raise SourceError(asked, f"{label} differ: {kinds[0]} and {kinds[1]} (in {other})", ONE_SCAN)
 
 
 def _part_of_a_series(found: list[Frame], commanded: int, asked: str) -> SourceError | None:

@@ -124,23 +124,9 @@ def read(paths: Sequence[str], entry: str, how: How) -> Scan:
         if not len(rows):
             raise SourceError(asked, f"has {recorded} of {commanded} frames, not one row of {row}", "leave it out")
         places = _grid(table, scanned, rows, line, asked)
-    if places.repeats > 1 and not chosen:
-        repeats = ", ".join(f"r{k + 1}" for k in range(min(places.repeats, LISTED)))
-        raise SourceError(
-            asked,
-            f"holds {places.repeats} frames at each position",
-            f"take one repeat of the scan by --scan, each into a store of its own: {repeats}",
-        )
-    if chosen and int(chosen[1]) > places.repeats:
-        raise SourceError(asked, f"holds {places.repeats} frames at each position", f"name r1 to r{places.repeats}")
-    names = [scanned[motor] for motor in places.motors]
-    if len(set(names)) < len(names):
-        raise SourceError(
-            asked,
-            f"motors {' and '.join(places.motors)} are both mapped to {names[0]}",
-            f"map one of them to another axis, e.g. --motor {places.motors[0]}=two_theta",
-        )
-    kept = np.flatnonzero(places.repeat == (int(chosen[1]) - 1 if chosen else 0))
+    repeat = _repeat(places, int(chosen[1]) if chosen else None, asked)
+    _refuse_one_axis_twice(places, scanned, asked)
+    kept = np.flatnonzero(places.repeat == repeat)
     columns = _Columns(table, line, rows[kept], asked)
     axes = tuple(_axis(columns, motor, at[kept]) for motor, at in zip(places.motors, places.index, strict=True))
     z = layer_place(columns.stood, line)
@@ -192,6 +178,36 @@ def read(paths: Sequence[str], entry: str, how: How) -> Scan:
         files=_files(path, found),
         remarks=_remarks(columns, places, file_column(table, named), recorded // len(table)),
     )
+
+
+def _repeat(places: Grid, chosen: int | None, asked: str) -> int:
+    """Number of the repeat to read, from 0, of the one that the user names, from 1.
+
+    Raises
+    ------
+    SourceError
+        There are several and none is named, or not so many.
+    """
+    if places.repeats > 1 and chosen is None:
+        repeats = ", ".join(f"r{k + 1}" for k in range(min(places.repeats, LISTED)))
+        raise SourceError(
+            asked,
+            f"holds {places.repeats} frames at each position",
+            f"take one repeat of the scan by --scan, each into a store of its own: {repeats}",
+        )
+    if chosen is not None and chosen > places.repeats:
+        raise SourceError(asked, f"holds {places.repeats} frames at each position", f"name r1 to r{places.repeats}")
+    return (chosen or 1) - 1
+
+
+def _refuse_one_axis_twice(places: Grid, scanned: dict[str, str], asked: str) -> None:
+    names = [scanned[motor] for motor in places.motors]
+    if len(set(names)) < len(names):
+        raise SourceError(
+            asked,
+            f"motors {' and '.join(places.motors)} are both mapped to {names[0]}",
+            f"map one of them to another axis, e.g. --motor {places.motors[0]}=two_theta",
+        )
 
 
 @dataclass(frozen=True)
