@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dfxm_dask.components import curves as c
+from dfxm_dask.components import pca
 
 SCAN = {"chi": np.arange(3.0), "phi": np.linspace(0, 0.4, 5)}
 
@@ -164,7 +165,7 @@ def test_scaling__bad_words_are_refused() -> None:
     with pytest.raises(ValueError, match="was fitted above 3 counts everywhere"):
         c.dark_level("project", c.scaling_of("pca", "log", None, 3.0, None), level, (2, 2))
     with pytest.raises(ValueError, match="components=9: the scan has 7 frames; choose at most 7"):
-        c.check_components("pca", 9, 7)
+        pca.kernel(np.zeros((2, 2, 7), np.uint16), {"phi": np.arange(7.0)}, components=9, background=3.0)
 
 
 def test_described__names_every_variable_of_a_basis() -> None:
