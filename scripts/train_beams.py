@@ -26,10 +26,9 @@ from dfxm_dask.beams.network.scores import brightness_baseline, brightness_proba
 from dfxm_dask.beams.network.training import train
 from dfxm_dask.beams.network.training_patches import LEVELS, labelled_patches, seen_patches
 from dfxm_dask.beams.network.weights import FOLDER, facts, load, save
-from dfxm_dask.phantoms.phantom import Phantom
+from dfxm_dask.phantoms.phantom import Phantom, StrongBeam
 from dfxm_dask.phantoms.presets import build
 from dfxm_dask.phantoms.render import render
-from dfxm_dask.phantoms.strong_lattice import StrongBeam
 
 SEED = 20261121
 SHAPE = (256, 384)

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from dfxm_dask.catalogue import load_reductions
 from dfxm_dask.cli import cli
-from dfxm_dask.store.scan import create_group, write_small
+from dfxm_dask.store.integrity.nodes import create_group, write_small
 from tests.beamline_files import known_counts, write_bliss, write_edf
 from tests.stores import raw_store
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,10 +15,12 @@ from dfxm_dask.optics.defects.subgrains import Boundary
 from dfxm_dask.optics.forward import Setting
 from dfxm_dask.optics.instrument.detector import Detector
 from dfxm_dask.optics.instrument.microscope import Microscope
-from dfxm_dask.phantoms.strong_lattice import StrongBeam, check_strong_beam
 
 CONTENT, FACES, FLUX, DRIFT, NOISE, STRIPES, GAIN, MONITOR, TURN = range(9)
 """Purposes of random numbers."""
+
+StrongBeam = Literal["smeared", "sharp"]
+STRONG_BEAMS = ("smeared", "sharp")
 
 
 @dataclass(frozen=True)
@@ -192,3 +194,14 @@ def coordinates(phantom: Phantom) -> tuple[np.ndarray, np.ndarray]:
     """Pixel centres: y (y,) and x (x,), float64, um."""
     (ny, nx), (py, px) = phantom.shape, phantom.pixel
     return np.arange(ny) * py, np.arange(nx) * px
+
+
+def check_strong_beam(kind: str) -> None:
+    """Refuse a strong beam that is unknown.
+
+    Raises
+    ------
+    InputError
+    """
+    if kind not in STRONG_BEAMS:
+        raise InputError(f"strong beam {kind!r}", "is unknown", f"use one of {', '.join(STRONG_BEAMS)}")

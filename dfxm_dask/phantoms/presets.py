@@ -29,8 +29,16 @@ from dfxm_dask.phantoms.contents import (
     tilt_plane,
     wander,
 )
-from dfxm_dask.phantoms.phantom import TURN, Lighting, Motion, Phantom, ScanAxis, generator
-from dfxm_dask.phantoms.strong_lattice import StrongBeam, check_strong_beam
+from dfxm_dask.phantoms.phantom import (
+    TURN,
+    Lighting,
+    Motion,
+    Phantom,
+    ScanAxis,
+    StrongBeam,
+    check_strong_beam,
+    generator,
+)
 from dfxm_dask.schema import nearest
 
 

@@ -31,9 +31,9 @@ from dfxm_dask.store.chunks import map_layout, raw_layout, unit_rows
 from dfxm_dask.store.create import create_coordinates, create_store, raw_variables, statistics_layout
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.lock import Fence, own_store
+from dfxm_dask.store.integrity.nodes import consolidate, create_array, create_group, write_small
 from dfxm_dask.store.integrity.opened import open_store
 from dfxm_dask.store.layers import check_existing, check_space, check_target, small_files, write_layer, write_maps
-from dfxm_dask.store.scan import consolidate, create_array, create_group, write_small
 
 if TYPE_CHECKING:
     import xarray as xr

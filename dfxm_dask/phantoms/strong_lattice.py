@@ -7,12 +7,11 @@ wave that crosses it follows over a width of its own, so a wall is a step some u
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from dfxm_dask.errors import InputError
 from dfxm_dask.optics.defects.scene import Scene, lattice
 from dfxm_dask.optics.forward import Setting, deviation, sheet_deviation, sheet_nodes
 from dfxm_dask.optics.instrument.microscope import Microscope
@@ -20,8 +19,6 @@ from dfxm_dask.optics.instrument.microscope import Microscope
 if TYPE_CHECKING:
     from dfxm_dask.phantoms.phantom import Phantom
 
-StrongBeam = Literal["smeared", "sharp"]
-STRONG_BEAMS = ("smeared", "sharp")
 
 ALONG_BEAM, ACROSS_BEAM = 0.9, 0.25  # um, standard deviations; see smearing()
 REACH = 3.0  # standard deviations at which the smearing is cut
@@ -115,14 +112,3 @@ def moved_scene(phantom: Phantom, frame: int) -> Scene:
     made["position"][:, 1::-1] = phantom.motion.position[frame]
     made["position"][:, 2] = 0.0
     return replace(phantom.scene, lines=made)
-
-
-def check_strong_beam(kind: str) -> None:
-    """Refuse a strong beam that is unknown.
-
-    Raises
-    ------
-    InputError
-    """
-    if kind not in STRONG_BEAMS:
-        raise InputError(f"strong beam {kind!r}", "is unknown", f"use one of {', '.join(STRONG_BEAMS)}")

@@ -25,9 +25,8 @@ from dfxm_dask.run.recipe import Recipe
 from dfxm_dask.run.task_queue import windowed
 from dfxm_dask.run.unit import UnitStep, UnitTask, run_unit, summary_path
 from dfxm_dask.schema import SCAN, SPACE, Variable, scale_attrs
-from dfxm_dask.store import scan
 from dfxm_dask.store.chunks import map_layout
-from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity import ledger, nodes
 from dfxm_dask.store.integrity.lock import Fence, hold
 from dfxm_dask.store.metadata import read_node
 
@@ -102,10 +101,10 @@ def run_pass(one: Pass, run: Run, tally: Tally) -> None:
         if run.overwrite:  # nobody is to see what is taken back
             for step in stored:
                 ledger.withdraw(store.path, step.group, step.name)
-            scan.consolidate(store.path)
+            nodes.consolidate(store.path)
         finished = {s.name: begin_step(s, run) for s in stored}
         if any(len(done) < len(one.steps[0].blocks) for done in finished.values()):
-            scan.consolidate(store.path)  # what is being written is not to be seen
+            nodes.consolidate(store.path)  # what is being written is not to be seen
     for name, done in finished.items():
         for block in sorted(done.intersection(blocks)):
             tally.skipped += 1
@@ -192,10 +191,10 @@ def begin_step(step: PlannedStep, run: Run) -> set[str]:
             layout = map_layout(
                 variable.dims, result_shape(variable, step, store), store.rows, store.edge, step.reduction.patch
             )
-            scan.create_array(store.path, step.group, variable, layout, _scale(step, run.plan))
+            nodes.create_array(store.path, step.group, variable, layout, _scale(step, run.plan))
         ledger.sync_files(store.path, [f"{step.group}/{v.name}/zarr.json" for v in step.stored])
 
-    scan.create_group(store.path, step.group, {})
+    nodes.create_group(store.path, step.group, {})
     header = ledger.read_header(ledger.ledger_path(store.path, step.group, step.name))
     there = [Path(store.path, step.group, v.name, "zarr.json").exists() for v in step.stored]
     if header and not step.reduction.combine and not all(there):
@@ -252,7 +251,7 @@ def complete_pass(one: Pass, run: Run, begun: float) -> None:
         metadata = [f"{step.group}/{v.name}/zarr.json" for v in step.stored]
         ledger.complete(store.path, step.group, step.name, provenance_of(step, run.plan), {*small, *metadata})
         send(run.publish, StepDone(step.name, len(step.blocks), time.perf_counter() - begun))
-    scan.consolidate(store.path)
+    nodes.consolidate(store.path)
 
 
 def refuse_changed_inputs(step: PlannedStep, store: Stored) -> None:
@@ -335,7 +334,7 @@ def gather_step(step: PlannedStep, store: Stored) -> list[str]:
     result = finish(merged) if finish else merged
     for variable in step.stored:
         values = np.asarray(result[variable.name], variable.dtype)
-        scan.write_small(store.path, step.group, variable.name, variable.dims, values, variable.attrs)
+        nodes.write_small(store.path, step.group, variable.name, variable.dims, values, variable.attrs)
     folders = [Path(store.path, step.group, v.name) for v in step.stored]
     return [str(p.relative_to(store.path)) for f in folders for p in sorted(f.rglob("*")) if p.is_file()]
 

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dfxm_dask.errors import DfxmError, InputError, LockedError, StoreError
-from dfxm_dask.store import scan
+from dfxm_dask.schema import migrate
 from dfxm_dask.store.create import check_pixel_size, pixel_attrs, pixel_positions
 from dfxm_dask.store.crystal import WORDS, checked_crystal
-from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity import ledger, nodes
 from dfxm_dask.store.integrity.lock import own_store
 from dfxm_dask.store.integrity.opened import open_store
 from dfxm_dask.store.lengths import (
@@ -127,7 +127,7 @@ def calibrate(
     """
     store = Path(store).resolve()
     recover(store)
-    scan.migrate(open_store(store).nodes[""]["attributes"])
+    migrate(open_store(store).nodes[""]["attributes"])
     header = ledger.read_header(ledger.ledger_path(store, "raw", "ingest"))
     if not header:
         raise StoreError(f"store {store}", "has no ingested raw data", "name a store that an ingest has made")
@@ -254,13 +254,13 @@ def finish(store: Path) -> None:
     for name in coordinates:
         (store / name / "zarr.json").unlink(missing_ok=True)
     for name, to in coordinates.items():
-        scan.write_small(store, "", name, (name,), pixel_positions(to["count"], to["start"], to["pixel"]), to["attrs"])
+        nodes.write_small(store, "", name, (name,), pixel_positions(to["count"], to["start"], to["pixel"]), to["attrs"])
     files = [
         str(p.relative_to(store)) for name in coordinates for p in sorted((store / name).rglob("*")) if p.is_file()
     ]
     ledger.sync_files(store, files)
     _vouch(store, files, [coordinates[name]["pixel"] for name in coordinates], crystal)
-    scan.consolidate(store)
+    nodes.consolidate(store)
     path.unlink()
     force(str(store))
 
@@ -302,7 +302,7 @@ def _withdraw(store: Path, group: str, step: str) -> None:
     for summary in path.parent.glob(f"{step}.*.npz"):
         summary.unlink()
     ledger.withdraw(store, group, step)
-    if not any(path.parent.glob("*.jsonl")) and not scan.arrays(store, group):  # a group without a step is none
+    if not any(path.parent.glob("*.jsonl")) and not nodes.arrays(store, group):  # a group without a step is none
         (store / group / "zarr.json").unlink(missing_ok=True)
         for folder in (path.parent, store / group):
             with suppress(OSError):  # not empty

@@ -16,7 +16,7 @@ from dfxm_dask.sources.bliss.camera import binning, full_well
 from dfxm_dask.sources.source import Scan
 from dfxm_dask.sources.stack import axis_attrs, frame_positions, grid_positions, strayed, z_attrs
 from dfxm_dask.store.chunks import Layout, map_layout
-from dfxm_dask.store.scan import create_array, create_group, root_attrs, write_small
+from dfxm_dask.store.integrity.nodes import create_array, create_group, root_attrs, write_small
 
 
 def raw_variables(axes: Mapping[str, str], dtype: np.dtype[Any]) -> list[Variable]:

@@ -28,10 +28,10 @@ from dfxm_dask.store.create import check_pixel_size, create_store, raw_variables
 from dfxm_dask.store.crystal import checked_crystal, crystal_of_store, refuse_other_crystal
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.lock import Fence, own_store
+from dfxm_dask.store.integrity.nodes import consolidate
 from dfxm_dask.store.layers import check_existing, check_space, check_target, small_files, write_layer
 from dfxm_dask.store.lengths import recorded_geometry
 from dfxm_dask.store.metadata import read_node
-from dfxm_dask.store.scan import consolidate
 from dfxm_dask.store.shards import open_array
 
 

@@ -18,8 +18,8 @@ from dfxm_dask.schema import FEWEST_MASKED, MASKED, NOISE, Variable
 from dfxm_dask.store.chunks import bands
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.lock import STORE_LOCK, Fence
+from dfxm_dask.store.integrity.nodes import arrays
 from dfxm_dask.store.integrity.opened import open_store
-from dfxm_dask.store.scan import arrays
 from dfxm_dask.store.shards import ShardWriter, open_array, place_shards, read, stage_shard, staging
 
 NOISE_FRAMES = 16  # frames of a layer, evenly spread, that the noise is taken from

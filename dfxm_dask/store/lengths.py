@@ -14,8 +14,7 @@ from dfxm_dask.errors import InputError, RecipeError
 from dfxm_dask.optics.geometry import effective_pixel
 from dfxm_dask.sources.source import Beamline, Scan
 from dfxm_dask.sources.units import base_unit
-from dfxm_dask.store import scan
-from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity import ledger, nodes
 from dfxm_dask.store.metadata import read_node
 
 AXES = ("y", "x")
@@ -168,7 +167,7 @@ def _angle_of(store: Path) -> tuple[float | None, str]:
     """Scattering angle in degree, as the scan or the arm of the objective has it, and where that is recorded."""
     import zarr
 
-    if "two_theta" in scan.arrays(store, ""):
+    if "two_theta" in nodes.arrays(store, ""):
         axis = zarr.open_array(str(store / "two_theta"), mode="r")
         if axis.attrs.get("units") == "degree":
             return float(np.mean(np.asarray(axis[...], float))), "mean of the scan axis two_theta"

@@ -23,7 +23,7 @@ from dfxm_dask.engine.shapes import expanded_writes
 from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.run.recipe import Step
 from dfxm_dask.sources.bliss.names import find_config
-from dfxm_dask.store import scan
+from dfxm_dask.store.integrity import nodes
 from dfxm_dask.store.shards import Buffers, write_shard
 
 PRESET, SMALL = "al002", (384, 384)
@@ -62,11 +62,11 @@ def store(data: Data, layers: int) -> Path:
         raise RuntimeError(f"preset {PRESET} has {len(phi)} frames, the others figures have {FRAMES}")
     ours.empty_store(data.fresh(path.name), layers, data.shape)
     for name, n, length in zip(("y", "x"), data.shape, pixel, strict=True):
-        scan.write_small(path, "", name, (name,), np.arange(n) * length, {"units": "um"})
-    scan.write_small(path, "", "phi", ("phi",), phi, {"units": "degree", "scan_axis": 0})
+        nodes.write_small(path, "", name, (name,), np.arange(n) * length, {"units": "um"})
+    nodes.write_small(path, "", "phi", ("phi",), phi, {"units": "degree", "scan_axis": 0})
     noise = {"units": "count"}
-    scan.write_small(path, "raw", "noise", ("z",), np.full(layers, NOISE, np.float32), noise)
-    scan.consolidate(path)
+    nodes.write_small(path, "raw", "noise", ("z",), np.full(layers, NOISE, np.float32), noise)
+    nodes.consolidate(path)
     array, rng = ours.counts(path), np.random.default_rng(0)
     around = [(0, n - m) for n, m in zip(data.shape, SMALL, strict=True)]
     for z in range(layers):

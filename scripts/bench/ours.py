@@ -16,10 +16,9 @@ from dfxm_dask.engine.layer import scan_last
 from dfxm_dask.run.events import BlockDone
 from dfxm_dask.run.execute import plan, run_ingest, run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe, read_recipe
-from dfxm_dask.store import scan
 from dfxm_dask.store.chunks import bands, raw_layout, unit_rows
 from dfxm_dask.store.create import raw_variables
-from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity import ledger, nodes
 from dfxm_dask.store.integrity.opened import open_store
 from dfxm_dask.store.shards import Buffers, ShardedArray, open_array, tiles
 
@@ -74,7 +73,7 @@ def clear(target: Path) -> None:
     for group in open_store(target).groups():
         if group != "raw":
             shutil.rmtree(target / group)
-    scan.consolidate(target)
+    nodes.consolidate(target)
 
 
 def counts(target: Path) -> ShardedArray:
@@ -132,19 +131,19 @@ def empty_store(target: Path, layers: int, shape: tuple[int, int]) -> Path:
     """A store that has all metadata of an ingest and no pixels."""
     layout = raw_layout((layers, FRAMES, *shape), 2)
     rows = unit_rows(layout, 2)
-    scan.create_group(target, "", scan.root_attrs(rows, "metadata only"))
-    scan.create_group(target, "raw", {})
-    scan.write_small(target, "", "z", ("z",), np.arange(float(layers)), {"units": "um"})
+    nodes.create_group(target, "", nodes.root_attrs(rows, "metadata only"))
+    nodes.create_group(target, "raw", {})
+    nodes.write_small(target, "", "z", ("z",), np.arange(float(layers)), {"units": "um"})
     for name, n in zip(("y", "x"), shape, strict=True):
-        scan.write_small(target, "", name, (name,), np.arange(n) * PIXEL_UM, {"units": "um"})
+        nodes.write_small(target, "", name, (name,), np.arange(n) * PIXEL_UM, {"units": "um"})
     attrs = {"units": "degree", "scan_axis": 0}
-    scan.write_small(target, "", "phi", ("phi",), np.linspace(0, 0.15, FRAMES), attrs)
+    nodes.write_small(target, "", "phi", ("phi",), np.linspace(0, 0.15, FRAMES), attrs)
     (variable,) = (v for v in raw_variables(AXES, np.dtype("u2")) if v.name == "counts")
-    scan.create_array(target, "raw", variable, layout, {})
+    nodes.create_array(target, "raw", variable, layout, {})
     blocks = [f"z{z:04d}" for z in range(layers)]
     ledger.begin(target, "raw", "ingest", {"writes": ["counts"]}, blocks)
     for block in blocks:
         ledger.commit(target, "raw", "ingest", {"block": block, "read": [], "files": {}, "seconds": 0.0})
     ledger.complete(target, "raw", "ingest", {"reduction": "ingest", "absent": []})
-    scan.consolidate(target)
+    nodes.consolidate(target)
     return target

@@ -25,10 +25,9 @@ from dfxm_dask.engine.shapes import expanded_writes
 from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.unit import UnitTask
-from dfxm_dask.store import scan
 from dfxm_dask.store.chunks import raw_layout, unit_rows
 from dfxm_dask.store.create import raw_variables, statistics_layout
-from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity import ledger, nodes
 from dfxm_dask.store.shards import open_array
 
 LAYERS, FEW_LAYERS = (1_000, 10_000), (20, 100)
@@ -70,16 +69,16 @@ def sparse_store(target: Path, layers: int, shape: tuple[int, int] = FULL) -> Pa
     """A store with every file of an ingest, of the right length, and holes in place of pixels."""
     layout = raw_layout((layers, FRAMES, *shape), 2)
     rows, edge = unit_rows(layout, 2), layout.chunk[-1]
-    scan.create_group(target, "", {})
+    nodes.create_group(target, "", {})
     for name, n, step in (("z", layers, 1.0), ("y", shape[0], 0.65), ("x", shape[1], 0.65)):
-        scan.write_small(target, "", name, (name,), np.arange(n) * step, {"units": "um"})
+        nodes.write_small(target, "", name, (name,), np.arange(n) * step, {"units": "um"})
     attrs = {"units": "degree", "scan_axis": 0}
-    scan.write_small(target, "", "phi", ("phi",), np.linspace(0, 0.15, FRAMES), attrs)
-    scan.create_group(target, "raw", {})
+    nodes.write_small(target, "", "phi", ("phi",), np.linspace(0, 0.15, FRAMES), attrs)
+    nodes.create_group(target, "raw", {})
     arrays = []
     for variable in raw_variables(ours.AXES, np.dtype("u2")):
         own = layout if variable.name == "counts" else statistics_layout(variable, layout, rows, edge)
-        scan.create_array(target, "raw", variable, own, {})
+        nodes.create_array(target, "raw", variable, own, {})
         arrays.append(open_array(target / "raw" / variable.name))
     blocks = [f"z{z:04d}" for z in range(layers)]
     with patch("os.fsync"):
@@ -92,8 +91,8 @@ def sparse_store(target: Path, layers: int, shape: tuple[int, int] = FULL) -> Pa
                 files[name] = sparse_file(target, name, size)
             ledger.commit(target, "raw", "ingest", {"block": block, "read": [], "files": files, "seconds": 1.0})
         ledger.complete(target, "raw", "ingest", {"reduction": "ingest", "absent": []})
-    scan.create_group(target, "", scan.root_attrs(rows, "sparse"), anew=True)
-    scan.consolidate(target)
+    nodes.create_group(target, "", nodes.root_attrs(rows, "sparse"), anew=True)
+    nodes.consolidate(target)
     return target
 
 

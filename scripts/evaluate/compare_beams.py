@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from bases import ONE_BY_ONE, Basis, Candidate, candidates_of, every_basis, projected, stored
 from map_scores import auc, average_precision, contamination, high_pass, mask_scores
+from methods_page import Compared, draw_methods
 
 from dfxm_dask.errors import InputError, RecipeError
 from dfxm_dask.schema import BACKGROUND, HAS_WEAK_BEAM, LIT, PEAK_LOCAL, WIDTH_LOCAL, pixel_length
-from dfxm_dask.view.compare.truth import boundary_distance
+from dfxm_dask.view.compare.distances import boundary_distance
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -37,19 +37,6 @@ OF_SCAN = ("counts", "monitor", "exposure", "noise", "dark")
 OF_LAYER = (BACKGROUND, LIT, PEAK_LOCAL, WIDTH_LOCAL, HAS_WEAK_BEAM)
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Compared:
-    """What is known of one layer: all maps, their scores by row and title, and why some rows have none."""
-
-    candidates: list[Candidate]
-    scores: dict[tuple[str, str], dict[str, float]]
-    reasons: dict[str, str]
-    strong: np.ndarray
-    residuals: dict[str, np.ndarray]
-    away: np.ndarray | None
-    mask: dict[str, float]
 
 
 def compare_beams(
@@ -107,7 +94,6 @@ def compare_beams(
     Frames that are not on one scale are put on one by the monitor or the exposure first, above the darkest place of
     the layer; then nothing is taken from the store but counts and truth.
     """
-    from methods_page import draw_methods
 
     from dfxm_dask.store.integrity.opened import open_store
     from dfxm_dask.store.output_paths import refuse_file

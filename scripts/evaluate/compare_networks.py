@@ -43,7 +43,7 @@ from dfxm_dask.beams.network.scores import brightness_baseline, brightness_proba
 from dfxm_dask.beams.network.training import train
 from dfxm_dask.beams.network.training_patches import labelled_patches
 from dfxm_dask.beams.network.weights import save
-from dfxm_dask.phantoms.strong_lattice import StrongBeam
+from dfxm_dask.phantoms.phantom import StrongBeam
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "ours": {"name": "compact", "options": OURS, "epochs": EPOCHS, "patience": 12},

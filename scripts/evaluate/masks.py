@@ -19,7 +19,7 @@ from map_scores import mask_scores
 
 from dfxm_dask.beams import threshold_beams
 from dfxm_dask.rocking.rotation import WITH, classify_defects
-from dfxm_dask.view.compare.truth import boundary_distance
+from dfxm_dask.view.compare.distances import boundary_distance
 
 COLUMNS = ("F1", "precision", "or boundary", "recall", "share")
 

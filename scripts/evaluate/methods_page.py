@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,12 +21,25 @@ from dfxm_dask.view.figures.maps import (
 
 if TYPE_CHECKING:
     import xarray as xr
-    from compare_beams import Compared
+    from bases import Candidate
     from matplotlib.figure import Figure
 
 WORDS = 0.5  # inches above a map, for two lines
 WIDTH, HEIGHT = 2.5, 2.5  # inches of a map at most
 SIZE = 8  # points
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """What is known of one layer: all maps, their scores by row and title, and why some rows have none."""
+
+    candidates: list[Candidate]
+    scores: dict[tuple[str, str], dict[str, float]]
+    reasons: dict[str, str]
+    strong: np.ndarray
+    residuals: dict[str, np.ndarray]
+    away: np.ndarray | None
+    mask: dict[str, float]
 
 
 def draw_methods(tree: xr.DataTree, layer: int, compared: Compared) -> Figure:

@@ -36,7 +36,7 @@ from dfxm_dask.optics.defects.scene import distance
 from dfxm_dask.optics.geometry import rotation_y
 from dfxm_dask.phantoms.phantom import Phantom
 from dfxm_dask.phantoms.presets import build
-from dfxm_dask.view.compare.truth import boundary_distance
+from dfxm_dask.view.compare.distances import boundary_distance
 from dfxm_dask.volume.compare import nearest_distances
 
 StrongBeam = Literal["smeared", "sharp", "none"]

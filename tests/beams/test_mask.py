@@ -8,7 +8,7 @@ from scipy.spatial import cKDTree
 
 from dfxm_dask.beams import threshold_beams
 from dfxm_dask.beams.narrowing import above_half, narrowed
-from dfxm_dask.view.compare.truth import boundary_distance
+from dfxm_dask.view.compare.distances import boundary_distance
 
 Y, X = 0.05 * np.arange(160), 0.1 * np.arange(120)
 PIXEL = (0.05, 0.1)

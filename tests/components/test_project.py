@@ -14,8 +14,7 @@ from dfxm_dask.components import gram_schmidt, pca, project_gram_schmidt, projec
 from dfxm_dask.components.curves import scaling_of, treated
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.recipe import parse_recipe
-from dfxm_dask.store import scan
-from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity import ledger, nodes
 
 SCAN = {"chi": np.arange(3.0), "phi": np.linspace(0, 0.4, 7)}
 GRID = dict(zip(SCAN, np.meshgrid(*SCAN.values(), indexing="ij"), strict=True))
@@ -227,7 +226,7 @@ def test_open_scan__in_part_leaves_out_tables_that_are_being_made_anew(tmp_path:
     run_recipe(parse_recipe(steps, Path("t.yaml")), store)
     ledger.withdraw(store, "components", "pca")
     dims = ("pca_component",)
-    scan.write_small(store, "components", "pca_explained", dims, np.zeros(4), {"units": "1", "long_name": "x"})
+    nodes.write_small(store, "components", "pca_explained", dims, np.zeros(4), {"units": "1", "long_name": "x"})
     with pytest.raises(ValueError, match="is not complete"):
         dfxm_dask.open_scan(store)
     part = dfxm_dask.open_scan(store, allow_partial=True)["components"]

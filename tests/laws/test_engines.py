@@ -16,7 +16,7 @@ from dfxm_dask.run.passes import read_summary
 from dfxm_dask.run.unit import UnitStep, UnitTask, run_unit, summary_path
 from dfxm_dask.schema import SPACE, Variable, expand
 from dfxm_dask.store.chunks import Layout, bands, map_layout
-from dfxm_dask.store.scan import create_array, create_group, root_attrs, write_small
+from dfxm_dask.store.integrity.nodes import create_array, create_group, root_attrs, write_small
 from dfxm_dask.store.shards import open_array, read, write_shard
 from tests.laws.test_reductions import NAMES, axes_for, computed, example, parameters
 

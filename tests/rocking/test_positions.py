@@ -16,7 +16,7 @@ from dfxm_dask.errors import FramesApartWarning, InputError, StoreError
 from dfxm_dask.rocking import kam, moments
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.recipe import parse_recipe
-from dfxm_dask.store import scan as store_scan
+from dfxm_dask.store.integrity import nodes
 from tests.stores import raw_store
 
 
@@ -98,8 +98,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
         -1, *[1] * (root["raw"].counts.ndim - 3)
     )
     dims = root["raw"].counts.dims[:-2]
-    store_scan.write_small(store, "raw", "position_phi", dims, np.array(frames), {"units": "degree"})
-    store_scan.consolidate(store)
+    nodes.write_small(store, "raw", "position_phi", dims, np.array(frames), {"units": "degree"})
+    nodes.consolidate(store)
     return store
 
 

@@ -12,8 +12,7 @@ import dfxm_dask
 from dfxm_dask.run.checks.verify import verify
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import parse_recipe
-from dfxm_dask.store import scan
-from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity import ledger, nodes
 from dfxm_dask.view.tables import show_store
 from tests.beamline_files import write_bliss
 
@@ -44,7 +43,7 @@ def as_before(store: Path) -> None:
     for entry in (header, *records, {"completed": ledger.digest(made)}):
         ledger.append(path, {k: v for k, v in entry.items() if k != "sum"})
     (store / "raw/zarr.json").write_text(json.dumps(meta, indent=2))
-    scan.consolidate(store)
+    nodes.consolidate(store)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ import pytest
 
 import dfxm_dask
 from dfxm_dask.run.execute import plan
-from dfxm_dask.store import scan
-from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity import ledger, nodes
 from tests.beamline_files import write_bliss
 
 RECIPES = ("maps", "components", "weak_beam")
@@ -36,7 +35,7 @@ def many_layers(source: Path, target: Path, layers: int, monkeypatch: pytest.Mon
             meta.write_text(json.dumps(data))
             if data["codecs"][0]["name"] != "sharding_indexed":
                 shutil.rmtree(meta.parent)
-    scan.write_small(target, "", "z", ("z",), np.arange(float(layers)), {"units": "um"})
+    nodes.write_small(target, "", "z", ("z",), np.arange(float(layers)), {"units": "um"})
     path = ledger.ledger_path(target, "raw", "ingest")
     header, records = ledger.read_ledger(path)
     (record,) = records.values()

@@ -199,7 +199,7 @@ def test_verify__deep_finds_what_no_digest_can(store: Path) -> None:
     small = provenance["moments"].pop("small_files")
     provenance["moments"].pop("digest")
     ledger.complete(store, "rocking", "moments", provenance["moments"], small)
-    dfxm_dask.store.scan.consolidate(store)
+    dfxm_dask.store.integrity.nodes.consolidate(store)
     assert not [f for f in verify(store).faults if f.step == "moments"]
     found = verify(store, deep=12)
     assert [f.what for f in found.faults if f.file == name] == ["is not what computing it again gives"]

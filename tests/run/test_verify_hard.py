@@ -12,8 +12,7 @@ from dfxm_dask.errors import IncompleteError, StoreError
 from dfxm_dask.run.checks.verify import verify
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe
-from dfxm_dask.store import scan
-from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity import ledger, nodes
 from dfxm_dask.store.integrity.opened import open_store
 from tests.run.killing import recipe
 from tests.stores import contents, raw_store
@@ -109,7 +108,7 @@ def test_open_scan__arrays_of_a_step_that_was_taken_back_are_not_shown(store: Pa
     tree = dfxm_dask.open_scan(store)
     assert "integrated_curve" not in tree["rocking"]
     assert "com_phi" in tree["rocking"]
-    scan.consolidate(store)
+    nodes.consolidate(store)
     assert not [name for name in (store / "zarr.json").read_text().split('"') if name == "rocking/integrated_curve"]
 
 

@@ -23,7 +23,8 @@ from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.store import scan as scan_module
 from dfxm_dask.store.chunks import raw_layout
 from dfxm_dask.store.integrity import ledger
-from dfxm_dask.store.scan import _LazyArray, create_array
+from dfxm_dask.store.integrity.nodes import create_array
+from dfxm_dask.store.scan import _LazyArray
 from tests.beamline_files import write_bliss
 
 RECIPE = """

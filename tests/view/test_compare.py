@@ -10,7 +10,8 @@ import pytest
 import xarray as xr
 
 from dfxm_dask.view.compare import truth as module
-from dfxm_dask.view.compare.truth import boundary_distances, compared, scan_step, sound_pixels, truth_rows
+from dfxm_dask.view.compare.distances import boundary_distances
+from dfxm_dask.view.compare.truth import compared, scan_step, sound_pixels, truth_rows
 from dfxm_dask.view.figures.index import figures
 from dfxm_dask.view.figures.truth import draw_compare
 from tests.view.test_figures import check_page

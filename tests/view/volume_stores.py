@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dfxm_dask.store.scan import create_group, root_attrs, write_small
+from dfxm_dask.store.integrity.nodes import create_group, root_attrs, write_small
 
 Arrays = Mapping[str, tuple[tuple[str, ...], Any]]
 

@@ -20,8 +20,8 @@ from dfxm_dask.run.plan import Pass, Plan, make_plan
 from dfxm_dask.run.recipe import Recipe, Step
 from dfxm_dask.run.task_queue import windowed
 from dfxm_dask.sources.wrong_kinds import not_a_store
-from dfxm_dask.store import calibrate, scan
-from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store import calibrate
+from dfxm_dask.store.integrity import ledger, nodes
 from dfxm_dask.store.integrity.digests import BlockFile, Fault, block_files, check_file, check_metadata
 from dfxm_dask.store.integrity.lock import own_group
 from dfxm_dask.store.integrity.opened import stale_input
@@ -256,7 +256,7 @@ def _repair(store: Path, faults: list[Fault], client: Any, publish: tuple[Any, .
         else:
             notes = [note for note in notes if note.step != recipe.name]
     with suppress(DfxmError):  # a root that is damaged itself: said above
-        scan.consolidate(store)
+        nodes.consolidate(store)
     return list(dict.fromkeys(notes))
 
 

@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 
 from dfxm_dask.boundaries.vectors.burgers import peak_steps
 from dfxm_dask.view.boundaries.words import Tables, families_of, finer, junction_kind, tables_of, with_error
-from dfxm_dask.view.compare.truth import boundary_distances
+from dfxm_dask.view.compare.distances import boundary_distances
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -72,7 +72,7 @@ def matched_planes(found: Tables, truth: xr.Dataset) -> tuple[dict[int, int], np
     found : dict
         See :func:`dfxm_dask.view.boundaries.words.tables_of`.
     truth : Dataset
-        See :func:`dfxm_dask.view.compare.truth.boundary_distances`.
+        See :func:`dfxm_dask.view.compare.distances.boundary_distances`.
 
     Returns
     -------

@@ -11,7 +11,7 @@ import zarr
 from dfxm_dask.errors import InputError
 from dfxm_dask.schema import SPACE, Variable
 from dfxm_dask.store.chunks import Layout, round_up
-from dfxm_dask.store.scan import create_array, create_group
+from dfxm_dask.store.integrity.nodes import create_array, create_group
 
 if TYPE_CHECKING:
     import xarray as xr
