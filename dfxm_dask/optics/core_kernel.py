@@ -91,7 +91,7 @@ class View(NamedTuple):
 
 
 @njit(cache=True, error_model="numpy")
-def images(view, position, sign, rocking, nodes, weights, counts, slopes):  # type: ignore[no-untyped-def]
+def images(view, position, sign, rocking, nodes, weights, counts, slopes):
     """Sum over the light sheet of what is accepted, and its slopes by the place of the core, pixel by pixel."""
     along, across, step, q, offset, image_row = view
     strength = BURGERS / (4.0 * np.pi * (1.0 - POISSON))
@@ -147,7 +147,7 @@ def images(view, position, sign, rocking, nodes, weights, counts, slopes):  # ty
 
 
 @njit(cache=True)
-def _slope(q, p, k):  # type: ignore[no-untyped-def]
+def _slope(q, p, k):
     # dp/dq of the one-dimensional acceptance.
     x, d = k[6] * q, k[9]
     edges = np.exp(-((d + x) ** 2)) - np.exp(-((d - x) ** 2))

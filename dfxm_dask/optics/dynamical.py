@@ -30,7 +30,7 @@ class Medium(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
-def _unit_wave(phase, cosine, sine, solid):  # type: ignore[no-untyped-def]
+def _unit_wave(phase, cosine, sine, solid):
     """cos and sin of a row of phases; 0 where the phase is NaN (no crystal).
 
     Within 2e-16 for |phase| < 1e6: reduction by pi/2 in two parts and the usual polynomials on ±pi/4, free of branches
@@ -59,7 +59,7 @@ def _unit_wave(phase, cosine, sine, solid):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _kick(incident, diffracted, crystal, keep, mix, turn):  # type: ignore[no-untyped-def]
+def _kick(incident, diffracted, crystal, keep, mix, turn):
     """Coupling of both waves in every node of a row, in place; the diffracted wave then turns by its deviation.
 
     Waves are (real, imaginary) rows; ``crystal`` holds the cosine and sine of Q·u and where there is crystal.
@@ -80,7 +80,7 @@ def _kick(incident, diffracted, crystal, keep, mix, turn):  # type: ignore[no-un
 
 
 @njit(nogil=True, cache=True)
-def _march(incident, phase, steps, medium, plane, lit, transmitted, diffracted):  # type: ignore[no-untyped-def]
+def _march(incident, phase, steps, medium, plane, lit, transmitted, diffracted):
     """Both waves at the exit, from the nodes of the entry that are lit (first, and one behind the last)."""
     coupling, turn, loss = medium
     first, last = lit

@@ -124,7 +124,7 @@ def deviation(beta: np.ndarray, at: Setting) -> np.ndarray:
 
 
 @njit(cache=True)
-def _deviation(beta, direction, to_sample, out):  # type: ignore[no-untyped-def]
+def _deviation(beta, direction, to_sample, out):
     sound = True
     a0, a1, a2 = direction[0], direction[1], direction[2]
     for k in range(beta.shape[1]):

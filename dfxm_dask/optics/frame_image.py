@@ -99,7 +99,7 @@ def frame_image(
 
 
 @njit(nogil=True, cache=True)
-def _frame_image(q, weight, matrix, shift, accepts, out):  # type: ignore[no-untyped-def]
+def _frame_image(q, weight, matrix, shift, accepts, out):
     """One pass: rotate q, accept it, and add the tail, for every height of the sheet."""
     numbers, reach, part, roll, step, wing = accepts
     m00, m01, m02 = matrix[0, 0], matrix[0, 1], matrix[0, 2]

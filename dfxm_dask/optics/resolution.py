@@ -132,7 +132,7 @@ def _packed(triangle: np.ndarray, u: np.ndarray, d: float) -> np.ndarray:
 
 
 @njit(cache=True)
-def _window(x, d):  # type: ignore[no-untyped-def]
+def _window(x, d):
     # erf(d - x) + erf(d + x) for x >= 0. Outside of the cut as a difference of complements, which keeps its digits; and
     # without the functions where they are 0 or 1 to the last bit, which is most of an image.
     if x > d + 27.3:
@@ -145,7 +145,7 @@ def _window(x, d):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def acceptance(q0, q1, q2, coefficients):  # type: ignore[no-untyped-def]
+def acceptance(q0, q1, q2, coefficients):
     """Acceptance p of one deviation of the scattering vector, float, 1 at the peak. Compiled, for use in kernels.
 
     Parameters
@@ -179,7 +179,7 @@ def acceptance(q0, q1, q2, coefficients):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _acceptances(q, coefficients, p):  # type: ignore[no-untyped-def]
+def _acceptances(q, coefficients, p):
     for i in range(q.shape[0]):
         p[i] = acceptance(q[i, 0], q[i, 1], q[i, 2], coefficients)
 

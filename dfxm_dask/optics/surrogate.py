@@ -86,7 +86,7 @@ def strong_beam_pattern(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _sine(angle):  # type: ignore[no-untyped-def]
+def _sine(angle):
     """sin within 1e-7 (our choice; far below the fit), at a third of the cost of the library's."""
     half_turns = np.floor(angle * (1 / math.pi) + 0.5)
     r = angle - half_turns * math.pi
@@ -97,7 +97,7 @@ def _sine(angle):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def strong_beam_scalar(entry_path, exit_path, deviation, pattern):  # type: ignore[no-untyped-def]
+def strong_beam_scalar(entry_path, exit_path, deviation, pattern):
     """Relative intensity of one pixel; see :func:`strong_beam`. 0 outside the crystal."""
     if not (entry_path >= 0.0 and exit_path >= 0.0):
         return 0.0
@@ -115,7 +115,7 @@ def strong_beam_scalar(entry_path, exit_path, deviation, pattern):  # type: igno
 
 
 @njit(nogil=True, cache=True)
-def _strong_beam(entry_path, exit_path, deviation, pattern, out):  # type: ignore[no-untyped-def]
+def _strong_beam(entry_path, exit_path, deviation, pattern, out):
     for k in range(out.size):
         out[k] = strong_beam_scalar(entry_path[k], exit_path[k], deviation[k], pattern)
 

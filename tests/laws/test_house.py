@@ -10,14 +10,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_files__stay_below_525_lines() -> None:
+def test_files__stay_below_450_lines() -> None:
     """As the formatter leaves them."""
     folders = ("dfxm_dask", "tests", "scripts")
     lengths = {
         str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for f in folders for p in (ROOT / f).rglob("*.py")
     }
     assert len(lengths) > 50
-    assert {name: n for name, n in lengths.items() if n > 525} == {}
+    assert {name: n for name, n in lengths.items() if n > 450} == {}
 
 
 def test_folders__hold_a_dozen_files() -> None:
@@ -29,7 +29,7 @@ def test_folders__hold_a_dozen_files() -> None:
 def test_functions__of_rooms_declare_types_unless_numba_infers_them() -> None:
     found = {
         f"{p.relative_to(ROOT)}: {node.name}": [ast.unparse(d) for d in node.decorator_list]
-        for room in ("frames", "rocking", "components", "beams", "volume")
+        for room in ("frames", "rocking", "components", "beams", "volume", "optics", "boundaries")
         for p in (ROOT / "dfxm_dask" / room).rglob("*.py")
         for node in ast.parse(p.read_text()).body
         if isinstance(node, ast.FunctionDef) and node.returns is None

@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from click.testing import CliRunner
 import dfxm_dask
 from dfxm_dask.cli import cli
 from dfxm_dask.errors import IncompleteError, LockedError, RecipeError, StoreError
-from dfxm_dask.run import execute, passes, stopping
+from dfxm_dask.run import passes, stopping
 from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.run.events import line
 from dfxm_dask.run.execute import run_recipe
@@ -413,68 +412,3 @@ def test_run_recipe__shares_that_cannot_be(store: Path) -> None:
         run_recipe(recipe(), store, share=(1, 2), overwrite=True)
     with pytest.raises(RecipeError, match="share last: cannot overwrite"):
         run_recipe(recipe(), store, share="last", overwrite=True)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small file system of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if made.returncode:
-        pytest.skip(f"cannot mount a small file system here: {made.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-@pytest.mark.parametrize("levels", [4, pytest.param(40, marks=pytest.mark.slow)])
-def test_run_recipe__disk_full_at_any_level(
-    raw: Path, disk: Path, tmp_path: Path, levels: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(raw, tmp_path / "serial")
-    run_recipe(recipe(), tmp_path / "serial")
-    reference = contents(tmp_path / "serial")
-    monkeypatch.setattr(execute, "_check_space", lambda plan: None)  # it would refuse all this before it begins
-    shutil.copytree(raw, disk / "s.zarr")
-    start = shutil.disk_usage(disk).free
-    run_recipe(recipe(), disk / "s.zarr")
-    need = start - shutil.disk_usage(disk).free
-    shutil.rmtree(disk / "s.zarr")
-    for level in range(levels):
-        shutil.copytree(raw, disk / "s.zarr")
-        leave = int(0.9 * need * level / levels)
-        (disk / "ballast").write_bytes(b"\0" * (shutil.disk_usage(disk).free - leave))
-        with pytest.raises(StoreError, match=r"the disk is full.*; free space and run"):
-            run_recipe(recipe(), disk / "s.zarr")
-        with suppress(IncompleteError):
-            tree, found = dfxm_dask.open_scan(disk / "s.zarr"), contents(disk / "s.zarr")
-            readable = {f"{g}/{name}" for g in tree.children for name in tree[g].data_vars}
-            wrong = [k for k, v in reference.items() if "/".join(k.split("/")[:2]) in readable and found.get(k) != v]
-            assert wrong == []
-        (disk / "ballast").unlink()
-        before = sum(lines(disk / "s.zarr", g, s) for g, s in STEPS)
-        report = run_recipe(recipe(), disk / "s.zarr")
-        assert report.blocks_done == 6 * len(STEPS) - before
-        assert contents(disk / "s.zarr") == reference
-        shutil.rmtree(disk / "s.zarr")
-
-
-STEPS = (("frames", "background"), ("rocking", "moments"), ("rocking", "kam"), ("rocking", "integrated_curve"))
-
-
-def test_run_recipe__read_only_file_system(raw: Path, disk: Path) -> None:
-    shutil.copytree(raw, disk / "s.zarr")
-    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    with pytest.raises(StoreError, match=r"cannot be written \(Read-only file system\); choose another place"):
-        run_recipe(recipe(), disk / "s.zarr")
-    assert dfxm_dask.open_scan(disk / "s.zarr")["raw"].counts.shape[0] == 6  # reading needs no writing
-
-
-def test_run_recipe__too_little_space_is_refused_before_it_begins(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(store)._replace(free=1000)
-    monkeypatch.setattr(execute.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(StoreError, match=r"results need about .* are free; free space, or leave steps out"):
-        run_recipe(recipe(), store)
-    assert make_plan(recipe(), store).bytes_written > 2000

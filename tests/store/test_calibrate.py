@@ -18,16 +18,12 @@ from click.testing import CliRunner
 import dfxm_dask
 from dfxm_dask import cli
 from dfxm_dask.errors import DfxmError, InputError, LockedError, RecipeError, StoreError
-from dfxm_dask.phantoms.presets import build
-from dfxm_dask.reduction import REGISTRY, reduction
 from dfxm_dask.run.checks.verify import verify
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import parse_recipe
-from dfxm_dask.schema import COUNTS, X, Y
 from dfxm_dask.sources.source import find_config
 from dfxm_dask.store import calibrate as module
-from dfxm_dask.store import scan
-from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity import ledger, nodes
 from dfxm_dask.store.integrity.lock import own_group
 from tests.beamline_files import write_bliss
 from tests.stores import contents
@@ -173,7 +169,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, number: int, store: Path) -> bool
             (ledger, "replace_file"),
             (ledger, "append"),
             (ledger, "withdraw"),
-            (scan, "write_small"),
+            (nodes, "write_small"),
             (zarr.Array, "__setitem__"),
             (shutil, "rmtree"),
             (Path, "unlink"),
@@ -309,30 +305,6 @@ def test_calibrate__an_ingest_that_is_not_finished(made: Path, tmp_path: Path) -
     assert results(store) == results(made / "right.zarr")
 
 
-@pytest.mark.parametrize("preset", ["easy", "hard", "al002", "multigrain"])
-def test_calibrate__agrees_with_the_simulator(tmp_path: Path, preset: str) -> None:
-    (phantom,) = build(preset, layers=1, shape=(64, 64))
-    write_bliss(tmp_path / "s.h5", shape=(3,), size=(8, 9))
-    dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "s.zarr")
-    angle = float(np.rad2deg(2 * phantom.at.theta))
-    report = dfxm_dask.calibrate(
-        tmp_path / "s.zarr", magnification=6.5 / phantom.pixel[0], two_theta=angle, stretched="x", dry_run=True
-    )
-    assert report.pixel_size == pytest.approx(phantom.pixel, rel=1e-12)
-
-
-def test_calibrate__a_simulated_store(tmp_path: Path) -> None:
-    store = tmp_path / "s.zarr"
-    tree = dfxm_dask.simulate("empty", store, layers=1, shape=(64, 64))
-    pixel = tuple(float(tree[d][1] - tree[d][0]) for d in "yx")
-    before = contents(store)
-    assert not dfxm_dask.calibrate(store, pixel).changed
-    for other in (pixel[::-1], (0.2, 0.2), (pixel[0], pixel[1] * 1.001)):
-        with pytest.raises(StoreError, match=r"is simulated, with pixels of 0\.04"):
-            dfxm_dask.calibrate(store, other)
-    assert contents(store) == before
-
-
 def test_calibrate__computed_from_what_is_recorded(made: Path, copy: Any) -> None:
     store = copy("none")
     report = dfxm_dask.calibrate(store, magnification=13)  # camera 6.5 um and obpitch 18 degree are in the file
@@ -374,7 +346,7 @@ def test_calibrate__the_beamline_says_the_scattering_plane(tmp_path: Path) -> No
         assert "stretched along x (assumed: the store does not tell the scattering plane)" in found.source
     for wrong in ("z", "Y", "vertical", "1", "[y, x]", "yes", "''"):
         (tmp_path / "own.yaml").write_text(text.replace("scattering_plane: y", f"scattering_plane: {wrong}"))
-        with pytest.raises(RecipeError, match=r"own\.yaml:\d+: scattering_plane: .*'y' or 'x'") as caught:
+        with pytest.raises(RecipeError, match=r"own\.yaml:\d+: 'scattering_plane': .*'y' or 'x'") as caught:
             dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "never.zarr", beamline=tmp_path / "own.yaml")
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "never.zarr").exists()
@@ -400,56 +372,6 @@ def test_calibrate__what_is_not_recorded_is_named(tmp_path: Path, copy: Any) -> 
     ):
         with pytest.raises(InputError, match=missing):
             dfxm_dask.calibrate(tmp_path / "bare.zarr", **given)
-
-
-def plugged(**made: Any) -> None:
-    for name, (reads, writes) in made.items():
-
-        def kernel(*arrays: Any) -> Any:
-            raise AssertionError
-
-        kernel.__name__ = name
-        reduction(reads=reads, writes=writes, group="extra")(kernel)
-
-
-def test_steps_by_lengths__follow_from_the_declarations(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    a, b, c = (replace(COUNTS, name=name, dims=("z", "y", "x")) for name in "abc")
-    passing = replace(COUNTS, stored=False)
-    hidden, plain = (COUNTS, X), (COUNTS, replace(Y, units=""))
-    plugged(
-        by_x=((COUNTS, X), (a,)),
-        of_it=((a,), (b,)),
-        of_that=((b,), (c,)),
-        any_unit=(plain, (a,)),
-        cut=(hidden, (passing,)),
-        clean=((COUNTS,), (passing,)),
-        after=((COUNTS,), (a,)),
-        beside=((COUNTS,), (b,)),
-    )
-    try:
-
-        def begun(name: str, *inputs: str, recipe: tuple[str, ...] = ()) -> None:
-            plan = {"inputs": dict.fromkeys(("raw/ingest", *inputs), "x"), "writes": ["v"]}
-            steps = {"name": "r", "steps": [{"name": n, "parameters": {}, "optional": False} for n in recipe]}
-            ledger.begin(tmp_path, "extra", name, plan, ["z0000"], recipe=steps)
-
-        begun("by_x")
-        begun("of_it", "extra/by_x")
-        begun("of_that", "extra/of_it")
-        begun("any_unit")
-        begun("after", "extra/clean", recipe=("cut", "clean", "after"))  # counts went through both
-        begun("beside", "extra/clean", recipe=("clean", "beside"))
-        long, other = module.steps_by_lengths(tmp_path)
-        assert long == ("extra/after", "extra/by_x", "extra/of_it", "extra/of_that")
-        assert other == ("extra/any_unit", "extra/beside")
-        begun("unheard_of")
-        with pytest.raises(RecipeError, match=r"step extra/unheard_of: .*--plugin FILE"):
-            module.steps_by_lengths(tmp_path)
-    finally:
-        for name in [n for n, r in REGISTRY.items() if r.group == "extra"]:
-            del REGISTRY[name]
 
 
 @pytest.mark.parametrize(

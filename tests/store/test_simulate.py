@@ -20,6 +20,7 @@ from dfxm_dask.phantoms.scans import simulate
 from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.run.events import IngestDone, LayerDone
 from dfxm_dask.run.execute import run_simulate
+from tests.beamline_files import write_bliss
 
 SMALL: dict[str, Any] = {"layers": 3, "shape": (72, 100), "seed": 5}
 
@@ -284,3 +285,27 @@ def test_simulate__maps_recipe_finds_the_true_peak(written: Path, tmp_path: Path
     far = (truth.distance > 1.5) & truth.phi0.notnull() & maps.com_phi.notnull()
     assert int(far.sum()) > 2000
     assert float(abs(maps.com_phi - truth.phi0).where(far).median()) < 0.0004  # a fifth of a step
+
+
+@pytest.mark.parametrize("preset", ["easy", "hard", "al002", "multigrain"])
+def test_calibrate__agrees_with_the_simulator(tmp_path: Path, preset: str) -> None:
+    (phantom,) = presets.build(preset, layers=1, shape=(64, 64))
+    write_bliss(tmp_path / "s.h5", shape=(3,), size=(8, 9))
+    dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "s.zarr")
+    angle = float(np.rad2deg(2 * phantom.at.theta))
+    report = dfxm_dask.calibrate(
+        tmp_path / "s.zarr", magnification=6.5 / phantom.pixel[0], two_theta=angle, stretched="x", dry_run=True
+    )
+    assert report.pixel_size == pytest.approx(phantom.pixel, rel=1e-12)
+
+
+def test_calibrate__a_simulated_store(tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    tree = dfxm_dask.simulate("empty", store, layers=1, shape=(64, 64))
+    pixel = tuple(float(tree[d][1] - tree[d][0]) for d in "yx")
+    before = contents(store)
+    assert not dfxm_dask.calibrate(store, pixel).changed
+    for other in (pixel[::-1], (0.2, 0.2), (pixel[0], pixel[1] * 1.001)):
+        with pytest.raises(StoreError, match=r"is simulated, with pixels of 0\.04"):
+            dfxm_dask.calibrate(store, other)
+    assert contents(store) == before

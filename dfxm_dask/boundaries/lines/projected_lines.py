@@ -55,7 +55,7 @@ class Families(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
-def _profiles(u, v, weights, angles, step, reach, profiles):  # type: ignore[no-untyped-def]
+def _profiles(u, v, weights, angles, step, reach, profiles):
     for a in range(angles.size):
         c, s = np.cos(angles[a]), np.sin(angles[a])
         for i in range(u.size):

@@ -68,7 +68,7 @@ def layer_edges(cells: np.ndarray, edge: float = 0.25) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
-def _votes(edges, layer, azimuths, slopes, loose, height, low, places, step, votes):  # type: ignore[no-untyped-def]
+def _votes(edges, layer, azimuths, slopes, loose, height, low, places, step, votes):
     """Votes (azimuth, slope, layer, place)."""
     for k in range(edges.shape[0]):
         for a in range(azimuths.size):

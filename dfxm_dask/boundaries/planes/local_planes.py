@@ -38,7 +38,7 @@ class Hypotheses(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
-def _ball(cloud, around, centre, reach, found):  # type: ignore[no-untyped-def]
+def _ball(cloud, around, centre, reach, found):
     """Points within reach of a centre; those of cells side by side along z are one run of the sorted points."""
     points, starts, stops = cloud.points, cloud.starts, cloud.stops
     count = 0
@@ -52,7 +52,7 @@ def _ball(cloud, around, centre, reach, found):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc"})  # so that the sum is taken several points at a time
-def _score(x, y, z, weights, count, normal, offset):  # type: ignore[no-untyped-def]
+def _score(x, y, z, weights, count, normal, offset):
     """Sum of w (1 - r²) over the first points, r the distance from a plane; normal and offset in units of its T."""
     total = 0.0
     for i in range(count):
@@ -62,7 +62,7 @@ def _score(x, y, z, weights, count, normal, offset):  # type: ignore[no-untyped-
 
 
 @njit(nogil=True, cache=True)
-def _local_planes(cloud, seeds, draws, reach, near, best):  # type: ignore[no-untyped-def]
+def _local_planes(cloud, seeds, draws, reach, near, best):
     """The best of some planes through three points about every seed."""
     points, weights = cloud.points, cloud.weights
     normals, origins, scores = best

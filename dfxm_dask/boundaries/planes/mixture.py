@@ -138,7 +138,7 @@ def cell_densities(planes: Planes, cells: np.ndarray, edge: float) -> np.ndarray
 
 
 @njit(nogil=True, cache=True)
-def _probabilities(point, planes, dense, shares, found):  # type: ignore[no-untyped-def]
+def _probabilities(point, planes, dense, shares, found):
     """Probability of each plane at a point; returns the density over that of points anywhere with share 1."""
     normals, offsets, sigmas, ends = planes
     total = shares[0]
@@ -159,7 +159,7 @@ def _probabilities(point, planes, dense, shares, found):  # type: ignore[no-unty
 
 
 @njit(nogil=True, cache=True)
-def _add_expected(points, weights, cell, shares, dense, planes, centre, sums, masses):  # type: ignore[no-untyped-def]
+def _add_expected(points, weights, cell, shares, dense, planes, centre, sums, masses):
     """One step of expectation: integer sums, so that their order does not matter. Returns the likelihood."""
     found = np.empty(sums.shape[0])
     likelihood = np.int64(0)
@@ -181,7 +181,7 @@ def _add_expected(points, weights, cell, shares, dense, planes, centre, sums, ma
 
 
 @njit(nogil=True, cache=True)
-def _all_probabilities(points, cell, shares, dense, planes, found):  # type: ignore[no-untyped-def]
+def _all_probabilities(points, cell, shares, dense, planes, found):
     for i in range(points.shape[0]):
         _probabilities(points[i], planes, dense[cell[i]], shares[cell[i]], found[i])
 

@@ -89,7 +89,7 @@ def checked_points(name: str, points: np.ndarray, weights: np.ndarray | None) ->
 
 
 @njit(nogil=True, cache=True)
-def _numbers_of_places(points, seed, numbers):  # type: ignore[no-untyped-def]
+def _numbers_of_places(points, seed, numbers):
     step = np.uint64(0x9E3779B97F4A7C15)
     for i in range(points.shape[0]):
         state = mixed(np.uint64(seed) + step)

@@ -23,7 +23,7 @@ LINE = 1.5  # um: half width of a line's image in that test
 
 
 @njit(nogil=True, cache=True)
-def heaviest_line(u, v, weights, angles, width):  # type: ignore[no-untyped-def]
+def heaviest_line(u, v, weights, angles, width):
     """Direction and place across of the strip of twice the width that holds most weight."""
     best, at, place = -1.0, 0.0, 0.0
     reach = 0.0

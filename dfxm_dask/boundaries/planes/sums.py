@@ -36,7 +36,7 @@ def cells_of(points: np.ndarray, edge: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 @njit(nogil=True, cache=True)
-def add_point(s, r, x, y, z):  # type: ignore[no-untyped-def]
+def add_point(s, r, x, y, z):
     r *= FINE
     s[0] += np.int64(np.rint(r))
     s[1] += np.int64(np.rint(r * x))
@@ -51,7 +51,7 @@ def add_point(s, r, x, y, z):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _add_grouped(points, probability, group, centre, sums):  # type: ignore[no-untyped-def]
+def _add_grouped(points, probability, group, centre, sums):
     for i in range(points.shape[0]):
         x, y, z = points[i, 0] - centre[0], points[i, 1] - centre[1], points[i, 2] - centre[2]
         add_point(sums[group[i]], probability[i], x, y, z)

@@ -29,7 +29,7 @@ def deformation(beta: np.ndarray) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _inverse_transpose_less_one(f, out):  # type: ignore[no-untyped-def]
+def _inverse_transpose_less_one(f, out):
     """By cofactors; returns the smallest determinant, so that one test serves all points."""
     smallest = np.inf
     for i in range(f.shape[0]):

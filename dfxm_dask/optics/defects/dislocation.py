@@ -172,7 +172,7 @@ def line_table(lines: np.ndarray, poisson: float, legacy: bool = False) -> np.nd
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def accumulate_lines(x, y, z, table, poisson, out):  # type: ignore[no-untyped-def]
+def accumulate_lines(x, y, z, table, poisson, out):
     """Distortion of straight lines, added to the given field.
 
     Parameters

@@ -49,7 +49,7 @@ def columns(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @njit(inline="always")
-def take_block(x, y, z, first, scratch):  # type: ignore[no-untyped-def]
+def take_block(x, y, z, first, scratch):
     """Points of one block into the scratch array, with a field of zero."""
     last = min(BLOCK, x.shape[0] - first) - 1
     for i in range(BLOCK):
@@ -61,7 +61,7 @@ def take_block(x, y, z, first, scratch):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def add_block(scratch, first, out):  # type: ignore[no-untyped-def]
+def add_block(scratch, first, out):
     """Field of one block, added to that of all points (9, n)."""
     for c in range(9):
         for i in range(min(BLOCK, out.shape[1] - first)):
@@ -69,7 +69,7 @@ def add_block(scratch, first, out):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def add_turned(rows, place, step, frame, first, second):  # type: ignore[no-untyped-def]
+def add_turned(rows, place, step, frame, first, second):
     """beta of a line in its own frame, turned into that of the points and added: first ⊗ e1 + second ⊗ n.
 
     ``frame`` holds the nine components of e1, n and t; ``first`` and ``second`` the columns of beta along e1 and n in

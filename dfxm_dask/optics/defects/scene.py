@@ -229,7 +229,7 @@ def distance(scene: Scene, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.nd
 
 
 @njit(nogil=True, cache=True)
-def _nearest(x, y, z, start, direction, low, high, least):  # type: ignore[no-untyped-def]
+def _nearest(x, y, z, start, direction, low, high, least):
     """Squared distance to one segment, where it is less than what is known."""
     for k in range(x.size):
         dx, dy, dz = x[k] - start[0], y[k] - start[1], z[k] - start[2]

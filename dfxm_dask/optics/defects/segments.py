@@ -66,7 +66,7 @@ def segment_table(start: np.ndarray, end: np.ndarray, burgers: np.ndarray) -> np
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def accumulate_segments(x, y, z, table, poisson, core, out):  # type: ignore[no-untyped-def]
+def accumulate_segments(x, y, z, table, poisson, core, out):
     """Distortion of straight segments, added to the given field.
 
     Parameters

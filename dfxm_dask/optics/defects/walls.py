@@ -130,7 +130,7 @@ def sheet_table(sheets: np.ndarray, poisson: float) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def accumulate_sheets(x, y, z, table, poisson, out):  # type: ignore[no-untyped-def]
+def accumulate_sheets(x, y, z, table, poisson, out):
     """Distortion of sheets, added to the given field.
 
     Parameters

@@ -176,7 +176,7 @@ def drift_path(n: int, rng: np.random.Generator, per_frame: float) -> np.ndarray
 
 
 @njit(nogil=True, cache=True)
-def _sample(image, from_y, part_y, from_x, part_x, out):  # type: ignore[no-untyped-def]
+def _sample(image, from_y, part_y, from_x, part_x, out):
     rows, columns = image.shape
     line = np.empty(columns, image.dtype)
     for y in range(rows):

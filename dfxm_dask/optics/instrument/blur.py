@@ -16,13 +16,13 @@ NODES_PER_SIGMA = 8  # of the coarse grid that carries the halo
 
 
 @njit(nogil=True, cache=True)
-def _mirrored(place, length):  # type: ignore[no-untyped-def]
+def _mirrored(place, length):
     place %= 2 * length
     return place if place < length else 2 * length - 1 - place
 
 
 @njit(nogil=True, cache=True)
-def _convolve(image, half_y, half_x, out):  # type: ignore[no-untyped-def]
+def _convolve(image, half_y, half_x, out):
     """Separable convolution of the mirrored image with symmetric kernels, given by one half, centre first."""
     rows, columns = image.shape
     reach_y, reach_x = half_y.size - 1, half_x.size - 1
@@ -81,7 +81,7 @@ def _tents(length: int, sigma: float) -> tuple[np.ndarray, np.ndarray, int, np.n
 
 
 @njit(nogil=True, cache=True)
-def _onto_nodes(image, first_y, weight_y, first_x, weight_x, coarse):  # type: ignore[no-untyped-def]
+def _onto_nodes(image, first_y, weight_y, first_x, weight_x, coarse):
     """Light of pixels, shared by the two nearest nodes of the coarse grid along either dim."""
     rows, columns = image.shape
     line = np.zeros((coarse.shape[0], columns), image.dtype)
@@ -97,7 +97,7 @@ def _onto_nodes(image, first_y, weight_y, first_x, weight_x, coarse):  # type: i
 
 
 @njit(nogil=True, cache=True)
-def _from_nodes(coarse, first_y, weight_y, first_x, weight_x, image, kept, added):  # type: ignore[no-untyped-def]
+def _from_nodes(coarse, first_y, weight_y, first_x, weight_x, image, kept, added):
     """The halo between its nodes, by linear interpolation, added to the sharp image."""
     rows, columns = image.shape
     line = np.zeros((coarse.shape[0], columns), image.dtype)

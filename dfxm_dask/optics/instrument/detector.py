@@ -149,7 +149,7 @@ def fixed_pattern(shape: tuple[int, int], detector: Detector, *, exposure: float
 
 
 @njit(nogil=True, cache=True)
-def _expose(signal, pattern, gain, noise, full, rng, counts):  # type: ignore[no-untyped-def]
+def _expose(signal, pattern, gain, noise, full, rng, counts):
     # All draws in this one loop: a generator that is handed on to a further function costs 30 ns a pixel.
     for y in range(signal.shape[0]):
         for x in range(signal.shape[1]):
