@@ -7,7 +7,7 @@ in which 0100 is 64, 1:30 is 90 and ``no`` is false; so what it resolves is not 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def parse_yaml(text: str, path: Path) -> yaml.Node:
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "wrong YAML"
         raise RecipeError(f"{path}:{line}", f"is not YAML ({problem})", "check indentation, quotes, brackets") from None
     if node is None:
-        raise RecipeError(f"{path}:1", "is empty", "start from a packaged recipe: `name:` and `steps:`")
+        raise RecipeError(f"{path}:1", "is empty", "start from one of the files in configs")
     return node
 
 
@@ -177,7 +177,7 @@ def _meant(node: yaml.ScalarNode, path: Path) -> str | float | bool | None:
 
 
 def read_words(path: Path, what: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Words of a YAML file with their values, and the ``file:line`` of each.
+    """Words of a YAML file with their values, and the ``file:line`` of each and of what is nested in them.
 
     Parameters
     ----------
@@ -190,11 +190,24 @@ def read_words(path: Path, what: str) -> tuple[dict[str, Any], dict[str, str]]:
     RecipeError
         See :func:`read_text`, :func:`parse_yaml`, :func:`entries` and :func:`plain`.
     """
-    found = entries(parse_yaml(read_text(path), path), path, what)
+    root = parse_yaml(read_text(path), path)
+    found = entries(root, path, what)
     return (
         {word: plain(value, path) for word, (_, value) in found.items()},
-        {word: place(path, key) for word, (key, _) in found.items()},
+        dict(_places(root, path)),
     )
+
+
+def _places(node: yaml.Node, path: Path, above: str = "") -> Iterator[tuple[str, str]]:
+    """Every word of a file, as ``motors.phi`` or ``roi.2`` where it is nested, with its ``file:line``."""
+    if isinstance(node, yaml.ScalarNode):
+        return
+    mapping = isinstance(node, yaml.MappingNode)
+    pairs = node.value if mapping else [(value, value) for value in node.value]
+    for number, (key, value) in enumerate(pairs):
+        word = f"{above}{key.value if mapping else number}"
+        yield word, place(path, key)
+        yield from _places(value, path, f"{word}.")
 
 
 def refuse_unknown(lines: Mapping[str, str], known: Collection[str], where: str = "") -> None:
@@ -239,7 +252,10 @@ def configured(model: type[Model], content: Mapping[str, Any], lines: Mapping[st
     RecipeError
         An unknown word (with the nearest known one), or a value that does not suit; with file and line.
     """
-    refuse_unknown(lines, [name for name, field in model.model_fields.items() if not field.exclude])
+    refuse_unknown(
+        {word: lines[word] for word in content if word in lines},
+        [name for name, field in model.model_fields.items() if not field.exclude],
+    )
     try:
         return validated(model, content)
     except ValidationError as error:
@@ -247,7 +263,8 @@ def configured(model: type[Model], content: Mapping[str, Any], lines: Mapping[st
         # A fault of the whole is told at the word that no such file can do without.
         needed = next((name for name, field in model.model_fields.items() if field.is_required()), "")
         where = ".".join(map(str, fault)) or needed
-        line = lines.get(where.partition(".")[0], f"{path}:1" if lines else str(path))
+        around = [".".join(map(str, fault[:depth])) for depth in range(len(fault), 0, -1)] or [needed]
+        line = next((lines[word] for word in around if word in lines), f"{path}:1" if lines else str(path))
         raise RecipeError(f"{line}: {where!r}", reason, f"see {see}") from None
 
 

@@ -157,15 +157,6 @@ def reduction(
         name = kernel.__name__
         if name in REGISTRY and REGISTRY[name].kernel.__module__ != kernel.__module__:
             raise InputError(f"reduction {name!r}", f"exists in {REGISTRY[name].kernel.__module__}", "rename one")
-        told = {*SPACE, SCAN, *(d for v in (*reads, *may_read) for d in v.dims)}
-        for variable in writes if combine is None else ():
-            for d in variable.dims:
-                if d not in told and not (isinstance(d, Dim) and (d.length or d.of)):
-                    raise InputError(
-                        f"reduction {name!r}: variable {variable.name!r}",
-                        f"has a dim {d!r} whose length nothing tells",
-                        f"declare it, such as Dim({d!r}, 3)",
-                    )
         hints = get_type_hints(kernel, include_extras=True)
         fields: dict[str, Any] = {}
         for key, parameter in inspect.signature(kernel).parameters.items():
@@ -175,6 +166,16 @@ def reduction(
                         f"reduction {name!r}: parameter {key!r}", "has no annotation or no default", "give both"
                     )
                 fields[key] = (hints[key], parameter.default)
+        told = {*SPACE, SCAN, *(d for v in (*reads, *may_read) for d in v.dims)}
+        for variable in writes:
+            for d in variable.dims:
+                if d not in told and (fault := _untold(d, fields, combine is not None)):
+                    raise InputError(
+                        f"reduction {name!r}: variable {variable.name!r}",
+                        f"has a dim {d!r} {fault}",
+                        f"declare it with dfxm_dask.schema.Dim, such as Dim({d!r}, 3), Dim({d!r}, 'parameter') or "
+                        f"Dim({d!r}, of='y', step=64)",
+                    )
         model = create_model(name, __config__=ConfigDict(extra="forbid", strict=False, allow_inf_nan=False), **fields)
         room = group or (kernel.__module__.split(".")[-2] if "." in kernel.__module__ else "extra")
         REGISTRY[name] = Reduction(
@@ -200,3 +201,15 @@ def reduction(
         return REGISTRY[name]
 
     return declare
+
+
+def _untold(dim: str, parameters: Mapping[str, Any], gather: bool) -> str:
+    """Why nothing tells the length of a dim, or nothing; a gather may leave it to the data."""
+    length, of = (dim.length, dim.of) if isinstance(dim, Dim) else (None, "")
+    if of:
+        return "" if of in ("y", "x") and dim.step > 0 else f"of tiles of {dim.step} along {of!r}; tiles cut y or x"
+    if isinstance(length, str):
+        return "" if length in parameters else f"whose length is no parameter: {length!r}"
+    if length is None:
+        return "" if gather else "whose length nothing tells"
+    return "" if isinstance(length, int) and length > 0 else f"whose length is {length!r}"

@@ -1,8 +1,8 @@
 """Options and fixtures that all tests share, and which tests are quick.
 
 ``--fast`` runs the first case of every test but those that :data:`LONG` lists, by themselves or by a fixture that
-several tests share: they took longer than :data:`QUICK`. ``--record`` writes that list: of a whole run anew, of a fast
-one with what was longer this time. A new test is quick until it is recorded.
+several tests share: they took longer than :data:`QUICK`. ``--record`` writes that list: anew for the tests that ran; of
+a fast run, with what was longer this time. A new test is quick until it is recorded.
 """
 
 from __future__ import annotations
@@ -107,12 +107,19 @@ class Durations:
         else:
             self.around[name] = max(self.around[name], report.duration)
 
+    def _ran(self, name: str) -> bool:
+        """Whether a test, or one beside or below a fixture, was among those of this run."""
+        file, _, word = name.partition("::")
+        if word.rpartition("::")[2].startswith("test_"):
+            return name in self.around
+        return any(test.startswith((f"{file}/", f"{file}::")) for test in self.around)
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         took = {name: median(calls) + self.around[name] for name, calls in self.calls.items()}
         found = sorted((name for name, seconds in took.items() if seconds > QUICK), key=lambda name: -took[name])
         fast = self.config.getoption("--fast")
         if self.config.getoption("--record"):
-            known = _long() if fast else set()
+            known = _long() if fast else {name for name in _long() if not self._ran(name)}
             LONG.write_text("".join(f"{name}\n" for name in sorted({*found, *self.fixtures, *known})))
         elif fast and found:
             listed = ", ".join(f"{name} ({took[name]:.1f} s)" for name in found[:5])

@@ -96,9 +96,7 @@ def recipe_path(path_or_name: str | Path) -> Path:
     try:
         return find_config("recipes", str(path_or_name))
     except DfxmError as error:
-        raise RecipeError(
-            f"recipe {str(path_or_name)!r}", error.found, f"{error.remedy}, or give the path of a file"
-        ) from error
+        raise RecipeError(f"recipe {str(path_or_name)!r}", error.found, error.remedy) from error
 
 
 def parse_recipe(text: str, path: Path) -> Recipe:

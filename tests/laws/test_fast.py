@@ -19,7 +19,9 @@ def test_long_tests__are_there() -> None:
         file, _, test = name.partition("::")
         path = ROOT / file if (ROOT / file).is_file() else ROOT / file / "conftest.py"
         gone += [] if path.is_file() and test.rpartition(".")[2] in path.read_text() else [name]
-    assert not gone, f"remove these lines from {conftest.LONG}, or run scripts/test --record: {gone}"
+    assert not gone, (
+        f"remove these lines from {conftest.LONG}, and record what was moved (scripts/test --record): {gone}"
+    )
 
 
 def test_fast__takes_the_first_case_of_each_test_that_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +44,7 @@ def test_fast__takes_the_first_case_of_each_test_that_is_quick(monkeypatch: pyte
 @pytest.mark.parametrize("fast", [False, True])
 def test_record__writes_what_took_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
     path = tmp_path / "long.txt"
-    path.write_text("a::before\n")
+    path.write_text("a::before\nother.py::test_that_was_not_asked_for\n")
     monkeypatch.setattr(conftest, "LONG", path)
     config: Any = SimpleNamespace(getoption=lambda word: fast or word == "--record")
     durations = conftest.Durations(config)
@@ -57,4 +59,5 @@ def test_record__writes_what_took_long(tmp_path: Path, monkeypatch: pytest.Monke
         report: Any = SimpleNamespace(nodeid=name, when=when, duration=seconds, user_properties=fixtures)
         durations.pytest_runtest_logreport(report)
     durations.pytest_terminal_summary(SimpleNamespace())  # type: ignore[arg-type]
-    assert path.read_text() == ("a::before\n" if fast else "") + "a::c\na::d\n"
+    kept = "other.py::test_that_was_not_asked_for\n"
+    assert path.read_text() == ("a::before\n" if fast else "") + "a::c\na::d\n" + kept

@@ -268,6 +268,18 @@ WRONG = {
         "kind: slurm\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:10:00'\nminimum_jobs: 1\n",
         r"mine\.yaml:1: 'kind': say jobs, or minimum_jobs and maximum_jobs",
     ),
+    "jobs and a bound": (
+        "kind: slurm\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:10:00'\njobs: 4\nmaximum_jobs: 2\n",
+        r"mine\.yaml:1: 'kind': say jobs, or minimum_jobs and maximum_jobs",
+    ),
+    "no size": (
+        "kind: local\nmemory_limit: much\n",
+        r"mine\.yaml:2: 'memory_limit': is no size such as 2GiB .found 'much'",
+    ),
+    "negative": (
+        "kind: slurm\nworkers_per_job: 1\nmemory: -1GiB\nwalltime: '00:10:00'\njobs: 1\n",
+        r"mine\.yaml:3: 'memory': is no size such as 2GiB",
+    ),
     "fewer than few": (
         "kind: slurm\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:10:00'\nminimum_jobs: 2\nmaximum_jobs: 1\n",
         r"mine\.yaml:1: 'kind': minimum_jobs is above maximum_jobs",

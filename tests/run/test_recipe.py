@@ -177,7 +177,7 @@ def test_recipe__refuses_files_that_are_none(tmp_path: Path) -> None:
 
 
 def test_recipe__of_an_unknown_name_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"recipe 'mpas'.*path of a file"):
+    with pytest.raises(RecipeError, match=r"recipe 'mpas': not found .*or give the path of a .yaml file$"):
         read_recipe("mpas")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -217,9 +218,18 @@ def test_dims__that_a_plugin_declares_are_the_same_in_units_and_lazily(store: Pa
         np.testing.assert_array_equal(found[name], lazy[name])
 
 
-def test_dims__whose_length_nothing_tells_are_refused() -> None:
-    depth = Variable("deep", (*SPACE, "depth"), "float64", "1", "of unknown depth")
-    with pytest.raises(InputError, match=r"has a dim 'depth' whose length nothing tells; declare it, such as Dim\("):
+@pytest.mark.parametrize(
+    ("dim", "fault"),
+    [
+        ("depth", "whose length nothing tells; declare it with dfxm_dask.schema.Dim, such as Dim('depth', 3)"),
+        (Dim("depth", "count"), "whose length is no parameter: 'count'"),
+        (Dim("depth", -3), "whose length is -3"),
+        (Dim("depth", of="z", step=2), "of tiles of 2 along 'z'; tiles cut y or x"),
+    ],
+)
+def test_dims__whose_length_nothing_tells_are_refused(dim: str, fault: str) -> None:
+    depth = Variable("deep", (*SPACE, dim), "float64", "1", "of unknown depth")
+    with pytest.raises(InputError, match=re.escape(f"has a dim 'depth' {fault}")):
 
         @reduction(reads=(COUNTS,), writes=(depth,), group="extra")
         def deep(counts: np.ndarray) -> dict[str, Any]:

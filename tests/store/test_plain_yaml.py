@@ -134,7 +134,8 @@ def test_load_beamline__refuses_with_file_and_line(tmp_path: Path) -> None:
             "motors: {phi: [mu]}\nroots: [010]\n",
             r"one\.yaml:2: 'roots\.0': Input should be a valid string \(found 10\)",
         ),
-        ("motors:\n  phi: 3\n", r"one\.yaml:1: 'motors\.phi'"),
+        ("motors:\n  phi: 3\n", r"one\.yaml:2: 'motors\.phi'"),
+        ("motors:\n  phi:\n  - mu\n  - 3\n", r"one\.yaml:4: 'motors\.phi\.1'"),
         ("motors: {phi: [mu]}\nname: true\n", r"one\.yaml:2: 'name': .*found True"),
         ("- a\n", r"one\.yaml:1: a beamline: is not a mapping"),
     ):

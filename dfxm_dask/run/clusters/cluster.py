@@ -19,6 +19,7 @@ from dfxm_dask.plain_yaml import configured, read_words
 from dfxm_dask.run.clusters.jobs import SYSTEMS, Jobs
 from dfxm_dask.run.clusters.worker import (
     SETTINGS,
+    Size,
     bytes_of,
     environment_kept,
     environment_set,
@@ -41,7 +42,7 @@ class Local(BaseModel):
     model_config = ConfigDict(extra="forbid")
     kind: Literal["local"]
     workers: Annotated[int, Field(ge=1)] | None = None
-    memory_limit: str | None = None
+    memory_limit: Size | None = None
     local_directory: str | None = None
     tls: bool = True
 

@@ -24,7 +24,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dfxm_dask.errors import DfxmError
-from dfxm_dask.run.clusters.worker import bytes_of, shell_lines, temporary_certificates
+from dfxm_dask.run.clusters.worker import Size, bytes_of, shell_lines, temporary_certificates
 
 
 class BatchSystem(NamedTuple):
@@ -85,7 +85,7 @@ class Jobs(BaseModel):
     minimum_jobs: Annotated[int, Field(ge=1)] | None = None
     maximum_jobs: Annotated[int, Field(ge=1)] | None = None
     workers_per_job: Annotated[int, Field(ge=1, description="processes of one thread in a job")]
-    memory: Annotated[str, Field(description="of a job, such as 64GiB")]
+    memory: Annotated[Size, Field(description="of a job, such as 64GiB")]
     walltime: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$")]
     queue: str | None = None
     account: str | None = None
@@ -101,7 +101,8 @@ class Jobs(BaseModel):
 
     @model_validator(mode="after")
     def _suits(self) -> Jobs:
-        if (self.jobs is None) == (self.minimum_jobs is None or self.maximum_jobs is None):
+        bounds = [self.minimum_jobs, self.maximum_jobs]
+        if bounds.count(None) != (0 if self.jobs is None else 2):
             raise ValueError("say jobs, or minimum_jobs and maximum_jobs")
         if self.minimum_jobs and self.maximum_jobs and self.minimum_jobs > self.maximum_jobs:
             raise ValueError("minimum_jobs is above maximum_jobs")

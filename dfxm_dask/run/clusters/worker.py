@@ -13,7 +13,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from dfxm_dask.errors import RecipeError
 from dfxm_dask.run.recipe import load_plugin
@@ -84,9 +86,24 @@ def bytes_of(size: str) -> int:
     from dask.utils import parse_bytes
 
     try:
-        return int(parse_bytes(size))
+        found = int(parse_bytes(size))
     except ValueError:
-        raise RecipeError("memory limit", f"is {size!r}", "write a size such as 2GiB") from None
+        found = 0
+    if found <= 0:
+        raise RecipeError("memory limit", f"is {size!r}", "write a size such as 2GiB")
+    return found
+
+
+def _is_size(size: str) -> str:
+    try:
+        bytes_of(size)
+    except RecipeError:
+        raise ValueError("is no size such as 2GiB") from None
+    return size
+
+
+Size = Annotated[str, AfterValidator(_is_size)]
+"""A size in a file of a cluster, refused where it is none with the line of the file."""
 
 
 @contextmanager
