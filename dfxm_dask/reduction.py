@@ -205,9 +205,9 @@ def reduction(
 
 def _untold(dim: str, parameters: Mapping[str, Any], gather: bool) -> str:
     """Why nothing tells the length of a dim, or nothing; a gather may leave it to the data."""
-    length, of = (dim.length, dim.of) if isinstance(dim, Dim) else (None, "")
+    length, of, step = (dim.length, dim.of, dim.step) if isinstance(dim, Dim) else (None, "", 1)
     if of:
-        return "" if of in ("y", "x") and dim.step > 0 else f"of tiles of {dim.step} along {of!r}; tiles cut y or x"
+        return "" if of in ("y", "x") and step > 0 else f"of tiles of {step} along {of!r}; tiles cut y or x"
     if isinstance(length, str):
         return "" if length in parameters else f"whose length is no parameter: {length!r}"
     if length is None:
