@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,15 +38,19 @@ def uneven_frames(opened: OpenStore, steps: Sequence[str], groups: Sequence[str]
     ]
     if not compare or "normalise" in steps[: compare[0]]:
         return ()
-    told = []
     there = opened.arrays("raw")
-    for name in (n for n in (MONITOR.name, EXPOSURE.name) if n in there):
-        values = _values(opened, f"raw/{name}").astype(np.float64)
-        layers = values.reshape(len(values), -1)
+    return scales_apart({n: _values(opened, f"raw/{n}") for n in (MONITOR.name, EXPOSURE.name) if n in there})
+
+
+def scales_apart(known: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """That the monitor or the exposure differs between frames of one layer: (z, scan axes) each, by name."""
+    told = []
+    for name, values in known.items():
+        layers = values.astype(np.float64).reshape(len(values), -1)
         layers = np.where(layers > 0, layers, np.nan)
         with np.errstate(all="ignore"):
-            known = layers[np.isfinite(layers).any(axis=1)]
-            ratio = float((np.nanmax(known, axis=1) / np.nanmin(known, axis=1)).max()) if len(known) else 1.0
+            lit = layers[np.isfinite(layers).any(axis=1)]
+            ratio = float((np.nanmax(lit, axis=1) / np.nanmin(lit, axis=1)).max()) if len(lit) else 1.0
         if ratio > UNEVEN:
             told.append(
                 f"the {name} of frames of one layer differs up to {ratio:.3g} times, and no step puts them on one "

@@ -27,9 +27,8 @@ from dfxm_dask.errors import InputError
 from dfxm_dask.frames import background, normalise
 from dfxm_dask.run.events import many
 from dfxm_dask.run.labels import Frames, LabelledScan, open_scans, place_labels, read_labels
-from dfxm_dask.run.scan_remarks import uneven_frames
-from dfxm_dask.schema import PATCH
-from dfxm_dask.store.integrity.opened import open_store
+from dfxm_dask.run.scan_remarks import scales_apart
+from dfxm_dask.schema import EXPOSURE, MONITOR, PATCH
 from dfxm_dask.store.output_paths import refuse_folder
 
 if TYPE_CHECKING:
@@ -63,8 +62,9 @@ def _layers(scans: Sequence[LabelledScan]) -> list[tuple[int, int]]:
 
 def _has_reference(scan: LabelledScan) -> bool:
     """Whether the store holds the local reference; that of uneven frames may have been made without one scale."""
+    raw = scan.tree["raw"].data_vars
     return (
-        not uneven_frames(open_store(scan.path), ["local_peak"], ["beams"])
+        not scales_apart({n: np.asarray(raw[n]) for n in (MONITOR.name, EXPOSURE.name) if n in raw})
         and "beams" in scan.tree
         and all(name in scan.tree["beams"].data_vars for name in REFERENCE)
     )

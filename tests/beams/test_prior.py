@@ -37,7 +37,7 @@ from dfxm_dask.beams.prior import (
 )
 from dfxm_dask.beams.weak_beam_verdict import NUMBERS, reasons
 from dfxm_dask.errors import InputError
-from dfxm_dask.phantoms import phantom as simulated
+from dfxm_dask.phantoms import render as simulated
 from dfxm_dask.schema import plain_background
 from tests.beams.phantoms import layer
 

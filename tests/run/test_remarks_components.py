@@ -102,7 +102,7 @@ def test_run_recipe__says_that_no_curve_is_lit(easy: Path) -> None:
 
 def test_run_recipe__says_that_curves_depend_on_each_other(easy: Path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(module("gram_schmidt"), "DEPENDENT", 2.0)  # more than the whole of a curve
+        patch.setattr(module("region_curves"), "DEPENDENT", 2.0)  # more than the whole of a curve
         (told,) = run(easy, FITS, overwrite=True).remarks
     assert np.isnan(dfxm_dask.open_scan(easy)["components"].gram_schmidt_basis).all()
     assert "of the curves of weak and strong beam one follows from the others; draw the regions" in told
