@@ -96,7 +96,7 @@ def wait_for(condition: Any, seconds: float = 90) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_run_recipe__killed_at_any_system_call_and_resumed(raw: Path, tmp_path: Path, kills: int) -> None:
     """The slow one kills before and after each call of a whole run; the other at one in each twentieth."""
     small = tmp_path / "small"
