@@ -11,7 +11,7 @@ class DfxmError(ValueError):
     asked : str
         What was asked for: a parameter, a file and entry, a step.
     found : str
-        What is there instead.
+        What was found instead.
     remedy : str
         What the user can do, as an imperative.
     """

@@ -1,4 +1,4 @@
-"""From the weak-beam image to what stands out of it, in standard deviations of the local noise."""
+"""Excess of the weak-beam image over its surroundings, in standard deviations of the local noise."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def threshold_beams(
     Returns
     -------
     dict
-        ``stands_out`` is the mask before ``half_within`` narrows it: planes are found from all of it. A layer has
+        ``stands_out`` is the mask before ``half_within`` narrows it: planes are found from the whole mask. A layer has
         defects where the strength of its mask is 2 or more.
 
     Raises

@@ -301,7 +301,7 @@ def characterise_boundaries(
     shift_y, shift_x : array, optional
         See :func:`dfxm_dask.volume.align_layers`.
     stands_out : array, optional
-        Points are taken from all of it; ``defects`` is its middle.
+        Points are taken from the whole mask; ``defects`` is its middle.
     grain : float, um
         Our choice: 0.5, half of the width of a line's image.
     lattice : {kind, parameter, x, z, hkl, two_theta} or {vectors, scattering_vector, two_theta}, optional

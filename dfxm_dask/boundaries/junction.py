@@ -226,7 +226,7 @@ def find_junctions(points: np.ndarray, shares: np.ndarray, planes: Planes, *, ki
 
     Notes
     -----
-    Planes meet where all have points within 10 um of their common line, over 10 um of it or more. On which side of
+    Planes meet where all have points within 10 um of their common line, along at least 10 um. On which side of
     the line a half plane lies is told by its points 6 to 20 um away: normals alone leave each dihedral angle open to
     its supplement. ``kind`` tells planes that end in the line from planes that only cross, or leave the data before
     they could end.

@@ -12,7 +12,7 @@ from dfxm_dask.components.regions import PARTS
 
 RESAMPLES, BLOCK = 50, 4.0  # of the bootstrap, and the um over which pixels are taken for dependent (our choice)
 DEPENDENT = 1e-6  # part of a curve that must be left beside the others (our choice)
-LEAST_PART = 0.05  # of the pixels of a region, that a part of it must hold to stand for it (our choice)
+LEAST_PART = 0.05  # share of the pixels of a region that a part must hold to represent the region (our choice)
 
 
 def orthonormal(curves: np.ndarray) -> np.ndarray:

@@ -178,7 +178,7 @@ def generator(seed: int, purpose: int, *keys: int) -> np.random.Generator:
 
 
 def fingerprint(value: Any) -> Any:
-    """A phantom, or a part of it, as plain words and numbers: arrays by the digest of their bytes."""
+    """A phantom or one of its parts as plain words and numbers: arrays by the digest of their bytes."""
     if isinstance(value, np.ndarray):
         return [str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
     if is_dataclass(value) and not isinstance(value, type):

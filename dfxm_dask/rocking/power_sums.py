@@ -74,7 +74,7 @@ class Scan(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What counts as light, and what as too much of it.
+    """Noise, and thresholds of light, of truncation and of saturation.
 
     Attributes
     ----------

@@ -21,7 +21,7 @@ MAD = 1.4826  # times the median absolute deviation is the standard deviation of
 
 @njit(nogil=True, cache=True)
 def _spread(mask, offsets, wanted):
-    """Marks the mask and all places within reach of it."""
+    """Marks the mask and all places within reach of the mask."""
     rows, columns = mask.shape
     for y in range(rows):
         for x in range(columns):
@@ -119,7 +119,7 @@ def classify_defects(
     flags : array, optional
         A pixel that is lit in a single frame has no centre of mass better than a step, and is left out.
     radius, reach : float, um
-        Our choice: 0.5, the width of an image of a line (see :func:`dfxm_dask.rocking.kam`), and half of it.
+        Our choice: 0.5, the width of an image of a line (see :func:`dfxm_dask.rocking.kam`), and half this width.
     deviations : float
         A standard deviation is 1.4826 × the median absolute deviation of some five thousand places. Our choice: 4, on
         one simulated scan with a strong beam.

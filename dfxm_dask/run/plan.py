@@ -60,7 +60,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Plan:
-    """Passes in order, steps that are left out with the reason, what a user should know, and the cost of it all."""
+    """Passes in order, steps that are left out with the reason, remarks for the user, and the total cost."""
 
     store: Stored
     passes: tuple[Pass, ...]

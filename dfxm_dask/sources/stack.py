@@ -28,7 +28,7 @@ LEAST_DISTANCE = 0.05
 STILL = 0.1
 """Part of the least distance of layers, or of a step, by which a motor of the same axis may wander and stands still."""
 HELD = {"degree": 0.01, "um": 1.0}
-"""How far a motor that was not scanned may stand from where it stood in other layers; other units: 1e-4 of it."""
+"""How far a motor that was not scanned may stand from its place in other layers; other units: 1e-4 of the position."""
 OTHER_MOTION = 5e-4  # of a motor that was not scanned, in its own unit, that is worth a remark
 # How far relative numbers may differ and still be equal (our choices).
 EXACT, STEP, OPTICAL = 1e-6, 1e-3, 1e-4

@@ -118,7 +118,7 @@ def local_planes(
 
     Notes
     -----
-    Local draws hit one wall more often than draws from the whole cloud: with a share q of it within reach, three
+    Local draws hit one wall more often than draws from the whole cloud: with a share q of the wall within reach, three
     points do with probability q³ (so with 0.4, one draw in sixteen).
     """
     used = weights > 0

@@ -100,8 +100,8 @@ def find_planes(
     observations (images of lines are about 1 um wide), must exceed 1/2 ln n for each of its numbers and of the cells
     that it crosses (BIC), and 3 ln(size/sigma) for the planes that it was chosen from; and a fifth of its points must
     lie outside its two heaviest lines. Then planes end where they meet, and those that are not worth it beside all
-    others go, the worst first, as do those as thick as they may be, or 1.6 times as thick as most; if any went, all
-    of it is done once more.
+    others go, the worst first, as do those as thick as they may be, or 1.6 times as thick as most; if any went, the
+    search is repeated.
     """
     points, weights = checked_points("find_planes", points, weights)
     for name, value in (("most_planes", most_planes), ("sample", sample), ("reach", reach), ("thickest", thickest)):

@@ -1,4 +1,4 @@
-"""Blocks computed once more beside the store, to compare them with what is there.
+"""Blocks computed once more beside the store, to compare them with the stored ones.
 
 A store beside another shows what that one has through links, and holds what is computed itself; the store of the user
 is only read.

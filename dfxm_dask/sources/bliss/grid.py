@@ -390,7 +390,7 @@ def _on_grid(
     off = (values - command - base) / drive.step
     if drive.moving:
         # Read in the middle of the exposure: beyond the command by the same part of a step in every frame, and in
-        # rows that go backwards on the other side of it.
+        # rows that go backwards on the other side.
         for rows, sign in ((~back, 1), (back, -1)):
             beyond = float(np.median(off[rows])) if rows.any() else np.nan
             if -HALF <= sign * beyond <= 1.0:

@@ -1,4 +1,4 @@
-"""Files that are written whole and forced to disk, and what is said where the disk is full."""
+"""Files that are written whole and forced to disk, and the errors of a full or read-only disk."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MASKS = (("volume", "dislocation", ""), ("beams", "defects", ""), ("truth", "distance", "<0.25"))
 """Where a mask is looked for, in this order: what was reconstructed, what stands out, what is true. A voxel is on a
-line where its centre is within 0.25 um of it (our choice: about half of a line's image)."""
+line where its centre is within 0.25 um (our choice: about half of a line's image)."""
 NEAR = 1e-3  # um: layers as near as this are at the same place
 PART, PITCH = 0.1, 0.01
 """Voxels are the same where their centres lie within a tenth of a voxel of each other, and their sizes differ by no

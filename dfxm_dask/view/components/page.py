@@ -43,7 +43,7 @@ METHODS = {
     "nmf": "non-negative factors (NMF)",
     "nica": "non-negative independent components (NICA)",
 }
-CURVE, SIDE, GAP = 3.2, 0.72, 0.5  # inches: width of a curve, of the room left of it for ticks, and right of it
+CURVE, SIDE, GAP = 3.2, 0.72, 0.5  # inches: width of a curve, and of the margins at its left (ticks) and right
 LEAST_HEIGHT = 1.7  # inches of a curve beside a map that is lower than that
 UNDER = 0.52  # inches below a curve for ticks and label, and some room
 TOP, FOOTER = 0.42, 0.3  # inches above the words, and below the last row

@@ -45,7 +45,7 @@ DEFECT = "#f0e442"  # bright yellow: keeps apart from the truth's magenta for co
 STILL = "#56b4e9"  # sky blue: the part of the mask where the lattice does not rotate
 DIM = "#8c8c8c"
 """Brightest grey of an image under a mask, so that neither the mask nor pixels without a value look like it."""
-WORDS, SIDE = 0.48, 0.46  # inches above a map, and left of it for ticks
+WORDS, SIDE = 0.48, 0.46  # inches above a map, and at its left for ticks
 KEY = 0.66  # inches below a map for its key
 LARGE = 10.0  # points of the evidence where it stands in for maps
 

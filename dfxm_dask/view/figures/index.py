@@ -64,7 +64,7 @@ class FigureKind:
     of_volume: bool = False
 
     def pages(self, tree: xr.DataTree, layer: int, heading: str) -> Pages:
-        """The pages that a store has of it, each with its name."""
+        """Pages of this kind that a store has, each with its name."""
         if not all(has(tree, need) for need in self.needs):
             return
         drawn = self.draw(tree, layer, heading)

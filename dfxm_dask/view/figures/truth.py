@@ -115,7 +115,7 @@ def draw_histogram(
     sound, far : array (y, x), bool
         ``far`` is ``None`` where distances are not known.
     most : float
-        The histogram ends at ± 1.2 of it, or beyond half a step; what lies farther out counts in the last bin.
+        The histogram ends at ± 1.2 times this value, or beyond half a step; the last bins count what lies farther out.
     step : float or None
         Step of the scan, drawn as half a step to both sides.
     units : str
