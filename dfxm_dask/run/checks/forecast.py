@@ -15,8 +15,8 @@ from dfxm_dask.store.integrity.ledger import ledger_path
 PACKED = 0.5
 """Bytes on disk for a byte of result: maps of floats hold noise (our choice)."""
 USABLE = 0.8
-"""Part of the memory of a worker that a unit may declare (our choice): a worker is ended at 0.95, and units were seen to
-take more than they declare."""
+"""Part of the memory of a worker that a unit may declare (our choice): a worker is ended at 0.95, and units were seen
+to take more than they declare."""
 
 
 @dataclass(frozen=True)
