@@ -218,7 +218,7 @@ def test_draw_beams__colours_apart_what_does_not_rotate_the_lattice() -> None:
     np.testing.assert_allclose(over[kind == 1][:, :3], np.tile(to_rgba(DEFECT)[:3], (150, 1)))
     np.testing.assert_allclose(over[kind == 2][:, :3], np.tile(to_rgba(STILL)[:3], (50, 1)))
     legend = [t.get_text() for axes in figure.axes if axes.get_legend() for t in axes.get_legend().get_texts()]
-    assert legend.count("25 % of it: the lattice does not rotate") == 2
+    assert legend.count("25 % of the mask: the lattice does not rotate") == 2
 
 
 def test_draw_beams__outlines_the_true_lines_and_counts_what_lies_at_them() -> None:
@@ -237,7 +237,7 @@ def test_draw_beams__outlines_the_true_lines_and_counts_what_lies_at_them() -> N
     part, chance = (f"{100 * near / every:.3g} %" for every, near in counts)
     assert 5 < 100 * counts[0, 1] / counts[0, 0] < 100
     legend = [text.get_text() for axes in figure.axes if (key := axes.get_legend()) for text in key.get_texts()]
-    assert f"0.5 µm from a dislocation: {part} of it\nlies within, {chance} of the lit pixels do" in legend
+    assert f"0.5 µm from a dislocation: {part} of the mask\nlies within, {chance} of the lit pixels do" in legend
     assert legend.count(f"stands out: {100 * 200 / (84 * 150):.3g} % of the lit pixels") == 2
 
 
@@ -245,7 +245,7 @@ def test_near_words__of_no_line_and_of_no_mask() -> None:
     near, lit = np.zeros((4, 5), bool), np.ones((4, 5), bool)
     assert near_words(near, lit, lit) == "no dislocation in this layer"
     near[0] = True
-    assert near_words(near, lit & False, lit).startswith("0.5 µm from a dislocation: none of it")
+    assert near_words(near, lit & False, lit).startswith("0.5 µm from a dislocation: none of the mask")
 
 
 def test_draw_beams__without_a_line_nearby_draws_no_outline() -> None:

@@ -215,7 +215,7 @@ def draw_mask(
     if "defects_rotation" in found and mask.any():
         still = flagged(found["defects_rotation"], "without_rotation")
         over[still] = (*to_rgb(STILL), 0.65)
-        words = f"{100 * still.sum() / mask.sum():.3g} % of it: the lattice does not rotate"
+        words = f"{100 * still.sum() / mask.sum():.3g} % of the mask: the lattice does not rotate"
         handles.append(Patch(facecolor=STILL, edgecolor="0.3", linewidth=0.4, label=words))
     axes.imshow(over, extent=axes.images[0].get_extent(), origin="upper", aspect="equal", interpolation="auto")
     if distance is not None:
@@ -233,7 +233,7 @@ def near_words(near: np.ndarray, mask: np.ndarray, lit: np.ndarray) -> str:
     if not near.any():
         return "no dislocation in this layer"
     parts = [f"{100 * (near & where).sum() / where.sum():.3g} %" if where.any() else "none" for where in (mask, lit)]
-    return f"{NEAR:g} µm from a dislocation: {parts[0]} of it\nlies within, {parts[1]} of the lit pixels do"
+    return f"{NEAR:g} µm from a dislocation: {parts[0]} of the mask\nlies within, {parts[1]} of the lit pixels do"
 
 
 def draw_legend(figure: Figure, handles: list[Artist], left: float, bottom: float, width: float) -> None:
