@@ -1,20 +1,20 @@
-"""Beams: where a scan sees dislocations (weak beam), and where dynamical fringes hide them (strong beam).
+"""Beams: where a scan shows dislocations (weak beam), and where dynamical fringes hide them (strong beam).
 
-Every place of a crystal has its own rocking curve, with its own peak: subgrains are turned against each other by some
-ten microradians. At the peak a thick crystal diffracts dynamically, and what one sees are fringes. A few half widths
+Every point of a crystal has its own rocking curve, with its own peak: subgrains are misoriented by some ten
+microradians. At the peak a thick crystal diffracts dynamically, and the image shows fringes. A few half widths
 away the perfect lattice is dark, and only the strained voxels around dislocations fulfil Bragg's law: they light up.
-So weak and strong beam are no property of a frame but of a place and a frame, and the natural coordinate is the local
+So weak and strong beam are properties of a pixel and a frame together, and the natural coordinate is the local
 one, u = (phi - peak_local)/width_local.
 
-:func:`local_peak` finds that reference, and which places are lit at all. :func:`classify_beams` gives the probability
+:func:`local_peak` finds that reference, and which pixels diffract at all. :func:`classify_beams` gives the probability
 of weak beam for each patch of each frame: by u alone, by a small network that looks at one frame at a time and needs
 no complete curve, or by both. :func:`integrate_beams` sums the scan softly, every pixel by its own u, into weak-beam
 and strong-beam images with their noise. :func:`enhance_beams` expresses the weak-beam image in units of its noise above
-its surroundings, and :func:`threshold_beams` takes what stands out at a stated rate of false alarms. A boundary of
-subgrains stands out as a whole; :func:`isolate_lines` shows its single dislocations.
+its surroundings, and :func:`threshold_beams` selects the pixels that exceed it at a stated rate of false alarms. A
+boundary between subgrains appears as a whole; :func:`isolate_lines` shows its single dislocations.
 
 Published work classifies whole patches by a network that was trained on labels of whole frames, replaces strong
-patches by a constant, and normalises every frame before it sums: that is here as ``legacy=True``.
+patches by a constant, and normalises every frame before the sum: ``legacy=True`` reproduces that recipe.
 """
 
 from dfxm_dask.beams.classify import classify_beams

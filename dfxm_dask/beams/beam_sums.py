@@ -1,8 +1,8 @@
 """Weighted sums of the counts over the scan, each pixel by its own local rocking coordinate.
 
-Strips of pixels along x, groups of frames outside, small loops inside that do one thing each: all but the look-up
-vectorise, and every pixel adds its frames in the order of the scan, so that it comes out the same wherever the layer
-is cut.
+The outer loops run over strips of pixels along x and groups of frames; the small inner loops each do one operation, so
+that all of them except the look-up vectorise. Every pixel adds its frames in the order of the scan, so that the result
+does not depend on how the layer is divided.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from numba import njit
 from dfxm_dask.beams.prior import SOFTNESS, WEAK_FROM, WEAK_UNTIL, weak_probability
 
 STRONG_UNTIL = 1.0
-WEIGHED_FROM, WEIGHED_SOFTNESS = 1.75, 0.1  # where the tails begin if frames weigh by their contrast (our choice)
-TABLE_END, TABLE_STEPS = 8, 512  # windows are looked up: u from -8 to 8, 512 entries for 1
+WEIGHED_FROM, WEIGHED_SOFTNESS = 1.75, 0.1  # beginning of the tails if their weight is the contrast (our choice)
+TABLE_END, TABLE_STEPS = 8, 512  # windows are tabulated: u from -8 to 8, 512 entries per unit
 STRIP = 256  # pixels along x that are summed together: their sums stay in the first-level cache
-GROUP = 4  # frames added in one go, so that the sums are loaded and stored once for four frames
+GROUP = 4  # frames added at once, so that the sums are loaded and stored once for four frames
 # The strip buffer is one flat array, since the compiler only proves that its rows do not overlap at fixed distances.
-# Rows: centre, inverse width and background of each pixel; counts and weights of the strong beam; then, of the weak
+# Rows: centre, inverse width and background of each pixel; counts and weights of the strong beam; then, for the weak
 # beam below and above the peak, counts, weights, and weights squared times counts and times the noise.
 CENTRE, INVERSE, LEVEL, STRONG, STRONG_NORM, BELOW, ABOVE, ROWS = 0, 1, 2, 3, 4, 5, 9, 13
 
 
 class Frames(NamedTuple):
-    """Where each frame was taken, and what it weighs: arrays (frame,), float32.
+    """Position and weight of each frame: arrays (frame,), float32.
 
     Attributes
     ----------
     position
-        Along the rocking axis; they and the peaks from mid-scan, since float32 would round large angles.
+        Along the rocking axis. Positions and peaks count from mid-scan, since float32 would round large angles.
     weight
     read : count²
-        Variance without photons.
+        Variance without photon noise.
     """
 
     position: np.ndarray
@@ -52,7 +52,7 @@ class Pixels(NamedTuple):
 
 
 class Patches(NamedTuple):
-    """Probability of the weak beam in each patch of each frame, and between which patches a pixel lies, and where."""
+    """Probability of weak beam in each patch of each frame, and the patch and relative position of each pixel."""
 
     chance: np.ndarray
     patch_y: np.ndarray
@@ -64,22 +64,22 @@ class Patches(NamedTuple):
 def windows(
     u: np.ndarray, until: float = WEAK_UNTIL, start: float = WEAK_FROM, softness: float = SOFTNESS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights of a place in the sums of weak and of strong beam.
+    """Weights of weak and strong beam as functions of the local rocking coordinate.
 
     Parameters
     ----------
     u : array
         Local rocking coordinate.
     until : float
-        Where the tails end.
+        |u| at which the tails end.
     start, softness : float
-        Where they begin, and how soft.
+        |u| at which the tails begin, and softness of that step.
 
     Returns
     -------
     weak, cut, strong : array
-        S((|u| − start)/softness), S((until − |u|)/0.3) and S((1 − |u|)/0.3), S the logistic function. The weak beam
-        weighs by the product of the first two.
+        S((|u| − start)/softness), S((until − |u|)/0.3) and S((1 − |u|)/0.3), S the logistic function. The weight of the
+        weak beam is the product of the first two.
 
     Examples
     --------
@@ -94,31 +94,32 @@ def windows(
 
 
 def window_tables(until: float, weighed: bool, curve: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
-    """Logistic of the weak beam, cut × contrast, logistic of the strong beam at the middle of each entry."""
+    """Tables of the logistic of the weak beam, cut × contrast, and the logistic of the strong beam."""
     u = (np.arange(2 * TABLE_END * TABLE_STEPS) + 0.5) / TABLE_STEPS - TABLE_END
     rows = list(windows(u, until, *((WEIGHED_FROM, WEIGHED_SOFTNESS) if weighed else ())))
     if curve is not None:
-        rows[1] = rows[1] * np.exp(np.interp(u, curve[0], np.log(curve[1])))  # it falls by powers of ten
+        rows[1] = rows[1] * np.exp(np.interp(u, curve[0], np.log(curve[1])))  # contrast falls by powers of ten
     for row in rows[1:]:
-        row[0] = row[-1] = 0.0  # where u beyond the table is sent
+        row[0] = row[-1] = 0.0  # entries of all u outside the table
     return np.array(rows, np.float32)
 
 
 @njit(nogil=True, cache=True)
 def _entries(position, strip, entry):
-    """Entry of the tables at the local coordinate of every place of a strip."""
+    """Entry of the tables at the local coordinate of every pixel of a strip."""
     last, zero = np.float32(2 * TABLE_END * TABLE_STEPS - 1), np.float32(0)
     scale, end = np.float32(TABLE_STEPS), np.float32(TABLE_END)
     for n in range(STRIP):
         u = (position - strip[CENTRE * STRIP + n]) * strip[INVERSE * STRIP + n]
-        place = (u + end) * scale
-        place = zero if place < zero else place
-        place = last if place > last else place
-        entry[n] = np.int32(place)
+        index = (u + end) * scale
+        index = zero if index < zero else index
+        index = last if index > last else index
+        entry[n] = np.int32(index)
 
 
 @njit(nogil=True, cache=True)
 def _look_up(table, entry, found):
+    """Read the entries of a table."""
     for n in range(STRIP):
         found[n] = table[np.uintp(entry[n])]
 
@@ -137,16 +138,16 @@ def _join(prior, rest, inner, chance, fused, weights):
 
 @njit(nogil=True, cache=True)
 def _take(line, start, counts):
-    """Copies a piece of a row: nothing else waits for the memory."""
+    """Copy a part of a row into a buffer; only this loop waits for memory."""
     for n in range(counts.size):
         counts[n] = line[np.uintp(start) + np.uintp(n)]
 
 
 @njit(nogil=True, cache=True)
 def _add(counts, weigh, read, weights, strip, sums):
-    """Adds four frames to the sums of the strong beam, and to those of the weak beam on one side of the peak.
+    """Add four frames to the sums of the strong beam, and to those of the weak beam on one side of the peak.
 
-    Always runs over a full strip, so that every pixel sees the same instructions wherever the layer is cut.
+    The loop always covers a full strip, so that every pixel uses the same instructions however the layer is divided.
     """
     weigh_a, weigh_b, weigh_c, weigh_d = weigh[0], weigh[1], weigh[2], weigh[3]
     read_a, read_b, read_c, read_d = read[0], read[1], read[2], read[3]
@@ -157,8 +158,8 @@ def _add(counts, weigh, read, weights, strip, sums):
         photons, dark = sums[2 * STRIP + n], sums[3 * STRIP + n]
         strong, strong_norm = strip[STRONG * STRIP + n], strip[STRONG_NORM * STRIP + n]
         count = counts[n]
-        known = count == count  # what is no number gets zero weight
-        value = np.float32(count) - level if known else zero
+        known = count == count
+        value = np.float32(count) - level if known else zero  # NaN gets zero weight
         w = weights[2 * n] * weigh_a if known else zero
         s = weights[2 * n + 1] * weigh_a if known else zero
         light = w * value
@@ -194,7 +195,7 @@ def _add(counts, weigh, read, weights, strip, sums):
 
 @njit(nogil=True, cache=True)
 def _add_split(counts, position, weigh, read, weights, strip):
-    """Adds a frame that is below the peak of some pixels and above that of others; the same sums to the last bit."""
+    """Add a frame that is below the peak of some pixels and above that of others; bitwise equal to :func:`_add`."""
     zero = np.float32(0)
     for n in range(STRIP):
         count = counts[n]
@@ -220,7 +221,7 @@ def _add_split(counts, position, weigh, read, weights, strip):
 
 @njit(nogil=True, cache=True)
 def _chances(chance, i, k, part, patch_x, part_x, mixed, width):
-    """Probability of the weak beam along a strip, between the centres of the patches."""
+    """Probability of weak beam along a strip, interpolated between patch centres."""
     for n in range(width):
         j = patch_x[n]
         m = min(j + 1, chance.shape[1] - 1)
@@ -231,7 +232,7 @@ def _chances(chance, i, k, part, patch_x, part_x, mixed, width):
 
 @njit(nogil=True, cache=True)
 def _begin(lit, peak, width, level, strip):
-    """Local reference of a strip; of places without one u is 0, and their weights nothing. Least and largest centre."""
+    """Load the local reference of a strip, zeros if missing; return least and largest centre."""
     low, high, zero = np.float32(np.inf), np.float32(-np.inf), np.float32(0)
     for n in range(lit.size):
         seen = lit[n] and width[n] > 0 and peak[n] == peak[n] and level[n] == level[n]
@@ -246,7 +247,7 @@ def _begin(lit, peak, width, level, strip):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _finish(strip, gain, least, maps, y, first, last):
-    """Means and the standard deviation, where the weights sum to enough frames and the place has a reference."""
+    """Compute means and standard deviation where a pixel has a reference and a sufficient sum of weights."""
     weak, strong, minus = maps[0, y, first:last], maps[1, y, first:last], maps[2, y, first:last]
     plus, sigma = maps[3, y, first:last], maps[4, y, first:last]
     nothing, zero = np.float32(np.nan), np.float32(0)
@@ -267,7 +268,7 @@ def _finish(strip, gain, least, maps, y, first, last):
 
 @njit(nogil=True, cache=True)
 def integrate_layer(lines, frames, pixels, windows, patches, method, gain, least, maps):
-    """Fills weak, strong, weak below and above the peak, and the standard deviation of weak, strip by strip.
+    """Compute weak, strong, weak below and above the peak, and the standard deviation of weak, strip by strip.
 
     Parameters
     ----------
@@ -275,15 +276,15 @@ def integrate_layer(lines, frames, pixels, windows, patches, method, gain, least
     frames : Frames
     pixels : Pixels
     windows : array (3, entry), float32
-        Logistic of the weak beam, what it is cut by, and logistic of the strong beam.
+        Logistic of the weak beam, factor that cuts it, and logistic of the strong beam.
     patches : Patches
     method : int
         0 by the local coordinate, 1 by the patches, 2 by both.
     gain : float32
     least : float32
-        Sum of weights below which there is no mean.
+        Least sum of weights of a valid mean.
     maps : array (5, y, x), float32
-        Filled.
+        Output.
     """
     line, starts, row_step = lines
     level, lit, peak, width = pixels
@@ -295,7 +296,7 @@ def integrate_layer(lines, frames, pixels, windows, patches, method, gain, least
     prior, rest, inner, mixed = buffers[0], buffers[1], buffers[2], buffers[3]
     pairs = np.empty(2 * windows.shape[1], np.float32)
     pairs[0::2], pairs[1::2] = windows[0] * windows[1], windows[2]
-    table = pairs.view(np.uint64)  # two weights travel as one word, since loads and stores are what a look-up costs
+    table = pairs.view(np.uint64)  # two weights are read as one word, since a look-up costs loads and stores
     entry = np.zeros(STRIP, np.int32)
     counts = np.zeros(GROUP * STRIP, line.dtype)
     found = np.zeros(GROUP * STRIP, np.uint64)
@@ -318,7 +319,7 @@ def integrate_layer(lines, frames, pixels, windows, patches, method, gain, least
             for group in range(0, starts.size, GROUP):
                 before, after = True, True
                 for g in range(GROUP):
-                    f = min(group + g, starts.size - 1)  # the last group is filled up with frames of zero weight
+                    f = min(group + g, starts.size - 1)  # the last group is completed by frames of zero weight
                     _take(line, starts[f] + corner, counts[g * STRIP : g * STRIP + size])
                     position[g], variance[g] = frames.position[f], frames.read[f]
                     weigh[g] = frames.weight[f] if group + g < starts.size else np.float32(0)

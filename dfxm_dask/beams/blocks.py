@@ -1,6 +1,6 @@
-"""Blocks of about a quarter of a um: what a layer looks like where single pixels are too fine to be worth their cost.
+"""Blocks of about a quarter of a um: a coarse view of a layer where single pixels are finer than needed.
 
-A block is a rectangle of whole pixels, near to square in length, since the effective pixel differs along x and y.
+A block is a rectangle of whole pixels, nearly square in length, since the effective pixel differs along x and y.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from numba import njit
 from dfxm_dask.memory import frame_lines
 from dfxm_dask.schema import pixel_length
 
-BLOCK = 0.25  # um: below the width of a dislocation's image, and a dozen pixels of 0.04 × 0.12 um (our choice)
+BLOCK = 0.25  # um: less than the width of a dislocation's image, a dozen pixels of 0.04 × 0.12 um (our choice)
 FULL, SPREAD = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(0x03F79D71B4CB0A89)  # a de Bruijn sequence of 6 bits
 BIT_OF = np.zeros(64, np.uint8)
-BIT_OF[[int(SPREAD) * (1 << k) % 2**64 >> 58 for k in range(64)]] = np.arange(64)  # which bit a power of two is
+BIT_OF[[int(SPREAD) * (1 << k) % 2**64 >> 58 for k in range(64)]] = np.arange(64)  # number of the bit of a power of two
 
 
 def block_edges(y: np.ndarray, x: np.ndarray, asked: str, length: float = BLOCK) -> tuple[int, int]:
@@ -25,8 +25,9 @@ def block_edges(y: np.ndarray, x: np.ndarray, asked: str, length: float = BLOCK)
     y, x : array (y,) and (x,), float64, um
         Positions of the pixels, equally spaced.
     asked : str
-        Who asks, for the text of an error.
+        Name of the caller, for the text of an error.
     length : float, um
+        Approximate edge of a block.
 
     Raises
     ------
@@ -44,23 +45,24 @@ def block_edges(y: np.ndarray, x: np.ndarray, asked: str, length: float = BLOCK)
 
 @njit(nogil=True, cache=True)
 def _add_above(line, start, level, total):
+    """Add a row of counts above background; NaN adds nothing."""
     for n in range(total.size):
         above = np.float32(line[np.uintp(start) + np.uintp(n)]) - level[n]
         total[n] += above if above == above else np.float32(0)
 
 
 @njit(nogil=True, cache=True)
-def _bin(line, starts, row_step, place, level, high, wide, curves):
-    """Adds counts above background to the curves of their blocks."""
+def _bin(line, starts, row_step, index, level, high, wide, curves):
+    """Add counts above background to the curves of their blocks."""
     rows, columns = level.shape
     total = np.empty(columns, np.float32)
-    for i in range(curves.shape[1]):  # rows of blocks outside: the background of one stays in the cache
+    for i in range(curves.shape[1]):  # rows of blocks in the outer loop: their background stays in the cache
         for f in range(starts.size):
             total[:] = 0
             for y in range(i * high, min(rows, (i + 1) * high)):
                 _add_above(line, starts[f] + y * row_step, level[y], total)
-            out = curves[place[f], i]
-            for part in range(wide):  # strided loops outside: the inner one vectorises
+            out = curves[index[f], i]
+            for part in range(wide):  # strided loops outside, so that the inner one vectorises
                 for j in range(columns // wide):
                     out[j] += total[np.uintp(j * wide + part)]
             for x in range(columns // wide * wide, columns):
@@ -68,14 +70,14 @@ def _bin(line, starts, row_step, place, level, high, wide, curves):
 
 
 def known_background(counts: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Background (y, x), NaN also where a pixel lacks a count in a frame that has others: its block does without it."""
+    """Background (y, x), set to NaN where a pixel lacks a count in a frame that has others, to exclude that pixel."""
     if counts.dtype.kind != "f":
         return level
-    known = np.ones(level.shape, bool)
+    finite = np.ones(level.shape, bool)
     for frame in np.ndindex(*counts.shape[2:]):
         here = np.isfinite(counts[(..., *frame)])
-        known &= here | ~here.any()
-    return level if known.all() else np.where(known, level, np.float32(np.nan))
+        finite &= here | ~here.any()
+    return level if finite.all() else np.where(finite, level, np.float32(np.nan))
 
 
 def block_sums(image: np.ndarray, edges: tuple[int, int]) -> np.ndarray:
@@ -97,7 +99,7 @@ def block_sums(image: np.ndarray, edges: tuple[int, int]) -> np.ndarray:
 
 
 def block_curves(
-    counts: np.ndarray, level: np.ndarray, edges: tuple[int, int], place: np.ndarray, length: int
+    counts: np.ndarray, level: np.ndarray, edges: tuple[int, int], index: np.ndarray, length: int
 ) -> np.ndarray:
     """Mean counts above background of each block, at each position of one scan axis.
 
@@ -105,25 +107,25 @@ def block_curves(
     ----------
     counts : array (y, x, scan axes), uint16 or float32, count
     level : array (y, x), float32, count
-        Background; a pixel whose background is no number is left out.
+        Background; a pixel whose background is NaN is left out.
     edges : (int, int)
-        Of a block: :func:`block_edges`.
-    place : array (frame,), int64
-        Position along the axis of each frame, the last scan axis running fastest.
+        Edges of a block in pixels: :func:`block_edges`.
+    index : array (frame,), int64
+        Index of the position of each frame along the axis; the last scan axis runs fastest.
     length : int
-        Positions along the axis.
+        Number of positions along the axis.
 
     Returns
     -------
     array (length, block_y, block_x), float32, count
-        Summed over the frames of one position. A count that is no number counts as background; a block without any
-        pixel is NaN.
+        Summed over the frames of one position. NaN in counts counts as background; a block without any valid pixel is
+        NaN.
     """
     pixels = block_sums(np.isfinite(level), edges)
     curves = np.zeros((length, *pixels.shape), np.float32)
     if counts.size:
         line, starts, row_step = frame_lines(counts)
-        _bin(line, starts, row_step, place, np.require(level, np.float32, ["C", "W"]), *edges, curves)
+        _bin(line, starts, row_step, index, np.require(level, np.float32, ["C", "W"]), *edges, curves)
     pixels[pixels == 0] = np.nan
     curves /= pixels.astype(np.float32)
     return curves
@@ -131,7 +133,7 @@ def block_curves(
 
 @njit(nogil=True, cache=True)
 def _means(image, high, wide, means):
-    """Means of what is finite in each block; NaN without any."""
+    """Mean of the finite pixels of each block; NaN without any."""
     rows, columns = image.shape
     total, count = np.empty(columns, np.float32), np.empty(columns, np.float32)
     for i in range(means.shape[0]):
@@ -151,7 +153,7 @@ def _means(image, high, wide, means):
 
 
 def block_means(image: np.ndarray, edges: tuple[int, int]) -> np.ndarray:
-    """Mean of each block over its pixels that have a number: (block_y, block_x), float32; NaN without any.
+    """Mean of the finite pixels of each block, NaN without any: (block_y, block_x), float32.
 
     Examples
     --------
@@ -165,13 +167,13 @@ def block_means(image: np.ndarray, edges: tuple[int, int]) -> np.ndarray:
 
 @njit(nogil=True, cache=True)
 def _lowest(word):
-    """Number of the lowest bit that is set."""
+    """Number of the lowest bit set."""
     return np.int64(BIT_OF[((word & (~word + np.uint64(1))) * SPREAD) >> np.uint64(58)])
 
 
 @njit(nogil=True, cache=True)
 def _highest(word):
-    """Number of the highest bit that is set."""
+    """Number of the highest bit set."""
     for shift in (1, 2, 4, 8, 16, 32):
         word |= word >> np.uint64(shift)
     return _lowest(word ^ (word >> np.uint64(1)))
@@ -179,7 +181,7 @@ def _highest(word):
 
 @njit(nogil=True, cache=True)
 def _next(rank, bits, some):
-    """First rank in the window that is not below this one; there must be one."""
+    """First rank in the window that is at least `rank`; the window must contain one."""
     word = rank >> 6
     rest = bits[np.uintp(word)] & (FULL << np.uint64(rank & 63))
     while rest == 0:
@@ -192,7 +194,7 @@ def _next(rank, bits, some):
 
 @njit(nogil=True, cache=True)
 def _last(rank, bits, some):
-    """Last rank in the window that is below this one; there must be one."""
+    """Last rank in the window that is below `rank`; the window must contain one."""
     word = rank >> 6
     rest = bits[np.uintp(word)] & ~(FULL << np.uint64(rank & 63))
     while rest == 0:
@@ -205,10 +207,10 @@ def _last(rank, bits, some):
 
 @njit(nogil=True, cache=True)
 def _median(ranks, ordered, reach_y, reach_x, bits, some, result):
-    """Median of a window that slides along x.
+    """Median of a window that slides along x, without sorting.
 
-    Every rank is a bit that is set while it is in the window: the median walks from where it was by as many ranks as
-    have passed it, and nothing is sorted. `some` says which 64 words of bits may be passed over. `ranks` is (x, y).
+    Each rank is a bit that is set while its value is in the window. The median moves from its last rank by as many
+    ranks as have passed it. `some` marks the groups of 64 words that contain set bits. `ranks` is (x, y).
     """
     columns, rows = ranks.shape
     middle = 0  # rank of the last median, and how many in the window are below it
@@ -252,19 +254,19 @@ def _median(ranks, ordered, reach_y, reach_x, bits, some, result):
 
 
 def running_median(values: np.ndarray, reach: tuple[int, int]) -> np.ndarray:
-    """Median over a window around each value, of the values that are numbers.
+    """Median over a window around each value, ignoring NaN.
 
     Parameters
     ----------
     values : array (y, x)
-        NaN is left out.
+        NaN is ignored.
     reach : (int, int)
-        Half the window along y and x: it holds 2 reach + 1 values, fewer at the border.
+        Half the window along y and x: it contains 2 reach + 1 values, fewer at the border.
 
     Returns
     -------
     array (y, x), float32
-        NaN where the window holds no number. The mean of the two middle ones where their number is even.
+        NaN if the window contains NaN only. For an even number of values, the mean of the middle two.
 
     Examples
     --------
@@ -272,11 +274,11 @@ def running_median(values: np.ndarray, reach: tuple[int, int]) -> np.ndarray:
     [[5.0, 2.0, 5.5, 3.0, 4.0]]
     """
     flat = np.ascontiguousarray(values, np.float32).ravel()
-    known = np.flatnonzero(np.isfinite(flat))
+    finite = np.flatnonzero(np.isfinite(flat))
     result = np.full(values.shape, np.nan, np.float32)
-    if known.size == 0:
+    if finite.size == 0:
         return result
-    order = known[np.argsort(flat[known])]
+    order = finite[np.argsort(flat[finite])]
     ranks = np.full(flat.size, -1, np.int32)
     ranks[order] = np.arange(order.size, dtype=np.int32)
     words = (order.size >> 6) + 2
@@ -298,40 +300,43 @@ def reach_of(window: float, edges: tuple[int, int], pixel: tuple[float, float]) 
 
 
 @njit(nogil=True, cache=True)
-def _gather(values, place, found):
-    for n in range(place.size):
-        found[n] = values[np.uintp(place[n])]
+def _gather(values, index, gathered):
+    """Take values by index."""
+    for n in range(index.size):
+        gathered[n] = values[np.uintp(index[n])]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _mix(here, there, part, result):
+    """Interpolate linearly between two rows."""
     for n in range(result.size):
         result[n] = here[n] + (there[n] - here[n]) * part[n]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _divide(total, result):
+    """Divide in place; NaN where the divisor is 0."""
     for n in range(result.size):
         result[n] = result[n] / total[n] if total[n] > 0 else np.float32(np.nan)
 
 
 @njit(nogil=True, cache=True)
 def _spread(blocks, high, wide, result):
-    """Blocks spread bilinearly between their centres; a block without a number has no weight."""
+    """Interpolate block values bilinearly between block centres; NaN has zero weight."""
     rows, columns = result.shape
     before, after = np.empty(columns, np.int32), np.empty(columns, np.int32)
     part = np.empty(columns, np.float32)
     for x in range(columns):
-        place = (x - (wide - 1) / 2) / wide
-        before[x] = max(0, int(np.floor(place)))
-        after[x] = min(blocks.shape[1] - 1, int(np.floor(place)) + 1)
-        part[x] = min(max(place - before[x], 0.0), 1.0)
+        at = (x - (wide - 1) / 2) / wide
+        before[x] = max(0, int(np.floor(at)))
+        after[x] = min(blocks.shape[1] - 1, int(np.floor(at)) + 1)
+        part[x] = min(max(at - before[x], 0.0), 1.0)
     value, weight = np.empty(blocks.shape[1], np.float32), np.empty(blocks.shape[1], np.float32)
     here, there, total = np.empty(columns, np.float32), np.empty(columns, np.float32), np.empty(columns, np.float32)
     for y in range(rows):
-        place = (y - (high - 1) / 2) / high
-        i, k = max(0, int(np.floor(place))), min(blocks.shape[0] - 1, int(np.floor(place)) + 1)
-        share = np.float32(min(max(place - i, 0.0), 1.0))
+        at = (y - (high - 1) / 2) / high
+        i, k = max(0, int(np.floor(at))), min(blocks.shape[0] - 1, int(np.floor(at)) + 1)
+        share = np.float32(min(max(at - i, 0.0), 1.0))
         whole = True
         for j in range(blocks.shape[1]):
             over, under = blocks[i, j], blocks[k, j]
@@ -359,14 +364,14 @@ def to_pixels(blocks: np.ndarray, edges: tuple[int, int], shape: tuple[int, int]
     ----------
     blocks : array (block_y, block_x), float32
     edges : (int, int)
-        Of a block, in pixels.
+        Edges of a block in pixels.
     shape : (int, int)
         Rows and columns of the map.
 
     Returns
     -------
     array (y, x), float32
-        Constant beyond the outer centres; NaN where none of the nearest blocks has a number.
+        Constant beyond the outer centres; NaN where all neighbouring blocks are NaN.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Weak beam or strong beam: the probability of each for every patch of every frame."""
+"""Probability of weak beam in every patch of every frame."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dfxm_dask.reduction import reduction
 from dfxm_dask.schema import AXES, COUNTS, LIT, PATCH, PEAK_LOCAL, WIDTH_LOCAL
 
 SURE = 1e-4
-"""Probabilities are kept this far from 0 and 1 where their log-odds are added, or one source would overrule the other
-for ever (our choice)."""
+"""Probabilities are clipped this far from 0 and 1 before their log-odds are added; otherwise one source would always
+overrule the other (our choice)."""
 
 
 def dark_level(counts: np.ndarray) -> float:
-    """Counts without beam, as far as a layer shows them: the least mean of a patch of 16 x 16 pixels in any frame.
+    """Estimate the counts without beam: the least mean of a tile of 16 × 16 pixels in any frame.
 
     Parameters
     ----------
@@ -47,10 +47,10 @@ def dark_level(counts: np.ndarray) -> float:
 
 
 def _weights(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Digest of the weights, and what runs them, where a network is asked.
+    """Digest of the network weights and name of the inference engine; empty for method "prior".
 
-    Weights that are not for such patches are refused here. Another engine or device gives other last digits, so that
-    blocks of two of them are not mixed in one step.
+    Weights that do not fit patches of this size are refused here. Engines and devices differ in the last digits, so
+    that blocks of two engines are never mixed in one step.
     """
     if parameters["method"] == "prior":
         return {}
@@ -63,6 +63,8 @@ def _weights(parameters: Mapping[str, Any]) -> dict[str, str]:
 
 def _path(weights: str) -> Path:
     from dfxm_dask.beams.network.weights import shipped
+
+    """Path of a weights file, from a file name or the name of shipped weights."""
 
     return Path(weights) if weights.endswith(".safetensors") else shipped(weights)
 
@@ -83,60 +85,71 @@ def classify_beams(
     *,
     method: Annotated[
         Literal["prior", "lcnn", "fused"],
-        Field(description="by the local rocking curve, by a network that looks at single frames, or both"),
+        Field(description="classify by the local rocking curve, by a network on single frames, or by both"),
     ] = "prior",
     weights: Annotated[
-        str, Field(description="weights of the network: the name of shipped ones, or a safetensors file")
+        str, Field(description="weights of the network: name of shipped weights, or path of a safetensors file")
     ] = "compact",
-    trust: Annotated[
-        float, Field(ge=0, description="what the log-odds of the network weigh beside those of the rocking curve")
-    ] = 1.0,
+    trust: Annotated[float, Field(ge=0, description="for method fused: factor on the log-odds of the network")] = 1.0,
     dark: Annotated[
         float | None,
         Field(
-            description="counts without beam, for the network; the darkest place of the layer by default",
+            description="counts without beam, for the network; by default that of the darkest tile of the layer",
             json_schema_extra={"unit": "count"},
         ),
     ] = None,
-    axis: Annotated[str | None, Field(description="scan axis of the rocking curve, as in local_peak")] = None,
+    axis: Annotated[str | None, Field(description="scan axis of the rocking curve, as for local_peak")] = None,
     device: Annotated[
-        Literal["auto", "cpu", "cuda"], Field(description="where the network runs; auto takes a GPU if there is one")
+        Literal["auto", "cpu", "cuda"], Field(description="device of the network; auto uses a GPU if there is one")
     ] = "auto",
     engine: Annotated[
         Literal["auto", "torch", "onnxruntime"],
-        Field(description="what runs the network; auto takes onnxruntime where it is installed and faster"),
+        Field(description="library that runs the network; auto uses onnxruntime if it is installed and faster"),
     ] = "auto",
 ) -> dict[str, np.ndarray]:
-    """Probability of weak beam of every patch of 64 px of every frame.
+    """Probability of weak beam in every patch of 64 × 64 pixels of every frame.
+
+    The local rocking coordinate u of a pixel is its distance from the peak of its own rocking curve, in half widths.
+    Method "prior" computes the probability from u alone and averages it over the lit pixels of a patch. Method "lcnn"
+    applies a light convolutional network to each frame by itself, without the rocking curve. Method "fused" adds the
+    log-odds of both.
 
     Parameters
     ----------
-    counts : array
-        The rocking curve needs all frames on one scale; the network does not.
-    peak_local, width_local : array
+    counts : array (y, x, scan axes), uint16 or float32, count
+        The rocking curve requires all frames on one scale; the network does not.
+    peak_local, width_local : array (y, x), float64 and float32, unit of the rocking axis
         See :func:`dfxm_dask.beams.local_peak`.
     method : str
-        "prior": logistic of the distance from the local peak, (|u| - 2)/0.3 with u = (phi - peak_local)/width_local,
-        averaged over the lit pixels of a patch. "lcnn": the network, on every frame by itself. "fused": the sum of
-        their log-odds.
+        See the formulas in Notes.
+    trust : float
+        At 1 both sources have the same weight.
+    engine : str
+        Results of two engines differ in the last digits.
 
     Returns
     -------
     dict
-        NaN where less than half of a patch is lit. The last patches of a frame that is no multiple of 64 px are shifted
-        back, so that none is dropped.
+        NaN where less than half of a patch is lit. If the frame is not a multiple of 64 pixels, the last patches are
+        shifted back to end at the border of the frame, so that they overlap their neighbours.
 
     Raises
     ------
     InputError
-        Unknown, damaged or foreign weights; see :func:`dfxm_dask.beams.network.weights.load`.
+        Unknown or damaged weights, or weights of another kind of network; see
+        :func:`dfxm_dask.beams.network.weights.load`.
 
     Notes
     -----
-    The network sees log(1 + counts above dark), standardised per frame over lit pixels, so that exposure and
-    attenuators drop out; its probabilities are calibrated by the temperature that travels with its weights. What a
-    patch gets does not depend on how layers are shared among tasks, to the last bit on one kind of processor and with
-    one engine.
+    Method "prior", averaged over the lit pixels of a patch::
+
+        u = (phi − peak_local) / width_local
+        p = 1 / (1 + exp(−(|u| − 2) / 0.3))
+
+    The input of the network is log(1 + counts above ``dark``), standardised per frame over lit pixels, which removes
+    the influence of exposure and attenuators. Its probabilities are calibrated by a temperature that is stored with
+    its weights. The result of a patch does not depend on the distribution of layers among tasks: it is identical to
+    the last bit on one kind of processor with one engine.
 
     References
     ----------
@@ -146,8 +159,8 @@ def classify_beams(
     --------
     >>> import dfxm_dask
     >>> scan = dfxm_dask.example_scan()
-    >>> known = scan.merge(dfxm_dask.local_peak(scan, background=100))
-    >>> probability = dfxm_dask.classify_beams(known)["p_weak"]
+    >>> data = scan.merge(dfxm_dask.local_peak(scan, background=100))
+    >>> probability = dfxm_dask.classify_beams(data)["p_weak"]
     >>> probability.isel(z=0, patch_y=0, patch_x=0)[[0, -1]].values.round(2).tolist()
     [1.0, 1.0]
 
@@ -163,24 +176,25 @@ def classify_beams(
     shape = lit.shape
     check_counts("classify_beams", counts, scan, shape)
     lengths = tuple(positions.size for positions in scan.values())
-    chosen = rocking_axis("classify_beams", scan, axis)
+    rocking = rocking_axis("classify_beams", scan, axis)
     peak = np.where(lit, peak_local, np.nan)
-    known = patch_probability(peak, width_local, scan[chosen])
-    places = frame_places(scan, chosen)
-    prior = known[places]  # (frame, patch_y, patch_x)
-    found = prior
+    prior_steps = patch_probability(peak, width_local, scan[rocking])
+    steps = frame_places(scan, rocking)
+    prior = prior_steps[steps]  # (frame, patch_y, patch_x)
+    p_weak = prior
     if method != "prior":
-        seen = _network(counts, lit, weights, dark, device, engine)
-        seen[np.isnan(prior)] = np.nan
-        found = seen
+        by_network = _network(counts, lit, weights, dark, device, engine)
+        by_network[np.isnan(prior)] = np.nan
+        p_weak = by_network
     if method == "fused":
-        odds = sum(w * _log_odds(p) for w, p in ((1.0, prior), (trust, found)))
-        found = 1 / (1 + np.exp(-odds))
-    result = found.transpose(1, 2, 0).reshape(*(s.size for s in patch_starts(shape)), *lengths)
+        odds = sum(w * _log_odds(p) for w, p in ((1.0, prior), (trust, by_network)))
+        p_weak = 1 / (1 + np.exp(-odds))
+    result = p_weak.transpose(1, 2, 0).reshape(*(s.size for s in patch_starts(shape)), *lengths)
     return {P_WEAK.name: np.ascontiguousarray(result, np.float32)}
 
 
 def _log_odds(p: np.ndarray) -> np.ndarray:
+    """Log-odds of probabilities that are clipped at a distance :data:`SURE` from 0 and 1."""
     inner = np.clip(p.astype(np.float64), SURE, 1 - SURE)
     return np.log(inner) - np.log1p(-inner)
 
@@ -188,13 +202,13 @@ def _log_odds(p: np.ndarray) -> np.ndarray:
 def _network(
     counts: np.ndarray, lit: np.ndarray, weights: str, dark: float | None, device: str, engine: Any
 ) -> np.ndarray:
-    """What the network says of each frame by itself: (frame, patch_y, patch_x), float32."""
+    """Probability of weak beam by the network, each frame by itself: (frame, patch_y, patch_x), float32."""
     from dfxm_dask.beams.network.inference import predict_counts
     from dfxm_dask.beams.network.weights import load
 
     net, facts = load(_path(weights), patch=PATCH, channels=1)
     level = dark_level(counts) if dark is None else dark
-    frames = counts.transpose(*range(2, counts.ndim), 0, 1).reshape(-1, *counts.shape[:2])  # a view, as they are stored
+    frames = counts.transpose(*range(2, counts.ndim), 0, 1).reshape(-1, *counts.shape[:2])  # a view in stored order
     return predict_counts(
         net, frames, dark=level, lit=lit, temperature=float(facts["temperature"]), device=device, engine=engine
     )

@@ -30,13 +30,13 @@ from dfxm_dask.schema import (
 
 
 def extreme_peaks(peak: np.ndarray, lit: np.ndarray, reach: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest local peak around every pixel.
+    """Lowest and highest local peak in the neighbourhood of every pixel.
 
     Parameters
     ----------
     peak : array (y, x), float64, degree
     lit : array (y, x), bool
-        Other places have no peak.
+        Unlit pixels have no peak.
     reach : (int, int)
         Pixels along y and x to each side.
 
@@ -53,10 +53,10 @@ def extreme_peaks(peak: np.ndarray, lit: np.ndarray, reach: tuple[int, int]) -> 
     ([[1.0, 1.0, 1.0, 1.0, 5.0, 5.0]], [[1.0, 1.0, 5.0, 5.0, 5.0, 5.0]])
     """
     size = [2 * n + 1 for n in reach]
-    known = lit & np.isfinite(peak)
-    low = ndimage.minimum_filter(np.where(known, peak, np.inf), size, mode="nearest")
-    high = ndimage.maximum_filter(np.where(known, peak, -np.inf), size, mode="nearest")
-    return np.where(known, low, np.nan), np.where(known, high, np.nan)
+    finite = lit & np.isfinite(peak)
+    low = ndimage.minimum_filter(np.where(finite, peak, np.inf), size, mode="nearest")
+    high = ndimage.maximum_filter(np.where(finite, peak, -np.inf), size, mode="nearest")
+    return np.where(finite, low, np.nan), np.where(finite, high, np.nan)
 
 
 @reduction(
@@ -81,41 +81,48 @@ def isolate_lines(
     *,
     reach: Annotated[
         float,
-        Field(gt=0, description="peaks of all subgrains within it count as strong", json_schema_extra={"unit": "um"}),
+        Field(
+            gt=0,
+            description="radius around a pixel within which the peaks of all subgrains count as strong beam",
+            json_schema_extra={"unit": "um"},
+        ),
     ] = 1.0,
     axis: RockingAxis = None,
     background: PlainBackground = None,
 ) -> dict[str, np.ndarray]:
-    """Weak beam beyond the peaks of all subgrains nearby, above its surroundings, in standard deviations.
+    """Contrast of single dislocations beyond the peaks of all subgrains nearby, in standard deviations of the noise.
+
+    At a boundary a pixel contains both subgrains, and the strong beam of one lies in the tail of the other. There
+    :func:`~dfxm_dask.beams.integrate_beams` shows the boundary as a bright streak that hides its dislocations. Here the
+    lower tail begins at the lowest peak within ``reach``, and the upper tail at the highest. The remaining images
+    are those of single dislocations; as in all weak-beam images they lie on one side of the line, displaced by about
+    0.5 um or less. They give the spacing and direction of the lines of a wall, not its position.
 
     Parameters
     ----------
-    counts : array
-        All frames on one scale.
+    counts : array (y, x, scan axes), uint16 or float32, count
+        All frames must be on one scale.
     peak_local, width_local, has_weak_beam : array
-        See :func:`dfxm_dask.beams.local_peak`; a layer without weak beam gives NaN.
+        See :func:`dfxm_dask.beams.local_peak`.
     reach : float, um
-        Our choice: 1, twice the width of an image of a line.
+        Our choice: 1, twice the width of the image of a line.
     background : float or "none", optional
-        A map or this parameter must be given.
+        Either a background map or this parameter is required.
 
     Returns
     -------
     dict
-        NaN where there is no weak beam.
+        NaN where unlit, and in layers without weak beam.
 
     Raises
     ------
     InputError
-        As :func:`dfxm_dask.beams.integrate_beams` and :func:`dfxm_dask.beams.enhance_beams`.
+        See :func:`dfxm_dask.beams.integrate_beams` and :func:`dfxm_dask.beams.enhance_beams`.
 
     Notes
     -----
-    At a boundary a pixel holds both subgrains, and what is strong beam of the one lies in the tail of the other: there
-    :func:`~dfxm_dask.beams.integrate_beams` shows the boundary as a bright streak, in which its dislocations drown.
-    Here the tail below begins at the lowest peak within ``reach``, and the tail above at the highest. What is left are
-    images of single dislocations, on one side of the line, as weak-beam images are: moved by up to half a um or so.
-    They tell spacing and direction of the lines of a wall, not its place.
+    The tails are those of :func:`~dfxm_dask.beams.integrate_beams`, with u counted from the lowest and from the highest
+    peak. Their mean is enhanced as in :func:`~dfxm_dask.beams.enhance_beams`.
 
     Our own definition.
 
@@ -123,8 +130,8 @@ def isolate_lines(
     --------
     >>> import dfxm_dask
     >>> scan = dfxm_dask.example_scan()
-    >>> known = scan.merge(dfxm_dask.local_peak(scan, background=100))
-    >>> lines = dfxm_dask.isolate_lines(known, background=100)["weak_isolated"].values
+    >>> data = scan.merge(dfxm_dask.local_peak(scan, background=100))
+    >>> lines = dfxm_dask.isolate_lines(data, background=100)["weak_isolated"].values
     >>> [int(layer.mean(axis=0).argmax()) for layer in lines]  # x of the dislocation, in pixels
     [7, 8]
 
@@ -133,14 +140,14 @@ def isolate_lines(
     >>> phi, y = 0.002 * np.arange(31), 0.25 * np.arange(24.0)
     >>> peak = np.where(np.arange(24) < 12, 0.024, 0.036) * np.ones((24, 1))  # two subgrains
     >>> light = np.exp(-0.5 * ((phi - peak[..., None]) / 0.002) ** 2)
-    >>> light[:, 11] = light[:, 11] + light[:, 12]  # a column of pixels holds both
-    >>> light[6, 6, 3:6] += 0.05  # and one place far out in the tail a dislocation
+    >>> light[:, 11] = light[:, 11] + light[:, 12]  # a column of pixels contains both
+    >>> light[6, 6, 3:6] += 0.05  # one pixel far out in the tail shows a dislocation
     >>> counts = (100 + 2000 * light + np.random.default_rng(0).normal(0, 2, light.shape)).astype(np.uint16)
     >>> lit, width = np.ones((24, 24), bool), np.full((24, 24), 0.0047, np.float32)
-    >>> found = isolate_lines.kernel(
+    >>> contrast = isolate_lines.kernel(
     ...     counts, {"phi": phi}, lit, peak.astype(np.float32), width, True, y, y, background=100
     ... )["weak_isolated"]
-    >>> [int(k) for k in np.unravel_index(found.argmax(), found.shape)]
+    >>> [int(k) for k in np.unravel_index(contrast.argmax(), contrast.shape)]
     [6, 6]
     """
     pixel = pixel_length("y", "isolate_lines", y), pixel_length("x", "isolate_lines", x)
@@ -152,9 +159,9 @@ def isolate_lines(
     ]
     minus, plus = tails[0]["weak_minus"], tails[1]["weak_plus"]
     both = np.stack([minus, plus])
-    known = np.isfinite(both)
-    weak = np.where(known, both, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    weak = np.where(known.any(axis=0), weak, np.nan).astype(np.float32)
+    finite = np.isfinite(both)
+    weak = np.where(finite, both, 0).sum(axis=0) / np.maximum(finite.sum(axis=0), 1)
+    weak = np.where(finite.any(axis=0), weak, np.nan).astype(np.float32)
     sigma = np.fmax(tails[0]["weak_sigma"], tails[1]["weak_sigma"])
-    found = enhance_beams.kernel(weak, minus, plus, sigma, lit, y, x)
-    return {ISOLATED.name: found["weak_enhanced"]}
+    contrast = enhance_beams.kernel(weak, minus, plus, sigma, lit, y, x)
+    return {ISOLATED.name: contrast["weak_enhanced"]}

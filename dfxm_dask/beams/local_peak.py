@@ -1,6 +1,6 @@
-"""Where each place of the sample has its peak, and how wide it is: the local reference of weak and strong beam.
+"""Local peak and half width of the rocking curve: the reference of weak and strong beam at each pixel.
 
-And whether there is any use in it: what the same curves say of a weak beam at all.
+The same curves show whether the scan reaches the weak beam at all.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from dfxm_dask.schema import (
 EVIDENCE = (
     HAS_WEAK_BEAM,
     Variable("weak_of_lit", ("z",), "float32", "1", "share of lit voxels in the weak-beam part of the rocking curve"),
-    Variable("tail", ("z",), "float32", "1", "tail height of the median rocking curve, as part of the peak"),
+    Variable("tail", ("z",), "float32", "1", "tail height of the median rocking curve relative to its peak"),
     Variable(
         "scatter",
         ("z",),
@@ -67,7 +67,7 @@ EVIDENCE = (
 
 @njit(nogil=True, cache=True)
 def _hide(lit, high, wide, peak, width, seen):
-    """Fills where pixels are lit and have both a peak and a width; elsewhere both become NaN."""
+    """Mark pixels that are lit and have both a peak and a width; elsewhere set both to NaN."""
     rows, columns = seen.shape
     nothing, block = np.float32(np.nan), np.empty(columns, np.bool_)
     for y in range(rows):
@@ -101,49 +101,61 @@ def local_peak(
     axis: RockingAxis = None,
     background: PlainBackground = None,
     window: Annotated[
-        float, Field(gt=0, description="window of the medians of peak and width", json_schema_extra={"unit": "um"})
+        float,
+        Field(gt=0, description="window of the running medians of peak and width", json_schema_extra={"unit": "um"}),
     ] = 6.0,
     lit_window: Annotated[
-        float, Field(gt=0, description="window of the mean that tells lit from unlit", json_schema_extra={"unit": "um"})
+        float,
+        Field(
+            gt=0,
+            description="window of the running mean that decides whether a pixel is lit",
+            json_schema_extra={"unit": "um"},
+        ),
     ] = 1.5,
 ) -> dict[str, np.ndarray]:
-    """Local peak and half width of the rocking curve, where the sample diffracts, and whether there is a weak beam.
+    """Peak position and half width of the local rocking curve, lit pixels, and whether the layer has a weak beam.
+
+    Counts above background are averaged over blocks of about 0.25 um. Each block has its own rocking curve, with its
+    own peak and half width. Running medians over ``window`` keep the steps between subgrains and remove the cores of
+    dislocations; the result is interpolated to pixels. A pixel is lit if the sum of its counts over the scan shows that
+    the sample diffracts there. The layer has a weak beam if its curves reach far enough into dark tails and are locally
+    uniform.
 
     Parameters
     ----------
-    counts : array
-        All frames on one scale (step ``normalise`` where attenuators were moved).
-    noise : array, optional
-        With it a scan without light is all unlit.
+    counts : array (y, x, scan axes), uint16 or float32, count
+        All frames must be on one scale (step ``normalise`` if attenuators were moved).
+    noise : array (), float32, count, optional
+        If it is given, a scan without any diffraction has no lit pixels.
     axis : str, optional
-        Without phi, the first axis of at least three positions.
+        If phi is not scanned, the first axis with at least three positions.
     background : float or "none", optional
-        A map or this parameter must be given.
+        Either a background map or this parameter is required.
     lit_window : float, um
-        Of the integrated counts. Our choice: with the 6 um of the medians the mask reached 1.5 um beyond straight
-        edges. Gaps in the crystal, where fringes are dark, are filled by the mask of that wider window less those 1.5
-        um.
+        Window of the counts summed over the scan. Our choice: with the 6 um of the medians, the mask extended 1.5 um
+        beyond straight edges. Gaps inside the crystal, where fringes are dark, are filled from the mask of that wider
+        window, reduced by those 1.5 um.
 
     Returns
     -------
     dict
-        NaN where unlit. ``has_weak_beam`` follows from the other numbers of the layer
-        (:func:`dfxm_dask.beams.weak_beam_verdict.evidence`), which are NaN where nothing is lit.
+        NaN where unlit. ``has_weak_beam`` follows from the other numbers of the layer, which are NaN if no pixel is lit
+        (:func:`dfxm_dask.beams.weak_beam_verdict.evidence`).
 
     Raises
     ------
     InputError
-        No background, an axis that the scan has not, fewer than three positions, pixels of unequal size.
+        No background, an axis that is not in the scan, fewer than three positions, pixels of unequal size.
 
     Notes
     -----
-    Counts above background are averaged over blocks of about 0.25 um; each block has its own peak and half width
-    (:func:`dfxm_dask.beams.prior.peak_and_width`). The medians over 6 um among lit blocks keep the steps between
-    subgrains and take out the cores of dislocations. They are taken every 0.5 um, and interpolated to pixels.
-    Lit is where the smoothed sum over the scan exceeds 0.25 × its 90th percentile over the layer, and 6 standard
-    deviations of the noise where that is known.
+    Peak and half width of a block: :func:`dfxm_dask.beams.prior.peak_and_width`. The medians are computed every 0.5 um
+    and interpolated to pixels. A pixel is lit if::
 
-    A scan of several axes is summed over all but one: peak and width then are those of the projected curve.
+        smoothed sum over the scan > 0.25 · its 90th percentile over the layer
+        smoothed sum over the scan > 6 · its standard deviation     (where ``noise`` is known)
+
+    A scan of several axes is summed over all axes but one: peak and half width are those of the projected curve.
 
     Our own definition.
 
@@ -167,25 +179,25 @@ def local_peak(
     shape = (y.size, x.size)
     check_counts("local_peak", counts, scan, shape)
     level = known_background(counts, plain_background("local_peak", background_map, background, shape))
-    chosen = rocking_axis("local_peak", scan, axis)
-    middle = (scan[chosen].min() + scan[chosen].max()) / 2  # float32 would round large angles
-    positions = scan[chosen] - middle
+    rocking = rocking_axis("local_peak", scan, axis)
+    middle = (scan[rocking].min() + scan[rocking].max()) / 2  # float32 would round large angles
+    positions = scan[rocking] - middle
     edges = block_edges(y, x, "local_peak")
     pixel = pixel_length("y", "local_peak", y), pixel_length("x", "local_peak", x)
-    curves = block_curves(counts, level, edges, frame_places(scan, chosen), positions.size)
-    one = 0.0
+    curves = block_curves(counts, level, edges, frame_places(scan, rocking), positions.size)
+    sigma = 0.0
     if noise is not None:
         frames = prod(p.size for p in scan.values())
-        one = float(noise) * np.sqrt(frames / prod(edges))
+        sigma = float(noise) * np.sqrt(frames / prod(edges))
     total, reach = curves.sum(axis=0, dtype=np.float64), reach_of(window, edges, pixel)
-    lit = light_mask(total, reach_of(lit_window, edges, pixel), one)
-    lit = without_gaps(lit, light_mask(total, reach, one, dark_beyond=True), reach) & np.isfinite(total)
+    lit = light_mask(total, reach_of(lit_window, edges, pixel), sigma)
+    lit = without_gaps(lit, light_mask(total, reach, sigma, dark_beyond=True), reach) & np.isfinite(total)
     peak, width = peak_and_width(curves, positions, lit)
     twice = edges[0] * 2, edges[1] * 2
     maps = [to_pixels(local_median(m, reach), twice, shape) for m in (peak, width)]
-    seen = np.empty(shape, bool)
-    _hide(lit, *edges, *maps, seen)
+    visible = np.empty(shape, bool)
+    _hide(lit, *edges, *maps, visible)
     around = block_means(maps[0], edges), block_means(maps[1], edges)
-    found = evidence(curves, positions, np.isfinite(around[0]), *around)
-    told = {v.name: np.asarray(found[v.name], v.dtype) for v in EVIDENCE}
-    return {"lit": seen, "peak_local": maps[0] + np.float64(middle), "width_local": maps[1], **told}
+    numbers = evidence(curves, positions, np.isfinite(around[0]), *around)
+    verdict = {v.name: np.asarray(numbers[v.name], v.dtype) for v in EVIDENCE}
+    return {"lit": visible, "peak_local": maps[0] + np.float64(middle), "width_local": maps[1], **verdict}

@@ -1,4 +1,4 @@
-"""From the contrast to a mask with a stated rate of false alarms, and whether the mask shows defects or noise."""
+"""Mask of the enhanced weak beam at a stated rate of false alarms, and whether it shows defects or noise."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dfxm_dask.reduction import reduction
 from dfxm_dask.schema import DEFECTS, ENHANCED, HAS_WEAK_BEAM, ISOLATED, LIT, STANDS_OUT, Variable, X, Y
 
 ALPHA = 1e-5
-"""False alarms per pixel, before small objects go (our choice)."""
+"""False alarms per pixel, before small objects are removed (our choice)."""
 
 LEAST_STRENGTH = 2.0
-"""Largest contrast within a mask, over the threshold for :data:`ALPHA`, from which on the layer has defects."""
+"""Least strength (see :func:`mask_strength`) of a mask that shows defects."""
 
 HAS_DEFECTS = Variable("has_defects", ("z",), "bool", "1", "whether the mask of the layer shows defects, not noise")
 STRENGTH = Variable(
@@ -30,9 +30,9 @@ STRENGTH = Variable(
 
 @njit(nogil=True, cache=True)
 def _ranked(bits, ranks, found):
-    """Values that have so many before them, as bits: the upper half of the bits is counted first, then the lower.
+    """Find the values of given ranks without sorting: count the upper half of the bits first, then the lower half.
 
-    `bits` are those of float32; their order becomes that of the values if the negative ones are turned over.
+    `bits` are those of float32. Their order becomes that of the values when those of negative values are inverted.
     """
     upper = np.zeros(1 << 16, np.int64)
     for n in range(bits.size):
@@ -58,7 +58,7 @@ def _ranked(bits, ranks, found):
 
 
 def quantiles(values: np.ndarray, parts: tuple[float, ...]) -> list[float]:
-    """Quantiles of float32 values without NaN, interpolated between neighbours; nothing is sorted.
+    """Quantiles of float32 values without NaN, interpolated between neighbours, without sorting.
 
     Examples
     --------
@@ -66,34 +66,39 @@ def quantiles(values: np.ndarray, parts: tuple[float, ...]) -> list[float]:
     [-2.0, 2.0, 5.0]
     """
     flat = np.ascontiguousarray(values, np.float32).ravel()
-    places = np.array(parts) * (flat.size - 1)
-    low = np.floor(places).astype(np.int64)
-    ranks, where = np.unique([low, np.minimum(low + 1, flat.size - 1)], return_inverse=True)
-    found = np.empty(ranks.size, np.uint32)
-    _ranked(flat.view(np.uint32), ranks, found)
-    below, above = found.view(np.float32)[where.reshape(2, -1)].astype(np.float64)
-    return [float(v) for v in (below + (above - below) * (places - low))]
+    positions = np.array(parts) * (flat.size - 1)
+    low = np.floor(positions).astype(np.int64)
+    ranks, inverse = np.unique([low, np.minimum(low + 1, flat.size - 1)], return_inverse=True)
+    ranked = np.empty(ranks.size, np.uint32)
+    _ranked(flat.view(np.uint32), ranks, ranked)
+    below, above = ranked.view(np.float32)[inverse.reshape(2, -1)].astype(np.float64)
+    return [float(v) for v in (below + (above - below) * (positions - low))]
 
 
 def false_alarm_threshold(values: np.ndarray, alpha: float) -> float:
-    """Value that noise alone exceeds in a part alpha of the pixels, calibrated on the negative side.
+    """Threshold that noise alone exceeds in a fraction alpha of the pixels, calibrated on the negative values.
 
     Parameters
     ----------
     values : array
-        Without NaN; noise about 0, and what stands out above it.
+        Without NaN: noise around 0, and signal above it.
     alpha : float
-        Rate of false alarms per pixel.
+        False alarms per pixel.
 
     Returns
     -------
     float
+        Infinite if the values contain no noise.
 
     Notes
     -----
-    The noise is taken as symmetric: z(alpha) × s with s the largest of −q(z)/z at the 2.3 % quantile, at the 16 %
-    quantile and 1.4826 × the median absolute value. Defects only add to the positive side, so what lies below 0 is
-    noise. Without any noise nothing can be said to exceed it: infinity.
+    The noise is assumed to be symmetric. Defects add to the positive side only, so that negative values are noise::
+
+        threshold = z(alpha) · s
+        s = max(−q(0.16), −q(0.023) / 2, 1.4826 · median |values|)
+
+    with q the quantiles of the values and z(alpha) the number of standard deviations that a Gaussian variable exceeds
+    with probability alpha.
 
     Examples
     --------
@@ -108,14 +113,14 @@ def false_alarm_threshold(values: np.ndarray, alpha: float) -> float:
 
 
 def otsu_threshold(values: np.ndarray, bins: int = 256) -> float:
-    """Threshold between two classes of largest separation (N. Otsu, IEEE Trans. SMC 9 (1979) 62).
+    """Threshold of largest separation between two classes (N. Otsu, IEEE Trans. SMC 9 (1979) 62).
 
     Parameters
     ----------
     values : array
         Without NaN.
     bins : int
-        Of the histogram between the smallest and the largest value.
+        Number of bins of the histogram, from the smallest to the largest value.
 
     Returns
     -------
@@ -139,7 +144,7 @@ def otsu_threshold(values: np.ndarray, bins: int = 256) -> float:
 
 
 def mask_strength(values: np.ndarray, mask: np.ndarray, limit: float) -> float:
-    """Largest contrast within a mask as a multiple of the contrast that noise exceeds in 1e-5 of the pixels.
+    """Largest contrast within a mask, as a multiple of the contrast that noise exceeds in 1e-5 of the pixels.
 
     Parameters
     ----------
@@ -152,15 +157,16 @@ def mask_strength(values: np.ndarray, mask: np.ndarray, limit: float) -> float:
     Returns
     -------
     float
-        0 for an empty mask; NaN where no noise is known to compare with.
+        0 for an empty mask; NaN if the noise is unknown.
 
     Notes
     -----
-    From :data:`LEAST_STRENGTH` on, the mask shows defects. Gaussian noise never reaches that: 8.5 standard deviations.
-    What is left is correlated, such as fringes that the running medians do not follow. Measured at 0.3, 1 and 4 times
-    the usual flux on seeds from 5000 on (``scripts/evaluate/verdicts.py``): none of 42 layers of preset ``empty``
-    reached it (largest 1.6; at most 7 % of layers do, with 95 % confidence), all 48 layers of ``easy``, ``al002``
-    and ``multigrain`` did (least 15). With a strong beam that turns sharply at walls the least was 2.3.
+    A mask of strength :data:`LEAST_STRENGTH` or more shows defects. Gaussian noise never reaches that value: it
+    corresponds to 8.5 standard deviations. The remaining false alarms are correlated, such as fringes that the running
+    medians do not follow. Measured at 0.3, 1 and 4 times the usual flux on seeds from 5000 on
+    (``scripts/evaluate/verdicts.py``): none of 42 layers of preset ``empty`` reached it (largest 1.6; at most 7 % of
+    layers do, with 95 % confidence), all 48 layers of ``easy``, ``al002`` and ``multigrain`` did (least 15). With a
+    strong beam whose peak changes abruptly at walls the least was 2.3.
 
     Examples
     --------
@@ -188,68 +194,75 @@ def threshold_beams(
     weak_isolated: np.ndarray | None = None,
     *,
     method: Annotated[
-        Literal["noise", "otsu", "fixed"], Field(description="by a rate of false alarms, by Otsu, or by a value")
+        Literal["noise", "otsu", "fixed"],
+        Field(description="threshold from a rate of false alarms, by Otsu's method, or a fixed value"),
     ] = "noise",
     alpha: Annotated[
-        float, Field(gt=0, lt=0.5, description="for method noise: false alarms per pixel, before small ones go")
+        float,
+        Field(gt=0, lt=0.5, description="for method noise: false alarms per pixel, before small objects are removed"),
     ] = ALPHA,
     value: Annotated[float | None, Field(description="for method fixed: the threshold")] = None,
     least_area: Annotated[
-        float, Field(ge=0, description="smaller objects are removed", json_schema_extra={"unit": "um2"})
+        float, Field(ge=0, description="objects of a smaller area are removed", json_schema_extra={"unit": "um2"})
     ] = 0.1,
     half_within: Annotated[
         float,
         Field(
             ge=0,
-            description="pixels must exceed half of the largest contrast within this distance; 0: no such rule",
+            description="distance within which a pixel must exceed half of the largest contrast; 0 turns this off",
             json_schema_extra={"unit": "um"},
         ),
     ] = 1.0,
 ) -> dict[str, np.ndarray]:
-    """What stands out in the weak beam: dislocations and all else that distorts the lattice.
+    """Mask of the pixels that exceed noise in the weak beam: dislocations, and all other distortions of the lattice.
+
+    The enhanced weak beam is compared with a threshold, by default the contrast that noise alone exceeds in a fraction
+    ``alpha`` of the lit pixels. Connected objects smaller than ``least_area`` are removed; the result is
+    ``stands_out``. Each image is then narrowed to the pixels that exceed half of the largest contrast within
+    ``half_within``, and faint images beside bright ones are removed; the result is ``defects``. A layer has defects if
+    the largest contrast within ``stands_out`` is at least twice the contrast that noise exceeds in 1e-5 of the pixels.
 
     Parameters
     ----------
-    weak_enhanced : array
+    weak_enhanced : array (y, x), float32, 1
         See :func:`dfxm_dask.beams.enhance_beams`.
-    has_weak_beam : array, optional
-        Nothing stands out in a layer without.
-    weak_isolated : array, optional
+    has_weak_beam : array (), bool, optional
+        A layer without weak beam has no defects.
+    weak_isolated : array (y, x), float32, 1, optional
         It narrows the mask along boundaries; see :func:`~dfxm_dask.beams.narrowing.narrowed`.
     method : "noise", "otsu" or "fixed"
         See :func:`~dfxm_dask.beams.mask.false_alarm_threshold` and :func:`~dfxm_dask.beams.mask.otsu_threshold`.
     alpha : float
-        Of uncorrelated symmetric noise, per lit pixel.
+        The rate holds for uncorrelated, symmetric noise, per lit pixel.
     value : float
-        The paper's value is not known; the code published with it has 0.6.
+        The published text gives no value; the code published with it uses 0.6.
     least_area : float, um²
-        Our choice: 0.1, a square of 0.3 um. It is the area above the threshold, before ``half_within`` narrows objects.
+        The area counts before ``half_within`` narrows the objects. The default is our choice: a square of 0.3 um.
     half_within : float, um
-        See :func:`~dfxm_dask.beams.narrowing.narrowed`. Our choice: 1, twice the width of an image of a line. With 0
-        the mask is all that exceeds the threshold, as wide as the image is bright; otherwise
-        :func:`~dfxm_dask.beams.narrowing.without_faint` removes faint images beside bright ones, too.
+        See :func:`~dfxm_dask.beams.narrowing.narrowed` and :func:`~dfxm_dask.beams.narrowing.without_faint`. The
+        default is our choice: twice the width of the image of a line. With 0, ``defects`` is ``stands_out``, in which
+        brighter images are wider.
 
     Returns
     -------
     dict
-        ``stands_out`` is the mask before ``half_within`` narrows it: planes are found from the whole mask. A layer has
-        defects where the strength of its mask is 2 or more.
+        ``stands_out`` is the mask before narrowing; planes are fitted to it. ``defects`` is the narrowed mask.
 
     Raises
     ------
     InputError
-        A value without method "fixed" or the reverse; pixels of unequal size.
+        A value without method "fixed", or method "fixed" without a value; pixels of unequal size.
 
     Notes
     -----
-    The rate holds before small objects are removed; after it there are far fewer, since single pixels go. Noise that
-    is correlated over an object's size passes both. The mask then ends at half of the maximum of each image: above the
-    threshold alone a bright line is two um wide and a faint one half a um. Verdict and strength are of all that exceeds
-    the threshold.
+    The rate of false alarms holds before small objects are removed. Afterwards it is far lower, since single pixels
+    are removed; noise that is correlated over the size of an object passes both criteria. Narrowing makes widths
+    comparable: above the threshold alone, a bright line is 2 um wide and a faint one 0.5 um. ``has_defects`` and
+    ``mask_strength`` refer to ``stands_out``.
 
     References
     ----------
-    N. Otsu, IEEE Trans. Syst. Man Cybern. 9 (1979) 62, for method "otsu"; else our own definition.
+    N. Otsu, IEEE Trans. Syst. Man Cybern. 9 (1979) 62, for method "otsu"; otherwise our own definition.
 
     Examples
     --------
@@ -257,10 +270,10 @@ def threshold_beams(
     >>> scan = dfxm_dask.example_scan()
     >>> contrast = np.random.default_rng(0).normal(0, 1, (2, 32, 32)).astype(np.float32)
     >>> contrast[0, 10:20, 20] = 8
-    >>> known = scan.assign(
+    >>> data = scan.assign(
     ...     weak_enhanced=(("z", "y", "x"), contrast), lit=(("z", "y", "x"), np.ones(contrast.shape, bool))
     ... )
-    >>> mask = dfxm_dask.threshold_beams(known)["defects"]
+    >>> mask = dfxm_dask.threshold_beams(data)["defects"]
     >>> bool(mask[0, 10:20, 20].all()), int(mask[0].sum()) < 20
     (True, True)
 
@@ -276,8 +289,8 @@ def threshold_beams(
     if (value is None) == (method == "fixed"):
         raise InputError(
             f"threshold_beams: method {method!r}",
-            "has no value" if value is None else f"takes no value (found {value})",
-            "give value=<threshold>" if value is None else "leave out value, or say method='fixed'",
+            "has no value" if value is None else f"accepts no value (found {value})",
+            "give value=<threshold>" if value is None else "omit value, or set method='fixed'",
         )
     usable = lit & np.isfinite(weak_enhanced)
     if value is not None:
@@ -293,15 +306,14 @@ def threshold_beams(
     noise = false_alarm_threshold(weak_enhanced[usable], ALPHA)
     strength = mask_strength(weak_enhanced, mask, noise)
     has = has_weak_beam is None or bool(has_weak_beam)
-    has = (
-        has and bool(mask.any()) and not strength < LEAST_STRENGTH
-    )  # a contrast without noise has no strength to judge by
+    # without noise the strength is NaN, which must not count as weak
+    has = has and bool(mask.any()) and not strength < LEAST_STRENGTH
     pixel = lengths[0], lengths[1]
-    found = narrowed(weak_enhanced, weak_isolated, mask, half_within, pixel)
+    defects = narrowed(weak_enhanced, weak_isolated, mask, half_within, pixel)
     if half_within > 0:
-        found = without_faint(weak_enhanced, found, mask, FAINT * noise, pixel)
+        defects = without_faint(weak_enhanced, defects, mask, FAINT * noise, pixel)
     return {
-        "defects": found,
+        "defects": defects,
         "stands_out": mask,
         "has_defects": np.asarray(has, bool),
         "mask_strength": np.asarray(strength, np.float32),

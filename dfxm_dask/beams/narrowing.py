@@ -1,4 +1,4 @@
-"""A mask made narrow: half of the local maximum, no small objects, no faint images beside bright ones."""
+"""Narrowing of a mask: half of the local maximum, no small objects, no faint images beside bright ones."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from numba import njit
 from scipy import ndimage
 
 WALL = 3.0
-"""A boundary without a single dislocation within this distance (um) stays in the mask as a whole (our choice)."""
+"""Distance (um) within which a boundary must show a dislocation; otherwise its mask is not narrowed (our choice)."""
 
 FAINT, SHARE, BESIDE = 1.3, 0.3, 4.0
-"""Contrast over the threshold for :data:`dfxm_dask.beams.mask.ALPHA` up to which an image is faint; the share of the
-largest contrast nearby that a faint image must exceed; and the distance in um that counts as nearby. Chosen on one
-simulated stack for each strong beam and one of another simulator."""
+"""An image is faint if its contrast is below FAINT × the threshold for :data:`dfxm_dask.beams.mask.ALPHA`. A faint
+image must exceed SHARE × the largest contrast within BESIDE um. Chosen on one simulated stack for each strong beam and
+one of another simulator."""
 
 
 def without_small(mask: np.ndarray, least: int) -> np.ndarray:
-    """Mask without the objects of fewer pixels than ``least``; pixels that touch by a corner belong together.
+    """Mask without objects of fewer than ``least`` pixels; pixels that touch at a corner are connected.
 
     Examples
     --------
@@ -34,7 +34,7 @@ def without_small(mask: np.ndarray, least: int) -> np.ndarray:
 
 @njit(nogil=True, cache=True)
 def _above_half(contrast, high, wide, kept):
-    """Takes pixels out of a mask of which some pixel nearby has twice the contrast or more; it is -inf outside."""
+    """Remove mask pixels near a pixel of at least twice their contrast; outside the mask the contrast is -inf."""
     rows, columns = contrast.shape
     for y in range(rows):
         for x in range(columns):
@@ -52,16 +52,16 @@ def _above_half(contrast, high, wide, kept):
 
 
 def above_half(values: np.ndarray, mask: np.ndarray, reach: float, pixel: tuple[float, float]) -> np.ndarray:
-    """Pixels of a mask that exceed half of its largest contrast nearby, so that no image is wider for being brighter.
+    """Pixels of a mask that exceed half of the largest contrast nearby, so that bright images are not wider.
 
     Parameters
     ----------
     values : array (y, x), float32
         Contrast.
     mask : array (y, x), bool
-        Only the contrast of its pixels counts: a hot pixel that was too small for the mask hides nothing around it.
+        Only the contrast of its pixels counts: a hot pixel that is too small for the mask does not affect others.
     reach : float, um
-        Radius of the disc that the largest contrast is taken from; 0 leaves the mask as it is.
+        Radius of the disc in which the largest contrast is sought; 0 leaves the mask unchanged.
     pixel : (float, float), um
         Length of a pixel along y and x; infinite along a side of one pixel.
 
@@ -89,17 +89,17 @@ def above_half(values: np.ndarray, mask: np.ndarray, reach: float, pixel: tuple[
 def narrowed(
     enhanced: np.ndarray, isolated: np.ndarray | None, mask: np.ndarray, reach: float, pixel: tuple[float, float]
 ) -> np.ndarray:
-    """Mask down to half of the largest contrast nearby, and at a boundary to its dislocations where they show.
+    """Narrow a mask to half of the largest contrast nearby, and at a boundary to its single dislocations if they show.
 
     Parameters
     ----------
     enhanced : array (y, x), float32
-        Contrast that the mask is made of.
+        Contrast from which the mask was computed.
     isolated : array (y, x), float32, optional
         Contrast beyond the peaks of all subgrains nearby; see :func:`dfxm_dask.beams.isolate_lines`.
     mask : array (y, x), bool
-    reach, pixel
-        As of :func:`above_half`.
+    reach, pixel : float and (float, float), um
+        See :func:`above_half`.
 
     Returns
     -------
@@ -107,34 +107,34 @@ def narrowed(
 
     Notes
     -----
-    With ``isolated`` the contrast is the geometric mean of both, a mean of what stands out and of what no subgrain
-    explains. A boundary whose dislocations are too close to be told apart has nothing isolated: where this leaves
-    nothing within :data:`WALL` along y and x, the mask is that of ``enhanced`` alone.
+    With ``isolated`` the contrast is the geometric mean of both: it requires that a pixel exceeds noise and that no
+    subgrain nearby explains its intensity. If the dislocations of a boundary are too close to be resolved, none is
+    isolated: where no pixel remains within :data:`WALL` along y and x, the mask narrowed by ``enhanced`` alone is used.
     """
     whole = above_half(enhanced, mask, reach, pixel)
     if isolated is None or reach == 0 or not mask.any():
         return whole
-    known = np.isfinite(isolated)
+    finite = np.isfinite(isolated)
     with np.errstate(invalid="ignore"):
-        both = np.sqrt(np.maximum(enhanced, 0) * np.maximum(np.where(known, isolated, enhanced), 0))
+        both = np.sqrt(np.maximum(enhanced, 0) * np.maximum(np.where(finite, isolated, enhanced), 0))
         lines = above_half(both, mask & (both > 0), reach, pixel)
-    found = lines.view(np.uint8)
+    near_lines = lines.view(np.uint8)
     for axis, length in enumerate(pixel):
-        found = ndimage.maximum_filter1d(found, 2 * int(WALL // length) + 1, axis, mode="constant")
-    return np.asarray(lines | (whole & (found == 0)))
+        near_lines = ndimage.maximum_filter1d(near_lines, 2 * int(WALL // length) + 1, axis, mode="constant")
+    return np.asarray(lines | (whole & (near_lines == 0)))
 
 
 def without_faint(
     values: np.ndarray, mask: np.ndarray, around: np.ndarray, limit: float, pixel: tuple[float, float]
 ) -> np.ndarray:
-    """Mask without faint images beside bright ones: far flanks, and what lies above or below the layer.
+    """Mask without faint images beside bright ones: far flanks, and defects above or below the layer.
 
     Parameters
     ----------
     values : array (y, x), float32
         Contrast.
     mask, around : array (y, x), bool
-        The mask, and pixels whose contrast counts as bright.
+        The mask to reduce, and the pixels whose contrast counts as bright.
     limit : float
         Contrast above which nothing is faint.
     pixel : (float, float), um

@@ -1,4 +1,4 @@
-"""Frames as square patches, and patch values as maps: no pixel is dropped, and no seam is left."""
+"""Frames as square patches, and patch values as seamless maps; every pixel belongs to a patch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dfxm_dask.schema import PATCH
 
 
 def _starts(length: int, size: int) -> np.ndarray:
+    """First pixel of each patch along one side of a frame."""
     first = np.arange(-(-length // size), dtype=np.int64) * size
     return np.minimum(first, max(length - size, 0))
 
@@ -29,7 +30,7 @@ def patch_starts(shape: tuple[int, int], size: int = PATCH) -> tuple[np.ndarray,
     Returns
     -------
     y, x : array (patch_y,) and (patch_x,), int64
-        The last patch is shifted back so that it ends with the frame; a frame smaller than a patch has one, at 0.
+        The last patch is shifted back to end with the frame; a frame smaller than a patch has a single patch, at 0.
 
     Raises
     ------
@@ -53,7 +54,7 @@ def gather_patches(frame: np.ndarray, size: int = PATCH) -> np.ndarray:
     Parameters
     ----------
     frame : array (y, x)
-        A frame smaller than a patch is continued by its reflection.
+        A frame smaller than a patch is extended by reflection.
     size : int, pixel
 
     Returns
@@ -63,7 +64,7 @@ def gather_patches(frame: np.ndarray, size: int = PATCH) -> np.ndarray:
     Raises
     ------
     InputError
-        An array that is not one frame.
+        An array that is not a single frame.
 
     Examples
     --------
@@ -75,27 +76,27 @@ def gather_patches(frame: np.ndarray, size: int = PATCH) -> np.ndarray:
     starts = patch_starts(frame.shape, size)
     if frame.size == 0:
         return np.empty((0, size, size), frame.dtype)
-    lacking = [(0, max(0, size - n)) for n in frame.shape]
-    padded = np.pad(frame, lacking, mode="symmetric") if max(lacking)[1] else frame
+    missing = [(0, max(0, size - n)) for n in frame.shape]
+    padded = np.pad(frame, missing, mode="symmetric") if max(missing)[1] else frame
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size))
     return windows[np.ix_(*starts)].reshape(-1, size, size)
 
 
 @lru_cache(maxsize=16)
 def log_table(dark: float, dtype: type | str | np.dtype) -> np.ndarray:
-    """log(1 + counts above the dark level) of every count that a detector can give.
+    """Table of log(1 + counts above the dark level) for every count of an integer detector.
 
     Parameters
     ----------
     dark : float, count
-        Level without beam.
+        Counts without beam.
     dtype : numpy dtype
         uint8 or uint16.
 
     Returns
     -------
     array (256 or 65536,), float32
-        Read-only; counts below the dark level give 0, never a number that is not finite.
+        Read-only; counts below the dark level give 0, so that every entry is finite.
 
     Raises
     ------
@@ -107,10 +108,12 @@ def log_table(dark: float, dtype: type | str | np.dtype) -> np.ndarray:
     >>> log_table(100.0, np.uint16)[[0, 100, 101]]
     array([0.       , 0.       , 0.6931472], dtype=float32)
     """
-    found = np.dtype(dtype)
-    if found not in (np.uint8, np.uint16):
-        raise InputError(f"table of logarithms for {found}", "has no end", "take log_counts for other dtypes")
-    above = np.maximum(np.arange(np.iinfo(found).max + 1) - float(dark), 0)
+    kind = np.dtype(dtype)
+    if kind not in (np.uint8, np.uint16):
+        raise InputError(
+            f"table of logarithms for {kind}", "is defined for uint8 and uint16 only", "use log_counts for other dtypes"
+        )
+    above = np.maximum(np.arange(np.iinfo(kind).max + 1) - float(dark), 0)
     table = np.log1p(above).astype(np.float32)
     table.setflags(write=False)
     return table
@@ -122,7 +125,7 @@ def log_counts(frame: np.ndarray, dark: float) -> np.ndarray:
     Parameters
     ----------
     frame : array, any shape
-        uint8 and uint16 by table, everything else by formula; NaN stays NaN.
+        uint8 and uint16 use a table, other dtypes the formula; NaN stays NaN.
     dark : float, count
 
     Returns
@@ -140,44 +143,43 @@ def log_counts(frame: np.ndarray, dark: float) -> np.ndarray:
 
 
 def standardise(frame_log: np.ndarray, lit: np.ndarray | None = None) -> np.ndarray:
-    """A frame of mean 0 and standard deviation 1 over its lit pixels.
+    """Standardise a frame to mean 0 and standard deviation 1 over its lit pixels.
 
     Parameters
     ----------
     frame_log : array (y, x)
         Logarithm of the counts.
     lit : array (y, x), bool, optional
-        Pixels that the mean and the standard deviation are taken over; all by default.
+        Pixels from which mean and standard deviation are computed; by default all.
 
     Returns
     -------
     array (y, x), float32
-        Finite everywhere: pixels without a number stand at the mean, and a frame that is constant over its lit
-        pixels, or has none, is 0.
+        Finite everywhere: NaN becomes 0, and a frame without lit pixels, or constant over them, becomes 0.
 
     Examples
     --------
     >>> standardise(np.array([[1.0, 3.0, np.nan]])).tolist()
     [[-1.0, 1.0, 0.0]]
     """
-    known = np.isfinite(frame_log)
-    chosen = frame_log[known if lit is None else known & lit].astype(np.float64)
-    if chosen.size == 0:
+    finite = np.isfinite(frame_log)
+    values = frame_log[finite if lit is None else finite & lit].astype(np.float64)
+    if values.size == 0:
         return np.zeros(frame_log.shape, np.float32)
-    mean, spread = chosen.mean(), chosen.std()
-    if not spread > 1e-6 * max(1.0, abs(mean)):  # rounding of float32 is no contrast
+    mean, spread = values.mean(), values.std()
+    if not spread > 1e-6 * max(1.0, abs(mean)):  # smaller differences are rounding errors of float32
         return np.zeros(frame_log.shape, np.float32)
     scaled = (frame_log.astype(np.float32) - np.float32(mean)) * np.float32(1 / spread)
-    return np.where(known, scaled, np.float32(0))
+    return np.where(finite, scaled, np.float32(0))
 
 
 def between_centres(length: int, size: int = PATCH) -> tuple[np.ndarray, np.ndarray]:
-    """For every pixel along one side the patch whose centre lies before it, and how far it is to the next centre.
+    """For every pixel along one side, the patch centre before it and its relative distance from that to the next one.
 
     Returns
     -------
     index : array (length,), int64
-        Constant beyond the outer centres.
+        Patch whose centre precedes the pixel; constant beyond the outer centres.
     part : array (length,), float32
         0 at that centre, 1 at the next.
     """
@@ -191,7 +193,7 @@ def between_centres(length: int, size: int = PATCH) -> tuple[np.ndarray, np.ndar
 
 
 def filled(values: np.ndarray) -> np.ndarray:
-    """Values (patch_y, patch_x) in which a patch without a number has that of the nearest one that has."""
+    """Values (patch_y, patch_x) in which NaN is replaced by the value of the nearest patch that has one."""
     missing = ~np.isfinite(values)
     if not missing.any() or missing.all():
         return values
@@ -200,29 +202,29 @@ def filled(values: np.ndarray) -> np.ndarray:
 
 
 def check_grid(name: str, found: tuple[int, int], shape: tuple[int, int], size: int = PATCH) -> None:
-    """Refuse patch values that do not cover the frame.
+    """Refuse patch values whose number does not fit the frame.
 
     Raises
     ------
     InputError
-        Another number of patches than :func:`patch_starts` gives.
+        Number of patches other than that of :func:`patch_starts`.
     """
     wanted = tuple(s.size for s in patch_starts(shape, size))
     if tuple(found) != wanted:
         raise InputError(
             f"{name} of {found[0]} × {found[1]} patches",
             f"a frame of {shape[0]} × {shape[1]} pixels has {wanted[0]} × {wanted[1]} of {size} pixels",
-            "make it for frames of this size",
+            "compute it for frames of this size",
         )
 
 
 def spread(values: np.ndarray, shape: tuple[int, int], size: int = PATCH) -> np.ndarray:
-    """Patch values as a map without seams: bilinear between the centres of the patches.
+    """Interpolate patch values to a seamless map, bilinearly between patch centres.
 
     Parameters
     ----------
     values : array (patch_y, patch_x)
-        A patch without a number takes that of its nearest neighbour.
+        NaN is replaced by the value of the nearest patch.
     shape : (int, int)
         Rows and columns of the map.
     size : int, pixel
@@ -235,7 +237,7 @@ def spread(values: np.ndarray, shape: tuple[int, int], size: int = PATCH) -> np.
     Raises
     ------
     InputError
-        The number of patches is not that of such a frame.
+        The number of patches does not fit the shape of the map.
 
     Examples
     --------
@@ -243,31 +245,31 @@ def spread(values: np.ndarray, shape: tuple[int, int], size: int = PATCH) -> np.
     [[0.0, 0.25, 0.75, 1.0]]
     """
     check_grid("patch values", values.shape, shape, size)
-    known = filled(np.asarray(values, np.float32))
-    if known.size == 0:
+    complete = filled(np.asarray(values, np.float32))
+    if complete.size == 0:
         return np.empty(shape, np.float32)
     y, part_y = between_centres(shape[0], size)
     x, part_x = between_centres(shape[1], size)
-    next_y, next_x = np.minimum(y + 1, known.shape[0] - 1), np.minimum(x + 1, known.shape[1] - 1)
-    rows = known[y] * (1 - part_y)[:, None] + known[next_y] * part_y[:, None]
+    next_y, next_x = np.minimum(y + 1, complete.shape[0] - 1), np.minimum(x + 1, complete.shape[1] - 1)
+    rows = complete[y] * (1 - part_y)[:, None] + complete[next_y] * part_y[:, None]
     return np.asarray(rows[:, x] * (1 - part_x) + rows[:, next_x] * part_x, np.float32)
 
 
 def seam_metric(image: np.ndarray, size: int = PATCH) -> float:
-    """How much the patch lattice shows in a map: 1 is not at all.
+    """Visibility of the patch lattice in a map: 1 if the lattice does not show.
 
     Parameters
     ----------
     image : array (y, x)
-        NaN is left out.
+        NaN is ignored.
     size : int, pixel
-        Of the lattice, which starts at the first pixel.
+        Edge of a patch; the lattice starts at the first pixel.
 
     Returns
     -------
     float
-        Mean jump across the lines of the lattice over the mean jump across lines half a patch away. NaN where the map
-        holds no line of either kind, or does not change at all.
+        Ratio of the mean jump across lattice lines to the mean jump across lines half a patch away. NaN if the map
+        contains no such line or is constant.
 
     Notes
     -----

@@ -1,8 +1,8 @@
-"""Weak and strong beam from the rocking curve alone: nothing is trained, and no region is drawn.
+"""Weak and strong beam from the rocking curve alone, without training and without drawn regions.
 
-Every place of the sample has its own peak phi0 and half width w (:func:`peak_and_width`). A frame at
-u = (phi − phi0)/w sees that place in its strong beam for |u| below about 1 and in its weak beam from about 2 on. All of
-it is worked out on blocks of about 0.25 um (:mod:`dfxm_dask.beams.blocks`), where the curves are smooth and few.
+Every point of the sample has its own peak phi0 and half width w (:func:`peak_and_width`). With u = (phi − phi0)/w, a
+frame shows it in strong beam if |u| is below about 1, and in weak beam if |u| is about 2 or more. All quantities are
+computed on blocks of about 0.25 um (:mod:`dfxm_dask.beams.blocks`), whose curves are smooth and few.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ UNLIT, WEAK, STRONG, AMBIGUOUS = range(4)
 MEANINGS = ("unlit", "weak", "strong", "ambiguous")
 WEAK_FROM, SOFTNESS = 2.0, 0.3  # P(weak) is 1/2 at |u| = 2; both as in the specification of the method
 SURELY_WEAK, SURELY_STRONG = 2.5, 1.2
-WEAK_UNTIL = 6.0  # beyond, the tails hold little but noise
-LIT_ABOVE, LIT_OF = 0.25, 0.9  # part of the 90th percentile of the integrated counts
-LIT_SIGMA = 6.0  # and so far above the noise of a place that diffracts nothing
+WEAK_UNTIL = 6.0  # farther out the tails contain little but noise
+LIT_ABOVE, LIT_OF = 0.25, 0.9  # fraction of the 90th percentile of the integrated counts
+LIT_SIGMA = 6.0  # standard deviations of the noise of a pixel where nothing diffracts
 SMOOTH = 0.8  # step: standard deviation along phi
-LOW = 1 / 16  # of the maximum: where a Gaussian stands at |u| = 2
+LOW = 1 / 16  # of the maximum: height of a Gaussian at |u| = 2
 TAPS = np.exp(-0.5 * (np.arange(-3, 4) / SMOOTH) ** 2).astype(np.float32)
 
 
 def rocking_axis(name: str, scan: dict[str, np.ndarray], axis: str | None = None) -> str:
-    """The scan axis along which weak and strong beam are told apart.
+    """The scan axis along which weak and strong beam are distinguished.
 
     Parameters
     ----------
     name : str
-        Who asks, for the text of an error.
+        Name of the caller, for the text of an error.
     scan : dict of str to array
         Positions along every scan axis.
     axis : str, optional
-        By default phi where it is scanned, else the first axis of three positions or more.
+        By default phi if it is scanned, otherwise the first axis with three positions or more.
 
     Raises
     ------
@@ -58,35 +58,36 @@ def rocking_axis(name: str, scan: dict[str, np.ndarray], axis: str | None = None
         raise InputError(
             f"{name}: a rocking curve",
             f"needs at least 3 positions of one axis, the scan has {lengths}",
-            "take a rocking scan; for single frames classify by the network",
+            "use a rocking scan; for single frames classify by the network",
         )
     return "phi" if "phi" in enough else enough[0]
 
 
 def frame_places(scan: dict[str, np.ndarray], axis: str) -> np.ndarray:
-    """Position along one axis of every frame in scan order: (frame,), int64."""
+    """Index along one axis of the position of every frame in scan order: (frame,), int64."""
     lengths = [p.size for p in scan.values()]
     return np.indices(lengths)[list(scan).index(axis)].ravel().astype(np.int64)
 
 
 def check_counts(name: str, counts: np.ndarray, scan: dict[str, np.ndarray], shape: tuple[int, ...]) -> None:
-    """Refuse counts whose axes are not (y, x, scan axes): compiled loops would read beyond their end.
+    """Refuse counts whose axes are not (y, x, scan axes); compiled loops would read out of bounds.
 
     Raises
     ------
     InputError
+        Another shape.
     """
     wanted = (*shape, *(p.size for p in scan.values()))
     if counts.shape != wanted:
         raise InputError(
             f"{name}: counts of shape {counts.shape}",
             f"y, x and the scan axes {', '.join(scan)} have lengths {wanted}",
-            "give (y, x, scan axes), a layer as kernels see it",
+            "give one layer as an array (y, x, scan axes)",
         )
 
 
 def light_mask(total: np.ndarray, reach: tuple[int, int], sigma: float = 0.0, dark_beyond: bool = False) -> np.ndarray:
-    """Blocks that diffract at all.
+    """Blocks in which the sample diffracts.
 
     Parameters
     ----------
@@ -97,34 +98,34 @@ def light_mask(total: np.ndarray, reach: tuple[int, int], sigma: float = 0.0, da
     sigma : float, count
         Noise of the total of one block.
     dark_beyond : bool
-        Beyond the frame it is dark; otherwise means are those of what is in the frame.
+        Assume that pixels beyond the frame are dark; otherwise the mean covers the pixels in the frame only.
 
     Returns
     -------
     array (block_y, block_x), bool
-        Smoothed total > 0.25 × its 90th percentile over the layer, and > 6 of its standard deviations.
+        Smoothed total > 0.25 × its 90th percentile over the layer, and > 6 × its standard deviation.
     """
     if total.size == 0:
         return np.zeros(total.shape, bool)
     size = tuple(2 * r + 1 for r in reach)
-    known = np.isfinite(total)
-    share = ndimage.uniform_filter(known.astype(np.float64), size, mode="constant", cval=float(dark_beyond))
-    smooth = ndimage.uniform_filter(np.where(known, total, 0).astype(np.float64), size, mode="constant")
+    finite = np.isfinite(total)
+    share = ndimage.uniform_filter(finite.astype(np.float64), size, mode="constant", cval=float(dark_beyond))
+    smooth = ndimage.uniform_filter(np.where(finite, total, 0).astype(np.float64), size, mode="constant")
     smooth = np.divide(smooth, share, out=np.zeros_like(smooth), where=share > 0.5 / np.prod(size))
     least = max(LIT_ABOVE * float(np.quantile(smooth, LIT_OF)), LIT_SIGMA * sigma / np.sqrt(float(np.prod(size))), 0.0)
-    return (smooth > least) & known
+    return (smooth > least) & finite
 
 
 def without_gaps(lit: np.ndarray, wide: np.ndarray, reach: tuple[int, int]) -> np.ndarray:
-    """A light mask whose gaps inside the crystal are filled: dark fringes of the strong beam are no edge.
+    """Light mask whose gaps inside the crystal are filled: dark fringes of the strong beam are not an edge.
 
     Parameters
     ----------
     lit, wide : array (block_y, block_x), bool
         :func:`light_mask` with a narrow window, and with a wide one.
     reach : (int, int)
-        Half of the wide window, blocks. At a straight edge its mask reaches half of that too far, which is taken off
-        before it is added, all round.
+        Half of the wide window, blocks. At a straight edge the wide mask extends by half of that beyond the edge; it is
+        eroded by as much before it is added.
 
     Returns
     -------
@@ -142,7 +143,7 @@ def without_gaps(lit: np.ndarray, wide: np.ndarray, reach: tuple[int, int]) -> n
 
 @njit(nogil=True, cache=True)
 def _crossing(curve, x, top, side, half):
-    """Index at which a curve first falls below half on one side of its top, interpolated; NaN where it never does."""
+    """Index at which a curve first falls below `half` on one side of its top, interpolated; NaN if it never does."""
     k = top
     while 0 <= k + side < curve.shape[0]:
         if curve[k + side, x] < half:
@@ -153,13 +154,14 @@ def _crossing(curve, x, top, side, half):
 
 @njit(nogil=True, cache=True)
 def _at(positions, index):
+    """Position at a fractional index."""
     k = min(int(index), positions.size - 2)
     return positions[k] + (index - k) * (positions[k + 1] - positions[k])
 
 
 @njit(nogil=True, cache=True)
 def _half_width(positions, best, left, right):
-    """Half the distance of two crossings, or the distance of the one that there is."""
+    """Mean distance of the peak from two crossings, or its distance from the only one."""
     here = _at(positions, best)
     before, after = np.nan, np.nan
     if left == left:
@@ -173,7 +175,7 @@ def _half_width(positions, best, left, right):
 
 @njit(nogil=True, cache=True)
 def _peaks(curves, positions, taps, low, lit, peak, width):
-    """Fills peak and half width of lit blocks, from where smoothed curves cross half and `low` of their maximum."""
+    """Compute peak and half width of lit blocks from the crossings of half and of `low` times the maximum."""
     frames, rows, columns = curves.shape
     smooth = np.empty((frames, columns), np.float32)
     middle = taps.size // 2
@@ -219,14 +221,14 @@ def _peaks(curves, positions, taps, low, lit, peak, width):
 
 
 def peak_and_width(curves: np.ndarray, positions: np.ndarray, lit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Peak and half width of the rocking curve of each block by itself.
+    """Peak position and half width of the rocking curve of each block.
 
     Parameters
     ----------
     curves : array (position, block_y, block_x), float32, count
-        Above background.
+        Counts above background.
     positions : array (position,), float64
-        Along the axis; at least three, rising or falling.
+        Positions along the axis; at least three, ascending or descending.
     lit : array (block_y, block_x), bool
 
     Returns
@@ -238,15 +240,15 @@ def peak_and_width(curves: np.ndarray, positions: np.ndarray, lit: np.ndarray) -
     -----
     The curve is smoothed by a Gaussian of 0.8 step, and followed from its largest value to either side.
 
-    Peak: the middle of the two crossings of half the maximum, interpolated. A dynamical curve is flat on top and
-    carries fringes, so the place of its largest value, refined by a parabola, wanders by steps; that is taken only
-    where the scan cuts the curve off before a crossing. Our choice.
+    Peak: the middle between the two crossings of half the maximum, interpolated. A dynamical curve has a flat top with
+    fringes, so that the position of its largest value, refined by a parabola, fluctuates by steps; that position is
+    used only if the scan ends before a crossing. Our choice.
 
-    Half width: half the distance from the peak at which the curve has fallen to 1/16, mean of both sides, and at least
-    one step. For a Gaussian that is half of its FWHM, which is what the method is stated with: at |u| = 2 a Gaussian
-    stands at 1/16. A dynamical curve has a flat top and steep flanks, and is dark at 1.2 half maxima already; by them
-    a third of the frames that are truly weak came out strong. Where the scan ends before 1/16, half of the FWHM, where
-    it ends before that on both sides, half the scan.
+    Half width: half the distance from the peak at which the curve has fallen to 1/16, averaged over both sides, and at
+    least one step. For a Gaussian this is half of its FWHM, with which the method is stated: at |u| = 2 a Gaussian has
+    fallen to 1/16. A dynamical curve has a flat top and steep flanks, and is already dark at 1.2 half widths at half
+    maximum; with these, a third of the frames that are truly weak were classified as strong. If the scan ends before
+    1/16, half of the FWHM is used; if it ends before half the maximum on both sides, half of the scan.
 
     Examples
     --------
@@ -263,9 +265,9 @@ def peak_and_width(curves: np.ndarray, positions: np.ndarray, lit: np.ndarray) -
 
 
 def local_median(values: np.ndarray, reach: tuple[int, int], coarse: bool = True) -> np.ndarray:
-    """Running median of a block map at every second block, from means of 2 × 2 blocks: a quarter of the places.
+    """Running median of a block map at every second block, from means of 2 × 2 blocks; faster on a quarter of blocks.
 
-    ``coarse=False`` takes every block.
+    ``coarse=False`` computes it at every block.
     """
     if not coarse:
         return running_median(values, reach)
@@ -273,14 +275,14 @@ def local_median(values: np.ndarray, reach: tuple[int, int], coarse: bool = True
 
 
 def weak_probability(u: np.ndarray, u0: float = WEAK_FROM, s: float = SOFTNESS) -> np.ndarray:
-    """Probability of the weak beam at a local rocking coordinate.
+    """Probability of weak beam at a local rocking coordinate.
 
     Parameters
     ----------
     u : array
-        (phi − phi0) / w, signed or not.
+        (phi − phi0) / w, with or without its sign.
     u0, s : float
-        Where it is 1/2, and how soft the step is.
+        |u| of probability 1/2, and softness of the step.
 
     Returns
     -------
@@ -297,7 +299,7 @@ def weak_probability(u: np.ndarray, u0: float = WEAK_FROM, s: float = SOFTNESS) 
 
 
 def hard_labels(u: np.ndarray) -> np.ndarray:
-    """Weak beam for |u| > 2.5, strong beam for |u| < 1.2, ambiguous between, unlit where u is no number: uint8.
+    """Weak beam for |u| > 2.5, strong beam for |u| < 1.2, ambiguous in between, unlit where u is NaN: uint8.
 
     Examples
     --------
@@ -315,7 +317,7 @@ def hard_labels(u: np.ndarray) -> np.ndarray:
 def patch_probability(
     peak: np.ndarray, width: np.ndarray, positions: np.ndarray, size: int = PATCH, every: int = 4
 ) -> np.ndarray:
-    """Probability of the weak beam of each patch at each position of the scan.
+    """Probability of weak beam of each patch at each position of the scan.
 
     Parameters
     ----------
@@ -325,7 +327,7 @@ def patch_probability(
     size : int, pixel
         Edge of a patch.
     every : int, pixel
-        Pixels that are looked at, along both sides; peak and width are smooth.
+        Stride of the pixels that are sampled along both sides; peak and width are smooth.
 
     Returns
     -------
@@ -336,39 +338,39 @@ def patch_probability(
     result = np.full((positions.size, *(s.size for s in starts)), np.nan, np.float32)
     size_y, size_x = (min(size, n) for n in peak.shape)
     columns = starts[1][:, None, None] + np.arange(0, size_x, every)
-    for i, y in enumerate(starts[0]):  # a row of patches at a time; float32, whose exponential takes half as long
+    for i, y in enumerate(starts[0]):  # one row of patches at a time, in float32, whose exponential is twice as fast
         rows = y + np.arange(0, size_y, every)[:, None]
         p, w = (m[rows, columns].reshape(starts[1].size, -1) for m in (peak, width))
         lit = np.isfinite(p) & (w > 0)
         p, w = np.where(lit, p, 0), np.where(lit, w, 1)
         u = ((positions[:, None, None] - p) / w).astype(np.float32)
         total = np.where(lit, weak_probability(u), np.float32(0)).sum(axis=2, dtype=np.float64)
-        seen = lit.mean(axis=1) >= 0.5
-        result[:, i, seen] = (total / np.maximum(lit.sum(axis=1), 1))[:, seen]
+        enough = lit.mean(axis=1) >= 0.5
+        result[:, i, enough] = (total / np.maximum(lit.sum(axis=1), 1))[:, enough]
     return result
 
 
 def frame_noise(frames: np.ndarray, quiet: np.ndarray) -> np.ndarray:
-    """Noise of each frame, from the differences of neighbours along x where it shows its weak beam.
+    """Noise of each frame, from the differences of neighbours along x in its weak-beam regions.
 
     Parameters
     ----------
     frames : array (frame, y, x), count
     quiet : array (frame, y, x), bool
-        Where the frame is in its tails.
+        Pixels of the frame that are in the tails of their rocking curves.
 
     Returns
     -------
     array (frame,), float64, count
-        That of the median frame where a frame has fewer than 32 pairs; NaN throughout where none has more or nothing
-        varies.
+        A frame with fewer than 32 pairs gets the median over frames. NaN everywhere if no frame has more pairs, or
+        nothing varies.
 
     Notes
     -----
-    The smaller four fifths of the absolute differences: their mean is 0.5586 sqrt(2) of a Gaussian's standard
-    deviation. So the few neighbours between which a dislocation begins do not count, and whole counts do not show as
-    steps of the result, as they would in that of a median. Frames that were scaled to one beam differ in noise as
-    their attenuators did.
+    The noise is the mean of the smaller four fifths of the absolute differences, divided by 0.5586 √2, its value for a
+    Gaussian of standard deviation 1. The few neighbours at the border of a dislocation thus do not count, and the
+    result does not change in steps with integer counts as a median would. Frames that were scaled to one beam differ in
+    noise as their attenuators did.
     """
     noise = np.full(len(frames), np.nan)
     for k, (frame, usable) in enumerate(zip(frames, quiet, strict=True)):
@@ -379,6 +381,6 @@ def frame_noise(frames: np.ndarray, quiet: np.ndarray) -> np.ndarray:
             noise[k] = jumps[: jumps.size * 4 // 5].mean() / (0.5586 * np.sqrt(2))
     if not np.nanmax(noise, initial=0.0) > 0:
         return np.full(len(frames), np.nan)
-    usual = float(np.nanmedian(noise[~(noise <= 0)]))
-    noise[~np.isfinite(noise)] = usual
-    return np.maximum(noise, 0.05 * usual)  # no frame has an infinite weight
+    median = float(np.nanmedian(noise[~(noise <= 0)]))
+    noise[~np.isfinite(noise)] = median
+    return np.maximum(noise, 0.05 * median)  # no frame has an infinite weight

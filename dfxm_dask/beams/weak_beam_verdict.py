@@ -1,4 +1,4 @@
-"""Whether a scan has a weak beam at all: the numbers, the limits, and a verdict."""
+"""Whether a scan reaches the weak beam: the numbers, their limits, and a verdict."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from dfxm_dask.beams.prior import UNLIT, WEAK, WEAK_UNTIL, hard_labels, peak_and
 LEAST_WEAK = 0.10  # of the lit voxels
 MOST_TAIL = 0.05  # of the peak of the median curve
 MOST_SCATTER = 0.055  # half widths: between simulated weak beams (up to 0.045) and deformed grains (from 0.071 on)
-QUIET = 0.25  # of the lit blocks: lines and walls leave so many alone, cold work none
-LEAST_STEPS = 2.0  # steps in half a FWHM: presets have 2.5 to 4.4, the mosaicity scan of ID03 1.4
+QUIET = 0.25  # of the lit blocks: lines and walls leave that many undisturbed, cold work leaves none
+LEAST_STEPS = 2.0  # scan steps in half a FWHM: presets have 2.5 to 4.4, the mosaicity scan of ID03 1.4
 NUMBERS = ("weak_of_lit", "tail", "scatter", "cut_off", "width_steps")
-"""What :func:`reasons` takes, in its order."""
+"""Arguments of :func:`reasons`, in order."""
 
 MOST_CUT_OFF = 0.20  # of the lit blocks
-SAMPLE = 20000  # blocks that shares and medians of a layer are taken from, about
+SAMPLE = 20000  # approximate number of blocks from which shares and medians of a layer are computed
 
 
 def evidence(
     curves: np.ndarray, positions: np.ndarray, lit: np.ndarray, peak: np.ndarray, width: np.ndarray
 ) -> dict[str, float | bool]:
-    """Whether a layer was scanned through its weak beam, and what says so.
+    """Whether a layer was scanned through its weak beam, and the numbers that decide it.
 
     Parameters
     ----------
     curves : array (position, block_y, block_x), float32, count
-        Above background.
+        Counts above background.
     positions : array (position,)
         Along the rocking axis.
     lit, peak, width : array (block_y, block_x)
@@ -36,28 +36,33 @@ def evidence(
     Returns
     -------
     dict
-        ``weak_of_lit``, share of the lit voxels that is weak by its |u|; ``tail``, height of the median curve in its
-        tails (|u| > 2.5) as part of its peak; ``scatter``, lower quartile of the distances of the peaks of single
-        blocks from the local one, in half widths; ``cut_off``, share of the lit blocks that are brightest at an end of
-        the scan; ``width_steps``, median half width in steps of the scan. NaN where nothing is lit,
-        ``tail`` also where the scan ends before the tails begin.
+        ``weak_of_lit``, share of the lit voxels that are weak by their |u|; ``tail``, height of the median curve in its
+        tails (|u| > 2.5) relative to its peak; ``scatter``, lower quartile of the distances of the peaks of single
+        blocks from the local one, in half widths; ``cut_off``, share of the lit blocks whose maximum is at an end of
+        the scan; ``width_steps``, median half width in steps of the scan. NaN if no block is lit; ``tail`` is also NaN
+        if the scan ends before the tails begin.
 
-        ``has_weak_beam``: at least 10 % of the lit voxels are weak, the median curve comes within 5 % of its peak of
-        the background, the peaks of a quarter of the blocks are within 0.055 half widths (else the lattice turns too
-        fast everywhere to have one), at most 20 % lie at an end of the scan, where none can be seen to be one, and half
-        widths are two steps or more (else no frame lies on the flank alone). All
-        limits are our choice.
+        ``has_weak_beam`` requires that
+
+        - at least 10 % of the lit voxels are weak;
+        - the median curve falls to 5 % of its peak or less above background;
+        - a quarter of the blocks have peaks within 0.055 half widths of the local one (in a lattice that rotates faster
+          everywhere, weak and strong beam overlap);
+        - at most 20 % of the blocks have their maximum at an end of the scan, where it cannot be recognised as a peak;
+        - half widths are two steps or more (otherwise no frame lies on the flank alone).
+
+        All limits are our choice.
 
     Notes
     -----
-    A single number would not do: broad curves reach the ends of the scan, so that their tails are few or high; in a
-    deformed grain the tails of one um are the peak of the next. Whether anything stands out in the weak beam, only the
-    mask tells: :func:`dfxm_dask.beams.mask.mask_strength`.
-    Lines and walls bend the lattice within some um, by 0.07 half widths and more at half of the blocks of a kinematic
-    field; but between them it is quiet, which no place of a deformed grain is. So the lower quartile tells, not the
-    median: 0.002 to 0.045 in presets with any strong beam, 0.071 to 0.18 in ``deformed``, 0.10 to 7.6 in real scans.
+    A single number is not sufficient: broad curves reach the ends of the scan, so that their tails are few or high; in
+    a deformed grain the tail of one um is the peak of the next. Whether anything exceeds noise in the weak beam follows
+    from the mask only: :func:`dfxm_dask.beams.mask.mask_strength`. Lines and walls bend the lattice within some um, by
+    0.07 half widths and more at half of the blocks of a kinematic field; between them it is undisturbed, which is true
+    of no part of a deformed grain. The lower quartile therefore separates them, and the median does not: 0.002 to 0.045
+    in presets with any strong beam, 0.071 to 0.18 in ``deformed``, 0.10 to 7.6 in real scans.
     """
-    every = max(1, int(np.sqrt(lit.size / SAMPLE)))  # shares and medians need no more than so many blocks
+    every = max(1, int(np.sqrt(lit.size / SAMPLE)))  # shares and medians require no more than SAMPLE blocks
     some = slice(None, None, every), slice(None, None, every)
     few, here = curves[:, some[0], some[1]], lit[some]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -74,8 +79,8 @@ def evidence(
     tail = float(np.median(heights)) if heights.size else float("nan")
     scatter = float(np.quantile(own, QUIET)) if own.size else float("nan")
     step = float(np.median(np.abs(np.diff(positions)))) if len(positions) > 1 else float("nan")
-    known = width[lit & np.isfinite(width)]
-    steps = float(np.median(known)) / step if known.size else float("nan")
+    widths = width[lit & np.isfinite(width)]
+    steps = float(np.median(widths)) / step if widths.size else float("nan")
     has = of_lit >= LEAST_WEAK and abs(tail) <= MOST_TAIL and scatter <= MOST_SCATTER and ends <= MOST_CUT_OFF
     has = has and steps >= LEAST_STEPS
     return {
@@ -96,32 +101,35 @@ def reasons(
     width_steps: float,
     mask_strength: float = float("nan"),
 ) -> tuple[str, ...]:
-    """The verdict of :func:`evidence`, and that of the mask where it is known, in words: one sentence for each number.
+    """The verdict of :func:`evidence`, and that of the mask if it is known, as text: one sentence for each number.
 
     Examples
     --------
     >>> reasons(0.031, float("nan"), 0.02, 0.0, 2.6)[0]
-    '3.1% of the lit voxels are weak by their place on the curve (at least 10% wanted)'
+    '3.1% of the lit voxels are in the weak-beam part of their rocking curve (at least 10% required)'
     """
     if np.isnan(weak_of_lit):
         return ("nothing is lit",)
-    said = (
-        f"{weak_of_lit:.1%} of the lit voxels are weak by their place on the curve (at least {LEAST_WEAK:.0%} wanted)",
-        "the scan ends before the tails of the curves begin"
+    sentences = (
+        f"{weak_of_lit:.1%} of the lit voxels are in the weak-beam part of their rocking curve"
+        f" (at least {LEAST_WEAK:.0%} required)",
+        "the scan ends before the tails of the rocking curves begin"
         if np.isnan(tail)
-        else f"the median curve stands at {tail:.2%} of its peak in the tails (at most {MOST_TAIL:.0%} wanted"
+        else f"the tails of the median rocking curve are at {tail:.2%} of its peak (at most {MOST_TAIL:.0%} allowed"
         + (": the background is too high)" if tail < -MOST_TAIL else ")"),
-        f"peaks scatter by {scatter:.3f} half widths about those around them, at the quietest quarter of places"
-        f" (at most {MOST_SCATTER:g} wanted)",
-        f"{cut_off:.1%} of the lit places are brightest at an end of the scan (at most {MOST_CUT_OFF:.0%} wanted)",
-        f"half the FWHM of the curves is {width_steps:.2g} steps of the scan (at least {LEAST_STEPS:g} wanted)",
+        f"peaks scatter by {scatter:.3f} half widths about their surroundings, in the most uniform quarter of the"
+        f" sample (at most {MOST_SCATTER:g} allowed)",
+        f"{cut_off:.1%} of the lit pixels have their maximum at an end of the scan (at most {MOST_CUT_OFF:.0%}"
+        " allowed)",
+        f"half the FWHM of the rocking curves is {width_steps:.2g} steps of the scan (at least {LEAST_STEPS:g}"
+        " required)",
     )
     if np.isnan(mask_strength):
-        return said
+        return sentences
     if mask_strength == 0:
-        return (*said, "the mask of defects is empty")
+        return (*sentences, "the mask of defects is empty")
     return (
-        *said,
+        *sentences,
         f"the largest contrast of the mask is {mask_strength:.2f} times the noise threshold (at least "
-        f"{LEAST_STRENGTH:g} wanted)",
+        f"{LEAST_STRENGTH:g} required)",
     )

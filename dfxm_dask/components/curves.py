@@ -1,10 +1,10 @@
-"""Rocking curves as component analysis sees them, and the summary of many curves that a fit is made from.
+"""Rocking curves for component analysis, and the summary of many curves from which a fit is computed.
 
-A fit and the transform that belongs to it must treat the counts alike. So there is one treatment, it is written down
-in four numbers, and these travel with every basis (``<method>_scaling``).
+A fit and its projection must treat the counts equally. Therefore the treatment is described by four numbers, which are
+stored with every basis (``<method>_scaling``).
 
-Treated curves are whole numbers of a small step. Their sums and products are then whole numbers as well, which add up
-exactly in any order: a fit gives the same bits however the scan is cut into blocks.
+Transformed curves are integer multiples of a small step. Their sums and products are then integers as well, which add
+up exactly in any order: a fit is bitwise independent of the division of the scan into blocks.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ Kind = Literal["log", "anscombe", "plain"]
 KINDS: tuple[Kind, ...] = ("log", "anscombe", "plain")
 STEPS = (1 / LOG_STEPS, 2.0**-7, 2.0**-2)  # of each kind: far below the noise of one count (our choice)
 OFFSETS = (1.0, 0.375, 0.0)  # log(1 + I), and the constant of Anscombe for photons
-MANY = 128  # frames above which sums of products are left to BLAS
+MANY = 128  # frames above which BLAS computes the sums of products
 LIMIT = 2.0**21  # steps: products of two curves stay exact in float64 over a strip
-STRIP = 2048  # pixels that are treated together: their curves stay in the second-level cache
-LAYER_SAMPLE, SAMPLE = 2000, 20000  # curves that are kept of a layer, and in all
-SAMPLE_VALUES = 2**24  # and numbers in them
+STRIP = 2048  # pixels treated together: their curves stay in the second-level cache
+LAYER_SAMPLE, SAMPLE = 2000, 20000  # curves kept from a layer, and in all
+SAMPLE_VALUES = 2**24  # largest number of values in them
 
 
 def component(method: str) -> Dim:
-    """The dim of the curves of a basis: as many as its fit is asked for; of Gram–Schmidt, one for each region."""
+    """Dimension of the curves of a basis: the number of components, or one for each region of Gram–Schmidt."""
     return Dim(f"{method}_component", 3 if method == "gram_schmidt" else "components")
 
 
 def basis_variables(method: str) -> tuple[Variable, Variable, Variable, Variable]:
-    """Basis, mean, scaling and grid of a method: what its fit writes (among others) and its transform reads.
+    """Basis, mean, scaling and grid of a method: outputs of its fit (among others), and inputs of its projection.
 
     Parameters
     ----------
     method : str
-        "gram_schmidt", "pca", ... It begins every name, also that of the dim: bases of different lengths live in one
-        group.
+        "gram_schmidt", "pca", ... Every name begins with it, including that of the dim: bases of different lengths are
+        stored in one group.
 
     Examples
     --------
@@ -83,17 +83,17 @@ def scaling_of(
     background: float | Literal["none"] | None,
     background_map: np.ndarray | None,
 ) -> np.ndarray:
-    """The treatment of counts in numbers: kind, offset, background (NaN: a map), and room for the sign of coefficients.
+    """The treatment of counts as numbers: kind, offset, background (NaN: a map), and a field for non-negativity.
 
     Parameters
     ----------
     name : str
-        Who asks, for the text of an error.
+        Name of the caller, for the text of an error.
     kind : "log", "anscombe" or "plain"
         ln(max(I − background, 0) + offset), 2 √max(I − background + offset, 0), or I − background.
     offset : float, count
-        None: 1 for "log", 3/8 for "anscombe". With a detector of gain g and read noise s (both in counts) the general
-        Anscombe transform has 3/8 g + s²/g.
+        By default 1 for "log", 3/8 for "anscombe". For a detector of gain g and read noise s (both in counts) the
+        general Anscombe transform has 3/8 g + s²/g.
     background : float or "none", optional
     background_map : array (y, x), optional
 
@@ -104,7 +104,7 @@ def scaling_of(
     Raises
     ------
     InputError
-        No background at all, or both a map and a number; an offset that the kind has no use for.
+        No background at all, or both a map and a number; an offset that the kind does not allow.
 
     Examples
     --------
@@ -130,25 +130,27 @@ def dark_level(name: str, scaling: np.ndarray, background_map: np.ndarray | None
     Raises
     ------
     InputError
-        The fit had a background map and there is none, or the other way round.
+        The fit had a background map and none is given, or the reverse.
     """
     if np.isnan(scaling[2]):
         if background_map is None:
             raise InputError(
-                f"{name} without a background map", "the basis was fitted above one", "run the step background first"
+                f"{name} without a background map",
+                "the basis was fitted with a background map",
+                "run the step background first",
             )
         return np.require(background_map, np.float32, ["C", "W"])
     if background_map is not None:
         raise InputError(
             f"{name} with a background map",
-            f"the basis was fitted above {scaling[2]:g} counts everywhere",
-            "fit it again, or leave out the map",
+            f"the basis was fitted with a background of {scaling[2]:g} counts everywhere",
+            "fit it again, or omit the map",
         )
     return np.full(shape, scaling[2], np.float32)
 
 
 def _in_steps(counts: np.ndarray, level: np.ndarray, pixels: np.ndarray, scaling: np.ndarray) -> np.ndarray:
-    """Treated curves of some pixels in whole steps: (frame, pixel), float32."""
+    """Transformed curves of some pixels in integer steps: (frame, pixel), float32."""
     code = int(scaling[0])
     line, starts, row_step = frame_lines(counts)
     columns = max(1, counts.shape[1])
@@ -159,15 +161,15 @@ def _in_steps(counts: np.ndarray, level: np.ndarray, pixels: np.ndarray, scaling
 
 
 def treated(counts: np.ndarray, level: np.ndarray, pixels: np.ndarray, scaling: np.ndarray) -> np.ndarray:
-    """Treated curves of some pixels.
+    """Transformed curves of some pixels.
 
     Parameters
     ----------
     counts : array (y, x, scan axes), uint16 or float32, count
     level : array (y, x), float32, count
-        Subtracted; see :func:`dark_level`.
+        Background to subtract; see :func:`dark_level`.
     pixels : array (pixel,), int64
-        Their numbers in the layer, x running fastest.
+        Numbers of the pixels in the layer, x running fastest.
     scaling : array (4,)
         See :func:`scaling_of`.
 
@@ -178,7 +180,7 @@ def treated(counts: np.ndarray, level: np.ndarray, pixels: np.ndarray, scaling: 
 
     Notes
     -----
-    Steps are 1/8192 of the logarithm, 1/128 of the Anscombe transform (whose noise is 1 for photons), and 1/4 count.
+    Steps are 1/8192 of the logarithm, 1/128 of the Anscombe transform (whose photon noise is 1), and 1/4 count.
 
     Examples
     --------
@@ -192,13 +194,14 @@ def treated(counts: np.ndarray, level: np.ndarray, pixels: np.ndarray, scaling: 
 
 @njit(nogil=True, cache=True)
 def _ranks(z, y, x, pixels, ranks):
+    """Compiled loop of :func:`place_ranks`."""
     for n in range(pixels.size):
         row, column = divmod(pixels[n], x.size)
         ranks[n] = mixed(mixed(mixed(z) + y[row]) + x[column])
 
 
 def place_ranks(z: float, y: np.ndarray, x: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """A number of each pixel that follows from its position alone and is as good as drawn by chance: uint64."""
+    """A pseudo-random number for each pixel that is determined by its position alone: uint64."""
     ranks = np.empty(pixels.size, np.uint64)
     bits = [np.ascontiguousarray(v, np.float64).view(np.uint64) for v in (np.atleast_1d(z), y, x)]
     _ranks(bits[0][0], bits[1], bits[2], pixels, ranks)
@@ -208,14 +211,14 @@ def place_ranks(z: float, y: np.ndarray, x: np.ndarray, pixels: np.ndarray) -> n
 def _sums(
     counts: np.ndarray, level: np.ndarray, pixels: np.ndarray, scaling: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Sums of products of frames and of frames over some pixels, in steps, and which of them are finite throughout."""
+    """Sums of products of frames and of frames over some pixels, in steps, and the pixels with finite curves."""
     code = int(scaling[0])
     line, starts, row_step = frame_lines(counts)
     frames, columns = starts.size if counts.size else int(np.prod(counts.shape[2:])), max(1, counts.shape[1])
     padded = -(-frames // BLOCK) * BLOCK
     products, total = np.zeros((padded, padded), np.int64), np.zeros(padded, np.int64)
     curves, steps = np.empty((frames, STRIP), np.float32), np.zeros((padded, STRIP))
-    known, flat = [], level.ravel()
+    complete, flat = [], level.ravel()
     for first in range(0, pixels.size, STRIP):
         part = pixels[first : first + STRIP].copy()
         if part.size < STRIP:
@@ -231,13 +234,13 @@ def _sums(
             )
         if frames <= MANY:
             add_products(steps, count, products, total)
-        else:  # blocks of frames no longer stay in the cache: the library's own blocking is better then
+        else:  # blocks of frames no longer fit into the cache; BLAS has better blocking
             here = steps[:, :count]
             products += (here @ here.T).astype(np.int64)
             total += here.sum(axis=1).astype(np.int64)
-        known.append(part[:count])
+        complete.append(part[:count])
     lower = np.tril(products[:frames, :frames])
-    return lower + np.tril(lower, -1).T, total[:frames], known
+    return lower + np.tril(lower, -1).T, total[:frames], complete
 
 
 def summarise(
@@ -250,7 +253,7 @@ def summarise(
     y: np.ndarray | None = None,
     x: np.ndarray | None = None,
 ) -> Summary:
-    """Sums over the curves of a layer, or of a part, that a fit needs; summaries add up by :func:`add_summaries`.
+    """Sums over the curves of a layer, or a part of one, for a fit; summaries add up by :func:`add_summaries`.
 
     Parameters
     ----------
@@ -258,11 +261,11 @@ def summarise(
     scan : dict of str to array (length of the axis,)
         Positions along every scan axis.
     used : array (y, x), bool, optional
-        Pixels that count, such as ``lit``; all by default. One with a value that is not finite counts never.
+        Pixels to include, such as ``lit``; by default all. Curves with a value that is not finite are never included.
     level : array (y, x), float32, count
     scaling : array (4,)
     z, y, x : float, array (y,), array (x,), optional
-        Position of the layer and its pixels. Without them a part of a layer would sample as if it began at 0.
+        Position of the layer and its pixels. Without them the positions of any part begin at 0.
 
     Returns
     -------
@@ -275,12 +278,12 @@ def summarise(
     Raises
     ------
     InputError
-        A treated value of more than 2**21 steps.
+        A transformed value of more than 2**21 steps.
     """
     rows, columns = counts.shape[:2]
     inside = np.isfinite(level) if used is None else np.isfinite(level) & used
-    gram_steps, curve_steps, known = _sums(counts, level, np.flatnonzero(inside), scaling)
-    pixels = np.concatenate(known) if known else np.zeros(0, np.int64)
+    gram_steps, curve_steps, complete = _sums(counts, level, np.flatnonzero(inside), scaling)
+    pixels = np.concatenate(complete) if complete else np.zeros(0, np.int64)
     ranks = place_ranks(
         0.0 if z is None else float(z),
         np.arange(rows, dtype=float) if y is None else y,
@@ -295,7 +298,7 @@ def summarise(
     return {
         "sum_gram": gram_steps,
         "sum_curve": curve_steps,
-        "sum_pixels": np.array(sum(p.size for p in known), np.int64),
+        "sum_pixels": np.array(sum(p.size for p in complete), np.int64),
         "sample_curves": np.ascontiguousarray(treated(counts, level, pixels[order], scaling).T),
         "sample_rank": ranks[order],
         "sample_layer": np.full(pixels.size, 0.0 if z is None else float(z)),
@@ -305,21 +308,22 @@ def summarise(
 
 
 def add_summaries(first: Summary, second: Summary) -> Summary:
-    """Two summaries as one, the same whatever the order: the ``combine`` of every fit.
+    """Combine two summaries, independent of their order: the ``combine`` of every fit.
 
-    What is named ``sum_`` adds up. Of the sample remain the 2000 lowest ranks of a layer and the 20000 lowest of all
-    (fewer where the curves are long). Everything else must agree.
+    Entries named ``sum_`` add up. The sample keeps the 2000 lowest ranks of a layer and the 20000 lowest in all (fewer
+    if the curves are long). All other entries must agree.
 
     Raises
     ------
     InputError
-        The parts were scanned or treated differently; or so many pixels that their sums pass 2**62.
+        The parts were scanned or treated differently, or the sums exceed 2**62.
     """
     result: Summary = {}
     for name, values in first.items():
         if name.startswith("sum_"):
             if np.abs(values).max(initial=0) > 2**61 or np.abs(second[name]).max(initial=0) > 2**61:
-                raise InputError("the sums of all curves", "pass 2**62", "fit to fewer layers, or choose scaling 'log'")
+                remedy = "fit to fewer layers, or choose scaling 'log'"
+                raise InputError("the sums of all curves", "exceed 2**62", remedy)
             result[name] = values + second[name]
         elif not name.startswith("sample_"):
             if name not in second or not np.array_equal(values, second[name], equal_nan=True):
@@ -355,14 +359,14 @@ def mean_curve(summary: Summary) -> np.ndarray:
 def described(
     method: str, summary: Summary, basis: np.ndarray, mean: np.ndarray | None = None, nonnegative: bool = False
 ) -> Summary:
-    """The variables of :func:`basis_variables` for a basis (component, frame): what ``finish`` of a fit returns.
+    """The variables of :func:`basis_variables` for a basis (component, frame), returned by ``finish`` of a fit.
 
     Parameters
     ----------
     mean : array (frame,), optional
-        Subtracted before the projection; zero by default.
+        Subtracted before the projection; by default zero.
     nonnegative : bool
-        Whether coefficients are the best ones that are not negative, instead of the best ones.
+        Whether the projection restricts coefficients to non-negative values.
     """
     grids = {name: values for name, values in summary.items() if name.startswith("grid_")}
     lengths = next(iter(grids.values())).shape

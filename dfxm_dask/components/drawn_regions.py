@@ -1,4 +1,4 @@
-"""Regions of strong and weak beam that the user draws: boxes, and masks in files."""
+"""Regions of strong and weak beam drawn by the user: boxes, and masks in files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAME_LAYER = 1e-3  # um
 
 
 class Region(BaseModel):
-    """A box or a mask that the user draws: which curves it holds, where it is, in which layer (all by default)."""
+    """A box or a mask drawn by the user: the beam it shows, its position, and its layer (by default all)."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -30,34 +30,36 @@ class Region(BaseModel):
 
     @model_validator(mode="after")
     def _either(self) -> Region:
+        """Require either a box or a mask."""
         if (self.box is None) == (self.mask is None):
-            found = "has neither a box nor a mask" if self.box is None else "has both a box and a mask"
-            raise ValueError(f"region {self.name!r} {found}: give one of the two")
+            problem = "has neither a box nor a mask" if self.box is None else "has both a box and a mask"
+            raise ValueError(f"region {self.name!r} {problem}: give one of the two")
         return self
 
 
 def read_mask(name: str, path: str) -> np.ndarray:
-    """The pixels of a region as a file holds them: (y, x), bool.
+    """Read the pixels of a region from a file: (y, x), bool.
 
     Parameters
     ----------
     name : str
-        Of the region, for the text of an error.
+        Name of the region, for the text of an error.
     path : str
-        A .npy file, as of ``numpy.save``.
+        A .npy file, written by ``numpy.save``.
 
     Raises
     ------
     InputError
-        The file is absent or no .npy file, or holds something else than True and False in two dimensions, or no True.
+        The file is missing or is not a .npy file, or contains anything except True and False in two dimensions, or no
+        True.
     """
     asked = f"gram_schmidt: region {name!r}, mask {path}"
     try:
         with Path(path).open("rb") as file:
             mask = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, MemoryError) as error:
-        reason = "is absent" if isinstance(error, FileNotFoundError) else f"is no array that can be read ({error})"
-        raise InputError(asked, reason, "give a .npy file as of numpy.save") from None
+        reason = "is absent" if isinstance(error, FileNotFoundError) else f"cannot be read as an array ({error})"
+        raise InputError(asked, reason, "give a .npy file written by numpy.save") from None
     if mask.dtype != bool or mask.ndim != 2:
         raise InputError(asked, f"is {mask.dtype} {mask.shape}", "save one array (y, x) of bool")
     if not mask.any():
@@ -66,7 +68,7 @@ def read_mask(name: str, path: str) -> np.ndarray:
 
 
 def mask_digests(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Digests (SHA-256) of the files with masks, by their paths; each is read, so that a bad one is refused."""
+    """Digests (SHA-256) of the mask files, by their paths; each file is read, so that an invalid one is refused."""
     digests = {}
     for region in parameters["regions"] or []:
         if region["mask"] is not None:
@@ -83,10 +85,10 @@ def drawn_regions(
     Parameters
     ----------
     regions : list of dict
-        As of :class:`Region`: ``name``, ``box`` [y0, y1, x0, x1] with its ``unit`` or ``mask``, ``z`` (um).
+        See :class:`Region`: ``name``, ``box`` [y0, y1, x0, x1] with its ``unit`` or ``mask``, ``z`` (um).
     lit : array (y, x), bool
     z : float, um
-        Of the layer.
+        Position of the layer.
     y, x : array (y,), array (x,), um
         Positions of the pixels.
 
@@ -98,8 +100,8 @@ def drawn_regions(
     Raises
     ------
     InputError
-        A region is not drawn, empty, outside the frame, of another shape than the frame, or unlit in the layer that it
-        names; a mask cannot be read.
+        A region is not drawn, empty, outside the frame, of another shape than the frame, or unlit in its layer; a mask
+        cannot be read.
     """
     masks = np.zeros((3, *lit.shape), bool)
     for missing in sorted(set(NAMES) - {r["name"] for r in regions}):
@@ -116,14 +118,14 @@ def drawn_regions(
 
 
 def _drawn(region: dict[str, Any], y: np.ndarray, x: np.ndarray) -> tuple[str, np.ndarray]:
-    """What to call a region in an error, and its pixels, lit or not."""
+    """Name of a region for an error, and its pixels, lit or not."""
     asked = f"gram_schmidt: region {region['name']!r}"
     if region.get("mask") is not None:
         inside = read_mask(region["name"], region["mask"])
         if inside.shape != (y.size, x.size):
             raise InputError(
                 f"{asked}, mask {region['mask']}",
-                f"is {inside.shape} pixels, and the frame {(y.size, x.size)}",
+                f"has {inside.shape} pixels, the frame has {(y.size, x.size)}",
                 "save a mask of the whole frame",
             )
         return f"{asked}, mask {region['mask']}", inside
@@ -142,5 +144,5 @@ def _drawn(region: dict[str, Any], y: np.ndarray, x: np.ndarray) -> tuple[str, n
     at_y, at_x = (np.arange(p.size) if unit == "pixel" else p for p in (y, x))
     inside = ((at_y >= low_y) & (at_y < high_y))[:, None] & ((at_x >= low_x) & (at_x < high_x))
     if not inside.any():
-        raise InputError(asked, "holds no pixel", "draw it larger than one pixel")
+        raise InputError(asked, "contains no pixel", "draw it larger than one pixel")
     return asked, inside

@@ -1,4 +1,4 @@
-"""What fits to the curves of all lit pixels share: their parameters, what they read, and how their summary begins."""
+"""Common parts of all fits to the curves of lit pixels: parameters, inputs, and the first part of their summary."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, LIT, SCAN, Variable
 Count = Annotated[int, Field(ge=1, description="number of components")]
 Offset = Annotated[
     float | None,
-    Field(description="added before root or logarithm; 3/8 and 1 by default", json_schema_extra={"unit": "count"}),
+    Field(description="added before root or logarithm; by default 3/8 and 1", json_schema_extra={"unit": "count"}),
 ]
 
 Y_AT = Variable("y", ("y",), "float64", "", "position along y, in any unit")
 X_AT = Variable("x", ("x",), "float64", "", "position along x, in any unit")
 Z_AT = Variable("z", ("z",), "float64", "", "position along z, in any unit")
-POSITION = (Z_AT, Y_AT, X_AT)  # may_read of a fit: which curves are sampled follows from where they are
+POSITION = (Z_AT, Y_AT, X_AT)  # optional inputs of a fit: the positions of pixels determine the sampled curves
 
 
 def fit(
     method: str, finish: Callable[[Summary], Summary], report: tuple[Variable, ...]
 ) -> Callable[[Callable[..., Summary]], Reduction]:
-    """The declaration of a fit by its summary, which adds up over layers, and its ``finish``.
+    """Declaration of a fit by its summary, which adds up over layers, and its ``finish``.
 
     Parameters
     ----------
     report : tuple of Variable
-        What it writes beside its basis.
+        Variables of the fit other than its basis.
     """
     return reduction(
         reads=(COUNTS, AXES),

@@ -1,8 +1,7 @@
-"""Counts turned into treated curves, and products of those curves: the compiled loops behind every fit and projection.
+"""Transformation of counts, and products of the transformed curves: the compiled loops of every fit and projection.
 
-They are written so that they vectorise and still give each pixel the same bits wherever it lies in a strip: what is
-multiplied and added in one rounding says so, and nothing else is reordered, but for sums of whole numbers that are
-exact in any order.
+They vectorise, and the result of each pixel is bitwise independent of its position in a strip: fused multiply-adds are
+explicit, and only sums of integers, which are exact in any order, are reordered.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ MANTISSA_BITS = 23
 SERIES = (1.00000096, -0.50001145, 0.333146738, -0.249082892, 0.204917597, -0.186807514, 0.119310544)
 LN2 = 0.6931471805599453
 LOG_STEPS = 2.0**13
-"""Steps of the treatment "log" in one: see :data:`dfxm_dask.components.curves.STEPS`."""
+"""Steps per unit of the transformation "log": see :data:`dfxm_dask.components.curves.STEPS`."""
 
 A, B, C, D, E, F, G = (np.float32(LOG_STEPS * factor) for factor in SERIES)
 OCTAVE = np.float32(LOG_STEPS * LN2)
-SHORT = 16  # pixels: where neighbours stand in shorter runs on the mean, they are fetched one by one
+SHORT = 16  # pixels: if runs of neighbours are shorter on average, pixels are copied one by one
 BLOCK = 4  # frames whose products are summed together, in registers
 
 
@@ -63,25 +62,25 @@ def multiply_add(typing_context, a, b, c):
 
 
 @njit(nogil=True, cache=True)
-def take_curves(line, starts, places, level, curves):
-    """Counts above background of the pixels at some places of a layer: (frame, pixel); NaN for what is not finite."""
-    size, runs = places.size, 1
+def take_curves(line, starts, positions, level, curves):
+    """Counts above background at buffer positions of a layer: (frame, pixel); NaN for values that are not finite."""
+    size, runs = positions.size, 1
     for n in range(1, size):
-        runs += places[n] != places[n - 1] + 1
+        runs += positions[n] != positions[n - 1] + 1
     if runs * SHORT > size:
         for frame in range(starts.size):
             start = np.uintp(starts[frame])
             for n in range(size):
-                value = np.float32(line[start + np.uintp(places[n])]) - level[n]
+                value = np.float32(line[start + np.uintp(positions[n])]) - level[n]
                 curves[frame, n] = value + (value - value)
         return
     first = 0
     while first < size:
         last = first + 1
-        while last < size and places[last] == places[last - 1] + 1:
+        while last < size and positions[last] == positions[last - 1] + 1:
             last += 1
         for frame in range(starts.size):
-            start = np.uintp(starts[frame] + places[first])
+            start = np.uintp(starts[frame] + positions[first])
             for n in range(last - first):
                 value = np.float32(line[start + np.uintp(n)]) - level[np.uintp(first) + np.uintp(n)]
                 curves[frame, np.uintp(first) + np.uintp(n)] = value + (value - value)
@@ -90,9 +89,9 @@ def take_curves(line, starts, places, level, curves):
 
 @njit(nogil=True, cache=True)
 def scale_counts(values, kind, offset, step):
-    """Counts above background turned into whole numbers of steps, in place: (n,) float32; NaN stays.
+    """Transform counts above background into integer numbers of steps, in place: (n,) float32; NaN stays.
 
-    The logarithm of m 2**e is that of m by a polynomial, and e ln 2.
+    The logarithm of m 2**e is that of m by a polynomial, plus e ln 2.
     """
     per_step, zero, one, two = np.float32(1 / step), np.float32(0), np.float32(1), np.float32(2)
     if kind == 0:
@@ -116,22 +115,22 @@ def scale_counts(values, kind, offset, step):
 
 @njit(nogil=True, cache=True)
 def places_of(pixels, columns, row_step):
-    """Places in the buffer of pixels of a layer, whose numbers rise: see :func:`dfxm_dask.memory.frame_lines`."""
-    places = np.empty(pixels.size, np.int64)
+    """Buffer positions of pixels in ascending order: see :func:`dfxm_dask.memory.frame_lines`."""
+    positions = np.empty(pixels.size, np.int64)
     row = pixels[0] // columns if pixels.size else 0
     for n in range(pixels.size):
         while pixels[n] >= (row + 1) * columns:
             row += 1
-        places[n] = pixels[n] + row * (row_step - columns)
-    return places
+        positions[n] = pixels[n] + row * (row_step - columns)
+    return positions
 
 
 @njit(nogil=True, cache=True)
 def finite_columns(curves, pixels, steps):
-    """Copies the finite ones of some curves, and their pixels to the front; their number and largest magnitude.
+    """Move finite curves and their pixels to the front; return their number and largest magnitude.
 
     Parameters: ``curves`` (frame, pixel) float32; ``pixels`` (pixel,) int64, changed; ``steps`` (frames or more,
-    pixel or more) float64, filled.
+    pixel or more) float64, output.
     """
     size = pixels.size
     wrong, most = np.zeros(size, np.float32), np.zeros(size, np.float32)
@@ -157,15 +156,15 @@ def finite_columns(curves, pixels, steps):
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def add_products(steps, size, gram, total):
-    """Adds products of frames, summed over pixels, to the lower half of ``gram``, and sums of frames to ``total``.
+    """Add products of frames, summed over pixels, to the lower half of ``gram``, and sums of frames to ``total``.
 
     Parameters
     ----------
     steps : array (frame, pixel), float64
-        Whole numbers below 2**21, and not more than 2048 pixels: sums stay below 2**53, where all are exact in any
-        order. The number of frames is a multiple of 4.
+        Integers below 2**21, for at most 2048 pixels: sums stay below 2**53, where they are exact in any order. The
+        number of frames is a multiple of 4.
     size : int
-        Pixels that count.
+        Number of pixels to include.
     gram : array (frame, frame), int64
     total : array (frame,), int64
     """
@@ -179,10 +178,10 @@ def add_products(steps, size, gram, total):
                 b0, b1, b2, b3 = b0 + b * p, b1 + b * q, b2 + b * r, b3 + b * s
                 c0, c1, c2, c3 = c0 + c * p, c1 + c * q, c2 + c * r, c3 + c * s
                 d0, d1, d2, d3 = d0 + d * p, d1 + d * q, d2 + d * r, d3 + d * s
-            found = ((a0, a1, a2, a3), (b0, b1, b2, b3), (c0, c1, c2, c3), (d0, d1, d2, d3))
+            blocks = ((a0, a1, a2, a3), (b0, b1, b2, b3), (c0, c1, c2, c3), (d0, d1, d2, d3))
             for k in range(BLOCK):
                 for l in range(BLOCK):  # noqa: E741
-                    gram[i + k, j + l] += np.int64(found[k][l])
+                    gram[i + k, j + l] += np.int64(blocks[k][l])
         for k in range(i, i + BLOCK):
             added = 0.0
             for n in range(size):

@@ -1,4 +1,4 @@
-"""Non-negative independent components: sources of light that know nothing of each other, and their curves."""
+"""Non-negative independent components: statistically independent sources of intensity, and their curves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dfxm_dask.errors import InputError
 from dfxm_dask.schema import PlainBackground, Variable
 
 TURNS = 2000
-LEAST_SLOPE = 1e-6  # of the part below zero of sources with variance 1, for one radian (our choice)
+LEAST_SLOPE = 1e-6  # of the negative part of sources with variance 1, per radian (our choice)
 Whitening = Literal["covariance", "moment"]
 WHITENINGS: tuple[Whitening, ...] = ("covariance", "moment")
 
@@ -36,7 +36,7 @@ WHITENING = Variable("nica_whitening", (), "int8", "1", "whitening method (0: co
 def whitening(
     moments: np.ndarray, mean: np.ndarray, basis: np.ndarray, by: Whitening
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Matrices that turn curves into coordinates without correlation, and back; the mean is not removed.
+    """Matrices that transform curves into uncorrelated coordinates, and back; the mean is not removed.
 
     Parameters
     ----------
@@ -47,13 +47,13 @@ def whitening(
     basis : array (component, frame), float64
         Principal components about zero.
     by : "covariance" or "moment"
-        What becomes the unit matrix: variances and covariances of the coordinates, or their mean products.
+        Quantity that becomes the unit matrix: covariances of the coordinates, or their mean products.
 
     Returns
     -------
     forth, back : array (component, frame) and array (frame, component), float64
-        Coordinates are ``curves @ forth.T``, and ``coordinates @ back.T`` the part of the curves within the basis.
-        Their means are not below zero. None where the curves do not vary in so many ways.
+        Coordinates are ``curves @ forth.T``, and ``coordinates @ back.T`` is the part of the curves within the basis.
+        Their means are not negative. None if the curves do not vary in as many dimensions.
 
     Examples
     --------
@@ -73,12 +73,12 @@ def whitening(
 
 
 def nonnegative_rotation(coordinates: np.ndarray) -> tuple[np.ndarray, int, bool]:
-    """Rotation that brings white coordinates above zero as far as possible.
+    """Rotation that makes uncorrelated coordinates as positive as possible.
 
     Parameters
     ----------
     coordinates : array (component, pixel), float64
-        White, with their mean.
+        White (uncorrelated, of unit variance), with their mean.
 
     Returns
     -------
@@ -91,14 +91,18 @@ def nonnegative_rotation(coordinates: np.ndarray) -> tuple[np.ndarray, int, bool
 
     Notes
     -----
-    Steepest descent of J = ½ ⟨min(0, W z)²⟩ along rotations: with y = W z and f = min(0, y) the slope is
-    E = ⟨f yᵀ − y fᵀ⟩, and W becomes exp(−η E) W, an exact rotation, with η such that J falls (Armijo). It begins at
-    W = 1, so nothing is drawn by chance.
+    Steepest descent of J along rotations::
+
+        J = ½ ⟨min(0, W z)²⟩
+        E = ⟨f yᵀ − y fᵀ⟩,  y = W z,  f = min(0, y)
+        W ← exp(−η E) W
+
+    E is the slope, and η is chosen such that J decreases (Armijo). It begins at W = 1, without random numbers.
 
     References
     ----------
     M. D. Plumbley, IEEE Trans. Neural Networks 14 (2003) 534, algorithm of section V; E. Oja and M. D. Plumbley,
-    Neural Computation 16 (2004) 1811 (why the mean must stay).
+    Neural Computation 16 (2004) 1811 (on the role of the mean).
 
     Examples
     --------
@@ -124,19 +128,19 @@ def nonnegative_rotation(coordinates: np.ndarray) -> tuple[np.ndarray, int, bool
             return rotation, turn, True
         while step > 1e-9:
             trial = expm(-step * slope) @ rotation
-            found, slope_there = below(trial)
-            if found <= value - 0.25 * step * square:
+            lower, new_slope = below(trial)
+            if lower <= value - 0.25 * step * square:
                 break
             step /= 2
         else:
             return rotation, turn, False
-        rotation, value, slope = trial, found, slope_there
+        rotation, value, slope = trial, lower, new_slope
         step *= 1.6
     return rotation, TURNS, False
 
 
 def _share_below(values: np.ndarray) -> float:
-    """Mean over rows of the share of squares that values below zero have."""
+    """Mean over rows of the share of squares that negative values contribute."""
     squares = (values**2).sum(axis=1)
     return float(((np.minimum(values, 0) ** 2).sum(axis=1) / np.where(squares > 0, squares, 1)).mean())
 
@@ -144,42 +148,42 @@ def _share_below(values: np.ndarray) -> float:
 def unmix(
     curves: np.ndarray, moments: np.ndarray, mean: np.ndarray, basis: np.ndarray, by: tuple[Whitening, ...] = WHITENINGS
 ) -> tuple[np.ndarray, np.ndarray, int, bool, float, str]:
-    """Curves of non-negative independent sources, and their amounts, by the whitening that leaves least below zero.
+    """Curves of non-negative independent sources, and their amounts, by the whitening that leaves the least negative.
 
     Parameters
     ----------
     curves : array (pixel, frame), float64
-        A sample; the rotation is found on it.
+        A sample, from which the rotation is found.
     moments, mean, basis
-        Of all curves, as in :func:`whitening`.
+        Those of all curves, as in :func:`whitening`.
     by : tuple of "covariance", "moment"
-        Ways to try.
+        Whitening methods to try.
 
     Returns
     -------
     curves : array (component, frame), float64
-        Of length 1, those with the largest squares of amounts first. Noise may take them below zero.
+        Of length 1, in descending order of the squares of their amounts. Noise may make values negative.
     amounts : array (component, pixel), float64
-        Of the sample.
+        Amounts in the sample.
     turns, converged
         See :func:`nonnegative_rotation`.
     negative : float
-        Share of squares below zero, of amounts and of curves, summed.
+        Share of squares of negative values, of amounts and of curves, summed.
     by : str
-        The whitening.
+        The whitening chosen.
 
     Raises
     ------
     InputError
-        Whitening by the covariance alone, and the curves do not vary in so many ways.
+        Whitening by the covariance alone, and the curves do not vary in as many dimensions as the basis.
 
     Examples
     --------
     >>> rng = np.random.default_rng(0)
     >>> true = np.array([[0.8, 0.6, 0.0], [0.0, 0.6, 0.8]])
     >>> curves = rng.exponential((3.0, 1.0), (5000, 2)) @ true
-    >>> found = unmix(curves, curves.T @ curves / 5000, curves.mean(axis=0), np.linalg.svd(true)[2][:2])
-    >>> np.abs(found[0] - true).max().round(1).item(), found[-1]
+    >>> result = unmix(curves, curves.T @ curves / 5000, curves.mean(axis=0), np.linalg.svd(true)[2][:2])
+    >>> np.abs(result[0] - true).max().round(1).item(), result[-1]
     (0.0, 'covariance')
     """
     best = None
@@ -199,16 +203,17 @@ def unmix(
     if best is None:
         raise InputError(
             "nica: parameter whiten='covariance'",
-            f"the curves do not vary in {len(basis)} ways",
-            "ask for fewer components, or whiten by 'moment'",
+            f"the curves do not vary in {len(basis)} dimensions",
+            "request fewer components, or whiten by 'moment'",
         )
     return best
 
 
 def _finish(summary: Summary) -> Summary:
-    found, leading = looked_for(summary)
+    """Unmix the matched sample, and refine the curves if requested."""
+    count, leading = looked_for(summary)
     refine, by = bool(summary["option_refine"]), tuple(np.array(WHITENINGS)[summary["option_by"]].tolist())
-    if not found:
+    if not count:
         report = described_fit("nica", summary, leading, np.nan, False, refine)
         return report | {"nica_negative": np.array(np.nan), "nica_whitening": np.array(-1, np.int8)}
     curves = matched_sample(summary)
@@ -236,34 +241,43 @@ def nica(
     rank: Rank = "given",
     refine: Annotated[
         Literal["nmf", "none"],
-        Field(description="'nmf': non-negative factors that begin at the independent ones; 'none': those themselves"),
+        Field(description="'nmf': non-negative factors that begin at the independent components; 'none': the latter"),
     ] = "nmf",
     whiten: Annotated[
         Literal["best", "covariance", "moment"],
-        Field(description="by 'covariance' for sources that overlap, by 'moment' for such that exclude each other"),
+        Field(description="whiten by 'covariance' for sources that overlap, by 'moment' for sources side by side"),
     ] = "best",
     scaling: MixtureKind = "plain",
     offset: Offset = None,
     background: PlainBackground = None,
 ) -> dict[str, np.ndarray]:
-    """Rocking curves of non-negative sources that know nothing of each other, such as grains along the beam.
+    """Rocking curves of statistically independent, non-negative sources, such as grains along the beam.
+
+    Every rocking curve is a mixture of source curves in amounts that are not negative and independent of each other.
+    The curves are whitened within their principal components and rotated such that the amounts become positive. With
+    ``refine="nmf"`` the result is the start of a non-negative factorisation. ``project_nica`` then computes the amounts
+    of every pixel.
 
     Parameters
     ----------
-    lit : array, optional
-        Pixels that count; all where it is not known.
+    counts : array (y, x, scan axes), uint16 or float32, count
+        All frames must be on one scale.
+    lit : array (y, x), bool, optional
+        Pixels to include; all if it is not given.
     components : int
         At most the number of frames.
     rank : "given" or "noise"
         See :func:`~dfxm_dask.components.pca.noise_rank`.
     refine : "nmf" or "none"
-        With "none" curves and amounts keep what noise takes below zero: their absolute values, as in darfix, no
-        longer add up to the counts.
+        With "none", noise leaves some curves and amounts negative; their absolute values, used by darfix, no longer add
+        up to the counts.
     whiten : "best", "covariance" or "moment"
-        "best" tries both, and keeps what leaves less below zero.
+        "best" tries both, and keeps the result with the smaller negative part.
     scaling : str
-        See :func:`~dfxm_dask.components.curves.scaling_of`. Roots and logarithms of mixtures are no mixtures: they are
-        there for comparison.
+        See :func:`~dfxm_dask.components.curves.scaling_of`. Roots and logarithms of mixtures are not mixtures; these
+        options serve for comparison.
+    background : float or "none", optional
+        Either a background map or this parameter is required.
 
     Returns
     -------
@@ -276,25 +290,28 @@ def nica(
     Raises
     ------
     InputError
-        More components than frames; no background; whitening by the covariance alone where curves do not vary.
+        More components than frames; no background; whitening by the covariance alone if the curves do not vary.
 
     Notes
     -----
-    Curves are whitened by the sums over all pixels, within their principal components about zero. The rotation that
-    brings the sources above zero (:func:`nonnegative_rotation`) is found on a sample of at most 2000 curves of a layer
-    and 20000 in all (:func:`dfxm_dask.components.nmf.matched_sample`), and so are the factors that refine it.
-    ``project_nica`` then finds the amounts of every pixel: non-negative ones with ``refine="nmf"``.
+    Curves are whitened by the sums over all pixels, within their principal components about zero. The rotation W that
+    minimises the negative part of the amounts z (:func:`nonnegative_rotation`)::
 
-    The mean must stay in: sources are above zero, and without their mean they are not. darfix 7.0.2 removes it
-    before the rotation.
+        minimise ⟨min(0, W z)²⟩  over rotations W
 
-    Amounts of sources that know nothing of each other have no covariance. Those of grains side by side have: where
-    there is one there is no other, so it is their products that vanish, and whitening has to be by those (our
-    choice to try both).
+    and the refinement are computed on a sample of at most 2000 curves of a layer and 20000 in all
+    (:func:`dfxm_dask.components.nmf.matched_sample`). The amounts of ``project_nica`` are non-negative with
+    ``refine="nmf"``.
+
+    The mean must not be removed: amounts are positive only together with their mean. darfix 7.0.2 removes it before the
+    rotation.
+
+    Amounts of independent sources have no covariance. Those of grains side by side are correlated: where one grain is,
+    there is no other, so that their products vanish, and whitening must use these products (our choice to try both).
 
     References
     ----------
-    M. D. Plumbley, IEEE Trans. Neural Networks 14 (2003) 534. Refined as in A. Garriga Ferrer et al., J. Synchrotron
+    M. D. Plumbley, IEEE Trans. Neural Networks 14 (2003) 534. Refinement as in A. Garriga Ferrer et al., J. Synchrotron
     Rad. 30 (2023) 527.
 
     Examples
@@ -310,8 +327,8 @@ def nica(
     >>> one, other = np.array([0, 1, 5, 1, 0, 0, 0.0]), np.array([0, 0, 0, 2, 5, 2, 0.0])
     >>> part = np.random.default_rng(2).random((2, 30, 30, 1))
     >>> counts = np.rint(100 + 4000 * (part[0] * one + part[1] * other)).astype(np.uint16)
-    >>> found = nica.finish(nica.kernel(counts, {"phi": np.arange(7.0)}, components=2, background=100))
-    >>> (found["nica_basis"] / found["nica_basis"].max(axis=1, keepdims=True)).round(1).tolist()
+    >>> fit = nica.finish(nica.kernel(counts, {"phi": np.arange(7.0)}, components=2, background=100))
+    >>> (fit["nica_basis"] / fit["nica_basis"].max(axis=1, keepdims=True)).round(1).tolist()
     [[0.0, 0.0, 0.0, 0.4, 1.0, 0.4, 0.0], [0.0, 0.2, 1.0, 0.2, 0.0, 0.0, 0.0]]
     """
     summary = summary_of_fit(

@@ -1,4 +1,4 @@
-"""Non-negative curves in non-negative amounts: what every place is made of, where light only adds."""
+"""Non-negative curves in non-negative amounts: components of every pixel, for intensities that add up."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from dfxm_dask.components.nnls import nonnegative_coefficients
 from dfxm_dask.components.pca import CURVES_A_FRAME, ROUNDING, noise_rank, of_summary, principal_components
 from dfxm_dask.schema import PlainBackground, Variable
 
-# Parameters that nica has as well.
+# Parameters shared with nica.
 Rank = Annotated[
     Literal["given", "noise"],
-    Field(description="'noise': no more components than stand out of the noise, the others are zero"),
+    Field(description="'noise' limits the number of components to those above the noise, the others are zero"),
 ]
-MixtureKind = Annotated[Kind, Field(description="of the counts: 'plain' (which add up), 'anscombe' or 'log'")]
+MixtureKind = Annotated[
+    Kind, Field(description="transformation of the counts: 'plain' (additive), 'anscombe' or 'log'")
+]
 
 ROUNDS, SWEEPS = 500, 4
-TOLERANCE = 1e-6  # the residual falls by less than this part of itself in one round (our choice)
+TOLERANCE = 1e-6  # relative decrease of the residual in one round at which iteration stops (our choice)
 STRIDE, LONGER, SHORTER = 0.5, 1.05, 1.5  # of the last step, as its factor; factors after a good and a bad round
-BRIGHT = 0.5  # of the 90 % quantile of the amounts: darker curves are no pure ones, their noise is (our choice)
+BRIGHT = 0.5  # of the 90 % quantile of the amounts: darker curves are excluded, being mostly noise (our choice)
 
 
 def fit_variables(method: str) -> tuple[Variable, ...]:
-    """What a fit by rounds says of itself."""
+    """Variables that report on an iterative fit."""
     return (
         Variable(f"{method}_found", (), "float64", "1", "number of components requested"),
         Variable(f"{method}_rounds", (), "float64", "1", "number of iterations until convergence"),
@@ -46,7 +48,7 @@ def fit_variables(method: str) -> tuple[Variable, ...]:
 
 
 def matched_sample(summary: Summary) -> np.ndarray:
-    """The sampled curves, moved a little so that the mean products of two frames are those of all curves.
+    """The sampled curves, moved slightly so that the mean products of two frames equal those of all curves.
 
     Parameters
     ----------
@@ -56,14 +58,15 @@ def matched_sample(summary: Summary) -> np.ndarray:
     Returns
     -------
     array (pixel, frame), float64
-        The sample itself where it has fewer than two curves for each frame.
+        The unchanged sample if it has fewer than two curves for each frame.
 
     Notes
     -----
     With S and G the mean products of the sample and of all curves, and R = S^½, the curves are multiplied by
-    R⁻¹ (R G R)^½ R⁻¹: of all matrices that turn S into G the one that moves them least. What a basis leaves of curves
-    hangs on G, but for the sign of the amounts. On a real scan 2000 curves of 400 000 led to 0.4 % more left than all
-    of them did, matched ones to 0.01 %; on simulated grains, whose amounts are often zero, to 0.15 % and 0.09 %.
+    R⁻¹ (R G R)^½ R⁻¹: of all matrices that transform S into G, the one that moves the curves least. Apart from the
+    signs of the amounts, the residual of all curves in a basis depends on G only. On a real scan, 2000 of 400 000
+    curves gave a residual 0.4 % larger than all curves did, and 0.01 % after matching; on simulated grains, whose
+    amounts are often zero, 0.15 % and 0.09 %.
 
     References
     ----------
@@ -82,20 +85,20 @@ def matched_sample(summary: Summary) -> np.ndarray:
         return curves
     moments, _, _ = of_summary(summary)
     values, vectors = np.linalg.eigh(curves.T @ curves / len(curves))
-    known = values > ROUNDING * max(values[-1], 0.0)
-    scale, rows = np.sqrt(values[known]), vectors[:, known].T
+    present = values > ROUNDING * max(values[-1], 0.0)
+    scale, rows = np.sqrt(values[present]), vectors[:, present].T
     middle, turned = np.linalg.eigh(scale[:, None] * (rows @ moments @ rows.T) * scale)
     root = (turned * np.sqrt(np.maximum(middle, 0.0))) @ turned.T
     return np.asarray(curves @ rows.T @ (root / np.outer(scale, scale)) @ rows)
 
 
 def curves_from_sums(basis: np.ndarray, products: np.ndarray, cross: np.ndarray) -> np.ndarray:
-    """Non-negative curves that suit given amounts better, from sums over pixels.
+    """Non-negative curves that fit given amounts better, from sums over pixels.
 
     Parameters
     ----------
     basis : array (component, frame), float64
-        Curves to begin with.
+        Initial curves.
     products : array (component, frame), float64
         Σ amount × curve over all pixels. It adds up over blocks.
     cross : array (component, component), float64
@@ -104,7 +107,8 @@ def curves_from_sums(basis: np.ndarray, products: np.ndarray, cross: np.ndarray)
     Returns
     -------
     array (component, frame), float64
-        Curves after four sweeps, each curve in turn the best with the others held (hierarchical least squares).
+        Curves after four sweeps that optimise one curve after another while the others are fixed (hierarchical least
+        squares).
 
     References
     ----------
@@ -125,13 +129,17 @@ def curves_from_sums(basis: np.ndarray, products: np.ndarray, cross: np.ndarray)
 
 
 def purest_curves(curves: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """As many curves as the basis has, each as unlike those before it as any bright one: successive projections.
+    """Select as many bright curves as the basis has rows, each as unlike the previous ones as possible.
 
     Parameters
     ----------
     curves : array (pixel, frame), float64
     basis : array (component, frame), float64
-        Principal components about zero; the part of the curves outside of them is taken for noise.
+        Principal components about zero; the part of the curves outside their span counts as noise.
+
+    Notes
+    -----
+    Successive projections.
 
     References
     ----------
@@ -147,33 +155,33 @@ def purest_curves(curves: np.ndarray, basis: np.ndarray) -> np.ndarray:
     smooth = inside @ basis
     amount = smooth.sum(axis=1)
     bright = np.flatnonzero((amount > 0) & (amount >= BRIGHT * np.quantile(amount, 0.9)))
-    found = []
+    pure = []
     if bright.size:
         rest = inside[bright] / amount[bright, None]
         for _ in range(len(basis)):
             squares = (rest**2).sum(axis=1)
             at = int(squares.argmax())
-            found.append(np.maximum(smooth[bright[at]], 0.0))
+            pure.append(np.maximum(smooth[bright[at]], 0.0))
             if squares[at] > 0:
                 rest = rest - np.outer(rest @ rest[at], rest[at]) / squares[at]
-    return np.array(found) if found else np.maximum(basis, 0.0)
+    return np.array(pure) if pure else np.maximum(basis, 0.0)
 
 
 def unit_rows(basis: np.ndarray) -> np.ndarray:
-    """Curves of length 1; a curve that is zero stays zero."""
+    """Curves scaled to length 1; a curve that is zero stays zero."""
     length = np.linalg.norm(basis, axis=1, keepdims=True)
     return np.asarray(basis / np.where(length > 0, length, 1.0))
 
 
 def factorise(curves: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, int, bool]:
-    """Non-negative curves whose non-negative mixtures are nearest to the given ones.
+    """Non-negative curves whose non-negative mixtures fit the given ones best.
 
     Parameters
     ----------
     curves : array (pixel, frame), float64
-        May have values below zero, from noise: they are fitted like all others, not clipped.
+        Negative values from noise are fitted like all others, not clipped.
     start : array (component, frame), float64
-        Non-negative.
+        Initial curves, non-negative.
 
     Returns
     -------
@@ -182,12 +190,12 @@ def factorise(curves: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, int, b
     rounds : int
         At most 500.
     converged : bool
-        Whether the residual fell by less than a millionth of itself in the last one.
+        Whether the residual decreased by less than a millionth in the last round.
 
     Notes
     -----
-    Amounts and curves are found in turn, each the best for the other. Each round begins a stride ahead of where the
-    last one ended, in the direction in which it went; strides grow until the residual rises.
+    Amounts and curves are optimised alternately. Each round begins a stride ahead of the end of the last one, in the
+    direction of its change; strides grow until the residual increases.
 
     References
     ----------
@@ -200,22 +208,22 @@ def factorise(curves: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, int, b
         rounds += 1
         amounts = nonnegative_coefficients(ahead @ ahead.T, curves @ ahead.T)
         products, cross = amounts.T @ curves, amounts.T @ amounts
-        found = curves_from_sums(ahead, products, cross)
-        left = total - 2 * float((found * products).sum()) + float((cross * (found @ found.T)).sum())
-        if left > last + ROUNDING * total:  # too far: from where the last round ended, and more carefully
+        improved = curves_from_sums(ahead, products, cross)
+        left = total - 2 * float((improved * products).sum()) + float((cross * (improved @ improved.T)).sum())
+        if left > last + ROUNDING * total:  # too far: return to the end of the last round with a shorter stride
             ahead, stride = basis, stride / SHORTER
             continue
         converged = last - left <= TOLERANCE * max(left, ROUNDING * total)
-        found, last = unit_rows(found), left
-        ahead = np.maximum(0.0, found + stride * (found - basis))
-        basis, stride = found, min(1.0, stride * LONGER)
+        improved, last = unit_rows(improved), left
+        ahead = np.maximum(0.0, improved + stride * (improved - basis))
+        basis, stride = improved, min(1.0, stride * LONGER)
     amounts = nonnegative_coefficients(basis @ basis.T, curves @ basis.T)
     order = np.argsort(-(amounts**2).sum(axis=0), kind="stable")
     return basis[order], rounds, converged
 
 
 def unexplained(curves: np.ndarray, basis: np.ndarray, nonnegative: bool) -> tuple[float, float]:
-    """Share of the sum of squares that mixtures of a basis leave, and the least share for as many curves."""
+    """Relative residual (of the sum of squares) of mixtures of a basis, and the least one for as many curves."""
     total = float((curves**2).sum())
     if total == 0:
         return np.nan, np.nan
@@ -227,21 +235,21 @@ def unexplained(curves: np.ndarray, basis: np.ndarray, nonnegative: bool) -> tup
 
 
 def looked_for(summary: Summary) -> tuple[int, np.ndarray]:
-    """How many components to look for, and as many principal components about zero.
+    """Number of components to fit, and as many principal components about zero.
 
-    As many as were asked for, but no more than the curves have; where that was asked for, no more than stand out of
-    the noise either. None where no pixel has light.
+    The requested number, but at most the rank of the curves and, if requested, at most the number above the noise. 0 if
+    no pixel is lit.
     """
     moments, curves, least = of_summary(summary)
     basis, _, _ = principal_components(moments, int(summary["option_components"]))
-    found = int((basis**2).sum(axis=1).round().sum()) if np.isfinite(basis).all() else 0
+    count = int((basis**2).sum(axis=1).round().sum()) if np.isfinite(basis).all() else 0
     stands_out = noise_rank(moments, curves, least)[0] if summary["option_noise"] else np.nan
-    found = found if np.isnan(stands_out) else min(found, max(1, int(stands_out)))
-    return found, basis[:found]
+    count = count if np.isnan(stands_out) else min(count, max(1, int(stands_out)))
+    return count, basis[:count]
 
 
 def filled_up(basis: np.ndarray, summary: Summary) -> np.ndarray:
-    """A basis with as many rows as were asked for: the missing ones zero, or NaN where there is none at all."""
+    """A basis with the requested number of rows: missing ones are zero, or NaN if the basis is empty."""
     absent = 0.0 if len(basis) else np.nan
     result = np.full((int(summary["option_components"]), summary["sum_curve"].size), absent)
     result[: len(basis)] = basis
@@ -256,13 +264,14 @@ def described_fit(
     if len(basis):
         shares = unexplained(matched_sample(summary), basis, nonnegative)
     values = float(len(basis)), float(rounds), bool(converged), *shares
-    told = {v.name: np.array(n) for v, n in zip(fit_variables(method), values, strict=True)}
-    return described(method, summary, filled_up(basis, summary), nonnegative=nonnegative) | told
+    values_by_name = {v.name: np.array(n) for v, n in zip(fit_variables(method), values, strict=True)}
+    return described(method, summary, filled_up(basis, summary), nonnegative=nonnegative) | values_by_name
 
 
 def _finish(summary: Summary) -> Summary:
-    found, leading = looked_for(summary)
-    if not found:
+    """Factorise the matched sample, beginning at its purest curves."""
+    count, leading = looked_for(summary)
+    if not count:
         return described_fit("nmf", summary, leading, np.nan, False, True)
     curves = matched_sample(summary)
     return described_fit("nmf", summary, *factorise(curves, purest_curves(curves, leading)), True)
@@ -284,19 +293,28 @@ def nmf(
     offset: Offset = None,
     background: PlainBackground = None,
 ) -> dict[str, np.ndarray]:
-    """Non-negative curves of which the rocking curves of all lit pixels are mixtures, in non-negative amounts.
+    """Non-negative curves whose non-negative mixtures fit the rocking curves of all lit pixels best.
+
+    Intensities add up, so that each rocking curve is a sum of the curves of the grains or beams in its pixel, in
+    amounts that are not negative. The fit alternates between amounts and curves on a sample of all layers, and reports
+    its residual with the least residual of any basis of equal size. ``project_nmf`` then computes the amounts of every
+    pixel.
 
     Parameters
     ----------
-    lit : array, optional
-        Pixels that count; all where it is not known.
+    counts : array (y, x, scan axes), uint16 or float32, count
+        All frames must be on one scale.
+    lit : array (y, x), bool, optional
+        Pixels to include; all if it is not given.
     components : int
         At most the number of frames.
     rank : "given" or "noise"
         See :func:`~dfxm_dask.components.pca.noise_rank`.
     scaling : str
-        See :func:`~dfxm_dask.components.curves.scaling_of`. Roots and logarithms of mixtures are no mixtures: they are
-        there for comparison.
+        See :func:`~dfxm_dask.components.curves.scaling_of`. Roots and logarithms of mixtures are not mixtures; these
+        options serve for comparison.
+    background : float or "none", optional
+        Either a background map or this parameter is required.
 
     Returns
     -------
@@ -313,17 +331,20 @@ def nmf(
 
     Notes
     -----
-    The least of |X − C B|² with C, B ≥ 0. The curves B are fitted to a sample of at most 2000 curves of a layer and
-    20000 in all, chosen by position and matched to the sums over all (:func:`matched_sample`); ``project_nmf`` then
-    finds the amounts of every pixel. Rounds alternate between
-    exact amounts (:func:`dfxm_dask.components.nnls.nonnegative_coefficients`) and :func:`curves_from_sums`. They begin
-    at the purest curves (:func:`purest_curves`), so nothing is drawn by chance. The minimum is a local one. Components
-    that the curves do not have are zero.
+    With X the curves, B the basis and C the amounts::
+
+        minimise |X − C B|²  subject to  C ≥ 0, B ≥ 0
+
+    B is fitted to a sample of at most 2000 curves of a layer and 20000 in all, chosen by position and matched to the
+    sums over all curves (:func:`matched_sample`). Rounds alternate between exact amounts
+    (:func:`dfxm_dask.components.nnls.nonnegative_coefficients`) and :func:`curves_from_sums`. They begin at the purest
+    curves (:func:`purest_curves`), without random numbers. The minimum is a local one. Components beyond the rank of
+    the curves are zero.
 
     References
     ----------
-    D. D. Lee and H. S. Seung, Nature 401 (1999) 788, for the problem. Its parts are from the sources that the functions
-    named above give.
+    D. D. Lee and H. S. Seung, Nature 401 (1999) 788, for the problem. The algorithms are from the sources given in the
+    functions named above.
 
     Examples
     --------
@@ -338,8 +359,8 @@ def nmf(
     >>> one, other = np.array([0, 1, 5, 1, 0, 0, 0.0]), np.array([0, 0, 0, 2, 5, 2, 0.0])
     >>> part = np.random.default_rng(2).random((2, 30, 30, 1))
     >>> counts = np.rint(100 + 4000 * (part[0] * one + part[1] * other)).astype(np.uint16)
-    >>> found = nmf.finish(nmf.kernel(counts, {"phi": np.arange(7.0)}, components=2, background=100))
-    >>> (found["nmf_basis"] / found["nmf_basis"].max(axis=1, keepdims=True)).round(1).tolist()
+    >>> fit = nmf.finish(nmf.kernel(counts, {"phi": np.arange(7.0)}, components=2, background=100))
+    >>> (fit["nmf_basis"] / fit["nmf_basis"].max(axis=1, keepdims=True)).round(1).tolist()
     [[0.0, 0.0, 0.0, 0.4, 1.0, 0.4, 0.0], [0.0, 0.2, 1.0, 0.2, 0.0, 0.0, 0.0]]
     """
     summary = summary_of_fit(

@@ -6,12 +6,12 @@ import numpy as np
 from numba import njit
 
 LEAST_PIVOT = 1e-12
-"""Part of its square that a component must keep beside those chosen before it; below, it is a copy of them (ours)."""
+"""Least share of its square by which a component must differ from those chosen before (our choice)."""
 
 
 @njit(nogil=True, cache=True)
 def _solve_chosen(cross, target, chosen, factor, solution):
-    """Least squares on the chosen components by Cholesky; False where one of them is a copy of the others."""
+    """Least squares on the chosen components by Cholesky; False if one of them is a copy of the others."""
     count = 0
     for j in range(target.size):
         if chosen[j]:
@@ -44,7 +44,7 @@ def _solve_chosen(cross, target, chosen, factor, solution):
 
 @njit(nogil=True, cache=True)
 def nonnegative_of_pixel(cross, target, result, chosen, refused, trial, factor):
-    """Fills the non-negative c that makes ½ cᵀ cross c − targetᵀ c least: active sets of Lawson and Hanson.
+    """Find the non-negative c that minimises ½ cᵀ cross c − targetᵀ c: active sets of Lawson and Hanson.
 
     Parameters
     ----------
@@ -53,11 +53,11 @@ def nonnegative_of_pixel(cross, target, result, chosen, refused, trial, factor):
     target : array (component,), float64
         Products of the components with the curve; a NaN makes the result NaN.
     result : array (component,), float64
-        Filled.
+        Output.
     chosen, refused : array (component,), bool
     trial : array (component,), float64
     factor : array (component, component + 2), float64
-        Memory to work in.
+        Work space.
     """
     count = target.size
     most = 0.0
@@ -67,7 +67,7 @@ def nonnegative_of_pixel(cross, target, result, chosen, refused, trial, factor):
             return
         most = max(most, abs(target[j]))
         chosen[j], refused[j], result[j] = False, False, 0.0
-    # First all together: where no coefficient turns out negative, as in most pixels, that is the solution.
+    # Try all components first: if no coefficient is negative, as in most pixels, that is the solution.
     chosen[:] = True
     if _solve_chosen(cross, target, chosen, factor, trial):
         least = 0.0
@@ -78,20 +78,20 @@ def nonnegative_of_pixel(cross, target, result, chosen, refused, trial, factor):
             return
     chosen[:] = False
     for _ in range(3 * count + 10):
-        best, place = 1e-13 * most, -1
+        best, entering = 1e-13 * most, -1
         for j in range(count):
             if not chosen[j] and not refused[j]:
                 slope = target[j]
                 for l in range(count):  # noqa: E741
                     slope -= cross[j, l] * result[l]
                 if slope > best:
-                    best, place = slope, j
-        if place < 0:
+                    best, entering = slope, j
+        if entering < 0:
             return
-        chosen[place] = True
+        chosen[entering] = True
         while True:
             if not _solve_chosen(cross, target, chosen, factor, trial):
-                chosen[place], refused[place] = False, True
+                chosen[entering], refused[entering] = False, True
                 break
             part, stop = 1.0, -1
             for j in range(count):
@@ -103,8 +103,8 @@ def nonnegative_of_pixel(cross, target, result, chosen, refused, trial, factor):
                 result[:] = trial
                 refused[:] = False
                 break
-            if stop == place and result[place] == 0:  # rounding: its slope was none
-                chosen[place], refused[place] = False, True
+            if stop == entering and result[entering] == 0:  # rounding: its slope was zero
+                chosen[entering], refused[entering] = False, True
                 break
             for j in range(count):
                 if chosen[j]:
@@ -116,6 +116,7 @@ def nonnegative_of_pixel(cross, target, result, chosen, refused, trial, factor):
 
 @njit(nogil=True, cache=True)
 def _all_pixels(cross, targets, result):
+    """Non-negative least squares of all pixels."""
     count = cross.shape[0]
     chosen, refused = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
     trial, factor = np.zeros(count), np.zeros((count, count + 2))
@@ -124,7 +125,7 @@ def _all_pixels(cross, targets, result):
 
 
 def nonnegative_coefficients(cross: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Non-negative coefficients of every curve: the least squares that no coefficient below zero can better.
+    """Non-negative coefficients of every curve with the least sum of squared residuals.
 
     Parameters
     ----------
@@ -136,18 +137,18 @@ def nonnegative_coefficients(cross: np.ndarray, targets: np.ndarray) -> np.ndarr
     Returns
     -------
     array (pixel, component), float64
-        C ≥ 0 that makes |X − C B|² least; NaN throughout where a product is NaN.
+        C ≥ 0 that minimises |X − C B|²; NaN throughout where a product is NaN.
 
     Notes
     -----
-    Exact up to rounding: it ends where the Kuhn–Tucker conditions hold, C ≥ 0 and no component outside the chosen
-    ones would lower the residual. A component that is a copy of others gets 0. Pixels do not know of each other, so
-    the result does not depend on how a layer is cut.
+    Exact up to rounding: the iteration ends where the Kuhn–Tucker conditions hold, C ≥ 0 and no component outside the
+    chosen ones would lower the residual. A component that is a copy of others gets 0. Pixels are independent of each
+    other, so that the result does not depend on the division of a layer.
 
     References
     ----------
     C. L. Lawson and R. J. Hanson, Solving Least Squares Problems (1974), chapter 23, algorithm NNLS; on products of
-    the components as R. Bro and S. de Jong, J. Chemometrics 11 (1997) 393.
+    the components as in R. Bro and S. de Jong, J. Chemometrics 11 (1997) 393.
 
     Examples
     --------

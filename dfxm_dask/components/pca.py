@@ -1,4 +1,4 @@
-"""Principal components of all rocking curves, exact, from one matrix of frames by frames."""
+"""Principal components of all rocking curves, exact, from one matrix of products of frames."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from dfxm_dask.components.fits import Count, Offset, fit, summary_of_fit
 from dfxm_dask.schema import SCAN, PlainBackground, Variable
 
 ROUNDING = 1e-12
-"""Part of the largest eigenvalue below which one is rounding (our choice)."""
+"""Fraction of the largest eigenvalue below which an eigenvalue is a rounding error (our choice)."""
 CONDITION = 1e-13
-"""Part of the sum of squares that every frame is given, so that a frame that follows from others has an inverse."""
+"""Fraction of the sum of squares that is added to every frame, so that linearly dependent frames have an inverse."""
 CURVES_A_FRAME = 2
-"""Curves for each frame without which noise cannot be told from signal (our choice)."""
+"""Least number of curves for each frame at which noise can be separated from signal (our choice)."""
 
 EXPLAINED = Variable(
     "pca_explained", (component("pca"),), "float64", "1", "share of the component in the sum of squares of all curves"
@@ -38,22 +38,22 @@ FRAME_NOISE = Variable(
 
 
 def principal_components(moments: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Orthonormal curves that leave the smallest squares, with their mean squares and their shares.
+    """Orthonormal curves with the least residual, their mean squares and their shares.
 
     Parameters
     ----------
     moments : array (frame, frame), float64
-        Mean products of two frames: about zero, or about the mean curve.
+        Mean products of two frames, about zero or about the mean curve.
     components : int
 
     Returns
     -------
     basis : array (component, frame), float64
-        Each with its largest value above zero; zero throughout for a component that the curves do not have.
+        The largest value of each row is positive; a component beyond the rank of the curves is zero.
     variance : array (component,), float64
         Mean square of the coefficient.
     explained : array (component,), float64
-        Share of the sum of squares of all curves. NaN, like the basis, where all curves are zero.
+        Share of the sum of squares of all curves. NaN, as is the basis, if all curves are zero.
 
     Examples
     --------
@@ -75,16 +75,16 @@ def principal_components(moments: np.ndarray, components: int) -> tuple[np.ndarr
 
 
 def frame_noise_of(moments: np.ndarray, curves: int, least: float) -> np.ndarray:
-    """Variance of every frame that a linear combination of all others does not tell.
+    """Variance of every frame that no linear combination of all other frames explains.
 
     Parameters
     ----------
     moments : array (frame, frame), float64
         Mean products of two frames.
     curves : int
-        Their number.
+        Number of curves.
     least : float
-        Variance that every frame has by being rounded.
+        Variance of rounding that every frame has.
 
     Returns
     -------
@@ -92,9 +92,9 @@ def frame_noise_of(moments: np.ndarray, curves: int, least: float) -> np.ndarray
 
     Notes
     -----
-    The residual of a regression on all other frames is 1 / (M⁻¹)ₖₖ. Noise of the others makes it a little large, so a
-    component as weak as the noise may be missed, but noise is not taken for a component. Nothing has to be known of
-    photons, gain or read noise, and frames may differ in them.
+    The residual variance of a regression on all other frames is 1 / (M⁻¹)ₖₖ. Noise of the others increases it
+    slightly, so that a component as weak as the noise may be missed, but noise never counts as a component. No values
+    of photons, gain or read noise are required, and frames may differ in these.
 
     References
     ----------
@@ -106,24 +106,24 @@ def frame_noise_of(moments: np.ndarray, curves: int, least: float) -> np.ndarray
 
 
 def noise_rank(moments: np.ndarray, curves: int, least: float) -> tuple[float, np.ndarray]:
-    """Number of components that noise alone would not show, and the variance of the noise of every frame.
+    """Number of components above the noise, and the variance of the noise of every frame.
 
     Parameters
     ----------
     moments, curves, least
-        As in :func:`frame_noise_of`.
+        See :func:`frame_noise_of`.
 
     Returns
     -------
     rank : float
-        NaN where there are fewer than two curves for each frame, or all are zero.
+        NaN if there are fewer than two curves for each frame, or all are zero.
     variance : array (frame,), float64
 
     Notes
     -----
     Every frame is divided by its noise. The largest eigenvalue of pure noise is then (1 + √(frames/curves))², the
-    edge of Marchenko and Pastur; components above it count. Counts above background are mixtures, so their rank is the
-    number of things mixed. Logarithms and Anscombe's roots of mixtures are none: there the rank counts more.
+    edge of Marchenko and Pastur; components above it count. Counts above background are mixtures, so that their rank is
+    the number of components mixed. Logarithms and Anscombe roots of mixtures are not mixtures: their rank is larger.
 
     References
     ----------
@@ -146,12 +146,13 @@ def noise_rank(moments: np.ndarray, curves: int, least: float) -> tuple[float, n
 
 
 def of_summary(summary: Summary) -> tuple[np.ndarray, int, float]:
-    """Mean products of two frames, number of curves, and the variance of rounding, of a summary."""
+    """Mean products of two frames, number of curves, and the variance of rounding, from a summary."""
     curves = int(summary["sum_pixels"])
     return gram(summary) / max(curves, 1), curves, STEPS[int(summary["scaling"][0])] ** 2 / 12
 
 
 def _finish(summary: Summary) -> Summary:
+    """Principal components and their report, from the sums of all layers."""
     moments, curves, least = of_summary(summary)
     centred = bool(summary["option_centred"])
     mean = mean_curve(summary) if centred else np.zeros(len(moments))
@@ -178,27 +179,37 @@ def pca(
     x: np.ndarray | None = None,
     *,
     components: Count = 3,
-    centred: Annotated[bool, Field(description="about the mean curve; else about zero, which is no light")] = False,
+    centred: Annotated[
+        bool, Field(description="decompose about the mean curve; otherwise about zero, the curve without intensity")
+    ] = False,
     scaling: Annotated[
-        Kind, Field(description="of the counts: 'plain', 'anscombe' (one noise for all counts) or 'log'")
+        Kind, Field(description="transformation of the counts: 'plain', 'anscombe' (uniform photon noise) or 'log'")
     ] = "plain",
     offset: Offset = None,
     background: PlainBackground = None,
 ) -> dict[str, np.ndarray]:
-    """Principal components of the rocking curves of all lit pixels, and how many of them stand out of the noise.
+    """Principal components of the rocking curves of all lit pixels, and how many of them exceed the noise.
+
+    Counts above background are transformed as requested and summed to one matrix of mean products of two frames, over
+    all lit pixels of all layers. Its leading eigenvectors are the orthonormal curves with the least residual. The
+    number of components above the noise follows from the same matrix, without assumptions on the detector.
+    ``project_pca`` then computes the coefficients of every pixel.
 
     Parameters
     ----------
-    lit : array, optional
-        Pixels that count; all where it is not known.
+    counts : array (y, x, scan axes), uint16 or float32, count
+        All frames must be on one scale.
+    lit : array (y, x), bool, optional
+        Pixels to include; all if it is not given.
     components : int
         At most the number of frames.
     centred : bool
-        About zero a place without light has coefficients 0, the basis alone makes the curves, and the residual is the
-        least that any basis of this length can reach, that of Gram–Schmidt too (Eckart and Young). darfix and
-        scikit-learn centre.
+        About zero, a dark pixel has coefficients 0, the basis alone reproduces the curves, and the residual is the
+        least of any basis of this length, including Gram–Schmidt (Eckart and Young). darfix and scikit-learn centre.
     scaling : str
         See :func:`~dfxm_dask.components.curves.scaling_of`.
+    background : float or "none", optional
+        Either a background map or this parameter is required.
 
     Returns
     -------
@@ -214,13 +225,17 @@ def pca(
 
     Notes
     -----
-    Eigenvectors of M = Σ x xᵀ / n over all n curves x, of frames by frames: exact at any number of pixels, and the
-    same bits however the scan is cut, since M adds up in whole numbers. Components that the curves do not have (fewer
-    independent curves than asked for) are zero; with no light at all everything is NaN.
+    The components are the eigenvectors of::
 
-    Singular values below 1e-6 of the largest are lost, as they are squared. The rank is that of
-    :func:`noise_rank`; "99 % of the variance", as in darfix, counts noise in faint scans and drops grains in bright
-    ones.
+        M = Σ x xᵀ / n
+
+    over all n curves x. M is exact for any number of pixels and bitwise identical for any division of the scan into
+    blocks, since its terms are integers. Components beyond the rank of the curves are zero; if no pixel is lit,
+    everything is NaN.
+
+    Singular values below 1e-6 of the largest are lost, because M contains their squares. The rank is that of
+    :func:`noise_rank`; the criterion of darfix, "99 % of the variance", includes noise in faint scans and excludes
+    grains in bright ones.
 
     References
     ----------
@@ -239,8 +254,8 @@ def pca(
     >>> rng = np.random.default_rng(1)
     >>> shape = np.exp(-((np.arange(9) - 4.0) ** 2) / 4)
     >>> counts = rng.poisson(100 + 500 * rng.random((20, 20, 1)) * shape).astype(np.uint16)
-    >>> found = pca.finish(pca.kernel(counts, {"phi": np.arange(9.0)}, components=2, background=100))
-    >>> found["pca_noise_rank"].item(), found["pca_explained"].round(2).tolist()
+    >>> fit = pca.finish(pca.kernel(counts, {"phi": np.arange(9.0)}, components=2, background=100))
+    >>> fit["pca_noise_rank"].item(), fit["pca_explained"].round(2).tolist()
     (1.0, [0.99, 0.0])
     """
     summary = summary_of_fit(

@@ -1,4 +1,4 @@
-"""Coefficients of every pixel in a basis: one kernel, whatever the basis was fitted by."""
+"""Coefficients of every pixel in a basis: one kernel for all fits."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dfxm_dask.memory import frame_lines
 from dfxm_dask.reduction import Reduction, reduction
 from dfxm_dask.schema import AXES, BACKGROUND, COUNTS, LIT, SPACE, Variable
 
-TOGETHER = 32  # frames summed in float32 before they go to a sum in float64
+TOGETHER = 32  # frames summed in float32 before they are added to a sum in float64
 SAME_PLACE = 0.01  # of a step: positions that differ by less are the same (our choice)
 
 
 class Treatment(NamedTuple):
-    """What is done to counts above the background: see :func:`dfxm_dask.components.intensity_scaling.scale_counts`."""
+    """Transformation of counts above the background: :func:`dfxm_dask.components.intensity_scaling.scale_counts`."""
 
     kind: int
     offset: np.float32
@@ -28,15 +28,15 @@ class Treatment(NamedTuple):
 
 
 class Basis(NamedTuple):
-    """The basis, and what finds coefficients in it.
+    """The basis and the matrices for its coefficients.
 
     Attributes
     ----------
     mean : array (frame,), float32
-        Subtracted first.
+        Subtracted from the curve first.
     rows : array (component, frame), float32
     solving : array (component, frame), float32
-        What curves are multiplied by: the rows themselves for coefficients that are not negative, else the inverse.
+        Factor of the curves: the rows themselves for non-negative coefficients, otherwise the pseudo-inverse.
     cross : array (component, component), float64
         Products of the rows.
     nonnegative : bool
@@ -51,16 +51,16 @@ class Basis(NamedTuple):
 
 @njit(nogil=True, cache=True)
 def _subtract(curves, step, mean):
-    """Steps turned into treated curves less their mean, in place."""
+    """Convert steps to transformed curves and subtract their mean, in place."""
     for frame in range(curves.shape[0]):
-        less = -mean[frame]
+        negative = -mean[frame]
         for n in range(curves.shape[1]):
-            curves[frame, n] = multiply_add(curves[frame, n], step, less)
+            curves[frame, n] = multiply_add(curves[frame, n], step, negative)
 
 
 @njit(nogil=True, cache=True)
 def _products(curves, basis, part, products):
-    """Products of curves with a basis, in the order of the frames: summed in float32 over 32 of them, then float64."""
+    """Products of curves with a basis, in the order of the frames: sums of 32 in float32, added in float64."""
     for k in range(basis.shape[0]):
         products[k, :] = 0.0
         for first in range(0, curves.shape[0], TOGETHER):
@@ -75,13 +75,13 @@ def _products(curves, basis, part, products):
 
 @njit(nogil=True, cache=True)
 def _leave(curves, basis, coefficient, part, square):
-    """Sums of squares of what coefficients leave of curves."""
+    """Sums of squares of the residual of curves."""
     square[:] = 0.0
     for frame in range(curves.shape[0]):
         for n in range(part.size):
             part[n] = curves[frame, n]
         k = 0
-        while k < basis.shape[0]:  # three in one loop, which is the usual number: half the time
+        while k < basis.shape[0]:  # the usual three components share one loop, in half the time
             if k + 3 <= basis.shape[0]:
                 a, b, c = -basis[k, frame], -basis[k + 1, frame], -basis[k + 2, frame]
                 for n in range(part.size):
@@ -100,7 +100,7 @@ def _leave(curves, basis, coefficient, part, square):
 
 @njit(nogil=True, cache=True)
 def _make_nonnegative(cross, products):
-    """Products with the basis turned into the best coefficients that are not negative, in place."""
+    """Replace products with the basis by the best non-negative coefficients, in place."""
     count = cross.shape[0]
     chosen, refused = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
     trial, factor = np.zeros(count), np.zeros((count, count + 2))
@@ -115,12 +115,12 @@ def _make_nonnegative(cross, products):
 
 @njit(nogil=True, cache=True)
 def _project_layer(lines, columns, level, used, treatment, basis, strip, coefficient, residual):
-    """Fills the coefficients of used pixels and what they leave, `strip` of them at a time."""
+    """Compute coefficients and residual of used pixels, `strip` of them at a time."""
     line, starts, row_step = lines
     pixels, count = residual.size, basis.rows.shape[0]
     curves, part = np.empty((starts.size, strip), np.float32), np.empty(strip, np.float32)
-    products, found, square = np.empty((count, strip)), np.empty((count, strip), np.float32), np.empty(strip)
-    places, dark, where = np.empty(strip, np.int64), np.empty(strip, np.float32), np.empty(strip, np.int64)
+    products, rounded, square = np.empty((count, strip)), np.empty((count, strip), np.float32), np.empty(strip)
+    offsets, dark, where = np.empty(strip, np.int64), np.empty(strip, np.float32), np.empty(strip, np.int64)
     first = row = 0
     while first < pixels:
         filled = 0
@@ -128,14 +128,14 @@ def _project_layer(lines, columns, level, used, treatment, basis, strip, coeffic
             if first >= (row + 1) * columns:
                 row += 1
             if used[first]:
-                places[filled] = first + row * (row_step - columns)
+                offsets[filled] = first + row * (row_step - columns)
                 dark[filled], where[filled] = level[first], first
                 filled += 1
             first += 1
         if filled == 0:
             break
         curves[:, filled:] = np.float32(0)
-        take_curves(line, starts, places[:filled], dark[:filled], curves)
+        take_curves(line, starts, offsets[:filled], dark[:filled], curves)
         scale_counts(curves.ravel(), treatment.kind, treatment.offset, treatment.step)
         _subtract(curves, np.float32(treatment.step), basis.mean)
         _products(curves, basis.solving, part, products)
@@ -143,20 +143,21 @@ def _project_layer(lines, columns, level, used, treatment, basis, strip, coeffic
             _make_nonnegative(basis.cross, products)
         for k in range(count):
             for n in range(strip):
-                found[k, n] = np.float32(products[k, n])
-        _leave(curves, basis.rows, found, part, square)
+                rounded[k, n] = np.float32(products[k, n])
+        _leave(curves, basis.rows, rounded, part, square)
         for n in range(filled):
             residual[where[n]] = np.sqrt(square[n] / starts.size)
             for k in range(count):
-                coefficient[k, where[n]] = found[k, n]
+                coefficient[k, where[n]] = rounded[k, n]
 
 
 def _check_grid(name: str, method: str, scan: dict[str, np.ndarray], grid: dict[str, np.ndarray]) -> None:
-    """Refuse a scan whose frames are not where those of the fitted scan were.
+    """Refuse a scan whose frames have other positions than those of the fitted scan.
 
     Raises
     ------
     InputError
+        Positions differ by more than :data:`SAME_PLACE`.
     """
     here = np.meshgrid(*(np.asarray(p, float) for p in scan.values()), indexing="ij")
     for (axis, positions), at in zip(scan.items(), here, strict=True):
@@ -164,57 +165,64 @@ def _check_grid(name: str, method: str, scan: dict[str, np.ndarray], grid: dict[
         allowed = SAME_PLACE * (float(np.median(steps)) if steps.size else 0.0) + 1e-9
         fitted = grid[axis]
         if fitted.shape != at.shape or not (np.abs(fitted - at) <= allowed).all():
-            known = fitted[np.isfinite(fitted)]
-            span = f"{known.min():.6g} to {known.max():.6g}" if known.size else "nothing"
+            finite = fitted[np.isfinite(fitted)]
+            span = f"{finite.min():.6g} to {finite.max():.6g}" if finite.size else "nothing"
             raise InputError(
                 f"{name}: the basis of {method}",
                 f"was fitted to other frames: {axis} {span}, not {positions.min():.6g} to {positions.max():.6g} in"
                 f" {positions.size} positions",
-                "fit it to this scan, or take a scan with the same positions",
+                "fit it to this scan, or use a scan with the same positions",
             )
 
 
-_TEXT = """Coefficients of every rocking curve in the basis of :func:`{method}`, and what they leave.
+_TEXT = """Coefficients of every rocking curve in the basis of :func:`{method}`, and their residual.
+
+Counts are treated as in the fit: the same background, the same transformation, the same frames. Each pixel is then
+projected onto the basis by least squares, independently of all others. The residual shows where the basis fails.
 
 Parameters
 ----------
-mean : array
-    Subtracted from the treated curve first.
-background_map : array, optional
-    Needed if, and only if, the fit had one.
-lit : array, optional
-    Everywhere by default.
+counts : array (y, x, scan axes), uint16 or float32, count
+    All frames must be on one scale.
+mean : array (scan axes), float64
+    Subtracted from the transformed curve first.
+background_map : array (y, x), float32, count, optional
+    Required if, and only if, the fit had one.
+lit : array (y, x), bool, optional
+    By default all pixels are projected.
 
 Returns
 -------
 dict
-    The residual is the root of the mean square over frames of what the coefficients leave of the treated curve. NaN
-    where unlit, or where a count is not finite.
+    The residual is the root mean square over frames. NaN where unlit, or where a count is not finite.
 
 Raises
 ------
 InputError
-    The frames are not where those of the fit were (to 1/100 of a step), or the background is not of the same kind.
+    The frames differ from those of the fit by more than 1/100 of a step, or the background is of another kind.
 
 Notes
 -----
-With J the treated curve less the mean and B the basis, the coefficients c make |J − Bᵀc|² least: c = (B Bᵀ)⁻¹ B J,
-which is B J for orthonormal curves; or the best c ≥ 0 where the fit says so. There is nothing to choose: scaling and
-background are those of the fit. Every pixel is worked out by itself: products in float32, those of 32 frames summed,
-then sums in float64; the residual from what is left of the curve, not from squares that nearly cancel.
+With J the transformed curve minus the mean, B the basis and c the coefficients::
+
+    minimise |J − Bᵀ c|²
+    c = (B Bᵀ)⁻¹ B J
+
+which is c = B J for orthonormal curves; if the fit requires it, the best c ≥ 0. There are no parameters: scaling and
+background are those of the fit. Products are in float32, sums of up to 32 frames as well, and all further sums in
+float64; the residual is computed from the difference of curves, not from squares that nearly cancel.
 
 References
 ----------
-C. L. Lawson and R. J. Hanson, Solving Least Squares Problems (1974), chapter 23, for coefficients that are not
-negative.
+C. L. Lawson and R. J. Hanson, Solving Least Squares Problems (1974), chapter 23, for non-negative coefficients.
 
 Examples
 --------
 >>> import dfxm_dask
 >>> scan = dfxm_dask.example_scan()
->>> known = scan.merge(dfxm_dask.local_peak(scan, background=100))
->>> known = known.merge(dfxm_dask.{method}(known, background=100))
->>> maps = dfxm_dask.project_{method}(known)
+>>> data = scan.merge(dfxm_dask.local_peak(scan, background=100))
+>>> data = data.merge(dfxm_dask.{method}(data, background=100))
+>>> maps = dfxm_dask.project_{method}(data)
 >>> maps["{method}_coefficient"].dims
 ('z', '{method}_component', 'y', 'x')
 
@@ -230,17 +238,17 @@ The kernel alone, on one layer:
 
 
 def projection(method: str) -> Reduction:
-    """The transform that belongs to a fit, under the name ``project_<method>``."""
+    """The projection onto the basis of a fit, named ``project_<method>``."""
     name = f"project_{method}"
     coefficient = Variable(
         f"{method}_coefficient",
         ("z", component(method), "y", "x"),
         "float32",
         "1",
-        f"coefficients of the treated curve in the {method} basis",
+        f"coefficients of the transformed curve in the {method} basis",
     )
     residual = Variable(
-        f"{method}_residual", SPACE, "float32", "1", f"rms residual of the treated curve in the {method} basis"
+        f"{method}_residual", SPACE, "float32", "1", f"rms residual of the transformed curve in the {method} basis"
     )
 
     def kernel(

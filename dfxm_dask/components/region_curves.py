@@ -1,4 +1,4 @@
-"""Curves of regions: their sums over a layer by parts of the rocking axis, and the parts that make the best basis."""
+"""Curves of regions: sums over a layer by intervals of the rocking axis, and the choice of intervals for the basis."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numba import njit
 from dfxm_dask.components.curves import STEPS, STRIP, Summary, place_ranks, treated
 from dfxm_dask.components.regions import PARTS
 
-RESAMPLES, BLOCK = 50, 4.0  # of the bootstrap, and the um over which pixels are taken for dependent (our choice)
-DEPENDENT = 1e-6  # part of a curve that must be left beside the others (our choice)
-LEAST_PART = 0.05  # share of the pixels of a region that a part must hold to represent the region (our choice)
+RESAMPLES, BLOCK = 50, 4.0  # of the bootstrap, and the um within which pixels count as dependent (our choice)
+DEPENDENT = 1e-6  # least part of a curve that is independent of the others (our choice)
+LEAST_PART = 0.05  # least share of the pixels of a region in a part that represents the region (our choice)
 
 
 def orthonormal(curves: np.ndarray) -> np.ndarray:
@@ -25,12 +25,17 @@ def orthonormal(curves: np.ndarray) -> np.ndarray:
     Returns
     -------
     array (component, frame), float64
-        Orthonormal rows; NaN throughout where a curve depends on those before it to a part in 10⁶, or is not finite.
+        Orthonormal rows; NaN throughout if a curve depends on those before it to a part in 10⁶, or is not finite.
 
     Notes
     -----
-    u₁ = r₁/|r₁|, u₂ ∝ r₂ − ⟨r₂, u₁⟩u₁, ...: modified Gram–Schmidt, every projection taken off twice, which makes the
-    rows orthogonal to rounding whatever the condition. Equal to QR up to signs; here ⟨r, u⟩ > 0.
+    Modified Gram–Schmidt::
+
+        u₁ = r₁ / |r₁|
+        u₂ ∝ r₂ − ⟨r₂, u₁⟩ u₁
+
+    and so on, every projection subtracted twice, which makes the rows orthogonal up to rounding for any condition
+    number. Equal to QR up to signs; here ⟨r, u⟩ > 0.
 
     References
     ----------
@@ -57,12 +62,12 @@ def orthonormal(curves: np.ndarray) -> np.ndarray:
 
 @njit(nogil=True, cache=True)
 def _add_to_blocks(curves, block, sums, pixels):
-    """Adds curves to the sums of their blocks; one with a value that is not finite counts in none."""
+    """Add curves to the sums of their blocks; a curve with a value that is not finite is left out."""
     for n in range(block.size):
-        known = True
+        finite = True
         for frame in range(curves.shape[0]):
-            known &= curves[frame, n] - curves[frame, n] == 0
-        if known:
+            finite &= curves[frame, n] - curves[frame, n] == 0
+        if finite:
             pixels[block[n]] += 1
             for frame in range(curves.shape[0]):
                 sums[block[n], frame] += np.int64(curves[frame, n])
@@ -77,23 +82,24 @@ def region_sums(
     z: float,
     pixel: tuple[float, float],
 ) -> Summary:
-    """Sums of the curves of each region by parts, and of 50 resamples: whole steps, which add up over layers.
+    """Sums of the curves of each region by parts, and of 50 resamples: integer steps, which add up over layers.
 
     Parameters
     ----------
     masks : array (3, y, x), bool
     part : array (y, x), int64, optional
-        As of :func:`dfxm_dask.components.regions.peak_parts`; each region is one part by default.
+        See :func:`dfxm_dask.components.regions.peak_parts`; by default each region is one part.
 
     Returns
     -------
     dict
-        ``sum_region`` (3, part, frame), ``sum_drawn`` (resample, 3, part, frame), and the pixels in each.
+        ``sum_region`` (3, part, frame), ``sum_drawn`` (resample, 3, part, frame), and the number of pixels in each.
 
     Notes
     -----
-    Blocks of 4 um, not pixels, are drawn, each as often as a Poisson number of mean 1 says that follows from the
-    position of the layer: for many blocks that is drawing with replacement, and layers need not know of each other.
+    Blocks of 4 um, not pixels, are drawn. The number of times follows a Poisson distribution of mean 1 and is
+    determined by the position of the layer. For many blocks this equals drawing with replacement, and layers are
+    independent of each other.
     """
     frames = int(np.prod(counts.shape[2:]))
     edges = [max(1, round(BLOCK / p)) if np.isfinite(p) else 1 for p in pixel]
@@ -103,7 +109,7 @@ def region_sums(
     seed = int(place_ranks(z, np.zeros(1), np.zeros(1), np.zeros(1, np.int64))[0])
     weight = np.random.default_rng(seed).poisson(1.0, (RESAMPLES, blocks))
     parts = 1 if part is None else PARTS
-    made: Summary = {
+    result: Summary = {
         "sum_region": np.zeros((3, parts, frames), np.int64),
         "sum_region_pixels": np.zeros((3, parts), np.int64),
         "sum_drawn": np.zeros((RESAMPLES, 3, parts, frames), np.int64),
@@ -114,7 +120,7 @@ def region_sums(
         of = number.ravel()[chosen] + (0 if part is None else blocks * part.ravel()[chosen])
         held = np.zeros(parts * blocks, bool)
         held[of] = True
-        full = np.flatnonzero(held)  # few of all pairs of part and block
+        full = np.flatnonzero(held)  # a few of all pairs of part and block
         row = (np.cumsum(held) - 1)[of]
         sums, pixels = np.zeros((full.size, frames), np.int64), np.zeros(full.size, np.int64)
         for first in range(0, chosen.size, STRIP):
@@ -123,35 +129,39 @@ def region_sums(
         for p in np.unique(full // max(1, blocks)):
             at = full // blocks == p
             often = weight[:, full[at] % blocks]
-            made["sum_region"][k, p], made["sum_region_pixels"][k, p] = sums[at].sum(axis=0), pixels[at].sum()
-            made["sum_drawn"][:, k, p] = often.astype(float) @ sums[at].astype(float)  # exact below 2**53
-            made["sum_drawn_pixels"][:, k, p] = often @ pixels[at]
-    return made
+            result["sum_region"][k, p], result["sum_region_pixels"][k, p] = sums[at].sum(axis=0), pixels[at].sum()
+            result["sum_drawn"][:, k, p] = often.astype(float) @ sums[at].astype(float)  # exact below 2**53
+            result["sum_drawn_pixels"][:, k, p] = often @ pixels[at]
+    return result
 
 
 def chosen_parts(sums: np.ndarray, pixels: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> list[slice]:
-    """The part of each region, or the whole region, whose curves make the basis that tells the weak regions best.
+    """The part of each region, or the whole region, whose curves form the basis that separates the weak regions best.
 
     Parameters
     ----------
     sums : array (3, part, frame)
-        Of the treated curves of strong, weak_minus and weak_plus.
+        Sums of the transformed curves of strong, weak_minus and weak_plus.
     pixels : array (3, part), int64
     mean, covariance : array (frame,), array (frame, frame)
-        Of all lit treated curves.
+        Mean and covariance of all lit transformed curves.
 
     Returns
     -------
     list of 3 slice
-        Along ``part``.
+        Slices along ``part``.
 
     Notes
     -----
-    Subgrains that are turned against each other have the same curves at other places. A basis of all of them shows
-    the subgrains; one of curves of a single subgrain each, as one would draw them, shows what happens within. Which,
-    is decided without knowing dislocations: of all three choices that hold 5 % of their region, the basis u whose
-    (mean coefficient of the whole region − mean of all)/(standard deviation of all) is largest, for the worse of
-    weak_minus and weak_plus: ⟨r_k − mean, u_k⟩/√(u_k C u_k).
+    Misoriented subgrains have the same curves at shifted positions. A basis from all of them shows the subgrains; a
+    basis with curves of a single subgrain each, as a user would draw them, shows details within. The choice does not
+    require dislocations to be known: of all combinations of parts that contain at least 5 % of their region, the basis
+    u with the largest value of::
+
+        ⟨r_k − mean, u_k⟩ / √(u_kᵀ C u_k)
+
+    for the worse of weak_minus and weak_plus, with r_k the mean curve of the whole region, and mean and C the mean and
+    covariance of all curves.
     """
     slices = [
         [slice(None), *(slice(p, p + 1) for p in np.flatnonzero(n >= max(1, LEAST_PART * n.sum())) if n[p] < n.sum())]
@@ -166,7 +176,7 @@ def chosen_parts(sums: np.ndarray, pixels: np.ndarray, mean: np.ndarray, covaria
     for choice in product(*(range(len(parts)) for parts in slices)):
         weak = orthonormal(np.stack([c[n] for c, n in zip(curves, choice, strict=True)]))[1:]
         with np.errstate(invalid="ignore", divide="ignore"):
-            told = float(((weak * beyond).sum(axis=1) / np.sqrt(((weak @ covariance) * weak).sum(axis=1))).min())
-        if told > most:
-            best, most = choice, told
+            separation = float(((weak * beyond).sum(axis=1) / np.sqrt(((weak @ covariance) * weak).sum(axis=1))).min())
+        if separation > most:
+            best, most = choice, separation
     return [parts[n] for parts, n in zip(slices, best, strict=True)]

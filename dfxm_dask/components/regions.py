@@ -1,4 +1,4 @@
-"""Regions of a layer whose curves a Gram–Schmidt basis begins with: strong beam, and weak beam on either side."""
+"""Regions of a layer for the curves of a Gram–Schmidt basis: strong beam, and weak beam on either side."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from dfxm_dask.components.curves import STRIP, treated
 Name = Literal["strong", "weak_minus", "weak_plus"]
 NAMES: tuple[Name, ...] = ("strong", "weak_minus", "weak_plus")
 WEAK_FROM, WEAK_UNTIL, SOFTNESS = 2.0, 6.0, 0.3  # of |u|, as specified, like all that follows
-LEAST_FRAMES = 1.0  # frames in a tail above which its mean counts
+LEAST_FRAMES = 1.0  # least sum of weights, in frames, of a valid mean in a tail
 STANDS_OUT = 0.95  # quantile of the tail excess; 0.995 as specified leaves too few pixels (see found_regions)
 LEAST_PIXELS = 6
-SURROUNDINGS, INSIDE, AWAY = 4.0, 1.0, 1.5  # um: running median, erosion of the lit places, dilation of the weak ones
-BLOCK = 0.5  # um: the running median is that of means of blocks of this size (our choice)
+SURROUNDINGS, INSIDE, AWAY = 4.0, 1.0, 1.5  # um: running median, erosion of the lit area, dilation of weak regions
+BLOCK = 0.5  # um: edge of the blocks whose means enter the running median (our choice)
 TABLE_STEPS = 256
-PARTS = 16  # of the rocking axis, by which the pixels of a region are told apart (our choice)
-CLUSTERS, ROUNDS = 6, 100  # where no region of weak beam is found
+PARTS = 16  # intervals of the rocking axis into which the pixels of a region are divided (our choice)
+CLUSTERS, ROUNDS = 6, 100  # used if no region of weak beam is found
 
 
 @njit(nogil=True, cache=True)
-def _add_tails(curves, places, centre, inverse, table, sums):
+def _add_tails(curves, positions, centre, inverse, table, sums):
     """Weighted sums of a strip of curves and their weights, below and above the peak."""
     last = table.size - 1
     for frame in range(curves.shape[0]):
         for n in range(centre.size):
-            u = (places[frame] - centre[n]) * inverse[n]
+            u = (positions[frame] - centre[n]) * inverse[n]
             entry = min(int(abs(u) * TABLE_STEPS), last)
             value, weight = curves[frame, n], table[entry]
             side = 0 if u < 0 else 2
@@ -42,30 +42,30 @@ def tail_means(
     counts: np.ndarray,
     level: np.ndarray,
     scaling: np.ndarray,
-    places: np.ndarray,
+    positions: np.ndarray,
     lit: np.ndarray,
     peak: np.ndarray,
     width: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean treated curve in either tail, by each pixel's own peak and width.
+    """Mean transformed curve in either tail, by each pixel's own peak and width.
 
     Parameters
     ----------
-    places : array (frame,), float64
-        Position along the rocking axis.
+    positions : array (frame,), float64
+        Position of each frame along the rocking axis.
     lit : array (y, x), bool
     peak, width : array (y, x), float32, unit of the axis
 
     Returns
     -------
     means, frames : array (2, y, x), float32
-        Below and above the peak: Σ h J / Σ h and Σ h over frames, J the treated curve,
-        h = S((|u| − 2)/0.3) S((6 − |u|)/0.3), u = (place − peak)/width and S the logistic function. NaN and 0 where
+        Below and above the peak: Σ h J / Σ h and Σ h over frames, with J the transformed curve,
+        h = S((|u| − 2)/0.3) S((6 − |u|)/0.3), u = (position − peak)/width and S the logistic function. NaN and 0 where
         unlit, or where a count is not finite.
     """
     u = (np.arange(int((WEAK_UNTIL + 12 * SOFTNESS) * TABLE_STEPS)) + 0.5) / TABLE_STEPS
     table = 1 / ((1 + np.exp((WEAK_FROM - u) / SOFTNESS)) * (1 + np.exp((u - WEAK_UNTIL) / SOFTNESS)))
-    table[-1] = 0.0  # where u beyond the table is sent
+    table[-1] = 0.0  # entry of all u outside the table
     means, frames = np.full((2, *lit.shape), np.nan, np.float32), np.zeros((2, *lit.shape), np.float32)
     pixels = np.flatnonzero(lit & (width > 0) & np.isfinite(peak))
     for first in range(0, pixels.size, STRIP):
@@ -74,7 +74,7 @@ def tail_means(
         curves = treated(counts, level, part, scaling)
         _add_tails(
             curves,
-            places,
+            positions,
             peak.ravel()[part].astype(np.float64),
             1 / width.ravel()[part].astype(np.float64),
             table,
@@ -95,12 +95,12 @@ def _pixels(length: float, pixel: tuple[float, float]) -> tuple[int, int]:
 
 
 def _block_means(values: np.ndarray, block: tuple[int, int]) -> np.ndarray:
-    """Means of what is finite in blocks of pixels; NaN without any."""
+    """Mean of the finite values in blocks of pixels; NaN without any."""
     starts = [np.arange(0, n, b) for n, b in zip(values.shape, block, strict=True)]
-    known = np.isfinite(values)
+    finite = np.isfinite(values)
     sums = [
         np.add.reduceat(np.add.reduceat(v, starts[0], axis=0, dtype=np.float64), starts[1], axis=1)
-        for v in (np.where(known, values, 0), known)
+        for v in (np.where(finite, values, 0), finite)
     ]
     return np.asarray(np.divide(sums[0], sums[1], out=np.full(sums[0].shape, np.nan), where=sums[1] > 0))
 
@@ -110,15 +110,16 @@ def surroundings(values: np.ndarray, pixel: tuple[float, float]) -> np.ndarray:
 
     Notes
     -----
-    Of means over blocks of 0.5 um, taken over from the block at hand. Blocks without a value are left out by taking
-    that of the nearest block that has one. Both are our choice: they cost a hundredth of the median of all pixels.
+    The median is that of means over blocks of 0.5 um, without interpolation between blocks. Blocks without a value get
+    that of the nearest block that has one. Both are our choice: they are a hundred times faster than the median of all
+    pixels.
     """
     block = tuple(max(1, n) for n in _pixels(BLOCK, pixel))
     means = _block_means(values, (block[0], block[1]))
-    known = np.isfinite(means)
-    if not known.any():
+    finite = np.isfinite(means)
+    if not finite.any():
         return np.full(values.shape, np.nan, np.float32)
-    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    nearest = ndimage.distance_transform_edt(~finite, return_distances=False, return_indices=True)
     reach = [n // (2 * b) for n, b in zip(_pixels(SURROUNDINGS, pixel), block, strict=True)]
     median = ndimage.median_filter(means[tuple(nearest)], [2 * r + 1 for r in reach], mode="nearest")
     rows, columns = (np.arange(n) // b for n, b in zip(values.shape, block, strict=True))
@@ -126,14 +127,14 @@ def surroundings(values: np.ndarray, pixel: tuple[float, float]) -> np.ndarray:
 
 
 def _eroded(mask: np.ndarray, reach: tuple[int, int]) -> np.ndarray:
-    """Pixels with nothing but the mask in a box around them; the border of the frame is no border of the mask."""
+    """Pixels whose surrounding box lies in the mask; the border of the frame is not a border of the mask."""
     for axis, n in enumerate(reach):
         mask = ndimage.minimum_filter1d(mask.view(np.uint8), 2 * n + 1, axis=axis, mode="nearest").view(bool)
     return mask
 
 
 def _large(mask: np.ndarray) -> np.ndarray:
-    """Connected pieces (over sides and corners) of at least six pixels."""
+    """Connected pieces (by sides and corners) of at least six pixels."""
     labels, count = ndimage.label(mask, np.ones((3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
@@ -147,17 +148,17 @@ def found_regions(
     pixel: tuple[float, float],
     weak: bool = True,
 ) -> np.ndarray:
-    """Regions of the strong beam, and of the weak beam below and above the peak, without anyone drawing them.
+    """Regions of the strong beam, and of the weak beam below and above the peak, found automatically.
 
     Parameters
     ----------
     means, frames : arrays (2, y, x)
-        Of :func:`tail_means`.
+        See :func:`tail_means`.
     lit : array (y, x), bool
     pixel : (float, float), um
         Length of a pixel along y and x.
     weak : bool
-        Whether the layer has a weak beam at all; without it, only the strong region is found.
+        Whether the layer has a weak beam; without it, only the strong region is found.
 
     Returns
     -------
@@ -166,13 +167,14 @@ def found_regions(
     Notes
     -----
     Weak: connected pieces of at least 6 pixels in which the mean of a tail exceeds its running median over 4 um by
-    more than the 95 % quantile of that excess, with more than one frame in the tail, 1 um inside the lit places.
-    Strong: lit, further than 1.5 um (a box) from those, both excesses below their median magnitude.
+    more than the 95 % quantile of that excess, with more than one frame in the tail, 1 um inside the lit area.
+    Strong: lit, farther than 1.5 um (a box) from the weak regions, both excesses below their median magnitude.
 
-    As specified, the quantile was 99.5 %, and strong pixels were to be brighter than their median too. Then the curves
-    of both regions come from other places of a bent crystal, with other peaks, and their difference shows the bending:
-    on simulated layers the coefficients told dislocations by chance (AUC 0.50 and 0.64 against 0.87 and 0.67 with 98 %
-    and without the latter). With 95 % basis curves of single subgrains have less noise, and tell more..
+    The specification had the 99.5 % quantile, and required strong pixels to be brighter than their median as well. Then
+    the curves of the regions come from different parts of a bent crystal, with different peaks, and their difference
+    shows the bending: on simulated layers the coefficients detected dislocations no better than chance (AUC 0.50 and
+    0.64 against 0.87 and 0.67 with 98 % and without the last condition). With 95 %, basis curves of single subgrains
+    have less noise and detect more.
     """
     masks = np.zeros((3, *lit.shape), bool)
     valid = lit & np.isfinite(means).any(axis=0)
@@ -192,19 +194,19 @@ def found_regions(
     return masks
 
 
-def peak_parts(peak: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Which of 16 equal parts of the rocking axis each pixel has its peak in.
+def peak_parts(peak: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Index of the interval, of 16 equal ones along the rocking axis, that contains the peak of each pixel.
 
     Parameters
     ----------
     peak : array (y, x), float32, unit of the axis
-    places : array (frame,), float64
-        Position along the rocking axis.
+    positions : array (frame,), float64
+        Position of each frame along the rocking axis.
 
     Returns
     -------
     array (y, x), int64
-        0 to 15, the same for a position in every layer; a peak beyond an end of the axis counts to the part there, and
+        0 to 15, with equal intervals in every layer; a peak beyond an end of the axis counts to the interval there, and
         NaN to the last.
 
     Examples
@@ -212,23 +214,23 @@ def peak_parts(peak: np.ndarray, places: np.ndarray) -> np.ndarray:
     >>> peak_parts(np.array([[-1.0, -0.9, 0.01, 1.0, 1.2, np.nan]]), np.linspace(-1, 1, 31)).tolist()
     [[0, 0, 8, 15, 15, 15]]
     """
-    edges = np.linspace(places.min(), places.max(), PARTS + 1)[1:-1]
+    edges = np.linspace(positions.min(), positions.max(), PARTS + 1)[1:-1]
     return np.searchsorted(edges, peak, side="right")
 
 
 def clusters_of(curves: np.ndarray, seed: int) -> np.ndarray:
-    """Cluster of each curve by its shape: k-means (k = 6) of curves that are shifted to mean 0 and scaled to 1.
+    """Cluster of each curve by its shape: k-means (k = 6) of curves with mean 0 and standard deviation 1.
 
     Parameters
     ----------
     curves : array (curve, frame), float32
     seed : int
-        Of the first centres, drawn as by k-means++.
+        Seed of the first centres, drawn as in k-means++.
 
     Returns
     -------
     array (curve,), int64
-        0 to 5; −1 of curves that are constant, and of all where there are not six shapes.
+        0 to 5; −1 for constant curves, and for all if there are fewer than six shapes.
     """
     values = curves.astype(np.float64)
     spread = values.std(axis=1)
@@ -249,30 +251,30 @@ def clusters_of(curves: np.ndarray, seed: int) -> np.ndarray:
     return label
 
 
-def clustered_regions(curves: np.ndarray, places: np.ndarray, seed: int) -> np.ndarray:
-    """Curves of strong beam and of weak beam on either side, told by their shape: bool (3, curve).
+def clustered_regions(curves: np.ndarray, positions: np.ndarray, seed: int) -> np.ndarray:
+    """Curves of strong beam and of weak beam on either side, distinguished by their shape: bool (3, curve).
 
     Parameters
     ----------
     curves : array (curve, frame), float32
-    places : array (frame,)
-        Along the rocking axis.
+    positions : array (frame,)
+        Positions along the rocking axis.
     seed : int
 
     Notes
     -----
-    Strong: the cluster of the largest mean sum. Weak: of the others, those whose mean curve has the lowest and the
-    highest centre of mass. None where there are not six clusters.
+    Strong: the cluster with the largest mean sum. Weak: of the others, those whose mean curve has the lowest and the
+    highest centre of mass. No curve is chosen if there are fewer than six clusters.
     """
     label = clusters_of(curves, seed)
     masks = np.zeros((3, len(curves)), bool)
-    known = [k for k in range(CLUSTERS) if (label == k).any()]
-    if len(known) < 3:
+    present = [k for k in range(CLUSTERS) if (label == k).any()]
+    if len(present) < 3:
         return masks
-    mean = {k: curves[label == k].mean(axis=0, dtype=np.float64) for k in known}
-    strong = max(known, key=lambda k: mean[k].sum())
+    mean = {k: curves[label == k].mean(axis=0, dtype=np.float64) for k in present}
+    strong = max(present, key=lambda k: mean[k].sum())
     weight = {k: np.maximum(m - m.min(), 0) for k, m in mean.items()}
-    order = sorted((k for k in known if k != strong), key=lambda k: float(weight[k] @ places / weight[k].sum()))
+    order = sorted((k for k in present if k != strong), key=lambda k: float(weight[k] @ positions / weight[k].sum()))
     for mask, k in zip(masks, (strong, order[0], order[-1]), strict=True):
         mask[:] = label == k
     return masks

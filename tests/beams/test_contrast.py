@@ -195,7 +195,7 @@ def test_threshold_beams__refuses_a_value_out_of_place():
     z, place = np.zeros((4, 4), np.float32), PLACE[:4]
     with pytest.raises(InputError, match="method 'fixed': has no value; give value="):
         threshold_beams.kernel(z, z == 0, place, place, method="fixed")
-    with pytest.raises(InputError, match=r"method 'noise': takes no value \(found 3"):
+    with pytest.raises(InputError, match=r"method 'noise': accepts no value \(found 3"):
         threshold_beams.kernel(z, z == 0, place, place, value=3.0)
     with pytest.raises(InputError, match="threshold_beams: coordinate 'y'"):
         threshold_beams.kernel(z, z == 0, place**2, place)

@@ -167,7 +167,7 @@ def test_engines__refuse_before_anything_is_computed(monkeypatch: pytest.MonkeyP
     for options, words in (
         ({"engine": "onnx"}, r"engine 'onnx': is unknown.*use one of auto, torch, onnxruntime"),
         ({"engine": "onnxruntime", "device": "cuda"}, "engine onnxruntime on cuda: runs on a processor only"),
-        ({"device": "cuda"}, "device cuda: torch sees no GPU here; use cpu or auto"),
+        ({"device": "cuda"}, "device cuda: torch detects no GPU here; use cpu or auto"),
         ({"batch": 0}, "batch of patches: is 0; give at least 1"),
     ):
         for call in (predict, lambda net, seen, **o: predict_counts(net, seen, dark=0.0, **o)):
@@ -183,7 +183,7 @@ def test_onnx_model__refuses_layers_that_it_has_no_words_for() -> None:
     unusual = network("published")
     next(part for part in unusual if isinstance(part, torch.nn.MaxPool2d)).ceil_mode = True
     for net in (*others, odd, unusual, torch.nn.Sequential(torch.nn.ReLU())):
-        with pytest.raises(InputError, match="does not know all layers of this network; use engine torch"):
+        with pytest.raises(InputError, match="does not support all layers of this network; use engine torch"):
             onnx_model(net)
 
 
@@ -286,7 +286,7 @@ def test_load__sees_weights_of_equal_size_and_time(saved: Path, monkeypatch: pyt
     saved.write_bytes(content)
     os.utime(saved, ns=(kept.st_atime_ns, kept.st_mtime_ns))
     assert (os.stat(saved).st_size, os.stat(saved).st_mtime_ns) == (kept.st_size, kept.st_mtime_ns)
-    with pytest.raises(InputError, match=r"are not the ones that ours\.json tells of"):
+    with pytest.raises(InputError, match=r"are not those that ours\.json describes"):
         load(saved)
     beside = saved.with_suffix(".json")
     beside.write_text(beside.read_text().replace(told["sha256"], hashlib.sha256(content).hexdigest()))

@@ -67,7 +67,7 @@ def test_box_labels__are_the_naive_loop() -> None:
         expected = naive(boxes, shape, 8)
         if expected is None:
             refused += 1
-            with pytest.raises(InputError, match="call the patch at y"):
+            with pytest.raises(InputError, match="label the patch at y"):
                 box_labels(boxes, shape, 8)
         else:
             found = box_labels(boxes, shape, 8)
@@ -92,13 +92,16 @@ def test_box_labels__of_a_whole_frame_and_of_nothing() -> None:
     [
         (
             [drawn(3, "weak", 0, 64, 0, 64), drawn(5, "weak", 0, 9, 64, 128), drawn(9, "strong", 0, 60, 0, 64)],
-            r"a\.yaml:3 and a\.yaml:9: call the patch at y 0, x 0 of one frame weak and strong; draw boxes",
+            r"a\.yaml:3 and a\.yaml:9: label the patch at y 0, x 0 of one frame both weak and strong; draw separate",
         ),
         (
             [drawn(8, "weak"), drawn(4, "unlit", 0, 64, 64, 128)],
-            r"a\.yaml:4 and a\.yaml:8: call the patch at y 0, x 64 of one frame unlit and weak",
+            r"a\.yaml:4 and a\.yaml:8: label the patch at y 0, x 64 of one frame both unlit and weak",
         ),
-        ([drawn(2, "weak", 0, 65, 0, 64)], r"a\.yaml:2: box \[0, 65, 0, 64\]: is empty or leaves the frame of 64 rows"),
+        (
+            [drawn(2, "weak", 0, 65, 0, 64)],
+            r"a\.yaml:2: box \[0, 65, 0, 64\]: is empty or exceeds the frame of 64 rows",
+        ),
         ([drawn(2, "weak", -1, 64, 0, 64)], r"a\.yaml:2: box \[-1, 64, 0, 64\]: is empty or leaves"),
         ([drawn(2, "weak", 5, 5, 0, 64)], r"a\.yaml:2: box \[5, 5, 0, 64\]: is empty or leaves"),
         ([drawn(2, "medium")], r"a\.yaml:2: class 'medium': is unknown; use weak, strong, unlit"),

@@ -97,11 +97,11 @@ def test_networks__refuse_what_they_are_not() -> None:
         network("compct")
     with pytest.raises(InputError, match=r"unexpected keyword argument 'depth'.*leave out"):
         network("compact", depth=3)
-    with pytest.raises(InputError, match="patch of 65 pixels: is no multiple of 2; take 64"):
+    with pytest.raises(InputError, match="patch of 65 pixels: is not a multiple of 2; use 64"):
         published(65)
     with pytest.raises(InputError, match="2 widths, 1 kernels and 2 strides"):
         compact((8, 8), (3,), (2, 2))
-    with pytest.raises(InputError, match="pools at fixed places"):
+    with pytest.raises(InputError, match="pools at fixed positions"):
         dense(published(), np.zeros((64, 64), np.float32))
     with pytest.raises(InputError, match="40 x 80 pixels: is smaller than the window of 64"):
         dense(compact(), np.zeros((40, 80), np.float32))

@@ -235,7 +235,7 @@ def test_train__goes_on_from_weights_that_are_there() -> None:
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert not all(torch.equal(value, before[name]) for name, value in found.state_dict().items())
     assert all(p.requires_grad for p in found.parameters())
-    with pytest.raises(InputError, match="the weights to begin with are of another shape"):
+    with pytest.raises(InputError, match="the initial weights have another shape"):
         train(**part, groups=groups[some], **built, start=published())
 
 
@@ -248,15 +248,15 @@ def test_train__refusals() -> None:
         train(patches, labels, np.zeros(6), levels=levels)
     with pytest.raises(InputError, match=r"held-out layers \[7\]: the patches are of layers \[0, 1, 2\]"):
         train(patches, labels, groups, levels=levels, held_out=[7])
-    with pytest.raises(InputError, match=r"training without layers \[\]: nothing is held out"):
+    with pytest.raises(InputError, match=r"training without layers \[\]: no layer is held out"):
         train(patches, labels, groups, levels=levels, held_out=[])
-    with pytest.raises(InputError, match=r"training without layers \[0\]: patches of one class are left"):
+    with pytest.raises(InputError, match=r"training without layers \[0\]: patches of one class remain"):
         train(patches, np.array([0, 1, 0, 0, 0, 0]), groups, levels=levels, held_out=[0])
     with pytest.raises(InputError, match=r"labels \[0, 1, 2\]; give 0 \(weak\) or 1 \(strong\)"):
         train(patches, np.array([0, 1, 2, 1, 0, 1]), groups, levels=levels)
     with pytest.raises(InputError, match="epochs=0, batch=32; give at least 1"):
         train(patches, labels, groups, levels=levels, epochs=0)
-    with pytest.raises(InputError, match="training, epoch 1: the weights have run away; take a smaller rate"):
+    with pytest.raises(InputError, match="training, epoch 1: the weights diverge; use a smaller rate"):
         train(patches + np.arange(64), labels, groups, levels=levels + np.arange(LEVELS), rate=1e30, epochs=3)
     with pytest.raises(InputError, match="labels of 1 × 1 patches: a frame of 64 × 128 pixels has 1 × 2"):
         labelled_patches(np.zeros((1, 64, 128)), np.zeros((1, 1, 1)), dark=0)

@@ -167,7 +167,7 @@ def test_draw_beams__without_a_weak_beam_says_so_and_draws_none() -> None:
     assert list(maps(figure)) == ["where the sample diffracts", "strong beam (SB)"]
     said = words(figure)
     assert "This layer has no weak beam: its weak-beam maps would mislead and are not drawn." in said
-    assert "peaks scatter by 0.310 half widths about those around them" in said
+    assert "peaks scatter by 0.310 half widths about their surroundings" in said
     for sentence in reasons(0.42, 0.013, 0.31, 0.03, 2.6, 5.5):
         assert sentence in said
     lit = maps(figure)["where the sample diffracts"]

@@ -1,1 +1,1 @@
-"""Networks that tell weak-beam from strong-beam patches: architectures, weights, training, labels, inference."""
+"""Networks that distinguish weak-beam from strong-beam patches: architectures, weights, training, labels, inference."""

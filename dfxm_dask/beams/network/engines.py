@@ -1,4 +1,4 @@
-"""Engines that run a network on patches: torch on a processor or a GPU, or onnxruntime where it is there and faster."""
+"""Engines that run a network on patches: torch on a processor or a GPU, or onnxruntime if installed and faster."""
 
 from __future__ import annotations
 
@@ -26,39 +26,39 @@ Answer = Callable[[np.ndarray], np.ndarray]
 ENGINES = ("auto", "torch", "onnxruntime")
 
 BATCH = {"torch": (128, 16), "onnxruntime": (32, 4)}
-"""Patches at a time, of the compact network and of others, whose features are larger (our choice, by measurement)."""
+"""Patches per batch, for the compact network and for others, whose features are larger (our choice, by measurement)."""
 
 DEVICE_BATCH = 2048
-"""Patches at a time on a GPU: more than a frame of 2160 × 2560 pixels has (our choice)."""
+"""Patches per batch on a GPU, more than a frame of 2160 × 2560 pixels contains (our choice)."""
 
 
 def chosen(net: torch.nn.Module, engine: str = "auto", device: str = "auto") -> tuple[str, str]:
-    """The engine that runs a network, and the device that it runs on.
+    """The engine that runs a network, and its device.
 
     Parameters
     ----------
     net : torch.nn.Module
     engine : "auto", "torch" or "onnxruntime"
-        "auto" takes onnxruntime on a processor, for the architectures compact and published, where it is installed.
+        "auto" uses onnxruntime on a processor for the architectures compact and published, if it is installed.
     device : str
-        "auto" takes a GPU where torch sees one, unless onnxruntime is asked for. "cpu" or "cuda".
+        "auto" uses a GPU that torch detects, unless onnxruntime is requested. "cpu" or "cuda".
 
     Returns
     -------
     (str, str)
-        Such as ("onnxruntime", "cpu"). The same for one network on one machine, whatever ran before.
+        For example ("onnxruntime", "cpu"). Always the same for one network on one machine.
 
     Raises
     ------
     InputError
-        An unknown engine, one that is not installed, one that does not know the layers of the network or the device,
-        or a GPU where there is none.
+        An unknown engine, one that is not installed or does not support the layers of the network or the device, or a
+        GPU that does not exist.
 
     Notes
     -----
-    Patches of 64 px in a second on one core, over those of the published network patch by patch by torch (160 to 270
-    in a second of a Xeon of 2.5 GHz with AVX-512), as ``scripts/benchmark.py networks`` finds them with torch 2.13 and
-    onnxruntime 1.31; medians of processor time on a machine that had other work, too:
+    Patches of 64 px per second on one core, relative to the published network run patch by patch by torch (160 to 270
+    per second on a Xeon of 2.5 GHz with AVX-512), as measured by ``scripts/benchmark.py networks`` with torch 2.13 and
+    onnxruntime 1.31; medians of processor time on a machine with other load:
 
     ===========================  =====  ===========
     network                      torch  onnxruntime
@@ -68,8 +68,8 @@ def chosen(net: torch.nn.Module, engine: str = "auto", device: str = "auto") -> 
     published, alone, batched      3.2          7.1
     ===========================  =====  ===========
 
-    So onnxruntime is faster for both. Other architectures were not measured and are left to torch. Nothing was
-    measured on a GPU.
+    So onnxruntime is faster for both. Other architectures were not measured and use torch. Nothing was measured on a
+    GPU.
     """
     if engine not in ENGINES:
         raise InputError(
@@ -79,33 +79,34 @@ def chosen(net: torch.nn.Module, engine: str = "auto", device: str = "auto") -> 
         raise InputError(f"engine onnxruntime on {device}", "runs on a processor only", "use torch, or device cpu")
     if engine == "onnxruntime" and not _installed():
         raise InputError(
-            "engine onnxruntime", "is not installed", "install dfxm_dask[fast], or let engine be auto or torch"
+            "engine onnxruntime", "is not installed", "install dfxm_dask[fast], or set engine to auto or torch"
         )
     if engine == "onnxruntime":
-        onnx_model(net)  # refuses what it has no words for
+        onnx_model(net)  # refuses layers that it cannot express
         return "onnxruntime", "cpu"
-    place = _device(device)
-    faster = engine == "auto" and place == "cpu" and _installed() and expressible(net)
-    return ("onnxruntime" if faster else "torch"), place
+    where = _device(device)
+    faster = engine == "auto" and where == "cpu" and _installed() and expressible(net)
+    return ("onnxruntime" if faster else "torch"), where
 
 
 def engine_of(net: torch.nn.Module, engine: str = "auto", device: str = "auto") -> str:
-    """Engine, version and device of a call of :func:`dfxm_dask.beams.network.inference.predict`, for the record.
+    """Engine, version and device of a call of :func:`dfxm_dask.beams.network.inference.predict`, for provenance.
 
     Parameters
     ----------
     net, engine, device
-        As of :func:`chosen`.
+        See :func:`chosen`.
 
     Returns
     -------
     str
-        Such as "torch 2.13.0 on cpu". Results of one such text are the same to the last bit on one kind of processor.
+        For example "torch 2.13.0 on cpu". Results with equal texts are identical to the last bit on one kind of
+        processor.
 
     Raises
     ------
     InputError
-        As of :func:`chosen`.
+        See :func:`chosen`.
 
     Examples
     --------
@@ -113,12 +114,12 @@ def engine_of(net: torch.nn.Module, engine: str = "auto", device: str = "auto") 
     >>> engine_of(compact(), "torch", "cpu").split()[0]
     'torch'
     """
-    name, place = chosen(net, engine, device)
-    return f"{name} {version(name)} on {place}"
+    name, where = chosen(net, engine, device)
+    return f"{name} {version(name)} on {where}"
 
 
 def batch_of(net: torch.nn.Module, engine: str) -> int:
-    """Patches that an engine takes at a time."""
+    """Number of patches per batch of an engine."""
     return BATCH[engine][0 if is_compact(net) else 1]
 
 
@@ -128,13 +129,13 @@ def answers(net: torch.nn.Module, engine: str) -> Answer:
     Parameters
     ----------
     net : torch.nn.Module
-        Not changed. What it is made into for onnxruntime is kept once per process and weights.
+        Not changed. The converted model for onnxruntime is cached per process and weights.
     engine : "torch" or "onnxruntime"
 
     Returns
     -------
     callable
-        Gives an array (n,), float32.
+        Function that returns an array (n,), float32.
     """
     if engine == "onnxruntime":
         session = _session(onnx_model(net))
@@ -152,9 +153,9 @@ def answers(net: torch.nn.Module, engine: str) -> Answer:
 
 
 def for_inference(net: torch.nn.Module) -> torch.nn.Module:
-    """A copy of a network for use without training, on the processor.
+    """A copy of a network for inference on the processor.
 
-    Channels lie last and the ReLUs work in place: fresh megabytes for each of them, which the system hands out page by
+    Channels are the last axis in memory and ReLUs work in place: allocating new megabytes for each of them, page by
     page, would cost as much as the convolutions.
     """
     import torch
@@ -180,49 +181,50 @@ def on_device(
     net : torch.nn.Module
         Not changed.
     device : str
-        Of torch.
+        Name of the device for torch.
     size : int, pixel
         Edge of a patch.
     lit : array (y, x), bool, optional
-        Pixels over which raw frames are standardised; all by default.
+        Pixels over which raw frames are standardised; by default all.
     precision : torch.dtype, optional
-        Of the convolutions: half by default. Means, spreads and the dense layer of the compact network keep single
-        precision, since a spread is a small difference of squares.
+        Precision of the convolutions; half by default. Means, standard deviations and the dense layer of the compact
+        network keep single precision, since a standard deviation is a small difference of squares.
 
     Returns
     -------
     callable
-        Of a frame (y, x), uint8 or uint16, and the logarithm of every count it can hold; or of a standardised frame,
-        float32, and None. Gives an array (patch_y × patch_x,), float32.
+        Function of a frame (y, x), uint8 or uint16, and a table with the logarithm of every possible count; or of a
+        standardised frame, float32, and None. It returns an array (patch_y × patch_x,), float32.
 
     Notes
     -----
-    Whole frames travel, from page-locked memory, and are cut and looked up there. Batches never cross a frame.
+    Whole frames are transferred from page-locked memory; patches are cut and tables looked up on the device. Batches
+    never cross a frame.
     """
     import torch
 
-    place, half = torch.device(device), precision or torch.float16
-    ready: Any = copy.deepcopy(net).eval().to(place)
+    where, half = torch.device(device), precision or torch.float16
+    ready: Any = copy.deepcopy(net).eval().to(where)
     body = ready.features if is_compact(net) else ready
     body.to(half)
     body.register_forward_pre_hook(lambda _, given: (given[0].to(half),))
-    body.register_forward_hook(lambda _, given, found: found.float())
+    body.register_forward_hook(lambda _, given, features: features.float())
 
     def sent(frame: np.ndarray) -> torch.Tensor:
         dtype = torch.from_numpy(np.empty(0, frame.dtype)).dtype
-        page_locked = torch.empty(frame.shape, dtype=dtype, pin_memory=place.type == "cuda")
+        page_locked = torch.empty(frame.shape, dtype=dtype, pin_memory=where.type == "cuda")
         page_locked.numpy()[...] = frame
-        return page_locked.to(place)
+        return page_locked.to(where)
 
     def looked_up(frame: np.ndarray, table: np.ndarray) -> torch.Tensor:
-        # torch cannot index by 16 bits without a sign, so they travel as what they look like with one.
+        # torch cannot index by unsigned 16 bits, so the frame is transferred as signed numbers.
         levels = sent(frame.view(np.int16) if frame.dtype == np.uint16 else frame).int() & (table.size - 1)
-        logs = torch.from_numpy(table.astype(np.float64)).to(place)
+        logs = torch.from_numpy(table.astype(np.float64)).to(where)
         pixels = torch.bincount((levels if mask is None else levels[mask]).flatten(), minlength=table.size).double()
         mean = float((pixels * logs).sum() / pixels.sum())
         spread = float(torch.sqrt((pixels * (logs - mean) ** 2).sum() / pixels.sum()))
         if not spread > 1e-6 * max(1.0, abs(mean)):  # as dfxm_dask.beams.patches.standardise
-            return torch.zeros(frame.shape, device=place)
+            return torch.zeros(frame.shape, device=where)
         return (logs.float().sub(mean) * (1 / spread))[levels]
 
     mask = None if lit is None else sent(np.asarray(lit, bool))
@@ -230,7 +232,7 @@ def on_device(
     def answer(frame: np.ndarray, table: np.ndarray | None) -> np.ndarray:
         with torch.inference_mode():
             seen = sent(frame) if table is None else looked_up(frame, table)
-            rows, columns = (torch.from_numpy(_lines(n, size)).to(place) for n in frame.shape)
+            rows, columns = (torch.from_numpy(_lines(n, size)).to(where) for n in frame.shape)
             tiles = seen[rows][:, columns].reshape(len(rows) // size, size, len(columns) // size, size)
             patches = tiles.transpose(1, 2).reshape(-1, 1, size, size)
             logits = [ready(part.contiguous(memory_format=torch.channels_last)) for part in patches.split(DEVICE_BATCH)]
@@ -240,7 +242,7 @@ def on_device(
 
 
 def _lines(length: int, size: int) -> np.ndarray:
-    """Rows, or columns, of all patches one after another; a frame smaller than a patch is continued by reflection."""
+    """Rows, or columns, of all patches in sequence; a frame smaller than a patch is extended by reflection."""
     (first,) = patch_starts((length, 1), size)[:1]
     reflected = np.pad(np.arange(length), (0, max(0, size - length)), mode="symmetric")
     return reflected[first[:, None] + np.arange(size)].ravel()
@@ -257,19 +259,22 @@ def _session(model: bytes) -> Any:
 
 
 def _odds(logits: np.ndarray) -> np.ndarray:
+    """Log-odds of weak beam from the logits of both classes."""
     return np.asarray(logits[:, WEAK] - logits[:, STRONG])
 
 
 @lru_cache(maxsize=1)
 def _installed() -> bool:
+    """Whether onnxruntime is installed."""
     return find_spec("onnxruntime") is not None
 
 
 def _device(device: str) -> str:
+    """The device for torch, checked."""
     import torch
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"device {device}", "torch sees no GPU here", "use cpu or auto")
+        raise InputError(f"device {device}", "torch detects no GPU here", "use cpu or auto")
     return device

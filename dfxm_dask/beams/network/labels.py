@@ -1,6 +1,7 @@
-"""Labels of weak and strong beam as patches have them: from boxes that somebody drew, or from the rocking curve.
+"""Labels of weak and strong beam for patches: from drawn boxes, or from the rocking curve.
 
-The numbers are those of simulated layers: 0 unlit, 1 weak, 2 strong, 3 ambiguous. Only weak and strong patches teach.
+The numbers are those of simulated layers: 0 unlit, 1 weak, 2 strong, 3 ambiguous. Only weak and strong patches are used
+for training.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from dfxm_dask.errors import InputError
 from dfxm_dask.schema import PATCH
 
 DRAWN = {MEANINGS[k]: k for k in (WEAK, STRONG, UNLIT)}
-"""Words for the classes that can be drawn, with their numbers."""
+"""Names of the classes that can be drawn, with their numbers."""
 
 COVERED = 0.75
-"""Part of a patch that boxes of one class must cover, as the format of the file says."""
+"""Fraction of a patch that boxes of one class must cover, as specified for the file format."""
 
 SURE = 0.9
-"""Part of the lit pixels of a patch that must surely be of one class by the rocking curve (our choice)."""
+"""Fraction of the lit pixels of a patch that the rocking curve must assign to one class (our choice)."""
 
 EVERY = 4
-"""Pixels that light and rocking curve are looked at, along both sides, as where patches are classified."""
+"""Stride of the sampled pixels along both sides, the same as for classification."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,15 @@ class LabelledBox:
     Parameters
     ----------
     line : int
-        Of the file, from 1.
+        Line of the file, from 1.
     kind : str
         "weak", "strong" or "unlit".
     positions : mapping of str to float
-        Of the layer, z in um, and of the frame along every scan axis, in its unit.
+        Position of the layer (z in um), and of the frame along every scan axis, in its unit.
     box : (int, int, int, int), pixel, optional
         y0, y1, x0, x1, half-open; the whole frame by default.
     store : str
-        Name or path of the scan; empty where there is but one.
+        Name or path of the scan; empty if there is only one.
     """
 
     line: int
@@ -54,23 +55,22 @@ class LabelledBox:
 
 
 def nearest_index(wanted: float, positions: np.ndarray, asked: str, units: str = "") -> int:
-    """Index of the position nearest to a wanted one.
+    """Index of the position nearest to a given one.
 
     Parameters
     ----------
     wanted : float
     positions : array (n,)
-        Along one axis, rising or falling.
+        Positions along one axis, ascending or descending.
     asked : str
-        Who asks, for the text of an error.
+        Name of the caller, for the text of an error.
     units : str
-        Of the positions, for the same.
+        Unit of the positions, for the text of an error.
 
     Raises
     ------
     InputError
-        All positions are further than half a step away, the step being the median one; a single position must be met
-        up to rounding.
+        All positions are farther away than half the median step; a single position must agree up to rounding.
 
     Examples
     --------
@@ -80,13 +80,14 @@ def nearest_index(wanted: float, positions: np.ndarray, asked: str, units: str =
     away = np.abs(np.asarray(positions, np.float64) - wanted)
     index = int(np.argmin(away))
     step = float(np.median(np.abs(np.diff(positions)))) if len(positions) > 1 else 0.0
-    # A millionth is room for rounding: half a step in decimal digits is not half a step in binary ones.
+    # Tolerance of a millionth for rounding: half a step in decimal digits is not exact in binary ones.
     if not away[index] <= 0.5 * step * (1 + 1e-6) + 1e-6 * max(abs(float(positions[index])), step):
-        found = f"{float(positions[index]):.9g}"
+        nearest = f"{float(positions[index]):.9g}"
         low, high = float(np.min(positions)), float(np.max(positions))
         raise InputError(
             f"{asked} {wanted:.9g}",
-            f"the nearest of {len(positions)} positions from {low:.9g} to {high:.9g} {units}".rstrip() + f" is {found}",
+            f"the nearest of {len(positions)} positions from {low:.9g} to {high:.9g} {units}".rstrip()
+            + f" is {nearest}",
             "give a position at most half a step away from one of the scan",
         )
     return index
@@ -95,37 +96,37 @@ def nearest_index(wanted: float, positions: np.ndarray, asked: str, units: str =
 def box_labels(
     boxes: Sequence[LabelledBox], shape: tuple[int, int], size: int = PATCH, source: str = "labels"
 ) -> np.ndarray:
-    """Label of each patch of a frame, from the boxes that were drawn on it.
+    """Label of each patch of a frame, from the boxes drawn on it.
 
     Parameters
     ----------
     boxes : sequence of LabelledBox
-        Of this frame.
+        Boxes of this frame.
     shape : (int, int), pixel
         Rows and columns of the frame.
     size : int, pixel
         Edge of a patch.
     source : str
-        File that the boxes come from, for the text of an error.
+        File of the boxes, for the text of an error.
 
     Returns
     -------
     array (patch_y, patch_x), uint8
-        A class whose boxes cover at least 3/4 of the patch and no box of another class touches it; ambiguous
-        elsewhere. The last patches of a frame that is no multiple of the patch are shifted back into it.
+        The class whose boxes cover at least 3/4 of the patch if no box of another class touches the patch; otherwise
+        ambiguous. If the frame is not a multiple of the patch, the last patches are shifted back into it.
 
     Raises
     ------
     InputError
-        A box that is empty or leaves the frame, an unknown class, or two classes that each cover 3/4 of one patch: the
-        lines of both are named.
+        A box that is empty or exceeds the frame, an unknown class, or two classes that each cover 3/4 of one patch; the
+        message names the lines of both.
 
     Notes
     -----
-    A label without a box holds for the whole frame. Such a label is not quite true: a frame has dark surroundings
-    whatever beam it shows, so that unlit patches are called weak in one frame and strong in the next. They must be
-    taken out by the light mask before anything is trained (:func:`lit_patches`); networks that learned them stopped
-    at some 80 to 90 % of right answers.
+    A label without a box holds for the whole frame. This is only approximately true: a frame has dark
+    surroundings in any beam, so that unlit patches are labelled weak in one frame and strong in the next. The light
+    mask must remove them before training (:func:`lit_patches`); networks that learned them stopped at some 80 to 90 %
+    of right answers.
 
     Examples
     --------
@@ -158,8 +159,8 @@ def box_labels(
         first, second = sorted(claims, key=lambda b: b.line)[:2]
         raise InputError(
             f"{source}:{first.line} and {source}:{second.line}",
-            f"call the patch at y {corner[0]}, x {corner[1]} of one frame {first.kind} and {second.kind}",
-            "draw boxes of different classes apart",
+            f"label the patch at y {corner[0]}, x {corner[1]} of one frame both {first.kind} and {second.kind}",
+            "draw separate boxes for different classes",
         )
     label = np.full(share.shape[1:], AMBIGUOUS, np.uint8)
     for kind, one in zip(DRAWN, share, strict=True):
@@ -170,19 +171,19 @@ def box_labels(
 def check_taught(
     boxes: Sequence[LabelledBox], label: np.ndarray, shape: tuple[int, int], size: int = PATCH, source: str = "labels"
 ) -> None:
-    """Refuse boxes from which no patch got its class: their author would think that they were learned from.
+    """Refuse boxes that give no patch their class, because they would have no influence on training.
 
     Parameters
     ----------
     boxes, shape, size, source
-        As of :func:`box_labels`.
+        See :func:`box_labels`.
     label : array (patch_y, patch_x)
-        What it gave.
+        Result of :func:`box_labels`.
 
     Raises
     ------
     InputError
-        Names the line.
+        The message names the line.
     """
     starts, inside = patch_starts(shape, size), (min(size, shape[0]), min(size, shape[1]))
     for drawn in boxes:
@@ -191,7 +192,7 @@ def check_taught(
         if not (label[np.ix_(rows, columns)] == DRAWN[drawn.kind]).any():
             raise InputError(
                 f"{source}:{drawn.line}: box {[y0, y1, x0, x1]}",
-                f"gives no patch of {size} pixels its class: it covers {COVERED:.0%} of none, or others touch them",
+                f"gives no patch of {size} pixels its class: no patch is {COVERED:.0%} covered by this class alone",
                 "draw it over whole patches",
             )
 
@@ -206,20 +207,21 @@ def _inside(drawn: LabelledBox, shape: tuple[int, int], source: str) -> tuple[in
     if not (0 <= y0 < y1 <= shape[0] and 0 <= x0 < x1 <= shape[1]):
         raise InputError(
             f"{source}:{drawn.line}: box {list(drawn.box)}",
-            f"is empty or leaves the frame of {shape[0]} rows and {shape[1]} columns",
+            f"is empty or exceeds the frame of {shape[0]} rows and {shape[1]} columns",
             "give y0, y1, x0, x1 in pixels, the ends not included",
         )
     return drawn.box
 
 
 def _overlap(drawn: LabelledBox, corner: tuple[int, ...], size: tuple[int, int], shape: tuple[int, int]) -> int:
+    """Number of pixels of a patch that a box covers."""
     y0, y1, x0, x1 = drawn.box or (0, shape[0], 0, shape[1])
     high = min(y1, corner[0] + size[0]) - max(y0, corner[0])
     return max(0, high) * max(0, min(x1, corner[1] + size[1]) - max(x0, corner[1]))
 
 
 def lit_patches(lit: np.ndarray, size: int = PATCH) -> np.ndarray:
-    """Which patches are lit: at least half of the pixels that are looked at, as where patches are classified.
+    """Patches that are lit: at least half of the sampled pixels, the same rule as for classification.
 
     Parameters
     ----------
@@ -240,22 +242,22 @@ def lit_patches(lit: np.ndarray, size: int = PATCH) -> np.ndarray:
 
 
 def prior_labels(peak: np.ndarray, width: np.ndarray, positions: np.ndarray, size: int = PATCH) -> np.ndarray:
-    """Label of each patch at each position of the scan, where the rocking curve leaves no doubt.
+    """Label of each patch at each position of the scan, where the rocking curve is unambiguous.
 
     Parameters
     ----------
     peak, width : array (y, x), unit of the axis
-        Local peak and half width, NaN where unlit: those of :func:`dfxm_dask.beams.local_peak`.
+        Local peak and half width from :func:`dfxm_dask.beams.local_peak`, NaN where unlit.
     positions : array (position,)
-        Along the axis.
+        Positions along the axis.
     size : int, pixel
         Edge of a patch.
 
     Returns
     -------
     array (position, patch_y, patch_x), uint8
-        Weak where at least 90 % of the lit pixels have |u| > 2.5, strong where as many have |u| < 1.2, with
-        u = (position − peak)/width; unlit where less than half of the patch is lit; ambiguous elsewhere.
+        Weak if at least 90 % of the lit pixels have |u| > 2.5, strong if as large a fraction has |u| < 1.2, with
+        u = (position − peak)/width; unlit if less than half of the patch is lit; otherwise ambiguous.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Networks that tell weak-beam from strong-beam patches: the published one, and ours.
+"""Networks that distinguish weak-beam from strong-beam patches: the published one, and ours.
 
-All take patches (n, channel, y, x), float32, and give logits (n, 2) in the order of :data:`CLASSES`. Torch is imported
-when a network is built, not before.
+The input is patches (n, channel, y, x), float32; the output is logits (n, 2) in the order of :data:`CLASSES`. Torch is
+imported when a network is built, not before.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CLASSES = ("weak", "strong")
 WEAK, STRONG = range(2)
 
 VARIANCE_FLOOR = 1e-4
-"""Added to the variance of a feature before its root, whose slope at 0 is infinite (our choice)."""
+"""Added to the variance of a feature before the square root, whose slope at 0 is infinite (our choice)."""
 
 
 @contextmanager
@@ -41,6 +41,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _separable(inner: int, outer: int, kernel: int, stride: int = 1) -> list[torch.nn.Module]:
+    """Depthwise and 1×1 convolution with ReLU."""
     from torch import nn
 
     pad = (kernel - stride + 1) // 2
@@ -52,11 +53,12 @@ def _separable(inner: int, outer: int, kernel: int, stride: int = 1) -> list[tor
 
 
 def _even(name: str, patch: int, multiple: int) -> None:
+    """Refuse a patch size that the network cannot process."""
     if patch < multiple or patch % multiple:
         raise InputError(
             f"network {name!r}: patch of {patch} pixels",
-            f"is no multiple of {multiple}",
-            f"take {multiple * max(1, round(patch / multiple))} pixels",
+            f"is not a multiple of {multiple}",
+            f"use {multiple * max(1, round(patch / multiple))} pixels",
         )
 
 
@@ -66,10 +68,10 @@ def published(patch: int = PATCH, dropout: float = 0.3, channels: int = 1) -> to
     Parameters
     ----------
     patch : int, pixel
-        Edge of a patch; even. The first dense layer holds 640 weights for every four pixels, so it sets the size.
+        Edge of a patch; even. The first dense layer has 640 weights for every four pixels, so it determines the size.
     dropout : float
-        Of whole channels after the first and second block and after the pool, and of the 10 units: 0.3 in the published
-        code, 0.15 in the paper.
+        Dropout of whole channels after the first and second block and after the pool, and of the 10 units: 0.3 in the
+        published code, 0.15 in the paper.
     channels : int
         Images per patch.
 
@@ -85,8 +87,8 @@ def published(patch: int = PATCH, dropout: float = 0.3, channels: int = 1) -> to
 
     References
     ----------
-    Benhadjira et al., arXiv:2509.05017v2, written from its description. The paper says 64 px and 879 K parameters,
-    which exclude each other; 74 px come within 0.13 %.
+    Benhadjira et al., arXiv:2509.05017v2, written from its description. The paper states 64 px and 879 K parameters,
+    which contradict each other; 74 px agree to 0.13 %.
 
     Examples
     --------
@@ -123,15 +125,15 @@ def compact(
     Parameters
     ----------
     widths, kernels, strides : sequences of int
-        Of the stem (a plain convolution with bias) and of every separable block after it.
+        Parameters of the stem (a plain convolution with bias) and of every separable block after it.
     channels : int
         Images per patch.
 
     Returns
     -------
     torch.nn.Module
-        With the parts ``features`` (convolutions) and ``score`` (dense layer); any patch size that is a multiple of the
-        product of the strides.
+        A network with the parts ``features`` (convolutions) and ``score`` (dense layer), for any patch size that is a
+        multiple of the product of the strides.
 
     Raises
     ------
@@ -140,8 +142,8 @@ def compact(
 
     Notes
     -----
-    Texture matters, not where in the patch it is, so features are pooled over space to mean and standard deviation.
-    The same features, computed once for a whole frame, give a map without patch seams: :func:`dense`.
+    Texture matters, not its position in the patch; therefore features are pooled over space to mean and standard
+    deviation. The same features, computed once for a whole frame, give a map without patch seams: :func:`dense`.
 
     Examples
     --------
@@ -174,10 +176,10 @@ def compact(
             self.stride = int(np.prod(strides))
 
         def forward(self, patches: torch.Tensor) -> torch.Tensor:
-            found = self.features(patches).flatten(2)
-            mean = found.mean(2)
-            # Not torch.var, which walks through such layouts many times slower.
-            square = (found * found).mean(2)
+            features = self.features(patches).flatten(2)
+            mean = features.mean(2)
+            # torch.var is many times slower for this memory layout.
+            square = (features * features).mean(2)
             spread = torch.sqrt((square - mean * mean).clamp_min(0) + VARIANCE_FLOOR)
             return self.score(torch.cat([mean, spread], 1))
 
@@ -187,25 +189,25 @@ def compact(
 def dense(
     network: torch.nn.Module, frame: np.ndarray, *, size: int = PATCH, temperature: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probability of weak beam on a lattice as fine as the stride of the network, without patch seams.
+    """Probability of weak beam on a lattice with the stride of the network, without patch seams.
 
     Parameters
     ----------
     network : torch.nn.Module
-        Of :func:`compact`.
+        A network of :func:`compact`.
     frame : array (y, x), float32
         A standardised frame; NaN counts as its mean, 0.
     size : int, pixel
-        Window over which features are pooled: the patch that the network was trained on.
+        Window over which features are pooled: the patch size of training.
     temperature : float
-        By which the logits are divided.
+        Divisor of the logits.
 
     Returns
     -------
     probability : array (rows, columns), float32
-        Of weak beam in the window about every lattice point.
+        Probability of weak beam in the window around every lattice point.
     y, x : arrays, float64, pixel
-        Centres of the windows. Outside the outermost ones nothing is known but their values.
+        Centres of the windows. The map is not defined beyond the outermost ones.
 
     Raises
     ------
@@ -214,20 +216,20 @@ def dense(
 
     Notes
     -----
-    A patch on its own ends in zeros, a window in a frame goes on in its neighbours: probabilities of windows that are
-    patches agree closely, not exactly.
+    A single patch is padded with zeros, while a window in a frame is surrounded by its neighbours: probabilities of
+    windows that are patches agree closely, not exactly.
     """
     import torch
 
     if not hasattr(network, "features"):
         raise InputError(
-            "a dense map", "the network pools at fixed places", "use a network of the architecture compact"
+            "a dense map", "the network pools at fixed positions", "use a network of the architecture compact"
         )
     stride = int(network.stride)  # type: ignore[arg-type]
     cells = size // stride
     if min(frame.shape) < size or cells < 1:
         raise InputError(
-            f"a dense map of a frame of {frame.shape[0]} x {frame.shape[1]} pixels",
+            f"a dense map of a frame of {frame.shape[0]} × {frame.shape[1]} pixels",
             f"is smaller than the window of {size}",
             "classify patches, which are padded",
         )
@@ -236,9 +238,9 @@ def dense(
     with torch.inference_mode(), one_thread():
         image = torch.from_numpy(clean)[None, None].contiguous(memory_format=torch.channels_last)
         net: Any = network.eval()
-        found = net.to(memory_format=torch.channels_last).features(image)
-        mean = torch.nn.functional.avg_pool2d(found, cells, 1)
-        square = torch.nn.functional.avg_pool2d(found * found, cells, 1)
+        features = net.to(memory_format=torch.channels_last).features(image)
+        mean = torch.nn.functional.avg_pool2d(features, cells, 1)
+        square = torch.nn.functional.avg_pool2d(features * features, cells, 1)
         spread = torch.sqrt((square - mean * mean).clamp_min(0) + VARIANCE_FLOOR)
         pooled = torch.cat([mean, spread], 1)[0].permute(1, 2, 0)
         logits = net.score(pooled)
@@ -272,7 +274,7 @@ def network(architecture: str, **options: Any) -> torch.nn.Module:
     try:
         return ARCHITECTURES[architecture](**options)
     except TypeError as error:
-        raise InputError(f"network {architecture!r}", str(error), "leave out what it does not have") from None
+        raise InputError(f"network {architecture!r}", str(error), "omit options that it does not have") from None
 
 
 def count_parameters(network: torch.nn.Module) -> int:

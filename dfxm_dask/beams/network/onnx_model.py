@@ -1,7 +1,7 @@
-"""A network as an ONNX model, written field by field into memory.
+"""Conversion of a network to an ONNX model, written field by field into memory.
 
-Nothing is pickled, and no file is left behind. The package ``onnx`` (23 MB, and protobuf) would spare the 30 lines that
-write fields; torch's exporter wants ``onnxscript`` and sympy as well (90 MB).
+Nothing is pickled, and no file is written. The package ``onnx`` (23 MB, and protobuf) would save the 30 lines that
+write fields; torch's exporter requires ``onnxscript`` and sympy as well (90 MB).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import torch
 
 OPSET, IR_VERSION = 17, 8
-"""Of the format: all versions of onnxruntime since 1.13 read them."""
+"""Versions of the format that all versions of onnxruntime since 1.13 read."""
 
 FLOAT = 1
-"""Single precision, as the format numbers its types."""
+"""Number of single precision in the format."""
 
 
 def onnx_model(net: torch.nn.Module) -> bytes:
@@ -36,7 +36,7 @@ def onnx_model(net: torch.nn.Module) -> bytes:
     Returns
     -------
     bytes
-        The same for the same weights.
+        Identical for identical weights.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def onnx_model(net: torch.nn.Module) -> bytes:
 
     Notes
     -----
-    A convolution of one channel to one and the 1×1 convolution after it become one, which onnxruntime runs faster.
+    A convolution from one channel to one and the following 1×1 convolution are merged, which onnxruntime runs faster.
 
     References
     ----------
@@ -58,7 +58,7 @@ def onnx_model(net: torch.nn.Module) -> bytes:
     True
     """
     if not expressible(net):
-        raise InputError("engine onnxruntime", "does not know all layers of this network", "use engine torch")
+        raise InputError("engine onnxruntime", "does not support all layers of this network", "use engine torch")
     import torch
 
     nodes: list[bytes] = []
@@ -74,8 +74,8 @@ def onnx_model(net: torch.nn.Module) -> bytes:
     def node(kind: str, *given: str, out: str = "", **attributes: int | list[int]) -> str:
         out = out or f"x{len(nodes)}"
         links = b"".join(_field(1, name) for name in given) + _field(2, out)
-        told = b"".join(_field(5, _attribute(name, value)) for name, value in attributes.items())
-        nodes.append(_field(1, links + _field(4, kind) + told))
+        described = b"".join(_field(5, _attribute(name, value)) for name, value in attributes.items())
+        nodes.append(_field(1, links + _field(4, kind) + described))
         return out
 
     def layer(part: Any, seen: str, out: str = "") -> str:
@@ -103,23 +103,23 @@ def onnx_model(net: torch.nn.Module) -> bytes:
 
     whole: Any = net
     parts = _joined(list(whole.features if is_compact(net) else whole))
-    found = "patches"
+    output = "patches"
     for part in parts if is_compact(net) else parts[:-1]:
-        found = layer(part, found)
+        output = layer(part, output)
     if is_compact(net):
-        mean = node("ReduceMean", found, axes=[2, 3], keepdims=0)
-        square = node("ReduceMean", node("Mul", found, found), axes=[2, 3], keepdims=0)
+        mean = node("ReduceMean", output, axes=[2, 3], keepdims=0)
+        square = node("ReduceMean", node("Mul", output, output), axes=[2, 3], keepdims=0)
         variance = node("Relu", node("Sub", square, node("Mul", mean, mean)))
         spread = node("Sqrt", node("Add", variance, tensor(torch.tensor([VARIANCE_FLOOR]))))
-        found = node("Concat", mean, spread, axis=1)
-    layer(whole.score if is_compact(net) else parts[-1], found, out="logits")
+        output = node("Concat", mean, spread, axis=1)
+    layer(whole.score if is_compact(net) else parts[-1], output, out="logits")
     graph = b"".join(nodes) + _field(2, "network") + b"".join(tensors)
     graph += _field(11, _value("patches", "n", "channel", "y", "x")) + _field(12, _value("logits", "n", "class"))
     return _field(1, IR_VERSION) + _field(7, graph) + _field(8, _field(2, OPSET))
 
 
 def _field(number: int, content: int | str | bytes) -> bytes:
-    """A field of a protocol buffer: a whole number that is not negative, or bytes with their length."""
+    """A field of a protocol buffer: a non-negative integer, or bytes with their length."""
     if isinstance(content, int):
         return _varint(number << 3) + _varint(content)
     content = content.encode() if isinstance(content, str) else content
@@ -127,26 +127,29 @@ def _field(number: int, content: int | str | bytes) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    found = b""
+    """Variable-length encoding of a non-negative integer."""
+    encoded = b""
     while value > 127:
-        found += struct.pack("B", value & 127 | 128)
+        encoded += struct.pack("B", value & 127 | 128)
         value >>= 7
-    return found + struct.pack("B", value)
+    return encoded + struct.pack("B", value)
 
 
 def _attribute(name: str, value: int | list[int]) -> bytes:
+    """An attribute of a node: an integer or a list of integers."""
     if isinstance(value, int):
         return _field(1, name) + _field(3, value) + _field(20, 2)
     return _field(1, name) + b"".join(_field(8, v) for v in value) + _field(20, 7)
 
 
 def _value(name: str, *dims: str) -> bytes:
+    """Name, type and dims of an input or output."""
     shape = b"".join(_field(1, _field(2, dim)) for dim in dims)
     return _field(1, name) + _field(2, _field(1, _field(1, FLOAT) + _field(2, shape)))
 
 
 def _joined(parts: list[Any]) -> list[Any]:
-    """Layers of which the first two are one convolution, where the first takes one channel to one."""
+    """Merge the first two layers into one convolution if the first one maps one channel to one."""
     import torch
 
     if len(parts) < 2 or not all(isinstance(part, torch.nn.Conv2d) for part in parts[:2]):
@@ -162,11 +165,12 @@ def _joined(parts: list[Any]) -> list[Any]:
 
 
 def is_compact(net: torch.nn.Module) -> bool:
+    """Whether a network is of the architecture compact."""
     return type(net).__name__ == "Compact"
 
 
 def expressible(net: Any) -> bool:
-    """Whether the layers are such as those of the networks compact and published."""
+    """Whether all layers occur in the networks compact and published."""
     from torch import nn
 
     parts = list(net.features) if is_compact(net) else list(net) if type(net) is nn.Sequential else []
@@ -174,6 +178,7 @@ def expressible(net: Any) -> bool:
 
 
 def _plain(part: Any) -> bool:
+    """Whether a layer has no options beyond those of the networks compact and published."""
     from torch import nn
 
     if type(part) is nn.Conv2d:

@@ -1,4 +1,4 @@
-"""Scores of classifiers: accuracy, recall, calibration, and what brightness alone would reach."""
+"""Scores of classifiers: accuracy, recall, calibration, and the scores of brightness alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dfxm_dask.beams.network.networks import CLASSES, STRONG, WEAK
 from dfxm_dask.errors import InputError
 
 BINS = 15
-"""Of the expected calibration error, equally wide (as in the reference)."""
+"""Number of bins of the expected calibration error, equally wide (as in the reference)."""
 
 
 def evaluate(weak: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def evaluate(weak: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     weak : array (n,)
         Probability of weak beam.
     labels : array (n,), integer
-        In the order of CLASSES.
+        Class numbers, in the order of CLASSES.
 
     Returns
     -------
@@ -35,7 +35,7 @@ def evaluate(weak: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     Raises
     ------
     InputError
-        Nothing to score, not one label for each probability, or what is no probability.
+        No or unequal numbers of probabilities and labels, or numbers outside 0 … 1.
 
     Notes
     -----
@@ -53,16 +53,16 @@ def evaluate(weak: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """
     weak, labels = np.asarray(weak, np.float64).ravel(), np.asarray(labels).ravel()
     if weak.size == 0 or weak.size != labels.size:
-        raise InputError("scores", f"of {weak.size} probabilities and {labels.size} labels", "give one of each")
+        raise InputError("scores", f"of {weak.size} probabilities and {labels.size} labels", "give one label for each")
     if not ((weak >= 0) & (weak <= 1)).all():
         raise InputError("scores", f"of probabilities from {weak.min()} to {weak.max()}", "give numbers from 0 to 1")
-    found = np.where(weak > 0.5, WEAK, STRONG)
-    right = found == labels
-    confidence = np.where(found == WEAK, weak, 1 - weak)
+    predicted = np.where(weak > 0.5, WEAK, STRONG)
+    right = predicted == labels
+    confidence = np.where(predicted == WEAK, weak, 1 - weak)
     which = np.clip((confidence * BINS).astype(int), 0, BINS - 1)
     gap = np.bincount(which, right - confidence, BINS)
     truth = np.where(labels == WEAK, weak, 1 - weak)
-    counts = [[int(np.sum((labels == t) & (found == f))) for f in range(2)] for t in range(2)]
+    counts = [[int(np.sum((labels == t) & (predicted == f))) for f in range(2)] for t in range(2)]
     recall = [row[k] / sum(row) if sum(row) else float("nan") for k, row in enumerate(counts)]
     return {
         "patches": int(weak.size),
@@ -77,6 +77,7 @@ def evaluate(weak: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def _brightness(patches: np.ndarray) -> np.ndarray:
+    """Features of the brightness of patches: 1, m, s, m², s², m s, of mean and standard deviation."""
     flat = np.asarray(patches, np.float64).reshape(len(patches), -1)
     mean, spread = flat.mean(1), flat.std(1)
     return np.stack([np.ones(len(flat)), mean, spread, mean**2, spread**2, mean * spread], 1)
@@ -88,7 +89,7 @@ def brightness_baseline(patches: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     patches : array (n, ...)
-        What a network would see; see :func:`seen_patches`.
+        Input of a network; see :func:`seen_patches`.
     labels : array (n,), integer
 
     Returns
@@ -103,8 +104,8 @@ def brightness_baseline(patches: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     Notes
     -----
-    What a network must beat: where brightness alone tells the beams apart, accuracy proves little. A ridge of 1e-3 on
-    the weights of the scaled features keeps them finite where it does so perfectly (our choice).
+    A network must exceed this baseline: if brightness alone distinguishes the beams, accuracy proves little. A ridge of
+    1e-3 on the weights of the scaled features keeps them finite if it does so perfectly (our choice).
     """
     labels = np.asarray(labels)
     if len(np.unique(labels)) < 2:
@@ -124,23 +125,23 @@ def brightness_baseline(patches: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def brightness_probability(weights: np.ndarray, patches: np.ndarray) -> np.ndarray:
-    """Probability of weak beam by a :func:`brightness_baseline`: array (n,), float64."""
+    """Probability of weak beam from the weights of :func:`brightness_baseline`: array (n,), float64."""
     return np.asarray(expit(_brightness(patches) @ weights))
 
 
 def calibrated_temperature(log_odds: np.ndarray, labels: np.ndarray) -> float:
-    """Temperature by which log-odds are divided to make the labels most likely.
+    """Temperature that maximises the likelihood of the labels when it divides the log-odds.
 
     Parameters
     ----------
     log_odds : array (n,)
-        Of weak beam.
+        Log-odds of weak beam.
     labels : array (n,), integer
 
     Returns
     -------
     float
-        From 0.05 to 20; 1 without any patch.
+        From 0.05 to 20; 1 if there are no patches.
 
     References
     ----------

@@ -19,24 +19,26 @@ if TYPE_CHECKING:
     import torch
 
 WARMEST = 3.0
-"""Limit of the temperature, and its reciprocal the other one: weights that were stopped by their log loss need no more.
-Networks of six labelled frames, another instrument, were calibrated best at 2.1 to 3.1 (our choice, by measurement)."""
+"""Upper limit of the temperature; its reciprocal is the lower one. Weights that were stopped by their log loss need no
+higher one. Networks of six labelled frames of another instrument were calibrated best at 2.1 to 3.1 (our choice, by
+measurement)."""
 
 
 class _Labelled(NamedTuple):
-    """Patches of counts, their classes, the lit counts of their frames and the dark level of these: arrays (n, …)."""
+    """Patches of counts, their classes, the lit counts of their frames and dark levels: arrays (n, …)."""
 
     patches: np.ndarray
     labels: np.ndarray
     levels: np.ndarray
     dark: np.ndarray
 
-    def some(self, places: np.ndarray) -> _Labelled:
-        return _Labelled(*(values[places] for values in self))
+    def some(self, index: np.ndarray) -> _Labelled:
+        """A selection of the patches."""
+        return _Labelled(*(values[index] for values in self))
 
 
 class _Jitter(NamedTuple):
-    """What is changed at random in every patch before a network learns from it: see :func:`train`."""
+    """Random variations of every patch during training: see :func:`train`."""
 
     gain: float
     offset: float
@@ -47,17 +49,17 @@ class _Jitter(NamedTuple):
 def _checked(
     patches: np.ndarray, labels: np.ndarray, groups: np.ndarray, levels: np.ndarray, dark: np.ndarray | float
 ) -> _Labelled:
-    """The patches with what belongs to them.
+    """The patches with all their data, checked.
 
     Raises
     ------
     InputError
-        Arrays of unequal length, or labels that are neither class.
+        Arrays of unequal length, or labels of an unknown class.
     """
     n = len(patches)
     lengths = {"labels": len(labels), "groups": len(groups), "levels": len(levels)}
     if set(lengths.values()) != {n}:
-        raise InputError(f"training on {n} patches", f"there are {lengths}", "give one of each for every patch")
+        raise InputError(f"training on {n} patches", f"finds {lengths}", "give one entry of each for every patch")
     if not np.isin(labels, (WEAK, STRONG)).all():
         raise InputError("training", f"labels {np.unique(labels).tolist()}", f"give {WEAK} (weak) or {STRONG} (strong)")
     return _Labelled(patches, labels, levels, np.broadcast_to(np.asarray(dark, np.float32), n))
@@ -66,15 +68,17 @@ def _checked(
 def _split(
     labels: np.ndarray, groups: np.ndarray, held_out: Sequence[int] | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the patches to learn from, and of those in the layers held out."""
+    """Indices of the patches for training, and of those in the held-out layers."""
     names = np.unique(groups)
     if len(names) < 2:
         raise InputError(
-            "training", "all patches are of one layer", "label frames of a second layer: one is held out to stop at"
+            "training",
+            "all patches are of one layer",
+            "label frames of a second layer: one layer is held out to stop the training",
         )
     if held_out is None:
         order = np.random.default_rng(seed).permutation(names)
-        # What is held out should hold both classes; what is left must.
+        # Held-out layers should contain both classes; the others must.
         held_out = []
         for g in sorted(order, key=lambda g: -len(np.unique(labels[groups == g]))):
             rest = labels[~np.isin(groups, [*held_out, g])]
@@ -83,7 +87,7 @@ def _split(
         if not held_out:
             raise InputError(
                 f"training on {len(names)} layers",
-                "whichever is held out, the others hold patches of one class only",
+                "for every choice of held-out layers, the others contain patches of one class only",
                 "label weak and strong patches in at least two layers",
             )
     unknown = sorted(set(map(int, held_out)) - set(map(int, names)))
@@ -95,14 +99,14 @@ def _split(
     if not aside.any() or len(np.unique(labels[~aside])) < 2:
         raise InputError(
             f"training without layers {sorted(map(int, held_out))}",
-            "patches of one class are left" if aside.any() else "nothing is held out",
+            "patches of one class remain" if aside.any() else "no layer is held out",
             "label weak and strong patches in more layers",
         )
     return np.flatnonzero(~aside), np.flatnonzero(aside)
 
 
 def _jittered(chance: np.random.Generator, part: _Labelled, jitter: _Jitter) -> np.ndarray:
-    """What a network sees of a batch in another light, mirrored or not, and brighter or darker as a whole."""
+    """Input of a network for a batch with random gain, dark level, mirroring and brightness."""
     n = len(part.labels)
     gain, offset = jitter.gain, jitter.offset
     factor, wrong = np.exp(chance.uniform(-gain, gain, n)), chance.uniform(-offset, offset, n)
@@ -118,59 +122,60 @@ def _jittered(chance: np.random.Generator, part: _Labelled, jitter: _Jitter) -> 
 
 
 def _temperature(odds: np.ndarray, labels: np.ndarray) -> float:
-    """Temperature of the held-out patches, and of one typical patch a class that is taken for wrong.
+    """Temperature from the held-out patches, with one typical patch of each class counted as wrong.
 
-    Without that patch a few labels, all found, would make every probability 0 or 1 (our choice, after the targets of
-    Platt). The patches of a frame err together, so that one odd frame would take a small set to the other end: hence
-    the limits.
+    Without that patch a few labels, all classified correctly, would make every probability 0 or 1 (our choice, after
+    the targets of Platt). Errors of patches of one frame are correlated, so that one unusual frame would dominate a
+    small set: hence the limits.
     """
     classes = np.unique(labels)
     typical = [np.median(odds[labels == kind]) for kind in classes]
-    found = calibrated_temperature(np.append(odds, typical), np.append(labels, WEAK + STRONG - classes))
-    return float(np.clip(found, 1 / WARMEST, WARMEST))
+    temperature = calibrated_temperature(np.append(odds, typical), np.append(labels, WEAK + STRONG - classes))
+    return float(np.clip(temperature, 1 / WARMEST, WARMEST))
 
 
 def _batches(
-    chance: np.random.Generator, known: _Labelled, places: np.ndarray, batch: int, jitter: _Jitter
+    chance: np.random.Generator, data: _Labelled, index: np.ndarray, batch: int, jitter: _Jitter
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What a network sees of some patches in one epoch, in an order drawn by chance, and their classes."""
-    order = chance.permutation(places)
+    """Inputs of a network and classes of some patches in one epoch, in random order."""
+    order = chance.permutation(index)
     for first in range(0, len(order), batch):
-        part = known.some(order[first : first + batch])
+        part = data.some(order[first : first + batch])
         yield _jittered(chance, part, jitter), part.labels
 
 
 def _begin(net: torch.nn.Module, start: torch.nn.Module, named: str) -> None:
-    """Takes over the weights to begin with.
+    """Load the initial weights.
 
     Raises
     ------
     InputError
-        They are of another shape.
+        Weights of another shape.
     """
     try:
         net.load_state_dict(start.state_dict())
     except RuntimeError:
         remedy = "give the architecture and options of those weights"
-        raise InputError(f"training of {named}", "the weights to begin with are of another shape", remedy) from None
+        raise InputError(f"training of {named}", "the initial weights have another shape", remedy) from None
 
 
-def _odds(net: torch.nn.Module, known: _Labelled, places: np.ndarray) -> np.ndarray:
-    """Log odds that a network gives some of the patches, as they are."""
+def _odds(net: torch.nn.Module, data: _Labelled, index: np.ndarray) -> np.ndarray:
+    """Log-odds of some of the patches by a network, without random variations."""
 
     def seen(part: slice) -> np.ndarray:
-        some = known.some(places[part])
+        some = data.some(index[part])
         return seen_patches(some.patches, some.levels, some.dark)
 
-    return log_odds(net, seen, len(places))
+    return log_odds(net, seen, len(index))
 
 
 def _scores(odds: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> dict[str, Any]:
+    """Scores of log-odds at a temperature."""
     return evaluate(expit(odds.astype(np.float64) / temperature), labels)
 
 
 def _optimiser(net: torch.nn.Module, rate: float, steps: int) -> tuple[torch.optim.Optimizer, Any]:
-    """AdamW, and its rate over all steps: a tenth to rise, then along a cosine."""
+    """AdamW and its learning rate over all steps: rising during the first tenth, then falling along a cosine."""
     import torch
 
     optimiser = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-4)
@@ -189,7 +194,7 @@ def _learn(
     weight: torch.Tensor,
     batches: Iterator[tuple[np.ndarray, np.ndarray]],
 ) -> float:
-    """Steps of one epoch, one for each batch of (what the network sees, classes); the sum of their losses."""
+    """One training epoch over batches of (network input, classes); returns the sum of the losses."""
     import torch
 
     optimiser, schedule = optimisation
@@ -230,66 +235,66 @@ def train(
     class_weights: bool = True,
     progress: Callable[[dict[str, float]], None] | None = None,
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """A network that was trained on labelled patches, stopped and calibrated on layers held out.
+    """Network trained on labelled patches, stopped and calibrated on held-out layers.
 
     Parameters
     ----------
     patches, levels, dark : arrays
-        Of :func:`dfxm_dask.beams.network.training_patches.labelled_patches`.
+        See :func:`dfxm_dask.beams.network.training_patches.labelled_patches`.
     labels : array (n,), integer
-        In the order of CLASSES.
+        Class numbers, in the order of CLASSES.
     groups : array (n,), integer
-        Layer of every patch. Patches of one layer are never on both sides.
+        Layer of every patch. Patches of one layer are never divided between training and held-out data.
     architecture : str
         One of :data:`dfxm_dask.beams.network.networks.ARCHITECTURES`.
     options : mapping, optional
-        Of the architecture.
+        Options of the architecture.
     start : torch.nn.Module, optional
-        A network of this architecture whose weights to begin with, such as the shipped one; it is left as it is. Labels
-        of a few frames are too few to begin with random weights. They are kept where no epoch has a lower loss on the
-        held-out layers.
+        A network of this architecture whose weights are the initial ones, such as the shipped network; it is not
+        changed. Labels of a few frames are too few to begin with random weights. The initial weights are returned if no
+        epoch has a lower loss on the held-out layers.
     epochs, batch : int
     seed : int
-        Of weights, order, jitter and dropout. The same seed on the same machine gives the same weights.
+        Seed of weights, order, random variations and dropout. Equal seeds on one machine give equal weights.
     rate : float
         Largest learning rate of Adam, reached after a tenth of the batches, then falling along a cosine.
     patience : int
-        Epochs without a lower loss on the held-out layers after which training stops.
+        Number of epochs without a lower loss on the held-out layers after which training stops.
     held_out : sequence of int, optional
-        Layers to stop and calibrate on; a fifth of them by default, at least one.
+        Layers for stopping and calibration; by default a fifth of them, at least one.
     gain : float
         Half range of the natural logarithm of a gain per patch.
     offset : float, count
-        Half range of an error of the dark level per patch; for every third patch all that is darker than a random
-        level up to the faintest lit pixels goes as well, as if a background had been subtracted.
+        Half range of an error of the dark level per patch; for every third patch, all counts below a random level up to
+        the faintest lit pixels are removed as well, as if a background had been subtracted.
     flips : bool
         Mirror patches along y and x at random.
     brightness : float
         Standard deviation of a shift of every patch as a whole, in standard deviations of its frame.
     class_weights : bool
-        Weak and strong patches weigh the same in all.
+        Give weak and strong patches the same total weight.
     progress : callable, optional
         Called with the row of the learning curve after every epoch.
 
     Returns
     -------
     network : torch.nn.Module
-        With the weights of the lowest held-out loss.
+        Network with the weights of the lowest held-out loss.
     record : dict
-        ``architecture``; ``training``: settings, numbers of patches, layers on both sides, ``best_epoch`` (0 where the
-        weights to begin with were the best), ``curves`` from epoch 1 on; ``scores`` of the held-out layers after
-        calibration; ``temperature``. It is what :func:`dfxm_dask.beams.network.weights.save` takes.
+        ``architecture``; ``training``: settings, numbers of patches, layers on both sides, ``best_epoch`` (0 if the
+        initial weights were the best), ``curves`` from epoch 1 on; ``scores`` of the held-out layers after calibration;
+        ``temperature``. These are the arguments of :func:`dfxm_dask.beams.network.weights.save`.
 
     Raises
     ------
     InputError
-        Arrays of unequal length, labels that are neither class, one layer only, one class only, no epoch, weights to
-        begin with that are of another architecture, or a rate at which the weights run away.
+        Arrays of unequal length, labels of an unknown class, one layer only, one class only, no epoch, initial weights
+        of another architecture, or a rate at which the weights diverge.
     """
     import torch
 
     labels, groups = np.asarray(labels, np.int64), np.asarray(groups)
-    known = _checked(patches, labels, groups, levels, dark)
+    data = _checked(patches, labels, groups, levels, dark)
     if epochs < 1 or batch < 1:
         raise InputError("training", f"epochs={epochs}, batch={batch}", "give at least 1")
     inner, outer = _split(labels, groups, held_out, seed)
@@ -304,15 +309,15 @@ def train(
         net.to(memory_format=torch.channels_last)
         if start is not None:
             _begin(net, start, f"{architecture!r} with options {dict(options or {})}")
-            best, best_odds = copy.deepcopy(net.state_dict()), _odds(net, known, outer)
+            best, best_odds = copy.deepcopy(net.state_dict()), _odds(net, data, outer)
             best_loss = _scores(best_odds, labels[outer])["log_loss"]
         weight = torch.tensor(0.5 / share if class_weights else np.ones(2), dtype=torch.float32)
         optimisation = _optimiser(net, rate, epochs * -(-len(inner) // batch))
         for epoch in range(1, epochs + 1):
-            total = _learn(net, optimisation, weight, _batches(chance, known, inner, batch, jitter))
-            odds = _odds(net, known, outer)
+            total = _learn(net, optimisation, weight, _batches(chance, data, inner, batch, jitter))
+            odds = _odds(net, data, outer)
             if not np.isfinite(odds).all():
-                raise InputError(f"training, epoch {epoch}", "the weights have run away", "take a smaller rate")
+                raise InputError(f"training, epoch {epoch}", "the weights diverge", "use a smaller rate")
             now = _scores(odds, labels[outer])
             curves.append(
                 {

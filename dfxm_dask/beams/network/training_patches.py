@@ -1,8 +1,8 @@
-"""Patches that a network learns from: counts with a label, and what a network sees of them.
+"""Patches for training: counts with a label, and their conversion to the input of a network.
 
-A network sees log(1 + counts above the dark level), standardised per frame over lit pixels. Patches for training are
-kept as counts, so that gain and dark level can be jittered before the logarithm; 256 quantiles of the lit counts of
-the frame tell what standardisation would do to it.
+The input of a network is log(1 + counts above the dark level), standardised per frame over lit pixels. Patches for
+training are kept as counts, so that gain and dark level can be varied at random before the logarithm; 256 quantiles of
+the lit counts of the frame determine its standardisation.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dfxm_dask.errors import InputError
 from dfxm_dask.schema import PATCH
 
 LEVELS = 256
-"""Quantiles that stand for the brightness of a frame (our choice)."""
+"""Number of quantiles that represent the brightness of a frame (our choice)."""
 
 TRUTH = (1, 2)
 """Weak and strong in the labels of a simulated layer, in the order of CLASSES."""
 
 
 def whole_patches(shape: tuple[int, int], size: int = PATCH) -> np.ndarray:
-    """Which patches lie on the lattice, neither shifted back nor continued by reflection: (patch_y, patch_x), bool.
+    """Patches on the lattice, neither shifted back nor extended by reflection: (patch_y, patch_x), bool.
 
     Examples
     --------
@@ -45,25 +45,25 @@ def labelled_patches(
     labelled: Sequence[int] = TRUTH,
     shifted: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Patches of a layer that are weak or strong without doubt, with what is needed to train on them.
+    """Patches of a layer that are unambiguously weak or strong, with the data needed for training.
 
     Parameters
     ----------
     frames : array (frame, y, x)
         Raw counts, uint16 or float32.
     labels : array (frame, patch_y, patch_x), integer
-        Of simulated layers: 1 weak, 2 strong. Whatever is neither is dropped.
+        Labels of simulated layers: 1 weak, 2 strong. Patches with other labels are dropped.
     dark : float or array (frame,), count
-        Level without beam.
+        Counts without beam.
     lit : array (y, x), bool, optional
-        Pixels that the brightness of a frame is taken over; all by default.
+        Pixels that determine the brightness of a frame; by default all.
     size : int, pixel
         Edge of a patch.
     labelled : (int, int)
-        What stands for weak and for strong.
+        Labels of weak and of strong patches.
     shifted : bool
-        Whether the labels of the last patches hold for where those are, shifted back to end with the frame. The labels
-        of simulated layers hold for what would be beyond, so that these patches are dropped.
+        Whether the labels of the last patches belong to patches that are shifted back to end with the frame. The labels
+        of simulated layers do not, so that these patches are dropped.
 
     Returns
     -------
@@ -74,18 +74,20 @@ def labelled_patches(
     Raises
     ------
     InputError
-        Labels that are not those of such frames.
+        Labels whose shape does not fit the frames.
 
     Examples
     --------
-    >>> found = labelled_patches(np.zeros((1, 64, 128), np.uint16), np.array([[[1, 3]]]), dark=0)
-    >>> found["patches"].shape, found["labels"].tolist(), found["levels"].shape
+    >>> data = labelled_patches(np.zeros((1, 64, 128), np.uint16), np.array([[[1, 3]]]), dark=0)
+    >>> data["patches"].shape, data["labels"].tolist(), data["levels"].shape
     ((1, 64, 64), [0], (1, 256))
     """
     frames, labels = np.asarray(frames), np.asarray(labels)
     if frames.ndim != 3 or labels.ndim != 3 or len(frames) != len(labels):
         raise InputError(
-            "labelled patches", f"frames {frames.shape}, labels {labels.shape}", "give (frame, y, x) and one per patch"
+            "labelled patches",
+            f"frames {frames.shape}, labels {labels.shape}",
+            "give frames (frame, y, x) and a label for every patch",
         )
     shape = (frames.shape[1], frames.shape[2])
     check_grid("labels", labels.shape[1:], shape, size)
@@ -118,22 +120,22 @@ def seen_patches(
     gain: np.ndarray | float = 1.0,
     offset: np.ndarray | float = 0.0,
 ) -> np.ndarray:
-    """What a network sees of patches of counts.
+    """Input of a network for patches of counts.
 
     Parameters
     ----------
     patches, levels, dark : arrays
-        Of :func:`labelled_patches`.
+        See :func:`labelled_patches`.
     gain : array (n,) or float
-        By which counts above the dark level are multiplied.
+        Factor on the counts above the dark level.
     offset : array (n,) or float, count
-        By which the dark level is wrong.
+        Error of the dark level.
 
     Returns
     -------
     array (n, 1, size, size), float32
-        log(1 + gain max(counts − dark − offset, 0)), less its mean and divided by its standard deviation over the lit
-        pixels of the frame; 0 where a count is no number or the frame is constant.
+        log(1 + gain max(counts − dark − offset, 0)), minus its mean and divided by its standard deviation over the lit
+        pixels of the frame; 0 where a count is NaN or the frame is constant.
 
     Examples
     --------
@@ -148,5 +150,5 @@ def seen_patches(
     mean, spread = lit.mean(1, keepdims=True), lit.std(1, keepdims=True)
     scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-6 * np.maximum(1, np.abs(mean)))
     flat = patches.reshape(n, -1).astype(np.float32)
-    found = (np.log1p(np.maximum(flat - below, 0) * factor) - mean) * scale
-    return np.nan_to_num(found, nan=0.0).reshape(n, 1, *patches.shape[1:]).astype(np.float32)
+    values = (np.log1p(np.maximum(flat - below, 0) * factor) - mean) * scale
+    return np.nan_to_num(values, nan=0.0).reshape(n, 1, *patches.shape[1:]).astype(np.float32)

@@ -1,6 +1,6 @@
-"""Trained networks on disk: weights as safetensors, and all that is known of them as JSON beside it.
+"""Trained networks on disk: weights as safetensors, and their description as JSON beside it.
 
-Nothing is ever unpickled. The two files know each other: the JSON holds the SHA-256 of the weights.
+Nothing is ever unpickled. The JSON contains the SHA-256 of the weights.
 """
 
 from __future__ import annotations
@@ -27,32 +27,35 @@ FOLDER = Path(__file__).parent / "trained"
 
 PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".bin")
 LARGEST = 1 << 30
-"""Bytes of a file of weights, and 16 MiB of its header and of its JSON: ours have some thousand (our choice)."""
+"""Largest size of a file of weights in bytes; the limit of its header and of its JSON is 16 MiB. Ours have some
+thousand bytes (our choice)."""
 LARGEST_HEADER = 1 << 24
 MOST_OPTIONS, LARGEST_OPTION = 64, 1 << 16
-"""Numbers in the options of an architecture, and the largest of them (our choice)."""
+"""Number of values in the options of an architecture, and the largest value (our choice)."""
 
 NORMALISATION: dict[str, Any] = {
     "counts": "log(1 + max(counts - dark, 0))",
     "frame": "mean 0 and standard deviation 1 over lit pixels",
 }
-"""What a network expects, in words: nothing about brightness is carried over from the training data."""
+"""Input of a network, as text: it does not depend on the brightness of the training data."""
 
 FACTS = ("architecture", "normalisation", "training", "scores", "temperature")
 
 SETTLED = 2.0
-"""Seconds since the last change of a file after which its stamp is trusted: two changes within one tick of the clock of
-a file system look like one (our choice)."""
+"""Seconds since the last change of a file after which its stamp is reliable: two changes within one tick of the clock
+of a file system have equal stamps (our choice)."""
 
 _LOADED: dict[str, tuple[torch.nn.Module, dict[str, Any]]] = {}
 _STAMPS: dict[Path, tuple[tuple[int, ...], str]] = {}
 
 
 def _beside(path: Path) -> Path:
+    """The JSON file that belongs to weights."""
     return path.with_suffix(".json")
 
 
 def _write(path: Path, content: bytes) -> None:
+    """Write a file completely or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
@@ -76,30 +79,30 @@ def save(
     patch: int = PATCH,
     channels: int = 1,
 ) -> Path:
-    """Path of the weights, written as ``NAME.safetensors`` with ``NAME.json`` beside it.
+    """Save weights as ``NAME.safetensors`` with ``NAME.json`` beside it, and return the path.
 
     Parameters
     ----------
     path : path
         Ends in .safetensors.
     net : torch.nn.Module
-        What is to be kept.
+        The network to save.
     architecture : mapping
         ``name`` and ``options`` of :func:`dfxm_dask.beams.network.networks.network`.
     normalisation, training, scores : mappings
-        What the network expects, what it was trained on, and what it reached; anything that JSON can say.
+        Input of the network, its training data, and its scores; values that JSON can represent.
     temperature : float
-        By which logits are divided so that probabilities are calibrated.
+        Divisor of the logits that calibrates the probabilities.
     patch : int, pixel
-        Edge of the patches that it was trained on.
+        Edge of the patches used for training.
     channels : int
         Images per patch.
 
     Raises
     ------
     InputError
-        Another suffix, weights that are not of the architecture, a temperature that is not positive, or facts that
-        JSON cannot say.
+        Another suffix, weights that do not belong to the architecture, a temperature that is not positive, or values
+        that JSON cannot represent.
     """
     import torch
     from safetensors.torch import save as as_bytes
@@ -115,9 +118,9 @@ def save(
     }
     wanted = network(architecture["name"], **architecture.get("options", {})).state_dict()
     if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in tensors.items()}:
-        raise InputError(f"weights {path}", f"are not those of {dict(architecture)}", "say what was built")
+        raise InputError(f"weights {path}", f"do not belong to {dict(architecture)}", "give the architecture of net")
     if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
-        raise InputError(f"weights {path}", "hold numbers that are not finite", "train with a smaller rate")
+        raise InputError(f"weights {path}", "contain numbers that are not finite", "train with a smaller rate")
     content = as_bytes(tensors)
     facts = {
         "format": FORMAT,
@@ -132,7 +135,7 @@ def save(
         text = json.dumps(facts, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"weights {path}", f"facts that JSON cannot say: {error}", "give plain words and numbers"
+            f"weights {path}", f"values that JSON cannot represent: {error}", "give plain text and numbers"
         ) from (error)
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, content)
@@ -141,39 +144,41 @@ def save(
 
 
 def _content(path: Path) -> bytes:
+    """Bytes of a weights file; pickles are refused."""
     if path.suffix.lower() in PICKLED:
         raise InputError(
             f"weights {path}",
-            "are a pickle, which runs whatever its author wrote into it",
+            "are a pickle, which can execute arbitrary code",
             "save them as safetensors where you trust them",
         )
     if not path.is_file():
-        raise InputError(f"weights {path}", "there is no such file", "check the path, or use shipped('compact')")
+        raise InputError(f"weights {path}", "the file does not exist", "check the path, or use shipped('compact')")
     if path.stat().st_size > LARGEST:
         raise InputError(f"weights {path}", f"have {path.stat().st_size} bytes", "give weights of at most 1 GiB")
     content = path.read_bytes()
-    # The header of safetensors may be 0x80 + 256 k bytes long, too, but then a brace follows its length.
+    # The header of safetensors may also be 0x80 + 256 k bytes long, but then a brace follows its length.
     opcodes = content[:1] == b"\x80" and content[1:2] <= b"\x05" and content[8:9] != b"{"
     if opcodes or content[:4] == b"PK\x03\x04":
         raise InputError(
             f"weights {path}",
-            "are a pickle under another name, which runs whatever its author wrote into it",
+            "are a pickle with another suffix, which can execute arbitrary code",
             "save them as safetensors where you trust them",
         )
     return content
 
 
 def _damaged(path: Path, found: str) -> InputError:
+    """Error for weights that are damaged."""
     return InputError(f"weights {path}", found, "copy both files again, or train again")
 
 
 def _header(path: Path, content: bytes) -> dict[str, Any]:
-    """Names, types, shapes and places of the tensors; checked here so that a foreign file is told from a cut one."""
+    """Names, types, shapes and offsets of the tensors, checked to distinguish a foreign file from a truncated one."""
     if len(content) < 8:
         raise _damaged(path, f"have {len(content)} bytes, too few for safetensors")
     (length,) = struct.unpack("<Q", content[:8])
     if length > LARGEST_HEADER or content[8:9] not in (b"{", b""):
-        raise InputError(f"weights {path}", "are no safetensors file", "give what dfxm-dask train wrote")
+        raise InputError(f"weights {path}", "are not a safetensors file", "give a file written by dfxm-dask train")
     try:
         header = json.loads(content[8 : 8 + length])
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
@@ -188,12 +193,12 @@ def _header(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def facts(path: str | Path) -> dict[str, Any]:
-    """What is known of weights: the JSON beside them, checked.
+    """Description of weights: the JSON beside them, checked.
 
     Raises
     ------
     InputError
-        Absent, not ours, or of another format.
+        The file is missing, was not written by this package, or has another format.
     """
     path = _beside(Path(path))
     if not path.is_file():
@@ -203,47 +208,48 @@ def facts(path: str | Path) -> dict[str, Any]:
     if path.stat().st_size > LARGEST_HEADER:
         raise _damaged(path, f"have {path.stat().st_size} bytes")
     try:
-        known = json.loads(path.read_bytes())
+        described = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        raise _damaged(path, "are no JSON") from None
-    if not isinstance(known, dict) or known.get("format") != FORMAT:
-        found = known.get("format") if isinstance(known, dict) else type(known).__name__
-        raise InputError(f"weights {path}", f"are of format {found!r}, not {FORMAT!r}", "train again")
-    absent = [name for name in (*FACTS, "sha256", "patch", "channels", "classes") if name not in known]
+        raise _damaged(path, "are not JSON") from None
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
+        kind = described.get("format") if isinstance(described, dict) else type(described).__name__
+        raise InputError(f"weights {path}", f"are of format {kind!r}, not {FORMAT!r}", "train again")
+    absent = [name for name in (*FACTS, "sha256", "patch", "channels", "classes") if name not in described]
     if absent:
-        raise _damaged(path, f"do not say {', '.join(absent)}")
-    if known["classes"] != list(CLASSES):
-        raise InputError(f"weights {path}", f"know the classes {known['classes']}", f"train on {list(CLASSES)}")
-    temperature, architecture = known["temperature"], known["architecture"]
+        raise _damaged(path, f"lack {', '.join(absent)}")
+    if described["classes"] != list(CLASSES):
+        raise InputError(f"weights {path}", f"have the classes {described['classes']}", f"train on {list(CLASSES)}")
+    temperature, architecture = described["temperature"], described["architecture"]
     positive = isinstance(temperature, int | float) and math.isfinite(temperature) and temperature > 0
     named = isinstance(architecture, dict) and isinstance(architecture.get("options", {}), dict)
     if not positive or not named or not isinstance(architecture.get("name"), str):
-        raise _damaged(path, f"say temperature {temperature!r} and architecture {architecture!r}")
-    return known
+        raise _damaged(path, f"have temperature {temperature!r} and architecture {architecture!r}")
+    return described
 
 
 def digest(path: str | Path) -> str:
-    """SHA-256 of weights and of what is known of them, as hexadecimal digits.
+    """SHA-256 of weights and their description, as hexadecimal digits.
 
     Raises
     ------
     InputError
-        A file that is absent, or a pickle.
+        A file that is missing, or a pickle.
     """
     path = Path(path)
     return _digest(_content(path), facts(path))
 
 
-def _digest(content: bytes, known: Mapping[str, Any]) -> str:
+def _digest(content: bytes, described: Mapping[str, Any]) -> str:
+    """SHA-256 of the content of weights and their description."""
     total = hashlib.sha256(hashlib.sha256(content).digest())
-    total.update(json.dumps(known, sort_keys=True).encode())
+    total.update(json.dumps(described, sort_keys=True).encode())
     return total.hexdigest()
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
-    """What changes whenever one of both files does: None where one is absent, or was changed only just now.
+    """Numbers that change whenever one of both files does; None if one is missing or was changed only just now.
 
-    The time of change of the entry is among it, which nobody can set back, unlike that of its content.
+    They include the change time of the inode, which cannot be set back, unlike that of the content.
     """
     try:
         both = [os.stat(path), os.stat(_beside(path))]
@@ -257,23 +263,23 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 def load(
     path: str | Path, *, patch: int | None = None, channels: int | None = None, architecture: str | None = None
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """A trained network with its training record.
+    """Load a trained network with its description.
 
     Parameters
     ----------
     path : path
-        Of the safetensors file; the JSON must lie beside it.
+        Path of the safetensors file, with its JSON beside it.
     patch : int, pixel, optional
         Edge of the patches to classify.
     channels : int, optional
         Images per patch.
     architecture : str, optional
-        What it must be.
+        Required architecture.
 
     Returns
     -------
     network : torch.nn.Module
-        On the processor, for inference. One per process and digest: do not train it further.
+        On the processor, for inference. One object per process and digest: do not train it further.
     facts : dict
         ``architecture``, ``normalisation``, ``training``, ``scores``, ``temperature``, ``patch``, ``channels``,
         ``classes``, ``parameters``, ``sha256``, ``digest``.
@@ -281,76 +287,79 @@ def load(
     Raises
     ------
     InputError
-        A pickle; a file that is absent, cut, changed or foreign; weights that are not of their architecture; another
-        architecture, patch size or number of channels than asked for.
+        A pickle; a file that is missing, truncated, changed or foreign; weights that do not belong to their
+        architecture; an architecture, patch size or number of channels other than the requested one.
     """
     path = Path(path).absolute()
     stamp = _stamp(path)
     if stamp is not None and _STAMPS.get(path, ((), ""))[0] == stamp:
-        net, known = _LOADED[_STAMPS[path][1]]
-        _check(path, known, patch, channels, architecture)
-        return net, known
-    content, known = _content(path), facts(path)
-    _check(path, known, patch, channels, architecture)
-    key = _digest(content, known)
+        net, described = _LOADED[_STAMPS[path][1]]
+        _check(path, described, patch, channels, architecture)
+        return net, described
+    content, described = _content(path), facts(path)
+    _check(path, described, patch, channels, architecture)
+    key = _digest(content, described)
     if key not in _LOADED:
-        _LOADED[key] = _built(path, content, known), {**known, "digest": key}
-    if stamp is not None and _stamp(path) == stamp:  # else they changed while they were read
+        _LOADED[key] = _built(path, content, described), {**described, "digest": key}
+    if stamp is not None and _stamp(path) == stamp:  # otherwise they changed while they were read
         _STAMPS[path] = stamp, key
     return _LOADED[key]
 
 
 def _check(
-    path: Path, known: Mapping[str, Any], patch: int | None, channels: int | None, architecture: str | None
+    path: Path, described: Mapping[str, Any], patch: int | None, channels: int | None, architecture: str | None
 ) -> None:
-    for name, asked in (("patch", patch), ("channels", channels), ("architecture", architecture)):
-        found = known[name]["name"] if name == "architecture" else known[name]
-        if asked is not None and found != asked:
-            raise InputError(f"weights {path} for {name} {asked}", f"are for {found}", "choose or train others")
+    """Refuse weights for another patch size, number of channels or architecture."""
+    for name, wanted in (("patch", patch), ("channels", channels), ("architecture", architecture)):
+        actual = described[name]["name"] if name == "architecture" else described[name]
+        if wanted is not None and actual != wanted:
+            raise InputError(f"weights {path} for {name} {wanted}", f"are for {actual}", "choose or train others")
 
 
-def _built(path: Path, content: bytes, known: Mapping[str, Any]) -> torch.nn.Module:
-    """The network that weights are of, for inference; everything about them is checked."""
+def _built(path: Path, content: bytes, described: Mapping[str, Any]) -> torch.nn.Module:
+    """Build the network of the weights for inference, after all checks."""
     header = _header(path, content)
-    if hashlib.sha256(content).hexdigest() != known["sha256"]:
-        raise _damaged(path, f"are not the ones that {_beside(path).name} tells of")
+    if hashlib.sha256(content).hexdigest() != described["sha256"]:
+        raise _damaged(path, f"are not those that {_beside(path).name} describes")
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
-    architecture, options = known["architecture"]["name"], known["architecture"].get("options", {})
+    architecture, options = described["architecture"]["name"], described["architecture"].get("options", {})
     values = [n for each in options.values() for n in (each if isinstance(each, list) else [each])]
     if len(values) > MOST_OPTIONS or not all(isinstance(n, int | float) and abs(n) <= LARGEST_OPTION for n in values):
-        raise _damaged(path, f"say architecture {str(known['architecture'])[:200]}")
+        raise _damaged(path, f"have architecture {str(described['architecture'])[:200]}")
     try:
-        with torch.device("meta"):  # shapes alone, without memory: what JSON says may be any size
+        with torch.device("meta"):  # shapes alone, without memory: sizes in the JSON are unchecked
             wanted = network(architecture, **options).state_dict()
     except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
         if isinstance(error, InputError):
             raise
-        raise _damaged(path, f"say architecture {known['architecture']}, which cannot be built") from None
+        raise _damaged(path, f"have architecture {described['architecture']}, which cannot be built") from None
     shapes = {name: list(value.shape) for name, value in wanted.items()}
-    found = {name: entry.get("shape") for name, entry in header.items()}
-    if shapes != found:
-        odd = sorted(set(shapes) ^ set(found)) or [name for name in shapes if shapes[name] != found[name]]
+    actual = {name: entry.get("shape") for name, entry in header.items()}
+    if shapes != actual:
+        odd = sorted(set(shapes) ^ set(actual)) or [name for name in shapes if shapes[name] != actual[name]]
         raise InputError(
-            f"weights {path}", f"are not of {known['architecture']}: {', '.join(odd[:3])}", "copy both files again"
+            f"weights {path}",
+            f"do not belong to {described['architecture']}: {', '.join(odd[:3])}",
+            "copy both files again",
         )
     first = next(value for value in wanted.values() if value.ndim == 4)
-    if first.shape[1] != known["channels"]:
-        raise _damaged(path, f"take {first.shape[1]} channels, and are said to take {known['channels']}")
+    if first.shape[1] != described["channels"]:
+        raise _damaged(path, f"have {first.shape[1]} channels instead of {described['channels']}")
     net = network(architecture, **options)
     try:
         net.load_state_dict(from_bytes(content))
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise _damaged(path, f"cannot be read ({' '.join(str(error).split())[:200]})") from None
     if not all(bool(torch.isfinite(value).all()) for value in net.state_dict().values()):
-        raise _damaged(path, "hold numbers that are not finite")
+        raise _damaged(path, "contain numbers that are not finite")
     return net.eval()
 
 
 def shipped(name: str = "compact") -> Path:
-    """Path of weights that come with the package.
+    """Path of weights that are part of the package.
 
     Raises
     ------
