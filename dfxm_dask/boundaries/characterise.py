@@ -1,4 +1,4 @@
-"""The one gather of a volume: from points of all layers to planes, lines, Burgers vectors and junctions."""
+"""The gathering step of a volume: from points of all layers to planes, lines, Burgers vectors and junctions."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ from dfxm_dask.schema import (
 )
 from dfxm_dask.volume.align import SHIFT_X, SHIFT_Y
 
-SINGLE = 3.0  # standard deviations of the isolated weak beam from which a pixel shows a single line (our choice)
-STRIP = (1.5, 8.0)  # um from a boundary, where the peaks of both sides are compared (our choice)
-OF_NORMAL = 0.5  # of the error of a normal that directions of lines in the plane have, too (on simulated walls)
-BESIDE = 2.0  # um: from a plane to the images of its lines, which weak-beam images move to one side (our choice)
+SINGLE = 3.0  # standard deviations of the isolated weak beam above which a pixel shows a single line (our choice)
+STRIP = (1.5, 8.0)  # um from a boundary within which the peaks of both sides are compared (our choice)
+OF_NORMAL = 0.5  # share of the error of a normal that directions of lines in the plane have, too (on simulated walls)
+BESIDE = 2.0  # um: from a plane to the images of its lines, which in weak beam are displaced to one side (our choice)
 
 
 def _joined(first: Arrays, second: Arrays) -> Arrays:
-    """Two summaries as one: lists of points get longer, options must agree."""
+    """Combine two summaries: lists of points are concatenated, options must agree."""
     axis = {"weights": 1, "line_weights": 1}
     lists = ("points", "weights", "peaks", "line_points", "line_weights", "cells", "references")
-    made = {n: np.concatenate([first[n], second[n]], axis=axis.get(n, 0)) for n in lists}
-    return made | {n: v for n, v in first.items() if n.startswith("option_")}
+    joined = {n: np.concatenate([first[n], second[n]], axis=axis.get(n, 0)) for n in lists}
+    return joined | {n: v for n, v in first.items() if n.startswith("option_")}
 
 
 def _sorted(values: np.ndarray) -> np.ndarray:
-    """Order of rows that does not hang on how they came together."""
+    """Order of rows that does not depend on the order of their blocks."""
     return np.lexsort(values.T)
 
 
 def _finish(summary: Arrays) -> Arrays:
-    """Boundaries from the points of all layers."""
+    """Compute the boundaries from the points of all layers."""
     order = _sorted(np.concatenate([summary["points"], summary["weights"].T], axis=1)[:, ::-1])
     points, readings = summary["points"][order], summary["weights"][:, order]
     lines = summary["line_points"], summary["line_weights"]
@@ -70,22 +70,22 @@ def _finish(summary: Arrays) -> Arrays:
     crystal = known_crystal(summary)
     cells = on_one_scale(summary["cells"], summary["references"])
     walls = find_walls(points, readings, cells, replicates=replicates, seed=seed)
-    made = empty_tables(0 if walls is None else len(walls.model.planes.sigma), len(crystal.burgers))
-    made["candidate_burgers"] = crystal.burgers
-    made["burgers_reason"][:] = FLAG_BURGERS["no_lattice"]
+    tables = empty_tables(0 if walls is None else len(walls.model.planes.sigma), len(crystal.burgers))
+    tables["candidate_burgers"] = crystal.burgers
+    tables["burgers_reason"][:] = FLAG_BURGERS["no_lattice"]
     of_point = np.full(len(points), -1, np.int64)
     if walls is not None:
         best = walls.shares.argmax(axis=1)
         of_point = np.where(walls.shares.max(axis=1) > 0.5 * readings[0], best, -1)
-        made |= _planes(walls)
+        tables |= _planes(walls)
         for k in range(len(walls.model.planes.sigma)):
-            _describe(made, k, walls, points, readings, lines, peaks, replicates, seed)
+            _describe(tables, k, walls, points, readings, lines, peaks, replicates, seed)
             if len(crystal.burgers):
                 give_vectors(
-                    made, k, crystal, walls.cells, along_phi=bool(summary.get("option_along_phi", False)), seed=seed
+                    tables, k, crystal, walls.cells, along_phi=bool(summary.get("option_along_phi", False)), seed=seed
                 )
-        made |= _junctions(walls, points)
-    return made | {
+        tables |= _junctions(walls, points)
+    return tables | {
         "point": points,
         "point_weight": readings[0],
         "point_boundary": of_point,
@@ -95,6 +95,7 @@ def _finish(summary: Arrays) -> Arrays:
 
 
 def _planes(walls: Walls) -> Arrays:
+    """Rows of the tables that describe planes and steps."""
     planes = walls.model.planes
     steps = [f if f is not None and not f.flags else None for f in walls.fits]
     return {
@@ -114,7 +115,7 @@ def _planes(walls: Walls) -> Arrays:
 def beside_patch(
     points: np.ndarray, normal: np.ndarray, corner: np.ndarray, near: float = BESIDE, margin: float = BESIDE
 ) -> np.ndarray:
-    """Points beside the patch of a boundary: (point,), bool.
+    """Points near the patch of a boundary: (point,), bool.
 
     Parameters
     ----------
@@ -122,7 +123,7 @@ def beside_patch(
     normal : array (xyz,)
     corner : array (vertex, xyz), um
     near, margin : float, um
-        How far from the plane, and how far beyond the patch along it.
+        Largest distance from the plane, and from the patch along the plane.
     """
     axes = in_plane(normal)
     ring = (corner - corner[0]) @ axes.T
@@ -133,7 +134,7 @@ def beside_patch(
 
 
 def _describe(
-    made: Arrays,
+    tables: Arrays,
     k: int,
     walls: Walls,
     points: np.ndarray,
@@ -143,7 +144,7 @@ def _describe(
     replicates: int,
     seed: int,
 ) -> None:
-    """Patch, lines and jump of one boundary, put into its row of the tables."""
+    """Write the patch, lines and jump of one boundary into its row of the tables."""
     planes = walls.model.planes
     normal, origin = planes.normal[k], planes.origin[k]
     mine = walls.shares[:, k] > 0
@@ -156,24 +157,24 @@ def _describe(
         for q in (0.05, 0.95)
     )
     ring = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]])
-    made["corner"][k] = origin + ring @ axes
+    tables["corner"][k] = origin + ring @ axes
     if len(walls.cells):
-        _give_sets(made, k, walls.cells, normal, origin, seed)
+        _give_sets(tables, k, walls.cells, normal, origin, seed)
     else:
-        alike = [np.minimum(part * r[mine] / np.maximum(readings[0][mine], 1e-9), 1.0) for r in readings]
-        if len(lines[0]):  # single lines are seen apart from the wall: take those beside its patch
-            near = beside_patch(lines[0], normal, made["corner"][k])
-            own, alike = lines[0][near], [w[near] for w in lines[1]]
-        _give_families(made, k, own, alike, normal, replicates, seed)
-    # Beyond its patch the plane goes on, and the boundary does not.
-    own = peaks[beside_patch(peaks[:, :3], normal, made["corner"][k], STRIP[1], 0.0)]
+        other_weights = [np.minimum(part * r[mine] / np.maximum(readings[0][mine], 1e-9), 1.0) for r in readings]
+        if len(lines[0]):  # single lines appear apart from the wall: use those near its patch
+            near = beside_patch(lines[0], normal, tables["corner"][k])
+            own, other_weights = lines[0][near], [w[near] for w in lines[1]]
+        _give_families(tables, k, own, other_weights, normal, replicates, seed)
+    # The plane continues beyond its patch, the boundary does not.
+    own = peaks[beside_patch(peaks[:, :3], normal, tables["corner"][k], STRIP[1], 0.0)]
     step = step_across(own[:, :3], own[:, 3], normal, origin, strip=STRIP, block=10.0, seed=seed)
-    made["peak_step"][k], made["peak_step_error"][k] = step.step, step.error
+    tables["peak_step"][k], tables["peak_step_error"][k] = step.step, step.error
 
 
-def _give_sets(made: Arrays, k: int, cells: np.ndarray, normal: np.ndarray, origin: np.ndarray, seed: int) -> None:
-    """Lines of one boundary from the spectrum of its strip, put into its row."""
-    sets = line_sets(cells[:, :8], normal, origin, made["corner"][k], seed=seed)
+def _give_sets(tables: Arrays, k: int, cells: np.ndarray, normal: np.ndarray, origin: np.ndarray, seed: int) -> None:
+    """Write the lines of one boundary, from the spectrum of its strip, into its row."""
+    sets = line_sets(cells[:, :8], normal, origin, tables["corner"][k], seed=seed)
     for name, values in (
         ("line", sets.line),
         ("line_error", sets.line_error),
@@ -185,21 +186,21 @@ def _give_sets(made: Arrays, k: int, cells: np.ndarray, normal: np.ndarray, orig
         ("line_alias", sets.line_alias),
         ("spacing_alias", sets.spacing_alias),
     ):
-        made[name][k] = values
-    # The normal that the lines are read beside is not quite the true one.
-    made["line_error"][k] = np.hypot(sets.line_error, OF_NORMAL * made["normal_error"][k])
+        tables[name][k] = values
+    # The fitted normal differs from the true one.
+    tables["line_error"][k] = np.hypot(sets.line_error, OF_NORMAL * tables["normal_error"][k])
     for bit, name in ((OVERTONE, "overtone"), (END_OF_RANGE, "end_of_range"), (ALIASED, "aliased")):
-        made["reason"][k] |= FLAG[name] if (sets.reason & bit).any() else 0
+        tables["reason"][k] |= FLAG[name] if (sets.reason & bit).any() else 0
 
 
 def _give_families(
-    made: Arrays, k: int, own: np.ndarray, alike: list[np.ndarray], normal: np.ndarray, replicates: int, seed: int
+    tables: Arrays, k: int, own: np.ndarray, weights: list[np.ndarray], normal: np.ndarray, replicates: int, seed: int
 ) -> None:
-    """Lines of one boundary from points on what stands out, put into its row."""
-    families = line_families(own, alike[0], normal, most=FAMILIES, seed=seed)
+    """Write the lines of one boundary, from points of the mask, into its row."""
+    families = line_families(own, weights[0], normal, most=FAMILIES, seed=seed)
     count = len(families.spacing)
     if count:
-        errors = line_errors(own, alike, normal, families, replicates=max(20, replicates // 5), seed=seed)
+        errors = line_errors(own, weights, normal, families, replicates=max(20, replicates // 5), seed=seed)
         for name, values in (
             ("line", families.line),
             ("spacing", families.spacing),
@@ -210,30 +211,31 @@ def _give_families(
             ("spacing_error", errors.spacing),
             ("gap_error", errors.gap),
         ):
-            made[name][k, :count] = values
-        alone = made["lines"][k, :count] < 2  # one line has a direction, and no spacing
+            tables[name][k, :count] = values
+        alone = tables["lines"][k, :count] < 2  # a single line has a direction but no spacing
         for name in ("spacing", "spacing_error", "gap", "gap_error"):
-            made[name][k, :count][alone] = np.nan
+            tables[name][k, :count][alone] = np.nan
 
 
 def _junctions(walls: Walls, points: np.ndarray) -> Arrays:
+    """Rows of the tables that describe junctions."""
     planes = walls.model.planes
-    found = find_junctions(points, walls.shares, planes)
-    made = {
-        "junction_direction": np.array([j.direction for j in found]).reshape(-1, 3),
-        "junction_point": np.array([j.point for j in found]).reshape(-1, 3),
-        "junction_length": np.array([j.length for j in found]),
-        "junction_kind": np.array([j.kind for j in found], np.int64),
-        "junction_boundary": np.full((len(found), HALVES), -1, np.int64),
-        "junction_along": np.full((len(found), HALVES, 3), np.nan),
-        "dihedral": np.full((len(found), HALVES), np.nan),
-        "dihedral_error": np.full((len(found), HALVES), np.nan),
+    junctions = find_junctions(points, walls.shares, planes)
+    tables = {
+        "junction_direction": np.array([j.direction for j in junctions]).reshape(-1, 3),
+        "junction_point": np.array([j.point for j in junctions]).reshape(-1, 3),
+        "junction_length": np.array([j.length for j in junctions]),
+        "junction_kind": np.array([j.kind for j in junctions], np.int64),
+        "junction_boundary": np.full((len(junctions), HALVES), -1, np.int64),
+        "junction_along": np.full((len(junctions), HALVES, 3), np.nan),
+        "dihedral": np.full((len(junctions), HALVES), np.nan),
+        "dihedral_error": np.full((len(junctions), HALVES), np.nan),
     }
-    for n, one in enumerate(found):
+    for n, one in enumerate(junctions):
         halves = len(one.plane)
 
         def dihedrals(these: Planes, one: Any = one) -> np.ndarray:
-            # The half planes stay on their sides; only the normals move.
+            # The half planes stay on their sides; only the normals change.
             rows = these.normal[one.plane]
             rows = rows * np.sign((rows * planes.normal[one.plane]).sum(axis=1))[:, None]
             turned = np.cross(rows, one.direction)
@@ -243,11 +245,11 @@ def _junctions(walls: Walls, points: np.ndarray) -> Arrays:
             azimuth = np.rad2deg(np.arctan2(turned @ second, turned @ first))
             return np.diff(azimuth, append=azimuth[0]) % 360
 
-        made["junction_boundary"][n, :halves] = one.plane
-        made["junction_along"][n, :halves] = one.along
-        made["dihedral"][n, :halves] = one.dihedral
-        made["dihedral_error"][n, :halves] = standard_error(dihedrals, planes, walls.drawn)
-    return made
+        tables["junction_boundary"][n, :halves] = one.plane
+        tables["junction_along"][n, :halves] = one.along
+        tables["dihedral"][n, :halves] = one.dihedral
+        tables["dihedral_error"][n, :halves] = standard_error(dihedrals, planes, walls.drawn)
+    return tables
 
 
 @reduction(
@@ -276,46 +278,56 @@ def characterise_boundaries(
     stands_out: np.ndarray | None = None,
     *,
     grain: Annotated[
-        float, Field(gt=0, description="squares whose pixels become one point", json_schema_extra={"unit": "um"})
+        float,
+        Field(gt=0, description="edge of the squares whose pixels become one point", json_schema_extra={"unit": "um"}),
     ] = SQUARE,
     lattice: Annotated[
         Lattice | None,
         Field(
-            description="crystal: {parameter: um, x: [h, k, l], z: [h, k, l], hkl: [h, k, l]}, directions along axes"
-            " x and z; by default as the store knows it"
+            description="crystal: {parameter: um, x: [h, k, l], z: [h, k, l], hkl: [h, k, l]}, with the crystal"
+            " directions along axes x and z; by default the crystal recorded in the store"
         ),
     ] = None,
-    replicates: Annotated[int, Field(ge=10, description="clouds drawn for the standard errors")] = 200,
-    seed: Annotated[int, Field(ge=0, description="of hypotheses and drawn clouds")] = 0,
+    replicates: Annotated[int, Field(ge=10, description="number of resamples for the standard errors")] = 200,
+    seed: Annotated[int, Field(ge=0, description="seed of hypotheses and resamples")] = 0,
 ) -> dict[str, np.ndarray]:
-    """Boundaries of subgrains: planes of dislocations, their lines, Burgers vectors and junctions.
+    """Subgrain boundaries of a volume: planes of dislocations, their lines, Burgers vectors and junctions.
+
+    Each layer contributes the points of its defect mask with their probabilities. Planes are fitted to the points of
+    all layers, as a mixture, and are refined to the surface at which the centre of mass of the rocking curve jumps, if
+    the scan shows a step. Directions and spacings of the dislocation lines of a plane follow from the spectrum of
+    the weak beam along it. Burgers vectors are assigned by Frank's rule from normal, lines, spacings and the measured
+    step, with a probability for each candidate. Lines along which planes meet are junctions, with their dihedral
+    angles.
 
     Parameters
     ----------
-    weak_isolated : array, optional
-        Of :func:`dfxm_dask.beams.isolate_lines`: lines are looked for in it, since a boundary as a whole stands out of
+    weak_enhanced : array (y, x), float32, 1
+        See :func:`dfxm_dask.beams.enhance_beams`.
+    weak_isolated : array (y, x), float32, 1, optional
+        See :func:`dfxm_dask.beams.isolate_lines`. Lines are detected in it, because a boundary as a whole dominates
         ``weak_enhanced``.
-    com : dict of arrays, optional
-        The place of a boundary is where it steps. Without it boundaries lie where the weak beam is bright, half a um
-        aside.
-    shift_y, shift_x : array, optional
+    com : dict of arrays (y, x), float64, optional
+        A boundary is located where this map steps. Without it, boundaries are located where the weak beam is bright,
+        off by about 0.5 um.
+    shift_y, shift_x : array (), um, optional
         See :func:`dfxm_dask.volume.align_layers`.
-    stands_out : array, optional
-        Points are taken from the whole mask; ``defects`` is its middle.
+    stands_out : array (y, x), bool, optional
+        Points are those of this mask; ``defects`` is its narrowed part.
     grain : float, um
         Our choice: 0.5, half of the width of a line's image.
     lattice : {kind, parameter, x, z, hkl, two_theta} or {vectors, scattering_vector, two_theta}, optional
-        Of a cubic crystal, or any; see :class:`~dfxm_dask.boundaries.vectors.lattice.Lattice`. Without it there are no
-        Burgers vectors, without its reflection no g·b.
+        A cubic crystal, or any list of Burgers vectors; see :class:`~dfxm_dask.boundaries.vectors.lattice.Lattice`.
+        Burgers vectors require it, g·b requires its reflection.
 
     Returns
     -------
     dict
         Summary of the layer: ``points`` (point, xyz), um, ``weights`` (reading, point), ``peaks`` (square, 4),
-        ``line_points``, ``line_weights`` of single lines, and ``cells``, squares of 0.25 um within 4 um of what stands
-        out, 36 bytes each and 1.2 MB a layer at most. Lists of layers are joined; no image travels. The result are the
-        tables of the group ``boundaries``: dims boundary, junction and observation, which are as long as what is found;
-        none where nothing is. NaN where nothing is known.
+        ``line_points``, ``line_weights`` of single lines, and ``cells``, squares of 0.25 um within 4 um of the mask, 36
+        bytes each and 1.2 MB a layer at most. Lists of layers are concatenated; images are not transferred. The result
+        are the tables of the group ``boundaries``, with dims boundary, junction and observation, which have length 0 if
+        nothing is found. NaN where a value is unknown.
 
     Raises
     ------
@@ -324,30 +336,36 @@ def characterise_boundaries(
 
     Notes
     -----
+    Frank's rule, for every vector v in the plane, with normal N, lines l_i, spacings D_i and Burgers vectors b_i::
+
+        Σ_i b_i ((N × l_i)·v) / D_i = v × rotation
+
     Points: :func:`~dfxm_dask.boundaries.planes.points.layer_points`. Planes:
-    :func:`~dfxm_dask.boundaries.walls.find_walls`, at the step of the lattice where there is one
+    :func:`~dfxm_dask.boundaries.walls.find_walls`, located at the step of the lattice where there is one
     (:func:`~dfxm_dask.boundaries.step.fit_step`). Lines: :func:`~dfxm_dask.boundaries.lines.spectrum.line_sets`;
-    without a centre of mass :func:`~dfxm_dask.boundaries.lines.projected_lines.line_families`. Burgers vectors by
-    Frank's rule, by the step along phi, and by images of the lines that the forward model makes (x along the beam, z
-    up): :func:`~dfxm_dask.boundaries.vectors.posterior.burgers_posterior`; where an error is not known, those of the
-    least misfit. Errors of a step are of stripes of the plane in both directions; of a plane of the weak beam, of a
-    bootstrap over blocks, of other starts, of thresholds one and two standard deviations higher, and of half a um over
-    its extent; added in squares. Why a number is unknown or less certain tells ``reason``.
+    without a centre of mass :func:`~dfxm_dask.boundaries.lines.projected_lines.line_families`. Burgers vectors: Frank's
+    rule, the step along phi, and line images of the forward model (x along the beam, z up), see
+    :func:`~dfxm_dask.boundaries.vectors.posterior.burgers_posterior`; if an error is unknown, the vectors of least
+    misfit.
+
+    The error of a step is computed from stripes of the plane in both directions. That of a plane of the weak beam is
+    computed from a bootstrap over blocks, other starts, thresholds one and two standard deviations higher, and 0.5 um
+    over its extent, added in squares. ``reason`` explains why a number is unknown or less certain.
 
     References
     ----------
-    C. Yildirim et al., Sci. Rep. 13 (2023) 3834, whose route this follows, with planes found together instead of one
-    after the other. F. C. Frank, Symposium on the Plastic Deformation of Crystalline Solids (1950) 150.
+    C. Yildirim et al., Sci. Rep. 13 (2023) 3834, whose method this follows, except that planes are found together
+    instead of one after the other. F. C. Frank, Symposium on the Plastic Deformation of Crystalline Solids (1950) 150.
 
     Examples
     --------
     >>> import dfxm_dask
     >>> scan = dfxm_dask.example_scan()
-    >>> known = scan.merge(dfxm_dask.local_peak(scan, background=100))
-    >>> images = dfxm_dask.integrate_beams(known, background=100)
-    >>> known = known.merge(dfxm_dask.enhance_beams(known.merge(images)))
-    >>> known = known.merge(dfxm_dask.threshold_beams(known))
-    >>> dfxm_dask.characterise_boundaries.gather(known)["normal"].dims
+    >>> data = scan.merge(dfxm_dask.local_peak(scan, background=100))
+    >>> images = dfxm_dask.integrate_beams(data, background=100)
+    >>> data = data.merge(dfxm_dask.enhance_beams(data.merge(images)))
+    >>> data = data.merge(dfxm_dask.threshold_beams(data))
+    >>> dfxm_dask.characterise_boundaries.gather(data)["normal"].dims
     ('boundary', 'xyz')
 
     The kernel alone, on one layer:
@@ -361,7 +379,7 @@ def characterise_boundaries(
     >>> characterise_boundaries.finish(summary)["normal"].shape
     (0, 3)
     """
-    known = Lattice(**lattice) if isinstance(lattice, dict) else lattice
+    given = Lattice(**lattice) if isinstance(lattice, dict) else lattice
     at = float(z)
     defects = defects if stands_out is None else stands_out
     points, weights = layer_points(weak_enhanced, defects, y, x, at, grain)
@@ -390,5 +408,5 @@ def characterise_boundaries(
         "references": reference,
         "option_seed": np.array(seed),
         "option_replicates": np.array(replicates),
-        **crystal_options(known, along_phi="phi" in (com or {})),
+        **crystal_options(given, along_phi="phi" in (com or {})),
     }

@@ -1,4 +1,4 @@
-"""Where boundaries meet: junction lines, half planes, and the dihedral angles between them."""
+"""Lines along which boundaries meet: junction lines, half planes, and the dihedral angles between them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from dfxm_dask.boundaries.planes.plane import Planes, canonical
 from dfxm_dask.errors import InputError
 
-NEAR = 10.0  # um from the line: a plane that ends there has points so near (our choice)
+NEAR = 10.0  # um from the line: a plane that ends there has points within this distance (our choice)
 CLEAR = (6.0, 20.0)
-"""Distances from the line in um between which the points of a plane tell on which side it lies: nearer, planes that go
-on nearly in the same direction take each other's points; farther, a small volume has none (our choice)."""
+"""Distances from the line in um between which the points of a plane determine on which side it lies: nearer, planes
+that continue in nearly the same direction share their points; farther, a small volume has no points (our choice)."""
 
-STRETCH = 5.0  # um of the line that are looked at together
-OPENING = 2.0  # um: planes that pass their common line by more do not meet in it (our choice)
-THROUGH = 0.15  # of the points on its fuller side that a plane must have on the other to go on there (our choice)
-SEEN = 5.0  # points that a plane must have lost beyond the line, within the data, to end there (our choice)
-ROOM = 0.25  # part of the area on its other side that the data must hold beyond the line (our choice)
+STRETCH = 5.0  # um: length of the pieces into which the line is divided
+OPENING = 2.0  # um: planes that are farther from their common line do not meet in it (our choice)
+THROUGH = 0.15  # of the points on its fuller side that a plane must have on the other to continue there (our choice)
+SEEN = 5.0  # points that a plane must lack beyond the line, within the data, to end there (our choice)
+ROOM = 0.25  # least fraction of the area on its other side that the data must cover beyond the line (our choice)
 KINDS = ((1, "ends_meet"), (2, "ends_on"), (4, "crossing"))
-"""What planes do at their common line: two or more end there; one ends on others that go on; none is seen to end."""
-PARALLEL = 3.0  # degree: planes within it have no line (our choice)
+"""Kind of a junction: two or more planes end there; one ends on others that continue; no end is visible."""
+PARALLEL = 3.0  # degree: planes of a smaller angle have no common line (our choice)
 
 
 class Junction(NamedTuple):
@@ -31,17 +31,17 @@ class Junction(NamedTuple):
     Attributes
     ----------
     direction, point : array (xyz,), float64
-        Of the line: unit vector whose largest component is positive, and a point, um.
+        Unit vector of the line, whose largest component is positive, and a point on it, um.
     opening : float, um
-        Largest distance of that point from the planes; 0 of two.
+        Largest distance of that point from the planes; 0 for two planes.
     plane : array (half plane,), int64
-        Number of the plane; one that goes through the line is there twice.
+        Number of the plane; a plane that continues through the line is listed twice.
     along : array (half plane, xyz), float64
         From the line into each half plane, counter-clockwise about the direction.
     dihedral : array (half plane,), float64, degree
-        To the next half plane; they add up to 360.
+        Angle to the next half plane; the angles add up to 360.
     length : float, um
-        Of the line, as far as all planes have points beside it.
+        Length of the line along which all planes have points near it.
     kind : int
         One of :data:`KINDS`.
     """
@@ -57,13 +57,13 @@ class Junction(NamedTuple):
 
 
 def common_line(normal: np.ndarray, origin: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """The line that two or more planes have in common, or nearly.
+    """The line that two or more planes have in common, at least approximately.
 
     Parameters
     ----------
     normal, origin : array (plane, xyz), 1 and um
     near : array (xyz,), um
-        The point of the line is the one closest to it.
+        The point on the line closest to this position is returned.
 
     Returns
     -------
@@ -78,8 +78,8 @@ def common_line(normal: np.ndarray, origin: np.ndarray, near: np.ndarray) -> tup
 
     Notes
     -----
-    The direction is the one that is least along the normals (singular vector), the point that of least squared
-    distance to the planes. Two planes at a small angle a fix their line badly, to sigma/a; a third one mends it.
+    The direction is the singular vector with the least components along the normals, the point that of least squared
+    distance to the planes. Two planes at a small angle a determine their line only to sigma/a; a third one improves it.
 
     Examples
     --------
@@ -89,12 +89,12 @@ def common_line(normal: np.ndarray, origin: np.ndarray, near: np.ndarray) -> tup
     """
     normal, origin = np.asarray(normal, np.float64), np.asarray(origin, np.float64)
     if len(normal) < 2:
-        raise InputError("common_line", f"{len(normal)} planes", "a line needs two")
+        raise InputError("common_line", f"{len(normal)} planes", "give at least two planes")
     _, values, directions = np.linalg.svd(normal)
     if values[1] < np.sin(np.deg2rad(PARALLEL)) / np.sqrt(2):
         raise InputError("common_line", f"the planes are within {PARALLEL:g} degree of each other", "leave one out")
     offsets = (normal * (origin - near)).sum(axis=1)
-    # Only across the line: along it, a triple that does not quite meet would have its point far away.
+    # Only across the line: along it, the point of a triple that nearly meets would be far away.
     moved = np.linalg.pinv(normal @ directions[:2].T) @ offsets @ directions[:2]
     return canonical(directions[2]), near + moved, float(np.abs(normal @ moved - offsets).max())
 
@@ -105,7 +105,7 @@ def dihedral_angles(along: np.ndarray, direction: np.ndarray) -> tuple[np.ndarra
     Parameters
     ----------
     along : array (half plane, xyz)
-        From the line into each.
+        From the line into each half plane.
     direction : array (xyz,)
 
     Returns
@@ -136,17 +136,17 @@ def _half_planes(
     direction: np.ndarray,
     point: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """Numbers and directions of half planes at a line, and its length; None where not all planes reach it."""
+    """Numbers and directions of half planes at a line, and its length; None if a plane does not reach it."""
     offset = points - point
     stretch = np.floor(offset @ direction / STRETCH).astype(np.int64)
     outward = np.cross(planes.normal[list(chosen)], direction)
     outward /= np.linalg.norm(outward, axis=1, keepdims=True)
-    places = offset @ outward.T
+    distances = offset @ outward.T
     stretches: set[int] | None = None
     for k, plane in enumerate(chosen):
-        close = (np.abs(places[:, k]) < NEAR) & (shares[:, plane] > 0)
-        numbers, place = np.unique(stretch[close], return_inverse=True)
-        mass = np.bincount(place.reshape(-1), shares[close, plane], len(numbers))
+        close = (np.abs(distances[:, k]) < NEAR) & (shares[:, plane] > 0)
+        numbers, piece = np.unique(stretch[close], return_inverse=True)
+        mass = np.bincount(piece.reshape(-1), shares[close, plane], len(numbers))
         mine = set(numbers[mass >= 3].tolist())
         stretches = mine if stretches is None else stretches & mine
     if not stretches or len(stretches) < 2:
@@ -154,10 +154,10 @@ def _half_planes(
     inside = np.isin(stretch, list(stretches))
     numbers_out, along = [], []
     for k, plane in enumerate(chosen):
-        beside = inside & (np.abs(places[:, k]) > CLEAR[0]) & (np.abs(places[:, k]) < CLEAR[1])
+        beside = inside & (np.abs(distances[:, k]) > CLEAR[0]) & (np.abs(distances[:, k]) < CLEAR[1])
         if not shares[beside, plane].sum() > 0:
-            beside = inside & (np.abs(places[:, k]) < CLEAR[1])
-        positive = shares[beside & (places[:, k] > 0), plane].sum()
+            beside = inside & (np.abs(distances[:, k]) < CLEAR[1])
+        positive = shares[beside & (distances[:, k] > 0), plane].sum()
         negative = shares[beside, plane].sum() - positive
         for sign, mine, other in ((1.0, positive, negative), (-1.0, negative, positive)):
             if mine > 0 and mine >= THROUGH * other:
@@ -174,10 +174,10 @@ def _kind(
     direction: np.ndarray,
     point: np.ndarray,
 ) -> int:
-    """What planes do at their line; see :data:`KINDS`.
+    """Kind of the junction of planes; see :data:`KINDS`.
 
-    A plane ends where its points stop within the data: beyond the line it has fewer than 15 % of the points that it
-    would have there at the density of its other side. Where the data stop first nobody knows.
+    A plane ends where its points stop within the data: beyond the line it has fewer than 15 % of the points expected
+    from the density on its other side. If the data end first, the kind remains open.
     """
     low, high = points.min(axis=0), points.max(axis=0)
     offset = points - point
@@ -186,15 +186,15 @@ def _kind(
     for plane in chosen:
         outward = np.cross(planes.normal[plane], direction)
         outward /= np.linalg.norm(outward)
-        place, mass = offset @ outward, shares[:, plane]
-        mine = (np.abs(place) < CLEAR[1]) & (mass > 0)
+        distance, mass = offset @ outward, shares[:, plane]
+        mine = (np.abs(distance) < CLEAR[1]) & (mass > 0)
         along = np.arange(at[mine].min(), at[mine].max() + 1.0) if mine.any() else np.zeros(0)
         grid = point + along[:, None, None] * direction
         sides = []
         for sign in (1, -1):
             spots = grid + sign * near[:, None] * outward
             area = np.count_nonzero(((spots >= low) & (spots <= high)).all(axis=-1))
-            beside = (sign * place > CLEAR[0]) & (sign * place < CLEAR[1])
+            beside = (sign * distance > CLEAR[0]) & (sign * distance < CLEAR[1])
             sides.append((mass[beside].sum(), area))
         (least, room), (most, area) = sorted(sides, key=lambda side: side[0] / max(side[1], 1))
         expected = most / max(area, 1) * room
@@ -203,7 +203,7 @@ def _kind(
 
 
 def find_junctions(points: np.ndarray, shares: np.ndarray, planes: Planes, *, kinds: bool = True) -> list[Junction]:
-    """Lines in which planes meet, three or two at a time.
+    """Lines along which planes meet, three or two at a time.
 
     Parameters
     ----------
@@ -212,7 +212,7 @@ def find_junctions(points: np.ndarray, shares: np.ndarray, planes: Planes, *, ki
         Probability of each point to lie on each plane, times its weight.
     planes : Planes
     kinds : bool
-        Tell planes that end from planes that cross, which takes half of the time.
+        Distinguish planes that end from planes that cross, which takes half of the time.
 
     Returns
     -------
@@ -226,21 +226,21 @@ def find_junctions(points: np.ndarray, shares: np.ndarray, planes: Planes, *, ki
 
     Notes
     -----
-    Planes meet where all have points within 10 um of their common line, along at least 10 um. On which side of
-    the line a half plane lies is told by its points 6 to 20 um away: normals alone leave each dihedral angle open to
-    its supplement. ``kind`` tells planes that end in the line from planes that only cross, or leave the data before
-    they could end.
+    Planes meet if all have points within 10 um of their common line, along at least 10 um. The points of a half plane
+    at 6 to 20 um determine on which side of the line it lies: normals alone do not distinguish a dihedral angle from
+    its supplement. ``kind`` distinguishes planes that end in the line from planes that only cross, or leave the data
+    before they could end.
     """
     count = len(planes.sigma)
     if np.shape(shares) != (len(points), count):
         raise InputError(
             "find_junctions: shares", f"{np.shape(shares)}", f"give ({len(points)} points, {count} planes)"
         )
-    found: list[Junction] = []
-    taken: set[tuple[int, ...]] = set()
+    junctions: list[Junction] = []
+    used: set[tuple[int, ...]] = set()
     for size in (3, 2):
         for chosen in combinations(range(count), size):
-            if chosen in taken:
+            if chosen in used:
                 continue
             rows = list(chosen)
             total = shares[:, rows].sum(axis=0)
@@ -260,7 +260,7 @@ def find_junctions(points: np.ndarray, shares: np.ndarray, planes: Planes, *, ki
             number, along, length = halves
             order, dihedral = dihedral_angles(along, direction)
             kind = _kind(points, shares, planes, chosen, direction, point) if kinds else -1
-            found.append(Junction(direction, point, opening, number[order], along[order], dihedral, length, kind))
+            junctions.append(Junction(direction, point, opening, number[order], along[order], dihedral, length, kind))
             if size == 3:
-                taken |= set(combinations(chosen, 2))
-    return sorted(found, key=lambda one: -one.length)
+                used |= set(combinations(chosen, 2))
+    return sorted(junctions, key=lambda one: -one.length)

@@ -1,4 +1,4 @@
-"""Boundaries placed at their steps, one beside the other: what is explained by a boundary is no other one."""
+"""Boundaries located at their steps, one beside the other; data explained by one boundary support no other one."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from dfxm_dask.boundaries.planes.plane_support import LINE, heaviest_line
 from dfxm_dask.boundaries.step import FLAG, TURNED, StepFit, fit_step
 from dfxm_dask.boundaries.strip_cells import BIN, STRIP, trace_frame
 
-ALIKE = 6.0, 1.0  # degree and um: planes nearer than both are one (as in the specification)
-BARRED = 1.0  # um from a boundary: cells that another one does not see (our choice)
-CLEAR = 2.0  # um from a boundary: the same for the last fit, so that the ends of half planes are their own (our choice)
-FAR = 8.0  # um from a boundary within which its step is allowed for (our choice)
-AWAY = 1.2  # um from boundaries: edges nearer than this are theirs (our choice)
-MOST_TAKEN = 0.35  # of the points of a proposed plane, that other boundaries may take (our choice)
+ALIKE = 6.0, 1.0  # degree and um: planes closer than both are one (as in the specification)
+BARRED = 1.0  # um from a boundary: cells that are not used for another one (our choice)
+CLEAR = 2.0  # um from a boundary: the same for the last fit, which keeps the ends of half planes apart (our choice)
+FAR = 8.0  # um from a boundary within which its step enters other fits (our choice)
+AWAY = 1.2  # um from boundaries: nearer edges belong to them (our choice)
+MOST_TAKEN = 0.35  # of the points of a proposed plane that may belong to other boundaries (our choice)
 ALIKE_WIDTH = 0.45
-"""Over the median width of the steps of other boundaries, below which a step is none: all are smeared alike, and what
-single lines do is sharper (set on simulated walls)."""
-LIKELY = 0.5  # um: width of the step at a proposed plane, before it is fitted (our choice)
-LEAST_BRIGHT = 0.25  # points of the weak beam for each um of trace, over the median of other boundaries (our choice)
+"""Fraction of the median width of the steps of other boundaries below which a step is rejected: all are broadened
+equally, and the effects of single lines are sharper (set on simulated walls)."""
+LIKELY = 0.5  # um: assumed width of the step at a proposed plane, before the fit (our choice)
+LEAST_BRIGHT = 0.25  # points of the weak beam per um of trace, over the median of other boundaries (our choice)
 ONE_LINE, FROM_LINE = 0.75, 4.0
-"""Part of its points that one line holds, and um from that line, for a step that may be what one dislocation does."""
+"""Fraction of points on one line, and um from that line, of a step that a single dislocation may cause."""
 LEAST_STEP = 0.5
-"""Step farther from that line, over the step beside it, that a wall has at least (set on simulated walls and on random
+"""Least ratio of the step farther from that line to the step near it, for a wall (set on simulated walls and on random
 lines of another simulator)."""
-FEWEST_CELLS = 50  # of each side of a step that is looked at by itself (our choice)
-LEAST_TRACE = 5.0  # um of trace in a layer of a plane that edges propose (as in the specification)
+FEWEST_CELLS = 50  # on each side of a step that is examined by itself (our choice)
+LEAST_TRACE = 5.0  # um of trace in a layer of a plane proposed by edges (as in the specification)
 
 Start = tuple[np.ndarray, np.ndarray, np.ndarray, int]
-"""A proposed plane: normal, origin, its points, and its number among those of the weak beam (-1: of edges)."""
+"""A proposed plane: normal, origin, its points, and its number among those of the weak beam (-1: from edges)."""
 
 
 class Placed(NamedTuple):
@@ -47,11 +47,11 @@ class Placed(NamedTuple):
     fits : list of StepFit or None
         The step of every start.
     accepted : list of int
-        Starts that are boundaries, most certain first.
+        Starts accepted as boundaries, most certain first.
     taken : set of int
-        Starts most of whose points belong to boundaries that are accepted.
+        Starts with most of their points on accepted boundaries.
     bright : dict of int to float
-        Points of the weak beam for each um of trace of those that are accepted.
+        Points of the weak beam per um of trace of the accepted starts.
     """
 
     starts: list[Start]
@@ -64,72 +64,73 @@ class Placed(NamedTuple):
 def placed_steps(
     cells: np.ndarray, points: np.ndarray, starts: Sequence[Start], levels: np.ndarray, layer: float, seed: int
 ) -> Placed:
-    """Boundaries at steps of the centre of mass.
+    """Locate boundaries at steps of the centre of mass.
 
     Parameters
     ----------
     cells : array (cell, column)
-        Of :func:`~dfxm_dask.boundaries.cells.on_one_scale`.
+        See :func:`~dfxm_dask.boundaries.cells.on_one_scale`.
     points : array (point, xyz), um
-        On what stands out of the weak beam: a step without its images is no wall of dislocations.
+        Points of the weak beam: a step without images is not a wall of dislocations.
     starts : sequence of Start
         Planes of the weak beam.
     levels : array (layer,), um
     layer : float, um
         Distance of layers.
+        Distance of layers.
     seed : int
 
     Notes
     -----
-    To the starts come planes through edges of the centre of mass, and in a second round planes through those edges and
-    points that no boundary of the first explains. Each is fitted beside those that are more certain, the heights of
-    whose steps are free: the strip of a plane that crosses a boundary has a step, which is that of the boundary.
+    Further starts are planes through edges of the centre of mass, and in a second round planes through edges and points
+    that no boundary of the first round explains. Each is fitted beside the more certain ones, whose step heights are
+    free parameters: the strip of a plane that crosses a boundary contains the step of that boundary.
     """
     position, values = cells[:, :3].astype(np.float64), cells[:, [3, 8]].astype(np.float64)
-    made = Placed(list(starts), [], [], set(), {})
+    placed = Placed(list(starts), [], [], set(), {})
     free = np.ones(len(cells), bool)
     for turn in range(2):
         for normal, origin, own in edge_planes(cells[free], layer=layer, seed=seed + turn):
-            made.starts.append((normal, origin, own, -1))
+            placed.starts.append((normal, origin, own, -1))
         if turn:
-            rest = points[~_any_beside(points, [made.fits[k] for k in made.accepted], AWAY)]
-            made.starts.extend((*one, -1) for one in point_planes(rest))
-        _tried(position, values, points, made, len(levels))
-        free = ~_any_beside(position, [made.fits[k] for k in made.accepted], AWAY)
-    for k in sorted(made.accepted, key=lambda k: (_certainty(made.fits[k]), k)):
-        # Some were fitted before others were known; the least certain one goes first if it does not stand beside all.
-        others = [made.fits[j] for j in made.accepted if j != k]
-        last = made.fits[k] = _beside_others(position, values, made.starts[k], made.fits[k], others)
-        if last is None or last.flags or not _long_enough(last, made.starts[k], len(levels)):
-            made.accepted.remove(k)
-        elif _of_one_line(position, values, points, last, [made.fits[j] for j in made.accepted if j != k]):
-            made.accepted.remove(k)
-    for k in sorted(made.accepted, key=lambda k: (_certainty(made.fits[k]), k)):
-        width = {j: fit.width for j in made.accepted if (fit := made.fits[j])}
+            rest = points[~_any_beside(points, [placed.fits[k] for k in placed.accepted], AWAY)]
+            placed.starts.extend((*one, -1) for one in point_planes(rest))
+        _tried(position, values, points, placed, len(levels))
+        free = ~_any_beside(position, [placed.fits[k] for k in placed.accepted], AWAY)
+    for k in sorted(placed.accepted, key=lambda k: (_certainty(placed.fits[k]), k)):
+        # Some fits preceded others; the least certain is dropped first unless its step persists beside all others.
+        others = [placed.fits[j] for j in placed.accepted if j != k]
+        last = placed.fits[k] = _beside_others(position, values, placed.starts[k], placed.fits[k], others)
+        if last is None or last.flags or not _long_enough(last, placed.starts[k], len(levels)):
+            placed.accepted.remove(k)
+        elif _of_one_line(position, values, points, last, [placed.fits[j] for j in placed.accepted if j != k]):
+            placed.accepted.remove(k)
+    for k in sorted(placed.accepted, key=lambda k: (_certainty(placed.fits[k]), k)):
+        width = {j: fit.width for j in placed.accepted if (fit := placed.fits[j])}
         others_width = [width[j] for j in width if j != k]
         if len(others_width) > 1 and width[k] < ALIKE_WIDTH * np.median(others_width):
-            made.accepted.remove(k)
-    boundaries = [made.fits[k] for k in made.accepted]
-    for k in made.accepted:
-        others = [fit for j, fit in zip(made.accepted, boundaries, strict=True) if j != k]
-        clear = _beside_others(position, values, made.starts[k], made.fits[k], others, CLEAR)
-        if clear is not None and not clear.flags:  # of fewer cells: it places a boundary, and makes none more certain
-            made.fits[k] = clear._replace(certainty=min(clear.certainty, _certainty(made.fits[k])))
-    undecided = [k for k in range(len(made.starts)) if k not in made.accepted]
-    made.taken.update(k for k in undecided if _taken(made.starts[k][2], boundaries))
-    made.accepted.sort(key=lambda k: (-_certainty(made.fits[k]), k))
-    return made
+            placed.accepted.remove(k)
+    boundaries = [placed.fits[k] for k in placed.accepted]
+    for k in placed.accepted:
+        others = [fit for j, fit in zip(placed.accepted, boundaries, strict=True) if j != k]
+        clear = _beside_others(position, values, placed.starts[k], placed.fits[k], others, CLEAR)
+        if clear is not None and not clear.flags:  # fewer cells: improves the position, does not add certainty
+            placed.fits[k] = clear._replace(certainty=min(clear.certainty, _certainty(placed.fits[k])))
+    undecided = [k for k in range(len(placed.starts)) if k not in placed.accepted]
+    placed.taken.update(k for k in undecided if _taken(placed.starts[k][2], boundaries))
+    placed.accepted.sort(key=lambda k: (-_certainty(placed.fits[k]), k))
+    return placed
 
 
 def _long_enough(fit: StepFit, start: Start, layers: int) -> bool:
-    """Whether a step has the trace that a wall has; what weak-beam points propose may have less."""
+    """Whether a step has the trace of a wall; steps proposed by weak-beam points may be shorter."""
     return start[3] >= 0 or BIN * len(fit.region) >= LEAST_TRACE * layers
 
 
 def _of_one_line(
     position: np.ndarray, values: np.ndarray, points: np.ndarray, fit: StepFit, others: Sequence[StepFit | None]
 ) -> bool:
-    """Whether a step is what one dislocation does to the lattice: near the line that most of its images are on."""
+    """Whether a single dislocation may cause a step: it is limited to the line that contains most of its images."""
     axes = in_plane(fit.normal)
     own = points[beside(points, fit, BARRED) & ~_any_beside(points, others, BARRED)]
     if len(own) < 3:
@@ -137,8 +138,8 @@ def _of_one_line(
     flat, angles = (own - fit.origin) @ axes.T, np.deg2rad(np.arange(180.0))
     angle, at = heaviest_line(*flat.T, np.ones(len(flat)), angles, LINE)
 
-    def aside(places: np.ndarray) -> np.ndarray:
-        u, v = axes @ (places - fit.origin).T
+    def aside(positions: np.ndarray) -> np.ndarray:
+        u, v = axes @ (positions - fit.origin).T
         return np.asarray(np.abs(u * np.sin(angle) - v * np.cos(angle) - at))
 
     if np.mean(aside(own) <= LINE) < ONE_LINE:
@@ -158,57 +159,59 @@ def _of_one_line(
 
 
 def _certainty(fit: StepFit | None) -> float:
+    """Certainty of a fit; 0 without a fit or with flags."""
     return 0.0 if fit is None or fit.flags else fit.certainty
 
 
-def _tried(position: np.ndarray, values: np.ndarray, points: np.ndarray, made: Placed, layers: int) -> None:
+def _tried(position: np.ndarray, values: np.ndarray, points: np.ndarray, placed: Placed, layers: int) -> None:
     """Fit the starts that have no fit yet, and accept those that are boundaries."""
-    new = range(len(made.fits), len(made.starts))
+    new = range(len(placed.fits), len(placed.starts))
     for k in new:
-        near = [other for other in made.starts if _parallel(made.starts[k], other)]
-        both = [other for other in near if min(made.starts[k][3], other[3]) >= 0]
-        fit = _fitted(position, values, made.starts[k], both)
+        near = [other for other in placed.starts if _parallel(placed.starts[k], other)]
+        both = [other for other in near if min(placed.starts[k][3], other[3]) >= 0]
+        fit = _fitted(position, values, placed.starts[k], both)
         if fit is None and len(near) > len(both):
-            fit = _fitted(position, values, made.starts[k], near)
-        made.fits.append(fit)
-    for k in sorted(new, key=lambda k: (-_certainty(made.fits[k]), k)):
-        others = [made.fits[j] for j in made.accepted]
-        if not _certainty(made.fits[k]) and _taken(made.starts[k][2], others):
-            made.taken.add(k)
+            fit = _fitted(position, values, placed.starts[k], near)
+        placed.fits.append(fit)
+    for k in sorted(new, key=lambda k: (-_certainty(placed.fits[k]), k)):
+        others = [placed.fits[j] for j in placed.accepted]
+        if not _certainty(placed.fits[k]) and _taken(placed.starts[k][2], others):
+            placed.taken.add(k)
             continue
-        fit = made.fits[k] = _beside_others(position, values, made.starts[k], made.fits[k], others)
+        fit = placed.fits[k] = _beside_others(position, values, placed.starts[k], placed.fits[k], others)
         if fit is None or fit.flags or any(_alike(fit, other) for other in others):
             continue
         trace = BIN * len(fit.region)
         bright = np.count_nonzero(beside(points, fit, BARRED) & ~_any_beside(points, others, BARRED)) / trace
-        known = [made.bright[j] for j in made.accepted]
-        enough = not known or bright >= LEAST_BRIGHT * np.median(known)
-        if enough and _long_enough(fit, made.starts[k], layers):
-            made.accepted.append(k)
-            made.bright[k] = bright
+        accepted_bright = [placed.bright[j] for j in placed.accepted]
+        enough = not accepted_bright or bright >= LEAST_BRIGHT * np.median(accepted_bright)
+        if enough and _long_enough(fit, placed.starts[k], layers):
+            placed.accepted.append(k)
+            placed.bright[k] = bright
 
 
 def _parallel(first: Start, second: Start) -> bool:
-    """Whether two proposed planes share a strip: a fit of one step would take both for one, or lie between."""
+    """Whether two proposed planes share a strip, so that a fit of one step would merge them or lie between them."""
     turn = abs(float(first[0] @ second[0]))
     apart = float(np.median(np.abs((second[2] - first[1]) @ first[0]))) if len(second[2]) else np.inf
     return turn > np.cos(np.deg2rad(TURNED)) and ALIKE[1] < apart < 1.5 * STRIP
 
 
 def _fitted(position: np.ndarray, values: np.ndarray, start: Start, others: Sequence[Start]) -> StepFit | None:
+    """Fit the step of a start beside the likely steps of other starts."""
     normal, origin, own, weak = start
     steps = np.stack([_step_of(position, _guessed(o)) for o in others], axis=1) if others else None
     return fit_step(position, values, normal, origin, own, others=steps, grow=weak < 0)
 
 
 def _guessed(start: Start) -> StepFit:
-    """A step at a proposed plane, of a likely width, beside which others are fitted."""
+    """A step of likely width at a proposed plane, for the fits of others."""
     normal, origin, own, _ = start
     _, along = trace_frame(normal)
-    places = np.column_stack([np.floor((own - origin) @ along / BIN) * BIN + BIN / 2, own[:, 2] - origin[2]])
+    region = np.column_stack([np.floor((own - origin) @ along / BIN) * BIN + BIN / 2, own[:, 2] - origin[2]])
     nothing = np.zeros(0)
     return StepFit(
-        normal, origin, np.zeros((3, 3)), nothing, nothing, LIKELY, 0.0, 0.0, False, 0, np.unique(places, axis=0)
+        normal, origin, np.zeros((3, 3)), nothing, nothing, LIKELY, 0.0, 0.0, False, 0, np.unique(region, axis=0)
     )
 
 
@@ -220,7 +223,7 @@ def _beside_others(
     others: Sequence[StepFit | None],
     clear: float = BARRED,
 ) -> StepFit | None:
-    """The fit made anew beside other boundaries: the heights of their steps are free, cells near them are left out."""
+    """Repeat a fit beside other boundaries: the heights of their steps are free, cells near them are left out."""
     normal, origin, own, weak = start
     good = fit is not None and not fit.flags
     begin = (fit.normal, fit.origin) if good and fit is not None else (normal, origin)
@@ -247,27 +250,27 @@ def _beside_others(
 
 
 def _taken(points: np.ndarray, fits: Sequence[StepFit | None]) -> bool:
-    """Whether boundaries explain so many points of a proposed plane that it is none of its own."""
+    """Whether boundaries explain so large a part of a proposed plane that it is not separate."""
     return bool(np.count_nonzero(_any_beside(points, fits, BARRED)) > MOST_TAKEN * len(points))
 
 
 def _any_beside(position: np.ndarray, fits: Sequence[StepFit | None], reach: float) -> np.ndarray:
-    """Places within a distance of any of some boundaries, where it is."""
+    """Positions within a distance of the existing part of any boundary."""
     near = [beside(position, fit, reach) for fit in fits if fit is not None]
     return np.logical_or.reduce(near) if near else np.zeros(len(position), bool)
 
 
 def _step_of(position: np.ndarray, fit: StepFit) -> np.ndarray:
-    """A step of unit height at a boundary, where it is: (cell,)."""
+    """A step of unit height at a boundary, within its extent: (cell,)."""
     out = np.zeros(len(position))
-    there = beside(position, fit, FAR)
+    near = beside(position, fit, FAR)
     across, _ = trace_frame(fit.normal)
-    out[there] = 0.5 * erf((position[there] - fit.origin) @ across / (fit.width * np.sqrt(2)))
+    out[near] = 0.5 * erf((position[near] - fit.origin) @ across / (fit.width * np.sqrt(2)))
     return out
 
 
 def beside(position: np.ndarray, fit: StepFit, reach: float) -> np.ndarray:
-    """Cells within a distance of a boundary, where it is."""
+    """Cells within a distance of a boundary, within its extent."""
     across, _ = trace_frame(fit.normal)
     near = np.flatnonzero(np.abs((position - fit.origin) @ across) < reach)
     out = np.zeros(len(position), bool)
@@ -276,7 +279,7 @@ def beside(position: np.ndarray, fit: StepFit, reach: float) -> np.ndarray:
 
 
 def _inside(position: np.ndarray, fit: StepFit) -> np.ndarray:
-    """Whether a place is along the part of the trace where the boundary is."""
+    """Whether positions lie along the part of the trace that belongs to the boundary."""
     _, along = trace_frame(fit.normal)
     flat = np.column_stack([(position - fit.origin) @ along / 2.0, position[:, 2] - fit.origin[2]])
     region = fit.region.copy()
@@ -285,12 +288,14 @@ def _inside(position: np.ndarray, fit: StepFit) -> np.ndarray:
 
 
 def _alike(first: StepFit | None, second: StepFit | None) -> bool:
+    """Whether two fits are of the same plane."""
     if first is None or second is None:
         return False
     return same_plane(first.normal, first.origin, second.normal, second.origin)
 
 
-def same_plane(normal: np.ndarray, origin: np.ndarray, other: np.ndarray, place: np.ndarray) -> bool:
+def same_plane(normal: np.ndarray, origin: np.ndarray, other: np.ndarray, position: np.ndarray) -> bool:
+    """Whether two planes, given by normal and origin, are closer than :data:`ALIKE`."""
     turn = abs(float(normal @ other))
-    apart = min(abs(float((place - origin) @ normal)), abs(float((place - origin) @ other)))
+    apart = min(abs(float((position - origin) @ normal)), abs(float((position - origin) @ other)))
     return turn > np.cos(np.deg2rad(ALIKE[0])) and apart < ALIKE[1]

@@ -1,7 +1,7 @@
-"""The place of a boundary where the lattice steps: one step surface fitted to centres of mass in a strip about a plane.
+"""Position of a boundary from the step of the lattice: a step surface fitted to centres of mass in a strip.
 
-Weak-beam images lie beside a wall by up to half a um, to the side that the sign of the jump says; the step of the
-centre of mass of the rocking curve lies on it.
+Weak-beam images are displaced from a wall by up to 0.5 um, to a side that depends on the sign of the jump; the step of
+the centre of mass of the rocking curve lies on the wall.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ MOST_CELLS = 100_000
 STRIPE = 5.0  # um: stripes of the plane that count as one observation (as in the specification)
 SAME_SIGN, SURE, WIDEST, TURNED = 0.8, 6.0, 1.5, 20.0
 FLOOR, SHARP = 0.05, 0.5
-"""Part of the width of the step within which single lines and dynamical diffraction may move it in one stripe; less of
-steps sharper than half a um (set on simulated walls)."""
+"""Fraction of the width of the step by which single lines and dynamical diffraction may shift it in one stripe; smaller
+for steps sharper than 0.5 um (set on simulated walls)."""
 JUMP_FLOOR = 0.07
-"""Part of the jump that it may differ by from b/D (al002, seeds 7304 and 7305, three strong beams: 0.05 to 0.18)."""
+"""Fraction by which the jump may differ from b/D (al002, seeds 7304 and 7305, three strong beams: 0.05 to 0.18)."""
 SHORT = 13.0
-"""um of trace in a layer: errors of shorter steps grow with the square of what they lack, for half planes of two or
-three lines bend at their ends (set on simulated walls)."""
+"""um of trace in a layer: errors of shorter steps increase with the square of the deficit, because half planes of two
+or three lines bend at their ends (set on simulated walls)."""
 PLACE_FLOOR = 0.03
-"""Part of the width of the step within which the place of the whole plane is known at best (set on simulated walls)."""
-BENT = 4.0, 0.5  # standard errors and um of sagitta from which a boundary is curved (our choice)
-FREE = 4  # numbers of the surface: place, two slopes, logarithm of the width
+"""Least error of the position of the whole plane, as a fraction of the width of the step (set on simulated walls)."""
+BENT = 4.0, 0.5  # standard errors and um of sagitta above which a boundary is curved (our choice)
+FREE = 4  # parameters of the surface: position, two slopes, logarithm of the width
 REASONS = (
     (1, "too_few_layers"),
     (2, "no_step"),
@@ -57,18 +57,19 @@ class StepFit(NamedTuple):
     normal, origin : array (xyz,), float64
         Unit vector, and the middle of the part of the plane that has the step, um.
     covariance : array (3, 3), float64
-        Of the turns towards the two directions of ``in_plane(normal)`` (rad) and of the place along the normal (um).
+        Covariance of the rotations towards the two directions of ``in_plane(normal)`` (rad) and of the position along
+        the normal (um).
     jump, jump_error : array (channel,), float64
         + side minus - side of ``normal``.
     width : float, um
-        Standard deviation of the Gaussian that the sharp step is smeared with.
+        Standard deviation of the Gaussian that broadens the sharp step.
     certainty, same_sign : float
-        Jump over its scatter between layers; part of the trace with the sign of the jump.
+        Jump over its scatter between layers; fraction of the trace with the sign of the jump.
     curved : bool
     flags : int
-        Sum of reasons why the fit is not the place of the boundary; 0 if it is.
+        Sum of reasons why the fit does not locate the boundary; 0 if it does.
     region : array (bin, 2), float64
-        Place along the trace, from the origin, and z (um) of the parts of the trace that were used.
+        Position along the trace, from the origin, and z (um) of the used parts of the trace.
     """
 
     normal: np.ndarray
@@ -85,14 +86,14 @@ class StepFit(NamedTuple):
 
 
 def _demeaned(columns: np.ndarray, group: np.ndarray, weight: np.ndarray, count: int) -> np.ndarray:
-    """Columns less their weighted mean in every bin."""
+    """Columns minus their weighted mean in every bin."""
     total = np.maximum(np.bincount(group, weight, count), 1e-12)
     means = np.stack([np.bincount(group, weight * c, count) / total for c in columns.T], axis=1)
     return np.asarray(columns - means[group])
 
 
 def _columns(strip: Strip, surface: np.ndarray, size: tuple[float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Linear columns (slope, step, both along t and h, others), and derivatives of the step by place and width."""
+    """Linear columns (slope, step, both along t and h, others), and derivatives of the step by position and width."""
     t, h = strip.t / size[0], strip.h / size[1]
     width = np.exp(surface[3])
     u = (strip.s - surface[0] - surface[1] * t - surface[2] * h) / width
@@ -103,6 +104,7 @@ def _columns(strip: Strip, surface: np.ndarray, size: tuple[float, float]) -> tu
 
 
 def _least_squares(columns: np.ndarray, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weighted least squares with scaled columns."""
     scale = np.sqrt((weight[:, None] * columns**2).sum(axis=0)) + 1e-300
     matrix = (columns * (weight[:, None] / scale)).T @ columns / scale
     right = (columns * (weight[:, None] / scale)).T @ values
@@ -110,15 +112,15 @@ def _least_squares(columns: np.ndarray, values: np.ndarray, weight: np.ndarray) 
 
 
 def _solved(strip: Strip, surface: np.ndarray, size: tuple[float, float], bent: bool = False) -> tuple[np.ndarray, ...]:
-    """One Gauss-Newton step: numbers, inverse of the normal matrix, and scores (cell, number).
+    """One Gauss-Newton step: parameters, inverse of the normal matrix, and scores (cell, parameter).
 
-    The first numbers are changes of the surface (and three of its curvature, with ``bent``), then come the linear ones
-    of every channel, of which the fourth is the jump.
+    The first parameters are changes of the surface (and three of its curvature, with ``bent``), followed by the linear
+    ones of every channel; the fourth is the jump.
     """
     group = np.unique(strip.bin, return_inverse=True)[1].reshape(-1)
     count = int(group.max()) + 1
     t, h = strip.t / size[0], strip.h / size[1]
-    linear, by_place, by_width = _columns(strip, surface, size)
+    linear, by_position, by_width = _columns(strip, surface, size)
     shape = [np.ones_like(t), t, h] + ([t * t, h * h, t * h] if bent else [])
     free = FREE + (3 if bent else 0)
     channels = strip.values.shape[1]
@@ -137,32 +139,32 @@ def _solved(strip: Strip, surface: np.ndarray, size: tuple[float, float], bent: 
         jump = solved[3] + solved[4] * t + solved[5] * h
         moving = np.column_stack(
             [
-                *(jump * by_place * one for one in shape[:3]),
+                *(jump * by_position * one for one in shape[:3]),
                 jump * by_width,
-                *(jump * by_place * one for one in shape[3:]),
+                *(jump * by_position * one for one in shape[3:]),
             ]
         )
         flat = _demeaned(np.column_stack([moving, linear, value]), group, weight, count)
         solved = _least_squares(flat[:, free:-1], flat[:, -1], weight)
         left = flat[:, -1] - flat[:, free:-1] @ solved
-        place = np.r_[np.arange(free), free + count_linear * c + np.arange(count_linear)]
+        index = np.r_[np.arange(free), free + count_linear * c + np.arange(count_linear)]
         scaled = flat[:, :-1] * (weight / spread**2)[:, None]
-        matrix[np.ix_(place, place)] += scaled.T @ flat[:, :-1]
-        right[place] += scaled.T @ left
-        parts.append((place, scaled, left, flat[:, :-1], solved))
+        matrix[np.ix_(index, index)] += scaled.T @ flat[:, :-1]
+        right[index] += scaled.T @ left
+        parts.append((index, scaled, left, flat[:, :-1], solved))
     inverse = np.linalg.pinv(matrix + np.diag(1e-9 * np.diag(matrix) + 1e-300))
     change = inverse @ right
     scores = np.zeros((len(t), total))
-    for place, scaled, left, flat, _ in parts:
-        scores[:, place] += scaled * (left - flat @ change[place])[:, None]
+    for index, scaled, left, flat, _ in parts:
+        scores[:, index] += scaled * (left - flat @ change[index])[:, None]
     numbers = change.copy()
-    for place, *_, solved in parts:
-        numbers[place[free:]] += solved
+    for index, *_, solved in parts:
+        numbers[index[free:]] += solved
     return numbers, inverse, scores
 
 
 def _layer_jumps(strip: Strip, surface: np.ndarray, size: tuple[float, float], layers: int) -> tuple[np.ndarray, ...]:
-    """Jump (layer, channel) in every layer by itself, and the trace that it has (layer,), um."""
+    """Jump (layer, channel) of every single layer, and the length of its trace (layer,), um."""
     linear, *_ = _columns(strip, surface, size)
     jumps, trace = np.full((layers, strip.values.shape[1]), np.nan), np.zeros(layers)
     layer = strip.bin % layers
@@ -185,7 +187,7 @@ def _layer_jumps(strip: Strip, surface: np.ndarray, size: tuple[float, float], l
 def _grown(
     strip: Strip, width: float, jump: np.ndarray, spread: np.ndarray, region: np.ndarray, grow: bool
 ) -> np.ndarray:
-    """The region without bins that have no step, and, with ``grow``, with neighbouring bins in which it goes on."""
+    """The region without bins that have no step, and, with ``grow``, with neighbouring bins into which it continues."""
     layers = region.shape[1]
     c = int(np.argmax(np.abs(jump) / spread))
     count = region.size
@@ -196,14 +198,14 @@ def _grown(
         mean = np.bincount(strip.bin[mine], strip.values[mine, c], count) / np.maximum(total, 1)
         sides.append(np.where(total >= 8, mean, np.nan))
     local = ((sides[0] - sides[1]) / jump[c]).reshape(-1, layers)
-    # Steps of single bins are noisy: those of a bin and its neighbours in height are taken together.
-    known = np.isfinite(local)
-    mean = ndimage.uniform_filter(np.where(known, local, 0.0), (1, 3), mode="constant")
-    mean /= np.maximum(ndimage.uniform_filter(known.astype(float), (1, 3), mode="constant"), 1e-9)
-    kept = region & ~(known & (mean < 0.15))
+    # Steps of single bins are noisy: average over a bin and its neighbours in height.
+    finite = np.isfinite(local)
+    mean = ndimage.uniform_filter(np.where(finite, local, 0.0), (1, 3), mode="constant")
+    mean /= np.maximum(ndimage.uniform_filter(finite.astype(float), (1, 3), mode="constant"), 1e-9)
+    kept = region & ~(finite & (mean < 0.15))
     if not grow:
         return kept
-    return np.asarray(ndimage.binary_propagation(kept, mask=kept | (known & (mean > 0.5))))
+    return np.asarray(ndimage.binary_propagation(kept, mask=kept | (finite & (mean > 0.5))))
 
 
 def fit_step(
@@ -217,7 +219,7 @@ def fit_step(
     others: np.ndarray | None = None,
     grow: bool = False,
 ) -> StepFit | None:
-    """One step surface through the strip about a plane.
+    """Fit one step surface to the strip along a plane.
 
     Parameters
     ----------
@@ -225,26 +227,30 @@ def fit_step(
     values : array (cell, channel), float64
         Centre of mass along one or two axes, in the units of the axes; NaN where unknown.
     normal, origin : array (xyz,)
-        Of the plane to start from.
+        Normal and origin of the initial plane.
     own : array (point, xyz), um
-        Points of the plane: the step is looked for where they are.
+        Points of the plane, which determine the initial extent of the step.
     barred : array (cell,), bool, optional
-        Cells that another boundary disturbs.
+        Cells disturbed by another boundary.
     others : array (cell, boundary), optional
         Steps of other boundaries, of any height.
     grow : bool
-        Look along the trace as far as the step goes on.
+        Extend the region along the trace as far as the step continues.
 
     Returns
     -------
     StepFit or None
-        None where the strip has too few cells.
+        None if the strip has too few cells.
 
     Notes
     -----
-    In every bin of 2 um of trace and every layer the ground is free; the slope across and the jump vary linearly along
-    the trace and with height: value = ground + slope s + J(t, z)/2 erf((s - a(t, z))/(w sqrt 2)), a linear.
-    Gauss-Newton steps with Huber weights; the strip follows the plane in four passes. Channels share the surface.
+    In every bin of 2 um of trace and every layer the ground level is free; the slope across the trace and the jump vary
+    linearly along the trace and with height::
+
+        value = ground + slope · s + J(t, z) / 2 · erf((s − a(t, z)) / (w √2)),  a linear in t and z
+
+    The fit uses Gauss-Newton steps with Huber weights; the strip follows the plane in four passes. All channels share
+    the surface.
     """
     normal = canonical(np.asarray(normal, np.float64))
     start, origin = normal, np.asarray(origin, np.float64)
@@ -261,9 +267,9 @@ def fit_step(
     positions, values = positions[usable], values[np.ix_(usable, channels)]
     others = np.zeros((len(positions), 0)) if others is None else others[usable]
     levels = np.unique(positions[:, 2])
-    places, surface = own, np.array([0.0, 0.0, 0.0, np.log(0.6)])
+    seeds, surface = own, np.array([0.0, 0.0, 0.0, np.log(0.6)])
     for turn in range(PASSES):
-        bins = binned(places, normal, origin, levels)
+        bins = binned(seeds, normal, origin, levels)
         all_bins = binned(positions, normal, origin, levels)[:, 0]
         first, last = int(min(all_bins.min(), bins[:, 0].min())), int(max(all_bins.max(), bins[:, 0].max()))
         region = closed(bins, len(levels), first, last)
@@ -285,7 +291,7 @@ def fit_step(
         numbers, inverse, scores = _solved(strip, surface, size)
         jump = numbers[FREE + 3 :: 6 + others.shape[1]]
         if turn < PASSES - 1:
-            # The plane at the middle of what was used; the next pass starts from it.
+            # Move the plane to the middle of the used region; the next pass begins there.
             wide = strip_of(positions, values, normal, origin, levels, np.ones_like(region), first, others)
             shifted = wide._replace(
                 s=wide.s - surface[0] - surface[1] * wide.t / size[0] - surface[2] * wide.h / size[1]
@@ -294,7 +300,7 @@ def fit_step(
             region = _grown(shifted, float(np.exp(surface[3])), jump, spread, region, grow)
             if np.count_nonzero(region) < 3:
                 return None
-            normal, origin, places = _moved(normal, origin, surface, size, region, first, levels, strip)
+            normal, origin, seeds = _moved(normal, origin, surface, size, region, first, levels, strip)
             surface = np.array([0.0, 0.0, 0.0, surface[3]])
     return _judged(start, normal, origin, strip, surface, size, (numbers, inverse, scores), len(levels), levels)
 
@@ -309,7 +315,7 @@ def _moved(
     levels: np.ndarray,
     strip: Strip,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Plane of a surface, its origin at the middle of the strip, and places that stand for the region."""
+    """Plane of a surface, its origin at the middle of the strip, and positions that represent the region."""
     across, along = trace_frame(normal)
     slope_t, slope_h = surface[1] / size[0], surface[2] / size[1]
     turned = across - slope_t * along
@@ -319,12 +325,12 @@ def _moved(
     shift = surface[0] + slope_t * t + slope_h * (z - origin[2])
     flat = np.array([across[0], across[1], 0.0])
     # A point of the old plane at trace t and height z, moved across by the surface.
-    places = origin + t[:, None] * along + (shift - across[2] * (z - origin[2]))[:, None] * flat
-    places[:, 2] = z
+    positions = origin + t[:, None] * along + (shift - across[2] * (z - origin[2]))[:, None] * flat
+    positions[:, 2] = z
     t0, h0 = float(np.mean(strip.t)), float(np.mean(strip.h))
     moved = surface[0] + slope_t * t0 + slope_h * h0 - across[2] * h0
     middle = origin + t0 * along + moved * flat + np.array([0.0, 0.0, h0])
-    return canonical(turned / np.linalg.norm(turned)), middle, places
+    return canonical(turned / np.linalg.norm(turned)), middle, positions
 
 
 def _judged(
@@ -338,7 +344,7 @@ def _judged(
     layers: int,
     levels: np.ndarray,
 ) -> StepFit:
-    """The fit with its errors, and what speaks against it."""
+    """The fit with its errors, and reasons to reject it."""
     numbers, inverse, scores = solved
     covariance = cluster_covariance(scores, inverse, strip.t, strip.h, STRIPE)
     jumps, trace = _layer_jumps(strip, surface, size, layers)
@@ -346,14 +352,14 @@ def _judged(
     jump = numbers[jumps_at].copy()
     error = np.sqrt(np.diag(covariance)[jumps_at])
     c = int(np.argmax(np.abs(jump) / np.maximum(error, 1e-300)))
-    known = np.isfinite(jumps[:, c]) & (trace > 0)
-    part = trace[known] / max(trace[known].sum(), 1e-9)
-    same = float(part[jumps[known, c] * jump[c] > 0].sum())
-    mean = float((part * jumps[known, c]).sum()) if known.any() else 0.0
-    scatter = np.sqrt((part**2 * (jumps[known, c] - mean) ** 2).sum() * known.sum() / max(known.sum() - 1, 1))
+    valid = np.isfinite(jumps[:, c]) & (trace > 0)
+    part = trace[valid] / max(trace[valid].sum(), 1e-9)
+    same = float(part[jumps[valid, c] * jump[c] > 0].sum())
+    mean = float((part * jumps[valid, c]).sum()) if valid.any() else 0.0
+    scatter = np.sqrt((part**2 * (jumps[valid, c] - mean) ** 2).sum() * valid.sum() / max(valid.sum() - 1, 1))
     plain = np.sqrt(np.diag(cluster_covariance(scores, inverse, strip.t, strip.h, STRIPE, few=False))[jumps_at])
     certainty = abs(mean) / max(float(scatter), float(plain[c]), 1e-300)
-    # Lines nearby bend the lattice on both sides, alike along the whole trace: clusters do not see that.
+    # Lines nearby bend the lattice on both sides along the whole trace, which the clusters do not include.
     stated = np.hypot(error, JUMP_FLOOR * jump)
     width = float(np.exp(surface[3]))
     bent, bent_inverse, bent_scores = _solved(strip, surface, size, bent=True)
@@ -362,7 +368,7 @@ def _judged(
         np.diag(cluster_covariance(bent_scores, bent_inverse, strip.t, strip.h, STRIPE))[FREE : FREE + 3]
     )
     curved = bool((np.abs(sagitta) > np.maximum(BENT[0] * sagitta_error, BENT[1])).any())
-    if curved:  # one plane is a facet: its normal is that of the boundary within the slope of the bend
+    if curved:  # the plane is a facet: its normal is that of the boundary within the slope of the bend
         covariance[1, 1] += sagitta[0] ** 2 + sagitta[2] ** 2
         covariance[2, 2] += sagitta[1] ** 2 + sagitta[2] ** 2
     region = np.unique(np.column_stack([np.floor(strip.t / BIN) * BIN + BIN / 2, strip.h]), axis=0)
@@ -373,7 +379,7 @@ def _judged(
     length = float(np.linalg.norm(turned))
     new = turned / length
     sign = float(np.sign(new @ canonical(new)))
-    # Changes of (place, slope_t, slope_h) as turns towards two directions in the plane, and the place along the normal.
+    # Convert changes of (position, slope_t, slope_h) to rotations towards two directions in the plane and a shift.
     axes = in_plane(sign * new)
     by = np.zeros((3, 3))
     by[0:2, 1] = axes @ (-along) / size[0] / length
@@ -395,13 +401,13 @@ def _judged(
         flags |= FLAG["no_step"]
     if turn > TURNED:
         flags |= FLAG["turned"]
-    if known.sum() < 3:
+    if valid.sum() < 3:
         flags |= FLAG["too_few_layers"]
-    # surface[0] is the place at the origin along the layer
-    place = origin + surface[0] * np.array([across[0], across[1], 0.0])
+    # surface[0] is the shift at the origin along the layer
+    position = origin + surface[0] * np.array([across[0], across[1], 0.0])
     return StepFit(
         sign * new,
-        place,
+        position,
         spread,
         sign * jump,
         stated,

@@ -1,4 +1,4 @@
-"""The tables of the group ``boundaries``: what is in them, and how they look with nothing known."""
+"""The tables of the group ``boundaries``: their variables, and tables without values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ WRITES = (
     Variable("step_width", (B,), "float64", "um", "width (standard deviation) of the step across the boundary"),
     Variable("centre", (B, XYZ), "float64", "um", "centre of mass of the boundary points"),
     Variable("thickness", (B,), "float64", "um", "standard deviation of points across the boundary"),
-    Variable("corner", (B, VERTEX, XYZ), "float64", "um", "corners of the patch of nine tenths of the points"),
+    Variable(
+        "corner", (B, VERTEX, XYZ), "float64", "um", "corners of the patch that contains nine tenths of the points"
+    ),
     Variable("boundary_weight", (B,), "float64", "1", "sum of point probabilities of the boundary"),
     Variable("line", (B, FAMILY, XYZ), "float64", "1", "direction of dislocation lines, strongest family first"),
     Variable("line_error", (B, FAMILY), "float64", "degree", "standard error of the line direction"),
@@ -39,8 +41,8 @@ WRITES = (
     Variable("burgers", (B, FAMILY, XYZ), "float64", "um", "most probable Burgers vectors"),
     Variable("burgers_misfit", (B,), "float64", "degree", "misfit angle of the best Burgers vectors"),
     Variable("burgers_next", (B,), "float64", "degree", "misfit angle of the next best Burgers vectors"),
-    Variable("frank_residual", (B,), "float64", "1", "part of the Burgers vector content that is no rotation"),
-    Variable("frank_rank", (B,), "int64", "1", "independent line families in Frank's rule (0: none known)"),
+    Variable("frank_residual", (B,), "float64", "1", "fraction of the Burgers vector content not due to a rotation"),
+    Variable("frank_rank", (B,), "int64", "1", "number of independent line families in Frank's rule (0: unknown)"),
     Variable("rotation", (B, XYZ), "float64", "rad", "lattice rotation across the boundary by Frank's rule"),
     Variable("misorientation", (B,), "float64", "rad", "misorientation angle across the boundary"),
     Variable("twist", (B,), "float64", "1", "twist part of the boundary rotation (0: tilt, 1: twist)"),
@@ -65,7 +67,7 @@ WRITES = (
 
 
 def empty_tables(boundaries: int, candidates: int) -> Arrays:
-    """Every table with nothing known in it, for so many boundaries and candidate Burgers vectors, and no junction."""
+    """Tables without values for a given number of boundaries and candidate Burgers vectors, without junctions."""
     sizes = {B: boundaries, J: 0, "candidate": candidates}
     return {
         v.name: np.full(

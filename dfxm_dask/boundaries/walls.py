@@ -1,4 +1,4 @@
-"""The boundaries of a volume: planes of weak-beam points and of steps of the lattice, one list, with their errors."""
+"""The boundaries of a volume: planes of weak-beam points and of lattice steps, in one list, with their errors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dfxm_dask.boundaries.step import FLAG, StepFit
 from dfxm_dask.boundaries.strip_cells import BIN, binned, closed
 
 FEWEST_LAYERS = 3
-BESIDE = 0.5  # um by which weak-beam images lie beside their wall (measured)
+BESIDE = 0.5  # um by which weak-beam images are displaced from their wall (measured)
 CERTAIN = 2.4
-"""Certainty over the root of the number of layers above which a step that edges propose is a wall. In simulated
-stacks of 14 to 16 layers steps of single dislocations reach 2.25; one wall in eight is below."""
-WIDE = 1.2  # um: wider than the steps of simulated walls; two boundaries 1.5 um apart make a step of 1.45 um
+"""Certainty over the root of the number of layers above which a step proposed by edges is a wall. In simulated stacks
+of 14 to 16 layers steps of single dislocations reach 2.25; one wall in eight is below."""
+WIDE = 1.2  # um: wider than the steps of simulated walls; two boundaries 1.5 um apart cause a step of 1.45 um
 LEAST_POINTS = 3  # in a bin of the trace (our choice)
 
 
 class Walls(NamedTuple):
-    """Planes with all that follows from them.
+    """Planes and all properties derived from them.
 
     Attributes
     ----------
@@ -33,13 +33,14 @@ class Walls(NamedTuple):
     drawn : Planes
         Planes drawn from the covariance of each: first dim ``replicate``.
     covariance : array (plane, 3, 3)
-        Of the turns towards both directions of ``in_plane`` (rad) and of the place along the normal (um).
+        Covariance of the rotations towards both directions of ``in_plane`` (rad) and of the position along the normal
+        (um).
     fits : list of StepFit or None
-        The step of every plane; where its flags are not 0 the plane is that of the weak beam.
+        The step of every plane; if its flags are not 0 the plane is that of the weak beam.
     reason : array (plane,), int64
         Sum of :data:`~dfxm_dask.boundaries.step.REASONS`.
     cells : array (cell, column), float32
-        As given.
+        The input.
     """
 
     model: Mixture
@@ -54,22 +55,23 @@ class Walls(NamedTuple):
 def find_walls(
     points: np.ndarray, readings: np.ndarray, cells: np.ndarray, *, replicates: int, seed: int
 ) -> Walls | None:
-    """All boundaries, or None.
+    """Find all boundaries of a volume; None without any.
 
     Parameters
     ----------
     points : array (point, xyz), um
     readings : array (reading, point)
-        Weights of the points; those of the first count, others are other thresholds.
+        Weights of the points; the first reading counts, the others are other thresholds.
     cells : array (cell, column)
-        Of :func:`~dfxm_dask.boundaries.cells.on_one_scale`; none where no centre of mass is known.
+        See :func:`~dfxm_dask.boundaries.cells.on_one_scale`; empty without a centre of mass.
     replicates, seed : int
 
     Notes
     -----
-    Planes of the weak beam and of oriented edges of the centre of mass are proposed; to each a step surface is fitted.
-    Where it is accepted it is the plane; a plane of the weak beam without one stays, with half a um more of error over
-    its extent; a plane of edges without one goes. Planes within 6 degree and 1 um of each other are one.
+    Planes are proposed from the weak beam and from oriented edges of the centre of mass; a step surface is fitted to
+    each. If the surface is accepted, it replaces the plane. Otherwise a plane of the weak beam remains, with an
+    additional error of 0.5 um over its extent, and a plane of edges is dropped. Planes within 6 degree and 1 um of each
+    other are one.
     """
     levels = np.unique(np.concatenate([points[:, 2].astype(np.float32), cells[:, 2]])).astype(np.float64)
     if len(levels) < FEWEST_LAYERS or len(np.unique(points[:, 2])) < FEWEST_LAYERS:
@@ -112,7 +114,7 @@ def find_walls(
 
 
 def _with_weak(placed: Placed, levels: np.ndarray) -> list[tuple[int, bool]]:
-    """Numbers of the planes that stay, and whether their step is their place."""
+    """Numbers of the accepted planes, and whether each is located by its step."""
     starts, fits, accepted, taken, _ = placed
     kept = [(k, True) for k in accepted]
     passed = [k for k, f in enumerate(fits) if f is not None and not f.flags]
@@ -125,7 +127,7 @@ def _with_weak(placed: Placed, levels: np.ndarray) -> list[tuple[int, bool]]:
 
 
 def _place(placed: Placed, k: int, stepped: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Normal and origin of a plane: of its step, or as it was proposed."""
+    """Normal and origin of a plane: of its step, or of the proposal."""
     fit, (normal, origin, _, _) = placed.fits[k], placed.starts[k]
     return (fit.normal, fit.origin) if stepped and fit is not None else (normal, origin)
 
@@ -179,25 +181,25 @@ def _errors(
 def _weak_covariance(
     points: np.ndarray, shares: np.ndarray, n: int, planes: Planes, drawn: Planes, others: tuple[Planes, ...]
 ) -> np.ndarray:
-    """Covariance of a plane of the weak beam: drawn blocks, other starts and thresholds, and the place of images."""
+    """Covariance of a plane of the weak beam: resampled blocks, other starts and thresholds, and displaced images."""
     normal, origin = planes.normal[n], planes.origin[n]
     axes = in_plane(normal)
 
     def moves(stack: Planes) -> np.ndarray:
         sign = np.sign(stack.normal[:, n] @ normal)[:, None]
-        place = ((stack.origin[:, n] - origin) * stack.normal[:, n]).sum(axis=1, keepdims=True) * sign
-        return np.concatenate([sign * (stack.normal[:, n] @ axes.T), place], axis=1)
+        shift = ((stack.origin[:, n] - origin) * stack.normal[:, n]).sum(axis=1, keepdims=True) * sign
+        return np.concatenate([sign * (stack.normal[:, n] @ axes.T), shift], axis=1)
 
-    found = np.cov(moves(drawn), rowvar=False)
+    total = np.cov(moves(drawn), rowvar=False)
     for other in others:
         if len(other.sigma):
             off = moves(other)
-            found = found + off.T @ off / len(off)
+            total = total + off.T @ off / len(off)
     mine = shares > 0
     flat = (points[mine] - origin) @ axes.T
     weight = shares[mine] / shares[mine].sum()
     extent = np.sqrt(np.maximum((weight[:, None] * flat**2).sum(axis=0), 0.25)) / 0.29
-    return np.asarray(found + np.diag([*(BESIDE / extent) ** 2, BESIDE**2]))
+    return np.asarray(total + np.diag([*(BESIDE / extent) ** 2, BESIDE**2]))
 
 
 def drawn_planes(planes: Planes, covariance: np.ndarray, replicates: int, seed: int) -> Planes:

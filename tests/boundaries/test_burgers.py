@@ -149,7 +149,7 @@ GOOD = {"normal": [1, 0, 0], "line": [[0, 0, 1.0]], "spacing": [4.1], "burgers":
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"normal": [0, 0, 0]}, "normal: hold a vector of length zero"),
+        ({"normal": [0, 0, 0]}, "normal: contain a vector of length zero"),
         ({"line": [[0, 0, np.nan]]}, "finite vectors"),
         ({"spacing": [0.0]}, "above zero"),
         ({"spacing": [4.0, 5.0]}, "1 lines, 2 spacings"),
@@ -236,5 +236,5 @@ def test_step_across__refuses(change: dict, words: str) -> None:
 
 
 def test_rotation__refuses_a_vector_of_length_zero() -> None:
-    with pytest.raises(InputError, match="normal: hold a vector of length zero"):
+    with pytest.raises(InputError, match="normal: contain a vector of length zero"):
         rotation_of_wall(np.zeros(3), [[1, 0, 0]], [4.0], [[B, 0, 0]])

@@ -112,4 +112,4 @@ def test_worth__says_what_speaks_against_a_plane() -> None:
     assert "ten points" in worth(cloud.points, weights, elsewhere, 0, 3000.0)[1]
     even = poisson_cloud(0, 20_000, 40.0) - 20
     reason = worth(even, np.ones(len(even)), model, 0, 1e5)[1]
-    assert reason in ("no more points on it than beside it", "fewer than ten points")
+    assert reason in ("as many points beside the plane as on it", "fewer than ten points")

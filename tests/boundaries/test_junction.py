@@ -130,7 +130,7 @@ def test_common_line__of_planes_that_nearly_meet() -> None:
     np.testing.assert_allclose(direction, [0, 0, 1], atol=1e-12)
     np.testing.assert_allclose(point, [0, 0, 3], atol=1e-12)
     assert opening == pytest.approx(0.2)
-    with pytest.raises(InputError, match="a line needs two"):
+    with pytest.raises(InputError, match="give at least two planes"):
         common_line(normal[:1], np.zeros((1, 3)), np.zeros(3))
     with pytest.raises(InputError, match="within 3 degree"):
         common_line(np.array([[0, 0, 1.0], [0, 0.01, 1]]), np.zeros((2, 3)), np.zeros(3))

@@ -133,7 +133,7 @@ def test_crystal__products_are_those_of_the_indices(kind: str, hkl: tuple, theta
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"hkl": (0, 0, 0)}, "reflection that was measured"),
+        ({"hkl": (0, 0, 0)}, "the measured reflection"),
         ({"hkl": (2, 0, 0)}, "degree from the scattering vector"),  # along the beam
         ({"x": (1, 0, 0), "z": (0, 0, 1)}, "leans from z towards -x"),  # of the sample, not of the laboratory
         ({"two_theta": 40.0}, "at theta 20 degree"),
@@ -147,9 +147,9 @@ def test_crystal__refuses_a_reflection_that_the_microscope_does_not_see(change: 
 
 
 def test_crystal__words_that_exclude_each_other() -> None:
-    with pytest.raises(ValidationError, match="scattering_vector in place of hkl"):
+    with pytest.raises(ValidationError, match="scattering_vector instead of hkl"):
         Lattice(vectors=[(3e-4, 0, 0)], hkl=(0, 0, 2))
-    with pytest.raises(ValidationError, match="hkl in place of scattering_vector"):
+    with pytest.raises(ValidationError, match="hkl instead of scattering_vector"):
         Lattice(parameter=4e-4, x=(1, 0, 0), z=(0, 0, 1), scattering_vector=(0, 0, 5e3))
 
 

@@ -16,7 +16,7 @@ from dfxm_dask.boundaries.planes.mixture import (
     started,
 )
 from dfxm_dask.boundaries.planes.plane import Planes, checked_points, in_plane
-from dfxm_dask.boundaries.planes.sums import cell_numbers, cell_places, grouped_sums, planes_of_sums
+from dfxm_dask.boundaries.planes.sums import cell_centres, cell_numbers, grouped_sums, planes_of_sums
 from dfxm_dask.errors import InputError
 from tests.boundaries.points import angle_between, junction, matched, poisson_cloud
 from tests.references.planes import add_statistics
@@ -40,7 +40,7 @@ def near(cloud):
 
 def test_cells__have_their_points() -> None:
     points = poisson_cloud(0, 500, 90.0) - 45
-    places = cell_places(cell_numbers(points, 7.0), 7.0)
+    places = cell_centres(cell_numbers(points, 7.0), 7.0)
     assert np.abs(points - places).max() <= 3.5
     assert cell_numbers(points[:1], 7.0) != cell_numbers(points[:1] + [7, 0, 0], 7.0)
 

@@ -49,8 +49,8 @@ def test_checked_points__leaves_out_what_has_no_weight() -> None:
     [
         (np.zeros((3, 2)), None, "have the shape"),
         (np.zeros((3, 3)), np.ones(2), r"\(2,\) for 3 points"),
-        (np.full((3, 3), np.nan), None, "3 of 3 have no finite place"),
-        (np.full((3, 3), 1e6), None, "no finite place within"),
+        (np.full((3, 3), np.nan), None, "3 of 3 have no finite position"),
+        (np.full((3, 3), 1e6), None, "no finite position within"),
         (np.zeros((3, 3)), np.array([1, np.nan, 1]), "1 of 3 are NaN"),
         (np.zeros((3, 3)), np.array([1, -0.1, 1.1]), "2 of 3 are NaN or not in 0 to 1"),
     ],

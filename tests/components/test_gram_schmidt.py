@@ -144,13 +144,13 @@ def test_gram_schmidt__bootstrap_is_how_far_the_basis_scatters() -> None:
         ),
         (
             boxes(strong=[0, 5, 0, 5], weak_minus=[0, 5, 20, 29], weak_plus=[1.2, 1.4, 0, 9]),
-            "region 'weak_plus', .* holds no pixel",
+            "region 'weak_plus', .* contains no pixel",
         ),
         (
             [*STRIPES[:2], STRIPES[2] | {"z": 7.0}],
-            "region 'weak_plus': is unlit in every layer, or names a layer that there is not",
+            "region 'weak_plus': is unlit in every layer, or belongs to a layer that does not exist",
         ),
-        ([STRIPES[0], STRIPES[1], STRIPES[0] | {"name": "weak_plus"}], "curves of which one follows from the others"),
+        ([STRIPES[0], STRIPES[1], STRIPES[0] | {"name": "weak_plus"}], "linearly dependent curves"),
     ],
 )
 def test_gram_schmidt__refuses_bad_regions_by_name(regions: list[dict[str, Any]], text: str) -> None:

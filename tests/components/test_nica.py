@@ -170,7 +170,7 @@ def test_nica__is_nan_without_light(refine: str) -> None:
 def test_nica__refuses_curves_that_do_not_vary() -> None:
     curve = np.maximum(0, 9 - (np.arange(31) - 15) ** 2)
     counts = (100 + np.ones((6, 5, 1)) * curve).astype(np.uint16)
-    with pytest.raises(ValueError, match="do not vary in 1 ways"):
+    with pytest.raises(ValueError, match="do not vary in 1 dimensions"):
         fitted(counts, whiten="covariance")
     fit = fitted(counts)
     np.testing.assert_allclose(fit["nica_basis"][0], curve / np.sqrt(curve @ curve), atol=1e-9)

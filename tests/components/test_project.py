@@ -93,7 +93,7 @@ def test_project__refuses_frames_elsewhere_and_another_background() -> None:
     text = "project_pca: the basis of pca: was fitted to other frames: phi 0.02 to 0.42, not 0 to 0.4 in 7 positions"
     with pytest.raises(ValueError, match=text):
         project_pca.kernel(counts, SCAN, basis, mean, scaling, shifted)
-    with pytest.raises(ValueError, match="was fitted above 90 counts everywhere"):
+    with pytest.raises(ValueError, match="was fitted with a background of 90 counts everywhere"):
         project_pca.kernel(counts, SCAN, basis, mean, scaling, GRID, np.full((9, 11), 90, np.float32))
     with pytest.raises(ValueError, match="project_pca without a background map"):
         project_pca.kernel(counts, SCAN, basis, mean, scaling_of("x", "log", None, None, mean), GRID)

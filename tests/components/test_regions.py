@@ -67,11 +67,11 @@ def test_masks__belong_to_what_a_plan_depends_on(drawn: list[dict[str, Any]]) ->
     ("content", "text"),
     [
         (None, "is absent; give a .npy file"),
-        (b"not numpy", "is no array that can be read"),
-        (b"", "is no array that can be read"),
+        (b"not numpy", "cannot be read as an array"),
+        (b"", "cannot be read as an array"),
         (np.ones(SHAPE, np.uint8), r"is uint8 \(24, 72\); save one array \(y, x\) of bool"),
         (np.ones((2, *SHAPE), bool), r"is bool \(2, 24, 72\); save one array"),
-        (np.array([{}]), "is no array that can be read"),
+        (np.array([{}]), "cannot be read as an array"),
         (np.zeros(SHAPE, bool), "is False everywhere"),
     ],
 )
@@ -96,11 +96,11 @@ def test_masks__that_are_none_are_refused_by_name_in_the_plan_and_in_the_fit(
 def test_masks__of_another_frame_or_of_several_arrays_are_refused(drawn: list[dict[str, Any]]) -> None:
     path = Path(drawn[2]["mask"])
     np.save(path, np.ones((24, 71), bool))
-    with pytest.raises(ValueError, match=r"'weak_plus', mask .*: is \(24, 71\) pixels, and the frame \(24, 72\)"):
+    with pytest.raises(ValueError, match=r"'weak_plus', mask .*: has \(24, 71\) pixels, the frame has \(24, 72\)"):
         fit(striped(1), drawn)
     with path.open("wb") as file:
         np.savez(file, a=np.ones(SHAPE, bool))
-    with pytest.raises(ValueError, match=r"'weak_plus', mask .*: is no array that can be read"):
+    with pytest.raises(ValueError, match=r"'weak_plus', mask .*: cannot be read as an array"):
         fit(striped(1), drawn)
 
 

@@ -121,7 +121,7 @@ def test_calibrate__a_killed_change_of_the_crystal_is_finished(copy: Any, monkey
         ({**LATTICE, "hkl": 5}, (0, 0, 2), "three whole numbers"),
         (None, (0, 0, float("nan")), "three whole numbers"),
         (LATTICE, (2, 0, 0), "^lattice: hkl: points along .* theta -80 degree"),
-        (LIST, HKL, "scattering_vector in place of hkl"),
+        (LIST, HKL, "scattering_vector instead of hkl"),
         ({**LATTICE, "hkl": [0, 0, 2]}, (0, 0, 4), "give it once"),
     ],
 )

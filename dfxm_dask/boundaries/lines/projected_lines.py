@@ -12,16 +12,16 @@ from dfxm_dask.boundaries.planes.plane import canonical, checked_points, in_plan
 from dfxm_dask.errors import InputError
 
 SHORTEST, LONGEST = 1.5, 15.0
-"""Spacings in um that are looked for: below, images of dislocations overlap; above, a wall has few lines. As in the
-specification of the method."""
+"""Range of spacings in um: below, images of dislocations overlap; above, a wall has few lines. As in the specification
+of the method."""
 
 BIN = 0.2  # um of a projected profile: half of the width of a line's image
 BLUR = 0.3  # um: of the profile in which single lines are located (our choice)
-COARSE = 20_000  # points that all directions are tried with
-LEAST = 30  # points that a plane must have before lines are looked for (our choice)
+COARSE = 20_000  # points used to try all directions
+LEAST = 30  # least number of points of a plane in which lines are detected (our choice)
 APART = 10.0  # degree between two families (our choice)
 WEAKEST = 0.04
-"""Part of the first family's power that another must have: its spacing is up to five times larger (our choice)."""
+"""Least fraction of the first family's power in another one, whose spacing may be five times larger (our choice)."""
 SURE = 12.0  # robust standard deviations above the median of all directions (our choice)
 
 
@@ -35,27 +35,28 @@ class Families(NamedTuple):
     spacing : array (family,), float64, um
         Period of the lines.
     gap : array (family,), float64, um
-        Mean distance of neighbouring lines, located one by one; NaN of fewer than two. It is the one that Frank's rule
-        asks for. Where lines are evenly spaced and all of them seen, it is the period.
+        Mean distance of neighbouring lines, located one by one; NaN for fewer than two. Frank's rule requires this
+        mean. It equals the period if lines are evenly spaced and all are located.
     count : array (family,), int64
-        Lines located.
+        Number of located lines.
     contrast : array (family,), float64
-        Length of the mean of exp(2 pi i s/spacing) over the weight of the plane, s across the lines: 1 for sharp and
-        evenly spaced lines of which the plane is full, 0 for none.
+        Length of the mean of exp(2 pi i s/spacing) over the weight of the plane, s across the lines: 1 for a plane full
+        of sharp and evenly spaced lines, 0 without lines.
     power : array (family,), float64
-        Of the projection, in standard deviations above that of directions without lines.
+        Power of the projection, in standard deviations above that of directions without lines.
     """
 
     line: np.ndarray
     spacing: np.ndarray
     gap: np.ndarray
-    count: np.ndarray  # type: ignore[assignment]  # a tuple counts, too
+    count: np.ndarray  # type: ignore[assignment]  # tuples have a method count
     contrast: np.ndarray
     power: np.ndarray
 
 
 @njit(nogil=True, cache=True)
 def _profiles(u, v, weights, angles, step, reach, profiles):
+    """Add weights to projected profiles, with linear interpolation."""
     for a in range(angles.size):
         c, s = np.cos(angles[a]), np.sin(angles[a])
         for i in range(u.size):
@@ -74,10 +75,10 @@ def projected_power(
     Parameters
     ----------
     flat : array (point, 2), um
-        Places in the plane.
+        Positions in the plane.
     weights : array (point,)
     angles : array (angle,), rad
-        Of the lines, from the first axis.
+        Angles of the lines from the first axis.
     band : (float, float), um
         Shortest and longest spacing.
 
@@ -101,7 +102,7 @@ def projected_power(
 
 
 def tapered(flat: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weights that fall to 0 towards the rim of a patch, so that its edges are no lines.
+    """Weights that decrease to 0 towards the rim of a patch, so that its edges do not appear as lines.
 
     Notes
     -----
@@ -115,14 +116,14 @@ def tapered(flat: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def sharpest_angle(flat: np.ndarray, weights: np.ndarray, start: float, width: float, close: float = 1e-4) -> float:
-    """Angle of most power near a start; rad.
+    """Angle of largest power near a start; rad.
 
     Parameters
     ----------
     flat, weights : array (point, 2), um, and (point,)
-        Tapered.
+        Tapered weights.
     start, width : float, rad
-        Angles within ``width`` are looked at, on ever finer grids.
+        The search covers angles within ``width``, on ever finer grids.
     close : float, degree
         Half width of the last grid.
     """
@@ -147,7 +148,7 @@ def spacing_at(flat: np.ndarray, weights: np.ndarray, angle: float, near: float 
     flat, weights : array (point, 2), um, and (point,)
     angle : float, rad
     near : float, um, optional
-        Where to look; the whole band by default.
+        Centre of the search; the whole band by default.
 
     Returns
     -------
@@ -158,31 +159,31 @@ def spacing_at(flat: np.ndarray, weights: np.ndarray, angle: float, near: float 
     place = flat[:, 1] * np.cos(angle) - flat[:, 0] * np.sin(angle)
     reach = float(np.ptp(place)) + BIN
     low, high = (1 / LONGEST, 1 / SHORTEST) if near is None else (1 / near - 0.5 / reach, 1 / near + 0.5 / reach)
-    low = min(max(low, 1 / LONGEST, 1 / reach), 0.9 * high)  # below lies the weight itself, which is no period
+    low = min(max(low, 1 / LONGEST, 1 / reach), 0.9 * high)  # lower frequencies are those of the weight itself
     profile = np.zeros((1, int(2 * np.abs(place).max() / BIN) + 8))
     half = float(np.abs(place).max()) + BIN
     _profiles(flat[:, 0].copy(), flat[:, 1].copy(), weights, np.array([angle]), BIN, half, profile)
     at = np.arange(profile.size) * BIN
 
     def strength(frequency: np.ndarray) -> np.ndarray:
-        # Two lines shared by neighbouring bins are blurred by sinc²; undone, so that fine spacings are not put down.
+        # Interpolation between neighbouring bins blurs by sinc²; correct for it, so that fine spacings stay strong.
         wave = np.exp(-2j * np.pi * frequency[:, None] * at)
         return np.abs(wave @ profile[0]) / np.sinc(frequency * BIN) ** 2
 
     grid = np.linspace(low, high, max(9, int((high - low) * reach * 4) + 2))
-    found = strength(grid)
+    strengths = strength(grid)
     # Overtones of very sharp lines are as strong as the fundamental.
-    best = int(np.flatnonzero(found >= 0.85 * found.max())[0])
-    best = int(np.clip(best + found[best : best + 5].argmax(), 1, len(grid) - 2))
+    best = int(np.flatnonzero(strengths >= 0.85 * strengths.max())[0])
+    best = int(np.clip(best + strengths[best : best + 5].argmax(), 1, len(grid) - 2))
     for _ in range(8):
         grid = np.linspace(grid[best - 1], grid[best + 1], 9)
-        found = strength(grid)
-        best = int(np.clip(found.argmax(), 1, len(grid) - 2))
-    return float(1 / grid[best]), float(found[best] / weights.sum())
+        strengths = strength(grid)
+        best = int(np.clip(strengths.argmax(), 1, len(grid) - 2))
+    return float(1 / grid[best]), float(strengths[best] / weights.sum())
 
 
 def located_lines(flat: np.ndarray, weights: np.ndarray, angle: float) -> np.ndarray:
-    """Places of single lines of a direction, across them; (line,), float64, um, rising.
+    """Positions of single lines of a direction, across them; (line,), float64, um, ascending.
 
     Parameters
     ----------
@@ -191,22 +192,22 @@ def located_lines(flat: np.ndarray, weights: np.ndarray, angle: float) -> np.nda
 
     Notes
     -----
-    Maxima of the profile, blurred by 0.3 um, that rise by a quarter of a usual line (the 80th percentile of all
-    maxima, weighed by height) above the ground on both sides.
+    Maxima of the profile, blurred by 0.3 um, that exceed the ground on both sides by a quarter of a typical line (the
+    80th percentile of all maxima, weighted by height).
     """
-    from scipy.signal import find_peaks  # takes a second to load, also where nothing needs it
+    from scipy.signal import find_peaks  # takes a second to import, which most callers do not need
 
     half = float(np.sqrt((flat**2).sum(axis=1).max(initial=0.0))) + 2.0
     profile = np.zeros((1, int(2 * half / BIN) + 8))
     _profiles(flat[:, 0].copy(), flat[:, 1].copy(), weights, np.array([angle]), BIN, half, profile)
     smooth = gaussian_filter1d(profile[0], BLUR / BIN, mode="constant")
-    places, found = find_peaks(smooth, prominence=1e-6)
-    if not len(places):
+    maxima, properties = find_peaks(smooth, prominence=1e-6)
+    if not len(maxima):
         return np.zeros(0)
-    rise = found["prominences"]
+    rise = properties["prominences"]
     order = np.argsort(rise)
     usual = rise[order][np.searchsorted(np.cumsum(rise[order]), 0.8 * rise.sum())]
-    return places[rise > 0.25 * usual] * BIN - half
+    return maxima[rise > 0.25 * usual] * BIN - half
 
 
 def line_families(
@@ -217,28 +218,28 @@ def line_families(
     Parameters
     ----------
     points : array (point, xyz), um
-        Of one plane.
+        Points of one plane.
     weights : array (point,), optional
-        Probability of each to lie on it.
+        Probability of each to lie on the plane.
     normal : array (xyz,)
-        Of the plane; unit vector.
+        Unit normal of the plane.
     most : int
-        Families that are looked for.
+        Largest number of families.
     seed : int
 
     Returns
     -------
     Families
-        None where no direction stands out, or where there are fewer than 30 points.
+        Empty if no direction is significant, or with fewer than 30 points.
 
     Raises
     ------
     InputError
-        See :func:`~dfxm_dask.boundaries.planes.plane.checked_points`; a normal that is no unit vector.
+        See :func:`~dfxm_dask.boundaries.planes.plane.checked_points`; a normal that is not a unit vector.
 
     Notes
     -----
-    Points are projected into the plane and onto every direction in it, half a um apart at the rim. The power of the
+    Points are projected into the plane and onto every direction in it, 0.5 um apart at the rim. The power of the
     profile in the band of spacings 1.5 to 15 um has a maximum along each family, which is refined to 1e-4 degree. A
     direction is a family if its power is far above that of most directions, at least 4 % of the strongest, and 10
     degree from any stronger one. The spacing is that of the strongest Fourier coefficient along it.
@@ -247,8 +248,8 @@ def line_families(
     --------
     >>> y, z = np.mgrid[0:40:4, 0:40:0.1].reshape(2, -1)
     >>> y = y + np.random.default_rng(0).normal(0, 0.3, y.size)
-    >>> found = line_families(np.stack([0 * y, y, z], -1), None, np.array([1.0, 0, 0]))
-    >>> np.abs(found.line).round(2).tolist(), found.spacing.round(1).tolist(), found.count.tolist()
+    >>> families = line_families(np.stack([0 * y, y, z], -1), None, np.array([1.0, 0, 0]))
+    >>> np.abs(families.line).round(2).tolist(), families.spacing.round(1).tolist(), families.count.tolist()
     ([[0.0, 0.0, 1.0]], [4.0], [10])
     """
     normal = np.asarray(normal, np.float64)
@@ -256,7 +257,7 @@ def line_families(
         raise InputError("line_families: normal", f"is {normal.tolist()}", "give a unit vector (xyz)")
     points, weights = checked_points("line_families", points, weights)
     axes = in_plane(normal)
-    found: list[tuple[np.ndarray, float, float, int, float, float]] = []
+    rows: list[tuple[np.ndarray, float, float, int, float, float]] = []
     if len(points) >= LEAST:
         centre = np.average(points, axis=0, weights=weights)
         few, few_weights = thinned(points, weights, most=COARSE, seed=seed)
@@ -268,20 +269,21 @@ def line_families(
             spacing, _ = spacing_at(flat, soft, angle)
             spacing, contrast = spacing_at(flat, weights, angle, spacing)
             line = np.cos(angle) * axes[0] + np.sin(angle) * axes[1]
-            places = located_lines(flat, weights, angle)
-            gap = float(np.ptp(places)) / (len(places) - 1) if len(places) > 1 else np.nan
-            found.append((canonical(line), spacing, gap, len(places), contrast, power))
-    columns = [np.array(column) for column in zip(*found, strict=True)] or [np.zeros(0)] * 6
-    lines, spacings, gaps, counts, contrasts, powers = columns
-    return Families(lines.reshape(-1, 3), spacings, gaps, counts.astype(np.int64), contrasts, powers)
+            lines = located_lines(flat, weights, angle)
+            gap = float(np.ptp(lines)) / (len(lines) - 1) if len(lines) > 1 else np.nan
+            rows.append((canonical(line), spacing, gap, len(lines), contrast, power))
+    columns = [np.array(column) for column in zip(*rows, strict=True)] or [np.zeros(0)] * 6
+    directions, spacings, gaps, counts, contrasts, powers = columns
+    return Families(directions.reshape(-1, 3), spacings, gaps, counts.astype(np.int64), contrasts, powers)
 
 
 def _reach(flat: np.ndarray) -> float:
+    """Largest distance of points from the origin."""
     return float(np.sqrt((flat**2).sum(axis=1).max()))
 
 
 def _directions(flat: np.ndarray, weights: np.ndarray, most: int) -> list[tuple[float, float]]:
-    """Angles of maxima that stand out, rad, and by how much, strongest first."""
+    """Angles (rad) of significant maxima, and their significance, strongest first."""
     count = int(np.ceil(np.pi * max(_reach(flat), 20.0) / 0.5))
     angles = np.arange(count) * np.pi / count
     power = projected_power(flat, weights, angles)

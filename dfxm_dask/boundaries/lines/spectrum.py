@@ -1,4 +1,4 @@
-"""Families of parallel dislocation lines in a boundary: directions and spacings from a spectrum with its null."""
+"""Families of parallel dislocation lines in a boundary: directions and spacings from a spectrum with a null test."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from dfxm_dask.boundaries.planes.plane import canonical
 from dfxm_dask.chance import mixed
 from dfxm_dask.errors import InputError
 
-BEYOND = 1.3  # The spectrum reaches beyond both ends by this factor, to tell a maximum from the flank of one outside.
-MAPS = 30  # of the null: every layer rolled along the trace, so that lines do not go through layers any more
+BEYOND = 1.3  # The spectrum extends beyond both ends by this factor, to separate maxima from flanks of outer maxima.
+MAPS = 30  # of the null test: every layer shifted cyclically along the trace, so that lines are no longer continuous
 MARGIN = 1.15  # limit over the largest power of these maps
-SURE = 1.3  # power/limit from which a direction is stated
-PERIODS = 4.0  # across the patch, from which a spacing is stated
+SURE = 1.3  # power/limit above which a direction is reported
+PERIODS = 4.0  # across the patch, above which a spacing is reported
 FAMILIES = 2
 RIVAL = 0.55
-"""Power of another period of the same lines, over that of the strongest, above which they have no common period. Of
-lines at random places 19 in 20 exceed it, of lines that stand a tenth of their spacing off a grid 1 in 10 (our choice,
-on simulated maps)."""
+"""Power of another period of the same lines, over that of the strongest, above which they have no common period. 19 in
+20 sets of lines at random positions exceed it, 1 in 10 sets of lines that deviate by a tenth of their spacing from a
+grid (our choice, on simulated maps)."""
 
-ALIAS = 0.4  # |frequency| along z times spacing of layers, above which neither direction is the likelier one
-SHARP = 0.1  # power at twice the frequency, over that at it, of lines whose images are narrow beside their spacing
+ALIAS = 0.4  # |frequency| along z times spacing of layers, above which neither direction is more likely
+SHARP = 0.1  # power at twice the frequency, over that at it, of lines whose images are narrower than their spacing
 BLURRED = 1.1
 """1/um: images of lines, 0.25 um of standard deviation or more, keep less than a tenth of the power of waves as fine as
-this, so that lines with an overtone there have not this direction."""
+this, so that lines with an overtone there do not have this direction."""
 TURN, STRETCH = 1.1, 1.1
 """Factors of the errors of direction and spacing, so that 68 % of true values are within one (on simulated walls)."""
 
 APART = 10.0  # degree between two families (our choice)
-OVERTONES = 3  # that are taken off with a wave: layers alias them to other directions
-COMPONENTS = 8  # waves that are taken off the map while families are looked for (our choice)
+OVERTONES = 3  # subtracted with a wave: layers alias them to other directions
+COMPONENTS = 8  # largest number of waves subtracted from the map while families are detected (our choice)
 
 NO_FAMILY, TOO_LITTLE, FEW_PERIODS, OVERTONE, ALIASED, END_OF_RANGE, UNEVEN = (1 << k for k in range(7))
 REASONS = {
@@ -52,7 +52,7 @@ REASONS = {
 
 
 class LineSets(NamedTuple):
-    """Families of parallel lines in one boundary, strongest first; always two rows, NaN where nothing is known.
+    """Families of parallel lines in one boundary, strongest first; always two rows, NaN where unknown.
 
     Attributes
     ----------
@@ -64,19 +64,19 @@ class LineSets(NamedTuple):
     spacing_overtone : array (family,), bool
         The true spacing may be twice the stated one.
     power_ratio : array (family,), float64
-        Power of the maximum over the limit of rolled layers.
+        Power of the maximum over the limit of shifted layers.
     periods : array (family,), float64
         Periods across the patch.
     count : array (family,), int64
-        Lines located one by one.
+        Number of lines located one by one.
     gap : array (family,), float64, um
-        Mean distance of these; NaN of fewer than two.
+        Mean distance of these; NaN for fewer than two.
     line_alias : array (family, xyz), float64
-        Second direction that explains the layers as well; NaN where there is none.
+        Second direction that explains the layers as well; NaN without ambiguity.
     spacing_alias : array (family,), float64, um
-        Spacing that lines of this second direction have.
+        Spacing of lines along this second direction.
     reason : array (family,), uint16
-        Bits of :data:`REASONS`: why something is NaN or ambiguous.
+        Bits of :data:`REASONS`: why a value is NaN or ambiguous.
     """
 
     line: np.ndarray
@@ -86,7 +86,7 @@ class LineSets(NamedTuple):
     spacing_overtone: np.ndarray
     power_ratio: np.ndarray
     periods: np.ndarray
-    count: np.ndarray  # type: ignore[assignment]  # a tuple counts, too
+    count: np.ndarray  # type: ignore[assignment]  # tuples have a method count
     gap: np.ndarray
     line_alias: np.ndarray
     spacing_alias: np.ndarray
@@ -94,24 +94,24 @@ class LineSets(NamedTuple):
 
 
 class FrequencyGrid(NamedTuple):
-    """Frequencies: 1/um along the trace (t,), along z (f,), and what is done with (f, t)."""
+    """Frequencies along the trace (t,) and along z (f,), 1/um, and arrays over (f, t)."""
 
     trace: np.ndarray
     first: int
     length: int
     up: np.ndarray
     waves: np.ndarray  # (f, layer)
-    inside: np.ndarray  # within the range that is stated
-    wide: np.ndarray  # and beyond
+    inside: np.ndarray  # within the reported range
+    wide: np.ndarray  # including the margin beyond
 
 
 def long_enough(strip: StripMap) -> bool:
-    """Whether the map has layers and trace enough to read lines from it."""
+    """Whether the map has enough layers and trace to detect lines."""
     return len(strip.z) >= LEAST and strip.known.sum(axis=1).max(initial=0) * PLACE >= SHORTEST * PERIODS
 
 
 def frequency_grid(strip: StripMap) -> FrequencyGrid:
-    """Frequencies at which the power of a map is looked at, and those among them that are stated."""
+    """Frequencies at which the power of a map is computed, and those of them in the reported range."""
     length = 2 ** int(np.ceil(np.log2(4 * len(strip.along))))
     trace = np.fft.rfftfreq(length, PLACE)
     keep = np.flatnonzero((trace >= 1 / (LONGEST * BEYOND**2)) & (trace <= BEYOND / SHORTEST))
@@ -128,14 +128,14 @@ def frequency_grid(strip: StripMap) -> FrequencyGrid:
 
 
 def _power(rows: np.ndarray, grid: FrequencyGrid) -> np.ndarray:
-    """Power (f, t) of a map (layer, place)."""
+    """Power (f, t) of a map (layer, position)."""
     spectra = np.fft.rfft(rows, grid.length, axis=1)[:, grid.first : grid.first + len(grid.trace)]
     waves = grid.waves @ spectra
     return waves.real**2 + waves.imag**2
 
 
 def _limits(rows: np.ndarray, grid: FrequencyGrid, seed: int) -> tuple[float, float]:
-    """Limits of the power, within the range and beyond, from maps with every layer rolled at random."""
+    """Limits of the power, within the range and beyond, from maps whose layers are shifted at random."""
     layers, length = rows.shape
     with np.errstate(over="ignore"):
         keys = np.arange(MAPS * layers, dtype=np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
@@ -149,7 +149,7 @@ def _limits(rows: np.ndarray, grid: FrequencyGrid, seed: int) -> tuple[float, fl
 
 
 def power_and_limit(strip: StripMap, grid: FrequencyGrid, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Power (f, t) of a map, and the limit (f, t) that maps with rolled layers set; 0 where no line is looked for."""
+    """Power (f, t) of a map, and its limit (f, t) from maps with shifted layers; 0 outside the searched range."""
     power = np.where(grid.wide, _power(strip.values, grid), 0.0)
     return power, np.where(grid.inside, *_limits(strip.values, grid, seed))
 
@@ -166,7 +166,7 @@ def _refined(strip: StripMap, start: np.ndarray, step: np.ndarray) -> np.ndarray
 
 
 class _Family(NamedTuple):
-    """Frequency (trace, up), power over the limit, and whether it lies within the range that is stated."""
+    """Frequency (trace, up), power over the limit, and whether it lies within the reported range."""
 
     at: np.ndarray
     ratio: float
@@ -174,33 +174,33 @@ class _Family(NamedTuple):
 
 
 def _families(strip: StripMap, grid: FrequencyGrid, seed: int) -> list[_Family]:
-    """Maxima of the spectrum that stand out of the null, strongest first, each 10 degree from every stronger one."""
-    found: list[_Family] = []
+    """Significant maxima of the spectrum, strongest first, each 10 degree from every stronger one."""
+    families: list[_Family] = []
     strongest = 0.0
     step = np.array([grid.trace[1] - grid.trace[0], grid.up[1] - grid.up[0]])
     for number in range(COMPONENTS):
         power, limits = power_and_limit(strip, grid, seed * COMPONENTS + number)
         peaks = (power == maximum_filter(power, 3)) & (power > limits) & (limits > 0)
         strongest = max(strongest, float(power[peaks].max(initial=0.0)))
-        if not (power[peaks] > WEAKEST * strongest).any():  # what is left of a strong family is none
+        if not (power[peaks] > WEAKEST * strongest).any():  # residuals of a strong family are not a family
             break
-        # By power, not by power over limit: overtones are weak, as is their null, and shall not come first.
+        # By power, not by power over limit: overtones are weak, as is their null, and must not come first.
         row, column = np.unravel_index(np.where(peaks, power, 0.0).argmax(), power.shape)
         at = _refined(strip, np.array([grid.trace[column], grid.up[row]]), step)
         ratio = float(wave_power(strip, *at[:, None])[0] / limits[row, column])
         size = np.hypot(at[0], at[1] * strip.axes[1, 2])
-        # On the flank of a maximum beyond the range the refined place has crept to the end or over it.
+        # On the flank of a maximum outside the range, the refinement moves to the end of the range or beyond.
         inside = bool(grid.inside[row, column] and at[0] > 1 / LONGEST and size < 1 / SHORTEST)
-        if all(_between(strip, at, other.at) > APART and not is_overtone(strip, at, other.at) for other in found):
-            found.append(_Family(at, ratio, inside))
-            if sum(one.inside for one in found) == FAMILIES:
+        if all(_between(strip, at, other.at) > APART and not is_overtone(strip, at, other.at) for other in families):
+            families.append(_Family(at, ratio, inside))
+            if sum(one.inside for one in families) == FAMILIES:
                 break
         strip = strip._replace(values=strip.values - fitted_wave(strip, at, OVERTONES)[0])
-    return sorted(found, key=lambda one: -one.inside)
+    return sorted(families, key=lambda one: -one.inside)
 
 
 def is_overtone(strip: StripMap, at: np.ndarray, other: np.ndarray) -> bool:
-    """Whether a frequency is an overtone of another one, or the alias of such an overtone in evenly spaced layers."""
+    """Whether a frequency is an overtone of another one, or its alias in evenly spaced layers."""
     off = at - np.arange(2, OVERTONES + 2)[:, None] * other
     period = alias_period(strip.z)
     if np.isfinite(period):
@@ -215,25 +215,25 @@ def _between(strip: StripMap, first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _covariance(strip: StripMap, at: np.ndarray) -> tuple[np.ndarray, int]:
-    """Covariance (trace, up) of a frequency, (1/um)², and the number of clusters of the fewer kind.
+    """Covariance (trace, up) of a frequency, (1/um)², and the smaller number of clusters.
 
     Notes
     -----
-    Sandwich of the least-squares wave, clustered by line and by layer, both added: a line is one observation through
-    all layers, and a layer has its own noise.
+    Sandwich estimate for the least-squares wave, clustered by line and by layer, both added: a line is one observation
+    through all layers, and each layer has its own noise.
     """
-    known = strip.known
+    valid = strip.known
     fitted, turns = fitted_wave(strip, at, 1)
-    angle = 2 * np.pi * turns[known]
+    angle = 2 * np.pi * turns[valid]
     cos, sin = np.cos(angle), np.sin(angle)
-    values = strip.values[known]
+    values = strip.values[valid]
     solved, *_ = np.linalg.lstsq(np.stack([cos, sin], 1), values, rcond=None)
     slope = 2 * np.pi * (solved[1] * cos - solved[0] * sin)
-    along, z = (np.broadcast_to(a, known.shape)[known] for a in (strip.along[None], strip.z[:, None]))
+    along, z = (np.broadcast_to(a, valid.shape)[valid] for a in (strip.along[None], strip.z[:, None]))
     design = np.stack([cos, sin, slope * along, slope * z], axis=1)
-    scores = design * (values - fitted[known])[:, None]
-    phase = np.arctan2(solved[1], solved[0]) / (2 * np.pi)  # brightest places are in the middle of a cluster
-    kinds = np.rint(turns[known] - phase).astype(np.int64), np.nonzero(known)[0]
+    scores = design * (values - fitted[valid])[:, None]
+    phase = np.arctan2(solved[1], solved[0]) / (2 * np.pi)  # the brightest positions are in the middle of a cluster
+    kinds = np.rint(turns[valid] - phase).astype(np.int64), np.nonzero(valid)[0]
     bread = np.linalg.pinv(design.T @ design)
     total = np.zeros((4, 4))
     fewest = 10**9
@@ -254,14 +254,14 @@ def line_sets(
     Parameters
     ----------
     cells : array (cell, column)
-        Squares of 0.25 um beside the boundary in every layer: columns x, y, z (um), com, isolated, minus, plus, pixels
-        (number of pixels in the square); NaN where nothing is known. Order and spacing of layers do not matter.
+        Squares of 0.25 um near the boundary in every layer: columns x, y, z (um), com, isolated, minus, plus, pixels
+        (number of pixels in the square); NaN where unknown. Order and spacing of layers are arbitrary.
     normal, origin : array (xyz,)
         Unit vector, and a point of the plane, um.
     corner : array (vertex, xyz), um, optional
-        Of the patch of the boundary.
+        Corners of the patch of the boundary.
     seed : int
-        Of the rolled layers.
+        Seed of the shifted layers.
 
     Returns
     -------
@@ -270,14 +270,14 @@ def line_sets(
     Raises
     ------
     InputError
-        Arrays of other shapes, a normal that is no unit vector.
+        Arrays of other shapes, a normal that is not a unit vector.
 
     Notes
     -----
-    The mean of ``isolated`` within 0.7 um of the plane, for every layer and 0.25 um of trace, less its mean over 8 um
+    The mean of ``isolated`` within 0.7 um of the plane, for every layer and 0.25 um of trace, minus its mean over 8 um
     of trace, has a power at every frequency along the trace and along z. Its maximum is a family if it exceeds 1.15
-    times the largest power of 30 maps whose layers are rolled along the trace at random. The wave and its
-    overtones are then taken off, and the next family is looked for. A direction is stated from 1.3 times the limit, a
+    times the largest power of 30 maps whose layers are shifted cyclically along the trace at random. The wave and its
+    overtones are then subtracted, and the next family is detected. A direction is reported from 1.3 times the limit, a
     spacing from four periods across the patch.
     """
     cells, normal, origin = (np.asarray(a, np.float64) for a in (cells, normal, origin))
@@ -287,26 +287,27 @@ def line_sets(
         raise InputError("line_sets: normal", f"is {normal.tolist()}", "give a unit vector (xyz)")
     if origin.shape != (3,) or not np.isfinite(origin).all():
         raise InputError("line_sets: origin", f"is {origin.tolist()}", "give a point of the plane (xyz), um")
-    made = _nothing()
+    sets = _nothing()
     plane = (normal, origin, None if corner is None else np.asarray(corner, np.float64))
     strip = strip_map(cells, cells[:, 4], *plane)
     if not long_enough(strip):
-        made.reason[:] = TOO_LITTLE
-        return made
-    found = _families(strip, frequency_grid(strip), seed)[:FAMILIES]
-    made.reason[len(found) :] = NO_FAMILY
-    for k, family in enumerate(found):
-        made.power_ratio[k] = family.ratio
+        sets.reason[:] = TOO_LITTLE
+        return sets
+    families = _families(strip, frequency_grid(strip), seed)[:FAMILIES]
+    sets.reason[len(families) :] = NO_FAMILY
+    for k, family in enumerate(families):
+        sets.power_ratio[k] = family.ratio
         if not family.inside:
-            made.reason[k] = END_OF_RANGE
+            sets.reason[k] = END_OF_RANGE
         elif family.ratio < SURE:
-            made.reason[k] = NO_FAMILY
+            sets.reason[k] = NO_FAMILY
         else:
-            _describe(made, k, strip, cells, plane, family.at)
-    return made
+            _describe(sets, k, strip, cells, plane, family.at)
+    return sets
 
 
 def _nothing() -> LineSets:
+    """Rows without values."""
     rows = np.full((5, FAMILIES), np.nan)
     return LineSets(
         np.full((FAMILIES, 3), np.nan),
@@ -325,57 +326,58 @@ def _nothing() -> LineSets:
 
 
 def _line(strip: StripMap, at: np.ndarray) -> np.ndarray:
+    """Direction of the lines of a frequency."""
     plane = at * [1, strip.axes[1, 2]]
     return canonical((plane[0] * strip.axes[1] - plane[1] * strip.axes[0]) / np.hypot(*plane))
 
 
-def _describe(made: LineSets, k: int, strip: StripMap, cells: np.ndarray, plane: Plane, at: np.ndarray) -> None:
-    """Fill one row: direction, alias, spacing with its number of images, and why a number is missing."""
+def _describe(sets: LineSets, k: int, strip: StripMap, cells: np.ndarray, plane: Plane, at: np.ndarray) -> None:
+    """Fill one row: direction, alias, spacing with the number of images, and reasons for missing numbers."""
     rise = strip.axes[1, 2]
-    seen = strip.along[strip.known.any(axis=0)]
-    wave_periods = float(np.abs(at) @ [np.ptp(seen) + PLACE, np.ptp(strip.z)])
+    visible = strip.along[strip.known.any(axis=0)]
+    wave_periods = float(np.abs(at) @ [np.ptp(visible) + PLACE, np.ptp(strip.z)])
     covariance, clusters = _covariance(strip, at)
     covariance = covariance * np.outer([1, rise], [1, rise])
     wave = at * [1, rise]
     size = float(np.hypot(*wave))
-    few = float(stdtrit(max(clusters - 1, 1), 0.8413447))  # t of as many clusters, in place of one standard deviation
+    few = float(stdtrit(max(clusters - 1, 1), 0.8413447))  # Student's t of as many clusters for one standard deviation
     across = np.array([-wave[1], wave[0]])
-    made.line[k] = _line(strip, at)
-    made.line_error[k] = np.rad2deg(TURN * few * np.sqrt(across @ covariance @ across)) / size**2
+    sets.line[k] = _line(strip, at)
+    sets.line_error[k] = np.rad2deg(TURN * few * np.sqrt(across @ covariance @ across)) / size**2
     ridge = ridge_of(strip, at, wave_periods)
     period = alias_period(strip.z)
     if np.isfinite(period):
         other = at - [0, np.copysign(period, at[1])]
         finer = float(np.hypot(other[0], other[1] * rise))
         first, second, twice = wave_power(strip, *np.stack([at, other, 2 * at], axis=1))
-        told = 2 * finer > BLURRED > 2 * size and twice > max(SHARP * first, SINGLE * ridge.mean)
-        if (abs(at[1]) > ALIAS * period or finer < 1 / SHORTEST) and second > ALIKE * first and not told:
-            made.reason[k] |= ALIASED
-            made.line_alias[k], made.spacing_alias[k] = _line(strip, other), 1 / finer
+        excluded = 2 * finer > BLURRED > 2 * size and twice > max(SHARP * first, SINGLE * ridge.mean)
+        if (abs(at[1]) > ALIAS * period or finer < 1 / SHORTEST) and second > ALIKE * first and not excluded:
+            sets.reason[k] |= ALIASED
+            sets.line_alias[k], sets.spacing_alias[k] = _line(strip, other), 1 / finer
     times = images_of_a_line(strip, ridge, cells, plane, at, wave_periods)
-    made.spacing_overtone[k] = times == 0
+    sets.spacing_overtone[k] = times == 0
     images = max(times, 1)
-    made.periods[k] = wave_periods / images
-    places = _located(strip, at)
-    made.count[k] = -(-len(places) // images)
-    made.gap[k] = images * np.ptp(places) / (len(places) - 1) if len(places) > 1 else np.nan
-    if made.periods[k] < PERIODS:
-        made.reason[k] |= FEW_PERIODS
-    elif made.reason[k] & ALIASED and abs(at[1]) > ALIAS * period:  # either direction, with a spacing of its own
+    sets.periods[k] = wave_periods / images
+    lines = _located(strip, at)
+    sets.count[k] = -(-len(lines) // images)
+    sets.gap[k] = images * np.ptp(lines) / (len(lines) - 1) if len(lines) > 1 else np.nan
+    if sets.periods[k] < PERIODS:
+        sets.reason[k] |= FEW_PERIODS
+    elif sets.reason[k] & ALIASED and abs(at[1]) > ALIAS * period:  # either direction has its own spacing
         pass
     elif ridge.largest > RIVAL * ridge.peak:
-        made.reason[k] |= UNEVEN
+        sets.reason[k] |= UNEVEN
     else:
-        made.spacing[k] = images / size
-        made.spacing_error[k] = images * STRETCH * few * float(np.sqrt(wave @ covariance @ wave)) / size**3
-        made.reason[k] |= OVERTONE if times == 0 else 0
-    made.spacing_overtone[k] &= np.isfinite(made.spacing[k])
+        sets.spacing[k] = images / size
+        sets.spacing_error[k] = images * STRETCH * few * float(np.sqrt(wave @ covariance @ wave)) / size**3
+        sets.reason[k] |= OVERTONE if times == 0 else 0
+    sets.spacing_overtone[k] &= np.isfinite(sets.spacing[k])
 
 
 def _located(strip: StripMap, at: np.ndarray) -> np.ndarray:
-    """Places of single lines across them, um."""
+    """Positions of single lines across them, um."""
     bright = strip.values > 1
-    layer, place = np.nonzero(bright)
-    flat = np.stack([strip.along[place], strip.z[layer] / strip.axes[1, 2]], axis=1)
+    layer, position = np.nonzero(bright)
+    flat = np.stack([strip.along[position], strip.z[layer] / strip.axes[1, 2]], axis=1)
     flat -= flat.mean(axis=0) if len(flat) else 0.0
     return located_lines(flat, strip.values[bright], float(np.arctan2(at[0], -at[1] * strip.axes[1, 2])))

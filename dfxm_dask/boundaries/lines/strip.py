@@ -9,27 +9,25 @@ from scipy.ndimage import gaussian_filter1d
 
 PLACE = 0.25  # um of trace: edge of a cell of the map
 NEAR = 0.7  # um in the layer from the plane: half of the width of a line's image
-HIGH_PASS = 8.0  # um: standard deviation of the mean that is taken off along the trace
-CLIP = (-3.0, 6.0)  # robust standard deviations; of a difference of images 6 to either side
-FINEST = 1e-9  # of the largest value: what a constant image varies by is rounding
-ALIKE = (
-    0.9  # power at a second frequency, over that at the first, from which layers do not tell them apart (our choice)
-)
+HIGH_PASS = 8.0  # um: standard deviation of the running mean that is subtracted along the trace
+CLIP = (-3.0, 6.0)  # robust standard deviations; for a difference of images 6 to either side
+FINEST = 1e-9  # of the largest value: smaller variations of a constant image are rounding errors
+ALIKE = 0.9  # ratio of powers at two frequencies above which layers do not distinguish them (our choice)
 STEEPEST = 0.95  # |z| of a unit normal above which a boundary has no trace in a layer
 
 
 class StripMap(NamedTuple):
-    """Map (layer, place) of the isolated weak beam along the trace of a boundary.
+    """Map (layer, position) of the isolated weak beam along the trace of a boundary.
 
     Attributes
     ----------
-    values : array (layer, place), float64
+    values : array (layer, position), float64
         High-passed, in robust standard deviations; 0 where unknown.
-    known : array (layer, place), bool
-    along : array (place,), float64, um
-        From the origin of the plane.
+    known : array (layer, position), bool
+    along : array (position,), float64, um
+        Distance from the origin of the plane.
     z : array (layer,), float64, um
-        From the origin of the plane.
+        Height above the origin of the plane.
     axes : array (2, xyz)
         Unit vectors of the plane, along the trace and up.
     scale : float
@@ -57,13 +55,13 @@ def strip_map(
     Parameters
     ----------
     cells : array (cell, column)
-        As of :func:`line_sets`.
+        See :func:`line_sets`.
     image : array (cell,)
-        Such as the isolated weak beam; NaN where nothing is known.
+        For example the isolated weak beam; NaN where unknown.
     normal, origin : array (xyz,)
         Unit vector, and a point of the plane, um.
     corner : array (vertex, xyz), um, optional
-        Of the patch; cells beyond its bounding box in the plane are left out.
+        Corners of the patch; cells beyond its bounding box in the plane are left out.
     clip : (float, float)
         Smallest and largest value of the map, robust standard deviations.
 
@@ -74,7 +72,7 @@ def strip_map(
 
     Notes
     -----
-    Unknown places do not count in the high pass, so that a gap has no edge.
+    Unknown positions do not enter the high pass, so that a gap has no edge.
     """
     flat = float(np.hypot(normal[0], normal[1]))
     along = np.array([-normal[1], normal[0], 0.0]) / max(flat, 1e-12)
@@ -86,22 +84,24 @@ def strip_map(
     away = cells[:, :3] - origin
     used = (np.abs(away @ normal) < NEAR * flat) & np.isfinite(image) & (cells[:, 7] > 0)
     if corner is not None:
-        ring, places = (corner - origin) @ axes.T, away @ axes.T
-        used &= ((places >= ring.min(axis=0) - PLACE) & (places <= ring.max(axis=0) + PLACE)).all(axis=1)
+        ring, flat_positions = (corner - origin) @ axes.T, away @ axes.T
+        used &= ((flat_positions >= ring.min(axis=0) - PLACE) & (flat_positions <= ring.max(axis=0) + PLACE)).all(
+            axis=1
+        )
     if not used.any():
         return empty
-    # Sums of floating-point numbers hang on their order: cells come in any.
+    # Sums of floating-point numbers depend on their order, and the order of cells is arbitrary.
     order = np.lexsort([image[used], *cells[used][:, :3].T])
     weights, image, away = cells[used, 7][order], image[used][order], away[used][order]
-    place = np.floor(away @ axes[0] / PLACE).astype(np.int64)
-    first, length = int(place.min()), int(np.ptp(place)) + 1
+    cell = np.floor(away @ axes[0] / PLACE).astype(np.int64)
+    first, length = int(cell.min()), int(np.ptp(cell)) + 1
     z, layer = np.unique(np.rint(away[:, 2] * 1024), return_inverse=True)
-    index = layer.reshape(-1) * length + place - first
+    index = layer.reshape(-1) * length + cell - first
     total = np.bincount(index, weights * image, len(z) * length).reshape(len(z), length)
     weight = np.bincount(index, weights, len(z) * length).reshape(len(z), length)
     known = weight > 0
     means = np.where(known, total / np.where(known, weight, 1.0), 0.0)
-    # Cut off at four standard deviations, the mean has no weight in the middle of a long gap: there is nothing there.
+    # Truncated at four standard deviations, the mean has no weight in the middle of a long gap: no value is needed.
     share = gaussian_filter1d(known.astype(float), HIGH_PASS / PLACE, axis=1, mode="constant")
     smooth = gaussian_filter1d(means, HIGH_PASS / PLACE, axis=1, mode="constant") / np.maximum(share, 1e-12)
     high = np.where(known, means - smooth, 0.0)
@@ -112,17 +112,17 @@ def strip_map(
 
 
 def alias_period(z: np.ndarray) -> float:
-    """Frequency along z by which directions cannot be told apart with layers at these heights; 1/um, inf of none.
+    """Frequency along z modulo which layers at these heights do not distinguish directions; 1/um, inf if none.
 
     Parameters
     ----------
     z : array (layer,), um
-        Rising.
+        Ascending.
 
     Returns
     -------
     float
-        1/spacing of layers that are evenly spaced, also if some are missing. Layers at uneven heights have none.
+        1/spacing for evenly spaced layers, even if some are missing; inf for layers at uneven heights.
 
     Examples
     --------
@@ -132,24 +132,24 @@ def alias_period(z: np.ndarray) -> float:
     step = float(np.diff(z).min())
     tries = np.arange(0.6 / np.ptp(z), 1.2 / step, 0.05 / np.ptp(z))
     same = np.abs(np.exp(2j * np.pi * tries[:, None] * z).mean(axis=1)) ** 2
-    found = np.flatnonzero((same[1:-1] > ALIKE) & (same[1:-1] >= same[:-2]) & (same[1:-1] >= same[2:]))
-    if not len(found):
+    maxima = np.flatnonzero((same[1:-1] > ALIKE) & (same[1:-1] >= same[:-2]) & (same[1:-1] >= same[2:]))
+    if not len(maxima):
         return float("inf")
-    # Between two tries: the parabola through three.
-    k = int(found[0]) + 1
+    # Refine between two tries by a parabola through three.
+    k = int(maxima[0]) + 1
     curve = same[k - 1] - 2 * same[k] + same[k + 1]
     period = tries[k] + (0.025 / np.ptp(z) * (same[k - 1] - same[k + 1]) / curve if curve < 0 else 0.0)
     return float(np.round(period, 6))
 
 
 def wave_power(strip: StripMap, trace: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """Power of the map at frequencies, |sum values exp(-2 pi i (trace t + up z))|².
+    """Power of the map at given frequencies, |sum values exp(-2 pi i (trace t + up z))|².
 
     Parameters
     ----------
     strip : StripMap
     trace, up : array (n,), 1/um
-        Along the trace and along z.
+        Frequencies along the trace and along z.
 
     Returns
     -------
@@ -166,14 +166,14 @@ def fitted_wave(strip: StripMap, at: np.ndarray, overtones: int) -> tuple[np.nda
     ----------
     strip : StripMap
     at : array (2,), 1/um
-        Along the trace and along z.
+        Frequency along the trace and along z.
     overtones : int
 
     Returns
     -------
-    fitted : array (layer, place), float64
+    fitted : array (layer, position), float64
         0 where the map is unknown.
-    turns : array (layer, place), float64
+    turns : array (layer, position), float64
         Phase of the wave.
     """
     turns = at[0] * strip.along[None] + at[1] * strip.z[:, None]

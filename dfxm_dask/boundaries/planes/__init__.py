@@ -1,1 +1,1 @@
-"""Planes in clouds of points: hypotheses, a mixture that grows by what each plane explains, and errors."""
+"""Planes in clouds of points: hypotheses, a mixture that grows by well supported planes, and errors."""

@@ -1,4 +1,4 @@
-"""Planes in clouds of points: checked points, fair samples of them, and the plane of least squares."""
+"""Planes in clouds of points: checked points, representative samples, and the plane of least squares."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dfxm_dask.chance import mixed
 from dfxm_dask.errors import InputError
 
 STEPS = 1024
-"""Whole steps in a um that positions are rounded to, so that a point is the same point in every block: 1/40 of the
-smallest pixel of such scans (our choice)."""
+"""Steps per um to which positions are rounded, so that a point is identical in every block: 1/40 of the smallest pixel
+of such scans (our choice)."""
 
 FARTHEST = 2.0**19
 """Largest coordinate, um: positions in steps and numbers of cells fit their integers."""
@@ -26,7 +26,7 @@ class Planes(NamedTuple):
     normal : array (plane, xyz), float64
         Unit vector; its largest component is positive.
     origin : array (plane, xyz), float64, um
-        Centre of mass of the points of the plane, which lies on it.
+        Centre of mass of the points of the plane, which lies on the plane.
     sigma : array (plane,), float64, um
         Standard deviation of the points from the plane.
     mass : array (plane,), float64
@@ -40,12 +40,12 @@ class Planes(NamedTuple):
 
 
 def checked_points(name: str, points: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Points in whole steps, with weights; points of weight 0 are left out, for they say nothing.
+    """Points rounded to steps, with weights; points of weight 0 are left out, because they have no influence.
 
     Parameters
     ----------
     name : str
-        Who asks, for the text of an error.
+        Name of the caller, for the text of an error.
     points : array (point, xyz), um
         Along the axes x, y and z of the store.
     weights : array (point,), optional
@@ -72,15 +72,15 @@ def checked_points(name: str, points: np.ndarray, weights: np.ndarray | None) ->
     if bad.any():
         raise InputError(
             f"{name}: points",
-            f"{bad.sum()} of {len(points)} have no finite place within {FARTHEST:g} um",
-            "leave out what has no place, and give um",
+            f"{bad.sum()} of {len(points)} have no finite position within {FARTHEST:g} um",
+            "leave out points without a position, and give um",
         )
     bad = ~((weights >= 0) & (weights <= 1))
     if bad.any():
         raise InputError(
             f"{name}: weights",
             f"{bad.sum()} of {len(points)} are NaN or not in 0 to 1",
-            "give probabilities, and leave out voxels of which nothing is known",
+            "give probabilities, and leave out voxels of unknown probability",
         )
     used = weights > 0
     if not used.all():
@@ -90,6 +90,7 @@ def checked_points(name: str, points: np.ndarray, weights: np.ndarray | None) ->
 
 @njit(nogil=True, cache=True)
 def _numbers_of_places(points, seed, numbers):
+    """Hash of each position and the seed."""
     step = np.uint64(0x9E3779B97F4A7C15)
     for i in range(points.shape[0]):
         state = mixed(np.uint64(seed) + step)
@@ -101,7 +102,7 @@ def _numbers_of_places(points, seed, numbers):
 def thinned(
     points: np.ndarray, weights: np.ndarray | None = None, *, most: int, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A fair sample of points that depends on the points alone, not on blocks or their order.
+    """A representative sample that depends on the points alone, not on blocks or their order.
 
     Parameters
     ----------
@@ -109,13 +110,13 @@ def thinned(
     weights : array (point,), optional
         0 to 1.
     most : int
-        Points to keep.
+        Number of points to keep.
     seed : int
 
     Returns
     -------
     points, weights : array (kept, xyz), um, and (kept,), float64
-        In an order that is random and the same for the same points.
+        In a random order that is identical for identical points.
 
     Raises
     ------
@@ -124,9 +125,9 @@ def thinned(
 
     Notes
     -----
-    Every place has a random number, a hash of its coordinates and the seed, and the smallest are kept (bottom-k
-    sample, Cohen and Kaplan, PODC 2007). So the sample of a whole is the sample of the samples of its parts: the
-    merge of two blocks is ``thinned(concatenated points, concatenated weights)``.
+    Every position has a random number, a hash of its coordinates and the seed, and the smallest are kept (bottom-k
+    sample, Cohen and Kaplan, PODC 2007). So the sample of a whole is the sample of the samples of its parts: two blocks
+    are merged by ``thinned(concatenated points, concatenated weights)``.
 
     Examples
     --------
@@ -144,7 +145,7 @@ def thinned(
     if len(points) > most:
         kept = np.flatnonzero(numbers <= np.partition(numbers, most - 1)[most - 1])
         points, weights, numbers = points[kept], weights[kept], numbers[kept]
-    # Points at one place have one number: the weight decides, heaviest first.
+    # Points at one position have equal numbers: the weight decides, largest first.
     order = np.lexsort((-weights, points[:, 2], points[:, 1], points[:, 0], numbers))[:most]
     return points[order], weights[order]
 
@@ -156,7 +157,7 @@ def canonical(normal: np.ndarray) -> np.ndarray:
 
 
 def in_plane(normal: np.ndarray) -> np.ndarray:
-    """Two unit vectors (2, xyz) that are at right angles to a normal and to each other, the same for the same normal.
+    """Two unit vectors (2, xyz) at right angles to a normal and to each other, identical for identical normals.
 
     Examples
     --------
@@ -176,7 +177,7 @@ def plane_through(points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, 
     normal, origin : array (xyz,)
         Unit vector, and centre of mass, um.
     variances : array (3,), um²
-        Along the normal and along the two principal directions in the plane, rising.
+        Along the normal and along the two principal directions in the plane, ascending.
     """
     origin = np.average(points, axis=0, weights=weights)
     centred = points - origin

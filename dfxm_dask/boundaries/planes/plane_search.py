@@ -1,4 +1,4 @@
-"""How many planes there are, and where: a mixture that grows by one plane at a time."""
+"""Number and positions of planes: a mixture that grows by one plane at a time."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from dfxm_dask.boundaries.planes.plane_support import worth
 from dfxm_dask.boundaries.planes.sums import THINNEST
 from dfxm_dask.errors import InputError
 
-ROUNDS = 2  # the second finds walls whose points a wrong plane held in the first
-TRIES = 6  # hypotheses that may fail one after another before the search ends (our choice)
-BEYOND = 0.02  # of a plane's points that may lie beyond a line, out of reach of what ends there, if it ends there
-CONTINUED = 25.0  # degree between a plane beyond its end and another one: farther apart they are told apart by distance
-WIDER = 1.6  # times the usual spread of the points: images of lines are as wide in every wall, a slab is not one
+ROUNDS = 2  # the second finds walls whose points belonged to a wrong plane in the first
+TRIES = 6  # number of consecutive hypotheses that may fail before the search ends (our choice)
+BEYOND = 0.02  # largest fraction of a plane's points beyond the line in which it ends
+CONTINUED = 25.0  # degree between a plane beyond its end and another one: at larger angles distance separates them
+WIDER = 1.6  # times the usual spread of the points: images of lines are equally wide in every wall, a slab is wider
 AMBIGUOUS = 2.0  # um from a line, where points of two planes lie within each other's spread
 SMALL_STACK, LEAST_PART, FLATTEST = 8, 0.08, 0.95  # see supported (as in the specification)
-ROUGH = 1.0  # um: standard deviation that a plane starts with
+ROUGH = 1.0  # um: initial standard deviation of a plane
 
 
 def _with(planes: Planes, normal: np.ndarray, origin: np.ndarray) -> Planes:
+    """Planes with one more plane of rough spread."""
     one = (normal[None], origin[None], np.array([ROUGH]), np.ones(1))
     return Planes(*(np.concatenate(pair) for pair in zip(planes, one, strict=True)))
 
 
 def _extended(model: Mixture, normal: np.ndarray, origin: np.ndarray) -> Mixture:
-    """A model with one plane more, which starts with a third of every cell."""
+    """A model with one additional plane, which starts with a third of every cell."""
     shares = np.concatenate([model.shares * (2 / 3), np.full((len(model.cells), 1), 1 / 3)], axis=1)
     return model._replace(planes=_with(model.planes, normal, origin), shares=shares)
 
 
 def without(model: Mixture, plane: int) -> Mixture:
-    """A model with one plane less, whose shares go to points anywhere; without ends, which it may have made."""
+    """A model without one plane, whose shares become background; without ends, which that plane may have caused."""
     shares = np.delete(model.shares, plane + 1, axis=1)
     shares[:, 0] += model.shares[:, plane + 1]
     planes = Planes(*(np.delete(column, plane, axis=0) for column in model.planes))
@@ -42,11 +43,12 @@ def without(model: Mixture, plane: int) -> Mixture:
 
 
 def without_ends(model: Mixture) -> Mixture:
-    """A model whose planes go on wherever their cells have a share of them."""
+    """A model whose planes extend wherever their cells have a share."""
     return model._replace(ends=np.zeros((0, 5)))
 
 
 def _no_planes() -> Planes:
+    """An empty set of planes."""
     return Planes(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), np.zeros(0))
 
 
@@ -62,17 +64,17 @@ def find_planes(
     layer: float = 0.0,
     seed: int = 0,
 ) -> Mixture:
-    """Planes that a cloud of points holds, as many as it supports.
+    """Planes supported by a cloud of points.
 
     Parameters
     ----------
     points : array (point, xyz), um
         Voxels on dislocations, along the axes x, y and z of the store.
-    weights : array (point,), optional
         Probability of each; 1 by default.
     most_planes : int
+        Largest number of planes.
     sample : int
-        The search runs on so many points (:func:`~dfxm_dask.boundaries.planes.plane.thinned`); the last fit takes all.
+        Number of points for the search (:func:`~dfxm_dask.boundaries.planes.plane.thinned`); the last fit uses all.
     cell : float, um
         Edge of the cells in which shares are counted.
     reach : float, um
@@ -80,28 +82,28 @@ def find_planes(
     thickest : float, um
         Largest standard deviation of points from their plane.
     layer : float, um
-        Distance of layers, over which a point is spread; planes of which a few layers hold all go.
+        Distance of layers, over which a point is spread; planes whose points lie in a few layers are removed.
     seed : int
 
     Returns
     -------
     Mixture
-        ``planes`` by falling mass. With no points, or none on planes, it has no plane.
+        ``planes`` in descending order of mass; empty without points on planes.
 
     Raises
     ------
     InputError
-        See :func:`~dfxm_dask.boundaries.planes.plane.checked_points`; numbers of no meaning.
+        See :func:`~dfxm_dask.boundaries.planes.plane.checked_points`; parameters that are not positive.
 
     Notes
     -----
-    The best of the local planes through points that no plane explains yet is added, all planes are fitted together,
-    and the new one stays if it is worth its parameters: the gain of the likelihood, counted in independent
-    observations (images of lines are about 1 um wide), must exceed 1/2 ln n for each of its numbers and of the cells
-    that it crosses (BIC), and 3 ln(size/sigma) for the planes that it was chosen from; and a fifth of its points must
-    lie outside its two heaviest lines. Then planes end where they meet, and those that are not worth it beside all
-    others go, the worst first, as do those as thick as they may be, or 1.6 times as thick as most; if any went, the
-    search is repeated.
+    The best of the local planes through unexplained points is added, all planes are fitted together, and the new one is
+    kept if it justifies its parameters. Criterion: the gain of the likelihood, counted in independent observations
+    (images of lines are about 1 um wide), must exceed 1/2 ln n for each of its parameters and each cell that it crosses
+    (BIC), and 3 ln(size/sigma) for the planes from which it was selected; and a fifth of its points must lie outside
+    its two heaviest lines. Then planes are ended where they meet. Planes that do not justify their parameters beside
+    all others are removed, the worst first, as are those of the largest allowed thickness, or 1.6 times as thick as
+    most; if any was removed, the search is repeated.
     """
     points, weights = checked_points("find_planes", points, weights)
     for name, value in (("most_planes", most_planes), ("sample", sample), ("reach", reach), ("thickest", thickest)):
@@ -122,13 +124,13 @@ def find_planes(
 
 
 def supported(points: np.ndarray, weights: np.ndarray, model: Mixture) -> Mixture:
-    """The model without planes that lie in a few layers, or along them.
+    """The model without planes that lie in a few layers, or parallel to them.
 
     Notes
     -----
-    Of a stack of up to eight layers, at least three, and at least half, must hold 8 % each of the points of a plane,
-    and its normal must not be within 18 degree of z; of higher stacks four layers, with a part that falls as their
-    number rises. Without layers (``layer`` is 0) all planes stay.
+    In a stack of up to eight layers, at least three, and at least half, must contain 8 % each of the points of a plane,
+    and its normal must not be within 18 degree of z; in higher stacks four layers, with a fraction that decreases as
+    their number rises. Without layers (``layer`` is 0) all planes remain.
     """
     if not model.layer > 0 or not len(model.planes.sigma):
         return model
@@ -145,7 +147,7 @@ def supported(points: np.ndarray, weights: np.ndarray, model: Mixture) -> Mixtur
 
 
 def with_ends(points: np.ndarray, weights: np.ndarray, model: Mixture) -> Mixture:
-    """A model whose planes end at lines where another plane goes on, nearly in the same direction.
+    """A model whose planes end at lines where another plane continues in nearly the same direction.
 
     Parameters
     ----------
@@ -154,30 +156,30 @@ def with_ends(points: np.ndarray, weights: np.ndarray, model: Mixture) -> Mixtur
 
     Notes
     -----
-    Shares of cells cannot tell on which side of a line within a cell a half plane lies. Without its end it takes points
-    of another one that goes on within 25 degree of its direction: off by 0.05 degree at 10 degree. A plane ends at such
-    a line if less than 2 % of its points are more than 6 um beyond it, and fewer are 2 to 6 um beyond it than half of
-    those as far before it.
+    Shares of cells do not determine on which side of a line within a cell a half plane lies. Without its end it
+    includes points of another one that continues within 25 degree of its direction: an error of 0.05 degree at 10
+    degree. A plane ends at this line if less than 2 % of its points are more than 6 um beyond it, and fewer are 2 to
+    6 um beyond it than half of those as far before it.
     """
     shares = probabilities(points, without_ends(model)) * weights[:, None]
     ends = []
-    for found in find_junctions(points, shares, model.planes, kinds=False):
-        for plane, along in zip(found.plane, found.along, strict=True):
-            if (-found.along @ along).max() < np.cos(np.deg2rad(CONTINUED)):
+    for junction in find_junctions(points, shares, model.planes, kinds=False):
+        for plane, along in zip(junction.plane, junction.along, strict=True):
+            if (-junction.along @ along).max() < np.cos(np.deg2rad(CONTINUED)):
                 continue
-            inward, mass = (points - found.point) @ along, shares[:, plane]
+            inward, mass = (points - junction.point) @ along, shares[:, plane]
             beyond = mass[inward < -CLEAR[0]].sum() / mass.sum()
             before = mass[(inward > AMBIGUOUS) & (inward < CLEAR[0])].sum()
             behind = mass[(inward < -AMBIGUOUS) & (inward > -CLEAR[0])].sum()
             if beyond < BEYOND and behind < before / 2:
-                ends.append([plane, *along, along @ found.point])
+                ends.append([plane, *along, along @ junction.point])
     return model._replace(ends=np.array(ends, np.float64).reshape(-1, 5))
 
 
 def _grown(
     points: np.ndarray, weights: np.ndarray, model: Mixture, most: int, reach: float, thickest: float, seed: int
 ) -> Mixture:
-    """The model with planes added, one at a time, while one is worth it."""
+    """The model with planes added, one at a time, while each is justified."""
     model, level = fitted(points, weights, model, steps=60, thickest=thickest)
     more = True
     while more and len(model.planes.sigma) < most:
@@ -193,7 +195,7 @@ def _grown(
 
 
 def _pruned(points: np.ndarray, weights: np.ndarray, model: Mixture, thickest: float) -> Mixture:
-    """The model without planes that the points do not support beside the others: the worst goes first."""
+    """The model without planes that the points do not support beside the others; the worst is removed first."""
     model, level = _settled(points, weights, model, 60, thickest)
     while len(model.planes.sigma):
         sigma = np.sqrt(
@@ -204,10 +206,10 @@ def _pruned(points: np.ndarray, weights: np.ndarray, model: Mixture, thickest: f
         limit = min(WIDER * sigma[order][half], 0.95 * thickest)
         values, shorter = [], []
         for plane in range(len(model.planes.sigma)):
-            less, below = _settled(points, weights, without(model, plane), 25, thickest)
+            smaller, below = _settled(points, weights, without(model, plane), 25, thickest)
             value = worth(points, weights, model, plane, level - below)[0]
             values.append(min(value, -1.0) if sigma[plane] > limit else value)
-            shorter.append(less)
+            shorter.append(smaller)
         worst = int(np.argmin(values))
         if values[worst] > 0:
             break
@@ -218,12 +220,13 @@ def _pruned(points: np.ndarray, weights: np.ndarray, model: Mixture, thickest: f
 def _settled(
     points: np.ndarray, weights: np.ndarray, model: Mixture, steps: int, thickest: float
 ) -> tuple[Mixture, float]:
-    """The model fitted, given the ends that its planes then have, and fitted again."""
+    """Fit a model, determine the ends of its planes, and fit again."""
     model, _ = fitted(points, weights, without_ends(model), steps=steps, close=1e-3, thickest=thickest)
     return fitted(points, weights, with_ends(points, weights, model), steps=steps, close=1e-3, thickest=thickest)
 
 
 def _sorted(model: Mixture) -> Mixture:
+    """The model with planes in descending order of mass."""
     order = np.argsort(-model.planes.mass, kind="stable")
     planes = Planes(*(column[order] for column in model.planes))
     return model._replace(planes=planes, shares=model.shares[:, np.concatenate([[0], order + 1])])

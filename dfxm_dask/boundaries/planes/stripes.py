@@ -1,24 +1,24 @@
-"""Errors of what is fitted to a plane: residuals belong together in stripes, along either direction."""
+"""Errors of fits along a plane: residuals are correlated in stripes, along either direction."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.special import stdtrit
 
-LEAST_FREE = 0.7  # degrees of freedom that Student's t is taken for at least (our choice)
+LEAST_FREE = 0.7  # least degrees of freedom of Student's t (our choice)
 FEWEST_STRIPES = 5  # of a plane, along either direction (our choice)
 ONE_SIGMA = 0.6826894921370859  # probability within one standard deviation
 
 
 def normal_error(covariance: np.ndarray) -> float:
-    """Angle within which a true normal lies with 68 %, from the covariance (2, 2) of its turns (rad²); degree."""
+    """Angle that contains the true normal with 68 %, from the covariance (2, 2) of its rotations (rad²); degree."""
     if not np.isfinite(covariance).all():
         return float("nan")
     return float(np.rad2deg(radius_of(np.sqrt(np.maximum(np.linalg.eigvalsh(covariance), 0.0)))))
 
 
 def radius_of(deviations: np.ndarray, probability: float = ONE_SIGMA) -> float:
-    """Radius of the circle that holds a probability of a two-dimensional Gaussian.
+    """Radius of the circle that contains a given probability of a two-dimensional Gaussian.
 
     Parameters
     ----------
@@ -35,36 +35,36 @@ def radius_of(deviations: np.ndarray, probability: float = ONE_SIGMA) -> float:
     if large <= 0:
         return 0.0
     small = max(small, 1e-4 * large)
-    # Angles that step evenly on the ellipse: in its own measure the Gaussian is round.
+    # Angles with even steps on the ellipse, on which the Gaussian is isotropic.
     turn = (np.arange(4096) + 0.5) * 2 * np.pi / 4096
     length = (large * np.cos(turn)) ** 2 + (small * np.sin(turn)) ** 2
     low, high = 0.0, 4.0 * large
     for _ in range(60):
         middle = (low + high) / 2
-        held = np.mean(1 - np.exp(-0.5 * middle**2 / length))
-        low, high = (middle, high) if held < probability else (low, middle)
+        inside = np.mean(1 - np.exp(-0.5 * middle**2 / length))
+        low, high = (middle, high) if inside < probability else (low, middle)
     return float(high)
 
 
 def cluster_covariance(
     scores: np.ndarray, inverse: np.ndarray, u: np.ndarray, v: np.ndarray, stripe: float = 5.0, few: bool = True
 ) -> np.ndarray:
-    """Covariance of fitted numbers whose residuals belong together in stripes of a plane, along either direction.
+    """Covariance of fitted parameters whose residuals are correlated in stripes of a plane, along either direction.
 
     Parameters
     ----------
     scores : array (cell, number)
-        Derivatives of half the weighed sum of squares, cell by cell.
+        Derivatives of half the weighted sum of squares, cell by cell.
     inverse : array (number, number)
         Inverse of the normal matrix.
     u, v : array (cell,), um
-        Places in the plane.
+        Positions in the plane.
     stripe : float, um
-        Width of a stripe, within which residuals belong together. Where a plane is so small that there were fewer than
-        five, stripes are narrower, and count as what they are: parts of fewer.
+        Width of a stripe, within which residuals are correlated. If a plane has fewer than five, stripes are narrower,
+        and count as fractions of a stripe.
 
     few : bool
-        Widen by Student's t for the few stripes that there are.
+        Widen by Student's t for the small number of stripes.
 
     Returns
     -------
@@ -72,10 +72,10 @@ def cluster_covariance(
 
     Notes
     -----
-    A dislocation line runs through many layers and is one observation, and so is a layer. Covariances of stripes along
-    u and along v are added (Cameron, Gelbach and Miller, J. Bus. Econ. Stat. 29, 238 (2011), without the common part,
-    which errs to the safe side); each times the square of what Student's t has more than the Gaussian within 68 %, and
-    G/(G - 1) of G stripes.
+    A dislocation line extends through many layers and is one observation, as is a layer along the plane.
+    Covariances of stripes along u and along v are added (Cameron, Gelbach and Miller, J. Bus. Econ. Stat. 29, 238
+    (2011), without the common part, which is conservative); each is multiplied by the square of the ratio of Student's
+    t to the Gaussian at 68 %, and by G/(G - 1) for G stripes.
 
     Examples
     --------
@@ -85,14 +85,14 @@ def cluster_covariance(
     [[0.02]]
     """
     total = np.zeros_like(inverse)
-    for place in (u, v):
-        extent = float(np.ptp(place))
+    for position in (u, v):
+        extent = float(np.ptp(position))
         width = min(stripe, max(extent / FEWEST_STRIPES, 1e-9))
-        group = np.minimum(((place - place.min()) / width).astype(np.int64), int(np.ceil(extent / width)))
+        group = np.minimum(((position - position.min()) / width).astype(np.int64), int(np.ceil(extent / width)))
         group = np.unique(group, return_inverse=True)[1].reshape(-1)
         count = int(group.max()) + 1
         sums = np.stack([np.bincount(group, s, count) for s in scores.T], axis=1)
-        # Place and slope of a plane take two of the stripes.
+        # Position and slope of a plane use two of the stripes.
         wider = float(stdtrit(max(min(count, extent / stripe) - 2, LEAST_FREE), 0.5 + ONE_SIGMA / 2)) if few else 1.0
         total += wider**2 * count / max(count - 1, 1) * sums.T @ sums
     return np.asarray(inverse @ total @ inverse)

@@ -1,4 +1,4 @@
-"""How far off planes and lines may be: block bootstrap, other starts of the fit, other thresholds; added in squares."""
+"""Errors of planes and lines: block bootstrap, other starts of the fit, other thresholds; added in squares."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dfxm_dask.boundaries.planes.sums import grouped_sums, planes_of_sums
 from dfxm_dask.errors import InputError
 
 BLOCK = 20.0
-"""Edge in um of the blocks that are drawn: longer than what neighbouring points have in common (spacing of lines, cells
-of the fit), as in the specification of the method."""
+"""Edge in um of the resampled blocks: longer than correlations of neighbouring points (spacing of lines, cells of the
+fit), as in the specification of the method."""
 
-FEWEST = 10  # blocks of each plane; of smaller patches the edge is halved until there are so many (our choice)
-SMALLEST = 2.0  # um: edge of a block, about twice what one image of a line covers
+FEWEST = 10  # blocks of each plane; for smaller patches the edge is halved until this number is reached (our choice)
+SMALLEST = 2.0  # um: edge of a block, about twice the width of one image of a line
 
 
 def bootstrap_planes(
@@ -40,7 +40,7 @@ def bootstrap_planes(
         Fitted to these points.
     replicates : int
     block : float, um
-        Edge of squares in each plane; halved where a plane has fewer than ten, down to 2 um.
+        Edge of squares in each plane; halved if a plane has fewer than ten, down to 2 um.
     seed : int
 
     Returns
@@ -55,13 +55,13 @@ def bootstrap_planes(
 
     Notes
     -----
-    Probabilities of points are those of the model, so a replicate is a sum of ten numbers of each block
-    (:func:`~dfxm_dask.boundaries.planes.sums.grouped_sums`), and planes are drawn apart.
+    Probabilities of points are those of the model, so that a replicate is a sum of ten numbers of each block
+    (:func:`~dfxm_dask.boundaries.planes.sums.grouped_sums`), and planes are drawn independently.
     """
     points, weights = checked_points("bootstrap_planes", points, weights)
     if replicates < 2 or not block >= SMALLEST:
-        found = f"{replicates} replicates, block {block!r} um"
-        raise InputError("bootstrap_planes", found, f"draw two or more, of blocks of {SMALLEST:g} um or more")
+        given = f"{replicates} replicates, block {block!r} um"
+        raise InputError("bootstrap_planes", given, f"draw two or more, of blocks of {SMALLEST:g} um or more")
     shares = probabilities(points, model) * weights[:, None]
     rng = np.random.default_rng(seed)
     columns = []
@@ -82,7 +82,7 @@ def bootstrap_planes(
 
 
 def _filled(mass: np.ndarray) -> int:
-    """Blocks that hold at least a tenth of what the fullest one holds."""
+    """Number of blocks with at least a tenth of the mass of the fullest one."""
     return int(np.count_nonzero(mass > 0.1 * mass.max(initial=0)))
 
 
@@ -96,17 +96,17 @@ def restarted_planes(
     seed: int = 0,
     thickest: float = 1.0,
 ) -> Planes:
-    """Planes that the fit finds from other starts, and with shares counted in other cells.
+    """Planes from other starts of the fit, and with shares counted in other cells.
 
     Parameters
     ----------
     points, weights, model
-        As of :func:`bootstrap_planes`.
+        See :func:`bootstrap_planes`.
     starts : int
-        Fits. Their cells are by 0.7 to 1.4 as large as those of the model; their planes begin turned by about half a
-        degree and moved by half a um, with the same share in every cell.
+        Number of fits. Their cells are 0.7 to 1.4 times as large as those of the model; their planes begin rotated by
+        about half a degree and shifted by 0.5 um, with the same share in every cell.
     steps, thickest
-        As of :func:`~dfxm_dask.boundaries.planes.mixture.fitted`.
+        See :func:`~dfxm_dask.boundaries.planes.mixture.fitted`.
     seed : int
 
     Returns
@@ -116,51 +116,52 @@ def restarted_planes(
     """
     points, weights = checked_points("restarted_planes", points, weights)
     rng = np.random.default_rng(seed)
-    found = []
+    planes = []
     for factor in np.geomspace(0.7, 1.4, starts):
         turned = model.planes.normal + np.deg2rad(0.35) * rng.normal(size=model.planes.normal.shape)
         turned /= np.linalg.norm(turned, axis=1, keepdims=True)
         moved = model.planes.origin + 0.5 * rng.normal(size=(len(turned), 1)) * turned
         begin = model.planes._replace(normal=turned, origin=moved)
         start = started(points, begin, factor * model.edge, 0.6, model.layer)._replace(ends=model.ends)
-        found.append(fitted(points, weights, start, steps=steps, thickest=thickest)[0].planes)
-    return _stacked(found, model.planes)
+        planes.append(fitted(points, weights, start, steps=steps, thickest=thickest)[0].planes)
+    return _stacked(planes, model.planes)
 
 
 def reread_planes(
     points: np.ndarray, readings: Sequence[np.ndarray], model: Mixture, *, steps: int = 15, thickest: float = 1.0
 ) -> Planes:
-    """Planes of the same points read with other thresholds.
+    """Planes of the same points with weights from other thresholds.
 
     Parameters
     ----------
     points : array (point, xyz), um
     readings : sequence of array (point,)
-        Weights of each reading; 0 for points that it does not have.
+        Weights of each reading; 0 for points that are not in it.
     model : Mixture
-        To start from.
+        Start of the fit.
     steps, thickest
-        As of :func:`~dfxm_dask.boundaries.planes.mixture.fitted`.
+        See :func:`~dfxm_dask.boundaries.planes.mixture.fitted`.
 
     Returns
     -------
     Planes
         Each array with a first dim ``reading``.
     """
-    found = [fitted(points, weights, model, steps=steps, thickest=thickest)[0].planes for weights in readings]
-    return _stacked(found, model.planes)
+    planes = [fitted(points, weights, model, steps=steps, thickest=thickest)[0].planes for weights in readings]
+    return _stacked(planes, model.planes)
 
 
-def _stacked(found: list[Planes], like: Planes) -> Planes:
-    if not found:
+def _stacked(rows: list[Planes], like: Planes) -> Planes:
+    """Planes of several fits with a new first dim."""
+    if not rows:
         return Planes(*(np.zeros((0, *column.shape)) for column in like))
-    return Planes(*(np.stack(column) for column in zip(*found, strict=True)))
+    return Planes(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
 def standard_error(
     quantity: Callable[[Planes], np.ndarray], planes: Planes, drawn: Planes, *others: Planes
 ) -> np.ndarray:
-    """Standard error of anything that follows from planes.
+    """Standard error of any quantity derived from planes.
 
     Parameters
     ----------
@@ -169,15 +170,15 @@ def standard_error(
     planes : Planes
         The result.
     drawn : Planes
-        Of :func:`bootstrap_planes`.
+        From :func:`bootstrap_planes`.
     *others : Planes
-        Of :func:`restarted_planes` and :func:`reread_planes`; those without a row add nothing.
+        From :func:`restarted_planes` and :func:`reread_planes`; those without rows add nothing.
 
     Returns
     -------
     array, float64
-        As the quantity: root of the variance over the replicates plus the mean square distance of each of the others
-        from the result.
+        Same shape as the quantity: root of the variance over the replicates plus the mean square distance of each of
+        the others from the result.
 
     Examples
     --------
@@ -195,6 +196,7 @@ def standard_error(
 
 
 def _rows(stack: Planes) -> list[Planes]:
+    """The sets of planes along the first dim."""
     return [Planes(*row) for row in zip(*stack, strict=True)]
 
 
@@ -204,7 +206,7 @@ class LineErrors(NamedTuple):
     Attributes
     ----------
     angle : array (family,), float64, degree
-        In the plane; the error out of the plane is that of the normal.
+        Error in the plane; the error out of the plane is that of the normal.
     spacing, gap : array (family,), float64, um
     """
 
@@ -228,15 +230,15 @@ def line_errors(
     Parameters
     ----------
     points : array (point, xyz), um
-        Of one plane.
+        Points of one plane.
     readings : sequence of array (point,)
-        Weights; those of the first are the ones that the families were found with, others are other thresholds.
+        Weights; the families were found with the first, others are other thresholds.
     normal : array (xyz,)
     families : Families
     replicates : int
-        Clouds whose blocks, pieces of single lines, are drawn with replacement.
+        Number of clouds whose blocks, pieces of single lines, are drawn with replacement.
     block : float, um
-        Length of a piece; halved where there are fewer than ten.
+        Length of a piece; halved if there are fewer than ten.
     seed : int
 
     Returns
@@ -285,24 +287,24 @@ def line_errors(
 
 
 def _pieces(flat: np.ndarray, weights: np.ndarray, angle: float, spacing: float, block: float) -> np.ndarray:
-    """Number of the piece of a line that each point belongs to, (point,), int64; at least ten pieces, if it can be."""
+    """Number of the piece of a line of each point, (point,), int64; at least ten pieces if possible."""
     along = flat @ np.array([np.cos(angle), np.sin(angle)])
     across = flat @ np.array([-np.sin(angle), np.cos(angle)])
     phase = np.angle((weights * np.exp(2j * np.pi * across / spacing)).sum()) / (2 * np.pi)
     line = np.rint(across / spacing - phase)
     while True:
-        _, place = np.unique(np.column_stack([line, np.floor(along / block)]), axis=0, return_inverse=True)
-        place = place.reshape(-1).astype(np.int64)
-        if block / 2 < SMALLEST or _filled(np.bincount(place, weights)) >= FEWEST:
-            return place
+        _, piece = np.unique(np.column_stack([line, np.floor(along / block)]), axis=0, return_inverse=True)
+        piece = piece.reshape(-1).astype(np.int64)
+        if block / 2 < SMALLEST or _filled(np.bincount(piece, weights)) >= FEWEST:
+            return piece
         block /= 2
 
 
 def _measured(flat: np.ndarray, weights: np.ndarray, start: float, near: float) -> tuple[float, float, float]:
-    """Angle from a start (rad), spacing and gap (um) of a cloud that is like one whose lines are known."""
+    """Angle from a start (rad), spacing and gap (um) of a cloud similar to one with known lines."""
     soft = tapered(flat, weights)
     reach = float(np.sqrt((flat**2).sum(axis=1).max(initial=1.0)))
     angle = sharpest_angle(flat, soft, start, 0.25 / reach, 1e-3)
-    places = located_lines(flat, weights, angle)
-    gap = float(np.ptp(places)) / (len(places) - 1) if len(places) > 1 else np.nan
+    lines = located_lines(flat, weights, angle)
+    gap = float(np.ptp(lines)) / (len(lines) - 1) if len(lines) > 1 else np.nan
     return angle - start, spacing_at(flat, weights, angle, near)[0], gap

@@ -1,4 +1,4 @@
-"""Burgers vectors of a wall: which lattice vectors turn one side against the other without strain far away."""
+"""Burgers vectors of a wall: lattice vectors that rotate one side against the other without long-range strain."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import numpy as np
 from dfxm_dask.boundaries.planes.plane import in_plane
 from dfxm_dask.errors import InputError
 
-LARGEST_FIT = 3  # families of one wall; more combinations than of three are not worth their time (our choice)
+LARGEST_FIT = 3  # families of one wall; more combinations take too long (our choice)
 
 
 def _vectors(name: str, values: np.ndarray) -> np.ndarray:
+    """Finite vectors (number, xyz) of positive length, checked."""
     values = np.asarray(values, np.float64)
     if values.ndim != 2 or values.shape[1] != 3 or not np.isfinite(values).all():
         raise InputError(name, f"{values.shape} {values.tolist()}"[:120], "give finite vectors (number, xyz)")
     if not (np.linalg.norm(values, axis=1) > 0).all():
-        raise InputError(name, "hold a vector of length zero", "give directions")
+        raise InputError(name, "contain a vector of length zero", "give directions")
     return values
 
 
 def rotation_of_wall(
     normal: np.ndarray, line: np.ndarray, spacing: np.ndarray, burgers: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Rotation across a wall of given dislocations, and the part of their Burgers vectors that is no rotation.
+    """Rotation across a wall of given dislocations, and the fraction of their content not due to a rotation.
 
     Parameters
     ----------
@@ -35,34 +36,36 @@ def rotation_of_wall(
         Unit vectors in the plane.
     spacing : array (family,), um
     burgers : array (family, xyz), um
-        Sign with that of the line: both reversed are the same dislocation.
+        Signs belong to those of the lines: both reversed describe the same dislocation.
 
     Returns
     -------
     rotation : array (xyz,), float64, rad
-        Of the lattice on the side that the normal points to, less that on the other; of length 2 sin(angle/2).
+        Rotation of the lattice on the side of the normal relative to the other side; of length 2 sin(angle/2).
     residual : float
-        Norm of the content that no rotation accounts for, over the norm of all: 0 for a wall that has no stress far
-        away; sqrt(1/2) for one family of screws, which is half a twist; 1 for edges with b in the plane.
+        Norm of the content that no rotation explains, over the norm of all: 0 for a wall without long-range stress;
+        sqrt(1/2) for one family of screws, which is half a twist; 1 for edges with b in the plane.
 
     Raises
     ------
     InputError
-        Vectors of length zero or not finite, numbers that do not fit, spacings that are not positive.
+        Vectors of length zero or not finite, arrays that do not fit, spacings that are not positive.
 
     Notes
     -----
-    Frank's rule: for every v in the plane, sum_i b_i (N_i·v)/D_i = v × rotation with N_i = normal × line_i (Frank 1950;
-    Hirth and Lothe, section 19-3), solved for the rotation by least squares over two v at right angles. The rule for
-    the densities, given the rotation, is :func:`dfxm_dask.optics.defects.walls.frank_bilby`.
+    Frank's rule, for every v in the plane (Frank 1950; Hirth and Lothe, section 19-3)::
+
+        Σ_i b_i (N_i·v) / D_i = v × rotation,  N_i = normal × line_i
+
+    solved for the rotation by least squares over two v at right angles. The densities for a given rotation are computed
+    by :func:`dfxm_dask.optics.defects.walls.frank_bilby`.
 
     Examples
     --------
     Edges with b along the normal, 4.1 um apart: the published spacing of a wall of 0.0040 degree.
 
-    >>> turn, residual = rotation_of_wall([1, 0, 0], [[0, 0, 1]], [4.1], [[2.86e-4, 0, 0]])
-    >>> np.rad2deg(turn).round(6).tolist(), residual
-    ([0.0, 0.0, -0.003997], 0.0)
+    >>> rotation, residual = rotation_of_wall([1, 0, 0], [[0, 0, 1]], [4.1], [[2.86e-4, 0, 0]])
+    >>> np.rad2deg(rotation).round(6).tolist(), residual
     """
     normal = _vectors("rotation_of_wall: normal", np.atleast_2d(normal))[0]
     normal = normal / np.linalg.norm(normal)
@@ -84,7 +87,7 @@ def rotation_of_wall(
 def _equations(
     normal: np.ndarray, line: np.ndarray, spacing: np.ndarray, burgers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Content of two directions in the plane (6,), and the matrix (6, 3) that a rotation gives it by."""
+    """Content of two directions in the plane (6,), and the matrix (6, 3) from a rotation to its content."""
     plane = in_plane(normal)
     across = np.cross(normal, line)
     content = np.einsum("m,mi,vm->vi", 1 / spacing, burgers, plane @ across.T).reshape(6)
@@ -93,24 +96,25 @@ def _equations(
 
 
 def _solved(content: np.ndarray, turning: np.ndarray) -> tuple[np.ndarray, float]:
+    """Rotation of least squares, and its relative residual."""
     rotation, *_ = np.linalg.lstsq(turning, content, rcond=None)
     size = float(np.linalg.norm(content))
     return rotation, float(np.linalg.norm(turning @ rotation - content)) / size if size else 0.0
 
 
 class Assignment(NamedTuple):
-    """Burgers vectors that a wall may have, best first.
+    """Possible Burgers vectors of a wall, best first.
 
     Attributes
     ----------
     burgers : array (assignment, family, xyz), float64, um
-        With the sign that goes with the line as given; the first family's is one of the candidates as given, since all
-        signs reversed turn the other way and are as good.
+        With the sign that belongs to the given line; that of the first family is one of the candidates as given, since
+        all signs reversed rotate the other way and are equivalent.
     rotation : array (assignment, xyz), float64, rad
     residual : array (assignment,), float64
         See :func:`rotation_of_wall`.
     misfit : array (assignment,), float64, degree
-        Angle whose sine is the residual: of one family of edges, that between b and the normal.
+        Angle whose sine is the residual: for one family of edges, that between b and the normal.
     twist : array (assignment,), float64
         |rotation · normal| / |rotation|: 0 tilt, 1 twist.
     """
@@ -125,7 +129,7 @@ class Assignment(NamedTuple):
 def burgers_of_wall(
     normal: np.ndarray, line: np.ndarray, spacing: np.ndarray, candidates: np.ndarray, *, most: int = 6
 ) -> Assignment:
-    """Lattice Burgers vectors for the families of a wall, by how little stress they would leave far away.
+    """Lattice Burgers vectors for the families of a wall, in order of their long-range stress.
 
     Parameters
     ----------
@@ -135,9 +139,9 @@ def burgers_of_wall(
         One to three families.
     spacing : array (family,), um
     candidates : array (candidate, xyz), um
-        As :func:`dfxm_dask.optics.crystal.burgers_vectors` gives them, turned into the axes of the store.
+        Returned by :func:`dfxm_dask.optics.crystal.burgers_vectors`, rotated into the axes of the store.
     most : int
-        Assignments to return.
+        Largest number of assignments.
 
     Returns
     -------
@@ -146,29 +150,29 @@ def burgers_of_wall(
     Raises
     ------
     InputError
-        No family, more than three, and as :func:`rotation_of_wall`.
+        No family, more than three; see also :func:`rotation_of_wall`.
 
     Notes
     -----
     Every combination of candidates and signs is tried in Frank's rule. One family of edges is a tilt wall: the best
-    candidate is the one nearest to the normal. A twist wall needs two families of screws; one alone leaves
-    sqrt(1/2), the mark of a family that the reflection does not show. Residuals that differ by less than the errors
-    of normal, line and spacing do not decide.
+    candidate is the one nearest to the normal. A twist wall needs two families of screws; a single one has a residual
+    of sqrt(1/2), which indicates a family that is invisible in the reflection. Residuals that differ by less than the
+    errors of normal, line and spacing are not decisive.
 
     Examples
     --------
     Two families of screws at right angles: a twist wall.
 
     >>> b = 2.86e-4 / np.sqrt(2) * np.array([[0, 1, 1], [0, 1, -1], [1, 0, 1], [1, 0, -1], [1, 1, 0], [1, -1, 0]])
-    >>> found = burgers_of_wall([1, 0, 0], [[0, 1, 1], [0, 1, -1]], [4.1, 4.1], b)
-    >>> (found.burgers[0] / b[0, 1]).round(6).tolist(), found.residual[:1].round(6), found.twist[:1].round(6)
+    >>> fit = burgers_of_wall([1, 0, 0], [[0, 1, 1], [0, 1, -1]], [4.1, 4.1], b)
+    >>> (fit.burgers[0] / b[0, 1]).round(6).tolist(), fit.residual[:1].round(6), fit.twist[:1].round(6)
     ([[0.0, 1.0, 1.0], [0.0, 1.0, -1.0]], array([0.]), array([1.]))
     """
     line = _vectors("burgers_of_wall: line", line)
     candidates = _vectors("burgers_of_wall: candidates", candidates)
     if not 1 <= len(line) <= LARGEST_FIT:
         raise InputError("burgers_of_wall", f"{len(line)} families of lines", f"give one to {LARGEST_FIT}")
-    rotation_of_wall(normal, line, spacing, np.tile(candidates[0], (len(line), 1)))  # refuses what does not fit
+    rotation_of_wall(normal, line, spacing, np.tile(candidates[0], (len(line), 1)))  # refuses invalid arguments
     spacing = np.asarray(spacing, np.float64)
     normal = np.asarray(normal, np.float64) / np.linalg.norm(normal)
     line = line / np.linalg.norm(line, axis=1, keepdims=True)
@@ -188,14 +192,14 @@ def burgers_of_wall(
 
 
 def peak_steps(rotation: np.ndarray, theta: float) -> tuple[float, float]:
-    """Steps of the local peak in phi and chi that a rotation of the lattice makes; degree.
+    """Steps of the local peak in phi and chi from a rotation of the lattice; degree.
 
     Parameters
     ----------
     rotation : array (xyz,), rad
         In the axes of the laboratory: x along the beam, z up.
     theta : float, rad
-        Bragg angle, by which the base tilt stands.
+        Bragg angle, the base tilt.
 
     Returns
     -------
@@ -204,12 +208,12 @@ def peak_steps(rotation: np.ndarray, theta: float) -> tuple[float, float]:
     Raises
     ------
     InputError
-        A rotation that is no finite vector.
+        A rotation that is not a finite vector.
 
     Notes
     -----
-    A lattice turned by w about +y peaks at phi = -w, and one turned about the x axis of the sample at chi = +w. The
-    rotation about the scattering vector is not seen.
+    A lattice rotated by w about +y peaks at phi = -w, and one rotated about the x axis of the sample at chi = +w. A
+    rotation about the scattering vector has no effect.
 
     Examples
     --------
@@ -224,7 +228,7 @@ def peak_steps(rotation: np.ndarray, theta: float) -> tuple[float, float]:
 
 
 class Step(NamedTuple):
-    """Jump of a map across a plane, in the unit of the map: + side less - side, its standard error, and blocks used."""
+    """Jump of a map across a plane, + side minus - side, in the unit of the map, its error, and number of blocks."""
 
     step: float
     error: float
@@ -242,36 +246,36 @@ def step_across(
     replicates: int = 200,
     seed: int = 0,
 ) -> Step:
-    """Jump of a map across a plane, such as that of the local peak: the misorientation that b/D has to match.
+    """Jump of a map across a plane, such as that of the local peak: the misorientation that b/D must equal.
 
     Parameters
     ----------
     points : array (point, xyz), um
         Pixels near the boundary.
     values : array (point,)
-        Such as ``com_phi``, degree; NaN where nothing is known.
+        For example ``com_phi``, degree; NaN where unknown.
     normal, origin : array (xyz,)
     strip : (float, float), um
-        Distances from the plane that are used: not the images of the dislocations, and not too far away.
+        Range of distances from the plane: beyond the images of the dislocations, and not too far away.
     block : float, um
         Edge of the squares of the plane that count as one observation each.
     replicates, seed : int
-        Of the bootstrap.
+        Parameters of the bootstrap.
 
     Returns
     -------
     Step
-        NaN with no block of 20 points on either side; its error is NaN with fewer than three blocks.
+        NaN without a block of 20 points on either side; its error is NaN with fewer than three blocks.
 
     Raises
     ------
     InputError
-        Arrays that do not fit, a normal that is no unit vector, or a strip of no width.
+        Arrays that do not fit, a normal that is not a unit vector, or a strip of no width.
 
     Notes
     -----
-    In every block a plane is fitted to either side, with one gradient for both, so that bending is not taken for a
-    jump; values more than four robust standard deviations off are left out once. The step is the median over the
+    In every block a plane is fitted to either side, with one gradient for both, so that bending does not count as a
+    jump; values more than four robust standard deviations off are excluded once. The step is the median over the
     blocks, its error that of a bootstrap over them.
     """
     points, values = np.asarray(points, np.float64), np.asarray(values, np.float64)
@@ -296,13 +300,14 @@ def step_across(
             steps.append(_block_step(distance[mine], flat[mine], values[mine]))
     if not steps:
         return Step(np.nan, np.nan, 0)
-    found = np.array(steps)
-    drawn = np.random.default_rng(seed).integers(0, len(found), (replicates, len(found)))
-    error = float(np.median(found[drawn], axis=1).std()) if len(found) >= 3 else np.nan
-    return Step(float(np.median(found)), error, len(found))
+    all_steps = np.array(steps)
+    drawn = np.random.default_rng(seed).integers(0, len(all_steps), (replicates, len(all_steps)))
+    error = float(np.median(all_steps[drawn], axis=1).std()) if len(all_steps) >= 3 else np.nan
+    return Step(float(np.median(all_steps)), error, len(all_steps))
 
 
 def _block_step(distance: np.ndarray, flat: np.ndarray, values: np.ndarray) -> float:
+    """Jump of one block from a robust fit of two parallel planes."""
     design = np.column_stack([np.sign(distance) / 2, np.ones(len(distance)), distance, flat - flat.mean(axis=0)])
     kept = np.ones(len(values), bool)
     for _ in range(2):

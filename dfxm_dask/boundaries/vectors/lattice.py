@@ -1,4 +1,4 @@
-"""Lattices: among which Burgers vectors those of a boundary are looked for, and the reflection that shows them."""
+"""Lattices: candidate Burgers vectors of a boundary, and the reflection in which they are visible."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dfxm_dask.errors import InputError
 
-LONGEST_VECTOR = 0.01  # um: no crystal of this microscopy has a larger cell, and angstrom in place of um is far above
+LONGEST_VECTOR = 0.01  # um: larger than any cell of interest; angstrom given as um is far above
 SHORTEST_CELL, SHORTEST_VECTOR = 1e-4, 1e-5
-"""um: no cell and no Burgers vector is shorter, nor is any spacing; metres and millimetres in place of um are far below
-(our choice)."""
-SQUARE = 1.0  # degree: by which directions along two axes of the store may miss a right angle
-TINY = 1e-100  # indices are above, and their squares finite
-ALIKE = 1e-6  # part of their length by which two vectors may differ and be one
+"""um: smaller than any cell, Burgers vector or lattice spacing; metres and millimetres given as um are far below (our
+choice)."""
+SQUARE = 1.0  # degree: largest deviation from a right angle of directions along two axes of the store
+TINY = 1e-100  # smallest index, whose square is still finite
+ALIKE = 1e-6  # relative difference below which two vectors are equal
 
-ASIDE = 3.0  # degree: by which a scattering vector may miss that of the microscope (our choice)
-BRAGG = 1.0, 40.0  # degree: angles that microscopes of this kind have
+ASIDE = 3.0  # degree: largest deviation of a scattering vector from that of the microscope (our choice)
+BRAGG = 1.0, 40.0  # degree: Bragg angles of microscopes of this kind
 
 Triple = tuple[float, float, float]
 KINDS = {
     "fcc": 0.5 * np.array([[1, 1, 0], [1, -1, 0], [1, 0, 1], [1, 0, -1], [0, 1, 1], [0, 1, -1]]),
     "bcc": 0.5 * np.array([[1, 1, 1], [-1, 1, 1], [1, -1, 1], [1, 1, -1], [2, 0, 0], [0, 2, 0], [0, 0, 2]]),
 }
-"""Shortest lattice translations in units of the cell, signs left out; of bcc also <100>, which a/2 <111> react to."""
+"""Shortest lattice translations in units of the cell, without signs; for bcc also <100>, the reaction product of a/2
+<111>."""
 
 ALLOWED = {"fcc": "h, k, l all even or all odd", "bcc": "h + k + l even"}
 
 
 class Lattice(BaseModel):
-    """What Burgers vectors are looked for among: a cubic lattice and how it stands, or a list of vectors."""
+    """Candidate Burgers vectors: a cubic lattice and its orientation, or a list of vectors."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -42,11 +43,11 @@ class Lattice(BaseModel):
     x: Triple | None = Field(None, description="crystal direction along axis x of the store")
     z: Triple | None = Field(None, description="crystal direction along axis z of the store")
     vectors: Annotated[list[Triple], Field(min_length=1, max_length=60)] | None = Field(
-        None, description="Burgers vectors along the axes x, y, z of the store, um, in place of kind, parameter, x, z"
+        None, description="Burgers vectors along the axes x, y, z of the store, um, instead of kind, parameter, x, z"
     )
     hkl: tuple[int, int, int] | None = Field(None, description="reflection of the cubic lattice")
     scattering_vector: Triple | None = Field(
-        None, description="reflection beside vectors: g along the axes x, y, z of the store, of length 1/spacing, 1/um"
+        None, description="reflection for vectors: g along the axes x, y, z of the store, of length 1/spacing, 1/um"
     )
     two_theta: (
         Annotated[float, Field(gt=2 * BRAGG[0], lt=2 * BRAGG[1], description="scattering angle, degree")] | None
@@ -54,6 +55,7 @@ class Lattice(BaseModel):
 
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:
+        """Require either a cubic lattice or vectors, with all options of that choice."""
         cubic = [name for name in ("kind", "parameter", "x", "z") if getattr(self, name) is not None]
         if self.vectors is not None and cubic:
             raise ValueError(f"vectors and {', '.join(cubic)} exclude each other; give one or the other")
@@ -61,22 +63,22 @@ class Lattice(BaseModel):
         if self.vectors is None and missing:
             raise ValueError(f"lacks {', '.join(missing)}; give parameter, x and z, or vectors")
         if self.vectors is not None and self.hkl is not None:
-            raise ValueError("hkl counts in cells, which vectors do not tell; give scattering_vector in place of hkl")
+            raise ValueError("hkl requires a cubic cell, not vectors; give scattering_vector instead of hkl")
         if self.vectors is None and self.scattering_vector is not None:
-            raise ValueError("scattering_vector goes with vectors; give hkl in place of scattering_vector")
+            raise ValueError("scattering_vector requires vectors; give hkl instead of scattering_vector")
         crystal_of(self)
         return self
 
 
 class Crystal(NamedTuple):
-    """A lattice as boundaries see it.
+    """Crystal data for boundaries.
 
     Attributes
     ----------
     burgers : array (candidate, xyz), float64, um
-        As of :func:`lattice_vectors`.
+        See :func:`lattice_vectors`.
     products : array (candidate,), float64, or None
-        g·b of every candidate: a whole number for a lattice translation. None where the reflection is not known.
+        g·b of every candidate: an integer for a lattice translation. None if the reflection is unknown.
     theta : float or None, rad
         Bragg angle.
     """
@@ -87,18 +89,18 @@ class Crystal(NamedTuple):
 
 
 def crystal_of(lattice: Lattice) -> Crystal:
-    """Burgers vectors of a lattice, and how its reflection sees them.
+    """Burgers vectors of a lattice, and their products with its reflection.
 
     Raises
     ------
     InputError
-        As :func:`lattice_vectors`; a reflection that has no length, or one that the microscope does not see: with x
-        along the beam and z up, g lies in the plane of x and z, turned from z towards -x by the Bragg angle.
+        See :func:`lattice_vectors`; a reflection of length zero, or one that the microscope cannot reach: with x along
+        the beam and z up, g lies in the plane of x and z, rotated from z towards -x by the Bragg angle.
 
     Examples
     --------
-    >>> seen = crystal_of(Lattice(parameter=4.05e-4, x=(1, 0, -0.1), z=(0.1, 0, 1), hkl=(0, 0, 2)))
-    >>> seen.products.tolist(), round(float(np.rad2deg(seen.theta)), 2)
+    >>> crystal = crystal_of(Lattice(parameter=4.05e-4, x=(1, 0, -0.1), z=(0.1, 0, 1), hkl=(0, 0, 2)))
+    >>> crystal.products.tolist(), round(float(np.rad2deg(crystal.theta)), 2)
     ([0.0, 0.0, 1.0, -1.0, 1.0, -1.0], 5.71)
     """
     burgers = lattice_vectors(lattice)
@@ -107,11 +109,11 @@ def crystal_of(lattice: Lattice) -> Crystal:
     name = "lattice: hkl" if lattice.hkl is not None else "lattice: scattering_vector"
     given = np.asarray(lattice.hkl or lattice.scattering_vector, np.float64)
     if not given.any():
-        raise InputError(name, f"is {given.tolist()}", "give the reflection that was measured")
+        raise InputError(name, f"is {given.tolist()}", "give the measured reflection")
     if lattice.hkl is None and not 1 / LONGEST_VECTOR <= np.linalg.norm(given) <= 1 / SHORTEST_VECTOR:
         raise InputError(
             name,
-            f"has a length of {np.linalg.norm(given):.4g}, which means lattice planes"
+            f"has a length of {np.linalg.norm(given):.4g}, which corresponds to lattice planes"
             f" {1 / np.linalg.norm(given):.4g} um apart",
             "give a vector of length 1/spacing in 1/um, such as 4938 for a spacing of 2.025e-4 um",
         )
@@ -121,12 +123,16 @@ def crystal_of(lattice: Lattice) -> Crystal:
     expected = np.array([-np.sin(theta), 0.0, np.cos(theta)])
     aside = float(np.rad2deg(np.arctan2(np.linalg.norm(np.cross(expected, g_unit)), expected @ g_unit)))
     if aside > ASIDE or not BRAGG[0] <= np.rad2deg(theta) <= BRAGG[1]:
-        found = f"points along {np.round(g_unit, 3).tolist()}"
+        direction = f"points along {np.round(g_unit, 3).tolist()}"
         at = f"theta {np.rad2deg(theta):.3g} degree"
-        found += f", {aside:.3g} degree from the scattering vector at {at}" if aside > ASIDE else f", which means {at}"
+        direction += (
+            f", {aside:.3g} degree from the scattering vector at {at}"
+            if aside > ASIDE
+            else f", which corresponds to {at}"
+        )
         raise InputError(
             name,
-            found,
+            direction,
             "give x (along the beam) and z (up) of the laboratory, in which g leans from z towards -x by theta",
         )
     products = np.round(burgers @ g, 6) + 0.0
@@ -134,21 +140,21 @@ def crystal_of(lattice: Lattice) -> Crystal:
         kind = lattice.kind or "fcc"
         raise InputError(
             name,
-            f"{' '.join(str(n) for n in lattice.hkl)} is extinct in {kind}: some g·b are no whole numbers",
+            f"{' '.join(str(n) for n in lattice.hkl)} is extinct in {kind}: some g·b are not integers",
             f"give a reflection of {kind}: {ALLOWED[kind]}; or vectors with scattering_vector",
         )
     return Crystal(burgers, products, theta)
 
 
 def lattice_vectors(lattice: Lattice) -> np.ndarray:
-    """Burgers vectors of a lattice in the axes of the store, signs left out.
+    """Burgers vectors of a lattice in the axes of the store, without signs.
 
     Parameters
     ----------
     lattice : Lattice
         ``kind``, ``parameter`` a (um), and the crystal directions (cubic indices) along the axes x and z of the store:
         the six a/2 <110> of fcc, or the four a/2 <111> and three a <100> of bcc. Or ``vectors``, um, in the axes of the
-        store; of vectors that differ in sign only the first is kept.
+        store; of vectors that differ only in sign the first is kept.
 
     Returns
     -------
@@ -157,7 +163,7 @@ def lattice_vectors(lattice: Lattice) -> np.ndarray:
     Raises
     ------
     InputError
-        Directions or vectors of length zero, directions further than 1 degree from a right angle, vectors longer than
+        Directions or vectors of length zero, directions farther than 1 degree from a right angle, vectors longer than
         0.01 um or shorter than 1e-5 um.
 
     Examples
@@ -175,17 +181,17 @@ def lattice_vectors(lattice: Lattice) -> np.ndarray:
 
 
 def axes_of(lattice: Lattice) -> np.ndarray:
-    """Axes x, y, z of the store in the cubic crystal, as rows (3, 3): they turn crystal directions into the store.
+    """Axes x, y, z of the store in the cubic crystal, as rows (3, 3): they convert crystal directions to store axes.
 
     Raises
     ------
     InputError
-        Directions of length zero, or further than 1 degree from a right angle.
+        Directions of length zero, or farther than 1 degree from a right angle.
     """
     x, z = (np.asarray(v, np.float64) for v in (lattice.x, lattice.z))
     if not all(TINY < np.abs(v).max() < 1 / TINY for v in (x, z)):
-        found = f"has a direction of length zero, or one that is too long: x {lattice.x}, z {lattice.z}"
-        raise InputError("lattice", found, "give indices")
+        problem = f"has a direction of length zero, or one that is too long: x {lattice.x}, z {lattice.z}"
+        raise InputError("lattice", problem, "give indices")
     x, z = x / np.linalg.norm(x), z / np.linalg.norm(z)
     if abs(x @ z) > np.sin(np.deg2rad(SQUARE)):
         raise InputError(
@@ -198,12 +204,15 @@ def axes_of(lattice: Lattice) -> np.ndarray:
 
 
 def _without_signs(vectors: np.ndarray) -> np.ndarray:
+    """Vectors without duplicates of opposite sign, checked."""
     length = np.linalg.norm(vectors, axis=1)
     if not (length > 0).all():
-        raise InputError("lattice: vectors", "hold a vector of length zero", "give Burgers vectors")
+        raise InputError("lattice: vectors", "contain a vector of length zero", "give Burgers vectors")
     for one in (length.min(), length.max()):
         if not SHORTEST_VECTOR <= one <= LONGEST_VECTOR:
-            raise InputError("lattice: vectors", f"hold a vector of {one:.4g} um", "give um (1 angstrom is 0.0001 um)")
+            raise InputError(
+                "lattice: vectors", f"contain a vector of {one:.4g} um", "give um (1 angstrom is 0.0001 um)"
+            )
     kept: list[np.ndarray] = []
     for one in vectors:
         if all(min(np.linalg.norm(one - k), np.linalg.norm(one + k)) > ALIKE * np.linalg.norm(k) for k in kept):

@@ -1,4 +1,4 @@
-"""Probabilities of Burgers vectors: Frank's rule with the errors of spacing, direction and rotation, and of images."""
+"""Probabilities of Burgers vectors: Frank's rule with errors of spacing, direction and rotation, and line images."""
 
 from __future__ import annotations
 
@@ -12,40 +12,41 @@ from dfxm_dask.boundaries.planes.plane import in_plane
 from dfxm_dask.errors import InputError
 
 FLOOR = 0.02
-"""Part of the Burgers content by which a wall may miss Frank's rule apart from stated errors (our choice)."""
+"""Fraction of the Burgers content by which a wall may violate Frank's rule besides stated errors (our choice)."""
 
-LEAST = 0.001  # part of a rotation that is its error at least, along every axis (our choice)
-WORST = 30.0  # chi² above which no assignment explains the wall, and nothing is stated (our choice)
-RADIUS = 1.5152  # radius that holds 68 % of a round two-dimensional Gaussian, in standard deviations
+LEAST = 0.001  # least relative error of a rotation, along every axis (our choice)
+WORST = 30.0  # chi² above which no assignment explains the wall, and no result is reported (our choice)
+RADIUS = 1.5152  # radius that contains 68 % of a round two-dimensional Gaussian, in standard deviations
 HIDDEN, SPARSE = 0.1, 0.2
-"""Chance that a wall has lines that do not show, and one standard deviation of their number in 1 um (our choice)."""
+"""Probability of invisible lines in a wall, and one standard deviation of their number per um (our choice)."""
 
 CONSIDERED = 1e-3, 24
-"""Part of the largest probability by Frank's rule from which images are computed, and the most of them (our choice)."""
+"""Fraction of the largest probability by Frank's rule above which images are computed, and largest number of computed
+images (our choice)."""
 
 DRAWS = 1000  # for the errors of misorientation and twist
 
 
 class Posterior(NamedTuple):
-    """What is known of the Burgers vectors of one wall; NaN where an error is, or where nothing explains the wall.
+    """Burgers vectors of one wall; NaN if an error is NaN, or if no assignment explains the wall.
 
     Attributes
     ----------
     probability : array (family, candidate), float64
-        Of every candidate, whatever its sign. Every row sums to 1.
+        Probability of every candidate, of either sign. Every row sums to 1.
     product : array (family,), float64
-        Most probable g·b, with the sign of the Burgers vector that goes with the line as given; NaN without g.
+        Most probable g·b, with the sign of the Burgers vector that belongs to the given line; NaN without g.
     product_probability : array (family,), float64
     burgers : array (family, xyz), float64, um
         The most probable assignment, with its sign.
     sign_probability : float
-        That this sign, rather than all signs reversed, is right.
+        Probability of this sign, relative to all signs reversed.
     rotation, rotation_error : array (xyz,), float64, rad
-        By Frank's rule alone for that assignment, of the + side of the normal against the other; standard errors.
+        By Frank's rule alone for that assignment, of the + side of the normal relative to the other; standard errors.
     misorientation, misorientation_error, twist, twist_error : float
         rad, and rotation about the normal over all rotation: 0 tilt, 1 twist.
     hidden : float
-        Probability that the wall has lines that do not show.
+        Probability of invisible lines in the wall.
     """
 
     probability: np.ndarray
@@ -79,33 +80,33 @@ def burgers_posterior(
     hidden: float = HIDDEN,
     seed: int = 0,
 ) -> Posterior:
-    """Probability of every candidate to be the Burgers vector of each family, and the rotation that follows.
+    """Probability of every candidate Burgers vector for each family of lines, and the resulting rotation.
 
     Parameters
     ----------
     normal : array (xyz,)
-        Unit vector of the boundary.
+        Unit normal of the boundary.
     normal_error : float, degree
-        Radius that holds 68 %.
+        Radius that contains 68 %.
     line, line_error : array (family, xyz), and (family,), degree
         One or two families, and the standard error of their direction in the plane.
     spacing, spacing_error : array (family,), um
     candidates : array (candidate, xyz), um
-        Signs left out, as :func:`~dfxm_dask.boundaries.vectors.lattice.lattice_vectors` gives them.
+        Without signs, as returned by :func:`~dfxm_dask.boundaries.vectors.lattice.lattice_vectors`.
     overtone : array (family,), bool, optional
-        Families whose spacing may be twice the stated one: both are equally likely beforehand.
+        Families whose spacing may be twice the stated one: both are equally likely a priori.
     turn : (float, float), rad, optional
-        Rotation of the + side against the other about ``axis``, and its standard error: the jump along phi.
+        Rotation of the + side relative to the other about ``axis``, and its standard error: the jump along phi.
     axis : (float, float, float)
-        Unit vector, as y for phi.
+        Unit vector, y for phi.
     products : array (candidate,), optional
         g·b of every candidate.
     images : callable, optional
         Logarithm of the likelihood of weak-beam images: of spacings (family,) and Burgers vectors (family, xyz).
     hidden : float
-        Chance of further lines, which do not show or whose spacing is not known.
+        Probability of further lines that are invisible or whose spacing is unknown.
     seed : int
-        Of drawn rotations.
+        Seed of drawn rotations.
 
     Returns
     -------
@@ -114,23 +115,27 @@ def burgers_posterior(
     Raises
     ------
     InputError
-        No family or more than two, numbers that do not fit, errors that are not positive.
+        No family or more than two, arrays that do not fit, errors that are not positive.
 
     Notes
     -----
-    All candidates are equally likely beforehand. For two directions v in the plane the content sum b (N·v)/D is
-    v × rotation up to the errors of D, of N in the plane, and of the normal, and a part of 2 % of all. The rotation is
-    free but for ``turn``. Further lines, with their chance, add any content: within 0.2 Burgers vectors in 1 um.
-    Images are computed for what Frank's rule leaves; they tell the sign and size of g·b, and hardly more.
+    All candidates are equally likely a priori. For two directions v in the plane::
+
+        Σ b (N·v) / D = v × rotation
+
+    up to the errors of D, of N in the plane, and of the normal, and to 2 % of the total content. The rotation is free
+    except for ``turn``. Further lines, with their probability, add any content within 0.2 Burgers vectors per um.
+    Images are computed for the assignments that remain after Frank's rule; they determine the sign and size of g·b, and
+    little else.
 
     Examples
     --------
-    A tilt wall whose normal is known to a degree: b is along it.
+    A tilt wall whose normal is known to within a degree: b is along it.
 
     >>> b = 2.86e-4 / np.sqrt(2) * np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1]])
     >>> normal = np.array([1, 1, 0]) / np.sqrt(2)
-    >>> found = burgers_posterior(normal, 1.0, [[0, 0, 1]], [0.5], [4.0], [0.04], b)
-    >>> found.probability.round(2).tolist(), round(1e5 * found.misorientation)
+    >>> posterior = burgers_posterior(normal, 1.0, [[0, 0, 1]], [0.5], [4.0], [0.04], b)
+    >>> posterior.probability.round(2).tolist(), round(1e5 * posterior.misorientation)
     ([[1.0, 0.0, 0.0]], 7)
     """
     normal, line, candidates = (np.asarray(a, np.float64) for a in (normal, line, candidates))
@@ -140,8 +145,8 @@ def burgers_posterior(
     families = len(spacing)
     shapes = line.shape == (families, 3) and line_error.shape == spacing_error.shape == spacing.shape
     if not (shapes and 1 <= families <= 2 and candidates.ndim == 2 and candidates.shape[1] == 3 and len(candidates)):
-        found = f"lines {line.shape}, spacings {spacing.shape}, candidates {candidates.shape}"
-        raise InputError("burgers_posterior", found, "give one or two families and a list of candidates (number, 3)")
+        problem = f"lines {line.shape}, spacings {spacing.shape}, candidates {candidates.shape}"
+        raise InputError("burgers_posterior", problem, "give one or two families and a list of candidates (number, 3)")
     numbers = np.array([normal_error, *line_error, *spacing, *spacing_error, *(() if turn is None else turn)])
     if not (np.isfinite(numbers).all() and np.isfinite(line).all() and np.isfinite(normal).all()):
         return unknown_posterior(families, len(candidates))
@@ -188,7 +193,7 @@ def burgers_posterior(
 
 
 def unknown_posterior(families: int, candidates: int) -> Posterior:
-    """A posterior of which nothing is known."""
+    """A posterior without values."""
     nothing, vector = np.full(families, np.nan), np.full(3, np.nan)
     return Posterior(
         np.full((families, candidates), np.nan),
@@ -213,13 +218,14 @@ def _of_images(
     burgers: np.ndarray,
     images: Callable[[np.ndarray, np.ndarray], float],
 ) -> np.ndarray:
+    """Logarithms of image likelihoods, (double, assignment); the least computed value for all others."""
     """Logarithms of the likelihoods of images, (double, assignment); of those not computed the least that was."""
     by_rule = np.logaddexp(total[:, 0], total[:, 1])
     order = np.argsort(-by_rule, axis=None, kind="stable")[: CONSIDERED[1]]
     order = order[by_rule.flat[order] > by_rule.max() + np.log(CONSIDERED[0])]
-    found = [images(doubles[k // len(burgers)] * spacing, burgers[k % len(burgers)]) for k in order]
-    out = np.full(by_rule.shape, min(found))
-    out.flat[order] = found
+    likelihoods = [images(doubles[k // len(burgers)] * spacing, burgers[k % len(burgers)]) for k in order]
+    out = np.full(by_rule.shape, min(likelihoods))
+    out.flat[order] = likelihoods
     return out
 
 
@@ -237,11 +243,11 @@ def _products(index: np.ndarray, each: np.ndarray, products: np.ndarray | None) 
 def _equations(
     normal: np.ndarray, line: np.ndarray, spacing: np.ndarray, errors: tuple, burgers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Content (assignment, 6), its covariance (assignment, 6, 6) by errors, and the matrix (6, 3) of a rotation."""
+    """Content (assignment, 6), its covariance (assignment, 6, 6) from errors, and the matrix (6, 3) of a rotation."""
     line_error, spacing_error, tilt = errors
     plane = in_plane(normal)
     across = np.cross(normal, line) @ plane.T / spacing[:, None]  # (family, v)
-    aside = across[:, ::-1] * [-1, 1]  # turned by 90 degree in the plane
+    aside = across[:, ::-1] * [-1, 1]  # rotated by 90 degree in the plane
     content = np.einsum("kmi,mv->kvi", burgers, across).reshape(-1, 6)
     turning = np.concatenate([np.cross(v, np.eye(3)).T for v in plane])
     rotation = content @ np.linalg.pinv(turning).T
@@ -251,7 +257,7 @@ def _equations(
     for change, m in parts:
         moved = np.einsum("ki,v->kvi", burgers[:, m], change).reshape(-1, 6)
         covariance = covariance + moved[:, :, None] * moved[:, None]
-    for v in range(2):  # a tilt of the normal takes v out of the plane, along the normal
+    for v in range(2):  # a tilt of the normal moves v out of the plane, along the normal
         moved = np.zeros((len(burgers), 2, 3))
         moved[:, v] = tilt * np.cross(normal, rotation)
         moved = moved.reshape(-1, 6)
@@ -265,7 +271,7 @@ def _scores(
     turn: tuple[float, float] | None,
     axis: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log likelihood and chi² of every assignment, the rotation integrated out."""
+    """Log likelihood and chi² of every assignment, integrated over the rotation."""
     content, covariance, turning = equations
     floor = (FLOOR * np.linalg.norm(content, axis=1)) ** 2 + extra
     covariance = covariance + floor[:, None, None] * np.eye(6)

@@ -1,7 +1,7 @@
-"""Weak-beam images of a boundary by the forward model, beside those that were measured: which g·b its lines have.
+"""Weak-beam images of a boundary by the forward model, compared with measured ones: the g·b of its lines.
 
-All along a straight line is alike, so that the image of a boundary of evenly spaced lines is one picture over the
-distance from the plane and the phase of each family. Cells of all layers fold onto that picture.
+The field of a straight line does not change along it, so that the image of a boundary of evenly spaced lines is one
+picture over the distance from the plane and the phase of each family. Cells of all layers fold onto that picture.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from dfxm_dask.optics.instrument.microscope import Microscope
 REACH = 1.5  # um from the plane, in the layer, to either side
 DISTANCES = 30  # of the picture, from -REACH to REACH
 PHASES = {1: 24, 2: 12}  # of every family, by the number of families
-NODES = 21  # heights in the sheet: of few, a line shows as copies
-LINES = 10  # to either side of a pixel: what is beyond is felt as (spacing / distance)² only
+NODES = 21  # heights in the sheet: with few, a line appears as copies
+LINES = 10  # to either side of a pixel: the effect of farther lines is only (spacing / distance)²
 POISSON, CORE = 0.334, 1e-3  # of aluminium; other metals differ by less than the picture shows. um
 WIDTH = np.deg2rad(8.9e-3)
-"""Unit of the local rocking coordinate, rad: ``width_local`` of a beam of 0.53 mrad. The order of pixels by brightness,
-which is all that is compared, hardly depends on it."""
+"""Unit of the local rocking coordinate, rad: ``width_local`` of a beam of 0.53 mrad. Only the order of pixels by
+brightness is compared, which hardly depends on it."""
 
 TAIL = np.array([1.8, 2.0, 2.2, 2.6, 3.0, 3.6, 4.4])  # local rocking coordinates of weak-beam frames
-LEAST_CELLS = 200  # below, a strip tells nothing (our choice)
+LEAST_CELLS = 200  # least number of cells of an informative strip (our choice)
 CELLS_IN_ONE = 120.0
-"""Cells that count as one independent observation: images are some cells wide and long, and no wall is as even as the
-model (our choice, on simulated volumes)."""
+"""Cells that count as one independent observation: images are some cells wide and long, and no wall is as regular as
+the model (our choice, on simulated volumes)."""
 
 
 class Folded(NamedTuple):
@@ -76,18 +76,18 @@ def folded_strip(
     spacing: np.ndarray,
     corner: np.ndarray | None = None,
 ) -> Folded | None:
-    """Measured tails of a boundary, folded onto one period of every family; None where too little is known.
+    """Measured tails of a boundary, folded onto one period of every family; None with too few cells.
 
     Parameters
     ----------
     cells : array (cell, column)
-        As of :func:`dfxm_dask.boundaries.lines.spectrum.line_sets`.
+        See :func:`dfxm_dask.boundaries.lines.spectrum.line_sets`.
     normal, origin : array (xyz,)
         Unit vector, and a point of the plane, um.
     line, spacing : array (family, xyz) and (family,), um
         One or two families.
     corner : array (vertex, xyz), um, optional
-        Of the patch of the boundary.
+        Corners of the patch of the boundary.
     """
     flat = float(np.hypot(normal[0], normal[1]))
     if abs(normal[2]) > STEEPEST:
@@ -97,14 +97,16 @@ def folded_strip(
     if corner is not None:
         along = np.stack([np.array([-normal[1], normal[0], 0.0]) / flat, np.zeros(3)])
         along[1] = np.cross(normal, along[0])
-        ring, places = (corner - origin) @ along.T, away @ along.T
-        used &= ((places >= ring.min(axis=0) - PLACE) & (places <= ring.max(axis=0) + PLACE)).all(axis=1)
+        ring, flat_positions = (corner - origin) @ along.T, away @ along.T
+        used &= ((flat_positions >= ring.min(axis=0) - PLACE) & (flat_positions <= ring.max(axis=0) + PLACE)).all(
+            axis=1
+        )
     if np.count_nonzero(used) < LEAST_CELLS:
         return None
     away, tails = away[used], cells[used, 5:7].T
     phases = PHASES[len(spacing)]
-    place = np.floor((away @ normal / (REACH * flat) + 1) / 2 * DISTANCES).astype(np.int64)
-    numbers = [np.clip(place, 0, DISTANCES - 1)]
+    bins = np.floor((away @ normal / (REACH * flat) + 1) / 2 * DISTANCES).astype(np.int64)
+    numbers = [np.clip(bins, 0, DISTANCES - 1)]
     numbers += [
         np.floor(np.mod(away @ np.cross(normal, one) / d, 1.0) * phases).astype(np.int64) % phases
         for one, d in zip(line, spacing, strict=True)
@@ -118,15 +120,15 @@ def folded_strip(
 
 
 class Pictures(NamedTuple):
-    """What pictures of a boundary are made of: deviations per um of Burgers vector, and the microscope.
+    """Components of the pictures of a boundary: deviations per um of Burgers vector, and the microscope.
 
     Attributes
     ----------
     unit : list of array (burgers, distance, phase, xyz), float64, 1/um
-        Of each family in a thin layer, for Burgers vectors along x, y and z, on a grid twice as fine as the picture and
-        wider by what the sheet reaches.
+        Deviation of each family in a thin layer, for Burgers vectors along x, y and z, on a grid twice as fine as the
+        picture and wider by the reach of the sheet.
     sheet : array (distance, phase, ...), complex
-        What the height of the sheet makes of a thin layer, by frequency.
+        Effect of the height of the sheet on a thin layer, by frequency.
     """
 
     unit: list[np.ndarray]
@@ -136,7 +138,7 @@ class Pictures(NamedTuple):
 
 
 def pictures_of(normal: np.ndarray, line: np.ndarray, spacing: np.ndarray, theta: float) -> Pictures:
-    """Fields of the families of a boundary over one period, less what is even: the local peak follows that.
+    """Fields of the families of a boundary over one period, without their mean, which the local peak follows.
 
     Parameters
     ----------
@@ -149,7 +151,7 @@ def pictures_of(normal: np.ndarray, line: np.ndarray, spacing: np.ndarray, theta
     scope, at = _microscope(theta), setting(theta)
     height, weight = sheet_nodes(scope, NODES)
     diffracted = np.array([at.shear[0], at.shear[1], 1.0])
-    pitch = REACH * float(np.hypot(normal[0], normal[1])) / DISTANCES  # two a distance
+    pitch = REACH * float(np.hypot(normal[0], normal[1])) / DISTANCES  # two per distance
     beyond = 2 * int(np.ceil(height[-1] * abs(diffracted @ normal) / pitch / 2 + 1))
     distance = (np.arange(2 * DISTANCES + 2 * beyond) + 0.5 - DISTANCES - beyond) * pitch
     phases = 2 * PHASES[len(spacing)]
@@ -170,7 +172,7 @@ def pictures_of(normal: np.ndarray, line: np.ndarray, spacing: np.ndarray, theta
             np.negative(beta, out=beta)
             made = wall_lines(np.zeros(3), normal, one, b, period, *ends, CORE)
             accumulate_lines(x, y, z, line_table(made, POISSON), POISSON, beta)
-            # To first order in beta the scattering vector deviates by -beta^T Q: so fields of Burgers vectors add up.
+            # To first order in beta the scattering vector deviates by -beta^T Q; fields of Burgers vectors add up.
             turned = -np.einsum("sj,ijp,i->ps", at.to_sample, beta.reshape(3, 3, -1), at.direction)
             rows.append(turned.reshape(*s.shape, 3))
         unit.append(np.array(rows))
@@ -208,7 +210,7 @@ def tails(pictures: Pictures, burgers: np.ndarray) -> np.ndarray:
 
 
 def correlations(folded: Folded, images: np.ndarray) -> np.ndarray:
-    """Rank correlation of measured and computed tails for every place of the lines: (place, tail), float64.
+    """Rank correlation of measured and computed tails for every position of the lines: (position, tail), float64.
 
     Parameters
     ----------
@@ -217,7 +219,7 @@ def correlations(folded: Folded, images: np.ndarray) -> np.ndarray:
 
     Notes
     -----
-    Where the lines are is not known, since their images lie beside them: each family is moved by every phase.
+    The positions of the lines are unknown, since their images are displaced: each family is shifted by every phase.
     """
     ranks = np.stack([2 * (rankdata(i) - 0.5) / i.size - 1 for i in images]).reshape(images.shape)
     total, families = folded.cells.sum(), images.ndim - 2
@@ -235,19 +237,20 @@ def correlations(folded: Folded, images: np.ndarray) -> np.ndarray:
 
 
 def image_likelihood(folded: Folded, pictures: Pictures, burgers: np.ndarray) -> float:
-    """Logarithm of the likelihood of both tails for one choice of Burgers vectors, over that of no relation.
+    """Logarithm of the likelihood of both tails for given Burgers vectors, relative to no correlation.
 
     Parameters
     ----------
     folded : Folded
     pictures : Pictures
-        Of the same families.
+        Pictures of the same families.
     burgers : array (family, xyz), um
 
     Notes
     -----
-    A linear relation between N ranks with the correlation r explains them by a factor (1 - r²)^(-N/2); correlations
-    below zero are none. The mean over places of the lines, which are equally likely. N is the number of cells over 120.
+    A linear relation between N ranks with the correlation r explains them by a factor (1 - r²)^(-N/2); negative
+    correlations count as 0. The result is the mean over equally likely positions of the lines. N is the number of cells
+    over 120.
     """
     related = np.maximum(correlations(folded, tails(pictures, burgers)), 0.0)
     observations = folded.cells.sum() / CELLS_IN_ONE
