@@ -1,20 +1,20 @@
 """Volume: the objects of a stack of layers, and how well two volumes agree.
 
-A weak-beam scan gives a mask of what stands out in each layer; layers make a volume. Its voxels are many times longer
-along z than along y (some 40 nm × 120 nm × 1 um), so every distance is in um and every axis is taken at its own step.
-Layers that are missing are gaps: nothing is linked across them, and no distance is closed up.
+A weak-beam scan gives a mask of defects in each layer; layers form a volume. Its voxels are many times longer along z
+than along y (some 40 nm × 120 nm × 1 um), so that every distance is in um and every axis has its own step. Missing
+layers are gaps: no object is linked across them, and no distance is shortened.
 
-:func:`align_layers` finds how far each layer has jumped aside, which only makes sense where the stage did: dislocations
-that are inclined wander too. :func:`link_layers` finds the objects: pieces of each layer are united wherever they
-touch, from the lists of pieces and never from the images, and each object has its voxels, box, centroid and principal
-axes. :func:`reconstruct` writes them as a volume, each voxel with the number of its object.
+:func:`align_layers` finds the displacement of each layer, which is only useful if the stage jumped: inclined
+dislocations also shift from layer to layer. :func:`link_layers` finds the objects: pieces of each layer are united
+wherever they touch, from the lists of pieces and never from the images, and each object has its voxels, box, centroid
+and principal axes. :func:`reconstruct` writes them as a volume, each voxel with the number of its object.
 
-Whether such a volume is right can only be said against another: the truth of a simulation, or the volume of another
-method. :func:`compare_masks` tells overlap (Dice, IoU) from nearness (symmetric nearest-neighbour distance, HD95,
-precision and recall within a distance). No one number does: of two sets of random lines both the ratio of their sizes
-and the mean nearest-neighbour distance can look like agreement. So :func:`chance_level` gives the same numbers for a
-copy that was moved somewhere else, and :func:`dice_within` is the one score for lines that are thinner than their
-images.
+Whether a volume is right can only be decided against another one: the truth of a simulation, or the volume of another
+method. :func:`compare_masks` distinguishes overlap (Dice, IoU) from proximity (symmetric nearest-neighbour distance,
+HD95, precision and recall within a distance). A single number is not sufficient: for two sets of random lines, both the
+ratio of their sizes and the mean nearest-neighbour distance can look like agreement. So :func:`chance_level` gives the
+same numbers for a randomly shifted copy, and :func:`dice_within` is the appropriate score for lines that are thinner
+than their images.
 """
 
 from dfxm_dask.volume.align import align_layers

@@ -1,4 +1,4 @@
-"""Objects of a mask of layers: pieces of each layer, which of them touch, and what they add up to."""
+"""Objects of a mask of layers: pieces of each layer, contacts between them, and sums over their pixels."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from dfxm_dask.errors import InputError
 FACES = ((0, 0),)
 AROUND = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 CORNERS = ((-1, -1), (-1, 1))
-"""Steps (y, x) to neighbours: in the layer before through a face, or through a face, edge or corner; and in the same
-layer those that share a corner and come earlier."""
+"""Steps (y, x) to neighbours: in the previous layer through a face, or through a face, edge or corner; and in the same
+layer the earlier ones that share a corner."""
 
 GAP = 1.5
-"""Layers further apart than this part of the median distance are not neighbours: one is missing (our choice)."""
+"""Layers farther apart than this multiple of the median distance are not neighbours: one is missing (our choice)."""
 
-ALIKE = 1e-6  # of the largest: principal moments that differ by less are equal, and their axes could be any
+ALIKE = 1e-6  # of the largest: principal moments with smaller differences are equal, and their axes are undefined
 
 
 def pieces(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Number of the piece that each pixel of a layer belongs to, and how many there are.
+    """Number of the piece of each pixel in a layer, and the number of pieces.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def pieces(mask: np.ndarray) -> tuple[np.ndarray, int]:
     Returns
     -------
     array (y, x), int32
-        0 where the mask is False; pixels with a common edge are of one piece. Pieces are numbered from 1 in the order
+        0 where the mask is False; pixels with a common edge belong to one piece. Pieces are numbered from 1 in order
         of their first pixel, row by row.
     int
 
@@ -45,7 +45,7 @@ def pieces(mask: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def moved(layer: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
-    """Layer taken back by whole pixels: at (y, x) what was at (y + offset). False or 0 where that is outside.
+    """Layer shifted back by whole pixels: the value at y + offset moves to y. False or 0 outside the frame.
 
     Examples
     --------
@@ -55,14 +55,14 @@ def moved(layer: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
     if offset == (0, 0):
         return layer
     out = np.zeros_like(layer)
-    here, there = [], []
+    here, source = [], []
     for shift, size in zip(offset, layer.shape, strict=True):
         low, high = max(0, -shift), min(size, size - shift)
         if low >= high:
             return out
         here.append(slice(low, high))
-        there.append(slice(low + shift, high + shift))
-    out[tuple(here)] = layer[tuple(there)]
+        source.append(slice(low + shift, high + shift))
+    out[tuple(here)] = layer[tuple(source)]
     return out
 
 
@@ -72,18 +72,19 @@ def piece_sums(label: np.ndarray, count: int) -> np.ndarray:
     Parameters
     ----------
     label : array (y, x), int32
-        Of :func:`pieces`.
+        From :func:`pieces`.
     count : int
 
     Returns
     -------
     array (piece, 10), int64
-        Pixels; lowest and highest row, lowest and highest column; sums of row, column, row², row × column, column².
+        Number of pixels; lowest and highest row, lowest and highest column; sums of row, column, row², row × column,
+        column².
 
     Notes
     -----
-    Whole numbers: no sum depends on the order of its terms. Those of a layer stay below 2**53, where float64, in which
-    they are counted, is exact: 5.5 million pixels times 2560² are 2**45.
+    Integers: no sum depends on the order of its terms. Sums of a layer stay below 2**53, where float64, in which they
+    are computed, is exact: 5.5 million pixels times 2560² are 2**45.
 
     Examples
     --------
@@ -94,16 +95,16 @@ def piece_sums(label: np.ndarray, count: int) -> np.ndarray:
     number = label[y, x] - 1
     out = np.empty((count, 10), np.int64)
     out[:, (1, 3)], out[:, (2, 4)] = np.iinfo(np.int64).max, -1
-    for column, place in ((1, y), (3, x)):
-        np.minimum.at(out[:, column], number, place)
-        np.maximum.at(out[:, column + 1], number, place)
+    for column, coordinate in ((1, y), (3, x)):
+        np.minimum.at(out[:, column], number, coordinate)
+        np.maximum.at(out[:, column + 1], number, coordinate)
     for column, terms in ((0, None), (5, y), (6, x), (7, y * y), (8, y * x), (9, x * x)):
         out[:, column] = np.bincount(number, terms, count)
     return out
 
 
 def _places(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the pixels that are not 0, row by row: ``np.nonzero`` in a tenth of its time."""
+    """Rows and columns of the pixels that are not 0, row by row; ten times as fast as ``np.nonzero``."""
     y, x = np.divmod(np.flatnonzero(label > 0), label.shape[1])
     return y, x
 
@@ -114,14 +115,14 @@ def touching(here: np.ndarray, other: np.ndarray, steps: tuple[tuple[int, int], 
     Parameters
     ----------
     here, other : array (y, x), int32
-        Pieces of a layer and of the one before, or twice the same.
+        Pieces of a layer and of the previous one, or of the same layer twice.
     steps : tuple of (int, int)
-        From a pixel to its neighbours in ``other``: y and x, -1 to 1.
+        Steps from a pixel to its neighbours in ``other``: y and x, -1 to 1.
 
     Returns
     -------
     array (pair, 2), int64
-        Piece of ``here`` and piece of ``other``, each pair once, rising.
+        Piece of ``here`` and piece of ``other``, each pair once, ascending.
 
     Examples
     --------
@@ -137,25 +138,25 @@ def touching(here: np.ndarray, other: np.ndarray, steps: tuple[tuple[int, int], 
         near = wide[y + (1 + dy), x + (1 + dx)]
         met = near > 0
         key = number[met] * span + near[met]
-        keys.append(np.unique(key[np.diff(key, prepend=-1) != 0]))  # most repeat the one before: nothing to sort
+        keys.append(np.unique(key[np.diff(key, prepend=-1) != 0]))  # drop consecutive repetitions before sorting
     every = np.unique(np.concatenate(keys))
     return np.stack([every // span, every % span], axis=1)
 
 
 def numbered(count: int, pairs: np.ndarray) -> np.ndarray:
-    """Number of the object that each piece belongs to: pieces that touch, directly or through others, are one object.
+    """Number of the object of each piece: pieces that touch, directly or through others, are one object.
 
     Parameters
     ----------
     count : int
-        Pieces.
+        Number of pieces.
     pairs : array (pair, 2), int
         Pieces that touch, numbered from 0.
 
     Returns
     -------
     array (piece,), int64
-        From 0, in the order of the first piece of each object.
+        From 0, in order of the first piece of each object.
 
     Examples
     --------
@@ -173,12 +174,12 @@ def numbered(count: int, pairs: np.ndarray) -> np.ndarray:
 
 
 def neighbouring(z: np.ndarray) -> np.ndarray:
-    """Whether each layer follows the one before it, without a missing one between: (z,), bool, False for the first.
+    """Whether each layer directly follows the previous one, without a gap: (z,), bool, False for the first.
 
     Raises
     ------
     InputError
-        Positions that neither rise nor fall throughout.
+        Positions that are neither ascending nor descending throughout.
 
     Examples
     --------
@@ -187,42 +188,42 @@ def neighbouring(z: np.ndarray) -> np.ndarray:
     """
     steps = np.diff(z)
     if not ((steps > 0).all() or (steps < 0).all()):
-        raise InputError("layers of a volume", f"lie at z = {z.tolist()} um", "give positions that rise or fall")
+        raise InputError("layers of a volume", f"lie at z = {z.tolist()} um", "give ascending or descending positions")
     near = np.abs(steps) <= GAP * np.median(np.abs(steps)) if steps.size else steps > 0
     return np.concatenate([np.zeros(min(1, len(z)), bool), near])
 
 
 def object_table(sums: np.ndarray, z: np.ndarray, member: np.ndarray, grid: np.ndarray) -> dict[str, np.ndarray]:
-    """Voxels, box, centroid and principal axes of objects.
+    """Number of voxels, box, centroid and principal axes of objects.
 
     Parameters
     ----------
     sums : array (piece, 10), int64
-        Of :func:`piece_sums`.
+        From :func:`piece_sums`.
     z : array (piece,), float64, um
         Position of the layer of each piece.
     member : array (piece,), int
-        Number of its object, from 0; every object has a piece.
+        Number of the object of each piece, from 0; every object has a piece.
     grid : array (4,), float64, um
-        Position of the first row and of the first column, and distance from each to the next.
+        Position of the first row and of the first column, and distance of neighbouring rows and columns.
 
     Returns
     -------
     dict
         ``voxels`` (object,) int64; ``low``, ``high``, ``centroid`` (object, xyz), um; ``extent`` (object, axis), um,
-        standard deviations along the principal axes, falling; ``axes`` (object, axis, xyz), unit vectors.
+        standard deviations along the principal axes, descending; ``axes`` (object, axis, xyz), unit vectors.
 
     Notes
     -----
-    Of the centres of voxels: an object of one voxel has no extent. The direction of an axis is free: its largest
-    component is positive. Where two extents are equal, nothing tells their axes, which are NaN: all three of a single
-    voxel or of a ball, two of a straight line.
+    Extents are those of voxel centres: an object of one voxel has extent 0. The sign of an axis is chosen such that its
+    largest component is positive. If two extents are equal, their axes are undefined and NaN: all three for a single
+    voxel or a ball, two for a straight line.
     """
     count = int(member.max(initial=-1)) + 1
     voxels, low, high = _boxes(sums, member, count)
     y, x = low[member, 0], low[member, 1]
     n, sy, sx, syy, syx, sxx = (sums[:, k] for k in (0, 5, 6, 7, 8, 9))
-    near = np.stack(  # the same sums from the corner of the object's box: whole numbers without loss
+    near = np.stack(  # the same sums relative to the corner of the object's box: integers without loss
         [
             sx - n * x,
             sy - n * y,
@@ -265,7 +266,7 @@ def object_table(sums: np.ndarray, z: np.ndarray, member: np.ndarray, grid: np.n
 
 
 def _boxes(sums: np.ndarray, member: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Voxels of every object, and its lowest and highest row and column (object, yx)."""
+    """Number of voxels of every object, and its lowest and highest row and column (object, yx)."""
     voxels = np.zeros(count, np.int64)
     np.add.at(voxels, member, sums[:, 0])
     low, high = np.full((count, 2), np.iinfo(np.int64).max), np.full((count, 2), -1)
@@ -275,13 +276,13 @@ def _boxes(sums: np.ndarray, member: np.ndarray, count: int) -> tuple[np.ndarray
 
 
 def _principal(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Standard deviations along the principal axes (object, axis), falling, and the axes (object, axis, xyz)."""
+    """Standard deviations along the principal axes (object, axis), descending, and the axes (object, axis, xyz)."""
     moments, vectors = np.linalg.eigh(covariance)
     moments, axes = np.maximum(moments[:, ::-1], 0), vectors[:, :, ::-1].transpose(0, 2, 1)
     largest = np.argmax(np.round(np.abs(axes), 9), axis=2)[..., None]
     axes = axes * np.where(np.take_along_axis(axes, largest, axis=2) < 0, -1.0, 1.0)
-    alike = moments[:, :-1] - moments[:, 1:] <= ALIKE * moments[:, :1]
-    unknown = np.zeros(moments.shape, bool)
-    unknown[:, :-1] |= alike
-    unknown[:, 1:] |= alike
-    return np.sqrt(moments), np.where(unknown[..., None], np.nan, axes)
+    degenerate = moments[:, :-1] - moments[:, 1:] <= ALIKE * moments[:, :1]
+    undefined = np.zeros(moments.shape, bool)
+    undefined[:, :-1] |= degenerate
+    undefined[:, 1:] |= degenerate
+    return np.sqrt(moments), np.where(undefined[..., None], np.nan, axes)

@@ -1,4 +1,4 @@
-"""A volume from a stack of layers: pieces of each layer, the objects that they make up, and their labels."""
+"""A volume from a stack of layers: pieces of each layer, objects composed of pieces, and their labels."""
 
 from __future__ import annotations
 
@@ -52,11 +52,12 @@ LABEL = Variable("label", SPACE, "int32", "1", "object number (0: none)")
 
 
 def _join(first: Arrays, second: Arrays) -> Arrays:
+    """Combine two summaries."""
     return {n: v if n in ("grid", "asked") else np.concatenate([v, second[n]]) for n, v in first.items()}
 
 
 def _linked(summary: Arrays) -> Arrays:
-    """Objects from the pieces of all layers and from the pairs that touch."""
+    """Objects from the pieces of all layers and from the pairs of touching pieces."""
     z, counts = summary["z"], summary["pieces"]
     near = neighbouring(z)
     starts = np.cumsum(counts) - counts
@@ -114,9 +115,9 @@ def link_layers(
     *,
     connectivity: Annotated[
         Literal[26, 6],
-        Field(description="neighbours of a voxel: all 26, or the 6 that share a face with it"),
+        Field(description="neighbours of a voxel: all 26, or the 6 that share a face with the voxel"),
     ] = 26,
-    least_voxels: Annotated[int, Field(ge=1, description="objects of fewer voxels are removed")] = 1,
+    least_voxels: Annotated[int, Field(ge=1, description="objects with fewer voxels are removed")] = 1,
     least_length: Annotated[
         float,
         Field(
@@ -127,41 +128,46 @@ def link_layers(
     ] = 0.0,
     middle: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Objects of a mask of layers: which pieces of the layers belong together, and where and how long they are.
+    """Objects in the defect masks of a stack of layers: connected pieces with their position, size and axes.
+
+    Pixels of a layer that share an edge form a piece. Pieces that touch, within a layer or between neighbouring layers,
+    are united to objects over the whole stack. Each object is described by its number of voxels, volume, centroid,
+    bounding box and principal axes. :func:`reconstruct` then writes the objects as a labelled volume.
 
     Parameters
     ----------
-    z : array
-        In any distance: what lies between layers that are further apart than 1.5 times the median distance is missing,
-        and objects end there.
-    shift_y, shift_x : array, optional
-        Of :func:`dfxm_dask.volume.align_layers`: layers are taken back by the nearest whole number of pixels.
+    defects : array (y, x), bool
+        See :func:`dfxm_dask.beams.threshold_beams`.
+    z : array (z,), float64, um
+        Layers may have any distance. If neighbouring layers are farther apart than 1.5 times the median distance, a
+        layer is missing, and objects end there.
+    shift_y, shift_x : array (z,), float64, um, optional
+        From :func:`dfxm_dask.volume.align_layers`: layers are shifted back by the nearest whole number of pixels.
     connectivity : 26 or 6
-        What touches by a corner is one object with 26 (our choice: a line that crosses pixels obliquely is one line).
+        With 26, voxels that touch at a corner belong to one object (our choice: a line that crosses pixels obliquely is
+        one line).
     least_voxels, least_length : int and um
-        Of what :func:`dfxm_dask.beams.threshold_beams` has left nothing is removed by default: in simulated scans,
-        what was shorter than 3 um was about as often on a line as what was longer.
+        By default no object of :func:`dfxm_dask.beams.threshold_beams` is removed: in simulated scans, objects shorter
+        than 3 um were about as often on a line as longer ones.
 
     Returns
     -------
     dict
-        Summaries. Finished: ``piece_object``, ``piece_start``, ``piece_count``, ``offset_y``, ``offset_x``, which
-        :func:`reconstruct` reads; ``voxels_outside`` and ``joined`` (z,); and the table of objects, in um on the real
-        voxel: ``object_voxels``, ``object_volume``, ``object_centroid``, ``object_low``, ``object_high``,
-        ``object_extent``, ``object_axes`` (see :func:`dfxm_dask.volume.objects.object_table`).
+        Summaries. The result has ``piece_object``, ``piece_start``, ``piece_count``, ``offset_y`` and ``offset_x``,
+        the inputs of :func:`reconstruct`; ``voxels_outside`` and ``joined`` (z,); and the table of objects, in um on
+        the actual voxel size: ``object_voxels``, ``object_volume``, ``object_centroid``, ``object_low``,
+        ``object_high``, ``object_extent``, ``object_axes`` (see :func:`dfxm_dask.volume.objects.object_table`).
 
     Raises
     ------
     InputError
-        Pixels of unequal size, layers whose positions neither rise nor fall, or a shift that is no number.
+        Pixels of unequal size, layers whose positions are neither ascending nor descending, or a shift that is NaN.
 
     Notes
     -----
-    A piece is what hangs together by edges of pixels in one layer; pieces that touch, in the layer or between layers,
-    are united over the whole stack. Sums over pieces are whole numbers, and pieces come in the order of the layers, so
-    nothing depends on the blocks. Objects are numbered by their first voxel in the order z, y, x, as by
-    ``scipy.ndimage.label``. The volume takes the median distance of layers; it is NaN for a single layer, whose
-    thickness is not known.
+    Sums over pieces are integers, and pieces are ordered by layer, so that the result does not depend on blocks.
+    Objects are numbered by their first voxel in the order z, y, x, as by ``scipy.ndimage.label``. The volume of an
+    object assumes the median distance of layers; it is NaN for a single layer, whose thickness is unknown.
 
     Our own definition.
 
@@ -180,8 +186,8 @@ def link_layers(
     >>> layers = np.zeros((2, 3, 4), bool)
     >>> layers[0, 0, 0] = layers[1, 1, 1] = layers[1, 2, 3] = True
     >>> at = np.arange(4.0)
-    >>> found = link_layers.kernel(layers, at[:3], at, at[:2], middle=1)
-    >>> found["pieces"].tolist(), found["across"].tolist()
+    >>> summary = link_layers.kernel(layers, at[:3], at, at[:2], middle=1)
+    >>> summary["pieces"].tolist(), summary["across"].tolist()
     ([2], [[1, 1]])
     """
     offsets = [_offset(middle - k, y, x, shift_y, shift_x) for k in range(1 + (middle > 0))]
@@ -210,7 +216,7 @@ def link_layers(
 
 
 def _step(name: str, positions: np.ndarray) -> float:
-    """Distance from each pixel to the next, with its sign; 0 along a side of one pixel."""
+    """Signed distance from each pixel to the next; 0 along a side of one pixel."""
     length = pixel_length(name, "link_layers", positions)
     return float(np.copysign(length, positions[-1] - positions[0])) if np.isfinite(length) else 0.0
 
@@ -218,15 +224,15 @@ def _step(name: str, positions: np.ndarray) -> float:
 def _offset(
     layer: int, y: np.ndarray, x: np.ndarray, shift_y: np.ndarray | None, shift_x: np.ndarray | None
 ) -> tuple[int, int]:
-    """Whole pixels along y and x that the image of a layer lies aside."""
-    found = []
+    """Displacement of the image of a layer in whole pixels along y and x."""
+    offsets = []
     for name, positions, shift in (("y", y, shift_y), ("x", x, shift_x)):
         step = _step(name, positions)
-        aside = 0.0 if shift is None else float(shift[layer])
-        if not np.isfinite(aside):
-            raise InputError(f"link_layers: shift_{name}", f"is {aside}", "give 0 where no shift is known")
-        found.append(int(np.rint(aside / step)) if step else 0)
-    return found[0], found[1]
+        length = 0.0 if shift is None else float(shift[layer])
+        if not np.isfinite(length):
+            raise InputError(f"link_layers: shift_{name}", f"is {length}", "give 0 where the shift is unknown")
+        offsets.append(int(np.rint(length / step)) if step else 0)
+    return offsets[0], offsets[1]
 
 
 @reduction(
@@ -243,27 +249,29 @@ def reconstruct(
     offset_y: np.ndarray,
     offset_x: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Volume of what stands out, and the number of the object that each voxel belongs to.
+    """Volume of the objects of :func:`link_layers`, and the object number of each voxel.
+
+    The mask of each layer is shifted back by its alignment offset. Each of its pieces gets the number of its object;
+    removed objects become background.
 
     Parameters
     ----------
-    defects : array
-        As :func:`link_layers` saw it.
+    defects : array (y, x), bool
+        The mask from which :func:`link_layers` was computed.
 
     Returns
     -------
     dict
-        Of the layer taken back to its place, without the objects that were removed: False and 0 where the detector did
-        not see that place.
+        False and 0 for removed objects, and where an aligned layer has no data.
 
     Raises
     ------
     InputError
-        Another mask than was linked.
+        The mask differs from the linked one.
 
     Notes
     -----
-    Labels are those of ``scipy.ndimage.label`` of the whole volume, numbers included, where no layer is missing.
+    Labels, including their numbers, equal those of ``scipy.ndimage.label`` of the whole volume if no layer is missing.
 
     Our own definition.
 
@@ -285,13 +293,13 @@ def reconstruct(
     >>> reconstruct.kernel(mask, numbers, 1, 2, 0, 0)["label"].tolist()
     [[0, 0, 2]]
     """
-    found, count = pieces(moved(defects, (int(offset_y), int(offset_x))))
+    piece, count = pieces(moved(defects, (int(offset_y), int(offset_x))))
     if count != int(piece_count):
         raise InputError(
             "reconstruct: a layer of defects",
-            f"has {count} pieces, and {int(piece_count)} were linked",
+            f"has {count} pieces, but {int(piece_count)} were linked",
             "run link_layers on this mask",
         )
     own = piece_object[int(piece_start) : int(piece_start) + count]
-    label = np.concatenate([np.zeros(1, np.int32), own]).astype(np.int32)[found]
+    label = np.concatenate([np.zeros(1, np.int32), own]).astype(np.int32)[piece]
     return {"dislocation": label > 0, "label": label}

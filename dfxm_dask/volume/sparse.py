@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 LEAF = 16
-"""Voxels in a leaf of the tree (our choice: fastest on masks of dislocations)."""
+"""Number of voxels in a leaf of the tree (our choice: fastest on masks of dislocations)."""
 
 
 class Voxels(NamedTuple):
@@ -20,10 +20,11 @@ class Voxels(NamedTuple):
     Attributes
     ----------
     shape : tuple of int
-        Of the mask: (y, x) or (z, y, x).
+        Shape of the mask: (y, x) or (z, y, x).
     flat : array (voxel,), int64
-        Place of each in the flattened mask, rising.
+        Index of each voxel in the flattened mask, ascending.
     positions : tuple of arrays, float64, um
+        Positions of the voxel centres along each dimension; they need not be evenly spaced.
         Position of the voxels' centres along each dimension; they need not be evenly spaced.
     """
 
@@ -33,14 +34,14 @@ class Voxels(NamedTuple):
 
 
 def voxels(layers: Iterable[np.ndarray], positions: Sequence[np.ndarray]) -> Voxels:
-    """The true voxels of a mask that comes layer by layer.
+    """The true voxels of a mask that is read layer by layer.
 
     Parameters
     ----------
     layers : iterable of arrays, bool
-        One after another along the first dimension, so that only one is in memory; a whole mask is one, too.
+        Layers along the first dimension, so that only one is in memory; a complete mask is also an iterable of layers.
     positions : sequence of arrays, um
-        Along each dimension.
+        Positions along each dimension.
 
     Returns
     -------
@@ -54,44 +55,44 @@ def voxels(layers: Iterable[np.ndarray], positions: Sequence[np.ndarray]) -> Vox
     """
     shape = tuple(len(p) for p in positions)
     each = prod(shape[1:])
-    found = [np.flatnonzero(layer) + k * each for k, layer in enumerate(layers)]
-    index = np.concatenate(found) if found else np.zeros(0, np.int64)
+    indices = [np.flatnonzero(layer) + k * each for k, layer in enumerate(layers)]
+    index = np.concatenate(indices) if indices else np.zeros(0, np.int64)
     return Voxels(shape, index.astype(np.int64, copy=False), tuple(np.asarray(p, np.float64) for p in positions))
 
 
 def moved(mask: Voxels, shift: Sequence[int]) -> Voxels:
-    """The voxels shifted by whole voxels along each dimension and wrapped round, as by ``np.roll``."""
-    places = np.unravel_index(mask.flat, mask.shape)
-    places = tuple((p + s) % n for p, s, n in zip(places, shift, mask.shape, strict=True))
-    return mask._replace(flat=np.sort(np.ravel_multi_index(places, mask.shape)))
+    """The voxels shifted by whole voxels along each dimension, with periodic boundaries as in ``np.roll``."""
+    index = np.unravel_index(mask.flat, mask.shape)
+    index = tuple((p + s) % n for p, s, n in zip(index, shift, mask.shape, strict=True))
+    return mask._replace(flat=np.sort(np.ravel_multi_index(index, mask.shape)))
 
 
 def shared(a: Voxels, b: Voxels) -> int:
-    """Number of voxels that are in both lists."""
+    """Number of voxels in both lists."""
     return int(_shared(a.flat, b.flat))
 
 
 def nearest(a: Voxels, b: Voxels, *, threads: int = 1) -> np.ndarray:
-    """Distance from every voxel of a list to the nearest voxel of another.
+    """Distance from every voxel of one list to the nearest voxel of another.
 
     Parameters
     ----------
     a, b : Voxels
-        Of one grid.
+        Both on one grid.
     threads : int
-        The result does not depend on it.
+        Number of threads; the result does not depend on it.
 
     Returns
     -------
     array (voxel of a,), float64, um
-        NaN throughout where b is empty.
+        NaN throughout if b is empty.
 
     Notes
     -----
-    Exact to the last digit, in whatever parts a is asked. Voxels of b lie in a tree of boxes along a Morton curve; the
-    search begins with the voxels that were nearest to the neighbours of the one at hand, which lets it pass by nearly
-    all boxes. Rounding is monotone, so a box that is left out never holds what would be the smaller number. Time
-    follows the true voxels; memory is about 60 bytes for each of b and 16 for each of a.
+    Exact to the last digit for any division of a into parts. Voxels of b are sorted into a tree of boxes along a Morton
+    curve; the search begins with the nearest voxels of the neighbours, which excludes nearly all boxes. Rounding is
+    monotone, so that an excluded box never contains a smaller distance. Time is proportional to the number of true
+    voxels; memory is about 60 bytes for each voxel of b and 16 for each of a.
     """
     if not len(b.flat):
         return np.full(len(a.flat), np.nan)
@@ -112,7 +113,7 @@ def nearest(a: Voxels, b: Voxels, *, threads: int = 1) -> np.ndarray:
 def _tree(index: np.ndarray, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions (voxel, zyx) along a Morton curve, and the boxes (node, 6) of a binary tree over its leaves.
 
-    Node 1 is the root, node k has the children 2k and 2k + 1; boxes without voxels lie infinitely far away.
+    Node 1 is the root, node k has the children 2k and 2k + 1; boxes without voxels are infinitely far away.
     """
     order = np.argsort(_codes(index, z, y, x))
     points = np.empty((len(index), 3))
@@ -125,7 +126,7 @@ def _tree(index: np.ndarray, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> tup
 
 @njit(nogil=True, cache=True)
 def _shared(a, b):
-    """Number of values that two rising lists share."""
+    """Number of common values of two ascending lists."""
     count, k = 0, 0
     for i in range(a.size):
         while k < b.size and b[k] < a[i]:
@@ -148,7 +149,7 @@ def _spread(value):
 
 @njit(nogil=True, cache=True)
 def _codes(index, z, y, x):
-    """Place of each voxel on a Morton curve of cubes, the same length along every dimension."""
+    """Position of each voxel on a Morton curve of cubes, with equal lengths along every dimension."""
     low = np.array([z.min(), y.min(), x.min()])
     extent = max(z.max() - low[0], y.max() - low[1], x.max() - low[2])
     scale = 2097151 / extent if extent > 0 else 0.0
@@ -164,7 +165,7 @@ def _codes(index, z, y, x):
 
 @njit(nogil=True, cache=True)
 def _gather(index, z, y, x, points):
-    """Places (z, y, x) of voxels, from their numbers in the volume."""
+    """Positions (z, y, x) of voxels, from their numbers in the volume."""
     for i in range(index.size):
         row = index[i] // x.size
         layer = row // y.size
@@ -173,7 +174,7 @@ def _gather(index, z, y, x, points):
 
 @njit(nogil=True, cache=True)
 def _enclose(points, leaves, boxes):
-    """Fills a binary tree of boxes: node k encloses nodes 2k and 2k + 1, a leaf points that follow each other."""
+    """Fill a binary tree of boxes: node k encloses nodes 2k and 2k + 1, a leaf encloses consecutive points."""
     boxes[:, :3], boxes[:, 3:] = np.inf, -np.inf
     for i in range(points.shape[0]):
         box = boxes[leaves + i // LEAF]
@@ -187,7 +188,7 @@ def _enclose(points, leaves, boxes):
 
 @njit(nogil=True, cache=True)
 def _outside(box, z, y, x):
-    """Squared distance from a place to a box, 0 inside."""
+    """Squared distance from a position to a box, 0 inside."""
     a = max(box[0] - z, z - box[3], 0.0)
     b = max(box[1] - y, y - box[4], 0.0)
     c = max(box[2] - x, x - box[5], 0.0)
@@ -196,6 +197,7 @@ def _outside(box, z, y, x):
 
 @njit(nogil=True, cache=True)
 def _apart(point, z, y, x):
+    """Squared distance from a point to a position."""
     a, b, c = point[0] - z, point[1] - y, point[2] - x
     return a * a + b * b + c * c
 
@@ -205,7 +207,7 @@ def _nearest(index, others, z, y, x, points, boxes, out):
     """Distance of each voxel to the nearest point, down the tree into the nearer box first."""
     leaves = boxes.shape[0] // 2
     stack, far = np.empty(64, np.int64), np.empty(64)
-    column = np.full(x.size, -1)  # what was nearest to the last voxel of each column: a good first guess
+    column = np.full(x.size, -1)  # nearest point of the last voxel of each column: a good first guess
     last, k = -1, 0
     if index.size:
         k = np.searchsorted(others, index[0])
@@ -219,12 +221,12 @@ def _nearest(index, others, z, y, x, points, boxes, out):
         at = index[i] - row * x.size
         layer = row // y.size
         pz, py, px = z[layer], y[row - layer * y.size], x[at]
-        best, found = np.inf, -1
+        best, closest = np.inf, -1
         for guess in (last, column[at]):
             if guess >= 0:
                 d = _apart(points[guess], pz, py, px)
                 if d < best:
-                    best, found = d, guess
+                    best, closest = d, guess
         stack[0], far[0], depth = 1, _outside(boxes[1], pz, py, px), 1
         while depth:
             depth -= 1
@@ -236,14 +238,14 @@ def _nearest(index, others, z, y, x, points, boxes, out):
                 for j in range(first, min(first + LEAF, points.shape[0])):
                     d = _apart(points[j], pz, py, px)
                     if d < best:
-                        best, found = d, j
+                        best, closest = d, j
                 continue
             left, right = _outside(boxes[2 * node], pz, py, px), _outside(boxes[2 * node + 1], pz, py, px)
             near = 0 if left <= right else 1
-            for child, d in ((1 - near, max(left, right)), (near, min(left, right))):  # the nearer is taken up first
+            for child, d in ((1 - near, max(left, right)), (near, min(left, right))):  # the nearer is searched first
                 if d < best:
                     stack[depth], far[depth] = 2 * node + child, d
                     depth += 1
         out[i] = np.sqrt(best)
-        last = found
-        column[at] = found
+        last = closest
+        column[at] = closest

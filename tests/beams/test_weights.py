@@ -103,10 +103,10 @@ def test_load__refuses_pickles_by_name(tmp_path: Path, suffix: str) -> None:
 def test_load__refuses_pickles_by_content(saved: Path, tmp_path: Path, protocol: int) -> None:
     trap = tmp_path / "trap"
     saved.write_bytes(pickle.dumps(Attack(trap), protocol=protocol))
-    with pytest.raises(InputError, match="pickle under another name"):
+    with pytest.raises(InputError, match="pickle with another suffix"):
         load(saved)
     torch.save({"a": torch.zeros(2)}, saved)
-    with pytest.raises(InputError, match="pickle under another name"):
+    with pytest.raises(InputError, match="pickle with another suffix"):
         load(saved)
     assert not trap.exists()
 

@@ -196,10 +196,10 @@ def test_compare__refuses_what_is_no_pair_of_masks():
     with pytest.raises(InputError, match="masks to compare: have the shapes"):
         dice_within(a, a[1:], SPACING, 1.0)
     for sampling in ((1.0, 0.25), (1.0, 0.0, 0.5), (1.0, np.nan, 0.5)):
-        with pytest.raises(InputError, match="is not one positive distance for each of 3 dimensions"):
+        with pytest.raises(InputError, match="needs one positive distance for each of 3 dimensions"):
             compare_masks(a, a, sampling)
     for tau in (-1.0, float("nan")):
-        with pytest.raises(InputError, match="has what is no distance; give numbers from 0 on"):
+        with pytest.raises(InputError, match="contains a value that is not a distance; give numbers from 0 on"):
             dice_within(a, a, SPACING, tau)
 
 

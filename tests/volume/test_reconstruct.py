@@ -177,7 +177,7 @@ def test_reconstruct__refuses_another_mask_than_was_linked() -> None:
     mask = np.random.default_rng(0).random((3, 20, 20)) < 0.2
     linked = link_layers.gather(stack(mask))
     other = stack(np.roll(mask, 1, axis=0))
-    with pytest.raises(ValueError, match=r"reconstruct: a layer of defects: has \d+ pieces, and \d+ were linked"):
+    with pytest.raises(ValueError, match=r"reconstruct: a layer of defects: has \d+ pieces, but \d+ were linked"):
         reconstruct(other.merge(linked)).compute(scheduler="synchronous")
 
 
