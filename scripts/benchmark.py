@@ -1,9 +1,10 @@
 """Measure the package against floors and peers, each figure as a ratio within one run.
 
-``python scripts/benchmark.py maps`` builds the data and prints a Markdown table; ``simulate`` measures the simulator,
-``networks`` the networks that tell weak from strong beam, ``beams`` the recipe of weak-beam images, ``components`` the
-component analyses, ``volume`` objects, boundaries and the comparison of a whole stack, ``scale`` plans and runs of
-terabytes without pixels. ``--quick`` takes small frames: it shows that everything runs, but its numbers say nothing.
+``python scripts/benchmark.py maps`` creates the data and prints a Markdown table; ``simulate`` measures the simulator,
+``networks`` the networks that distinguish weak from strong beam, ``beams`` the recipe of weak-beam images,
+``components`` the component analyses, ``volume`` objects, boundaries and the comparison of a whole stack, ``scale``
+plans and runs of terabytes without pixels. ``--quick`` uses small frames: it tests that everything runs, but its
+numbers are not meaningful.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ ON_STORES = {"maps": MAPS, "beams": BEAMS, "components": COMPONENTS}
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     maps = commands.add_parser("maps", help="from a beamline file to maps of moments and fits")
@@ -93,7 +94,7 @@ def arguments() -> argparse.Namespace:
     maps.add_argument("--darfix-python", metavar="PATH", help="Python of an environment with darfix, for its fit")
     simulate = commands.add_parser("simulate", help="simulated scans with known truth")
     simulate.add_argument("--geo-python", metavar="PATH", help="Python of an environment with dfxm-geo 3.0.0")
-    networks = commands.add_parser("networks", help="patches a second and memory of the networks")
+    networks = commands.add_parser("networks", help="patches per second and memory of the networks")
     beams = commands.add_parser("beams", help="weak-beam images and the mask of dislocations")
     beams.add_argument("--layers", type=int, default=2, help="layers for the network (default: 2)")
     components = commands.add_parser("components", help="Gram–Schmidt, principal and blind components")
@@ -112,15 +113,15 @@ def arguments() -> argparse.Namespace:
     )
     for command, figures in ((command, list(known)) for command, known in named):
         command.add_argument("--quick", action="store_true", help="small frames, to check that everything runs")
-        command.add_argument("--work", type=Path, help="folder for data, kept and used again (default: temporary)")
-        command.add_argument("--repeats", type=int, default=3, help="runs of which the shortest counts (default: 3)")
-        command.add_argument("--only", nargs="+", choices=figures, metavar="NAME", help=f"of {', '.join(figures)}")
-        command.add_argument("--json", type=Path, help="write the rows to this file, too")
+        command.add_argument("--work", type=Path, help="folder for data, kept for later runs (default: temporary)")
+        command.add_argument("--repeats", type=int, default=3, help="number of runs; the shortest counts (default: 3)")
+        command.add_argument("--only", nargs="+", choices=figures, metavar="NAME", help=f"some of {', '.join(figures)}")
+        command.add_argument("--json", type=Path, help="also write the rows to this file")
     return parser.parse_args()
 
 
 def measure(name: str, figure: Callable[[Any], list[Row]], data: Any) -> list[Row]:
-    """The rows of a figure; one row that says why, where it cannot be measured."""
+    """The rows of a figure; a row with the reason if it cannot be measured."""
     begun = time.perf_counter()
     try:
         rows = figure(data)
@@ -143,7 +144,7 @@ def run(options: argparse.Namespace, work: Path) -> None:
     if options.command == "networks":
         ways = Networks(options.quick, options.repeats)
         rows = [row for name in options.only or NETWORKS for row in measure(name, NETWORKS[name], ways)]
-        return report(rows, "patches of 64 x 64 pixels, median of the turns", options.json)
+        return report(rows, "patches of 64 × 64 pixels, median of repeated runs", options.json)
     if options.command == "volume":
         rows = [row for name in options.only or VOLUME for row in measure(name, VOLUME[name], options.quick)]
         return report(rows, "two threads, once", options.json)
@@ -163,7 +164,7 @@ def run(options: argparse.Namespace, work: Path) -> None:
 
 
 def report(rows: list[Row], title: str, file: Path | None) -> None:
-    """Print the rows and the machine; write them to a file, too."""
+    """Print the rows and the machine; optionally write them to a file."""
     about = machine()
     print(f"{table(rows)}\n\n{title}\n" + ", ".join(f"{k} {v}" for k, v in about.items()))
     if file:
@@ -171,7 +172,7 @@ def report(rows: list[Row], title: str, file: Path | None) -> None:
 
 
 def main() -> None:
-    """Run in the folder that was named, or in a temporary one."""
+    """Run in the given folder, or in a temporary one."""
     options = arguments()
     if options.work:
         options.work.mkdir(parents=True, exist_ok=True)

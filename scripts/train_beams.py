@@ -1,9 +1,9 @@
-"""Make the weights that ship with the package: simulate labelled layers, train, calibrate, write.
+"""Create the weights that are part of the package: simulate labelled layers, train, calibrate, write.
 
 ``python scripts/train_beams.py --cache FOLDER`` takes about 5 minutes on two cores; ``--score FILE`` only scores other
 weights on the same test. Half of the layers have the smeared strong beam, half the sharp one; without a strong beam no
-patch has a label. Layers of the test never share a seed, and the shifted instrument never its constants, with what is
-trained on. ``scripts/evaluate/compare_networks.py`` trains other networks on the same patches.
+patch has a label. Test layers share no seed with the training layers, and the shifted instrument none of its
+constants. ``scripts/evaluate/compare_networks.py`` trains other networks on the same patches.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TRAINED = {"hard": range(100, 114), "easy": range(200, 204), "multigrain": range
 HELD_OUT = {"hard": range(900, 905), "easy": range(910, 913), "multigrain": range(920, 923), "al002": range(930, 933)}
 SHIFTED = range(940, 945)
 STRONG_BEAMS: tuple[StrongBeam, ...] = ("smeared", "sharp")
-"""Of training seeds the even and the odd ones; every layer of the test has either."""
+"""For even and odd training seeds; every test layer has both."""
 
 STOPPED_AT = (104, 109, 113, 202, 303, 400)
 """Layers of the training set at which training stops and probabilities are calibrated."""
@@ -46,7 +46,7 @@ EPOCHS = 20
 
 
 def varied(phantom: Phantom, rng: np.random.Generator) -> Phantom:
-    """The same sample at another beamline: pixel, light and camera drawn about those of the preset."""
+    """The same sample at another beamline: pixel, beam and camera drawn around those of the preset."""
     light, camera = phantom.lighting, phantom.detector
     pitch = rng.uniform(0.7, 1.25)
     return replace(
@@ -105,13 +105,13 @@ def layer(job: Job, shape: tuple[int, int] = SHAPE) -> Path:
         labels.append(truth["label"])
     camera = phantom.detector
     dark = camera.offset + camera.offset_rate * phantom.lighting.exposure
-    partial = path.with_suffix(".partial.npz")  # one that was cut off is not to be taken for a layer
+    partial = path.with_suffix(".partial.npz")  # so that an interrupted file is not used as a layer
     np.savez(partial, frames=np.stack(frames), labels=np.stack(labels), dark=dark)
     return partial.replace(path)
 
 
 def trained_on(cache: Path) -> list[Job]:
-    """The layers of the training."""
+    """The layers for training."""
     return [
         (str(cache), name, seed, "varied" if seed % 3 else "plain", STRONG_BEAMS[seed % 2])
         for name, seeds in TRAINED.items()
@@ -147,7 +147,7 @@ def gathered(cache: Path, pattern: str) -> dict[str, np.ndarray]:
 
 
 def input_of(data: dict[str, np.ndarray], per_frame: bool = True) -> np.ndarray:
-    """Patches as a network sees them, standardised per frame, or per layer as published."""
+    """Input of a network for patches, standardised per frame, or per layer as published."""
     levels = data["levels"]
     if not per_frame:
         levels = levels.copy()
@@ -160,7 +160,7 @@ def input_of(data: dict[str, np.ndarray], per_frame: bool = True) -> np.ndarray:
 
 
 def scored(net: Any, temperature: float, data: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Scores on layers that the network never saw."""
+    """Scores on layers that were not used for training."""
     seen = input_of(data)
     with torch.inference_mode(), one_thread():
         net.eval()
@@ -175,7 +175,7 @@ def tell(row: dict[str, float]) -> None:
 
 
 def tests(cache: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Patches that no training sees, by preset and strong beam."""
+    """Patches that are not used for training, by preset and strong beam."""
     held = {
         f"{name}, {beam}": gathered(cache, f"{name}-9*-plain-{beam}.npz") for name in HELD_OUT for beam in STRONG_BEAMS
     }
@@ -189,7 +189,7 @@ def told(name: str, found: dict[str, Any]) -> str:
 
 
 def ship(net: Any, record: dict[str, Any], held: dict[str, dict[str, np.ndarray]], alone: np.ndarray) -> Path:
-    """The weights with their scores on layers never seen, in the package."""
+    """Save the weights in the package, with their scores on test layers."""
     scores = {"held_out": record["scores"]}
     for name, data in held.items():
         seen = input_of(data)
@@ -216,9 +216,9 @@ def ship(net: Any, record: dict[str, Any], held: dict[str, dict[str, np.ndarray]
 
 
 def main() -> None:
-    """Simulate, train, ship, and print the scores; or score other weights."""
+    """Simulate, train, save, and print the scores; or score other weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, required=True, help="folder for simulated layers, kept and used again")
+    parser.add_argument("--cache", type=Path, required=True, help="folder for simulated layers, kept for later runs")
     parser.add_argument("--score", type=Path, metavar="FILE", help="weights to score; nothing is trained")
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
@@ -230,7 +230,7 @@ def main() -> None:
         return
     parts = [gathered(options.cache, layer(job).name) for job in trained_on(options.cache)]
     data = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    print(f"{len(data['labels'])} patches to train on, held out: { {k: len(v['labels']) for k, v in held.items()} }")
+    print(f"{len(data['labels'])} patches for training, held out: { {k: len(v['labels']) for k, v in held.items()} }")
     given = {name: data[name] for name in ("patches", "labels", "groups", "levels", "dark")}
     begun = time.process_time()
     net, record = train(

@@ -1,4 +1,4 @@
-"""Bases of the methods that are compared, of a store or fitted here, and the maps that each of them makes."""
+"""Bases of the compared methods, from a store or fitted here, and their maps."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 METHODS = {"gram_schmidt": "Gram–Schmidt", "pca": "PCA", "nmf": "NMF", "nica": "NICA"}
 BY_HAND, FOUND = "Gram–Schmidt by hand", "Gram–Schmidt automatic"
-ONE_BY_ONE = {"scheduler": "synchronous"}  # no two layers in memory
+ONE_BY_ONE = {"scheduler": "synchronous"}  # never two layers in memory
 
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """Curves that a method found: their name in the table, their variables, and where they come from."""
+    """Curves found by a method: their name in the table, their variables, and their origin."""
 
     name: str
     method: str
@@ -35,9 +35,9 @@ class Basis:
 
     @property
     def reason(self) -> str:
-        """Why its scores would mean nothing; empty where they mean something."""
+        """Why its scores are meaningless; empty if they are meaningful."""
         if not np.isfinite(self.variables[f"{self.method}_basis"]).all():
-            return "no basis: no light, or a curve that follows from the others"
+            return "no basis: no pixel is lit, or the curves are linearly dependent"
         if self.method == "gram_schmidt" and not bool(self.variables["gram_schmidt_has_tails"]):
             return "no regions of weak beam found: the curves are those of clusters"
         return ""
@@ -45,7 +45,7 @@ class Basis:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One map of a layer, the higher the more of a defect, and the row of the table that it may stand for."""
+    """One map of a layer, larger for defects, and the row of the table for which it is a candidate."""
 
     row: str
     title: str
@@ -54,7 +54,7 @@ class Candidate:
 
 
 def stored(tree: xr.DataTree, group: str, uneven: object) -> dict[str, xr.DataArray]:
-    """Variables of a group that are complete, by name; none where frames have to be put on one scale first."""
+    """Complete variables of a group, by name; empty if frames must be scaled first."""
     if uneven is not None or group not in tree:
         return {}
     return {str(n): v for n, v in tree[group].data_vars.items() if "not_complete" not in v.attrs}
@@ -67,38 +67,38 @@ def every_basis(
     uneven: object,
     at: Callable[[int], xr.Dataset],
 ) -> list[Basis]:
-    """The bases of all methods: of the store where complete, else fitted to the layers compared, one at a time.
+    """The bases of all methods: from the store if complete, otherwise fitted to the compared layers, one at a time.
 
-    Regions that name a layer are taken from it, whether it is compared or not.
+    Regions that name a layer use that layer, even if it is not compared.
     """
     import dfxm_dask.components as room
 
-    known = stored(tree, "components", uneven)
+    complete = stored(tree, "components", uneven)
     steps = dict(tree["components"].attrs.get("provenance") or {}) if "components" in tree else {}
     drawn = (dict(steps.get("gram_schmidt") or {}).get("parameters") or {}).get("regions") is not None
     wanted: list[tuple[str, str, dict[str, Any]]] = [(FOUND, "gram_schmidt", {})]
-    if boxes is not None or (drawn and "gram_schmidt_basis" in known):
+    if boxes is not None or (drawn and "gram_schmidt_basis" in complete):
         wanted.insert(0, (BY_HAND, "gram_schmidt", {} if boxes is None else {"regions": boxes}))
     wanted += [(METHODS[m], m, {}) for m in ("pca", "nmf", "nica")]
     bases = []
     for name, method, options in wanted:
         fit = getattr(room, method)
         own = method != "gram_schmidt" or drawn == (name == BY_HAND)
-        small = {n: v for n, v in known.items() if n.startswith(f"{method}_") and "y" not in v.dims}
+        small = {n: v for n, v in complete.items() if n.startswith(f"{method}_") and "y" not in v.dims}
         if own and not options and all(v.name in small for v in fit.writes if not v.template):
             bases.append(Basis(name, method, tree["components"].dataset[list(small)].load(), "stored, all layers"))
             continue
         fitted = list(layers)
         if name == BY_HAND:
-            places = [float(b["z"]) for b in boxes or [] if b.get("z") is not None]
-            fitted = sorted({*layers, *(int(np.abs(np.asarray(tree["z"]) - z).argmin()) for z in places)})
+            heights = [float(b["z"]) for b in boxes or [] if b.get("z") is not None]
+            fitted = sorted({*layers, *(int(np.abs(np.asarray(tree["z"]) - z).argmin()) for z in heights)})
         words = f"fitted to {len(fitted)} layer{'s' if len(fitted) > 1 else ''}"
         bases.append(Basis(name, method, fitted_to(fit, options, map(at, fitted)), words))
     return bases
 
 
 def fitted_to(fit: Reduction, options: Mapping[str, Any], layers: Iterable[xr.Dataset]) -> xr.Dataset:
-    """What a fit finds in layers that come one at a time: only their summaries stay in memory."""
+    """Fit layers that are loaded one at a time: only their summaries stay in memory."""
     import xarray as xr
 
     chosen, total = fit.validate(options), None
@@ -113,21 +113,21 @@ def fitted_to(fit: Reduction, options: Mapping[str, Any], layers: Iterable[xr.Da
         positions = {a: np.asarray(one[a].values, float) for a in axes}
         part = run_kernel(fit, axes, fetch, positions, chosen)
         total = part if total is None else fit.combine(total, part)  # type: ignore[misc]
-    made = fit.finish(total)  # type: ignore[misc, arg-type]
-    return xr.Dataset({v.name: (v.dims, made[v.name], v.attrs) for v in expanded_writes(fit, axes, chosen)})
+    result = fit.finish(total)  # type: ignore[misc, arg-type]
+    return xr.Dataset({v.name: (v.dims, result[v.name], v.attrs) for v in expanded_writes(fit, axes, chosen)})
 
 
 def projected(one: xr.Dataset, basis: Basis) -> tuple[np.ndarray, np.ndarray, float]:
-    """Coefficients (component, y, x), residual (y, x), and the least rms that as many curves of this layer could leave.
+    """Coefficients (component, y, x), residual (y, x), and the least rms of any basis of equal size for this layer.
 
-    The least is by the principal components of the layer, its counts treated as the basis says.
+    The least rms follows from the principal components of the layer, with the treatment of counts of the basis.
     """
     import dfxm_dask.components as room
 
     small = basis.variables
     kind, offset, dark, _ = (float(v) for v in small[f"{basis.method}_scaling"].values)
-    known = one if np.isnan(dark) else one.drop_vars(BACKGROUND.name)
-    maps = getattr(room, f"project_{basis.method}")(known.assign(small.data_vars)).compute(**ONE_BY_ONE)
+    data = one if np.isnan(dark) else one.drop_vars(BACKGROUND.name)
+    maps = getattr(room, f"project_{basis.method}")(data.assign(small.data_vars)).compute(**ONE_BY_ONE)
     coefficient = maps[f"{basis.method}_coefficient"].values[0]
     best = fitted_to(
         room.pca,
@@ -138,7 +138,7 @@ def projected(one: xr.Dataset, basis: Basis) -> tuple[np.ndarray, np.ndarray, fl
             "background": None if np.isnan(dark) else dark,
             "centred": bool(small[f"{basis.method}_mean"].values.any()),
         },
-        [known],
+        [data],
     )
     explained, variance = best["pca_explained"].values, best["pca_variance"].values
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -147,22 +147,22 @@ def projected(one: xr.Dataset, basis: Basis) -> tuple[np.ndarray, np.ndarray, fl
 
 
 def both_tails(tails: np.ndarray, pixel: tuple[float, float]) -> np.ndarray:
-    """The larger of both coefficients (2, y, x), each above its surroundings in units of its noise: (y, x).
+    """The larger of both coefficients (2, y, x), each relative to its surroundings in units of its noise: (y, x).
 
-    Noise is the median absolute value of the high-passed coefficient. A dislocation that shows on one side of the peak
-    need not show on the other: the sum, and the root of the sum of squares, told them no better.
+    Noise is the median absolute value of the high-passed coefficient. A dislocation visible on one side of the peak may
+    be invisible on the other: the sum, and the root of the sum of squares, did not separate dislocations better.
     """
     parts = []
     for tail in tails:
         above = high_pass(tail, pixel)
-        known = np.abs(above[np.isfinite(above)])
-        noise = float(np.median(known)) if known.size else 0.0
+        finite = np.abs(above[np.isfinite(above)])
+        noise = float(np.median(finite)) if finite.size else 0.0
         parts.append(above / noise if noise > 0 else above)
     return np.asarray(np.maximum(*parts))
 
 
 def candidates_of(basis: Basis, coefficient: np.ndarray, pixel: tuple[float, float]) -> list[Candidate]:
-    """The maps of a basis that may show defects, each with the row that it may stand for."""
+    """The maps of a basis that may show defects, each with the row for which it is a candidate."""
     if basis.method != "gram_schmidt":
         signs = (1, -1) if basis.method == "pca" else (1,)
         row = f"{basis.name}, best of {len(coefficient)}"

@@ -1,11 +1,11 @@
-"""What the gather of a volume finds in stacks with known walls, beside what is true.
+"""Results of characterise_boundaries in stacks with known walls, compared with the truth.
 
-``PYTHONPATH=scripts python scripts/evaluate/boundaries.py MAPS.zarr...`` takes stacks of ``bench/boundary_stacks.py``
+``PYTHONPATH=scripts python scripts/evaluate/boundaries.py MAPS.zarr...`` reads stacks of ``bench/boundary_stacks.py``
 made with --maps-only and prints a line for each wall, then a summary. ``--layers 5`` cuts each stack into thin ones,
-``--null 20`` rolls every layer of each stack at random, so often, after which no plane is true.
+``--null 20`` shifts every layer of each stack at random, that number of times, after which no plane is true.
 
-A wall counts if its jump along phi is above 1.5 millidegree and its mean trace in a layer 5 um at least. Normals count
-as placed by the step where no reason says otherwise. Thresholds were chosen on seeds below 7300.
+A wall counts if its jump along phi is above 1.5 millidegree and its mean trace in a layer at least 5 um. Normals count
+as located by the step unless ``reason`` contradicts. Thresholds were chosen on seeds below 7300.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ READ = {
     ),
     "rocking": ("com_phi", "com_chi"),
 }
-NEAR = 15.0, 1.5  # degree and um within which a plane is that of a wall
+NEAR = 15.0, 1.5  # degree and um within which a plane matches a wall
 JUMP, TRACE = 1.5e-3, 5.0  # degree; um in a layer
 REACH = (1.5, 10.0), 0.5, 12.0  # of line families: spacing, |f_z| in 1/um, period along the trace in um
 RIGHT_LINE, RIGHT_SPACING = 5.0, 0.1
@@ -47,7 +47,7 @@ UNPLACED = FLAG["no_step"] | FLAG["turned"] | FLAG["weak_beam_place"]
 
 
 def maps_of(path: Path) -> tuple[xr.Dataset, dict[str, Any]]:
-    """Maps that the gather reads, and what is true."""
+    """Input maps of a stack, and the truth."""
     tree = xr.open_datatree(path, engine="zarr", consolidated=False)
     maps = xr.Dataset({n: tree[g][n] for g, names in READ.items() for n in names if g in tree and n in tree[g]})
     truth = json.loads(path.with_name(path.name.replace("_maps.zarr", ".json")).read_text())
@@ -55,7 +55,7 @@ def maps_of(path: Path) -> tuple[xr.Dataset, dict[str, Any]]:
 
 
 def rolled(maps: xr.Dataset, seed: int) -> xr.Dataset:
-    """The maps with every layer rolled along y and x by itself."""
+    """The maps with every layer shifted independently along y and x."""
     rng = np.random.default_rng(seed)
     by = [tuple(int(rng.integers(maps.sizes[d])) for d in ("y", "x")) for _ in range(maps.sizes["z"])]
     made = {}
@@ -89,7 +89,7 @@ def traces(truth: dict[str, Any], maps: xr.Dataset, wall: int) -> float:
 def rows_of(
     found: xr.Dataset, truth: dict[str, Any], maps: xr.Dataset
 ) -> tuple[list[dict[str, Any]], list[int], list[tuple[float, float]]]:
-    """A row for each true wall, the numbers of planes that are not true, and dihedral angles with their errors."""
+    """A row for each true wall, the numbers of false planes, and dihedral angles with their errors."""
     normal, origin = (truth.get(n, np.zeros((0, 3))) for n in ("normal", "origin"))
     count = found.sizes["boundary"]
     turn = np.array([[angle(n, m) for m in normal] for n in found.normal.values]).reshape(count, len(normal))
@@ -118,7 +118,7 @@ def rows_of(
 
 
 def lines_of(found: xr.Dataset, truth: dict[str, Any], k: int, j: int) -> list[dict[str, float]]:
-    """A row for each true family of lines of a wall that is in reach, with the family found nearest to it."""
+    """A row for each true family of lines of a wall within reach, with the nearest family found."""
     if "set_boundary" not in truth:
         return []
     normal = truth["normal"][j]
@@ -159,7 +159,7 @@ def lines_of(found: xr.Dataset, truth: dict[str, Any], k: int, j: int) -> list[d
 
 
 def dihedrals_of(found: xr.Dataset, truth: dict[str, Any], pairs: dict[int, int]) -> list[tuple[float, float]]:
-    """How far dihedral angles of junctions of true walls are off, and their stated errors; degree."""
+    """Errors of dihedral angles of junctions of true walls, and their stated errors; degree."""
     wall = {k: j for j, k in pairs.items()}
     out = []
     for n in range(found.sizes.get("junction", 0)):
@@ -232,7 +232,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stacks", nargs="+", type=Path)
-    parser.add_argument("--layers", type=int, help="cut each stack into stacks of so many layers")
+    parser.add_argument("--layers", type=int, help="number of layers of the stacks into which each stack is cut")
     parser.add_argument("--null", type=int, default=0, help="random rolls of each stack")
     asked = parser.parse_args()
     rows: list[dict[str, Any]] = []

@@ -1,9 +1,8 @@
-"""Ways to a weak-beam map side by side: what each shows of the dislocations, of the fringes, and what it leaves.
+"""Comparison of methods for weak-beam maps: visibility of dislocations and fringes, and residuals of the bases.
 
 ``python scripts/evaluate/compare_beams.py STORE`` prints a table of the weak-beam maps of a scan by Gram–Schmidt, PCA,
-NMF, NICA, the rocking curve and the network, and draws them: how well each tells dislocations, where the truth is
-known; how much of the fringes of the strong beam it shows; what a basis leaves of the curves. It writes nothing into
-the store.
+NMF, NICA, the rocking curve and the network, and draws them: how well each separates dislocations, if the truth is
+known; how much of the fringes of the strong beam it shows; the residual of each basis. The store is not changed.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from dfxm_dask.view.compare.distances import boundary_distance
 if TYPE_CHECKING:
     import xarray as xr
 
-NEAR, FAR = 0.5, 2.5  # um from a dislocation line: what a map is to show, and what it is not to
-QUIET = 0.9  # quantile of the high-passed map below which a place counts as free of defects, without truth (our choice)
+NEAR, FAR = 0.5, 2.5  # um from a dislocation line: pixels that a map should show, and pixels that it should not
+QUIET = 0.9  # quantile of the high-passed map below which a pixel counts as free of defects, without truth (our choice)
 PRIOR, ENHANCED, TURNED = "weak beam by prior", "weak beam by prior, enhanced", "KAM of the centre of mass"
 PATCHES, FRAME = "weak beam by patches of LCNN", "best single frame"
 OF_TRUTH = ("AUC", "AUC 2 um", "AP", "AP 2 um")
@@ -52,47 +51,47 @@ def compare_beams(
     Parameters
     ----------
     store : path
-        A scan; nothing is written into it. Background, local peaks and bases are taken from it where they are
-        complete, else made here; bases then fit the layers compared.
+        A scan, which is not changed. Complete backgrounds, local peaks and bases in the store are used; others are
+        computed here, bases from the compared layers.
     out : path
         PNG file.
     layer : int or several, optional
-        Numbers along z, the middle one by default. Scores are means over layers; the figure shows the middle one.
+        Numbers along z, by default the middle one. Scores are means over layers; the figure shows the middle one.
     regions : path, optional
         YAML file with a list of :class:`dfxm_dask.components.drawn_regions.Region` for Gram–Schmidt by hand.
     weights : str
-        Of the network; see :func:`dfxm_dask.beams.classify_beams`.
+        Weights of the network; see :func:`dfxm_dask.beams.classify_beams`.
 
     Returns
     -------
     rows : list of dict
-        Keys of :data:`COLUMNS`, ``note`` and ``truth`` (whether there is one). Scores are NaN where they would mean
-        nothing; ``note`` says why, and what was chosen by the truth.
+        Keys of :data:`COLUMNS`, ``note`` and ``truth`` (whether it is known). Meaningless scores are NaN; ``note``
+        gives the reason, and the choices that were based on the truth.
     path : Path
 
     Raises
     ------
     InputError, RecipeError
-        No such layer, no counts, pixels without a size, or a file of regions that is not one.
+        An unknown layer, no counts, pixels without a size, or an invalid file of regions.
 
     Notes
     -----
-    AUC and AP tell lit pixels within 0.5 um of a true line from those more than 2.5 um away from all, for the map and
-    for the map high-passed over 2 um (``map_scores.high_pass``). ``contamination`` is by
-    the strong beam of :func:`dfxm_dask.beams.integrate_beams` in the latter places; without truth where the high-passed
-    map is below its own 90 % quantile. ``rms left`` is what the basis leaves of all lit treated curves of the layer,
-    beside the least that as many curves of this very layer could leave.
+    AUC and AP compare lit pixels within 0.5 um of a true line with those more than 2.5 um away from all, for the map
+    and for the map high-passed over 2 um (``map_scores.high_pass``). ``contamination`` is the correlation with the
+    strong beam of :func:`dfxm_dask.beams.integrate_beams` in the latter pixels; without truth, where the high-passed
+    map is below its own 90 % quantile. ``rms left`` is the residual of all lit transformed curves of the layer, beside
+    the least residual of any basis of equal size for this layer.
 
     Gram–Schmidt has a coefficient for either tail: "both tails" is the larger of both, each high-passed and in units of
-    its noise (``bases.both_tails``, our choice), so that what it is to be seen
-    beside is the enhanced weak beam (:func:`dfxm_dask.beams.enhance_beams`). "Better tail" and "best of 3" are chosen
-    by the truth, by AUC, with the better sign for PCA. Without truth every one has a row. The best single frame is
-    chosen by the truth, too. KAM (:func:`dfxm_dask.rocking.kam`) is of the centre of mass over 0.5 um, where all scan
-    axes are angles. The note of the enhanced weak beam tells how its mask (:func:`dfxm_dask.beams.threshold_beams`)
-    lies to the true lines and boundaries.
+    its noise (``bases.both_tails``, our choice); it corresponds to the enhanced weak beam
+    (:func:`dfxm_dask.beams.enhance_beams`). "Better tail" and "best of 3" are chosen by the truth, by AUC, with the
+    better sign for PCA. Without truth each has its own row. The best single frame is also chosen by the truth. KAM
+    (:func:`dfxm_dask.rocking.kam`) is that of the centre of mass over 0.5 um, if all scan axes are angles. The note of
+    the enhanced weak beam compares its mask (:func:`dfxm_dask.beams.threshold_beams`) with the true lines and
+    boundaries.
 
-    Frames that are not on one scale are put on one by the monitor or the exposure first, above the darkest place of
-    the layer; then nothing is taken from the store but counts and truth.
+    Frames on different scales are first scaled by the monitor or the exposure, above the darkest tile of the layer; in
+    that case only counts and truth are read from the store.
     """
 
     from dfxm_dask.store.integrity.opened import open_store
@@ -100,7 +99,7 @@ def compare_beams(
     from dfxm_dask.store.scan import open_scan
     from dfxm_dask.view.figures.maps import DPI
 
-    open_store(store)  # what is no store says so first
+    open_store(store)  # refuses a path that is not a store
     path = Path(out)
     refuse_file(path, "--out FILE.png")
     tree = open_scan(store, allow_partial=True)
@@ -138,7 +137,7 @@ def read_regions(path: str | Path) -> list[dict[str, Any]]:
     Raises
     ------
     RecipeError
-        The file cannot be read, is not YAML, or holds no list.
+        The file cannot be read, is not YAML, or contains no list.
     InputError
         An entry is not a region.
     """
@@ -167,7 +166,7 @@ def chosen_layers(tree: xr.DataTree, layer: int | Sequence[int] | None) -> list[
     Raises
     ------
     InputError
-        No raw counts, or no such layer.
+        No raw counts, or an unknown layer.
     """
     raw = tree["raw"].dataset if "raw" in tree else {}
     if "counts" not in raw or "not_complete" in raw["counts"].attrs:
@@ -176,12 +175,12 @@ def chosen_layers(tree: xr.DataTree, layer: int | Sequence[int] | None) -> list[
     asked = [count // 2] if layer is None else [layer] if isinstance(layer, int) else sorted(set(layer))
     wrong = [k for k in asked if not 0 <= k < count]
     if wrong or not asked:
-        raise InputError(f"layers {asked}", f"the scan has {count}, from 0", f"ask for layers from 0 to {count - 1}")
+        raise InputError(f"layers {asked}", f"the scan has {count}, from 0", f"choose layers from 0 to {count - 1}")
     return asked
 
 
 def uneven_by(tree: xr.DataTree, layers: Sequence[int]) -> tuple[str, float] | None:
-    """What puts the frames on one scale, "monitor" or "exposure", and its median; None where they are on one."""
+    """Quantity that scales the frames, "monitor" or "exposure", and its median; None if they need no scaling."""
     from dfxm_dask.frames.scale import UNEVEN
 
     for name in ("monitor", "exposure"):
@@ -195,7 +194,7 @@ def uneven_by(tree: xr.DataTree, layers: Sequence[int]) -> tuple[str, float] | N
 
 
 def prepared(tree: xr.DataTree, uneven: tuple[str, float] | None, layer: int) -> xr.Dataset:
-    """One layer in memory, z kept: counts on one scale, background, local peak and width, lit places."""
+    """One layer in memory, with dim z: counts on one scale, background, local peak and width, lit pixels."""
     from dfxm_dask.beams import local_peak
     from dfxm_dask.beams.classify import dark_level
     from dfxm_dask.frames import background, normalise
@@ -223,7 +222,7 @@ def compared_layer(
     pixel: tuple[float, float],
     weights: str,
 ) -> Compared:
-    """All maps of a layer with their scores; ``away``, ``boundary`` are um (y, x) to true lines and boundaries."""
+    """All maps of a layer with their scores; ``away``, ``boundary`` are distances (um) to true lines and boundaries."""
     from dfxm_dask.beams import classify_beams, enhance_beams, integrate_beams, isolate_lines, threshold_beams
 
     lit = one["lit"].values[0]
@@ -279,7 +278,7 @@ def compared_layer(
 
 
 def misorientation(one: xr.Dataset) -> np.ndarray | None:
-    """Kernel average misorientation (y, x), degree, of the centre of mass; None where a scan axis is no angle."""
+    """Kernel average misorientation (y, x), degree, of the centre of mass; None if a scan axis is not an angle."""
     from dfxm_dask.rocking import kam, moments
 
     found = moments(one, noise_cut=5).compute(**ONE_BY_ONE)
@@ -291,7 +290,7 @@ def misorientation(one: xr.Dataset) -> np.ndarray | None:
 def map_scores(
     image: np.ndarray, strong: np.ndarray, lit: np.ndarray, away: np.ndarray | None, pixel: tuple[float, float]
 ) -> dict[str, float]:
-    """Scores of one map; see :func:`compare_beams`. Without truth only what contaminates it."""
+    """Scores of one map; see :func:`compare_beams`. Without truth only its contamination."""
     passed = high_pass(image, pixel)
     scores = dict.fromkeys(SCORES, float("nan"))
     if away is None:
@@ -309,7 +308,7 @@ def map_scores(
 
 
 def table_rows(found: Sequence[Compared], bases: Sequence[Basis], frames: int) -> list[Row]:
-    """Means over layers; of the maps that may stand for a row the one of largest mean AUC, each one without truth."""
+    """Means over layers; of the candidates for a row the one of largest mean AUC, or all of them without truth."""
     of_row: dict[str, list[str]] = {}
     for compared in found:
         for row, title in compared.scores:
@@ -348,7 +347,7 @@ def table_rows(found: Sequence[Compared], bases: Sequence[Basis], frames: int) -
 
 
 def mask_words(scores: Sequence[Mapping[str, float]]) -> list[str]:
-    """How the mask lies to true lines and boundaries: means over layers, as words; none without truth."""
+    """Agreement of the mask with true lines and boundaries, means over layers, as text; empty without truth."""
     mean = {
         n: float(np.nanmean(v)) for n in (scores[0] if scores else ()) if np.isfinite(v := [s[n] for s in scores]).any()
     }
@@ -363,7 +362,7 @@ def mask_words(scores: Sequence[Mapping[str, float]]) -> list[str]:
 
 
 def layer_means(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each score over the layers that have it; NaN where none has."""
+    """Mean of each score over the layers that have it; NaN if no layer has it."""
     means = {}
     for name in SCORES:
         known = [s[name] for s in scores if np.isfinite(s.get(name, np.nan))]
@@ -372,7 +371,7 @@ def layer_means(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def as_cells(rows: Sequence[Row]) -> list[list[str]]:
-    """The rows as text, in the order of :data:`COLUMNS`; a dash, or "no truth", where there is no number."""
+    """The rows as text, in the order of :data:`COLUMNS`; a dash, or "no truth", for missing numbers."""
     cells = []
     for row in rows:
         texts = {"map": row["map"], "kept": f"{100 * row['kept']:.2g} %", "basis": row["basis"]}
@@ -384,25 +383,25 @@ def as_cells(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def how_to_read(rows: Sequence[Row]) -> str:
-    """Notes of the rows, and what the columns mean: some lines."""
-    places = f"more than {FAR:g} um away from all"
+    """Notes of the rows and explanations of the columns: some lines."""
+    pixels = f"more than {FAR:g} um away from all"
     notes = [f"{row['map']}: {row['note']}" for row in rows if row["note"]]
     lines = [
-        f"AUC, AP: lit pixels within {NEAR:g} um of a true line against those {places}; 2 um: of the high-passed map"
+        f"AUC, AP: lit pixels within {NEAR:g} um of a true line against those {pixels}; 2 um: of the high-passed map"
     ]
     if not any(row["truth"] for row in rows):
         lines = []
-        places = f"where the high-passed map is below its own {100 * QUIET:g} % quantile"
+        pixels = f"where the high-passed map is below its own {100 * QUIET:g} % quantile"
     lines += [
-        f"contamination: |correlation| with the strong beam {places}, both high-passed over 2 um",
-        "rms left, least: of the treated curves (log or counts), and by the best curves of these very layers",
-        "kept: numbers a pixel, of those of the scan",
+        f"contamination: |correlation| with the strong beam {pixels}, both high-passed over 2 um",
+        "rms left, least: of the transformed curves (log or counts), and for the best curves of these layers",
+        "kept: numbers per pixel, relative to those of the scan",
     ]
     return "\n".join([*notes, *lines])
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     from dfxm_dask.sources.paths import beside
     from dfxm_dask.view.tables import say, show_table
 
@@ -412,7 +411,7 @@ def main() -> None:
     parser.add_argument("--layer", type=int, nargs="+", help="layers along z, to be averaged (default: the middle one)")
     words = "boxes for Gram–Schmidt by hand: a list of {name: strong|weak_minus|weak_plus, box: [y0, y1, x0, x1]}"
     parser.add_argument("--regions", type=Path, metavar="FILE.yaml", help=words)
-    parser.add_argument("--weights", default="compact", metavar="NAME|FILE", help="of the network")
+    parser.add_argument("--weights", default="compact", metavar="NAME|FILE", help="weights of the network")
     given = parser.parse_args()
     out = given.out or beside(given.store, "_beams.png")
     rows, path = compare_beams(given.store, out, layer=given.layer, regions=given.regions, weights=given.weights)

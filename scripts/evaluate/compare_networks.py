@@ -1,15 +1,15 @@
-"""Networks side by side: what each costs, and what it tells of layers that none of them saw.
+"""Comparison of networks: cost, and scores on layers that no network was trained on.
 
 ``PYTHONPATH=scripts python scripts/evaluate/compare_networks.py --cache FOLDER`` trains every network of
-:data:`NETWORKS` on the layers of ``scripts/train_beams.py``, prints the table of the README, and draws accuracy against
-cost. It takes hours on one core; each result is kept in the folder, and a second call goes on. ``--only NAME`` trains
+:data:`NETWORKS` on the layers of ``scripts/train_beams.py``, prints the table of results, and draws accuracy against
+cost. It takes hours on one core; each result is kept in the folder, and a second call resumes. ``--only NAME`` trains
 and prints some of them.
 
-All networks but that of the published protocol get patches of the same layers in the same form as ours, labelled patch
-by patch, with the same jitter; so the table compares architectures. Epochs and patches are what a processor does in an
-hour, and stand in the table. VGG16 is judged on every fourth patch; one of 128 px where its four labels agree, which is
-easier, and one of 32 px by the upper left quarter of a patch. The published protocol is its own: six frames labelled as
-a whole, unlit places included.
+All networks except that of the published protocol are trained on patches of the same layers in the same form as ours,
+labelled patch by patch, with the same random variations; so the table compares architectures. Epochs and patches are
+those of an hour of processor time, and are listed in the table. VGG16 is tested on every fourth patch; a patch of 128
+px only if its four labels agree, which is easier, and a patch of 32 px is the upper left quarter of a larger one. The
+published protocol has its own training data: six frames labelled as a whole, including unlit pixels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import large_networks  # noqa: F401  (makes resnet18 and vgg16 known)
+import large_networks  # noqa: F401  (registers resnet18 and vgg16)
 import numpy as np
 import torch
 from scipy.special import expit
@@ -81,23 +81,23 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "every": 2,
     },
 }
-"""Architecture, epochs at most, edge of a patch, and every how many patches are taken."""
+"""Architecture, largest number of epochs, edge of a patch, and stride of the patches used."""
 
 BEAM: StrongBeam = "smeared"
 TESTS = {name: f"{name}-9[0-4]*-plain-{BEAM}.npz" for name in HELD_OUT} | {"shifted": f"hard-9*-shifted-{BEAM}.npz"}
 """The strong beam that networks are tested on, and the layers of each test."""
 
 WHOLE = {"seeds": (960, 961), "shape": (512, 768), "frames": 3, "epochs": 50, "batch": 32, "rate": 1e-3}
-"""The published protocol: layers of `hard`, frames of each class in all, and settings of the published code."""
+"""The published protocol: layers of `hard`, total frames of each class, and settings of the published code."""
 
 
 def resized(data: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
-    """The same patches, each cut down to its upper left corner."""
+    """The same patches, each cropped to its upper left corner."""
     return {**data, "patches": data["patches"][:, :size, :size]}
 
 
 def larger(cache: Path, pattern: str, size: int) -> dict[str, np.ndarray]:
-    """Patches of several patches of 64 px that all have one label."""
+    """Patches composed of several patches of 64 px with equal labels."""
     parts = []
     for path in sorted(cache.glob(pattern)):
         with np.load(path) as kept:
@@ -112,7 +112,7 @@ def larger(cache: Path, pattern: str, size: int) -> dict[str, np.ndarray]:
 
 
 def layers(cache: Path, size: int) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
-    """Patches to train on, and those of each set held out."""
+    """Patches for training, and those of each held-out set."""
 
     def of(pattern: str) -> dict[str, np.ndarray]:
         return larger(cache, pattern, size) if size > 64 else resized(gathered(cache, pattern), size)
@@ -135,7 +135,7 @@ def found_by(net: Any, seen: np.ndarray, temperature: float = 1.0) -> np.ndarray
 
 
 def speed(net: Any, size: int, batch: int, seconds: float = 3.0) -> float:
-    """Patches per second of processor time on one thread; by a loop over single patches where ``batch`` is 0."""
+    """Patches per second of processor time on one thread; one patch at a time if ``batch`` is 0."""
     layout = torch.channels_last if batch else torch.contiguous_format
     net = net.eval().to(memory_format=layout)
     patches = torch.randn(max(batch, 1), 1, size, size).contiguous(memory_format=layout)
@@ -219,7 +219,7 @@ def brightness(name: str, cache: Path) -> dict[str, Any]:
 
 
 def logarithms(frames: np.ndarray) -> np.ndarray:
-    """Logarithm of raw counts, z-scored as a set: the published input, but that 0 counts as 1 and not as −inf."""
+    """Logarithm of raw counts, z-scored as a set: the published input, except that log 0 is set to 0."""
     seen = np.log(np.maximum(frames.astype(np.float32), 1))
     return np.asarray((seen - seen.mean()) / seen.std(), np.float32)
 
@@ -231,7 +231,7 @@ def blocks(frames: np.ndarray) -> np.ndarray:
 
 
 def whole_frames(cache: Path) -> dict[str, Any]:
-    """The published protocol: a class for each of six whole frames, 50 epochs, no regard for what is lit."""
+    """The published protocol: a class for each of six whole frames, 50 epochs, including unlit patches."""
     rng = np.random.default_rng(SEED)
     frames, labels = [], []
     for seed in WHOLE["seeds"]:
@@ -239,7 +239,7 @@ def whole_frames(cache: Path) -> dict[str, Any]:
             counts, truth = kept["frames"], kept["labels"]
         strong = (truth == 2).sum((1, 2)) / np.maximum(np.isin(truth, (1, 2)).sum((1, 2)), 1)
         order = np.argsort(strong, kind="stable")
-        # A person takes frames of each beam that look alike; here those whose truth is the most of one class.
+        # A person chooses typical frames of each beam; here those whose truth is most nearly of one class.
         share = WHOLE["frames"] // 2 + (seed == WHOLE["seeds"][0])
         weak = rng.choice(order[strong[order] == 0], share, replace=False)
         for chosen, kind in ((weak, WEAK), (order[-share:], STRONG)):
@@ -293,12 +293,12 @@ def whole_frames(cache: Path) -> dict[str, Any]:
 
 
 def kept(name: str, cache: Path) -> Path:
-    """Where the result of a network is kept; its weights lie beside it."""
+    """Path of the result of a network; its weights are stored beside it."""
     return cache / "compared" / f"{name.replace(' ', '_').replace(',', '')}.result"
 
 
 def result(name: str, cache: Path) -> dict[str, Any]:
-    """What is known of a network; trained where it is not known yet."""
+    """Result of a network, which is trained if no result exists."""
     path = kept(name, cache)
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
@@ -311,7 +311,7 @@ def result(name: str, cache: Path) -> dict[str, Any]:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """The lines of the README: cost, then accuracy (recall of weak / strong), calibration error of each set."""
+    """Markdown table: cost, then accuracy (recall of weak / strong) and calibration error of each set."""
     tests = list(next(iter(results.values()))["scores"])
     head = ["", "parameters", "patches × epochs", "training, s", "patches/s/core", *tests]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -340,7 +340,7 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True, constrained_layout=True)
     shown = {name: r for name, r in results.items() if r["speed"] and "half" not in name and "whole" not in name}
-    beside = {"ours": (5, -11), "patch embedding": (-4, 7)}  # the names of the fastest would lie on each other
+    beside = {"ours": (5, -11), "patch embedding": (-4, 7)}  # the names of the fastest would overlap
     for ax, test in zip(axes, ("hard", "shifted"), strict=True):
         for name, r in shown.items():
             cost = 1e9 / (r["speed"] * r["size"] ** 2)
@@ -354,7 +354,7 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Train what is missing, measure speeds, then print and draw everything."""
+    """Train missing networks, measure speeds, then print and draw everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="folder for simulated layers and results")
     names = [*NETWORKS, "brightness, per frame", "brightness, per layer"]
@@ -365,7 +365,7 @@ def main() -> None:
     options.cache.mkdir(parents=True, exist_ok=True)
     simulate(options.cache)
     results = {name: result(name, options.cache) for name in options.only}
-    for name, asked in NETWORKS.items():  # all in one run: other work on the machine changes speeds
+    for name, asked in NETWORKS.items():  # all in one run, because other load on the machine changes speeds
         if name in results:
             net = network(asked.get("name", "published"), **asked.get("options", {}))
             size = results[name]["size"]
@@ -374,7 +374,7 @@ def main() -> None:
     for name, r in results.items():
         if "unlit" in r:
             print(
-                f"{name}: {r['training_accuracy']:.1%} right in training; of unlit patches are called {CLASSES[WEAK]}:",
+                f"{name}: {r['training_accuracy']:.1%} right in training; unlit patches classified as {CLASSES[WEAK]}:",
                 r["unlit"],
             )
             print(f"published network, loop over single patches: {r['loop']:.0f} patches/s/core")

@@ -1,4 +1,4 @@
-"""Two large networks that ours is compared with; importing them makes them known to ``network`` and ``train``."""
+"""Two large networks for comparison with ours; importing this module registers them for ``network`` and ``train``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of maps and masks of defects against true lines and boundaries, and how much a map shows of the fringes."""
+"""Scores of maps and masks of defects against true lines and boundaries, and the visibility of fringes in a map."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from dfxm_dask.beams.blocks import block_sums, to_pixels
 from dfxm_dask.errors import InputError
 
 ON_LINE, TAU = 0.25, 1.0
-"""Distances in um: to a line within which a pixel is on it, and within which a mask is at it (our choice)."""
+"""Distances in um to a line: a pixel is on the line within the first, a mask matches it within the second (our
+choice)."""
 SURROUNDINGS = 2.0
-"""Um that a high-passed map is seen against: standard deviation of a Gaussian (our choice). With 2 um as its full width
-half of a line's image is taken off itself."""
+"""Standard deviation in um of the Gaussian whose mean a high-passed map subtracts (our choice). With a full width of 2
+um half of a line's image subtracts itself."""
 
 
 def mask_scores(
@@ -35,12 +36,12 @@ def mask_scores(
         ``precision``, the share of the mask within 1 um of a line; ``or boundary``, the same of a line or a boundary,
         NaN without boundaries; ``recall``, the share of lit pixels on a line that are within 1 um of the mask;
         ``F1``, the harmonic mean of precision and recall; ``HD95`` (um), the larger of the 95 % quantiles of both
-        distances. NaN where there is nothing to count; recall and F1 are 0 for an empty mask.
+        distances. NaN if there are no pixels to count; recall and F1 are 0 for an empty mask.
 
     Notes
     -----
-    A boundary stands out between its dislocations, too, where they are more than 2 um apart: its precision to lines
-    alone is low though nothing is wrong, and that to lines or boundaries tells what is wrong.
+    The mask of a boundary also covers the space between its dislocations, even if they are more than 2 um apart: its
+    precision for lines alone is low although the mask is correct; the precision for lines or boundaries is relevant.
 
     Examples
     --------
@@ -70,19 +71,19 @@ def mask_scores(
 
 
 def auc(values: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> float:
-    """Chance that a positive pixel of a map exceeds a negative one: area under the ROC curve.
+    """Probability that a positive pixel of a map exceeds a negative one: area under the ROC curve.
 
     Parameters
     ----------
     values : array (y, x) or of any shape
-        The higher, the more positive. NaN is left out; infinite values count.
+        Larger for positive pixels. NaN is ignored; infinite values count.
     positive, negative : array of the same shape, bool
-        Pixels of both kinds, such as near a dislocation and far from all. What is neither does not count.
+        Pixels of both kinds, such as near a dislocation and far from all. Other pixels do not count.
 
     Returns
     -------
     float
-        0.5 where the map tells nothing; NaN where one kind has no number.
+        0.5 if the map has no information; NaN if one kind has no pixels.
 
     Raises
     ------
@@ -106,28 +107,28 @@ def auc(values: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> float
 
 
 def average_precision(values: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> float:
-    """Mean precision of all thresholds of a map, each weighing by the positives that it adds.
+    """Mean precision of all thresholds of a map, each weighted by the positives that it adds.
 
     Parameters
     ----------
     values, positive, negative
-        As of :func:`auc`.
+        See :func:`auc`.
 
     Returns
     -------
     float
-        The share of positives where the map tells nothing; NaN where one kind has no number.
+        The share of positives if the map has no information; NaN if one kind has no pixels.
 
     Raises
     ------
     InputError
-        As of :func:`auc`.
+        See :func:`auc`.
 
     Notes
     -----
-    Σ (R_k − R_{k−1}) P_k over the different values in falling order, P and R precision and recall of what is at least
-    that value: equal values come in together, so that their order does not matter. Other than the area under the ROC
-    curve it depends on the share of positives: compare maps of one place only.
+    Σ (R_k − R_{k−1}) P_k over the distinct values in descending order, P and R precision and recall of all pixels of at
+    least that value: equal values enter together, so that their order does not matter. Unlike the area under the ROC
+    curve it depends on the share of positives: compare maps of one region only.
 
     Examples
     --------
@@ -144,16 +145,16 @@ def average_precision(values: np.ndarray, positive: np.ndarray, negative: np.nda
 
 
 def high_pass(values: np.ndarray, pixel: tuple[float, float], length: float = SURROUNDINGS) -> np.ndarray:
-    """Map less its mean over the surroundings.
+    """Map minus the mean over its surroundings.
 
     Parameters
     ----------
     values : array (y, x)
-        What is not finite is left out of the mean.
+        Values that are not finite are excluded from the mean.
     pixel : (float, float), um
         Length of a pixel along y and x; infinite along a side of one pixel.
     length : float, um
-        Standard deviation of the Gaussian that the mean weighs with.
+        Standard deviation of the Gaussian weights of the mean.
 
     Returns
     -------
@@ -163,13 +164,14 @@ def high_pass(values: np.ndarray, pixel: tuple[float, float], length: float = SU
     Raises
     ------
     InputError
-        A length or a pixel that is not above 0, or what is no map.
+        A length or a pixel that is not above 0, or an array that is not a map.
 
     Notes
     -----
-    v − G(v m)/G(m) with m = 1 where v is finite, so that the edge of the sample is no step. G is cut at four standard
-    deviations. Where an eighth of the length is a pixel or more, sums over blocks of that size are blurred instead, and
-    their ratio is interpolated: a hundredth of the work, to about 1 % of what is subtracted (our choice).
+    v − G(v m)/G(m) with m = 1 where v is finite, so that the edge of the sample causes no step. G is truncated at four
+    standard deviations. If an eighth of the length is a pixel or more, sums over blocks of that size are blurred
+    instead, and their ratio is interpolated: 100 times faster, accurate to about 1 % of the subtracted mean (our
+    choice).
 
     Examples
     --------
@@ -183,35 +185,35 @@ def high_pass(values: np.ndarray, pixel: tuple[float, float], length: float = SU
         raise InputError(
             "high-passed map", f"has a length of {length} um and pixels of {pixel} um", "give lengths above 0"
         )
-    known = np.isfinite(values)
-    middle = float(values[known].mean()) if known.any() else 0.0  # digits of a large offset would be lost
+    finite = np.isfinite(values)
+    middle = float(values[finite].mean()) if finite.any() else 0.0  # digits of a large offset would be lost
     high, wide = (max(1, int(length / 8 / p)) for p in pixel)
     sigma = [length / p / n for p, n in zip(pixel, (high, wide), strict=True)]
-    parts = (np.where(known, values - middle, 0.0), known)
+    parts = (np.where(finite, values - middle, 0.0), finite)
     total, weight = (ndimage.gaussian_filter(block_sums(part, (high, wide)), sigma, mode="constant") for part in parts)
     with np.errstate(invalid="ignore", divide="ignore"):
         around = to_pixels((total / weight).astype(np.float32), (high, wide), values.shape)
-        return np.where(known, values - middle - around, np.nan)
+        return np.where(finite, values - middle - around, np.nan)
 
 
 def contamination(values: np.ndarray, fringes: np.ndarray, away: np.ndarray, pixel: tuple[float, float]) -> float:
-    """How much of the strong beam's fringes a map shows where there is no defect: 0 is nothing, 1 is nothing else.
+    """Visibility of the strong beam's fringes in a map where there is no defect: from 0 to 1.
 
     Parameters
     ----------
     values : array (y, x)
-        The map. What is not finite is left out.
+        The map. Values that are not finite are ignored.
     fringes : array (y, x)
         The strong beam.
     away : array (y, x), bool
-        Lit places without defects.
+        Lit pixels without defects.
     pixel : (float, float), um
         Length of a pixel along y and x.
 
     Returns
     -------
     float
-        NaN where fewer than three pixels are left, or one of both does not vary.
+        NaN if fewer than three pixels remain, or one of the two images does not vary.
 
     Raises
     ------
@@ -221,7 +223,7 @@ def contamination(values: np.ndarray, fringes: np.ndarray, away: np.ndarray, pix
     Notes
     -----
     |r| of Pearson between both images, high-passed over 2 um (:func:`high_pass`). Broad shading, which every map
-    shares with the strong beam, does not count; and a defect is no contamination.
+    shares with the strong beam, does not count; neither do defects.
 
     Examples
     --------
@@ -248,6 +250,7 @@ def contamination(values: np.ndarray, fringes: np.ndarray, away: np.ndarray, pix
 
 
 def _kinds(values: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values of the positive and of the negative pixels, checked."""
     values, positive, negative = np.asarray(values), np.asarray(positive), np.asarray(negative)
     for name, mask in (("positive", positive), ("negative", negative)):
         if mask.dtype != bool or mask.shape != values.shape:
@@ -258,5 +261,5 @@ def _kinds(values: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> tu
         raise InputError(
             "scores of a map", f"{int((positive & negative).sum())} pixels are positive and negative", "give each once"
         )
-    known = ~np.isnan(values)
-    return values[positive & known], values[negative & known]
+    valid = ~np.isnan(values)
+    return values[positive & valid], values[negative & valid]

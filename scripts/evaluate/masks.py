@@ -1,7 +1,7 @@
 """Masks of defects against true lines and boundaries, in stacks with known walls.
 
-``python scripts/evaluate/masks.py MAPS.zarr...`` takes stacks of ``bench/boundary_stacks.py`` made with --maps-only,
-makes their masks anew from the contrast, and prints a line for each mask of each stack: F1 at 1 um against the lines,
+``python scripts/evaluate/masks.py MAPS.zarr...`` reads stacks of ``bench/boundary_stacks.py`` made with --maps-only,
+recomputes their masks from the contrast, and prints a line for each mask of each stack: F1 at 1 um against the lines,
 precision to lines and to lines or boundaries, recall, share of the lit pixels; means over layers. Distances are in
 space; lines of another simulator are straight.
 """
@@ -25,7 +25,7 @@ COLUMNS = ("F1", "precision", "or boundary", "recall", "share")
 
 
 def opened(path: Path) -> tuple[xr.Dataset, dict[str, Any], xr.DataTree]:
-    """Maps of a stack, what is true of its planes and lines, and the store."""
+    """Maps of a stack, the truth of its planes and lines, and the store."""
     tree = xr.open_datatree(path, engine="zarr", consolidated=False)
     beams = tree["beams"].to_dataset()[["weak_enhanced", "weak_isolated", "lit", "has_weak_beam"]]
     com = {n: v for n, v in tree["rocking"].to_dataset().items() if n.startswith("com_") or n == "flags"}
@@ -36,10 +36,12 @@ def opened(path: Path) -> tuple[xr.Dataset, dict[str, Any], xr.DataTree]:
 def line_distance(truth: dict[str, Any], z: float, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Distance (um) of the pixels of a layer to the nearest of straight lines: (y, x)."""
     at = np.stack([*reversed(np.meshgrid(y, x, indexing="ij")), np.full((y.size, x.size), z)], axis=-1)
-    found = np.full(at.shape[:2], np.inf)
+    nearest = np.full(at.shape[:2], np.inf)
     for point, line in zip(truth["dislocation_point"], truth["dislocation_line"], strict=True):
-        found = np.minimum(found, np.linalg.norm(np.cross(at - point, np.array(line) / np.linalg.norm(line)), axis=-1))
-    return found
+        nearest = np.minimum(
+            nearest, np.linalg.norm(np.cross(at - point, np.array(line) / np.linalg.norm(line)), axis=-1)
+        )
+    return nearest
 
 
 def masks_of(layer: xr.Dataset) -> dict[str, np.ndarray]:
@@ -77,7 +79,7 @@ def rows_of(path: Path) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stacks", nargs="+", type=Path)
     print("| stack | mask | " + " | ".join(COLUMNS) + " |\n|---|---|" + "---:|" * len(COLUMNS))

@@ -1,4 +1,4 @@
-"""The page of ``compare_beams``: one row of maps for each way to a weak-beam map."""
+"""The page of ``compare_beams``: one row of maps for each method."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIZE = 8  # points
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """What is known of one layer: all maps, their scores by row and title, and why some rows have none."""
+    """One layer: all maps, their scores by row and title, and the reasons for missing scores."""
 
     candidates: list[Candidate]
     scores: dict[tuple[str, str], dict[str, float]]
@@ -56,8 +56,8 @@ def draw_methods(tree: xr.DataTree, layer: int, compared: Compared) -> Figure:
     Returns
     -------
     Figure
-        Each map between its own 1st and 99th percentile, titled with AUC and high-passed AUC where there is a truth.
-        The sign of a map that may have either is the one of larger AUC. The last map of a basis is what it leaves.
+        Each map between its own 1st and 99th percentile, titled with AUC and high-passed AUC if the truth is known.
+        For a map of arbitrary sign, the sign of larger AUC is used. The last map of a basis is its residual.
     """
     from matplotlib.figure import Figure
 
@@ -81,7 +81,7 @@ def draw_methods(tree: xr.DataTree, layer: int, compared: Compared) -> Figure:
 
 
 def foot(compared: Compared) -> str:
-    """How to read the page."""
+    """Explanation of the page."""
     words = "every map between its own 1st and 99th percentile; grey: no value"
     if compared.away is None:
         return words
@@ -92,7 +92,7 @@ def foot(compared: Compared) -> str:
 
 
 def page_rows(compared: Compared) -> list[list[Panel]]:
-    """Panels row by row: beams, and then each basis with what it leaves."""
+    """Panels row by row: beams, and then each basis with its residual."""
     title = "strong beam" if compared.away is None else "strong beam\nand true lines (0.5 µm)"
     rows = [[panel("strong", title, compared.strong, "gray")]]
     of_basis: dict[str, list[Panel]] = {name: [] for name in compared.residuals}
@@ -109,7 +109,7 @@ def page_rows(compared: Compared) -> list[list[Panel]]:
         name = next((n for n in of_basis if c.row.startswith(n)), None)
         (rows[0] if name is None else of_basis[name]).append(panel(c.title, title, sign * c.image))
     for name, panels in of_basis.items():
-        panels.append(panel(f"{name} residual", f"{name}:\nwhat it leaves (rms)", compared.residuals[name]))
+        panels.append(panel(f"{name} residual", f"{name}:\nresidual (rms)", compared.residuals[name]))
         rows.append(panels)
     return rows
 

@@ -1,16 +1,15 @@
-"""Scores of weak-beam maps against the dislocations that a simulation put in.
+"""Scores of weak-beam maps against the dislocations of a simulation.
 
-``python scripts/evaluate/score_beams.py --cache FOLDER`` simulates layers that neither network nor windows were made
-with, runs the recipe on them, and prints a Markdown table: means over layers. Rows beside ours are the published recipe
-and the best single frame. The truth chooses their patches, their frame and, where it says so, their threshold: that is
-more than they would reach.
+``python scripts/evaluate/score_beams.py --cache FOLDER`` simulates layers that were used for neither network nor
+windows, runs the recipe on them, and prints a Markdown table: means over layers. Other rows are the published recipe
+and the best single frame. Their patches, frame and, where stated, threshold are chosen by the truth, which makes them
+better than in practice.
 
-AUC and AP are of lit pixels within 0.5 um of a line against those more than 2.5 um away from all. Precision is the part
-of a mask within 1 um of a line, in space: lines that run just above the layer show in it too; "or boundary" is the part
-within 1 um of a line or of the plane of a boundary. Recall is the part of the
-lines in the layer within 1 um of the mask, and Dice the harmonic mean of both. Lines with g.b = 0 bend no plane that
-the reflection sees: "seen" columns leave them out of what is to be found. They still count as lines where something
-was found.
+AUC and AP compare lit pixels within 0.5 um of a line with those more than 2.5 um away from all. Precision is the share
+of a mask within 1 um of a line, in space: lines just above the layer also show in it; "or boundary" is the share within
+1 um of a line or of the plane of a boundary. Recall is the share of the lines in the layer within 1 um of the mask, and
+Dice the harmonic mean of both. Lines with g.b = 0 do not bend the reflecting planes: "seen" columns exclude them from
+recall. They still count as lines for precision.
 """
 
 from __future__ import annotations
@@ -42,16 +41,16 @@ from dfxm_dask.volume.compare import nearest_distances
 StrongBeam = Literal["smeared", "sharp", "none"]
 PRESETS = ("easy", "hard", "multigrain", "al002")
 SEEDS = (40, 41, 42)
-"""Training drew seeds from 100 on, and windows were chosen on seed 3."""
+"""Training used seeds from 100 on, and windows were chosen on seed 3."""
 SHAPE = (768, 256)
 """About 31 um on both sides."""
 
 OFFSET = 106.0  # counts of the simulated camera without beam
 NEAR, FAR, ON_LINE, TAU = 0.5, 2.5, 0.25, 1.0  # um
-PUBLISHED_LIMIT = 0.6  # in the code published with arXiv:2509.05017v2; the paper names no value
-LIMITS = 16  # thresholds that the truth may choose from
-LEAST_AREA = 0.1  # um2, as threshold_beams
-COPIES = 8  # of a mask, for the level of chance
+PUBLISHED_LIMIT = 0.6  # in the code published with arXiv:2509.05017v2; the paper gives no value
+LIMITS = 16  # number of thresholds from which the truth chooses
+LEAST_AREA = 0.1  # um2, as in threshold_beams
+COPIES = 8  # of a mask, for the chance level
 OF_MASKS = ("precision", "or boundary", "recall", "Dice", "HD95", "seen recall", "seen Dice", "seen HD95")
 COLUMNS = ("AUC", "AUC 1 um", "AP", "AUC seen", "AP seen", *OF_MASKS, "seam")
 
@@ -73,9 +72,9 @@ STEPS = """
 class Layer:
     """One layer with its truth.
 
-    Counts are on one scale, (frame, y, x). ``readings`` are weak patches by truth, (patch_y, patch_x, frame): those all
-    weak, and those mostly weak, each with unlit patches and without, since two classes leave open what those are.
-    ``away``, ``away_seen`` and ``boundary`` are distances (um) to any line, to the lines that are seen, to boundaries.
+    Counts are on one scale, (frame, y, x). ``readings`` are weak patches by truth, (patch_y, patch_x, frame): those
+    completely weak, and those mostly weak, each with unlit patches and without, since two classes do not define these.
+    ``away``, ``away_seen`` and ``boundary`` are distances (um) to any line, to visible lines, and to boundaries.
     """
 
     counts: np.ndarray
@@ -91,7 +90,7 @@ class Layer:
 
 
 def simulated(cache: Path, preset: str, seed: int, beam: StrongBeam) -> Path:
-    """The store of one layer; simulated where it is not there."""
+    """The store of one layer, which is simulated if it does not exist."""
     path = cache / f"{preset}-{seed}-{beam}-{SHAPE[0]}x{SHAPE[1]}.zarr"
     dfxm_dask.simulate(preset, path, layers=1, shape=SHAPE, seed=seed, strong_beam=beam)
     return path
@@ -103,7 +102,7 @@ def reference(store: Path) -> float:
 
 
 def run(store: Path, classify: str, integrate: str, scale: float | None) -> None:
-    """The recipe on a store, with frames put on one scale first where attenuators were moved."""
+    """Run the recipe on a store, after scaling the frames if attenuators were moved."""
     first = ""
     if scale is not None:
         first = f"\n  - normalise: {{by: monitor, reference: {scale!r}, offset: {OFFSET}}}"
@@ -131,7 +130,7 @@ def seen_distance(phantom: Phantom, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def opened(store: Path, phantom: Phantom, scale: float | None) -> Layer:
-    """What all maps are scored with, after the recipe has run."""
+    """Data for scoring all maps, after the recipe has run."""
     tree = dfxm_dask.open_scan(store)
     raw, beams, truth = tree["raw"], tree["beams"], tree["truth"]
     counts, phi = raw.counts[0].values, raw.phi.values
@@ -163,7 +162,7 @@ def opened(store: Path, phantom: Phantom, scale: float | None) -> Layer:
 
 
 def lines(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
-    """Lit pixels on a line, and on a line that is seen: within 0.25 um, or one pixel where that is more."""
+    """Lit pixels on a line, and on a visible line: within 0.25 um, or one pixel if that is more."""
     reach = max(ON_LINE, *layer.sampling)
     return layer.lit & (layer.away < reach), layer.lit & (layer.away_seen < reach)
 
@@ -184,7 +183,7 @@ def scores(layer: Layer, values: np.ndarray, mask: np.ndarray | None = None) -> 
 
 
 def mask_scores(layer: Layer, mask: np.ndarray) -> dict[str, float]:
-    """Columns of the table for a mask: what is found by its distance to lines in space, lines by that to the mask."""
+    """Columns of the table for a mask, from distances of its pixels to lines in space, and of lines to the mask."""
     mask = mask & layer.lit
     if not mask.any():
         unknown = ("precision", "or boundary")
@@ -204,7 +203,7 @@ def mask_scores(layer: Layer, mask: np.ndarray) -> dict[str, float]:
 
 
 def best_mask(layer: Layer, values: np.ndarray) -> dict[str, float]:
-    """Columns for the threshold that the truth would choose: of the largest Dice."""
+    """Columns for the best threshold by truth, that of the largest Dice."""
     least = int(np.ceil(LEAST_AREA / np.prod(layer.sampling)))
     limits = np.unique(np.quantile(values[layer.lit], 1 - np.geomspace(0.003, 0.2, LIMITS)))
     masks = [without_small((values > limit) & layer.lit, least) for limit in limits]
@@ -212,7 +211,7 @@ def best_mask(layer: Layer, values: np.ndarray) -> dict[str, float]:
 
 
 def published(layer: Layer, readings: list[np.ndarray]) -> dict[str, dict[str, float]]:
-    """Rows of the published recipe, its weak patches given as (patch_y, patch_x, frame); the best reading counts."""
+    """Rows of the published recipe, for given weak patches (patch_y, patch_x, frame); the best reading counts."""
     near, far = layer.lit & (layer.away < NEAR), layer.lit & (layer.away > FAR)
     sums = [
         integrate_beams.kernel(
@@ -247,12 +246,12 @@ def single_frame(layer: Layer) -> dict[str, float]:
 def turned(store: Path, layer: Layer) -> dict[str, float]:
     """Row of the misorientation of the centre of mass over 0.5 um, with the threshold of largest Dice."""
     found = dfxm_dask.open_scan(store)["rocking"].kam[0].values
-    known = np.where(np.isfinite(found), found, 0.0)
-    return scores(layer, known) | best_mask(layer, known)
+    finite = np.where(np.isfinite(found), found, 0.0)
+    return scores(layer, finite) | best_mask(layer, finite)
 
 
 def chance(layer: Layer, mask: np.ndarray) -> dict[str, float]:
-    """Row of our mask moved to random places: means over copies."""
+    """Row of our mask shifted to random positions: means over copies."""
     rng = np.random.default_rng(0)
     moved = [np.roll(mask, rng.integers(mask.shape), (0, 1)) for _ in range(COPIES)]
     rows = [mask_scores(layer, copy) for copy in moved]
@@ -260,7 +259,7 @@ def chance(layer: Layer, mask: np.ndarray) -> dict[str, float]:
 
 
 def ours(store: Path, layer: Layer, name: str) -> dict[str, dict[str, float]]:
-    """Rows of what the recipe has just written."""
+    """Rows of the maps and mask in the store."""
     beams = dfxm_dask.open_scan(store)["beams"]
     enhanced, weak, mask = (beams[n][0].values for n in ("weak_enhanced", "weak", "defects"))
     turning = (beams.defects_rotation[0].values & 1) > 0
@@ -273,13 +272,13 @@ def ours(store: Path, layer: Layer, name: str) -> dict[str, dict[str, float]]:
 
 def rows_of(cache: Path, preset: str, seed: int, beam: StrongBeam, network: str | None) -> dict[str, dict[str, float]]:
     """All rows for one layer."""
-    with tempfile.TemporaryDirectory() as folder:  # of a copy: nothing that an older version made is taken for done
+    with tempfile.TemporaryDirectory() as folder:  # on a copy, so that results of older versions are not reused
         store = Path(shutil.copytree(simulated(cache, preset, seed, beam), Path(folder) / "scan.zarr"))
         return rows_in(store, preset, seed, beam, network)
 
 
 def rows_in(store: Path, preset: str, seed: int, beam: StrongBeam, network: str | None) -> dict[str, dict[str, float]]:
-    """All rows for the layer in a store, which the recipe runs in."""
+    """All rows for the layer in a store, on which the recipe runs."""
     (phantom,) = build(preset, layers=1, shape=SHAPE, seed=seed, strong_beam=beam)
     scale = reference(store) if phantom.lighting.attenuation or phantom.lighting.jitter else None
     run(store, "lcnn", "fused", scale)
@@ -319,18 +318,18 @@ def table(every: dict[str, list[dict[str, dict[str, float]]]]) -> str:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, required=True, help="folder that simulated scans are kept in")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help=f"of the layers (default: {SEEDS})")
+    parser.add_argument("--cache", type=Path, required=True, help="folder for the simulated scans")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help=f"seeds of layers (default: {SEEDS})")
     parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=PRESETS)
-    parser.add_argument("--published", metavar="FILE", help="weights of the published network, .safetensors")
+    parser.add_argument("--published", metavar="FILE", help="weights of the published network (.safetensors)")
     parser.add_argument("--strong-beam", default="smeared", choices=get_args(StrongBeam))
     given = parser.parse_args()
     given.cache.mkdir(parents=True, exist_ok=True)
     beam = given.strong_beam
     every = {p: [rows_of(given.cache, p, seed, beam, given.published) for seed in given.seeds] for p in given.presets}
-    print(f"{len(given.seeds)} layers of {SHAPE[0]} x {SHAPE[1]} pixels for each preset, seeds {given.seeds}, {beam}\n")
+    print(f"{len(given.seeds)} layers of {SHAPE[0]} × {SHAPE[1]} pixels for each preset, seeds {given.seeds}, {beam}\n")
     print(table(every))
 
 
