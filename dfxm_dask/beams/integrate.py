@@ -272,7 +272,7 @@ def integrate_beams(
     until : float
         The cut is soft (6 in the specification of the method).
     insist : bool
-        By default a layer without weak beam has no weak-beam images, because their content is not dislocations.
+        By default a layer without weak beam has no weak-beam images, because they would not show dislocations.
     legacy : bool
         ``weak`` then is :func:`~dfxm_dask.beams.integrate.published_sum` of log(max(counts, 1)), from 0 to 1; a patch
         is weak if ``p_weak`` > 0.5. All other maps are NaN.

@@ -53,7 +53,7 @@ def signal() -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
 
 
 def store(data: Data, layers: int) -> Path:
-    """The store with so many layers; made when first asked for."""
+    """The store with a given number of layers, created on first use."""
     path = data.work / f"beams_{layers}.zarr"
     if (path / "complete").exists():
         return path
@@ -79,7 +79,7 @@ def store(data: Data, layers: int) -> Path:
 
 
 def processor(task: Callable[[], Any]) -> float:
-    """Processor time of one call: what else runs on the machine takes turns, which wall time would count."""
+    """Processor time of one call, which excludes other load on the machine, unlike wall time."""
     begun = time.process_time()
     task()
     return time.process_time() - begun
@@ -114,7 +114,7 @@ def axes(path: Path) -> dict[str, np.ndarray]:
 def of_step(
     step: Step, array: Any, buffers: Buffers, layer: np.ndarray, fetch: dict[str, Any], positions: dict[str, np.ndarray]
 ) -> tuple[float, dict[str, np.ndarray]]:
-    """Processor seconds of a step without decoding, and what it made: by tiles where it may be, as units do."""
+    """Processor seconds of a step without decoding, and its result: by tiles where possible, as in a run."""
     reduction = find(step.name)
     wanted = expanded_writes(reduction, ours.AXES, step.parameters)
 

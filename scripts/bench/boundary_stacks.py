@@ -7,8 +7,8 @@
 (``python -m venv VENV; VENV/bin/pip install dfxm-geo==3.0.0``), one scan for each layer: WORK/geo_ideal keeps the
 frames before its camera, which stacks of other fluxes and numbers of layers share. Either way the store is reduced by
 the steps of ``weak_beam_volume`` that come before the gather; with --maps-only the maps are copied to NAME_maps.zarr
-(``xarray.open_datatree``) and the store with its counts is deleted. What is true lies beside as JSON: planes, jumps,
-line families, Burgers vectors, in the axes x, y, z of the store and um.
+(``xarray.open_datatree``) and the store with its counts is deleted. The truth is written beside it as JSON: planes,
+jumps, line families, Burgers vectors, in the axes x, y, z of the store and um.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def reduced(store: Path, maps_only: bool) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Arrays as lists, NaN as null: what JSON holds."""
+    """Arrays as lists and NaN as null, for JSON."""
     if isinstance(value, np.ndarray):
         return [plain(v) for v in value.tolist()]
     if isinstance(value, list):
@@ -91,7 +91,7 @@ def plain(value: Any) -> Any:
 
 
 def finished(store: Path, truth: dict[str, Any]) -> Path:
-    """Write the truth last: a stack with it is whole."""
+    """Write the truth last: it marks a complete stack."""
     path = store.with_suffix(".json")
     path.write_text(json.dumps(plain_table(truth), indent=1))
     return path
@@ -223,7 +223,7 @@ shutil.rmtree(layers[0].parent / "fields", ignore_errors=True)
 """
 """Runs there: the frames of each layer before the camera. One process: it loads and compiles once. Its own acceptance
 of a ray (``AnalyticResolution``) is compiled, which gives the same frames, within 2e-8 of the peak, 5 times faster. Its
-fields of walls have names without the number of lines, and would be taken for those of another number."""
+fields of walls have names without the number of lines, and would be confused with those of another number."""
 
 GEO_CAMERA = """
 import json, pathlib, shutil, sys, h5py, numpy as np

@@ -36,9 +36,9 @@ if __name__ == "__main__":
     name, components = sys.argv[1], int(sys.argv[2])
     frames = np.load("frames.npy")
     given = frames.copy() if name == "nmf" else frames
-    begun = time.perf_counter()
+    start = time.perf_counter()
     images, curves = getattr(decompose, name)(given, components)
-    spent = time.perf_counter() - begun
+    spent = time.perf_counter() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     total = left = 0.0
     for k in range(0, frames.shape[1], 100_000):
@@ -47,7 +47,7 @@ if __name__ == "__main__":
         left += ((part - curves.astype(float) @ images[:, k : k + 100_000].astype(float)) ** 2).sum()
     print(json.dumps({"seconds": spent, "memory": memory, "left": left / total, "version": version("darfix")}))
 """
-"""What the blind separation of darfix 7 calls, on frames in memory; reading them is not in the time."""
+"""The calls of the blind separation of darfix 7, on frames in memory; the time excludes reading."""
 
 
 def recipe(method: str) -> str:
@@ -89,7 +89,7 @@ def left_by(path: Path, method: str) -> float:
 
 
 def against_darfix(data: Data, method: str, faster: float) -> tuple[Row, dict[str, Any] | None, float]:
-    """The row of times, what darfix reached, and the share of squares that ours leave."""
+    """The row of times, the residual of darfix, and that of ours as a share of squares."""
     spent, theirs = run_time(data, method), darfix(data, method)
     left = left_by(ours.store(data, 1), method)
     name = f"{method} ({COMPONENTS}) with maps written, 2 workers, vs darfix"
@@ -114,7 +114,7 @@ def figure_pca(data: Data) -> list[Row]:
 
 
 def figure_nmf(data: Data) -> list[Row]:
-    """Non-negative factors of a layer, and what they leave."""
+    """Non-negative factors of a layer, and their residual."""
     row, theirs, left = against_darfix(data, "nmf", NMF_FASTER)
     if theirs is None:
         return [row]

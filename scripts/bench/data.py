@@ -19,7 +19,7 @@ FULL, QUICK = (2160, 2560), (512, 768)
 OFFSET, READ_VARIANCE, GAIN = 100.0, 4.4, 0.46
 """Counts without light, their variance, variance per count of signal: fitted on single exposures of a PCO camera."""
 ACCUMULATED, REAL_OFFSET = 25, 2500.0
-"""The real frames are sums of this many exposures, with this offset."""
+"""Number of exposures in a real frame, and its offset."""
 CAMERA_DATA = "entry_0000/measurement/data"
 PER_FILE = 10
 PIXEL_UM = 0.65
@@ -28,7 +28,7 @@ Z_STEP_MM = 0.001
 
 @dataclass(frozen=True)
 class Data:
-    """What all figures share: the folder, the size of a frame, and how many layers and repeats to take."""
+    """Settings of all figures: folder, size of a frame, and numbers of layers and repeats."""
 
     work: Path
     shape: tuple[int, int]
@@ -46,7 +46,7 @@ class Data:
         return self.shape[0] * self.shape[1]
 
     def master(self, layers: int) -> Path:
-        """The beamline file with so many layers; written when first asked for."""
+        """The beamline file with a given number of layers, written on first use."""
         path = self.work / f"raw_{layers}" / "scan.h5"
         if not path.exists():
             write_bliss(path, self, layers)

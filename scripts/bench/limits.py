@@ -51,12 +51,12 @@ def figure_memory(data: Data) -> list[Row]:
 
 
 def echo(task: Any) -> Any:
-    """A unit that does nothing and returns as much as it was given."""
+    """A unit that does nothing and returns its argument."""
     return task
 
 
 def idle_units(client: Any, count: int) -> None:
-    """Send so many units of about a kilobyte through the scheduler, as a run does."""
+    """Send a number of units of about a kilobyte through the scheduler, as a run does."""
     units = ({"block": f"z{k:04d}", "payload": "x" * 1000} for k in range(count))
     for _ in windowed(client, echo, units):
         pass

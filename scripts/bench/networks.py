@@ -28,7 +28,7 @@ class Networks:
 
 
 def rate(work: Callable[[], int]) -> float:
-    """Patches a second of processor time: what else runs on the machine takes turns, which wall time would count."""
+    """Patches per second of processor time, which excludes other load on the machine, unlike wall time."""
     begun = time.process_time()
     patches = work()
     return patches / (time.process_time() - begun)

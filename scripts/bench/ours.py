@@ -1,4 +1,4 @@
-"""Every call of the package that a figure makes: its recipes as text, and how a store is made, reduced and cleared."""
+"""Calls of the package by the figures: recipes as text, and functions that create, reduce and clear a store."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ AXES = {"phi": "degree"}
 
 
 def store(data: Data, layers: int) -> Path:
-    """The store with so many layers; layers that are there already are not ingested again."""
+    """The store with a given number of layers; existing layers are not ingested again."""
     path = data.work / f"store_{layers}.zarr"
     ingest(data.master(layers), path, scans(layers))
     return path
@@ -69,7 +69,7 @@ def unit_seconds(recipe: str, target: Path) -> float:
 
 
 def clear(target: Path) -> None:
-    """Remove all results from a store, so that the next run starts anew."""
+    """Remove all results from a store, so that the next run recomputes them."""
     for group in open_store(target).groups():
         if group != "raw":
             shutil.rmtree(target / group)

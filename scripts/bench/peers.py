@@ -71,7 +71,7 @@ def xarray_ingest(master: Path, target: Path) -> None:
 
 
 def open_counts(path: Path, group: str | None, phi: np.ndarray, block: dict[str, int]) -> xr.DataArray:
-    """Counts of any store as xarray sees them, with Dask blocks that suit the layout."""
+    """Counts of any store as an xarray variable, with Dask blocks that suit the layout."""
     counts = xr.open_zarr(path, group=group, chunks=None, consolidated=None if group else False)["counts"]
     counts = counts.chunk(block)
     return counts.drop_vars(list(counts.coords)).assign_coords(phi=phi.astype("f4"))
@@ -137,10 +137,10 @@ def darling_moments(master: Path) -> float:
     """Seconds that darling takes to load a layer and compute its mean and covariance; nothing is written."""
     import darling
 
-    begun = time.perf_counter()
+    start = time.perf_counter()
     data, motors = darling.reader.RockingScan(str(master))("1.1")
     darling.properties.moments(data, motors)
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 DARFIX = """
@@ -152,14 +152,14 @@ logging.disable(logging.CRITICAL)
 if __name__ == "__main__":
     patch = np.load(sys.argv[1])
     def fit(counts):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         maps = fit_rocking_curve_parallel(counts, {"mu": patch["phi"]})[1]
-        return time.perf_counter() - begun, maps
+        return time.perf_counter() - start, maps
     fit(patch["counts"][:, :2])
     spent, maps = min((fit(patch["counts"]) for _ in range(int(sys.argv[2]))), key=lambda pair: pair[0])
     print(json.dumps({"seconds": spent, "version": version("darfix"), "maps": sorted(maps)}))
 """
-"""What ``Dataset.apply_fit`` of darfix 7 calls, without the positioners of a file; runs in the other environment."""
+"""The calls of ``Dataset.apply_fit`` of darfix 7, without the positioners of a file; runs in the other environment."""
 
 
 def darfix_fit(python: str, counts: np.ndarray, phi: np.ndarray, work: Path, repeats: int) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def figure_fit(data: Data) -> list[Row]:
 
 
 def darfix_rate(data: Data, store: Path, rate: float) -> str:
-    """What darfix fits per second on the brightest patch, as a sentence; or why that could not be measured."""
+    """Fits per second of darfix on the brightest patch, as a sentence; or why this could not be measured."""
     if data.darfix_python is None:
         return "darfix not measured here (give --darfix-python)"
     height, width = DARFIX_PATCH

@@ -51,7 +51,7 @@ class Scale:
         return FEW_LAYERS if self.quick else LAYERS
 
     def store(self, layers: int) -> Path:
-        """A store with so many layers; made when first asked for."""
+        """A store with a given number of layers, created on first use."""
         path = self.work / f"sparse_{layers}.zarr"
         return path if (path / "zarr.json").exists() else sparse_store(path, layers)
 
@@ -142,7 +142,7 @@ def make_files(task: UnitTask) -> ledger.Record:
 
 
 def drive_cost(target: Path) -> dict[str, float]:
-    """What a run costs its driver: processor time without that of the units, and memory."""
+    """Cost of a run for its driver: processor time without that of the units, and memory."""
     load_reductions()
     plan(DRIVEN, target)
     ours.clear(target)

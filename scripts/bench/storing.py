@@ -41,7 +41,7 @@ def encoded_chunks(array: ShardedArray) -> list[bytes]:
 
 
 def decode_all(chunks: list[bytes], chunk_bytes: int, buffer: np.ndarray) -> None:
-    """The floor of reading: decode every chunk, into places of one buffer in turn."""
+    """The floor of reading: decode every chunk, into the parts of one buffer in turn."""
     slots = len(buffer) // chunk_bytes
     for k, chunk in enumerate(chunks):
         at = k % slots * chunk_bytes
@@ -100,7 +100,7 @@ def figure_read(data: Data) -> list[Row]:
 
 
 def time_selections(store: Path, repeats: int) -> dict[str, float]:
-    """Median seconds of one frame and one pixel's curve, through the labelled tree and directly; places change."""
+    """Median seconds of one frame and one pixel's curve, by the labelled tree and directly, at changing positions."""
     rng = np.random.default_rng(0)
     counts = dfxm_dask.open_scan(store, chunks=None)["raw"]["counts"]
     array = ours.counts(store)
@@ -129,7 +129,7 @@ def figure_slice(data: Data) -> list[Row]:
     t = pinned(time_selections, ours.store(data, data.layers), 30)
     rows = []
     for name, figure, limit in (("frame", "one frame at (z, phi)", 15), ("curve", "one pixel's curve", 5)):
-        detail = f"median of 30 at random places, 1 core; direct read {1e3 * t[f'{name}, direct']:.2g} ms"
+        detail = f"median of 30 at random positions, 1 core; direct read {1e3 * t[f'{name}, direct']:.2g} ms"
         rows.append(at_most(figure, 1e3 * t[name], limit, "ms", detail))
     return rows
 
@@ -166,7 +166,7 @@ def timed_frames(master: Path, frame: np.ndarray) -> Iterator[tuple[float, int]]
 
 
 def seconds_a_layer(master: Path, target: Path) -> float:
-    """Seconds a layer to ingest three layers: what a store costs once is shared, as in a real scan."""
+    """Seconds per layer to ingest three layers: the initial cost of a store is shared, as in a real scan."""
     begun = time.perf_counter()
     ours.ingest(master, target, ours.scans(INGEST_LAYERS))
     return (time.perf_counter() - begun) / INGEST_LAYERS

@@ -1,4 +1,4 @@
-"""What it costs that runs survive: ledger, digests, locks, and forcing everything to disk."""
+"""Cost of crash safety: ledger, digests, locks, and forcing everything to disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _NoDigest:
 
 @contextmanager
 def careless() -> Iterator[None]:
-    """A run that forces nothing to disk, takes no digest of blocks and inputs, and asks no fence."""
+    """A run that forces nothing to disk, computes no digest of blocks and inputs, and checks no fence."""
 
     def nothing(*_: Any, **__: Any) -> None:
         return None
@@ -47,7 +47,7 @@ class _Hashes:
 
 
 def figure_commit(data: Data) -> list[Row]:
-    """A recipe with and without what makes its blocks survive, in turn, in one process."""
+    """A recipe with and without crash safety of its blocks, in turn, in one process."""
     target = ours.store(data, LAYERS)
 
     def clear() -> None:

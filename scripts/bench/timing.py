@@ -34,7 +34,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the report: what was measured, what is to be reached, and the numbers behind it."""
+    """One line of the report: the measured value, the target, and details."""
 
     figure: str
     measured: str
@@ -54,7 +54,7 @@ def at_least(figure: str, value: float, limit: float, unit: str, detail: str) ->
 
 
 def seconds(task: Task) -> float:
-    """Wall time of one call; or what the call says that it took, where it returns a float."""
+    """Wall time of one call; or the time that the call returns as a float."""
     begun = time.perf_counter()
     said = task()
     return said if isinstance(said, float) else time.perf_counter() - begun
@@ -93,7 +93,7 @@ def _pin(cores: int) -> None:
 
 @contextmanager
 def process(cores: int, *, threads: int = 1) -> Iterator[Callable[..., Any]]:
-    """A fresh process that runs functions and returns what they return, pinned to so many cores from its start.
+    """A new process that runs functions and returns their results, pinned to a number of cores from its start.
 
     Parameters
     ----------

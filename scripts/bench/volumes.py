@@ -22,7 +22,7 @@ WALLS = ((0.0, 25.0), (120.0, -15.0), (228.0, 10.0))  # azimuth of the half plan
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack of so many layers, with about so many true voxels."""
+    """A stack with given numbers of layers and, approximately, true voxels."""
 
     shape: tuple[int, int, int]
     count: float
@@ -45,7 +45,7 @@ class Stack:
         return every[(every >= 0).all(axis=1) & (every[:, 0] < high) & (every[:, 1] < wide)]
 
     def layer(self, number: int, shift: float = 0.0) -> np.ndarray:
-        """One layer of the mask: discs about the spots, as large as the number of true voxels asks."""
+        """One layer of the mask: discs about the spots, as large as the number of true voxels requires."""
         spots = self.spots(number, shift)
         area = self.count / self.shape[0] / max(1, len(spots)) * PITCH[1] * PITCH[2]
         radius = np.sqrt(area / np.pi)
@@ -63,7 +63,7 @@ WARM = Stack((6, 216, 256), 4e4)
 
 
 def _maps(stack: Stack) -> Any:
-    """What a volume is made from, as lazy arrays of three layers."""
+    """Inputs of a volume, as lazy arrays of three layers."""
     import dask.array as da
     import xarray as xr
 

@@ -102,8 +102,8 @@ def test_box_labels__of_a_whole_frame_and_of_nothing() -> None:
             [drawn(2, "weak", 0, 65, 0, 64)],
             r"a\.yaml:2: box \[0, 65, 0, 64\]: is empty or exceeds the frame of 64 rows",
         ),
-        ([drawn(2, "weak", -1, 64, 0, 64)], r"a\.yaml:2: box \[-1, 64, 0, 64\]: is empty or leaves"),
-        ([drawn(2, "weak", 5, 5, 0, 64)], r"a\.yaml:2: box \[5, 5, 0, 64\]: is empty or leaves"),
+        ([drawn(2, "weak", -1, 64, 0, 64)], r"a\.yaml:2: box \[-1, 64, 0, 64\]: is empty or exceeds"),
+        ([drawn(2, "weak", 5, 5, 0, 64)], r"a\.yaml:2: box \[5, 5, 0, 64\]: is empty or exceeds"),
         ([drawn(2, "medium")], r"a\.yaml:2: class 'medium': is unknown; use weak, strong, unlit"),
     ],
 )

@@ -95,7 +95,7 @@ def test_dense__is_finite_where_the_frame_is_not() -> None:
 def test_networks__refuse_what_they_are_not() -> None:
     with pytest.raises(InputError, match=r"network 'compct': is unknown \(did you mean 'compact'\?\)"):
         network("compct")
-    with pytest.raises(InputError, match=r"unexpected keyword argument 'depth'.*leave out"):
+    with pytest.raises(InputError, match=r"unexpected keyword argument 'depth'.*omit"):
         network("compact", depth=3)
     with pytest.raises(InputError, match="patch of 65 pixels: is not a multiple of 2; use 64"):
         published(65)

@@ -309,7 +309,7 @@ def test_evidence__scan_that_leaves_the_peak_out():
     found = local_peak.kernel(*part, made.y, made.x, background_map=made.level)
     assert not found["has_weak_beam"]
     assert found["cut_off"] > 0.8
-    assert any("brightest at an end of the scan" in reason for reason in words(found))
+    assert any("have their maximum at an end of the scan" in reason for reason in words(found))
 
 
 def test_evidence__background_that_is_too_high():

@@ -172,7 +172,7 @@ def test_load__refuses_what_does_not_fit(saved: Path) -> None:
         load(saved, architecture="published")
     wider = {"name": "compact", "options": {**OPTIONS, "widths": [4, 16]}}
     change(saved, architecture=wider)
-    with pytest.raises(InputError, match=r"are not of .*16.*features\.3\.weight"):
+    with pytest.raises(InputError, match=r"do not belong to .*16.*features\.3\.weight"):
         load(saved)
     change(saved, architecture={"name": "transformer"})
     with pytest.raises(InputError, match="network 'transformer': is unknown"):
@@ -210,7 +210,7 @@ def test_save__refuses_what_cannot_be_loaded_again(tmp_path: Path) -> None:
     for temperature in (0.0, np.nan, -1.0):
         with pytest.raises(InputError, match="temperature: is"):
             save(path, net, **{**TOLD, "temperature": temperature})
-    with pytest.raises(InputError, match="are not those of"):
+    with pytest.raises(InputError, match="do not belong to"):
         save(path, net, **{**TOLD, "architecture": {"name": "published"}})
     with pytest.raises(InputError, match="values that JSON cannot represent"):
         save(path, net, **{**TOLD, "scores": {"accuracy": np.float32(1)}})
