@@ -52,7 +52,7 @@ from dfxm_dask.schema import (
 EVIDENCE = (
     HAS_WEAK_BEAM,
     Variable("weak_of_lit", ("z",), "float32", "1", "share of lit voxels in the weak-beam part of the rocking curve"),
-    Variable("tail", ("z",), "float32", "1", "tail height of the median rocking curve relative to its peak"),
+    Variable("tail", ("z",), "float32", "1", "tail height relative to the peak of the median rocking curve"),
     Variable(
         "scatter",
         ("z",),

@@ -10,7 +10,7 @@ from dfxm_dask.beams.prior import UNLIT, WEAK, WEAK_UNTIL, hard_labels, peak_and
 LEAST_WEAK = 0.10  # of the lit voxels
 MOST_TAIL = 0.05  # of the peak of the median curve
 MOST_SCATTER = 0.055  # half widths: between simulated weak beams (up to 0.045) and deformed grains (from 0.071 on)
-QUIET = 0.25  # of the lit blocks: lines and walls leave that many undisturbed, cold work leaves none
+QUIET = 0.25  # of the lit blocks: lines and walls leave this fraction undisturbed, cold work leaves none
 LEAST_STEPS = 2.0  # scan steps in half a FWHM: presets have 2.5 to 4.4, the mosaicity scan of ID03 1.4
 NUMBERS = ("weak_of_lit", "tail", "scatter", "cut_off", "width_steps")
 """Arguments of :func:`reasons`, in order."""
