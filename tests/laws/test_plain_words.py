@@ -49,7 +49,7 @@ RIDDLES = {  # what to write instead: patterns, without capitals
     "get zero weight, be weighted": r"weighs?|weighed",
     "vary, drift": r"wanders?|wandered",
     # Negations turned round.
-    "is not a": r"(?:is|are|was) no(?<!there is no)(?<!there are no)(?<!there was no)(?! longer| more| less| \w+er than)",
+    "is not a": r"(?:is|are) no(?<!there is no)(?<!there are no)(?! longer| more| less| \w+er than)",
     "there are no ...; is not": r"(?:is|are|was|were) none|(?:has|have|had) none",
     "only, except": r"(?:none|nothing|all|any|anything|everything|last|no \w+) but|but for",
     "is not in, lacks, does not contain": r"(?:has|have|had) not(?! yet\b| been\b| \w+(?:ed|en|wn|un|ne)\b)",
@@ -88,7 +88,7 @@ RIDDLES = {  # what to write instead: patterns, without capitals
     "option, argument, name, text": r"words?(?<!64 words)(?<!in other words)(?! of bits)",
     "exceed, be listed, lie": r"stands?|stood",
     "to arrange": r"to lay|lays",
-    "in full, unsplit, complete": r"(?:keeps?|kept|reads?|searched|written|there|is|are|be|committed|copied|left|holds?) whole",
+    "in full, unsplit, complete": r"(?:keeps?|kept|reads?|written|there|is|are|be|committed|copied|left|holds?) whole",
     "useful": r"of use|use in it",
     "name the thing": r"things?",
 }
@@ -115,7 +115,7 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.JoinedStr):
                 inside.update(node.values)
-                yield node.lineno, "".join(v.value if isinstance(v, ast.Constant) else "X" for v in node.values)
+                yield node.lineno, "".join(str(v.value) if isinstance(v, ast.Constant) else "X" for v in node.values)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in inside:
                 if " " in node.value:
                     yield node.lineno, node.value
