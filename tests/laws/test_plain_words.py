@@ -19,7 +19,6 @@ NOT_YET: tuple[str, ...] = (
     "dfxm_dask/engine",
     "dfxm_dask/errors.py",
     "dfxm_dask/example.py",
-    "dfxm_dask/frames",
     "dfxm_dask/memory.py",
     "dfxm_dask/optics",
     "dfxm_dask/parameters.py",
@@ -88,7 +87,7 @@ RIDDLES = {  # what to write instead: patterns, without capitals
     "option, argument, name, text": r"words?(?<!64 words)(?<!in other words)(?! of bits)",
     "exceed, be listed, lie": r"stands?|stood",
     "to arrange": r"to lay|lays",
-    "in full, unsplit, complete": r"(?:keeps?|kept|reads?|written|there|is|are|be|committed|copied|left|holds?) whole",
+    "in full, unsplit, complete": r"(?:keeps?|kept|reads?|written|is|are|be|committed|copied|left|holds?) whole(?! n)",
     "useful": r"of use|use in it",
     "name the thing": r"things?",
 }
