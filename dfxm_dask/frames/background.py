@@ -1,4 +1,4 @@
-"""Background: the counts of each pixel when it diffracts nothing."""
+"""Background: the counts of each pixel while it does not diffract."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BLOCK = 4  # frames that are sorted in, and sorted rows that they pass, in one g
 
 @njit(nogil=True, cache=True)
 def sift(smallest, slots):
-    """Puts the last row of a strip into the sorted rows before it; what falls out at the end is lost."""
+    """Insert the last row of a strip into the sorted rows before it; the largest value of each column drops out."""
     here = np.uintp(slots * STRIP)
     for k in range(slots):
         there = np.uintp(k * STRIP)
@@ -36,7 +36,7 @@ def sift(smallest, slots):
 
 @njit(nogil=True, cache=True)
 def _pass(smallest, row):
-    """Lets four new rows, the first of the strip, pass four of the sorted rows: each keeps what is smaller."""
+    """Compare four new rows, the first of the strip, with four of the sorted rows: these keep the smaller values."""
     here = np.uintp((1 + row) * BLOCK * STRIP)
     for n in range(STRIP):
         x = np.uintp(n)
@@ -55,7 +55,7 @@ def _pass(smallest, row):
 
 @njit(nogil=True, cache=True)
 def _take(line, start, row, empty):
-    """Copies a piece of a row, and notes its NaN."""
+    """Copy a piece of a row, and mark its NaN."""
     for n in range(row.size):
         count = line[np.uintp(start) + np.uintp(n)]
         row[n] = count
@@ -65,7 +65,7 @@ def _take(line, start, row, empty):
 
 @njit(nogil=True, cache=True)
 def _between(low, high, part, empty, result):
-    """The two forms of numpy's interpolation: exact at both ends."""
+    """Linear interpolation in the two forms that numpy uses, exact at both ends."""
     for n in range(result.size):
         below, above = np.float64(low[n]), np.float64(high[n])
         value = below + (above - below) * part if part < 0.5 else above - (above - below) * (1 - part)
@@ -107,7 +107,7 @@ def _quantile(line, starts, row_step, position, largest, result):
 
 
 def _mixed_quantile(rank: float, scale: np.ndarray) -> float:
-    """Quantile of what is drawn in equal parts from Gaussians about 0 of these standard deviations."""
+    """Quantile of an equal mixture of Gaussians about 0 with these standard deviations."""
     scale = scale[np.isfinite(scale)]  # frames without a scale have no counts either
     if not scale.size:
         return float("nan")
@@ -133,40 +133,50 @@ def background(
     *,
     method: Annotated[
         Literal["quantile", "scalar", "dark", "none"],
-        Field(description="low quantile of each pixel's curve, one number, the dark image, or zero"),
+        Field(description="source: a low quantile of each pixel's curve, one number, the dark image, or zero"),
     ] = "quantile",
     quantile: Annotated[
-        float, Field(ge=0, lt=1, description="for method quantile: the part of the scan below it")
+        float,
+        Field(ge=0, lt=1, description="for method 'quantile': fraction of the scan that lies below the background"),
     ] = 0.1,
     value: Annotated[
-        float | None, Field(description="for method scalar: the background", json_schema_extra={"unit": "count"})
+        float | None, Field(description="for method 'scalar': the background", json_schema_extra={"unit": "count"})
     ] = None,
 ) -> dict[str, np.ndarray]:
-    """Counts of each pixel without diffracted beam.
+    """Background of each pixel: its counts without diffracted beam.
+
+    A pixel of a grain diffracts in a part of the scan only. A low quantile of its counts over all scan positions
+    estimates its background, detector offset included. Where the noise is known, the difference between that
+    quantile and the mean of the background is corrected.
 
     Parameters
     ----------
     frame_scale : array, optional
-        The noise of each frame was multiplied by it.
+        Factor by which the noise of each frame was scaled.
     method : "quantile", "scalar", "dark" or "none"
-        The quantile is that over all scan positions.
+        The quantile runs over all scan positions.
     quantile : float in [0, 1)
-        Our choice: 0.1, right where the pixel diffracts in less than about four fifths of the scan.
+        Our choice: 0.1, correct for pixels that diffract in less than about four fifths of the scan.
 
     Raises
     ------
     InputError
-        A value without method "scalar" or the reverse; method "dark" without a dark image.
+        ``value`` without method "scalar" or the reverse; method "dark" without a dark image.
 
     Notes
     -----
-    The quantile is numpy's ``linear`` one: position q (n − 1) among the n sorted counts, interpolated. It lies below
-    the mean background by a part of the noise, which is added back where the noise is known: the expected order
-    statistic of n Gaussian samples in Blom's form, z((q (n − 1) + 5/8) / (n + 1/4)), z the normal quantile (of a
-    mixture of Gaussians where frames were scaled). Without it
-    the remaining pedestal pulled the centre of mass of a real scan of 2666 frames to mid-scan. Where a pixel
-    diffracts over the whole scan no method that looks at the scan alone finds its background: take a dark image there.
-    NaN anywhere in the curve gives NaN. The cost of a voxel grows with the number of frames below the quantile.
+    The quantile is the one that numpy calls ``linear``: position q (n − 1) among the n sorted counts, interpolated.
+    It lies below the mean background by a part of the noise σ. Where σ is known, the expected order statistic of n
+    Gaussian samples in Blom's form is added back::
+
+        background = quantile − σ z((q (n − 1) + 5/8) / (n + 1/4))
+
+    with z the quantile function of the normal distribution, or of a mixture of Gaussians for scaled frames. Without
+    this correction the remaining pedestal pulled the centre of mass of a real scan of 2666 frames to mid-scan.
+
+    The scan alone cannot yield the background of a pixel that diffracts at all scan positions: use a dark image for
+    it. NaN anywhere in the curve gives NaN. The computing time of a voxel grows with the number of frames below the
+    quantile.
 
     References
     ----------
@@ -192,14 +202,14 @@ def background(
         raise InputError(
             f"background: method {method!r}",
             "has no value" if value is None else f"takes no value (found {value})",
-            "give value=<counts>" if value is None else "leave out value, or say method='scalar'",
+            "give value=<counts>" if value is None else "leave out value, or set method='scalar'",
         )
     if method == "dark":
         if dark is None:
             raise InputError(
                 "background: method 'dark'",
                 "there is no dark image",
-                "ingest the scan with a dark image, or take method='quantile' or 'scalar'",
+                "ingest the scan with a dark image, or set method='quantile' or 'scalar'",
             )
         return {"background_map": dark.astype(np.float32)}
     result = np.full(shape, np.nan if value is None else value, np.float32)

@@ -1,4 +1,4 @@
-"""Hot and dead pixels: those whose background is not like that of their neighbours."""
+"""Hot and dead pixels: pixels whose background deviates from that of their neighbours."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dfxm_dask.reduction import reduction
 from dfxm_dask.schema import BACKGROUND, HOT
 
 REACH = 2  # the neighbourhood is 5 × 5 without its centre: 24 pixels
-HALF = 13  # of which the 13 smallest hold the median, however many are missing
+HALF = 13  # the 13 smallest of these contain the median, however many are missing
 
 
 @njit(nogil=True, cache=True)
 def _deviation(padded, result):
-    """Value minus the median of the neighbours that exist; `padded` has +inf where there is none."""
+    """Value minus the median of the existing neighbours; `padded` is +inf beyond the frame and at missing values."""
     rows, columns = result.shape
     smallest = np.empty((HALF + 1) * STRIP, np.float32)
     value = smallest[HALF * STRIP :]
@@ -50,30 +50,37 @@ def hot_pixels(
     background_map: np.ndarray,
     *,
     threshold: Annotated[
-        float, Field(gt=0, description="deviation from the neighbours in robust standard deviations")
+        float, Field(gt=0, description="deviation from the neighbours, in robust standard deviations, above which hot")
     ] = 8.0,
     floor: Annotated[
         float,
-        Field(gt=0, description="least standard deviation of the deviations", json_schema_extra={"unit": "count"}),
+        Field(gt=0, description="lower bound of that robust standard deviation", json_schema_extra={"unit": "count"}),
     ] = 1.0,
 ) -> dict[str, np.ndarray]:
-    """Pixels whose background deviates from their neighbours: hot ones and dead ones.
+    """Hot and dead pixels: a mask of pixels whose background deviates from that of their neighbours.
+
+    The background of each pixel is compared with the median of its 24 neighbours in 5 × 5 pixels. A pixel is marked
+    where this difference exceeds ``threshold`` robust standard deviations, of the layer or of its surroundings,
+    whichever is larger. Later steps leave marked pixels out.
 
     Parameters
     ----------
     threshold : float
-        Our choice: 8, so that a layer of 5 million good pixels has none.
+        Our choice: 8, at which no pixel of a layer of 5 million good pixels is marked.
     floor : float, count
-        A constant background would have 0 (our choice: 1 count).
+        Without a lower bound, the standard deviation of a constant background would be 0 (our choice: 1 count).
 
     Notes
     -----
-    d = background − median of the 24 neighbours in 5 × 5 pixels (those that exist and are numbers); the robust
-    standard deviation is 1.4826 times the median of abs(d − median(d)) over the layer, or 1.4826 times the median of
-    abs(d) of the 24 neighbours where that is more; hot where abs(d) exceeds threshold times that. Where a grain
-    diffracts over most of the scan its texture stands in the background, and a pixel has to exceed that. A pixel
-    without a number, or without any neighbour, cannot be judged and is not flagged; its maps are NaN anyway. A block of
-    more than 12 bad pixels in 25 hides itself.
+    With the medians over the finite neighbours of a pixel (n) and over the layer::
+
+        d = background − median_n(background)
+        σ = 1.4826 max(median_layer(abs(d − median_layer(d))), median_n(abs(d)))
+        hot where abs(d) > threshold × max(σ, floor)
+
+    Where a grain diffracts over most of the scan, its texture remains in the background; the median over the
+    neighbours allows for that. Pixels without a finite background or without a finite neighbour are not marked; their
+    maps are NaN anyway. A cluster of more than 12 bad pixels in 25 escapes detection.
 
     References
     ----------
@@ -101,13 +108,13 @@ def hot_pixels(
         return {"hot": np.zeros(background_map.shape, bool)}
     sigma = max(1.4826 * float(np.median(np.abs(known - np.median(known)))), floor)
     size = np.abs(deviation)
-    around = np.nan_to_num(size - _from_neighbours(size))  # the median size of the deviations of its neighbours
+    around = np.nan_to_num(size - _from_neighbours(size))  # median size of the deviations of the neighbours
     with np.errstate(invalid="ignore"):
         return {"hot": size > threshold * np.maximum(sigma, 1.4826 * around)}
 
 
 def _from_neighbours(image: np.ndarray) -> np.ndarray:
-    """Difference of every pixel from the median of its neighbours; NaN where either is unknown."""
+    """Difference between every pixel and the median of its neighbours; NaN where either is unknown."""
     result = np.full(image.shape, np.nan, np.float32)
     padded = np.pad(image, REACH, constant_values=np.inf)
     padded[~np.isfinite(padded)] = np.inf

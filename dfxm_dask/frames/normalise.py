@@ -1,4 +1,4 @@
-"""Counts on one scale: what every frame would have shown at the same beam or the same exposure."""
+"""Counts on one scale: those of every frame at the same incident beam or the same exposure."""
 
 from __future__ import annotations
 
@@ -46,52 +46,61 @@ def normalise(
     *,
     by: Annotated[
         Literal["auto", "monitor", "exposure"],
-        Field(description="what the frames are divided by; auto: what they follow, nothing where frames are even"),
+        Field(description="divisor of the frames; 'auto': the quantity that they follow, none where frames are even"),
     ] = "auto",
     reference: Annotated[
         float | None,
-        Field(gt=0, description="monitor counts (or seconds) at which counts stay as they are"),
+        Field(gt=0, description="monitor counts (or seconds) at which counts remain unchanged"),
     ] = None,
     offset: Annotated[
         float | None,
         Field(
-            description="detector offset, which the beam does not scale; by default from the dark parts of the frames",
+            description="detector offset, independent of the beam; by default from the dark parts of the frames",
             json_schema_extra={"unit": "count"},
         ),
     ] = None,
 ) -> dict[str, np.ndarray]:
-    """Counts as they would be at a reference beam or exposure.
+    """Detector counts normalised to a reference beam or exposure.
+
+    The counts of each frame above the detector offset are multiplied by the ratio of a reference to the monitor counts
+    (or the exposure time) of that frame. By default this happens only where the beam differs by more than 1.5 times
+    within a layer and the frames follow it; otherwise the counts remain unchanged, bit for bit. The normalised counts
+    are float32 and are passed on to later steps of the run; they are not stored.
 
     Parameters
     ----------
     saturation : array, optional
-        The largest value of an integer dtype where it is not known.
+        Where unknown, a well is full at the largest value of an integer dtype.
     by : "auto", "monitor" or "exposure"
-        "auto" takes the one that differs by more than 1.5 times within a layer and that the frames follow; where there
-        is none the counts stay as they are, bit for bit.
+        "auto" selects the one that differs by more than 1.5 times within a layer and that the frames follow.
     reference : float
-        By default that at which the noise of a sum over the scan stays what it was, over all layers
+        By default the value that preserves the noise of a sum over the scan, over all layers
         (:func:`dfxm_dask.frames.scale.settle_scale`).
     offset : float, count
-        Subtracted before and added after; see :func:`dfxm_dask.frames.scale.settle_scale`.
+        Subtracted before and added after scaling; see :func:`dfxm_dask.frames.scale.settle_scale`.
 
     Returns
     -------
     dict
-        ``full_well`` marks what the scaled counts no longer tell. ``frame_scale`` is the factor of the counts above the
-        offset, and of their noise.
+        ``full_well`` marks saturated pixels, which the scaled counts no longer reveal. ``frame_scale`` is the factor of
+        the counts above the offset, and of their noise.
 
     Raises
     ------
     InputError
-        Frames need one scale and the scan has no monitor or exposure for it, or one with a value that is not a positive
-        number, or does not tell the detector offset. In the kernel, which sees a part of one layer: no numbers.
+        The frames require normalisation, but the scan has no monitor or exposure, or one with values that are not
+        positive, or its frames do not determine the detector offset. The kernel, which receives a part of one layer,
+        raises it where ``by``, ``reference`` or ``offset`` is not given as a number.
 
     Notes
     -----
-    I' = (I − offset) × reference / monitor + offset. The defaults are
-    settled once for all layers, when a run is planned or a lazy Dataset is built, by monitor, exposure and the sums of
-    patches that ingest keeps; a run records the numbers in the provenance of every step that reads the counts.
+    For counts I of a frame::
+
+        I' = (I − offset) × reference / monitor + offset
+
+    The defaults are computed once for all layers, when a run is planned or a lazy Dataset is built, from monitor,
+    exposure and the sums of patches that ingest stores. A run records the numbers in the provenance of every step that
+    reads the counts.
 
     Our own definition.
 
@@ -115,7 +124,7 @@ def normalise(
         if value is None:
             raise InputError(
                 f"normalise: parameter {name!r} of the kernel",
-                "is not given, and a part of one layer does not tell it",
+                "is not given, and a part of one layer does not determine it",
                 "give by=, reference= and offset=, or call normalise(dataset)",
             )
     beam = monitor if by == "monitor" else exposure
@@ -124,14 +133,14 @@ def normalise(
         raise InputError(
             f"normalise by {by}",
             f"the scan has no {by}",
-            f"name its counter in the beamline configuration and ingest again, or take by={other!r}",
+            f"name its counter in the beamline configuration and ingest again, or set by={other!r}",
         )
     bad = ~(np.isfinite(beam) & (beam > 0))
     if bad.any():
         raise InputError(
             f"normalise by {by}",
             f"{int(bad.sum())} of {beam.size} frames have a {by} that is not a positive number",
-            "leave these frames out of the scan, or do not normalise",
+            "exclude these frames from the scan, or do not normalise",
         )
     rows, columns, *lengths = counts.shape
     frames = np.moveaxis(counts, (0, 1), (-2, -1))

@@ -1,4 +1,4 @@
-"""One scale for the frames of a scan: whether they need one, by what, and the detector offset that no beam scales."""
+"""Scale of the frames of a scan: whether they need normalisation, by which quantity, and the detector offset."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from dfxm_dask.frames.statistics import PATCH_STATISTICS
 from dfxm_dask.schema import EXPOSURE, MONITOR
 
 UNEVEN = 1.5
-"""Largest over smallest beam among the frames of a layer above which frames are not on one scale. A storage ring loses
-a few per cent during a scan, an attenuator takes half and more (our choice)."""
+"""Ratio of the largest to the smallest beam among the frames of a layer above which they need normalisation. The
+current of a storage ring decays by a few per cent during a scan; an attenuator absorbs half the beam or more (our
+choice)."""
 
 BEAMS = (MONITOR.name, EXPOSURE.name)
 PIXELS, SUM = (next(v for v in PATCH_STATISTICS if v.name == name) for name in ("patch_n", "patch_sum"))
 SEEN = (MONITOR, EXPOSURE, PIXELS, SUM)
-"""What is known of the brightness of frames without reading them."""
+"""Variables that describe the brightness of frames without reading them."""
 
-LAYERS = 16  # of a stack, evenly spread, that brightness and offset are taken from
-FLOOR = 0.3  # counts of a patch mean, which noise and drift of a camera hide
-FOLLOWS, STRAYS = 0.7, 1.4  # of the roughness of a scan before: after division by a beam that frames follow, or do not
-SAME = 0.95  # rank correlation of a smooth counter with all light of the frames, from which on it counts that light
-JUMPS = 3  # up and down beyond one peak, all patches alike, that no rocking curve makes
+LAYERS = 16  # of a stack, evenly spread: brightness and offset are computed from these
+FLOOR = 0.3  # counts of a patch mean below noise and drift of a camera
+FOLLOWS, STRAYS = 0.7, 1.4  # ratio of roughness after to before division, by a beam that frames follow, or do not
+SAME = 0.95  # rank correlation of a smooth counter with all light of the frames above which it measures that light
+JUMPS = 3  # changes of direction beyond one peak, common to all patches, that a rocking curve does not have
 MOST_OFFSET_ERROR = 10.0  # count
 OFFSET_ERROR, BEYOND = 2.0, 0.1
-"""Times the formal error, and times what the offset lies below the darkest patch: ten simulated offsets strayed
-by an rms of 1.0 of both in quadrature, none by more than 2."""
+"""Factors of the formal error, and of the distance of the offset below the darkest patch: the errors of ten simulated
+offsets had an rms of 1.0 of both in quadrature, and did not exceed 2."""
 
 
 Level = dict[int, np.ndarray]
@@ -38,7 +39,7 @@ Level = dict[int, np.ndarray]
 
 @dataclass(frozen=True)
 class Beam:
-    """One of monitor and exposure: (z, frame), its largest ratio within a layer, and how many values are unusable."""
+    """Monitor or exposure (z, frame), its largest ratio within a layer, and the number of unusable values."""
 
     name: str
     values: np.ndarray
@@ -49,43 +50,47 @@ class Beam:
 def settle_scale(
     parameters: Mapping[str, Any], seen: Mapping[str, np.ndarray], lengths: tuple[int, ...]
 ) -> tuple[dict[str, Any] | None, str]:
-    """Parameters of ``normalise`` as numbers, by what is known of the brightness of frames.
+    """Parameters of ``normalise`` as numbers, from monitor, exposure and the stored brightness of the frames.
 
     Parameters
     ----------
     parameters : mapping
         ``by``, ``reference`` and ``offset`` as given.
     seen : mapping of str to array
-        Those of :data:`SEEN` that the scan has, z first, then the scan axes.
+        Variables of :data:`SEEN` that exist in the scan, z first, then the scan axes.
     lengths : tuple of int
-        Of the scan axes.
+        Numbers of positions along the scan axes.
 
     Returns
     -------
     parameters : dict or None
         None where frames are on one scale already.
     told : str
-        What was found, for a user; empty where there is nothing to tell.
+        Remark for the user; empty where there is nothing to report.
 
     Raises
     ------
     InputError
-        Frames need one scale, and monitor, exposure or offset do not allow it.
+        Frames require normalisation, and monitor, exposure or offset do not allow it.
 
     Notes
     -----
-    A beam that varies by more than 1.5 within a layer is divided by if the frames follow it. That shows in the
-    logarithm of the mean of every frame along the fastest scan axis: divided by the beam of its frames, a rocking curve
-    becomes smoother (the root mean square of its second differences, over its range) than undivided; divided by
-    anything else it becomes rougher. Where neither is clear, the beam is believed, unless it is a smooth curve that
-    rises and falls with all light of the frames: a counter of the diffracted beam does, also beside diffuse light.
-    Layers that differ only from one another are left as they are, and that is told.
+    Frames are divided by a beam that varies by more than 1.5 times within a layer, if they follow it. The test uses the
+    logarithm of the mean of every frame along the fastest scan axis: division by the true beam makes this rocking curve
+    smoother (root mean square of its second differences, relative to its range); division by any other quantity makes
+    it rougher. Where the test is not clear, the beam is trusted, unless it is a smooth curve that rises and falls with
+    the total light of the frames: then the counter measures the diffracted beam, with or without diffuse light. If only
+    whole layers differ from one another, counts remain unchanged, and a remark reports the difference.
 
-    The reference is 1 / sqrt(mean(1 / beam²)) over all frames: the noise of a sum over the scan then stays that of the
-    recorded counts, by which later steps judge. That of single frames does not: frames behind the strongest attenuator
-    are noisier, the others less.
+    The reference, over all frames, is::
 
-    The offset is where frames in which the sample hardly diffracts would stand at no beam (:func:`_at_no_beam`).
+        reference = 1 / sqrt(mean(1 / beam²))
+
+    The noise of a sum over the scan is then that of the recorded counts, on which the thresholds of later steps rely.
+    The noise of single frames changes: it increases behind the strongest attenuator and decreases elsewhere.
+
+    The offset is the value at zero beam extrapolated from frames in which the sample hardly diffracts
+    (:func:`_at_no_beam`).
     """
     given = dict(parameters)
     if given["by"] != "auto" and given["reference"] is not None and given["offset"] is not None:
@@ -102,13 +107,13 @@ def settle_scale(
         raise InputError(
             f"normalise by {given['by']}",
             f"the scan has no {given['by']}",
-            "name its counter in the beamline configuration and ingest again, or take by='auto'",
+            "name its counter in the beamline configuration and ingest again, or set by='auto'",
         )
     if beam.bad:
         raise InputError(
             f"normalise by {beam.name}",
             f"{beam.bad} of {beam.values.size} frames have a {beam.name} that is not a positive number",
-            "leave these frames out of the scan, or take the step normalise out of the recipe",
+            "exclude these frames from the scan, or remove the step normalise from the recipe",
         )
     there = beam.values[np.isfinite(beam.values).any(axis=1)]
     usual = 1 / np.sqrt(float((1 / there**2).mean()))
@@ -116,14 +121,16 @@ def settle_scale(
     offset, sigma = given["offset"], 0.0
     if offset is None:
         offset, sigma = _offset(beam, level)
-    told = f"normalise puts the frames on one scale: the {beam.name} of frames of one layer differs up to "
-    told += f"{beam.ratio:.3g} times; reference {reference:.6g}, detector offset {offset:.5g}"
-    told += f" ± {sigma:.2g} counts by the dark parts of the frames" if given["offset"] is None else " counts as given"
+    told = f"normalise scales the frames: within a layer the {beam.name} differs by up to a factor of "
+    told += f"{beam.ratio:.3g}; reference {reference:.6g}, detector offset {offset:.5g}"
+    told += (
+        f" ± {sigma:.2g} counts from the dark parts of the frames" if given["offset"] is None else " counts as given"
+    )
     return {**given, "by": beam.name, "reference": reference, "offset": offset}, told
 
 
 def _beam(name: str, seen: Mapping[str, np.ndarray]) -> Beam | None:
-    """A beam as far as it is known; a layer without any value is absent."""
+    """Monitor or exposure of the frames, or None; a layer without any value is absent."""
     if name not in seen:
         return None
     values = np.asarray(seen[name], np.float64)
@@ -137,7 +144,7 @@ def _beam(name: str, seen: Mapping[str, np.ndarray]) -> Beam | None:
 
 
 def patch_means(seen: Mapping[str, Any]) -> Level:
-    """Mean counts of every patch (frame, patch) of layers evenly spread over the stack; none where none are known."""
+    """Mean counts of every patch (frame, patch) of layers evenly spread over the stack; empty without statistics."""
     if PIXELS.name not in seen or SUM.name not in seen:
         return {}
     count = seen[SUM.name].shape[0]
@@ -150,7 +157,7 @@ def patch_means(seen: Mapping[str, Any]) -> Level:
 
 
 def _chosen(beams: list[Beam], level: Level, lengths: tuple[int, ...]) -> tuple[Beam | None, str]:
-    """The beam that frames are to be divided by, or None and what there is to tell."""
+    """The beam by which frames must be divided, or None with a remark."""
     varied = [beam for beam in beams if beam.ratio > UNEVEN]
     answers = {beam.name: _followed(beam, level, lengths) for beam in varied}
     jumps = _jumps(level, lengths)
@@ -159,29 +166,29 @@ def _chosen(beams: list[Beam], level: Level, lengths: tuple[int, ...]) -> tuple[
             if answers[beam.name] is wanted:
                 return beam, ""
     if jumps >= JUMPS:
-        found = f"the frames of a layer become brighter and darker as a whole {jumps} times, as attenuators make them"
-        known = [f"they do not follow the {b.name}" for b in varied] or [f"the {b.name} is even" for b in beams]
+        found = f"the frames of a layer become brighter and darker in all patches {jumps} times, as behind attenuators"
+        known = [f"they do not follow the {b.name}" for b in varied] or [f"the {b.name} is constant" for b in beams]
         raise InputError(
             "normalise",
             f"{found}, and {' and '.join(known) or 'the scan has neither monitor nor exposure'}",
-            "name the counter of the monitor in the beamline configuration and ingest again, or take the step normalise"
-            " out of the recipe",
+            "name the counter of the monitor in the beamline configuration and ingest again, or remove the step"
+            " normalise from the recipe",
         )
-    told = [f"the {b.name} of frames of one layer differs up to {b.ratio:.3g} times" for b in varied]
+    told = [f"within a layer the {b.name} differs by up to a factor of {b.ratio:.3g}" for b in varied]
     if told:
-        return None, f"{' and '.join(told)}, but the frames do not follow: counts stay as they are"
+        return None, f"{' and '.join(told)}, but the frames do not follow; counts remain unchanged"
     return None, "; ".join(_between_layers(beam) for beam in beams if _between_layers(beam))
 
 
 def _between_layers(beam: Beam) -> str:
-    """What there is to tell where frames of a layer have one beam and layers different ones."""
+    """Remark for beams that are constant within every layer but differ between layers."""
     usual = np.nanmedian(beam.values[np.isfinite(beam.values).any(axis=1)], axis=1)
     if beam.bad or usual.max() <= UNEVEN * usual.min():
         return ""
     return (
-        f"the {beam.name} of layers differs up to {usual.max() / usual.min():.3g} times, so that maps in counts do not "
-        f"compare between layers; `normalise: {{by: {beam.name}, offset: COUNTS}}` puts them on one scale (COUNTS: "
-        "of a frame without beam)"
+        f"the {beam.name} of layers differs by up to a factor of {usual.max() / usual.min():.3g}, so that maps in "
+        f"counts are not comparable between layers; `normalise: {{by: {beam.name}, offset: COUNTS}}` scales them "
+        "(COUNTS: counts of a frame without beam)"
     )
 
 
@@ -200,7 +207,7 @@ def _shape(curves: np.ndarray) -> tuple[float, float, float]:
 
 
 def _followed(beam: Beam, level: Level, lengths: tuple[int, ...]) -> bool | None:
-    """Whether the frames follow a beam: yes, no, or None where that cannot be told."""
+    """Whether the frames follow a beam: True, False, or None where the curves do not decide."""
     if lengths[-1] < 3:
         return None
     answers = []
@@ -217,19 +224,19 @@ def _followed(beam: Beam, level: Level, lengths: tuple[int, ...]) -> bool | None
 
 
 def _counts_light(curves: np.ndarray, logs: np.ndarray) -> bool:
-    """Whether a counter is that of the diffracted beam: smooth, and more the more light there is, diffuse or not."""
+    """Whether a counter measures the diffracted beam: a smooth curve that increases with the light of the frames."""
     bend, _, height = _shape(logs)
     return bend < 0.15 * height and float(spearmanr(curves, logs, axis=None).statistic) > SAME
 
 
 def _answer(before: np.ndarray, after: np.ndarray) -> bool | None:
-    """Whether division by a beam has made rocking curves of something else, or something else of rocking curves."""
+    """Whether division by a beam yields rocking curves (True), spoils them (False), or does neither (None)."""
     was, now = _shape(before), _shape(after)
     if now[2] < 0.4 * was[2] and (was[0] < 0.15 * was[2] or was[1] < 0.4 * was[2]):
         return False  # a smooth curve has become flat: the beam is that of the sample, not the incident one
     if now[2] > 2 * was[2] and now[0] < 0.15 * now[2]:
-        return True  # attenuators had made a flat curve of a smooth one
-    for k in (0, 1):  # the median tells of many changes, the mean square of a few
+        return True  # attenuators had flattened a smooth curve
+    for k in (0, 1):  # the median responds to many changes, the mean square to a few
         change = now[k] / was[k]
         if change < FOLLOWS or change > STRAYS:
             return change < FOLLOWS
@@ -237,7 +244,7 @@ def _answer(before: np.ndarray, after: np.ndarray) -> bool | None:
 
 
 def _jumps(level: Level, lengths: tuple[int, ...]) -> int:
-    """How often frames become brighter and darker in all patches alike, beyond the one peak of a rocking curve."""
+    """Number of changes from brighter to darker common to all patches, beyond the one peak of a rocking curve."""
     most = 0
     for means in level.values():
         light = means - means.min()
@@ -254,7 +261,7 @@ def _jumps(level: Level, lengths: tuple[int, ...]) -> int:
 
 def _alike(steps: np.ndarray, patches: int) -> bool:
     """Whether more than half of the patches step by the same large factor from one frame to the next."""
-    if steps.size <= max(patches / 2, 3):  # a few patches may all belong to one place of the sample
+    if steps.size <= max(patches / 2, 3):  # a few patches may all belong to one part of the sample
         return False
     middle = float(np.median(steps))
     return abs(middle) > np.log(UNEVEN) and float(np.median(np.abs(steps - middle))) < 0.25 * abs(middle)
@@ -266,9 +273,9 @@ def _offset(beam: Beam, level: Level) -> tuple[float, float]:
     Raises
     ------
     InputError
-        It cannot be told, or not well enough.
+        The frames do not determine the offset, or not well enough.
     """
-    remedy = "say it: normalise: {offset: COUNTS}, the counts of a frame without beam"
+    remedy = "set it: normalise: {offset: COUNTS}, the counts of a frame without beam"
     if not level:
         raise InputError("normalise without a detector offset", "the scan has no statistics of patches", remedy)
     found = [_at_no_beam(beam.values[z] / np.max(beam.values[z]), means) for z, means in level.items()]
@@ -277,7 +284,7 @@ def _offset(beam: Beam, level: Level) -> tuple[float, float]:
     if not len(known):
         raise InputError(
             "normalise without a detector offset",
-            "too few frames without diffraction differ in beam to tell it",
+            "too few frames without diffraction differ in beam to determine it",
             remedy,
         )
     least = min(float(means.min()) for means in level.values())
@@ -286,17 +293,17 @@ def _offset(beam: Beam, level: Level) -> tuple[float, float]:
     if sigma > MOST_OFFSET_ERROR or middle > least + MOST_OFFSET_ERROR:
         raise InputError(
             "normalise without a detector offset",
-            f"the dark parts of the frames tell {middle:.4g} ± {sigma:.2g} counts (darkest: {least:.5g})",
+            f"the dark parts of the frames yield {middle:.4g} ± {sigma:.2g} counts (darkest: {least:.5g})",
             remedy,
         )
     return float(f"{min(middle, least):.5g}"), float(np.hypot(sigma, BEYOND * (least - middle)))
 
 
 def _at_no_beam(scale: np.ndarray, means: np.ndarray) -> tuple[float, float]:
-    """Counts at no beam of a layer, and their standard error, from means of its patches (frame, patch).
+    """Counts of a layer at zero beam, and their standard error, from means of its patches (frame, patch).
 
-    Frames in which the sample hardly diffracts see scattered light in proportion to the beam: a straight line for every
-    patch. They are those of least light for their beam, found in turns with the offset.
+    In frames in which the sample hardly diffracts, scattered light is proportional to the beam: a straight line for
+    every patch. These frames have the least light relative to their beam; frames and offset are refined in turn.
     """
     bright = means.mean(axis=1)
     offset, error = float(means.min()), float("inf")
@@ -307,7 +314,7 @@ def _at_no_beam(scale: np.ndarray, means: np.ndarray) -> tuple[float, float]:
             return _below_darkest(scale, means.min(axis=1))
         design = np.stack([np.ones(quiet.sum()), scale[quiet]], axis=1)
         above = bright[quiet] - bright[quiet].min()
-        weight = (1 / (0.1 + 0.02 * above))[:, None]  # counts, and what monitors err by
+        weight = (1 / (0.1 + 0.02 * above))[:, None]  # noise of the counts, and error of the monitor
         covariance = np.linalg.pinv((design * weight).T @ (design * weight))
         lines = covariance @ (design * weight).T @ (means[quiet] * weight)
         left = (means[quiet] - design @ lines) * weight
@@ -319,9 +326,9 @@ def _at_no_beam(scale: np.ndarray, means: np.ndarray) -> tuple[float, float]:
 
 
 def _below_darkest(scale: np.ndarray, darkest: np.ndarray) -> tuple[float, float]:
-    """The same by the darkest patch of the frames of least and of most beam, where all quiet frames have one beam.
+    """Counts at zero beam from the darkest patch of frames of least and of most beam, if all quiet frames share a beam.
 
-    The offset then hardly matters: it is bright frames that are scaled.
+    The offset then hardly matters: scaling affects the bright frames.
     """
     low, high = scale < UNEVEN * scale.min(), scale * UNEVEN > scale.max()
     least, most = float(darkest[low].min()), float(darkest[high].min())

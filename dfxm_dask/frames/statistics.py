@@ -1,4 +1,4 @@
-"""Statistics per patch of a frame: what the normalisation of a classifier needs, gathered while the frame is near."""
+"""Statistics of the patches of a frame, which the classifier needs to standardise counts; computed during ingest."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 
 from dfxm_dask.schema import PATCH, PATCH_X, PATCH_Y, SCAN, Variable
 
-BLOCK = 16  # edge in pixels of the blocks that the noise is taken from
+BLOCK = 16  # edge in pixels of the blocks from which the noise is estimated
 WIDE = 512  # columns worked on together; their sums stay in the first cache
 _DIMS = ("z", SCAN, PATCH_Y, PATCH_X)
 
 PATCH_STATISTICS = (
-    Variable("patch_n", _DIMS, "uint16", "1", "pixels in the patch"),
-    Variable("patch_sum", _DIMS, "uint64", "count", "sum of counts"),
-    Variable("patch_sum2", _DIMS, "float64", "count2", "sum of squared counts"),
-    Variable("patch_sum_log", _DIMS, "float64", "1", "sum of ln(max(counts, 1))"),
-    Variable("patch_sum_log2", _DIMS, "float64", "1", "sum of ln(max(counts, 1)) squared"),
-    Variable("patch_min", _DIMS, "uint32", "count", "least counts"),
-    Variable("patch_max", _DIMS, "uint32", "count", "largest counts"),
+    Variable("patch_n", _DIMS, "uint16", "1", "number of pixels in the patch"),
+    Variable("patch_sum", _DIMS, "uint64", "count", "sum of the counts of the patch"),
+    Variable("patch_sum2", _DIMS, "float64", "count2", "sum of the squared counts of the patch"),
+    Variable("patch_sum_log", _DIMS, "float64", "1", "sum of ln(max(counts, 1)) over the patch"),
+    Variable("patch_sum_log2", _DIMS, "float64", "1", "sum of ln(max(counts, 1)) squared over the patch"),
+    Variable("patch_min", _DIMS, "uint32", "count", "smallest count of the patch"),
+    Variable("patch_max", _DIMS, "uint32", "count", "largest count of the patch"),
 )
 
 
@@ -39,7 +39,7 @@ class Columns(NamedTuple):
 
 @cache
 def _log_table() -> np.ndarray:
-    """ln(max(I, 1)) for every uint16: a lookup costs less than a logarithm."""
+    """Table of ln(max(I, 1)) for every uint16: a lookup costs less time than a logarithm."""
     return np.log(np.maximum(np.arange(65536), 1)).astype(np.float32)
 
 
@@ -67,9 +67,9 @@ def _add_rows(a, b, c, d, weight, table, columns):
 
 @numba.njit(nogil=True, cache=True)
 def _accumulate(frame, table, sums, squares, logs, logs2, low, high):
-    """Every column of a patch gathers for itself, then the columns are added in order.
+    """Sum every column of a patch separately, then add the columns in order.
 
-    That way the loops vectorise although no sum is reordered: the result does not depend on the machine.
+    The loops then vectorise without reordering any sum: the result does not depend on the machine.
     """
     ny, nx = frame.shape
     for first in range(0, nx, WIDE):
@@ -109,7 +109,7 @@ def _accumulate(frame, table, sums, squares, logs, logs2, low, high):
 
 
 def _naive(frame: np.ndarray, masked: np.ndarray | None, patch: tuple[int, int]) -> list[float]:
-    """The same for one patch of any dtype, without masked pixels."""
+    """Sums and extremes of one patch of any dtype, without masked pixels."""
     box = tuple(slice(k * PATCH, (k + 1) * PATCH) for k in patch)
     part = (frame[box] if masked is None else frame[box][~masked[box]]).astype(np.float64)
     log = np.log(np.maximum(part, 1))
@@ -143,7 +143,7 @@ def _differences(frame, result):
 
 
 def _known_differences(frame: np.ndarray, masked: np.ndarray, blocks: tuple[int, int]) -> np.ndarray:
-    """The same of the pixels that are not masked; NaN for a block without two of them side by side."""
+    """Half the mean squared difference without masked pixels; NaN for a block without two unmasked neighbours."""
     inside = (slice(0, blocks[0] * BLOCK), slice(0, blocks[1] * BLOCK))
     values = np.where(masked, np.nan, frame)[inside].reshape(blocks[0], BLOCK, blocks[1], BLOCK)
     steps = np.diff(values, axis=3) ** 2
@@ -153,12 +153,12 @@ def _known_differences(frame: np.ndarray, masked: np.ndarray, blocks: tuple[int,
 
 
 def dark_noise(frame: np.ndarray, masked: np.ndarray | None = None) -> float:
-    """Noise of a voxel of a frame where nothing diffracts (count).
+    """Standard deviation of the counts of a voxel without diffracted beam (count).
 
-    In blocks of 16 x 16 pixels half the mean squared difference of neighbours along x is the variance of the noise,
-    plus what real structure and the fixed pattern of the detector add. The lower quartile over the blocks is taken: of
-    a frame that is dark in a quarter of its area it is the noise, 4 % low. Frames below 16 pixels are one block. Masked
-    pixels (y, x) are left out.
+    In blocks of 16 x 16 pixels, half the mean squared difference of neighbours along x is the variance of the noise,
+    plus contributions of real structure and of the fixed pattern of the detector. The result is the root of the lower
+    quartile over the blocks: 4 % below the noise for a frame that is dark in a quarter of its area. A frame smaller
+    than 16 pixels is one block. Masked pixels (y, x) are left out.
 
     Examples
     --------
@@ -183,7 +183,7 @@ def dark_noise(frame: np.ndarray, masked: np.ndarray | None = None) -> float:
 
 
 def _of_patches(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """How many pixels of a mask lie in each patch."""
+    """Number of pixels of a mask in each patch."""
     places, count = np.unique(np.argwhere(mask) // PATCH, axis=0, return_counts=True)
     found = np.zeros(shape, np.int64)
     found[tuple(places.T)] = count
@@ -191,7 +191,7 @@ def _of_patches(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def patch_statistics(frame: np.ndarray, masked: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """Number, sums and extremes of the counts in 64 x 64 patches of a frame; the ragged rest has patches of its own.
+    """Number, sums and extremes of the counts in 64 x 64 patches of a frame; patches at its far edges may be smaller.
 
     Parameters
     ----------
@@ -202,8 +202,8 @@ def patch_statistics(frame: np.ndarray, masked: np.ndarray | None = None) -> dic
     Returns
     -------
     dict of str to (patch_y, patch_x) arrays
-        As declared in ``PATCH_STATISTICS``. Logarithms are natural, of max(counts, 1); of uint16 counts they are summed
-        in float32 along a column of a patch and in float64 over columns (relative error below 1e-5).
+        As declared in ``PATCH_STATISTICS``. Logarithms are natural, of max(counts, 1); for uint16 counts their sums are
+        float32 along a column of a patch and float64 over columns (relative error below 1e-5).
 
     Examples
     --------

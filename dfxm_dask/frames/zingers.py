@@ -14,16 +14,16 @@ from dfxm_dask.memory import frame_lines
 from dfxm_dask.reduction import reduction
 from dfxm_dask.schema import AXES, COUNTS, FRAME_SCALE, NOISE, PATCH, SCAN, SPACE, Variable
 
-TILE = PATCH  # pixels; those around a pixel are looked at within its tile, so that counts may be cut along tiles
-NEAR, LIT_AROUND = 2, 5  # pixels: of 24 around, a zinger of up to 5 pixels lights 4, and so does a thin track
-READ_NOISE, OFFSET = 2.6, 100.0  # count, of a scan that does not tell them
+TILE = PATCH  # pixels; neighbours are read within the tile of a pixel, so that counts may be cut along tiles
+NEAR, LIT_AROUND = 2, 5  # pixels: a zinger of up to 5 pixels, or a thin track, lights 4 of the 24 around a pixel
+READ_NOISE, OFFSET = 2.6, 100.0  # count, for a scan that records neither
 
 CLEANED = Variable("counts", ("z", SCAN, "y", "x"), "uint16", "count", "detector counts without zingers", stored=False)
 ZINGER_COUNT = Variable("zinger_count", SPACE, "uint16", "1", "number of frames in which a zinger was replaced")
 
 
 class Limits(NamedTuple):
-    """What a zinger exceeds: see :func:`zingers`; `dark` is the offset."""
+    """Limits that a zinger exceeds: see :func:`zingers`; `dark` is the offset."""
 
     threshold: float
     ratio: float
@@ -56,7 +56,7 @@ def _stands_out(value, level, read, gain, threshold, ratio, dark):
 
 @njit(nogil=True, cache=True)
 def _clean(lines, neighbours, limits, scale, cleaned, replaced):
-    """Fills the counts without zingers, and how many were replaced at each pixel; `scale` is that of each frame."""
+    """Fill the counts without zingers, and the number of replacements at each pixel; `scale` is that of each frame."""
     line, starts, row_step = lines
     frames, rows, columns = cleaned.shape
     largest = np.empty(columns, np.float64)
@@ -98,7 +98,7 @@ def _clean(lines, neighbours, limits, scale, cleaned, replaced):
 def dark_patch(
     parameters: Mapping[str, Any], seen: Mapping[str, Any], lengths: tuple[int, ...]
 ) -> tuple[dict[str, Any], str]:
-    """Parameters with the offset, where it is not given and the scan knows the means of its patches."""
+    """Parameters with the offset, where it is not given and the scan has statistics of patches."""
     level = patch_means(seen) if parameters["offset"] is None else {}
     least = min((float(means.min()) for means in level.values()), default=None)
     return {**parameters, **({} if least is None else {"offset": float(f"{least:.5g}")})}, ""
@@ -115,8 +115,8 @@ def neighbours_of(lengths: tuple[int, ...]) -> np.ndarray:
     Returns
     -------
     array (frames, 2 × axes), int64
-        Indices of the direct neighbours of each frame, then −1. No neighbours at all where a frame has no axis along
-        which it has one on both sides.
+        Indices of the direct neighbours of each frame, then −1. Only −1 for a frame that lies at an end of every
+        axis.
     """
     index = np.indices(lengths).reshape(len(lengths), -1)
     frames = np.arange(index.shape[1]).reshape(lengths)
@@ -148,16 +148,16 @@ def zingers(
     frame_scale: np.ndarray | None = None,
     *,
     threshold: Annotated[
-        float, Field(gt=0, description="excess over the larger neighbour, in standard deviations")
+        float, Field(gt=0, description="excess over the larger neighbour, in standard deviations, above which a zinger")
     ] = 12.0,
     ratio: Annotated[
-        float, Field(ge=1, description="least signal above the offset, as a multiple of that of the larger neighbour")
+        float, Field(ge=1, description="least ratio of the signal above the offset to that of the larger neighbour")
     ] = 4.0,
     read_noise: Annotated[
         float | None,
         Field(
             gt=0,
-            description="standard deviation of a dark pixel; by default the noise of the scan",
+            description="standard deviation of the counts of a dark pixel; by default the noise of the scan",
             json_schema_extra={"unit": "count"},
         ),
     ] = None,
@@ -167,43 +167,51 @@ def zingers(
     offset: Annotated[
         float | None,
         Field(
-            description="counts of the detector without light; by default the darkest patch of the scan",
+            description="counts of the detector without light; by default those of the darkest patch of the scan",
             json_schema_extra={"unit": "count"},
         ),
     ] = None,
 ) -> dict[str, np.ndarray]:
-    """Counts without single-frame outliers, and how many were replaced.
+    """Detector counts without zingers (outliers of single frames), and the number of replacements at each pixel.
+
+    A zinger is a count that exceeds its neighbours along the scan, at the same pixel, and most of the pixels around it
+    in the same frame, by ``threshold`` standard deviations of the noise and by a factor of ``ratio``. The mean of the
+    neighbours along the scan replaces it. The cleaned counts are passed on to later steps of the run; they are not
+    stored.
 
     Parameters
     ----------
     frame_scale : array, optional
-        The noise of each frame was multiplied by it.
+        Factor by which the noise of each frame was scaled.
     threshold : float
-        Of the noise at the level of the larger neighbour (our choice: 12).
+        The noise is that at the level of the larger neighbour (our choice: 12).
     ratio : float
-        Our choice: 4. A Gaussian reflection centred on a frame exceeds its neighbours by 4 ln 2 / FWHM² in the
-        logarithm, with the FWHM in scan steps: with a ratio of 4 nothing wider than 1.41 steps is touched. 1 leaves the
-        decision to the noise alone, and then replaces the tops of strong reflections that are three steps wide.
+        Our choice: 4. The logarithm of a Gaussian reflection centred on a frame exceeds that of its neighbours by
+        4 ln 2 / FWHM², with the FWHM in scan steps: a ratio of 4 leaves every reflection wider than 1.41 steps
+        unchanged. With a ratio of 1 the noise alone decides, and the tops of strong reflections three steps wide are
+        replaced.
     read_noise : float, count
-        Variance of the noise is read_noise² + gain × (level − offset). Without a known noise 2.6, which fits a PCO.edge
-        camera at beamline ID03 (successive frames of a background region). So too where the noise is less than one
-        count, as that of counts clipped at zero: the noise of what is above zero is then not known.
+        The default is 2.6 where the noise of the scan is unknown; this value fits a PCO.edge camera at beamline ID03
+        (successive frames of a background region). It is also 2.6 where that noise is below one count, as for counts
+        clipped at zero, from which the noise above zero cannot be derived.
     offset : float, count
-        A patch has 64 × 64 pixels. Where none is known 100.
+        A patch has 64 × 64 pixels. The default is 100 without statistics of patches.
 
     Notes
     -----
-    The neighbours of a voxel are the direct ones along every scan axis, at the same pixel. A voxel is judged only if it
-    has one on both sides along at least one axis, so the first and last frame of a rocking scan are never touched: a
-    truncated reflection looks like a zinger there. It is replaced by the mean of its neighbours,
-    rounded if these are whole numbers.
+    The variance of the noise at a level (count) is::
 
-    On a coarse grid a true reflection may light a single step as well. But it lights the pixels around as well. So a
-    voxel must stand out by the same threshold and ratio of the fifth largest of the 24 pixels around it in the same
-    frame (within tiles of 64 × 64), as zingers of up to 5 pixels do, and thin tracks. Of four real scans this
-    takes 4 voxels, which are one zinger, 31 of 38 million, and none of two. Of zingers of 20 standard deviations
-    and more, planted in dark places of these, it takes 95 % and more. Two zingers in neighbouring frames at one
-    pixel hide each other.
+        variance = read_noise² + gain × (level − offset)
+
+    The neighbours of a voxel are the adjacent positions along every scan axis. Only voxels with a neighbour on both
+    sides along at least one axis are tested. The first and last frame of a rocking scan therefore remain unchanged: a
+    truncated reflection looks like a zinger there. The replacement is rounded if the neighbours are whole numbers.
+
+    On a coarse grid a true reflection may light a single step, but it also lights the surrounding pixels. A voxel must
+    therefore exceed, by the same threshold and ratio, the fifth largest of the 24 pixels around it in the same frame
+    (within tiles of 64 × 64). Zingers of up to 5 pixels and thin tracks do. In four real scans this replaces 4 voxels
+    (one zinger), 31 of 38 million, and none in two. Of zingers of 20 standard deviations and more, planted in dark
+    regions of these scans, 95 % and more are replaced. Two zingers in neighbouring frames at one pixel hide each other.
 
     Our own definition.
 

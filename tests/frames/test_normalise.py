@@ -45,7 +45,7 @@ def test_normalise__refuses_what_has_no_scale() -> None:
     counts = np.ones((1, 1, 2, 3), np.uint16)
     with pytest.raises(InputError, match="'by' of the kernel: is not given, and a part of one layer"):
         normalise.kernel(counts, SCAN, np.ones((2, 3)))
-    with pytest.raises(InputError, match=r"by exposure: the scan has no exposure.*take by='monitor'"):
+    with pytest.raises(InputError, match=r"by exposure: the scan has no exposure.*set by='monitor'"):
         normalise.kernel(counts, SCAN, np.ones((2, 3)), by="exposure", reference=1, offset=0)
     with pytest.raises(InputError, match="3 of 6 frames have a monitor that is not a positive number"):
         normalise.kernel(counts, SCAN, np.array([[1, 0, -1], [2, np.nan, 3]]), by="monitor", reference=1, offset=0)

@@ -38,7 +38,7 @@ def test_settle_scale__takes_the_beam_that_frames_follow(beam: np.ndarray, name:
     assert found["by"] == name
     assert found["offset"] == pytest.approx(106, abs=2)
     assert found["reference"] == pytest.approx(3e4 / np.sqrt((1 / beam**2).mean()), rel=1e-4)
-    assert f"the {name} of frames of one layer differs" in told
+    assert f"within a layer the {name} differs by up to a factor of" in told
     by_hand, _ = settle_scale({**AUTO, "offset": 100.0, "reference": 5.0}, data, (31,))
     assert by_hand == {"by": name, "offset": 100.0, "reference": 5.0}
 
@@ -54,13 +54,13 @@ def test_settle_scale__leaves_frames_alone_that_are_even_or_do_not_follow(width:
     for wrong in (JITTER, own, *diffuse, np.sqrt(own + 100), own**2 + 1e5):
         found, told = settle_scale(AUTO, {**data, "monitor": wrong}, (31,))
         assert found is None
-        assert "but the frames do not follow: counts stay as they are" in told
+        assert "but the frames do not follow; counts remain unchanged" in told
 
 
 def test_settle_scale__refuses_what_it_cannot_mend() -> None:
     data = seen(JITTER)
     for beams in ({}, {"monitor": np.ones((1, 31))}, {"monitor": np.full((1, 31), np.nan)}, {"monitor": -JITTER}):
-        with pytest.raises(InputError, match="become brighter and darker as a whole"):
+        with pytest.raises(InputError, match="become brighter and darker in all patches"):
             settle_scale(AUTO, {**data, **beams}, (31,))
     for bad in (0.0, np.nan, -1.0):
         monitor = JITTER.copy()
@@ -81,7 +81,7 @@ def test_settle_scale__tells_of_layers_that_differ_only_from_one_another(name: s
     beam = 0.5 * np.array(ratios)[:, None] * np.ones((1, 31))
     found, told = settle_scale(AUTO, {**data, name: beam}, (31,))
     assert found is None
-    assert f"the {name} of layers differs up to {max(ratios):.3g} times" in told
+    assert f"the {name} of layers differs by up to a factor of {max(ratios):.3g}" in told
     by_hand, _ = settle_scale({**AUTO, "by": name, "offset": 106.0}, {**data, name: beam}, (31,))
     assert by_hand is not None
     assert by_hand["by"] == name  # the advice works
