@@ -1,7 +1,7 @@
 """Networks side by side: what each costs, and what it tells of layers that none of them saw.
 
 ``PYTHONPATH=scripts python scripts/evaluate/compare_networks.py --cache FOLDER`` trains every network of
-:data:`NETWORKS` on the layers of ``scripts/train_beams.py``, prints the table of the README, and draws accuracy against
+:data:`NETWORKS` on the layers of ``scripts/train_beams.py``, prints the table of ``RESULTS.md``, and draws accuracy against
 cost. It takes hours on one core; each result is kept in the folder, and a second call goes on. ``--only NAME`` trains
 and prints some of them.
 
@@ -311,7 +311,7 @@ def result(name: str, cache: Path) -> dict[str, Any]:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """The lines of the README: cost, then accuracy (recall of weak / strong), calibration error of each set."""
+    """The lines of the table: cost, then accuracy (recall of weak / strong), calibration error of each set."""
     tests = list(next(iter(results.values()))["scores"])
     head = ["", "parameters", "patches × epochs", "training, s", "patches/s/core", *tests]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
