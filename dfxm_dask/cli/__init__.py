@@ -10,6 +10,7 @@ import click
 from dfxm_dask import __version__
 from dfxm_dask.cli.checks import verify
 from dfxm_dask.cli.doctor import doctor
+from dfxm_dask.cli.guide import guide
 from dfxm_dask.cli.nights import nightly, report
 from dfxm_dask.cli.options import Commands
 from dfxm_dask.cli.pictures import figures
@@ -56,5 +57,6 @@ for command in (
     compare,
     export,
     nightly,
+    guide,
 ):
     cli.add_command(command)
