@@ -24,7 +24,10 @@ from dfxm_dask.run.events import (
     RunStarted,
     StepLeftOut,
     Subscriber,
+    duration,
+    many,
     send,
+    shown,
 )
 from dfxm_dask.run.passes import Run, Tally, refuse_other, run_pass
 from dfxm_dask.run.plan import Plan, make_plan
@@ -61,9 +64,22 @@ class RunReport:
     stopped: str = ""
     lacking: int = 0
 
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else "INCOMPLETE"
+        skipped = f", {self.blocks_skipped} from an earlier run" if self.blocks_skipped else ""
+        counts = {
+            "step": (self.left_out, " left out"),
+            "block": (self.quarantined, " left out"),
+            "layer": (self.absent, " absent"),
+            "remark": (self.remarks, ""),
+        }
+        more = "".join(f"; {many(len(items), word)}{what}" for word, (items, what) in counts.items() if items)
+        return f"<{state}: {many(self.blocks_done, 'block')} in {duration(self.seconds)}{skipped}{more}>"
 
+
+@shown
 def run_ingest(
-    source: Any, store: str | Path, *, client: Any = None, publish: Publish = (), **options: Any
+    source: Any, store: str | Path, *, client: Any = None, publish: Publish | None = None, **options: Any
 ) -> IngestReport:
     """:func:`dfxm_dask.ingest` with layers in parallel on a cluster, and with events.
 
@@ -74,7 +90,7 @@ def run_ingest(
     options
         As of :func:`dfxm_dask.ingest`.
     """
-    begun = time.perf_counter()
+    begun, publish = time.perf_counter(), publish or ()
 
     def size(task: Any) -> tuple[int, int]:
         frames = prod(task.scan.shape)
@@ -85,8 +101,9 @@ def run_ingest(
     return report
 
 
+@shown
 def run_simulate(
-    preset: str, out: str | Path, *, client: Any = None, publish: Publish = (), **options: Any
+    preset: str, out: str | Path, *, client: Any = None, publish: Publish | None = None, **options: Any
 ) -> xr.DataTree:
     """:func:`dfxm_dask.simulate` with layers in parallel on a cluster, and with events.
 
@@ -97,7 +114,7 @@ def run_simulate(
     options
         As of :func:`dfxm_dask.simulate`.
     """
-    begun = time.perf_counter()
+    begun, publish = time.perf_counter(), publish or ()
     total = 0
 
     def size(task: Any) -> tuple[int, int]:
@@ -107,7 +124,8 @@ def run_simulate(
         return frames, 2 * frames * prod(task.phantom.shape)
 
     tree = simulate(preset, out, each=_layers(f"preset {preset}", out, size, client, publish), **options)
-    send(publish, IngestDone(time.perf_counter() - begun, total, "simulated"))
+    if total:
+        send(publish, IngestDone(time.perf_counter() - begun, total, "simulated"))
     return tree
 
 
@@ -136,12 +154,13 @@ def _area(task: Any) -> int:
     return int((task.roi[1] - task.roi[0]) * (task.roi[3] - task.roi[2]) if task.roi else ny * nx)
 
 
+@shown
 def run_recipe(
     recipe: Recipe | str | Path,
     store: str | Path,
     *,
     client: Any = None,
-    publish: Publish = (),
+    publish: Publish | None = None,
     overwrite: bool = False,
     share: tuple[int, int] | Literal["last"] | None = None,
 ) -> RunReport:
@@ -153,8 +172,9 @@ def run_recipe(
     store : path
     client : distributed.Client, optional
         Without one, units run in this process, one after the other.
-    publish : callables
-        Receive the events of :mod:`dfxm_dask.run.events`.
+    publish : tuple of callables, optional
+        Receive the events of :mod:`dfxm_dask.run.events`. By default a notebook or a terminal shows a progress bar and
+        the remarks; elsewhere the logger ``dfxm_dask`` records remarks as warnings. An empty tuple silences both.
     overwrite : bool
         Make steps anew that are there with other parameters or inputs.
     share : (number from 1, of how many) or "last", optional
@@ -179,7 +199,7 @@ def run_recipe(
     --------
     >>> report = dfxm_dask.run_recipe("maps", "scan.zarr")    # doctest: +SKIP
     """
-    begun = time.perf_counter()
+    begun, publish = time.perf_counter(), publish or ()
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     refuse_share(share, client, overwrite)
     plan = make_plan(recipe, store)
@@ -228,8 +248,10 @@ def run_recipe(
     left = ""
     if share is not None and not (whole or tally.stopped or tally.quarantined):
         gathers = [s.name for s in plan.steps if s.stored and s.reduction.combine]
-        names = ", ".join(dict.fromkeys([*gathers, *tally.lacking])) or "to make the steps complete"
-        left = f"{part} is done; when all are, --shard last does what is left: {names}"
+        names = ", ".join(dict.fromkeys([*gathers, *tally.lacking]))
+        left = (
+            f"{part} is done; after all shares, --shard last {f'computes {names}' if names else 'completes the steps'}"
+        )
     done = RunDone(seconds, tally.done, tally.skipped, complete, plan.left_out, tally.peak, tally.why(), left)
     send(publish, done)
     return RunReport(

@@ -13,7 +13,6 @@ from dfxm_dask.run.checks.verify import verify
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.store.integrity import ledger, nodes
-from dfxm_dask.view.tables import show_store
 from tests.beamline_files import write_bliss
 
 SINCE = ("masked", "saturation", "position_phi")
@@ -60,7 +59,7 @@ def test_old_store__opens_verifies_and_runs(old: Path, tmp_path: Path) -> None:
     store = Path(shutil.copytree(old, tmp_path / "s.zarr"))
     there = dfxm_dask.open_scan(store)
     assert not {*SINCE} & {*map(str, there["raw"].variables)}
-    show_store(store)
+    assert repr(dfxm_dask.info(store))
     assert not verify(store, deep=2, seed=0).faults
     first = run_recipe(STEPS, store)
     assert (first.complete, first.blocks_done) == (True, 4)

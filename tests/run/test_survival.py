@@ -357,7 +357,7 @@ def test_run__shares_of_a_job_array_and_a_last_run(raw: Path, store: Path, tmp_p
     last = CliRunner().invoke(cli, ["run", str(tmp_path / "gathers.yaml"), str(store), "--shard", "last"])
     said = {k: process.communicate(timeout=240)[0] for k, process in running.items()}
     assert {p.returncode for p in running.values()} == {0}, said
-    assert "share 3/3 is done; when all are, --shard last does what is left: pca, project_pca" in said[3]
+    assert "share 3/3 is done; after all shares, --shard last computes pca, project_pca" in said[3]
     assert last.exit_code == 0, last.output
     shutil.copytree(raw, tmp_path / "serial")
     run_recipe(parsed(GATHERS), tmp_path / "serial")
@@ -378,7 +378,7 @@ def test_run_recipe__a_share_does_its_part_and_leaves_the_rest_to_a_last_run(
     assert not ledger.states(store, "rocking")["moments"].complete  # which is for the last
     said: list[str] = []
     assert run_recipe(parsed(GATHERS), store, share=(1, 2), publish=(lambda e: said.append(line(e)),)).blocks_done == 0
-    assert said[-1].startswith("share 1/2 is done; when all are, --shard last does what is left: pca, project_pca")
+    assert said[-1].startswith("share 1/2 is done; after all shares, --shard last computes pca, project_pca")
     other = ExitStack()
     other.enter_context(own_group(store, "rocking", "recipe gathers (share 2/2)", (2, 2)))
 

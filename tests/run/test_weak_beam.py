@@ -16,7 +16,7 @@ from dfxm_dask.errors import RecipeError
 from dfxm_dask.frames import background, normalise
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.recipe import parse_recipe, read_recipe
-from dfxm_dask.view.tables import show_store
+from dfxm_dask.view.answers import info
 from tests.beamline_files import write_bliss
 
 SHAPE = (128, 128)
@@ -73,8 +73,9 @@ def test_weak_beam__says_that_there_is_none(made, capsys) -> None:
         assert np.isnan(beams[name]).all(), name
     assert not beams.defects.any()
     assert np.isfinite(beams.strong).any()
-    assert show_store(store)
-    assert "NOTE: 2 of 2 layers have no weak beam" in capsys.readouterr().out
+    found = info(store)
+    assert found.as_dict()["complete"]
+    assert "NOTE: 2 of 2 layers have no weak beam" in repr(found)
 
 
 def test_weak_beam__says_that_nothing_stands_out(made) -> None:
