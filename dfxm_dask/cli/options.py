@@ -189,11 +189,12 @@ def run_options(function: Callable[..., None]) -> Callable[..., None]:
     function = click.option("--events", type=FILE, help="Append what happens to this file, as JSON lines.")(function)
     function = click.option(
         "--workers",
-        type=click.IntRange(1),
-        help="Worker processes; of a batch system, jobs. [default: one for each core]",
+        type=click.IntRange(0),
+        help="Worker processes; of a batch system, jobs; 0 computes in this process. [default: 0 for a scan of less"
+        " than 200 MB of uncompressed counts, else one for each core]",
     )(function)
     return click.option(
-        "--cluster", metavar="NAME|FILE|tcp://...", help="Where to compute. [default: processes on this machine]"
+        "--cluster", metavar="NAME|FILE|tcp://...", help="Cluster that computes. [default: processes on this machine]"
     )(function)
 
 
@@ -218,20 +219,23 @@ def compute(
     overwrite: bool,
     share: tuple[int, int] | Literal["last"] | None = None,
 ) -> bool:
-    """Plan, then run on a cluster; returns whether all is done."""
-    from dfxm_dask.run.execute import plan, refuse_share, run_recipe
+    """Plan, then run on a cluster, or in this process where the scan is small; returns whether all is done."""
+    from dfxm_dask.run.execute import SMALL, plan, refuse_share, run_recipe
     from dfxm_dask.run.stopping import heeding_signals
 
+    if cluster and workers == 0:
+        raise click.UsageError("--workers 0 computes in this process: leave out --cluster")
     alone = share not in (None, "last")
     refuse_share(share, cluster or workers, overwrite)
-    plan(recipe, store)  # refuses before a cluster is started
+    planned = plan(recipe, store)  # refuses before a cluster is started
+    small = workers is None and cluster is None and planned.scan_bytes < SMALL
     if store.is_dir() and not os.access(store, os.W_OK | os.X_OK):
         raise StoreError(f"store {store}", "cannot be written", "copy it to a folder of your own, or ask its owner")
-    from dfxm_dask.run.clusters.cluster import open_cluster
-
     with ExitStack() as stack:
         client = None
-        if not alone:
+        if not (alone or small or workers == 0):
+            from dfxm_dask.run.clusters.cluster import open_cluster
+
             client = stack.enter_context(open_cluster(cluster, workers=workers, plugins=plugins))
         stack.enter_context(heeding_signals())
         publish = subscribers(stack, events)

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import numpy as np
 from numba import njit
 from pydantic import Field
-from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 from dfxm_dask.errors import InputError
@@ -114,6 +113,8 @@ def _mixed_quantile(rank: float, scale: np.ndarray) -> float:
     ends = sorted(float(ndtri(rank) * s) for s in (scale.min(), scale.max()))
     if ends[0] == ends[1]:
         return ends[0]
+    from scipy.optimize import brentq  # loading it takes a second
+
     return float(brentq(lambda q: float(ndtr(q / scale).mean()) - rank, *ends))
 
 

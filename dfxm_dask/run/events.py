@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunStarted:
-    """A recipe begins; ``blocks`` counts those of all steps, also the ones that are done already."""
+    """A recipe begins; ``blocks`` counts those of all steps, also the ones that are done already. ``where`` names the
+    processes that compute."""
 
     recipe: str
     store: str
     steps: tuple[str, ...]
     blocks: int
     dashboard: str | None = None
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -187,8 +189,9 @@ def line(event: Event) -> str:
     """An event as one plain line."""
     match event:
         case RunStarted():
+            size = many(event.blocks, "block") + (f", {event.where}" if event.where else "")
             watch = f"; dashboard {event.dashboard}" if event.dashboard else ""
-            return f"{event.recipe} on {event.store}: {', '.join(event.steps)} in {many(event.blocks, 'block')}{watch}"
+            return f"{event.recipe} on {event.store}: {', '.join(event.steps)} in {size}{watch}"
         case StepLeftOut():
             return f"{event.step}: left out, {event.reason}"
         case Remark():

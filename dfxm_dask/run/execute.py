@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dfxm_dask.errors import RecipeError, StoppedError, StoreError
-from dfxm_dask.phantoms.scans import simulate
 from dfxm_dask.run import stopping
 from dfxm_dask.run.events import (
     IngestDone,
@@ -24,6 +23,7 @@ from dfxm_dask.run.events import (
     RunStarted,
     StepLeftOut,
     Subscriber,
+    megabytes,
     send,
 )
 from dfxm_dask.run.passes import Run, Tally, refuse_other, run_pass
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Publish = tuple[Subscriber, ...]
+
+SMALL = 200_000_000
+"""Bytes of counts, uncompressed, below which a command runs a recipe in its own process: to start workers takes longer
+than to reduce such a scan (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ def run_simulate(
     options
         As of :func:`dfxm_dask.simulate`.
     """
+    from dfxm_dask.phantoms.scans import simulate  # loads half of scipy
+
     begun = time.perf_counter()
     total = 0
 
@@ -190,7 +196,9 @@ def run_recipe(
     _check_space(plan)
     total = sum(len(s.blocks) for s in plan.steps if s.stored)
     dashboard = getattr(client, "dashboard_link", None)
-    send(publish, RunStarted(recipe.name, str(store), tuple(s.name for s in plan.steps), total, dashboard))
+    here = f"in this process, about {megabytes(plan.memory_bytes)} of memory"
+    where = here if client is None else "on the workers of a cluster"
+    send(publish, RunStarted(recipe.name, str(store), tuple(s.name for s in plan.steps), total, dashboard, where))
     for name, reason in plan.left_out:
         send(publish, StepLeftOut(name, reason))
     for text in plan.remarks:
