@@ -62,7 +62,7 @@ Planned = types.SimpleNamespace
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Stand-ins for ingest, plan, run and cluster, and what they were asked for."""
-    seen: dict[str, Any] = {"complete": True, "absent": (), "scan_bytes": 10**9}
+    seen: dict[str, Any] = {"complete": True, "absent": ()}
 
     def run_ingest(source: Any, store: Any, *, client: Any, publish: tuple[Any, ...], **options: Any) -> Any:
         from dfxm_dask.run.events import LayerDone, send
@@ -88,7 +88,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             left_out=(("mosaicity", "one axis"),),
             remarks=("a note",),
             tasks=4,
-            scan_bytes=seen["scan_bytes"],
+            scan_bytes=10**9,
             memory_bytes=10**8,
             bytes_read=10**9,
             bytes_written=10**7,
@@ -112,7 +112,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen["simulate"] = (preset, out, client, options)
 
     stand_in = Planned(
-        SMALL=200_000_000,
+        starts_workers=lambda *words: True,
         plan=plan,
         run_recipe=run_recipe,
         run_ingest=run_ingest,
@@ -281,26 +281,6 @@ def test_run__runs_on_the_cluster_that_was_asked_for(asked: dict[str, Any], reci
     assert (asked["client"], asked["overwrite"]) == ("client", True)
     assert asked["recipe"].steps[0].parameters["background"] == 3.0
     assert "complete: 4 blocks in 2 s" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("size", "words", "started"),
-    [
-        (10**8, (), False),
-        (10**8, ("--workers", "2"), True),
-        (10**8, ("--cluster", "local"), True),
-        (10**9, (), True),
-        (10**9, ("--workers", "0"), False),
-    ],
-)
-def test_run__starts_workers_for_large_scans_or_where_asked(
-    asked: dict[str, Any], recipe: Path, size: int, words: tuple[str, ...], started: bool
-) -> None:
-    asked["scan_bytes"] = size
-    assert call("run", recipe, "c.zarr", *words).exit_code == 0
-    assert ("cluster" in asked, asked["client"]) == (started, "client" if started else None)
-    refused = call("run", recipe, "c.zarr", "--workers", "0", "--cluster", "local")
-    assert (refused.exit_code, "leave out --cluster" in refused.stderr) == (2, True)
 
 
 def test_run__exits_with_3_where_something_is_left_to_do(asked: dict[str, Any], recipe: Path) -> None:

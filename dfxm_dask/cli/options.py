@@ -220,7 +220,7 @@ def compute(
     share: tuple[int, int] | Literal["last"] | None = None,
 ) -> bool:
     """Plan, then run on a cluster, or in this process where the scan is small; returns whether all is done."""
-    from dfxm_dask.run.execute import SMALL, plan, refuse_share, run_recipe
+    from dfxm_dask.run.execute import plan, refuse_share, run_recipe, starts_workers
     from dfxm_dask.run.stopping import heeding_signals
 
     if cluster and workers == 0:
@@ -228,12 +228,11 @@ def compute(
     alone = share not in (None, "last")
     refuse_share(share, cluster or workers, overwrite)
     planned = plan(recipe, store)  # refuses before a cluster is started
-    small = workers is None and cluster is None and planned.scan_bytes < SMALL
     if store.is_dir() and not os.access(store, os.W_OK | os.X_OK):
         raise StoreError(f"store {store}", "cannot be written", "copy it to a folder of your own, or ask its owner")
     with ExitStack() as stack:
         client = None
-        if not (alone or small or workers == 0):
+        if not alone and starts_workers(planned, cluster, workers):
             from dfxm_dask.run.clusters.cluster import open_cluster
 
             client = stack.enter_context(open_cluster(cluster, workers=workers, plugins=plugins))

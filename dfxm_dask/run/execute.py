@@ -278,6 +278,15 @@ def wait_for_shares(plan: Plan, publish: Publish) -> None:
         time.sleep(1)
 
 
+def starts_workers(plan: Plan, cluster: str | None, workers: int | None) -> bool:
+    """Whether a command runs a plan on workers: where they are asked for, or where the scan is large.
+
+    A run in this process differs in two respects: no limit of memory is enforced, and a kernel that kills its process
+    ends the run. The next run goes on from the blocks on disk; with ``--workers`` it leaves that block out.
+    """
+    return plan.scan_bytes >= SMALL if cluster is None and workers is None else workers != 0
+
+
 def refuse_share(share: tuple[int, int] | Literal["last"] | None, client: Any, overwrite: bool) -> None:
     """Refuse a share that cannot be.
 
