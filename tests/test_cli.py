@@ -89,6 +89,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             left_out=(("mosaicity", "one axis"),),
             remarks=("a note",),
             tasks=4,
+            scan_bytes=10**9,
             memory_bytes=10**8,
             bytes_read=10**9,
             bytes_written=10**7,
@@ -112,6 +113,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen["simulate"] = (preset, out, client, options)
 
     stand_in = Planned(
+        starts_workers=lambda *words: True,
         plan=plan,
         run_recipe=run_recipe,
         run_ingest=run_ingest,
@@ -182,7 +184,7 @@ def test_usage__errors_exit_with_2(tmp_path: Path) -> None:
         (("reduce", "nothing", "b.zarr"), "No such command 'nothing'"),
         (("reduce", "moments", "b.zarr", "--background", "-1"), "greater than or equal to 0"),
         (("reduce", "moments", "b.zarr", "--method", "guess"), "'guess' is not one of 'sum', 'fit'"),
-        (("run", "maps", "b.zarr", "--workers", "0"), "0 is not in the range"),
+        (("run", "maps", "b.zarr", "--workers", "-1"), "-1 is not in the range"),
     ):
         result = call(*words)
         assert result.exit_code == 2, words

@@ -223,7 +223,10 @@ def run_options(function: Callable[..., None]) -> Callable[..., None]:
     function = click.option("--overwrite", is_flag=True, help="Recompute steps that are already complete.")(function)
     function = click.option("--events", type=FILE, help="Append all events to this file, as JSON lines.")(function)
     function = click.option(
-        "--workers", type=click.IntRange(1), help="Number of worker processes, or of jobs. [default: one per core]"
+        "--workers",
+        type=click.IntRange(0),
+        help="Number of worker processes, or of jobs; 0 computes in this process. [default: 0 for a scan of less than"
+        " 200 MB of uncompressed counts, else one per core]",
     )(function)
     return click.option("--cluster", metavar=CLUSTER, help="Cluster that computes. [default: this machine]")(function)
 
@@ -249,20 +252,22 @@ def compute(
     overwrite: bool,
     share: tuple[int, int] | Literal["last"] | None = None,
 ) -> bool:
-    """Plan and run a recipe on a cluster. Returns True for a complete result."""
-    from dfxm_dask.run.execute import plan, refuse_share, run_recipe
+    """Plan and run a recipe, a small scan in this process, else on a cluster. Returns True for a complete result."""
+    from dfxm_dask.run.execute import plan, refuse_share, run_recipe, starts_workers
     from dfxm_dask.run.stopping import heeding_signals
 
+    if cluster and workers == 0:
+        raise click.UsageError("--workers 0 computes in this process: leave out --cluster")
     alone = share not in (None, "last")
     refuse_share(share, cluster or workers, overwrite)
-    plan(recipe, store)  # errors appear before a cluster starts
+    planned = plan(recipe, store)  # errors appear before a cluster starts
     if store.is_dir() and not os.access(store, os.W_OK | os.X_OK):
         raise StoreError(f"store {store}", "cannot be written", "copy it to a folder of your own, or ask its owner")
-    from dfxm_dask.run.clusters.cluster import open_cluster
-
     with ExitStack() as stack:
         client = None
-        if not alone:
+        if not alone and starts_workers(planned, cluster, workers):
+            from dfxm_dask.run.clusters.cluster import open_cluster
+
             client = stack.enter_context(open_cluster(cluster, workers=workers, plugins=plugins))
         stack.enter_context(heeding_signals())
         publish = subscribers(stack, events)

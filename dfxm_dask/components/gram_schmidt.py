@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
-from scipy.sparse.linalg import eigsh
 
 from dfxm_dask.components.curves import (
     STEPS,
@@ -82,6 +81,8 @@ def _largest_three(products: np.ndarray) -> float:
     """Sum of the three largest eigenvalues; of many frames by Lanczos, which takes a hundredth of the time."""
     if len(products) <= MANY or not products.any():
         return float(np.linalg.eigvalsh(products)[-3:].sum())
+    from scipy.sparse.linalg import eigsh  # slow to load
+
     return float(eigsh(products, 3, v0=np.ones(len(products)), return_eigenvectors=False).sum())
 
 

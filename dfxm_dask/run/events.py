@@ -30,13 +30,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RunStarted:
-    """A recipe begins; ``blocks`` counts the blocks of all steps, complete ones included."""
+    """A recipe begins; ``blocks`` counts the blocks of all steps, complete ones included; ``where`` names the processes
+    that compute."""
 
     recipe: str
     store: str
     steps: tuple[str, ...]
     blocks: int
     dashboard: str | None = None
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,8 +196,9 @@ def line(event: Event) -> str:
     """An event as one line of text."""
     match event:
         case RunStarted():
+            size = many(event.blocks, "block") + (f", {event.where}" if event.where else "")
             watch = f"; dashboard {event.dashboard}" if event.dashboard else ""
-            return f"{event.recipe} on {event.store}: {', '.join(event.steps)} in {many(event.blocks, 'block')}{watch}"
+            return f"{event.recipe} on {event.store}: {', '.join(event.steps)} in {size}{watch}"
         case StepLeftOut():
             return f"{event.step}: left out, {event.reason}"
         case Remark():

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dfxm_dask.errors import RecipeError, StoppedError, StoreError
-from dfxm_dask.phantoms.scans import simulate
 from dfxm_dask.run import stopping
 from dfxm_dask.run.events import (
     IngestDone,
@@ -26,6 +25,7 @@ from dfxm_dask.run.events import (
     Subscriber,
     duration,
     many,
+    megabytes,
     send,
     shown,
 )
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Publish = tuple[Subscriber, ...]
+
+SMALL = 200_000_000
+"""Bytes of counts, uncompressed, below which a command runs a recipe in its own process: to start workers takes longer
+than to reduce such a scan (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ def run_simulate(
     options
         As of :func:`dfxm_dask.simulate`.
     """
+    from dfxm_dask.phantoms.scans import simulate  # loads half of scipy
+
     begun, publish = time.perf_counter(), publish or ()
     total = 0
 
@@ -210,7 +216,9 @@ def run_recipe(
     _check_space(plan)
     total = sum(len(s.blocks) for s in plan.steps if s.stored)
     dashboard = getattr(client, "dashboard_link", None)
-    send(publish, RunStarted(recipe.name, str(store), tuple(s.name for s in plan.steps), total, dashboard))
+    here = f"in this process, about {megabytes(plan.memory_bytes)} of memory"
+    where = here if client is None else "on the workers of a cluster"
+    send(publish, RunStarted(recipe.name, str(store), tuple(s.name for s in plan.steps), total, dashboard, where))
     for name, reason in plan.left_out:
         send(publish, StepLeftOut(name, reason))
     for text in plan.remarks:
@@ -290,6 +298,15 @@ def wait_for_shares(plan: Plan, publish: Publish) -> None:
             send(publish, Remark(f"waits for {'; '.join(others)}"))
             told = others
         time.sleep(1)
+
+
+def starts_workers(plan: Plan, cluster: str | None, workers: int | None) -> bool:
+    """Whether a command runs a plan on workers: where they are asked for, or where the scan is large.
+
+    A run in this process differs in two respects: no limit of memory is enforced, and a kernel that kills its process
+    ends the run. The next run goes on from the blocks on disk; with ``--workers`` it leaves that block out.
+    """
+    return plan.scan_bytes >= SMALL if cluster is None and workers is None else workers != 0
 
 
 def refuse_share(share: tuple[int, int] | Literal["last"] | None, client: Any, overwrite: bool) -> None:

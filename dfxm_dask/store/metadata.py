@@ -11,6 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -144,10 +145,16 @@ def _check_small(array: Path) -> None:
     """Refuse an array in few files that zarr itself cannot open, or with links in it."""
     refuse_links(array)
     try:
-        zarr.open_array(str(array), mode="r")
+        _zarr_opens(str(array), Path(array, "zarr.json").read_bytes())
     except Exception as error:  # zarr raises whatever its parsers meet
         reason = " ".join(str(error).split())[:200]
         raise StoreError(f"array {array}", f"has metadata that Zarr refuses ({reason})", DISTRUST) from None
+
+
+@lru_cache(maxsize=1024)
+def _zarr_opens(array: str, metadata: bytes) -> None:
+    """Have zarr parse the metadata of an array, once while they stay the same; it raises where it cannot."""
+    zarr.open_array(array, mode="r")
 
 
 def refuse_links(folder: str | Path) -> None:

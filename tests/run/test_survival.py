@@ -229,10 +229,22 @@ def test_run_recipe__a_block_that_kills_its_worker_is_left_out(store: Path, plug
     assert (again.complete, again.blocks_done) == (True, 1)
 
 
-@pytest.mark.parametrize("how", ["SIGINT", *(pytest.param(k, marks=pytest.mark.slow) for k in ("SIGTERM", "SIGUSR1"))])
-def test_run__ends_cleanly_when_asked(store: Path, plugin: Path, how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "workers"),
+    [
+        ("SIGINT", 1),
+        *(pytest.param(k, 1, marks=pytest.mark.slow) for k in ("SIGTERM", "SIGUSR1")),
+        ("SIGTERM", None),  # in the process of the command, which a scan so small gets by itself
+    ],
+)
+def test_run__ends_cleanly_when_asked(store: Path, plugin: Path, how: str, workers: int | None) -> None:
+    asked = ["--workers", workers] if workers else []
+    words = command("run", plugin.with_name("slow.yaml"), store, "--plugin", plugin, *asked)
+    words[2] = (
+        "import sys\nfrom dfxm_dask.cli import main\ntry: main()\nfinally: print(f'{\"distributed\" in sys.modules=}')"
+    )
     run = subprocess.Popen(
-        command("run", plugin.with_name("slow.yaml"), store, "--plugin", plugin, "--workers", "1"),
+        words,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -247,6 +259,8 @@ def test_run__ends_cleanly_when_asked(store: Path, plugin: Path, how: str) -> No
     assert run.returncode == 3, said
     assert f"asked to end by {how}" in said
     assert "Traceback" not in said
+    assert f"in sys.modules={bool(workers)}" in said
+    assert ("in this process" in said) == (not workers)
     assert 0 < lines(store, "slow", "slow") < 6
     assert not list((store / "slow/.ledger").glob("lock*"))
     assert not list(store.rglob("*.partial"))
