@@ -15,6 +15,7 @@ from dfxm_dask.errors import IncompleteError
 from dfxm_dask.run.events import megabytes
 from dfxm_dask.run.scan_remarks import of_results
 from dfxm_dask.schema import printable
+from dfxm_dask.store.integrity.attributes import recorded_steps
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -92,7 +93,7 @@ def show_store(path: str | Path) -> bool:
     show_table("variables", ("variable", "dims", "dtype", "unit", "size"), rows, right=(4,))
     steps, notes = [], []
     for group, node in tree.children.items():
-        for step, record in dict(node.attrs.get("provenance") or {}).items():
+        for step, record in recorded_steps(node.attrs).items():
             known = record if isinstance(record, Mapping) else {}
             given = ", ".join(f"{key}={value}" for key, value in dict(known.get("parameters") or {}).items())
             steps.append((group, step, known.get("version", ""), given))
