@@ -65,12 +65,18 @@ def read_node(folder: str | Path) -> dict[str, Any]:
         raise StoreError(f"node {folder}", f"has no readable zarr.json ({reason})", "check the path") from None
     except (ValueError, RecursionError) as error:
         raise StoreError(asked, f"is not JSON ({error})", "restore the file") from None
-    if _depth(meta) > DEEPEST:
-        raise StoreError(asked, f"is nested deeper than {DEEPEST} levels", DISTRUST)
     if not isinstance(meta, dict) or meta.get("zarr_format") != 3 or meta.get("node_type") not in ("group", "array"):
         raise StoreError(asked, "is neither a group nor an array of Zarr format 3", "name a store of this package")
     if not isinstance(meta.setdefault("attributes", {}), dict):
         raise StoreError(asked, "has attributes that are no mapping", DISTRUST)
+    recorded = meta["attributes"].get("provenance")
+    if isinstance(recorded, str):
+        try:
+            meta["attributes"]["provenance"] = json.loads(recorded)
+        except (ValueError, RecursionError) as error:
+            raise StoreError(asked, f"has a provenance that is not JSON ({error})", "restore the file") from None
+    if _depth(meta) > DEEPEST:
+        raise StoreError(asked, f"is nested deeper than {DEEPEST} levels", DISTRUST)
     wrong = _wrong_array(meta) if meta["node_type"] == "array" else _wrong_group(meta)
     if wrong:
         raise StoreError(asked, wrong, DISTRUST)
@@ -122,8 +128,8 @@ def _check_group(group: Path, lengths: Mapping[str, int]) -> Iterator[tuple[str,
     for entry in _entries(group):
         if not entry.is_dir():
             continue
-        if entry.name.startswith(".") or not _is_node(entry):
-            refuse_links(entry.path)  # ledgers, and what a run appends to
+        if entry.name.startswith(".") or entry.name in lengths or not _is_node(entry):
+            refuse_links(entry.path)  # ledgers, what a run appends to, and coordinates repeated for other readers
             continue
         meta = read_node(entry.path)
         yield entry.name, meta

@@ -24,6 +24,7 @@ from dfxm_dask.errors import DfxmError, IncompleteError, InputError, RecipeError
 from dfxm_dask.reduction import REGISTRY
 from dfxm_dask.run.execute import plan, run_ingest, run_recipe, starts_workers
 from dfxm_dask.run.recipe import Recipe, parse_recipe
+from dfxm_dask.store.integrity.attributes import recorded_steps
 from dfxm_dask.store.integrity.ledger import read_ledger
 from tests import stores
 from tests.beamline_files import write_bliss
@@ -232,7 +233,7 @@ def test_run_recipe__other_parameters_are_refused_and_never_mixed(store: Path) -
 
 
 def test_run_recipe__provenance_says_how_to_do_it_again(whole: Path) -> None:
-    made = dfxm_dask.open_scan(whole)["rocking"].attrs["provenance"]["moments"]
+    made = recorded_steps(dfxm_dask.open_scan(whole)["rocking"].attrs)["moments"]
     assert made["parameters"]["lit_above"] == 0
     assert {"raw/ingest", "frames/background"} <= set(made["inputs"])
     assert made["version"] == dfxm_dask.__version__

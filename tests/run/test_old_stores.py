@@ -27,7 +27,7 @@ def as_before(store: Path) -> None:
     path = ledger.ledger_path(store, "raw", "ingest")
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     (header, *_), records = entries, [e for e in entries if "block" in e]
-    meta, provenance = ledger.group_provenance(store, "raw")
+    meta, provenance = ledger.group_provenance(store, "raw")  # which was a mapping, not text
     made = {k: v for k, v in provenance["ingest"].items() if k in KNOWN_THEN}
     for files in (made["small_files"], *(r["files"] for r in records)):
         for name in [n for n in files if n.split("/")[1] in SINCE]:
@@ -35,7 +35,7 @@ def as_before(store: Path) -> None:
     header["plan"]["writes"] = [n for n in header["plan"]["writes"] if n not in SINCE]
     header["digest"] = ledger.digest(header["plan"])
     made["digest"] = ledger.content_digest(header, {r["block"]: r for r in records})
-    provenance["ingest"] = made
+    meta["attributes"]["provenance"] = {"ingest": made}
     for name in SINCE:
         shutil.rmtree(store / "raw" / name, ignore_errors=True)
     path.unlink()
