@@ -21,7 +21,6 @@ from .frames.background import background as background
 from .frames.hot_pixels import hot_pixels as hot_pixels
 from .frames.normalise import normalise as normalise
 from .frames.zingers import zingers as zingers
-from .phantoms.scans import simulate as simulate
 from .rocking.fit_curves import fit_curves as fit_curves
 from .rocking.integrated_curve import integrated_curve as integrated_curve
 from .rocking.kam import kam as kam
@@ -31,8 +30,14 @@ from .rocking.rotation import classify_defects as classify_defects
 from .run.execute import run_recipe as run_recipe
 from .schema import Variable as Variable
 from .store.calibrate import calibrate as calibrate
-from .store.ingest import ingest as ingest
 from .store.scan import open_scan as open_scan
+from .view.answers import info as info
+from .view.answers import ingest as ingest
+from .view.answers import plan as plan
+from .view.answers import report as report
+from .view.answers import verify as verify
+from .view.export import export as export
+from .view.simulation import simulate as simulate
 from .volume.align import align_layers as align_layers
 from .volume.reconstruct import link_layers as link_layers
 from .volume.reconstruct import reconstruct as reconstruct

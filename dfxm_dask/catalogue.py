@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import entry_points
 
 from dfxm_dask.errors import RecipeError
 from dfxm_dask.reduction import REGISTRY, Reduction
 from dfxm_dask.schema import nearest
 
+ROOMS = tuple(f"dfxm_dask.{room}" for room in ("frames", "rocking", "beams", "components", "volume", "boundaries"))
+"""Those of the first steps of a recipe come first: a run that needs no others does not load them."""
+
 
 def load_reductions() -> dict[str, Reduction]:
     """All reductions: of the rooms, and of packages that offer them by the entry point ``dfxm_dask.reductions``."""
-    import dfxm_dask.beams
-    import dfxm_dask.boundaries
-    import dfxm_dask.components
-    import dfxm_dask.frames
-    import dfxm_dask.rocking
-    import dfxm_dask.volume  # noqa: F401  (importing a room registers its reductions)
-
+    for room in ROOMS:
+        import_module(room)  # which registers its reductions
     for point in entry_points(group="dfxm_dask.reductions"):
         point.load()
     return REGISTRY
@@ -31,6 +30,11 @@ def find(name: str) -> Reduction:
     RecipeError
         No reduction has it; the text names the nearest.
     """
+    if all(known.kernel.__module__.startswith(ROOMS) for known in REGISTRY.values()):  # else a plug-in may take a name
+        for room in ROOMS:
+            if name in REGISTRY:
+                break
+            import_module(room)
     if name in REGISTRY:
         return REGISTRY[name]
     known = load_reductions()

@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 ROOM = 2**20
@@ -92,7 +93,9 @@ def command_line() -> None:
     """Settings of a process that is a command, where nobody else's code runs beside ours.
 
     Characters that a terminal or log cannot show are replaced. Figures look the same whatever a matplotlibrc says, and
-    need no screen. Warnings of packages are no errors. Worker processes import nothing from the current folder.
+    need no screen. Warnings of packages are no errors. Worker processes import nothing from the current folder. Kernels
+    are compiled once for commands and worker processes. Sums of numpy run in one thread, as in a worker: otherwise
+    results would depend on the number of cores.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever began the command
@@ -101,4 +104,6 @@ def command_line() -> None:
             getattr(sys, name).reconfigure(errors="replace")
     warnings.filters[:] = [one for one in warnings.filters if one[0] != "error"]  # type: ignore[index]
     os.environ.pop("PYTHONWARNINGS", None)
-    os.environ |= {"PYTHONSAFEPATH": "1", "MATPLOTLIBRC": os.devnull, "MPLBACKEND": "agg"}
+    os.environ |= {"PYTHONSAFEPATH": "1", "MATPLOTLIBRC": os.devnull, "MPLBACKEND": "agg", "OPENBLAS_NUM_THREADS": "1"}
+    with suppress(OSError):  # no folder for temporary files: kernels stay beside the package
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(numba_cache()))

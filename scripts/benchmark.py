@@ -3,8 +3,8 @@
 ``python scripts/benchmark.py maps`` creates the data and prints a Markdown table; ``simulate`` measures the simulator,
 ``networks`` the networks that distinguish weak from strong beam, ``beams`` the recipe of weak-beam images,
 ``components`` the component analyses, ``volume`` objects, boundaries and the comparison of a whole stack, ``scale``
-plans and runs of terabytes without pixels. ``--quick`` uses small frames: it tests that everything runs, but its
-numbers are not meaningful.
+plans and runs of terabytes without pixels, ``first_picture`` the three commands of a new user beside darling.
+``--quick`` uses small frames: it tests that everything runs, but its numbers are not meaningful.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from bench.beams import figure_beams_memory, figure_kernels, figure_network
 from bench.components import figure_layers, figure_nica, figure_nmf, figure_pca, figure_projection
 from bench.data import FULL, QUICK, Data
+from bench.first_picture import figure_first_picture
 from bench.limits import figure_graph, figure_memory
 from bench.networks import Networks, figure_speed, figure_worker
 from bench.reducing import figure_darling, figure_fit, figure_fused, figure_maps, figure_workers
@@ -82,7 +83,9 @@ SCALE: dict[str, Callable[[Scale], list[Row]]] = {
     "tasks": figure_tasks,
 }
 
-ON_STORES = {"maps": MAPS, "beams": BEAMS, "components": COMPONENTS}
+FIRST: dict[str, Callable[[Data], list[Row]]] = {"first_picture": figure_first_picture}
+
+ON_STORES = {"maps": MAPS, "beams": BEAMS, "components": COMPONENTS, "first_picture": FIRST}
 
 
 def arguments() -> argparse.Namespace:
@@ -100,6 +103,8 @@ def arguments() -> argparse.Namespace:
     components = commands.add_parser("components", help="Gram–Schmidt, principal and blind components")
     components.add_argument("--darfix-python", metavar="PATH", help="Python of an environment with darfix")
     components.set_defaults(layers=1)
+    first = commands.add_parser("first_picture", help="processor time from a beamline file to a first picture")
+    first.set_defaults(layers=1)
     volume = commands.add_parser("volume", help="objects, boundaries and comparison of a stack of 301 layers")
     scale = commands.add_parser("scale", help="plans and runs of 10,000 layers without pixels")
     named = (
@@ -108,6 +113,7 @@ def arguments() -> argparse.Namespace:
         (networks, NETWORKS),
         (beams, BEAMS),
         (components, COMPONENTS),
+        (first, FIRST),
         (volume, VOLUME),
         (scale, SCALE),
     )
@@ -159,6 +165,8 @@ def run(options: argparse.Namespace, work: Path) -> None:
     darfix, figures = getattr(options, "darfix_python", None), ON_STORES[options.command]
     data = Data(folder, shape, options.layers, memory_layers, options.repeats, darfix)
     rows = [row for name in options.only or figures for row in measure(name, figures[name], data)]
+    if options.command == "first_picture":
+        return report(rows, "150 frames of 118 x 314 uint16", options.json)
     title = f"one layer 31 x {shape[0]} x {shape[1]} uint16, {options.layers} layers, best of {options.repeats}"
     report(rows, title, options.json)
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from pydantic import Field
 
@@ -88,6 +89,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             left_out=(("mosaicity", "one axis"),),
             remarks=("a note",),
             tasks=4,
+            scan_bytes=10**9,
             memory_bytes=10**8,
             bytes_read=10**9,
             bytes_written=10**7,
@@ -111,6 +113,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen["simulate"] = (preset, out, client, options)
 
     stand_in = Planned(
+        starts_workers=lambda *words: True,
         plan=plan,
         run_recipe=run_recipe,
         run_ingest=run_ingest,
@@ -139,7 +142,7 @@ def test_help__loads_nothing_heavy() -> None:
     code += f"try: main()\nfinally: assert not {heavy}, {heavy}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "Dark-field X-ray microscopy" in done.stdout
+    assert "dark-field X-ray microscopy" in done.stdout
 
 
 @pytest.mark.parametrize("name", list(cli.cli.commands))
@@ -147,6 +150,28 @@ def test_help__is_there_for_every_command(name: str) -> None:
     result = call(name, "--help")
     assert result.exit_code == 0
     assert "Usage:" in result.output
+
+
+def test_help__lists_every_command_with_a_whole_sentence() -> None:
+    listed = call("--help").stdout.split("Commands:")[1].strip().splitlines()
+    assert len(listed) == len(cli.cli.commands)
+    assert [line for line in listed if line.endswith("...") or not line.endswith(".")] == []
+
+
+def test_completion__has_a_script_and_names() -> None:
+    script = CliRunner().invoke(cli.cli, prog_name="dfxm-dask", env={"_DFXM_DASK_COMPLETE": "zsh_source"})
+    assert script.exit_code == 0
+    assert "#compdef dfxm-dask" in script.stdout
+
+    def names(*words: str) -> list[str]:
+        *before, part = words
+        found = ShellComplete(cli.cli, {}, "dfxm-dask", "_DFXM_DASK_COMPLETE").get_completions(before, part)
+        return [item.value for item in found]
+
+    assert names("run", "weak") == ["weak_beam", "weak_beam_volume"]
+    assert names("explain", "mom") == names("reduce", "mom") == ["moments"]
+    assert names("reduce", "moments", "--back") == ["--background"]
+    assert "al002" in names("simulate", "")
 
 
 def test_usage__errors_exit_with_2(tmp_path: Path) -> None:
@@ -159,7 +184,7 @@ def test_usage__errors_exit_with_2(tmp_path: Path) -> None:
         (("reduce", "nothing", "b.zarr"), "No such command 'nothing'"),
         (("reduce", "moments", "b.zarr", "--background", "-1"), "greater than or equal to 0"),
         (("reduce", "moments", "b.zarr", "--method", "guess"), "'guess' is not one of 'sum', 'fit'"),
-        (("run", "maps", "b.zarr", "--workers", "0"), "0 is not in the range"),
+        (("run", "maps", "b.zarr", "--workers", "-1"), "-1 is not in the range"),
     ):
         result = call(*words)
         assert result.exit_code == 2, words

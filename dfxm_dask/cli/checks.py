@@ -1,4 +1,4 @@
-"""Commands that check stores and scans."""
+"""Commands that compute nothing new: they check recipes, stores and the machine."""
 
 from __future__ import annotations
 
@@ -7,18 +7,84 @@ from pathlib import Path
 
 import click
 
-from dfxm_dask.cli.options import FILE, PARTIAL, plugin_option, subscribers
+from dfxm_dask.cli.options import (
+    CLUSTER,
+    FILE,
+    PARTIAL,
+    answer,
+    complete_recipe,
+    json_option,
+    plugin_option,
+    subscribers,
+)
+
+
+@click.command()
+@click.argument("recipe", shell_complete=complete_recipe)
+@click.argument("store", type=FILE)
+@json_option
+@plugin_option
+def check(recipe: str, store: Path, as_json: bool, plugins: tuple[Path, ...]) -> None:
+    """Check whether RECIPE fits STORE, and list its steps.
+
+    RECIPE is a name such as maps, or a YAML file. The list shows the memory, the data read and the data written by
+    each step. No pixel is read.
+
+    \b
+    Example:
+      dfxm-dask check maps scan.zarr
+    """
+    from dfxm_dask.view.answers import check as look
+
+    answer(look(recipe, store), as_json)
+
+
+@click.command("plan")
+@click.argument("recipe", shell_complete=complete_recipe)
+@click.argument("store", type=FILE)
+@click.option("--workers", type=click.IntRange(1), help="Number of workers of the run. [default: one per core]")
+@click.option("--memory-limit", metavar="SIZE", help="Memory of a worker, such as 2GiB. [default: an even share]")
+@click.option("--cluster", metavar="NAME|FILE", help="Cluster whose configuration sets workers and memory.")
+@json_option
+@plugin_option
+def plan_run(
+    recipe: str,
+    store: Path,
+    workers: int | None,
+    memory_limit: str | None,
+    cluster: str | None,
+    as_json: bool,
+    plugins: tuple[Path, ...],
+) -> None:
+    """Estimate the cost of RECIPE on STORE.
+
+    The estimate gives tasks, memory of a worker, disk space and files of the blocks that no earlier run has computed.
+    Nothing is computed, and STORE is not changed. A run that exceeds the memory or the disk is refused with exit
+    code 1.
+
+    \b
+    Examples:
+      dfxm-dask plan weak_beam_volume scan.zarr
+      dfxm-dask plan maps scan.zarr --workers 8 --memory-limit 4GiB
+    """
+    from dfxm_dask.view.answers import planned
+
+    found, refused = planned(recipe, store, workers=workers, memory_limit=memory_limit, cluster=cluster)
+    answer(found, as_json)
+    if refused:
+        raise refused
 
 
 @click.command()
 @click.argument("store", type=FILE)
 @click.option(
-    "--deep", type=click.IntRange(0), default=0, metavar="N", help="Compute N random blocks again, and compare."
+    "--deep", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Recompute N random blocks too."
 )
-@click.option("--seed", type=click.IntRange(0), help="Of the choice. [default: another one each time]")
-@click.option("--repair", is_flag=True, help="Make damaged results anew by the recipe that the store remembers.")
-@click.option("--workers", type=click.IntRange(1), help="Worker processes. [default: this process]")
-@click.option("--cluster", metavar="NAME|FILE|tcp://...", help="Where to read and compute. [default: this machine]")
+@click.option("--seed", type=click.IntRange(0), help="Seed of the random choice. [default: a new one each time]")
+@click.option("--repair", is_flag=True, help="Recompute damaged results by the recipe that STORE records.")
+@click.option("--workers", type=click.IntRange(1), help="Number of worker processes. [default: this process]")
+@click.option("--cluster", metavar=CLUSTER, help="Cluster that reads and computes. [default: this machine]")
+@json_option
 @plugin_option
 def verify(
     store: Path,
@@ -27,16 +93,21 @@ def verify(
     repair: bool,
     workers: int | None,
     cluster: str | None,
+    as_json: bool,
     plugins: tuple[Path, ...],
 ) -> None:
-    """Check every byte of STORE against its ledgers, and say what is wrong and where.
+    """Check all files of STORE against their checksums.
 
-    Exit code 0: sound, or mended. Exit code 3: something is wrong; each line says what.
+    A line for each fault names group, step, block and file. Exit code 0: STORE is sound, or sound again after
+    --repair. Exit code 3: faults remain.
+
+    \b
+    Examples:
+      dfxm-dask verify scan.zarr --deep 10
+      dfxm-dask verify scan.zarr --repair
     """
-    from dfxm_dask.run.checks.verify import verify as look
-    from dfxm_dask.run.events import duration, many, megabytes
     from dfxm_dask.run.stopping import heeding_signals
-    from dfxm_dask.view.tables import say
+    from dfxm_dask.view.answers import verify as look
 
     with ExitStack() as stack:
         client = None
@@ -45,21 +116,30 @@ def verify(
 
             client = stack.enter_context(open_cluster(cluster, workers=workers, plugins=plugins))
         stack.enter_context(heeding_signals())
-        found = look(
-            store,
-            deep=deep,
-            seed=seed,
-            repair=repair,
-            client=client,
-            publish=subscribers(stack, None) if repair else (),
-        )
-    for fault in found.mended:
-        say(f"MENDED  {fault}")
-    for fault in found.faults:
-        say(f"WRONG   {fault}")
-    again = f", {many(len(found.recomputed), 'block')} computed again" if deep else ""
-    looked = f"{many(found.files, 'file')} of blocks, {megabytes(found.bytes)}{again} in {duration(found.seconds)}"
-    if found.faults:
-        say(f"{store}: {many(len(found.faults), 'fault')}; {looked}")
+        publish = subscribers(stack, None) if repair else ()
+        found = look(store, deep=deep, seed=seed, repair=repair, client=client, publish=publish)
+    answer(found, as_json)
+    if not found.as_dict()["sound"]:
         raise SystemExit(PARTIAL)
-    say(f"{store}: sound; {looked}")
+
+
+@click.command()
+@click.argument("folder", type=FILE, default=Path(), metavar="[FOLDER]")
+@click.option("--cluster", metavar="NAME|FILE", help="Check this cluster too.")
+@json_option
+def doctor(folder: Path, cluster: str | None, as_json: bool) -> None:
+    """Check the installation, the machine and a folder.
+
+    The checks cover packages, codecs, memory, GPU, batch system, and whether FOLDER suits stores (default: the current
+    folder). Probe files are written into FOLDER and removed. Exit code 1: a check fails.
+
+    \b
+    Example:
+      dfxm-dask doctor /data/visitor/ma0001/PROCESSED_DATA
+    """
+    from dfxm_dask.view.answers import doctor as look
+
+    found = look(folder, cluster)
+    answer(found, as_json)
+    if found.as_dict()["counts"]["fail"]:
+        raise SystemExit(1)

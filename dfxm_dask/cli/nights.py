@@ -1,4 +1,4 @@
-"""Commands for unattended work: nights, and pages of what they and single runs made."""
+"""Commands for nightly reduction, and for pages of results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dfxm_dask.cli.options import FILE, PARTIAL, plugin_option, subscribers
+from dfxm_dask.cli.options import FILE, PARTIAL, answer, json_option, plugin_option, subscribers
 
 if TYPE_CHECKING:
     from dfxm_dask.run.nights.night import Night, Outcome
@@ -16,26 +16,32 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("config", type=FILE)
-@click.option("--hours", type=click.FloatRange(0, min_open=True), help="End the night after so many hours.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done; nothing is written.")
+@click.option("--hours", type=click.FloatRange(0, min_open=True), help="Maximum duration of the night, in hours.")
+@click.option("--dry-run", is_flag=True, help="List the scans without reducing them; nothing is written.")
 @click.option(
     "--print-schedule",
     "scheduler",
     type=click.Choice(("all", "cron", "systemd", "scrontab")),
     is_flag=False,
     flag_value="all",
-    help="Print the text that begins this night every day, and do nothing else.",
+    help="Print the entry for a scheduler that starts this night every day, and exit.",
 )
-@click.option("--at", default="02:00", show_default=True, metavar="HH:MM", help="Time of day in that text.")
-@click.option("--events", type=FILE, help="Append what happens to this file, as JSON lines.")
+@click.option("--at", default="02:00", show_default=True, metavar="HH:MM", help="Time of day for --print-schedule.")
+@click.option("--events", type=FILE, help="Append all events to this file, as JSON lines.")
 def nightly(
     config: Path, hours: float | None, dry_run: bool, scheduler: str | None, at: str, events: Path | None
 ) -> None:
-    """Do what CONFIG says with all scans that are new: ingest, run recipes, write a page on it.
+    """Reduce all new scans that CONFIG describes.
 
-    A scan that is done is not touched again; one that may still be being written waits for the next night; one that
-    fails is tried again, and then named every night. CONFIG is a YAML file like configs/nightly.yaml. Exit code 0: all
-    is done, or nothing is new; 3: something is not, and the page says what and why.
+    A night ingests new scans, runs recipes on them, and writes a page. CONFIG is a YAML file like configs/nightly.yaml.
+    Complete scans stay untouched. A scan that is still being written waits for the next night. A scan that fails is
+    tried again, and then listed every night. Exit code 0: all scans are complete, or none is new. Exit code 3: some
+    scans are incomplete; the page gives the reasons.
+
+    \b
+    Examples:
+      dfxm-dask nightly nightly.yaml --dry-run
+      dfxm-dask nightly nightly.yaml --print-schedule cron --at 03:30
     """
     from dfxm_dask.run.nights.config import SCHEDULERS, read_nightly, schedule
 
@@ -76,7 +82,7 @@ def nightly(
 
 
 def _facts(store: str) -> dict[str, Any]:
-    """Numbers and pictures of a store; that they cannot be had is no fault of the scan."""
+    """Findings and pictures of a store, or the reason why they cannot be shown."""
     from dfxm_dask.view.store_facts import scan_facts, without_facts
 
     try:
@@ -86,7 +92,7 @@ def _facts(store: str) -> dict[str, Any]:
 
 
 def _page(done: Night, folder: Path) -> Path:
-    """A name for the page that is not taken: the time at which the night began."""
+    """An unused name for the page, from the time at which the night began."""
     name = f"night_{done.begun[:19].replace(':', '')}"
     page, k = folder / f"{name}.html", 1
     while page.exists():
@@ -96,23 +102,27 @@ def _page(done: Night, folder: Path) -> Path:
 
 
 def _dry_words(done: Night) -> str:
-    return "Would be left: " + (", ".join(f"{count} {status}" for status, count in done.counts.items()) or "nothing")
+    counts = ", ".join(f"{count} {status}" for status, count in done.counts.items())
+    return f"Scans by state, nothing reduced: {counts or 'none'}"
 
 
 @click.command()
 @click.argument("store", type=FILE)
-@click.option("--out", type=FILE, metavar="FILE.html", help="The page. [default: STORE.html beside the store]")
+@click.option("--out", type=FILE, metavar="FILE.html", help="Path of the page. [default: STORE.html beside STORE]")
+@json_option
 @plugin_option
-def report(store: Path, out: Path | None, plugins: tuple[Path, ...]) -> None:
-    """Write a page on what STORE has: numbers, pictures, what is not complete, how it was made.
+def report(store: Path, out: Path | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
+    """Write a page with findings and pictures of a store.
 
-    The page is one file, and a JSON file with the same facts goes beside it. Exit code 3 says that the store is not
-    complete.
+    The page is one HTML file; a JSON file with the same facts goes beside it. Exit code 3: the store is incomplete.
+
+    \b
+    Example:
+      dfxm-dask report scan.zarr --out scan.html
     """
-    from dfxm_dask.view.report import scan_page
+    from dfxm_dask.view.answers import report as write
 
-    page, beside, complete = scan_page(store, out)
-    click.echo(f"page:     {page}\nfor programs: {beside}")
-    if not complete:
-        click.echo("INCOMPLETE: the page says what is missing")
+    found = write(store, out)
+    answer(found, as_json)
+    if not found.as_dict()["complete"]:
         raise SystemExit(PARTIAL)

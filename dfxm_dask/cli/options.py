@@ -1,4 +1,4 @@
-"""What commands of the command line share: words read as values, options of all that computes, and how it is run."""
+"""Parts that commands share: text read as values, options of all commands that compute, completion, output."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.shell_completion import CompletionItem
 
 from dfxm_dask.errors import DfxmError, StoppedError, StoreError
 
 if TYPE_CHECKING:
     from dfxm_dask.run.events import Subscriber
     from dfxm_dask.run.recipe import Recipe
+    from dfxm_dask.view.tables import Summary
 
 PARTIAL = 3
+CLUSTER = "NAME|FILE|tcp://..."
 
 
 class _File(click.Path):
-    """A path that is not the empty word, which would mean the current folder."""
+    """A path. An empty text is refused: it would mean the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if str(value) == "" or "\0" in str(value):
-            self.fail("an empty path, or one with a zero byte", param, ctx)
+            self.fail("the path is empty or contains a zero byte", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -33,7 +36,7 @@ FILE = _File(path_type=Path)
 
 
 class Commands(click.Group):
-    """Commands whose refusals are one line on stderr and exit code 1."""
+    """Commands that report an error as one line on stderr, with exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -48,7 +51,7 @@ class Commands(click.Group):
 
             raise click.ClickException(printable(" ".join(str(error).split()))) from error
         except BrokenPipeError:
-            raise  # whoever reads has enough: click ends in silence
+            raise  # the reader has closed the pipe: click ends silently
         except OSError as error:
             raise click.ClickException(_refused(error, ctx)) from error
         except ValueError as error:
@@ -62,12 +65,12 @@ class Commands(click.Group):
 
 
 def _refused(error: OSError, ctx: click.Context) -> str:
-    """What the machine refuses, as one line with what to do."""
+    """An error of the operating system as one line with a remedy."""
     from dfxm_dask.schema import printable
 
     where = " to ".join(str(name) for name in (error.filename, error.filename2) if name) or f"{ctx.invoked_subcommand}"
     reason = " ".join(str(error.strerror or error).split())
-    remedy = "check that the path exists, that you may read and write it, and that its disk has room"
+    remedy = "check that the path exists, that you may read and write it, and that the disk has free space"
     if "temporary directory" in reason:
         remedy = "set TMPDIR to a folder that you can write"
     return printable(f"{where}: {reason}; {remedy}")
@@ -109,18 +112,18 @@ def read_hkl(_: Any, __: Any, text: str | None) -> tuple[int, ...] | None:
 
 
 def crystal_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Options of commands that tell a store its crystal."""
+    """Options of commands that record the crystal in a store."""
     from dfxm_dask.cli.parameters import FieldType
 
     function = click.option(
-        "--hkl", metavar="H,K,L", callback=read_hkl, help="Reflection that was measured; for g·b of boundaries."
+        "--hkl", metavar="H,K,L", callback=read_hkl, help="Reflection of the scan, for g·b of boundaries."
     )(function)
     return click.option(
         "--lattice",
         metavar="{parameter: A, x: [h, k, l], z: [h, k, l]}",
         type=FieldType(dict),
-        help="Crystal for Burgers vectors of boundaries: A in um, crystal directions along the axes x (the beam) and"
-        " z (up) of the store; kind: bcc where it is not fcc.",
+        help="Crystal, for Burgers vectors of boundaries: lattice parameter A in um, and the crystal directions along"
+        " the axes x (beam) and z (up) of the store. Add `kind: bcc` for a bcc crystal. [default kind: fcc]",
     )(function)
 
 
@@ -133,7 +136,7 @@ def read_layers(_: Any, __: Any, text: str | None) -> list[float] | None:
 
 
 def read_motors(_: Any, __: Any, texts: tuple[str, ...]) -> dict[str, str]:
-    """``motor=axis`` words as a mapping."""
+    """Texts ``motor=axis`` as a mapping."""
     return dict(split_pair(text, "MOTOR=AXIS, such as mu=phi", str, "=") for text in texts)
 
 
@@ -145,7 +148,7 @@ def read_share(_: Any, __: Any, text: str | None) -> tuple[int, int] | Literal["
 
 
 def load_plugins(_: Any, __: Any, files: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Register the reductions of plug-in files before anything asks for them."""
+    """Register the reductions of plug-in files before other options are read."""
     from dfxm_dask.run.recipe import load_plugin
 
     for file in files:
@@ -157,7 +160,7 @@ def load_plugins(_: Any, __: Any, files: tuple[Path, ...]) -> tuple[Path, ...]:
 
 
 def plugins_first(words: list[str]) -> list[str]:
-    """The words of a command with every ``--plugin FILE`` in front, so that what it declares is known to the others."""
+    """The arguments of a command with every ``--plugin FILE`` in front, so that its reductions exist for the others."""
     own = words[: words.index("--")] if "--" in words else words
     first: list[str] = []
     rest: list[str] = []
@@ -177,24 +180,55 @@ plugin_option = click.option(
     multiple=True,
     callback=load_plugins,
     is_eager=True,
-    help="Python file that declares further reductions or figures. It is run: name only files that you trust.",
+    help="Python file that declares further reductions or figures. The file is executed: give only files that you"
+    " trust.",
 )
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
+
+
+def answer(found: Summary, as_json: bool) -> None:
+    """Print a summary: tables, or one JSON document and nothing else on stdout."""
+    if as_json:
+        click.echo(found.json())
+    else:
+        found.show()
+
+
+def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of packaged recipes for the completion of a shell; files where no name fits."""
+    from dfxm_dask.sources.source import known_configs
+
+    names = [CompletionItem(name) for name in known_configs("recipes") if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
+
+
+def complete_reduction(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of reductions for the completion of a shell."""
+    from dfxm_dask.catalogue import load_reductions
+
+    return [CompletionItem(name) for name in sorted(load_reductions()) if name.startswith(incomplete)]
+
+
+def complete_preset(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of simulated samples for the completion of a shell."""
+    from dfxm_dask.phantoms.presets import PRESETS
+
+    return [CompletionItem(name, help=p.summary) for name, p in PRESETS.items() if name.startswith(incomplete)]
 
 
 def run_options(function: Callable[..., None]) -> Callable[..., None]:
     """Options of every command that computes."""
-    function = click.option(
-        "--overwrite", is_flag=True, help="Make all steps of the recipe anew, also those that are there."
-    )(function)
-    function = click.option("--events", type=FILE, help="Append what happens to this file, as JSON lines.")(function)
+    function = click.option("--overwrite", is_flag=True, help="Recompute steps that are already complete.")(function)
+    function = click.option("--events", type=FILE, help="Append all events to this file, as JSON lines.")(function)
     function = click.option(
         "--workers",
-        type=click.IntRange(1),
-        help="Worker processes; of a batch system, jobs. [default: one for each core]",
+        type=click.IntRange(0),
+        help="Number of worker processes, or of jobs; 0 computes in this process. [default: 0 for a scan of less than"
+        " 200 MB of uncompressed counts, else one per core]",
     )(function)
-    return click.option(
-        "--cluster", metavar="NAME|FILE|tcp://...", help="Where to compute. [default: processes on this machine]"
-    )(function)
+    return click.option("--cluster", metavar=CLUSTER, help="Cluster that computes. [default: this machine]")(function)
 
 
 shard_option = click.option(
@@ -202,8 +236,8 @@ shard_option = click.option(
     "share",
     metavar="i/n|last",
     callback=read_share,
-    help="Only this share of the layers, in this process and without any port: for job arrays. `last` waits for them,"
-    " then does what needs all layers or was left.",
+    help="Compute only this share of the layers, in this process and without network ports, as a task of a job array."
+    " The share `last` waits for the others, then computes steps that require all layers, and missing blocks.",
 )
 
 
@@ -218,35 +252,37 @@ def compute(
     overwrite: bool,
     share: tuple[int, int] | Literal["last"] | None = None,
 ) -> bool:
-    """Plan, then run on a cluster; returns whether all is done."""
-    from dfxm_dask.run.execute import plan, refuse_share, run_recipe
+    """Plan and run a recipe, a small scan in this process, else on a cluster. Returns True for a complete result."""
+    from dfxm_dask.run.execute import plan, refuse_share, run_recipe, starts_workers
     from dfxm_dask.run.stopping import heeding_signals
 
+    if cluster and workers == 0:
+        raise click.UsageError("--workers 0 computes in this process: leave out --cluster")
     alone = share not in (None, "last")
     refuse_share(share, cluster or workers, overwrite)
-    plan(recipe, store)  # refuses before a cluster is started
+    planned = plan(recipe, store)  # errors appear before a cluster starts
     if store.is_dir() and not os.access(store, os.W_OK | os.X_OK):
         raise StoreError(f"store {store}", "cannot be written", "copy it to a folder of your own, or ask its owner")
-    from dfxm_dask.run.clusters.cluster import open_cluster
-
     with ExitStack() as stack:
         client = None
-        if not alone:
+        if not alone and starts_workers(planned, cluster, workers):
+            from dfxm_dask.run.clusters.cluster import open_cluster
+
             client = stack.enter_context(open_cluster(cluster, workers=workers, plugins=plugins))
         stack.enter_context(heeding_signals())
         publish = subscribers(stack, events)
         report = run_recipe(recipe, store, client=client, publish=publish, overwrite=overwrite, share=share)
     if alone and not (report.stopped or report.quarantined or report.absent):
-        return True  # it has done what a share can; a last run does the rest
+        return True  # a share is done; a last run computes the rest
     return bool(report.complete)
 
 
 def subscribers(stack: ExitStack, events: Path | None) -> tuple[Subscriber, ...]:
-    """What listens to a run: the terminal or log on stderr, and a file where wanted."""
+    """Subscribers to the events of a run: the terminal or log on stderr, and the file of ``--events``."""
     from dfxm_dask.run.events import choose_subscriber, json_lines
 
     if events:
-        with events.open("a"):  # a place that cannot be written is refused before the work
+        with events.open("a"):  # a path that cannot be written is refused before the work
             pass
     shown = stack.enter_context(choose_subscriber(sys.stderr))
     return (shown, json_lines(events)) if events else (shown,)

@@ -1,4 +1,4 @@
-"""Options of a command made from the parameters of a reduction: what they accept is what a recipe accepts."""
+"""Options of a command from the parameters of a reduction; options and recipes accept the same values."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def field_option(name: str, field: FieldInfo) -> click.Option:
-    """A parameter as an option, with its unit and default in its help."""
+    """A parameter as an option, with unit and default in the help."""
     from dfxm_dask.engine.docstring import unit
-    from dfxm_dask.view.tables import default_words, type_words
+    from dfxm_dask.view.reductions import default_words, type_words
 
     words = f"--{name.replace('_', '-')}"
     measured = f", in {unit(field)}" if unit(field) else ""
@@ -35,7 +35,7 @@ def field_option(name: str, field: FieldInfo) -> click.Option:
 
 
 class FieldType(click.ParamType):
-    """Text that means what it does in a recipe; lists may go without brackets. The declaration checks the value."""
+    """A text with the meaning that it has in a recipe; lists may omit brackets. The declaration checks the value."""
 
     name = "value"
 
@@ -44,7 +44,7 @@ class FieldType(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str) or self.kinds <= {str, type(None)}:
-            return value  # a name or a path, whatever it looks like
+            return value  # a name or a path, even one that looks like a number
         from dfxm_dask.plain_yaml import parse_yaml, plain, scalar
 
         text = value.strip()
@@ -58,7 +58,7 @@ class FieldType(click.ParamType):
         except DfxmError as error:
             self.fail(f"{value!r} {error.found}; {error.remedy}", param, ctx)
         except ValueError as error:
-            self.fail(f"{value[:40]!r} is no number ({error})", param, ctx)
+            self.fail(f"{value[:40]!r} is not a number ({error})", param, ctx)
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:

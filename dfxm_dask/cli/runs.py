@@ -1,4 +1,4 @@
-"""Commands that compute: recipes, single reductions, training; and what can be computed."""
+"""Commands that compute: recipes, single reductions, training; and the list of reductions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from dfxm_dask.cli.options import (
     FILE,
     PARTIAL,
     Commands,
+    answer,
+    complete_recipe,
+    complete_reduction,
     compute,
+    json_option,
     plugin_option,
     plugins_first,
     run_options,
@@ -25,29 +29,22 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("recipe")
-@click.argument("store", type=FILE)
-@plugin_option
-def check(recipe: str, store: Path, plugins: tuple[Path, ...]) -> None:
-    """Check RECIPE (a name such as maps, or a file) against STORE, and say what it costs; no pixel is read."""
-    from dfxm_dask.run.execute import plan
-    from dfxm_dask.run.recipe import read_recipe
-    from dfxm_dask.view.tables import show_plan
-
-    asked = read_recipe(recipe)
-    show_plan(plan(asked, store), asked.name, store)
-
-
-@click.command()
-@click.argument("recipe")
+@click.argument("recipe", shell_complete=complete_recipe)
 @click.argument("store", type=FILE)
 @run_options
 @shard_option
 @plugin_option
 def run(recipe: str, store: Path, plugins: tuple[Path, ...], **how: Any) -> None:
-    """Run RECIPE (a name such as maps, or a file) on STORE.
+    """Run RECIPE on STORE.
 
-    A run that was stopped goes on where it stopped. Ctrl-C or SIGTERM end it after the blocks at work: exit code 3.
+    RECIPE is a name such as maps, or a YAML file. A run that was stopped continues where it stopped. Ctrl-C or SIGTERM
+    stops a run after the blocks in progress. Exit code 3: the result is incomplete.
+
+    \b
+    Examples:
+      dfxm-dask run maps scan.zarr
+      dfxm-dask run mine.yaml scan.zarr --workers 8
+      dfxm-dask run weak_beam_volume scan.zarr --cluster slurm --workers 4
     """
     from dfxm_dask.run.recipe import read_recipe
 
@@ -76,13 +73,20 @@ class ReductionCommands(Commands):
 @click.group(cls=ReductionCommands)
 @plugin_option
 def reduce(plugins: tuple[Path, ...]) -> None:
-    """Run one reduction on a store. `--plugin` may stand anywhere."""
+    """Run a single reduction on a store.
+
+    `dfxm-dask reductions` lists the reductions, `dfxm-dask reduce NAME --help` lists the options of one.
+
+    \b
+    Example:
+      dfxm-dask reduce moments scan.zarr --background 100
+    """
     click.get_current_context().obj = plugins
 
 
 def reduction_command(found: Reduction) -> click.Command:
-    """The command of a reduction: an option for each parameter, with unit and default in its help."""
-    from dfxm_dask.view.tables import summary
+    """The command of a reduction: one option for each parameter, with unit and default in the help."""
+    from dfxm_dask.view.reductions import summary
 
     options = [field_option(name, field) for name, field in found.parameters.model_fields.items()]
 
@@ -107,34 +111,41 @@ def reduction_command(found: Reduction) -> click.Command:
         found.name,
         callback=function,
         params=[click.Argument(["store"], type=FILE), *options, *reversed(getattr(function, "__click_params__", []))],
-        help=f"{text}\n\nMore: `dfxm-dask explain {found.name}`.",
+        help=f"{text}\n\n`dfxm-dask explain {found.name}` shows the full documentation.",
         short_help=text,
     )
 
 
 @click.command()
 @click.argument("stores", nargs=-1, required=True, type=FILE)
-@click.option("--labels", required=True, metavar="truth|prior|FILE", help="Where labels come from.")
-@click.option("--out", type=FILE, required=True, help="NAME.safetensors; what is known and figures go beside it.")
-@click.option("--start", default="compact", show_default=True, metavar="NAME|FILE|none", help="Weights to begin with.")
-@click.option("--architecture", help="Network. [default: that of the weights to begin with, else compact]")
-@click.option("--epochs", type=click.IntRange(1), default=20, show_default=True, help="At most.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same weights.")
+@click.option("--labels", required=True, metavar="truth|prior|FILE", help="Source of the labels.")
+@click.option(
+    "--out", type=FILE, required=True, help="NAME.safetensors; a description and figures go beside this file."
+)
+@click.option("--start", default="compact", show_default=True, metavar="NAME|FILE|none", help="Initial weights.")
+@click.option("--architecture", help="Network. [default: that of the initial weights, else compact]")
+@click.option("--epochs", type=click.IntRange(1), default=20, show_default=True, help="Maximum number of epochs.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Equal seeds give equal weights.")
 @click.option(
     "--max-patches",
     "most",
     type=click.IntRange(2),
     default=6000,
     show_default=True,
-    help="At most so many, the same share from every layer and class.",
+    help="Maximum number of patches; each layer and each class contributes the same share.",
 )
-@click.option("--dark", type=float, help="Counts without beam. [default: the darkest place of each layer]")
-@click.option("--overwrite", is_flag=True, help="Replace weights that are there.")
+@click.option("--dark", type=float, help="Counts without beam. [default: the darkest region of each layer]")
+@click.option("--overwrite", is_flag=True, help="Replace existing weights.")
 def train(stores: tuple[Path, ...], out: Path, **options: Any) -> None:
-    """Train weights for `classify_beams` on labelled frames of STORES.
+    """Train weights for classify_beams on labelled frames.
 
-    Labels are the truth of a simulated scan, the rocking curve where it leaves no doubt (prior), or a YAML or CSV FILE
-    with entries like {z: 12.0, phi: 0.0123, box: [0, 640, 0, 512], class: weak}. Frames of two layers at least.
+    The frames of STORES come from two layers or more. Labels come from the truth of a simulated scan (truth), from
+    rocking curves of unambiguous patches (prior), or from a YAML or CSV file with entries such as
+    {z: 12.0, phi: 0.0123, box: [0, 640, 0, 512], class: weak}.
+
+    \b
+    Example:
+      dfxm-dask train a.zarr b.zarr --labels prior --out mine.safetensors
     """
     from dfxm_dask.run.training import train_weights
     from dfxm_dask.view.training import show_training, training_figures
@@ -146,21 +157,29 @@ def train(stores: tuple[Path, ...], out: Path, **options: Any) -> None:
 
 
 @click.command()
+@json_option
 @plugin_option
-def reductions(plugins: tuple[Path, ...]) -> None:
-    """List what can be computed."""
+def reductions(as_json: bool, plugins: tuple[Path, ...]) -> None:
+    """List all reductions with their groups and parameters."""
     from dfxm_dask.catalogue import load_reductions
-    from dfxm_dask.view.tables import show_reductions
+    from dfxm_dask.view.reductions import list_reductions
 
-    show_reductions(load_reductions())
+    answer(list_reductions(load_reductions()), as_json)
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_reduction)
 @plugin_option
 def explain(name: str, plugins: tuple[Path, ...]) -> None:
-    """Show what a reduction reads, writes and does, with units and defaults."""
-    from dfxm_dask.catalogue import find
-    from dfxm_dask.view.tables import show_reduction
+    """Show input, output and parameters of a reduction.
 
-    show_reduction(find(name))
+    Each variable and parameter has its unit, each parameter its default.
+
+    \b
+    Example:
+      dfxm-dask explain moments
+    """
+    from dfxm_dask.catalogue import find
+    from dfxm_dask.view.reductions import explain_reduction
+
+    explain_reduction(find(name)).show()

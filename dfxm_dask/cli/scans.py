@@ -1,4 +1,4 @@
-"""Commands that make stores: demo, simulate, ingest; that set their pixel size; and one that looks into them."""
+"""Commands that write stores (demo, simulate, ingest), set their pixel size, and show their content."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 import click
 
 from dfxm_dask.cli.options import (
+    CLUSTER,
     FILE,
     PARTIAL,
+    answer,
+    complete_preset,
     compute,
     crystal_options,
+    json_option,
     plugin_option,
     read_layers,
     read_motors,
@@ -26,32 +30,46 @@ from dfxm_dask.errors import DfxmError
 
 
 @click.command()
-@click.option("--out", type=FILE, default=Path("demo"), show_default=True, help="Folder for the store and figures.")
-@click.option("--preset", default="easy", show_default=True, help="What to simulate; see `dfxm-dask simulate --help`.")
+@click.option("--out", type=FILE, default=Path("demo"), show_default=True, help="Folder for the store and the figures.")
+@click.option(
+    "--preset",
+    default="easy",
+    show_default=True,
+    shell_complete=complete_preset,
+    help="Simulated sample; see `dfxm-dask simulate --help`.",
+)
 @click.option("--real", is_flag=True, help="Reduce a real rocking scan of beamline ID03 instead.")
 @click.option(
     "--pixel-size",
     metavar="Y,X",
     callback=read_pixel_size,
-    help="With --real: effective pixel in um, for KAM and scale bars. The file does not record it. [default: 1,1]",
+    help="Effective pixel of the real scan in um, for KAM and scale bars. The file does not record it. [default: 1,1]",
 )
 @run_options
 def demo(out: Path, preset: str, real: bool, pixel_size: tuple[float, float] | None, **how: Any) -> None:
-    """Simulate what a beamline writes, reduce it, draw it, and print what was found beside what is true.
+    """Simulate a scan, reduce it, and compare with the truth.
 
-    The strong beam of the simulated scan is sharp: in four layers the wall is not found where it is smeared.
+    The demo simulates the files of a beamline, ingests and reduces them, draws figures, and prints the results beside
+    the truth. The strong beam of the simulated scan is sharp: four layers are too few to find the wall under a smeared
+    strong beam.
+
+    \b
+    Examples:
+      dfxm-dask demo
+      dfxm-dask demo --real --out real
     """
     from dfxm_dask.run.recipe import read_recipe
     from dfxm_dask.store.scan import open_scan
     from dfxm_dask.view.compare.truth import truth_rows
     from dfxm_dask.view.figures.index import figures as draw
-    from dfxm_dask.view.tables import findings, say, show_table
+    from dfxm_dask.view.store_facts import findings, measured
+    from dfxm_dask.view.tables import say, show_table
 
     truth = None
     if real:
         store = out / "rocking.zarr"
         if pixel_size is None:
-            say("effective pixel taken as 1 um: the file does not record it (--pixel-size Y,X to say otherwise)")
+            say("effective pixel set to 1 um: the file does not record it (--pixel-size Y,X sets another)")
         source, pixel_size = demo_scan(), pixel_size or (1.0, 1.0)
         out.mkdir(parents=True, exist_ok=True)
     else:
@@ -63,14 +81,15 @@ def demo(out: Path, preset: str, real: bool, pixel_size: tuple[float, float] | N
     ingest_source(source, store, None, None, how["events"], **given)
     complete = all([compute(read_recipe(name), store, **how) for name in ("maps", "weak_beam_volume")])
     tree = open_scan(store, chunks=None)
-    if truth is not None:  # its coordinates went through a motor in mm: equal but for rounding
+    if truth is not None:  # its coordinates went through a motor in mm: equal except for rounding
         tree["truth"] = truth["truth"].to_dataset(inherit=False)
     written = draw(tree, out / "figures")
-    show_table("what was found", ("quantity", "value"), findings(tree), right=(1,))
+    found = [(one["quantity"], measured(one)) for one in findings(tree["rocking"].dataset)]
+    show_table("findings", ("quantity", "value"), found, right=(1,))
     if truth is not None:
         rows = truth_rows(tree, tree["truth"].dataset)
         show_table("beside the truth", ("quantity", "found", "true"), rows, right=(1, 2))
-    say("A truncated curve never comes down to its background within the scan: its width is a lower bound.")
+    say("The scan ends before a truncated curve reaches its background: the width of such a curve is a lower bound.")
     say(f"store:    {store}")
     say(f"figures:  {out / 'figures'} ({len(written)} files; begin with {written[-1].name})")
     if not complete:
@@ -78,7 +97,7 @@ def demo(out: Path, preset: str, real: bool, pixel_size: tuple[float, float] | N
 
 
 def simulated(preset: str, out: Path, how: dict[str, Any], **options: Any) -> Any:
-    """Simulate with the events shown; layers in parallel where a cluster or workers were asked for."""
+    """Simulate and show the events; with ``--cluster`` or ``--workers`` layers are computed in parallel."""
     from dfxm_dask.run.execute import run_simulate
     from dfxm_dask.run.stopping import heeding_signals
 
@@ -94,7 +113,7 @@ def simulated(preset: str, out: Path, how: dict[str, Any], **options: Any) -> An
 
 
 def demo_scan() -> Path:
-    """The real rocking scan that comes as a data file inside darling; its code is not loaded."""
+    """The real rocking scan, a data file of the package darling, whose code is not loaded."""
     from importlib.metadata import PackageNotFoundError, files
 
     try:
@@ -107,16 +126,16 @@ def demo_scan() -> Path:
 
 
 @click.command()
-@click.argument("preset")
+@click.argument("preset", shell_complete=complete_preset)
 @click.argument("out", type=FILE)
-@click.option("--layers", type=click.IntRange(1), help="Layers along z. [default: of the preset]")
-@click.option("--shape", metavar="Y,X", callback=read_shape, help="Rows and columns. [default: of the preset]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same counts.")
+@click.option("--layers", type=click.IntRange(1), help="Number of layers along z. [default: set by PRESET]")
+@click.option("--shape", metavar="Y,X", callback=read_shape, help="Rows and columns. [default: set by PRESET]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Equal seeds give equal counts.")
 @click.option(
     "--strong-beam",
     type=click.Choice(["smeared", "sharp", "none"]),
-    help="The lattice that the strong beam follows: with its dislocations, as wide as Takagi-Taupin shows it (smeared);"
-    " subgrains that meet at a plane without width (sharp); no strong beam (none)."
+    help="Lattice that diffracts the strong beam. smeared: the lattice with its dislocations, smeared over the width"
+    " of a Takagi-Taupin calculation. sharp: subgrains that meet at a plane without width. none: no strong beam."
     " [default: smeared; none for deformed and reflections]",
 )
 @click.option(
@@ -124,14 +143,19 @@ def demo_scan() -> Path:
     type=click.Choice(["zarr", "bliss"]),
     default="zarr",
     show_default=True,
-    help="A store; or a master file OUT.h5 with LIMA files, and the truth in OUT_truth.zarr.",
+    help="zarr: a store. bliss: a master file OUT.h5 with LIMA files, and the truth in OUT_truth.zarr.",
 )
 @run_options
 def simulate(preset: str, out: Path, cluster: str | None, workers: int | None, **options: Any) -> None:
     """Simulate a scan with known truth.
 
     PRESET is easy, hard, multigrain, al002, movie, movie_long, reflections, empty or deformed. A simulation that was
-    stopped goes on where it stopped.
+    stopped continues where it stopped.
+
+    \b
+    Examples:
+      dfxm-dask simulate easy easy.zarr
+      dfxm-dask simulate hard hard.h5 --format bliss --layers 4
     """
     from dfxm_dask.phantoms.presets import PRESETS
     from dfxm_dask.view.tables import say
@@ -144,42 +168,69 @@ def simulate(preset: str, out: Path, cluster: str | None, workers: int | None, *
 @click.command()
 @click.argument("source", nargs=-1, required=True)
 @click.argument("store", type=FILE)
-@click.option("--scan", metavar="1.1,2.1|all", help="Entries; several become the layers of one store.")
-@click.option("--beamline", default="id03", show_default=True, metavar="NAME|FILE", help="Names of motors and cameras.")
-@click.option("--detector", help="Camera, where a scan holds several.")
-@click.option("--roi", metavar="Y0:Y1,X0:X1", callback=read_roi, help="Part of every frame to keep, in pixels.")
+@click.option("--scan", metavar="1.1,2.1|all", help="Entries of SOURCE; several become the layers of one store.")
 @click.option(
-    "--pixel-size", metavar="Y,X", callback=read_pixel_size, help="Effective pixel in the object, in um. Files lack it."
+    "--beamline",
+    default="id03",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="Configuration with the names of motors and cameras.",
 )
-@click.option("--z", metavar="Z,Z,...", callback=read_layers, help="Layers, in um, where files lack them.")
+@click.option("--detector", help="Camera, if a scan contains several.")
+@click.option("--roi", metavar="Y0:Y1,X0:X1", callback=read_roi, help="Region of every frame to keep, in pixels.")
 @click.option(
-    "--motor", "motors", metavar="MOTOR=AXIS", multiple=True, callback=read_motors, help="As mu=phi or samz=z."
+    "--pixel-size",
+    metavar="Y,X",
+    callback=read_pixel_size,
+    help="Effective pixel in the object, in um. Files do not record it.",
 )
-@click.option("--root", "roots", type=FILE, multiple=True, help="Folder in which frames of the scan may lie.")
-@click.option("--allow-partial", is_flag=True, help="Keep what an aborted scan has.")
 @click.option(
-    "--scan-mode", type=click.Choice(["rewind", "zigzag"]), help="Direction of rows, where the file does not say it."
+    "--z", metavar="Z,Z,...", callback=read_layers, help="Positions of the layers, in um, if files do not record them."
 )
-@click.option("--format", metavar="NAME", help="As `dfxm-dask formats` lists them. [default: the one that fits]")
 @click.option(
-    "--positions", type=click.Choice(["motor", "command"]), help="What to believe where motors and command disagree."
+    "--motor",
+    "motors",
+    metavar="MOTOR=AXIS",
+    multiple=True,
+    callback=read_motors,
+    help="Axis of a motor, such as mu=phi or samz=z. The option may be repeated.",
+)
+@click.option("--root", "roots", type=FILE, multiple=True, help="Folder with frames of the scan. May be repeated.")
+@click.option("--allow-partial", is_flag=True, help="Keep the complete part of an aborted scan.")
+@click.option(
+    "--scan-mode", type=click.Choice(["rewind", "zigzag"]), help="Direction of rows, if the file does not record it."
+)
+@click.option(
+    "--format", metavar="NAME", help="Format; `dfxm-dask formats` lists them. [default: the format of the file]"
+)
+@click.option(
+    "--positions",
+    type=click.Choice(["motor", "command"]),
+    help="Source of the positions, if motors and scan command disagree.",
 )
 @click.option(
     "--repeats",
     type=click.Choice(["point", "scan"]),
-    help="Order of several frames for each row of a table: all of a point, or the scan again and again.",
+    help="Order of repeated frames in a table. point: all frames of a point together. scan: the whole scan repeated.",
 )
 @crystal_options
-@click.option("--overwrite", is_flag=True, help="Replace a store that is there.")
-@click.option("--workers", type=click.IntRange(1), help="Layers written at a time. [default: 1, in this process]")
-@click.option("--cluster", metavar="NAME|FILE|tcp://...", help="Where to compute. [default: this machine]")
-@click.option("--events", type=FILE, help="Append what happens to this file, as JSON lines.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing store.")
+@click.option("--workers", type=click.IntRange(1), help="Number of layers in parallel. [default: 1, in this process]")
+@click.option("--cluster", metavar=CLUSTER, help="Cluster that computes. [default: this machine]")
+@click.option("--events", type=FILE, help="Append all events to this file, as JSON lines.")
 def ingest(
     source: tuple[str, ...], store: Path, cluster: str | None, workers: int | None, events: Path | None, **options: Any
 ) -> None:
-    """Read beamline files into one store: BLISS HDF5, EDF, frames with a table; see `dfxm-dask formats`.
+    """Read beamline files into a store.
 
-    An ingest that was stopped goes on where it stopped. Exit code 3 says that layers are absent.
+    SOURCE is one or more files: BLISS HDF5, EDF, or frames with a table (see `dfxm-dask formats`). An ingest that was
+    stopped continues where it stopped. Exit code 3: layers are absent from SOURCE.
+
+    \b
+    Examples:
+      dfxm-dask ingest scan.h5 scan.zarr --pixel-size 0.2,0.06
+      dfxm-dask ingest layers.h5 stack.zarr --scan all
+      dfxm-dask ingest a.h5 b.h5 stack.zarr --z 0,1
     """
     from dfxm_dask.run.events import duration, many, megabytes
     from dfxm_dask.view.tables import say
@@ -187,7 +238,7 @@ def ingest(
     if options["z"]:
         from dfxm_dask.sources.readers import named_scans
 
-        with suppress(DfxmError):  # ingest itself says what is wrong, also with their number
+        with suppress(DfxmError):  # ingest itself reports errors, a wrong number of layers included
             scans = named_scans(list(source), options["scan"], options["format"])
             for (path, entry), at in zip(scans, options["z"], strict=False):
                 files = path if isinstance(path, str | Path) else f"{path[0]} ... {path[-1]}"
@@ -203,18 +254,21 @@ def ingest(
 
 @click.command()
 def formats() -> None:
-    """List the formats that ingest reads, those of installed packages included."""
+    """List the formats that ingest reads.
+
+    The list includes formats of installed plug-in packages.
+    """
     from dfxm_dask.sources.readers import known_readers
     from dfxm_dask.view.tables import show_table
 
     rows = [(reader.name, reader.summary) for reader in known_readers().values()]
-    show_table("formats of raw scans", ("name", "what it reads"), rows)
+    show_table("formats of raw scans", ("name", "files"), rows)
 
 
 def ingest_source(
     source: Any, store: Path, cluster: str | None, workers: int | None, events: Path | None, **options: Any
 ) -> Any:
-    """Ingest with its events shown; here, or with layers in parallel where a cluster or workers were asked for."""
+    """Ingest and show the events; with ``--cluster`` or ``--workers`` layers are written in parallel."""
     from dfxm_dask.run.execute import run_ingest
     from dfxm_dask.run.stopping import heeding_signals
 
@@ -231,31 +285,42 @@ def ingest_source(
 @click.command()
 @click.argument("store", type=FILE)
 @click.option("--pixel-size", metavar="Y,X", callback=read_pixel_size, help="Effective pixel in the object, in um.")
-@click.option("--camera-pixel", type=float, metavar="UM", help="Edge of a camera pixel. [default: as recorded]")
+@click.option("--camera-pixel", type=float, metavar="UM", help="Edge of a camera pixel, in um. [default: as recorded]")
 @click.option(
-    "--magnification", type=float, metavar="M", help="From the object to the camera: X-ray objective times optics."
+    "--magnification",
+    type=float,
+    metavar="M",
+    help="Magnification from the object to the camera: X-ray objective times optics.",
 )
-@click.option("--two-theta", type=float, metavar="DEGREE", help="Scattering angle. [default: as recorded]")
+@click.option("--two-theta", type=float, metavar="DEGREE", help="Scattering angle, in degree. [default: as recorded]")
 @click.option(
     "--detector",
     type=click.Choice(["vertical", "normal"]),
     default="vertical",
     show_default=True,
-    help="Parallel to the lab yz plane (pixels stretched by 1/tan two-theta), or normal to the beam (1/sin two-theta).",
+    help="vertical: parallel to the yz plane of the laboratory (pixels stretched by 1/tan two-theta). normal: normal to"
+    " the beam (1/sin two-theta).",
 )
 @click.option(
     "--stretched",
     type=click.Choice(["y", "x"]),
-    help="Dim along which the layer is seen obliquely. [default: scattering_plane of the beamline, else x]",
+    help="Dimension along which the detector sees the layer obliquely. [default: scattering_plane of the beamline,"
+    " else x]",
 )
 @crystal_options
-@click.option("--dry-run", is_flag=True, help="Say what would be withdrawn, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="List the steps that would be invalidated, and change nothing.")
 @plugin_option
 def calibrate(store: Path, dry_run: bool, plugins: tuple[Path, ...], **options: Any) -> None:
-    """Set or change the effective pixel of a store, and what it knows of its crystal.
+    """Set the effective pixel size or the crystal of a store.
 
-    Either --pixel-size, or --magnification with what the store does not record; or --lattice and --hkl alone. Raw data
-    are not read again. Steps that do not depend on lengths are kept; the next run makes the others anew.
+    Give --pixel-size; or --magnification, and the values that the store does not record; or only --lattice and --hkl.
+    Raw data are not read again. Steps that depend on lengths are invalidated, and the next run recomputes them; the
+    other steps stay.
+
+    \b
+    Examples:
+      dfxm-dask calibrate scan.zarr --pixel-size 0.2,0.06
+      dfxm-dask calibrate scan.zarr --magnification 35 --two-theta 17.8 --dry-run
     """
     from dfxm_dask.store.calibrate import calibrate as change
     from dfxm_dask.store.crystal import crystal_words
@@ -267,19 +332,25 @@ def calibrate(store: Path, dry_run: bool, plugins: tuple[Path, ...], **options: 
     if report.crystal:
         say(f"crystal: {crystal_words(report.crystal)}")
     if not report.changed:
-        say("the store knows this already: nothing changes")
+        say("the store already records these values: nothing changes")
         return
     say(f"before: pixels of {words(report.before)}")
-    withdrawn = ", ".join(report.withdrawn) or "no step depends on lengths"
-    say(f"{'would be withdrawn' if dry_run else 'withdrawn, and made anew by the next run'}: {withdrawn}")
-    say(f"kept: {', '.join(report.kept) or 'the store has no other step'}")
+    withdrawn = ", ".join(report.withdrawn) or "none"
+    say(f"{'would be invalidated' if dry_run else 'invalidated, and recomputed by the next run'}: {withdrawn}")
+    say(f"kept: {', '.join(report.kept) or 'none'}")
 
 
 @click.command()
 @click.argument("store", type=FILE)
-def info(store: Path) -> None:
-    """Show what is in a store. Exit code 3 says that something is incomplete."""
-    from dfxm_dask.view.tables import show_store
+@json_option
+def info(store: Path, as_json: bool) -> None:
+    """Show the content and the state of a store.
 
-    if not show_store(store):
+    The tables list axes, variables, and steps with their parameters. Exit code 3: the store is incomplete.
+    """
+    from dfxm_dask.view.answers import info as look
+
+    found = look(store)
+    answer(found, as_json)
+    if not found.as_dict()["complete"]:
         raise SystemExit(PARTIAL)

@@ -77,21 +77,34 @@ def compare(
 @click.option(
     "--what",
     multiple=True,
-    type=click.Choice(("boundaries", "points", "volume", "objects")),
-    help="Only this; may be given several times. [default: all that the store has]",
+    type=click.Choice(("maps", "boundaries", "points", "volume", "objects")),
+    help="Export only this; repeatable. [default: all results in STORE]",
 )
-@click.option("--parquet", is_flag=True, help="Tables as Parquet, too; needs pyarrow.")
-@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
-def export(store: Path, out: Path, what: tuple[str, ...], parquet: bool, overwrite: bool) -> None:
-    """Write files of STORE for other programs into the folder OUT.
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(("nexus", "tiff", "csv", "netcdf", "zarr")),
+    help="Format of the maps; repeatable. [default: nexus]",
+)
+@click.option("--parquet", is_flag=True, help="Write tables as Parquet in addition to CSV; requires pyarrow.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
+def export(
+    store: Path, out: Path, what: tuple[str, ...], formats: tuple[str, ...], parquet: bool, overwrite: bool
+) -> None:
+    """Write the results of STORE into the folder OUT, as files for other programs.
 
-    Tables as CSV with units in a JSON file beside; planes, lines and points for ParaView (.vtkhdf); the volume with its
-    labels for napari and others (OME-Zarr 0.5).
+    \b
+    maps        NeXus HDF5 for silx view and h5web, OME-TIFF, CSV, netCDF, Zarr
+    boundaries  tables (CSV, units in a JSON file), planes and lines for ParaView (.vtkhdf)
+    points      points of boundaries for ParaView
+    volume      mask and labels for napari and other viewers (OME-Zarr 0.5)
+    objects     table of the dislocation objects
     """
-    from dfxm_dask.view.export import export as write
+    from dfxm_dask.view.export import export_with_notes
     from dfxm_dask.view.tables import say
 
-    files, notes = write(store, out, what=what, parquet=parquet, overwrite=overwrite)
+    files, notes = export_with_notes(store, out, what=what, formats=formats, parquet=parquet, overwrite=overwrite)
     for path in files:
         say(str(path))
     for note in notes:

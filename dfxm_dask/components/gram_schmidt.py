@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
-from scipy.sparse.linalg import eigsh
 
 from dfxm_dask.components.curves import (
     STEPS,
@@ -85,6 +84,8 @@ def _largest_three(products: np.ndarray) -> float:
     """Sum of the three largest eigenvalues; for many frames by Lanczos iteration, a hundred times faster."""
     if len(products) <= MANY or not products.any():
         return float(np.linalg.eigvalsh(products)[-3:].sum())
+    from scipy.sparse.linalg import eigsh  # slow to load
+
     return float(eigsh(products, 3, v0=np.ones(len(products)), return_eigenvectors=False).sum())
 
 

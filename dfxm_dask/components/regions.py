@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 from numba import njit
 from scipy import ndimage
-from scipy.cluster.vq import kmeans2
 
 from dfxm_dask.components.curves import STRIP, treated
 
@@ -247,6 +246,8 @@ def clusters_of(curves: np.ndarray, seed: int) -> np.ndarray:
         if not far.sum() > 0:
             return label
         centres = np.concatenate([centres, shapes[[generator.choice(len(shapes), p=far / far.sum())]]])
+    from scipy.cluster.vq import kmeans2  # slow to load
+
     label[usable] = kmeans2(shapes, centres, iter=ROUNDS, minit="matrix")[1]
     return label
 

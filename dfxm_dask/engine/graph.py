@@ -7,6 +7,7 @@ rechunking that happens.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial, reduce
@@ -120,7 +121,7 @@ def lazy(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str, A
             return kept.assign_attrs({reduction.name: told or "nothing to do: variables are as they were"})
         parameters = settled
         made_by = {"reduction": reduction.name, "version": __version__, "parameters": settled}
-        attrs = {"provenance": {reduction.name: made_by}} | ({reduction.name: told} if told else {})
+        attrs = {"provenance": json.dumps({reduction.name: made_by})} | ({reduction.name: told} if told else {})
     blocks = _blocks(reduction, dataset, parameters)
     if reduction.combine is None:
         scale = _scale(reduction, dataset, blocks.parameters)

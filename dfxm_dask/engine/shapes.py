@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dfxm_dask.engine.declaration import Declaration
-from dfxm_dask.schema import COM, SPACE, Dim, Variable, expand, rocking_axis
+from dfxm_dask.schema import AXES, COM, SCAN, SPACE, Dim, Variable, expand, rocking_axis
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -87,7 +87,10 @@ def lengths(
 def check_axes(reduction: Declaration, axes: Mapping[str, str], sizes: Mapping[Any, int]) -> str | None:
     """Why the reduction cannot run on a scan with these axes, or None."""
     if len(axes) < reduction.min_axes:
-        return f"needs {reduction.min_axes} scan axes, the scan has {', '.join(axes) or 'none'}"
+        wanted = "a scan axis" if reduction.min_axes == 1 else f"{reduction.min_axes} scan axes"
+        maps = not any(v.template or SCAN in v.dims or v.name == AXES.name for v in reduction.reads)
+        hint = " (a reduction that reads maps alone declares min_axes=0)" if maps else ""
+        return f"needs {wanted}, the scan has {', '.join(axes) or 'none'}{hint}"
     if max((sizes.get(a, 1) for a in axes), default=1) < reduction.min_positions:
         has = ", ".join(f"{a}: {sizes.get(a, 1)}" for a in axes) or "a single frame"
         return f"needs a scan axis of at least {reduction.min_positions} positions, the scan has {has}"

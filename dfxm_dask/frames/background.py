@@ -7,8 +7,6 @@ from typing import Annotated, Literal
 import numpy as np
 from numba import njit
 from pydantic import Field
-from scipy.optimize import brentq
-from scipy.special import ndtr, ndtri
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.memory import frame_lines
@@ -108,12 +106,16 @@ def _quantile(line, starts, row_step, position, largest, result):
 
 def _mixed_quantile(rank: float, scale: np.ndarray) -> float:
     """Quantile of an equal mixture of Gaussians about 0 with these standard deviations."""
+    from scipy.special import ndtr, ndtri
+
     scale = scale[np.isfinite(scale)]  # frames without a scale have no counts either
     if not scale.size:
         return float("nan")
     ends = sorted(float(ndtri(rank) * s) for s in (scale.min(), scale.max()))
     if ends[0] == ends[1]:
         return ends[0]
+    from scipy.optimize import brentq  # loading it takes a second
+
     return float(brentq(lambda q: float(ndtr(q / scale).mean()) - rank, *ends))
 
 
@@ -220,6 +222,8 @@ def background(
         largest = np.inf if line.dtype.kind == "f" else np.iinfo(line.dtype).max
         _quantile(line, starts, row_step, quantile * (starts.size - 1), line.dtype.type(largest), result)
         if noise is not None:
+            from scipy.special import ndtri  # ingest needs this room and not these functions
+
             rank = (quantile * (starts.size - 1) + 0.625) / (starts.size + 0.25)
             result -= np.float32(noise * (ndtri(rank) if frame_scale is None else _mixed_quantile(rank, frame_scale)))
     return {"background_map": result}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.frames.statistics import PATCH_STATISTICS
@@ -225,6 +224,8 @@ def _followed(beam: Beam, level: Level, lengths: tuple[int, ...]) -> bool | None
 
 def _counts_light(curves: np.ndarray, logs: np.ndarray) -> bool:
     """Whether a counter measures the diffracted beam: a smooth curve that increases with the light of the frames."""
+    from scipy.stats import spearmanr  # loading it takes a second and a half
+
     bend, _, height = _shape(logs)
     return bend < 0.15 * height and float(spearmanr(curves, logs, axis=None).statistic) > SAME
 

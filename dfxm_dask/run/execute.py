@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dfxm_dask.errors import RecipeError, StoppedError, StoreError
-from dfxm_dask.phantoms.scans import simulate
 from dfxm_dask.run import stopping
 from dfxm_dask.run.events import (
     IngestDone,
@@ -24,7 +23,11 @@ from dfxm_dask.run.events import (
     RunStarted,
     StepLeftOut,
     Subscriber,
+    duration,
+    many,
+    megabytes,
     send,
+    shown,
 )
 from dfxm_dask.run.passes import Run, Tally, refuse_other, run_pass
 from dfxm_dask.run.plan import Plan, make_plan
@@ -39,6 +42,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Publish = tuple[Subscriber, ...]
+
+SMALL = 200_000_000
+"""Bytes of counts, uncompressed, below which a command runs a recipe in its own process: to start workers takes longer
+than to reduce such a scan (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +68,22 @@ class RunReport:
     stopped: str = ""
     lacking: int = 0
 
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else "INCOMPLETE"
+        skipped = f", {self.blocks_skipped} from an earlier run" if self.blocks_skipped else ""
+        counts = {
+            "step": (self.left_out, " left out"),
+            "block": (self.quarantined, " left out"),
+            "layer": (self.absent, " absent"),
+            "remark": (self.remarks, ""),
+        }
+        more = "".join(f"; {many(len(items), word)}{what}" for word, (items, what) in counts.items() if items)
+        return f"<{state}: {many(self.blocks_done, 'block')} in {duration(self.seconds)}{skipped}{more}>"
 
+
+@shown
 def run_ingest(
-    source: Any, store: str | Path, *, client: Any = None, publish: Publish = (), **options: Any
+    source: Any, store: str | Path, *, client: Any = None, publish: Publish | None = None, **options: Any
 ) -> IngestReport:
     """:func:`dfxm_dask.ingest` with layers in parallel on a cluster, and with events.
 
@@ -74,7 +94,7 @@ def run_ingest(
     options
         As of :func:`dfxm_dask.ingest`.
     """
-    begun = time.perf_counter()
+    begun, publish = time.perf_counter(), publish or ()
 
     def size(task: Any) -> tuple[int, int]:
         frames = prod(task.scan.shape)
@@ -85,8 +105,9 @@ def run_ingest(
     return report
 
 
+@shown
 def run_simulate(
-    preset: str, out: str | Path, *, client: Any = None, publish: Publish = (), **options: Any
+    preset: str, out: str | Path, *, client: Any = None, publish: Publish | None = None, **options: Any
 ) -> xr.DataTree:
     """:func:`dfxm_dask.simulate` with layers in parallel on a cluster, and with events.
 
@@ -97,7 +118,9 @@ def run_simulate(
     options
         As of :func:`dfxm_dask.simulate`.
     """
-    begun = time.perf_counter()
+    from dfxm_dask.phantoms.scans import simulate  # loads half of scipy
+
+    begun, publish = time.perf_counter(), publish or ()
     total = 0
 
     def size(task: Any) -> tuple[int, int]:
@@ -107,7 +130,8 @@ def run_simulate(
         return frames, 2 * frames * prod(task.phantom.shape)
 
     tree = simulate(preset, out, each=_layers(f"preset {preset}", out, size, client, publish), **options)
-    send(publish, IngestDone(time.perf_counter() - begun, total, "simulated"))
+    if total:
+        send(publish, IngestDone(time.perf_counter() - begun, total, "simulated"))
     return tree
 
 
@@ -136,12 +160,13 @@ def _area(task: Any) -> int:
     return int((task.roi[1] - task.roi[0]) * (task.roi[3] - task.roi[2]) if task.roi else ny * nx)
 
 
+@shown
 def run_recipe(
     recipe: Recipe | str | Path,
     store: str | Path,
     *,
     client: Any = None,
-    publish: Publish = (),
+    publish: Publish | None = None,
     overwrite: bool = False,
     share: tuple[int, int] | Literal["last"] | None = None,
 ) -> RunReport:
@@ -153,8 +178,9 @@ def run_recipe(
     store : path
     client : distributed.Client, optional
         Without one, units run in this process, one after the other.
-    publish : callables
-        Receive the events of :mod:`dfxm_dask.run.events`.
+    publish : tuple of callables, optional
+        Receive the events of :mod:`dfxm_dask.run.events`. By default a notebook or a terminal shows a progress bar and
+        the remarks; elsewhere the logger ``dfxm_dask`` records remarks as warnings. An empty tuple silences both.
     overwrite : bool
         Make steps anew that are there with other parameters or inputs.
     share : (number from 1, of how many) or "last", optional
@@ -179,7 +205,7 @@ def run_recipe(
     --------
     >>> report = dfxm_dask.run_recipe("maps", "scan.zarr")    # doctest: +SKIP
     """
-    begun = time.perf_counter()
+    begun, publish = time.perf_counter(), publish or ()
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     refuse_share(share, client, overwrite)
     plan = make_plan(recipe, store)
@@ -190,7 +216,9 @@ def run_recipe(
     _check_space(plan)
     total = sum(len(s.blocks) for s in plan.steps if s.stored)
     dashboard = getattr(client, "dashboard_link", None)
-    send(publish, RunStarted(recipe.name, str(store), tuple(s.name for s in plan.steps), total, dashboard))
+    here = f"in this process, about {megabytes(plan.memory_bytes)} of memory"
+    where = here if client is None else "on the workers of a cluster"
+    send(publish, RunStarted(recipe.name, str(store), tuple(s.name for s in plan.steps), total, dashboard, where))
     for name, reason in plan.left_out:
         send(publish, StepLeftOut(name, reason))
     for text in plan.remarks:
@@ -228,8 +256,10 @@ def run_recipe(
     left = ""
     if share is not None and not (whole or tally.stopped or tally.quarantined):
         gathers = [s.name for s in plan.steps if s.stored and s.reduction.combine]
-        names = ", ".join(dict.fromkeys([*gathers, *tally.lacking])) or "to make the steps complete"
-        left = f"{part} is done; when all are, --shard last does what is left: {names}"
+        names = ", ".join(dict.fromkeys([*gathers, *tally.lacking]))
+        left = (
+            f"{part} is done; after all shares, --shard last {f'computes {names}' if names else 'completes the steps'}"
+        )
     done = RunDone(seconds, tally.done, tally.skipped, complete, plan.left_out, tally.peak, tally.why(), left)
     send(publish, done)
     return RunReport(
@@ -268,6 +298,15 @@ def wait_for_shares(plan: Plan, publish: Publish) -> None:
             send(publish, Remark(f"waits for {'; '.join(others)}"))
             told = others
         time.sleep(1)
+
+
+def starts_workers(plan: Plan, cluster: str | None, workers: int | None) -> bool:
+    """Whether a command runs a plan on workers: where they are asked for, or where the scan is large.
+
+    A run in this process differs in two respects: no limit of memory is enforced, and a kernel that kills its process
+    ends the run. The next run goes on from the blocks on disk; with ``--workers`` it leaves that block out.
+    """
+    return plan.scan_bytes >= SMALL if cluster is None and workers is None else workers != 0
 
 
 def refuse_share(share: tuple[int, int] | Literal["last"] | None, client: Any, overwrite: bool) -> None:

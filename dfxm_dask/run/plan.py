@@ -72,6 +72,11 @@ class Plan:
         return tuple(s for p in self.passes for s in p.steps)
 
     @property
+    def scan_bytes(self) -> int:
+        """Bytes of the counts of the scan, uncompressed."""
+        return prod(self.store.opened.nodes["raw/counts"]["shape"]) * self.store.itemsize
+
+    @property
     def tasks(self) -> int:
         return sum(len(p.steps[0].blocks) for p in self.passes)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from dfxm_dask.beams.weak_beam_verdict import NUMBERS, reasons
 from dfxm_dask.engine.layer import frames_apart
 from dfxm_dask.frames.scale import UNEVEN
 from dfxm_dask.reduction import Reduction
@@ -91,6 +90,8 @@ def weak_beam(opened: OpenStore) -> tuple[str, ...]:
     state = opened.states("beams").get("local_peak")
     if state is None or not state.complete:
         return ()
+    from dfxm_dask.beams.weak_beam_verdict import NUMBERS, reasons  # a room that other recipes do not load
+
     by_mask = ("has_defects", "mask_strength") if _masked(opened) else ()
     there = set(state.writes)  # stores of earlier versions lack some
     names = (HAS_WEAK_BEAM.name, *(n for n in NUMBERS if n in there), *by_mask)

@@ -41,6 +41,10 @@ def windowed(
                 if failed is None:
                     raise
                 failed.append((task, str(error)))
+            except MemoryError:
+                raise DfxmError(
+                    f"task {function.__name__}", "ran out of memory", "run it on a machine with more"
+                ) from None
             else:
                 yield result
         return

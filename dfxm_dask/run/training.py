@@ -29,6 +29,7 @@ from dfxm_dask.run.events import many
 from dfxm_dask.run.labels import Frames, LabelledScan, open_scans, place_labels, read_labels
 from dfxm_dask.run.scan_remarks import scales_apart
 from dfxm_dask.schema import EXPOSURE, MONITOR, PATCH
+from dfxm_dask.store.integrity.attributes import recorded_steps
 from dfxm_dask.store.output_paths import refuse_folder
 
 if TYPE_CHECKING:
@@ -372,7 +373,7 @@ def _content(scan: LabelledScan) -> dict[str, str]:
         f"{group}/{step}": str(record.get("digest", ""))
         for group in ("raw", "truth", "beams")
         if group in scan.tree
-        for step, record in dict(scan.tree[group].attrs.get("provenance") or {}).items()
+        for step, record in recorded_steps(scan.tree[group].attrs).items()
     }
 
 

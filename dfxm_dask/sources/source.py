@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dfxm_dask.errors import SourceError
-from dfxm_dask.sources.bliss.names import Beamline, find_config, load_beamline
+from dfxm_dask.sources.bliss.names import Beamline, find_config, known_configs, load_beamline
 
 Roi = tuple[int, int, int, int]
 
@@ -26,6 +26,7 @@ __all__ = [
     "Scan",
     "check_unchanged",
     "find_config",
+    "known_configs",
     "load_beamline",
 ]
 

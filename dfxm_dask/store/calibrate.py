@@ -253,6 +253,8 @@ def finish(store: Path) -> None:
         _withdraw(store, group, step)
     for name in coordinates:
         (store / name / "zarr.json").unlink(missing_ok=True)
+    for group in open_store(store).groups() if coordinates else ():
+        nodes.remove_repeated(store, group, coordinates)
     for name, to in coordinates.items():
         nodes.write_small(store, "", name, (name,), pixel_positions(to["count"], to["start"], to["pixel"]), to["attrs"])
     files = [
@@ -303,6 +305,7 @@ def _withdraw(store: Path, group: str, step: str) -> None:
         summary.unlink()
     ledger.withdraw(store, group, step)
     if not any(path.parent.glob("*.jsonl")) and not nodes.arrays(store, group):  # a group without a step is none
+        nodes.remove_repeated(store, group)
         (store / group / "zarr.json").unlink(missing_ok=True)
         for folder in (path.parent, store / group):
             with suppress(OSError):  # not empty
@@ -316,7 +319,7 @@ def _vouch(store: Path, files: list[str], pixel: list[float], crystal: Mapping[s
     """
     root = ledger.digest(read_node(store)["attributes"])
     for group in ("truth", "raw"):
-        meta, provenance = ledger.group_provenance(store, group) if (store / group).is_dir() else ({}, {})
+        _, provenance = ledger.group_provenance(store, group) if (store / group).is_dir() else ({}, {})
         for step, made in provenance.items():
             if "root" in made:
                 made["root"] = root
@@ -328,7 +331,7 @@ def _vouch(store: Path, files: list[str], pixel: list[float], crystal: Mapping[s
                 made["small_files"] |= digests
             ledger.append(ledger.ledger_path(store, group, step), {"completed": ledger.digest(made)})
         if provenance:
-            ledger.replace_file(store / group / "zarr.json", json.dumps(meta, indent=2).encode())
+            ledger.write_provenance(store, group, provenance)
 
 
 def resumed(store: Path, asked: Pixel | None) -> tuple[Any, Pixel | None]:

@@ -46,6 +46,11 @@ class IngestReport:
     bytes: int
     remarks: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        absent = f"; absent: {', '.join(self.absent)}" if self.absent else ""
+        remarks = f"; remarks: {len(self.remarks)}" if self.remarks else ""
+        return f"<ingested: layers {self.layers}, {self.bytes / 1e6:.4g} MB in {self.seconds:.1f} s{absent}{remarks}>"
+
 
 @dataclass(frozen=True)
 class LayerTask:

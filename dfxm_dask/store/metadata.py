@@ -11,6 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -64,12 +65,18 @@ def read_node(folder: str | Path) -> dict[str, Any]:
         raise StoreError(f"node {folder}", f"has no readable zarr.json ({reason})", "check the path") from None
     except (ValueError, RecursionError) as error:
         raise StoreError(asked, f"is not JSON ({error})", "restore the file") from None
-    if _depth(meta) > DEEPEST:
-        raise StoreError(asked, f"is nested deeper than {DEEPEST} levels", DISTRUST)
     if not isinstance(meta, dict) or meta.get("zarr_format") != 3 or meta.get("node_type") not in ("group", "array"):
         raise StoreError(asked, "is neither a group nor an array of Zarr format 3", "name a store of this package")
     if not isinstance(meta.setdefault("attributes", {}), dict):
         raise StoreError(asked, "has attributes that are no mapping", DISTRUST)
+    recorded = meta["attributes"].get("provenance")
+    if isinstance(recorded, str):
+        try:
+            meta["attributes"]["provenance"] = json.loads(recorded)
+        except (ValueError, RecursionError) as error:
+            raise StoreError(asked, f"has a provenance that is not JSON ({error})", "restore the file") from None
+    if _depth(meta) > DEEPEST:
+        raise StoreError(asked, f"is nested deeper than {DEEPEST} levels", DISTRUST)
     wrong = _wrong_array(meta) if meta["node_type"] == "array" else _wrong_group(meta)
     if wrong:
         raise StoreError(asked, wrong, DISTRUST)
@@ -121,8 +128,8 @@ def _check_group(group: Path, lengths: Mapping[str, int]) -> Iterator[tuple[str,
     for entry in _entries(group):
         if not entry.is_dir():
             continue
-        if entry.name.startswith(".") or not _is_node(entry):
-            refuse_links(entry.path)  # ledgers, and what a run appends to
+        if entry.name.startswith(".") or entry.name in lengths or not _is_node(entry):
+            refuse_links(entry.path)  # ledgers, what a run appends to, and coordinates repeated for other readers
             continue
         meta = read_node(entry.path)
         yield entry.name, meta
@@ -144,10 +151,16 @@ def _check_small(array: Path) -> None:
     """Refuse an array in few files that zarr itself cannot open, or with links in it."""
     refuse_links(array)
     try:
-        zarr.open_array(str(array), mode="r")
+        _zarr_opens(str(array), Path(array, "zarr.json").read_bytes())
     except Exception as error:  # zarr raises whatever its parsers meet
         reason = " ".join(str(error).split())[:200]
         raise StoreError(f"array {array}", f"has metadata that Zarr refuses ({reason})", DISTRUST) from None
+
+
+@lru_cache(maxsize=1024)
+def _zarr_opens(array: str, metadata: bytes) -> None:
+    """Have zarr parse the metadata of an array, once while they stay the same; it raises where it cannot."""
+    zarr.open_array(array, mode="r")
 
 
 def refuse_links(folder: str | Path) -> None:

@@ -17,6 +17,7 @@ from dfxm_dask.errors import IncompleteError, StoreError
 from dfxm_dask.schema import migrate
 from dfxm_dask.store import metadata, shards
 from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.attributes import netcdf_safe
 from dfxm_dask.store.integrity.opened import OpenStore, open_store
 
 
@@ -76,7 +77,7 @@ class _LazyArray(BackendArray):
 def _variable(opened: OpenStore, node: str, known: frozenset[str] | None = None) -> xr.Variable:
     meta = opened.nodes[node]
     data = indexing.LazilyIndexedArray(_LazyArray(opened.path / node, known))
-    return xr.Variable(meta.get("dimension_names", ()), data, meta["attributes"], fastpath=True)
+    return xr.Variable(meta.get("dimension_names", ()), data, netcdf_safe(meta["attributes"]), fastpath=True)
 
 
 def valid_blocks(state: ledger.StepState, nz: int, ny: int) -> np.ndarray:
@@ -141,7 +142,7 @@ def open_scan(
     store = Path(path)
     recover(store)
     opened = open_store(store)
-    attrs = migrate(opened.nodes[""]["attributes"])
+    attrs = netcdf_safe(migrate(opened.nodes[""]["attributes"]))
     coords = {name: _variable(opened, name).load() for name in opened.arrays("")}
     nz, ny = (coords[d].size for d in ("z", "y"))
     datasets = {"/": xr.Dataset(coords=coords, attrs=attrs)}
@@ -176,7 +177,7 @@ def open_scan(
             variables[f"valid_{step}"] = xr.Variable(
                 ("z", "y"), valid_blocks(states[step], nz, ny), {"long_name": f"where {step} is on disk", "units": "1"}
             )
-        datasets[f"/{group}"] = xr.Dataset(variables, attrs=opened.nodes[group]["attributes"])
+        datasets[f"/{group}"] = xr.Dataset(variables, attrs=netcdf_safe(opened.nodes[group]["attributes"]))
     return xr.DataTree.from_dict(datasets)
 
 

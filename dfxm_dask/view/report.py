@@ -1,8 +1,8 @@
-"""Pages to read in the morning: one of a scan, one of a night; whole in themselves, with the same facts as JSON beside.
+"""Pages of a scan and of a night: single HTML files without external parts, with the same facts as JSON beside them.
 
-Names, titles and reasons come from files that anybody may have written. Jinja escapes every one of them; characters
-that are not seen, or that turn the order of others, are shown by their number; no address is ever made of them; and
-the page forbids its reader to run or fetch anything.
+Names, titles and reasons come from files of unknown origin. Jinja escapes all of them. Invisible characters, and
+characters that change the direction of text, appear as their numbers. No such text becomes an address, and the page
+forbids scripts and downloads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -19,8 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from dfxm_dask import __version__
 from dfxm_dask.errors import StoreError
 from dfxm_dask.run.events import duration, many, megabytes
@@ -28,16 +25,18 @@ from dfxm_dask.sources.paths import beside
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.opened import open_store
 from dfxm_dask.store.output_paths import refuse_file
-from dfxm_dask.view.store_facts import FOR_A_NIGHT, scan_facts
+from dfxm_dask.view.store_facts import FOR_A_NIGHT, given_words, measured, scan_facts
+from dfxm_dask.view.tables import as_json
 
 if TYPE_CHECKING:
     from dfxm_dask.run.nights.night import Night, Outcome
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of the JSON files; 2: numbers as numbers, with their units beside them."""
 PAGE_BYTES = 9_000_000
-"""Pictures of a night beyond this are left out, and named (our choice: such a page still goes by mail)."""
+"""Pictures of a night beyond this size are left out and listed (our choice: a page of this size fits into a mail)."""
 LONGEST = 400
-"""Longer words from files are cut in the middle."""
+"""Longer texts from files are cut in the middle."""
 TONES = {
     "failed": "bad",
     "quarantined": "bad",
@@ -50,17 +49,17 @@ TONES = {
     "unchanged": "quiet",
 }
 NEXT = {
-    "failed": "Tried again the next night.",
-    "quarantined": "Not tried again until its files or the configuration change, or its .nightly.json is removed.",
-    "changed": "Named every night until somebody acts.",
-    "partial": "Done as far as the files go; not tried again.",
-    "deferred": "Looked at again the next night.",
-    "not done": "Goes on the next night.",
+    "failed": "The next night tries this scan again.",
+    "quarantined": "Excluded until its files or the configuration change, or until you remove its .nightly.json.",
+    "changed": "Listed every night until you act.",
+    "partial": "Reduced as far as the files reach; not tried again.",
+    "deferred": "The next night looks at this scan again.",
+    "not done": "The next night continues here.",
 }
 
 
-def scan_page(store: str | Path, out: str | Path | None = None) -> tuple[Path, Path, bool]:
-    """The page of one scan: what was found, pictures, what is not complete, how it was made.
+def scan_page(store: str | Path, out: str | Path | None = None) -> tuple[Path, Path, dict[str, Any]]:
+    """The page of one scan: findings, pictures, missing parts, and how each step was computed.
 
     Parameters
     ----------
@@ -70,16 +69,16 @@ def scan_page(store: str | Path, out: str | Path | None = None) -> tuple[Path, P
 
     Returns
     -------
-    (Path, Path, bool)
-        The page, the JSON file beside it, and whether the store is complete.
+    (Path, Path, dict)
+        The page, the JSON file beside it, and the facts of that file.
 
     Raises
     ------
     StoreError
-        Not a store, or a place under RAW_DATA.
+        Not a store, or a path under RAW_DATA.
     """
     store = Path(store)
-    open_store(store)  # what is no store says so first
+    open_store(store)  # refuse what is not a store first
     page = Path(out) if out else beside(store, ".html")
     _refuse(page)
     for file in (page, page.with_suffix(".json")):
@@ -87,7 +86,7 @@ def scan_page(store: str | Path, out: str | Path | None = None) -> tuple[Path, P
     facts = scan_facts(store, names=None)
     pictures = [{**p, "data": None} for p in facts["pictures"]]
     record = {"schema": SCHEMA, "kind": "scan", "version": __version__, **facts, "pictures": pictures}
-    verdict = "Complete." if facts["complete"] else "NOT COMPLETE: see below what is missing, and what to do."
+    verdict = "Complete." if facts["complete"] else "NOT COMPLETE: the list below names the missing parts."
     head = {
         "over": "Dark-field X-ray microscopy scan",
         "heading": facts["title"],
@@ -95,11 +94,11 @@ def scan_page(store: str | Path, out: str | Path | None = None) -> tuple[Path, P
         "tone": "good" if facts["complete"] else "bad",
         "facts": [("store", store), ("command", facts["command"]), ("on disk", megabytes(facts["bytes"]))],
     }
-    return *_write(page, record, head, scan=facts, night=None), bool(facts["complete"])
+    return *_write(page, record, head, scan=facts, night=None), record
 
 
 def night_page(night: Night, out: str | Path, facts: Mapping[tuple[str, tuple[str, ...]], Any]) -> tuple[Path, Path]:
-    """The page of a night: what was done, what was not and why, and every scan that was done.
+    """The page of a night: scans that were reduced, scans that were not and why, and the findings of each scan.
 
     Parameters
     ----------
@@ -107,7 +106,7 @@ def night_page(night: Night, out: str | Path, facts: Mapping[tuple[str, tuple[st
     out : path
         The page.
     facts : mapping of (source, entries) to facts
-        Of scans that were done; from :func:`scan_facts`.
+        Of reduced scans; from :func:`scan_facts`.
 
     Returns
     -------
@@ -133,8 +132,8 @@ def night_page(night: Night, out: str | Path, facts: Mapping[tuple[str, tuple[st
         "tone": "good" if night.complete else "bad" if _urgent(night) else "warn",
         "facts": [
             ("begun", f"{begun:%Y-%m-%d %H:%M} UTC"),
-            ("took", duration((ended - begun).total_seconds())),
-            ("on", night.host),
+            ("duration", duration((ended - begun).total_seconds())),
+            ("machine", night.host),
             ("configuration", night.config),
             ("read", megabytes(sum(o.bytes_read for o in night.outcomes))),
             ("written", megabytes(sum(o.bytes_written for o in night.outcomes))),
@@ -151,7 +150,7 @@ def night_verdict(night: Night) -> str:
     """A night in one sentence or two."""
     counts = night.counts
     if not counts and night.complete:
-        return "Nothing new: there are no scans yet."
+        return "Nothing new: no scans yet."
     if set(counts) <= {"unchanged"} and night.complete:
         return f"Nothing new: {many(counts.get('unchanged', 0), 'scan')} unchanged."
     words = [many(counts.get("done", 0), "scan") + " done"]
@@ -160,7 +159,7 @@ def night_verdict(night: Night) -> str:
     if night.stopped:
         told += f" Stopped early: {night.stopped}."
     if night.faults:
-        told += f" {many(len(night.faults), 'place')} could not be searched."
+        told += f" {many(len(night.faults), 'location')} could not be searched."
     return told
 
 
@@ -169,20 +168,20 @@ def _urgent(night: Night) -> bool:
 
 
 def _keep_small(facts: list[dict[str, Any]]) -> None:
-    """Leave out pictures, the less telling ones first, until the page is small enough; and name them."""
+    """Leave out pictures, the less telling ones first, until the page is small enough; and list them."""
     total = sum(picture["bytes"] for one in facts for picture in one["pictures"])
     for name in reversed(FOR_A_NIGHT):
         for one in reversed(facts):
             for picture in [p for p in one["pictures"] if p["name"] == name and total > PAGE_BYTES]:
                 one["pictures"].remove(picture)
                 one["pictures_left_out"].append(
-                    f"{name}: to keep this page small; `dfxm-dask report` makes a page of the store alone"
+                    f"{name}: left out to keep this page small; `dfxm-dask report` writes a page of this store alone"
                 )
                 total -= picture["bytes"]
 
 
 def _shown(outcome: Outcome) -> dict[str, Any]:
-    """An outcome with words for people."""
+    """An outcome with texts for the page."""
     tries = f" Failed {many(outcome.failures, 'time')}." if outcome.failures else ""
     return {
         **asdict(outcome),
@@ -193,8 +192,8 @@ def _shown(outcome: Outcome) -> dict[str, Any]:
 
 
 def seen_plainly(value: Any) -> Any:
-    """A text with nothing in it that is not seen: control, format and private characters by their number; cut in the
-    middle where it is very long. Other values stay."""
+    """A text without invisible characters: control, format and private characters appear as their numbers. A very
+    long text is cut in the middle. Other values pass."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     text = "".join(
@@ -209,7 +208,7 @@ def seen_plainly(value: Any) -> Any:
 
 
 def _write(page: Path, record: dict[str, Any], head: dict[str, Any], **values: Any) -> tuple[Path, Path]:
-    """Page and JSON file, each whole or not at all."""
+    """Page and JSON file, each written completely or not at all."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -222,11 +221,14 @@ def _write(page: Path, record: dict[str, Any], head: dict[str, Any], **values: A
         trim_blocks=True,
         finalize=lambda value: seen_plainly(str(value) if isinstance(value, Path) else value),
     )
-    # What we drew is longer than any word, and holds nothing but letters and digits after its head.
+    # Our pictures are longer than any text, with nothing but letters and digits after their head.
     drawn = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+")
     environment.filters |= {
         "size": megabytes,
         "span": duration,
+        "number": lambda value: f"{value:.6g}",
+        "given": given_words,
+        "measured": lambda numbers: [(one["quantity"], measured(one)) for one in numbers],
         "drawn": lambda data: Markup(data) if drawn.fullmatch(data) else "",
     }
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
@@ -238,17 +240,11 @@ def _write(page: Path, record: dict[str, Any], head: dict[str, Any], **values: A
         **values,
     )
     page.parent.mkdir(parents=True, exist_ok=True)
-    ledger.replace_file(beside, json.dumps({**record, "made": made}, indent=1, default=_plain).encode())
+    ledger.replace_file(beside, json.dumps({**as_json(record), "made": made}, indent=1, allow_nan=False).encode())
     ledger.replace_file(page, text.encode("utf-8", "backslashreplace"))
     return page, beside
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else str(value)
-
-
 def _refuse(page: Path) -> None:
     if "RAW_DATA" in (part.upper() for part in page.resolve().parts):
-        raise StoreError(f"page {page}", "lies under RAW_DATA, which is read-only", "write under PROCESSED_DATA")
+        raise StoreError(f"page {page}", "is under RAW_DATA, which is read-only", "write under PROCESSED_DATA")

@@ -1,21 +1,21 @@
-"""All that a page says of a store, with its pictures: what was found, what is not complete, how it was made."""
+"""Facts about a store: content, findings, pictures, missing parts, and how each step was computed."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dfxm_dask.errors import IncompleteError
 from dfxm_dask.run.scan_remarks import of_results
 from dfxm_dask.store import scan
 from dfxm_dask.store.calibrate import recover
 from dfxm_dask.store.integrity import ledger
-from dfxm_dask.store.integrity.opened import open_store
-from dfxm_dask.view.figures.index import known_figures
-from dfxm_dask.view.tables import findings
+from dfxm_dask.store.integrity.opened import OpenStore, open_store
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,17 +23,22 @@ if TYPE_CHECKING:
 
 PICTURE_DPI, PICTURE_QUALITY = 100, 82
 FOR_A_NIGHT = ("overview", "curves", "beams")
-"""Pictures that tell most: the first ones of a page, and all that a scan has on the page of a night."""
+"""The most telling pictures: first on the page of a scan, and the only ones of a scan on the page of a night."""
+FWHM = 2.3548
+"""Full width at half maximum of a Gaussian, in standard deviations."""
 
 
-def scan_facts(store: str | Path, names: tuple[str, ...] | None = FOR_A_NIGHT) -> dict[str, Any]:
-    """All that a page says of a store.
+def store_facts(store: str | Path) -> tuple[dict[str, Any], xr.DataTree]:
+    """Content and state of a store.
 
     Parameters
     ----------
     store : path
-    names : tuple of str, optional
-        Pictures to draw; all by default.
+
+    Returns
+    -------
+    dict, xarray.DataTree
+        The facts, and the opened store; missing blocks are NaN.
 
     Raises
     ------
@@ -41,25 +46,75 @@ def scan_facts(store: str | Path, names: tuple[str, ...] | None = FOR_A_NIGHT) -
         Not a store of this package.
     """
     store = Path(store)
-    problems, absent = _problems(store)
+    recover(store)
+    opened = open_store(store)
+    problems, absent = _problems(opened)
     try:
         tree = scan.open_scan(store, chunks=None)
     except IncompleteError:
         tree = scan.open_scan(store, chunks=None, allow_partial=True)
-    layers = int(tree.dataset.sizes.get("z", 1))
-    layer = layers // 2
     axes = [
         {
             "axis": str(name),
             "motor": str(values.attrs.get("motor", "")),
             "positions": int(values.size),
-            "first": f"{float(values.values.flat[0]):.6g}",
-            "last": f"{float(values.values.flat[-1]):.6g}",
+            "first": float(values.values.flat[0]),
+            "last": float(values.values.flat[-1]),
             "unit": str(values.attrs.get("units", "")),
+            "source": str(values.attrs.get("position_source", "")),
+            "note": str(values.attrs.get("position", "")),
+            "scan_mode": str(values.attrs.get("scan_mode", "")),
+            "scan_mode_source": str(values.attrs.get("scan_mode_source", "")),
         }
         for name, values in tree.dataset.coords.items()
         if values.ndim == 1 and values.size
     ]
+    variables = [
+        {
+            "variable": f"{group}/{name}",
+            "dims": {str(dim): int(size) for dim, size in variable.sizes.items()},
+            "dtype": str(variable.dtype),
+            "unit": str(variable.attrs.get("units", "")),
+            "long_name": str(variable.attrs.get("long_name", "")),
+            "bytes": int(variable.nbytes),
+        }
+        for group, node in tree.children.items()
+        for name, variable in node.dataset.data_vars.items()
+    ]
+    steps, remarks = _steps(opened)
+    facts = {
+        "store": str(store),
+        "title": str(tree.attrs.get("title") or store.name),
+        "command": str(tree.attrs.get("command", "")),
+        "schema_version": tree.attrs.get("schema_version"),
+        "complete": not problems and not absent,
+        "problems": problems,
+        "absent": absent,
+        "remarks": [*remarks, *of_results(store, tree.children)],
+        "axes": axes,
+        "variables": variables,
+        "steps": steps,
+        "bytes": sum(step["bytes"] for step in steps),
+    }
+    return facts, tree
+
+
+def scan_facts(store: str | Path, names: tuple[str, ...] | None = FOR_A_NIGHT) -> dict[str, Any]:
+    """Facts, findings and pictures of a store, for a page.
+
+    Parameters
+    ----------
+    store : path
+    names : tuple of str, optional
+        Pictures to draw; None draws all.
+
+    Raises
+    ------
+    StoreError
+        Not a store of this package.
+    """
+    facts, tree = store_facts(store)
+    layer = int(tree.dataset.sizes.get("z", 1)) // 2
     pictures: list[dict[str, Any]] = []
     left_out: list[str] = []
     for name, caption, figure in pictures_of(tree, layer, names):
@@ -68,57 +123,46 @@ def scan_facts(store: str | Path, names: tuple[str, ...] | None = FOR_A_NIGHT) -
         else:
             data = _as_data(figure)
             pictures.append({"name": name, "caption": caption, "bytes": len(data), "data": data})
-    numbers: list[tuple[str, str]] = []
+    numbers: list[dict[str, Any]] = []
     if "rocking" in tree and "total" in tree["rocking"].data_vars:
-        one = tree["rocking"].dataset.isel(z=[layer])
-        import xarray as xr
-
-        numbers = findings(xr.DataTree.from_dict({"/rocking": one}))
-    steps = _steps(store)
-    where = f"layer {layer} of {layers}" if layers > 1 else ""
+        numbers = findings(tree["rocking"].dataset.isel(z=[layer]))
     return {
-        "store": str(store),
-        "title": str(tree.attrs.get("title") or store.name),
-        "command": str(tree.attrs.get("command", "")),
-        "complete": not problems and not absent,
-        "problems": problems,
-        "absent": absent,
-        "remarks": [*of_results(store, tree.children)],
-        "axes": axes,
-        "shown_layer": where,
+        **facts,
+        "shown_layer": layer_words(tree, layer),
         "numbers": numbers,
-        "steps": steps,
-        "bytes": sum(step["bytes"] for step in steps),
         "pictures": pictures,
         "pictures_left_out": left_out,
     }
 
 
 def without_facts(store: str | Path, error: Exception) -> dict[str, Any]:
-    """What a page says of a store of which nothing can be shown."""
-    reason = f"nothing of {store} can be shown ({type(error).__name__}: {' '.join(str(error).split())})"
+    """Facts about a store that cannot be shown: the reason."""
+    reason = f"{store} cannot be shown ({type(error).__name__}: {' '.join(str(error).split())})"
+    lists = ("absent", "remarks", "axes", "variables", "steps", "numbers", "pictures", "pictures_left_out")
     return {
         "store": str(store),
         "title": Path(store).name,
         "command": "",
+        "schema_version": None,
         "complete": False,
         "problems": [reason],
-        "absent": [],
-        "remarks": [],
-        "axes": [],
         "shown_layer": "",
-        "numbers": [],
-        "steps": [],
         "bytes": 0,
-        "pictures": [],
-        "pictures_left_out": [],
+        **{name: [] for name in lists},
     }
 
 
-def _problems(store: Path) -> tuple[list[str], list[str]]:
-    """What is not complete, each with the remedy; and layers or frames that the source lacked."""
-    recover(store)
-    opened = open_store(store)
+def layer_words(tree: xr.DataTree, layer: int) -> str:
+    """Position and number of a layer, from 1: ``z = 10 um (layer 2 of 2)``. Nothing for a scan of one layer."""
+    z = tree.dataset.coords.get("z")
+    if z is None or z.size < 2:
+        return ""
+    at = f"{float(z[layer]):.4g} {z.attrs.get('units', '')}".strip()
+    return f"z = {at} (layer {layer + 1} of {z.size})"
+
+
+def _problems(opened: OpenStore) -> tuple[list[str], list[str]]:
+    """Missing results, each with the remedy; and layers or frames that the source lacked."""
     problems, absent = [], []
     for group in opened.groups():
         for state in opened.states(group).values():
@@ -128,20 +172,19 @@ def _problems(store: Path) -> tuple[list[str], list[str]]:
             if not reason.startswith("layers were absent"):
                 problems.append(f"{group}/{step}: {reason}; {remedy}")
     if "raw" not in opened.groups():
-        problems.append("there are no raw data: the ingest was stopped before it began; run it again")
+        problems.append("raw data are missing: the ingest stopped before it wrote any; run the ingest again")
     return problems, list(dict.fromkeys(absent))
 
 
-def _steps(store: Path) -> list[dict[str, Any]]:
-    """Every step with its blocks, bytes on disk, seconds of its workers, version and parameters."""
-    rows = []
-    opened = open_store(store)
+def _steps(opened: OpenStore) -> tuple[list[dict[str, Any]], list[str]]:
+    """Every step with its blocks, bytes on disk, seconds of its workers, version and parameters; and its remarks."""
+    rows, remarks = [], []
     for group in opened.groups():
         for step, state in opened.states(group).items():
-            _, records = ledger.read_ledger(ledger.ledger_path(store, group, step))
+            _, records = ledger.read_ledger(ledger.ledger_path(opened.path, group, step))
             done = [records[block] for block in state.done]
             known = state.provenance or {}
-            given = ", ".join(f"{k}={v}" for k, v in dict(known.get("parameters") or {}).items() if v is not None)
+            remarks += [f"{group}: {remark}" for remark in known.get("remarks") or ()]
             rows.append(
                 {
                     "group": group,
@@ -151,25 +194,86 @@ def _steps(store: Path) -> list[dict[str, Any]]:
                     "bytes": sum(int(size) for record in done for size, _ in record["files"].values()),
                     "seconds": float(sum(record.get("seconds", 0.0) for record in done)),
                     "version": str(known.get("version", "")),
-                    "parameters": given,
+                    "parameters": dict(known.get("parameters") or {}),
                 }
             )
+    return rows, remarks
+
+
+def given_words(parameters: Mapping[str, Any]) -> str:
+    """Parameters of a step on one line, without those left out."""
+    return ", ".join(f"{name}={value}" for name, value in parameters.items() if value is not None)
+
+
+def findings(maps: xr.Dataset) -> list[dict[str, Any]]:
+    """Medians over sound pixels, and the fraction of pixels that are lit, truncated, or lit in a single frame.
+
+    Parameters
+    ----------
+    maps : xarray.Dataset
+        Group ``rocking`` of a store.
+
+    Returns
+    -------
+    list of dict
+        ``quantity``, ``value`` and ``unit``; angles in the unit of the scan axis, fractions in percent.
+    """
+    from dfxm_dask.view.figures.maps import UNSOUND, flagged
+
+    maps = maps.load()
+    rows: list[dict[str, Any]] = []
+    lit = np.isfinite(np.asarray(maps["total"]))
+    sound = lit.copy()
+
+    def add(quantity: str, value: float, unit: str) -> None:
+        rows.append({"quantity": quantity, "value": float(value), "unit": unit})
+
+    def median(label: str, name: str, factor: float = 1.0) -> None:
+        values = np.asarray(maps[name])[sound]
+        values = values[np.isfinite(values)]
+        if values.size:
+            add(label, factor * float(np.median(values)), str(maps[name].attrs.get("units", "")))
+
+    if "flags" in maps:
+        lit &= ~flagged(maps["flags"], "unlit")
+        truncated = lit & flagged(maps["flags"], "truncated")
+        single = lit & flagged(maps["flags"], "single")
+        sound = lit & ~flagged(maps["flags"], *UNSOUND)
+        add("lit pixels", 100 * lit.mean(), "%")
+        add("truncated curves, of the lit pixels", 100 * truncated.sum() / max(lit.sum(), 1), "%")
+        add("lit in a single frame, of the lit pixels", 100 * single.sum() / max(lit.sum(), 1), "%")
+    for name in map(str, maps.data_vars):
+        if name.startswith("com_"):
+            median(f"median centre of mass, {name[4:]}", name)
+        elif name.startswith("std_"):
+            median(f"median FWHM, {name[4:]} ({FWHM} standard deviations)", name, FWHM)
+    if "kam" in maps:
+        median("median KAM", "kam")
     return rows
+
+
+def measured(finding: Mapping[str, Any]) -> str:
+    """Value and unit of a finding: ``0.0351 °``."""
+    from dfxm_dask.view.figures.maps import symbol
+
+    digits = 3 if finding["unit"] == "%" else 5
+    return f"{finding['value']:.{digits}g} {symbol(finding['unit'])}".strip()
 
 
 def pictures_of(
     tree: xr.DataTree, layer: int, names: tuple[str, ...] | None
 ) -> Iterator[tuple[str, str, Figure | str]]:
-    """Name, caption and figure of what a layer has; instead of a figure, why it could not be drawn."""
-    layers = tree.dataset.sizes.get("z", 1)
-    heading = f"layer {layer} of {layers}" if layers > 1 else ""
+    """Name, caption and figure of the pictures of a layer; the reason instead of a figure that cannot be drawn."""
+    from dfxm_dask.view.figures.index import known_figures
+
+    heading = layer_words(tree, layer)
     kinds = known_figures()
     for name in dict.fromkeys((*FOR_A_NIGHT, *kinds)):
         kind = kinds[name]
         if kind.caption and (names is None or name in names):
             try:
                 page = next(kind.pages(tree, layer, "" if kind.of_volume else heading), None)
-            except Exception as error:  # a picture less is no reason to have no page
+            except Exception as error:  # one picture that fails does not prevent the page
                 reason = f"could not be drawn ({type(error).__name__}: {' '.join(str(error).split())})"
                 yield name, kind.caption, reason
                 continue

@@ -13,6 +13,7 @@ from dfxm_dask.components.curves import KINDS
 from dfxm_dask.engine.layer import beside, run_kernel, scan_last
 from dfxm_dask.engine.shapes import expanded_writes, scan_axes
 from dfxm_dask.schema import BACKGROUND, expand
+from dfxm_dask.store.integrity.attributes import recorded_steps
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -74,7 +75,7 @@ def every_basis(
     import dfxm_dask.components as room
 
     complete = stored(tree, "components", uneven)
-    steps = dict(tree["components"].attrs.get("provenance") or {}) if "components" in tree else {}
+    steps = recorded_steps(tree["components"].attrs) if "components" in tree else {}
     drawn = (dict(steps.get("gram_schmidt") or {}).get("parameters") or {}).get("regions") is not None
     wanted: list[tuple[str, str, dict[str, Any]]] = [(FOUND, "gram_schmidt", {})]
     if boxes is not None or (drawn and "gram_schmidt_basis" in complete):

@@ -1,8 +1,8 @@
 """Comparison of networks: cost, and scores on layers that no network was trained on.
 
 ``PYTHONPATH=scripts python scripts/evaluate/compare_networks.py --cache FOLDER`` trains every network of
-:data:`NETWORKS` on the layers of ``scripts/train_beams.py``, prints the table of ``RESULTS.md``, and draws accuracy against
-cost. It takes hours on one core; each result is kept in the folder, and a second call resumes. ``--only NAME`` trains
+:data:`NETWORKS` on the layers of ``scripts/train_beams.py``, prints the table of ``RESULTS.md``, and draws accuracy
+against cost. It takes hours on one core; each result is kept in the folder, and a second call resumes. ``--only NAME`` trains
 and prints some of them.
 
 All networks except that of the published protocol are trained on patches of the same layers in the same form as ours,

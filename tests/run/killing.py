@@ -22,6 +22,7 @@ from dfxm_dask.errors import DfxmError, IncompleteError
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.attributes import recorded_steps
 from tests.stores import contents
 
 RECIPE = """
@@ -98,7 +99,7 @@ def judge(store: Path, reference: dict[str, bytes], total: int) -> str:
         for group in ("frames", "rocking"):
             there = {k: v for k, v in contents(store).items() if k.startswith(f"{group}/")}
             wanted = {k: v for k, v in reference.items() if k.startswith(f"{group}/")}
-            made = tree[group].attrs.get("provenance", {}) if group in tree.children else {}
+            made = recorded_steps(tree[group].attrs) if group in tree.children else {}
             if made and set(there) >= set(wanted) and there != wanted:
                 return f"opened as complete, and {group} is not what it should be"
     try:

@@ -83,7 +83,7 @@ def test_refuse_unfit__names_memory_and_remedy(raw_store: Path) -> None:
     made = plan(recipe(BOTH), raw_store)
     found = replace(forecast(made), memory_bytes=900_000_000)
     with pytest.raises(
-        RecipeError, match=r"takes 900 MB, and a unit may take 800 MB of a worker of 1000 MB; give.*1125 MB"
+        RecipeError, match=r"requires 900 MB, and a unit may use 800 MB of a worker of 1000 MB; give.*1125 MB"
     ):
         refuse_unfit(made, found, 1_000_000_000)
     refuse_unfit(made, found, 1_130_000_000)
@@ -95,12 +95,12 @@ def test_refuse_unfit__names_bytes_and_files_that_are_free(raw_store: Path, monk
     found = replace(forecast(made), passes=(cost,), memory_bytes=0)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(9, 0, 6_000_000))
-    with pytest.raises(StoreError, match="results need 7 MB, 6 MB are free"):
+    with pytest.raises(StoreError, match="results require 7 MB, 6 MB are free"):
         refuse_unfit(made, found, 10**12)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(9, 0, 8_000_000))
     system = namedtuple("system", "f_files f_favail")
     monkeypatch.setattr(module.os, "statvfs", lambda _: system(100, 11))
-    with pytest.raises(StoreError, match="results need 12 files and folders, 11 are free"):
+    with pytest.raises(StoreError, match="results require 12 files and folders, 11 are free"):
         refuse_unfit(made, found, 10**12)
     monkeypatch.setattr(module.os, "statvfs", lambda _: system(0, 0))
     refuse_unfit(made, found, 10**12)
@@ -118,7 +118,7 @@ def test_plan_command__says_what_a_run_takes_or_refuses(raw_store: Path, tmp_pat
     assert "by declaration" in said.output
     refused = CliRunner().invoke(cli, ["plan", *called, "--memory-limit", "100MB"])
     assert refused.exit_code == 1
-    assert "a unit may take 80 MB of a worker of 100 MB" in refused.output
+    assert "a unit may use 80 MB of a worker of 100 MB" in refused.output
     assert "Traceback" not in refused.output
     assert seen(raw_store) == before
 
@@ -166,7 +166,9 @@ def test_rerun_block__finds_another_digest_where_the_input_is_another(reduced: P
 
 def test_rerun_block__refuses_a_block_that_is_none(reduced: Path, tmp_path: Path) -> None:
     made = plan(recipe(BOTH), reduced)
-    with pytest.raises(RecipeError, match=r"block 'z0099-0:150': is none of pass zingers.*name one like z0000-0:150"):
+    with pytest.raises(
+        RecipeError, match=r"block 'z0099-0:150': is not in the pass zingers.*give one such as z0000-0:150"
+    ):
         rerun_block(made, made.passes[0], "z0099-0:150", tmp_path)
 
 

@@ -55,7 +55,7 @@ def test_doctor__command_exits_with_1_where_something_fails(tmp_path: Path) -> N
     assert "0 fail" in result.output
     result = CliRunner().invoke(cli, ["doctor", str(tmp_path / "absent")])
     assert result.exit_code == 1
-    assert "is no folder" in result.output
+    assert "is not a folder" in result.output
     assert "mkdir -p" in result.output
     result = CliRunner().invoke(cli, ["doctor", "--cluster", "nothing"])
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
@@ -152,7 +152,7 @@ def test_place__raw_data_and_passing_file_systems(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(module, "LEAST_FREE_BYTES", 10**18)
     monkeypatch.setattr(module, "LEAST_FREE_FILES", 10**18)
     found = by_name(module.place(tmp_path))
-    assert "lives in memory" in found["folder: file system"].remedy
+    assert "is in memory" in found["folder: file system"].remedy
     assert found["folder: free space"].state == "warn"
     assert found["folder: free inodes"].state in ("warn", "ok")
 
@@ -177,7 +177,7 @@ def test_probes__see_a_file_system_that_fails(tmp_path: Path, monkeypatch: pytes
         assert [f.found for f in module.appends(tmp_path)] == ["lines overwrite each other"]
     with monkeypatch.context() as patch:
         patch.setattr(module.os, "link", lambda a, b: None)
-        assert [f.found for f in module.links(tmp_path)] == ["are made twice"]
+        assert [f.found for f in module.links(tmp_path)] == ["a second link of the same name is accepted"]
         patch.setattr(module.os, "link", lambda a, b: (_ for _ in ()).throw(OSError(1, "Operation not permitted")))
         assert [f.found for f in module.links(tmp_path)] == ["are refused (Operation not permitted)"]
     with monkeypatch.context() as patch:
@@ -209,7 +209,7 @@ def test_jobs__commands_of_the_batch_system(
     kind: str, commands: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert by_name(module.jobs(setup_of(kind)))[kind.upper()].found == f"no {', '.join(commands)} here"
+    assert by_name(module.jobs(setup_of(kind)))[kind.upper()].found == f"not found: {', '.join(commands)}"
     for name in commands:
         (tmp_path / name).touch(mode=0o755)
     shared = by_name(module.jobs(setup_of(kind, shared_directory=str(tmp_path / "absent"))))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -18,6 +20,8 @@ from dfxm_dask.run.events import (
     IngestDone,
     IngestStarted,
     LayerDone,
+    Progress,
+    Remark,
     RunDone,
     RunStarted,
     StepDone,
@@ -27,6 +31,7 @@ from dfxm_dask.run.events import (
     log_lines,
     progress_bar,
     send,
+    shown,
 )
 
 RUN: tuple[Event, ...] = (
@@ -58,7 +63,7 @@ def test_log_lines__say_every_event() -> None:
     assert stream.getvalue().splitlines() == [
         "maps on scan.zarr: moments, kam in 3 blocks; dashboard http://127.0.0.1:1234/status",
         "mosaicity: left out, the scan has 1 axis and it needs 2",
-        "moments z0: done by an earlier run (1/3)",
+        "moments z0: computed by an earlier run (1/3)",
         "moments z1: 0.34 s, 343 MB read, 88 MB written (2/3)",
         "moments: 2 blocks in 2 min 05 s",
         "kam z0 [y0]: 2 h 01 min, 1 B read, 0 B written (3/3)",
@@ -67,7 +72,7 @@ def test_log_lines__say_every_event() -> None:
         "layer 0: 343 MB in 0.5 s (1/2)",
         "layer 1: 343 MB in 0.5 s (2/2)",
         "ingested 686 MB in 1.1 s",
-        "INCOMPLETE: run it again to go on: 1 block in 1 s",
+        "INCOMPLETE: run it again to continue: 1 block in 1 s",
     ]
 
 
@@ -129,3 +134,60 @@ def test_send__outlives_a_subscriber_that_cannot_write(tmp_path: Path) -> None:
 )
 def test_megabytes__are_said_as_people_do(count: float, text: str) -> None:
     assert events.megabytes(count) == text
+
+
+class Cell:
+    """An output of a notebook that keeps what it showed."""
+
+    shown: list[str] = []
+
+    def update(self, page: str) -> None:
+        self.shown.append(page)
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> Cell:
+    """A stand-in for the kernel of a notebook."""
+    cell, shell = Cell(), SimpleNamespace(kernel=object())
+    cell.shown = []
+    screen = SimpleNamespace(HTML=str, display=lambda page, display_id: cell)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell, display=screen))
+    monkeypatch.setitem(sys.modules, "IPython.display", screen)
+    return cell
+
+
+@shown
+def running(*, publish: tuple[events.Subscriber, ...] | None = None) -> None:
+    for event in (*RUN[:5], Remark("1 of 1 layers <has> no weak beam"), *RUN[5:]):
+        send(publish or (), event)
+
+
+def test_shown__in_a_notebook_is_a_bar_with_remarks(notebook: Cell, capsys: pytest.CaptureFixture[str]) -> None:
+    running()
+    assert notebook.shown[-1].startswith('<div><progress value="3" max="3"')
+    assert len(notebook.shown) < len(RUN)  # not one for every block
+    text = capsys.readouterr().out
+    assert "NOTE: 1 of 1 layers <has> no weak beam" in text
+    assert "moments z1" not in text
+
+
+def test_shown__in_a_script_logs_remarks_and_prints_nothing(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    running()
+    assert capfd.readouterr() == ("", "")
+    assert [r.message for r in caplog.records] == ["NOTE: 1 of 1 layers <has> no weak beam"]
+    heard: list[Event] = []
+    running(publish=(heard.append,))
+    running(publish=())
+    assert len(heard) == len(RUN) + 1
+    assert len(caplog.records) == 1
+
+
+def test_progress__has_the_rate_and_the_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([100.0, 104.0, 104.0])
+    monkeypatch.setattr(events.time, "monotonic", lambda: next(now))
+    state = Progress()
+    told = [state.follow(event) for event in RUN[:5]]
+    assert [bool(text) for text in told] == [True, True, False, False, False]
+    assert (state.done, state.total, state.rate, state.left) == (2, 3, "108 MB/s", "2 s left")

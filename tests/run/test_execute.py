@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -21,8 +22,9 @@ import dfxm_dask
 from dfxm_dask.catalogue import load_reductions
 from dfxm_dask.errors import DfxmError, IncompleteError, InputError, RecipeError, StoreError
 from dfxm_dask.reduction import REGISTRY
-from dfxm_dask.run.execute import plan, run_ingest, run_recipe
+from dfxm_dask.run.execute import plan, run_ingest, run_recipe, starts_workers
 from dfxm_dask.run.recipe import Recipe, parse_recipe
+from dfxm_dask.store.integrity.attributes import recorded_steps
 from dfxm_dask.store.integrity.ledger import read_ledger
 from tests import stores
 from tests.beamline_files import write_bliss
@@ -231,7 +233,7 @@ def test_run_recipe__other_parameters_are_refused_and_never_mixed(store: Path) -
 
 
 def test_run_recipe__provenance_says_how_to_do_it_again(whole: Path) -> None:
-    made = dfxm_dask.open_scan(whole)["rocking"].attrs["provenance"]["moments"]
+    made = recorded_steps(dfxm_dask.open_scan(whole)["rocking"].attrs)["moments"]
     assert made["parameters"]["lit_above"] == 0
     assert {"raw/ingest", "frames/background"} <= set(made["inputs"])
     assert made["version"] == dfxm_dask.__version__
@@ -281,6 +283,22 @@ def test_run_recipe__killed_and_run_again_is_byte_identical(store: Path, whole: 
     report = run_recipe(recipe(FULL), store)
     assert report.blocks_skipped >= committed
     assert contents(store) == contents(whole)
+
+
+@pytest.mark.parametrize(
+    ("scan_bytes", "cluster", "workers", "started"),
+    [
+        (10**8, None, None, False),
+        (10**8, None, 2, True),
+        (10**8, "local", None, True),
+        (10**9, None, None, True),
+        (10**9, None, 0, False),
+    ],
+)
+def test_starts_workers__for_large_scans_or_where_asked(
+    scan_bytes: int, cluster: str | None, workers: int | None, started: bool
+) -> None:
+    assert starts_workers(SimpleNamespace(scan_bytes=scan_bytes), cluster, workers) == started  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("raw_store", ["two axes"], indirect=True)

@@ -20,6 +20,7 @@ from dfxm_dask.errors import LockedError, StoreError
 from dfxm_dask.run.events import Event
 from dfxm_dask.run.nights.config import read_nightly
 from dfxm_dask.run.nights.night import run_night
+from dfxm_dask.store.integrity.attributes import recorded_steps
 from tests.run.nights import (
     BROKEN,
     MESH,
@@ -228,7 +229,7 @@ def test_run_night__a_recipe_added_later_is_run_on_all(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("[short.yaml]", "[short.yaml, more.yaml]"))
     (done,) = run_night(read_nightly(path)).outcomes
     assert done.status == "done"
-    assert "integrated_curve" in dfxm_dask.open_scan(done.store)["rocking"].attrs["provenance"]
+    assert "integrated_curve" in recorded_steps(dfxm_dask.open_scan(done.store)["rocking"].attrs)
     (tmp_path / "more.yaml").write_text(RECIPE.replace("short", "more").replace("60", "70"))
     assert run_night(read_nightly(path)).counts == {"unchanged": 1}
 

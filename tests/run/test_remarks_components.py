@@ -16,7 +16,7 @@ from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.run.scan_remarks import of_results, unsettled_fits, weak_beam_tails
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.opened import open_store
-from dfxm_dask.view.tables import show_store
+from dfxm_dask.view.answers import info
 
 FITS = "  - background: {}\n  - local_peak: {}\n  - gram_schmidt: {}\n  - pca: {}\n"
 
@@ -67,8 +67,8 @@ def test_run_recipe__says_that_the_basis_is_one_of_clusters(made, capsys) -> Non
     assert told.startswith("the scan does not reach its weak beam")
     assert "clusters of curves, not of weak and strong beam; scan further to both sides of the peak" in told
     assert [e.text for e in events if isinstance(e, Remark)] == [layers, told]
-    assert show_store(store)
-    assert f"NOTE: {told}" in capsys.readouterr().out
+    found = info(store).as_dict()
+    assert (found["complete"], told in found["remarks"]) == (True, True)
 
 
 def test_of_results__speaks_of_the_groups_asked_for(made) -> None:

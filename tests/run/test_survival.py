@@ -229,10 +229,22 @@ def test_run_recipe__a_block_that_kills_its_worker_is_left_out(store: Path, plug
     assert (again.complete, again.blocks_done) == (True, 1)
 
 
-@pytest.mark.parametrize("how", ["SIGINT", *(pytest.param(k, marks=pytest.mark.slow) for k in ("SIGTERM", "SIGUSR1"))])
-def test_run__ends_cleanly_when_asked(store: Path, plugin: Path, how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "workers"),
+    [
+        ("SIGINT", 1),
+        *(pytest.param(k, 1, marks=pytest.mark.slow) for k in ("SIGTERM", "SIGUSR1")),
+        ("SIGTERM", None),  # in the process of the command, which a scan so small gets by itself
+    ],
+)
+def test_run__ends_cleanly_when_asked(store: Path, plugin: Path, how: str, workers: int | None) -> None:
+    asked = ["--workers", workers] if workers else []
+    words = command("run", plugin.with_name("slow.yaml"), store, "--plugin", plugin, *asked)
+    words[2] = (
+        "import sys\nfrom dfxm_dask.cli import main\ntry: main()\nfinally: print(f'{\"distributed\" in sys.modules=}')"
+    )
     run = subprocess.Popen(
-        command("run", plugin.with_name("slow.yaml"), store, "--plugin", plugin, "--workers", "1"),
+        words,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -247,6 +259,8 @@ def test_run__ends_cleanly_when_asked(store: Path, plugin: Path, how: str) -> No
     assert run.returncode == 3, said
     assert f"asked to end by {how}" in said
     assert "Traceback" not in said
+    assert f"in sys.modules={bool(workers)}" in said
+    assert ("in this process" in said) == (not workers)
     assert 0 < lines(store, "slow", "slow") < 6
     assert not list((store / "slow/.ledger").glob("lock*"))
     assert not list(store.rglob("*.partial"))
@@ -321,9 +335,8 @@ def test_run_recipe__raw_data_made_anew_in_mid_run(store: Path, monkeypatch: pyt
 
     def changing(task: Any) -> Any:
         if not calls:
-            meta = json.loads((store / "raw/zarr.json").read_bytes())
-            meta["attributes"]["provenance"]["ingest"]["digest"] = "of other counts"
-            (store / "raw/zarr.json").write_text(json.dumps(meta, indent=2))
+            made = ledger.group_provenance(store, "raw")[1]["ingest"]
+            ledger.write_provenance(store, "raw", {"ingest": made | {"digest": "of other counts"}})
         calls.append(task)
         return real(task)
 
@@ -357,7 +370,7 @@ def test_run__shares_of_a_job_array_and_a_last_run(raw: Path, store: Path, tmp_p
     last = CliRunner().invoke(cli, ["run", str(tmp_path / "gathers.yaml"), str(store), "--shard", "last"])
     said = {k: process.communicate(timeout=240)[0] for k, process in running.items()}
     assert {p.returncode for p in running.values()} == {0}, said
-    assert "share 3/3 is done; when all are, --shard last does what is left: pca, project_pca" in said[3]
+    assert "share 3/3 is done; after all shares, --shard last computes pca, project_pca" in said[3]
     assert last.exit_code == 0, last.output
     shutil.copytree(raw, tmp_path / "serial")
     run_recipe(parsed(GATHERS), tmp_path / "serial")
@@ -378,7 +391,7 @@ def test_run_recipe__a_share_does_its_part_and_leaves_the_rest_to_a_last_run(
     assert not ledger.states(store, "rocking")["moments"].complete  # which is for the last
     said: list[str] = []
     assert run_recipe(parsed(GATHERS), store, share=(1, 2), publish=(lambda e: said.append(line(e)),)).blocks_done == 0
-    assert said[-1].startswith("share 1/2 is done; when all are, --shard last does what is left: pca, project_pca")
+    assert said[-1].startswith("share 1/2 is done; after all shares, --shard last computes pca, project_pca")
     other = ExitStack()
     other.enter_context(own_group(store, "rocking", "recipe gathers (share 2/2)", (2, 2)))
 

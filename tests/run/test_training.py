@@ -23,6 +23,7 @@ from dfxm_dask.frames import background
 from dfxm_dask.run.labels import LabelledScan, open_scans, place_labels, read_labels
 from dfxm_dask.run.training import _start, gather, patch_line, shortcomings, train_weights
 from dfxm_dask.store import scan as scan_module
+from dfxm_dask.store.integrity.attributes import recorded_steps
 
 PHI = 0.002 * np.arange(5)
 
@@ -274,7 +275,7 @@ def test_train_weights__beat_brightness_where_they_are_used(stores: list[Path], 
     assert str(stores[0].parent) not in json.dumps(known)
     digests = known["training"]["stores"][0]["content"]
     tree = dfxm_dask.open_scan(stores[0], chunks=None)
-    assert digests["raw/ingest"] == tree["raw"].attrs["provenance"]["ingest"]["digest"]
+    assert digests["raw/ingest"] == recorded_steps(tree["raw"].attrs)["ingest"]["digest"]
 
 
 def test_train_weights__are_the_same_for_a_seed(stores: list[Path], tmp_path: Path) -> None:

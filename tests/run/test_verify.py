@@ -183,7 +183,7 @@ def test_verify__raw_data_are_taken_back_and_ingested_again(store: Path, sound: 
 
 
 def test_verify__deep_finds_what_no_digest_can(store: Path) -> None:
-    """A result that was wrong when it was written has sound digests: only computing it again tells."""
+    """A result that was wrong when it was written has sound digests: only a recomputed block shows it."""
     from dfxm_dask.store.shards import open_array, write_shard
 
     array = open_array(store / "rocking/com_phi")
@@ -202,7 +202,7 @@ def test_verify__deep_finds_what_no_digest_can(store: Path) -> None:
     dfxm_dask.store.integrity.nodes.consolidate(store)
     assert not [f for f in verify(store).faults if f.step == "moments"]
     found = verify(store, deep=12)
-    assert [f.what for f in found.faults if f.file == name] == ["is not what computing it again gives"]
+    assert [f.what for f in found.faults if f.file == name] == ["differs from the recomputed block"]
     assert meta
 
 
@@ -212,7 +212,7 @@ def test_verify__results_of_other_raw_data(store: Path) -> None:
     record = {k: v for k, v in records["z0000"].items() if k not in ("sum", "host")}
     files = {name: [size, "0" * 64] for name, (size, _) in record["files"].items()}
     ledger.commit(store, "raw", "ingest", {**record, "files": files})
-    found = {(f.step, f.block) for f in verify(store).faults if "was made of another raw/ingest" in f.what}
+    found = {(f.step, f.block) for f in verify(store).faults if "was computed from another raw/ingest" in f.what}
     assert ("moments", "z0000-0:40") in found
     assert ("moments", "z0001-0:40") not in found
     assert provenance

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-import zarr
 
 import dfxm_dask
 from dfxm_dask.beams.network.weights import FOLDER
@@ -16,7 +15,8 @@ from dfxm_dask.errors import RecipeError
 from dfxm_dask.frames import background, normalise
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.recipe import parse_recipe, read_recipe
-from dfxm_dask.view.tables import show_store
+from dfxm_dask.store.integrity import ledger
+from dfxm_dask.view.answers import info
 from tests.beamline_files import write_bliss
 
 SHAPE = (128, 128)
@@ -73,8 +73,9 @@ def test_weak_beam__says_that_there_is_none(made, capsys) -> None:
         assert np.isnan(beams[name]).all(), name
     assert not beams.defects.any()
     assert np.isfinite(beams.strong).any()
-    assert show_store(store)
-    assert "NOTE: 2 of 2 layers have no weak beam" in capsys.readouterr().out
+    found = info(store)
+    assert found.as_dict()["complete"]
+    assert "NOTE: 2 of 2 layers have no weak beam" in repr(found)
 
 
 def test_weak_beam__says_that_nothing_stands_out(made) -> None:
@@ -158,7 +159,7 @@ def test_weak_beam__other_weights_make_the_step_anew(made, tmp_path: Path) -> No
     classify = next(s for s in first.steps if s.name == "classify_beams")
     assert len(classify.plan["files"]["weights"]) == 64
     run_recipe(recipe(text), store, overwrite=True)
-    told = zarr.open_group(str(store / "beams"), mode="r").attrs["provenance"]["classify_beams"]
+    told = ledger.group_provenance(store, "beams")[1]["classify_beams"]
     assert told["files"] == classify.plan["files"]
     facts = json.loads((tmp_path / "own.json").read_text())
     facts["temperature"] *= 2

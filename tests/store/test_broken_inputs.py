@@ -254,6 +254,8 @@ def meta(path: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Path],
     def make(store: Path) -> None:
         file = store / path / "zarr.json"
         data = json.loads(file.read_bytes())
+        if "provenance" in data.get("attributes", {}):  # a mapping, as earlier versions wrote it, is easier to change
+            data["attributes"]["provenance"] = json.loads(data["attributes"]["provenance"])
         change(data)
         file.write_text(json.dumps(data))
 
@@ -299,6 +301,10 @@ STORES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "provenance a list": (
         meta("raw", lambda m: m["attributes"].update(provenance=[])),
         "provenance that is no mapping",
+    ),
+    "provenance no JSON": (
+        meta("raw", lambda m: m["attributes"].update(provenance="{")),
+        "has a provenance that is not JSON",
     ),
     "provenance of texts": (provenance(small_files=["x"]), "with small_files that are no dict"),
     "counts not described": (gone("raw/counts/zarr.json"), r"raw data of .*s\.zarr: "),

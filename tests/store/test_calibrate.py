@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -336,11 +335,9 @@ def test_calibrate__the_beamline_says_the_scattering_plane(tmp_path: Path) -> No
         store = tmp_path / f"{len(word)}.zarr"
         dfxm_dask.ingest(tmp_path / "s.h5", store, beamline=tmp_path / "own.yaml")
         assert re.search(told, dfxm_dask.calibrate(store, magnification=13, dry_run=True).source)
-    path = store / "raw/zarr.json"
-    meta = json.loads(path.read_text())
+    made = ledger.group_provenance(store, "raw")[1]["ingest"]
     for record in (None, {}, {"dim": "z", "beamline": "b"}, "y"):  # None: as ingests of earlier versions wrote it
-        meta["attributes"]["provenance"]["ingest"]["scattering_plane"] = record
-        path.write_text(json.dumps(meta))
+        ledger.write_provenance(store, "raw", {"ingest": made | {"scattering_plane": record}})
         found = dfxm_dask.calibrate(store, magnification=13, dry_run=True)
         assert found.pixel_size == pytest.approx((0.5, 0.5 / np.tan(np.deg2rad(18))), rel=1e-12)
         assert "stretched along x (assumed: the store does not tell the scattering plane)" in found.source

@@ -21,6 +21,7 @@ from dfxm_dask.run.plan import make_plan
 from dfxm_dask.run.recipe import read_recipe
 from dfxm_dask.store import calibrate as module
 from dfxm_dask.store.crystal import checked_crystal, with_crystal
+from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.opened import open_store
 from tests.beamline_files import write_bliss
 from tests.stores import contents
@@ -50,7 +51,7 @@ def copy(made: Path, tmp_path: Path) -> Callable[[str], Path]:
 def known(store: Path) -> tuple:
     """Lattice and reflection in the root, in the provenance of the raw data, and as a step gets them."""
     root = zarr.open_group(str(store), mode="r").attrs.asdict()
-    kept = zarr.open_group(str(store / "raw"), mode="r").attrs["provenance"]["ingest"]["parameters"]
+    kept = ledger.group_provenance(store, "raw")[1]["ingest"]["parameters"]
     assert {w: root.get(w) for w in ("lattice", "hkl")} == {w: kept.get(w) for w in ("lattice", "hkl")}
     step = find("characterise_boundaries")
     return root.get("lattice"), root.get("hkl"), step.validate(with_crystal(step, {}, open_store(store)))["lattice"]

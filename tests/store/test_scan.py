@@ -22,7 +22,8 @@ from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.store import scan as scan_module
 from dfxm_dask.store.chunks import raw_layout
-from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity import ledger, nodes
+from dfxm_dask.store.integrity.digests import check_metadata
 from dfxm_dask.store.integrity.nodes import create_array
 from dfxm_dask.store.scan import _LazyArray
 from tests.beamline_files import write_bliss
@@ -122,19 +123,14 @@ def test_open_scan__truncated_shard_makes_the_step_incomplete(store: Path) -> No
 
 
 def test_open_scan__manifest_is_what_makes_a_step_complete(store: Path) -> None:
-    meta = store / "rocking/zarr.json"
-    data = json.loads(meta.read_bytes())
-    del data["attributes"]["provenance"]["moments"]
-    meta.write_text(json.dumps(data))
+    ledger.write_provenance(store, "rocking", {})
     with pytest.raises(IncompleteError, match="3 of 3 blocks"):
         dfxm_dask.open_scan(store)
 
 
 def test_open_scan__results_older_than_their_input_are_refused(store: Path) -> None:
-    meta = store / "raw/zarr.json"
-    data = json.loads(meta.read_bytes())
-    data["attributes"]["provenance"]["ingest"]["digest"] = "other"
-    meta.write_text(json.dumps(data))
+    made = ledger.group_provenance(store, "raw")[1]["ingest"]
+    ledger.write_provenance(store, "raw", {"ingest": made | {"digest": "other"}})
     with pytest.raises(IncompleteError, match="its input raw/ingest was made anew since"):
         dfxm_dask.open_scan(store)
 
@@ -253,3 +249,34 @@ def test_open_foreign__reads_other_layouts_with_and_without_zarrs(
     np.testing.assert_array_equal(array[1:3, 5:60, 7:95], values[1:3, 5:60, 7:95])
     lazy = xr.Variable(("z", "y", "x"), LazilyIndexedArray(_LazyArray(tmp_path / "a")))
     np.testing.assert_array_equal(lazy[2, 3:9, ::-5].values, values[2, 3:9, ::-5])
+
+
+def test_open_zarr__of_one_group_has_coordinates_without_our_package(store: Path) -> None:
+    tree = dfxm_dask.open_scan(store)
+    for group, dims in (("raw", {"z", "phi", "y", "x"}), ("rocking", {"z", "y", "x"})):
+        found = xr.open_zarr(store, group=group)
+        assert set(found.coords) == dims
+        for name in dims:
+            xr.testing.assert_identical(found[name], tree[group][name].drop_vars(set(tree.coords) - {name}))
+            assert found[name].attrs["units"] == tree[name].attrs["units"] != ""
+
+
+def test_open_zarr__sees_positions_that_a_calibration_has_set(store: Path) -> None:
+    dfxm_dask.calibrate(store, (0.25, 0.125))
+    found = xr.open_zarr(store, group="rocking")
+    assert (float(found.y[2]), float(found.x[2]), found.x.attrs["units"]) == (0.5, 0.25, "um")
+    assert not list(check_metadata(store))
+    (store / "rocking/x/c/0").write_bytes(b"other")
+    assert [str(fault) for fault in check_metadata(store)] == [
+        "group rocking: rocking/x differs from the coordinate at the root"
+    ]
+    nodes.consolidate(store)
+    assert not list(check_metadata(store))
+
+
+def test_open_scan__groups_become_netcdf_as_they_are(store: Path, tmp_path: Path) -> None:
+    tree = dfxm_dask.open_scan(store)
+    tree["rocking"].to_dataset().to_netcdf(tmp_path / "r.nc")
+    with xr.open_dataset(tmp_path / "r.nc") as found:
+        xr.testing.assert_identical(found.com_phi, tree["rocking"].com_phi.compute())
+        assert json.loads(found.attrs["provenance"]).keys() == {"moments"}

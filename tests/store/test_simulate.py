@@ -20,6 +20,7 @@ from dfxm_dask.phantoms.scans import simulate
 from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.run.events import IngestDone, LayerDone
 from dfxm_dask.run.execute import run_simulate
+from dfxm_dask.store.integrity.attributes import recorded_steps
 from tests.beamline_files import write_bliss
 
 SMALL: dict[str, Any] = {"layers": 3, "shape": (72, 100), "seed": 5}
@@ -165,7 +166,7 @@ def test_simulate__another_plan_is_refused_and_overwritten(written: Path, tmp_pa
     with pytest.raises(StoreError, match="holds another simulate"):
         simulate("empty", path, layers=1, shape=(16, 24), seed=1)
     tree = simulate("easy", path, layers=1, shape=(16, 24), seed=2, overwrite=True)
-    assert tree["raw"].attrs["provenance"]["ingest"]["parameters"]["seed"] == 2
+    assert recorded_steps(tree["raw"].attrs)["ingest"]["parameters"]["seed"] == 2
 
 
 def test_simulate__measured_counts_are_never_replaced(tmp_path: Path) -> None:

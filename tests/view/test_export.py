@@ -18,7 +18,8 @@ from dfxm_dask.boundaries.step import REASONS
 from dfxm_dask.cli.volumes import export as command
 from dfxm_dask.errors import InputError, StoreError
 from dfxm_dask.store.integrity import ledger
-from dfxm_dask.view.export import export, put
+from dfxm_dask.view.export import export_with_notes as export
+from dfxm_dask.view.export import put
 from dfxm_dask.view.export.ome_zarr import even_layers, halved
 from dfxm_dask.view.export.tables import columns
 from dfxm_dask.view.export.vtkhdf import lines_of, planes_of
@@ -51,6 +52,7 @@ def whole(tmp_path_factory) -> tuple[Path, Path, list[Path]]:
 def test_export__writes_all_that_the_store_has(whole):
     _, out, files = whole
     names = {
+        "maps.h5",
         "boundaries.csv",
         "boundaries.units.json",
         "junctions.csv",
@@ -317,13 +319,15 @@ def test_even_layers__hold_motor_noise_and_refuse_the_rest():
 
 def test_export__refuses_what_it_cannot_write(whole, tmp_path):
     store, *_ = whole
-    with pytest.raises(InputError, match="export 'planes': is unknown; say one of boundaries, points, volume, objects"):
+    with pytest.raises(
+        InputError, match="export 'planes': is unknown; choose from maps, boundaries, points, volume, objects"
+    ):
         export(store, tmp_path / "out", what=("planes",))
     bare = write_store(tmp_path / "bare.zarr", {"beams": {}}, **GRID)
-    with pytest.raises(InputError, match="export: the store has no such result; run a recipe"):
+    with pytest.raises(InputError, match="export of results: the store has no results; run a recipe"):
         export(bare, tmp_path / "out")
     some = write_store(tmp_path / "some.zarr", {"boundaries": {"spacing": (("boundary",), np.ones(2))}}, **GRID)
-    with pytest.raises(InputError, match="export points: the store has no such result"):
+    with pytest.raises(InputError, match="export of points: the store has only boundaries"):
         export(some, tmp_path / "out", what=("boundaries", "points"))
     pixels = write_store(tmp_path / "p.zarr", {"volume": volume_group()}, **GRID, units="pixel")
     with pytest.raises(InputError, match=r"OME-Zarr of the volume: y is in pixel; set .* dfxm-dask calibrate"):
@@ -338,16 +342,19 @@ def test_export__overwrites_only_when_told(tmp_path):
     store = write_store(tmp_path / "s.zarr", {"volume": volume_group()}, **GRID)
     out = tmp_path / "out"
     export(store, out)
-    with pytest.raises(
-        StoreError, match=r"objects.csv|volume.ome.zarr: exists; say --overwrite, or name another folder"
-    ):
+    with pytest.raises(StoreError, match=r"maps.h5: already exists; use --overwrite, or choose another folder"):
         export(store, out)
     (out / "volume.ome.zarr" / "stray").write_text("old")
     (out / "objects.csv").write_text("old")
     export(store, out, overwrite=True)
     assert not (out / "volume.ome.zarr" / "stray").exists()
     assert "object_voxels" in (out / "objects.csv").read_text()
-    assert {path.name for path in out.iterdir()} == {"objects.csv", "objects.units.json", "volume.ome.zarr"}
+    assert {path.name for path in out.iterdir()} == {
+        "maps.h5",
+        "objects.csv",
+        "objects.units.json",
+        "volume.ome.zarr",
+    }
 
 
 def test_put__leaves_what_was_there_when_writing_fails(tmp_path):

@@ -18,7 +18,7 @@ from dfxm_dask.cli.volumes import export as command
 from dfxm_dask.errors import DfxmError
 from dfxm_dask.phantoms.presets import PRESETS
 from dfxm_dask.run.execute import run_recipe
-from dfxm_dask.view.export import export
+from dfxm_dask.view.export import export_with_notes as export
 from tests.view.test_export import SPACE, check_multiscales, read_csv
 from tests.view.volume_stores import boundary_group, write_store
 
@@ -71,6 +71,9 @@ def read_back(out: Path) -> dict[str, int]:
                 assert all(len(values) == cells for values in root["CellData"].values())
                 assert all(len(values) == count for values in root["PointData"].values())
             rows[path.name] = count
+        elif path.suffix == ".h5":
+            with h5py.File(path, "r") as file:
+                rows[path.name] = int(np.count_nonzero(file["volume/dislocation/dislocation"]))
         elif path.suffix == ".zarr":
             group = zarr.open_group(str(path), mode="r")
             check_multiscales(path)
@@ -85,6 +88,7 @@ FILES = {f"{name}.{kind}" for name in TABLES for kind in ("csv", "parquet")} | {
     "lines.vtkhdf",
     "points.vtkhdf",
     "volume.ome.zarr",
+    "maps.h5",
 }
 
 

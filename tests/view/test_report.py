@@ -103,10 +103,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_night_page__nothing_that_a_file_says_can_run(text: str, tmp_path: Path) -> None:
     facts = without_facts(text, ValueError(text)) | {
         "remarks": [text],
-        "numbers": [(text, text)],
+        "numbers": [{"quantity": text, "value": 1.0, "unit": text}],
         "shown_layer": text,
         "absent": [text],
-        "axes": [{"axis": text, "motor": text, "positions": 1, "first": text, "last": text, "unit": text}],
+        "axes": [{"axis": text, "motor": text, "positions": 1, "first": 0.0, "last": 1.0, "unit": text}],
         "steps": [
             {
                 "group": text,
@@ -116,7 +116,7 @@ def test_night_page__nothing_that_a_file_says_can_run(text: str, tmp_path: Path)
                 "bytes": 3,
                 "seconds": 4.0,
                 "version": text,
-                "parameters": text,
+                "parameters": {text: text},
             }
         ],
         "pictures": [{"name": text, "caption": text, "bytes": 3, "data": text}],
@@ -170,7 +170,7 @@ def test_night_page__says_first_what_is_to_be_looked_after(tmp_path: Path, store
         for words in (
             "Night of 21 November 2026",
             night_verdict(night),
-            "To look after",
+            "Needs attention",
             "7 of 9 frames",
             "Done this night",
             "1 min 15 s",
@@ -183,9 +183,9 @@ def test_night_page__says_first_what_is_to_be_looked_after(tmp_path: Path, store
     for words in ("1 h 30 min", "lost file", "Failed 3 times.", "changed 5 s ago", "1 unchanged", "2 MB", "3 MB"):
         assert words in text
     known = json.loads(beside.read_text())
-    assert (known["schema"], known["kind"], known["complete"]) == (1, "night", False)
+    assert (known["schema"], known["kind"], known["complete"]) == (2, "night", False)
     assert known["counts"] == {"failed": 1, "quarantined": 1, "deferred": 1, "done": 1, "unchanged": 1}
-    assert known["outcomes"][0]["facts"]["numbers"] == [list(pair) for pair in facts["numbers"]]
+    assert known["outcomes"][0]["facts"]["numbers"] == facts["numbers"]
     assert beside.stat().st_size < 20_000  # no pictures in it
 
 
@@ -193,9 +193,9 @@ def test_night_page__a_quiet_night_says_so(tmp_path: Path) -> None:
     quiet = night_of(Outcome("a.h5", ("1.1",), "a.zarr", "unchanged"))
     page, _ = night_page(quiet, tmp_path / "n.html", {})
     assert "Nothing new: 1 scan unchanged." in "".join(read(page).words)
-    assert night_verdict(night_of()) == "Nothing new: there are no scans yet."
+    assert night_verdict(night_of()) == "Nothing new: no scans yet."
     # A root that is not there is not quiet.
-    assert night_verdict(night_of(faults=("x matches nothing",))) == "0 scans done. 1 place could not be searched."
+    assert night_verdict(night_of(faults=("x matches nothing",))) == "0 scans done. 1 location could not be searched."
 
 
 def test_night_page__stays_small_and_names_the_pictures_that_are_left_out(tmp_path: Path) -> None:
@@ -216,8 +216,8 @@ def test_night_page__stays_small_and_names_the_pictures_that_are_left_out(tmp_pa
 
 
 def test_scan_page__says_what_is_in_the_store(store: Path, tmp_path: Path) -> None:
-    page, beside, complete = scan_page(store, tmp_path / "s.html")
-    assert complete
+    page, beside, known = scan_page(store, tmp_path / "s.html")
+    assert known["complete"]
     reader = read(page)
     text = " ".join(reader.words)
     tree = dfxm_dask.open_scan(store, chunks=None)
@@ -226,10 +226,13 @@ def test_scan_page__says_what_is_in_the_store(store: Path, tmp_path: Path) -> No
     flags = layer.flags.values.astype(int)
     lit = np.isfinite(layer.total.values) & (flags & bits["unlit"] == 0)
     sound = lit & (flags & (bits["truncated"] | bits["single"]) == 0)
-    numbers = dict(json.loads(beside.read_text())["numbers"])
-    assert numbers["lit pixels"] == f"{100 * lit.mean():.3g} %"
-    assert numbers["median centre of mass, phi"].startswith(f"{np.median(layer.com_phi.values[sound]):.5g}")
-    for words in ("layer 1 of 2", "phantom", "fscan mu 0.29", "raw/ingest", "rocking/moments", "Complete."):
+    written = json.loads(beside.read_text())
+    numbers = {one["quantity"]: (one["value"], one["unit"]) for one in written["numbers"]}
+    assert numbers["lit pixels"] == (100 * lit.mean(), "%")
+    assert numbers["median centre of mass, phi"] == (np.median(layer.com_phi.values[sound]), "degree")
+    assert f"{100 * lit.mean():.3g} %" in text
+    place = f"z = {float(tree.z[1]):.4g} um (layer 2 of 2)"
+    for words in (place, "phantom", "fscan mu 0.29", "raw/ingest", "rocking/moments", "Complete."):
         assert words in text
     pictures = [a["src"] for t, a in reader.tags if t == "img"]
     assert len(pictures) >= 3
@@ -245,14 +248,13 @@ def test_scan_page__a_store_that_is_not_complete_says_what_is_missing(store: Pat
 
     shutil.copytree(store, tmp_path / "s.zarr")
     next(p for p in (tmp_path / "s.zarr/rocking/com_phi/c").rglob("*") if p.is_file()).unlink()
-    page, beside, complete = scan_page(tmp_path / "s.zarr")
+    page, beside, known = scan_page(tmp_path / "s.zarr")
     assert page == tmp_path / "s.html"
-    assert not complete
+    assert not known["complete"]
     text = " ".join(read(page).words)
     assert "NOT COMPLETE" in text
     assert "rocking/moments: 1 of 2 blocks are on disk" in text
-    known = json.loads(beside.read_text())
-    assert known["complete"] is False
+    assert json.loads(beside.read_text())["complete"] is False
     result = CliRunner().invoke(cli, ["report", str(tmp_path / "s.zarr"), "--out", str(tmp_path / "r.html")])
     assert result.exit_code == 3
     assert "INCOMPLETE" in result.output
@@ -264,7 +266,7 @@ def test_scan_page__refuses(tmp_path: Path, store: Path) -> None:
         scan_page(tmp_path / "none.zarr")
     (tmp_path / "RAW_DATA").mkdir()
     (tmp_path / "way").symlink_to(tmp_path / "RAW_DATA")
-    with pytest.raises(StoreError, match="lies under RAW_DATA"):
+    with pytest.raises(StoreError, match="is under RAW_DATA"):
         scan_page(store, tmp_path / "way/s.html")
     assert not [*(tmp_path / "RAW_DATA").iterdir()]
 

@@ -10,7 +10,6 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
 
 from dfxm_dask.boundaries.lines.strip import PLACE, STEEPEST
 from dfxm_dask.optics.defects.dislocation import accumulate_lines, line_table
@@ -113,7 +112,7 @@ def folded_strip(
     ]
     shape = (DISTANCES, *[phases] * len(spacing))
     index = np.ravel_multi_index(numbers, shape)
-    ranks = np.stack([2 * (rankdata(t) - 0.5) / t.size - 1 for t in tails])
+    ranks = np.stack([_ranks(t) for t in tails])
     sums = np.stack([np.bincount(index, r, int(np.prod(shape))).reshape(shape) for r in ranks])
     count = np.bincount(index, minlength=int(np.prod(shape))).reshape(shape).astype(np.float64)
     return Folded(sums, (ranks**2).sum(axis=1), count)
@@ -209,6 +208,13 @@ def tails(pictures: Pictures, burgers: np.ndarray) -> np.ndarray:
     return np.array(out)
 
 
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks of values, from -1 to 1."""
+    from scipy.stats import rankdata  # loading it takes a second and a half
+
+    return 2 * (rankdata(values) - 0.5) / values.size - 1
+
+
 def correlations(folded: Folded, images: np.ndarray) -> np.ndarray:
     """Rank correlation of measured and computed tails for every position of the lines: (position, tail), float64.
 
@@ -221,7 +227,7 @@ def correlations(folded: Folded, images: np.ndarray) -> np.ndarray:
     -----
     The positions of the lines are unknown, since their images are displaced: each family is shifted by every phase.
     """
-    ranks = np.stack([2 * (rankdata(i) - 0.5) / i.size - 1 for i in images]).reshape(images.shape)
+    ranks = np.stack([_ranks(i) for i in images]).reshape(images.shape)
     total, families = folded.cells.sum(), images.ndim - 2
     axes = tuple(range(1, families + 1))
     rows = []

@@ -1,6 +1,6 @@
-"""What a user can act on before a night is spent: one finding for each question, with what to do.
+"""Checks of an installation, a machine and a folder before a long run: one finding for each, with a remedy.
 
-Nothing is left behind: the only thing written is a folder of probes, which is removed again.
+The checks write a folder of probes and remove it.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ LEAST_FREE_FILES = 100_000
 LEAST_BYTES_OF_A_CORE = 2_000_000_000
 LARGEST_SKEW = 2.0
 SLOW_COMMIT = 0.1
-"""Seconds of a write, fsync and rename above which a file system slows a run down: a unit takes seconds (our choice,
-like the limits above)."""
+"""Seconds of a write, fsync and rename above which a file system slows a run down, since a unit takes seconds (our
+choice, like the limits above)."""
 PASSING = {
-    "tmpfs": "lives in memory, and is lost with the machine",
-    "ramfs": "lives in memory, and is lost with it",
-    "overlay": "is the layer of a container, and is lost with it",
+    "tmpfs": "is in memory, and its files are lost when the machine restarts",
+    "ramfs": "is in memory, and its files are lost when the machine restarts",
+    "overlay": "belongs to a container, and its files are lost with the container",
 }
 VERSION = re.compile(r"\d+(?:\.\d+)*")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer to one question: its state, what was found, and what to do about it ("" where it is ok)."""
+    """Result of one check: name, state, observation, and remedy ("" for the state ok)."""
 
     name: str
     state: State
@@ -53,24 +53,24 @@ Check = Callable[[], Iterator[Finding]]
 
 
 def judged(name: str, good: bool, found: str, remedy: str, otherwise: State = "warn") -> Finding:
-    """A finding that is ok, or asks for something to be done."""
+    """A finding with the state ok, or with another state and a remedy."""
     return Finding(name, "ok", found) if good else Finding(name, otherwise, found, remedy)
 
 
 def doctor(folder: str | Path = ".", cluster: str | Path | None = None) -> list[Finding]:
-    """Findings about this installation, this machine, a folder to write to, and a cluster.
+    """Findings about this installation, this machine, a folder for stores, and a cluster.
 
     Parameters
     ----------
     folder : path
-        Where stores are to lie.
+        For stores.
     cluster : name or path, optional
-        Of a cluster, as of :func:`dfxm_dask.run.clusters.cluster.read_cluster`.
+        See :func:`dfxm_dask.run.clusters.cluster.read_cluster`.
 
     Raises
     ------
     RecipeError
-        The cluster is not one.
+        Unknown cluster, or a wrong configuration.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def doctor(folder: str | Path = ".", cluster: str | Path | None = None) -> list[
 
 
 def _asked(check: Check) -> list[Finding]:
-    """Findings of a check; one that breaks down is a finding, too."""
+    """Findings of a check; an error inside the check is a finding too."""
     found: list[Finding] = []
     name = str(getattr(check, "func", check).__name__)
     try:
@@ -96,11 +96,13 @@ def _asked(check: Check) -> list[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Every package against the least version that the project needs."""
+    """Installed versions of all packages against the required ones."""
     try:
         required = metadata.requires("dfxm_dask") or []
     except metadata.PackageNotFoundError:
-        yield Finding("packages", "warn", "dfxm_dask is not installed", "pip install it, so that versions are known")
+        yield Finding(
+            "packages", "warn", "dfxm_dask is not installed", "install it with pip, so that versions are known"
+        )
         return
     found, lacking = 0, []
     for line in required:
@@ -119,7 +121,7 @@ def packages() -> Iterator[Finding]:
     for name, state, least in lacking:
         yield Finding(f"package {name}", "fail", state, f"pip install '{name}>={least}'")
     if not lacking:
-        yield Finding("packages", "ok", f"{found}, all new enough")
+        yield Finding("packages", "ok", f"{found}, all recent enough")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -128,7 +130,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def codecs() -> Iterator[Finding]:
-    """Whether frames survive the codec of LIMA files, and whether checksums are fast."""
+    """The codec of LIMA files returns the same frames; checksums are fast."""
     import h5py
     import hdf5plugin
     import numpy as np
@@ -141,7 +143,7 @@ def codecs() -> Iterator[Finding]:
     remedy = "pip install --force-reinstall hdf5plugin h5py"
     yield judged("HDF5 bitshuffle-LZ4", whole, f"HDF5 {h5py.version.hdf5_version}", remedy, "fail")
     fast = implementation in ("c", "cffi")
-    remedy = "pip install --force-reinstall google-crc32c: this one is slow"
+    remedy = "pip install --force-reinstall google-crc32c (this build is slow)"
     yield judged("crc32c", fast, f"implemented in {implementation}", remedy)
 
 
@@ -160,7 +162,7 @@ def _control_group(name: str) -> str:
 
 
 def memory() -> Iterator[Finding]:
-    """Memory and cores of the machine, or of the control group where that has less."""
+    """Memory and cores of the machine, or of the control group if it has less."""
     import psutil
 
     total, limit = psutil.virtual_memory().total, _control_group("memory.max")
@@ -173,40 +175,40 @@ def memory() -> Iterator[Finding]:
 
 
 def open_files() -> Iterator[Finding]:
-    """How many files a process may have open."""
+    """Number of files that a process may open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     many = soft == resource.RLIM_INFINITY or soft >= LEAST_OPEN_FILES
-    yield judged("open files", many, f"{soft} of at most {hard}", f"ulimit -n {LEAST_OPEN_FILES}")
+    yield judged("open files", many, f"limit {soft}, at most {hard}", f"ulimit -n {LEAST_OPEN_FILES}")
 
 
 def gpu() -> Iterator[Finding]:
-    """GPUs, and whether torch sees them."""
+    """GPUs, and a torch that can use them."""
     try:
         command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
         found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=3.0).stdout
     except (OSError, subprocess.SubprocessError):
-        yield Finding("GPU", "ok", "none: networks run on processors")
+        yield Finding("GPU", "ok", "none: networks run on the CPU")
         return
     import torch
 
-    remedy = f"install a torch with CUDA (this is {torch.__version__})"
+    remedy = f"install a torch with CUDA (installed: {torch.__version__})"
     yield judged("GPU", torch.cuda.is_available(), "; ".join(found.split("\n")).strip("; "), remedy)
 
 
 def place(folder: Path, name: str = "folder") -> Iterator[Finding]:
-    """Kind, space and behaviour of the file system under a folder."""
+    """Kind, free space and behaviour of the file system of a folder."""
     import psutil
 
     folder = folder.resolve()
     if not folder.is_dir():
-        yield Finding(name, "fail", f"{folder} is no folder", f"mkdir -p {folder}")
+        yield Finding(name, "fail", f"{folder} is not a folder", f"mkdir -p {folder}")
         return
     if "RAW_DATA" in (part.upper() for part in folder.parts):
-        yield Finding(name, "fail", f"{folder} lies under RAW_DATA, which is read-only", "write under PROCESSED_DATA")
+        yield Finding(name, "fail", f"{folder} is under RAW_DATA, which is read-only", "write under PROCESSED_DATA")
         return
     mounts = [p for p in psutil.disk_partitions(all=True) if folder.is_relative_to(p.mountpoint)]
     kind = max(mounts, key=lambda p: len(p.mountpoint)).fstype if mounts else "unknown"
-    remedy = f"choose another folder: this one {PASSING.get(kind)}"
+    remedy = f"choose another folder: this file system {PASSING.get(kind)}"
     yield judged(f"{name}: file system", kind not in PASSING, f"{folder} on {kind}", remedy)
     space = os.statvfs(folder)
     free, files = space.f_bavail * space.f_frsize, space.f_favail
@@ -230,7 +232,7 @@ def place(folder: Path, name: str = "folder") -> Iterator[Finding]:
 
 
 def commits(folder: Path) -> Iterator[Finding]:
-    """Whether a file that is written, forced to disk and renamed over another is there whole; and what that takes."""
+    """A file that is written, forced to disk and renamed over another is complete; and the time for these steps."""
     final, beside, data = folder / "commit", folder / "commit.partial", os.urandom(1 << 20)
     final.write_bytes(b"old")
     begun = time.perf_counter()
@@ -253,7 +255,7 @@ def commits(folder: Path) -> Iterator[Finding]:
 
 
 def appends(folder: Path) -> Iterator[Finding]:
-    """Whether lines that two writers append stay whole."""
+    """Lines appended by two writers stay whole."""
     path = folder / "lines"
     writers = [os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) for _ in range(2)]
     try:
@@ -268,7 +270,7 @@ def appends(folder: Path) -> Iterator[Finding]:
 
 
 def links(folder: Path) -> Iterator[Finding]:
-    """Whether a hard link is made once only, by which two runs keep out of each other's way."""
+    """A second hard link of the same name is refused: runs exclude each other by such links."""
     first, second = folder / "first", folder / "second"
     first.write_bytes(b"")
     try:
@@ -279,13 +281,18 @@ def links(folder: Path) -> Iterator[Finding]:
     try:
         os.link(first, second)
     except FileExistsError:
-        yield Finding("hard links", "ok", "made once only")
+        yield Finding("hard links", "ok", "a second link of the same name is refused")
     else:
-        yield Finding("hard links", "fail", "are made twice", "choose another file system: locks would not hold")
+        yield Finding(
+            "hard links",
+            "fail",
+            "a second link of the same name is accepted",
+            "choose another file system: locks would not hold",
+        )
 
 
 def clock(folder: Path) -> Iterator[Finding]:
-    """How far the clock of the file system is from that of this machine: heartbeats of locks are read by it."""
+    """Difference between the clocks of the file system and of this machine; heartbeats of locks depend on it."""
     path = folder / "clock"
     before = time.time()
     path.write_bytes(b"")
@@ -294,7 +301,7 @@ def clock(folder: Path) -> Iterator[Finding]:
 
 
 def jobs(setup: Any) -> Iterator[Finding]:
-    """Whether jobs of a batch system can be submitted here, reach this machine, and share a folder with it."""
+    """Jobs of a batch system can be submitted from this machine, can reach it, and share a folder with it."""
     import psutil
 
     from dfxm_dask.run.clusters.jobs import SYSTEMS
@@ -308,14 +315,14 @@ def jobs(setup: Any) -> Iterator[Finding]:
         made = getattr(import_module("dask_jobqueue"), system.cluster).job_cls
         commands = (made.submit_command, made.cancel_command, system.listing[0])
         lacking = [command for command in commands if shutil.which(command) is None]
-        words = f"no {', '.join(lacking)} here" if lacking else f"{', '.join(commands)} are here"
+        words = f"not found: {', '.join(lacking)}" if lacking else f"found: {', '.join(commands)}"
         remedy = "run on a machine that submits jobs, or load its module"
         yield judged(setup.kind.upper(), not lacking, words, remedy, "fail")
     addresses = {
         name: [a.address for a in each if a.family == socket.AF_INET] for name, each in psutil.net_if_addrs().items()
     }
     others = {name: found for name, found in addresses.items() if found and not found[0].startswith("127.")}
-    words = ", ".join(f"{name} {found[0]}" for name, found in others.items()) or "none but loopback"
+    words = ", ".join(f"{name} {found[0]}" for name, found in others.items()) or "only the loopback"
     if setup.interface and setup.interface not in addresses:
         yield Finding("network interface", "fail", f"{setup.interface} is not among {words}", "correct `interface`")
     else:

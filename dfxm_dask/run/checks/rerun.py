@@ -1,7 +1,6 @@
-"""Blocks computed once more beside the store, to compare them with the stored ones.
+"""Blocks recomputed beside a store, for comparison with the stored ones.
 
-A store beside another shows what that one has through links, and holds what is computed itself; the store of the user
-is only read.
+The temporary store links to the arrays of the store of the user, which is only read, and holds the recomputed blocks.
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ from dfxm_dask.store.integrity.opened import open_store
 
 
 def rerun_block(plan: Plan, one: Pass, block: str, scratch: Path) -> Record:
-    """One block of a pass, computed once more beside a store whose steps are complete.
+    """One block of a pass, recomputed beside a store whose steps are complete.
 
     Parameters
     ----------
     plan : Plan
-        Of the recipe that made the steps.
+        Of the recipe of the steps.
     one : Pass
         The pass of the plan.
     block : str
-        Of the pass, such as ``z0003-0:768``.
+        A block of the pass, such as ``z0003-0:768``.
     scratch : Path
-        A folder; the block is written into a new folder in it, which is removed again. The store is only read.
+        Folder for a temporary store, which is removed. The store of the plan is only read.
 
     Returns
     -------
     dict
-        As of :func:`dfxm_dask.run.unit.run_unit`: what the files of every stored step have in bytes and digests.
+        See :func:`dfxm_dask.run.unit.run_unit`: bytes and digests of the files of every stored step.
 
     Raises
     ------
@@ -51,7 +50,9 @@ def rerun_block(plan: Plan, one: Pass, block: str, scratch: Path) -> Record:
     """
     if block not in one.steps[0].blocks:
         words = " + ".join(step.name for step in one.steps)
-        raise RecipeError(f"block {block!r}", f"is none of pass {words}", f"name one like {one.steps[0].blocks[0]}")
+        raise RecipeError(
+            f"block {block!r}", f"is not in the pass {words}", f"give one such as {one.steps[0].blocks[0]}"
+        )
     with tempfile.TemporaryDirectory(dir=scratch, prefix="block-") as folder:
         beside = Path(folder, "store")
         mirror(plan, one.steps, beside)
@@ -63,7 +64,7 @@ def rerun_block(plan: Plan, one: Pass, block: str, scratch: Path) -> Record:
 
 
 def mirror(plan: Plan, steps: Sequence[PlannedStep], beside: Path) -> None:
-    """A store that shows what another has, through links, but for what some steps write: of that it has nothing."""
+    """A store with links to the arrays of another, except the arrays that the given steps write."""
     store = Path(plan.store.path)
     own = {(s.group, v.name) for s in steps for v in s.stored}
     opened = open_store(store)
@@ -77,7 +78,7 @@ def mirror(plan: Plan, steps: Sequence[PlannedStep], beside: Path) -> None:
 
 
 def declare(step: PlannedStep, plan: Plan, beside: Path) -> None:
-    """The group and the arrays of a step in a store beside the one of the plan, laid out as a run lays them out."""
+    """Create the group and the arrays of a step in the temporary store, with the layout of a run."""
     if not step.stored:
         return
     here = replace(plan.store, path=str(beside))

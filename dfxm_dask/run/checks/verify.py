@@ -1,4 +1,4 @@
-"""Whether a store is what it says: every byte against its digest, some blocks computed again; and how to mend it."""
+"""Check of a store: all bytes against their digests, and some blocks recomputed; and repair of its faults."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dfxm_dask.store.integrity.opened import stale_input
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was found: ``faults`` that are there now, ``mended`` ones, and how much was looked at."""
+    """Faults that remain, faults that were mended, and the amount of checked data."""
 
     faults: tuple[Fault, ...]
     mended: tuple[Fault, ...]
@@ -46,20 +46,20 @@ def verify(
     seed: int | None = None,
     repair: bool = False,
     client: Any = None,
-    publish: tuple[Any, ...] = (),
+    publish: tuple[Any, ...] | None = None,
 ) -> VerifyReport:
-    """Faults of a store: sizes, identities and digests of every file, and of blocks computed again.
+    """Faults of a store: sizes, identities and digests of all files, and differences to recomputed blocks.
 
     Parameters
     ----------
     store : path
     deep : int
-        So many blocks of results, chosen at random, are computed again beside the store and compared.
+        Number of random blocks of results to recompute beside the store and compare.
     seed : int, optional
-        Of the choice.
+        Of the random choice.
     repair : bool
-        Compute again what is damaged, by the recipe that the ledger remembers. Raw data that are damaged are taken
-        back: the store is incomplete until the same ingest has run again.
+        Recompute damaged results by the recipe in the ledger. Damaged raw data are invalidated: the store is
+        incomplete until the same ingest has run again.
     client : distributed.Client, optional
         Reads files, and repairs, in parallel.
 
@@ -72,7 +72,7 @@ def verify(
     StoreError
         Not a store.
     LockedError
-        With ``repair``, where a run is at work.
+        With ``repair``: a run is at work on the store.
     """
     begun = time.perf_counter()
     if not any(Path(store).glob("*/.ledger/*.jsonl")):
@@ -112,7 +112,7 @@ def _check_files(files: list[BlockFile]) -> list[Fault]:
 
 
 def _inputs(store: Path, without: Iterable[tuple[str, str]]) -> Iterator[Fault]:
-    """Blocks that were made of other inputs than there are now."""
+    """Blocks that were computed from other inputs than the present ones."""
     for group, step, header, records in _steps(store):
         if (group, step) not in without:
             try:
@@ -131,17 +131,17 @@ def _inputs_of(store: Path, group: str, step: str, header: dict[str, Any], recor
             if source not in content:
                 content[source] = ledger.content_by_layer(str(store), source)
             if ledger.inputs_digest(content[source], ledger.layer_of(block), find(step).halo) != digest:
-                yield Fault(group, step, block, "", f"was made of another {source} than there is")
+                yield Fault(group, step, block, "", f"was computed from another {source} than the present one")
     for source, planned in header["plan"].get("inputs", {}).items():
         other, _, maker = source.partition("/")
         if other == "raw":
             _, made = ledger.group_provenance(store, other)
             if made.get(maker, {}).get("digest") != planned:
-                yield Fault(group, step, "", "", f"was made of another {source} than there is")
+                yield Fault(group, step, "", "", f"was computed from another {source} than the present one")
 
 
 def _steps(store: Path) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
-    """Steps that reductions wrote, with header and records; ledgers that cannot be read are told elsewhere."""
+    """Steps of reductions, with header and records; unreadable ledgers are reported elsewhere."""
     for path in sorted(store.glob("*/.ledger/*.jsonl")):
         try:
             header, records = ledger.read_ledger(path)
@@ -153,7 +153,7 @@ def _steps(store: Path) -> Iterator[tuple[str, str, dict[str, Any], dict[str, An
 
 
 def recipe_of(store: Path, header: dict[str, Any]) -> Recipe | None:
-    """The recipe by which a step was made, as its ledger remembers it."""
+    """The recipe of a step, as its ledger records it."""
     asked = header.get("recipe")
     if not asked:
         return None
@@ -162,33 +162,31 @@ def recipe_of(store: Path, header: dict[str, Any]) -> Recipe | None:
 
 
 def plan_again(store: Path, header: dict[str, Any]) -> tuple[Recipe, Plan]:
-    """How a step would be made today, where that is as it was made.
+    """Recipe and plan that recompute a step exactly.
 
     Raises
     ------
     StoreError
-        It would be made otherwise: by another version, of other inputs, or beside other results.
+        The step would differ today: another version, other inputs, or other results beside it.
     """
     recipe = recipe_of(store, header)
     plan = make_plan(recipe, store) if recipe else None
     step = next((s for s in plan.steps if s.stored and s.name == header["step"]), None) if plan else None
     if recipe is None or plan is None or step is None or ledger.digest(step.plan) != header["digest"]:
-        raise StoreError(
-            f"step {header['step']!r}", "cannot be computed again as it was", "run its recipe with --overwrite"
-        )
+        raise StoreError(f"step {header['step']!r}", "cannot be recomputed exactly", "run its recipe with --overwrite")
     return recipe, plan
 
 
 def _again(
     store: Path, deep: int, seed: int | None, known: set[tuple[str, str, str]]
 ) -> Iterator[tuple[str, list[Fault]]]:
-    """Blocks chosen at random, computed again: their names and faults."""
+    """Random blocks, recomputed: their names and faults."""
     choices: list[tuple[Plan, Pass, str, dict[str, Any]]] = []
     for _, name, header, records in _steps(store):
         try:
             _, plan = plan_again(store, header)
         except DfxmError:
-            continue  # of another version, or of inputs that have changed since
+            continue  # another version, or changed inputs
         one = next(p for p in plan.passes if any(s.name == name for s in p.steps))
         here = [s.name for s in one.steps if s.stored]
         if here[0] == name:  # a pass of several steps is chosen by its first
@@ -198,7 +196,7 @@ def _again(
         for plan, one, block, _ in chance.sample(choices, min(deep, len(choices))):
             stored = [s for s in one.steps if s.stored]
             if any((s.group, s.name, block) in known for s in stored):
-                continue  # damaged, as was found
+                continue  # reported as damaged
             made = rerun_block(plan, one, block, Path(scratch))
             faults = []
             for step in stored:
@@ -210,14 +208,14 @@ def _again(
                 files = made["steps"][step.name]["files"]
                 for file, what in records[block]["files"].items():
                     if list(what) != list(files.get(file, ())):
-                        faults.append(Fault(step.group, step.name, block, file, "is not what computing it again gives"))
+                        faults.append(Fault(step.group, step.name, block, file, "differs from the recomputed block"))
             yield f"{block} of {', '.join(s.name for s in stored)}", faults
 
 
-def _repair(store: Path, faults: list[Fault], client: Any, publish: tuple[Any, ...]) -> list[Fault]:
-    """Make again what is damaged. Returns what cannot be mended here, as faults that say what to do.
+def _repair(store: Path, faults: list[Fault], client: Any, publish: tuple[Any, ...] | None) -> list[Fault]:
+    """Recompute damaged results. Returns faults that cannot be mended here, each with a remedy.
 
-    Nothing is taken back before it is known that it can be made again, as it was.
+    Nothing is invalidated before it is certain that it can be recomputed exactly.
     """
     notes: list[Fault] = []
     steps = {(group, step): header for group, step, header, _ in _steps(store)}
@@ -231,14 +229,14 @@ def _repair(store: Path, faults: list[Fault], client: Any, publish: tuple[Any, .
         for group in sorted({f.group for f in faults if f.group and f.file == f"{f.group}/zarr.json"}):
             ledger.restore_metadata(store, group)
         raw = {key: found for key, found in damaged.items() if key not in steps and key[1] in ("ingest", "simulate")}
-        for (group, step), found in raw.items():  # results are left alone: they may be as good as before
+        for (group, step), found in raw.items():  # results stay: they may be sound
             ledger.withdraw_blocks(store, group, step, {f.block for f in found if f.block})
-            what = "is damaged: run the same ingest or simulation again, which makes the damaged layers anew; with"
-            notes.append(Fault(group, step, "", "", f"{what} --overwrite where coordinates or metadata are damaged"))
+            what = "is damaged: run the same ingest or simulation again to rewrite the damaged layers; add"
+            notes.append(Fault(group, step, "", "", f"{what} --overwrite if coordinates or metadata are damaged"))
         recipes: dict[str, Recipe] = {}
         for (group, step), found in damaged.items() if not raw else ():
             if (group, step) not in steps:
-                continue  # no ledger to go by; if it is still wrong afterwards, that is told
+                continue  # without a ledger; a fault that remains is reported
             with _aside(store, group, found) as took:
                 try:
                     recipe, _ = plan_again(store, steps[group, step])
@@ -247,22 +245,22 @@ def _repair(store: Path, faults: list[Fault], client: Any, publish: tuple[Any, .
                     continue
                 recipes[recipe.text] = recipe
                 _take_back(store, group, step, steps[group, step], found)
-                took.clear()  # they are made anew
-    for recipe in [*recipes.values(), *recipes.values()]:  # of steps run alone, one may need what another makes
+                took.clear()  # they are recomputed
+    for recipe in [*recipes.values(), *recipes.values()]:  # a step run alone may require the result of another
         try:
             run_recipe(recipe, store, client=client, publish=publish)
         except DfxmError as error:
-            notes.append(Fault("", recipe.name, "", "", f"cannot be made again: {error}"))
+            notes.append(Fault("", recipe.name, "", "", f"cannot be recomputed: {error}"))
         else:
             notes = [note for note in notes if note.step != recipe.name]
-    with suppress(DfxmError):  # a root that is damaged itself: said above
+    with suppress(DfxmError):  # a damaged root is reported above
         nodes.consolidate(store)
     return list(dict.fromkeys(notes))
 
 
 @contextmanager
 def _aside(store: Path, group: str, faults: list[Fault]) -> Iterator[dict[Path, Path]]:
-    """Arrays whose metadata are damaged, out of the way, since they keep the store from being opened; and back."""
+    """Move arrays with damaged metadata aside while the context lasts, because they prevent opening the store."""
     took: dict[Path, Path] = {}
     for fault in faults:
         path = store / fault.file
@@ -282,11 +280,11 @@ def _aside(store: Path, group: str, faults: list[Fault]) -> Iterator[dict[Path, 
 
 
 def _take_back(store: Path, group: str, step: str, header: dict[str, Any], faults: list[Fault]) -> None:
-    """Take back as little of a step as mends it: blocks, gathered results, or its completion."""
+    """Invalidate the smallest part of a step that mends it: blocks, gathered results, or its completion."""
     if find(step).combine:
         for name in {f.file.split("/")[1] for f in faults if not f.block and f.file.count("/") > 1}:
             if name in header["plan"]["writes"]:
-                shutil.rmtree(store / group / name, ignore_errors=True)  # gathered anew from the summaries
+                shutil.rmtree(store / group / name, ignore_errors=True)  # gathered again from the summaries
     elif any(not f.block and f.file.count("/") > 1 and ".ledger" not in f.file for f in faults):
         ledger.withdraw(store, group, step)
         return

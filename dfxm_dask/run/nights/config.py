@@ -6,13 +6,15 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from dfxm_dask.errors import InputError
-from dfxm_dask.plain_yaml import read_config
+from dfxm_dask.errors import DfxmError, InputError, RecipeError
+from dfxm_dask.plain_yaml import configured, read_words
 from dfxm_dask.run.clusters.cluster import read_cluster
 from dfxm_dask.run.recipe import read_recipe
 from dfxm_dask.schema import nearest
@@ -85,7 +87,8 @@ def read_nightly(path: str | Path) -> Nightly:
         that cannot be read.
     """
     path = Path(path).absolute()
-    night = read_config(path, Nightly, "a night", "configs/nightly.yaml")
+    words, lines = read_words(path, "a night")
+    night = configured(Nightly, words, lines, path, "configs/nightly.yaml")
     folder = path.parent
     night = night.model_copy(
         update={
@@ -103,12 +106,25 @@ def read_nightly(path: str | Path) -> Nightly:
             "cluster": night.cluster and _own_file(night.cluster, folder),
         }
     )
-    for name in night.recipes:
-        read_recipe(name)
-    load_beamline(night.beamline, dict(night.motors))
+    for number, name in enumerate(night.recipes):
+        with _on_line(lines, f"recipes.{number}"):
+            read_recipe(name)
+    with _on_line(lines, "beamline"):
+        load_beamline(night.beamline, dict(night.motors))
     if night.cluster and "://" not in night.cluster:
-        read_cluster(night.cluster)
+        with _on_line(lines, "cluster"):
+            read_cluster(night.cluster)
     return night
+
+
+@contextmanager
+def _on_line(lines: Mapping[str, str], word: str) -> Iterator[None]:
+    """An error of a file that a night names, with the line of the name."""
+    try:
+        yield
+    except DfxmError as error:
+        where = f"{lines[word]}: " if word in lines else ""
+        raise RecipeError(f"{where}{error.asked}", error.found, error.remedy) from error
 
 
 def _own_file(name: str, folder: Path) -> str:

@@ -89,10 +89,7 @@ def find_config(kind: str, name: str | os.PathLike[str]) -> Path:
     own = Path(name)
     if own.suffix in (".yaml", ".yml") and own.is_file():
         return own
-    known: dict[str, Path] = {}
-    for folder in _config_folders(kind):
-        for path in sorted(folder.glob("*.yaml")):
-            known.setdefault(path.stem, path)
+    known = known_configs(kind)
     if str(name).removesuffix(".yaml") in known:
         return known[str(name).removesuffix(".yaml")]
     raise RecipeError(
@@ -100,6 +97,15 @@ def find_config(kind: str, name: str | os.PathLike[str]) -> Path:
         f"not found{nearest(str(name), known)}",
         f"name one of {', '.join(sorted(known)) or '(none installed)'}, or give the path of a .yaml file",
     )
+
+
+def known_configs(kind: str) -> dict[str, Path]:
+    """Configuration files that come with the package, by name; ``kind`` as for :func:`find_config`."""
+    known: dict[str, Path] = {}
+    for folder in _config_folders(kind):
+        for path in sorted(folder.glob("*.yaml")):
+            known.setdefault(path.stem, path)
+    return known
 
 
 def load_beamline(

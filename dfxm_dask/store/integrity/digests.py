@@ -21,6 +21,7 @@ import numpy as np
 
 from dfxm_dask.errors import DfxmError, StoreError
 from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.attributes import recorded_steps
 from dfxm_dask.store.integrity.opened import open_store
 from dfxm_dask.store.shards import ABSENT, READ_BYTES, ShardedArray, open_array
 
@@ -62,6 +63,7 @@ def check_metadata(store: str | Path) -> Iterator[Fault]:
     yield from _told(_attributes(store), "", "zarr.json")
     for group in sorted(p.name for p in store.iterdir() if (p / ".ledger").is_dir() or _is_group(p)):
         yield from _told(_group(store, group, claimed), group, f"{group}/zarr.json")
+    yield from _told(_repeated(store, claimed), "", "zarr.json")
     yield from _foreign(store, claimed)
 
 
@@ -112,10 +114,10 @@ def _group(store: Path, group: str, claimed: set[str]) -> Iterator[Fault]:
         meta = json.loads(raw)
         attributes = meta["attributes"]
         whole = raw == json.dumps(meta, indent=2).encode() and set(meta) == {"zarr_format", "node_type", "attributes"}
-        provenance = attributes.get("provenance", {}) if isinstance(attributes, dict) else {}
+        provenance = recorded_steps(attributes)
         if not whole or set(attributes) - {"provenance"} or (meta["zarr_format"], meta["node_type"]) != (3, "group"):
             yield Fault(group, "", "", f"{group}/zarr.json", "is not as this package writes it")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         yield Fault(group, "", "", f"{group}/zarr.json", f"cannot be read ({type(error).__name__})")
         provenance = {}
     ledgers = {p.stem for p in (store / group / ".ledger").glob("*.jsonl")}
@@ -165,6 +167,18 @@ def _step(store: Path, group: str, step: str, made: Any, claimed: set[str]) -> I
             yield Fault(group, step, "", small, "is missing")
         elif file.stat().st_size != size or ledger.file_digest(file) != digest:
             yield Fault(group, step, "", small, "is not the one that was written")
+
+
+def _repeated(store: Path, claimed: set[str]) -> Iterator[Fault]:
+    """Coordinates that groups repeat for other readers: each file must have the bytes of the file at the root."""
+    opened = open_store(store)
+    for group in opened.groups():
+        for name in opened.arrays(""):
+            folders = store / name, store / group / name
+            first, second = ({p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in folders)
+            claimed |= {f"{group}/{name}/{file.as_posix()}" for file in second}
+            if second and first != second:
+                yield Fault(group, "", "", f"{group}/{name}", "differs from the coordinate at the root")
 
 
 def _foreign(store: Path, claimed: set[str]) -> Iterator[Fault]:

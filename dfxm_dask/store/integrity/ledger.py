@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dfxm_dask.errors import StoreError
+from dfxm_dask.store.integrity.attributes import recorded_steps
 from dfxm_dask.store.integrity.files import file_digest, force, replace_file, sync_files
 from dfxm_dask.store.integrity.lines import Record, append, check_form, opened, read_lines
 
@@ -207,10 +208,9 @@ def sweep(store: str | Path, group: str) -> None:
 
 def withdraw(store: str | Path, group: str, step: str) -> None:
     """Invalidate a step so that the next run recomputes it."""
-    meta = Path(store, group, "zarr.json")
-    data, provenance = group_provenance(store, group)
+    _, provenance = group_provenance(store, group)
     if provenance.pop(step, None) is not None:
-        replace_file(meta, json.dumps(data, indent=2).encode())
+        write_provenance(store, group, provenance)
     path = ledger_path(store, group, step)
     path.unlink(missing_ok=True)
     shutil.rmtree(path.with_suffix(".shares"), ignore_errors=True)
@@ -260,20 +260,18 @@ def complete(
     lacking = [block for block in header["blocks"] if block not in records]
     if lacking:
         raise StoreError(f"step {step!r} in group {group!r}", f"lacks block {lacking[0]}", "run it again to resume")
-    meta = Path(store, group, "zarr.json")
-    data, provenance_of = group_provenance(store, group)
+    _, provenance_of = group_provenance(store, group)
     names = sorted(small)
     sync_files(store, names)
     files = {name: [os.stat(Path(store, name)).st_size, file_digest(Path(store, name))] for name in names}
     entry = {**provenance, "digest": content_digest(header, records), "small_files": files}
     provenance_of[step] = entry
-    data["attributes"]["provenance"] = dict(sorted(provenance_of.items()))  # the same bytes, whoever came last
     append(path, {"completed": digest(entry)})
-    replace_file(meta, json.dumps(data, indent=2).encode())
+    write_provenance(store, group, provenance_of)
 
 
 def group_provenance(store: str | Path, group: str) -> tuple[Record, Record]:
-    """Metadata of a group, and the provenance of its complete steps, which is a part of them.
+    """Metadata of a group, and the provenance of its complete steps, which its attributes contain as JSON text.
 
     Raises
     ------
@@ -285,14 +283,19 @@ def group_provenance(store: str | Path, group: str) -> tuple[Record, Record]:
         return {}, {}
     try:
         meta = json.loads(path.read_bytes())
-        provenance = meta["attributes"].setdefault("provenance", {})
-        if not all(isinstance(made, dict) for made in provenance.values()):
-            raise TypeError("provenance")
+        provenance = recorded_steps(meta["attributes"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(
             f"group {group!r} of {store}", f"has metadata that make no sense ({error})", "see dfxm-dask verify --repair"
         ) from None
     return meta, provenance
+
+
+def write_provenance(store: str | Path, group: str, provenance: Mapping[str, Any]) -> None:
+    """Write the metadata of a group with this provenance; steps in alphabetical order, whichever step came last."""
+    attributes = {"provenance": json.dumps(dict(sorted(provenance.items())))} if provenance else {}
+    meta = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    replace_file(Path(store, group, "zarr.json"), json.dumps(meta, indent=2).encode())
 
 
 def restore_metadata(store: str | Path, group: str) -> None:
@@ -304,8 +307,7 @@ def restore_metadata(store: str | Path, group: str) -> None:
     vouched = {
         s: made for s, made in found.items() if open_ledger(ledger_path(store, group, s)).completed == digest(made)
     }
-    meta = {"zarr_format": 3, "node_type": "group", "attributes": {"provenance": vouched} if vouched else {}}
-    replace_file(Path(store, group, "zarr.json"), json.dumps(meta, indent=2).encode())
+    write_provenance(store, group, vouched)
 
 
 def content_digest(header: Record, records: Mapping[str, Record]) -> str:

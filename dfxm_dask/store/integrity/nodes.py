@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,10 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from dfxm_dask.schema import SCHEMA_VERSION, Variable
 from dfxm_dask.store.chunks import Layout
 from dfxm_dask.store.integrity import ledger
+from dfxm_dask.store.integrity.attributes import netcdf_safe
+from dfxm_dask.store.integrity.files import force
 from dfxm_dask.store.integrity.lock import STALE, hold
-from dfxm_dask.store.integrity.opened import open_store
+from dfxm_dask.store.integrity.opened import OpenStore, open_store
 
 
 def root_attrs(rows: int, title: str, **more: Any) -> dict[str, Any]:
@@ -50,7 +55,7 @@ def create_array(store: str | Path, group: str, variable: Variable, layout: Layo
         ],
         fill_value=variable.fill_value,
         dimension_names=variable.dims,
-        attributes={**variable.attrs, **attrs},
+        attributes=netcdf_safe({**variable.attrs, **attrs}),
         config={"write_empty_chunks": True},
         overwrite=True,
     )
@@ -68,7 +73,7 @@ def write_small(
         compressors=[Crc32cCodec()],
         fill_value=float("nan") if values.dtype.kind == "f" else 0,
         dimension_names=dims,
-        attributes=dict(attrs),
+        attributes=netcdf_safe(attrs),
         config={"write_empty_chunks": True},
         overwrite=True,
     )
@@ -76,8 +81,35 @@ def write_small(
 
 
 def arrays(store: str | Path, group: str) -> list[str]:
-    """Names of the arrays of a group."""
-    return sorted(p.parent.name for p in Path(store, group).glob("*/zarr.json") if _node(p) == "array")
+    """Names of the arrays of a group, without the coordinates of the root that a group repeats."""
+    found = sorted(p.parent.name for p in Path(store, group).glob("*/zarr.json") if _node(p) == "array")
+    return [name for name in found if not group or not Path(store, name, "zarr.json").exists()]
+
+
+def remove_repeated(store: str | Path, group: str, names: Iterable[str] | None = None) -> None:
+    """Remove coordinates of the root (all by default) from a group that repeats them."""
+    for name in arrays(store, "") if names is None else names:
+        Path(store, group, name, "zarr.json").unlink(missing_ok=True)
+        shutil.rmtree(Path(store, group, name), ignore_errors=True)
+
+
+def _repeat_coordinates(opened: OpenStore) -> None:
+    """Copy the coordinates of the root into every whole group that uses them, where they lack or differ.
+
+    A reader of one group, such as ``xarray.open_zarr(store, group="rocking")``, sees only what the group contains.
+    """
+    for group in opened.whole_groups():
+        for name in opened.coordinates(group):
+            files = [p for p in (opened.path / name).rglob("*") if p.is_file()]
+            for file in sorted(files, key=lambda p: p.name == "zarr.json"):  # metadata last: an array appears whole
+                copy, data = opened.path / group / file.relative_to(opened.path), file.read_bytes()
+                if not copy.exists() or copy.read_bytes() != data:
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    # At the root: the owner of a group removes partial files in it.
+                    partial = opened.path / f"zarr.json.{uuid.uuid4().hex}.partial"
+                    partial.write_bytes(data)
+                    force(str(partial))
+                    os.replace(partial, copy)
 
 
 def consolidate(store: str | Path) -> None:
@@ -94,6 +126,7 @@ def consolidate(store: str | Path) -> None:
 
 def _consolidate(store: str | Path) -> None:
     opened = open_store(store)
+    _repeat_coordinates(opened)
     meta = opened.nodes[""]
     meta.pop("consolidated_metadata", None)
     nodes = {name: json.loads(Path(store, name, "zarr.json").read_bytes()) for name in opened.to_consolidate()}

@@ -39,9 +39,18 @@ class OpenStore:
         return sorted(name for name, meta in self.nodes.items() if name and meta["node_type"] == "group")
 
     def arrays(self, group: str) -> list[str]:
-        """Names of the arrays of a group."""
+        """Names of the arrays of a group; the coordinates of the root that a group repeats are not among them."""
         inner = (name.rpartition("/") for name, meta in self.nodes.items() if meta["node_type"] == "array")
         return sorted(name for holder, _, name in inner if holder == group)
+
+    def coordinates(self, group: str) -> list[str]:
+        """Coordinates of the root along the dims of the arrays of a group."""
+        dims = {d for n in self.claimed_arrays(group) for d in self.nodes[f"{group}/{n}"].get("dimension_names", ())}
+        return [name for name in self.arrays("") if name in dims]
+
+    def whole_groups(self) -> list[str]:
+        """Groups without an unfinished step."""
+        return [group for group in self.groups() if not self.incomplete(group)]
 
     def declared(self, group: str, name: str) -> Variable:
         """What an array is."""
@@ -87,10 +96,13 @@ class OpenStore:
         return bad
 
     def to_consolidate(self) -> list[str]:
-        """Nodes that the root repeats for other readers: coordinates, and groups without an unfinished step."""
-        whole = [group for group in self.groups() if not self.incomplete(group)]
-        names = (f"{group}/{name}".strip("/") for group in ("", *whole) for name in ("", *self.claimed_arrays(group)))
-        return [name for name in names if name]
+        """Nodes whose metadata the root repeats for other readers: coordinates, and groups without unfinished steps."""
+        found = self.arrays("")
+        for group in self.whole_groups():
+            repeated = [n for n in self.coordinates(group) if (self.path / group / n / "zarr.json").exists()]
+            names = ("", *sorted([*self.claimed_arrays(group), *repeated]))
+            found += [f"{group}/{name}".removesuffix("/") for name in names]
+        return found
 
 
 def stale_input(provenance: Callable[[str], Mapping[str, Any]], made: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -9,6 +9,7 @@ import numpy as np
 from dfxm_dask.boundaries.lines.spectrum import COMPONENTS, FAMILIES, frequency_grid, long_enough, power_and_limit
 from dfxm_dask.boundaries.lines.strip import StripMap, strip_map
 from dfxm_dask.boundaries.strip_cells import STRIP
+from dfxm_dask.store.integrity.attributes import recorded_steps
 from dfxm_dask.view.boundaries.step import (
     Beside,
     Means,
@@ -109,8 +110,7 @@ def _units(tree: xr.DataTree) -> str:
 
 def _seed(tree: xr.DataTree) -> int:
     """Seed that the gather rolled layers with."""
-    made = tree["boundaries"].attrs.get("provenance", {})
-    options = made.get("characterise_boundaries", {}).get("parameters", {}) if isinstance(made, dict) else {}
+    options = recorded_steps(tree["boundaries"].attrs).get("characterise_boundaries", {}).get("parameters", {})
     return int(options.get("seed") or 0)
 
 

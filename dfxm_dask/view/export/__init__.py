@@ -1,16 +1,28 @@
-"""Files of a store for other programs: tables, planes and lines and points for ParaView, the volume for napari.
+"""Files of a store for other programs: maps for viewers and tables, planes, lines and points for ParaView, volumes.
 
 Every file is written under a partial name and renamed when it is whole.
 """
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dfxm_dask.errors import InputError, StoreError
+from dfxm_dask.view.export.map_files import (
+    check_pixels,
+    write_netcdf,
+    write_pixel_units,
+    write_pixels,
+    write_tiff,
+    write_zarr,
+)
+from dfxm_dask.view.export.maps import maps_of
+from dfxm_dask.view.export.nexus import write_nexus
 from dfxm_dask.view.export.ome_zarr import write_volume
 from dfxm_dask.view.export.tables import TABLES, need_parquet, write_csv, write_parquet, write_units
 from dfxm_dask.view.export.vtkhdf import lines_of, planes_of, points_of, write_polydata
@@ -18,82 +30,136 @@ from dfxm_dask.view.export.vtkhdf import lines_of, planes_of, points_of, write_p
 if TYPE_CHECKING:
     import xarray as xr
 
-WHAT = ("boundaries", "points", "volume", "objects")
+WHAT = ("maps", "boundaries", "points", "volume", "objects")
+FORMATS = ("nexus", "tiff", "csv", "netcdf", "zarr")
 Writer = Callable[[Path], object]
 
 
 def export(
-    store: str | Path | xr.DataTree,
-    out: str | Path,
+    store: str | os.PathLike[str] | xr.DataTree,
+    folder: str | os.PathLike[str],
     *,
     what: Sequence[str] = (),
+    formats: Sequence[str] = (),
     parquet: bool = False,
     overwrite: bool = False,
-) -> tuple[list[Path], list[str]]:
+) -> list[Path]:
     """Files of a store for other programs.
 
     Parameters
     ----------
     store : path or DataTree
-        With a group ``boundaries`` or ``volume``; see :func:`dfxm_dask.open_scan`.
-    out : path
-        Folder for the files, made where it is absent.
+        A store with results, or what :func:`dfxm_dask.open_scan` returns, also a part of it.
+    folder : path
+        Folder of the files; created where it does not exist.
     what : sequence of str
-        Of "boundaries": ``boundaries`` and ``junctions`` as tables, ``planes.vtkhdf`` and ``lines.vtkhdf``; "points":
-        ``points.vtkhdf``; "objects": the table ``objects``; "volume": ``volume.ome.zarr``. All that the store has by
-        default.
+        "maps": all maps along z, y, x, in the ``formats``; "boundaries": tables ``boundaries`` and ``junctions``,
+        ``planes.vtkhdf`` and ``lines.vtkhdf``; "points": ``points.vtkhdf``; "volume": ``volume.ome.zarr``; "objects":
+        table ``objects``. By default all results in the store.
+    formats : sequence of str
+        Formats of the maps, "nexus" by default. "nexus": ``maps.h5``, with an NXdata for each map; "tiff": an OME-TIFF
+        for each map; "csv": ``maps.csv``, with a row for each pixel, and its units in ``maps.units.json``; "netcdf":
+        a file for each group; "zarr": ``maps.zarr``.
     parquet : bool
-        Tables as Parquet, besides CSV.
+        Write tables as Parquet in addition to CSV.
     overwrite : bool
-        Replace files that are there.
+        Replace existing files.
 
     Returns
     -------
-    files : list of Path
-    notes : list of str
-        What could not be drawn, and why.
+    list of Path
+        Files and folders that were written. A warning names every part of the results that a format cannot contain.
 
     Raises
     ------
     InputError
-        An unknown word, or the store has nothing of what is asked; Parquet without pyarrow; layers that do not lie on
-        an even grid.
+        An unknown word; the store has no such result; Parquet without pyarrow; a volume whose layers are not evenly
+        spaced; too many pixels for CSV.
     StoreError
-        Not a store, an incomplete step, or a file that exists already.
+        Not a store, an incomplete step, or an existing file.
+
+    Examples
+    --------
+    >>> dfxm_dask.export("scan.zarr", "for_colleagues", what=["maps"], formats=["nexus"])    # doctest: +SKIP
+    [PosixPath('for_colleagues/maps.h5')]
     """
+    files, notes = export_with_notes(store, folder, what=what, formats=formats, parquet=parquet, overwrite=overwrite)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return files
+
+
+def export_with_notes(
+    store: str | os.PathLike[str] | xr.DataTree,
+    folder: str | os.PathLike[str],
+    *,
+    what: Sequence[str] = (),
+    formats: Sequence[str] = (),
+    parquet: bool = False,
+    overwrite: bool = False,
+) -> tuple[list[Path], list[str]]:
+    """Write files as :func:`export` does. Returns them, and notes on what a format cannot contain."""
     import xarray as xr
 
-    if not isinstance(store, xr.DataTree):
-        from dfxm_dask.store.scan import open_scan
-
-        store = open_scan(store, chunks=None)
-    for word in what:
-        if word not in WHAT:
-            raise InputError(f"export {word!r}", "is unknown", f"say one of {', '.join(WHAT)}")
+    what, formats = ((words,) if isinstance(words, str) else tuple(words) for words in (what, formats))
+    for given, known, asked in ((what, WHAT, "export"), (formats, FORMATS, "export of maps as")):
+        for word in given:
+            if word not in known:
+                raise InputError(f"{asked} {word!r}", "is unknown", f"choose from {', '.join(known)}")
     if parquet:
         need_parquet()
-    folder = Path(out)
+    tree = store
+    if not isinstance(tree, xr.DataTree):
+        from dfxm_dask.store.scan import open_scan
+
+        tree = open_scan(tree, chunks=None)
     notes: list[str] = []
-    plan = {word: writers(store, word, parquet, notes) for word in what or WHAT}
-    for word, files in plan.items():
-        if not files and (what or not any(plan.values())):
-            raise InputError(
-                f"export {word if what else ''}".strip(),
-                "the store has no such result",
-                "run a recipe that reconstructs a volume or finds boundaries first",
-            )
-    targets = {folder / name: write for files in plan.values() for name, write in files.items()}
-    there = [path for path in targets if path.exists()]
-    if there and not overwrite:
-        raise StoreError(f"file {there[0]}", "exists", "say --overwrite, or name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    plan = {
+        word: map_writers(tree, formats or FORMATS[:1]) if word == "maps" else writers(tree, word, parquet, notes)
+        for word in what or WHAT
+    }
+    lacking = [word for word, files in plan.items() if not files]
+    if lacking and (what or len(lacking) == len(plan)):
+        has = [word for word in WHAT if (map_writers(tree, ()) if word == "maps" else writers(tree, word, False, []))]
+        raise InputError(
+            f"export of {', '.join(lacking) if what else 'results'}",
+            f"the store has {'only ' + ', '.join(has) if has else 'no results'}",
+            "run a recipe that computes them first",
+        )
+    targets = {Path(folder, name): write for files in plan.values() for name, write in files.items()}
+    existing = [path for path in targets if path.exists()]
+    if existing and not overwrite:
+        raise StoreError(f"file {existing[0]}", "already exists", "use --overwrite, or choose another folder")
+    Path(folder).mkdir(parents=True, exist_ok=True)
     for path, write in targets.items():
         put(path, write)
     return list(targets), notes
 
 
+def map_writers(tree: xr.DataTree, formats: Sequence[str]) -> dict[str, Writer]:
+    """Files of the maps in some formats, each with its writer; without formats the names of the maps alone."""
+    maps = maps_of(tree)
+    every = {f"{group}_{name}": data[name] for group, data in maps.items() for name in data.data_vars}
+    if not maps or not formats:
+        return dict.fromkeys(every, lambda path: None)
+    files: dict[str, Writer] = {}
+    if "nexus" in formats:
+        files["maps.h5"] = partial(write_nexus, tree=tree, maps=maps)
+    if "tiff" in formats:
+        files |= {f"{name}.ome.tif": partial(write_tiff, variable=variable) for name, variable in every.items()}
+    if "csv" in formats:
+        check_pixels(maps)
+        files["maps.csv"] = partial(write_pixels, maps=maps)
+        files["maps.units.json"] = partial(write_pixel_units, maps=maps)
+    if "netcdf" in formats:
+        files |= {f"{group}.nc": partial(write_netcdf, data=data, tree=tree) for group, data in maps.items()}
+    if "zarr" in formats:
+        files["maps.zarr"] = partial(write_zarr, maps=maps, tree=tree)
+    return files
+
+
 def writers(tree: xr.DataTree, word: str, parquet: bool, notes: list[str]) -> dict[str, Writer]:
-    """Files of one kind that a store has something for, each with what writes it."""
+    """Files of one kind of result, each with its writer; none where the store has no such result."""
     group = {"boundaries": "boundaries", "points": "boundaries"}.get(word, "volume")
     if group not in tree or not tree[group].data_vars:
         return {}
@@ -121,8 +187,7 @@ def writers(tree: xr.DataTree, word: str, parquet: bool, notes: list[str]) -> di
 
 
 def put(path: Path, write: Writer) -> None:
-    """Write a file or folder under a partial name, then rename it; what was there goes last."""
-    import os
+    """Write a file or folder under a partial name, then rename it; an existing folder is removed last."""
     import shutil
     import uuid
 

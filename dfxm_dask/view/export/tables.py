@@ -59,7 +59,7 @@ def columns(dataset: xr.Dataset, dim: str) -> Columns:
             continue
         values = np.asarray(variable)
         attrs = {word: str(variable.attrs.get(word, "")) for word in ("units", "long_name")}
-        labels = [_labels(dataset, str(d)) for d in variable.dims[1:]]
+        labels = [component_labels(dataset, str(d)) for d in variable.dims[1:]]
         flat = values.reshape(len(values), prod(values.shape[1:]))  # the number of columns, also where there is no row
         for words, column in zip(product(*labels), flat.T, strict=True):
             found["_".join([str(name), *words])] = column, attrs
@@ -75,7 +75,8 @@ def _meanings(values: np.ndarray, attrs: Mapping[Any, Any]) -> np.ndarray:
     return np.array([" ".join(word for mask, word in pairs if int(value) & int(mask)) for value in values], dtype=str)
 
 
-def _labels(dataset: xr.Dataset, dim: str) -> list[str]:
+def component_labels(dataset: xr.Dataset, dim: str) -> list[str]:
+    """Names of the positions along a dim: its labels, else its letters where it spells them, else numbers from 0."""
     size = dataset.sizes[dim]
     if dim in dataset.coords and dataset[dim].dims == (dim,):
         return [str(label) for label in np.asarray(dataset[dim])]
@@ -85,17 +86,18 @@ def _labels(dataset: xr.Dataset, dim: str) -> list[str]:
 def write_csv(path: Path, dataset: xr.Dataset, dim: str) -> None:
     """A table as text: numbers with all digits that they have, ``nan`` where nothing is known, ``true``, ``false``."""
     table = columns(dataset, dim)
-    cells = [_cells(values) for values, _ in table.values()]
+    cells = [text_cells(values) for values, _ in table.values()]
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(table)
         writer.writerows(zip(*cells, strict=True))
 
 
-def _cells(values: np.ndarray) -> list[str]:
+def text_cells(values: np.ndarray) -> list[str]:
+    """Values as text with all their digits."""
     if values.dtype.kind == "b":
         return ["true" if value else "false" for value in values]
-    return [str(value) for value in values]
+    return [str(value) for value in values.astype(str)]
 
 
 def write_units(path: Path, dataset: xr.Dataset, dim: str) -> None:

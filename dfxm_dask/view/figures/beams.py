@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dfxm_dask.store.integrity.attributes import recorded_steps
 from dfxm_dask.view.figures.frames import LABELS, LINE, centres
 from dfxm_dask.view.figures.index import FigureKind
 from dfxm_dask.view.figures.maps import (
@@ -95,7 +96,7 @@ def map_panels(found: xr.Dataset) -> list[Panel]:
         panels.append(count_panel(found["strong"], "strong beam (SB)"))
     if has_maps(found) and "weak_enhanced" in found:
         image = np.asarray(found["weak_enhanced"], float)
-        step = dict(found.attrs.get("provenance") or {}).get("enhance_beams") or {}
+        step = recorded_steps(found.attrs).get("enhance_beams", {})
         published = bool(dict(step.get("parameters") or {}).get("legacy", False))
         label = "published contrast, 0 to 1" if published else "above surroundings (standard deviations of the noise)"
         limits = robust_limits(image)

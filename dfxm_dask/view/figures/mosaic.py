@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dfxm_dask.store.integrity.attributes import recorded_steps
 from dfxm_dask.view.figures.maps import (
     MARGIN,
     TITLE,
@@ -34,7 +35,7 @@ def mosaicity_panel(maps: xr.Dataset) -> Panel:
 
 def key_ranges(maps: xr.Dataset) -> dict[str, tuple[float, float]]:
     """Range of both axes that the key spans: as the reduction was told, else that of the scan."""
-    record = dict(maps.attrs.get("provenance") or {}).get("mosaicity") or {}
+    record = recorded_steps(maps.attrs).get("mosaicity", {})
     given = dict(record.get("parameters") or {})
     axes = [str(name) for name in maps.coords if "scan_axis" in maps[name].attrs]
     axes = sorted(axes, key=lambda name: int(maps[name].attrs["scan_axis"]))[:2]
