@@ -410,7 +410,7 @@ CONFIGS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "weights of any size": (
         weights(lambda p: told(p, architecture={"name": "compact", "options": {"widths": [10**12, 2]}})),
-        r"own\.safetensors: say architecture",
+        r"own\.safetensors: have architecture",
     ),
 }
 
