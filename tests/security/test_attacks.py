@@ -154,8 +154,8 @@ def zipped(path: Path, trap: Path) -> None:
 
 
 WEIGHTS: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
-    "pickle": (pickled, "pickle under another name"),
-    "torch.save": (zipped, "pickle under another name"),
+    "pickle": (pickled, "pickle with another suffix"),
+    "torch.save": (zipped, "pickle with another suffix"),
     "header of 2**60 bytes": (
         lambda p, _: p.write_bytes(struct.pack("<Q", 1 << 60) + b"{" * 100),
         "are not a safetensors file",
@@ -194,7 +194,7 @@ WEIGHTS: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     ),
     "options that are code": (
         lambda p, _: told(p, architecture={"name": "compact", "options": {"widths": "__import__('os')"}}),
-        "say arch",
+        "have arch",
     ),
     "facts nested 10,000 deep": (
         lambda p, _: p.with_suffix(".json").write_text("[" * 10_000 + "]" * 10_000),
