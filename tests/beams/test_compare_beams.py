@@ -302,7 +302,7 @@ def test_both_tails__is_the_larger_in_units_of_noise():
 
 def test_basis__without_light_says_so(layer):
     made = fitted_to(pca, {}, [layer.assign(lit=layer["lit"] & False)])
-    assert Basis("PCA", "pca", made, "").reason.startswith("no basis: no light")
+    assert Basis("PCA", "pca", made, "").reason.startswith("no basis: no pixel is lit")
 
 
 def test_prepared__puts_frames_on_one_scale(store, layer):

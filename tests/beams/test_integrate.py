@@ -308,7 +308,9 @@ def test_integrate_beams__peaks_that_turn_within_a_strip_sum_the_same_as_alone()
 def test_kernels__refuse_counts_whose_axes_are_in_another_order():
     made = layer("easy")
     stored = np.moveaxis(made.counts, -1, 0)
-    with pytest.raises(InputError, match=r"local_peak: counts of shape .*give \(y, x, scan axes\)"):
+    with pytest.raises(
+        InputError, match=r"local_peak: counts of shape .*give one layer as an array \(y, x, scan axes\)"
+    ):
         local_peak.kernel(stored, made.scan, made.y, made.x, background=100.0)
     flat = np.ones(made.level.shape, np.float32)
     given = stored, made.scan, flat > 0, flat, flat

@@ -103,5 +103,5 @@ def test_networks__refuse_what_they_are_not() -> None:
         compact((8, 8), (3,), (2, 2))
     with pytest.raises(InputError, match="pools at fixed positions"):
         dense(published(), np.zeros((64, 64), np.float32))
-    with pytest.raises(InputError, match="40 x 80 pixels: is smaller than the window of 64"):
+    with pytest.raises(InputError, match="40 × 80 pixels: is smaller than the window of 64"):
         dense(compact(), np.zeros((40, 80), np.float32))

@@ -260,7 +260,7 @@ def test_train__refusals() -> None:
         train(patches + np.arange(64), labels, groups, levels=levels + np.arange(LEVELS), rate=1e30, epochs=3)
     with pytest.raises(InputError, match="labels of 1 × 1 patches: a frame of 64 × 128 pixels has 1 × 2"):
         labelled_patches(np.zeros((1, 64, 128)), np.zeros((1, 1, 1)), dark=0)
-    with pytest.raises(InputError, match=r"give \(frame, y, x\) and one per patch"):
+    with pytest.raises(InputError, match=r"give frames \(frame, y, x\) and a label for every patch"):
         labelled_patches(np.zeros((64, 128)), np.zeros((1, 1, 1)), dark=0)
     with pytest.raises(InputError, match="scores: of 0 probabilities"):
         evaluate(np.empty(0), np.empty(0))

@@ -356,7 +356,9 @@ def test_train__holds_out_a_layer_that_leaves_both_classes_and_stays_sober() -> 
     levels = np.sort(rng.uniform(100, 1000, (120, LEVELS)), axis=1).astype(np.float32)
     bright = rng.poisson(150 + 700 * labels[:, None, None], (120, 64, 64)).astype(np.uint16)
     pure = np.repeat([0, 1], 60)
-    with pytest.raises(InputError, match="training on 2 layers: whichever is held out, the others hold patches of one"):
+    with pytest.raises(
+        InputError, match="training on 2 layers: for every choice of held-out layers, the others contain"
+    ):
         train(bright, pure, pure, levels=levels)
     _, record = train(bright, labels, groups, levels=levels, epochs=6, batch=16)
     # All are found. From 40 patches follows no more than that about one of 42 may be wrong.

@@ -154,11 +154,11 @@ def zipped(path: Path, trap: Path) -> None:
 
 
 WEIGHTS: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
-    "pickle": (pickled, "pickle under another name"),
-    "torch.save": (zipped, "pickle under another name"),
+    "pickle": (pickled, "pickle with another suffix"),
+    "torch.save": (zipped, "pickle with another suffix"),
     "header of 2**60 bytes": (
         lambda p, _: p.write_bytes(struct.pack("<Q", 1 << 60) + b"{" * 100),
-        "are no safetensors file",
+        "are not a safetensors file",
     ),
     "header nested 100,000 deep": (
         lambda p, _: p.write_bytes(struct.pack("<Q", 100_000) + b'{"a":' * 20_000),
@@ -180,11 +180,11 @@ WEIGHTS: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
                 "options": {"widths": [60000] * 3, "kernels": [3] * 3, "strides": [2] * 3},
             },
         ),
-        "are not of",
+        "do not belong to",
     ),
     "network of ten thousand layers": (
         lambda p, _: told(p, architecture={"name": "compact", "options": {"widths": [1] * 10**4}}),
-        "say architecture",
+        "have architecture",
     ),
     "network of fewer than no weights": (
         lambda p, _: told(
@@ -194,11 +194,11 @@ WEIGHTS: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     ),
     "options that are code": (
         lambda p, _: told(p, architecture={"name": "compact", "options": {"widths": "__import__('os')"}}),
-        "say arch",
+        "have arch",
     ),
     "facts nested 10,000 deep": (
         lambda p, _: p.with_suffix(".json").write_text("[" * 10_000 + "]" * 10_000),
-        "are no JSON",
+        "are not JSON",
     ),
     "facts of 17 MB": (lambda p, _: p.with_suffix(".json").write_text(" " * (17 << 20)), r"have \d+ bytes"),
 }

@@ -406,17 +406,17 @@ CONFIGS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "labels of ragged rows": (labels("own.csv", "z,class\n1,weak,3\n"), r"own\.csv:2: has 3 cells, the header 2"),
     "weights that are a pickle": (
         weights(lambda p: p.write_bytes(pickle.dumps({}, protocol=4))),
-        r"own\.safetensors: are a pickle under",
+        r"own\.safetensors: are a pickle with",
     ),
     "weights cut": (weights(lambda p: p.write_bytes(p.read_bytes()[:-5])), r"own\.safetensors: have \d+ bytes"),
     "weights alone": (weights(lambda p: p.with_suffix(".json").unlink()), r"own\.json is not beside them"),
     "weights of another network": (
         weights(lambda p: told(p, architecture={"name": "published"})),
-        r"own\.safetensors: are not",
+        r"own\.safetensors: do not belong to",
     ),
     "weights of any size": (
         weights(lambda p: told(p, architecture={"name": "compact", "options": {"widths": [10**12, 2]}})),
-        r"own\.safetensors: say architecture",
+        r"own\.safetensors: have architecture",
     ),
 }
 

@@ -105,7 +105,7 @@ def test_align_layers__layers_without_anything_in_common_stay() -> None:
 
 def test_align_layers__refuses_layers_without_an_order_and_uneven_pixels() -> None:
     data = stack(np.ones((3, 8, 8), bool), [0.0, 2.0, 1.0])
-    with pytest.raises(ValueError, match="rise or fall"):
+    with pytest.raises(ValueError, match="ascending or descending"):
         align_layers(data).compute()
     uneven = stack(np.ones((2, 8, 8), bool)).assign_coords(y=("y", np.arange(8.0) ** 2, {"units": "um"}))
     with pytest.raises(ValueError, match=r"align_layers: coordinate 'y'.*equal size"):

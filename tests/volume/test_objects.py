@@ -110,7 +110,7 @@ def test_neighbouring__is_false_beside_missing_layers_only() -> None:
 
 @pytest.mark.parametrize("z", [[0.0, 0.0], [0.0, 2.0, 1.0], [0.0, np.nan]])
 def test_neighbouring__refuses_layers_without_an_order(z: list[float]) -> None:
-    with pytest.raises(ValueError, match=r"layers of a volume: lie at z = .*rise or fall"):
+    with pytest.raises(ValueError, match=r"layers of a volume: lie at z = .*ascending or descending"):
         neighbouring(np.array(z))
 
 

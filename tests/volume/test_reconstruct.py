@@ -162,7 +162,7 @@ def test_link_layers__empty_masks_and_single_layers() -> None:
 
 def test_link_layers__refuses_what_it_cannot_use() -> None:
     mask = np.ones((3, 5, 5), bool)
-    with pytest.raises(ValueError, match="rise or fall"):
+    with pytest.raises(ValueError, match="ascending or descending"):
         volume(stack(mask, [0.0, 1.0, 0.5]))
     with pytest.raises(ValueError, match=r"link_layers: shift_x: is nan.*give 0"):
         volume(stack(mask, shift_y=[0, 0, 0], shift_x=[0, 0, np.nan]))

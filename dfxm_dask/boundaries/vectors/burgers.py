@@ -66,6 +66,7 @@ def rotation_of_wall(
 
     >>> rotation, residual = rotation_of_wall([1, 0, 0], [[0, 0, 1]], [4.1], [[2.86e-4, 0, 0]])
     >>> np.rad2deg(rotation).round(6).tolist(), residual
+    ([0.0, 0.0, -0.003997], 0.0)
     """
     normal = _vectors("rotation_of_wall: normal", np.atleast_2d(normal))[0]
     normal = normal / np.linalg.norm(normal)
