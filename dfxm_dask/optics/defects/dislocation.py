@@ -184,8 +184,8 @@ def accumulate_lines(x, y, z, table, poisson, out):
     poisson : float
         The same as in the table.
     out : array (9, n), float64
-        beta in row-major order (b11, b12, b13, b21, ...); added to. On a line without a core it becomes NaN: the
-        caller looks, as `gradient` does.
+        beta in row-major order (b11, b12, b13, b21, ...), to which the field is added. On a line without a core it
+        becomes NaN, which the caller has to check, like `gradient`.
 
     Notes
     -----
@@ -229,7 +229,7 @@ def gradient(points: np.ndarray, lines: np.ndarray, *, poisson: float, legacy: b
         Poisson ratio nu.
     legacy : bool
         The sign of nu in b22 as in published codes (DFXMTools, pyDFXM): b22 = A y [x² - y² - 2 nu R²]. That field is
-        neither in equilibrium nor compatible; it is here only to compare with images that were made with it.
+        neither in equilibrium nor compatible; it serves only for comparison with images of these codes.
 
     Returns
     -------
@@ -270,7 +270,7 @@ def gradient(points: np.ndarray, lines: np.ndarray, *, poisson: float, legacy: b
 
 
 def _refuse_on_line(points: np.ndarray, lines: np.ndarray) -> None:
-    """The field of a line without a core has no value there."""
+    """Refuse points on a line without a core, where its field has no value."""
     for k, line in enumerate(lines):
         size = np.linalg.norm(line["burgers"])
         away = np.linalg.norm(np.cross(points - line["position"], line["line"]), axis=1)

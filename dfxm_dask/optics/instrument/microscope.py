@@ -13,7 +13,7 @@ from dfxm_dask.schema import nearest
 
 @dataclass(frozen=True)
 class Microscope:
-    """What limits the acceptance of the microscope.
+    """Beam, objective and pixel of a microscope, which determine its acceptance.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Microscope:
     Raises
     ------
     InputError
-        A number out of range, or a word that is not known.
+        A number out of range, or an unknown profile or detector.
 
     Examples
     --------
@@ -155,7 +155,7 @@ MICROSCOPES = {
 
 
 def find_microscope(name: str) -> Microscope:
-    """Microscope of that name.
+    """Microscope by name.
 
     Raises
     ------
