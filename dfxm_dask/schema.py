@@ -187,7 +187,7 @@ ROTATION = Variable(
     SPACE,
     "uint8",
     "1",
-    "whether the lattice rotates at a pixel that shows a defect",
+    "class of the lattice rotation at a pixel with a defect",
     flags=((1, "with_rotation"), (2, "without_rotation"), (4, "rotation_unknown")),
 )
 """0 outside the mask of defects; otherwise one of the three."""

@@ -31,7 +31,7 @@ LEGACY_PHI, CHI = 2.5e-3, float(np.radians(0.015))  # rad
 _THETA = find_microscope("brennan_al002").theta
 PHI = LEGACY_PHI * float(np.cos(3 * _THETA) - np.cos(_THETA)) / float(np.cos(_THETA))
 # The published resolution is a kernel estimate from 1e5 random rays: its bandwidth, and by how much its maximum
-# exceeds the plateau. Both are our estimates of what that code does.
+# exceeds the plateau. Both are our estimates for that code.
 LEGACY_BLUR, LEGACY_PEAK = 1.34e-5, 1.03
 
 CHARACTERS = np.array(
@@ -190,7 +190,7 @@ def core_signal(
     )
     sign = -1.0 if model.wrong_sign else 1.0
     images(view, 1e-3 * position, sign, rocking, nodes, weights, counts, slopes)
-    # Weights are in um, counts per nm; gradients per nm of the position, of which the kernel has um.
+    # Weights are in um, counts per nm; gradients per nm of the position, which the kernel has in um.
     return 1e3 * COUNTS * counts, COUNTS * slopes
 
 
@@ -214,7 +214,7 @@ def core_image(
     background, readout : float
         B and s in fractions of the maximum of F: (5 %, 1 %) is the published low noise, (10 %, 5 %) the high.
     legacy, model
-        As in :func:`core_signal`.
+        See :func:`core_signal`.
 
     Returns
     -------
@@ -224,7 +224,7 @@ def core_image(
     Raises
     ------
     InputError
-        As :func:`core_signal`; a negative fraction.
+        See :func:`core_signal`; also a negative fraction.
 
     Examples
     --------
@@ -257,12 +257,12 @@ def information(
     Parameters
     ----------
     position, character, background, readout, legacy
-        As in :func:`core_image`. Background and read-out noise count as known.
+        See :func:`core_image`. Background and read-out noise count as known.
 
     Raises
     ------
     InputError
-        As :func:`core_image`.
+        See :func:`core_image`.
 
     Notes
     -----

@@ -60,7 +60,7 @@ def sheet_nodes(n: int, rms: float) -> tuple[np.ndarray, np.ndarray]:
         jacobi[k, : k + 1] = basis[: k + 1] @ vector
         vector = vector - basis[: k + 1].T @ (basis[: k + 1] @ vector)
     nodes, vectors = np.linalg.eigh(np.tril(jacobi, -1) + np.tril(jacobi, -1).T + np.diag(np.diag(jacobi)))
-    # The measure is even, and so is the rule to the last bit.
+    # The measure is even; the rule then also is, to the last bit.
     weights = measure.sum() * vectors[0] ** 2
     nodes, weights = rms * (nodes - nodes[::-1]) / 2, rms * (weights + weights[::-1]) / 2
     nodes.setflags(write=False)

@@ -192,7 +192,7 @@ def spacing(crystal: Crystal, hkl: tuple[int, int, int]) -> float:
     Raises
     ------
     InputError
-        As :func:`scattering_vector`.
+        See :func:`scattering_vector`.
 
     Examples
     --------
@@ -304,7 +304,7 @@ def susceptibility(crystal: Crystal, hkl: tuple[int, int, int], energy: float) -
     Raises
     ------
     InputError
-        As :func:`bragg_angle`, and energies outside the table of f' and f''.
+        See :func:`bragg_angle`; also energies outside the table of f' and f''.
 
     Notes
     -----
@@ -341,7 +341,7 @@ def extinction_length(crystal: Crystal, hkl: tuple[int, int, int], energy: float
     Raises
     ------
     InputError
-        As :func:`susceptibility`, and a polarisation factor outside (0, 1].
+        See :func:`susceptibility`; also a polarisation factor outside (0, 1].
 
     Examples
     --------

@@ -17,7 +17,7 @@ from numba import njit
 from dfxm_dask.errors import InputError
 
 ANGSTROM = 1e-4  # um
-LARGEST_TURN = np.pi / 2  # of the diffracted wave in one step, rad (our choice): at 2 pi the lattice sees a false peak
+LARGEST_TURN = np.pi / 2  # of the diffracted wave in one step, rad (our choice): at 2 pi the lattice has a false peak
 
 
 class Medium(NamedTuple):
@@ -153,7 +153,7 @@ def lattice(nodes: int, *, thickness: float, step: float, theta: float, start: f
     nodes : int
         Nodes of every row.
     thickness : float, um
-        Of the plate; the last row lies on its exit face.
+        Thickness of the plate; the last row lies on its exit face.
     step : float, um
         Largest step along either beam. The true one divides the path thickness / cos(theta) into whole steps.
     theta : float, rad
@@ -225,9 +225,9 @@ def takagi_taupin(
         Q·u at the nodes, u the displacement; jumps by 2 pi n are harmless. NaN: no crystal there; the surface then
         lies half a step before the first node within. None: a perfect plate.
     thickness, theta, step : float, um, rad, um
-        Of :func:`lattice`, which gives the positions of the nodes.
+        See :func:`lattice`, which gives the positions of the nodes.
     wavelength : float, angstrom
-        Of the beam.
+        Wavelength of the beam.
     chi_h, chi0 : complex
         Fourier coefficients of the susceptibility. Where the structure has no centre of symmetry give
         sqrt(chi_h chi_-h). The sign of their imaginary parts is not read: matter absorbs.

@@ -35,7 +35,7 @@ def accepted_by(microscope: Microscope, *, tail: float = 0.0, tail_width: float 
     tail : float
         Fraction of the Lorentzian, 0 to 1; real flanks need 0.1 to 0.3.
     tail_width : float, rad
-        Its half width at half maximum.
+        Half width at half maximum of the Lorentzian.
 
     Returns
     -------

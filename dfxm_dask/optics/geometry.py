@@ -162,7 +162,7 @@ def oblique(UB: np.ndarray, hkl: np.ndarray | tuple[int, int, int], energy: floa
     hkl : 3 int
         Reflection.
     energy : float, keV
-        Of the photons.
+        Photon energy.
 
     Returns
     -------

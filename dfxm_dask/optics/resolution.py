@@ -155,7 +155,7 @@ def acceptance(q0, q1, q2, coefficients):
     q0, q1, q2 : float
         q_rock', q_roll and q_2theta in the image frame, in fractions of |Q|.
     coefficients : array (11,), float64
-        Of :func:`coefficients`, which states the formula.
+        From :func:`coefficients`, which states the formula.
 
     Returns
     -------

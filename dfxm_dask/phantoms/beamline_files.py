@@ -24,7 +24,7 @@ from dfxm_dask.sources.hdf5_links import open_hdf5
 from dfxm_dask.store.shards import force
 
 CAMERA_DATA = "/entry_0000/measurement/data"
-MONITOR = "pico4"  # a counter that configs/beamlines/id03.yaml knows
+MONITOR = "pico4"  # a counter listed in configs/beamlines/id03.yaml
 SHORT_UNITS = {"degree": "deg"}  # as BLISS spells them
 
 
@@ -177,7 +177,7 @@ def _write_frames(path: Path, source: _Checked, length: int) -> None:
         dataset.attrs["interpretation"] = "image"
         dataset[0] = frame
         for k in range(1, length):
-            del frame  # before the next one is made
+            del frame  # before the next one is computed
             frame = source.take()
             dataset[k] = frame
     force(str(path))
@@ -281,10 +281,10 @@ def _write_entry(master: h5py.File, entry: Entry, sample: str, beamline: str) ->
         positioner["value"] = values
         if len(axis) == 5:
             positioner["value"].attrs["units"] = SHORT_UNITS.get(axis[4], axis[4])
-        # The beamline has either word, by kind of motor; peers look for the one or the other.
+        # The beamline uses either name, depending on the motor; other readers look for one or the other.
         for group, name in ((positioner, "data"), (measurement, motor)):
             group[name] = h5py.SoftLink(f"{positioner.name}/value")
-        # The slow motor is listed for every frame, the fast one where it stood at the start.
+        # The slow motor is listed for every frame, the fast one with its position at the start.
         places[0][motor] = values if k < len(entry.axes) - 1 else values[0]
         places[1][motor] = values[0]
     _write_parameters(instrument, entry)
@@ -294,7 +294,7 @@ def _write_camera(here: h5py.Group, instrument: h5py.Group, measurement: h5py.Gr
     """Frames as one virtual dataset over all files of the camera."""
     camera = _group(instrument, entry.detector, "NXdetector")
     made, start = h5py.h5p.create(h5py.h5p.DATASET_CREATE), 0
-    made.set_obj_track_times(False)  # the same input gives the same bytes; h5py's own call has no word for it
+    made.set_obj_track_times(False)  # the same input gives the same bytes; h5py's own call has no option for it
     frames = h5py.h5s.create_simple((entry.frames, *entry.shape))
     for name, count in entry.files:
         frames.select_hyperslab((start, 0, 0), (count, *entry.shape))

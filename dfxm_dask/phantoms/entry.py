@@ -35,7 +35,7 @@ class Entry:
     z : float or None, mm
         Position of ``z_motor``.
     exposure : float, s
-        Of one frame.
+        Exposure time of one frame.
     monitor : array (frame,) or None
         Counts of the incident beam.
     files : sequence of (str, int)

@@ -128,7 +128,7 @@ def _deformed(at: Frame) -> tuple[Phantom, ...]:
     return (replace(phantom(at, scene, lighting=light, kinematic=True, nodes=3), microscope=wide),)
 
 
-FLANK = 2.2e-4  # rad from the peak, where the movie is taken: weak beam
+FLANK = 2.2e-4  # rad from the peak, position of the movie: weak beam
 
 
 def _film(at: Frame, frames: int, count: int) -> tuple[Phantom, ...]:

@@ -165,7 +165,7 @@ def write_phantom(phantom: Phantom, out: Path, format: str, overwrite: bool, eac
     target = out.with_name(f"{out.stem}_truth.zarr") if bliss else out
     check_target(target)
     scans = [simulated_scan(phantom, k) for k in range(len(phantom.z))]
-    entries = [_entry(phantom, s, out) for s in scans] if bliss else []  # refuses what BLISS cannot scan
+    entries = [_entry(phantom, s, out) for s in scans] if bliss else []  # refuses scans that BLISS cannot do
     layout = raw_layout((len(scans), *phantom.grid, *phantom.shape), 2)
     names = {a.name: a.units for a in phantom.axes}
     variables = [v for declared in truth_variables(phantom) for v in expand(declared, names)]

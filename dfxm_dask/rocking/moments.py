@@ -168,7 +168,9 @@ def moments(
     ] = 0.0,
     edge_fraction: Annotated[
         float,
-        Field(gt=0, le=1, description="truncated if counts at the border of the scan exceed this part of the peak"),
+        Field(
+            gt=0, le=1, description="a curve is truncated if counts at the scan border exceed this fraction of its peak"
+        ),
     ] = 0.5,
     saturation: Annotated[
         float | None,
@@ -197,7 +199,7 @@ def moments(
     noise : array, optional
         Ingest estimates the noise of every layer.
     position : dict of arrays, optional
-        For axes along which frames do not lie on a grid.
+        Only for axes along which frames do not lie on a grid.
     full_well : array, optional
         Saturated pixels of counts that are no longer raw, as written by the step ``normalise``.
     frame_scale : array, optional

@@ -127,8 +127,10 @@ def classify_defects(
     flags : array, optional
         Pixels with the flag ``single`` (lit in a single frame) are left out: their centre of mass is only known to a
         step.
-    radius, reach : float, um
-        Our choice: 0.5, the width of the image of a dislocation (see :func:`dfxm_dask.rocking.kam`), and half of that.
+    radius : float, um
+        Our choice: 0.5, the width of the image of a dislocation (see :func:`dfxm_dask.rocking.kam`).
+    reach : float, um
+        Our choice: 0.25, half the width of the image of a dislocation.
     deviations : float
         Our choice: 4, from one simulated scan with a strong beam.
 

@@ -222,7 +222,7 @@ def gradient(points: np.ndarray, lines: np.ndarray, *, poisson: float, legacy: b
     Parameters
     ----------
     points : array (..., 3), um
-        Where.
+        Positions.
     lines : array (n,), LINE
         From `lines`, in the same frame.
     poisson : float
@@ -250,7 +250,7 @@ def gradient(points: np.ndarray, lines: np.ndarray, *, poisson: float, legacy: b
         b21 = -A x [(1 - 2 nu) x² + (3 - 2 nu) y²]     b22 = A y [(1 + 2 nu) x² - (1 - 2 nu) y²]
         b31 = -S y                                     b32 = S x
 
-    A core radius a puts R² + a² for R² in A and S. The regularised field is finite, but compatible only for R >> a:
+    A core radius a replaces R² by R² + a² in A and S. The regularised field is finite, but compatible only for R >> a:
     use the non-singular segments where the core matters.
 
     Examples
@@ -288,7 +288,7 @@ def stroh(points: np.ndarray, lines: np.ndarray, *, moduli: tuple[float, float, 
     Parameters
     ----------
     points, lines
-        As for `gradient`. A core radius a puts conj(w) / (|w|² + a²) for 1/w, w = x + p y (our choice).
+        See `gradient`. A core radius a replaces 1/w, w = x + p y, by conj(w) / (|w|² + a²) (our choice).
     moduli : tuple, any one unit
         C11, C12, C44. Aluminium: 108.2, 61.3, 28.5 GPa.
     axes : array (3, 3)

@@ -141,7 +141,7 @@ def tilt_junction(
     Parameters
     ----------
     origin, line, reference : ndarray (xyz,)
-        Of the junction; see :class:`~dfxm_dask.optics.defects.scene.Junction`.
+        Geometry of the junction; see :class:`~dfxm_dask.optics.defects.scene.Junction`.
     azimuths : ndarray (plane,), rad
         Ascending.
     tilts : ndarray (plane,), rad

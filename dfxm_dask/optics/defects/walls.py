@@ -252,7 +252,7 @@ def wall_sheet(
     Parameters
     ----------
     origin, normal, line, burgers, spacing, start, stop
-        As for `wall_lines`.
+        See `wall_lines`.
 
     Returns
     -------
@@ -262,7 +262,7 @@ def wall_sheet(
     Raises
     ------
     InputError
-        As `wall_lines` and `sheets`.
+        See `wall_lines` and `sheets`.
 
     Examples
     --------
@@ -345,7 +345,7 @@ def frank_bilby(normal: np.ndarray, axis: np.ndarray, angle: float, burgers: np.
     first = lines[0]
     plane = np.stack([first, np.cross(normal, first)])
     across = np.cross(normal, lines)
-    # Unknowns are density times |b|, so that short and long Burgers vectors weigh alike.
+    # Unknowns are density times |b|, so that short and long Burgers vectors have equal weight.
     matrix = np.einsum("mi,mj,vj->vim", directions, across, plane).reshape(6, -1)
     asked = 2 * np.sin(angle / 2) * np.cross(plane, axis).reshape(6)
     scaled, _, rank, _ = np.linalg.lstsq(matrix, asked, rcond=1e-9)

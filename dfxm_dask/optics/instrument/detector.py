@@ -22,7 +22,7 @@ class Detector:
     Parameters
     ----------
     gain : float, ADU
-        Of one photon equivalent.
+        Count of one photon equivalent.
     offset, offset_rate : float, ADU and ADU/s
         Level without light, and how it grows with the exposure.
     read_noise, read_noise_rate : float, ADU and ADU/s
@@ -91,7 +91,7 @@ class Detector:
         if not 1 <= self.saturation <= 65535:
             raise InputError("detector: saturation", f"is {self.saturation}", "give a count from 1 to 65535")
         if 0 < self.psf < 0.5:
-            # Sampled at pixel centres it would come out narrower than said.
+            # Sampled at pixel centres, the Gaussian would be narrower than specified.
             raise InputError("detector: psf", f"is {self.psf:g} pixels", "give 0, or at least 0.5")
         if self.halo_fraction and self.halo < 4:
             raise InputError("detector: halo", f"is {self.halo:g} pixels", "give at least 4, or halo_fraction=0")

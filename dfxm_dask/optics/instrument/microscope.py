@@ -18,7 +18,7 @@ class Microscope:
     Parameters
     ----------
     energy : float, keV
-        Of the photons.
+        Photon energy.
     theta : float, rad
         Bragg angle of the reference lattice.
     eta : float, rad
@@ -26,7 +26,7 @@ class Microscope:
     divergence_v : float, rad
         Vertical divergence of the incident beam: rms for a Gaussian profile, full width for a uniform one.
     divergence_profile : "gaussian" or "uniform"
-        Of the vertical divergence.
+        Profile of the vertical divergence.
     divergence_v_cut : float, rad, optional
         The vertical divergence ends at ± this; infinite if not given. For a uniform profile it is half the full width.
     divergence_h : float, rad
