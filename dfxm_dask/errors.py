@@ -1,19 +1,19 @@
-"""Errors: each says what was asked, what was found, and what to do."""
+"""Errors: each states the request, the finding, and the remedy."""
 
 from __future__ import annotations
 
 
 class DfxmError(ValueError):
-    """Anything wrong with data, parameters, stores or recipes.
+    """Error in data, parameters, stores or recipes.
 
     Parameters
     ----------
     asked : str
-        What was asked for: a parameter, a file and entry, a step.
+        The request: a parameter, a file and entry, a step.
     found : str
-        What was found instead.
+        The finding that prevents it.
     remedy : str
-        What the user can do, as an imperative.
+        The remedy, as an imperative.
     """
 
     def __init__(self, asked: str, found: str, remedy: str) -> None:
@@ -25,11 +25,11 @@ class DfxmError(ValueError):
 
 
 class SourceError(DfxmError):
-    """A beamline file that cannot be read as it claims to be."""
+    """A beamline file that does not match its declared format."""
 
 
 class StoreError(DfxmError):
-    """A store that is absent, foreign, damaged or in the way."""
+    """A store that is missing, foreign, damaged, or already exists."""
 
 
 class IncompleteError(StoreError):
@@ -37,7 +37,7 @@ class IncompleteError(StoreError):
 
 
 class RecipeError(DfxmError):
-    """A recipe or command that asks for something unknown or impossible."""
+    """A recipe or command with an unknown name or an impossible request."""
 
 
 class InputError(DfxmError):
@@ -45,16 +45,16 @@ class InputError(DfxmError):
 
 
 class LockedError(StoreError):
-    """A place where another run is at work."""
+    """A store, group or folder in use by another run."""
 
 
 class DamagedError(StoreError):
-    """A file of a store that is missing or not as it was written: what needs it cannot be made, the rest can."""
+    """A file of a store that is missing or modified: dependent results cannot be computed, all others can."""
 
 
 class StoppedError(DfxmError):
-    """Work that was asked to end before it was done; what is on disk stays."""
+    """Work that was stopped before it was complete; results on disk remain."""
 
 
 class FramesApartWarning(UserWarning):
-    """Frames that a reduction takes for measured at one position lie apart."""
+    """Frames that a reduction treats as measured at one position were measured at different positions."""

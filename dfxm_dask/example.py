@@ -1,4 +1,4 @@
-"""A small scan to try things on."""
+"""A small simulated scan for examples."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ if TYPE_CHECKING:
 
 
 def example_scan() -> xr.Dataset:
-    """Two subgrains, and a dislocation in one of them, as ``open_scan(path)["raw"]`` gives a scan.
+    """Example scan: two subgrains, one of them with a dislocation.
+
+    The Dataset has the form of ``open_scan(path)["raw"]``, so that every reduction accepts it. It is computed from a
+    fixed seed: no files, no download, always the same counts.
 
     Returns
     -------
     xarray.Dataset
         ``counts`` (z 2, phi 61, y 32, x 32), uint16, count; ``noise`` (z); ``monitor`` (z, phi); coordinates in um
-        and degree. Counts are 100 where nothing diffracts. The rocking curves of the two subgrains are Gaussians of
-        1000 count and 0.0057 degree FWHM at 0.024 and 0.036 degree, left and right of x = 4 um.
-        The dislocation adds 100 count below the peak.
+        and degree. The background is 100 count. The rocking curves of the two subgrains are Gaussians of 1000 count and
+        0.0057 degree FWHM at 0.024 and 0.036 degree, left and right of x = 4 um. The dislocation, a line two pixels
+        wide, adds 100 count in the tail of the curve below the peak.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """The vocabulary of a store: dimensions, variables, units, and the version of the layout.
 
-A :class:`Variable` says once what an array is called, how it is shaped, and in which unit it is counted. Names may
-carry the templates ``{axis}`` (once per scan axis) and ``{axis}_{other}`` (once per pair of scan axes); the
-dimension ``scan`` stands for all scan axes of the scan at hand, in storage order.
+A :class:`Variable` declares the name, shape and unit of an array, once. Names may contain the templates ``{axis}``
+(once per scan axis) and ``{axis}_{other}`` (once per pair of scan axes); the dimension ``scan`` represents all scan
+axes of a scan, in storage order.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ PATCH = 64
 
 
 class Dim(str):
-    """Name of a dim that is neither of space nor a scan axis, with what tells its length.
+    """Name of a dim other than z, y, x and the scan axes, with its length.
 
     Parameters
     ----------
     name : str
     length : int or str, optional
-        Always this number, or what this parameter of the reduction says. Without it only the data tell: such a dim
-        belongs to the result of a gather.
+        The length, or the parameter of the reduction that sets it. Without it the length follows from the data, as for
+        results of a gather.
     of : str, optional
-        The dim that it cuts into tiles, ``y`` or ``x``, one position a tile.
+        The dim that is divided into tiles, ``y`` or ``x``, with one position per tile.
     step : int
         Pixels along one of these tiles; the last may have fewer.
 
@@ -57,7 +57,7 @@ class Dim(str):
         return dim
 
     def known(self, sizes: Mapping[Any, int], parameters: Mapping[str, Any]) -> int | None:
-        """Its length on a scan of these sizes, by these parameters of a reduction; None where these do not tell it."""
+        """Length for a scan of these sizes and these parameters of a reduction; None where they do not determine it."""
         if self.of:
             return ceil(sizes[self.of] / self.step) if self.of in sizes else None
         return self.length if isinstance(self.length, int) else parameters.get(self.length or "")
@@ -74,23 +74,23 @@ class Variable:
     Parameters
     ----------
     name : str
-        Name in its group; may contain ``{axis}`` and ``{other}``.
+        Name in the group; may contain ``{axis}`` and ``{other}``.
     dims : tuple of str
-        Dimensions in storage order; ``scan`` stands for every scan axis. One that is neither of space nor of what a
-        reduction reads is a :class:`Dim`.
+        Dimensions in storage order; ``scan`` represents every scan axis. A dim that is neither z, y, x nor a dim of an
+        input is a :class:`Dim`.
     dtype : str
-        numpy dtype name. An input may have any dtype that holds this one without loss, and float32 for float64.
+        numpy dtype name. An input may have any dtype that represents this one without loss, and float32 for float64.
     units : str
         UDUNITS spelling ("count", "degree", "um", "1"). ``{units}`` is the unit of the scan axis in the name, and, in a
         variable without ``{axis}``, that of the axis of the rocking curve.
     long_name : str
-        One line for figures and documentation.
+        One line for the axes of figures and for documentation.
     flags : tuple of (int, str)
         For a CF flag variable: mask and meaning of each bit.
     stored : bool
-        False for an array that only lives between the steps of one pass (such as cleaned counts).
+        False for an array that only exists between the steps of one pass (such as cleaned counts).
     same_scale : bool
-        True for what counts are compared with: both must be on one scale (see the step ``normalise``).
+        True for counts that are compared with the counts of the scan, on the same scale (see the step ``normalise``).
     """
 
     name: str
@@ -113,17 +113,17 @@ class Variable:
 
     @property
     def template(self) -> bool:
-        """Whether the name stands for one variable per scan axis (or pair of axes)."""
+        """Whether the name represents one variable per scan axis (or pair of axes)."""
         return "{axis}" in self.name
 
     @property
     def argument(self) -> str:
-        """Name of the argument by which a kernel may read it."""
+        """Name of the keyword argument of a kernel that reads the variable."""
         return self.name.removesuffix("_{axis}")
 
     @property
     def fill_value(self) -> float | int | bool:
-        """What a missing block reads as: NaN where the dtype has one. Zero of an integer map is never trusted alone."""
+        """Value of a missing block: NaN for floats; zero in an integer map is never trusted without its ledger."""
         kind = np.dtype(self.dtype).kind
         return float("nan") if kind == "f" else False if kind == "b" else 0
 
@@ -134,41 +134,40 @@ X = Variable("x", ("x",), "float64", "um", "position along x")
 Y = Variable("y", ("y",), "float64", "um", "position along y")
 Z = Variable("z", ("z",), "float64", "um", "position along z")
 MONITOR = Variable("monitor", ("z", SCAN), "float64", "", "incident beam monitor")
-"""In the unit of its counter, which the attributes of the stored array name."""
-MASKED = Variable("masked", ("z",), "uint32", "1", "pixels that the detector marks as having no count")
+"""In the unit of its counter, recorded in the attributes of the stored array."""
+MASKED = Variable("masked", ("z",), "uint32", "1", "number of pixels that the detector marks as invalid")
 FEWEST_MASKED = 3
-"""Frames from which a pixel of 16 bits that has the largest value in all of them is masked, not saturated (our
-choice)."""
+"""Least number of frames after which a 16-bit pixel with the largest value in all of them is masked, not saturated
+(our choice)."""
 FULL_WELL = Variable(
-    "full_well", SPACE, "bool", "1", "pixel with a raw count that fills the detector well", stored=False
+    "full_well", SPACE, "bool", "1", "whether a raw count of the pixel fills the detector well", stored=False
 )
 NOISE = Variable(
-    "noise", ("z",), "float32", "count", "noise of a voxel where nothing diffracts: lower quartile over frames"
+    "noise", ("z",), "float32", "count", "noise of a voxel without diffracted beam, lower quartile over frames"
 )
-FRAME_SCALE = Variable(
-    "frame_scale", ("z", SCAN), "float64", "1", "factor that puts a frame on the scale of all others", stored=False
-)
+FRAME_SCALE = Variable("frame_scale", ("z", SCAN), "float64", "1", "normalisation factor of a frame", stored=False)
 SCALED = "counts_normalised"
-"""Attribute of arrays that were made of counts on another scale than the recorded one."""
+"""Attribute of arrays computed from counts on another scale than the recorded one."""
 BACKGROUND = Variable(
     "background_map", SPACE, "float32", "count", "background counts without diffracted beam", same_scale=True
 )
-HOT = Variable("hot", SPACE, "bool", "1", "whether the pixel deviates from neighbouring pixels")
+HOT = Variable("hot", SPACE, "bool", "1", "whether the background deviates from that of neighbouring pixels")
 EXPOSURE = Variable("exposure", ("z", SCAN), "float64", "s", "exposure time")
 POSITION = Variable("position_{axis}", ("z", SCAN), "float64", "{units}", "position of each frame along {axis}")
-"""Written by ingest only where known positions stray from the coordinate by more than :data:`POSITION_TOLERANCE`."""
-SATURATION = Variable("saturation", ("z",), "float32", "count", "counts of a pixel whose detector well is full")
+"""Written by ingest only where recorded positions differ from the coordinate by more than
+:data:`POSITION_TOLERANCE`."""
+SATURATION = Variable("saturation", ("z",), "float32", "count", "raw count of a full detector well")
 """Raw counts; NaN where neither the dtype nor the file determines them."""
 POSITION_TOLERANCE = 0.01
-"""Steps by which a frame may stray from the coordinate of its axis without a position of its own (our choice; the
-read positions of the real scans of ID03 stray by at most 0.003 steps)."""
-LIT = Variable("lit", SPACE, "bool", "1", "whether the pixel diffracts anywhere in the scan")
+"""Largest deviation, in steps, of a frame from the coordinate of its axis without a separate position (our choice; the
+read positions of the real scans of ID03 deviate by at most 0.003 steps)."""
+LIT = Variable("lit", SPACE, "bool", "1", "whether the pixel diffracts at any position of the scan")
 COM = Variable("com_{axis}", SPACE, "float64", "{units}", "centre of mass along {axis}")
 WEAK_MINUS = Variable("weak_minus", SPACE, "float32", "count", "mean counts of a weak-beam frame below the peak")
 WEAK_PLUS = Variable("weak_plus", SPACE, "float32", "count", "mean counts of a weak-beam frame above the peak")
 PEAK_LOCAL = Variable("peak_local", SPACE, "float64", "{units}", "local peak position of the rocking curve")
 WIDTH_LOCAL = Variable(
-    "width_local", SPACE, "float32", "{units}", "half of the local half width of the rocking curve at 1/16 of the peak"
+    "width_local", SPACE, "float32", "{units}", "half width of the local rocking curve, derived at 1/16 of the peak"
 )
 HAS_WEAK_BEAM = Variable("has_weak_beam", ("z",), "bool", "1", "whether the scan covers the weak beam of the layer")
 ENHANCED = Variable(
@@ -182,16 +181,16 @@ ISOLATED = Variable(
     "contrast of single dislocations beyond all subgrain peaks nearby, in standard deviations",
 )
 DEFECTS = Variable("defects", SPACE, "bool", "1", "whether the pixel shows a defect in the weak beam")
-STANDS_OUT = Variable("stands_out", SPACE, "bool", "1", "whether the weak beam exceeds the threshold of noise")
+STANDS_OUT = Variable("stands_out", SPACE, "bool", "1", "whether the weak beam exceeds the noise threshold")
 ROTATION = Variable(
     "defects_rotation",
     SPACE,
     "uint8",
     "1",
-    "whether the lattice rotates at a pixel that shows a defect",
+    "class of the lattice rotation at a pixel with a defect",
     flags=((1, "with_rotation"), (2, "without_rotation"), (4, "rotation_unknown")),
 )
-"""0 where no defect shows; otherwise one of the three."""
+"""0 outside the mask of defects; otherwise one of the three."""
 
 
 def product_units(first: str, second: str) -> str:
@@ -200,16 +199,16 @@ def product_units(first: str, second: str) -> str:
 
 
 def expand(variable: Variable, axes: Mapping[str, str], rocking: str | None = None) -> list[Variable]:
-    """The concrete variables behind a declaration.
+    """The concrete variables of a declaration.
 
     Parameters
     ----------
     variable : Variable
-        With or without templates in its name.
+        A declaration, with or without templates in the name.
     axes : mapping of str to str
         Scan axes in storage order, each with its unit.
     rocking : str, optional
-        Axis of the rocking curve. Without it, and with axes of several units, a unit that follows it stays open ("").
+        Axis of the rocking curve. Without it, and with axes of several units, a unit that depends on it is "".
     """
     dims = tuple(d for dim in variable.dims for d in (axes if dim == SCAN else (dim,)))
     if "{other}" in variable.name:
@@ -242,7 +241,7 @@ def expand(variable: Variable, axes: Mapping[str, str], rocking: str | None = No
 
 
 def rocking_axis(axes: Mapping[str, str], sizes: Mapping[Any, int], axis: str | None = None) -> str | None:
-    """The axis of the rocking curve: the one asked for, else phi, else the first with three positions or more."""
+    """Axis of the rocking curve: the given one, else phi, else the first with three positions or more."""
     if axis is not None and axis in axes:
         return axis
     enough = [a for a in axes if sizes.get(a, 3) >= 3]
@@ -250,7 +249,7 @@ def rocking_axis(axes: Mapping[str, str], sizes: Mapping[Any, int], axis: str | 
 
 
 def length_fault(variable: Variable, units: str | None) -> str | None:
-    """Why positions along z, y or x in this unit are no lengths, or None; a missing unit is never taken for um."""
+    """Reason why positions along z, y or x are not lengths, or None; a missing unit is never assumed to be um."""
     if variable.name not in SPACE or not variable.units or units == variable.units:
         return None
     return (
@@ -263,18 +262,19 @@ def length_fault(variable: Variable, units: str | None) -> str | None:
 def check(
     variable: Variable, dims: tuple[str, ...], dtype: np.dtype[Any], units: str | None, *, asked: str | None = None
 ) -> None:
-    """Refuse an array that is not what a declaration asks for.
+    """Refuse an array that does not match its declaration.
 
     Raises
     ------
     InputError
-        Wrong dimensions, a dtype that cannot hold the declared one (float32 passes for float64), or other units.
+        Wrong dimensions, a dtype that cannot represent the declared one (float32 is accepted for float64), or other
+        units.
     """
     asked = asked or f"variable {variable.name!r}"
     if tuple(dims) != variable.dims:
-        remedy = f"call .transpose{variable.dims}, after .expand_dims(...) of what is lacking"
+        remedy = f"call .transpose{variable.dims}, after .expand_dims(...) for missing dims"
         raise InputError(asked, f"has dims {tuple(dims)}, not {variable.dims}", remedy)
-    # Maps of positions were float32 in stores of earlier versions: they are read as they are.
+    # Maps of positions were float32 in stores of earlier versions, and are read without conversion.
     older = np.dtype(variable.dtype) == np.float64 and dtype == np.float32
     if not np.can_cast(variable.dtype, dtype, "safe") and not older:
         raise InputError(asked, f"has dtype {dtype}, not {variable.dtype}", f"call .astype('{variable.dtype}')")
@@ -287,20 +287,20 @@ def check(
 PlainBackground = Annotated[
     float | Literal["none"] | None,
     Field(
-        description="subtracted from every count where there is no background map; 'none' subtracts nothing",
+        description="background subtracted from every count if there is no background map; 'none' subtracts nothing",
         json_schema_extra={"unit": "count"},
     ),
 ]
 """Parameter ``background`` of a reduction that may read a background map."""
 
 RockingAxis = Annotated[
-    str | None, Field(description="scan axis of the rocking curve; phi where it is scanned, by default")
+    str | None, Field(description="scan axis of the rocking curve; by default phi if it is scanned")
 ]
-"""Parameter ``axis`` of a reduction that tells weak and strong beam apart."""
+"""Parameter ``axis`` of a reduction that separates weak and strong beam."""
 
 
 def check_background(asked: str, background_map: np.ndarray | None, background: float | Literal["none"] | None) -> None:
-    """Refuse no background at all, and both a map and a number.
+    """Refuse a missing background, and both a map and a number.
 
     Raises
     ------
@@ -315,8 +315,8 @@ def check_background(asked: str, background_map: np.ndarray | None, background: 
     if background_map is None and background is None:
         raise InputError(
             f"{asked} without a background",
-            "would take the detector offset for light (on real scans a factor of two in the centre of mass)",
-            "run the step background first, or give background=<counts>, or say background='none'",
+            "would count the detector offset as light (on real scans a factor of two in the centre of mass)",
+            "run the step background first, or give background=<counts>, or set background='none'",
         )
 
 
@@ -340,7 +340,7 @@ def plain_background(
 
 
 def full_count(saturation: np.ndarray | float | None, dtype: np.dtype[Any]) -> float:
-    """Raw count at which a well is full: as given, else the largest of an integer dtype, else infinite.
+    """Raw count of a full well: the given one, else the largest of an integer dtype, else infinite.
 
     Examples
     --------
@@ -353,14 +353,14 @@ def full_count(saturation: np.ndarray | float | None, dtype: np.dtype[Any]) -> f
 
 
 def scale_attrs(parameters: Mapping[str, Any] | None, counter: str = "") -> dict[str, str]:
-    """What an array says of the scale of the counts that it was made of; nothing for counts as they were recorded.
+    """Attribute of an array computed from normalised counts; empty for counts on the recorded scale.
 
     Parameters
     ----------
     parameters : mapping or None
-        Of the step ``normalise`` that the counts went through: ``by``, and the numbers ``reference`` and ``offset``.
+        Parameters of the step ``normalise`` of the counts: ``by``, and the numbers ``reference`` and ``offset``.
     counter : str
-        Behind the monitor, where it is recorded.
+        Name of the counter of the monitor, if recorded.
 
     Examples
     --------
@@ -399,7 +399,8 @@ _UNPRINTABLE = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2
 
 
 def printable(text: str) -> str:
-    """A text from a file with every character replaced that would steer a terminal, turn its words, or not be written.
+    """Text from a file, with every character replaced that would control a terminal, change the direction of text, or
+    fail to be written.
 
     Examples
     --------
@@ -410,29 +411,29 @@ def printable(text: str) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """``", did you mean 'x'?"`` for the known word nearest to a wrong one, else an empty string."""
+    """``" (did you mean 'x'?)"`` for the known name nearest to a wrong one, else an empty string."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""From version n to n + 1: one small function of the root attributes each."""
+"""Functions of the root attributes, each from version n to n + 1."""
 
 
 def migrate(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Root attributes of a store, brought to :data:`SCHEMA_VERSION`.
+    """Root attributes of a store, migrated to :data:`SCHEMA_VERSION`.
 
     Raises
     ------
     StoreError
-        No version, or one that is newer than this package knows.
+        No version, or one that is newer than this package.
     """
     found = attrs.get("schema_version")
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise StoreError("schema_version of the store", f"is {found!r}", "open a store that was written by dfxm_dask")
     if found > SCHEMA_VERSION:
         raise StoreError(
-            f"store of schema version {found}", f"this package knows up to {SCHEMA_VERSION}", "upgrade dfxm_dask"
+            f"store of schema version {found}", f"this package supports up to {SCHEMA_VERSION}", "upgrade dfxm_dask"
         )
     result = dict(attrs)
     while result["schema_version"] < SCHEMA_VERSION:

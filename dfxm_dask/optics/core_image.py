@@ -2,13 +2,13 @@
 
 50 × 50 pixels of 75 nm of Al 002 in weak beam, one straight edge dislocation, two unknowns: where its core pierces the
 plane across its line. ``legacy=True`` is the model of the published code (DFXMTools, bf0bdef), with which the released
-images agree. It departs from the theory that it cites in three places, and the default model does not:
+images agree. It departs from the theory that it cites in three points, and the default model does not:
 
 - the sign of the Poisson ratio in du_y/dy of the field;
 - sample to image by R_y(3 theta) instead of R_y(theta);
 - phi in the resolution function as well as in the deviation of the scattering vector.
 
-A fourth is in its likelihood: the background is left out of the mean. Here the mean always holds it.
+A fourth departure is in its likelihood, whose mean excludes the background. Here the mean always includes it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LEGACY_PHI, CHI = 2.5e-3, float(np.radians(0.015))  # rad
 _THETA = find_microscope("brennan_al002").theta
 PHI = LEGACY_PHI * float(np.cos(3 * _THETA) - np.cos(_THETA)) / float(np.cos(_THETA))
 # The published resolution is a kernel estimate from 1e5 random rays: its bandwidth, and by how much its maximum
-# exceeds the plateau. Both are our estimates of what that code does.
+# exceeds the plateau. Both are our estimates for that code.
 LEGACY_BLUR, LEGACY_PEAK = 1.34e-5, 1.03
 
 CHARACTERS = np.array(
@@ -73,9 +73,9 @@ PRIOR_WIDTHS = np.array(
 
 
 class Model(NamedTuple):
-    """Which of the published departures a model has; ``Model()`` has none.
+    """The published departures of a model; ``Model()`` is the corrected model.
 
-    The last, which is no error, is the published resolution: a kernel estimate from random rays, a little blurred.
+    The last one, not an error, is the published resolution: a kernel estimate from random rays, slightly blurred.
     """
 
     wrong_sign: bool = False
@@ -101,7 +101,7 @@ def _rows(character: int | np.ndarray) -> np.ndarray:
             return rows
     raise InputError(
         f"character {np.asarray(character).tolist()}",
-        "is no edge dislocation: b, n, t have to be perpendicular and b = n × t",
+        "is not an edge dislocation: b, n, t have to be perpendicular and b = n × t",
         "give three rows b, n, t",
     )
 
@@ -131,29 +131,32 @@ def core_signal(
     character : int or array (3, 3)
         1 to 12, or rows b, n, t in the grain frame, whose z is the scattering vector.
     legacy : bool
-        The published model with its three errors instead of the corrected one.
+        Use the published model with its three errors instead of the corrected one.
     gradient : bool
         Compute the derivatives.
     model : Model, optional
-        Which errors, one by one; overrides ``legacy``.
+        The errors one by one; overrides ``legacy``.
 
     Returns
     -------
     counts : array (50, 50), float64
         [x pixel, y pixel].
     gradient : array (50, 50, 2), float64, 1/nm
-        dF/dposition; empty (0, 0, 2) unless asked for.
+        dF/dposition; empty (0, 0, 2) without ``gradient``.
 
     Raises
     ------
     InputError
-        A position that is not two finite numbers, or a character that is no edge.
+        A position that is not two finite numbers, or a character that is not an edge.
 
     Notes
     -----
-    F = 1.8/nm · ∫ p(q_rock'(z)) exp(-z²/(2 sheet²)) dz over |z| < sheet/2, by a Gauss rule of 10 nodes for that weight;
-    the rays are sheared along the diffracted beam, x_l = x + z/tan(2 theta). Straight edge in an isotropic body, no
-    core radius, H = F^-T - I exactly.
+    With a Gauss rule of 10 nodes for the weight of the light sheet::
+
+        F = 1.8/nm · ∫ p(q_rock'(z)) exp(-z²/(2 sheet²)) dz,    |z| < sheet/2
+
+    The rays are sheared along the diffracted beam, x_l = x + z/tan(2 theta). The defect is a straight edge dislocation
+    in an isotropic body without core radius, with H = F^-T - I exactly.
 
     Examples
     --------
@@ -187,7 +190,7 @@ def core_signal(
     )
     sign = -1.0 if model.wrong_sign else 1.0
     images(view, 1e-3 * position, sign, rocking, nodes, weights, counts, slopes)
-    # Weights are in um, counts per nm; gradients per nm of the position, of which the kernel has um.
+    # Weights are in um, counts per nm; gradients per nm of the position, which the kernel has in um.
     return 1e3 * COUNTS * counts, COUNTS * slopes
 
 
@@ -211,7 +214,7 @@ def core_image(
     background, readout : float
         B and s in fractions of the maximum of F: (5 %, 1 %) is the published low noise, (10 %, 5 %) the high.
     legacy, model
-        As in :func:`core_signal`.
+        See :func:`core_signal`.
 
     Returns
     -------
@@ -221,7 +224,7 @@ def core_image(
     Raises
     ------
     InputError
-        As :func:`core_signal`; a negative fraction.
+        See :func:`core_signal`; also a negative fraction.
 
     Examples
     --------
@@ -254,17 +257,20 @@ def information(
     Parameters
     ----------
     position, character, background, readout, legacy
-        As in :func:`core_image`. Background and read-out noise count as known.
+        See :func:`core_image`. Background and read-out noise count as known.
 
     Raises
     ------
     InputError
-        As :func:`core_image`.
+        See :func:`core_image`.
 
     Notes
     -----
-    I = J^T diag(1/v + 1/(2 v²)) J with J = dF/dposition and v the variance: mean and variance of a normal number both
-    carry F. No unbiased estimate has a smaller rms error than √(tr I^-1).
+    With J = dF/dposition and the variance v of a normal distribution whose mean and variance both contain F::
+
+        I = J^T diag(1/v + 1/(2 v²)) J
+
+    No unbiased estimate has a smaller rms error than √(tr I^-1).
 
     Examples
     --------
@@ -278,7 +284,7 @@ def information(
 
 
 def image_to_dislocation(image: np.ndarray, character: int | np.ndarray, *, legacy: bool = False) -> np.ndarray:
-    """Position (..., 2) across the line, nm, of a place in the image at the centre of the light sheet.
+    """Position (..., 2) across the line, nm, of a point of the image at the centre of the light sheet.
 
     Parameters
     ----------
@@ -292,7 +298,7 @@ def image_to_dislocation(image: np.ndarray, character: int | np.ndarray, *, lega
     Raises
     ------
     InputError
-        A last axis that is not 2, or a character that is no edge.
+        A last axis that is not 2, or a character that is not an edge.
 
     Examples
     --------
@@ -301,7 +307,7 @@ def image_to_dislocation(image: np.ndarray, character: int | np.ndarray, *, lega
     """
     image = np.asarray(image, np.float64)
     if image.shape[-1:] != (2,):
-        raise InputError(f"places of shape {image.shape}", "are no places in an image", "give (..., 2)")
+        raise InputError(f"image points of shape {image.shape}", "are not pairs of coordinates", "give (..., 2)")
     turn, _ = _sample_to_lab(LEGACY if legacy else Model())
     lab = np.stack([image[..., 1] * np.tan(2 * _THETA), image[..., 0]], axis=-1)
     return lab @ (_rows(character) @ turn.T)[:2, :2].T

@@ -26,7 +26,7 @@ def sheet_nodes(n: int, rms: float) -> tuple[np.ndarray, np.ndarray]:
     n : int
         Number of nodes; exact for polynomials below degree 2 n.
     rms : float
-        Of the sheet; nodes and weights have its unit.
+        Height of the sheet; nodes and weights have its unit.
 
     Raises
     ------
@@ -45,7 +45,9 @@ def sheet_nodes(n: int, rms: float) -> tuple[np.ndarray, np.ndarray]:
     (124.026, 244.548)
     """
     if not 0 < n <= 64 or not rms > 0:
-        raise InputError(f"rule of {n} nodes for a sheet of {rms} rms", "cannot be", "take 1 to 64 nodes and rms > 0")
+        raise InputError(
+            f"rule of {n} nodes for a sheet of {rms} rms", "is not possible", "take 1 to 64 nodes and rms > 0"
+        )
     fine, measure = np.polynomial.legendre.leggauss(128)
     fine = 0.5 * fine
     measure = 0.5 * measure * np.exp(-0.5 * fine**2)
@@ -58,7 +60,7 @@ def sheet_nodes(n: int, rms: float) -> tuple[np.ndarray, np.ndarray]:
         jacobi[k, : k + 1] = basis[: k + 1] @ vector
         vector = vector - basis[: k + 1].T @ (basis[: k + 1] @ vector)
     nodes, vectors = np.linalg.eigh(np.tril(jacobi, -1) + np.tril(jacobi, -1).T + np.diag(np.diag(jacobi)))
-    # The measure is even, and so is the rule to the last bit.
+    # The measure is even; the rule then also is, to the last bit.
     weights = measure.sum() * vectors[0] ** 2
     nodes, weights = rms * (nodes - nodes[::-1]) / 2, rms * (weights + weights[::-1]) / 2
     nodes.setflags(write=False)
@@ -67,8 +69,8 @@ def sheet_nodes(n: int, rms: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 class View(NamedTuple):
-    """Laboratory and image in the dislocation frame (e1, n, t): there the field of an edge has four components, and q
-    does not depend on the place.
+    """Laboratory and image in the dislocation frame (e1, n, t): the field of an edge has four components there, and
+    q is constant.
 
     Attributes
     ----------
@@ -92,7 +94,7 @@ class View(NamedTuple):
 
 @njit(cache=True, error_model="numpy")
 def images(view, position, sign, rocking, nodes, weights, counts, slopes):
-    """Sum over the light sheet of what is accepted, and its slopes by the place of the core, pixel by pixel."""
+    """Accepted intensity summed over the light sheet, and its derivatives by the position of the core."""
     along, across, step, q, offset, image_row = view
     strength = BURGERS / (4.0 * np.pi * (1.0 - POISSON))
     nu = 2.0 * POISSON

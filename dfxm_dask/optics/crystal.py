@@ -25,7 +25,7 @@ class Crystal:
     Parameters
     ----------
     name : str
-        Of the crystal.
+        Name of the crystal.
     cell : tuple of 6 float
         a, b, c in angstrom, alpha, beta, gamma in degree.
     structure : "fcc" or "diamond"
@@ -33,7 +33,7 @@ class Crystal:
     element : str
         Chemical symbol.
     poisson : float
-        Poisson ratio of the isotropic medium that stands for the crystal.
+        Poisson ratio of the isotropic medium that approximates the crystal.
     elastic : tuple of 3 float, GPa
         C11, C12, C44 of the cubic crystal.
     debye_waller : float, angstrom²
@@ -42,7 +42,7 @@ class Crystal:
     Raises
     ------
     InputError
-        Unknown structure or element, or a cell that cannot be.
+        Unknown structure or element, or an impossible cell.
     """
 
     name: str
@@ -120,7 +120,7 @@ CRYSTALS = {
 
 
 def find_crystal(name: str) -> Crystal:
-    """Crystal of that name.
+    """Crystal by name.
 
     Raises
     ------
@@ -171,7 +171,7 @@ def scattering_vector(crystal: Crystal, hkl: np.ndarray | tuple[int, int, int]) 
     Raises
     ------
     InputError
-        Indices that are no integers, or 0 0 0.
+        Indices that are not integers, or 0 0 0.
 
     Examples
     --------
@@ -192,7 +192,7 @@ def spacing(crystal: Crystal, hkl: tuple[int, int, int]) -> float:
     Raises
     ------
     InputError
-        As :func:`scattering_vector`.
+        See :func:`scattering_vector`.
 
     Examples
     --------
@@ -240,7 +240,7 @@ def bragg_angle(crystal: Crystal, hkl: tuple[int, int, int], energy: float) -> f
     if sine >= 1:
         raise InputError(
             f"reflection {' '.join(str(index) for index in hkl)} of {crystal.name} at {energy:g} keV",
-            f"there is none: the wavelength exceeds twice the spacing of {distance:.5g} angstrom",
+            f"has no Bragg angle: the wavelength exceeds twice the spacing of {distance:.5g} angstrom",
             f"take an energy above {HC / (2 * distance):.5g} keV",
         )
     return float(np.arcsin(sine))
@@ -304,7 +304,7 @@ def susceptibility(crystal: Crystal, hkl: tuple[int, int, int], energy: float) -
     Raises
     ------
     InputError
-        As :func:`bragg_angle`, and energies outside the table of f' and f''.
+        See :func:`bragg_angle`; also energies outside the table of f' and f''.
 
     Notes
     -----
@@ -341,7 +341,7 @@ def extinction_length(crystal: Crystal, hkl: tuple[int, int, int], energy: float
     Raises
     ------
     InputError
-        As :func:`susceptibility`, and a polarisation factor outside (0, 1].
+        See :func:`susceptibility`; also a polarisation factor outside (0, 1].
 
     Examples
     --------

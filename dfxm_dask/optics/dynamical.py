@@ -2,8 +2,8 @@
 
 Frame: the plate fills 0 <= depth <= thickness; the lateral axis is along the scattering vector Q. The incident beam
 runs along (-sin theta, cos theta) and the diffracted one along (+sin theta, cos theta) in (lateral, depth).
-Waves are exp(+i k·r), for which chi0 = -a + i b absorbs. Tables often hold the conjugate, for exp(-i k·r): taken as it
-stands it would change the sign of the anomalous absorption of bent waves. Here the sign of Im is set, never read.
+Waves are exp(+i k·r), for which chi0 = -a + i b absorbs. Tables often list the conjugate, for exp(-i k·r), which would
+change the sign of the anomalous absorption of bent waves. Here the sign of Im is set, never read.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from numba import njit
 from dfxm_dask.errors import InputError
 
 ANGSTROM = 1e-4  # um
-LARGEST_TURN = np.pi / 2  # of the diffracted wave in one step, rad (our choice): at 2 pi the lattice sees a false peak
+LARGEST_TURN = np.pi / 2  # of the diffracted wave in one step, rad (our choice): at 2 pi the lattice has a false peak
 
 
 class Medium(NamedTuple):
-    """What one step along the beams does: coupling of the two waves, turn of the diffracted one for each deviation,
-    and the part of an amplitude that is left."""
+    """Constants of one step along the beams: coupling of the two waves, turn of the diffracted wave for each deviation,
+    and the transmitted part of an amplitude."""
 
     coupling: complex
     turn: np.ndarray
@@ -132,7 +132,7 @@ def _march(incident, phase, steps, medium, plane, lit, transmitted, diffracted):
 
 
 def _check(theta: float, wavelength: float, chi_h: complex, polarisation: float) -> None:
-    """Without coupling or at an impossible angle nothing is diffracted, and the equations say nothing."""
+    """Refuse waves without coupling and impossible angles, at which nothing is diffracted."""
     if not 0 < theta < np.pi / 2:
         raise InputError(f"Takagi-Taupin: theta = {theta:g} rad", "no Bragg angle", "give one between 0 and pi/2 rad")
     if not (np.isfinite(wavelength) and wavelength > 0):
@@ -153,7 +153,7 @@ def lattice(nodes: int, *, thickness: float, step: float, theta: float, start: f
     nodes : int
         Nodes of every row.
     thickness : float, um
-        Of the plate; the last row lies on its exit face.
+        Thickness of the plate; the last row lies on its exit face.
     step : float, um
         Largest step along either beam. The true one divides the path thickness / cos(theta) into whole steps.
     theta : float, rad
@@ -225,9 +225,9 @@ def takagi_taupin(
         Q·u at the nodes, u the displacement; jumps by 2 pi n are harmless. NaN: no crystal there; the surface then
         lies half a step before the first node within. None: a perfect plate.
     thickness, theta, step : float, um, rad, um
-        Of :func:`lattice`, which gives the positions of the nodes.
+        See :func:`lattice`, which gives the positions of the nodes.
     wavelength : float, angstrom
-        Of the beam.
+        Wavelength of the beam.
     chi_h, chi0 : complex
         Fourier coefficients of the susceptibility. Where the structure has no centre of symmetry give
         sqrt(chi_h chi_-h). The sign of their imaginary parts is not read: matter absorbs.
@@ -236,7 +236,7 @@ def takagi_taupin(
     polarisation : float
         C: 1 across the scattering plane, cos(2 theta) within.
     outside : "dark" or "plane"
-        What enters through the ends of the lateral window: nothing, or the wave of the last node within. "plane" is
+        Wave that enters through the ends of the lateral window: none, or that of the last node within. "plane" is
         exact where the wave does not vary laterally; with a deformed crystal leave out thickness tan(theta) at both
         ends.
 
@@ -276,7 +276,7 @@ def takagi_taupin(
     """
     _check(theta, wavelength, chi_h, polarisation)
     if outside not in ("dark", "plane"):
-        raise InputError(f"Takagi-Taupin: outside = {outside!r}", "is unknown", "say 'dark' or 'plane'")
+        raise InputError(f"Takagi-Taupin: outside = {outside!r}", "is unknown", "set 'dark' or 'plane'")
     incident = np.require(incident, np.complex128, ["C", "W"])  # writable: one compiled version
     if incident.ndim != 1 or not incident.size or not np.isfinite(incident).all():
         raise InputError(

@@ -24,7 +24,7 @@ POINTS = 16384  # points of one block of distortions: 9 x 128 KiB
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """How a crystal stands in the microscope.
+    """Orientation of a crystal in the microscope.
 
     Parameters
     ----------
@@ -34,8 +34,8 @@ class Setting:
     to_sample : ndarray (3, 3)
         Rotation from the axes of the store to the sample frame, whose z axis is the scattering vector.
     shear : ndarray (xyz,)
-        Shift along x and y, per unit of z, of what lands on one pixel: the direction of the diffracted beam over its z
-        component.
+        Shift along x and y, per unit of z, of the voxels imaged by one pixel: the direction of the diffracted beam over
+        its z component.
     moves : mapping of str to ndarray (xyz,)
         Shift of q in the sample frame per rad of each scan axis.
     """
@@ -67,9 +67,9 @@ def setting(theta: float, *, omega: float = 0.0, eta: float = 0.0, oblique: bool
 
     Notes
     -----
-    ``two_theta`` is how far the detector arm moves. To first order it changes q by (1/2, 0, -cot(theta)/2) per rad: a
-    lattice that is longer by e along Q peaks at two_theta = -2 e tan(theta), as Bragg's law has it. Published codes
-    use the opposite sign (``legacy=True`` in :func:`image_stack`).
+    ``two_theta`` is the movement of the detector arm. To first order it changes q by (1/2, 0, -cot(theta)/2) per rad: a
+    lattice that is longer by e along Q peaks at two_theta = -2 e tan(theta), in agreement with Bragg's law. Published
+    codes use the opposite sign (``legacy=True`` in :func:`image_stack`).
 
     References
     ----------
@@ -166,7 +166,7 @@ def sheet_nodes(microscope: Microscope, count: int) -> tuple[np.ndarray, np.ndar
 
     Notes
     -----
-    Evenly spaced over ±2.5 rms, where all but 1.2 % of the beam lies. Gauss–Hermite nodes would be fewer, but the shear
+    Evenly spaced over ±2.5 rms, which covers 98.8 % of the beam. Gauss–Hermite nodes would be fewer, but the shear
     along the diffracted beam makes single nodes visible as copies of a dislocation.
 
     Raises
@@ -175,7 +175,7 @@ def sheet_nodes(microscope: Microscope, count: int) -> tuple[np.ndarray, np.ndar
         No node.
     """
     if count < 1:
-        raise InputError("sheet_nodes: count", f"is {count}", "ask for at least one height")
+        raise InputError("sheet_nodes: count", f"is {count}", "give at least one height")
     height = np.linspace(-2.5, 2.5, count) * microscope.sheet if count > 1 else np.zeros(1)
     weight = np.exp(-0.5 * (height / microscope.sheet) ** 2) if count > 1 else np.ones(1)
     return height, weight / weight.sum()
@@ -184,7 +184,7 @@ def sheet_nodes(microscope: Microscope, count: int) -> tuple[np.ndarray, np.ndar
 def sheet_deviation(
     scene: Scene, at: Setting, y: np.ndarray, x: np.ndarray, z: float, height: np.ndarray, *, sheared: bool = True
 ) -> np.ndarray:
-    """Deviations of all voxels that land on the pixels of one layer.
+    """Deviations of all voxels that the pixels of one layer image.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def sheet_deviation(
     height : ndarray (node,), um
         Heights in the sheet.
     sheared : bool
-        Whether the pixel looks along the diffracted beam; False is the published simplification (straight up).
+        Sum along the diffracted beam; False is the published simplification (straight up).
 
     Returns
     -------
@@ -225,14 +225,14 @@ def seen(at: Setting, positions: Mapping[str, float], *, legacy: bool = False) -
     ----------
     at : Setting
     positions : mapping of str to float, rad
-        ``phi``, ``chi``, ``two_theta``: deviations from the nominal setting; axes that are left out stand at 0.
+        ``phi``, ``chi``, ``two_theta``: deviations from the nominal setting; missing axes are at 0.
     legacy : bool
         The published convention: opposite sign of two_theta, and the image frame turned by the whole angle.
 
     Raises
     ------
     InputError
-        An axis that the setting does not know.
+        An axis that is not in the setting.
     """
     for name in positions:
         if name not in at.moves:
@@ -272,7 +272,7 @@ def image_stack(
     nodes : int
         Heights over which the sheet is summed.
     sheared : bool
-        Look along the diffracted beam (default) or straight up.
+        Sum along the diffracted beam (default) or straight up.
     legacy : bool
         Conventions of published codes (see :func:`seen`).
 

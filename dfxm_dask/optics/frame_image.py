@@ -1,4 +1,4 @@
-"""One kinematic image: what a microscope accepts of a lattice whose deviation is known."""
+"""One kinematic image: the intensity that a microscope accepts from a lattice of known deviation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dfxm_dask.optics.resolution import acceptance, coefficients
 
 
 class Acceptance(NamedTuple):
-    """What a microscope accepts, ready for :func:`frame_image`: see :func:`accepted_by`."""
+    """Acceptance of a microscope, tabulated for :func:`frame_image`; see :func:`accepted_by`."""
 
     numbers: np.ndarray
     reach: float
@@ -26,16 +26,16 @@ class Acceptance(NamedTuple):
 
 
 def accepted_by(microscope: Microscope, *, tail: float = 0.0, tail_width: float = 2.5e-5) -> Acceptance:
-    """The resolution function of a microscope, with Lorentzian tails along the rocking direction where asked.
+    """Resolution function of a microscope, optionally with Lorentzian tails along the rocking direction.
 
     Parameters
     ----------
     microscope : Microscope
-        Its q stands in the scattering plane, whatever eta.
+        Its q lies in the scattering plane, for every eta.
     tail : float
         Fraction of the Lorentzian, 0 to 1; real flanks need 0.1 to 0.3.
     tail_width : float, rad
-        Its half width at half maximum.
+        Half width at half maximum of the Lorentzian.
 
     Returns
     -------
@@ -83,9 +83,9 @@ def frame_image(
     q : ndarray (y, x, node, xyz), float32 or float64
         From :func:`dfxm_dask.optics.forward.sheet_deviation`.
     weight : ndarray (node,)
-        Of the heights, from :func:`dfxm_dask.optics.forward.sheet_nodes`.
+        Weights of the heights, from :func:`dfxm_dask.optics.forward.sheet_nodes`.
     matrix, shift : ndarray (3, 3), (3,)
-        From :func:`dfxm_dask.optics.forward.seen`: the microscope sees matrix (q + shift).
+        From :func:`dfxm_dask.optics.forward.seen`: the image frame has the deviation matrix (q + shift).
     accepts : Acceptance
         From :func:`accepted_by`.
 

@@ -56,7 +56,7 @@ def _unit(vector: Sequence[float] | np.ndarray, what: str) -> np.ndarray:
     vector = np.asarray(vector, np.float64)
     length = np.linalg.norm(vector)
     if vector.shape != (3,) or not 0 < length < np.inf:
-        raise InputError(f"{what} {vector.tolist()}", "is no direction", "give three finite numbers, not all zero")
+        raise InputError(f"{what} {vector.tolist()}", "is not a direction", "give three finite numbers, not all zero")
     return vector / length
 
 
@@ -162,7 +162,7 @@ def oblique(UB: np.ndarray, hkl: np.ndarray | tuple[int, int, int], energy: floa
     hkl : 3 int
         Reflection.
     energy : float, keV
-        Of the photons.
+        Photon energy.
 
     Returns
     -------
@@ -194,7 +194,7 @@ def oblique(UB: np.ndarray, hkl: np.ndarray | tuple[int, int, int], energy: floa
     wave = 2 * np.pi / wavelength(energy)
     sine = length / (2 * wave)
     if sine >= 1:
-        raise InputError(name, "there is none at this wavelength", f"take an energy above {energy * sine:.5g} keV")
+        raise InputError(name, "does not exist at this wavelength", f"take an energy above {energy * sine:.5g} keV")
     if level < 1e-12 * length:
         raise InputError(name, "its scattering vector lies along the rotation axis", "tilt the grain")
     # Two solutions that coincide come out as a cosine of 1 give or take rounding.

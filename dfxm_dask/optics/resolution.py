@@ -1,10 +1,10 @@
-"""Resolution function: how much of a local deviation of the scattering vector the microscope accepts.
+"""Resolution function: the acceptance of the microscope for a local deviation of the scattering vector.
 
 q = M x, with the ray x = (eps, zeta_v, zeta_h, d2, xi): relative energy, vertical and horizontal divergence, deviation
 of 2 theta and horizontal angle inside the objective. q = (q_rock', q_roll, q_2theta) in fractions of |Q|, in the image
 frame (Poulsen et al., J. Appl. Cryst. 50, 1441 (2017) and 54, 1555 (2021)). All rays but zeta_v are Gaussian; zeta_v
 is Gaussian or uniform, and ends at a hard cut. The integral over zeta_v is then a difference of two error functions:
-no Monte Carlo. It is kept here for checks, and for apertures that are no Gaussian (:func:`rays`).
+no Monte Carlo. Random rays (:func:`rays`) remain for checks, and for apertures that are not Gaussian.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def transfer_matrix(microscope: Microscope) -> np.ndarray:
 
 
 def _variances(microscope: Microscope) -> np.ndarray:
-    """Variances of the Gaussian rays; zeta_v, which may be no Gaussian, counts as 0."""
+    """Variances of the Gaussian rays, with 0 for zeta_v, which may not be Gaussian."""
     rms = (microscope.bandwidth, 0.0, microscope.divergence_h, microscope.aperture, microscope.aperture)
     return np.square(rms)
 
@@ -113,9 +113,11 @@ def coefficients(microscope: Microscope) -> np.ndarray:
 
     Notes
     -----
-    With C the covariance of q from the Gaussian rays, m the column of zeta_v in M, s_v its rms and c its cut:
-    A = m·C^-1 m + 1/s_v² (uniform: 1/s_v² = 0), u = C^-1 m/√(2A), d = c √(A/2), K = C^-1 - 2 u u^T. Then
-    p(q) = exp(-q·K q/2) [erf(d - u·q) + erf(d + u·q)]/(2 erf(d)).
+    With C the covariance of q from the Gaussian rays, m the column of zeta_v in M, s_v its rms and c its cut::
+
+        A = m·C^-1 m + 1/s_v²    (uniform: 1/s_v² = 0)
+        u = C^-1 m/√(2A),    d = c √(A/2),    K = C^-1 - 2 u u^T
+        p(q) = exp(-q·K q/2) [erf(d - u·q) + erf(d + u·q)]/(2 erf(d))
 
     Examples
     --------
@@ -153,12 +155,12 @@ def acceptance(q0, q1, q2, coefficients):
     q0, q1, q2 : float
         q_rock', q_roll and q_2theta in the image frame, in fractions of |Q|.
     coefficients : array (11,), float64
-        Of :func:`coefficients`, which states the formula.
+        From :func:`coefficients`, which states the formula.
 
     Returns
     -------
     float
-        Far out it goes to 0.
+        Tends to 0 far from the peak.
 
     Examples
     --------
@@ -187,7 +189,7 @@ def _acceptances(q, coefficients, p):
 def _vectors(q: np.ndarray) -> np.ndarray:
     q = np.ascontiguousarray(q, np.float64)
     if q.shape[-1:] != (3,):
-        raise InputError(f"deviations of shape {q.shape}", "are no vectors", "give (..., 3)")
+        raise InputError(f"deviations of shape {q.shape}", "are not vectors", "give (..., 3)")
     return q
 
 

@@ -132,10 +132,10 @@ def strong_beam(
     exit_path : array, um
         Path of the diffracted beam from there to the exit face.
     deviation : array or float
-        y = local deviation × sin(2 theta) / (C |chi_h|) from the lattice around. A uniform turn of the whole crystal
-        is no such deviation: while it stays within the divergence of the beam it changes nothing.
+        y = local deviation × sin(2 theta) / (C |chi_h|) from the surrounding lattice. A uniform turn of the crystal
+        is not a local deviation: within the divergence of the beam it has no effect.
     pattern : array (7,), float64
-        Of :func:`strong_beam_pattern`.
+        From :func:`strong_beam_pattern`.
 
     Returns
     -------
@@ -157,12 +157,12 @@ def strong_beam(
     For y = 0 this is 2 kap L J0²(z) for large z (N. Kato, Acta Cryst. 14 (1961) 526), the third term of the phase being
     the next order of J0, blurred by the width of the sheet. How y enters is our choice.
 
-    Visibility 1 and phase0 0 would be theory, which explains 99.7 % of the variance of held-out rough plates of perfect
-    lattice; so do the fitted constants. What limits the form is the lattice: of plates with a smooth deviation y of
-    0.1, 0.2, 0.5 and 1 rms it explains 98.5 to 99, 85 to 94, 5 to 21 % and nothing, however y enters (a factor in the
-    phase, in the contrast or in the intensity, at the point or averaged over the exit path, was tried): wave fields sum
-    up the deviation along the whole path. Then the fringes of this form look right and lie at wrong places.
-    The mean intensity of such plates rises, from 0.73 to 0.76, 0.94 and 1.38, which the form does not follow.
+    Theory has visibility 1 and phase0 0 and explains 99.7 % of the variance of held-out rough plates of perfect
+    lattice, as do the fitted constants. Deviations of the lattice limit the form: for plates with a smooth deviation y
+    of 0.1, 0.2, 0.5 and 1 rms it explains 98.5 to 99, 85 to 94, 5 to 21 and 0 %, whichever way y enters (tried: a
+    factor in the phase, in the contrast or in the intensity, at the point or averaged over the exit path), because wave
+    fields sum the deviation along the full path. The fringes then look right but lie at wrong positions. The mean
+    intensity of these plates increases from 0.73 to 0.76, 0.94 and 1.38, which the form does not follow.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Files as a beamline writes them: LIMA files of frames, and a master file that says what was scanned.
+"""Files as a beamline writes them: LIMA files of frames, and a master file that records the scan.
 
-Frames come one by one and go to disk one by one. Nothing under its final name is incomplete. The same input gives the
-same bytes: no times are written.
+Frames are written to disk one by one. No file under its final name is incomplete. The same input gives the same bytes:
+no times are written.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from dfxm_dask.sources.hdf5_links import open_hdf5
 from dfxm_dask.store.shards import force
 
 CAMERA_DATA = "/entry_0000/measurement/data"
-MONITOR = "pico4"  # a counter that configs/beamlines/id03.yaml knows
+MONITOR = "pico4"  # a counter listed in configs/beamlines/id03.yaml
 SHORT_UNITS = {"degree": "deg"}  # as BLISS spells them
 
 
 @contextmanager
 def _whole(path: Path) -> Iterator[h5py.File]:
-    """A new HDF5 file that gets its name once it is complete and on disk; otherwise no file is left."""
+    """A new HDF5 file, renamed once it is complete and on disk; after an error no file is left."""
     partial = _partial(path)
     try:
         with h5py.File(partial, "w", locking=False) as file:
@@ -59,16 +59,16 @@ def write_lima(
     detector: str = "pco_ff",
     frames_per_file: int | None = None,
 ) -> list[tuple[str, int]]:
-    """LIMA files of one scan, and how many frames each holds.
+    """LIMA files of one scan, and their numbers of frames.
 
     Parameters
     ----------
     folder : path
-        Where they go; made if it is not there. The master belongs beside this folder.
+        Created if necessary. The master file must lie beside this folder.
     frames : iterable of array (y, x), uint8, uint16 or uint32
-        In recorded order, of one shape and dtype. Taken one at a time: no frame is kept when the next is asked for.
+        In recorded order, of one shape and dtype. Consumed one at a time: only one frame is in memory.
     count : int
-        How many there are.
+        Number of frames.
     detector : str
         Name of the camera.
     frames_per_file : int, optional
@@ -77,13 +77,13 @@ def write_lima(
     Returns
     -------
     list of (str, int)
-        Files relative to the parent of ``folder``, which is what :class:`Entry` takes, and their frames.
+        Files relative to the parent of ``folder``, as required by :class:`Entry`, and their frames.
 
     Raises
     ------
     InputError
         More or fewer frames than ``count``; frames of different shape or dtype, or not counts; a file that exists.
-        None of the files is left then.
+        No file is left after an error.
 
     Notes
     -----
@@ -177,7 +177,7 @@ def _write_frames(path: Path, source: _Checked, length: int) -> None:
         dataset.attrs["interpretation"] = "image"
         dataset[0] = frame
         for k in range(1, length):
-            del frame  # before the next one is made
+            del frame  # before the next one is computed
             frame = source.take()
             dataset[k] = frame
     force(str(path))
@@ -195,9 +195,9 @@ def write_master(
     entries : iterable of Entry
         One for each layer.
     sample, beamline : str
-        Words for ``sample/name`` and ``instrument/name``.
+        Values of ``sample/name`` and ``instrument/name``.
     digest : str
-        Attribute of the file: what it was made from.
+        Attribute of the file that identifies its source.
 
     Returns
     -------
@@ -207,7 +207,7 @@ def write_master(
     Raises
     ------
     InputError
-        No entry, a number that repeats, a file that exists, or a LIMA file that is not there or holds something else.
+        No entry, a number that repeats, a file that exists, or a LIMA file that is missing or has other content.
 
     Notes
     -----
@@ -233,7 +233,7 @@ def write_master(
 
 
 def _check_lima(path: Path, entry: Entry, name: str, count: int) -> None:
-    """The master only points to its files: what they hold must be known before it is written."""
+    """Refuse LIMA files that are missing or have other content: the master file only points to them."""
     where = f"{path} entry {entry.number}.1"
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise InputError(where, f"names {name}, which does not lie beside it", "give a path relative to the master")
@@ -281,10 +281,10 @@ def _write_entry(master: h5py.File, entry: Entry, sample: str, beamline: str) ->
         positioner["value"] = values
         if len(axis) == 5:
             positioner["value"].attrs["units"] = SHORT_UNITS.get(axis[4], axis[4])
-        # The beamline has either word, by kind of motor; peers look for the one or the other.
+        # The beamline uses either name, depending on the motor; other readers look for one or the other.
         for group, name in ((positioner, "data"), (measurement, motor)):
             group[name] = h5py.SoftLink(f"{positioner.name}/value")
-        # The slow motor is listed for every frame, the fast one where it stood at the start.
+        # The slow motor is listed for every frame, the fast one with its position at the start.
         places[0][motor] = values if k < len(entry.axes) - 1 else values[0]
         places[1][motor] = values[0]
     _write_parameters(instrument, entry)
@@ -294,7 +294,7 @@ def _write_camera(here: h5py.Group, instrument: h5py.Group, measurement: h5py.Gr
     """Frames as one virtual dataset over all files of the camera."""
     camera = _group(instrument, entry.detector, "NXdetector")
     made, start = h5py.h5p.create(h5py.h5p.DATASET_CREATE), 0
-    made.set_obj_track_times(False)  # the same input gives the same bytes; h5py's own call has no word for it
+    made.set_obj_track_times(False)  # the same input gives the same bytes; h5py's own call has no option for it
     frames = h5py.h5s.create_simple((entry.frames, *entry.shape))
     for name, count in entry.files:
         frames.select_hyperslab((start, 0, 0), (count, *entry.shape))
@@ -317,7 +317,7 @@ def _write_camera(here: h5py.Group, instrument: h5py.Group, measurement: h5py.Gr
 
 
 def _write_parameters(instrument: h5py.Group, entry: Entry) -> None:
-    """What the scan was commanded to do; readers tell the grid by it."""
+    """Write the scan command; readers derive the grid from it."""
     group = _group(instrument, "fscan_parameters", "NXcollection")
     for prefix, axis in zip(("slow_", "fast_") if len(entry.axes) == 2 else ("",), entry.axes, strict=True):
         group[f"{prefix}motor"] = axis[0]

@@ -1,4 +1,4 @@
-"""What fills the volume of a phantom: lines, loops, bending and walls in a crystal, drawn from its seed."""
+"""Content of the volume of a phantom: lines, loops, bending and walls in a crystal, drawn from its seed."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ PHI = ScanAxis("phi", "mu", tuple(0.002 * (k - 15) for k in range(31)))
 """31 steps of 0.002 degree about the peak, as in arXiv:2509.05017v2."""
 
 VISIBILITY = (0.3, 0.7)
-"""Range of the fringe visibility: faces that are rough on the scale of a pixel wash out what a smooth plate shows at
-1 (our choice)."""
+"""Range of the fringe visibility: faces that are rough on the scale of a pixel wash out the fringes, whose visibility
+is 1 for a smooth plate (our choice)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Frame:
     name : str
     seed : int
     rng : Generator
-        What the phantom consists of is drawn from it, in order.
+        Source of all random content of the phantom, drawn in order.
     crystal : Crystal
     hkl : (int, int, int)
     microscope : Microscope
@@ -52,7 +52,7 @@ class Frame:
     grain : ndarray (3, 3)
         Rotation from the grain to the axes of the store.
     shape, pixel, z
-        As of :class:`~dfxm_dask.phantoms.phantom.Phantom`.
+        See :class:`~dfxm_dask.phantoms.phantom.Phantom`.
     """
 
     name: str
@@ -172,7 +172,7 @@ def assembled(at: Frame, built: tuple[Built, ...], free: np.ndarray, more: tuple
 
 
 def phantom(at: Frame, scene: Scene, built: tuple[Built, ...] = (), **options: Any) -> Phantom:
-    """A phantom of a frame; ``options`` as of :class:`~dfxm_dask.phantoms.phantom.Phantom`."""
+    """A phantom of a frame, with further options of :class:`~dfxm_dask.phantoms.phantom.Phantom`."""
     options.setdefault("axes", (PHI,))
     visibility = at.rng.uniform(*options.pop("visibility", VISIBILITY))
     theta, energy = at.microscope.theta, at.microscope.energy
@@ -223,13 +223,13 @@ def junction(
 
 
 def wander(at: Frame, frames: int, count: int, spread: float, memory: float) -> np.ndarray:
-    """Ornstein–Uhlenbeck paths about random places.
+    """Ornstein–Uhlenbeck paths about random rest positions.
 
     Parameters
     ----------
     frames, count : int
     spread : float, um
-        Standard deviation about the place of rest.
+        Standard deviation about the rest position.
     memory : float
         Frames in which a deviation falls by e.
 

@@ -1,4 +1,4 @@
-"""One scan of a beamline's master file, checked: what no beamline could have recorded is refused."""
+"""One scan of a beamline's master file, checked: scans that no beamline could have recorded are refused."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Entry:
     axes : tuple of (motor, start, step, count) or (motor, start, step, count, units)
         Slow first, at most two. One axis without a motor ("" or "time") is a time series.
     positions : mapping of motor to array (frame,), float64
-        What each motor read in the middle of the exposure, in recorded order: the last axis runs fastest, always
+        Readings of each motor in the middle of the exposure, in recorded order: the last axis runs fastest, always
         forwards. The key "time" gives elapsed times of a time series (s); without it they are start + step k.
     z : float or None, mm
-        Where ``z_motor`` stood.
+        Position of ``z_motor``.
     exposure : float, s
-        Of one frame.
+        Exposure time of one frame.
     monitor : array (frame,) or None
         Counts of the incident beam.
     files : sequence of (str, int)
@@ -47,13 +47,13 @@ class Entry:
     z_motor, detector : str
         Names at the beamline.
     detector_pixel : float, um
-        Edge of the physical pixel, as of the PCO Edge 4.2; not the effective pixel.
+        Edge of the physical pixel, such as that of the PCO Edge 4.2; not the effective pixel.
 
     Raises
     ------
     InputError
-        More than two axes, steps of 0, positions of another length or more than half a step from the command, and what
-        else no beamline could have recorded.
+        More than two axes, steps of 0, positions of another length or more than half a step from the command, and
+        other values that no beamline could have recorded.
     """
 
     number: int
@@ -154,7 +154,7 @@ class Entry:
 
     @property
     def is_time_series(self) -> bool:
-        """Whether nothing moves."""
+        """Whether no motor moves."""
         return any(_is_time(str(axis[0])) for axis in self.axes)
 
     @property
@@ -180,4 +180,4 @@ def _is_time(motor: str) -> bool:
 
 def check_name(where: str, name: str) -> None:
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
-        raise InputError(f"{where}: name {name!r}", "is not one word", "use letters, digits and underscores")
+        raise InputError(f"{where}: name {name!r}", "is not a plain name", "use letters, digits and underscores")

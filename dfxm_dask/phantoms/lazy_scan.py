@@ -23,7 +23,7 @@ DETECTOR = "pco_ff"
 
 
 def simulated_scan(phantom: Phantom, layer: int) -> Scan:
-    """What the beamline would record of one layer, pixels apart."""
+    """Description of one layer as a beamline would record it, without pixels."""
     recorded = exposures(phantom, layer)
     frames = prod(phantom.grid)
     grids = np.meshgrid(*(np.asarray(a.positions) for a in phantom.axes), indexing="ij")
@@ -58,7 +58,7 @@ def _title(phantom: Phantom) -> str:
 
 
 def identity(phantom: Phantom) -> dict[str, Any]:
-    """What a simulated scan follows from: the whole phantom, and the versions that draw its noise."""
+    """Origin of a simulated scan: the phantom, and the versions of the packages that draw its noise."""
     words = {"preset": phantom.name, "seed": phantom.seed, "version": __version__, "numpy": np.__version__}
     return {**words, "content": ledger.digest(fingerprint(phantom))}
 
@@ -119,5 +119,5 @@ def rendered_layer(phantom: Phantom, z: int) -> dict[str, np.ndarray]:
 
 
 def layer_lattices(phantom: Phantom, z: int) -> Lattices | None:
-    """Made once for the frames and the truth of a layer; in a movie every frame has its own."""
+    """Lattices of a layer, computed once for its frames and its truth; None in a movie, whose frames differ."""
     return lattices(phantom, z) if phantom.motion is None else None

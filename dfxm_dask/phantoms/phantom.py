@@ -1,4 +1,4 @@
-"""A simulated scan as data: what is in the sample, how it is measured, how bright it is, and its random numbers."""
+"""A simulated scan as data: sample, measurement, brightness and random numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ScanAxis:
 
 @dataclass(frozen=True)
 class Lighting:
-    """How bright a scan is.
+    """Brightness of a scan.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Lighting:
     weak : float
         Kinematic intensity relative to the dynamical one.
     diffuse : float, count
-        Scattering that no crystal causes, per s, without attenuator.
+        Scattering that does not come from the crystal, per s, without attenuator.
     tail, tail_width : float, rad
         Fraction and half width of the Lorentzian tail of the rocking resolution.
     exposure : float, s
@@ -65,7 +65,7 @@ class Lighting:
     Notes
     -----
     ``weak`` follows the dynamic range of published scans: 20 to 300 counts in weak beam beside 1e3 to 6e4 in strong
-    beam. Takagi–Taupin says more: a voxel that reflects fully is 2 kappa L times as bright as the mean strong beam.
+    beam. Takagi–Taupin predicts more: a voxel that reflects fully is 2 kappa L times as bright as the mean strong beam.
     """
 
     flux: float = 12000.0
@@ -97,7 +97,7 @@ class Motion:
 
 @dataclass(frozen=True, eq=False)
 class Phantom:
-    """A simulated scan: what is in the sample, how it is measured, and how bright it is.
+    """A simulated scan: sample, measurement and brightness.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class Phantom:
     at : Setting
     scene : Scene
     fringes : ndarray (7,)
-        Of :func:`dfxm_dask.optics.surrogate.strong_beam_pattern`.
+        From :func:`dfxm_dask.optics.surrogate.strong_beam_pattern`.
     half_width : float, rad
         |chi_h| / sin(2 theta): the deviation that a perfect crystal still reflects.
     lighting : Lighting
@@ -126,18 +126,18 @@ class Phantom:
     boundaries : tuple of Boundary
     motion : Motion or None
     strained : bool
-        Whether the truth holds F.
+        Whether the truth includes F.
     strong_beam : str
         "smeared": the strong beam follows the true lattice with its dislocations, smeared by the width that
         Takagi-Taupin shows (:func:`dfxm_dask.phantoms.strong_lattice.smearing`). "sharp": it follows the lattice
-        between the dislocations, which turns within no width at the plane of a wall: what finds edges finds such walls
+        between the dislocations, which turns abruptly at the plane of a wall, so that edge detection finds these walls
         by construction.
     kinematic : bool
-        No dynamical part, as in cold-worked or very small crystals; all that is lit is labelled ambiguous.
+        No dynamical part, as in cold-worked or very small crystals; all lit patches are labelled ambiguous.
     held : dict of str to float, rad
-        Angles that stand still away from the nominal setting.
+        Fixed angles that differ from the nominal setting.
     number : int
-        Which scan of its preset: scans of one field have noise of their own.
+        Number of the scan in its preset: scans of one field differ in noise.
     """
 
     name: str
@@ -173,12 +173,12 @@ class Phantom:
 
 
 def generator(seed: int, purpose: int, *keys: int) -> np.random.Generator:
-    """Random numbers of one purpose: the same whatever was drawn before, and no two purposes alike."""
+    """Random numbers of one purpose, independent of earlier draws and different for every purpose."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, *keys)))
 
 
 def fingerprint(value: Any) -> Any:
-    """A phantom or one of its parts as plain words and numbers: arrays by the digest of their bytes."""
+    """A phantom or one of its parts as plain text and numbers: arrays by the digest of their bytes."""
     if isinstance(value, np.ndarray):
         return [str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
     if is_dataclass(value) and not isinstance(value, type):

@@ -1,4 +1,4 @@
-"""The phantoms that have names: what is in them, how they are measured, and how many layers and pixels by default."""
+"""The named phantoms: content, measurement, and default numbers of layers and pixels."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _deformed(at: Frame) -> tuple[Phantom, ...]:
     return (replace(phantom(at, scene, lighting=light, kinematic=True, nodes=3), microscope=wide),)
 
 
-FLANK = 2.2e-4  # rad from the peak, where the movie is taken: weak beam
+FLANK = 2.2e-4  # rad from the peak, position of the movie: weak beam
 
 
 def _film(at: Frame, frames: int, count: int) -> tuple[Phantom, ...]:
@@ -208,12 +208,12 @@ def _oblique_axes(at: Setting) -> tuple[ScanAxis, ...]:
 
 
 PRESETS: dict[str, Preset] = {
-    "easy": Preset(_easy, 4, (512, 512), "two subgrains and a tilt wall; brightness tells weak from strong"),
+    "easy": Preset(_easy, 4, (512, 512), "two subgrains and a tilt wall; brightness separates weak and strong beam"),
     "hard": Preset(_hard, 16, (512, 512), "three subgrains; attenuators and exposure jitter hide the brightness"),
     "multigrain": Preset(_multigrain, 8, (512, 512), "a triple junction crossed by a twist and a tilt wall"),
     "al002": Preset(_al002, 16, (512, 512), "walls of 0.003 to 0.006 degree, as in the published aluminium volume"),
-    "movie": Preset(_movie, 1, (256, 256), "60 frames of 5 dislocations that wander"),
-    "movie_long": Preset(_movie_long, 1, (256, 256), "800 frames of 13 dislocations that wander"),
+    "movie": Preset(_movie, 1, (256, 256), "60 frames of 5 moving dislocations"),
+    "movie_long": Preset(_movie_long, 1, (256, 256), "800 frames of 13 moving dislocations"),
     "reflections": Preset(_reflections, 1, (64, 64), "four reflections of one strained field, with F"),
     "empty": Preset(_empty, 2, (512, 512), "no dislocation"),
     "deformed": Preset(_deformed, 2, (512, 512), "cold-worked: no weak beam at all"),
@@ -240,13 +240,13 @@ def build(
     seed : int
         Not negative.
     strong_beam : str, optional
-        "smeared" or "sharp", as of :class:`~dfxm_dask.phantoms.phantom.Phantom`, or "none" (kinematic). Otherwise
-        smeared, but none in the presets ``deformed`` and ``reflections``.
+        "smeared" or "sharp" (see :class:`~dfxm_dask.phantoms.phantom.Phantom`), or "none" (kinematic). Default:
+        smeared; none in the presets ``deformed`` and ``reflections``.
 
     Raises
     ------
     InputError
-        Unknown preset (with the nearest name), an unknown strong beam, or a size or seed that makes no sense.
+        Unknown preset (with the nearest name), an unknown strong beam, or a size or seed out of range.
 
     Examples
     --------

@@ -4,10 +4,10 @@ A frame is the sum of a kinematic part (distorted voxels) and a dynamical part (
 
     I = (1 - w) weak I_kin + w p I_dyn,
 
-where p is what the microscope accepts of the lattice that the strong beam follows
-(:func:`dfxm_dask.phantoms.strong_lattice.lattices`), and w rises smoothly with p from 0.02 to 0.5. On top come
-what a beamline adds: attenuators, flux drift, beam stripes, sample drift, optics, detector. A layer depends on the
-phantom and its number alone, never on how layers are shared among tasks.
+where p is the acceptance of the microscope for the lattice that the strong beam follows
+(:func:`dfxm_dask.phantoms.strong_lattice.lattices`), and w rises smoothly with p from 0.02 to 0.5. Effects of a
+beamline are added: attenuators, flux drift, beam stripes, sample drift, optics, detector. A layer depends on the
+phantom and its number alone, never on the distribution of layers among tasks.
 """
 
 from __future__ import annotations
@@ -45,10 +45,12 @@ UNLIT, WEAK, STRONG, AMBIGUOUS = range(4)
 MEANINGS = ("unlit", "weak", "strong", "ambiguous")
 
 PATCHES = ("z", "scan", "patch_y", "patch_x")
-LABEL = Variable("label", PATCHES, "uint8", "1", "what lights a patch: " + ", ".join(MEANINGS))
-FRACTION = Variable("dynamical_fraction", PATCHES, "float32", "1", "dynamical part of the diffracted power of a patch")
-DISTANCE = Variable("distance", SPACE, "float32", "um", "distance to the nearest dislocation line; infinite without")
-PHI0 = Variable("phi0", SPACE, "float64", "degree", "phi at which the lattice peaks that the strong beam follows")
+LABEL = Variable("label", PATCHES, "uint8", "1", "class of a patch: " + ", ".join(MEANINGS))
+FRACTION = Variable(
+    "dynamical_fraction", PATCHES, "float32", "1", "dynamical fraction of the diffracted power of a patch"
+)
+DISTANCE = Variable("distance", SPACE, "float32", "um", "distance to the nearest dislocation line")
+PHI0 = Variable("phi0", SPACE, "float64", "degree", "peak along phi of the lattice that the strong beam follows")
 WIDTH = Variable("width", SPACE, "float32", "degree", "FWHM along phi of the lattice between the dislocations")
 GRADIENT = Variable("F", (*SPACE, "i", "j"), "float64", "1", "deformation gradient")
 
@@ -61,7 +63,7 @@ ENTRY_BLUR = 8.0  # um
 
 
 def outline(phantom: Phantom, z: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the crystal is, and the paths of the beams in it.
+    """Illuminated voxels of the crystal, and the paths of the beams to and from them.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ def outline(phantom: Phantom, z: float) -> tuple[np.ndarray, np.ndarray, np.ndar
     Returns
     -------
     lit : ndarray (y, x), bool
-        Where a voxel of the crystal is illuminated.
+        Whether a voxel of the crystal is illuminated.
     entry, leave : ndarray (y, x), float64, um
         Path of the incident beam up to the voxel, and of the diffracted beam from it to the surface.
 
@@ -78,7 +80,7 @@ def outline(phantom: Phantom, z: float) -> tuple[np.ndarray, np.ndarray, np.ndar
     -----
     Three rough faces: the one that the beam enters (on the left), one along the beam (below), and the top. Each face
     is a level plus waves, drawn from the seed. The first few um behind the entry would be many times brighter than the
-    rest; a face that is rough at :data:`ENTRY_BLUR` below what the outline shows spreads that (our choice).
+    rest; a further roughness of the face, of size :data:`ENTRY_BLUR`, spreads that (our choice).
     """
     y, x = coordinates(phantom)
     waves = generator(phantom.seed, FACES)
@@ -102,7 +104,7 @@ def outline(phantom: Phantom, z: float) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def flank(phantom: Phantom, q: float) -> float:
-    """What the microscope accepts of a perfect lattice at phi = q (rad) from its peak, relative to the peak."""
+    """Acceptance of the microscope for a perfect lattice at phi = q (rad) from its peak, relative to the peak."""
     matrix, shift = seen(phantom.at, {"phi": q})
     image = frame_image(np.zeros((1, 1, 1, 3)), np.ones(1), matrix, shift, _accepts(phantom))
     return float(image[0, 0])
@@ -124,7 +126,7 @@ def transmissions(phantom: Phantom, layer: int) -> np.ndarray:
     """Transmission of the attenuator of every frame of a layer: ndarray (frame,), float64.
 
     With ``attenuation`` the attenuator follows the mean brightness of the frame, as at a beamline whose camera would
-    saturate at the peak and see nothing in the flanks; ``jitter`` comes on top. The monitor stands behind both.
+    saturate at the peak and record no signal in the flanks; ``jitter`` is added. The monitor is behind both.
     """
     light = phantom.lighting
     frames = prod(phantom.grid)
@@ -140,7 +142,7 @@ def transmissions(phantom: Phantom, layer: int) -> np.ndarray:
 
 
 def bragg(phantom: Phantom) -> np.ndarray:
-    """What a deviation in the sample frame adds to the angle of incidence: turning and strain, by Bragg's law."""
+    """Change of the angle of incidence by a deviation in the sample frame: rotation and strain, by Bragg's law."""
     return np.array([1.0, 0.0, np.tan(phantom.at.theta)])
 
 
@@ -155,7 +157,7 @@ def angles(phantom: Phantom) -> Iterator[dict[str, float]]:
 
 
 def exposures(phantom: Phantom, layer: int) -> dict[str, np.ndarray]:
-    """What is recorded beside every frame of a layer.
+    """Flux, monitor, exposure and drift of every frame of a layer.
 
     Returns
     -------
@@ -193,7 +195,7 @@ def render(
     phantom : Phantom
     layer : int
     made : Lattices, optional
-        Of this layer, where :func:`layer_truth` wants them, too.
+        Lattices of this layer, if :func:`layer_truth` also needs them.
 
     Yields
     ------
@@ -251,7 +253,7 @@ def render(
 def _label(
     phantom: Phantom, power: np.ndarray, dynamical: np.ndarray, accepted: np.ndarray, lit: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Label and dynamical fraction of every patch of a frame, from what is free of noise."""
+    """Label and dynamical fraction of every patch of a frame, from its image without noise."""
     total = _per_patch(power.astype(float), np.add)
     fraction = np.divide(_per_patch(dynamical.astype(float), np.add), total, out=np.zeros_like(total), where=total > 0)
     most = _per_patch(accepted, np.maximum)
@@ -264,14 +266,14 @@ def _label(
 
 
 def layer_truth(phantom: Phantom, layer: int, made: Lattices | None = None) -> dict[str, np.ndarray]:
-    """What is true of one layer at every pixel; ``made`` as for :func:`render`.
+    """Truth of one layer at every pixel; ``made`` as for :func:`render`.
 
     Returns
     -------
     dict of ndarray (y, x, ...)
         ``distance`` um; ``phi0`` and ``width`` degree where phi alone is scanned (NaN outside the crystal); ``F``
-        (y, x, i, j) where the phantom is strained. ``phi0`` is of the lattice that the strong beam follows, of
-        kinematic phantoms that between the dislocations; ``width`` that of a lattice that does not bend.
+        (y, x, i, j) where the phantom is strained. ``phi0`` refers to the lattice that the strong beam follows, in
+        kinematic phantoms to the lattice between the dislocations; ``width`` refers to a lattice that does not bend.
     """
     y, x = coordinates(phantom)
     z = phantom.z[layer]

@@ -1,6 +1,6 @@
 """Simulated scans on disk: a store with its truth, or the files that a beamline writes, with the truth beside them.
 
-A layer is a block, as it is of an ingest: written by one writer, committed whole, skipped when a simulation goes on.
+A layer is a block, as in an ingest: written by one writer, committed in one piece, skipped when a simulation resumes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class SimulateTask:
     Parameters
     ----------
     store : str
-        Where the truth goes, and the counts unless ``folder`` says otherwise.
+        Store of the truth, and of the counts unless ``folder`` is given.
     z : int
     phantom : Phantom
     folder : str or None
@@ -74,42 +74,47 @@ def simulate(
     overwrite: bool = False,
     each: Each = map,
 ) -> xr.DataTree:
-    """A simulated scan with known truth: labelled, and written where asked.
+    """Simulated scan with known truth: counts of a phantom, its labels, and the fields behind them.
+
+    A preset names a sample (dislocations, walls, subgrains), a reflection, a microscope and a camera. Weak-beam images
+    are kinematic, strong-beam images dynamical; noise, drift and attenuators are those of a beamline. With ``out`` the
+    scan is written as a store or as beamline files; without ``out`` it is a lazy tree in memory.
 
     Parameters
     ----------
     preset : str
         "easy", "hard", "multigrain", "al002", "movie", "movie_long", "reflections", "empty" or "deformed".
     out : path, optional
-        Where to write. Without it nothing is written, and counts and truth are Dask arrays of one block a layer.
+        Store or master file to write. Without it, counts and truth are Dask arrays of one block per layer.
     layers, shape : int, (y, x), optional
-        Other sizes than those of the preset.
+        Number of layers, and of rows and columns, instead of those of the preset.
     seed : int
-        Same seed, same counts: on any machine of this architecture, with any number of workers and any chunking.
+        The same seed gives the same counts on any machine of this architecture, for any number of workers and any
+        chunking.
     strong_beam : str, optional
-        What the strong beam follows. "smeared" (default): the true lattice with its dislocations, smeared by the width
-        that Takagi-Taupin shows. "sharp": subgrains that meet at a plane without width. "none": no strong beam, as in
-        kinematic diffraction (default of ``deformed`` and ``reflections``).
+        The lattice that the strong beam follows. "smeared" (default): the true lattice with its dislocations, smeared
+        by the width that Takagi-Taupin shows. "sharp": subgrains that meet at a plane without width. "none": no strong
+        beam, as in kinematic diffraction (default of ``deformed`` and ``reflections``).
     format : str
         "zarr": a store with groups ``raw`` and ``truth``. "bliss": ``out`` is a master file with LIMA files in folders
         beside it, as a beamline writes them, and the truth is in ``<out>_truth.zarr``.
     overwrite : bool
         Replace an existing store or file.
     each : callable
-        ``map`` or a parallel stand-in for it.
+        ``map`` or a parallel replacement.
 
     Returns
     -------
     xarray.DataTree
-        Groups ``raw`` and ``truth`` (of BLISS files ``truth`` alone). The preset ``reflections`` gives one child per
-        reflection, and writes one store each into the folder ``out``.
+        Groups ``raw`` and ``truth`` (for BLISS files only ``truth``). The preset ``reflections`` gives one child per
+        reflection, and writes one store for each into the folder ``out``.
 
     Raises
     ------
     InputError
-        Unknown preset (with the nearest name), or a size that makes no sense.
+        Unknown preset (with the nearest name), or a size out of range.
     StoreError
-        The target holds something else, or cannot be written.
+        The target has other content, or cannot be written.
 
     Examples
     --------
@@ -139,7 +144,7 @@ def _file_name(phantom: Phantom) -> str:
 
 
 def targets(phantoms: tuple[Phantom, ...], out: Path) -> list[tuple[Phantom, Path]]:
-    """Where each scan of a preset goes."""
+    """Path of each scan of a preset."""
     if len(phantoms) == 1:
         return [(phantoms[0], out)]
     return [(p, out / f"{_file_name(p)}{out.suffix if out.suffix == '.h5' else '.zarr'}") for p in phantoms]
@@ -160,7 +165,7 @@ def write_phantom(phantom: Phantom, out: Path, format: str, overwrite: bool, eac
     target = out.with_name(f"{out.stem}_truth.zarr") if bliss else out
     check_target(target)
     scans = [simulated_scan(phantom, k) for k in range(len(phantom.z))]
-    entries = [_entry(phantom, s, out) for s in scans] if bliss else []  # refuses what BLISS cannot scan
+    entries = [_entry(phantom, s, out) for s in scans] if bliss else []  # refuses scans that BLISS cannot do
     layout = raw_layout((len(scans), *phantom.grid, *phantom.shape), 2)
     names = {a.name: a.units for a in phantom.axes}
     variables = [v for declared in truth_variables(phantom) for v in expand(declared, names)]
@@ -220,7 +225,7 @@ def _folder(out: Path, number: int) -> Path:
 
 
 def _lima_files(out: Path) -> list[Path]:
-    """Frames that lie where those of this master go."""
+    """Existing files under the names of the LIMA files of this master."""
     return sorted(out.parent.glob(f"{out.stem}_scan[0-9][0-9][0-9][0-9]/{DETECTOR}_*.h5"))
 
 
@@ -230,7 +235,7 @@ def _check_beamline_files(out: Path, target: Path, digest: str, overwrite: bool)
     Raises
     ------
     StoreError
-        A file of that name is there and of another origin.
+        A file of this name exists and has another origin.
     """
     ours, same = False, False
     if out.is_file():
@@ -241,11 +246,11 @@ def _check_beamline_files(out: Path, target: Path, digest: str, overwrite: bool)
         except OSError:
             pass
     if out.exists() and not (same or (ours and overwrite)):
-        remedy = "say --overwrite, or name another file" if ours else "name another file"
+        remedy = "pass --overwrite, or name another file" if ours else "name another file"
         raise StoreError(f"master file {out}", "exists and holds something else", remedy)
     frames = _lima_files(out)
     if frames and not (target / "truth" / ".ledger").exists():
-        raise StoreError(f"file {frames[0]}", "exists and no simulation knows it", "name another file")
+        raise StoreError(f"file {frames[0]}", "exists and does not come from a simulation", "name another file")
 
 
 def _create(
@@ -268,7 +273,7 @@ def _create(
 
 
 def _entry(phantom: Phantom, scan: Scan, out: Path) -> Entry:
-    """What the master file says of one layer."""
+    """Entry of one layer in the master file."""
     number = int(scan.entry.partition(".")[0])
     return Entry(
         number=number,

@@ -1,7 +1,7 @@
 """The lattice that the strong beam follows: the true one with its dislocations, smeared; or the subgrains, sharp.
 
-Wave fields do not turn at a plane. A wall of discrete dislocations bends the lattice within its spacing / 2 pi, and a
-wave that crosses it follows over a width of its own, so a wall is a step some um wide in a map of peaks.
+Wave fields do not turn abruptly at a plane. A wall of discrete dislocations bends the lattice within its spacing /
+2 pi, and a wave that crosses it adapts over a further width, so a wall is a step some um wide in a map of peaks.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Lattices(NamedTuple):
     Attributes
     ----------
     voxels : ndarray (y, x, node, xyz), float32
-        Of every voxel that lands on a pixel: what the kinematic part follows.
+        Deviation of every voxel that a pixel images, for the kinematic part.
     strong : ndarray (y, x, 1, xyz)
-        What the strong beam follows.
+        Deviation of the lattice that the strong beam follows.
     """
 
     voxels: np.ndarray
@@ -45,34 +45,35 @@ def smearing(microscope: Microscope) -> tuple[float, float]:
     Notes
     -----
     Along x the smeared lattice is 0.9 um wide in all. The sheet contributes its rms height over tan(2 theta),
-    as the mean over the heights of the sheet is seen along the diffracted beam; the Gaussian gives the rest.
+    as the pixel averages over the heights of the sheet along the diffracted beam; the Gaussian gives the rest.
 
     Calibrated against Takagi-Taupin: Al 111 at 17 keV, a plate of 70 um, sheets of 0.2 and 0.5 um FWHM, walls of
     discrete edge dislocations of 2 to 6 mdeg across the middle, normals at 0, ±30 and ±60 degree from the beam, 8
     phases of the lines, centre of mass over angles of incidence within 0.28 mrad. With the sheet of 0.5 um the rms
     difference of the centre-of-mass profiles is least for a Gaussian of 0.6 to 0.75 um at 6 mdeg, 8 to 20 % of the
     jump; at 2 to 4 mdeg it changes by 1 to 5 % between 0.3 and 1.1 um (15 to 40 % of the jump, 60 % at 60 degree),
-    because what is left are fringes within 3 to 6 um of the wall, which no smearing gives. An error function fitted to
+    because fringes within 3 to 6 um of the wall remain, which no smearing gives. An error function fitted to
     single rows of walls parallel to Q (soft L1 loss, free height) is 0.8 to 0.9 um wide in Takagi-Taupin and 0.9 um
     here; to walls inclined to Q by ±30 and ±60 degree, 0.8 to 1.2 and 1.0 to 1.2 um at 3 mdeg, 0.5 to 0.8 and 0.8 to
-    0.9 um at 6 mdeg. Centres of single rows scatter with the phase of the lines by 0.02 to 0.3 um there and here
-    (parallel to Q), 0.4 to 1.6 um inclined to it; their means agree within 0.2 and 0.6 um. With the sheet of 0.2 um
-    Takagi-Taupin is narrower, 0.3 to 0.4 um: there this is too wide by a factor of two. Field cut off near cores, or
-    the sectors in its place, changed the difference by less than 4 %: so the true field is taken as it is.
+    0.9 um at 6 mdeg. Centres of single rows scatter with the phase of the lines by 0.02 to 0.3 um in both models
+    (parallel to Q), 0.4 to 1.6 um inclined to Q; their means agree within 0.2 and 0.6 um. With the sheet of 0.2 um
+    Takagi-Taupin is narrower, 0.3 to 0.4 um: the smearing is then too wide by a factor of two. A field cut off near
+    cores, or the sectors instead of the field, changed the difference by less than 4 %; the true field is therefore
+    used without changes.
 
-    Rows of Takagi-Taupin do not exchange waves, so that it says nothing on the width along y: 0.25 um is our choice.
+    Rows of Takagi-Taupin do not exchange waves, so that it gives no width along y: 0.25 um is our choice.
     """
     slant = microscope.sheet / np.tan(2 * microscope.theta)
     return ACROSS_BEAM, float(np.sqrt(max(ALONG_BEAM**2 - slant**2, 0.0)))
 
 
 def lattices(phantom: Phantom, layer: int, frame: int | None = None) -> Lattices:
-    """What both parts of the images of a layer follow; of one frame of a movie, whose lines move.
+    """Lattices of the kinematic and dynamical images of a layer; in a movie, whose lines move, of one frame.
 
     Notes
     -----
-    The field is made beyond the frame by all that the smearing reaches, so the frame may end anywhere: pixels of a
-    larger frame of the same phantom are the same.
+    The field extends beyond the frame by the reach of the smearing, so that the result for a pixel does not depend on
+    the extent of the frame.
     """
     z = phantom.z[layer]
     height, weight = sheet_nodes(phantom.microscope, phantom.nodes)
@@ -94,7 +95,7 @@ def lattices(phantom: Phantom, layer: int, frame: int | None = None) -> Lattices
 
 
 def _pixels(phantom: Phantom, margin: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """Pixel centres along y and x, um, with so many more on each side."""
+    """Pixel centres along y and x, um, with a margin of pixels on each side."""
     sides = zip(phantom.shape, phantom.pixel, margin, strict=True)
     return tuple(np.arange(-more, count + more) * pitch for count, pitch, more in sides)
 
@@ -106,7 +107,7 @@ def between_lines(scene: Scene, at: Setting, y: np.ndarray, x: np.ndarray, z: fl
 
 
 def moved_scene(phantom: Phantom, frame: int) -> Scene:
-    """The scene with its lines where they are in one frame of a movie."""
+    """The scene with its lines at their positions in one frame of a movie."""
     assert phantom.motion is not None
     made = phantom.scene.lines.copy()
     made["position"][:, 1::-1] = phantom.motion.position[frame]

@@ -1,4 +1,4 @@
-"""What is true of a whole phantom: boundaries, lines, and moving dislocations, as small labelled tables."""
+"""Truth of a phantom: boundaries, lines, and moving dislocations, as small labelled tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tables(phantom: Phantom) -> Table:
     -------
     dict
         ``normal``, ``line``, ``burgers`` (boundary, xyz), ``origin`` um, ``spacing`` um, ``misorientation`` rad and
-        ``dihedral`` degree (from this half plane to the next one about their junction; NaN for a whole plane) of every
+        ``dihedral`` degree (from this half plane to the next one about their junction; NaN for a full plane) of every
         boundary, by its densest set of lines; all sets as ``set_boundary``, ``set_burgers``, ``set_line``,
         ``set_spacing``; points on the lines as ``line_point (point, xyz)`` um with ``line_number (point)``, which
         counts ``dislocation_burgers`` and ``dislocation_line (dislocation, xyz)``; ``position (time, dislocation,
@@ -34,14 +34,14 @@ def tables(phantom: Phantom) -> Table:
         moved = np.stack([exposures(phantom, k)["drift"] for k in range(len(phantom.z))])
         moved = moved.reshape(len(phantom.z), *phantom.grid, 2) * phantom.pixel
         dims = ("z", *(a.name for a in phantom.axes), "yx")
-        out["drift"] = (dims, moved, _attrs("um", "how far the image of a frame is moved; the truth is not"))
+        out["drift"] = (dims, moved, _attrs("um", "displacement of the image of a frame, not applied to the truth"))
     if phantom.boundaries:
         out |= _boundaries(phantom.boundaries)
     if phantom.motion is not None:
         out["position"] = (
             ("time", "dislocation", "yx"),
             phantom.motion.position,
-            _attrs("um", "where the lines cross the layer"),
+            _attrs("um", "position at which the dislocation crosses the layer"),
         )
         return out
     y, x = coordinates(phantom)
@@ -50,14 +50,18 @@ def tables(phantom: Phantom) -> Table:
     half = max(0.5, *(np.diff(phantom.z) / 2)) if len(phantom.z) > 1 else 0.5
     box = np.stack([low - [0, 0, half], high + [0, 0, half]])
     points, numbers = line_points(phantom.scene, box, POINT_STEP)
-    out["line_point"] = (("point", "xyz"), points, _attrs("um", "points on dislocation lines"))
-    out["line_number"] = (("point",), numbers, _attrs("1", "number of the dislocation that a point lies on"))
+    out["line_point"] = (("point", "xyz"), points, _attrs("um", "position of a point on a dislocation line"))
+    out["line_number"] = (("point",), numbers, _attrs("1", "number of the dislocation of a point"))
     every = phantom.scene.lines
     burgers = [*every["burgers"], *(loop.burgers for loop in phantom.scene.loops)]
     directions = [*every["line"], *(np.full(3, np.nan) for _ in phantom.scene.loops)]
     pair = ("dislocation", "xyz")
-    out["dislocation_burgers"] = (pair, np.reshape(burgers, (-1, 3)), _attrs("um", "Burgers vector"))
-    out["dislocation_line"] = (pair, np.reshape(directions, (-1, 3)), _attrs("1", "direction; NaN of a loop"))
+    out["dislocation_burgers"] = (pair, np.reshape(burgers, (-1, 3)), _attrs("um", "Burgers vector of the dislocation"))
+    out["dislocation_line"] = (
+        pair,
+        np.reshape(directions, (-1, 3)),
+        _attrs("1", "line direction of the dislocation; NaN for a loop"),
+    )
     return out
 
 
@@ -72,28 +76,46 @@ def _boundaries(boundaries: tuple[Boundary, ...]) -> Table:
     vector = ("boundary", "xyz")
     sets = [(k, i) for k, b in enumerate(boundaries) for i in range(len(b.spacing))]
     return {
-        "normal": each([b.normal for b in boundaries], "1", "unit normal", vector),
-        "origin": each([b.origin for b in boundaries], "um", "a point of the plane, on its junction if it has", vector),
-        "line": each([b.line[0] for b in boundaries], "1", "direction of the lines of the densest set", vector),
-        "burgers": each([b.burgers[0] for b in boundaries], "um", "Burgers vector of the densest set", vector),
-        "spacing": each([b.spacing[0] for b in boundaries], "um", "spacing of the densest set"),
-        "misorientation": each([np.linalg.norm(b.jump) for b in boundaries], "rad", "angle between the subgrains"),
-        "axis": each([b.jump / np.linalg.norm(b.jump) for b in boundaries], "1", "rotation axis", vector),
-        "dihedral": each(_dihedrals(boundaries), "degree", "angle to the next half plane about the junction"),
-        "twist": (("boundary",), np.array([b.kind == "twist" for b in boundaries]), _attrs("1", "twist, not tilt")),
+        "normal": each([b.normal for b in boundaries], "1", "unit normal of the boundary", vector),
+        "origin": each(
+            [b.origin for b in boundaries], "um", "point of the boundary plane, on the junction of a half plane", vector
+        ),
+        "line": each([b.line[0] for b in boundaries], "1", "line direction of the densest set of dislocations", vector),
+        "burgers": each(
+            [b.burgers[0] for b in boundaries], "um", "Burgers vector of the densest set of dislocations", vector
+        ),
+        "spacing": each([b.spacing[0] for b in boundaries], "um", "spacing of the densest set of dislocations"),
+        "misorientation": each(
+            [np.linalg.norm(b.jump) for b in boundaries], "rad", "misorientation angle between the subgrains"
+        ),
+        "axis": each(
+            [b.jump / np.linalg.norm(b.jump) for b in boundaries], "1", "rotation axis of the boundary", vector
+        ),
+        "dihedral": each(_dihedrals(boundaries), "degree", "dihedral angle to the next half plane of the junction"),
+        "twist": (
+            ("boundary",),
+            np.array([b.kind == "twist" for b in boundaries]),
+            _attrs("1", "whether the boundary is a twist boundary"),
+        ),
         "set_boundary": (
             ("set",),
             np.array([k for k, _ in sets], np.int32),
-            _attrs("1", "boundary that a set of lines lies in"),
+            _attrs("1", "number of the boundary of a set of dislocations"),
         ),
-        "set_burgers": each([boundaries[k].burgers[i] for k, i in sets], "um", "Burgers vector", ("set", "xyz")),
-        "set_line": each([boundaries[k].line[i] for k, i in sets], "1", "line direction", ("set", "xyz")),
-        "set_spacing": each([boundaries[k].spacing[i] for k, i in sets], "um", "spacing", ("set",)),
+        "set_burgers": each(
+            [boundaries[k].burgers[i] for k, i in sets], "um", "Burgers vector of a set of dislocations", ("set", "xyz")
+        ),
+        "set_line": each(
+            [boundaries[k].line[i] for k, i in sets], "1", "line direction of a set of dislocations", ("set", "xyz")
+        ),
+        "set_spacing": each(
+            [boundaries[k].spacing[i] for k, i in sets], "um", "spacing of a set of dislocations", ("set",)
+        ),
     }
 
 
 def _dihedrals(boundaries: tuple[Boundary, ...]) -> list[float]:
-    """Angle from each half plane to the next one with the same junction; half planes of a junction stand in order."""
+    """Angle from each half plane to the next one with the same junction; half planes of a junction are in order."""
     out = []
     for boundary in boundaries:
         ring = [b for b in boundaries if b.along is not None and np.array_equal(b.origin, boundary.origin)]

@@ -1,22 +1,22 @@
-"""Rocking: what the curve of counts against angle says about the lattice at each pixel.
+"""Rocking: the local tilt and spread of the lattice, from the counts of each pixel against angle.
 
 A grain is set to a reflection and turned through it in small steps (``phi``, the rocking angle, often with ``chi``,
-the rolling angle, and rarely the scattering angle or the energy as further axes); each pixel sees the lattice planes of
-one place in the grain. Its *rocking curve* peaks where these planes fulfil Bragg's law. The position of the peak is
-the local tilt, its width the spread of tilts (and strains) along the line that the pixel looks through, convolved with
-the divergence and bandwidth of the beam.
+the rolling angle, and rarely the scattering angle or the energy as further axes); each pixel images the lattice planes
+of one spot in the grain. Its *rocking curve* peaks where these planes fulfil Bragg's law. The position of the peak is
+the local tilt, its width the spread of tilts (and strains) along the line through the crystal that the pixel images,
+convolved with the divergence and bandwidth of the beam.
 
-``moments`` takes position, width, skewness and kurtosis as moments about the mean: no model, one pass, exact for
-several peaks, but weighing the tails; the background must be right and the scan must reach it. ``fit_curves`` fits one
-Gaussian, Lorentzian or pseudo-Voigt with its own background: robust against the tails, with an uncertainty, but wrong
-where the curve has several peaks. In a clean crystal the two agree; where they differ (or ``flags`` say truncated or
-multimodal) look at the curve.
+``moments`` computes position, width, skewness and kurtosis as moments about the mean: no model, one pass, exact for
+several peaks, but sensitive to the tails; the background must be right and the scan must reach it. ``fit_curves`` fits
+one Gaussian, Lorentzian or pseudo-Voigt with its own background: robust against the tails, with an uncertainty, but
+wrong where the curve has several peaks. In a clean crystal the two agree; where they differ (or ``flags`` report a
+truncated or multimodal curve), look at the curve.
 
 ``mosaicity`` shows the tilts along two axes as one colour image, ``kam`` how much the tilt changes within a given
-distance: high at subgrain boundaries and around dislocations. Both see the two tilts that one reflection can tell; the
-rotation about the diffraction vector stays hidden. ``classify_defects`` tells which defects of the weak beam lie where
-the lattice rotates. ``integrated_curve`` is the rocking curve of everything together: it
-tells whether the scan covers the reflection, and is the first thing to look at.
+distance: high at subgrain boundaries and around dislocations. Both are limited to the two tilts that one reflection
+reveals; the rotation about the diffraction vector stays hidden. ``classify_defects`` separates defects of the weak beam
+with and without a rotation of the lattice. ``integrated_curve`` is the rocking curve of the whole sample: it shows
+whether the scan covers the reflection, and is the first result to look at.
 """
 
 from dfxm_dask.rocking.fit_curves import fit_curves

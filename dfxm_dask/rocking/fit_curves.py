@@ -26,35 +26,35 @@ FIT_FWHM_STD = Variable(
 )
 FIT_AMPLITUDE = Variable("fit_amplitude", SPACE, "float32", "count", "height of the fitted peak above background")
 FIT_BACKGROUND = Variable("fit_background", SPACE, "float32", "count", "background of the fitted peak")
-FIT_MIXING = Variable("fit_mixing", SPACE, "float32", "1", "Lorentzian part of the fitted peak")
+FIT_MIXING = Variable("fit_mixing", SPACE, "float32", "1", "Lorentzian fraction of the fitted peak")
 FIT_AMPLITUDE_STD = Variable("fit_amplitude_std", SPACE, "float32", "count", "standard error of the fitted height")
 FIT_BACKGROUND_STD = Variable(
     "fit_background_std", SPACE, "float32", "count", "standard error of the fitted background"
 )
-FIT_MIXING_STD = Variable("fit_mixing_std", SPACE, "float32", "1", "standard error of the fitted Lorentzian part")
+FIT_MIXING_STD = Variable("fit_mixing_std", SPACE, "float32", "1", "standard error of the fitted Lorentzian fraction")
 FIT_RMS = Variable("fit_rms", SPACE, "float32", "count", "root mean square of the fit residuals")
 FIT_OK = Variable("fit_ok", SPACE, "bool", "1", "whether the fit converged to a significant peak inside the scan")
 
 MODELS = {"gaussian": GAUSSIAN, "lorentzian": LORENTZIAN, "pseudo_voigt": PSEUDO_VOIGT}
 STRIP = 64
-DETECTED = 5.0  # standard deviations by which a peak has to stand out of what the fit leaves
-# The same for errors to be stated, by model. The test is on that alone, for to first order it does not depend on
-# whether the FWHM came out too small: a test on the errors would select narrow fits, whose stated errors are too small.
+DETECTED = 5.0  # least ratio of a peak to the standard deviation of the residuals
+# Least ratio at which errors are stated, by model. Only this ratio is tested, because to first order it is independent
+# of errors of the FWHM: a test on the errors would select narrow fits, whose stated errors are too small.
 MEASURED = (11.0, 20.0, 70.0)
-BROAD, BROAD_FACTOR = 1 / 3, 2.0  # a peak of more than this part of the scan leaves little background: it needs more
-SHARPEST = 2.5  # steps of FWHM: below, too few frames lie on the peak to know the noise there
+BROAD, BROAD_FACTOR = 1 / 3, 2.0  # a peak wider than this part of the scan leaves little background: a higher ratio
+SHARPEST = 2.5  # steps of FWHM: below, too few frames lie on the peak to estimate the noise there
 LINEAR = 0.25  # largest error, as part of the FWHM or height, that linear propagation can state
 
 
 class Axis(NamedTuple):
-    """The axis that is fitted along.
+    """The scan axis of the fit.
 
     Attributes
     ----------
     place : array (frame,), int
         Number of the position of each frame.
     u : array (position,)
-        Rising; from mid-scan, in mean steps.
+        Increasing positions from mid-scan, in mean steps.
     """
 
     place: np.ndarray
@@ -62,7 +62,7 @@ class Axis(NamedTuple):
 
 
 class Pixels(NamedTuple):
-    """Background to begin with (y, x), whether one is known, and the pixels (y, x) to leave out."""
+    """Start value of the background (y, x), whether one is given, and the pixels (y, x) to leave out."""
 
     level: np.ndarray
     has_level: bool
@@ -70,7 +70,7 @@ class Pixels(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What a curve must exceed to be fitted (count), and the least variance of a frame (count²)."""
+    """Least height of a curve to be fitted (count), and the least variance of a frame (count²)."""
 
     lit_above: float
     least_variance: float
@@ -78,7 +78,7 @@ class Limits(NamedTuple):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _signal_to_noise(shape, amplitude, chi2, freedom):
-    """Norm of the fitted peak above its mean, in standard deviations of what the fit leaves."""
+    """Norm of the fitted peak about its mean, in standard deviations of the residuals."""
     total = squares = 0.0
     for g in shape:
         total += g
@@ -88,7 +88,7 @@ def _signal_to_noise(shape, amplitude, chi2, freedom):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _keep_known(errors, p, model, others, narrowest):
-    """NaN for errors where noise is so large, or a mixing so near to its bounds, that the curve is not linear."""
+    """NaN for errors where noise, or a mixing near its bounds, invalidates the linear approximation."""
     if not (p[2] > 2 * SHARPEST * narrowest and errors[1] < LINEAR * p[2]):
         errors[:] = np.nan
     known = errors[2] < LINEAR * p[2] and errors[0] < LINEAR * p[0]
@@ -96,13 +96,13 @@ def _keep_known(errors, p, model, others, narrowest):
         known &= others > 1 and errors[4] < min(p[4], 1 - p[4])
     if not known:
         errors[0] = errors[2] = errors[3] = errors[4] = np.nan
-        if model != PSEUDO_VOIGT:  # that symmetric peak has its centre whatever its mixing
+        if model != PSEUDO_VOIGT:  # the centre of that symmetric peak does not depend on the mixing
             errors[1] = np.nan
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _select(values, k, size):
-    """Reorders the first values so that value k is the one that sorting puts there and none before it is larger."""
+    """Reorders the first values so that value k is the k-th smallest and no value before it is larger."""
     low, high = 0, size - 1
     while low < high:
         first, middle, last = values[low], values[(low + high) // 2], values[high]
@@ -128,7 +128,7 @@ def _select(values, k, size):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _narrowest(u, centre):
-    """Half of the distance of the positions to either side of the centre."""
+    """Half the distance between the two positions that enclose the centre."""
     after = min(max(np.searchsorted(u, centre), 1), u.size - 1)
     return (u[after] - u[after - 1]) / 2
 
@@ -136,7 +136,7 @@ def _narrowest(u, centre):
 # The compiler may reorder sums of the fit (see least_squares): another order of arguments changes their last bits.
 @njit(nogil=True, cache=True, error_model="numpy")
 def _fit(lines, axis, pixels, limits, model, work, rest, maps, ok):
-    """Fills parameters, errors and rms of every pixel that has a peak, and where that is."""
+    """Fills parameters, errors and rms of every pixel that has a peak, and the mask of these pixels."""
     line, starts, row_step = lines
     u, level = axis.u, pixels.level
     rows, columns = ok.shape
@@ -203,7 +203,7 @@ def _chosen(scan: dict[str, np.ndarray], axis: str | None) -> str:
             raise InputError(
                 "fit_curves without an axis",
                 f"the scan varies along {', '.join(varied) or 'no axis'}",
-                f"say axis={varied[0]!r}" if varied else "fit a scan with at least two positions",
+                f"set axis={varied[0]!r}" if varied else "fit a scan with at least two positions",
             )
         return varied[0]
     if axis not in scan:
@@ -241,76 +241,91 @@ def fit_curves(
         Literal["gaussian", "lorentzian", "pseudo_voigt"], Field(description="shape of the peak")
     ] = "gaussian",
     axis: Annotated[
-        str | None, Field(description="scan axis to fit along, summed over the others; needed with more than one")
+        str | None, Field(description="scan axis of the fit, summed over the others; required with more than one axis")
     ] = None,
     lit_above: Annotated[
         float,
         Field(
             ge=0,
-            description="a pixel is fitted if its peak exceeds its median by this",
+            description="least excess of the peak of a curve over its median for a fit",
             json_schema_extra={"unit": "count"},
         ),
     ] = 0.0,
     noise_cut: Annotated[
         float,
         Field(
-            ge=0, description="a pixel is fitted if its peak exceeds its median by this many deviations of the noise"
+            ge=0, description="least excess of the peak over the median for a fit, in standard deviations of the noise"
         ),
     ] = 0.0,
 ) -> dict[str, np.ndarray]:
-    """Centre, width and height of one peak fitted to the rocking curve, with its uncertainty.
+    """Centre, FWHM, height and background of a peak fitted to the rocking curve of each pixel, with standard errors.
+
+    One Gaussian, Lorentzian or pseudo-Voigt on a constant background is fitted to the counts along one scan axis,
+    summed over the other axes. The fit is robust against weak tails, unlike the moments of the curve, but wrong for
+    curves with several peaks. The standard errors use the noise estimated from the residuals of each curve.
 
     Parameters
     ----------
     background_map : array, optional
-        Where the fitted background starts; the result has its own.
+        Start value of the background, which is itself a parameter of the fit.
     hot : array, optional
-        Such a pixel is not fitted.
+        Marked pixels are not fitted.
     noise_cut : float
-        For a curve summed over n positions of other axes the noise grows with sqrt(n).
+        The noise of a curve summed over n positions of the other axes increases with sqrt(n).
 
     Returns
     -------
     dict
-        All NaN where ``fit_ok`` is False. Counts are those of the summed curve. ``fit_mixing`` is 0 for a Gaussian and
-        1 for a Lorentzian.
+        All maps except ``fit_ok`` are NaN where ``fit_ok`` is False. Counts are those of the summed curve.
+        ``fit_mixing`` is 0 for a Gaussian and 1 for a Lorentzian.
 
     Raises
     ------
     InputError
-        No axis named in a scan that varies along several or none; an axis that the scan does not have.
+        ``axis`` is not given and the scan varies along several axes or along no axis, or ``axis`` is not in the scan.
 
     Notes
     -----
-    I(x) = b + A [m / (1 + 4 s²) + (1 − m) exp(−4 ln 2 s²)], s = (x − centre) / FWHM, with m = 0, 1 or fitted between
-    these; unweighted least squares in float64 by Levenberg–Marquardt with analytic derivatives, about the middle of the
-    scan. Positions need not be even.
+    The model of the counts at position x of the axis is::
 
-    The standard errors hold for any gain and pedestal of the camera: the variance of a frame is a + b × (fitted peak /
-    its height), and a > 0 and b ≥ −0.2 a follow from a weighted regression of the squared residuals of that curve. The
-    covariance is C Jᵀ V J C with C = (JᵀJ)⁻¹ and V the diagonal of the variances. What is no noise but another shape
-    than the model, such as a second peak, makes the errors larger.
+        I(x) = b + A [m / (1 + 4 s²) + (1 − m) exp(−4 ln 2 s²)],    s = (x − centre) / FWHM
 
-    Below twice the signal-to-noise ratio that errors need (next paragraph) a weaker peak may have passed by chance.
-    Errors then grow by exp(k c / s²) and by the likely shift of the parameter, 1.5 k c' / s²: s² is the variance of the
-    logarithm of that ratio, c its covariance with the logarithm of the inverse error, c' that with the parameter, and
-    k = s ln 2 / t exp(−0.3 t − 0.45 t²) with t the logarithm of the ratio over its threshold, in units of s.
+    with m = 0 (Gaussian), 1 (Lorentzian), or fitted between 0 and 1. The fit minimises the unweighted sum of squares in
+    float64 by the Levenberg–Marquardt method with analytic derivatives. Positions need not be equally spaced.
 
-    Errors are NaN where the fitted peak, the norm of its values about their mean, is less than 11 (Gaussian), 20
-    (Lorentzian, and the centre of a pseudo-Voigt) or 70 (its other parameters) standard deviations of the residuals,
-    or twice that for a FWHM of more than a third of the scan; where the FWHM is below 2.5 steps; where they exceed a
-    quarter of the height or of the FWHM; and, but for the centre, where the mixing is within its error of 0 or 1.
+    The standard errors hold for any gain and pedestal of the camera. The variance v of a frame and the covariance of
+    the parameters are::
 
-    ``scripts/evaluate/fits.py`` compares them with the true errors, for equal noise, read noise with photons, and
+        v = a + b' × (fitted peak / height),    covariance = C Jᵀ V J C,    C = (JᵀJ)⁻¹
+
+    with J the Jacobian and V the diagonal matrix of the variances. A weighted regression of the squared residuals of
+    the curve yields a > 0 and b' ≥ −0.2 a. Deviations from the model, such as a second peak, increase the errors.
+
+    A peak whose signal-to-noise ratio is less than twice the threshold at which errors are stated (next paragraph) may
+    have passed that threshold by chance. Its errors are multiplied by f, and the likely shift d of the parameter is
+    added in quadrature::
+
+        f = exp(k c / s²),    d = 1.5 k c' / s²,    k = (s ln 2 / t) exp(−0.3 t − 0.45 t²)
+
+    with s² the variance of the logarithm of that ratio, c its covariance with the logarithm of the inverse error, c'
+    its covariance with the parameter, and t the logarithm of the ratio over its threshold, in units of s.
+
+    Errors are NaN where the signal-to-noise ratio (the norm of the fitted peak about its mean, over the standard
+    deviation of the residuals) is less than 11 (Gaussian), 20 (Lorentzian, and the centre of a pseudo-Voigt) or 70
+    (other parameters of a pseudo-Voigt), or twice these values for a FWHM of more than a third of the scan; where the
+    FWHM is below 2.5 steps; where errors exceed a quarter of the height or of the FWHM; and, except for the centre,
+    where the mixing is within its error of 0 or 1.
+
+    ``scripts/evaluate/fits.py`` compares the stated with the true errors, for equal noise, read noise with photons, and
     photons on a pedestal, 31 to 150 frames and FWHM of 3 to 15 steps. Where two in five peaks or more have errors, the
-    median error is 0.91 to 1.15 times the root mean square of the true errors (0.94 to 1.08 for Gaussians) and ± 1
-    error holds the truth in 61 to 78 % of all cases. Where fewer than one in six peaks pass the threshold, it is 0.48
-    to 1.10 times the true error and holds the truth in 27 to 78 %, least for the height, which is then too large by
-    chance.
+    median error is 0.91 to 1.15 times the root mean square of the true errors (0.94 to 1.08 for Gaussians), and the
+    interval of ± 1 error contains the truth in 61 to 78 % of all cases. Where fewer than one in six peaks pass the
+    threshold, the median error is 0.48 to 1.10 times the true error, and the interval contains the truth in 27 to 78 %,
+    least for the height, which is then too large by chance.
 
-    ``fit_ok`` asks for convergence, a centre inside the scan, FWHM from half of the step at the centre up to twice the
-    range, a positive amplitude of at least five standard deviations of what the fit leaves, and more frames than
-    parameters. It does not say that the curve looks like the model: compare ``fit_rms`` with ``fit_amplitude``.
+    ``fit_ok`` requires convergence, a centre inside the scan, a FWHM between half the step at the centre and twice the
+    range of the scan, a positive amplitude of at least five standard deviations of the residuals, and more frames than
+    parameters. It is not a test of the model: compare ``fit_rms`` with ``fit_amplitude``.
 
     References
     ----------

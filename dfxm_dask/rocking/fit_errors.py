@@ -1,10 +1,10 @@
 """Standard errors of the parameters of a fitted peak, with the noise of every frame estimated from the curve itself.
 
-The variance of frame i is taken as v_i = a + b g_i with g the fitted shape (1 at the peak): a is the noise off the
-peak and b what the peak adds, such as counting noise of any gain. The covariance of the unweighted fit is then
-a C + b S with C = (JᵀJ)⁻¹ and S = C Jᵀ diag(g) J C, and the square of residual i has the mean a x_i + b z_i with
-x_i = 1 − h_i, z_i = (1 − 2 h_i) g_i + J_iᵀ S J_i, h_i = J_iᵀ C J_i. So a and b follow from a regression of the squared
-residuals on x and z, with the variance 2 (a x_i + b z_i)² of each.
+The variance of frame i is modelled as v_i = a + b g_i with g the fitted shape (1 at the peak): a is the noise off the
+peak and b the contribution of the peak, such as counting noise of any gain. The covariance of the unweighted fit is
+then a C + b S with C = (JᵀJ)⁻¹ and S = C Jᵀ diag(g) J C, and the square of residual i has the mean a x_i + b z_i with
+x_i = 1 − h_i, z_i = (1 − 2 h_i) g_i + J_iᵀ S J_i, h_i = J_iᵀ C J_i. A regression of the squared residuals on x and z,
+with the variance 2 (a x_i + b z_i)² of each, therefore yields a and b.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from numba import njit
 
 from dfxm_dask.rocking.least_squares import AMPLITUDE, CENTRE, LEVEL, padded
 
-# Simulations set the next two. A bound of 0 would make errors too large on average where all frames have equal noise.
-LOWEST = -0.2  # of b, in parts of a
-KNOWN = 0.6  # part of the degrees of freedom of b that remains, as its weights come from the same residuals
-SAFE = 2.0  # times the least signal-to-noise ratio, where chance has no part in passing it
-BENT = 1.5  # times the shift of a parameter in linear propagation: such weak peaks are not linear
-OFF_PEAK = 0.05  # frames of less than this part of the peak give the first guess of a
+# The next two are set by simulation. A bound of 0 would overestimate the errors where all frames have equal noise.
+LOWEST = -0.2  # lower bound of b, in units of a
+KNOWN = 0.6  # fraction of the degrees of freedom of b that remains, as its weights come from the same residuals
+SAFE = 2.0  # times the threshold of the signal-to-noise ratio: above, peaks do not pass it by chance
+BENT = 1.5  # times the shift of a parameter in linear propagation, which weak peaks exceed
+OFF_PEAK = 0.05  # frames below this fraction of the peak yield the start value of a
 SUMS = {"contract", "reassoc"}
 
 
@@ -138,7 +138,7 @@ def _regression(basis, frame, plain, peak, a, b):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _allow_for_luck(p, size, excess, others, a, b, points, room, errors):
-    """Larger errors where a signal-to-noise ratio just above its threshold may have passed by chance."""
+    """Increases errors where a signal-to-noise ratio just above its threshold may have passed by chance."""
     _, _, plain, shaped, peak, _ = room
     height, fwhm = p[0], p[2]
     hh = (a * plain[0, 0] + b * peak[0, 0]) / height**2
@@ -167,12 +167,12 @@ def _allow_for_luck(p, size, excess, others, a, b, points, room, errors):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def standard_errors(basis, matrix, p, size, chi2, least, excess, others, room, errors):
-    """Standard errors of the parameters of an unweighted fit; NaN where nothing determines them.
+    """Standard errors of the parameters of an unweighted fit; NaN where they are not determined.
 
     Parameters
     ----------
     basis : array (7, padded points)
-        Derivatives of the model and residual, as :func:`~dfxm_dask.rocking.least_squares.fit_peak` leaves them.
+        Derivatives of the model, and residuals, as written by :func:`~dfxm_dask.rocking.least_squares.fit_peak`.
     matrix : array (5, 5)
         JᵀJ, lower triangle.
     p : array (5,)
@@ -184,7 +184,7 @@ def standard_errors(basis, matrix, p, size, chi2, least, excess, others, room, e
     least : float
         Least variance of a frame.
     excess, others : float
-        Signal-to-noise ratio over the least one that the error of the centre needs, above 1, and those of the others.
+        Signal-to-noise ratio over its threshold for the error of the centre (above 1), and for the other parameters.
     room : tuple of arrays
         See :func:`room`.
     errors : array (parameters,)
@@ -192,8 +192,9 @@ def standard_errors(basis, matrix, p, size, chi2, least, excess, others, room, e
 
     Notes
     -----
-    Where few frames lie on the peak its noise is known from few degrees of freedom ν (Satterthwaite). That part of the
-    error is multiplied by the 68 % quantile of Student's t, so that ± 1 error holds the truth in 68 % of all cases.
+    Where few frames lie on the peak, the estimate of its noise has few degrees of freedom ν (Satterthwaite). That part
+    of the error is multiplied by the 68 % quantile of Student's t, so that the interval of ± 1 error contains the truth
+    in 68 % of all cases.
     """
     errors[:] = np.nan
     frame, points, plain, shaped, peak, spare = room
@@ -233,5 +234,5 @@ def standard_errors(basis, matrix, p, size, chi2, least, excess, others, room, e
 
 
 def room(points: int) -> tuple:
-    """Room for :func:`standard_errors` on curves of that many points, made once for all pixels."""
+    """Buffers of :func:`standard_errors` for curves of this number of points, allocated once for all pixels."""
     return (np.arange(padded(points)) < points).astype(float), points, *(np.zeros((5, 5)) for _ in range(4))

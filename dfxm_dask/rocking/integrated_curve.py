@@ -27,7 +27,7 @@ def _sum_integers(line, starts, row_step, rows, columns, result):
 # Any order of additions gives the same sum here (see Notes), so the compiler may choose the fastest.
 @njit(nogil=True, cache=True, fastmath={"reassoc"})
 def _sum_floats(line, starts, row_step, rows, columns, result, pixels):
-    """Sums of counts rounded to 1/1024, frame by frame, and the pixels that are numbers."""
+    """Sums of counts rounded to 1/1024, frame by frame, and the number of finite pixels."""
     for frame in range(starts.size):
         total, known = 0.0, 0
         for y in range(rows):
@@ -52,20 +52,26 @@ def _mean(summary: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     reads=(COUNTS, AXES), writes=(INTEGRATED_CURVE,), over=(SCAN,), combine=_add, finish=_mean, positions="common"
 )
 def integrated_curve(counts: np.ndarray, scan: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Mean counts of all pixels and layers at each frame.
+    """Rocking curve of the whole sample: mean counts over all pixels and layers at each scan position.
+
+    The curve shows whether the scan covers the reflection. The background is not subtracted. Counts that are NaN, such
+    as those of masked pixels, are left out of the mean.
 
     Returns
     -------
     dict
-        Summary of the part: ``curve_sum`` (scan axes), float64, count, and ``n`` (scan axes), float64, the number of
-        pixels in it.
-        Summaries add up; the result is ``integrated_curve`` (scan axes), float64, count.
+        Summary of a part of the scan: ``curve_sum`` (scan axes), float64, count, and ``n`` (scan axes), float64, the
+        number of pixels in the sum. Summaries are added; the result is ``integrated_curve`` (scan axes), float64,
+        count.
 
     Notes
     -----
-    Background is not subtracted. The sum does not depend on how the scan is cut: integers are summed exactly (up to
-    9e15 counts in a frame), and floats are rounded to 1/1024 count first, which makes their sum exact in float64 up
-    to 9e12 counts. A count that is NaN, such as that of a masked pixel, is left out.
+    For the n finite counts I of all pixels and layers at a scan position::
+
+        curve = (1 / n) Σ I
+
+    The result does not depend on the division of the scan into blocks: sums of integers are exact (up to 9e15 counts in
+    a frame); floats are first rounded to 1/1024 count, which makes their sum exact in float64 up to 9e12 counts.
 
     Our own definition.
 

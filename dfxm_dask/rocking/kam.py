@@ -1,4 +1,4 @@
-"""Kernel average misorientation: how much the lattice turns within a given distance."""
+"""Kernel average misorientation: mean rotation of the lattice within a given distance."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dfxm_dask.reduction import reduction
 from dfxm_dask.rocking.moments import FLAGS, without_single
 from dfxm_dask.schema import SPACE, Variable, X, Y, pixel_length
 
-# Angles only, all in one unit: a norm over degree and keV means nothing, and is refused on entry.
+# Angles only, all in one unit: a norm over degree and keV has no meaning, and is refused on entry.
 COM = Variable("com_{axis}", SPACE, "float64", "degree", "centre of mass along {axis}")
 KAM = Variable("kam", SPACE, "float32", "degree", "kernel average misorientation")
 
 
 @njit(nogil=True, cache=True)
 def _mean_difference(angles, offsets, mean):
-    """Mean distance of each pixel to its neighbours, row by row so that it vectorises; NaN counts for nothing."""
+    """Mean distance of each pixel to its neighbours, row by row so that it vectorises; NaN is left out."""
     axes, rows, columns = angles.shape
     total = np.empty(columns)
     count = np.empty(columns)
@@ -55,7 +55,7 @@ def neighbourhood(
     Parameters
     ----------
     radius : float, um
-        Largest distance (disc), or half the edge (square). A pixel at exactly this distance belongs to it.
+        Largest distance (disc), or half the edge (square). A pixel at exactly this distance is included.
     spacing_y, spacing_x : float, um
         Pixel sizes; infinite along a dimension of one pixel.
     footprint : "disc" or "square"
@@ -95,43 +95,54 @@ def kam(
     flags: np.ndarray | None = None,
     *,
     radius: Annotated[
-        float, Field(gt=0, description="distance to the farthest neighbour", json_schema_extra={"unit": "um"})
+        float, Field(gt=0, description="distance of the farthest neighbours", json_schema_extra={"unit": "um"})
     ] = 2.0,
     footprint: Annotated[Literal["disc", "square"], Field(description="shape of the neighbourhood")] = "disc",
     noise: Annotated[
         float,
         Field(
-            ge=0, description="standard deviation of a centre of mass, taken out", json_schema_extra={"unit": "degree"}
+            ge=0,
+            description="standard deviation of the centre of mass, whose contribution is subtracted",
+            json_schema_extra={"unit": "degree"},
         ),
     ] = 0.0,
 ) -> dict[str, np.ndarray]:
-    """Mean misorientation between a pixel and its neighbours.
+    """Kernel average misorientation (KAM): mean misorientation between a pixel and its neighbours.
+
+    The misorientation between two pixels is the distance between their centres of mass, over all scan axes. KAM is its
+    mean over the neighbours within ``radius`` in the same layer. It is high at subgrain boundaries and around
+    dislocations. It increases with the radius: only maps of the same radius are comparable.
 
     Parameters
     ----------
     flags : array, optional
-        A pixel that is lit in a single frame has no centre of mass better than a step, and is left out.
+        Pixels with the flag ``single`` (lit in a single frame) are left out: their centre of mass is only known to a
+        step.
     radius : float, um
-        In length and not in pixels, since the effective pixel differs along x and y (our choice: 2 um).
+        A length rather than a number of pixels, since the effective pixel differs along x and y (our choice: 2 um).
     footprint : "disc" or "square"
-        All pixels within the radius, or within a square of twice the radius.
+        All pixels within the radius, or within a square whose edge is twice the radius.
     noise : float, degree
-        KAM² − 2 noise² is floored at 0.
+        The result is 0 where the subtraction is negative.
 
     Raises
     ------
     InputError
-        Pixels of unequal size, or a radius that holds no neighbour.
+        Pixels of unequal size, or a radius smaller than a pixel.
 
     Notes
     -----
-    KAM = mean over the neighbours n of ‖COM(n) − COM‖, the Euclidean norm over scan axes. The pixel itself is never
-    counted. Neighbours outside the layer or without a number are left out; a pixel without a number, or without any
-    neighbour, is NaN. KAM grows with the radius: only compare maps of one radius. The noise term is exact for one
-    axis and in the mean square; where the difference is much larger than the noise it vanishes, as it should.
+    With the vector COM of the centres of mass along all scan axes and the N neighbours n of a pixel::
 
-    The norm takes the scan angles as orthogonal rotations of equal weight. From one reflection the rotation about the
-    diffraction vector is not seen, so this is a lower bound of the misorientation.
+        KAM = (1 / N) Σₙ ‖COM(n) − COM‖
+        corrected for noise:  sqrt(max(KAM² − 2 noise², 0))
+
+    The pixel itself does not count. Neighbours outside the layer or without a centre of mass are left out; a pixel
+    without a centre of mass or without neighbours is NaN. The correction is exact for one axis and the mean square; it
+    vanishes where the misorientation is much larger than the noise.
+
+    The norm treats the scan angles as orthogonal rotations of equal weight. One reflection does not reveal the rotation
+    about the diffraction vector, so KAM is a lower bound of the misorientation.
 
     References
     ----------
@@ -162,8 +173,8 @@ def kam(
     if len(offsets) == 0:
         raise InputError(
             f"kam: radius {radius:g} um",
-            f"holds no neighbour of a pixel of {spacing_y:.6g} um along y and {spacing_x:.6g} um along x",
-            f"take a radius of at least {min(spacing_y, spacing_x):.6g} um",
+            f"contains no neighbour of a pixel of {spacing_y:.6g} um along y and {spacing_x:.6g} um along x",
+            f"set a radius of at least {min(spacing_y, spacing_x):.6g} um",
         )
     _mean_difference(angles, offsets, mean)
     if noise:

@@ -13,7 +13,7 @@ AMPLITUDE, CENTRE, FWHM, LEVEL, MIXING = 0, 1, 2, 3, 4  # order of the parameter
 LANES = 16  # of the arrays of :func:`buffers`
 MOST_TRIALS = 30
 SMALL = 1e-5  # converged where a step moves centre and FWHM by less, in scan steps, and the amplitude in its own size
-FLAT = 1e-8  # or where the sum of squares falls by less than this part: a step of about 1e-4 standard deviations
+FLAT = 1e-8  # or where the sum of squares falls by less than this fraction: a step of about 1e-4 standard deviations
 LN2 = math.log(2)
 LN2_4 = 4 * LN2
 LOG2_E = 1 / LN2
@@ -52,10 +52,10 @@ def start_values(u, curve, level, peak):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _exponentials(u, centre, inverse, result, power):
-    """exp(−4 ln 2 s²), s = (u − centre) × inverse, to 1e-12 of itself; below exp(−100) that.
+    """exp(−4 ln 2 s²), s = (u − centre) × inverse, to a relative error of 1e-12; at least exp(−100).
 
-    Several points with each instruction, as the library's exponential cannot: exp(x) = 2**n exp(f), |f| ≤ ln 2 / 2,
-    with a polynomial for exp(f) and n put into the exponent of a float by way of its last bits.
+    Vectorised, unlike the exponential of the library: exp(x) = 2**n exp(f), |f| ≤ ln 2 / 2, with a polynomial for
+    exp(f); the last bits of a float carry n into its exponent.
     """
     for i in range(result.size):
         s = (u[i] - centre) * inverse
@@ -234,9 +234,9 @@ def fit_peak(u, curve, p, model, work):
             for k in range(size):
                 p[k] = trial[k]
             damping = max(damping * 0.1, 1e-12)
-            converged = small and damping < 1  # a small step under strong damping says nothing
+            converged = small and damping < 1  # a small step under strong damping proves nothing
             if abs(p[CENTRE]) > u.size or not 0.1 < p[FWHM] < 4 * u.size:
-                return False, chi2, matrix  # far outside the scan: it will not come back
+                return False, chi2, matrix  # far outside the scan: the fit does not return
         else:
             # At the minimum rounding decides whether the sum of squares falls.
             converged = small and damping < 1
@@ -247,12 +247,12 @@ def fit_peak(u, curve, p, model, work):
 
 
 def padded(points: int) -> int:
-    """Number of frames with zeros added so that vector instructions leave no rest."""
+    """Number of frames with zeros added to a multiple of the length of vector instructions."""
     return -(-points // LANES) * LANES
 
 
 def buffers(points: int) -> tuple[np.ndarray, ...]:
-    """Room for :func:`fit_peak` on curves of that many points, made once for all pixels."""
+    """Buffers of :func:`fit_peak` for curves of this number of points, allocated once for all pixels."""
     return (
         np.zeros((7, padded(points))),
         np.zeros((5, 5)),

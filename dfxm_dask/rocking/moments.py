@@ -77,26 +77,26 @@ def cut_in_counts(name: str, noise_cut: float, noise: np.ndarray | None) -> floa
     Raises
     ------
     InputError
-        A cut is asked for and the noise is not known.
+        ``noise_cut`` is above 0 and the noise is unknown.
     """
     if noise_cut == 0:
         return 0.0
     if noise is None:
         raise InputError(
-            f"{name}: parameter noise_cut={noise_cut:g}", "the noise is not known", "assign the variable noise (z)"
+            f"{name}: parameter noise_cut={noise_cut:g}", "the noise is unknown", "assign the variable noise (z)"
         )
     return noise_cut * float(noise)
 
 
 def without_single(maps: dict[str, np.ndarray], flags: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Maps with NaN where the flags say that a pixel is lit in a single frame."""
+    """Maps with NaN where the flags mark a pixel as lit in a single frame."""
     if flags is None:
         return maps
     return {name: np.where(flags & SINGLE, np.nan, values) for name, values in maps.items()}
 
 
 def _above_cut(counts: np.ndarray, level: np.ndarray, cut: np.ndarray) -> np.ndarray:
-    """Counts with the background in place of what does not exceed it by the cut of its frame; frames come first."""
+    """Counts, or the background where counts do not exceed it by the cut of their frame; frames come first."""
     made = np.empty((*cut.shape, *counts.shape[:2]), np.float32)
     for frame in np.ndindex(*cut.shape):
         image = counts[(..., *frame)]
@@ -105,14 +105,14 @@ def _above_cut(counts: np.ndarray, level: np.ndarray, cut: np.ndarray) -> np.nda
 
 
 def _rows_of_sums(unit: np.ndarray) -> np.ndarray:
-    """What a weight of 1 in each frame adds to every row of the sums: (frame, row); see ``_add_line``."""
+    """Contribution of a weight of 1 in each frame to every row of the sums: (frame, row); see ``_add_line``."""
     powers = unit[:, :, None] ** np.arange(1, 5)
     products = [unit[:, a] * unit[:, b] for a, b in combinations(range(unit.shape[1]), 2)]
     return np.column_stack([np.ones(len(unit)), powers.reshape(len(unit), -1), *products])
 
 
 def _scan_of(scan: dict[str, np.ndarray], position: dict[str, np.ndarray]) -> Scan:
-    """Positions of all frames; of axes that `position` names, in a scan of several, those off the grid."""
+    """Positions of all frames; `position` has those off the grid, for scans of several axes."""
     names, lengths = list(scan), [values.size for values in scan.values()]
     grid = np.stack(np.meshgrid(*scan.values(), indexing="ij"), -1).reshape(-1, len(names))
     apart = position if len(names) > 1 else {}
@@ -160,51 +160,59 @@ def moments(
     background: PlainBackground = None,
     lit_above: Annotated[
         float,
-        Field(ge=0, description="a pixel is lit if its peak exceeds this", json_schema_extra={"unit": "count"}),
+        Field(ge=0, description="least peak above background of a lit pixel", json_schema_extra={"unit": "count"}),
     ] = 0.0,
     noise_cut: Annotated[
-        float, Field(ge=0, description="counts within this many standard deviations of the background get zero weight")
+        float,
+        Field(ge=0, description="counts less than noise_cut standard deviations above background get zero weight"),
     ] = 0.0,
     edge_fraction: Annotated[
-        float, Field(gt=0, le=1, description="truncated if the border of the scan exceeds this part of the peak")
+        float,
+        Field(
+            gt=0, le=1, description="a curve is truncated if counts at the scan border exceed this fraction of its peak"
+        ),
     ] = 0.5,
     saturation: Annotated[
         float | None,
         Field(
             gt=0,
-            description="raw count of a full detector well; by default that of the scan, else the largest of the dtype",
+            description="raw count of a full detector well; default: that of the scan, else the largest of the dtype",
             json_schema_extra={"unit": "count"},
         ),
     ] = None,
 ) -> dict[str, np.ndarray]:
-    """Centre of mass, width, skewness and excess kurtosis of the rocking curve along every scan axis.
+    """Centre of mass, standard deviation, skewness and excess kurtosis of the rocking curve along every scan axis.
+
+    The moments are sums over all scan positions, weighted by the counts above background: no model, one pass over the
+    data, exact for curves with several peaks. The centre of mass is the local tilt of the lattice, the standard
+    deviation its spread. The map ``flags`` marks pixels whose moments are not reliable, such as those of a curve that
+    is truncated by the scan or has several peaks.
 
     Parameters
     ----------
     scan : dict of arrays
-        Those of the layer where they are known.
+        The positions of the layer where they are recorded.
     background_map : array, optional
         See :func:`dfxm_dask.frames.background`.
     hot : array, optional
-        Such a pixel is left out.
+        Marked pixels are left out.
     noise : array, optional
-        Ingest estimates it for every layer.
+        Ingest estimates the noise of every layer.
     position : dict of arrays, optional
-        For axes along which frames do not lie on a grid.
+        Only for axes along which frames do not lie on a grid.
     full_well : array, optional
-        Of counts that are no longer raw: the step ``normalise`` keeps it.
+        Saturated pixels of counts that are no longer raw, as written by the step ``normalise``.
     frame_scale : array, optional
-        The cut of a frame is multiplied by as much. ``peak`` is then that of counts above the cut, 0 where a pixel is
-        unlit.
+        Multiplies the cut of each frame. ``peak`` then refers to counts above the cut, and is 0 for unlit pixels.
     background : float or "none", optional
-        A map or this parameter must be given: with the detector offset left in, the centre of mass of a real scan
-        shrank to 0.43 of its span.
+        This parameter or a background map is required: with the detector offset left in, the centre of mass of a real
+        scan shrank to 0.43 of its span.
     lit_above : float, count
-        Above background (our choice: 0).
+        Our choice: 0.
     edge_fraction : float
         Axes of fewer than three positions have no border.
     saturation : float, count, optional
-        A pixel is saturated where any raw count reaches this. Counts that are floats then saturate nowhere by default.
+        A pixel is saturated where any raw count reaches this value. By default, counts of a float dtype never do.
 
     Raises
     ------
@@ -213,24 +221,36 @@ def moments(
 
     Notes
     -----
-    With w = I − background where that exceeds the cut (0 by default), else 0, and u a scan axis: COM = Σwu / Σw,
-    variance = Σw(u − COM)² / Σw, skewness =
-    μ₃ / std³, kurtosis = μ₄ / std⁴ − 3. Sums are in float64 about mid-scan, the central moments follow from them. A
-    pixel with weight in one frame only has std 0 and no skewness or kurtosis (NaN), and the flag ``single``. NaN in the
-    counts or the background (flag ``masked``) or a hot pixel makes every map of that pixel NaN; an unlit one keeps
-    ``total`` and ``peak``. The centre of mass is a position, which float32 would round to 3e-5 degree at 300 degree.
+    With the weight w = I − background of each count I, set to 0 where it does not exceed the cut (noise_cut × noise),
+    and the position u along a scan axis::
 
-    Without a cut the positive half of the noise is signal: over the 2666 frames of a real scan it outweighed the
-    reflection and drew the centre of mass to mid-scan. With one, weak tails are lost below it.
+        COM       = Σ w u / Σ w
+        μₖ        = Σ w (u − COM)ᵏ / Σ w
+        std       = sqrt(μ₂)
+        skewness  = μ₃ / std³
+        kurtosis  = μ₄ / std⁴ − 3
 
-    The moments weigh the tails: 2.3548 std is the FWHM only of a Gaussian that is covered by the scan, without
-    background. ``multimodal`` is set where the bimodality coefficient (skewness² + 1) / kurtosis (without −3) exceeds
-    5/9, its value for a flat curve, and the curve has a valley that lies 3.5 standard deviations below the lower of the
-    two peaks beside it: a cut leaves a flat top of a dim single peak, whose coefficient noise then carries above 5/9.
-    The valley is that of the curve without cut, in sums over 0.65 std; their variance is n noise² plus the counts (one
-    count a photon, our choice). Of simulated single Gaussians with a peak of 5 times the noise or more it flags at most
-    2 %, of pairs of equal ones 6 standard deviations apart at 10 times the noise more than 90 %, if these are at least
-    2.5 steps wide. Curves narrower than half a step are not judged.
+    Sums are float64 about mid-scan; the central moments follow from them. A pixel with weight in one frame only has std
+    0, no skewness or kurtosis (NaN), and the flag ``single``. All maps are NaN for hot pixels and for pixels with NaN
+    in counts or background (flag ``masked``); unlit pixels keep ``total`` and ``peak``. The centre of mass is a
+    position, which float32 would round to 3e-5 degree at 300 degree.
+
+    Without a cut, the positive half of the noise counts as signal: over the 2666 frames of a real scan its sum exceeded
+    the reflection and drew the centre of mass to mid-scan. A cut removes weak tails below its level.
+
+    The moments depend on the tails: 2.3548 std is the FWHM only for a Gaussian fully covered by the scan, without
+    background.
+
+    The flag ``multimodal`` requires two conditions. The bimodality coefficient exceeds its value for a flat curve::
+
+        (skewness² + 1) / (kurtosis + 3) > 5/9
+
+    and the curve has a valley 3.5 standard deviations below the lower of the two peaks beside it. The coefficient alone
+    is not sufficient: a cut leaves the flat top of a dim single peak, and noise then raises the coefficient above 5/9.
+    The valley is that of the curve without cut, in sums over 0.65 std; the variance of a sum over n counts is n noise²
+    plus the counts (one count per photon, our choice). In simulations the flag marks at most 2 % of single Gaussians
+    with a peak of 5 times the noise or more, and more than 90 % of pairs of equal Gaussians, each at least 2.5 steps
+    wide, 6 standard deviations apart at 10 times the noise. Curves narrower than half a step are not tested.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Mosaicity: the direction and size of the local tilt as a colour."""
+"""Mosaicity: direction and size of the local tilt as a colour."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dfxm_dask.rocking.moments import FLAGS, without_single
 from dfxm_dask.schema import AXES, COM, SPACE, Dim, Variable
 
 MOSAICITY = Variable(
-    "mosaicity", (*SPACE, Dim("rgb", 3)), "uint8", "1", "tilt along the first two scan axes as a colour"
+    "mosaicity", (*SPACE, Dim("rgb", 3)), "uint8", "1", "sRGB colour of the tilt along the first two scan axes"
 )
 
 # CIELAB (D65, 2°). At lightness 74 the circle of chroma 40 just touches the border of sRGB, the largest at any
@@ -97,41 +97,48 @@ def mosaicity(
     flags: np.ndarray | None = None,
     *,
     centre: Annotated[
-        tuple[float, float] | None, Field(description="white point along both axes; mid-scan by default")
+        tuple[float, float] | None, Field(description="white point along both axes; by default mid-scan")
     ] = None,
     half_range: Annotated[
         tuple[float, float] | None,
-        Field(description="distance from centre to full colour along both axes; half the scan by default"),
+        Field(description="distance from the centre to full colour along both axes; by default half the scan range"),
     ] = None,
 ) -> dict[str, np.ndarray]:
-    """Tilt along the first two scan axes as a colour, even to the eye.
+    """Mosaicity: colour of the local tilt (centre of mass) along the first two scan axes.
+
+    The direction of the tilt from ``centre`` determines the hue, its size the chroma, at constant lightness: equal
+    distances in tilt are equal distances in perceived colour. All layers of a scan share one colour key. Tilts beyond
+    ``half_range`` are grey; pixels without a centre of mass are black. :func:`colour_key` returns the key.
 
     Parameters
     ----------
     scan : dict of arrays
-        The mean over layers.
+        Mean positions over layers.
     flags : array, optional
-        A pixel that is lit in a single frame is black.
+        Pixels with the flag ``single`` (lit in a single frame) are black.
     centre : tuple of float, optional
-        In the units of the axes. By default all layers of a scan share a key.
+        In the units of the axes.
     half_range : tuple of float, optional
         In the units of the axes.
 
     Returns
     -------
     dict
-        sRGB.
+        sRGB values, 0 to 255.
 
     Raises
     ------
     InputError
-        A half range that is not positive, or an axis of a single position without one.
+        A half range that is not positive, or a missing half range for an axis of a single position.
 
     Notes
     -----
-    With (u, v) = (COM − centre) / half_range, the colour is CIELAB L* = 74, a* = 39.5 u, b* = 39.5 v for
-    u² + v² ≤ 1: distances in colour are distances in tilt, and no tilt is brighter than another. Outside the disc a
-    darker grey; unlit pixels and NaN are black, which no key colour is. Draw it with :func:`colour_key`.
+    The colour in CIELAB is, for u² + v² ≤ 1::
+
+        (u, v) = (COM − centre) / half_range
+        L* = 74,    a* = 39.5 u,    b* = 39.5 v
+
+    Colours outside this disc are a darker grey. No colour of the key is black.
 
     References
     ----------

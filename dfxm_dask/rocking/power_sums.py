@@ -23,12 +23,12 @@ LEVEL, MOST, AT, EDGE, HOT_HERE, FULL, LIT, POINT, HIDE, FLAG, ROWS = 5, 6, 7, 8
 
 
 class Pixels(NamedTuple):
-    """What is known of every pixel.
+    """Background, hot and saturated pixels of a layer.
 
     Attributes
     ----------
     background : array (y, x), float32, count
-        Subtracted.
+        Subtracted from the counts.
     hot : array (y, x), bool
         Pixels to leave out.
     full : array (y, x), bool
@@ -41,12 +41,12 @@ class Pixels(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """Where each frame was taken, and what its counts are multiplied by.
+    """Positions of the frames, and the powers of these positions that multiply the counts.
 
     Attributes
     ----------
     positions : array (axis, frame)
-        Where each frame was taken.
+        Position of each frame.
     place : array (axis, frame), int
         Number of its position along each axis.
     middle, half, step : array (axis,)
@@ -56,8 +56,8 @@ class Scan(NamedTuple):
     outer : array (frame // length of the last axis, axis except the last)
         Positions along the other axes, scaled to −1 … 1.
     each : array (frame or none, row)
-        Where frames lie off the grid: what the weight of each adds to the rows of the sums, instead of `inner` and
-        `outer`; see :func:`_add_line`.
+        For frames off the grid: contribution of the weight of each frame to the rows of the sums, instead of `inner`
+        and `outer`; see :func:`_add_line`.
     border : array (frame,), int
         Frames at the border of the scan.
     """
@@ -74,12 +74,12 @@ class Scan(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Noise, and thresholds of light, of truncation and of saturation.
+    """Noise, and thresholds of lit, truncated and saturated pixels.
 
     Attributes
     ----------
     noise : float, count
-        Of a voxel where nothing diffracts.
+        Standard deviation of the counts of a voxel without diffracted beam.
     cut : float, count
         Counts above background that get zero weight; not negative.
     lit_above, edge_fraction, saturation : float
@@ -117,8 +117,9 @@ class Maps(NamedTuple):
 def _add_frames(line, start, strip, power, frame, cut):
     """Adds four frames to a strip: sums of w u**k for k = 0 … 4, the maximum above background and its frame.
 
-    Always runs over a full strip, so that every pixel sees the same instructions wherever the layer is cut. Frames
-    that fill up the last group have power 0 and repeat the last frame, which changes neither sums nor maximum.
+    The loop always runs over a full strip, so that the instructions for a pixel do not depend on the division of the
+    layer into blocks. Frames that fill up the last group have power 0 and repeat the last frame, which changes neither
+    sums nor maximum.
     """
     i, j, k, m = np.uintp(start[0]), np.uintp(start[1]), np.uintp(start[2]), np.uintp(start[3])
     a0, a1, a2, a3, a4 = power[0, 0], power[0, 1], power[0, 2], power[0, 3], power[0, 4]
@@ -157,7 +158,7 @@ def _add_frames(line, start, strip, power, frame, cut):
 
 @njit(nogil=True, cache=True)
 def _add_frame(line, start, width, strip, weight, whole, coefficient, frame, cut):
-    """Adds a frame to the sums over the whole scan: as :func:`_add_frames`, at a position that no other frame has."""
+    """Adds a frame to the sums over the whole scan like :func:`_add_frames`, for frames off the grid."""
     for n in range(width):
         above = np.float64(line[np.uintp(start) + np.uintp(n)]) - strip[LEVEL * STRIP + n]
         strip[AT * STRIP + n] = frame if above > strip[MOST * STRIP + n] else strip[AT * STRIP + n]
@@ -215,8 +216,8 @@ def _central(total, sums, middle, half, step, shape, several, strip):
         # All weight in one frame, up to rounding: no width, and no skewness or kurtosis.
         point = variance <= 64 * 2.220446049250313e-16 * m2
         deviation = np.sqrt(0.0 if point else variance)
-        inverse = 1.0 / (np.nan if point else variance)  # divisions are what costs here
-        # Chosen, not added: which of two NaN a sum keeps, and so its sign bit, is the compiler's choice.
+        inverse = 1.0 / (np.nan if point else variance)  # divisions are the slowest part here
+        # Chosen, not added: the compiler decides which of two NaN, and thus which sign bit, a sum keeps.
         seen = strip[HIDE * STRIP + x] == 0
         skewness = (m3 - 3 * m1 * m2 + 2 * m1 * m1 * m1) * inverse * (inverse * deviation)
         kurtosis = (m4 - 4 * m1 * m3 + 6 * m1 * m1 * m2 - 3 * m1 * m1 * m1 * m1) * inverse * inverse
@@ -232,7 +233,7 @@ def _central(total, sums, middle, half, step, shape, several, strip):
 
 @njit(nogil=True, cache=True)
 def _judge(total, strip, lit_above, edge_fraction, saturation):
-    """Flags of a strip, and where its maps are hidden. Plain numbers instead of branches, so that it vectorises."""
+    """Flags of a strip, and pixels whose maps are NaN. Numbers instead of branches, so that the loop vectorises."""
     for x in range(STRIP):
         most = strip[MOST * STRIP + x] if strip[MOST * STRIP + x] > 0 else 0.0
         hot = strip[HOT_HERE * STRIP + x]
@@ -287,7 +288,7 @@ def _flag_valleys(lines, corner, width, scan, limits, several, around, strip, cu
 
 @njit(nogil=True, cache=True)
 def _begin(pixels, y, first, last, strip):
-    """Empty sums of a strip, with the background and what is known of its pixels."""
+    """Empties the sums of a strip, and copies the background and the hot and saturated pixels."""
     width = last - first
     strip[:] = 0
     strip[MOST * STRIP : (MOST + 1) * STRIP] = -np.inf

@@ -1,4 +1,4 @@
-"""Which defects of the weak beam rotate the lattice: the centre of mass turns at some, and at others it does not."""
+"""Defects of the weak beam with and without a local rotation of the lattice, by the centre of mass around them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dfxm_dask.schema import DEFECTS, ROTATION, X, Y, pixel_length
 
 WITH, WITHOUT, UNKNOWN = (bit for bit, _ in ROTATION.flags)
 SAMPLE = 5_000
-"""Pixels that median and spread of a layer are taken from, evenly spaced; all where it has fewer (our choice)."""
-MAD = 1.4826  # times the median absolute deviation is the standard deviation of Gaussian noise
+"""Evenly spaced pixels for the median and spread of a layer; all pixels of smaller layers (our choice)."""
+MAD = 1.4826  # ratio of the standard deviation of Gaussian noise to its median absolute deviation
 
 
 @njit(nogil=True, cache=True)
 def _spread(mask, offsets, wanted):
-    """Marks the mask and all places within reach of the mask."""
+    """Marks the mask and all pixels within reach of the mask."""
     rows, columns = mask.shape
     for y in range(rows):
         for x in range(columns):
@@ -35,7 +35,7 @@ def _spread(mask, offsets, wanted):
 
 @njit(nogil=True, cache=True)
 def _mean_difference_at(angles, offsets, wanted, mean):
-    """Kernel average misorientation of the wanted pixels, by the sum of :func:`dfxm_dask.rocking.kam.kam`."""
+    """Kernel average misorientation of the marked pixels, as in :func:`dfxm_dask.rocking.kam.kam`."""
     axes, rows, columns = angles.shape
     for y in range(rows):
         for x in range(columns):
@@ -59,7 +59,7 @@ def _mean_difference_at(angles, offsets, wanted, mean):
 
 @njit(nogil=True, cache=True)
 def _largest_near(mask, values, offsets, largest):
-    """Largest value within reach of each pixel of the mask; what has no number is left out."""
+    """Largest finite value within reach of each pixel of the mask."""
     rows, columns = mask.shape
     for y in range(rows):
         for x in range(columns):
@@ -76,7 +76,7 @@ def _largest_near(mask, values, offsets, largest):
 
 
 def rotation_threshold(misorientation: np.ndarray, deviations: float) -> float:
-    """Misorientation that stands out of a layer: median plus so many standard deviations, by 1.4826 × MAD; NaN of none.
+    """Threshold of misorientation: median plus ``deviations`` × 1.4826 × MAD of a layer; NaN without finite values.
 
     Examples
     --------
@@ -100,46 +100,61 @@ def classify_defects(
     *,
     radius: Annotated[
         float,
-        Field(gt=0, description="distance over which the misorientation is taken", json_schema_extra={"unit": "um"}),
+        Field(gt=0, description="radius of the neighbourhood of the misorientation", json_schema_extra={"unit": "um"}),
     ] = 0.5,
     reach: Annotated[
         float,
-        Field(ge=0, description="distance within which the lattice must rotate", json_schema_extra={"unit": "um"}),
+        Field(
+            ge=0,
+            description="distance from the pixel within which the lattice must rotate",
+            json_schema_extra={"unit": "um"},
+        ),
     ] = 0.25,
     deviations: Annotated[
-        float, Field(ge=0, description="standard deviations above the median from which the lattice rotates")
+        float, Field(ge=0, description="threshold of misorientation, in standard deviations above the median")
     ] = 4.0,
 ) -> dict[str, np.ndarray]:
-    """Whether the lattice rotates at each pixel that shows a defect.
+    """Class of each weak-beam defect pixel: with or without a local rotation of the lattice, or unknown.
+
+    The kernel average misorientation of the centre of mass is computed around every pixel of the mask of defects. A
+    pixel is of class ``with_rotation`` if the largest misorientation within ``reach`` exceeds the threshold of the
+    layer, and otherwise of class ``without_rotation``.
 
     Parameters
     ----------
     defects : array
         See :func:`dfxm_dask.beams.threshold_beams`.
     flags : array, optional
-        A pixel that is lit in a single frame has no centre of mass better than a step, and is left out.
-    radius, reach : float, um
-        Our choice: 0.5, the width of an image of a line (see :func:`dfxm_dask.rocking.kam`), and half this width.
+        Pixels with the flag ``single`` (lit in a single frame) are left out: their centre of mass is only known to a
+        step.
+    radius : float, um
+        Our choice: 0.5, the width of the image of a dislocation (see :func:`dfxm_dask.rocking.kam`).
+    reach : float, um
+        Our choice: 0.25, half the width of the image of a dislocation.
     deviations : float
-        A standard deviation is 1.4826 × the median absolute deviation of some five thousand places. Our choice: 4, on
-        one simulated scan with a strong beam.
+        Our choice: 4, from one simulated scan with a strong beam.
 
     Returns
     -------
     dict
-        0 where no defect shows; unknown where no centre of mass is known within reach.
+        0 outside the mask of defects; ``rotation_unknown`` without any centre of mass within reach.
 
     Raises
     ------
     InputError
-        Pixels of unequal size, or a radius that holds no neighbour.
+        Pixels of unequal size, or a radius smaller than a pixel.
 
     Notes
     -----
-    Only rotations that a scan axis sees count: a wall whose rotation axis is the diffraction vector, or whose lattice
-    steps along an axis that was not scanned, is without rotation here. Where the strong beam follows the lattice, what
-    has no rotation is mostly the far flank of an image; at walls that step along no scanned axis it is the wall itself.
-    So both classes are kept.
+    The threshold of a layer, with m the largest misorientation within ``reach`` of each of some five thousand evenly
+    spaced pixels, is::
+
+        median(m) + deviations × 1.4826 median(abs(m − median(m)))
+
+    Only rotations along a scanned axis count: a wall whose rotation axis is the diffraction vector, or whose rotation
+    has no component along a scanned axis, is without rotation here. Where the strong beam follows the lattice, pixels
+    without rotation mostly lie on the far flank of an image; at walls without a rotation along a scanned axis they are
+    the wall itself. Both classes are therefore kept.
 
     Our own definition.
 
@@ -168,7 +183,7 @@ def classify_defects(
     angles = np.stack([np.asarray(value, np.float64) for value in without_single(com, flags).values()])
     offsets = neighbourhood(radius, *spacing)
     if angles[0].size > 1 and not len(offsets):
-        kam.kernel(com, y, x, radius=radius)  # which refuses
+        kam.kernel(com, y, x, radius=radius)  # raises the error
     every = max(1, int(np.sqrt(defects.size / SAMPLE)))
     sample = (slice(every // 2, None, every),) * 2
     asked = defects.copy()

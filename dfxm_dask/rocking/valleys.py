@@ -1,4 +1,4 @@
-"""Valleys in the rocking curve of a pixel, which tell two peaks from one that is flat."""
+"""Valleys in the rocking curve of a pixel, which distinguish two peaks from one flat peak."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 BOX = 0.65  # standard deviations of a curve that are summed to judge a valley in it (our choice)
-SEEN = 4  # times the noise: what is above it belongs to the curve (our choice)
+SEEN = 4  # times the noise: counts above this level belong to the curve (our choice)
 VALLEY = 3.5  # standard deviations by which a valley lies below the lower of two peaks (our choice)
 
 
@@ -14,10 +14,10 @@ VALLEY = 3.5  # standard deviations by which a valley lies below the lower of tw
 def has_valley(lines, pixel, level, scan, axis, limits, centre, width, curve):
     """Whether the curve of a pixel along an axis has two peaks with a valley that noise does not explain.
 
-    The curve is that of the counts without cut, summed over the other axes within two standard deviations, and then
-    over boxes of `BOX` standard deviations along its own. It begins and ends where counts exceed the cut, or `SEEN`
-    times the noise: dark frames have valleys of their own. The variance of a sum is that of the dark noise of its
-    voxels plus its counts: those of one count a photon.
+    The curve is the sum of the counts without cut over the other axes within two standard deviations, and then over
+    boxes of `BOX` standard deviations along the axis. It extends from the first to the last position at which counts
+    exceed the cut, or `SEEN` times the noise: dark frames have valleys of noise. The variance of a sum is that of the
+    dark noise of its voxels plus its counts, at one count per photon.
     """
     curve[:] = 0
     place, step = scan.place, scan.step

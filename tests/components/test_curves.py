@@ -155,7 +155,7 @@ def test_scaling__bad_words_are_refused() -> None:
     level = np.zeros((2, 2), np.float32)
     with pytest.raises(ValueError, match="there is a background map already"):
         c.scaling_of("pca", "log", None, 3.0, level)
-    with pytest.raises(ValueError, match="pca without a background: would take the detector offset for light"):
+    with pytest.raises(ValueError, match="pca without a background: would count the detector offset as light"):
         c.scaling_of("pca", "log", None, None, None)
     for kind, offset in (("log", 0.0), ("anscombe", -1.0), ("plain", 2.0), ("log", np.nan)):
         with pytest.raises(ValueError, match=f"does not suit scaling '{kind}'"):

@@ -192,16 +192,16 @@ def test_core_image__refuses_what_cannot_be() -> None:
             core_signal((0.0, 0.0), character)  # type: ignore[arg-type]
     left_handed = CHARACTERS[0] * np.array([[1], [1], [-1]])
     for rows in (left_handed, np.ones((3, 3)), np.zeros((3, 3)), np.eye(2)):
-        with pytest.raises(InputError, match=r"is no edge dislocation: b, n, t have to be perpendicular"):
+        with pytest.raises(InputError, match=r"is not an edge dislocation: b, n, t have to be perpendicular"):
             core_signal((0.0, 0.0), rows)
     for position in ((0.0,), (np.nan, 0.0)):
         with pytest.raises(InputError, match=r"position .* is not two finite numbers"):
             core_signal(np.array(position), 1)
     with pytest.raises(InputError, match=r"background -0\.1 and readout 0\.01: are not both 0 or more"):
         core_image((0.0, 0.0), 1, background=-0.1)
-    with pytest.raises(InputError, match=r"places of shape \(3,\): are no places in an image"):
+    with pytest.raises(InputError, match=r"image points of shape \(3,\): are not pairs of coordinates"):
         image_to_dislocation(np.zeros(3), 1)
-    with pytest.raises(InputError, match="rule of 0 nodes for a sheet of 1 rms: cannot be"):
+    with pytest.raises(InputError, match="rule of 0 nodes for a sheet of 1 rms: is not possible"):
         sheet_nodes(0, 1)
-    with pytest.raises(InputError, match="rule of 3 nodes for a sheet of 0 rms: cannot be"):
+    with pytest.raises(InputError, match="rule of 3 nodes for a sheet of 0 rms: is not possible"):
         sheet_nodes(3, 0)

@@ -280,7 +280,7 @@ BAD = [
     ({"wavelength": 0.0}, "wavelength = 0: is not positive"),
     ({"deviation": 1e-3}, "more than pi/2 .* take a step of at most 0.059"),
     ({"deviation": np.nan}, "more than pi/2"),
-    ({"outside": "dim"}, "say 'dark' or 'plane'"),
+    ({"outside": "dim"}, "set 'dark' or 'plane'"),
 ]
 
 

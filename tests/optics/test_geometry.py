@@ -128,9 +128,9 @@ def test_oblique__has_one_row_where_two_solutions_meet() -> None:
 
 def test_geometry__refuses_what_cannot_be() -> None:
     cubic = CRYSTALS["Al"].B
-    with pytest.raises(InputError, match=r"axis .*is no direction"):
+    with pytest.raises(InputError, match=r"axis .*is not a direction"):
         rotation_about(np.zeros(3), 0.1)
-    with pytest.raises(InputError, match=r"direction up .*is no direction"):
+    with pytest.raises(InputError, match=r"direction up .*is not a direction"):
         orientation(np.array([0, 0, 0]))
     with pytest.raises(InputError, match=r"it is parallel to \[1, 1, 1\], which is up"):
         orientation(np.array([1, 1, 1]), np.array([-2, -2, -2]))
@@ -142,7 +142,7 @@ def test_geometry__refuses_what_cannot_be() -> None:
         effective_pixel(0.04, 0.15, "tilted")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="reflection 0 0 0 at 17 keV: is the direct beam"):
         oblique(cubic, (0, 0, 0), 17.0)
-    with pytest.raises(InputError, match=r"there is none at this wavelength; take an energy above 23\.8"):
+    with pytest.raises(InputError, match=r"does not exist at this wavelength; take an energy above 23\.8"):
         oblique(cubic, (9, 9, 9), 17.0)
     with pytest.raises(InputError, match="lies along the rotation axis"):
         oblique(cubic, (0, 0, 2), 17.0)

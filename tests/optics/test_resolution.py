@@ -246,7 +246,7 @@ def test_resolution__refuses_degenerate_microscopes() -> None:
     with pytest.raises(InputError, match="accepts a surface of no thickness"):
         rocking_profile(0.0, still)
     assert rocking_profile(0.0, replace(still, divergence_v=1e-4), blur=1e-6) == 1
-    with pytest.raises(InputError, match=r"deviations of shape \(2,\): are no vectors"):
+    with pytest.raises(InputError, match=r"deviations of shape \(2,\): are not vectors"):
         resolution(np.zeros(2), AL111)
     with pytest.raises(InputError, match="rocking profile: blur -1: is negative"):
         rocking_coefficients(AL111, -1)

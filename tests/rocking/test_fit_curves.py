@@ -278,7 +278,7 @@ def test_fit_curves__no_fit_of_the_real_scan_lies_outside(real_scans: dict[str, 
 def test_fit_curves__refuses_an_unclear_axis() -> None:
     counts = np.ones((1, 1, 2, 3), np.uint16)
     scan = {"chi": np.arange(2.0), "phi": np.arange(3.0)}
-    with pytest.raises(InputError, match="without an axis: the scan varies along chi, phi; say axis='chi'"):
+    with pytest.raises(InputError, match="without an axis: the scan varies along chi, phi; set axis='chi'"):
         fit_curves.kernel(counts, scan)
     with pytest.raises(InputError, match="axis 'mu': the scan has chi, phi"):
         fit_curves.kernel(counts, scan, axis="mu")

@@ -99,7 +99,7 @@ def test_kam__refuses_unequal_pixels_and_a_radius_without_neighbours() -> None:
     com, even = {"phi": np.zeros((3, 3), np.float32)}, np.arange(3.0)
     with pytest.raises(InputError, match="coordinate 'x': has steps from 1 to 2 um; give pixels of equal size"):
         kam.kernel(com, even, np.array([0.0, 1.0, 3.0]))
-    with pytest.raises(InputError, match=r"radius 0.5 um: holds no neighbour.*1 um along y and 0.75 um.*0.75 um"):
+    with pytest.raises(InputError, match=r"radius 0.5 um: contains no neighbour.*1 um along y and 0.75 um.*0.75 um"):
         kam.kernel(com, even, 0.75 * even, radius=0.5)
     with pytest.raises(InputError, match="radius"):
         kam.validate({"radius": 0})

@@ -310,7 +310,7 @@ def test_moments__noise_cut_leaves_dark_pixels_unlit() -> None:
 
 
 def test_moments__noise_cut_needs_the_noise() -> None:
-    with pytest.raises(InputError, match=r"noise_cut=3: the noise is not known"):
+    with pytest.raises(InputError, match=r"noise_cut=3: the noise is unknown"):
         moments.kernel(np.ones((1, 1, 3), np.uint16), {"phi": np.arange(3.0)}, background=0, noise_cut=3)
 
 

@@ -84,7 +84,7 @@ def test_classify_defects__samples_large_layers():
 
 
 def test_classify_defects__refuses_a_radius_without_neighbour():
-    with pytest.raises(InputError, match=r"radius 0.04 um: holds no neighbour .* take a radius of at least 0.05 um"):
+    with pytest.raises(InputError, match=r"radius 0.04 um: contains no neighbour .* set a radius of at least 0.05 um"):
         classify_defects.kernel(np.ones((4, 4), bool), {"phi": np.zeros((4, 4))}, Y[:4], X[:4], radius=0.04)
     with pytest.raises(InputError, match="classify_defects: coordinate 'y'"):
         classify_defects.kernel(np.ones((4, 4), bool), {"phi": np.zeros((4, 4))}, Y[:4] ** 2, X[:4])

@@ -190,7 +190,7 @@ def test_simulate__foreign_and_stale_beamline_files_are_refused(tmp_path: Path) 
     shutil.rmtree(tmp_path / "a_truth.zarr")
     with pytest.raises(StoreError, match=r"master file .*a\.h5.*holds something else; say --overwrite"):
         simulate("empty", out, seed=1, **tiny)
-    with pytest.raises(StoreError, match="exists and no simulation knows it"):
+    with pytest.raises(StoreError, match="exists and does not come from a simulation"):
         simulate("empty", out, **tiny)
     out.write_bytes(b"of somebody else")
     for overwrite in (False, True):
@@ -204,7 +204,7 @@ def test_simulate__overwrite_refuses_before_it_removes(tmp_path: Path) -> None:
     foreign = tmp_path / "b_scan0007" / "pco_ff_0000.h5"  # beyond the layers that are asked for
     foreign.parent.mkdir()
     foreign.write_bytes(b"of somebody else")
-    with pytest.raises(StoreError, match="exists and no simulation knows it"):
+    with pytest.raises(StoreError, match="exists and does not come from a simulation"):
         simulate("empty", tmp_path / "b.h5", **tiny)
     assert foreign.read_bytes() == b"of somebody else"
     simulate("empty", tmp_path / "a.h5", **tiny)

@@ -1,4 +1,4 @@
-"""Deformation gradient, and what it makes of reciprocal space."""
+"""Deformation gradient, and the distortion of reciprocal space."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def deformation(beta: np.ndarray) -> np.ndarray:
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _inverse_transpose_less_one(f, out):
-    """By cofactors; returns the smallest determinant, so that one test serves all points."""
+    """Fills the result by cofactors; returns the smallest determinant, so that one test serves all points."""
     smallest = np.inf
     for i in range(f.shape[0]):
         a, b, c, d, e, g, h, k, m = f[i]

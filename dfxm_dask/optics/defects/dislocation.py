@@ -184,8 +184,8 @@ def accumulate_lines(x, y, z, table, poisson, out):
     poisson : float
         The same as in the table.
     out : array (9, n), float64
-        beta in row-major order (b11, b12, b13, b21, ...); added to. On a line without a core it becomes NaN: the
-        caller looks, as `gradient` does.
+        beta in row-major order (b11, b12, b13, b21, ...), to which the field is added. On a line without a core it
+        becomes NaN, which the caller has to check, like `gradient`.
 
     Notes
     -----
@@ -222,14 +222,14 @@ def gradient(points: np.ndarray, lines: np.ndarray, *, poisson: float, legacy: b
     Parameters
     ----------
     points : array (..., 3), um
-        Where.
+        Positions.
     lines : array (n,), LINE
         From `lines`, in the same frame.
     poisson : float
         Poisson ratio nu.
     legacy : bool
         The sign of nu in b22 as in published codes (DFXMTools, pyDFXM): b22 = A y [x² - y² - 2 nu R²]. That field is
-        neither in equilibrium nor compatible; it is here only to compare with images that were made with it.
+        neither in equilibrium nor compatible; it serves only for comparison with images of these codes.
 
     Returns
     -------
@@ -250,7 +250,7 @@ def gradient(points: np.ndarray, lines: np.ndarray, *, poisson: float, legacy: b
         b21 = -A x [(1 - 2 nu) x² + (3 - 2 nu) y²]     b22 = A y [(1 + 2 nu) x² - (1 - 2 nu) y²]
         b31 = -S y                                     b32 = S x
 
-    A core radius a puts R² + a² for R² in A and S. The regularised field is finite, but compatible only for R >> a:
+    A core radius a replaces R² by R² + a² in A and S. The regularised field is finite, but compatible only for R >> a:
     use the non-singular segments where the core matters.
 
     Examples
@@ -270,7 +270,7 @@ def gradient(points: np.ndarray, lines: np.ndarray, *, poisson: float, legacy: b
 
 
 def _refuse_on_line(points: np.ndarray, lines: np.ndarray) -> None:
-    """The field of a line without a core has no value there."""
+    """Refuse points on a line without a core, where its field has no value."""
     for k, line in enumerate(lines):
         size = np.linalg.norm(line["burgers"])
         away = np.linalg.norm(np.cross(points - line["position"], line["line"]), axis=1)
@@ -288,7 +288,7 @@ def stroh(points: np.ndarray, lines: np.ndarray, *, moduli: tuple[float, float, 
     Parameters
     ----------
     points, lines
-        As for `gradient`. A core radius a puts conj(w) / (|w|² + a²) for 1/w, w = x + p y (our choice).
+        See `gradient`. A core radius a replaces 1/w, w = x + p y, by conj(w) / (|w|² + a²) (our choice).
     moduli : tuple, any one unit
         C11, C12, C44. Aluminium: 108.2, 61.3, 28.5 GPa.
     axes : array (3, 3)

@@ -1,8 +1,8 @@
 """Fields at points: how the kernels of all defects read points in blocks and write distortions.
 
-Kernels work on whole blocks only, the last one padded: every point goes through the same instructions, wherever it
-stands in the array. One scratch array with constant offsets, because then the compiler sees that nothing overlaps and
-vectorises. Its rows of a block: x, y, z of the points, then the nine components of beta in row-major order.
+Kernels work on full blocks only, the last one padded: the instructions for a point do not depend on its index. One
+scratch array has constant offsets, because the compiler can then exclude overlaps and vectorise. Its rows for a block
+are x, y, z of the points, then the nine components of beta in row-major order.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def columns(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @njit(inline="always")
 def take_block(x, y, z, first, scratch):
-    """Points of one block into the scratch array, with a field of zero."""
+    """Copies the points of one block into the scratch array, with a field of zero."""
     last = min(BLOCK, x.shape[0] - first) - 1
     for i in range(BLOCK):
         j = first + min(i, last)
@@ -62,7 +62,7 @@ def take_block(x, y, z, first, scratch):
 
 @njit(inline="always")
 def add_block(scratch, first, out):
-    """Field of one block, added to that of all points (9, n)."""
+    """Adds the field of one block to that of all points (9, n)."""
     for c in range(9):
         for i in range(min(BLOCK, out.shape[1] - first)):
             out[c, first + i] += scratch[FIELD + c * BLOCK + i]
@@ -73,7 +73,7 @@ def add_turned(rows, place, step, frame, first, second):
     """beta of a line in its own frame, turned into that of the points and added: first ⊗ e1 + second ⊗ n.
 
     ``frame`` holds the nine components of e1, n and t; ``first`` and ``second`` the columns of beta along e1 and n in
-    that frame (the one along t is zero); components stand ``step`` apart in ``rows``, from ``place`` on.
+    that frame (the one along t is zero); components lie ``step`` apart in ``rows``, from ``place`` onwards.
     """
     ax, ay, az, nx, ny, nz, tx, ty, tz = frame
     (b11, b21, b31), (b12, b22, b32) = first, second

@@ -1,6 +1,6 @@
 """The distortion of a crystal with defects: lines, loops, walls, subgrains and smooth bending, superposed exactly.
 
-A boundary is made of discrete lines, minus the same Burgers vectors spread evenly over its plane, plus the constant
+A boundary consists of discrete lines, minus the same Burgers vectors spread evenly over its plane, plus the constant
 rotation of each subgrain. The even spread and the rotation are one field where Frank's rule holds, so the sum is the
 field of the lines alone; but it is free of stress far away, also for half planes that end at a triple junction.
 """
@@ -160,7 +160,7 @@ def distortion(scene: Scene, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.
     Returns
     -------
     ndarray (9, point), float64
-        beta_ij = du_i/dx_j, row-major. What a point gets does not depend on the other points.
+        beta_ij = du_i/dx_j, row-major. The value at a point does not depend on the other points.
 
     Raises
     ------
@@ -192,7 +192,7 @@ def distortion(scene: Scene, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.
 
 
 def _add_loop(loop: Loop, poisson: float, x: np.ndarray, y: np.ndarray, z: np.ndarray, beta: np.ndarray) -> None:
-    """The field of a loop falls fast; it is left out where it is below what matters."""
+    """Add loops only within :data:`LOOP_REACH` radii: farther out their fields are negligible."""
     centre = loop.nodes.mean(0)
     radius = np.sqrt(((loop.nodes - centre) ** 2).sum(1).max())
     far = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2 > (LOOP_REACH * radius) ** 2
@@ -230,7 +230,7 @@ def distance(scene: Scene, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.nd
 
 @njit(nogil=True, cache=True)
 def _nearest(x, y, z, start, direction, low, high, least):
-    """Squared distance to one segment, where it is less than what is known."""
+    """Lowers the squared distances to those of one segment, where these are smaller."""
     for k in range(x.size):
         dx, dy, dz = x[k] - start[0], y[k] - start[1], z[k] - start[2]
         along = min(max(dx * direction[0] + dy * direction[1] + dz * direction[2], low), high)

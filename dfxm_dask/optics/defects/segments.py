@@ -160,7 +160,7 @@ def network_gradient(
     Parameters
     ----------
     points : array (..., 3), um
-        Where.
+        Positions.
     nodes : array (n, 3), um
         Nodes.
     segments : array (m, 2), int

@@ -16,8 +16,8 @@ from dfxm_dask.optics.defects.scene import Junction
 from dfxm_dask.optics.defects.walls import frank_bilby, wall_lines, wall_sheet
 
 MARGIN = 4.0
-"""Spacings by which the lines of a wall go on beyond the volume: what is cut off there is felt as (spacing / distance)
-squared only, because the even spread ends with them (our choice)."""
+"""Spacings by which the lines of a wall extend beyond the volume: the missing rest contributes only (spacing /
+distance) squared, because the even spread ends with the lines (our choice)."""
 
 SPARSEST = 500.0
 """Spacing in um above which a set of a tilt wall is left out: it would turn the lattice by less than 6e-7 rad."""
@@ -25,7 +25,7 @@ SPARSEST = 500.0
 
 @dataclass(frozen=True, eq=False)
 class Boundary:
-    """What is true of one boundary.
+    """Geometry and dislocation content of one boundary.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def _one_set(
     *,
     half: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One set of parallel lines along a plane, as far as the box feels it, and its even spread; or its half alone."""
+    """One set of parallel lines along a plane (or half plane), as far as it affects the box, and its even spread."""
     reach = (_corners(box) - origin) @ np.cross(normal, line)
     # wall_lines runs along normal x line, our half planes along line x normal.
     low = np.floor(reach.min() / spacing - MARGIN) * spacing
@@ -141,7 +141,7 @@ def tilt_junction(
     Parameters
     ----------
     origin, line, reference : ndarray (xyz,)
-        Of the junction; see :class:`~dfxm_dask.optics.defects.scene.Junction`.
+        Geometry of the junction; see :class:`~dfxm_dask.optics.defects.scene.Junction`.
     azimuths : ndarray (plane,), rad
         Ascending.
     tilts : ndarray (plane,), rad

@@ -1,6 +1,6 @@
 """Walls of dislocations: continuous sheets, discrete walls, and Frank's rule.
 
-A discrete wall, less the sheet of the same Burgers vector per length, plus a rotation that is constant on either side,
+A discrete wall, minus the sheet of the same Burgers vector per length, plus a rotation that is constant on either side,
 is a wall with a short-range field only. Lengths in um; signs as in `dislocation`.
 """
 
@@ -58,7 +58,7 @@ def sheets(
     start, stop : float or array (n,), um
         Edges. For a half-plane take one of them far away, where the field of its edge does not matter.
     burgers : array (3,) or (n, 3), um per um
-        Burgers vector per length of s: b/D of the wall that it stands for.
+        Burgers vector per length of s: b/D of the wall that the sheet replaces.
 
     Returns
     -------
@@ -247,12 +247,12 @@ def wall_sheet(
     start: float,
     stop: float,
 ) -> np.ndarray:
-    """The sheet that a wall of lines becomes when its Burgers vector is spread evenly.
+    """Sheet of a wall of lines, with the Burgers vector spread evenly.
 
     Parameters
     ----------
     origin, normal, line, burgers, spacing, start, stop
-        As for `wall_lines`.
+        See `wall_lines`.
 
     Returns
     -------
@@ -262,7 +262,7 @@ def wall_sheet(
     Raises
     ------
     InputError
-        As `wall_lines` and `sheets`.
+        See `wall_lines` and `sheets`.
 
     Examples
     --------
@@ -284,9 +284,9 @@ class FrankNet(NamedTuple):
     densities : array (m,), float64, 1/um
         Lines per length, 1/D; negative where the Burgers vector has the opposite sense.
     rank : int
-        Of the six equations; below m the densities are those of least norm of density times b, one choice of many.
+        Rank of the six equations; below m the densities are one solution of many: least norm of density times b.
     residual : float
-        Norm of what the sets leave unmet, relative to the norm of what is asked.
+        Norm of the part of the rotation that the sets do not provide, relative to the norm of the rotation.
     """
 
     densities: np.ndarray
@@ -345,7 +345,7 @@ def frank_bilby(normal: np.ndarray, axis: np.ndarray, angle: float, burgers: np.
     first = lines[0]
     plane = np.stack([first, np.cross(normal, first)])
     across = np.cross(normal, lines)
-    # Unknowns are density times |b|, so that short and long Burgers vectors weigh alike.
+    # Unknowns are density times |b|, so that short and long Burgers vectors have equal weight.
     matrix = np.einsum("mi,mj,vj->vim", directions, across, plane).reshape(6, -1)
     asked = 2 * np.sin(angle / 2) * np.cross(plane, axis).reshape(6)
     scaled, _, rank, _ = np.linalg.lstsq(matrix, asked, rcond=1e-9)

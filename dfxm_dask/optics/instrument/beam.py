@@ -1,4 +1,4 @@
-"""Incident beam and image position as they are on a beamline: flux, monitor, stripes, drift."""
+"""Fluctuations of the incident beam and of the image position at a beamline: flux, monitor, stripes, drift."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def flux_series(
     Raises
     ------
     InputError
-        No frame, or drift and top-up that make no sense.
+        No frame, or a drift or top-up out of range.
 
     Examples
     --------
@@ -72,7 +72,7 @@ def monitor(flux: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Parameters
     ----------
     flux : array (frame,), float64, count
-        Expected counts of every frame: the flux of :func:`flux_series` times what the monitor counts at a flux of 1.
+        Expected counts of every frame: the flux of :func:`flux_series` times the counts of the monitor at a flux of 1.
     rng : numpy.random.Generator
         Source of chance.
 
@@ -100,7 +100,7 @@ def monitor(flux: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def stripes(ny: int, rng: np.random.Generator, amplitude: float = 0.05, *, length: float = 12.0) -> np.ndarray:
-    """Profile of the incident beam along y: every row of a frame has a brightness of its own.
+    """Profile of the incident beam along y: a relative brightness for every row of a frame.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def stripes(ny: int, rng: np.random.Generator, amplitude: float = 0.05, *, lengt
     Raises
     ------
     InputError
-        No row, or numbers that make no sense.
+        No row, or numbers out of range.
 
     Examples
     --------
@@ -156,7 +156,7 @@ def drift_path(n: int, rng: np.random.Generator, per_frame: float) -> np.ndarray
     Returns
     -------
     array (frame, 2), float64, pixel
-        Along y and x; the first frame stands at 0.
+        Along y and x; the first frame is at 0.
 
     Raises
     ------
@@ -191,19 +191,19 @@ def _sample(image, from_y, part_y, from_x, part_x, out):
 
 
 def shift(image: np.ndarray, dy: float, dx: float) -> np.ndarray:
-    """A frame moved by any part of a pixel.
+    """Frame shifted by a fraction of a pixel.
 
     Parameters
     ----------
     image : array (y, x), float
         Intensity.
     dy, dx : float, pixel
-        What stood at (y, x) stands at (y + dy, x + dx).
+        Shift from (y, x) to (y + dy, x + dx).
 
     Returns
     -------
     array (y, x), float32
-        In the unit of ``image``. What comes in over the border is the border repeated.
+        In the unit of ``image``. The border of the image is repeated beyond the image.
 
     Raises
     ------

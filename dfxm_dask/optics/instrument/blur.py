@@ -136,7 +136,7 @@ def blur(image: np.ndarray, detector: Detector) -> np.ndarray:
 
     Notes
     -----
-    Light that would leave the frame is mirrored back, as if the field went on beyond the border as its mirror image. A
+    Light that would leave the frame is mirrored back, as if the field beyond the border were a mirror image. A
     frame is a window: as much light comes in from beyond as goes out. So a flat frame stays flat up to its border, and
     the sum over any frame is kept (up to the rounding of float32).
 

@@ -22,7 +22,7 @@ class Detector:
     Parameters
     ----------
     gain : float, ADU
-        Of one photon equivalent.
+        Count of one photon equivalent.
     offset, offset_rate : float, ADU and ADU/s
         Level without light, and how it grows with the exposure.
     read_noise, read_noise_rate : float, ADU and ADU/s
@@ -30,10 +30,10 @@ class Detector:
     fixed_pattern : float, ADU
         Standard deviation of the offset from pixel to pixel.
     warm_fraction, warm_scale : float, 1 and ADU
-        Part of the pixels that stand higher, by an exponential law of this mean: 0.55 % above +10 ADU (measured 0.57 %)
-        and 1.0e-4 above +50 ADU (measured 1.1e-4). So hot pixels are the tail of the warm ones.
+        Part of the pixels with a higher level, by an exponential law of this mean: 0.55 % above +10 ADU (measured
+        0.57 %) and 1.0e-4 above +50 ADU (measured 1.1e-4). So hot pixels are the tail of the warm ones.
     edge_rows, edge_amplitude, edge_decay : int, ADU, rows
-        The first and the last rows stand higher by amplitude · exp(−d / decay), d the rows from the border.
+        The level of the first and last rows is higher by amplitude · exp(−d / decay), d the rows from the border.
     psf : float, pixel
         Standard deviation of the Gaussian blur; 0 for none.
     halo, halo_fraction : float, pixel and 1
@@ -45,7 +45,7 @@ class Detector:
     Raises
     ------
     InputError
-        A constant that no camera has.
+        A constant out of range.
 
     Notes
     -----
@@ -91,7 +91,7 @@ class Detector:
         if not 1 <= self.saturation <= 65535:
             raise InputError("detector: saturation", f"is {self.saturation}", "give a count from 1 to 65535")
         if 0 < self.psf < 0.5:
-            # Sampled at pixel centres it would come out narrower than said.
+            # Sampled at pixel centres, the Gaussian would be narrower than specified.
             raise InputError("detector: psf", f"is {self.psf:g} pixels", "give 0, or at least 0.5")
         if self.halo_fraction and self.halo < 4:
             raise InputError("detector: halo", f"is {self.halo:g} pixels", "give at least 4, or halo_fraction=0")
@@ -104,7 +104,7 @@ def _check_exposure(exposure: float) -> float:
 
 
 def fixed_pattern(shape: tuple[int, int], detector: Detector, *, exposure: float, seed: int) -> np.ndarray:
-    """Counts of every pixel without light, noise apart.
+    """Counts of every pixel without light and without noise.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def record(
 
     Notes
     -----
-    Variance of a pixel: g s + read-out² + 1/12 ADU² (rounding). A pixel saturates on what it holds, offset included.
+    Variance of a pixel: g s + read-out² + 1/12 ADU² (rounding). Saturation applies to the total count, offset included.
 
     References
     ----------

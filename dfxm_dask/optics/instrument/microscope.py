@@ -13,12 +13,12 @@ from dfxm_dask.schema import nearest
 
 @dataclass(frozen=True)
 class Microscope:
-    """What limits the acceptance of the microscope.
+    """Beam, objective and pixel of a microscope, which determine its acceptance.
 
     Parameters
     ----------
     energy : float, keV
-        Of the photons.
+        Photon energy.
     theta : float, rad
         Bragg angle of the reference lattice.
     eta : float, rad
@@ -26,7 +26,7 @@ class Microscope:
     divergence_v : float, rad
         Vertical divergence of the incident beam: rms for a Gaussian profile, full width for a uniform one.
     divergence_profile : "gaussian" or "uniform"
-        Of the vertical divergence.
+        Profile of the vertical divergence.
     divergence_v_cut : float, rad, optional
         The vertical divergence ends at ± this; infinite if not given. For a uniform profile it is half the full width.
     divergence_h : float, rad
@@ -45,7 +45,7 @@ class Microscope:
     Raises
     ------
     InputError
-        A number out of range, or a word that is not known.
+        A number out of range, or an unknown profile or detector.
 
     Examples
     --------
@@ -155,7 +155,7 @@ MICROSCOPES = {
 
 
 def find_microscope(name: str) -> Microscope:
-    """Microscope of that name.
+    """Microscope by name.
 
     Raises
     ------
