@@ -342,7 +342,7 @@ def test_run_recipe__raw_data_made_anew_in_mid_run(store: Path, monkeypatch: pyt
         return real(task)
 
     monkeypatch.setattr(passes, "run_unit", changing)
-    with pytest.raises(StoreError, match=r"raw/ingest was made anew while the run went on.*--overwrite"):
+    with pytest.raises(StoreError, match=r"raw/ingest was recomputed during the run.*--overwrite"):
         run_recipe(recipe(), store)
     with pytest.raises(IncompleteError):
         dfxm_dask.open_scan(store)
@@ -371,7 +371,7 @@ def test_run__shares_of_a_job_array_and_a_last_run(raw: Path, store: Path, tmp_p
     last = CliRunner().invoke(cli, ["run", str(tmp_path / "gathers.yaml"), str(store), "--shard", "last"])
     said = {k: process.communicate(timeout=240)[0] for k, process in running.items()}
     assert {p.returncode for p in running.values()} == {0}, said
-    assert "share 3/3 is done; when all are, --shard last does what is left: pca, project_pca" in said[3]
+    assert "share 3/3 is done; after all shares, run --shard last for: pca, project_pca" in said[3]
     assert last.exit_code == 0, last.output
     shutil.copytree(raw, tmp_path / "serial")
     run_recipe(parsed(GATHERS), tmp_path / "serial")
@@ -392,13 +392,13 @@ def test_run_recipe__a_share_does_its_part_and_leaves_the_rest_to_a_last_run(
     assert not ledger.states(store, "rocking")["moments"].complete  # which is for the last
     said: list[str] = []
     assert run_recipe(parsed(GATHERS), store, share=(1, 2), publish=(lambda e: said.append(line(e)),)).blocks_done == 0
-    assert said[-1].startswith("share 1/2 is done; when all are, --shard last does what is left: pca, project_pca")
+    assert said[-1].startswith("share 1/2 is done; after all shares, run --shard last for: pca, project_pca")
     other = ExitStack()
     other.enter_context(own_group(store, "rocking", "recipe gathers (share 2/2)", (2, 2)))
 
     def note(event: Any) -> None:
         said.append(line(event))
-        if "waits for" in said[-1]:
+        if "waiting for" in said[-1]:
             other.close()
 
     last = run_recipe(parsed(GATHERS), store, share="last", publish=(note,))
@@ -418,7 +418,7 @@ def test_run__shares_are_neighbours_and_together_all_layers(raw: Path, count: in
 
 
 def test_run_recipe__shares_that_cannot_be(store: Path) -> None:
-    with pytest.raises(RecipeError, match="share 3/2: is none of these; count from 1"):
+    with pytest.raises(RecipeError, match="share 3/2: is not between 1 and 2; count from 1"):
         run_recipe(recipe(), store, share=(3, 2))
     with pytest.raises(RecipeError, match="share 1/2: runs in one process"):
         run_recipe(recipe(), store, share=(1, 2), client="a client")
