@@ -286,7 +286,7 @@ WRONG = {
     ),
     "open to all": (
         "kind: slurm\njobs: 1\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:10:00'\ntls: false\n",
-        r"mine\.yaml:1: 'kind': tls: false needs interface: lo",
+        r"mine\.yaml:1: 'kind': tls: false requires interface: lo",
     ),
     "short": (
         "kind: slurm\njobs: 1\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:01:00'\n",
