@@ -1,4 +1,4 @@
-"""All reductions: those of the rooms, and those that other packages offer."""
+"""All reductions: those of the rooms, and those of other packages."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dfxm_dask.reduction import REGISTRY, Reduction
 from dfxm_dask.schema import nearest
 
 ROOMS = tuple(f"dfxm_dask.{room}" for room in ("frames", "rocking", "beams", "components", "volume", "boundaries"))
-"""Those of the first steps of a recipe come first: a run that needs no others does not load them."""
+"""Sub-packages with reductions, in the order of the steps of a recipe, so that a short recipe loads few of them."""
 
 
 def load_reductions() -> dict[str, Reduction]:
-    """All reductions: of the rooms, and of packages that offer them by the entry point ``dfxm_dask.reductions``."""
+    """All reductions: those of the rooms, and those of packages with an entry point ``dfxm_dask.reductions``."""
     for room in ROOMS:
-        import_module(room)  # which registers its reductions
+        import_module(room)  # registers its reductions
     for point in entry_points(group="dfxm_dask.reductions"):
         point.load()
     return REGISTRY
@@ -28,9 +28,11 @@ def find(name: str) -> Reduction:
     Raises
     ------
     RecipeError
-        No reduction has it; the text names the nearest.
+        No reduction has this name; the text suggests the nearest one.
     """
-    if all(known.kernel.__module__.startswith(ROOMS) for known in REGISTRY.values()):  # else a plug-in may take a name
+    if all(
+        known.kernel.__module__.startswith(ROOMS) for known in REGISTRY.values()
+    ):  # else a plug-in may have taken a name
         for room in ROOMS:
             if name in REGISTRY:
                 break

@@ -1,4 +1,4 @@
-"""Pseudo-random numbers derived from the index of their use: the same in every division into blocks and order."""
+"""Pseudo-random numbers that depend on their input alone, so that they do not depend on blocks or on their order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numba import njit
 
 @njit(nogil=True, cache=True)
 def mixed(value):  # type: ignore[no-untyped-def]
-    """The finalizer of splitmix64, uint64 to uint64: neighbouring inputs give statistically independent outputs."""
+    """Finalizer of splitmix64, uint64 to uint64: the results of neighbouring numbers are uncorrelated."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))

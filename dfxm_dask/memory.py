@@ -1,8 +1,8 @@
-"""How the frames of one layer lie in memory.
+"""Layout of the frames of one layer in memory.
 
-A kernel gets its counts as a view with dims (y, x, scan axes), cut from a buffer in storage order. Compiled loops
-want runs of neighbouring pixels, so they read that buffer as one line and find each frame by its offset: nothing is
-copied, and one compiled version serves every shape and every number of scan axes.
+A kernel receives its counts as a view with dims (y, x, scan axes) of a buffer in storage order. Compiled loops are fast
+along neighbouring pixels, so they read that buffer as a line and find each frame by its offset. No counts are copied,
+and one compiled version serves every shape and every number of scan axes.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import numpy as np
 
 
 class FrameLines(NamedTuple):
-    """The buffer behind a layer as one line, with the place of each frame and the step between rows.
+    """The buffer of a layer as a line, with the offset of each frame and the step between rows.
 
     Attributes
     ----------
     line : array (anything,)
         Read-only view of the memory between the first and the last voxel.
     starts : array (frames,), int64
-        Index in `line` of pixel (0, 0) of each frame, the last scan axis running fastest.
+        Index in `line` of pixel (0, 0) of each frame; the last scan axis varies fastest.
     row_step : int
-        Distance in `line` between pixels that follow each other along y.
+        Distance in `line` between neighbouring pixels along y.
     """
 
     line: np.ndarray
@@ -31,12 +31,12 @@ class FrameLines(NamedTuple):
 
 
 def frame_lines(counts: np.ndarray) -> FrameLines:
-    """The buffer behind a layer as one line, with the place of each frame and the step between rows.
+    """The buffer of a layer as a line, with the offset of each frame and the step between rows.
 
     Parameters
     ----------
     counts : array (y, x, scan axes)
-        View of a buffer in which x runs fastest. Any other layout is copied once.
+        View of a buffer in which x varies fastest. Any other layout is copied once.
 
     Examples
     --------

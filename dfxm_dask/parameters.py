@@ -1,4 +1,4 @@
-"""Parameters and configurations that people give, checked without guessing."""
+"""Strict validation of parameters and configurations."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def validated(model: type[Model], given: Mapping[str, Any]) -> Model:
-    """Parameters or a configuration, checked without guessing: a truth value or a text is no number, and no number is
-    a truth value. A whole number may be written as 3.0, and a list may be a tuple or a numpy array.
+    """Parameters or a configuration after strict validation.
+
+    Texts and truth values are not converted to numbers, and numbers are not converted to truth values. An integer may
+    be written as 3.0, and a list may be a tuple or a numpy array.
 
     Raises
     ------
     InputError
-        A value is neither number, text, truth value, nor a list or mapping of these.
+        A value is neither a number, a text, a truth value, nor a list or mapping of these.
     ValidationError
-        As of pydantic; see :func:`first_fault`.
+        Raised by pydantic; see :func:`first_fault`.
     """
-    # As JSON, since only there does strict mean the values and not the Python types that hold them (tuple or list).
+    # As JSON: in Python, pydantic's strict mode would also distinguish a tuple from a list.
     written = {}
     for name, value in given.items():
         try:
@@ -58,10 +60,10 @@ def _plainly(value: Any) -> Any:
 
 
 def first_fault(error: ValidationError) -> tuple[tuple[Any, ...], str]:
-    """Where the first fault of a validation lies, and what it is, with the value that was found."""
+    """Location of the first fault of a validation, and its reason with the value that was given."""
     first = error.errors()[0]
     reason = "Input should be true or false" if first["type"] == "bool_type" else first["msg"]
     reason = reason.removeprefix("Value error, ")
     if first["type"] == "missing" or (first["type"] == "value_error" and isinstance(first["input"], dict)):
-        return first["loc"], reason  # which says it all
+        return first["loc"], reason  # the value would add nothing
     return first["loc"], f"{reason} (found {first.get('input')!r:.80})"

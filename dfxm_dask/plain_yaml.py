@@ -1,7 +1,8 @@
-"""YAML as data and never as code: small, shallow, without anchors, aliases, tags and duplicate keys; with its lines.
+"""YAML as data and never as code, with line numbers. Files must be small and shallow; anchors, aliases, tags and
+duplicate keys are refused.
 
-Words that stand without quotes mean what the core schema of YAML 1.2 says. The parser below resolves them by YAML 1.1,
-in which 0100 is 64, 1:30 is 90 and ``no`` is false; so what it resolves is not used.
+Unquoted words are resolved by the core schema of YAML 1.2. PyYAML resolves them by YAML 1.1, in which 0100 is 64, 1:30
+is 90 and ``no`` is false; its resolution is therefore not used.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def read_text(path: Path) -> str:
     Raises
     ------
     RecipeError
-        It is absent, not a file, larger than :data:`MAX_BYTES`, or not UTF-8.
+        The file is absent, not a regular file, larger than :data:`MAX_BYTES`, or not UTF-8.
     """
     try:
         with path.open("rb") as stream:
@@ -58,16 +59,16 @@ def read_text(path: Path) -> str:
 
 
 def parse_yaml(text: str, path: Path) -> yaml.Node:
-    """The one document of a YAML text as nodes, which know their lines.
+    """The single document of a YAML text as nodes with line numbers.
 
     Raises
     ------
     RecipeError
-        It is not YAML, is empty, is nested deeper than :data:`MAX_DEPTH`, or has anchors, aliases or tags.
+        The text is not YAML, is empty, is nested deeper than :data:`MAX_DEPTH`, or has anchors, aliases or tags.
     """
     depth = 0
     try:
-        # Events come from a parser without recursion, so that depth is known before anything is built.
+        # The parser of events is not recursive, so that the depth is known before nodes are built.
         event: Any
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             where = f"{path}:{event.start_mark.line + 1}"
@@ -97,17 +98,17 @@ def place(path: Path, node: yaml.Node) -> str:
 
 
 def scalar(text: str) -> str | float | bool | None:
-    """What a word without quotes means: by the core schema of YAML 1.2.
+    """Value of an unquoted word by the core schema of YAML 1.2.
 
     Parameters
     ----------
     text : str
-        Of a file, a cell of a table or a command line.
+        Word of a file, a cell of a table or a command line.
 
     Raises
     ------
     ValueError
-        A whole number of more digits than Python reads.
+        An integer with more digits than Python converts.
 
     References
     ----------
@@ -133,31 +134,33 @@ def entries(node: yaml.Node, path: Path, what: str) -> dict[str, tuple[yaml.Node
     Raises
     ------
     RecipeError
-        The node is no mapping, or a key is no text or occurs twice.
+        The node is not a mapping, a key is not a text, or a key occurs twice.
     """
     if not isinstance(node, yaml.MappingNode):
         raise RecipeError(f"{place(path, node)}: {what}", "is not a mapping", "write `key: value`")
     found: dict[str, tuple[yaml.Node, yaml.Node]] = {}
     for key, value in node.value:
-        # A key such as 1_000, which older YAML reads as a number, is a word; ``<<`` would merge another mapping.
+        # A key such as 1_000, a number in YAML 1.1, is a word; ``<<`` would merge another mapping.
         if not isinstance(key, yaml.ScalarNode) or key.value == "<<" or not isinstance(_meant(key, path), str):
             raise RecipeError(f"{place(path, key)}: {what}", "has a key that is not a plain word", "use plain words")
         if key.value in found:
             first = found[key.value][0].start_mark.line + 1
-            raise RecipeError(f"{place(path, key)}: {key.value!r}", f"is there already, on line {first}", "remove one")
+            raise RecipeError(
+                f"{place(path, key)}: {key.value!r}", f"occurs twice, first on line {first}", "remove one"
+            )
         found[key.value] = (key, value)
     return found
 
 
 def plain(node: yaml.Node, path: Path) -> Any:
-    """The value of a node: text, number, truth value, null, or lists and mappings of these.
+    """Value of a node: a text, number, truth value, null, or lists and mappings of these.
 
-    Control characters of a text are replaced, since texts end up on terminals and in pages.
+    Control characters of a text are replaced, since texts appear on terminals and in pages.
 
     Raises
     ------
     RecipeError
-        A number of too many digits, or a mapping with keys that are not words.
+        A number with too many digits, or a mapping with keys that are not words.
     """
     if isinstance(node, yaml.MappingNode):
         return {word: plain(value, path) for word, (_, value) in entries(node, path, "mapping").items()}
@@ -173,17 +176,17 @@ def _meant(node: yaml.ScalarNode, path: Path) -> str | float | bool | None:
         return scalar(node.value)
     except ValueError as error:
         where = f"{place(path, node)}: {node.value[:40]!r}"
-        raise RecipeError(where, f"is no number ({error})", "write it in digits") from None
+        raise RecipeError(where, f"is not a number ({error})", "write a shorter number") from None
 
 
 def read_words(path: Path, what: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Words of a YAML file with their values, and the ``file:line`` of each and of what is nested in them.
+    """Keys of a YAML file with their values, and the ``file:line`` of every key, also of nested ones.
 
     Parameters
     ----------
     path : Path
     what : str
-        What the file is, such as "a cluster", for errors.
+        Kind of the file, such as "a cluster", for errors.
 
     Raises
     ------
@@ -199,7 +202,7 @@ def read_words(path: Path, what: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _places(node: yaml.Node, path: Path, above: str = "") -> Iterator[tuple[str, str]]:
-    """Every word of a file, as ``motors.phi`` or ``roi.2`` where it is nested, with its ``file:line``."""
+    """Every key of a file with its ``file:line``; nested keys are written as ``motors.phi`` or ``roi.2``."""
     if isinstance(node, yaml.ScalarNode):
         return
     mapping = isinstance(node, yaml.MappingNode)
@@ -211,20 +214,20 @@ def _places(node: yaml.Node, path: Path, above: str = "") -> Iterator[tuple[str,
 
 
 def refuse_unknown(lines: Mapping[str, str], known: Collection[str], where: str = "") -> None:
-    """Refuse words of a file that mean nothing there.
+    """Refuse unknown keys of a file.
 
     Parameters
     ----------
     lines : mapping
-        Words with the ``file:line`` of each.
+        Keys with their ``file:line``.
     known : collection of str
     where : str
-        In what, such as " at the top level".
+        Part of the file, such as " at the top level".
 
     Raises
     ------
     RecipeError
-        With the nearest known word.
+        A key is unknown; the text suggests the nearest known one.
     """
     for word, line in lines.items():
         if word not in known:
@@ -234,23 +237,23 @@ def refuse_unknown(lines: Mapping[str, str], known: Collection[str], where: str 
 
 
 def configured(model: type[Model], content: Mapping[str, Any], lines: Mapping[str, str], path: Path, see: str) -> Model:
-    """A configuration, checked.
+    """A configuration after validation.
 
     Parameters
     ----------
     model : class
-        Its fields are the words, but for those that are excluded.
+        The keys are its fields without the excluded ones.
     content, lines : mapping
-        Words with their values, and with the ``file:line`` of each, as of :func:`read_words`.
+        Keys with their values, and with their ``file:line``, as :func:`read_words` returns them.
     path : Path
-        Of the file.
+        The file.
     see : str
-        Where an example is.
+        Location of an example.
 
     Raises
     ------
     RecipeError
-        An unknown word (with the nearest known one), or a value that does not suit; with file and line.
+        An unknown key (with the nearest known one), or an invalid value; with file and line.
     """
     refuse_unknown(
         {word: lines[word] for word in content if word in lines},
@@ -260,7 +263,7 @@ def configured(model: type[Model], content: Mapping[str, Any], lines: Mapping[st
         return validated(model, content)
     except ValidationError as error:
         fault, reason = first_fault(error)
-        # A fault of the whole is told at the word that no such file can do without.
+        # A fault of the whole file is reported at its first required key.
         needed = next((name for name, field in model.model_fields.items() if field.is_required()), "")
         where = ".".join(map(str, fault)) or needed
         around = [".".join(map(str, fault[:depth])) for depth in range(len(fault), 0, -1)] or [needed]
@@ -269,5 +272,5 @@ def configured(model: type[Model], content: Mapping[str, Any], lines: Mapping[st
 
 
 def read_config(path: Path, model: type[Model], what: str, see: str) -> Model:
-    """The configuration in a YAML file, checked: see :func:`read_words` and :func:`configured`."""
+    """The configuration in a YAML file after validation: see :func:`read_words` and :func:`configured`."""
     return configured(model, *read_words(path, what), path, see)

@@ -1,4 +1,4 @@
-"""A reduction is one definition: a numpy kernel with a declaration of what it reads, writes, and keeps whole.
+"""A reduction: a numpy kernel with a declaration of its inputs, its outputs, and the dims that it needs whole.
 
 .. code-block:: python
 
@@ -9,36 +9,38 @@
         ...
         return {"com_phi": ...}
 
-What a kernel sees
-------------------
-One layer: the dimension z is dropped, unless it is named in ``over`` or ``halo``. Scan axes come last, as a view.
-``reads`` arrive as positional arguments, in order; ``may_read`` by keyword (``None`` where the Dataset has none).
-A template (``com_{axis}``) or :data:`~dfxm_dask.schema.AXES` arrives as a dict keyed by axis name in storage order;
-a template in ``may_read`` by the keyword ``com``, with the axes that the Dataset has, or ``None``.
-A parameter may have the name of a variable in ``may_read``: it takes precedence unless it is ``None``.
-Where the detector marks pixels as having no count (``masked``), the counts arrive as floats with NaN there.
-It returns a dict from variable name to array: the declared dims without z, scan axes last there too.
+Arguments of a kernel
+---------------------
+A kernel receives one layer: the dim z is dropped unless ``over`` or ``halo`` names it. Scan axes come last, as a view.
+``reads`` are positional arguments, in order; ``may_read`` are keywords (``None`` if the Dataset lacks the variable).
+A template (``com_{axis}``) or :data:`~dfxm_dask.schema.AXES` is a dict keyed by axis name in storage order;
+a template in ``may_read`` has the keyword ``com`` and contains the axes of the Dataset, or is ``None``.
+A parameter with the name of a variable in ``may_read`` takes precedence over that variable unless it is ``None``.
+If the detector marks pixels without a count (``masked``), the counts are floats with NaN at these pixels.
+The kernel returns a dict from variable name to array: the declared dims without z, with scan axes last.
 
-Five words declare the shape
-----------------------------
-``over``     dims that must be whole in a block ("scan" = all scan axes). Everything else may be cut anywhere.
-``halo``     number of neighbouring layers in z that the kernel sees on each side; edges are repeated by absence:
-             the kernel sees fewer layers there, and is told the index of its own layer as ``middle``.
+Keywords that declare the shape
+-------------------------------
+``over``     dims that must be whole in a block ("scan" means all scan axes). Blocks may be cut along all other dims.
+``halo``     number of neighbouring layers in z that the kernel receives on each side. At the ends of the stack the
+             kernel receives fewer layers; the argument ``middle`` is the index of its own layer.
 ``patch``    edge in pixels of square tiles of (y, x) that must not be cut.
 ``combine``  for a gather: merges two summaries (the dicts that the kernel returns); must be associative. ``finish``
-             then turns the last summary into the result. Summaries travel, images never do.
+             then turns the last summary into the result. Workers exchange summaries and never images.
 
-How long dims are
------------------
-Dims of an output are z, y, x, scan axes, dims of an input, or declared with their length: ``Dim("rgb", 3)``;
-``Dim("pca_component", "components")`` by a parameter; ``Dim("patch_y", of="y", step=64)`` one for each tile. Only a
-gather may write dims whose length the data tell (``"object"``): it has no lazy Dataset.
+Lengths of dims
+---------------
+Dims of an output are z, y, x, scan axes, dims of an input, or declared with a length: ``Dim("rgb", 3)``;
+``Dim("pca_component", "components")`` takes the length from a parameter; ``Dim("patch_y", of="y", step=64)`` has one
+element for each tile. Only a gather may write dims whose length follows from the data (``"object"``); such a gather has
+no lazy Dataset.
 
-What its docstring says
------------------------
-A kernel's docstring has a first line, and sections of numpydoc. Arrays come as declared, one layer, so its Parameters
-and Returns say only what declarations and descriptions of parameters do not tell. :mod:`dfxm_dask.engine.docstring`
-puts both together for the caller. Where no formula is from literature, Notes end with "Our own definition."
+Docstring of a kernel
+---------------------
+A kernel's docstring has a first line and sections of numpydoc. Arrays are those of the declaration, for one layer, so
+the sections Parameters and Returns only add to the declaration and to the descriptions of the parameters.
+:mod:`dfxm_dask.engine.docstring` combines both for the caller. If no formula is from literature, Notes end with
+"Our own definition."
 """
 
 from __future__ import annotations
@@ -61,9 +63,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Reduction(Declaration):
-    """A function of a Dataset, made of a kernel: it returns a lazy Dataset. ``.kernel`` is the numpy function.
+    """A function from a Dataset to a lazy Dataset, built from a kernel. ``.kernel`` is the numpy function.
 
-    Name, signature and docstring are those of a function: ``help``, ``inspect`` and completion read them.
+    A reduction has the name, signature and docstring of a function, for ``help``, ``inspect`` and completion.
     """
 
     def __post_init__(self) -> None:
@@ -85,12 +87,16 @@ class Reduction(Declaration):
         return f"<reduction {self.__module__}.{self.name}>"
 
     def __get__(self, instance: Any, owner: type | None = None) -> Reduction:
-        """Itself: what has this method is a routine to ``help`` and ``doctest``, as functions are."""
+        """Itself: ``help`` and ``doctest`` treat an object with this method as a function."""
         return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A reduction of this package is pickled by name; others by value, which cloudpickle can."""
+        return self.name if self.kernel.__module__.startswith("dfxm_dask.") else super().__reduce_ex__(protocol)
 
     def __call__(self, dataset: xr.Dataset, **parameters: Any) -> xr.Dataset:
         """The reduction of a Dataset as a lazy Dataset (see :func:`dfxm_dask.engine.graph.lazy`)."""
-        from dfxm_dask.engine.graph import lazy  # dask and xarray load when a graph is wanted
+        from dfxm_dask.engine.graph import lazy  # loads dask and xarray
 
         return lazy(self, dataset, parameters)
 
@@ -127,30 +133,31 @@ def reduction(
     Parameters
     ----------
     reads, may_read, writes : tuple of Variable
-        Inputs that are needed, inputs that are used where present, and outputs.
+        Required inputs, optional inputs, and outputs.
     over, halo, patch, combine, finish
-        The shape of the reduction: see the module's text.
+        Shape of the reduction: see the docstring of this module.
     min_axes, min_positions : int
-        Scan axes that the scan must have, and positions that one of them must have.
+        Minimum number of scan axes, and minimum number of positions along the longest scan axis.
     group : str, optional
-        Group of the store that the result goes to; by default the room (sub-package) of the function.
+        Group of the store for the result; by default the room (sub-package) of the function.
     files : callable, optional
-        Given the parameters, the digests of files that they name, such as weights: results depend on what is in them,
-        and a plan refuses a file that is absent or damaged before anything runs.
+        Function from the parameters to the digests of the files that they name, such as weights. Results depend on the
+        content of these files; a plan refuses an absent or damaged file before a run begins.
     positions : "own", "common" or "unused"
-        Where frames do not lie on the grid (``position_{axis}``): the kernel gets the positions of its own layer, or
-        those of the grid, because it takes frames of the same number in all layers together; or it uses their number
-        only. A kernel that may read ``position_{axis}`` gets the position of every frame as well.
+        Positions that the kernel receives if frames are off the grid (``position_{axis}``): those of its own layer
+        ("own"), or those of the grid ("common"), for kernels that combine frames of the same number from all layers.
+        "unused" is for kernels that only use the number of positions. A kernel that may read ``position_{axis}`` also
+        receives the position of every frame.
     settle, settled_by : callable and tuple of Variable, optional
-        Given the parameters, those of these small variables that a whole scan has, and the lengths of the scan axes:
-        the parameters as numbers, or None where the step has nothing to do, and a sentence for the user. A kernel
-        sees a part of one layer, which does not tell them.
+        Function from the parameters, the small variables of the whole scan that ``settled_by`` names, and the lengths
+        of the scan axes to the parameters as numbers (None if the step has nothing to do) and a sentence for the user.
+        It is for parameters that depend on the whole scan, whereas a kernel receives a part of one layer.
 
     Raises
     ------
     InputError
-        The name is taken, a keyword-only parameter has no type annotation or default, or nothing tells the length of a
-        dim of an output.
+        The name is taken, a keyword-only parameter has no type annotation or default, or a dim of an output has no
+        declared length.
     """
 
     def declare(kernel: Callable[..., Arrays]) -> Reduction:
@@ -204,12 +211,12 @@ def reduction(
 
 
 def _untold(dim: str, parameters: Mapping[str, Any], gather: bool) -> str:
-    """Why nothing tells the length of a dim, or nothing; a gather may leave it to the data."""
+    """Why the length of a dim is unknown, or an empty text; in a gather it may follow from the data."""
     length, of, step = (dim.length, dim.of, dim.step) if isinstance(dim, Dim) else (None, "", 1)
     if of:
         return "" if of in ("y", "x") and step > 0 else f"of tiles of {step} along {of!r}; tiles cut y or x"
     if isinstance(length, str):
-        return "" if length in parameters else f"whose length is no parameter: {length!r}"
+        return "" if length in parameters else f"whose length is not a parameter: {length!r}"
     if length is None:
-        return "" if gather else "whose length nothing tells"
+        return "" if gather else "without a length"
     return "" if isinstance(length, int) and length > 0 else f"whose length is {length!r}"

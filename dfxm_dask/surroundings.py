@@ -1,6 +1,6 @@
-"""What the machine and the user's settings must not decide: where compiled kernels are kept, and how words are written.
+"""Independence of the machine and of the user's settings: folder of compiled kernels, encoding, figures, threads.
 
-Needs the standard library only: it is asked before anything else loads.
+This module uses the standard library only, since it is imported before everything else.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from contextlib import suppress
 from pathlib import Path
 
 ROOM = 2**20
-"""Bytes that must fit into a cache, or it counts as full (our choice; all kernels take some 20 MB)."""
+"""Bytes that must fit into a cache; otherwise it counts as full (our choice; all kernels take some 20 MB)."""
 
 
 def numba_cache() -> Path:
-    """Directory of this machine for compiled kernels: on a shared home, workers that start together would collide."""
+    """Directory of this machine for compiled kernels. In a shared home, workers that start together would collide."""
     import tempfile
 
     path = Path(tempfile.gettempdir()) / f"dfxm_dask-numba-{os.getuid()}"
     path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()
-    # numba unpickles what it finds there: a directory that somebody else made or can write is not used.
+    # numba unpickles files in this directory: one that another user owns or can write is not used.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         return Path(tempfile.mkdtemp(prefix="dfxm_dask-numba-"))
     return path
 
 
 def keep_kernels_somewhere() -> None:
-    """Make sure that numba finds a place for compiled kernels, or does without. Says once where the place is unusual.
+    """Give numba a writable folder for compiled kernels, or switch its cache off, with a warning.
 
-    numba refuses to compile where neither the folder of the package nor the home can be written, and fails in the
-    middle of a computation where they are full.
+    numba refuses to compile if neither the folder of the package nor the home can be written, and fails during a
+    computation if their disks are full.
     """
     asked = os.environ.get("NUMBA_CACHE_DIR")
     package = Path(__file__).parent
@@ -48,17 +48,17 @@ def keep_kernels_somewhere() -> None:
             raise OSError
     except OSError:
         _do_without()
-        _say(f"{where} cannot be written, nor can temporary files: kernels are compiled anew in every process")
+        _say(f"{where} and the folder of temporary files cannot be written: every process compiles its kernels again")
         return
-    os.environ["NUMBA_CACHE_DIR"] = str(found)  # for the processes that this one starts, too
+    os.environ["NUMBA_CACHE_DIR"] = str(found)  # also for the processes that this one starts
     if "numba" in sys.modules:
         sys.modules["numba"].config.CACHE_DIR = str(found)
     _say(f"{where} cannot be written: compiled kernels are kept in {found}")
 
 
 def _takes_files(folder: Path) -> bool:
-    """Whether a folder that is there, or can be made, has room for a file."""
-    if not folder.is_absolute():  # of "~", which nobody knows
+    """Whether a folder that exists or can be created has room for a file."""
+    if not folder.is_absolute():  # an unknown home leaves "~" in the path
         return False
     while not os.path.exists(folder):
         folder = folder.parent
@@ -68,7 +68,7 @@ def _takes_files(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        return os.write(descriptor, bytes(ROOM)) == ROOM  # quotas speak up only now
+        return os.write(descriptor, bytes(ROOM)) == ROOM  # a quota is enforced here
     except OSError:
         return False
     finally:
@@ -77,7 +77,7 @@ def _takes_files(folder: Path) -> bool:
 
 
 def _do_without() -> None:
-    """numba has no setting for this; it is only reached where numba would refuse every kernel."""
+    """Switch the cache of numba off, for which it has no setting; used only where numba would refuse every kernel."""
     from numba.core.dispatcher import Dispatcher
 
     Dispatcher.enable_caching = lambda self: None  # type: ignore[method-assign]
@@ -90,12 +90,12 @@ def _say(text: str) -> None:
 
 
 def command_line() -> None:
-    """Settings of a process that is a command, where nobody else's code runs beside ours.
+    """Settings of a process that runs a command of this package and no other code.
 
-    Characters that a terminal or log cannot show are replaced. Figures look the same whatever a matplotlibrc says, and
-    need no screen. Warnings of packages are no errors. Worker processes import nothing from the current folder. Kernels
-    are compiled once for commands and worker processes. Sums of numpy run in one thread, as in a worker: otherwise
-    results would depend on the number of cores.
+    Characters that a terminal or log cannot show are replaced. Figures do not depend on a matplotlibrc and need no
+    screen. Warnings of packages are not errors. Worker processes import nothing from the current folder. Commands and
+    worker processes share one cache of compiled kernels. Linear algebra of numpy runs in one thread, as in a worker;
+    otherwise results would depend on the number of cores.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever began the command

@@ -1,4 +1,4 @@
-"""The engine: from a declaration and a scan to arrays; one kernel on one layer, one lazy graph over all of them.
+"""The engine: from a declaration and a scan to arrays, by one kernel for one layer and one lazy graph for all layers.
 
-It knows no room: what a reduction reads, writes and keeps whole stands in its declaration.
+It depends on no room: the declaration of a reduction lists its inputs, its outputs, and the dims that it needs whole.
 """

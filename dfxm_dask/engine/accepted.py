@@ -1,4 +1,4 @@
-"""What a reduction accepts: a Dataset with the dims, dtype and positions of a store."""
+"""Check of the input of a reduction: a Dataset with the dims, dtype and positions of a store."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ OTHER_NAMES = {
     "y": ("row", "rows", "height"),
     "x": ("col", "cols", "column", "columns", "width"),
 }
-"""What others call the dims of space."""
+"""Common other names of the dims of space."""
 
 
 def refuse_other_data(reduction: Declaration, dataset: Any) -> None:
-    """Refuse what is no Dataset of a scan, before its axes are looked for.
+    """Refuse an object that is not the Dataset of a scan.
 
     Raises
     ------
     InputError
-        Another kind of object, no counts where they are read, or other dims or dtype; with the call that helps.
+        Another kind of object, counts that are missing but required, or other dims or dtype; the text suggests a call
+        that converts the object.
     """
     import xarray as xr
 
@@ -50,11 +51,11 @@ def refuse_other_data(reduction: Declaration, dataset: Any) -> None:
     if counts.dtype.kind not in "uif" or not np.can_cast(COUNTS.dtype, counts.dtype, "safe"):
         real = "['counts'].real" if counts.dtype.kind == "c" else "['counts'].astype('float32')"
         remedy = f"call dataset.assign(counts=dataset{real})"
-        raise InputError(asked, f"has dtype {counts.dtype}, which does not hold all of uint16", remedy)
+        raise InputError(asked, f"has dtype {counts.dtype}, which cannot represent every uint16", remedy)
 
 
 def _as_dataset(given: Any) -> str:
-    """How to make a Dataset of another object."""
+    """Call that converts another object to a Dataset."""
     import xarray as xr
 
     if isinstance(given, xr.DataArray):
@@ -72,7 +73,7 @@ def _as_dataset(given: Any) -> str:
 
 
 def _other_dims(dims: list[str], taken: list[str]) -> str:
-    """The calls that bring dims into the order of a store; empty where they are."""
+    """Calls that bring dims into the order of a store; empty if they are in this order."""
     names: dict[str, str] = {}
     for wanted, others in OTHER_NAMES.items():
         found = [d for d in dims if d.lower() in (wanted, *others)]
@@ -80,7 +81,7 @@ def _other_dims(dims: list[str], taken: list[str]) -> str:
             names[found[0]] = wanted
     rest = [d for d in dims if d not in (*SPACE, *names)]
     if not {"y", "x"} & {*dims, *names.values()} and len(rest) > 2 and rest == dims[-len(rest) :]:
-        names |= dict(zip(rest[-2:], ("y", "x"), strict=True))  # frames are images, whatever their sides are called
+        names |= dict(zip(rest[-2:], ("y", "x"), strict=True))  # frames are images, whatever the names of their dims
     names = {old: new for old, new in names.items() if new not in taken}
     now = [names.get(d, d) for d in dims]
     lacking = [d for d in SPACE if d not in now]
@@ -93,12 +94,12 @@ def _other_dims(dims: list[str], taken: list[str]) -> str:
 
 
 def scan_positions(reduction: Declaration, dataset: xr.Dataset, axis: str) -> np.ndarray:
-    """Positions along a scan axis, float64: numbers, finite and in order.
+    """Positions along a scan axis, float64.
 
     Raises
     ------
     InputError
-        They are not; with the call that helps.
+        Positions are missing, not numeric, not finite, or not monotonic; the text suggests a call that corrects them.
     """
     asked = f"{reduction.name}: coordinate {axis!r}"
     assign = f"call dataset.assign_coords({axis}=({axis!r}, positions, {{'units': 'degree'}}))"
@@ -106,13 +107,13 @@ def scan_positions(reduction: Declaration, dataset: xr.Dataset, axis: str) -> np
         raise InputError(asked, "is missing", assign)
     values = np.asarray(dataset[axis].values)
     if values.dtype.kind not in "uif":
-        raise InputError(asked, f"holds {values.dtype}, not numbers", assign)
+        raise InputError(asked, f"has dtype {values.dtype}, which is not numeric", assign)
     positions = values.astype(float)
     if positions.ndim != 1 or not np.isfinite(positions).all():
         raise InputError(asked, "is not finite everywhere", f"call dataset.isel({axis}=dataset[{axis!r}].notnull())")
     steps = np.diff(positions)
     if (steps == 0).any():
-        raise InputError(asked, "has a position twice", f"call dataset.drop_duplicates({axis!r})")
+        raise InputError(asked, "contains a position twice", f"call dataset.drop_duplicates({axis!r})")
     if (steps > 0).any() and (steps < 0).any():
-        raise InputError(asked, "goes to and fro", f"call dataset.sortby({axis!r})")
+        raise InputError(asked, "is not monotonic", f"call dataset.sortby({axis!r})")
     return positions

@@ -1,6 +1,6 @@
-"""What a reduction is, in words: its kernel, what it reads and writes, and what it keeps whole.
+"""Declaration of a reduction: its kernel, its inputs and outputs, and the dims that it needs whole.
 
-Graphs and units of a run work from this alone; :mod:`dfxm_dask.reduction` turns it into a function.
+Graphs and units of a run use this class alone; :mod:`dfxm_dask.reduction` derives a callable from it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Settle = Callable[[Mapping[str, Any], Mapping[str, Any], tuple[int, ...]], tuple
 
 @dataclass(frozen=True, eq=False)
 class Declaration:
-    """A kernel with what it reads, writes and keeps whole; see :func:`dfxm_dask.reduction.reduction` for the words."""
+    """A kernel with its inputs, outputs and whole dims; :func:`dfxm_dask.reduction.reduction` describes the fields."""
 
     name: str
     kernel: Callable[..., Arrays]
@@ -45,7 +45,7 @@ class Declaration:
     settled_by: tuple[Variable, ...] = ()
 
     def validate(self, parameters: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
-        """Parameters with defaults filled in.
+        """Valid parameters, including defaults.
 
         Raises
         ------

@@ -1,7 +1,7 @@
-"""The docstring of a reduction as its caller reads it: Dataset in, Dataset out.
+"""Docstring of a reduction for its caller, who passes a Dataset and receives a Dataset.
 
-Variables come from the declaration, so that kernels need not repeat them. The docstring of a kernel adds what the
-declaration does not tell: to a parameter or variable of its section Parameters, to Returns, and all other sections.
+The list of variables is generated from the declaration, so that kernels need not repeat it. The docstring of a kernel
+supplies what the declaration lacks: remarks on parameters and variables, remarks on the result, and other sections.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from dfxm_dask.schema import AXES, SCAN, Variable
 
 WIDTH = 100
 OWN_SOURCE = "Our own definition."
-"""Stands in Notes where no formula is from literature, and a section References is not needed."""
+"""Last words of Notes if no formula is from literature; a section References is then not required."""
 REFUSED = (
-    "Something else than a Dataset of a scan; a variable that is missing, or has other dims, dtype or units; a"
-    " parameter that is unknown or out of range."
+    "The argument is not the Dataset of a scan; a variable is missing or has other dims, dtype or units; a parameter is"
+    " unknown or out of range."
 )
-GATHER = "``{name}.gather(dataset)`` computes it at once, which it must where only the data tell the length of a dim."
+GATHER = (
+    "``{name}.gather(dataset)`` computes the result at once; this is required if the length of a dim follows from the"
+    " data."
+)
 
 
 def for_callers(declared: Declaration) -> str:
@@ -34,15 +37,15 @@ def for_callers(declared: Declaration) -> str:
     told = entries(sections.pop("Parameters", ""))
     fields = declared.parameters.model_fields
     inputs = {v: told.get(key, "") for key, v in _arguments(declared) if key not in fields}
-    lines = ["dataset : xarray.Dataset", _item("A scan with the variables"), ""]
+    lines = ["dataset : xarray.Dataset", _item("A scan with the required variables"), ""]
     lines += [_variable(v, inputs.get(v, "")) for v in declared.reads]
     if declared.may_read:
-        lines += ["", _item("and, used where it has them,"), ""]
+        lines += ["", _item("and the optional variables"), ""]
         lines += [_variable(v, inputs.get(v, "")) for v in declared.may_read]
     for name, field in fields.items():
         lines.append(f"{name} : {', '.join(filter(None, _kind(field)))}")
         lines.append(_item(f"{_sentence(field.description or '')} {told.get(name, '')}"))
-    returns = ["xarray.Dataset", _item("Lazy, with the variables"), "", *map(_variable, declared.writes)]
+    returns = ["xarray.Dataset", _item("Lazy Dataset with the variables"), "", *map(_variable, declared.writes)]
     kernel_returns = sections.pop("Returns", "").removeprefix("dict\n")
     more = kernel_returns if declared.combine is None else GATHER.format(name=declared.name)
     raises = f"{REFUSED} {sections.pop('Raises', '').removeprefix('InputError')}"
@@ -56,12 +59,12 @@ def for_callers(declared: Declaration) -> str:
 
 
 def split(text: str) -> tuple[str, dict[str, str]]:
-    """What stands above the sections of a numpydoc text, and its sections by title.
+    """Summary of a numpydoc text, and its sections by title.
 
     Examples
     --------
-    >>> split("Sum.\\n\\nNotes\\n-----\\nAll of it.")
-    ('Sum.', {'Notes': 'All of it.'})
+    >>> split("Sum.\\n\\nNotes\\n-----\\nOf all frames.")
+    ('Sum.', {'Notes': 'Of all frames.'})
     """
     summary, *parts = re.split(r"^(\w[\w ]*)\n-{3,}$", inspect.cleandoc(text), flags=re.MULTILINE)
     titles, texts = parts[::2], (part.strip("\n") for part in parts[1::2])
@@ -69,7 +72,7 @@ def split(text: str) -> tuple[str, dict[str, str]]:
 
 
 def entries(section: str) -> dict[str, str]:
-    """Text of each name of a section Parameters, on one line; names that share a line share the text.
+    """Text of each name in a section Parameters, as one line; names on one line share their text.
 
     Examples
     --------
@@ -84,20 +87,20 @@ def entries(section: str) -> dict[str, str]:
 
 
 def bounds(field: FieldInfo) -> str:
-    """Bounds of a parameter: ``>= 0, < 1``."""
+    """Bounds of a parameter, such as ``>= 0, < 1``."""
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     known = ((sign, getattr(one, word, None)) for one in field.metadata for word, sign in signs.items())
     return ", ".join(f"{sign} {value:g}" for sign, value in known if value is not None)
 
 
 def unit(field: FieldInfo) -> str:
-    """Unit of a parameter, or nothing."""
+    """Unit of a parameter; empty if it has none."""
     extra = field.json_schema_extra
     return str(extra.get("unit", "")) if isinstance(extra, Mapping) else ""
 
 
 def _kind(field: FieldInfo) -> list[str]:
-    """Type, bounds, unit and default of a parameter, as numpydoc wants them: ``float > 0, count, optional``."""
+    """Type, bounds, unit and default of a parameter in the style of numpydoc: ``float > 0, count, optional``."""
     kinds = [a for a in get_args(field.annotation) or (field.annotation,) if a is not type(None)]
     if get_origin(field.annotation) not in (Union, UnionType):
         kinds = [field.annotation]
@@ -110,7 +113,7 @@ def _kind(field: FieldInfo) -> list[str]:
 
 
 def _arguments(declared: Declaration) -> Iterable[tuple[str, Variable]]:
-    """Inputs of the kernel by the names of its arguments: those that it reads by position, the others by keyword."""
+    """Inputs of the kernel by the names of its arguments, positional ones first."""
     names = list(inspect.signature(declared.kernel).parameters)
     names += [""] * (len(declared.reads) - len(names))
     yield from zip(names, declared.reads, strict=False)
@@ -118,7 +121,7 @@ def _arguments(declared: Declaration) -> Iterable[tuple[str, Variable]]:
 
 
 def _variable(variable: Variable, more: str = "") -> str:
-    """One item of a list: name, dims, dtype, unit, meaning, and the remark of the kernel."""
+    """Item of a list: name, dims, dtype, unit, meaning, and the remark of the kernel."""
     if variable.name == AXES.name:
         return _item(f"- a coordinate of every scan axis: {variable.long_name}. {more}", hang="  ")
     dims = ", ".join("scan axes" if d == SCAN else d for d in variable.dims)
@@ -131,7 +134,7 @@ def _variable(variable: Variable, more: str = "") -> str:
 
 
 def _item(text: str, hang: str = "") -> str:
-    """A paragraph below a name, indented; further lines by as much more as ``hang``."""
+    """Indented paragraph below a name; ``hang`` is the further indent of its later lines."""
     wrapper = textwrap.TextWrapper(WIDTH, "    ", "    " + hang, break_long_words=False, break_on_hyphens=False)
     return wrapper.fill(" ".join(text.split()))
 

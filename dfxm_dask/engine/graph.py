@@ -1,8 +1,7 @@
-"""From a declaration and a Dataset to a lazy Dataset: the only place that builds Dask graphs.
+"""From a declaration and a Dataset to a lazy Dataset. No other module builds Dask graphs.
 
-One task per block runs the kernel and holds all its outputs; each output then picks its part. Blocks follow the
-chunks of the input along z, y and x; dims that a reduction needs whole are merged into one chunk, which is the only
-rechunking that happens.
+One task per block runs the kernel and returns all its outputs; each output is then a part of this task. Blocks follow
+the chunks of the input along z, y and x; only dims that a reduction needs whole are rechunked, into one chunk.
 """
 
 from __future__ import annotations
@@ -45,9 +44,9 @@ TREE = 8  # summaries merged by one task
 
 
 class Blocks(NamedTuple):
-    """What both kinds of reduction begin with: a task for each block that runs the kernel, and what the outputs are.
+    """Tasks and outputs of a reduction: ``base`` is an array with one task per block that runs the kernel.
 
-    ``places`` says along which dim of the blocks, by number, a dim runs; ``sizes`` how long each is, as far as known.
+    ``places`` maps a dim to the index of its dim of the blocks; ``sizes`` are the known lengths of dims.
     """
 
     reduction: Declaration
@@ -70,7 +69,8 @@ def _layer_block(
     seen: np.ndarray | None,
     *blocks: np.ndarray,
 ) -> Arrays:
-    """The kernel on every layer of a block. With a halo, ``seen`` are the layers at hand and ``own`` those to do."""
+    """Apply the kernel to every layer of a block. With a halo, ``seen`` are all layers of the block and its
+    neighbours, ``own`` those to compute."""
     inputs = dict(zip(names, zip(dims, blocks, strict=True), strict=True))
     if "z" in reduction.over:
         return run_layer(reduction, axes, inputs, positions, parameters, wanted)
@@ -84,7 +84,7 @@ def _layer_block(
 
 
 def _pick(base: Any, name: str) -> np.ndarray:
-    while isinstance(base, list):  # along dims that the output has not: the same in all their blocks
+    while isinstance(base, list):  # dims that are not in the output: all their blocks have the same values
         base = base[0]
     return np.asarray(base[name])
 
@@ -96,19 +96,19 @@ def lazy(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str, A
     ----------
     reduction : Declaration
     dataset : xarray.Dataset
-        With the variables that the reduction reads, dims in storage order (z, scan axes, y, x); Dask or numpy.
+        Contains the inputs of the reduction, with dims in storage order (z, scan axes, y, x); Dask or numpy.
     parameters : mapping
-        Of the reduction.
+        Parameters of the reduction.
 
     Returns
     -------
     xarray.Dataset
-        Dask-backed, dims, dtype and units as declared; nothing is computed.
+        Dask-backed, with the declared dims, dtype and units; no values are computed.
 
     Raises
     ------
     InputError
-        A variable is missing or of wrong dims, dtype or units; a parameter is wrong; too few scan axes.
+        A variable is missing or has wrong dims, dtype or units; a parameter is invalid; too few scan axes.
     """
     attrs: dict[str, Any] = {}
     if reduction.settle is not None:
@@ -118,7 +118,7 @@ def lazy(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str, A
         if settled is None:
             names = [v.name for v in expanded_writes(reduction, scan_axes(dataset), {})]
             kept = dataset[[name for name in names if name in dataset]]
-            return kept.assign_attrs({reduction.name: told or "nothing to do: variables are as they were"})
+            return kept.assign_attrs({reduction.name: told or "nothing to do: variables are unchanged"})
         parameters = settled
         made_by = {"reduction": reduction.name, "version": __version__, "parameters": settled}
         attrs = {"provenance": json.dumps({reduction.name: made_by})} | ({reduction.name: told} if told else {})
@@ -129,7 +129,7 @@ def lazy(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str, A
     elif unknown := [d for d, n in blocks.sizes.items() if n is None]:
         raise InputError(
             f"{reduction.name} as a lazy Dataset",
-            f"only the data tell the length of {', '.join(unknown)}",
+            f"the length of {', '.join(unknown)} follows from the data",
             f"run it on a store, or compute it at once: {reduction.name}.gather(dataset)",
         )
     else:
@@ -139,7 +139,7 @@ def lazy(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str, A
 
 
 def _scale(reduction: Declaration, dataset: xr.Dataset, chosen: Mapping[str, Any]) -> dict[str, str]:
-    """Attributes by which results name the scale of the counts that they are made of, as those of a run do."""
+    """Attributes that record the scale of the counts behind the results, as in a run."""
     if reduction.name == "normalise":
         beam = dataset.get(chosen["by"])
         return scale_attrs(chosen, str(beam.attrs.get("counter", "")) if beam is not None else "")
@@ -149,15 +149,17 @@ def _scale(reduction: Declaration, dataset: xr.Dataset, chosen: Mapping[str, Any
 
 
 def gather(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str, Any]) -> xr.Dataset:
-    """The result of a gather, computed at once by the scheduler that Dask is set to; its dims may have any length.
+    """The result of a gather, computed at once by the current Dask scheduler; its dims may have any length.
 
     Raises
     ------
     InputError
-        As :func:`lazy`; or the reduction is no gather.
+        As :func:`lazy`; or the reduction is not a gather.
     """
     if reduction.combine is None:
-        raise InputError(f"{reduction.name}.gather", "is no gather: it makes maps", f"call {reduction.name}(dataset)")
+        raise InputError(
+            f"{reduction.name}.gather", "is not a gather: its results are maps", f"call {reduction.name}(dataset)"
+        )
     blocks = _blocks(reduction, dataset, parameters)
     base, (layer, last) = blocks.base, _merged(blocks)
     graph = HighLevelGraph.from_collections(f"{base.name}-gathered", layer, dependencies=[base])
@@ -167,12 +169,12 @@ def gather(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str,
 
 
 def _blocks(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str, Any]) -> Blocks:
-    """Inputs that are checked and cut alike, and one task for each block."""
+    """Check the inputs, cut them alike, and declare one task for each block."""
     chosen = reduction.validate(parameters)
     refuse_other_data(reduction, dataset)
     axes = scan_axes(dataset)
     if reason := check_axes(reduction, axes, dataset.sizes):
-        raise InputError(reduction.name, reason, "use a scan that has them")
+        raise InputError(reduction.name, reason, "use another scan")
     names, arrays, positions = _inputs(reduction, dataset, axes)
     if compares_frames(reduction):
         there = dict(zip(names, arrays, strict=True))
@@ -224,7 +226,7 @@ def _blocks(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str
 def _inputs(
     reduction: Declaration, dataset: xr.Dataset, axes: Mapping[str, str]
 ) -> tuple[list[str], list[xr.DataArray], dict[str, np.ndarray]]:
-    """Arrays that the kernel reads, checked, by name; and the positions along the scan axes."""
+    """Names and arrays of the inputs of a kernel after all checks, and the positions along the scan axes."""
     names: list[str] = []
     arrays: list[xr.DataArray] = []
     positions: dict[str, np.ndarray] = {}
@@ -250,7 +252,7 @@ def _inputs(
                 raise InputError(
                     reduction.name,
                     fault,
-                    f"give the pixel size when the scan is made, or assign positions in um: "
+                    f"give the pixel size to dfxm_dask.ingest, or assign positions in um: "
                     f"dataset.assign_coords({name}=({name!r}, positions, {{'units': 'um'}}))",
                 )
             check(
@@ -266,7 +268,7 @@ def _inputs(
 
 
 def _block_grid(reduction: Declaration, arrays: Sequence[xr.DataArray]) -> dict[str, tuple[int, ...]]:
-    """Chunks along every dim: those of the first chunked array that has it; merged where the reduction asks."""
+    """Chunks along every dim: those of the first chunked array with it, merged if the reduction needs the dim whole."""
     grid: dict[str, tuple[int, ...]] = {}
     for array in arrays:
         known = array.chunksizes
@@ -293,7 +295,7 @@ def _aligned(array: xr.DataArray, grid: Mapping[str, tuple[int, ...]]) -> xr.Dat
 
 
 def _picked(blocks: Blocks, variable: Variable, dataset: xr.Dataset) -> da.Array:
-    """An output as a lazy array: its part of the task of every block."""
+    """An output as a lazy array: a part of the task of every block."""
     labels = {d: blocks.places.get(d, 1000 + k) for k, d in enumerate(variable.dims)}
     tiles = [d for d in variable.dims if isinstance(d, Dim) and d in blocks.places]
     dtype = np.dtype(variable.dtype)
@@ -351,20 +353,20 @@ def _coordinates(dataset: xr.Dataset, wanted: Sequence[Variable]) -> dict[Any, A
 def layered(
     make: Any, source: Any, variables: Sequence[Variable], sizes: Mapping[str, int], name: str
 ) -> dict[str, xr.DataArray]:
-    """Arrays that are made layer by layer, from nothing: one task a layer, and every variable a part of the task.
+    """Arrays that a function computes layer by layer: one task for each layer, shared by all variables.
 
     Parameters
     ----------
     make : callable
-        ``make(source, z)`` gives the values of all variables at layer number z, without the dim z.
+        ``make(source, z)`` returns the values of all variables in layer number z, without the dim z.
     source : object
-        What it makes them from; travels once, not with every task.
+        First argument of ``make``; sent to workers once instead of with every task.
     variables : sequence of Variable
         Their first dim is z.
     sizes : mapping
         Length of every dim.
     name : str
-        Of the graph: the same name means the same values.
+        Name of the graph; graphs of the same name must have the same values.
     """
     whole = f"{name}-source"
     layers: dict[Any, Any] = {(name, k): (make, whole, k) for k in range(sizes["z"])}

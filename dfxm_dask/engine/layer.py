@@ -1,7 +1,7 @@
-"""The one engine: a declared kernel on one layer, from arrays by name to arrays by name.
+"""A declared kernel applied to one layer, from arrays by name to arrays by name.
 
-Lazy graphs and units of a run both call :func:`run_layer`, so that neighbouring layers, positions of frames, masked
-pixels and parameters mean the same in both.
+Lazy graphs and units of a run both call :func:`run_layer`, so that both treat neighbouring layers, positions of frames,
+masked pixels and parameters alike.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dfxm_dask.schema import (
 
 
 def beside(reduction: Declaration) -> tuple[Variable, ...]:
-    """Variables of the raw data that decide what a kernel sees, where they are there, without being its inputs."""
+    """Optional variables of the raw data that change the arguments of a kernel without being declared inputs."""
     names = {v.name for v in reduction.reads} if not reduction.halo and "z" not in reduction.over else set()
     positions = (POSITION,) if AXES.name in names and reduction.positions != "unused" else ()
     return (*positions, MASKED) if "counts" in names else positions
@@ -37,7 +37,7 @@ def beside(reduction: Declaration) -> tuple[Variable, ...]:
 def kernel_arguments(
     reduction: Declaration, axes: Mapping[str, str], fetch: Mapping[str, Any], positions: Mapping[str, np.ndarray]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Positional and keyword inputs of a kernel, from arrays by name. Templates and scan axes become dicts."""
+    """Positional and keyword arguments of a kernel, from arrays by name. Templates and scan axes become dicts."""
     args: list[Any] = []
     for variable in reduction.reads:
         if variable.name == AXES.name:
@@ -71,20 +71,20 @@ def run_layer(
     at: int = 0,
     where: str = "",
 ) -> Arrays:
-    """What a reduction makes of one layer.
+    """Results of a reduction for one layer.
 
     Parameters
     ----------
     inputs : mapping of str to (dims, array)
-        In storage order. What has the dim z holds several layers.
+        In storage order. Arrays with the dim z contain several layers.
     positions, parameters : mappings
         See :func:`run_kernel`.
     wanted : sequence of Variable
-        What the reduction writes on this scan.
+        Outputs of the reduction for this scan.
     at : int
-        Number of the layer among those that the inputs hold; those beside it are neighbours.
+        Index of the layer in the inputs; the adjacent layers are its neighbours.
     where : str
-        Which layer that is, for the text of an error.
+        Description of the layer for errors.
 
     Returns
     -------
@@ -127,21 +127,21 @@ def run_kernel(
     parameters: Mapping[str, Any],
     **extra: Any,
 ) -> Arrays:
-    """What the kernel makes of one layer.
+    """Results of the kernel for one layer.
 
     Parameters
     ----------
     fetch : mapping of str to array
-        Inputs by name, without z, scan axes last; with ``position_{axis}`` and ``masked`` of the layer where known.
+        Inputs by name, without z, scan axes last; with ``position_{axis}`` and ``masked`` of the layer if known.
     positions : mapping of str to array (position,)
         Coordinates of the scan axes.
     parameters : mapping
-        All of them. One that has the name of an input takes its place unless it is ``None``.
+        All parameters. A parameter with the name of an input replaces it unless it is ``None``.
     """
     counts = np.asarray(fetch["counts"]) if "counts" in fetch else None
     masked = counts is not None and counts.dtype.kind in "iu" and bool(np.any(fetch.get(MASKED.name, 0)))
     if counts is not None and masked:
-        full = np.float32(full_count(None, counts.dtype))  # which floats do not tell
+        full = np.float32(full_count(None, counts.dtype))  # which the dtype of floats does not give
         fetch = {SATURATION.name: full, **fetch, "counts": without_masked(counts)}
     args, keywords = kernel_arguments(reduction, axes, fetch, positions)
     keywords |= {k: v for k, v in parameters.items() if v is not None or k not in keywords}
@@ -155,7 +155,7 @@ def run_kernel(
 def layer_positions(
     axes: Mapping[str, str], fetch: Mapping[str, Any], positions: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Positions of one layer along every scan axis: (position,), the mean over frames that share a grid position."""
+    """Positions of one layer along every scan axis: (position,), the mean over the frames of each grid position."""
     known = frame_positions(axes, fetch)
     order = list(axes)
     return {
@@ -165,12 +165,13 @@ def layer_positions(
 
 
 def frame_positions(axes: Mapping[str, str], fetch: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Positions of every frame of one layer along the axes where they are known: (scan axes), float64.
+    """Positions of every frame of one layer along the axes for which they are known: (scan axes), float64.
 
     Raises
     ------
     InputError
-        Some frames of the layer have a position and some have none. A layer without any is absent from the scan.
+        Some frames of the layer have a position and others have none. A layer without any position is absent from the
+        scan.
     """
     names = {a: POSITION.name.format(axis=a) for a in axes}
     found = {a: np.asarray(fetch[name], np.float64) for a, name in names.items() if name in fetch}
@@ -179,7 +180,7 @@ def frame_positions(axes: Mapping[str, str], fetch: Mapping[str, Any]) -> dict[s
         if 0 < lacking < values.size:
             raise InputError(
                 f"variable {names[a]!r}",
-                f"has no number for {lacking} of the {values.size} frames of a layer",
+                f"is not finite for {lacking} of the {values.size} frames of a layer",
                 f"give all of them a position, or drop {names[a]}",
             )
     return {a: values for a, values in found.items() if np.isfinite(values).all()}
@@ -191,7 +192,7 @@ def position_spread(frames: np.ndarray, k: int, coordinate: np.ndarray) -> float
     Parameters
     ----------
     frames : array (…, scan axes)
-        Positions of frames, of one layer or of several; NaN for absent ones.
+        Positions of the frames of one layer or of several; NaN for absent frames.
     k : int
         Axis of ``frames``.
     coordinate : array (position,)
@@ -209,7 +210,7 @@ def position_spread(frames: np.ndarray, k: int, coordinate: np.ndarray) -> float
 
 
 def compares_frames(reduction: Declaration) -> bool:
-    """Whether a reduction takes frames for measured at one position along a scan axis that were not."""
+    """Whether a reduction treats frames of one grid position as measured at the same position."""
     names = {v.name for v in reduction.reads}
     return {"counts", AXES.name} <= names and POSITION not in reduction.may_read and reduction.positions != "unused"
 
@@ -220,13 +221,13 @@ def frames_apart(
     positions: Mapping[str, np.ndarray],
     reductions: Sequence[Declaration],
 ) -> tuple[str, ...]:
-    """That reductions take frames for measured at one position along a scan axis which lie apart.
+    """Warnings that reductions treat frames at different positions as measured at the same position.
 
     Parameters
     ----------
     axes : names of the scan axes, in storage order
     frames : mapping of str to array (z, scan axes)
-        Positions of frames by axis, where known; NaN for absent layers.
+        Known positions of frames by axis; NaN for absent layers.
     positions : mapping of str to array (position,)
         Coordinates of the scan axes.
     reductions : sequence of Declaration
@@ -234,7 +235,7 @@ def frames_apart(
     Returns
     -------
     tuple of str
-        A sentence for each axis and kind of reduction to which it applies.
+        A sentence for each axis and kind of reduction to which the warning applies.
     """
     told = []
     for axis, values in frames.items():
@@ -245,14 +246,14 @@ def frames_apart(
             names = [r.name for r in reductions if r.positions == kind and compares_frames(r)]
             if names and apart > POSITION_TOLERANCE:
                 told.append(
-                    f"frames {where} that share a position of {axis} lie up to {apart:.2g} steps apart: "
-                    f"{', '.join(names)} {'takes' if len(names) == 1 else 'take'} them for one position, their mean"
+                    f"frames {where} at one grid position of {axis} differ by up to {apart:.2g} steps: "
+                    f"{', '.join(names)} {'uses' if len(names) == 1 else 'use'} their mean position for all of them"
                 )
     return tuple(told)
 
 
 def without_masked(counts: np.ndarray) -> np.ndarray:
-    """Counts as floats, NaN where the detector marks a voxel by the largest value of the dtype.
+    """Counts as floats, with NaN for voxels that the detector marks by the largest value of the dtype.
 
     Parameters
     ----------
@@ -260,9 +261,9 @@ def without_masked(counts: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    array (y, x, scan axes), float32, or float64 of 32-bit counts
-        In the memory order of ``counts``. Counts of 16 bits reach the largest value by light as well: there only a
-        pixel that has it in every frame is marked.
+    array (y, x, scan axes), float32, or float64 for 32-bit counts
+        In the memory order of ``counts``. 16-bit counts also reach the largest value by saturation; a pixel of these is
+        masked only if all its frames have this value.
 
     Examples
     --------
@@ -280,28 +281,28 @@ def without_masked(counts: np.ndarray) -> np.ndarray:
 
 
 def _with_masked(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-    """The inverse of :func:`without_masked`."""
+    """Inverse of :func:`without_masked`."""
     return np.where(np.isnan(values), np.iinfo(dtype).max, values).astype(dtype)
 
 
 def kernel_order(dims: Sequence[str], axes: Mapping[str, str]) -> list[str]:
-    """Dims as kernels see them: scan axes behind all others."""
+    """Dims in the order of kernels: scan axes after all others."""
     return [d for d in dims if d not in axes] + [d for d in dims if d in axes]
 
 
 def scan_last(values: np.ndarray, dims: Sequence[str], axes: Mapping[str, str]) -> np.ndarray:
-    """An array in storage order as kernels see it: a view."""
+    """View of an array in storage order with dims in the order of kernels."""
     return values.transpose([list(dims).index(d) for d in kernel_order(dims, axes)])
 
 
 def storage_order(values: np.ndarray, dims: Sequence[str], axes: Mapping[str, str]) -> np.ndarray:
-    """The inverse of :func:`scan_last`: what a kernel returned, as a view with dims in storage order."""
+    """Inverse of :func:`scan_last`: view of the result of a kernel with dims in storage order."""
     order = kernel_order(dims, axes)
     return values.transpose([order.index(d) for d in dims])
 
 
 def check_outputs(reduction: Declaration, outputs: Arrays, wanted: Sequence[Variable]) -> None:
-    """Refuse a kernel that does not return what it declares.
+    """Refuse a kernel whose results differ from its declaration.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""What a declaration is on a scan: its axes, what it writes, how long every dim is, and the memory of a block.
+"""A declaration applied to a scan: scan axes, outputs, lengths of dims, and memory of a block.
 
-No Dask, no xarray: plans and workers ask this, too.
+This module imports neither Dask nor xarray, since plans and workers use it too.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 BASELINE_BYTES = 200 * 2**20  # an idle worker with numba, zarr and xarray loaded (measured)
 ENCODED_BYTES = 48 * 2**20  # compressed bytes in flight, and the row of chunks they come from
-UNKNOWN = 3  # what a dim counts for in a plan, where only the data tell its length
+UNKNOWN = 3  # length in a plan of a dim whose length follows from the data
 
 
 def scan_axes(dataset: xr.Dataset) -> dict[str, str]:
     """Scan axes of a Dataset in storage order, each with its unit.
 
     They are the dims of ``counts`` other than z, y, x; without counts, the coordinates marked ``scan_axis``, or the
-    axes that ``com_...`` is there for.
+    axes of the variables ``com_...``.
     """
     if "counts" in dataset:
         names = [str(d) for d in dataset["counts"].dims if d not in SPACE]
@@ -53,9 +53,9 @@ def expanded_writes(
     parameters: Mapping[str, Any],
     sizes: Mapping[Any, int] | None = None,
 ) -> list[Variable]:
-    """What the reduction writes on a scan with these axes; a parameter ``axis`` narrows its templates to one axis.
+    """Outputs of the reduction for a scan with these axes; a parameter ``axis`` restricts its templates to one axis.
 
-    With the lengths of the axes, units that follow the axis of the rocking curve are those of the right one.
+    The lengths of the axes identify the rocking axis, whose unit some outputs have.
     """
     chosen = parameters.get("axis")
     own = {str(chosen): axes[str(chosen)]} if chosen in axes else dict(axes)
@@ -69,12 +69,12 @@ def expanded_writes(
 def lengths(
     reduction: Declaration, axes: Mapping[str, str], parameters: Mapping[str, Any], sizes: Mapping[Any, int]
 ) -> dict[str, int | None]:
-    """Length of every dim that the reduction writes; None where only the data tell, such as of the objects found.
+    """Length of every dim of the outputs; None if it follows from the data, such as the number of objects.
 
     Parameters
     ----------
     sizes : mapping
-        Lengths of space, of the scan axes, and of the dims of what the reduction reads.
+        Lengths of the dims of space, of the scan axes, and of the dims of the inputs.
     """
     given = {*SPACE, *axes, *(d for v in (*reduction.reads, *reduction.may_read) for d in v.dims)}
     found: dict[str, int | None] = {}
@@ -106,7 +106,7 @@ def projected_memory(
     itemsize: int,
     whole: bool,
 ) -> int:
-    """Bytes that one unit needs at its peak: baseline, one tile of counts, encoded chunks, and the maps it makes.
+    """Peak memory of one unit in bytes: baseline, one tile of counts, encoded chunks, and the resulting maps.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def projected_memory(
     edge, itemsize : int
         Inner chunk edge in pixels, bytes per count.
     whole : bool
-        The unit is a whole layer whose maps are read, not tiles of counts.
+        The unit is a whole layer and reads maps instead of tiles of counts.
     """
     frames = prod(sizes[a] for a in axes)
     area = sizes["y"] * sizes["x"]
@@ -124,7 +124,7 @@ def projected_memory(
         known = {**sizes, **lengths(reduction, axes, chosen, sizes)}
         for variable in expanded_writes(reduction, axes, chosen):
             others = [d for d in variable.dims if d not in SPACE]
-            # A tile has few of the tiles that others cut, as of what only the data tell.
+            # A tile overlaps few tiles of another size; dims of unknown length count alike.
             counted = (UNKNOWN if isinstance(d, Dim) and d.of else known.get(d) or UNKNOWN for d in others)
             cell = np.dtype(variable.dtype).itemsize * prod(counted)
             if variable.stored and "y" in variable.dims:

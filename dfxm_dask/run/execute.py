@@ -1,4 +1,4 @@
-"""Run a recipe: passes in order, units in parallel, every block committed as it comes."""
+"""Run a recipe: passes in order, units in parallel, every block committed when it is complete."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ than to reduce such a scan (our choice)."""
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run did.
+    """Outcome of a run.
 
-    ``quarantined`` has (step, block, reason) of blocks that were left out; ``stopped`` says which signal ended it;
-    ``lacking`` counts blocks that fell to this run and lack inputs.
+    ``quarantined`` lists (step, block, reason) of omitted blocks; ``stopped`` names the signal that ended the
+    run; ``lacking`` is the number of blocks of this run whose inputs are missing.
     """
 
     complete: bool
@@ -85,14 +85,14 @@ class RunReport:
 def run_ingest(
     source: Any, store: str | Path, *, client: Any = None, publish: Publish | None = None, **options: Any
 ) -> IngestReport:
-    """:func:`dfxm_dask.ingest` with layers in parallel on a cluster, and with events.
+    """:func:`dfxm_dask.ingest` with events, and with layers in parallel on a cluster.
 
     Parameters
     ----------
     client : distributed.Client, optional
-        Without one, layers are written here, one after the other.
+        Without a client, this process writes the layers one after the other.
     options
-        As of :func:`dfxm_dask.ingest`.
+        Options of :func:`dfxm_dask.ingest`.
     """
     begun, publish = time.perf_counter(), publish or ()
 
@@ -109,14 +109,14 @@ def run_ingest(
 def run_simulate(
     preset: str, out: str | Path, *, client: Any = None, publish: Publish | None = None, **options: Any
 ) -> xr.DataTree:
-    """:func:`dfxm_dask.simulate` with layers in parallel on a cluster, and with events.
+    """:func:`dfxm_dask.simulate` with events, and with layers in parallel on a cluster.
 
     Parameters
     ----------
     client : distributed.Client, optional
-        Without one, layers are written here, one after the other.
+        Without a client, this process writes the layers one after the other.
     options
-        As of :func:`dfxm_dask.simulate`.
+        Options of :func:`dfxm_dask.simulate`.
     """
     from dfxm_dask.phantoms.scans import simulate  # loads half of scipy
 
@@ -138,9 +138,8 @@ def run_simulate(
 def _layers(
     source: str, target: str | Path, size: Callable[[Any], tuple[int, int]], client: Any, publish: Publish
 ) -> Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]:
-    """A parallel stand-in for ``map`` over the layers of a scan that says what it does.
-
-    ``size`` gives frames and bytes of a task.
+    """A parallel substitute for ``map`` over the layers of a scan, with events. ``size`` gives frames and bytes of a
+    task.
     """
 
     def each(function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
@@ -170,36 +169,37 @@ def run_recipe(
     overwrite: bool = False,
     share: tuple[int, int] | Literal["last"] | None = None,
 ) -> RunReport:
-    """Run every step of a recipe on a store. Blocks that are on disk already are skipped: a stopped run goes on.
+    """Run every step of a recipe on a store. Blocks on disk are skipped, so that a stopped run continues.
 
     Parameters
     ----------
     recipe : Recipe, name or path
     store : path
     client : distributed.Client, optional
-        Without one, units run in this process, one after the other.
+        Without a client, units run in this process, one after the other; commands do so for scans of less than 200 MB.
+        Locks, ledger, resume, stop signals and results are those of a run on a cluster. Two guarantees need worker
+        processes: a limit of memory, and the survival of a kernel that kills its process.
     publish : tuple of callables, optional
         Receive the events of :mod:`dfxm_dask.run.events`. By default a notebook or a terminal shows a progress bar and
         the remarks; elsewhere the logger ``dfxm_dask`` records remarks as warnings. An empty tuple silences both.
     overwrite : bool
-        Make steps anew that are there with other parameters or inputs.
-    share : (number from 1, of how many) or "last", optional
-        Only this share of the layers, as one task of a job array: no port is opened, and the ledger joins the shares.
-        What needs layers of others (gathers, and what is made of them) is left, and no step becomes complete: "last"
-        waits for the shares that are at work, then does that, and whatever shares that were lost have not done.
+        Recompute steps that exist with other parameters or inputs.
+    share : (number from 1, count) or "last", optional
+        Compute this share of the layers only, as one task of a job array: no port is opened, and the ledger joins the
+        shares. Gathers and steps that depend on them require all layers and are left out, and no step becomes complete.
+        "last" waits for the shares at work, then computes these steps and all blocks that lost shares did not compute.
 
     Returns
     -------
     RunReport
-        Not complete where a signal ended the run, where blocks killed their workers, and where other shares lack
-        blocks.
+        Not complete if a signal ended the run, if blocks killed their workers, or if other shares lack blocks.
 
     Raises
     ------
     RecipeError, StoreError, InputError
         See :func:`dfxm_dask.run.plan.make_plan` and :func:`dfxm_dask.store.integrity.ledger.begin`.
     LockedError
-        Another run is at work in one of the groups.
+        Another run writes to one of the groups.
 
     Examples
     --------
@@ -209,7 +209,7 @@ def run_recipe(
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     refuse_share(share, client, overwrite)
     plan = make_plan(recipe, store)
-    if not overwrite:  # refuse before anything is begun
+    if not overwrite:  # refuse before the run begins
         for step in plan.steps:
             refuse_other(step, plan.store)
         _refuse_stale(plan)
@@ -246,7 +246,7 @@ def run_recipe(
         whole = all(s.name in states[s.group] and states[s.group][s.name].complete for s in plan.steps if s.stored)
         if client is not None:
             for group in groups:
-                ledger.sweep(plan.store.path, group)  # of workers that were lost
+                ledger.sweep(plan.store.path, group)  # files of lost workers
     missing = (*plan.store.absent, *plan.store.cropped)
     complete = whole and not (missing or tally.why())
     found = of_results(plan.store.path, {s.group for s in plan.steps})
@@ -278,14 +278,14 @@ def run_recipe(
 
 
 def wait_for_shares(plan: Plan, publish: Publish) -> None:
-    """Wait until no share of a job array is at work in the groups of a plan, and say which ones are.
+    """Wait until no share of a job array is at work in the groups of a plan, and publish which ones are.
 
-    One that was killed on another host counts as at work until its heartbeat is stale.
+    A share that was killed on another host counts as at work until its heartbeat is stale.
 
     Raises
     ------
     StoppedError
-        A signal asked for an end.
+        A signal requested the end.
     """
     told: list[str] = []
     groups = sorted({s.group for s in plan.steps if s.stored})
@@ -295,7 +295,7 @@ def wait_for_shares(plan: Plan, publish: Publish) -> None:
                 "the last run of a job array", f"{reason} while it waited for {others[0]}", "run it again"
             )
         if others != told:
-            send(publish, Remark(f"waits for {'; '.join(others)}"))
+            send(publish, Remark(f"waiting for {'; '.join(others)}"))
             told = others
         time.sleep(1)
 
@@ -310,19 +310,19 @@ def starts_workers(plan: Plan, cluster: str | None, workers: int | None) -> bool
 
 
 def refuse_share(share: tuple[int, int] | Literal["last"] | None, client: Any, overwrite: bool) -> None:
-    """Refuse a share that cannot be.
+    """Refuse an impossible share.
 
     Raises
     ------
     RecipeError
-        A number beyond the count; a cluster, or overwriting, which would take away what other shares do.
+        A number above the count; a cluster; or overwriting, which would remove blocks of other shares.
     """
     if share is None:
         return
     number, count = (1, 1) if share == "last" else share
     asked = "share last" if share == "last" else f"share {number}/{count}"
     if not 1 <= number <= count:
-        raise RecipeError(asked, "is none of these", "count from 1, as in --shard 1/8")
+        raise RecipeError(asked, f"is not between 1 and {count}", "count from 1, as in --shard 1/8")
     if client is not None and share != "last":
         raise RecipeError(asked, "runs in one process, without a cluster", "leave out --cluster and --workers")
     if overwrite:
@@ -331,12 +331,12 @@ def refuse_share(share: tuple[int, int] | Literal["last"] | None, client: Any, o
 
 @contextmanager
 def errors_of_disks(store: str) -> Iterator[None]:
-    """What the file system refuses, as errors that say what to do.
+    """Convert errors of the file system to errors with advice.
 
     Raises
     ------
     StoreError
-        A full disk, a file system that is read-only or gone.
+        The disk is full, or the file system is read-only or unavailable.
     """
     try:
         yield
@@ -345,20 +345,22 @@ def errors_of_disks(store: str) -> Iterator[None]:
             free = ""
             with suppress(OSError):
                 free = f" ({shutil.disk_usage(store).free / 1e6:.1f} MB free)"
-            raise StoreError(f"store {store}", f"the disk is full{free}", "free space and run again to go on") from None
+            raise StoreError(
+                f"store {store}", f"the disk is full{free}", "free space, then run again to continue"
+            ) from None
         where = f" ({error.filename})" if error.filename else ""
         raise StoreError(
-            f"store {store}", f"{error.strerror or error}{where}", "look at the file system, then run again to go on"
+            f"store {store}", f"{error.strerror or error}{where}", "check the file system, then run again to continue"
         ) from error
 
 
 def _refuse_stale(plan: Plan) -> None:
-    """Refuse to go on with steps whose blocks were made of inputs that are there no more.
+    """Refuse to continue steps whose blocks were computed from inputs that have changed.
 
     Raises
     ------
     StoreError
-        An input of a step was made anew since.
+        An input of a step was recomputed.
     """
     for group in dict.fromkeys(step.group for step in plan.steps if step.stored):
         bad = plan.store.opened.incomplete(group)
@@ -369,16 +371,16 @@ def _refuse_stale(plan: Plan) -> None:
 
 
 def _check_space(plan: Plan) -> None:
-    """Refuse a run whose results cannot fit.
+    """Refuse a run whose results exceed the free space.
 
     Raises
     ------
     StoreError
-        Less is free than half of the uncompressed results (maps of floats compress to about that).
+        The free space is less than half of the uncompressed results (maps of floats compress to about this size).
     """
     paths = [ledger.ledger_path(plan.store.path, s.group, s.name) for s in plan.steps]
     done = 0
-    for path in paths:  # one at a time: records of a long stack take hundreds of megabytes
+    for path in paths:  # one at a time: the records of a long stack fill hundreds of megabytes
         done += sum(size for r in ledger.read_ledger(path)[1].values() for size, _ in r["files"].values())
     need = plan.bytes_written // 2 - done
     free = shutil.disk_usage(plan.store.path).free
@@ -386,10 +388,10 @@ def _check_space(plan: Plan) -> None:
         raise StoreError(
             f"store {plan.store.path}",
             f"results need about {need / 1e6:.0f} MB, {free / 1e6:.0f} MB are free",
-            "free space, or leave steps out",
+            "free space, or remove steps from the recipe",
         )
 
 
 def plan(recipe: Recipe | str | Path, store: str | Path) -> Plan:
-    """What a recipe would do: see :class:`dfxm_dask.run.plan.Plan`. Touches no pixels."""
+    """Passes and cost of a recipe: see :class:`dfxm_dask.run.plan.Plan`. No pixels are read."""
     return make_plan(recipe if isinstance(recipe, Recipe) else read_recipe(recipe), store)

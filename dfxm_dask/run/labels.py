@@ -1,10 +1,10 @@
-"""Labels of frames from a file, and the scans that they are of.
+"""Labels of frames from a file, and their scans.
 
-A file of labels is YAML, a list of entries, or CSV with the same words as columns:
+A file of labels is a YAML list of entries, or CSV with the same keys as columns:
 
 .. code-block:: yaml
 
-    - {z: 12.0, phi: 0.0123, box: [0, 640, 0, 512], class: weak}     # y0, y1, x0, x1 in pixels, the ends not included
+    - {z: 12.0, phi: 0.0123, box: [0, 640, 0, 512], class: weak}     # y0, y1, x0, x1 in pixels; y1 and x1 excluded
     - {z: 12.0, phi: 0.0301, class: strong}                          # the whole frame
 
 .. code-block:: text
@@ -13,7 +13,7 @@ A file of labels is YAML, a list of entries, or CSV with the same words as colum
     12.0,0.0123,0,640,0,512,weak
     12.0,0.0301,,,,,strong
 
-z is in um, scan axes are in their units, and a class is weak, strong or unlit. ``store`` names the scan where there are
+z is in um, scan axes are in their units, and a class is weak, strong or unlit. ``store`` names the scan if there are
 several.
 """
 
@@ -38,7 +38,7 @@ from dfxm_dask.store.scan import open_scan
 if TYPE_CHECKING:
     import xarray as xr
 
-HELP = "list entries such as {z: 12.0, phi: 0.0123, box: [0, 640, 0, 512], class: weak}, or these words as columns"
+HELP = "list entries such as {z: 12.0, phi: 0.0123, box: [0, 640, 0, 512], class: weak}, or these keys as columns"
 
 Frames = dict[tuple[int, int], dict[int, list[LabelledBox]]]
 """Boxes by scan and layer, then by frame in scan order."""
@@ -46,7 +46,7 @@ Frames = dict[tuple[int, int], dict[int, list[LabelledBox]]]
 
 @dataclass(frozen=True, eq=False)
 class LabelledScan:
-    """A scan to learn from: the name by which labels and results call it, and its groups."""
+    """A scan of the training data, with its name in labels and results, and its groups."""
 
     path: Path
     tree: xr.DataTree
@@ -73,22 +73,22 @@ class LabelledScan:
 
 
 def open_scans(stores: Sequence[str | Path]) -> list[LabelledScan]:
-    """The stores to learn from, opened.
+    """Open the stores of the training data.
 
     Raises
     ------
     InputError
-        No store, one twice, or one without raw counts.
+        No store, a store twice, or a store without raw counts.
     """
     if not stores:
-        raise InputError("training", "no store is given", "name at least one")
+        raise InputError("training", "no store is given", "name at least one store")
     paths = [Path(p) for p in stores]
     if len({p.resolve() for p in paths}) < len(paths):
         raise InputError("training", "a store is named twice", "name every store once")
     scans = [LabelledScan(p, open_scan(p, chunks=None)) for p in paths]
     for scan in scans:
         if "raw" not in scan.tree or "counts" not in scan.tree["raw"].data_vars:
-            raise InputError(f"training on {scan.path}", "it has no raw counts", "give the store that was ingested")
+            raise InputError(f"training on {scan.path}", "it has no raw counts", "give the store of an ingest")
     return scans
 
 
@@ -98,15 +98,15 @@ def read_labels(path: str | Path, axes: Sequence[str]) -> list[LabelledBox]:
     Parameters
     ----------
     path : path
-        A CSV file where it ends in .csv, else YAML.
+        A CSV file if its name ends in .csv, else YAML.
     axes : sequence of str
-        Scan axes that an entry may name beside z.
+        Scan axes that an entry may name in addition to z.
 
     Raises
     ------
     InputError
-        The file cannot be read, has no entry, or one with an unknown word, without a class or position, or with
-        numbers that are none; the text starts with file and line.
+        The file cannot be read or has no entry; an entry has an unknown key, an invalid number, or no class
+        or position. The text starts with file and line.
     """
     path = Path(path)
     try:
@@ -139,11 +139,15 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not header:
                 header = cells
                 if len(set(header)) < len(header) or "" in header:
-                    raise InputError(f"{path}:{rows.line_num}: header", "has a column twice or one without name", HELP)
+                    raise InputError(
+                        f"{path}:{rows.line_num}: header", "has a column twice or a column without a name", HELP
+                    )
                 continue
             if len(cells) != len(header):
-                raise InputError(f"{path}:{rows.line_num}", f"has {len(cells)} cells, the header {len(header)}", HELP)
-            # A cell means what the same word means in a YAML file; names of scans and classes stay as they are.
+                raise InputError(
+                    f"{path}:{rows.line_num}", f"has {len(cells)} cells, but the header has {len(header)}", HELP
+                )
+            # Cells are resolved as in a YAML file, except names of scans and classes.
             words: dict[str, Any] = {
                 word: cell if word in ("class", "store") else scalar(cell)
                 for word, cell in zip(header, cells, strict=True)
@@ -168,7 +172,7 @@ def _number(value: Any, where: str, whole: bool = False) -> float:
 
 
 def _entry(words: Mapping[str, Any], line: int, path: Path, axes: Sequence[str]) -> LabelledBox:
-    """One entry, with all in it checked that can be without the scan."""
+    """One entry after all checks that do not depend on the scan."""
     where, known = f"{path}:{line}", ("z", *axes, "box", "class", "store")
     for word in words:
         if word not in known:
@@ -192,13 +196,13 @@ def _entry(words: Mapping[str, Any], line: int, path: Path, axes: Sequence[str])
 
 
 def place_labels(boxes: Sequence[LabelledBox], scans: Sequence[LabelledScan], path: Path) -> Frames:
-    """Which frame every entry of a file of labels is of.
+    """The frame of every entry of a file of labels.
 
     Raises
     ------
     InputError
-        An entry of no scan or of several, without a position along each of its axes, or further than half a step away
-        from all of them; a box that leaves the frame; classes that contradict each other. All name file and line.
+        An entry matches no scan or several scans, lacks a position along an axis, or is more than half a step away from
+        all positions; a box extends beyond the frame; or classes contradict each other. The text names file and line.
     """
     found: Frames = {}
     for one in boxes:
@@ -207,14 +211,14 @@ def place_labels(boxes: Sequence[LabelledBox], scans: Sequence[LabelledScan], pa
         if len(wanted) != 1:
             names = ", ".join(s.name for s in scans)
             what = f"store {one.store!r}" if one.store else "'store'"
-            why = "is missing" if not one.store else "is none of them" if not wanted else "is several of them"
-            raise InputError(f"{where}: {what}", f"{why}: {names}", "name one of the scans, by its path if need be")
+            why = "is missing" if not one.store else "matches no scan" if not wanted else "matches several scans"
+            raise InputError(f"{where}: {what}", f"{why}: {names}", "name one of the scans, if necessary by its path")
         scan = scans[wanted[0]]
         lacking = [axis for axis in scan.axes if axis not in one.positions]
         foreign = [axis for axis in one.positions if axis not in ("z", *scan.axes)]
         if lacking or foreign:
             word = (lacking or foreign)[0]
-            why = "is missing" if lacking else f"is no axis of {scan.name}"
+            why = "is missing" if lacking else f"is not an axis of {scan.name}"
             raise InputError(f"{where}: {word!r}", why, f"give {', '.join(('z', *scan.axes))}")
         at = {
             axis: nearest_index(
@@ -230,6 +234,6 @@ def place_labels(boxes: Sequence[LabelledBox], scans: Sequence[LabelledScan], pa
         found.setdefault((wanted[0], at["z"]), {}).setdefault(frame, []).append(one)
     for (k, _), frames in found.items():
         for drawn in frames.values():
-            label = box_labels(drawn, scans[k].shape, source=str(path))  # refuses before anything is read
+            label = box_labels(drawn, scans[k].shape, source=str(path))  # refuse before pixels are read
             check_taught(drawn, label, scans[k].shape, source=str(path))
     return found

@@ -1,4 +1,4 @@
-"""One pass of a run: begin its steps, run its units, commit block by block, gather, and make its steps complete."""
+"""One pass of a run: begin its steps, run its units, commit each block, gather, and complete its steps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """What all passes of one run have in common."""
+    """Common data of all passes of a run."""
 
     plan: Plan
     recipe: Recipe
@@ -48,8 +48,8 @@ class Run:
 
     @cached_property
     def layers(self) -> frozenset[int]:
-        """Layers that fall to this run: all, but for a share of a job array some that follow each other, so that most
-        have their neighbours."""
+        """Layers of this run: all of them, or for a share of a job array consecutive ones, so that most have their
+        neighbours."""
         stack = self.plan.store.layers
         number, count = self.share or (1, 1)
         return frozenset(stack[len(stack) * (number - 1) // count : len(stack) * number // count])
@@ -57,7 +57,7 @@ class Run:
 
 @dataclass
 class Tally:
-    """What a run has come to so far; ``lacking`` counts the blocks of each step whose inputs are not there."""
+    """Progress of a run; ``lacking`` counts the blocks of each step whose inputs are missing."""
 
     total: int
     done: int = 0
@@ -68,24 +68,24 @@ class Tally:
     lacking: Counter[str] = field(default_factory=Counter)
 
     def why(self) -> str:
-        """Why the run is not complete; nothing where it is."""
+        """Why the run is not complete; empty if it is."""
         reasons = [self.stopped] if self.stopped else []
         if self.quarantined:
             first = self.quarantined[0]
             names = ", ".join(f"block {block} of {step}" for step, block, _ in self.quarantined)
             reasons.append(f"left out {names} ({first[1]}: {first[2]})")
         if self.lacking:
-            reasons.append(f"{self.lacking.total()} blocks lack inputs that are not there yet")
+            reasons.append(f"{self.lacking.total()} blocks wait for inputs")
         return "; ".join(reasons)
 
 
 def run_pass(one: Pass, run: Run, tally: Tally) -> None:
-    """All units of a pass that fall to this run and have their inputs. A run that is no share makes its steps complete.
+    """Run the units of a pass whose inputs exist. A run of all layers then completes the steps; a share does not.
 
     Raises
     ------
     StoppedError
-        A signal asked for an end.
+        A signal requested the end.
     """
     begun = time.perf_counter()
     store = run.plan.store
@@ -98,13 +98,13 @@ def run_pass(one: Pass, run: Run, tally: Tally) -> None:
     if not blocks:
         return
     with joint(run, one):
-        if run.overwrite:  # nobody is to see what is taken back
+        if run.overwrite:  # readers must not see invalidated steps
             for step in stored:
                 ledger.withdraw(store.path, step.group, step.name)
             nodes.consolidate(store.path)
         finished = {s.name: begin_step(s, run) for s in stored}
         if any(len(done) < len(one.steps[0].blocks) for done in finished.values()):
-            nodes.consolidate(store.path)  # what is being written is not to be seen
+            nodes.consolidate(store.path)  # readers must not see unfinished steps
     for name, done in finished.items():
         for block in sorted(done.intersection(blocks)):
             tally.skipped += 1
@@ -145,12 +145,12 @@ def run_pass(one: Pass, run: Run, tally: Tally) -> None:
         for step_name in (s.name for s in unit.steps if s.store_results):
             tally.quarantined.append((step_name, unit.block, reason))
             send(run.publish, BlockQuarantined(step_name, unit.block, reason))
-    if run.share is None:  # else there may be others at work
+    if run.share is None:  # otherwise other shares may be at work
         complete_pass(one, run, begun)
 
 
 def joint(run: Run, one: Pass) -> AbstractContextManager[Any]:
-    """What shares of a job array do one after the other: to declare arrays."""
+    """Lock for the work that shares of a job array must do one after the other: the declaration of arrays."""
     if run.share is None:
         return nullcontext()
     groups = sorted({s.group for s in one.steps if s.stored})
@@ -160,7 +160,7 @@ def joint(run: Run, one: Pass) -> AbstractContextManager[Any]:
 
 
 def usable_layers(one: Pass, run: Run) -> set[int]:
-    """Layers for which all is on disk that earlier passes of this run give to a pass."""
+    """Layers for which the inputs of a pass from earlier passes of this run are on disk."""
     layers = set(run.plan.store.layers)
     earlier: dict[str, PlannedStep] = {}
     for other in run.plan.passes:
@@ -181,7 +181,7 @@ def usable_layers(one: Pass, run: Run) -> set[int]:
 
 
 def begin_step(step: PlannedStep, run: Run) -> set[str]:
-    """Open the ledger of a step; declare its group and arrays where they are new. Returns blocks that are done."""
+    """Open the ledger of a step and declare its group and arrays if they are new; returns the blocks on disk."""
     store = run.plan.store
 
     def declare() -> None:
@@ -212,12 +212,12 @@ def begin_step(step: PlannedStep, run: Run) -> set[str]:
 
 
 def refuse_other(step: PlannedStep, store: Stored) -> None:
-    """Refuse to go on with a step that another plan began, or an earlier version in another precision.
+    """Refuse to continue a step of another plan, or a step that an earlier version began with another dtype.
 
     Raises
     ------
     StoreError
-        One step has one plan, and one array one dtype.
+        The plan or the dtype of an array differs.
     """
     state = store.opened.states(step.group).get(step.name)
     if state is None:
@@ -231,14 +231,14 @@ def refuse_other(step: PlannedStep, store: Stored) -> None:
         if begun != variable.dtype:
             raise StoreError(
                 f"step {step.name!r} in group {step.group!r}",
-                f"has {len(state.done)} of {len(state.blocks)} blocks on disk, with {variable.name} in {begun};"
-                f" it is {variable.dtype} now",
-                "say --overwrite to make the step anew",
+                f"has {len(state.done)} of {len(state.blocks)} blocks on disk, with {variable.name} as {begun};"
+                f" its dtype is now {variable.dtype}",
+                "recompute the step with --overwrite",
             )
 
 
 def complete_pass(one: Pass, run: Run, begun: float) -> None:
-    """Make the steps of a pass complete, as far as all their blocks are on disk, also those that shares wrote."""
+    """Complete those steps of a pass whose blocks are all on disk, including blocks of shares."""
     store = run.plan.store
     states = {group: ledger.states(store.path, group) for group in {s.group for s in one.steps if s.stored}}
     for step in (s for s in one.steps if s.stored):
@@ -255,29 +255,29 @@ def complete_pass(one: Pass, run: Run, begun: float) -> None:
 
 
 def refuse_changed_inputs(step: PlannedStep, store: Stored) -> None:
-    """Refuse results whose inputs were made anew while the run went on: some blocks saw the old, some the new.
+    """Refuse results whose inputs were recomputed during the run, since blocks then derive from different inputs.
 
     Raises
     ------
     StoreError
-        An input is not what it was when the run was planned.
+        An input has changed since the run was planned.
     """
     for source, planned in step.plan["inputs"].items():
         group, _, maker = source.partition("/")
         if group == "raw":
             found = ledger.group_provenance(store.path, group)[1].get(maker, {}).get("digest")
-        else:  # what lives in one pass has no ledger
+        else:  # results that exist within one pass only have no ledger
             found = ledger.read_header(ledger.ledger_path(store.path, group, maker)).get("digest", planned)
         if found != planned:
             raise StoreError(
                 f"step {step.name!r} in group {step.group!r}",
-                f"its input {source} was made anew while the run went on",
+                f"its input {source} was recomputed during the run",
                 "run it again with --overwrite",
             )
 
 
 def inputs_of(one: Pass, store: Stored) -> Callable[[PlannedStep, str], dict[str, str]]:
-    """What a block of a step is made of: a function that gives a digest for every input from outside the pass."""
+    """Function from a step and a block to the digests of all inputs from outside the pass."""
     own = {f"{s.group}/{s.name}" for s in one.steps}
     known = {
         source: ledger.content_by_layer(store.path, source)
@@ -295,7 +295,7 @@ def inputs_of(one: Pass, store: Stored) -> Callable[[PlannedStep, str], dict[str
 
 
 def result_shape(variable: Variable, step: PlannedStep, store: Stored) -> tuple[int, ...]:
-    """Length of every dim; of those of a table that the step reads, as the table has."""
+    """Length of every dim of a variable; dims of a table that the step reads have the lengths of the table."""
     sizes = dict(store.sizes)
     for read in step.reduction.reads:
         if {*variable.dims} & {*read.dims} - {*SPACE, SCAN}:
@@ -308,7 +308,7 @@ def result_shape(variable: Variable, step: PlannedStep, store: Stored) -> tuple[
 def unit_task(
     one: Pass, block: str, store: Stored, finished: Mapping[str, set[str]], fences: Mapping[str, Fence] | None = None
 ) -> UnitTask:
-    """The unit of a block. Steps that are on disk are run again only where others in the pass need their output."""
+    """The unit of a block. A step on disk runs again only if another step of the pass requires its output."""
     steps: list[UnitStep] = []
     needed: set[str] = set()
     for step in reversed(one.steps):
@@ -325,7 +325,7 @@ def unit_task(
 
 
 def gather_step(step: PlannedStep, store: Stored) -> list[str]:
-    """Merge the summaries of all blocks, in block order, and write the result whole. Returns the files written."""
+    """Merge the summaries of all blocks in block order and write the result whole; returns the files written."""
     combine, finish = step.reduction.combine, step.reduction.finish
     assert combine is not None
     if not step.blocks:
@@ -340,7 +340,7 @@ def gather_step(step: PlannedStep, store: Stored) -> list[str]:
 
 
 def read_summary(path: Path) -> dict[str, np.ndarray]:
-    """What one block gives to a gather.
+    """Summary of one block for a gather.
 
     Raises
     ------
@@ -351,11 +351,11 @@ def read_summary(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise StoreError(f"summary {path}", f"cannot be read ({error})", "see dfxm-dask verify --repair") from None
+        raise StoreError(f"summary {path}", f"cannot be read ({error})", "run dfxm-dask verify --repair") from None
 
 
 def passing(step: PlannedStep, plan: Plan) -> dict[str, dict[str, Any]]:
-    """Parameters of the steps that the counts of a step went through before."""
+    """Parameters of the earlier steps that changed the counts of a step."""
     makers = {f"{s.group}/{s.name}": s for s in plan.steps if any(v.name == "counts" for v in s.writes)}
     found: dict[str, dict[str, Any]] = {}
     for source in (s for s in step.plan["inputs"] if s in makers):
@@ -364,7 +364,7 @@ def passing(step: PlannedStep, plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def _scale(step: PlannedStep, plan: Plan) -> dict[str, str]:
-    """Attributes by which an array names the scale of the counts that it was made of."""
+    """Attributes that record the scale of the counts behind an array."""
     found = passing(step, plan).get("frames/normalise")
     if found is None:
         return {}
@@ -373,13 +373,13 @@ def _scale(step: PlannedStep, plan: Plan) -> dict[str, str]:
 
 
 def provenance_of(step: PlannedStep, plan: Plan) -> dict[str, Any]:
-    """How to make the step's results again, and what they were made of."""
+    """Provenance of the results of a step: version, parameters, and digests of its inputs."""
     store = plan.store
     inputs = {}
     for source in step.plan["inputs"]:
         group, _, maker = source.partition("/")
         made = ledger.group_provenance(store.path, group)[1]
-        if "digest" in made.get(maker, {}):  # else it lives in one pass, and what it does is in the plan
+        if "digest" in made.get(maker, {}):  # otherwise it exists within one pass, and the plan contains its parameters
             inputs[source] = made[maker]["digest"]
     return {
         "reduction": step.name,

@@ -1,4 +1,4 @@
-"""From a recipe and a store to passes over the data: what is read once, what is fused, what it costs."""
+"""From a recipe and a store to passes over the data: shared reading, fused steps, and cost."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Plan:
-    """Passes in order, steps that are left out with the reason, remarks for the user, and the total cost."""
+    """Passes in order, omitted steps with the reason, remarks for the user, and the total cost."""
 
     store: Stored
     passes: tuple[Pass, ...]
@@ -99,16 +99,16 @@ def _tileable(reduction: Reduction, stored: Stored) -> bool:
 
 
 def make_plan(recipe: Recipe, store: str | Path) -> Plan:
-    """Passes, fusion and cost of a recipe on a store; reads metadata only.
+    """Passes, fusion and cost of a recipe on a store, from metadata alone.
 
     Raises
     ------
     RecipeError
-        A step that needs what neither the store nor an earlier step has.
+        A step requires a variable that neither the store nor an earlier step provides.
     IncompleteError
-        The store's raw data are unfinished.
+        The raw data of the store are incomplete.
     """
-    path = Path(store).resolve()  # workers may stand elsewhere
+    path = Path(store).resolve()  # workers may have another current folder
     recover(path)
     stored = describe(open_store(path))
     available = readable(stored)
@@ -129,13 +129,13 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
             if step.optional:
                 left_out.append((step.name, reason))
                 continue
-            raise RecipeError(f"{where}step {step.name}", reason, "leave it out, mark it optional, or mend the store")
+            raise RecipeError(f"{where}step {step.name}", reason, "leave it out, mark it optional, or repair the store")
         asked.append(reduction)
         settled = _settled(reduction, parameters, stored, where, told)
         if settled is None:
             continue
         parameters = settled
-        # What a later step of this recipe wrote in an earlier run is no input: the same recipe means the same.
+        # Results of later steps from an earlier run are no inputs: a second run of a recipe must equal the first.
         earlier = {name: source for name, source in available.items() if source.step not in later}
         planned = _resolve(step, reduction, parameters, stored, earlier, plans, where, alone)
         _refuse_clashes(planned, stored, available, where)
@@ -143,10 +143,10 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
         _place(planned, passes, available, where)
         plans[step.name] = planned.plan
         for name in [n for n, s in available.items() if (s.group, s.step) == (planned.group, step.name)]:
-            del available[name]  # an earlier version may have written more
+            del available[name]  # an earlier version may have written more variables
         for variable in planned.writes:
             available[variable.name] = Source(planned.group, step.name, variable)
-        if reduction.combine:  # the tables of a gather are what maps may be as deep as
+        if reduction.combine:  # dims of later maps may have the lengths of its tables
             known = lengths(reduction, stored.axes, parameters, stored.sizes)
             stored = replace(stored, sizes=stored.sizes | {d: n for d, n in known.items() if n is not None})
     steps = [s for part in passes for s in part]
@@ -159,7 +159,7 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
 def _settled(
     reduction: Reduction, parameters: dict[str, Any], stored: Stored, where: str, told: list[str]
 ) -> dict[str, Any] | None:
-    """Parameters as numbers where the whole scan tells them, or None for a step that has nothing to do here."""
+    """Parameters after those that depend on the whole scan are numbers; None for a step without effect on this scan."""
     if reduction.settle is None:
         return parameters
     there = stored.opened.arrays("raw")
@@ -174,23 +174,25 @@ def _settled(
 
 
 def _refuse_clashes(step: PlannedStep, stored: Stored, available: Mapping[str, Source], where: str) -> None:
-    """Refuse what a unit cannot do, and a second writer of a variable."""
+    """Refuse a step that a unit cannot run, and a second writer of a variable."""
     reduction = step.reduction
     asked = f"{where}step {step.name}"
     if "z" in reduction.over:
-        raise RecipeError(asked, "needs all layers at once", "make it a gather (combine), or call it on a Dataset")
+        raise RecipeError(asked, "requires all layers at once", "make it a gather (combine), or call it on a Dataset")
     if reduction.halo and stored.absent:
-        raise RecipeError(asked, f"reads neighbouring layers, and some are absent: {stored.absent[0]}", "leave it out")
+        raise RecipeError(asked, f"reads neighbouring layers, of which {stored.absent[0]} is absent", "leave it out")
     for variable in step.stored:
         other = available.get(variable.name)
         if other is not None and (other.group, other.step) != (step.group, step.name) and other.group == step.group:
-            raise RecipeError(asked, f"writes {variable.name}, which step {other.step} writes too", "rename one")
+            raise RecipeError(
+                asked, f"writes {variable.name}, as does step {other.step}", "rename one of the variables"
+            )
 
 
 def _refuse_other_scale(
     step: PlannedStep, available: Mapping[str, Source], plans: Mapping[str, dict[str, Any]], stored: Stored, where: str
 ) -> None:
-    """Refuse counts on one scale together with a background or a basis that was made of counts on another."""
+    """Refuse counts on one scale together with a background or a basis of counts on another scale."""
     if "counts" not in step.sources:
         return
     mine = _scale(step.plan, plans)
@@ -207,19 +209,19 @@ def _refuse_other_scale(
         if theirs is None:
             raise RecipeError(
                 asked,
-                f"reads counts that normalise has put on one scale, and the {name} that {source.step} took before that",
+                f"reads counts after normalise, and the {name} that {source.step} computed before normalise",
                 f"put normalise before {source.step}",
             )
         raise RecipeError(
             asked,
-            f"reads counts {'as they were recorded' if mine is None else 'that another normalise has scaled'},"
-            f" and the {name} that {source.step} made of counts on the scale of a normalise step",
-            f"run it in one recipe with that normalise step, or make {source.step} anew",
+            f"reads counts {'as recorded' if mine is None else 'of another normalise step'},"
+            f" and the {name} that {source.step} computed from counts after a normalise step",
+            f"run it in one recipe with that normalise step, or recompute {source.step}",
         )
 
 
 def _scale(plan: Mapping[str, Any], plans: Mapping[str, dict[str, Any]]) -> str | None:
-    """Which normalise step the counts of a step have gone through, also before another that changed them."""
+    """Identity of the normalise step before a step, directly or before other steps that changed the counts."""
     for maker, identity in plan["inputs"].items():
         name = maker.partition("/")[2]
         if name == "normalise":
@@ -246,10 +248,10 @@ def _resolve(
     where: str,
     alone: bool,
 ) -> PlannedStep:
-    """A step with the place of every input and a plan whose digest changes with anything that it depends on.
+    """A step with the group of every input, and a plan whose digest changes with every dependency.
 
-    What a step may read it takes from raw data and earlier steps of the recipe; only a step that stands alone also
-    takes what other runs left, or a recipe would mean something else on every store.
+    Optional inputs are raw data and results of earlier steps of the recipe. Only a recipe of a single step also uses
+    results of other runs; otherwise the meaning of a recipe would depend on the store.
     """
     sources: dict[str, str] = {}
     inputs: dict[str, str] = {}
@@ -265,7 +267,7 @@ def _resolve(
                 raise RecipeError(
                     f"{where}step {step.name}",
                     f"reads {variable.name!r}, which no earlier step writes",
-                    "put the step that writes it before",
+                    "add the step that writes it before this step",
                 )
             found = source.variable
             try:
@@ -293,7 +295,7 @@ def _resolve(
 
 
 def _identity(stored: Stored, group: str, maker: str, plans: Mapping[str, dict[str, Any]]) -> str:
-    """What an input is: the plan of the step that makes it; for raw data, their content."""
+    """Digest that identifies an input: of the plan of the step that computes it, or of the content of raw data."""
     if maker in plans:
         return ledger.digest(plans[maker])
     if group == "raw":
@@ -307,11 +309,11 @@ def _place(
     available: Mapping[str, Source],
     where: str,
 ) -> None:
-    """Put a step into the last pass where it can share the reading, else into a new one."""
+    """Append a step to the last pass if it can share the reading, else to a new pass."""
     last = passes[-1] if passes else []
     fits = bool(last) and _unit(last) == step.unit
     if last and step.unit == "band" and _unit(last) == "layer" and "counts" not in step.sources:
-        fits = True  # a map needs no tiles: it can ride with a layer
+        fits = True  # a map needs no tiles and can share a pass over layers
     made = {v.name: s for s in last for v in s.writes}
     own = [made[name] for name in step.sources if name in made]
     if any(s.reduction.halo != step.reduction.halo for s in last) or any(s.reduction.combine for s in own):
@@ -328,8 +330,8 @@ def _place(
             if source.step not in again_made or step.reduction.halo:
                 raise RecipeError(
                     f"{where}step {step.name}",
-                    f"reads {source.variable.name} as {source.step} left it, which lives in one pass only",
-                    f"move the steps that need other pieces of the layer before {source.step}",
+                    f"reads {source.variable.name} of {source.step}, which exists within one pass only",
+                    f"move the steps that read other parts of the layer before {source.step}",
                 )
             again = _counts_so_far(passes, step.unit == "layer")
         passes.append(again)
@@ -337,15 +339,14 @@ def _place(
 
 
 def _counts_so_far(passes: list[list[PlannedStep]], tiled: bool) -> list[PlannedStep]:
-    """The steps that made the counts what they are without storing them: they are done again where others follow."""
+    """The steps that changed the counts without storing them: later passes repeat these steps."""
     makers = {s.name: s for part in passes for s in part if any(v.name == "counts" for v in s.writes)}
     return [replace(s, tiled=tiled, writes=tuple(v for v in s.writes if not v.stored)) for s in makers.values()]
 
 
 def _joined(passes: list[list[PlannedStep]], stored: Stored) -> list[list[PlannedStep]]:
-    """Passes, where one that takes tiles of counts and the next that takes layers of them are one: one decoding.
-
-    A step that has blocks on disk stays as they were cut.
+    """Passes after joining a pass over tiles of counts with a following pass over layers, so that counts are decoded
+    once. A step with blocks on disk keeps the shape of these blocks.
     """
     layers = [f"z{z:04d}-0:{stored.sizes['y']}" for z in stored.layers]
     joined: list[list[PlannedStep]] = []

@@ -1,4 +1,4 @@
-"""Recipes: the steps of a reduction as a short YAML file, refused with file and line where it is wrong.
+"""Recipes: the steps of a reduction as a short YAML file; errors name file and line.
 
 .. code-block:: yaml
 
@@ -8,7 +8,7 @@
       - background: {method: quantile, quantile: 0.1}
       - moments: {}
       - mosaicity: {}
-        optional: true        # needs two scan axes; left out, and said so, on others
+        optional: true        # needs two scan axes; left out, with a message, on other scans
 
 A recipe is data and never code: anchors, aliases, tags, duplicate keys, deep nesting and large files are refused.
 """
@@ -40,11 +40,11 @@ class Step:
     name : str
         Name of the reduction.
     parameters : dict
-        All parameters, checked and with defaults filled in.
+        All parameters after validation, including defaults.
     optional : bool
-        Whether the step is left out, rather than refused, on a scan that does not allow it.
+        Whether the step is left out, instead of refused, on a scan that does not suit it.
     line : int
-        Line of the recipe that asks for it, from 1; 0 for a step that was not read from a file.
+        Line of the recipe with this step, from 1; 0 for a step that was not read from a file.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps in the order in which they are run, with the file that they come from."""
+    """Steps in the order of execution, with the file that contains them."""
 
     name: str
     description: str
@@ -64,7 +64,7 @@ class Recipe:
     text: str
 
     def where(self, step: Step) -> str:
-        """``file:line`` of a step, with which every error about it starts."""
+        """``file:line`` of a step, the beginning of every error about this step."""
         return f"{self.path}:{step.line}"
 
 
@@ -74,12 +74,12 @@ def read_recipe(path_or_name: str | Path) -> Recipe:
     Parameters
     ----------
     path_or_name : str or Path
-        A file, or the bare name of a recipe that comes with the package, such as ``maps``.
+        A file, or the bare name of a recipe of the package, such as ``maps``.
 
     Raises
     ------
     RecipeError
-        The file cannot be read, or asks for something that does not exist; the text starts with file and line.
+        The file cannot be read, or it names an unknown step or parameter; the text starts with file and line.
     """
     path = recipe_path(path_or_name)
     text = read_text(path)
@@ -91,7 +91,7 @@ def recipe_path(path_or_name: str | Path) -> Path:
     path = Path(path_or_name)
     if isinstance(path_or_name, Path) or path.suffix in (".yaml", ".yml") or path.parent != Path() or path.is_file():
         return path
-    from dfxm_dask.sources.source import find_config  # loads the readers, which a recipe given by path does not need
+    from dfxm_dask.sources.source import find_config  # loads the readers, which a recipe by path does not use
 
     try:
         return find_config("recipes", str(path_or_name))
@@ -100,7 +100,7 @@ def recipe_path(path_or_name: str | Path) -> Path:
 
 
 def parse_recipe(text: str, path: Path) -> Recipe:
-    """The recipe in a text; ``path`` only serves to name the place of an error.
+    """The recipe in a text; errors name ``path``.
 
     Raises
     ------
@@ -123,8 +123,8 @@ def parse_recipe(text: str, path: Path) -> Recipe:
             if other.name == step.name:
                 raise RecipeError(
                     f"{path}:{step.line}: step {step.name!r}",
-                    f"is there already, on line {other.line}",
-                    "remove one: a step writes its results once",
+                    f"occurs twice, first on line {other.line}",
+                    "remove one: a recipe runs a step once",
                 )
         steps.append(step)
     words = {}
@@ -136,7 +136,7 @@ def parse_recipe(text: str, path: Path) -> Recipe:
 
 
 def read_step(node: yaml.Node, path: Path) -> Step:
-    """One entry of ``steps``: ``name: {parameter: value}``, with ``optional: true`` beside it where wanted."""
+    """One entry of ``steps``: ``name: {parameter: value}``, with an optional key ``optional: true``."""
     where = place(path, node)
     found = entries(node, path, "a step")
     names = [word for word in found if word != "optional"]
@@ -144,7 +144,7 @@ def read_step(node: yaml.Node, path: Path) -> Step:
         raise RecipeError(
             f"{where}: step",
             f"names {len(names)} reductions{': ' + ', '.join(names) if names else ''}",
-            "begin each reduction with its own `- `, and indent its parameters below it",
+            "begin each reduction with `- `, and indent its parameters below it",
         )
     name = names[0]
     try:
@@ -159,7 +159,7 @@ def read_step(node: yaml.Node, path: Path) -> Step:
     try:
         parameters = reduction.validate({word: plain(value, path) for word, (_, value) in given.items()})
     except InputError as error:
-        # The line of the parameter, not of the step: steps with many parameters span several lines.
+        # The line of the parameter instead of the step, which may span many lines.
         wrong = [
             key
             for word, (key, _) in given.items()
@@ -173,15 +173,15 @@ def read_step(node: yaml.Node, path: Path) -> Step:
 def load_plugin(path: str | Path) -> None:
     """Run a Python file that declares reductions with ``@reduction``, once per process.
 
-    Only name a file that you would run yourself: it is code.
+    The file is executed: name only files that you trust.
 
     Raises
     ------
     RecipeError
-        The file is absent or fails while it is loaded.
+        The file is absent or raises an error.
     """
     path = Path(path).resolve()
-    # Named after the path, so that two plug-ins of one file name stay apart and a worker finds a kernel by its module.
+    # The module name contains the path, so that plug-ins with the same file name differ and workers find the kernel.
     name = f"dfxm_dask_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return
@@ -189,7 +189,7 @@ def load_plugin(path: str | Path) -> None:
     if not path.is_file() or spec is None or spec.loader is None:
         raise RecipeError(f"plug-in {path}", "is not a Python file", "give the path of a .py file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it runs, as type hints are looked up there
+    sys.modules[name] = module  # before it runs, since type hints are resolved there
     try:
         spec.loader.exec_module(module)
     except Exception as error:

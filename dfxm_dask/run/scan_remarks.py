@@ -1,4 +1,4 @@
-"""What a user should be told of a scan: frames not on one scale, layers without weak beam, fits that found less."""
+"""Remarks on a scan and its results: frames on different scales, layers without a weak beam, incomplete fits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WITHIN = ("frames", "rocking", "beams", "components")
 
 
 def uneven_frames(opened: OpenStore, steps: Sequence[str], groups: Sequence[str]) -> tuple[str, ...]:
-    """That frames are not on one scale, where steps compare them without ``normalise`` before all of them.
+    """Warnings that steps compare frames on different scales because the recipe has no earlier step ``normalise``.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def uneven_frames(opened: OpenStore, steps: Sequence[str], groups: Sequence[str]
     Returns
     -------
     tuple of str
-        A sentence for the monitor and one for the exposure, each where it applies.
+        At most one sentence, about the monitor or the exposure.
     """
     compare = [
         k for k, (step, group) in enumerate(zip(steps, groups, strict=True)) if group in WITHIN and step != "normalise"
@@ -42,7 +42,7 @@ def uneven_frames(opened: OpenStore, steps: Sequence[str], groups: Sequence[str]
 
 
 def scales_apart(known: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """That the monitor or the exposure differs between frames of one layer: (z, scan axes) each, by name."""
+    """Remark that the monitor or the exposure, arrays (z, scan axes) by name, differs between frames of one layer."""
     told = []
     for name, values in known.items():
         layers = values.astype(np.float64).reshape(len(values), -1)
@@ -52,21 +52,21 @@ def scales_apart(known: Mapping[str, np.ndarray]) -> tuple[str, ...]:
             ratio = float((np.nanmax(lit, axis=1) / np.nanmin(lit, axis=1)).max()) if len(lit) else 1.0
         if ratio > UNEVEN:
             told.append(
-                f"the {name} of frames of one layer differs up to {ratio:.3g} times, and no step puts them on one "
-                "scale: put `- normalise: {}` first"
+                f"the {name} differs between frames of one layer by a factor of up to {ratio:.3g}, and no step brings "
+                "them to one scale: put `- normalise: {}` first"
             )
     return tuple(told[:1])  # one scale is enough: a monitor counts over the exposure
 
 
 def positions_apart(opened: OpenStore, axes: Collection[str], reductions: Sequence[Reduction]) -> tuple[str, ...]:
-    """What :func:`dfxm_dask.engine.layer.frames_apart` says of the frames of a store and the reductions of a recipe."""
+    """Warnings of :func:`dfxm_dask.engine.layer.frames_apart` for the frames of a store and the steps of a recipe."""
     names = {v.name: a for a, v in zip(axes, expand(POSITION, dict.fromkeys(axes, "")), strict=True)}
     known = {names[n]: _values(opened, f"raw/{n}").astype(np.float64) for n in opened.arrays("raw") if n in names}
     return frames_apart(list(axes), known, {a: _values(opened, a) for a in known}, reductions)
 
 
 def of_results(store: str | Path, groups: Collection[str]) -> tuple[str, ...]:
-    """All that is to be said of the results in some groups of a store."""
+    """All remarks on the results in some groups of a store."""
     if not {"beams", "components"} & {*groups}:
         return ()
     opened = open_store(store)
@@ -80,12 +80,12 @@ def _values(opened: OpenStore, node: str) -> np.ndarray:
 
 
 def weak_beam(opened: OpenStore) -> tuple[str, ...]:
-    """Which layers have no weak beam, or nothing that stands out in it, and what says so.
+    """Remarks on layers without a weak beam, or without defects in the weak beam, with the measured reasons.
 
     Returns
     -------
     tuple of str
-        Nothing where the store has no such verdict, or all layers have a weak beam with defects in it.
+        Empty if the store has no such verdict, or if all layers have a weak beam with defects.
     """
     state = opened.states("beams").get("local_peak")
     if state is None or not state.complete:
@@ -102,8 +102,8 @@ def weak_beam(opened: OpenStore) -> tuple[str, ...]:
     none = [k for k in done if not known[HAS_WEAK_BEAM.name][k]]
     plain = [k for k in done if by_mask and known[HAS_WEAK_BEAM.name][k] and not known["has_defects"][k]]
     for what, bad in (
-        ("have no weak beam: there are no weak-beam images of them (unless integrate_beams: {insist: true})", none),
-        ("have a weak beam in which nothing stands out", plain),
+        ("have no weak beam, hence no weak-beam images (unless integrate_beams: {insist: true})", none),
+        ("have a weak beam without visible defects", plain),
     ):
         if bad:
             some = ", ".join(f"{z[k]:g}" for k in bad[:5]) + (", ..." if len(bad) > 5 else "")
@@ -116,7 +116,7 @@ def weak_beam(opened: OpenStore) -> tuple[str, ...]:
 
 
 def _masked(opened: OpenStore) -> bool:
-    """Whether current masks exist with their verdict."""
+    """Whether the store has current masks with a verdict."""
     state = opened.states("beams").get("threshold_beams")
     if state is None or not state.complete or "has_defects" not in state.writes:
         return False
@@ -124,12 +124,12 @@ def _masked(opened: OpenStore) -> bool:
 
 
 def weak_beam_tails(opened: OpenStore) -> tuple[str, ...]:
-    """That a Gram–Schmidt basis is not one of weak and strong beam, or that there is none.
+    """Remark that a Gram–Schmidt basis does not separate weak and strong beam, or that it is NaN.
 
     Returns
     -------
     tuple of str
-        Nothing where the store has no such basis, or a sound one.
+        Empty if the store has no such basis, or a sound one.
     """
     if "gram_schmidt" not in _complete_fits(opened):
         return ()
@@ -138,25 +138,25 @@ def weak_beam_tails(opened: OpenStore) -> tuple[str, ...]:
         if found["has_tails"]:
             return ()
         return (
-            "the scan does not reach its weak beam, as far as can be told: the Gram–Schmidt basis is that of clusters "
-            "of curves, not of weak and strong beam; scan further to both sides of the peak, draw the regions "
-            "(gram_schmidt: {regions: ...}), or rely on pca",
+            "the scan seems not to reach the weak beam: the Gram–Schmidt basis is that of clusters of curves, not of "
+            "weak and strong beam; scan further to both sides of the peak, draw the regions "
+            "(gram_schmidt: {regions: ...}), or use pca",
         )
     if np.isfinite(found["rms_least"]):
         return (
-            "the Gram–Schmidt basis is NaN, and so are its coefficients: of the curves of weak and strong beam one "
-            "follows from the others; draw the regions (gram_schmidt: {regions: ...}), or rely on pca",
+            "the Gram–Schmidt basis and its coefficients are NaN: the curves of weak and strong beam are linearly "
+            "dependent; draw the regions (gram_schmidt: {regions: ...}), or use pca",
         )
     return (_NOT_LIT.format("the Gram–Schmidt basis"),)
 
 
 def unsettled_fits(opened: OpenStore) -> tuple[str, ...]:
-    """Which fits of components by rounds did not converge, and which found nothing.
+    """Remarks on iterative fits of components that did not converge, and on bases that are NaN.
 
     Returns
     -------
     tuple of str
-        A sentence for each of pca, nmf and nica to which it applies.
+        A sentence for each of pca, nmf and nica to which a remark applies.
     """
     told = []
     for method in sorted({"pca", "nmf", "nica"} & _complete_fits(opened)):
@@ -168,23 +168,21 @@ def unsettled_fits(opened: OpenStore) -> tuple[str, ...]:
                 left, least = (f"{100 * float(found[name]):.4g} %" for name in ("unexplained", "optimum"))
                 told.append(
                     f"{method} did not converge within {float(found['rounds']):.0f} rounds: its curves may still "
-                    f"change (they leave {left} of the squares, at best {least} could be left); ask it for fewer "
-                    "components (components: ..., or rank: noise)"
+                    f"change (unexplained sum of squares {left}, lower bound {least}); request fewer components "
+                    "(components: ..., or rank: noise)"
                 )
     return tuple(told)
 
 
-_NOT_LIT = (
-    "{} is NaN, and so are its coefficients: no curve has light above the background; look at lit and at the background"
-)
+_NOT_LIT = "{} and its coefficients are NaN: no curve rises above the background; check the map lit and the background"
 
 
 def _complete_fits(opened: OpenStore) -> set[str]:
-    """Steps of the group of components that are complete, and not older than what they were made of."""
+    """Steps of the group of components that are complete and not older than their inputs."""
     stale = {step for step, (why, _) in opened.incomplete("components").items() if "made anew" in why}
     return {step for step, state in opened.states("components").items() if state.complete} - stale
 
 
 def _small(opened: OpenStore, method: str, *names: str) -> dict[str, np.ndarray]:
-    """Small variables of a fit, by what follows the method in their names."""
+    """Small variables of a fit by name, without the prefix of the method."""
     return {name: _values(opened, f"components/{method}_{name}") for name in names}

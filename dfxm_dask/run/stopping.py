@@ -1,7 +1,7 @@
-"""Asking a run to end: Ctrl-C, SIGTERM, and the warning that SLURM sends before the walltime.
+"""Stop signals: Ctrl-C, SIGTERM, and the warning of SLURM before the walltime.
 
-The first signal lets the blocks at work finish and be committed; nothing new begins. A second one ends at once:
-what is committed stays, and the next run goes on from there.
+After the first signal a run finishes and commits the blocks at work and begins no others. A second signal ends it at
+once: committed blocks are kept, and the next run continues from them.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from contextlib import contextmanager
 from types import FrameType
 
 WARNINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""SIGUSR1 is what SLURM users commonly ask for (``--signal=B:USR1@60``); unheeded, it would kill."""
+"""SLURM users commonly request SIGUSR1 (``--signal=B:USR1@60``); its default action kills a process."""
 
 _asked = ""
 
 
 def asked() -> str:
-    """Name of the signal that asked this process to end, or nothing."""
+    """Name of the signal that requested the end of this process, or an empty text."""
     return _asked
 
 
 def why() -> str:
-    """The same in words."""
+    """Sentence about this signal, or an empty text."""
     return f"was asked to end by {_asked}" if _asked else ""
 
 
 @contextmanager
 def heeding_signals() -> Iterator[None]:
-    """Signals that ask for an end are noted while the context lasts; only the main thread can heed them."""
+    """Record stop signals while the context lasts. Python delivers signals to the main thread only."""
     global _asked
     if threading.current_thread() is not threading.main_thread():
         yield

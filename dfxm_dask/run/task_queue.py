@@ -1,4 +1,4 @@
-"""Many tasks, a few at a time: on a cluster or here, with deaths of workers and requests to end."""
+"""Many tasks, a few at a time, on a cluster or in this process, with handling of dead workers and of stop signals."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from dfxm_dask.run import stopping
 def windowed(
     client: Any, function: Callable[[Any], Any], tasks: Iterable[Any], failed: list[tuple[Any, str]] | None = None
 ) -> Iterator[Any]:
-    """Results of a function over tasks as they come, with twice as many in flight as there are threads.
+    """Results of a function for many tasks in order of completion; twice as many tasks are in flight as threads exist.
 
     Parameters
     ----------
     client : distributed.Client or None
-        Without one everything runs here, in order.
+        Without a client the tasks run in this process, in order.
     failed : list, optional
-        Receives tasks that fail for a reason that lies in them, with the reason: files that they need are damaged, or
-        workers died twice over them, the second time with nothing else in flight (a worker that was lost to
-        something else, with several tasks on it, accuses none of them). Without it such a task is an error.
+        Receives the tasks that fail because of their data, each with the reason: their input files are damaged, or
+        workers died twice during the task, the second time while no other task was in flight. (The first death has
+        several suspects, if several tasks were on that worker.) Without this list such a task raises an error. In this
+        process only damaged files are recognised: a kernel that kills the process ends the run.
 
     Raises
     ------
     DfxmError
-        What a task raised; a task over which workers died; a scheduler that was lost.
+        A task failed, workers died during a task, or the scheduler was lost.
     StoppedError
-        A signal asked for an end: tasks that a worker had begun were finished, others not begun.
+        A signal requested the end: tasks at work were finished, and no other task was begun.
     """
     if client is None:
         for task in tasks:
@@ -60,13 +61,15 @@ def windowed(
         raise DfxmError(f"task {function.__name__} of {names}", DIED, DIED_REMEDY)
 
 
-DIED = "its worker died twice over it, the second time with nothing else at work"
-DIED_REMEDY = "give workers more memory (--memory-limit, or memory: in the cluster file), or check its data"
+DIED = "its worker died twice during it, the second time without other tasks"
+DIED_REMEDY = (
+    "give workers more memory (fewer --workers, or memory_limit: or memory: in a cluster file), or check the data"
+)
 
 
 def _heed() -> None:
     if reason := stopping.why():
-        raise StoppedError("work", reason, "run it again to go on")
+        raise StoppedError("the run", reason, "run it again to continue")
 
 
 def _flight(
@@ -77,7 +80,7 @@ def _flight(
     failed: list[tuple[Any, str]] | None,
     most: int | None,
 ) -> Iterator[Any]:
-    """Results of tasks as they come; those whose worker died go to the suspects."""
+    """Results of tasks in order of completion; tasks whose worker died are appended to the suspects."""
     from concurrent.futures import CancelledError
 
     from distributed import as_completed
@@ -89,7 +92,7 @@ def _flight(
     of: dict[str, Any] = {}
 
     def feed(least: int) -> None:
-        """Workers come and go: the window follows them; asking the scheduler each time would cost 10 ms a task."""
+        """Submit tasks up to twice the number of threads, which is read every 2 s: each reading costs 10 ms."""
         nonlocal window, asked
         if most is None and time.monotonic() - asked > 2:
             window, asked = max(2, 2 * sum(client.nthreads().values())), time.monotonic()
@@ -117,15 +120,15 @@ def _flight(
             except TimeoutError as error:
                 if future.status != "error":
                     raise
-                what = f"task {function.__name__}"  # of a network disk, in the task
-                raise DfxmError(what, f"timed out ({error})", "look at the file system, then run it again") from error
+                what = f"task {function.__name__}"  # raised inside the task, by a network disk
+                raise DfxmError(what, f"timed out ({error})", "check the file system, then run it again") from error
             else:
                 yield result
             del future
             feed(1)
         _heed()
     except NoWorkerError:
-        raise DfxmError("workers", "there have been none for hours", "look at the cluster, then run it again") from None
+        raise DfxmError("workers", "none have existed for hours", "check the cluster, then run it again") from None
     except (CancelledError, CommClosedError, TimeoutError) as error:
         raise DfxmError(
             f"scheduler {client.scheduler.address if client.scheduler else ''}".strip(),
@@ -138,8 +141,8 @@ def _flight(
 
 
 def _arrivals(client: Any, flying: Any) -> Iterator[Any]:
-    """Futures as they are done. Once an end was asked for, those that no worker has are not waited for: on a cluster
-    whose jobs are still queued that would be for ever."""
+    """Futures in order of completion. After a stop signal, futures that no worker processes are abandoned: if the jobs
+    of the workers are still queued, they would never complete."""
     idle, looked = 0, 0.0
     while not flying.is_empty():
         if flying.has_ready():
@@ -147,7 +150,7 @@ def _arrivals(client: Any, flying: Any) -> Iterator[Any]:
         elif stopping.asked() and time.monotonic() - looked > 1:
             looked = time.monotonic()
             idle = 0 if any(client.processing().values()) else idle + 1
-            if idle > 1:  # twice: what was done just now is on its way
+            if idle > 1:  # twice, since a result may be in transit
                 return
         else:
             time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Weights of a network from labelled frames of stores: which patches are taken, and what is written of them."""
+"""Training of network weights on labelled frames of stores: selection of patches, and the record of the training."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ if TYPE_CHECKING:
     import torch
 
 MOST_PATCHES = 6000
-"""Patches that are trained on at most: some minutes on two cores (our choice, by measurement)."""
+"""Maximum number of patches: training takes some minutes on two cores (our choice, by measurement)."""
 
 MOST_LAYERS = 32
-"""Layers that truth and rocking curve are taken from at most; one of 31 full frames takes seconds (our choice)."""
+"""Maximum number of layers labelled by truth or rocking curve; a layer of 31 full frames takes seconds (our choice)."""
 
 REFERENCE = ("lit", "peak_local", "width_local", "has_weak_beam")
-"""Variables of the group beams that say where a place has its peak, and whether a layer has a weak beam at all."""
+"""Variables of the group beams: light mask, local peak and width, and whether a layer has a weak beam."""
 
 STEADY = 0.05
-"""Spread of the beam monitor over a layer, in parts of its mean, above which frames are brought to one scale for the
-rocking curve (our choice)."""
+"""Relative standard deviation of the beam monitor in a layer above which frames are normalised before rocking curves
+are computed (our choice)."""
 
 FINE_TUNED = {"rate": 1e-4, "patience": 6}
 AT_RANDOM = {"rate": 2e-3, "patience": 12}
-"""Settings with weights to begin with, and without (our choice, by measurement). Of eighteen draws of six frames of
-another instrument none came out worse at a rate of 1e-4, and three did at 3e-4; with thousands of patches both do."""
+"""Settings with and without initial weights (our choice, by measurement). Of eighteen draws of six frames of another
+instrument none became worse at a rate of 1e-4, and three did at 3e-4; with thousands of patches both rates suit."""
 
 
 def _layers(scans: Sequence[LabelledScan]) -> list[tuple[int, int]]:
-    """Layers of all scans, evenly spaced where there are too many."""
+    """Layers of all scans; an evenly spaced selection if there are too many."""
     every = [(s, k) for s, scan in enumerate(scans) for k in range(scan.counts.sizes["z"])]
     chosen = np.unique(np.linspace(0, len(every) - 1, min(len(every), MOST_LAYERS)).round().astype(int))
     return [every[k] for k in chosen]
 
 
 def _has_reference(scan: LabelledScan) -> bool:
-    """Whether the store holds the local reference; that of uneven frames may have been made without one scale."""
+    """Whether the store has a local reference of frames on one scale; for uneven frames this is not certain."""
     raw = scan.tree["raw"].data_vars
     return (
         not scales_apart({n: np.asarray(raw[n]) for n in (MONITOR.name, EXPOSURE.name) if n in raw})
@@ -72,15 +72,15 @@ def _has_reference(scan: LabelledScan) -> bool:
 
 
 def _reference(scan: LabelledScan, k: int, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Light mask, local peak and half width of a layer: those of the store, else by the kernels that make them."""
+    """Light mask, local peak and half width of a layer: from the store, or else from the kernels."""
     if _has_reference(scan):
         return {name: np.asarray(scan.tree["beams"].dataset[name].isel(z=k)) for name in REFERENCE}
     units = scan.counts["x"].attrs.get("units")
     if units != "um":
         raise InputError(
             f"training on {scan.path}: coordinate 'x'",
-            f"is in {units!r}: the effective pixel is not known",
-            f"set it by dfxm-dask calibrate {scan.path} --pixel-size Y,X",
+            f"has units {units!r}: the effective pixel is unknown",
+            f"set it with dfxm-dask calibrate {scan.path} --pixel-size Y,X",
         )
     seen, positions = _scan_last(counts), scan.positions
     frames = scan.tree["frames"].dataset if "frames" in scan.tree else {}
@@ -93,7 +93,7 @@ def _reference(scan: LabelledScan, k: int, counts: np.ndarray) -> dict[str, np.n
         seen = normalise.kernel(seen, positions, monitor, by="monitor", reference=middle, offset=dark_level(seen))[
             "counts"
         ]
-        level = None  # of counts on one scale
+        level = None  # it belongs to counts before normalisation
     if level is None:
         level = background.kernel(seen, positions, noise=noise)["background_map"]
     y, x = (np.asarray(scan.counts[d], np.float64) for d in ("y", "x"))
@@ -108,7 +108,7 @@ def _scan_last(counts: np.ndarray) -> np.ndarray:
 def _layer_labels(
     scan: LabelledScan, k: int, source: str, drawn: Mapping[int, list[LabelledBox]], reference: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """Labels (frame, patch_y, patch_x) of a layer before anything is taken out."""
+    """All labels (frame, patch_y, patch_x) of a layer, before any selection."""
     grid, frames = lit_patches(reference["lit"]).shape, int(np.prod(scan.counts.shape[1:-2]))
     if source == "truth":
         label = np.asarray(scan.tree["truth"].dataset["label"].isel(z=k)).reshape(frames, *grid)
@@ -126,7 +126,7 @@ def _layer_labels(
 
 
 def _drawn(label: np.ndarray, most: int, chance: np.random.Generator) -> np.ndarray:
-    """The labels, of which at most so many of each class are left."""
+    """The labels after a random selection of at most ``most`` patches of each class."""
     label = label.copy()
     for kind in (WEAK, STRONG):
         places = np.flatnonzero(label.ravel() == kind)
@@ -138,7 +138,7 @@ def _drawn(label: np.ndarray, most: int, chance: np.random.Generator) -> np.ndar
 def gather(
     scans: Sequence[LabelledScan], labels: str, *, most: int, seed: int, dark: float | None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Labelled patches of the scans with the layer of each, and what is to be said of them.
+    """Labelled patches of the scans with their layers, and a record of the selection.
 
     Parameters
     ----------
@@ -146,31 +146,31 @@ def gather(
     labels : str
         "truth", "prior" or a file of labels.
     most : int
-        Patches at most; each layer gives its share of each class, drawn at random, so that there may be fewer.
+        Maximum number of patches. Each layer contributes at most an equal share of each class, drawn at random.
     seed : int
     dark : float, count, optional
-        Level without beam; by default the darkest place of each layer, as where patches are classified.
+        Level without beam; by default the darkest patch of each layer, as in the classification.
 
     Returns
     -------
     patches : dict
-        Of :func:`dfxm_dask.beams.network.training_patches.labelled_patches`, with ``groups``.
+        As :func:`dfxm_dask.beams.network.training_patches.labelled_patches` returns them, with ``groups``.
     about : dict
-        ``layers`` (store and z of each group), ``weak`` and ``strong`` ([taken, labelled] each), ``unlit`` (labels in
-        the dark, left out), ``without_weak_beam`` (layers that gave no labels by their rocking curves, for want of a
-        weak beam), ``of_layers``, ``dark`` (of each layer).
+        ``layers`` (store and z of each group), ``weak`` and ``strong`` ([selected, labelled] each), ``unlit`` (labels
+        without light, omitted), ``without_weak_beam`` (layers without labels by rocking curve, since they have no weak
+        beam), ``of_layers``, ``dark`` (of each layer).
 
     Raises
     ------
     InputError
-        No truth in a store, a wrong file, or no patch that is labelled and lit.
+        A store without truth, an invalid file, or no patch with both a label and light.
     """
     drawn: Frames = {}
     if labels == "truth":
         for scan in scans:
             if "truth" not in scan.tree or "label" not in scan.tree["truth"].data_vars:
                 raise InputError(
-                    f"labels truth of {scan.path}", "the store holds no truth", "say --labels prior, or give a file"
+                    f"labels truth of {scan.path}", "the store contains no truth", "use --labels prior, or give a file"
                 )
             sizes = scan.tree["truth"].dataset["label"].sizes
             check_grid("labels truth", (sizes["patch_y"], sizes["patch_x"]), scan.shape)
@@ -184,8 +184,8 @@ def gather(
             s, k = layers[0]
             raise InputError(
                 f"labels {labels}",
-                f"all are of the layer z {float(scans[s].counts['z'][k]):g} of {scans[s].name}",
-                "label frames of a second layer: one is held out to stop at",
+                f"all belong to the layer z {float(scans[s].counts['z'][k]):g} of {scans[s].name}",
+                "label frames of a second layer: one layer is held out for validation",
             )
     share = max(1, most // (2 * len(layers)))
     parts: list[dict[str, np.ndarray]] = []
@@ -200,7 +200,7 @@ def gather(
     }
     for group, (s, k) in enumerate(layers):
         scan, layer = scans[s], scans[s].counts.isel(z=k)
-        # The layer is read whole where its light or its dark level are not known; else frame by frame.
+        # The layer is read whole if its light mask or dark level is unknown, else frame by frame.
         whole = dark is None or not _has_reference(scan)
         counts = np.asarray(layer) if whole else np.empty((*layer.shape[:-2], 0, 0), layer.dtype)
         reference = _reference(scan, k, counts)
@@ -228,7 +228,7 @@ def gather(
             why = f"{about['without_weak_beam']} of {many(len(layers), 'layer')} have no weak beam"
             raise InputError(f"labels {labels}", why, "scan further into the tails, or label frames in a file")
         raise InputError(
-            f"labels {labels}", "no weak or strong patch of them is lit", "label more, where the sample diffracts"
+            f"labels {labels}", "no weak or strong patch is lit", "label more frames where the sample diffracts"
         )
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, about
 
@@ -247,47 +247,47 @@ def train_weights(
     overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Weights from labelled frames, written with all that is known of them.
+    """Train weights on labelled frames and write them with a record of the training.
 
     Parameters
     ----------
     stores : sequence of paths
-        Scans to learn from.
+        Scans of the training data.
     out : path
-        NAME.safetensors; NAME.json is written beside it.
+        NAME.safetensors; NAME.json is written beside this file.
     labels : str
-        "truth" (of simulated scans), "prior" (the rocking curve, where it leaves no doubt) or a file of labels.
+        "truth" (of simulated scans), "prior" (the rocking curve, where it is unambiguous) or a file of labels.
     start : str
-        Weights to begin with: the name of shipped ones, a safetensors file, or "none".
+        Initial weights: the name of packaged weights, a safetensors file, or "none".
     architecture : str, optional
-        That of the weights to begin with; without them "compact" by default.
+        Must be that of the initial weights; without these "compact" by default.
     epochs, seed : int
     most : int
-        Patches that are trained on at most.
+        Maximum number of patches.
     dark : float, count, optional
-        Level without beam; by default the darkest place of each layer.
+        Level without beam; by default the darkest patch of each layer.
     overwrite : bool
-        Replace weights that are there.
+        Replace existing weights.
     say : callable
-        Given a line of text for every epoch, and before the first.
+        Receives a line of text before the first epoch and after every epoch.
 
     Returns
     -------
     dict
-        What was written beside the weights. Its ``scores`` hold, for the layers held out, ``held_out``,
-        ``brightness`` (what brightness alone reaches) and, with weights to begin with, ``start``.
+        Content of NAME.json. Its ``scores`` contain, for the held-out layers, ``held_out``, ``brightness`` (a
+        classifier by brightness alone) and, with initial weights, ``start``.
 
     Raises
     ------
     InputError
-        Weights that are there or cannot be read, wrong labels, or too few of them: see :func:`gather` and
+        The weights exist or cannot be read, labels are invalid, or labels are too few: see :func:`gather` and
         :func:`dfxm_dask.beams.network.training.train`.
     """
     out = Path(out)
     if out.suffix != ".safetensors":
         raise InputError(f"weights {out}", f"end in {out.suffix!r}", "name the file with .safetensors")
     if not overwrite and (out.exists() or out.with_suffix(".json").exists()):
-        raise InputError(f"weights {out}", "are there already", "say --overwrite, or name another file")
+        raise InputError(f"weights {out}", "already exist", "use --overwrite, or name another file")
     refuse_folder(out.parent, "--out NAME.safetensors")
     if epochs < 1 or most < 2:
         raise InputError("training", f"epochs={epochs}, most={most}", "give at least 1 epoch and 2 patches")
@@ -327,7 +327,7 @@ def train_weights(
             record["temperature"], scores["held_out"] = (
                 known["temperature"],
                 scores["start"],
-            )  # many more patches gave it
+            )  # determined from many more patches
     import torch
 
     training = {
@@ -357,8 +357,8 @@ def _start(start: str, architecture: str | None) -> tuple[torch.nn.Module | None
     if architecture is not None and architecture != known["architecture"]["name"]:
         raise InputError(
             f"training of {architecture!r}",
-            f"the weights to begin with are of {known['architecture']['name']!r}",
-            "say --start none, or leave out the architecture",
+            f"the initial weights are of {known['architecture']['name']!r}",
+            "use --start none, or leave out the architecture",
         )
     return net, known
 
@@ -368,7 +368,7 @@ def _seen(data: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _content(scan: LabelledScan) -> dict[str, str]:
-    """Digests of what a store holds, by step, as its groups say."""
+    """Digests of the steps of a store, from the provenance of its groups."""
     return {
         f"{group}/{step}": str(record.get("digest", ""))
         for group in ("raw", "truth", "beams")
@@ -384,23 +384,23 @@ def _source(labels: str) -> dict[str, str]:
 
 
 def _json(value: Any) -> Any:
-    """JSON has no NaN: the recall of a class that does not occur is null."""
+    """Values with null instead of NaN, which JSON lacks; the recall of an absent class is NaN."""
     if isinstance(value, dict):
         return {name: _json(one) for name, one in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def patch_line(about: Mapping[str, Any]) -> str:
-    """How many patches are trained on, of how many."""
+    """Line with the numbers of selected and of labelled patches."""
     parts = [f"{taken} of {total} {name}" for name, (taken, total) in ((n, about[n]) for n in ("weak", "strong"))]
-    left = f"; {about['unlit']} labels are of patches without light" if about["unlit"] else ""
+    left = f"; {about['unlit']} labels belong to patches without light" if about["unlit"] else ""
     if about["without_weak_beam"]:
         left += f"; {many(about['without_weak_beam'], 'layer')} without a weak beam gave no labels"
     return f"patches: {' and '.join(parts)}, of {len(about['layers'])} of {about['of_layers']} layers{left}"
 
 
 def epoch_line(row: Mapping[str, float]) -> str:
-    """One row of the learning curve."""
+    """Line for one row of the learning curve."""
     return (
         f"epoch {row['epoch']:.0f}: loss {row['train_loss']:.4f}, held out {row['held_out_loss']:.4f}, "
         f"accuracy {100 * row['held_out_accuracy']:.2f} %"
@@ -408,20 +408,20 @@ def epoch_line(row: Mapping[str, float]) -> str:
 
 
 def shortcomings(scores: Mapping[str, Any]) -> list[str]:
-    """What must be said of weights that are no better than what they began with, or than brightness alone."""
+    """Warnings about weights that are not better than the initial ones, or than brightness alone."""
     found, words = scores["held_out"], []
-    rivals = {"start": "the weights to begin with", "brightness": "brightness alone"}
+    rivals = {"start": "the initial weights", "brightness": "brightness alone"}
     for name, called in rivals.items():
         if name in scores:
             other = scores[name]
             if (found["accuracy"], -found["log_loss"]) <= (other["accuracy"], -other["log_loss"]):
                 words.append(
-                    f"NOT BETTER than {called} on the layers held out: accuracy {100 * found['accuracy']:.2f} % and "
+                    f"NOT BETTER than {called} on the held-out layers: accuracy {100 * found['accuracy']:.2f} % and "
                     f"{100 * other['accuracy']:.2f} %, log loss {found['log_loss']:.4f} and {other['log_loss']:.4f}"
                 )
     counts = found.get("confusion", {}).get("counts", [[1], [1]])
     if not all(map(sum, counts)):
         words.append(
-            f"the layers held out show one class only: {counts}; label both in them, or the scores mean little"
+            f"the held-out layers contain one class only: {counts}; label both classes there, or the scores mean little"
         )
     return words

@@ -1,7 +1,7 @@
-"""One unit of work: read a band or layer once, run every fused kernel over it, write whole shards, return a record.
+"""One unit of work: read a band or layer once, apply every fused kernel, write whole shards, return a record.
 
-This is what a worker runs. Pixels never travel: a unit reads from the store, writes to the store, and returns about
-a kilobyte that says what it did.
+Workers run units. Pixels are never sent between processes: a unit reads from the store, writes to the store, and
+returns a record of about a kilobyte.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _memory = threading.local()
 
 @dataclass(frozen=True)
 class UnitStep:
-    """A step as it travels: names and numbers only; ``tiled`` in a unit whose other steps need the whole layer."""
+    """A step as it is sent to a worker: names and numbers only. ``tiled`` marks a step that works on tiles in a unit
+    whose other steps need the whole layer."""
 
     name: str
     group: str
@@ -73,7 +74,7 @@ def _array(path: str, stamp: int) -> ShardedArray | None:
 
 
 def _open(store: str, group: str, name: str) -> ShardedArray | None:
-    """An array, looked at again where it was declared anew; None where it lies in another layout than ours."""
+    """An array, opened again if its metadata changed; None if its layout is not that of this package."""
     path = os.path.join(store, group, name)
     return _array(path, os.stat(os.path.join(path, "zarr.json")).st_mtime_ns)
 
@@ -81,7 +82,7 @@ def _open(store: str, group: str, name: str) -> ShardedArray | None:
 def _open_own(store: str, group: str, name: str) -> ShardedArray:
     array = _open(store, group, name)
     if array is None:
-        raise StoreError(f"array {group}/{name}", "has a foreign layout", "make it anew with this package")
+        raise StoreError(f"array {group}/{name}", "has a foreign layout", "write it again with this package")
     return array
 
 
@@ -124,13 +125,13 @@ def run_unit(task: UnitTask) -> Record:
     bytes_read = sum(values.nbytes for _, values in given.values())
     given |= {d: ((d,), positions[d][box]) for d, box in unit.items()} | _beside(task, reductions, unit["z"])
     results: dict[str, Arrays] = {s.name: {} for s in task.steps}
-    layer: Arrays = {}  # counts as tiles have left them
+    layer: Arrays = {}  # counts after the steps that work on tiles
     for steps, box, counts in _parts(task, unit, layer):
         inputs: Given = {name: (dims, values[_place(dims, box)]) for name, (dims, values) in given.items()}
         if counts is not None:
             inputs["counts"] = (*task.axes, "y", "x"), counts
             bytes_read += counts.nbytes if steps[0].tiled == task.layer else 0
-        if task.layer and not steps[0].tiled:  # what tiles have made is whole by now
+        if task.layer and not steps[0].tiled:  # results of tiles are complete at this point
             made = {name: values for kept in results.values() for name, values in kept.items()}
             inputs |= {v.name: (_in_layer(v), made[v.name]) for w in writes.values() for v in w if v.name in made}
         for step in steps:
@@ -146,7 +147,9 @@ def run_unit(task: UnitTask) -> Record:
                 where=f" of block {task.block}",
             )
             if reduction.combine is not None:
-                made = {name: np.array(values) for name, values in made.items()}  # a view would see the next tile
+                made = {
+                    name: np.array(values) for name, values in made.items()
+                }  # a view would change with the next tile
                 results[step.name] = reduction.combine(kept, made) if kept else made
                 continue
             inputs |= {v.name: (_in_layer(v), made[v.name]) for v in wanted}
@@ -177,7 +180,7 @@ def _place(dims: Sequence[str], box: Box) -> tuple[slice, ...]:
 def _read(
     task: UnitTask, reductions: Mapping[str, Reduction], writes: Mapping[str, Sequence[Variable]], unit: Box
 ) -> Given:
-    """Inputs of the steps from the store, without those that they make for each other, and counts in tiles."""
+    """Inputs of the steps from the store, except results of other steps of the unit, and counts in tiles."""
     tiled = not task.layer or any(s.tiled for s in task.steps)
     made = {"counts"} if tiled else set()
     found: Given = {}
@@ -200,17 +203,17 @@ def _read(
 
 
 def _beside(task: UnitTask, reductions: Mapping[str, Reduction], layers: slice) -> Given:
-    """What the raw data say of the layer beside the inputs of its steps: positions of frames, masked pixels."""
+    """Raw data of the layer beyond the inputs of its steps: positions of frames, masked pixels."""
     known = {v.name: v for r in reductions.values() for b in beside(r) for v in expand(b, task.axes)}
     there = (n for n in known if os.path.exists(os.path.join(task.store, "raw", n, "zarr.json")))
     return {n: (known[n].dims, _whole(task.store, os.path.join("raw", n))[layers]) for n in there}
 
 
 def _parts(task: UnitTask, unit: Box, layer: Arrays) -> Iterator[Part]:
-    """The pieces that kernels see, with the steps that see them: tiles of counts, the whole unit, or both in turn.
+    """Parts of the unit with the steps that work on them: tiles of counts, the whole unit, or first tiles and then all.
 
-    Where some steps take tiles and others the layer, counts are decoded once: who takes the tiles puts them, as the
-    steps left them, into ``layer``.
+    If some steps work on tiles and others on the layer, counts are decoded once: the caller collects the tiles, after
+    their steps, in ``layer``.
     """
     tiled = tuple(s for s in task.steps if s.tiled == task.layer)
     rest = tuple(s for s in task.steps if s not in tiled)
@@ -229,7 +232,7 @@ def _parts(task: UnitTask, unit: Box, layer: Arrays) -> Iterator[Part]:
 
 
 def _keep(kept: Arrays, name: str, dims: Sequence[str], values: np.ndarray, box: Box, unit: Box) -> None:
-    """Put one tile of counts, or of an output, into its place in the array of the unit."""
+    """Copy one tile of counts, or of an output, into the array of the unit."""
     where = dict(box)
     full = {d: unit[d].stop - unit[d].start for d in box}
     for d in (d for d in dims if isinstance(d, Dim) and d.of):
@@ -244,7 +247,7 @@ def _keep(kept: Arrays, name: str, dims: Sequence[str], values: np.ndarray, box:
 def _write(
     task: UnitTask, step: UnitStep, reduction: Reduction, wanted: Sequence[Variable], results: Arrays
 ) -> dict[str, list[Any]]:
-    """Write the results of a step as whole shards; a gather leaves its summary beside the ledger."""
+    """Write the results of a step as whole shards; the summary of a gather is a file beside the ledger."""
     may_commit = step.fence.check if step.fence else None
     if reduction.combine is not None:
         path = summary_path(task.store, step.group, step.name, task.block)
@@ -272,5 +275,5 @@ def _write(
 
 
 def summary_path(store: str, group: str, step: str, block: str) -> Path:
-    """Where the summary of one block of a gather lies."""
+    """Path of the summary of one block of a gather."""
     return ledger_path(store, group, step).with_name(f"{step}.{block.replace(':', '_')}.npz")

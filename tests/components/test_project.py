@@ -188,7 +188,7 @@ def test_run__a_basis_of_scaled_counts_is_not_taken_for_raw_ones(tmp_path: Path)
     scaled = "  - normalise: {by: monitor, reference: 1000.0, offset: 106}\n"
     fit = "  - pca: {components: 2, background: 106}\n"
     run_recipe(parse_recipe(f"name: t\nsteps:\n{scaled}{fit}", Path("t.yaml")), store)
-    with pytest.raises(ValueError, match="counts as they were recorded, and the pca_basis that pca made of counts on"):
+    with pytest.raises(ValueError, match="counts as recorded, and the pca_basis that pca computed from counts"):
         plan(parse_recipe("name: t\nsteps:\n  - project_pca: {}\n", Path("t.yaml")), store)
     both = f"name: t\nsteps:\n{scaled}{fit}  - project_pca: {{}}\n"
     assert run_recipe(parse_recipe(both, Path("t.yaml")), store).complete

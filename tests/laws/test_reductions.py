@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import pydoc
 import sys
 from typing import Any
@@ -256,6 +257,7 @@ def test_reduction__is_a_function_that_python_knows(reduction: Reduction) -> Non
     assert [(p.name, p.kind, p.default) for p in given] == [(p.name, p.kind, p.default) for p in asked]
     assert all(p.annotation is not p.empty for p in given)
     assert not hasattr(reduction, "__wrapped__")
+    assert pickle.loads(pickle.dumps(reduction)) is reduction
     assert f"{reduction.name}(dataset: " in pydoc.render_doc(reduction, renderer=pydoc.plaintext)
 
 

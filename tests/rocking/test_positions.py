@@ -125,9 +125,9 @@ def test_positions__graph_and_run_take_those_of_the_layer(raw: Path) -> None:
 def test_positions__steps_that_take_layers_together_say_so(raw: Path) -> None:
     steps = "  - background: {}\n  - moments: {}\n  - pca: {}\n  - project_pca: {}\n"
     (told,) = plan(recipe(steps), raw).remarks
-    assert "frames of all layers that share a position of phi lie up to 0.45 steps apart: pca, project_pca" in told
+    assert "frames of all layers at one grid position of phi differ by up to 0.45 steps: pca, project_pca" in told
     data = dfxm_dask.open_scan(raw)["raw"].to_dataset()
-    with pytest.warns(FramesApartWarning, match=re.escape(told.replace("pca, project_pca take", "pca takes"))):
+    with pytest.warns(FramesApartWarning, match=re.escape(told.replace("pca, project_pca use", "pca uses"))):
         lazy = dfxm_dask.pca(data, background=100)
     plain = dfxm_dask.pca(data.drop_vars("position_phi"), background=100)
     xr.testing.assert_identical(lazy.compute(), plain.compute())
@@ -139,7 +139,7 @@ def test_positions__layers_need_all_or_none(raw: Path) -> None:
     plain = dfxm_dask.moments(data.drop_vars("position_phi"), background=100).com_phi[0]
     np.testing.assert_array_equal(dfxm_dask.moments(absent, background=100).com_phi[0], plain)
     holes = data.assign(position_phi=data.position_phi.where(data.phi != data.phi[1]))
-    with pytest.raises(InputError, match=r"'position_phi': has no number for 1 of the \d+ frames of a layer"):
+    with pytest.raises(InputError, match=r"'position_phi': is not finite for 1 of the \d+ frames of a layer"):
         dfxm_dask.moments(holes, background=100).compute()
 
 
@@ -162,7 +162,9 @@ def rows_apart() -> xr.Dataset:
 def test_positions__rows_apart_are_taken_for_one_position_with_a_warning(name: str) -> None:
     data = rows_apart()
     options = {"axis": "phi"} if name == "fit_curves" else {} if name == "integrated_curve" else {"background": 40}
-    with pytest.warns(FramesApartWarning, match=rf"share a position of phi lie up to 0\.9 steps apart: {name} takes"):
+    with pytest.warns(
+        FramesApartWarning, match=rf"at one grid position of phi differ by up to 0\.9 steps: {name} uses"
+    ):
         found = getattr(dfxm_dask, name)(data, **options)
     grid = data.drop_vars("position_phi").assign_coords(phi=data.phi.copy(data=data.position_phi.mean("chi").values[0]))
     expected = getattr(dfxm_dask, name)(grid, **options).compute()
@@ -178,7 +180,7 @@ def test_positions__rows_apart_give_the_same_in_a_run(tmp_path: Path, step: str)
     store = raw_store(tmp_path, **scan, steps=(0.1, 0.01), readbacks={"mu": frames.ravel()}, jitter=0.0)
     options = {"axis": "phi"} if step == "fit_curves" else {}
     steps = recipe(f"  - {step}: {options}\n")
-    (told,) = (text for text in plan(steps, store).remarks if "steps apart" in text)
+    (told,) = (text for text in plan(steps, store).remarks if "grid position of" in text)
     run_recipe(steps, store)
     tree = dfxm_dask.open_scan(store)
     with pytest.warns(FramesApartWarning, match=re.escape(told)):
@@ -213,7 +215,7 @@ def test_positions__a_step_begun_in_float32_is_not_gone_on_with(raw: Path, tmp_p
     meta = store / "rocking" / "com_phi" / "zarr.json"
     meta.write_text(meta.read_text().replace("float64", "float32"))
     with pytest.raises(
-        StoreError, match=r"1 of 2 blocks on disk, with com_phi in float32; it is float64 now.*overwrite"
+        StoreError, match=r"1 of 2 blocks on disk, with com_phi as float32; its dtype is now float64.*overwrite"
     ):
         run_recipe(steps, store)
     run_recipe(steps, store, overwrite=True)

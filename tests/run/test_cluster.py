@@ -266,19 +266,19 @@ WRONG = {
     "missing field": ("kind: slurm\njobs: 1\n", r"mine\.yaml:1: 'workers_per_job': Field required"),
     "how many jobs": (
         "kind: slurm\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:10:00'\nminimum_jobs: 1\n",
-        r"mine\.yaml:1: 'kind': say jobs, or minimum_jobs and maximum_jobs",
+        r"mine\.yaml:1: 'kind': give jobs, or minimum_jobs and maximum_jobs",
     ),
     "jobs and a bound": (
         "kind: slurm\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:10:00'\njobs: 4\nmaximum_jobs: 2\n",
-        r"mine\.yaml:1: 'kind': say jobs, or minimum_jobs and maximum_jobs",
+        r"mine\.yaml:1: 'kind': give jobs, or minimum_jobs and maximum_jobs",
     ),
     "no size": (
         "kind: local\nmemory_limit: much\n",
-        r"mine\.yaml:2: 'memory_limit': is no size such as 2GiB .found 'much'",
+        r"mine\.yaml:2: 'memory_limit': is not a size such as 2GiB .found 'much'",
     ),
     "negative": (
         "kind: slurm\nworkers_per_job: 1\nmemory: -1GiB\nwalltime: '00:10:00'\njobs: 1\n",
-        r"mine\.yaml:3: 'memory': is no size such as 2GiB",
+        r"mine\.yaml:3: 'memory': is not a size such as 2GiB",
     ),
     "fewer than few": (
         "kind: slurm\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:10:00'\nminimum_jobs: 2\nmaximum_jobs: 1\n",
@@ -286,7 +286,7 @@ WRONG = {
     ),
     "open to all": (
         "kind: slurm\njobs: 1\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:10:00'\ntls: false\n",
-        r"mine\.yaml:1: 'kind': tls: false needs interface: lo",
+        r"mine\.yaml:1: 'kind': tls: false requires interface: lo",
     ),
     "short": (
         "kind: slurm\njobs: 1\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:01:00'\n",
@@ -294,7 +294,7 @@ WRONG = {
     ),
     "words of others": (
         "kind: slurm\njobs: 1\nworkers_per_job: 1\nmemory: 1GiB\nwalltime: '00:10:00'\nresources: a=1\n",
-        r"mine\.yaml:1: 'kind': resources are not for slurm: write job_directives",
+        r"mine\.yaml:1: 'kind': resources do not apply to slurm: use job_directives",
     ),
     "not YAML": ("kind: [\n", r"mine\.yaml:\d: is not YAML"),
 }

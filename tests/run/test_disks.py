@@ -88,6 +88,6 @@ def test_run_recipe__read_only_file_system(raw: Path, disk: Path) -> None:
 def test_run_recipe__too_little_space_is_refused_before_it_begins(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(store)._replace(free=1000)
     monkeypatch.setattr(execute.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(StoreError, match=r"results need about .* are free; free space, or leave steps out"):
+    with pytest.raises(StoreError, match=r"results need about .* are free; free space, or remove steps"):
         run_recipe(recipe(), store)
     assert make_plan(recipe(), store).bytes_written > 2000

@@ -84,7 +84,9 @@ def test_open_cluster__jobs_that_are_refused(
     setup.write_text("\n".join(f"{k}: {v}" for k, v in {**SMALL, "kind": "pbs", "interface": "lo"}.items()))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DfxmError, match="cluster of kind 'pbs': finds no qsub here; run on a machine that"):
+    with pytest.raises(
+        DfxmError, match="cluster of kind 'pbs': requires the command qsub, which is missing; run on a machine that"
+    ):
         open_cluster(setup).__enter__()
     (tmp_path / "qsub").write_text(COMMAND.format("echo no such queue >&2; exit 1"))
     (tmp_path / "qsub").chmod(0o755)
@@ -136,7 +138,7 @@ def test_refuse_ended__reads_what_every_kind_lists(kind: str, monkeypatch: pytes
         if line == waits:
             refuse_ended(["7"], SYSTEMS[kind], kind)
             continue
-        with pytest.raises(DfxmError, match=f"ended before a worker was there: 7 .*{line[-4:] or 'ended'}; see what"):
+        with pytest.raises(DfxmError, match=f"ended before a worker connected: 7 .*{line[-4:] or 'ended'}; read the"):
             refuse_ended(["7"], SYSTEMS[kind], kind)
 
 

@@ -43,11 +43,11 @@ def test_find_masters__follows_no_link_out_of_the_roots(tmp_path: Path) -> None:
 def test_refuse_raw__also_below_a_root_without_that_name(tmp_path: Path) -> None:
     (tmp_path / "scans").mkdir()
     (tmp_path / "way").symlink_to(tmp_path / "scans")
-    with pytest.raises(StoreError, match="where raw data are"):
+    with pytest.raises(StoreError, match="which contains raw data"):
         refuse_raw(tmp_path / "way/out", [tmp_path / "scans"])
     refuse_raw(tmp_path / "out", [tmp_path / "scans"])
     night = Nightly(raw=["x"], report="y")
-    with pytest.raises(StoreError, match="has no folder RAW_DATA above it; say where results go"):
+    with pytest.raises(StoreError, match="is not below a folder RAW_DATA; set `processed:`"):
         target_folder(tmp_path / "scans/m.h5", tmp_path / "scans", night)
     raw = tmp_path / "s/RAW_DATA/{relative}/b/m.h5"  # a name with braces is a name
     assert target_folder(raw, tmp_path, night) == tmp_path / "s/PROCESSED_DATA/{relative}/b"
@@ -82,10 +82,10 @@ def _refuse(path: str) -> None:
         ("report: y\nraw: []\n", r":2: 'raw': List should have at least 1"),
         ("raw: x\nreport: y\nrecipe: [maps]\n", r":3: 'recipe': is unknown .did you mean 'recipes'"),
         ("raw: x\nreport: y\nretries: -1\n", r":3: 'retries'.*greater than or equal to 0"),
-        ("raw: x\nreport: y\nprocessed: out\n", r":3: 'processed': a place must hold \{relative\}"),
+        ("raw: x\nreport: y\nprocessed: out\n", r":3: 'processed': must contain \{relative\}"),
         ("raw: x\nreport: y\nprocessed: '{relative}/{secret}'\n", r"no other braces"),
         ("raw: x\nreport: y\nscan_mode: backwards\n", r":3: 'scan_mode'.*'rewind' or 'zigzag'"),
-        ("raw: x/**/y\nreport: y\n", r":1: 'raw': \*\* is not for patterns here"),
+        ("raw: x/**/y\nreport: y\n", r":1: 'raw': \*\* is not allowed"),
         ("raw: x\nreport: y\nrecipes: [mapz]\n", r":3: recipe 'mapz': not found"),
         ("raw: x\nreport: y\nbeamline: id99\n", r":3: .*'id99': not found"),
         ("raw: x\nreport: y\ncluster: slurn\n", r"'slurn': not found"),
@@ -132,9 +132,9 @@ def test_schedule__refuses() -> None:
     with pytest.raises(InputError, match=r"scheduler 'cronn': is unknown .did you mean 'cron'"):
         schedule("n.yaml", "cronn")
     for at in ("25:00", "2", "aa:bb"):
-        with pytest.raises(InputError, match="is no time of day; write HH:MM"):
+        with pytest.raises(InputError, match="is not a time of day; write HH:MM"):
             schedule("n.yaml", "cron", at=at)
-    with pytest.raises(InputError, match="holds a line break"):
+    with pytest.raises(InputError, match="contains a line break"):
         schedule("a\nb.yaml", "cron")
 
 

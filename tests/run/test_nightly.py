@@ -357,7 +357,7 @@ def test_run_night__a_scan_that_ends_the_program_is_given_up(tmp_path: Path) -> 
         run_night(read_nightly(path), publish=(die,))
     (found,) = run_night(read_nightly(path)).outcomes
     assert (found.status, found.failures) == ("quarantined", 1)
-    assert "the night ended while it was at work on this scan" in found.reason
+    assert "the night ended during this scan" in found.reason
     again = read_nightly(path).model_copy(update={"retries": 1})
     assert run_night(again).counts == {"done": 1}
     assert run_night(again).counts == {"unchanged": 1}
@@ -396,9 +396,9 @@ def test_run_night__what_was_not_asked_for_is_counted(tmp_path: Path) -> None:
     found = run_night(config)
     assert found.counts == {"done": 1}
     assert [re.sub(r"\s+", " ", note) for note in found.notes] == [
-        "scans with commands that `commands` does not name were left alone: 1 ascan",
-        "HDF5 files without scans were left alone: 1",
-        "entries that are links to other masters were left to those: 1",
+        "skipped scans with commands that are not in `commands`: 1 ascan",
+        "skipped HDF5 files without scans: 1",
+        "skipped entries that are links to other masters: 1",
     ]
 
 
@@ -422,5 +422,5 @@ def test_run_night__two_masters_never_meet_in_one_store(tmp_path: Path) -> None:
     path.write_text(text + "processed: 'out/{relative}'\n")
     first = run_night(read_nightly(path))
     assert first.counts == {"failed": 1, "done": 1}
-    assert "is that of" in first.outcomes[0].reason
-    assert "must tell them apart" in first.outcomes[0].reason
+    assert "belongs to" in first.outcomes[0].reason
+    assert "so that they differ" in first.outcomes[0].reason

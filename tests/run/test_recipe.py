@@ -118,11 +118,17 @@ WRONG = {
         r"maps\.yaml:2: step: names 2 reductions: moments, background",
     ),
     "no reduction in a step": ("steps:\n- optional: true\n", r"maps\.yaml:2: step: names 0 reductions;"),
-    "duplicate step": ("steps:\n- moments: {}\n- moments: {}\n", r"maps\.yaml:3: step 'moments': is there already, on"),
-    "duplicate key": ("name: a\nname: b\nsteps: [moments: {}]\n", r"maps\.yaml:2: 'name': is there already, on line 1"),
+    "duplicate step": (
+        "steps:\n- moments: {}\n- moments: {}\n",
+        r"maps\.yaml:3: step 'moments': occurs twice, first on",
+    ),
+    "duplicate key": (
+        "name: a\nname: b\nsteps: [moments: {}]\n",
+        r"maps\.yaml:2: 'name': occurs twice, first on line 1",
+    ),
     "duplicate parameter": (
         "steps:\n- background: {quantile: 0, quantile: 1}\n",
-        r"maps\.yaml:2: 'quantile': is there",
+        r"maps\.yaml:2: 'quantile': occurs twice",
     ),
     "name a number": ("name: 3\nsteps: [moments: {}]\n", r"maps\.yaml:1: 'name': is not a text"),
     "key a number": ("3: a\n", r"maps\.yaml:1: a recipe: has a key that is not a plain word"),
@@ -147,7 +153,7 @@ WRONG = {
     "deep": ("steps: " + "[" * 50000, r"maps\.yaml:1: is nested deeper than 16 levels"),
     "a number of 5000 digits": (
         "steps:\n- background: {quantile: %s}\n" % ("9" * 5000),
-        r"maps\.yaml:2: '999.*no number",
+        r"maps\.yaml:2: '999.*not a number",
     ),
 }
 

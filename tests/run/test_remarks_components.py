@@ -93,9 +93,9 @@ def test_run_recipe__says_that_no_curve_is_lit(easy: Path) -> None:
     steps = f"  - local_peak: {dark}\n  - gram_schmidt: {dark}\n  - pca: {dark}\n  - nmf: {dark}\n  - nica: {dark}\n"
     _, *told = run(easy, steps, overwrite=True).remarks
     assert np.isnan(dfxm_dask.open_scan(easy)["components"].gram_schmidt_basis).all()
-    words = [text.partition(" is NaN, and so are its coefficients: no curve has light")[0] for text in told]
+    words = [text.partition(" and its coefficients are NaN: no curve rises")[0] for text in told]
     assert words == ["the Gram–Schmidt basis", "the basis of nica", "the basis of nmf", "the basis of pca"]
-    # Of a basis that is older than the reference it was made of nothing is said.
+    # There is no remark on a basis that is older than its input.
     assert run(easy, "  - local_peak: {}\n", overwrite=True).remarks == ()
     assert weak_beam_tails(open_store(easy)) == ()
 
@@ -105,7 +105,7 @@ def test_run_recipe__says_that_curves_depend_on_each_other(easy: Path, monkeypat
         patch.setattr(module("region_curves"), "DEPENDENT", 2.0)  # more than the whole of a curve
         (told,) = run(easy, FITS, overwrite=True).remarks
     assert np.isnan(dfxm_dask.open_scan(easy)["components"].gram_schmidt_basis).all()
-    assert "of the curves of weak and strong beam one follows from the others; draw the regions" in told
+    assert "the curves of weak and strong beam are linearly dependent; draw the regions" in told
     assert run(easy, FITS, overwrite=True).remarks == ()
 
 
@@ -120,5 +120,5 @@ def test_run_recipe__says_that_a_fit_did_not_converge(easy: Path, monkeypatch, m
     assert not found[f"{method}_converged"]
     rounds, left = int(found[f"{method}_rounds"]), 100 * float(found[f"{method}_unexplained"])
     assert told.startswith(f"{method} did not converge within {rounds} rounds: its curves may still change")
-    assert f"they leave {left:.4g} % of the squares" in told
+    assert f"unexplained sum of squares {left:.4g} %" in told
     assert run(easy, steps, overwrite=True).remarks == ()

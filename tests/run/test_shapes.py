@@ -221,8 +221,8 @@ def test_dims__that_a_plugin_declares_are_the_same_in_units_and_lazily(store: Pa
 @pytest.mark.parametrize(
     ("dim", "fault"),
     [
-        ("depth", "whose length nothing tells; declare it with dfxm_dask.schema.Dim, such as Dim('depth', 3)"),
-        (Dim("depth", "count"), "whose length is no parameter: 'count'"),
+        ("depth", "without a length; declare it with dfxm_dask.schema.Dim, such as Dim('depth', 3)"),
+        (Dim("depth", "count"), "whose length is not a parameter: 'count'"),
         (Dim("depth", -3), "whose length is -3"),
         (Dim("depth", of="z", step=2), "of tiles of 2 along 'z'; tiles cut y or x"),
     ],
@@ -247,12 +247,12 @@ def test_kernel__of_a_wrong_shape_is_refused(store: Path) -> None:
 
 
 def test_plan__all_layers_at_once_are_refused(store: Path) -> None:
-    with pytest.raises(RecipeError, match="needs all layers at once; make it a gather"):
+    with pytest.raises(RecipeError, match="requires all layers at once; make it a gather"):
         plan(recipe("sums", "whole_z"), store)
 
 
 def test_plan__two_writers_of_a_variable_are_refused(store: Path) -> None:
-    with pytest.raises(RecipeError, match="writes sum_map, which step sums writes too"):
+    with pytest.raises(RecipeError, match="writes sum_map, as does step sums"):
         plan(recipe("sums", "second_writer"), store)
 
 

@@ -154,7 +154,7 @@ def test_open_cluster__jobs_that_end_before_a_worker_is_there(slurm: None, tmp_p
     setup = tmp_path / "slurm.yaml"
     setup.write_text(SETUP % (1, tmp_path, tmp_path) + "prologue: ['exit 1']\n")
     before = set(jobs())
-    with pytest.raises(DfxmError, match=r"SLURM jobs: ended before a worker was there: \d+ .*; see what they wrote"):
+    with pytest.raises(DfxmError, match=r"SLURM jobs: ended before a worker connected: \d+ .*; read the logs"):
         open_cluster(setup).__enter__()
     wait_for("no job is left", lambda: set(jobs()) <= before)
 

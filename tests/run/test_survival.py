@@ -341,7 +341,7 @@ def test_run_recipe__raw_data_made_anew_in_mid_run(store: Path, monkeypatch: pyt
         return real(task)
 
     monkeypatch.setattr(passes, "run_unit", changing)
-    with pytest.raises(StoreError, match=r"raw/ingest was made anew while the run went on.*--overwrite"):
+    with pytest.raises(StoreError, match=r"raw/ingest was recomputed during the run.*--overwrite"):
         run_recipe(recipe(), store)
     with pytest.raises(IncompleteError):
         dfxm_dask.open_scan(store)
@@ -397,7 +397,7 @@ def test_run_recipe__a_share_does_its_part_and_leaves_the_rest_to_a_last_run(
 
     def note(event: Any) -> None:
         said.append(line(event))
-        if "waits for" in said[-1]:
+        if "waiting for" in said[-1]:
             other.close()
 
     last = run_recipe(parsed(GATHERS), store, share="last", publish=(note,))
@@ -417,7 +417,7 @@ def test_run__shares_are_neighbours_and_together_all_layers(raw: Path, count: in
 
 
 def test_run_recipe__shares_that_cannot_be(store: Path) -> None:
-    with pytest.raises(RecipeError, match="share 3/2: is none of these; count from 1"):
+    with pytest.raises(RecipeError, match="share 3/2: is not between 1 and 2; count from 1"):
         run_recipe(recipe(), store, share=(3, 2))
     with pytest.raises(RecipeError, match="share 1/2: runs in one process"):
         run_recipe(recipe(), store, share=(1, 2), client="a client")

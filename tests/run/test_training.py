@@ -92,7 +92,7 @@ def test_read_labels__of_yaml_and_csv_are_the_same(tmp_path: Path) -> None:
         ("- {z: 1, phi: .nan, class: weak}\n", r"a\.yaml:1: 'phi': is nan; give a number"),
         ("- {z: 1, phi: 0, class: weak, box: [0, 1, 2]}\n", r"a\.yaml:1: box: is \[0, 1, 2\]; give \[y0, y1, x0, x1\]"),
         ("- {z: 1, phi: 0, class: weak, box: [0, 1.5, 0, 2]}\n", r"a\.yaml:1: box: is 1\.5; give a whole number"),
-        ("- {z: 1, z: 2, class: weak}\n", r"a\.yaml:1: 'z': is there already, on line 1; list entries"),
+        ("- {z: 1, z: 2, class: weak}\n", r"a\.yaml:1: 'z': occurs twice, first on line 1; list entries"),
         ("- &a {z: 1, phi: 0, class: weak}\n", r"a\.yaml:1: has an anchor or alias \('a'\); list entries"),
         ("z: 1\n", r"a\.yaml:1: labels: are not a list"),
         ("[]\n", r"a\.yaml:1: has no labels"),
@@ -109,7 +109,7 @@ def test_read_labels__refusals_name_the_line(tmp_path: Path, text: str, match: s
     ("text", "match"),
     [
         ("z,phi,class\n1,0,weak\n\n1,0,odd\n", r"a\.csv:4: class 'odd': is unknown; use weak, strong, unlit"),
-        ("z,phi,class\n1,0\n", r"a\.csv:2: has 2 cells, the header 3"),
+        ("z,phi,class\n1,0\n", r"a\.csv:2: has 2 cells, but the header has 3"),
         ("z,z,class\n1,0,weak\n", r"a\.csv:1: header: has a column twice"),
         ("z,phi,y0,y1,x0,x1,class\n1,0,3,,,,weak\n", r"a\.csv:2: box: is None; give a whole number"),
         ("z,phi,class\n", r"a\.csv:1: has no labels"),
@@ -142,10 +142,13 @@ def test_place_labels__finds_layer_and_frame_along_every_axis() -> None:
             LabelledBox(4, "weak", {"z": 10, "phi": 0}),
             r"l\.yaml:4: 'store': is missing: a\.zarr, b\.zarr, b\.zarr; n",
         ),
-        (LabelledBox(4, "weak", {"z": 10, "phi": 0}, store="c"), r"l\.yaml:4: store 'c': is none of them: a\.zarr"),
-        (LabelledBox(4, "weak", {"z": 10, "phi": 0}, store="b"), r"l\.yaml:4: store 'b': is several of them"),
+        (LabelledBox(4, "weak", {"z": 10, "phi": 0}, store="c"), r"l\.yaml:4: store 'c': matches no scan: a\.zarr"),
+        (LabelledBox(4, "weak", {"z": 10, "phi": 0}, store="b"), r"l\.yaml:4: store 'b': matches several scans"),
         (LabelledBox(4, "weak", {"z": 10}, store="a"), r"l\.yaml:4: 'phi': is missing; give z, phi"),
-        (LabelledBox(4, "weak", {"z": 10, "phi": 0, "chi": 0}, store="a"), r"l\.yaml:4: 'chi': is no axis of a\.zarr"),
+        (
+            LabelledBox(4, "weak", {"z": 10, "phi": 0, "chi": 0}, store="a"),
+            r"l\.yaml:4: 'chi': is not an axis of a\.zarr",
+        ),
         (LabelledBox(4, "weak", {"z": 11.6, "phi": 0}, store="a"), r"l\.yaml:4: z 11\.6: the nearest of 2 positions"),
         (LabelledBox(4, "weak", {"z": 10, "phi": -0.0011}, store="a"), r"l\.yaml:4: phi -0\.0011: .* degree is 0;"),
         (
@@ -178,7 +181,7 @@ def test_gather__takes_the_patches_that_are_labelled_and_lit(tmp_path: Path) -> 
     assert (about["weak"], about["strong"], about["unlit"]) == ([6, 6], [2, 2], 8)
     assert about["layers"] == [{"store": "a.zarr", "z": 10.0}, {"store": "a.zarr", "z": 11.0}]
     assert patch_line(about) == (
-        "patches: 6 of 6 weak and 2 of 2 strong, of 2 of 2 layers; 8 labels are of patches without light"
+        "patches: 6 of 6 weak and 2 of 2 strong, of 2 of 2 layers; 8 labels belong to patches without light"
     )
     few, about = gather([scan], str(labels), most=4, seed=0, dark=100.0)
     assert (about["weak"], about["strong"]) == ([2, 6], [1, 2])  # one of each class and layer
@@ -202,13 +205,13 @@ def test_gather__leaves_out_layers_without_a_weak_beam() -> None:
 
 
 def test_gather__refusals(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"labels truth of a\.zarr: the store holds no truth; say --labels prior"):
+    with pytest.raises(InputError, match=r"labels truth of a\.zarr: the store contains no truth; use --labels prior"):
         gather([made()], "truth", most=9, seed=0, dark=None)
     one = written(tmp_path / "l.csv", "z,phi,class\n11,0,weak\n11,0.002,strong\n")
-    with pytest.raises(InputError, match=r"all are of the layer z 11 of a\.zarr; label frames of a second layer"):
+    with pytest.raises(InputError, match=r"all belong to the layer z 11 of a\.zarr; label frames of a second layer"):
         gather([made()], str(one), most=9, seed=0, dark=None)
     dark = written(tmp_path / "l.csv", "z,phi,y0,y1,x0,x1,class\n10,0,0,128,150,200,weak\n11,0,0,128,150,200,strong\n")
-    with pytest.raises(InputError, match=r"l\.csv: no weak or strong patch of them is lit; label more"):
+    with pytest.raises(InputError, match=r"l\.csv: no weak or strong patch is lit; label more"):
         gather([made()], str(dark), most=9, seed=0, dark=None)
     with pytest.raises(InputError, match=r"training on a\.zarr: coordinate 'x': is in 'pixel': the effective pixel"):
         gather([made(reference=False, units="pixel")], "prior", most=9, seed=0, dark=None)
@@ -372,11 +375,11 @@ def test_train_weights__refusals(stores: list[Path], trained: Path, tmp_path: Pa
     out = tmp_path / "w.safetensors"
     with pytest.raises(InputError, match=r"w\.pt: end in '\.pt'; name the file with \.safetensors"):
         train_weights(stores, tmp_path / "w.pt", labels="truth")
-    with pytest.raises(InputError, match=r"w\.safetensors: are there already; say --overwrite"):
+    with pytest.raises(InputError, match=r"w\.safetensors: already exist; use --overwrite"):
         train_weights(stores, trained, labels="truth")
     with pytest.raises(InputError, match=r"training: epochs=0, most=6000; give at least 1 epoch and 2 patches"):
         train_weights(stores, out, labels="truth", epochs=0)
-    with pytest.raises(InputError, match=r"training of 'published': the weights to begin with are of 'compact'; s"):
+    with pytest.raises(InputError, match=r"training of 'published': the initial weights are of 'compact'; use"):
         train_weights(stores, out, labels="truth", architecture="published")
     with pytest.raises(InputError, match=r"shipped weights 'compcat': are unknown \(did you mean 'compact'\?\)"):
         train_weights(stores, out, labels="truth", start="compcat")
@@ -397,7 +400,5 @@ def test_shortcomings__are_said_plainly() -> None:
     assert shortcomings({"held_out": good, "start": poor, "brightness": poor}) == []
     assert shortcomings({"held_out": good, "brightness": {"accuracy": 0.9, "log_loss": 0.3}}) == []
     first, second = shortcomings({"held_out": poor, "start": poor, "brightness": good})
-    assert first.startswith(
-        "NOT BETTER than the weights to begin with on the layers held out: accuracy 80.00 % and 80.00"
-    )
-    assert second.startswith("NOT BETTER than brightness alone on the layers held out: accuracy 80.00 % and 90.00 %")
+    assert first.startswith("NOT BETTER than the initial weights on the held-out layers: accuracy 80.00 % and 80.00")
+    assert second.startswith("NOT BETTER than brightness alone on the held-out layers: accuracy 80.00 % and 90.00 %")

@@ -80,7 +80,7 @@ def test_weak_beam__says_that_there_is_none(made, capsys) -> None:
 
 def test_weak_beam__says_that_nothing_stands_out(made) -> None:
     (told,) = run_recipe("weak_beam", made("empty")).remarks
-    assert told.startswith("2 of 2 layers have a weak beam in which nothing stands out")
+    assert told.startswith("2 of 2 layers have a weak beam without visible defects")
     defects = dfxm_dask.open_scan(made("empty"))["beams"].defects
     assert defects.mean() < 1e-3
 
@@ -91,7 +91,7 @@ def test_weak_beam__frames_on_one_scale_for_steps_that_need_whole_layers(made) -
     first = "  - normalise: {by: monitor, reference: 5.0e5, offset: 106}\n"
     text = read_recipe("weak_beam").text
     (told,) = plan(recipe(text.replace("  - normalise: {}\n", "")), store).remarks
-    assert "the monitor of frames of one layer differs up to" in told
+    assert "the monitor differs between frames of one layer by a factor of up to" in told
     assert "put `- normalise: {}` first" in told
     asked = recipe(text.replace("  - normalise: {}\n", first).replace("  - zingers: {}\n", ""))
     assert plan(asked, store).remarks == ()
@@ -124,7 +124,7 @@ steps:
   - classify_beams: {}
 """
     (told,) = plan(recipe(text), made("hard")).remarks
-    assert "no step puts them on one scale" in told
+    assert "no step brings them to one scale" in told
 
 
 def test_weak_beam__sums_made_again_keep_to_the_verdict(made) -> None:

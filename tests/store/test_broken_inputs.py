@@ -403,7 +403,7 @@ CONFIGS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "cluster of no workers": (cluster("kind: local\nworkers: 0\n"), r"own\.yaml:2: 'workers'"),
     "labels of an unknown class": (labels("own.yaml", "- {z: 0, class: weakly}\n"), r"own\.yaml:1: class 'weakly'"),
     "labels without position": (labels("own.csv", "phi,class\n0.1,weak\n"), r"own\.csv:2: 'z': is missing"),
-    "labels of ragged rows": (labels("own.csv", "z,class\n1,weak,3\n"), r"own\.csv:2: has 3 cells, the header 2"),
+    "labels of ragged rows": (labels("own.csv", "z,class\n1,weak,3\n"), r"own\.csv:2: has 3 cells, but the"),
     "weights that are a pickle": (
         weights(lambda p: p.write_bytes(pickle.dumps({}, protocol=4))),
         r"own\.safetensors: are a pickle with",

@@ -1,1 +1,1 @@
-"""Where a run computes: this machine, a running scheduler, or jobs of a batch system; and what a worker starts with."""
+"""Computing resources of a run: this machine, a running scheduler, or batch jobs; and the environment of workers."""

@@ -1,6 +1,6 @@
-"""Where a run computes: this machine, a running scheduler, or jobs of a batch system.
+"""Computing resources of a run: this machine, a running scheduler, or jobs of a batch system.
 
-What is started here speaks TLS, and listens on loopback unless it has to reach further.
+Processes that start here communicate by TLS, and listen on loopback unless other machines must reach them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _DASHBOARD = "127.0.0.1:0"
-"""Seen from this machine only; a port is chosen, so that two runs on one machine do not collide."""
+"""Reachable from this machine only; a free port is chosen, so that runs on one machine do not collide."""
 
 
 class Local(BaseModel):
@@ -47,12 +47,12 @@ class Local(BaseModel):
     tls: bool = True
 
     def sized(self, workers: int | None = None, memory_limit: str | None = None) -> Local:
-        """The same with another number of workers and other memory of each, where given."""
+        """Copy with another number of workers and another memory limit, if given."""
         given = {"workers": workers, "memory_limit": memory_limit}
         return self.model_copy(update={name: value for name, value in given.items() if value is not None})
 
     def limits(self) -> tuple[int, int]:
-        """How many workers there are, and the bytes of memory of each."""
+        """Number of workers, and bytes of memory of each."""
         from dask.system import CPU_COUNT
         from distributed.system import MEMORY_LIMIT
 
@@ -65,20 +65,19 @@ class Local(BaseModel):
         from distributed import LocalCluster
 
         count, limit = self.limits()
-        # What the user's files and variables say of Dask is meant for other clusters: a short timeout or a preload
-        # there would end a run here.
+        # The user's configuration of Dask is meant for other clusters: a short timeout or a preload would end this run.
         defaults = dask.config.merge(*dask.config.defaults)["distributed"]
         stack.enter_context(dask.config.set({"distributed": defaults}))
         stack.enter_context(dask.config.set(SETTINGS))
         environment = worker_environment()
-        # numba reads its variables whenever it compiles, also in this process: they are set in the workers alone. The
-        # others must be there before a worker begins. Dask sets those in this process, also when it starts a worker
-        # anew, and leaves them so.
+        # numba reads its variables at every compilation, so that they must be set in the workers alone. The others must
+        # exist before a worker starts. Dask sets these in this process, also when it restarts a worker, and does not
+        # reset them.
         compiler = {name: environment.pop(name) for name in list(environment) if name.startswith("NUMBA_")}
         stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": environment}))
         stack.enter_context(environment_kept(environment))
-        # A variable of the user's shell would win over Dask's configuration while nannies are made. They keep what they
-        # found, also for workers that they start anew.
+        # Variables of the user's shell would override Dask's configuration when nannies start. Nannies keep their
+        # environment for all workers that they restart.
         with environment_set(environment):
             nanny = logging.getLogger("distributed.nanny")
             stack.callback(nanny.removeFilter, _not_about_the_end)
@@ -108,24 +107,25 @@ def open_cluster(
     memory_limit: str | int | None = None,
     plugins: tuple[str | Path, ...] = (),
 ) -> Iterator[Client]:
-    """A Dask client; what was started for it stops with the context.
+    """A Dask client; processes that were started for the client stop with the context.
 
     Parameters
     ----------
     spec : str or Path, optional
-        ``None`` for this machine, ``tcp://host:port`` or ``tls://host:port`` for a scheduler that runs already, or a
-        YAML file (or the name of one in ``configs/clusters``).
+        ``None`` for this machine, ``tcp://host:port`` or ``tls://host:port`` for a running scheduler, or a YAML file
+        (or the name of a file in ``configs/clusters``).
     workers : int, optional
-        Worker processes on this machine; by default one for each core. Of a batch system, the number of jobs.
+        Number of worker processes on this machine, by default one for each core; number of jobs for a batch system.
     memory_limit : str or int, optional
-        Of a worker, such as ``2GiB``; by default that of the file, or an even share of nine tenths of this machine's.
+        Memory of a worker, such as ``2GiB``; by default that of the file, or an equal share of nine tenths of the
+        memory of this machine.
     plugins : tuple of path
-        Files with further reductions, loaded in every worker.
+        Files with further reductions, which every worker loads.
 
     Raises
     ------
     RecipeError
-        The file asks for something unknown, or a number does not suit.
+        The file has an unknown key or an invalid value, or the number of workers is invalid.
     DfxmError
         The scheduler does not answer, a package is missing, or the batch system refuses or loses the jobs.
     """
@@ -147,17 +147,17 @@ def open_cluster(
 
 
 def dashboard(client: Client) -> str | None:
-    """Address of the dashboard in a browser on this machine; ``None`` without bokeh, which draws it."""
+    """Address of the dashboard for a browser on this machine; ``None`` if bokeh is not installed."""
     return str(client.dashboard_link) if find_spec("bokeh") and client.dashboard_link else None
 
 
 def attach(stack: ExitStack, address: str) -> Client:
-    """A client of a scheduler that runs already, which goes on when the context ends."""
+    """A client of a running scheduler, which continues to run after the context."""
     from distributed import Client
 
     try:
-        # Not by default: a default client that fails to connect stays behind, and names itself to Dask as the scheduler
-        # of all that is computed later.
+        # Not as the default client: a default client that fails to connect would remain Dask's scheduler for all later
+        # computations.
         client = stack.enter_context(Client(address, timeout=20, set_as_default=False))
         stack.enter_context(client.as_current())
         return client
@@ -168,17 +168,17 @@ def attach(stack: ExitStack, address: str) -> Client:
 
 
 def _not_about_the_end(record: logging.LogRecord) -> bool:
-    """False for the warning that a worker, which has nothing left to do, took seconds to end: a busy machine."""
+    """False for the warning that an idle worker took seconds to end, as on a busy machine."""
     return "still alive after" not in record.getMessage()
 
 
 def read_cluster(spec: str | Path | None) -> Local | Jobs:
-    """The setup in a YAML file, or in the packaged one of that name; ``None`` is this machine.
+    """The setup in a YAML file, or in the packaged file of that name; ``None`` is this machine.
 
     Raises
     ------
     RecipeError
-        Unknown kind or field (with the nearest known one), or a value that does not suit; with file and line.
+        Unknown kind or field (with the nearest known one), or an invalid value; with file and line.
     """
     if spec is None:
         return Local(kind="local")

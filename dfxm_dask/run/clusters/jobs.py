@@ -1,6 +1,6 @@
-"""Workers as jobs of a batch system: what is submitted, how long it lives, what takes its place.
+"""Workers as jobs of a batch system: job scripts, lifetimes, and replacement of lost jobs.
 
-A further batch system is one entry of :data:`SYSTEMS`, if dask-jobqueue knows it.
+A further batch system that dask-jobqueue supports needs one entry in :data:`SYSTEMS`.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from dfxm_dask.run.clusters.worker import Size, bytes_of, shell_lines, temporary
 
 
 class BatchSystem(NamedTuple):
-    """How dask-jobqueue, and a user at a terminal, speak to a batch system."""
+    """Names and commands of a batch system in dask-jobqueue and in a shell."""
 
     cluster: str
     """Class of dask-jobqueue."""
     listing: tuple[str, ...]
-    """Command that lists the jobs of the user, one a line, number first."""
+    """Command that lists the jobs of the user, one per line, with the number first."""
     at_work: str
-    """Pattern of the rest of such a line while the job waits or runs."""
+    """Pattern of the rest of such a line while a job waits or runs."""
     account: str = "project"
-    """Parameter of the class that takes our ``account``."""
+    """Parameter of the class for ``account``."""
     resources: bool = True
-    """Whether the class takes a ``resource_spec``."""
+    """Whether the class has the parameter ``resource_spec``."""
     more: Mapping[str, Any] = {}
     """Further parameters of the class."""
     walltime: Callable[[str], str] = lambda text: clock(seconds_of(text))
-    """A walltime in its words: few know days."""
+    """Conversion of a walltime to the format of the system: few accept days."""
 
 
 SYSTEMS = {
@@ -64,7 +64,7 @@ SYSTEMS = {
         walltime=lambda text: str(ceil(seconds_of(text) / 60)),
     ),
     "sge": BatchSystem("SGECluster", ("qstat",), r"^\S* +\S+ +\S+ +\S+ +[^E\s]+ "),
-    # Whether nodes tell their memory, and by which word, is a matter of the site: see ``resources``.
+    # Whether nodes declare their memory, and under which name, depends on the site: see ``resources``.
     "oar": BatchSystem(
         "OARCluster", ("oarstat",), r" [WHLRSF] ", more={"memory_per_core_property_name": "not_applicable"}
     ),
@@ -73,10 +73,10 @@ SYSTEMS = {
 
 
 class Jobs(BaseModel):
-    """Workers as jobs of a batch system; the driver needs a route to them through ``interface``.
+    """Workers as jobs of a batch system; the driver must reach them through the network ``interface``.
 
-    ``jobs`` are kept up: a job that ends while there is work is replaced. With ``minimum_jobs`` and ``maximum_jobs``
-    instead, their number follows the work.
+    The number ``jobs`` is constant: a job that ends while work is left is replaced. With ``minimum_jobs`` and
+    ``maximum_jobs`` instead, the number of jobs follows the work.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -89,12 +89,16 @@ class Jobs(BaseModel):
     walltime: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$")]
     queue: str | None = None
     account: str | None = None
-    resources: Annotated[str | None, Field(description="of a job, in the words of PBS, SGE or OAR (-l)")] = None
+    resources: Annotated[
+        str | None, Field(description="resources of a job as PBS, SGE or OAR accept them after -l")
+    ] = None
     interface: str | None = None
     python: str = sys.executable
     local_directory: str | None = None
     log_directory: str | None = None
-    shared_directory: Annotated[str | None, Field(description="seen by driver and jobs; holds the certificates")] = None
+    shared_directory: Annotated[
+        str | None, Field(description="accessible to driver and jobs; contains the certificates")
+    ] = None
     job_directives: list[str] = []
     prologue: list[str] = []
     tls: bool = True
@@ -103,35 +107,35 @@ class Jobs(BaseModel):
     def _suits(self) -> Jobs:
         bounds = [self.minimum_jobs, self.maximum_jobs]
         if bounds.count(None) != (0 if self.jobs is None else 2):
-            raise ValueError("say jobs, or minimum_jobs and maximum_jobs")
+            raise ValueError("give jobs, or minimum_jobs and maximum_jobs")
         if self.minimum_jobs and self.maximum_jobs and self.minimum_jobs > self.maximum_jobs:
             raise ValueError("minimum_jobs is above maximum_jobs")
         if not self.tls and self.interface != "lo":
-            raise ValueError("tls: false needs interface: lo, since others on the network could hand in tasks")
+            raise ValueError("tls: false requires interface: lo, since others on the network could submit tasks")
         if self.resources and not SYSTEMS[self.kind].resources:
-            raise ValueError(f"resources are not for {self.kind}: write job_directives")
+            raise ValueError(f"resources do not apply to {self.kind}: use job_directives")
         worker_lifetime(self.walltime)
         return self
 
     def sized(self, jobs: int | None = None, memory_limit: str | None = None) -> Jobs:
-        """The same with a fixed number of jobs and other memory of a worker, where given."""
+        """Copy with a fixed number of jobs and another memory limit of a worker, if given."""
         fixed: dict[str, Any] = {"jobs": jobs, "minimum_jobs": None, "maximum_jobs": None} if jobs is not None else {}
         if memory_limit is not None:
             fixed["memory"] = f"{bytes_of(memory_limit) * self.workers_per_job} B"
         return self.model_copy(update=fixed)
 
     def limits(self) -> tuple[int, int]:
-        """How many workers there are at most, and the bytes of memory of each."""
+        """Maximum number of workers, and bytes of memory of each."""
         count = (self.jobs or self.maximum_jobs or 1) * self.workers_per_job
         return count, bytes_of(self.memory) // self.workers_per_job
 
     def start(self, stack: ExitStack) -> Any:
-        """A cluster of jobs, submitted, once its first worker is there.
+        """Submit the jobs of a cluster and wait for its first worker.
 
         Raises
         ------
         DfxmError
-            The batch system refuses the job, or all jobs ended before a worker was there.
+            The batch system refuses the job, or all jobs ended before a worker connected.
         """
         cluster = stack.enter_context(job_cluster(stack, self))
         low, high = self.minimum_jobs or self.jobs, self.maximum_jobs or self.jobs
@@ -172,14 +176,14 @@ def clock(seconds: int) -> str:
 
 
 def worker_lifetime(walltime: str) -> tuple[int, int]:
-    """Seconds that a worker of a job lives, and by how many more or less they are spread.
+    """Lifetime of a worker of a job in seconds, and its random spread.
 
     Notes
     -----
-    A tenth of the walltime, but no less than 2 and no more than 10 minutes, is left for starting and for blocks in
-    flight; lives are spread by half of that, so that workers that began together do not end together. The last ends a
-    minute or more before the batch system would kill it. A worker at the end of its life leaves its block to another
-    one, which does not count as a death. The values are our choice.
+    A tenth of the walltime, but at least 2 and at most 10 minutes, is reserved for the start and for blocks in flight.
+    Lifetimes are spread by half of this margin, so that workers that started together end at different times. The last
+    worker ends at least a minute before the batch system would kill it. At the end of its lifetime a worker passes its
+    block to another worker, which does not count as a death. The values are our choice.
 
     Raises
     ------
@@ -194,12 +198,12 @@ def worker_lifetime(walltime: str) -> tuple[int, int]:
 
 
 def refuse_refused(jobs: Sequence[Any], kind: str) -> None:
-    """Give up where the batch system took none of the jobs.
+    """Give up if the batch system accepted none of the jobs.
 
     Raises
     ------
     DfxmError
-        With what the command said, or that there is no such command.
+        The submission failed, with the message of the command, or the command does not exist.
     """
     errors = [job.refusal for job in jobs]
     if not errors or None in errors:
@@ -212,24 +216,26 @@ def refuse_refused(jobs: Sequence[Any], kind: str) -> None:
 
 
 def not_here(kind: str, error: FileNotFoundError) -> DfxmError:
-    """That there is no such command."""
+    """Error for a command of a batch system that does not exist on this machine."""
     return DfxmError(
-        f"cluster of kind {kind!r}", f"finds no {error.filename} here", "run on a machine that submits jobs"
+        f"cluster of kind {kind!r}",
+        f"requires the command {error.filename}, which is missing",
+        "run on a machine that submits jobs",
     )
 
 
 def said(error: Exception) -> str:
-    """What a command wrote as it failed: dask-jobqueue puts that at the end of what it tells."""
+    """Message of a failed command, which dask-jobqueue appends to its own."""
     return " ".join((str(error).partition("stderr:\n")[2] or str(error)).split())
 
 
 def refuse_ended(jobs: list[str], system: BatchSystem, kind: str) -> None:
-    """Give up where the batch system lists none of the jobs as waiting or running.
+    """Give up if the batch system lists none of the jobs as waiting or running.
 
     Raises
     ------
     DfxmError
-        All have ended; with what the batch system says of them. Or there is no command to ask.
+        All jobs have ended, with their states; or the command that lists jobs does not exist.
     """
     try:
         asked = subprocess.run(system.listing, capture_output=True, text=True, errors="replace", check=False)
@@ -238,13 +244,11 @@ def refuse_ended(jobs: list[str], system: BatchSystem, kind: str) -> None:
     lines = {m[1]: m[2].rstrip() for m in re.finditer(r"^ *(\d+)(.*)$", asked.stdout, re.MULTILINE)}
     if not asked.returncode and not any(re.search(system.at_work, lines.get(job, "")) for job in jobs):
         ends = ", ".join(f"{job} {lines.get(job, 'ended').strip()}" for job in jobs)
-        raise DfxmError(
-            f"{kind.upper()} jobs", f"ended before a worker was there: {ends}", "see what they wrote to their logs"
-        )
+        raise DfxmError(f"{kind.upper()} jobs", f"ended before a worker connected: {ends}", "read the logs of the jobs")
 
 
 def job_cluster(stack: ExitStack, setup: Jobs) -> Any:
-    """The cluster of a setup, before any job is submitted; ``.job_script()`` shows what a job does."""
+    """The cluster of a setup before the submission of jobs; ``.job_script()`` shows the script of a job."""
     if find_spec("dask_jobqueue") is None:
         raise DfxmError(f"cluster of kind {setup.kind!r}", "needs dask-jobqueue", "pip install 'dfxm_dask[jobs]'")
     system = SYSTEMS[setup.kind]
@@ -279,16 +283,16 @@ def job_cluster(stack: ExitStack, setup: Jobs) -> Any:
 
 
 def job_of_worker(worker: Any) -> str:
-    """Name of the job that a worker belongs to, in a cluster of several workers in a job."""
+    """Name of the job of a worker, in a cluster with several workers in a job."""
     return str(worker.name).rpartition("-")[0]
 
 
 def replacing_jobs(kind: type) -> type:
-    """A class of dask-jobqueue that notices what happens to its jobs.
+    """A class of dask-jobqueue that handles refused and lost jobs.
 
-    A job that is refused is known to the cluster, with the reason: Dask's own would log a traceback, fail as it closes,
-    and wait for workers for ever. And a job of several workers that is gone is replaced: Dask's own notices that for
-    jobs of one worker only.
+    The cluster records refused jobs with the reason; the class of dask-jobqueue would log a traceback, fail when it
+    closes, and wait for workers forever. A lost job of several workers is replaced; dask-jobqueue replaces jobs of one
+    worker only.
     """
     import dask.config
     import dask.utils
@@ -296,14 +300,14 @@ def replacing_jobs(kind: type) -> type:
 
     class Job(kind.job_cls):  # type: ignore[name-defined]
         refusal: Exception | None = None
-        tells = False  # before there is a worker, an error says it
+        tells = False  # before the first worker an error reports the refusal
 
         async def start(self) -> None:
             try:
                 await super().start()
             except (OSError, RuntimeError, ValueError) as error:
                 self.refusal = error
-                self.status = Status.running  # as far as Dask should care
+                self.status = Status.running  # for Dask alone
                 self.tell()
 
         def tell(self) -> None:
@@ -321,7 +325,7 @@ def replacing_jobs(kind: type) -> type:
             if op == "remove":
                 job, _, number = str(self.scheduler_info["workers"][msg]["name"]).rpartition("-")
                 if "group" in self.worker_spec.get(job, ()) and number.isdigit():
-                    # As for jobs of one worker: a nanny may be starting it anew.
+                    # With the delay of Dask for jobs of one worker: a nanny may be restarting it.
                     delay = dask.utils.parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
                     asyncio.get_running_loop().call_later(delay, self._forget_if_gone, job)
             super()._update_worker_status(op, msg)
@@ -335,7 +339,7 @@ def replacing_jobs(kind: type) -> type:
 
 
 def certificates_in(stack: ExitStack, folder: str) -> Any:
-    """Temporary certificates as files that jobs can read and other users cannot, until the context ends."""
+    """Temporary certificates in files that only this user can read, until the context ends."""
     from distributed.security import Security
 
     made = temporary_certificates()

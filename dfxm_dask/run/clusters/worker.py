@@ -1,8 +1,7 @@
-"""What a worker starts with: threads, malloc, settings of Dask, certificates, plug-ins.
+"""Environment of a worker: threads, malloc, settings of Dask, certificates, plug-ins.
 
-A worker has one thread for every library, since the run itself is parallel, and the malloc settings below, since
-those that Dask's nanny sets by default halve the throughput of numpy. Results never travel through Dask's memory, so
-spilling to disk is off.
+Every library has one thread in a worker, since the run itself is parallel. The default malloc settings of Dask's nanny
+halve the throughput of numpy and are replaced. Spilling to disk is off, since results are not kept in Dask's memory.
 """
 
 from __future__ import annotations
@@ -24,35 +23,36 @@ from dfxm_dask.surroundings import numba_cache
 EVERYWHERE = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
-    # Nothing is spilled, so a worker that Dask paused for its memory would wait for ever, and the run with it. One that
-    # needs too much is ended at 95 %, which the run hears of.
+    # Without spilling, a worker that Dask paused for its memory would wait forever, and the run with it. A worker that
+    # exceeds 95 % of its limit is ended, which the run notices.
     "distributed.worker.memory.pause": False,
-    # How long a connection may be silent. TCP tries again after waits that double: a partition of 60 s is over for it
-    # after 102 s at the latest. Dask's 30 s would give up every worker behind a partition, and its blocks with it.
+    # Time without an answer after which a connection is given up. TCP repeats packets after intervals that double, so
+    # that it recovers from a partition of 60 s after at most 102 s. With Dask's 30 s all workers behind a partition
+    # would be lost, with their blocks.
     "distributed.comm.timeouts.tcp": "180s",
 }
 """Settings of Dask for driver, scheduler and workers. The times are our choice."""
 SETTINGS = {
     **EVERYWHERE,
-    # A task whose worker died is handed back at once, and who runs it decides what is next: the run tries it alone.
+    # A task whose worker died is returned at once: the run repeats it alone.
     "distributed.scheduler.allowed-failures": 0,
-    # A node that went dark is noticed by the silence of its connections (180 s); this finds workers that hang.
+    # A lost node is noticed by its silent connections (180 s); this time finds workers that hang.
     "distributed.scheduler.worker-ttl": "300s",
-    # All jobs are gone and no other starts: the run ends and says so, and the next one goes on from there.
+    # If all jobs are lost and no other starts, the run ends with an error, and the next run continues.
     "distributed.scheduler.no-workers-timeout": "6h",
-    # A terminal sends Ctrl-C to the driver and its workers alike. The driver decides what is still finished.
+    # A terminal sends Ctrl-C to the driver and to its workers. The driver alone handles it.
     "distributed.worker.preload": ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],
 }
 _THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "RAYON")
 
 
 def worker_environment() -> dict[str, str]:
-    """Environment variables that a worker process must start with.
+    """Environment variables of a worker process at its start.
 
     Notes
     -----
-    The malloc triple keeps blocks of up to 32 MiB in the heap of one arena and returns memory late: page faults of a
-    reduction of one layer fall from 26,000 to 1, and its time by a third.
+    With the three malloc settings blocks of up to 32 MiB stay in the heap of one arena, and memory is returned late.
+    Page faults of a reduction of one layer fall from 26,000 to 1, and its time falls by a third.
     """
     environment = {f"{library}_NUM_THREADS": "1" for library in _THREADS}
     environment["BLOSC_NTHREADS"] = "1"
@@ -60,12 +60,12 @@ def worker_environment() -> dict[str, str]:
     environment["MALLOC_MMAP_THRESHOLD_"] = "33554432"
     environment["MALLOC_TRIM_THRESHOLD_"] = "536870912"
     environment["NUMBA_CACHE_DIR"] = str(numba_cache())
-    environment["PYTHONSAFEPATH"] = "1"  # a numpy.py or signal.py in the current folder is not ours
+    environment["PYTHONSAFEPATH"] = "1"  # a numpy.py or signal.py in the current folder must not be imported
     return environment
 
 
 def shell_lines(python: str = sys.executable) -> list[str]:
-    """Lines at the head of a job script: the worker environment, which wins over the defaults of Dask's nanny."""
+    """First lines of a job script: the worker environment, which overrides the defaults of Dask's nanny."""
     environment = worker_environment()
     del environment["NUMBA_CACHE_DIR"]
     lines = [f"export {name}={value}" for name, value in environment.items()]
@@ -81,7 +81,7 @@ def bytes_of(size: str) -> int:
     Raises
     ------
     RecipeError
-        The text is no size.
+        The text is not a size.
     """
     from dask.utils import parse_bytes
 
@@ -98,17 +98,17 @@ def _is_size(size: str) -> str:
     try:
         bytes_of(size)
     except RecipeError:
-        raise ValueError("is no size such as 2GiB") from None
+        raise ValueError("is not a size such as 2GiB") from None
     return size
 
 
 Size = Annotated[str, AfterValidator(_is_size)]
-"""A size in a file of a cluster, refused where it is none with the line of the file."""
+"""A size in a cluster file; an invalid one is refused with its line."""
 
 
 @contextmanager
 def environment_kept(names: Iterable[str]) -> Iterator[None]:
-    """Whatever happens to these environment variables while the context lasts is undone when it ends."""
+    """Restore these environment variables at the end of the context."""
     before = {name: os.environ.get(name) for name in names}
     try:
         yield
@@ -122,21 +122,21 @@ def environment_kept(names: Iterable[str]) -> Iterator[None]:
 
 @contextmanager
 def environment_set(variables: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables that hold while the context lasts."""
+    """Set environment variables for the duration of the context."""
     with environment_kept(variables):
         os.environ.update(variables)
         yield
 
 
 def temporary_certificates() -> Any:
-    """TLS with certificates of this run only, so that nobody else on the network or machine can hand in tasks."""
+    """TLS with certificates of this run only, so that no other user of the network or machine can submit tasks."""
     from distributed.security import Security
 
     return Security.temporary()
 
 
 def worker_plugin(paths: tuple[str | Path, ...]) -> Any:
-    """A Dask worker plug-in that loads files with reductions, also in workers that come later."""
+    """A Dask worker plug-in that loads files with reductions, also in workers that start later."""
     from distributed import WorkerPlugin
 
     class LoadReductions(WorkerPlugin):

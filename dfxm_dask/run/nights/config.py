@@ -1,4 +1,4 @@
-"""What a night does, read from a YAML file; and the texts that make a machine begin it every night."""
+"""Configuration of a night, from a YAML file; and entries for schedulers that start it every night."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _PLACES = ("session", "relative")
 
 
 class Nightly(BaseModel):
-    """Scans that a night looks for, its recipes, and the folders that it writes to; see ``configs/nightly.yaml``."""
+    """Scans, recipes and output folders of a night; see ``configs/nightly.yaml``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     path: Annotated[Path, Field(exclude=True)] = Path()
-    """The configuration file itself; not one of its fields."""
+    """Path of the configuration file; not one of its keys."""
 
     raw: Annotated[list[str], Field(min_length=1)]
     report: str
@@ -62,7 +62,7 @@ class Nightly(BaseModel):
     @classmethod
     def _no_stars_across_folders(cls, value: list[str]) -> list[str]:
         if any("**" in pattern for pattern in value):
-            raise ValueError("** is not for patterns here: name the folder, which is searched whole")
+            raise ValueError("** is not allowed: name the folder, which is searched completely")
         return value
 
     @field_validator("processed")
@@ -71,20 +71,20 @@ class Nightly(BaseModel):
         try:
             value.format(**dict.fromkeys(_PLACES, ""))
         except (KeyError, IndexError, ValueError, AttributeError):
-            raise ValueError("a place may hold {session} and {relative}, and no other braces") from None
+            raise ValueError("may contain {session} and {relative}, and no other braces") from None
         if "{relative}" not in value:
-            raise ValueError("a place must hold {relative}, so that no two scans meet in one store")
+            raise ValueError("must contain {relative}, so that two scans never share a store")
         return value
 
 
 def read_nightly(path: str | Path) -> Nightly:
-    """The night that a YAML file describes. Relative paths in it begin at its own folder.
+    """The night of a YAML file. Relative paths start at the folder of this file.
 
     Raises
     ------
     RecipeError
-        Not YAML, an unknown word or a value that does not suit, with file and line; or a recipe, beamline or cluster
-        that cannot be read.
+        The file is not YAML, or has an unknown key or an invalid value, with file and line; or a recipe, beamline or
+        cluster cannot be read.
     """
     path = Path(path).absolute()
     words, lines = read_words(path, "a night")
@@ -128,7 +128,7 @@ def _on_line(lines: Mapping[str, str], word: str) -> Iterator[None]:
 
 
 def _own_file(name: str, folder: Path) -> str:
-    """A path seen from a folder; a bare name stays, since it means something that comes with the package."""
+    """A path relative to a folder; a bare name is unchanged, since it names a file of the package."""
     is_path = "://" not in name and ("/" in name or name.endswith((".yaml", ".yml")))
     return _seen_from(folder, name) if is_path else name
 
@@ -138,23 +138,23 @@ def _seen_from(folder: Path, name: str) -> str:
 
 
 def schedule(config: str | Path, scheduler: str, *, executable: str | None = None, at: str = "02:00") -> str:
-    """The text that makes a machine begin the night of a configuration every day.
+    """Entry for a scheduler that starts the night of a configuration every day.
 
     Parameters
     ----------
     config : path
-        Of the night.
+        Configuration of the night.
     scheduler : str
         "cron", "systemd" or "scrontab".
     executable : str, optional
-        Absolute path of ``dfxm-dask``. By default the one of this environment.
+        Absolute path of ``dfxm-dask``; by default that of this environment.
     at : str
         "HH:MM", local time.
 
     Raises
     ------
     InputError
-        Another scheduler or time, or a path with a line break.
+        An unknown scheduler, an invalid time, or a path with a control character.
     """
     if scheduler not in SCHEDULERS:
         raise InputError(
@@ -164,15 +164,15 @@ def schedule(config: str | Path, scheduler: str, *, executable: str | None = Non
         )
     hour, _, minute = at.partition(":")
     if not (hour.isdecimal() and minute.isdecimal() and int(hour) < 24 and int(minute) < 60):
-        raise InputError(f"time {at!r}", "is no time of day", "write HH:MM, such as 02:00")
+        raise InputError(f"time {at!r}", "is not a time of day", "write HH:MM, such as 02:00")
     words = [executable or own_executable(), "nightly", str(Path(config).absolute())]
     if any(not word.isprintable() for word in words):
-        raise InputError(f"path {words[-1]!r}", "holds a line break or another control character", "rename it")
+        raise InputError(f"path {words[-1]!r}", "contains a line break or another control character", "rename it")
     command = shlex.join(words)
     if scheduler == "cron":
         # In a crontab % ends the command, also between quotes.
         return (
-            "# Add with `crontab -e`. Output goes by mail; exit code 3 says that something was not done.\n"
+            "# Add with `crontab -e`. Output is sent by mail; exit code 3 means that scans were not done.\n"
             f"{int(minute)} {int(hour)} * * * {command.replace('%', chr(92) + '%')}\n"
         )
     if scheduler == "scrontab":
@@ -196,7 +196,7 @@ def schedule(config: str | Path, scheduler: str, *, executable: str | None = Non
 
 
 def _for_systemd(word: str) -> str:
-    """A word as ``ExecStart=`` reads it; the colon before the program keeps $ as it is."""
+    """Quoting of a word for ``ExecStart=``; the colon before the program prevents the expansion of $."""
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
 
 

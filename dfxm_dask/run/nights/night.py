@@ -1,18 +1,18 @@
-"""A night: find the scans that are new, ingest them, run the recipes, and remember what became of each.
+"""A night: find new scans, ingest them, run the recipes, and record the outcome of each.
 
 A scan is
 
-* **new**, and is done, unless it may still be being written (**deferred** to the next night);
-* **unchanged** once it is done: no file is touched again, also where a recipe has changed since;
-* **changed** where its files are no longer those of its store. Old and new are never mixed: the scan is named every
-  night until somebody removes or renames the store, which makes the scan new;
-* **partial** where layers are absent that ``allow_partial`` lets go;
-* **failed** where it cannot be read or reduced: tried again the next nights, after all others, and **quarantined**
-  after that: named every night until its files, the configuration or this package change, or until its state file is
-  removed. Faults of the place where results go (a full disk, no permission) are not held against the scan;
-* **not done** where the time was over.
+* **new**: it is reduced, or **deferred** to the next night if it may still be being written;
+* **unchanged** after it is done: its files are not read again, even if a recipe has changed;
+* **changed** if its files differ from those of its store. Old and new data are never mixed: the scan is listed every
+  night until the store is removed or renamed, which makes the scan new;
+* **partial** if layers are absent and ``allow_partial`` permits this;
+* **failed** if it cannot be read or reduced. It is tried again in the next nights, after all others, and then
+  **quarantined**: listed every night until its files, the configuration or this package change, or until its state
+  file is removed. Faults of the output folder (a full disk, no permission) do not count as failures of the scan;
+* **not done** if the time of the night was over.
 
-What is begun is remembered before it begins: a scan that ends the whole program has failed, too.
+The state of a scan is recorded before its reduction begins, so that a scan that ends the program counts as failed.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ from dfxm_dask.store.ingest import IngestReport
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.lock import hold
 
-KILLED = "the night ended while it was at work on this scan (killed, or out of memory)"
+KILLED = "the night ended during this scan (killed, or out of memory)"
 
 
 @dataclass(frozen=True)
 class Night:
-    """A night: what became of every scan, what was left alone, and what could not be searched."""
+    """A night: the outcome of every scan, skipped files, and folders that could not be searched."""
 
     config: str
     host: str
@@ -74,17 +74,17 @@ class Night:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many scans have each status."""
+        """Number of scans of each status."""
         found = Counter(o.status for o in self.outcomes)
         return {status: found[status] for status in STATUSES if found[status]}
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to be done or to be looked after."""
+        """Whether no scan is left to be reduced or checked."""
         return not (self.faults or self.stopped or any(o.status in TROUBLE for o in self.outcomes))
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain words and numbers."""
+        """This night as texts and numbers for JSON."""
         return {**asdict(self), "counts": self.counts, "complete": self.complete}
 
 
@@ -97,23 +97,23 @@ def run_night(
     say: Callable[[str], None] = lambda text: None,
     finished: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Night:
-    """Do all that is new under the raw roots of a configuration.
+    """Reduce all new scans below the raw roots of a configuration.
 
     Parameters
     ----------
     night : Nightly
         From :func:`dfxm_dask.run.nights.config.read_nightly`.
     hours : float, optional
-        Time after which the night ends, also in the middle of a scan, which goes on there the next night. By default
-        as the configuration says.
+        Time after which the night ends, also during a scan, which the next night continues. By default that of the
+        configuration.
     dry : bool
-        Only find out what would be done; nothing is written.
+        Only determine which scans would be reduced; no file is written.
     publish : callables
         Receive the events of every ingest and run.
     say : callable
-        Receives a line on every scan.
+        Receives a line about every scan.
     finished : callable
-        Receives the outcome of every scan that was worked on, as soon as it is there.
+        Receives the outcome of every reduced scan as soon as it is known.
 
     Returns
     -------
@@ -148,13 +148,13 @@ def run_night(
                 with apart() as ask:
                     for scan in scans_of(found, night, ask, notes):
                         if over():
-                            raise StoppedError("the night", over(), "the next one goes on")
+                            raise StoppedError("the night", over(), "the next night continues")
                         decided = scan if isinstance(scan, Outcome) else decide(scan, night, recipes, ask, time.time())
                         if isinstance(decided, Outcome):
                             end(decided)
                         else:
                             pending.append(decided)
-                # What failed before comes last, so that it keeps no other from its turn; else the oldest is first.
+                # Scans that failed before come last, so that they delay no other; otherwise the oldest comes first.
                 pending.sort(key=lambda one: (bool(one.state.get("failures")), one.seen.newest[1] if one.seen else 0))
                 client = None
                 if pending and not dry and night.workers != 0:
@@ -198,7 +198,9 @@ def _open(stack: ExitStack, night: Nightly) -> Any:
     try:
         return stack.enter_context(open_cluster(night.cluster, workers=night.workers))
     except (DfxmError, OSError, RuntimeError, TimeoutError) as error:
-        raise StoppedError("the night", f"its cluster could not be used: {in_words(error)}", "see to it") from error
+        raise StoppedError(
+            "the night", f"its cluster could not be used: {in_words(error)}", "check the cluster"
+        ) from error
 
 
 def _work(
@@ -209,7 +211,7 @@ def _work(
     publish: tuple[Subscriber, ...],
     over: Callable[[], str],
 ) -> Outcome:
-    """Ingest a scan and run the recipes on it. ``over`` says why the night is to end, if it is."""
+    """Ingest a scan and run the recipes. ``over`` returns why the night must end, or an empty text."""
     begun = time.perf_counter()
     assert scan.seen is not None
     cost = {"bytes_read": 0, "bytes_written": 0, "peak_rss_bytes": 0}
@@ -244,7 +246,7 @@ def _work(
         write_state(scan, "begun", before + 1, KILLED, done, words)
         if scan.seen.problem:
             return end("failed", scan.seen.problem, before + 1, "failed")
-        if not (scan.state and ingested(scan.store)):  # a store that somebody else made must be one of the same files
+        if not (scan.state and ingested(scan.store)):  # ingest refuses a store of other files
             made = _ingest(scan, night, client, (*publish, count), words[0])
             known["absent"] = made.absent
         for recipe in recipes:
@@ -270,7 +272,7 @@ def _work(
         return end("deferred", str(error), before, "stopped")
     except (StoreError, OSError) as error:
         return end("failed", in_words(error), before, "stopped")
-    except Exception as error:  # of this scan, whatever it is: the others go on
+    except Exception as error:  # any error of this scan must not stop the others
         return end("failed", in_words(error), before + 1, "failed")
     if known["absent"]:
         return end("partial", f"absent: {', '.join(known['absent'])}", 0, "partial")
@@ -280,9 +282,9 @@ def _work(
 def _ingest(
     scan: NightScan, night: Nightly, client: Any, publish: tuple[Subscriber, ...], raw_asked: str
 ) -> IngestReport:
-    """The store of a scan; ``raw_asked`` is the digest of what the night says of raw data."""
+    """The store of a scan; ``raw_asked`` is the digest of the settings for raw data."""
     assert scan.seen is not None
-    # What was begun from files, or with words, that have changed since holds nothing that anybody used.
+    # An unfinished store whose files or settings have changed is replaced: it has no results yet.
     files = [list(file) for file in scan.seen.files]
     anew = bool(scan.state) and (files, raw_asked) != (scan.state["files"], scan.state["raw_asked"])
     return run_ingest(
@@ -305,10 +307,10 @@ def _ingest(
 
 @contextmanager
 def _ending(hours: float | None) -> Iterator[Callable[[], str]]:
-    """A way to ask why the night is to end; nothing while it is not.
+    """Function that returns why the night must end; an empty text until then.
 
-    The end of its hours is a SIGTERM to itself: what is at work finishes the blocks that it has begun, as it does when
-    somebody else asks.
+    At the end of its hours the process sends SIGTERM to itself, so that the blocks at work are finished as after any
+    other stop signal.
     """
     late = False
 

@@ -1,6 +1,6 @@
-"""What is to be done with each scan of a night, by what its files say and what nights before left beside its store.
+"""Decision about each scan of a night, from its files and from the record of earlier nights beside its store.
 
-``<store>.nightly.json`` says which files a store was made of, what was done, how often it failed, and why.
+``<store>.nightly.json`` records the files of a store, the recipes done, and the number and reasons of failures.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from dfxm_dask.store.integrity import ledger
 STATE = ".nightly.json"
 STATE_SCHEMA = 1
 TROUBLE = ("failed", "quarantined", "changed", "partial", "deferred", "not done")
-"""What a night that left it behind is not complete with; worst first."""
-TELL_APART = "`processed` must tell them apart"
+"""Statuses that leave a night incomplete, the worst first."""
+TELL_APART = "set `processed` so that they differ"
 STATUSES = (*TROUBLE, "done", "new", "unchanged")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a scan (or of a stack of them) in a night.
+    """Outcome of a scan (or of a stack of scans) in a night.
 
-    ``status`` is one of :data:`STATUSES`; "new" is for a dry run. ``blocks_lost`` has (step, block, reason) of blocks
-    that no worker survived.
+    ``status`` is one of :data:`STATUSES`; "new" occurs in dry runs only. ``blocks_lost`` lists (step, block, reason) of
+    blocks that were left out.
     """
 
     source: str
@@ -80,12 +80,12 @@ class NightScan:
 
 
 def refuse_raw(target: Path, searched: Sequence[Path]) -> None:
-    """Refuse a place for results that lies under raw data, also by way of links.
+    """Refuse a folder for results below raw data, also through links.
 
     Raises
     ------
     StoreError
-        Under a folder RAW_DATA, or under a folder that is searched for raw data.
+        The folder lies below RAW_DATA, or below a folder that is searched for raw data.
     """
     real = target.resolve()
     if "RAW_DATA" in (part.upper() for part in real.parts):
@@ -94,25 +94,26 @@ def refuse_raw(target: Path, searched: Sequence[Path]) -> None:
         if real.is_relative_to(folder):
             raise StoreError(
                 str(target),
-                f"lies under {folder}, where raw data are",
+                f"lies under {folder}, which contains raw data",
                 "name its RAW_DATA in `raw:`, or write elsewhere",
             )
 
 
 def target_folder(master: Path, root: Path, night: Nightly, searched: Sequence[Path] = ()) -> Path:
-    """Folder for the stores of a master, as ``processed`` of the configuration says.
+    """Folder for the stores of a master by the setting ``processed``.
 
     Raises
     ------
     StoreError
-        It lies under raw data, or ``{session}`` was asked for and there is no folder RAW_DATA above the master.
+        The folder lies below raw data, or ``processed`` contains ``{session}`` and the
+        master is not below a folder RAW_DATA.
     """
     parts = [part.upper() for part in master.parts]
     if "RAW_DATA" in parts:
         raw = Path(*master.parts[: parts.index("RAW_DATA") + 1])
         session, relative = raw.parent, master.parent.relative_to(raw)
     elif "{session}" in night.processed:
-        raise StoreError(str(master), "has no folder RAW_DATA above it", "say where results go: `processed:`")
+        raise StoreError(str(master), "is not below a folder RAW_DATA", "set `processed:` without {session}")
     else:
         session, relative = Path(), master.parent.relative_to(root)
     folder = Path(night.processed.format(session=session, relative=relative))
@@ -121,7 +122,7 @@ def target_folder(master: Path, root: Path, night: Nightly, searched: Sequence[P
 
 
 def scans_of(found: Found, night: Nightly, ask: Callable[..., Any], notes: list[str]) -> Iterator[NightScan | Outcome]:
-    """The scans of all masters, each with its state; ``notes`` grow by what was left alone."""
+    """The scans of all masters, each with its state; skipped scans are appended to ``notes``."""
     others: Counter[str] = Counter()
     taken: dict[Path, str] = {}
     no_masters = linked = 0
@@ -133,7 +134,7 @@ def scans_of(found: Found, night: Nightly, ask: Callable[..., Any], notes: list[
             continue
         try:
             listed, links = ask(scans_in, str(master))
-        except Exception as error:  # of this file, whatever it is: the others go on
+        except Exception as error:  # any error of this file must not stop the others
             store = folder / f"{master.stem}.zarr"
             yield NightScan(master, (), store, "", read_state(store), broken_look(str(master), (), in_words(error)))
             continue
@@ -142,7 +143,7 @@ def scans_of(found: Found, night: Nightly, ask: Callable[..., Any], notes: list[
         groups: dict[str, list[tuple[str, str]]] = {}
         for entry, title in listed:
             command = (title.split() or [""])[0]
-            # A title in brackets is the fault of an entry that cannot be reached.
+            # A title in brackets describes why an entry cannot be read.
             if command not in night.commands and (not title.startswith("(") or title == "(no title)"):
                 others[command] += 1
                 continue
@@ -152,32 +153,32 @@ def scans_of(found: Found, night: Nightly, ask: Callable[..., Any], notes: list[
             scan = NightScan(master, tuple(entry for entry, _ in group), store, group[0][1], read_state(store))
             owner = taken.setdefault(store, str(master))
             same = owner == str(master)
-            yield scan if same else scan.outcome("failed", f"{store} is that of {owner}; {TELL_APART}")
+            yield scan if same else scan.outcome("failed", f"{store} belongs to {owner}; {TELL_APART}")
     if others:
         words = ", ".join(f"{count} {command}" for command, count in sorted(others.items()))
-        notes.append(f"scans with commands that `commands` does not name were left alone: {words}")
+        notes.append(f"skipped scans with commands that are not in `commands`: {words}")
     if no_masters:
-        notes.append(f"HDF5 files without scans were left alone: {no_masters}")
+        notes.append(f"skipped HDF5 files without scans: {no_masters}")
     if linked:
-        notes.append(f"entries that are links to other masters were left to those: {linked}")
+        notes.append(f"skipped entries that are links to other masters: {linked}")
 
 
 def decide(
     scan: NightScan, night: Nightly, recipes: Sequence[Recipe], ask: Callable[..., Any], now: float
 ) -> NightScan | Outcome:
-    """The scan, looked at, where it is to be done; else its outcome."""
+    """The scan with the state of its files if it is to be reduced, else its outcome."""
     state, stage = scan.state, scan.state.get("stage", "")
     there = (scan.store / "zarr.json").exists()
     finished = there and stage in ("done", "partial") and all(recipe.name in state["recipes"] for recipe in recipes)
     if state and (state["source"], state["entries"][:1]) != (str(scan.source), [*scan.entries[:1]]):
-        taken = f"{scan.store} is that of {state['source']} {', '.join(state['entries'])}"
+        taken = f"{scan.store} belongs to {state['source']} {', '.join(state['entries'])}"
         return scan.outcome("failed", f"{taken}; {TELL_APART}")
     if finished and [*scan.entries] == state["entries"] and unchanged(state["files"]):
         return scan.outcome("unchanged", state["reason"])
     if scan.seen is None:
         try:
             seen = ask(look, str(scan.source), scan.entries, night)
-        except Exception as error:  # of this scan, whatever it is: the others go on
+        except Exception as error:  # any error of this scan must not stop the others
             seen = broken_look(str(scan.source), scan.entries, in_words(error), title=scan.title)
         scan = replace(scan, seen=seen)
     assert scan.seen is not None
@@ -186,11 +187,13 @@ def decide(
     changed = bool(state) and state["fingerprint"] != scan.seen.fingerprint
     raw_asked, asked = what_is_asked(night, recipes)
     if bool(state) and ingested(scan.store):
-        remedy = "remove or rename the store to have it made anew"
+        remedy = "remove or rename the store, and the next night writes it again"
         if changed:
-            return scan.outcome("changed", f"its files are no longer those that {scan.store} was made of; {remedy}")
+            return scan.outcome("changed", f"its files have changed since {scan.store} was written; {remedy}")
         if not finished and state["raw_asked"] != raw_asked:
-            return scan.outcome("changed", f"the night asks for other raw data than {scan.store} has; {remedy}")
+            return scan.outcome(
+                "changed", f"the settings for raw data have changed since {scan.store} was written; {remedy}"
+            )
     if finished:
         return scan.outcome("unchanged", state["reason"])
     fresh = changed or (bool(state) and state["asked"] != asked)
@@ -200,10 +203,10 @@ def decide(
 
 
 def what_is_asked(night: Nightly, recipes: Sequence[Recipe]) -> tuple[str, str]:
-    """Digest of what a night asks of raw data; and of that with its recipes."""
+    """Digest of the settings for raw data, and digest of these settings with the recipes."""
     words = ("beamline", "motors", "detector", "pixel_size", "roi", "allow_partial")
     raw = {word: getattr(night, word) for word in words}
-    if night.scan_mode:  # absent from what nights of earlier versions remembered
+    if night.scan_mode:  # absent from records of earlier versions
         raw["scan_mode"] = night.scan_mode
     return ledger.digest(raw), ledger.digest([raw, [recipe.text for recipe in recipes], __version__])
 
@@ -215,7 +218,7 @@ def ingested(store: Path) -> bool:
 
 
 def read_state(store: Path) -> dict[str, Any]:
-    """What nights before said of a scan; empty where none did, or where the file is not one of this version."""
+    """Record of a scan from earlier nights; empty if there is none, or if its version differs."""
     try:
         found = json.loads(Path(f"{store}{STATE}").read_bytes())
     except (OSError, ValueError):
@@ -226,7 +229,7 @@ def read_state(store: Path) -> dict[str, Any]:
 def write_state(
     scan: NightScan, stage: str, failures: int, reason: str, recipes: Mapping[str, str], asked: tuple[str, str]
 ) -> None:
-    """Remember what became of a scan. ``recipes`` has the digest of each recipe that is done."""
+    """Write the record of a scan. ``recipes`` has the digest of each recipe that is done."""
     assert scan.seen is not None
     path = Path(f"{scan.store}{STATE}")
     for stray in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
@@ -250,6 +253,6 @@ def write_state(
 
 
 def in_words(error: BaseException) -> str:
-    """An error in one line; an unforeseen one with its kind."""
+    """An error in one line; an unforeseen error with its type."""
     text = " ".join(str(error).split())
     return text if isinstance(error, DfxmError) else f"{type(error).__name__}: {text}"

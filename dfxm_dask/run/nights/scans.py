@@ -1,7 +1,7 @@
-"""What a night finds under its raw roots: master files, the scans in them, and whether one is still being written.
+"""Search of a night below its raw roots: master files, their scans, and scans that are still being written.
 
-A damaged HDF5 file can end the program that opens it. Files are therefore looked at in a process of their own, which
-is started anew where one ends it.
+A damaged HDF5 file can end the process that opens it. Files are therefore read in a separate process, which is
+restarted if it ends.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ File = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Found:
-    """Where a night finds its scans.
+    """Result of the search for scans.
 
     Parameters
     ----------
     masters : tuple of (Path, Path)
-        Files that may hold scans, each with the root that it was found under.
+        Files that may contain scans, each with its root.
     searched : tuple of Path
-        Folders that were searched whole; nothing is written below them.
+        Folders that were searched completely; results are never written below them.
     notes, faults : tuple of str
-        What was left alone, and what should have been searched and could not be.
+        Skipped files, and folders that could not be searched.
     """
 
     masters: tuple[tuple[Path, Path], ...]
@@ -59,27 +59,26 @@ class Found:
 
 @dataclass(frozen=True)
 class Look:
-    """A scan, or a stack of them, as its files are now.
+    """Current state of the files of a scan or of a stack of scans.
 
     Parameters
     ----------
     title, sample : str
-        As the beamline wrote them.
+        As recorded by the beamline.
     files : tuple of (path, size, mtime_ns)
-        Of every file that holds a part of the scan, as far as found.
+        All files with a part of the scan, as far as they are found.
     fingerprint : str
-        Digest of all that says which frames these are, and where they belong. Scans that are added to the master
-        later do not change it.
+        Digest of the identity and position of all frames. It does not change when scans are added to the master.
     problem : str
-        Why it cannot be read; empty where it can.
+        Why the scan cannot be read; empty if it can.
     ended : bool
-        Whether the beamline wrote that the scan ended.
+        Whether the beamline recorded the end of the scan.
     newest : (path, mtime in s)
         The last change among its files.
     absent : tuple of str
         Layers that are not complete.
     scan_mode : "rewind", "zigzag" or None
-        Direction of rows as the night says it, where the files do not.
+        Direction of rows from the configuration, if the files do not record it.
     """
 
     title: str
@@ -118,7 +117,7 @@ def find_masters(night: Nightly) -> Found:
         found = matches(pattern)
         fixed = fixed_part(pattern).resolve()
         if not found or not all(os.path.exists(m) for m in found):
-            faults.append(f"{pattern} matches nothing: is it mounted, and spelled as it is?")
+            faults.append(f"{pattern} matches nothing: check its spelling, and that its disk is mounted")
         for match in map(Path, found):
             if not within(match, fixed):
                 links.append(str(match))
@@ -135,12 +134,12 @@ def find_masters(night: Nightly) -> Found:
                 for name in sorted(files):
                     if name.lower().endswith(MASTERS) and not skipped(name):
                         take(Path(folder, name), root)
-    notes = [f"{path} is a link to another place and was not followed" for path in dict.fromkeys(links)]
+    notes = [f"{path} is a link out of the raw folders and was not followed" for path in dict.fromkeys(links)]
     return Found(tuple(sorted(masters.items())), tuple(searched), tuple(notes), tuple(faults))
 
 
 def scans_in(path: str) -> tuple[list[tuple[str, str]], int]:
-    """Entries N.1 of a file with their titles, and how many more are links to other masters, where they count."""
+    """Entries N.1 of a file with their titles, and the number of further entries that are links to other masters."""
     listed = list_bliss(Path(path))
     with Sources(Path(path), path) as sources:
         own = [(n, t) for n, t in listed if not isinstance(sources.master.get(n, getlink=True), h5py.ExternalLink)]
@@ -148,7 +147,7 @@ def scans_in(path: str) -> tuple[list[tuple[str, str]], int]:
 
 
 def look(path: str, listed: Sequence[str], night: Nightly) -> Look:
-    """A scan as its files are now; no pixel is read."""
+    """Current state of the files of a scan; no pixels are read."""
     how: dict[str, Any] = {
         "beamline": load_beamline(night.beamline, dict(night.motors)),
         "detector": night.detector,
@@ -160,7 +159,7 @@ def look(path: str, listed: Sequence[str], night: Nightly) -> Look:
         try:
             scans, absent = read_layers(path, list(listed), **how)
         except DfxmError as error:
-            # Most scans of a night say their direction, or have none; only those that ask for it are told.
+            # Most files record the direction of rows, or need none; the setting is for the others only.
             if not night.scan_mode or "--scan-mode" not in error.remedy:
                 raise
             mode = night.scan_mode
@@ -171,7 +170,7 @@ def look(path: str, listed: Sequence[str], night: Nightly) -> Look:
     master = os.path.realpath(path)
     inside = any(piece.file == master for s in scans for piece in s.pieces)
     ended = all(s.metadata.get("end_time") for s in scans)
-    # Other scans are added to the master all the time: it tells nothing of one that ended and lies in other files.
+    # Other scans are added to the master, so that its changes are irrelevant to a scan that ended and has own files.
     telling = [f for name, f in files.items() if name != master or inside]
     recent = telling if ended and telling else list(files.values())
     newest = max(recent, key=lambda file: file[2])
@@ -190,7 +189,7 @@ def look(path: str, listed: Sequence[str], night: Nightly) -> Look:
 
 
 def broken_look(path: str, listed: Sequence[str], problem: str, *, title: str = "") -> Look:
-    """A scan that cannot be read: all files in its folder may belong to it."""
+    """State of a scan that cannot be read: all files in its folder may belong to it."""
     folder = os.path.dirname(path)
     there = [os.path.join(at, name) for at, _, names in os.walk(folder) for name in names]
     files = tuple(f for f in map(_file, there) if f)
@@ -201,12 +200,12 @@ def broken_look(path: str, listed: Sequence[str], problem: str, *, title: str = 
 
 
 def unchanged(files: Iterable[Sequence[Any]]) -> bool:
-    """Whether files are as they were, by size and time of change."""
+    """Whether size and time of change of files are unchanged."""
     return all(_file(str(name)) == (name, size, mtime) for name, size, mtime in files)
 
 
 def busy(found: Look, night: Nightly, now: float) -> str:
-    """Why a scan may still be being written; empty where it is not."""
+    """Why a scan may be incomplete because it is still being written; empty if it is not."""
     path, changed = found.newest
     age = now - changed
     if age < -1:
@@ -235,7 +234,7 @@ def _ended(path: str, listed: Sequence[str]) -> bool:
 
 
 def _fingerprint(scans: Sequence[Scan], telling: Sequence[File]) -> str:
-    """Digest of what scans are: commands, grids, positions, and the files that hold their frames."""
+    """Digest of the identity of scans: commands, grids, positions, and the files of their frames."""
     told = hashlib.sha256(repr(sorted(telling)).encode())
     for s in scans:
         words = [
@@ -258,12 +257,12 @@ def _fingerprint(scans: Sequence[Scan], telling: Sequence[File]) -> str:
 
 @contextmanager
 def apart() -> Iterator[Callable[..., Any]]:
-    """A way to call functions of this module in another process: ``ask(function, path, ...)``.
+    """Caller of functions of this module in another process: ``ask(function, path, ...)``.
 
     Raises
     ------
     SourceError
-        When asked, and the other process dies over the file; the next question starts another one.
+        The other process died while it read the file; the next call starts another process.
     """
     pool: ProcessPoolExecutor | None = None
 
@@ -271,7 +270,7 @@ def apart() -> Iterator[Callable[..., Any]]:
         nonlocal pool
         if pool is None:
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([__name__])  # once; every process after that comes at once
+            context.set_forkserver_preload([__name__])  # later processes then start quickly
             pool = ProcessPoolExecutor(1, context, _settle)
         try:
             return pool.submit(function, path, *more).result()
@@ -288,7 +287,7 @@ def apart() -> Iterator[Callable[..., Any]]:
 
 
 def _settle() -> None:
-    """In the other process: leave signals to the one that asks, and end when it is gone."""
+    """Ignore signals in the other process, which the parent handles, and end with the parent."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
