@@ -110,8 +110,8 @@ KINDS: dict[str, tuple[Callable[[Path, Path], Path], str, str]] = {
     "below a file": (lambda folder, own: own / "zarr.json" / "x", "does not exist; name the store", "check the path"),
     "link to nowhere": (nowhere, "is a link to .*away, which does not exist|does not exist", "exist; check the path"),
     "device": (lambda folder, own: Path("/dev/null"), "is neither a file nor a folder", "nor a folder; name"),
-    "folder": (folder_of("f"), "is a folder that is no store", "is a folder without .edf files; name the master"),
-    "folder called scan.h5": (folder_of("scan.h5"), "is a folder that is no store", "a folder without .edf files"),
+    "folder": (folder_of("f"), "is a folder but not a store", "is a folder without .edf files; name the master"),
+    "folder called scan.h5": (folder_of("scan.h5"), "is a folder but not a store", "a folder without .edf files"),
     "folder of masters": (folder_of("m", "s2.h5", "s10.h5"), "folder that is no", r"name a master file: .*s2\.h5"),
     "folder of stores": (with_store_in_it, r"name one of .*s\[1\]\.zarr", "is a folder without .edf files"),
     "empty file": (words("e.h5", b""), "is an empty file", "is an empty file; name the master file"),
@@ -228,7 +228,7 @@ def test_commands__refuse_other_files_than_they_ask_for(line: str, kind: str, ow
 def test_commands__refuse_the_current_folder(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "inside").mkdir()
     monkeypatch.chdir(tmp_path / "inside")
-    assert "is a folder that is no store" in refused(line, tmp_path, tmp_path, tmp_path)
+    assert "is a folder but not a store" in refused(line, tmp_path, tmp_path, tmp_path)
 
 
 def test_report__of_the_current_folder_lies_beside_it(

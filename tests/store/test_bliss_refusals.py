@@ -226,7 +226,7 @@ def test_refuses__times_that_do_not_grow(tmp_path: Path) -> None:
     with edit(path) as file:
         del file["1.1/measurement/elapsed_time"]
         replace(file, "1.1/title", "loopscan 9")
-    refuse(path, "loopscan without times or exposure")
+    refuse(path, "is a loopscan without times or exposure")
 
 
 def test_refuses__virtual_motor(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_refuses__no_detector_and_names_what_may_have_been_meant(tmp_path: Path)
     refuse(path, r"no detector 'pco_ff': there is no 3-D dataset .*; choose .*: 3\.1$", "2.1", detector="pco_ff")
     with edit(path) as file:
         del file["3.1/measurement/pco_ff"]
-    refuse(path, "name the master file of a scan with a camera: no entry of this one has any", "2.1")
+    refuse(path, "give the master file of a scan with a camera: no entry of this file has one", "2.1")
 
 
 def test_refuses__copies_of_the_detector_that_differ(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_refuses__edf_headers_that_contradict_themselves(tmp_path: Path) -> None
         ("Dim_1 = 10", "Dim_1 = 00", "has frames of 12 x 0 pixels"),
         ("prefix = strain_", "Dim_3  = 2      ", r"frame 0 has shape \(2, 12, 10\)"),
         ("scan = ascan", "skan = ascan", "neither a title nor fscan_parameters"),
-        ("date = Thu Jul 06 03:41:29", "EDF_BinaryFileName = x.bin", "keeps its counts in another file"),
+        ("date = Thu Jul 06 03:41:29", "EDF_BinaryFileName = x.bin", "has its counts in another file"),
         ("date = Thu Jul 06 03:41:29", "Compression = RLE         ", "is compressed by"),
         ("ByteOrder = Low", "ByteOrder = Lxw", "has ByteOrder"),
         ("DataType = UnsignedShort", "DataType = UnsignedWhort", "has DataType UnsignedWhort; write one such as"),
@@ -197,7 +197,7 @@ def test_refuses__edf_loopscan_without_growing_times(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="epoch does not grow at frame 3"):
         read(tmp_path)
     header(file, "epoch =", "epokk =")
-    with pytest.raises(SourceError, match="loopscan without times or exposure"):
+    with pytest.raises(SourceError, match="is a loopscan without times or exposure"):
         read(tmp_path)
 
 

@@ -198,7 +198,7 @@ def spoil(kind: str, folder: Path) -> dict[str, Any]:
         ("no table", r"comes with no table .*name the table of its motor positions"),
         ("short line", "line 6 has 1 cells, the first row names 2 columns"),
         ("two tables", r"comes with 2 tables: .*t\.csv, .*u\.csv; name the table"),
-        ("no row", "names columns, and has no row below them"),
+        ("no row", "names columns but has no rows"),
     ],
 )
 def test_refuses__tables_and_frames_that_do_not_match(tmp_path: Path, kind: str, words: str) -> None:

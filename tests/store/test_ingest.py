@@ -352,7 +352,7 @@ def test_ingest__killed_and_run_again_is_byte_identical(tmp_path: Path, moment: 
     process.wait()
     process.stdout.close()  # type: ignore[union-attr]
     if len(ledger_file.read_bytes().splitlines()) < 7:
-        with pytest.raises(DfxmError, match="run it again to resume"):
+        with pytest.raises(DfxmError, match="run the same command again to resume"):
             dfxm_dask.open_scan(store)
     report = dfxm_dask.ingest(tmp_path / "a.h5", store, scan="all")
     assert report.skipped >= layers

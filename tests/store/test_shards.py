@@ -218,7 +218,7 @@ def test_open_array__without_metadata(tmp_path: Path) -> None:
 
 def test_open_array__distrusts_huge_chunks(tmp_path: Path) -> None:
     declare(tmp_path / "a", (2**15, 2**15), (2**15, 2**15), (2**15, 2**15), "uint16")
-    with pytest.raises(StoreError, match="distrust this store"):
+    with pytest.raises(StoreError, match="do not trust this store"):
         open_array(tmp_path / "a")
 
 

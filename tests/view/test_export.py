@@ -182,6 +182,39 @@ def test_export__planes_for_paraview(whole):
         np.testing.assert_array_equal(data["spacing"], given["spacing"][1])
         np.testing.assert_array_equal(data["normal"], given["normal"][1])
         np.testing.assert_array_equal(data["kept"], [0, 1])
+        assert {name: values.attrs["units"] for name, values in data.items() if values.attrs["units"] != "1"} == {
+            "centre": "um",
+            "spacing": "um",
+        }
+        assert file["VTKHDF/Points"].attrs["units"] == "um"
+        assert set(file["VTKHDF/FieldData/units"].asstr()) == {"Points: um", "centre: um", "spacing: um"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "cells"), [("points", 200), ("planes", 2), ("lines", 4)])
+def test_export__vtk_reads_scenes_with_their_units(whole, name, cells):
+    reader = pytest.importorskip("vtkmodules.vtkIOHDF").vtkHDFReader()
+    from vtkmodules.util.numpy_support import vtk_to_numpy
+
+    reader.SetFileName(str(whole[1] / f"{name}.vtkhdf"))
+    reader.Update()
+    found = reader.GetOutputDataObject(0)
+    assert found.GetNumberOfCells() == cells
+    units = found.GetFieldData().GetAbstractArray("units")
+    assert "Points: um" in [units.GetValue(k) for k in range(units.GetNumberOfValues())]
+    with h5py.File(whole[1] / f"{name}.vtkhdf") as file:
+        np.testing.assert_array_equal(vtk_to_numpy(found.GetPoints().GetData()), file["VTKHDF/Points"])
+
+
+def test_export__ome_zarr_is_valid_to_its_own_models(whole):
+    models = pytest.importorskip("ome_zarr_models.v05")
+    path = whole[1] / "volume.ome.zarr"
+    for group in (path, path / "labels/label"):
+        image = models.Image.from_zarr(zarr.open_group(str(group), mode="r"))
+        (scales,) = image.ome_attributes.multiscales
+        assert [(axis.name, axis.unit) for axis in scales.axes] == [(dim, "micrometer") for dim in SPACE]
+        scale, translation = scales.datasets[0].coordinateTransformations
+        assert (scale.scale, translation.translation) == ([2.0, 0.04, 0.12], [7.0, 10.0, 20.0])
 
 
 def test_export__lines_run_in_their_patches_and_junctions_where_patches_meet(whole):

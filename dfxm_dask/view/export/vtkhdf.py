@@ -6,6 +6,7 @@ vertices, a cell each. Numbers of boundaries ride along as cell or point data, t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,6 +31,8 @@ class PolyData(NamedTuple):
     corners : int
         Points of every cell: they follow one another.
     cell_data, point_data : dict of str to array (cell, ...) and (point, ...)
+    units : dict of str to str
+        Units of the data; data without an entry have none.
     """
 
     kind: str
@@ -37,10 +40,13 @@ class PolyData(NamedTuple):
     corners: int
     cell_data: dict[str, np.ndarray]
     point_data: dict[str, np.ndarray]
+    units: dict[str, str] = {}
 
 
 def write_polydata(path: Path, content: PolyData) -> None:
     """One VTKHDF file of type PolyData, in one partition.
+
+    Units are an attribute of every array, and lines "name: unit" of the field data ``units``, which ParaView shows.
 
     References
     ----------
@@ -65,6 +71,14 @@ def write_polydata(path: Path, content: PolyData) -> None:
             for key, values in data.items():
                 # Readers know no bool, which HDF5 would hold as an enumeration.
                 _put(group, key, values.astype(np.uint8) if values.dtype.kind == "b" else values)
+                group[key].attrs["units"] = content.units.get(key, "1")
+        root["Points"].attrs["units"] = "um"
+        lines = [
+            f"{name}: {unit}".encode("ascii", "replace") for name, unit in {"Points": "um", **content.units}.items()
+        ]
+        root.create_group("FieldData").create_dataset(
+            "units", data=lines, dtype=h5py.string_dtype("ascii")
+        )  # VTK reads no other
 
 
 def _put(group: h5py.Group, name: str, values: np.ndarray) -> None:
@@ -82,7 +96,7 @@ def points_of(found: xr.Dataset) -> PolyData | None:
         for name, variable in found.data_vars.items()
         if variable.dims == found["point"].dims[:1] and variable.dtype.kind in "biuf"
     }
-    return PolyData("Vertices", points, 1, {}, data)
+    return PolyData("Vertices", points, 1, {}, data, _units(found, data))
 
 
 def planes_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
@@ -101,7 +115,11 @@ def planes_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
     for name, variable in found.data_vars.items():
         if variable.dims[:1] == ("boundary",) and variable.ndim <= 2 and variable.dtype.kind in "biuf":
             data[str(name)] = np.asarray(variable)[drawn]
-    return PolyData("Polygons", corners.reshape(-1, 3), corners.shape[1], data, {})
+    return PolyData("Polygons", corners.reshape(-1, 3), corners.shape[1], data, {}, _units(found, data))
+
+
+def _units(found: xr.Dataset, data: Iterable[str]) -> dict[str, str]:
+    return {name: unit for name in data if name in found and (unit := str(found[name].attrs.get("units", "1"))) != "1"}
 
 
 def patches(found: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -170,4 +188,4 @@ def lines_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
     for name, variable in found.data_vars.items():
         if variable.dims == ("boundary", "family") and variable.dtype.kind in "biuf":
             data[str(name)] = np.where(at[0] < 0, np.nan, np.asarray(variable, float)[at])
-    return PolyData("Lines", np.reshape(ends, (-1, 3)), 2, data, {})
+    return PolyData("Lines", np.reshape(ends, (-1, 3)), 2, data, {}, _units(found, data))
