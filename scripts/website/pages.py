@@ -65,7 +65,7 @@ def api_pages() -> dict[str, str]:
 
 
 def write_pages(folder: Path) -> None:
-    """Write all sources of the site into a folder, in place of what was there."""
+    """Write all sources of the site into a folder, in place of earlier ones."""
     shutil.rmtree(folder, ignore_errors=True)
     results = []
     for pattern in COPIED:
