@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -148,3 +149,21 @@ def test_guide__shows_a_chapter_and_refuses_others() -> None:
 def test_public_names__have_a_command_in_the_readme() -> None:
     table = (ROOT / "README.md").read_text("utf-8")
     assert [name for name in cli.commands if f"`{name}`" not in table] == []
+
+
+def test_site__has_every_public_name() -> None:
+    pages = runpy.run_path(str(ROOT / "scripts/website/pages.py"))["api_pages"]()
+    listed = {
+        name
+        for text in pages.values()
+        for name in re.findall(r"^\.\. auto(?:function|class):: dfxm_dask\.(\w+)", text, re.M)
+    }
+    assert listed == {*dfxm_dask.__all__} - {"__version__"}
+    assert all(f"`{room}`" in pages["index"] for room in pages if room != "index")
+
+
+def test_examples__are_run_by_tests() -> None:
+    tests = "".join(p.read_text() for p in (ROOT / "tests/scenarios").glob("*.py"))
+    names = [p.name for p in (ROOT / "scripts/examples").glob("*.py")]
+    assert len(names) == 4
+    assert [name for name in names if name not in tests] == []

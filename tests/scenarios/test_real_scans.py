@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,6 +15,7 @@ import dfxm_dask
 from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import parse_recipe
 
+EXAMPLES = Path(__file__).parents[2] / "scripts/examples"
 SCANS = {
     "rocking": ("1.1", "measurement/pco_ff", "instrument/mu/value", ("phi",), (150,)),
     "mosa_scan": ("1.1,2.1", "instrument/pco_ff/image", "instrument/diffrz/data", ("chi", "phi"), (62, 43)),
@@ -100,16 +103,28 @@ def test_maps__centre_of_mass_lies_on_the_reflection(name: str, real_scans: dict
         assert np.nanmedian(np.abs(plain[f"com_{axis}"].values[0] - expected)) / step > 3 * away
 
 
-def test_maps__truncated_curves_of_the_rocking_scan_are_flagged(real_scans: dict[str, Path], tmp_path: Path) -> None:
-    """A third to a half of the illuminated pixels have a curve that the scan cuts off: that is said, pixel by pixel."""
-    dfxm_dask.ingest(real_scans["rocking"], tmp_path / "s.zarr", pixel_size=(1, 1))
-    text = MAPS.replace("{method: quantile, quantile: 0.1}", "{method: scalar, value: 2560}")
-    run_recipe(parse_recipe(text.replace("noise_cut: 5", "lit_above: 1000"), Path("maps.yaml")), tmp_path / "s.zarr")
-    maps = dfxm_dask.open_scan(tmp_path / "s.zarr")["rocking"].to_dataset().load()
-    lit = (maps.flags & 1) == 0
-    assert 0.3 < float(((maps.flags & 2) > 0).sum() / lit.sum()) < 0.6
-    fwhm = 2.3548 * maps.std_phi.where(lit).median()
-    assert float(fwhm) == pytest.approx(0.082, abs=0.008)
+def test_example__truncated_curves_of_the_rocking_scan_are_flagged(
+    run_example: Callable[[Path], dict[str, Any]],
+) -> None:
+    """A third to a half of the lit pixels have a curve that the scan cuts off: each carries the flag."""
+    done = run_example(EXAMPLES / "1_rocking_scan.py")
+    known = done["known"]
+    lit = (known.flags & 1) == 0
+    assert 0.3 < float(((known.flags & 2) > 0).sum() / lit.sum()) < 0.6
+    assert done["widths"]["background of 2560 counts"] * 2.3548 == pytest.approx(0.082, abs=0.008)
+    assert 0.3 < done["truncated"] < 0.4
+    assert "weak beam: False" in done["printed"]
+
+
+def test_example__of_the_mosaicity_scan(run_example: Callable[[Path], dict[str, Any]]) -> None:
+    done = run_example(EXAMPLES / "2_mosaicity_scan.py")
+    raw, maps = done["tree"]["raw"].counts.values[1], done["maps"]
+    y, x = 20, 40
+    above = raw[..., y, x] - np.median(raw[..., y, x])
+    chi = (np.where(above > 15, above, 0).sum(1) * maps.chi.values).sum() / np.where(above > 15, above, 0).sum()
+    assert float(maps.com_chi[1, y, x]) == pytest.approx(chi, abs=0.25 * 0.08)
+    assert (done["colours"].mosaicity.values.max(-1) > 0).all()
+    assert done["single"] < 0.01
 
 
 def test_kam__of_a_real_orientation_field() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,17 +18,37 @@ from dfxm_dask.run.recipe import read_recipe
 from dfxm_dask.view.compare.truth import truth_rows
 from dfxm_dask.view.compare.volumes import compare_volumes
 
-SHAPE = (256, 240)
 RESULTS = ("volume", "boundaries")
+EXAMPLES = Path(__file__).parents[2] / "scripts/examples"
 
 
 @pytest.fixture(scope="module")
-def wall(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six layers of a tilt wall, reduced in this process."""
-    store = tmp_path_factory.mktemp("wall") / "wall.zarr"
-    dfxm_dask.simulate("easy", store, layers=6, shape=SHAPE, seed=0, strong_beam="sharp")
-    assert run_recipe("weak_beam_volume", store).complete
-    return store
+def example(run_example: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    return run_example(EXAMPLES / "3_weak_beam_to_boundaries.py")
+
+
+@pytest.fixture(scope="module")
+def wall(example: dict[str, Any]) -> Path:
+    """Six layers of a tilt wall, reduced in this process by the example."""
+    assert example["report"].complete
+    return Path(example["store"])
+
+
+def test_example__of_boundaries_prints_what_is_there(example: dict[str, Any]) -> None:
+    assert "boundaries found 1, true 1" in example["printed"]
+    assert 0.8 < example["share"] < 1
+    assert float(example["near"].mean()) < 0.2
+    assert example["angle"] < 0.5
+    assert np.isnan(example["found"].spacing.values[0]).all()
+
+
+def test_example__of_a_reduction(run_example: Callable[[Path], dict[str, Any]]) -> None:
+    done = run_example(EXAMPLES / "4_your_own_reduction.py")
+    counts = done["scan"].counts.values[0].astype(float) - 100
+    curve = np.maximum(counts[:, 10, 20], 0)
+    expected = curve[: curve.argmax()].sum() / curve.sum()
+    np.testing.assert_allclose(done["share"].values[0, 10, 20], expected, rtol=1e-5)
+    assert "below_peak: parameter 'offset'" in done["printed"]
 
 
 def test_volume__finds_the_wall_its_lines_and_none_that_is_not_there(wall: Path) -> None:
