@@ -351,7 +351,7 @@ def integrate_beams(
     if p_weak is None and (method != "pixel" or legacy):
         raise InputError(
             "integrate_beams: " + ("legacy" if legacy else f"method {method!r}"),
-            "finds no p_weak",
+            "has no p_weak",
             "run the step classify_beams first, or set method='pixel'",
         )
     if p_weak is not None:

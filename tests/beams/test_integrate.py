@@ -267,7 +267,7 @@ def test_integrate_beams__refusals():
     counts, phi, lit, peak, width, level = random_layer(np.uint16)
     arguments = counts, {"phi": phi}, lit, peak, width, level
     for options, asked in (({"method": "patch"}, "method 'patch'"), ({"legacy": True}, "legacy")):
-        with pytest.raises(InputError, match=f"integrate_beams: {asked}: finds no p_weak; run the step"):
+        with pytest.raises(InputError, match=f"integrate_beams: {asked}: has no p_weak; run the step"):
             integrated(*arguments, **options)
     with pytest.raises(InputError, match=r"p_weak of 2 × 2 patches: a frame of 7 × 300 pixels has 1 × 5"):
         integrated(*arguments, p_weak=np.zeros((2, 2, 31), np.float32))

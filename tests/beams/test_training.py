@@ -242,7 +242,7 @@ def test_train__goes_on_from_weights_that_are_there() -> None:
 def test_train__refusals() -> None:
     patches, labels = np.zeros((6, 64, 64), np.uint16), np.array([0, 1, 0, 1, 0, 1])
     levels, groups = np.zeros((6, LEVELS), np.float32), np.array([0, 0, 1, 1, 2, 2])
-    with pytest.raises(InputError, match=r"training on 6 patches: there are .*'groups': 5"):
+    with pytest.raises(InputError, match=r"training on 6 patches: has .*'groups': 5"):
         train(patches, labels, groups[:5], levels=levels)
     with pytest.raises(InputError, match="all patches are of one layer; label frames of a second layer"):
         train(patches, labels, np.zeros(6), levels=levels)

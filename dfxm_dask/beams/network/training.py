@@ -59,7 +59,7 @@ def _checked(
     n = len(patches)
     lengths = {"labels": len(labels), "groups": len(groups), "levels": len(levels)}
     if set(lengths.values()) != {n}:
-        raise InputError(f"training on {n} patches", f"finds {lengths}", "give one entry of each for every patch")
+        raise InputError(f"training on {n} patches", f"has {lengths}", "give one entry of each for every patch")
     if not np.isin(labels, (WEAK, STRONG)).all():
         raise InputError("training", f"labels {np.unique(labels).tolist()}", f"give {WEAK} (weak) or {STRONG} (strong)")
     return _Labelled(patches, labels, levels, np.broadcast_to(np.asarray(dark, np.float32), n))
