@@ -139,7 +139,7 @@ def background(
     ] = "quantile",
     quantile: Annotated[
         float,
-        Field(ge=0, lt=1, description="for method 'quantile': fraction of the scan that lies below the background"),
+        Field(ge=0, lt=1, description="for method 'quantile': order of the quantile"),
     ] = 0.1,
     value: Annotated[
         float | None, Field(description="for method 'scalar': the background", json_schema_extra={"unit": "count"})

@@ -50,7 +50,7 @@ def hot_pixels(
     background_map: np.ndarray,
     *,
     threshold: Annotated[
-        float, Field(gt=0, description="deviation from the neighbours, in robust standard deviations, above which hot")
+        float, Field(gt=0, description="threshold of the deviation from the neighbours, in robust standard deviations")
     ] = 8.0,
     floor: Annotated[
         float,

@@ -148,7 +148,7 @@ def zingers(
     frame_scale: np.ndarray | None = None,
     *,
     threshold: Annotated[
-        float, Field(gt=0, description="excess over the larger neighbour, in standard deviations, above which a zinger")
+        float, Field(gt=0, description="threshold of the excess over the larger neighbour, in standard deviations")
     ] = 12.0,
     ratio: Annotated[
         float, Field(ge=1, description="least ratio of the signal above the offset to that of the larger neighbour")

@@ -188,7 +188,7 @@ def test_simulate__foreign_and_stale_beamline_files_are_refused(tmp_path: Path) 
     out = tmp_path / "a.h5"
     simulate("empty", out, **tiny)
     shutil.rmtree(tmp_path / "a_truth.zarr")
-    with pytest.raises(StoreError, match=r"master file .*a\.h5.*holds something else; say --overwrite"):
+    with pytest.raises(StoreError, match=r"master file .*a\.h5.*holds something else; pass --overwrite"):
         simulate("empty", out, seed=1, **tiny)
     with pytest.raises(StoreError, match="exists and does not come from a simulation"):
         simulate("empty", out, **tiny)
