@@ -213,7 +213,9 @@ def test_gather__refusals(tmp_path: Path) -> None:
     dark = written(tmp_path / "l.csv", "z,phi,y0,y1,x0,x1,class\n10,0,0,128,150,200,weak\n11,0,0,128,150,200,strong\n")
     with pytest.raises(InputError, match=r"l\.csv: no weak or strong patch is lit; label more"):
         gather([made()], str(dark), most=9, seed=0, dark=None)
-    with pytest.raises(InputError, match=r"training on a\.zarr: coordinate 'x': is in 'pixel': the effective pixel"):
+    with pytest.raises(
+        InputError, match=r"training on a\.zarr: coordinate 'x': has units 'pixel': the effective pixel"
+    ):
         gather([made(reference=False, units="pixel")], "prior", most=9, seed=0, dark=None)
     with pytest.raises(InputError, match="training: no store is given"):
         open_scans([])
@@ -391,7 +393,7 @@ def test_train_weights__refusals(stores: list[Path], trained: Path, tmp_path: Pa
 
 def test_open_scans__refuses_a_store_without_counts(tmp_path: Path) -> None:
     dfxm_dask.simulate("easy", tmp_path / "s.h5", layers=1, shape=(64, 64), format="bliss")
-    with pytest.raises(InputError, match=r"s_truth\.zarr: it has no raw counts; give the store that was ingested"):
+    with pytest.raises(InputError, match=r"s_truth\.zarr: it has no raw counts; give the store of an ingest"):
         open_scans([tmp_path / "s_truth.zarr"])
 
 

@@ -111,7 +111,9 @@ def test_weak_beam__frames_on_one_scale_for_steps_that_need_whole_layers(made) -
     other = dfxm_dask.local_peak.kernel(counts, *given, background_map=level, noise=raw.noise.values[1])
     assert not np.array_equal(other["peak_local"], alone["peak_local"], equal_nan=True)
     late = text.replace("  - normalise: {}\n", "").replace("  - local_peak", first + "  - local_peak")
-    with pytest.raises(RecipeError, match=r"step local_peak: reads counts that.*put normalise before background"):
+    with pytest.raises(
+        RecipeError, match=r"step local_peak: reads counts after normalise.*put normalise before background"
+    ):
         plan(recipe(late), store)
 
 
