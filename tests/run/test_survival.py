@@ -290,7 +290,7 @@ def test_run_recipe__who_was_taken_for_dead_commits_nothing(store: Path, monkeyp
         return record
 
     monkeypatch.setattr(passes, "run_unit", robbed)
-    with pytest.raises(StoreError, match="no longer that of this run"):
+    with pytest.raises(StoreError, match="no longer belongs to this run"):
         run_recipe(recipe(), store)
     assert lines(store, "rocking", "moments") == 1
     (store / "rocking/.ledger/lock").unlink()
@@ -308,7 +308,7 @@ def test_run_recipe__a_damaged_layer_keeps_no_other_from_its_results(store: Path
         report = run_recipe(recipe(), store, client=client)
         assert not report.complete
         assert {block for _, block, _ in report.quarantined} == {"z0003-0:40"}
-        assert "raw/counts/c/3/0/0/0: holds a chunk whose checksum is wrong" in report.quarantined[0][2]
+        assert "raw/counts/c/3/0/0/0: has a chunk with a wrong checksum is wrong" in report.quarantined[0][2]
         assert lines(store, "rocking", "kam") == 5
         with pytest.raises(IncompleteError, match="5 of 6"):
             dfxm_dask.open_scan(store)

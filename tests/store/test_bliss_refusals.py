@@ -39,17 +39,17 @@ def test_refuses__truncated_master(tmp_path: Path) -> None:
 
 def test_refuses__no_such_entry_and_lists_what_there_is(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", layers=2).path
-    refuse(path, r"entry 7\.1: no such entry; entries are 1\.1, 2\.1", "7.1")
+    refuse(path, r"entry 7\.1: does not exist; choose from the entries 1\.1, 2\.1", "7.1")
 
 
 def test_refuses__the_chain_of_slow_sensors(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5").path
-    refuse(path, r"entry 1\.2: is no scan with frames \(N\.2 holds slow sensors\)", "1.2")
+    refuse(path, r"entry 1\.2: is not a scan with frames \(N\.2 contains slow sensors\)", "1.2")
 
 
 def test_refuses__a_file_that_is_no_master(tmp_path: Path) -> None:
     write_bliss(tmp_path / "m.h5", link="vds")
-    refuse(tmp_path / "scan0001" / "pco_ff_0000.h5", "holds no scan .*but entry_0000; name the master file")
+    refuse(tmp_path / "scan0001" / "pco_ff_0000.h5", "contains no scan .*but entry_0000; give the master file")
 
 
 # The command.
@@ -68,7 +68,7 @@ def test_refuses__unknown_command_and_lists_the_known(tmp_path: Path) -> None:
 
 def test_refuses__title_and_parameters_that_disagree(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", title="fscan mu 0.29 0.001 29 0.5 0.58").path
-    refuse(path, r"title says mu \(29\), fscan_parameters mu \(30\)")
+    refuse(path, r"title gives mu \(29\), but fscan_parameters mu \(30\)")
 
 
 def test_refuses__title_and_parameters_that_start_elsewhere(tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_refuses__fewer_frames_than_commanded(tmp_path: Path, link: str) -> None
 
 def test_refuses__more_frames_than_commanded(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", title="fscan mu 0.29 0.001 28 0.5 0.58", parameters=False).path
-    refuse(path, "motor mu has 30|has 30 frames, the command asks for 28")
-    refuse(path, "has 30 frames, the command asks for 28", allow_partial=True)
+    refuse(path, "motor mu has 30|has 30 frames, but the command requests 28")
+    refuse(path, "has 30 frames, but the command requests 28", allow_partial=True)
 
 
 def test_refuses__intervals_are_not_frames(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_refuses__motor_of_nothing_but_nan(tmp_path: Path) -> None:
 
 def test_refuses__motor_that_stood_still(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", readbacks={"mu": np.full(30, 0.3)}).path
-    refuse(path, r"motor mu stood still at 0\.3")
+    refuse(path, r"motor mu did not move from 0\.3")
 
 
 @pytest.mark.parametrize("command", [{}, ASCAN])
@@ -222,7 +222,7 @@ def test_refuses__times_that_do_not_grow(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", command="loopscan", motors=(), shape=(9,), starts=(), steps=()).path
     with edit(path) as file:
         file["1.1/measurement/elapsed_time"][5] = 0.0
-    refuse(path, "elapsed_time does not grow at frame 5")
+    refuse(path, "elapsed_time does not increase at frame 5")
     with edit(path) as file:
         del file["1.1/measurement/elapsed_time"]
         replace(file, "1.1/title", "loopscan 9")

@@ -279,7 +279,7 @@ def test_ingest__again_with_another_size_names_calibrate(made: Path, copy: Any) 
     again = {"scan": "all", "roi": (4, 36, 2, 30)}
     with pytest.raises(StoreError, match=r"has pixels of 0.5 um .* not of 0.5 um .* 0.6 um .*calibrate .* 0.5,0.6"):
         dfxm_dask.ingest(made / "s.h5", store, pixel_size=(0.5, 0.6), **again)
-    with pytest.raises(StoreError, match="holds another ingest"):
+    with pytest.raises(StoreError, match="contains a different ingest"):
         dfxm_dask.ingest(made / "s.h5", store, scan="all", roi=(4, 36, 2, 29))
     assert contents(store) == kept
     dfxm_dask.ingest(made / "s.h5", store, overwrite=True, **again)
@@ -340,7 +340,7 @@ def test_calibrate__the_beamline_says_the_scattering_plane(tmp_path: Path) -> No
         ledger.write_provenance(store, "raw", {"ingest": made | {"scattering_plane": record}})
         found = dfxm_dask.calibrate(store, magnification=13, dry_run=True)
         assert found.pixel_size == pytest.approx((0.5, 0.5 / np.tan(np.deg2rad(18))), rel=1e-12)
-        assert "stretched along x (assumed: the store does not tell the scattering plane)" in found.source
+        assert "stretched along x (assumed: the store does not record the scattering plane)" in found.source
     for wrong in ("z", "Y", "vertical", "1", "[y, x]", "yes", "''"):
         (tmp_path / "own.yaml").write_text(text.replace("scattering_plane: y", f"scattering_plane: {wrong}"))
         with pytest.raises(RecipeError, match=r"own\.yaml:\d+: 'scattering_plane': .*'y' or 'x'") as caught:

@@ -207,7 +207,7 @@ def test_link_that_leaves_the_folder__needs_a_declared_root(tmp_path: Path, kind
         master_with(path, pco_ff=h5py.SoftLink("/camera/data"))
         with h5py.File(path, "a") as master:
             master["camera"] = h5py.ExternalLink("../far/a_0000.h5", CAMERA_DATA.rpartition("/")[0])
-    with pytest.raises(SourceError, match=r"far/a_0000\.h5, outside .*declare its folder as a root"):
+    with pytest.raises(SourceError, match=r"far/a_0000\.h5, outside .*declare its folder with --root"):
         read(path)
     np.testing.assert_array_equal(all_frames(read(path, roots=(tmp_path / "far",))), counts)
     own = load_beamline("id03", {"roots": [str(tmp_path / "far")]})

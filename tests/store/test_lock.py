@@ -107,7 +107,7 @@ def test_fence__who_was_robbed_finds_out_and_does_not_rob_back(tmp_path: Path) -
     with hold(tmp_path, what="old") as fence:
         fence.check()
         foreign(tmp_path, 0)
-        with pytest.raises(StoreError, match=r"no longer that of this run; it is held by .*elsewhere.*let the other"):
+        with pytest.raises(StoreError, match=r"no longer belongs to this run but to .*elsewhere.*let the other"):
             fence.check()
     assert json.loads((tmp_path / "lock").read_text())["token"] == "theirs"
     (tmp_path / "lock").unlink()
