@@ -224,7 +224,7 @@ def test_run_recipe__other_parameters_are_refused_and_never_mixed(store: Path) -
     run_recipe(recipe(text), store)
     before = contents(store)
     with pytest.raises(
-        StoreError, match=r"step 'background'.*made with a different parameters .*60.*61.*; say --overwrite"
+        StoreError, match=r"step 'background'.*already exists with different parameters .*60.*61.*; use --overwrite"
     ):
         run_recipe(recipe(text.replace("60", "61")), store)
     assert contents(store) == before

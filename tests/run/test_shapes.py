@@ -300,7 +300,9 @@ def test_run_recipe__overwrite_mends_a_damaged_shard(store: Path) -> None:
 def test_run_recipe__stale_results_are_refused_as_input_and_on_resume(store: Path) -> None:
     run_recipe(recipe("sums", "means"), store)
     run_recipe(recipe("sums: {plus: 3}"), store, overwrite=True)
-    with pytest.raises(IncompleteError, match=r"its input extra/sums was made anew since; run it again with --over"):
+    with pytest.raises(
+        IncompleteError, match=r"its input extra/sums has been recomputed since; run the recipe again with --over"
+    ):
         dfxm_dask.open_scan(store)
     with pytest.raises(StoreError, match=r"'means'.*made with a different inputs"):
         run_recipe(recipe("sums: {plus: 3}", "means"), store)

@@ -117,10 +117,10 @@ def test_open_scan__what_was_made_of_stale_inputs_is_stale_itself(store: Path) -
     run_recipe(parsed("background: {method: scalar, value: 60}", "moments: {}", KAM), store)
     run_recipe(parsed("background: {method: scalar, value: 61}"), store, overwrite=True)
     state = open_store(store).incomplete("rocking")
-    assert "frames/background was made anew" in state["moments"][0]
-    assert "made anew" in state["kam"][0]
+    assert "frames/background has been recomputed" in state["moments"][0]
+    assert "recomputed" in state["kam"][0]
     assert {f.step for f in verify(store).faults} == {"moments", "kam"}
-    with pytest.raises(IncompleteError, match="made anew since"):
+    with pytest.raises(IncompleteError, match="recomputed since"):
         dfxm_dask.open_scan(store)
 
 

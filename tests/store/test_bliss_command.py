@@ -141,7 +141,7 @@ def test_load_beamline__refuses(tmp_path: Path, text: str, match: str) -> None:
 
 def test_find_config__names_those_that_there_are(tmp_path: Path) -> None:
     assert find_config("beamlines", "id03").name == "id03.yaml"
-    with pytest.raises(RecipeError, match=r"'id30': not found \(did you mean 'id03'\?\); name one of .*id03"):
+    with pytest.raises(RecipeError, match=r"'id30': not found \(did you mean 'id03'\?\); choose from .*id03"):
         find_config("beamlines", "id30")
     with pytest.raises(RecipeError, match="not found"):
         find_config("beamlines", tmp_path / "none.yaml")

@@ -28,7 +28,7 @@ def test_refuses__no_such_file(tmp_path: Path) -> None:
 
 def test_refuses__a_file_that_is_not_hdf5(tmp_path: Path) -> None:
     (tmp_path / "m.h5").write_text("fscan mu 0 1 2")
-    refuse(tmp_path / "m.h5", r"is not an HDF5 file; name the master file")
+    refuse(tmp_path / "m.h5", r"is not an HDF5 file; give the master file")
 
 
 def test_refuses__truncated_master(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def test_refuses__several_detectors_until_one_is_named(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5").path
     with edit(path) as file:
         file["1.1/instrument/basler_ff/data"] = known_counts(30, (4, 4))
-    refuse(path, r"several detectors: pco_ff \(30, 12, 10\) uint16, basler_ff \(30, 4, 4\) uint16; name one with")
-    named = r"; name one of its cameras with --detector: pco_ff \(30, 12, 10\) uint16, basler"
+    refuse(path, r"several detectors: pco_ff \(30, 12, 10\) uint16, basler_ff \(30, 4, 4\) uint16; choose one with")
+    named = r"; choose one of its cameras with --detector: pco_ff \(30, 12, 10\) uint16, basler"
     refuse(path, r"no detector 'pco_fff' \(did you mean 'pco_ff'\?\)" + named, detector="pco_fff")
     refuse(
         path, "no detector 'instrument/pco_ff/data', which is not a dataset" + named, detector="instrument/pco_ff/data"

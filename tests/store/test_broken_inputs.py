@@ -194,12 +194,12 @@ INGESTS: dict[str, Callable[[Path], Made]] = {
     "motor too short": bliss("motor mu has 23 positions for 30 frames", change=motor(np.arange(23.0))),
     "motor of NaN": bliss("motor mu is nan at frame 0", change=motor(np.full(30, np.nan))),
     "motor at infinity": bliss("motor mu is inf at frame 0", change=motor(np.full(30, np.inf))),
-    "motor that stood still": bliss("motor mu stood still", change=motor(np.full(30, 0.3))),
+    "motor that stood still": bliss("motor mu did not move", change=motor(np.full(30, 0.3))),
     "motor that runs back": bliss("motor mu is .* at frame", change=motor(0.319 - 0.001 * np.arange(30))),
     "motor elsewhere": bliss("more than half a step off", change=motor(1 + 0.001 * np.arange(30))),
     "no detector": bliss("has no detector", change=no_detector),
     "counts that are floats": bliss(
-        "holds float32, not counts",
+        "contains float32, not counts",
         change=lambda f: replace(f, "1.1/measurement/pco_ff", known_counts(30).astype("f4")),
     ),
     "frames without pixels": bliss(
@@ -211,7 +211,7 @@ INGESTS: dict[str, Callable[[Path], Made]] = {
     "camera file outside": camera(outside, r"a_0000\.h5, outside .*declare its folder with --root"),
     "links in a circle": camera(lambda f: h5py.SoftLink("/1.1/measurement/pco_ff"), "more than 16 links in a row"),
     "raw storage of another file": raw_storage,
-    "layers at one place": layers(r"m\.h5 entry 2\.1: stands at samz", z_step=0.0),
+    "layers at one place": layers(r"m\.h5 entry 2\.1: is at samz", z_step=0.0),
     "layers of other frames": other_layers,
     "EDF file lost": edf("point_no of the frames are not consecutive", lambda files: files[2].unlink()),
     "EDF file cut": edf(r"strain_0002\.edf: has 7 missing bytes", shorter),
@@ -300,7 +300,7 @@ STORES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "attributes a text": (meta("raw", lambda m: m.update(attributes="none")), "attributes that are not a mapping"),
     "provenance a list": (
         meta("raw", lambda m: m["attributes"].update(provenance=[])),
-        "provenance that is no mapping",
+        "provenance that is not a mapping",
     ),
     "provenance no JSON": (
         meta("raw", lambda m: m["attributes"].update(provenance="{")),
@@ -314,7 +314,7 @@ STORES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "coordinate lost": (gone("x"), r"has no coordinate x|x.*is missing|1 of 2|0 of 2|is missing"),
     "coordinate of another length": (
         meta("y", lambda m: m.update(shape=[63], chunk_grid=regular(63))),
-        r"has 6[34] of y, not 6[34]",
+        r"has 6[34] positions along y, not 6[34]",
     ),
     "coordinate of two dims": (
         meta(

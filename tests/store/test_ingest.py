@@ -88,7 +88,7 @@ def test_ingest__a_glob_of_files(tmp_path: Path) -> None:
 
 def test_ingest__z_given_by_the_user(tmp_path: Path) -> None:
     written = write_bliss(tmp_path / "s.h5", layers=2, shape=(4,), z_step=0)
-    with pytest.raises(SourceError, match="stands at samz"):
+    with pytest.raises(SourceError, match="is at samz"):
         dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "s.zarr", scan="all")
     dfxm_dask.ingest(tmp_path / "s.h5", tmp_path / "s.zarr", scan="all", z=[5.0, 2.0])
     raw = dfxm_dask.open_scan(tmp_path / "s.zarr")["raw"]
@@ -208,7 +208,7 @@ def test_ingest__twice_changes_nothing(tmp_path: Path) -> None:
 
 def test_ingest__several_scans_must_be_chosen(tmp_path: Path) -> None:
     write_bliss(tmp_path / "a.h5", shape=(4,), layers=2)
-    with pytest.raises(SourceError, match=r"holds 2 scans: 1\.1, 2\.1; choose with --scan"):
+    with pytest.raises(SourceError, match=r"contains 2 scans: 1\.1, 2\.1; choose with --scan"):
         dfxm_dask.ingest(tmp_path / "a.h5", tmp_path / "s.zarr")
 
 
@@ -237,7 +237,7 @@ def test_ingest__raw_data_is_never_written_to(tmp_path: Path) -> None:
     place = tmp_path / "RAW_DATA" / "sample"
     place.mkdir(parents=True)
     write_bliss(place / "a.h5", shape=(4,))
-    with pytest.raises(StoreError, match=r"lies under RAW_DATA.*write under PROCESSED_DATA"):
+    with pytest.raises(StoreError, match=r"is under RAW_DATA.*write under PROCESSED_DATA"):
         dfxm_dask.ingest(place / "a.h5", place / "s.zarr")
     assert sorted(p.suffix for p in place.iterdir() if p.is_file()) == [".h5"]
 
@@ -245,7 +245,7 @@ def test_ingest__raw_data_is_never_written_to(tmp_path: Path) -> None:
 def test_ingest__place_that_cannot_be_written(tmp_path: Path) -> None:
     write_bliss(tmp_path / "a.h5", shape=(4,))
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be written; choose another place"):
+    with pytest.raises(StoreError, match="cannot be written; choose another folder"):
         dfxm_dask.ingest(tmp_path / "a.h5", tmp_path / "file" / "s.zarr")
 
 

@@ -170,7 +170,7 @@ def test_refuses__plug_ins_that_are_no_readers(plugged: Any, fault: str) -> None
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"format": "blis"}, r"format 'blis': is not known.*bliss.*; name one of bliss, edf"),
+        ({"format": "blis"}, r"format 'blis': is unknown.*bliss.*; choose from bliss, edf"),
         ({"positions": "title"}, "positions='title': is not known; give 'motor' or 'command'"),
         ({"repeats": "3"}, "repeats='3': is not known; give 'point' or 'scan'"),
     ],

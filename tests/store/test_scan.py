@@ -131,7 +131,7 @@ def test_open_scan__manifest_is_what_makes_a_step_complete(store: Path) -> None:
 def test_open_scan__results_older_than_their_input_are_refused(store: Path) -> None:
     made = ledger.group_provenance(store, "raw")[1]["ingest"]
     ledger.write_provenance(store, "raw", {"ingest": made | {"digest": "other"}})
-    with pytest.raises(IncompleteError, match="its input raw/ingest was made anew since"):
+    with pytest.raises(IncompleteError, match="its input raw/ingest has been recomputed since"):
         dfxm_dask.open_scan(store)
 
 

@@ -325,7 +325,7 @@ def test_stacked__order_and_distance_after_conversion(
     if right:
         np.testing.assert_allclose([layer_z(s) for s in read(path)], np.sort(places) * 1e3)
     else:
-        with pytest.raises(SourceError, match="one place"):
+        with pytest.raises(SourceError, match="one position"):
             read(path)
 
 
