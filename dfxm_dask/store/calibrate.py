@@ -290,7 +290,7 @@ def _pending(path: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str
         if not coordinates and not crystal:
             raise ValueError("nothing to do")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(f"file {path}", f"is no calibration ({error})", DISTRUST) from None
+        raise StoreError(f"file {path}", f"is not a calibration ({error})", DISTRUST) from None
     return coordinates, withdrawn, crystal
 
 

@@ -129,7 +129,7 @@ METADATA: dict[str, tuple[Callable[[Path], Any], str]] = {
     "keys of another kind": (set_of(chunk_key_encoding={"name": "fanout"}), "chunk key encoding"),
     "dims of one name": (set_of(dimension_names=["z", "z", "y", "x"]), "has dimension names"),
     "dims that are numbers": (set_of(dimension_names=[1, 2, 3, 4]), "has dimension names"),
-    "dims that disagree": (set_of(dimension_names=["z", "phi", "x", "y"]), "has (64|70) of"),
+    "dims that disagree": (set_of(dimension_names=["z", "phi", "x", "y"]), "has (64|70) positions along"),
     "fill of 1e400": (set_of(fill_value=10**400), "has fill value"),
     "fill of code": (set_of(fill_value="__import__('os')"), "has fill value"),
     "10**12 positions": (coordinate(shape=[10**12], chunk_grid=regular(10**6)), "more than|of at most"),

@@ -63,7 +63,7 @@ def test_refuses__neither_title_nor_parameters(tmp_path: Path) -> None:
 
 def test_refuses__unknown_command_and_lists_the_known(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", title="fscan3d mu 0 1 2", parameters=False).path
-    refuse(path, "unknown scan command 'fscan3d mu 0 1 2'; known are fscan, fscan2d")
+    refuse(path, "unknown scan command 'fscan3d mu 0 1 2'; use one of fscan, fscan2d")
 
 
 def test_refuses__title_and_parameters_that_disagree(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_refuses__title_and_parameters_that_disagree(tmp_path: Path) -> None:
 
 def test_refuses__title_and_parameters_that_start_elsewhere(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", title="fscan mu 0.39 0.001 30 0.5 0.58").path
-    refuse(path, r"title starts mu at 0\.39 by 0\.001, fscan_parameters at 0\.29 by 0\.001")
+    refuse(path, r"title starts mu at 0\.39 by 0\.001, but fscan_parameters at 0\.29 by 0\.001")
 
 
 def test_refuses__unknown_motor_and_shows_the_map(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_refuses__scan_of_the_layer_motor(tmp_path: Path) -> None:
 
 def test_refuses__unknown_fast_motor_mode(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", mode="SPIRAL", **FSCAN2D).path
-    refuse(path, "fast_motor_mode is 'SPIRAL'; known are REWIND and ZIGZAG")
+    refuse(path, "fast_motor_mode is 'SPIRAL'; use REWIND or ZIGZAG")
 
 
 def test_refuses__motor_path_in_a_title(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_refuses__motor_path_in_a_title(tmp_path: Path) -> None:
 @pytest.mark.parametrize("link", ["dataset", "vds"])
 def test_refuses__fewer_frames_than_commanded(tmp_path: Path, link: str) -> None:
     path = write_bliss(tmp_path / "m.h5", recorded=25, link=link).path
-    refuse(path, r"m\.h5 entry 1\.1: 25 of 30 frames; .*--allow-partial")
+    refuse(path, r"m\.h5 entry 1\.1: has 25 of 30 frames; .*--allow-partial")
 
 
 def test_refuses__more_frames_than_commanded(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_refuses__command_without_a_step(tmp_path: Path) -> None:
 
 def test_refuses__relative_scan_of_a_motor_that_was_not_recorded(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", **(ASCAN | dict(command="dscan", positioner="absent"))).path
-    refuse(path, "relative scan of chi, of which no position was recorded")
+    refuse(path, "is a relative scan of chi without a recorded position")
     with edit(path) as file:
         file["1.1/instrument/positioners_start/chi"] = 2.0
     (axis,) = read_scan(path, "1.1", beamline=BEAMLINE).axes
@@ -242,4 +242,4 @@ def test_refuses__a_motor_too_large_to_be_one(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", positioner="absent").path
     with edit(path) as file:
         file.create_dataset("1.1/instrument/mu/value", (10**9,), "f8", chunks=(1000,))
-    refuse(path, "holds 1000000000 values")
+    refuse(path, "has 1000000000 values")

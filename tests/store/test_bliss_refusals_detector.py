@@ -70,7 +70,7 @@ def test_refuses__counts_that_are_no_counts(tmp_path: Path, dtype: str) -> None:
     path = write_bliss(tmp_path / "m.h5").path
     with edit(path) as file:
         replace(file, "1.1/measurement/pco_ff", known_counts(30).astype(dtype))
-    refuse(path, rf"pco_ff holds {dtype}, not counts; give one of uint8, uint16, uint32")
+    refuse(path, rf"pco_ff contains {dtype}, not counts; provide raw detector counts of uint8, uint16, uint32")
 
 
 @pytest.mark.parametrize("size", [(0, 10), (12, 0)])

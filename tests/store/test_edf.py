@@ -167,7 +167,7 @@ def test_refuses__edf_headers_that_contradict_themselves(tmp_path: Path) -> None
     (file,) = write(tmp_path, per_file=6)
     good = file.read_bytes()
     for old, new, match in (
-        ("motor_mne = mu chi samz", "motor_mne = mu chi_samz", "motor_mne has 2 names, motor_pos 3 values"),
+        ("motor_mne = mu chi samz", "motor_mne = mu chi_samz", "motor_mne has 2 names, but motor_pos 3 values"),
         ("Dim_1 = 10", "Dim_1 = 11", "Size 240 in its header, but 12 x 11"),
         ("Dim_1 = 10", "Dim_1 = 00", "has frames of 12 x 0 pixels"),
         ("prefix = strain_", "Dim_3  = 2      ", r"frame 0 has shape \(2, 12, 10\)"),

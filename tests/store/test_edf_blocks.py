@@ -44,7 +44,7 @@ def test_refuses__edf_that_is_none(tmp_path: Path) -> None:
 
 def test_refuses__edf_of_other_than_counts(tmp_path: Path) -> None:
     write(tmp_path, COUNTS.astype("float32"))
-    with pytest.raises(SourceError, match="holds float32, not counts"):
+    with pytest.raises(SourceError, match="contains float32, not counts"):
         read(tmp_path)
 
 

@@ -165,7 +165,7 @@ def test_read_scan__repeats_are_chosen_and_never_averaged(tmp_path: Path, per: s
             SourceError, match=r"6 rows for 18 frames, 3 for each row.*--repeats point .* --repeats scan"
         ):
             read(tmp_path)
-    with pytest.raises(SourceError, match=r"holds 3 frames at each position; .*--scan.*: r1, r2, r3"):
+    with pytest.raises(SourceError, match=r"contains 3 frames at each position; .*--scan.*: r1, r2, r3"):
         read(tmp_path, **options)
     for k in range(3):
         scan = read(tmp_path, f"r{k + 1}", **options)
@@ -211,7 +211,7 @@ def test_read_scan__a_column_that_numbers_the_frames(tmp_path: Path, numbers: li
     scan = read(tmp_path)
     np.testing.assert_array_equal(on_grid(scan), COUNTS)
     table(tmp_path / "t.csv", {"frame": [n * n + 9 for n in numbers], "mu": MU[order]})
-    with pytest.raises(SourceError, match=r"column frame numbers frames from .*; restore frames"):
+    with pytest.raises(SourceError, match=r"column frame numbers frames from .*; restore missing frames"):
         read(tmp_path)
 
 

@@ -21,10 +21,10 @@ from tests.store.frame_tables import COUNTS, LINE, MU, hdf5, on_grid, read, tabl
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
-        (["998.5", "999.0", "999.5", "1,000", "1,001", "1,002"], "mu holds 1,000 in line 5: thousands, or decimals"),
-        (['"1,000"'] * 5 + ['"1,001"'], "mu holds 1,000 in line 2: thousands, or decimals"),
+        (["998.5", "999.0", "999.5", "1,000", "1,001", "1,002"], "mu contains 1,000 in line 5: thousands or decimals"),
+        (['"1,000"'] * 5 + ['"1,001"'], "mu contains 1,000 in line 2: thousands or decimals"),
         (["0"] * 5 + ["1" * 200_000], "is not a table of text"),
-        (["0"] * 5 + ["1_000"], "column mu holds 1_000 in line 7, where a position belongs"),
+        (["0"] * 5 + ["1_000"], "column mu contains 1_000 in line 7 in place of a position"),
     ],
 )
 def test_refuses__cells_of_two_meanings(tmp_path: Path, cells: list[str], words: str) -> None:
@@ -68,10 +68,10 @@ def test_refuses__hdf5_images_that_were_never_written(tmp_path: Path) -> None:
     ("files", "pages", "words"),
     [
         ("aaaabb", None, "4 rows name a.tif, which contains 3 frames"),
-        ("aaabbb", [0, 1, 7, 0, 1, 2], "page does not count the frames of a.tif one by one: line 4 holds 7"),
-        ("aaabbb", [0, 1, 2, 1, 1, 2], "frames of b.tif one by one: line 6 holds 1"),
+        ("aaabbb", [0, 1, 7, 0, 1, 2], "page does not count the frames of a.tif one by one: line 4 contains 7"),
+        ("aaabbb", [0, 1, 2, 1, 1, 2], "frames of b.tif one by one: line 6 contains 1"),
         ("aaabbb", ["p2", "p1", "p0"] * 2, "page contains p2 in line 2, not a frame number"),
-        ("", [0, 1, 1, 2, 3, 4], "page numbers two rows 1, the second in line 4"),
+        ("", [0, 1, 1, 2, 3, 4], "page has the number 1 in two rows, the second in line 4"),
         ("", [0, 1, 2.5, 3, 4, 5], "page contains 2.5 in line 4, not a frame number"),
         ("", [0, 1, "", 3, 4, 5], "page contains nothing in line 4, not a frame number"),
     ],
@@ -100,7 +100,7 @@ def test_refuses__units_of_another_quantity(tmp_path: Path, column: str) -> None
     table(tmp_path / "t.csv", {"diffry": MU, column: [1 + v for v in MU]})
     motor, unit = column.rstrip("]").replace(" [", "_").split("_")
     line = load_beamline("id03", {column: "phi"}) if "_" in column else LINE
-    with pytest.raises(SourceError, match=rf"column {motor}.* is in {unit}, and .*; correct the unit, map"):
+    with pytest.raises(SourceError, match=rf"column {motor}.* is in {unit}, but .*; correct the unit, map"):
         read(tmp_path, beamline=line)
 
 
@@ -182,21 +182,21 @@ def spoil(kind: str, folder: Path) -> dict[str, Any]:
         ("in no row", r"has no row for 1 frames: data_00005\.tif; add their rows"),
         ("twice", "rows 3, 4 have the same positions, while other positions have fewer rows; remove"),
         ("hole", r"6 rows do not form a complete grid of mu \(3 positions\), chi \(3 positions\)"),
-        ("word", "column mu holds ERR in line 5, where a position belongs"),
-        ("blank", "column mu holds nothing in line 5, where a position belongs"),
+        ("word", "column mu contains ERR in line 5 in place of a position"),
+        ("blank", "column mu contains nothing in line 5 in place of a position"),
         ("unit", "column mu has the unknown unit 'readback'; use deg"),
         ("still", "has no moving motor among mu"),
         ("no motor", r"has no column for a motor of an axis: file, theta .*--motor theta=phi"),
         ("three axes", "scans 3 motors"),
         ("shape", r"data_00002\.tif has frames of 11 x 10 of uint16, .* of 12 x 10 of uint16"),
         ("dtype", r"data_00002\.tif has frames of 12 x 10 of uint32"),
-        ("float", "holds float32, not counts"),
+        ("float", "contains float32, not counts"),
         ("colour", r"frames of shape \(12, 10, 3\), a colour"),
         ("text", r"data_00002\.tif is not a readable TIFF file"),
         ("cut", r"data_00002\.tif is (truncated|not a readable TIFF)"),
         ("column twice", "has two columns 'mu'"),
         ("no table", r"comes with no table .*give the table of its motor positions"),
-        ("short line", "line 6 has 1 cells, the first row names 2 columns"),
+        ("short line", "line 6 has 1 cells, but the first row names 2 columns"),
         ("two tables", r"comes with 2 tables: .*t\.csv, .*u\.csv; give the table"),
         ("no row", "names columns but has no rows"),
     ],

@@ -171,8 +171,8 @@ def test_refuses__plug_ins_that_are_no_readers(plugged: Any, fault: str) -> None
     ("options", "words"),
     [
         ({"format": "blis"}, r"format 'blis': is unknown.*bliss.*; choose from bliss, edf"),
-        ({"positions": "title"}, "positions='title': is not known; give 'motor' or 'command'"),
-        ({"repeats": "3"}, "repeats='3': is not known; give 'point' or 'scan'"),
+        ({"positions": "title"}, "positions='title': is unknown; give 'motor' or 'command'"),
+        ({"repeats": "3"}, "repeats='3': is unknown; give 'point' or 'scan'"),
     ],
 )
 def test_ingest__refuses_choices_that_there_are_not(tmp_path: Path, options: dict[str, Any], words: str) -> None:
