@@ -111,7 +111,7 @@ def read(paths: Sequence[str], entry: str, how: How) -> Scan:
         command = Command(command.name, (), len(found), None, command.exposure)
         commanded = len(found)
     if len(found) > commanded:
-        raise SourceError(asked, f"has {len(found)} frames, but the command {commanded}", ONE_SCAN)
+        raise SourceError(asked, f"has {len(found)} frames, but the command requests {commanded}", ONE_SCAN)
     total = len(found)
     try:
         found = _in_order(found, command, asked)

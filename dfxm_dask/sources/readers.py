@@ -47,7 +47,7 @@ class How:
     detector : str, optional
         Name of the camera ("pco_ff") or of its dataset ("instrument/pco_ff/data").
     roots : tuple of Path
-        Folders besides that of the source in which linked files may lie.
+        Further folders that may contain linked files, besides the folder of the source.
     allow_partial : bool
         Accept an aborted scan, and use its complete rows.
     scan_mode : "rewind" or "zigzag", optional

@@ -130,7 +130,7 @@ def calibrate(
     migrate(open_store(store).nodes[""]["attributes"])
     header = ledger.read_header(ledger.ledger_path(store, "raw", "ingest"))
     if not header:
-        raise StoreError(f"store {store}", "has no ingested raw data", "name a store that dfxm-dask ingest wrote")
+        raise StoreError(f"store {store}", "has no ingested raw data", "give a store written by dfxm-dask ingest")
     computed = (camera_pixel, magnification, two_theta)
     camera = recorded_camera(store)
     attributes = open_store(store).nodes[""]["attributes"]
@@ -290,7 +290,7 @@ def _pending(path: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str
         if not coordinates and not crystal:
             raise ValueError("nothing to do")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(f"file {path}", f"is no calibration ({error})", DISTRUST) from None
+        raise StoreError(f"file {path}", f"is not a calibration ({error})", DISTRUST) from None
     return coordinates, withdrawn, crystal
 
 

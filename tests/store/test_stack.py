@@ -325,7 +325,7 @@ def test_stacked__order_and_distance_after_conversion(
     if right:
         np.testing.assert_allclose([layer_z(s) for s in read(path)], np.sort(places) * 1e3)
     else:
-        with pytest.raises(SourceError, match="one place"):
+        with pytest.raises(SourceError, match="one position"):
             read(path)
 
 
@@ -349,8 +349,8 @@ def test_stacked__no_unit_of_z_is_assumed_beside_a_recorded_one(tmp_path: Path, 
     [
         ((1.0, 1.0, 1.0), (5.0, 5.1, 5.2), "--motor difftz=z"),
         ((1.0, 1.002, 0.999), (5.0, 5.1, 5.2), "--motor difftz=z"),
-        ((1.0, 1.1, 1.2), (5.0, 5.1, 5.2), "samz moves as well: give --z"),
-        ((1.0, 1.1, 1.2), (5.0, 5.0, 5.02), "samz moves as well: give --z"),
+        ((1.0, 1.1, 1.2), (5.0, 5.1, 5.2), "samz also moves: give --z"),
+        ((1.0, 1.1, 1.2), (5.0, 5.0, 5.02), "samz also moves: give --z"),
         ((1.0, 1.1, 1.2), (5.0, 5.0, 5.005), None),
     ],
 )

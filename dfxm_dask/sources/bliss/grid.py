@@ -61,7 +61,9 @@ def complete_frames(command: Command, found: int, asked: str, *, allow_partial: 
         raise SourceError(asked, f"has 0 of {command.count} frames", LEAVE_OUT)
     if found > command.count:
         raise SourceError(
-            asked, f"has {found} frames, but the command {command.count}", "correct the title or fscan_parameters"
+            asked,
+            f"has {found} frames, but the command requests {command.count}",
+            "correct the title or fscan_parameters",
         )
     if found == command.count:
         return command, found

@@ -138,7 +138,7 @@ def check_plan(group: str, step: str, header: Record, plan: Mapping[str, Any]) -
         words = ", ".join(f"{k} ({_differing(old, new, k)} then, {_differing(new, old, k)} now)" for k in changed)
         raise StoreError(
             f"step {step!r} in group {group!r}",
-            f"already exists with a different {words}",
+            f"already exists with different {words}",
             "use --overwrite to recompute it",
         )
 
