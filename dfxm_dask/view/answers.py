@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from dfxm_dask.errors import DfxmError, RecipeError
-from dfxm_dask.run import execute
 from dfxm_dask.run.events import duration, many, megabytes
 from dfxm_dask.store import ingest as store_ingest
 from dfxm_dask.view.tables import Summary, Table
@@ -27,11 +27,14 @@ T = TypeVar("T")
 
 
 def with_progress(function: Callable[P, T], name: str) -> Callable[P, T]:
-    """A function with the progress of its counterpart `name` in the package run; silent if a caller gives ``each``."""
+    """A function with the progress of its counterpart in :mod:`dfxm_dask.run.execute`; silent with ``each``."""
 
     @wraps(function)
     def call(*args: P.args, **options: P.kwargs) -> T:
-        return (function if "each" in options else getattr(execute, name))(*args, **options)
+        if "each" in options:
+            return function(*args, **options)
+        run: Callable[..., T] = getattr(import_module("dfxm_dask.run.execute"), name)
+        return run(*args, **options)
 
     return call
 
