@@ -7,7 +7,6 @@ They require the extra ``ewoks``. A node names a task by its path, such as ``dfx
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ewokscore import Task
@@ -73,18 +72,16 @@ class FilesOutputs(BaseOutputModel):
     files: list[str]
 
 
-class Ingest(Task, input_model=IngestInputs, output_model=StoreOutputs):
+class Ingest(Task, input_model=IngestInputs, output_model=StoreOutputs):  # type: ignore[call-arg]
     """Read beamline files into a store."""
 
     def run(self) -> None:
         given = _given(self, IngestInputs)
-        report = dfxm_dask.ingest(
-            given.pop("source"), given["store"], **{k: v for k, v in given.items() if k != "store"}
-        )
+        report = dfxm_dask.ingest(**given)
         self.outputs.store, self.outputs.remarks = given["store"], list(report.remarks)
 
 
-class RunRecipe(Task, input_model=RunRecipeInputs, output_model=StoreOutputs):
+class RunRecipe(Task, input_model=RunRecipeInputs, output_model=StoreOutputs):  # type: ignore[call-arg]
     """Run a recipe on a store."""
 
     def run(self) -> None:
@@ -99,13 +96,11 @@ class RunRecipe(Task, input_model=RunRecipeInputs, output_model=StoreOutputs):
         self.outputs.store, self.outputs.remarks = given["store"], list(report.remarks)
 
 
-class Export(Task, input_model=ExportInputs, output_model=FilesOutputs):
+class Export(Task, input_model=ExportInputs, output_model=FilesOutputs):  # type: ignore[call-arg]
     """Write files of a store for other programs."""
 
     def run(self) -> None:
-        given = _given(self, ExportInputs)
-        files = dfxm_dask.export(given.pop("store"), given.pop("folder"), **given)
-        self.outputs.files = [str(Path(path)) for path in files]
+        self.outputs.files = [str(path) for path in dfxm_dask.export(**_given(self, ExportInputs))]
 
 
 def _given(task: Task, model: type[Inputs]) -> dict[str, Any]:

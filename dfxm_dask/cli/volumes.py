@@ -31,11 +31,12 @@ def read_tau(_: Any, __: Any, text: str) -> tuple[float, ...]:
 def compare(
     a: str, b: str, tau: tuple[float, ...], out: Path | None, resample: bool, numbers: Path | None, threads: int
 ) -> None:
-    """Compare the masks of two stores: A (a result) with B (the truth, or another method).
+    """Compare the masks of two stores.
 
-    The mask of a store is volume/dislocation, else beams/defects, else the voxels near a true line. Choose another
-    variable as STORE:group/variable, with a limit if it is not a mask: "STORE:truth/distance<0.5". Each number is shown
-    with the value that A reaches by chance, at random positions.
+    A is the result, B the truth or the result of another method. The mask of a store is volume/dislocation, else
+    beams/defects, else the voxels near a true line. STORE:group/variable selects another variable; one that is
+    not a mask requires a limit, as in "STORE:truth/distance<0.5". Each number is shown with the value that A reaches
+    by chance, at random positions.
     """
     from dfxm_dask.sources.paths import beside
     from dfxm_dask.store.integrity.ledger import replace_file
@@ -92,7 +93,9 @@ def compare(
 def export(
     store: Path, out: Path, what: tuple[str, ...], formats: tuple[str, ...], parquet: bool, overwrite: bool
 ) -> None:
-    """Write the results of STORE into the folder OUT, as files for other programs.
+    """Write results as files for other programs.
+
+    The files of STORE go into the folder OUT.
 
     \b
     maps        NeXus HDF5 for silx view and h5web, OME-TIFF, CSV, netCDF, Zarr

@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from dfxm_dask.errors import DfxmError, RecipeError
-from dfxm_dask.run import execute
 from dfxm_dask.run.events import duration, many, megabytes
 from dfxm_dask.store import ingest as store_ingest
 from dfxm_dask.view.tables import Summary, Table
@@ -26,17 +26,20 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def with_progress(function: Callable[P, T], run: Callable[..., T]) -> Callable[P, T]:
-    """A function that shows its progress as `run` does; silent for a caller that gives ``each``."""
+def with_progress(function: Callable[P, T], name: str) -> Callable[P, T]:
+    """A function with the progress of its counterpart in :mod:`dfxm_dask.run.execute`; silent with ``each``."""
 
     @wraps(function)
     def call(*args: P.args, **options: P.kwargs) -> T:
-        return function(*args, **options) if "each" in options else run(*args, **options)
+        if "each" in options:
+            return function(*args, **options)
+        run: Callable[..., T] = getattr(import_module("dfxm_dask.run.execute"), name)
+        return run(*args, **options)
 
     return call
 
 
-ingest = with_progress(store_ingest.ingest, execute.run_ingest)
+ingest = with_progress(store_ingest.ingest, "run_ingest")
 
 
 def info(store: str | Path) -> Summary:
@@ -101,7 +104,7 @@ def info(store: str | Path) -> Summary:
         facts,
         f"{store}: {facts['title']} (schema version {facts['schema_version']})",
         Table("axes", ("axis", "motor", "positions", "from", "to", "unit", "source", "rows"), axes, (2, 3, 4)),
-        *(f"{row['axis']}: {row['note']}" for row in facts["axes"] if row["note"]),
+        *(f"{row['axis']}: {row['note']}" for row in facts["axes"] if row["note"] and row["note"] != _known(row)),
         Table("variables", ("variable", "dims", "dtype", "unit", "size"), variables, (4,), detail=True),
         Table("steps", ("group", "step", "blocks", "on disk", "version", "parameters"), steps, (2, 3)),
         *(f"NOTE: {text}" for text in facts["remarks"]),
@@ -109,6 +112,11 @@ def info(store: str | Path) -> Summary:
         *(f"INCOMPLETE: absent from the source: {text}" for text in facts["absent"]),
         *(["complete"] if facts["complete"] else []),
     )
+
+
+def _known(axis: dict[str, Any]) -> str:
+    """The note on an axis that repeats the columns of the table."""
+    return f"{axis['source']}: {axis['motor']}"
 
 
 def check(recipe: Recipe | str | Path, store: str | Path) -> Summary:
@@ -208,10 +216,11 @@ def planned(
 
 
 def _planned(recipe: Recipe | str | Path, store: str | Path) -> tuple[Plan, str]:
+    from dfxm_dask.run.execute import plan as make
     from dfxm_dask.run.recipe import Recipe, read_recipe
 
     asked = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
-    return execute.plan(asked, store), asked.name
+    return make(asked, store), asked.name
 
 
 def _plan_parts(made: Plan, recipe: str, store: str | Path) -> tuple[Any, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dfxm_dask.phantoms import scans
-from dfxm_dask.run.execute import run_simulate
 from dfxm_dask.view.answers import with_progress
 
-simulate = with_progress(scans.simulate, run_simulate)
+simulate = with_progress(scans.simulate, "run_simulate")
