@@ -3,8 +3,7 @@
 ``PYTHONPATH=scripts python scripts/evaluate/compare_networks.py --cache FOLDER`` trains every network of
 :data:`NETWORKS` on the layers of ``scripts/train_beams.py``, prints the table of ``RESULTS.md``, and draws accuracy
 against cost. It takes hours on one core; each result is kept in the folder, and a second call resumes.
-``--only NAME`` trains
-and prints some of them.
+``--only NAME`` trains and prints some of them.
 
 All networks except that of the published protocol are trained on patches of the same layers in the same form as ours,
 labelled patch by patch, with the same random variations; so the table compares architectures. Epochs and patches are

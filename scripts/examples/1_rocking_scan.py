@@ -2,13 +2,13 @@
 A real rocking scan
 ===================
 
-From a file of beamline ID03 to maps of one fatigued grain. The package darling distributes the scan (extra ``demo``).
-The example works in a temporary folder and takes some seconds.
+From a file of beamline ID03 to maps of one fatigued grain. The package darling distributes the
+scan (extra ``demo``). The example works in a temporary folder and takes some seconds.
 """
 
 # %%
-# Find the file, and read it into a store. The file does not record the effective pixel size, so we assume 1 um: all
-# lengths below are therefore in pixels.
+# Find the file, and read it into a store. The file does not record the effective pixel
+# size, so we assume 1 um: all lengths below are therefore in pixels.
 
 from importlib.metadata import files
 from pathlib import Path
@@ -26,7 +26,8 @@ dfxm_dask.ingest(scan, store, pixel_size=(1.0, 1.0))
 dfxm_dask.run_recipe("maps", store)
 
 # %%
-# The store opens as an ``xarray.DataTree``. ``yincrease=False`` puts row 0 at the top, as the figures do.
+# The store opens as an ``xarray.DataTree``. ``yincrease=False`` puts row 0 at the top, as
+# the figures do.
 
 tree = dfxm_dask.open_scan(store, chunks=None)
 maps = tree["rocking"].to_dataset().isel(z=0).load()
@@ -43,12 +44,14 @@ lit = (maps.flags & 1) == 0
 truncated = float((lit & ((maps.flags & 2) > 0)).sum() / lit.sum())
 multimodal = float((lit & ((maps.flags & 16) > 0)).sum() / lit.sum())
 low, high = np.nanquantile(maps.com_phi.where(lit), [0.05, 0.95])
-print(f"lit: {float(lit.mean()):.0%} of the pixels; of these truncated {truncated:.0%}, multimodal {multimodal:.0%}")
+print(f"lit: {float(lit.mean()):.0%} of the pixels")
+print(f"of these truncated {truncated:.0%}, multimodal {multimodal:.0%}")
 print(f"centre of mass: 90 % of the lit pixels within {1000 * (high - low):.0f} millidegree")
 
 # %%
-# A truncated curve does not return to its background within the scan, so its width is a lower bound. The curve of
-# all pixels together shows the reason: the reflection fills a large part of the scan.
+# A truncated curve does not return to its background within the scan, so its width is a
+# lower bound. The curve of all pixels together shows the reason: the reflection fills a
+# large part of the scan.
 
 raw = tree["raw"].to_dataset()
 curve = dfxm_dask.integrated_curve(raw).integrated_curve.load()
@@ -60,9 +63,9 @@ ax.set(title="", ylabel="detector counts")
 ax.legend()
 
 # %%
-# The background decides about the width. The recipe estimates it from each pixel's own curve, which a pixel that
-# diffracts during the whole scan never leaves. With the detector offset of 2560 counts instead, the curves are
-# wider.
+# The background decides about the width. The recipe estimates it from each pixel's own
+# curve, which a pixel that diffracts during the whole scan never leaves. With the detector
+# offset of 2560 counts instead, the curves are wider.
 
 known = dfxm_dask.moments(raw, background=2560.0, lit_above=1000.0).isel(z=0).load()
 widths = {
@@ -73,8 +76,10 @@ for name, width in widths.items():
     print(f"{name}: median FWHM {2.355 * width:.3f} degree")
 
 # %%
-# What these data do not show: there is no weak beam. The curves are about as wide as the scan and the metal is
-# heavily deformed, so the scan contains no image of single dislocations.
+# What these data do not show: there is no weak beam. The curves are about as wide as the
+# scan and the metal is heavily deformed, so the scan contains no image of single
+# dislocations.
 
 verdict = dfxm_dask.local_peak(raw, background=2560.0).load()
-print(f"weak beam: {bool(verdict.has_weak_beam[0])}; scatter of the peaks {float(verdict.scatter[0]):.3f} half widths")
+print(f"weak beam: {bool(verdict.has_weak_beam[0])}")
+print(f"scatter of the peaks: {float(verdict.scatter[0]):.3f} half widths")

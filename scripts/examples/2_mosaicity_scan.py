@@ -2,13 +2,13 @@
 A real mosaicity scan
 =====================
 
-Two layers of a scan over two axes (phi and chi), beamline ID03: tilts along both axes, mosaicity, and their
-uncertainties. The package darling distributes the scan (extra ``demo``).
+Two layers of a scan over two axes (phi and chi), beamline ID03: tilts along both axes, mosaicity,
+and the distribution of orientations. The package darling distributes the scan (extra ``demo``).
 """
 
 # %%
-# Two entries of one file become the two layers of one store. The file records no position of the layers and no
-# effective pixel size, so we assume both.
+# Two entries of one file become the two layers of one store. The file records no position
+# of the layers and no effective pixel size, so we assume both.
 
 from importlib.metadata import files
 from pathlib import Path
@@ -29,26 +29,26 @@ maps = tree["rocking"].to_dataset().load()
 print(dict(tree["raw"].counts.sizes))
 
 # %%
-# The scan has 62 × 43 positions, most of them dark. Noise in 2666 frames would outweigh a reflection of a few
-# frames, so the recipe gives zero weight to counts less than five standard deviations above the background.
+# The scan has 62 × 43 positions, most of them dark. Noise in 2666 frames would outweigh a
+# reflection of a few frames, so the recipe gives zero weight to counts less than five
+# standard deviations above the background.
 
 lit = (maps.flags & 1) == 0
 for axis in ("chi", "phi"):
     low, high = np.nanquantile(maps[f"com_{axis}"].where(lit), [0.05, 0.95])
     step = abs(float(tree[axis][1] - tree[axis][0]))
-    print(
-        f"{axis}: 90 % of the centres of mass within {high - low:.2f} degree; a step of the scan is {step:.2f} degree"
-    )
-fig, axes = plt.subplots(2, 2, figsize=(8, 7), layout="constrained")
+    print(f"{axis}: 90 % of the centres of mass within {high - low:.2f} degree, step {step:.2f} degree")
+fig, axes = plt.subplots(2, 2, figsize=(8, 5.6), layout="constrained")
 for row, axis in zip(axes, ("chi", "phi"), strict=True):
     for ax, z in zip(row, (0, 1), strict=True):
         maps[f"com_{axis}"].isel(z=z).plot(ax=ax, yincrease=False, robust=True)
         ax.set(title=f"layer {z + 1} of 2", aspect="equal")
 
 # %%
-# Mosaicity shows both tilts as one colour. Equal distances in tilt appear about equally distant to the eye. The
-# recipe gives all scans of the same range the same colours; here the sample fills a small part of that range, so the
-# colours are spread over the tilts that occur. Grey pixels are beyond the key.
+# Mosaicity shows both tilts as one colour. Equal distances in tilt appear about equally
+# distant to the eye. The recipe gives all scans of the same range the same colours; here
+# the sample fills a small part of that range, so the colours are spread over the tilts
+# that occur. Grey pixels are beyond the key.
 
 tilts = [maps[f"com_{axis}"].where(lit) for axis in ("chi", "phi")]
 ranges = [np.nanquantile(tilt, [0.005, 0.995]) for tilt in tilts]
@@ -63,7 +63,8 @@ for ax, z in zip(axes, (0, 1), strict=True):
     ax.set(title=f"layer {z + 1} of 2", aspect="equal")
 
 # %%
-# Which orientations occur? The distribution of the two centres of mass over all lit pixels:
+# Which orientations occur? The distribution of the two centres of mass over all lit
+# pixels:
 
 fig, ax = plt.subplots(figsize=(5.5, 4.5), layout="constrained")
 chosen = lit.values
@@ -72,11 +73,13 @@ ax.set(xlabel="centre of mass along chi (degree)", ylabel="centre of mass along 
 fig.colorbar(image, label="pixels")
 
 # %%
-# What these data do not show: with a step of 0.08 degree the scan does not resolve the rocking curve of a single
-# subgrain. The two layers differ little: nothing in the file states their distance. A pixel that diffracts in one
-# frame only is flagged ``single``: its centre of mass is a position of the scan, and its width is zero. Two of the
-# three rotations of the lattice are visible in one reflection.
+# What these data do not show: with a step of 0.08 degree the scan does not resolve the
+# rocking curve of a single subgrain. The two layers differ little: nothing in the file
+# states their distance. A pixel that diffracts in one frame only is flagged ``single``:
+# its centre of mass is a position of the scan, and its width is zero. Two of the three
+# rotations of the lattice are visible in one reflection.
 
 single = float((lit & ((maps.flags & 32) > 0)).sum() / lit.sum())
 multimodal = float((lit & ((maps.flags & 16) > 0)).sum() / lit.sum())
-print(f"lit {float(lit.mean()):.0%}; of these in a single frame {single:.1%}, with several peaks {multimodal:.0%}")
+print(f"lit {float(lit.mean()):.0%} of the pixels")
+print(f"of these in a single frame {single:.1%}, with several peaks {multimodal:.0%}")

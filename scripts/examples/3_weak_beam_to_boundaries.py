@@ -2,13 +2,14 @@
 From weak beam to boundaries (simulated)
 ========================================
 
-Six layers of a simulated tilt wall, from counts to the plane of the boundary, beside the truth. No public data show
-weak-beam contrast of dislocations, so this example and all its numbers come from simulation.
+Six layers of a simulated tilt wall, from counts to the plane of the boundary, beside the truth. No
+public data show weak-beam contrast of dislocations, so all numbers here come from simulation.
 """
 
 # %%
-# Simulate, then run one recipe: weak-beam images and masks layer by layer, objects across layers, boundaries. The
-# strong beam is sharp: the two subgrains meet at a plane without width.
+# Simulate, then run one recipe: weak-beam images and masks layer by layer, objects across
+# layers, boundaries. The strong beam is sharp: the two subgrains meet at a plane without
+# width.
 
 from pathlib import Path
 from tempfile import mkdtemp
@@ -25,13 +26,14 @@ tree = dfxm_dask.open_scan(store, chunks=None)
 raw, beams, truth = (tree[group].to_dataset() for group in ("raw", "beams", "truth"))
 
 # %%
-# At the peak of the rocking curve, fringes of the strong beam hide the dislocations. On the flank they light up. The
-# recipe sums the tails of each pixel's own curve. The wedge at the lower edge is a known fault: the local peak of a
-# slanted boundary is wrong near the edge of a frame.
+# At the peak of the rocking curve, fringes of the strong beam hide the dislocations. On
+# the flank they light up. The recipe sums the tails of each pixel's own curve. The wedge
+# at the lower edge is a known fault: the local peak of a slanted boundary is wrong near
+# the edge of a frame.
 
 layer = 2
 peak = int(raw.counts.isel(z=layer).mean(("y", "x")).argmax("phi"))
-fig, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
 raw.counts.isel(z=layer, phi=peak).plot(ax=axes[0], yincrease=False, robust=True)
 beams.weak.isel(z=layer).plot(ax=axes[1], yincrease=False, robust=True)
 beams.defects.isel(z=layer).plot(ax=axes[2], yincrease=False, add_colorbar=False)
@@ -39,8 +41,8 @@ for ax, title in zip(axes, ("frame at the peak", "weak beam", "mask"), strict=Tr
     ax.set_title(title)
 
 # %%
-# How good is the mask? Most pixels of the mask should be near a true dislocation line, and few elsewhere. The level
-# of chance is the share of all pixels that are near a line.
+# How good is the mask? Most pixels of the mask should be near a true dislocation line, and
+# few elsewhere. The level of chance is the share of all pixels that are near a line.
 
 near = truth.distance < 1.0
 mask = beams.defects
@@ -56,7 +58,8 @@ normal, true_normal = found.normal.values[0], truth.normal.values[0]
 angle = np.rad2deg(np.arccos(min(1.0, abs(normal @ true_normal))))
 offset = abs((found.centre.values[0] - truth.origin.values[0]) @ true_normal)
 stated = float(found.normal_error[0])
-print(f"normal {angle:.2f} degree from the true one (stated error {stated:.2f}); offset {offset:.3f} um")
+print(f"normal: {angle:.2f} degree from the true one, stated error {stated:.2f} degree")
+print(f"distance from the true plane: {offset:.3f} um")
 
 # %%
 # The wall is a lattice rotation as well: the centre of mass steps across it.
@@ -69,8 +72,12 @@ for ax in axes:
     ax.set_title("")
 
 # %%
-# What this example does not show: the spacing of the dislocations in the wall. Six layers are too few for a
-# direction, and the result says so instead of stating a number.
+# What this example does not show: the spacing of the dislocations in the wall. Six layers
+# are too few for a direction, and the result is then NaN instead of a number.
 
-print(f"spacing of the lines: {found.spacing.values[0]} um; true {float(truth.set_spacing[0]):.2f} um")
+families = np.isfinite(found.spacing.values[0])
+print(
+    f"spacing: stated for {families.sum()} of {families.size} families of lines;"
+    f" true {float(truth.set_spacing[0]):.2f} um"
+)
 print(*report.remarks, sep="\n")

@@ -2,13 +2,14 @@
 Your own reduction
 ==================
 
-One kernel with its declaration becomes a lazy function, a step of a recipe and a command. This one measures the part of
-each rocking curve before its peak.
+One kernel with its declaration becomes a lazy function, a step of a recipe and a command. This one
+measures the part of each rocking curve before its peak.
 """
 
 # %%
-# The kernel receives one layer as plain arrays: ``counts`` with the scan axes last, and the positions along them.
-# The declaration states what it reads, what it writes and which axes it needs whole.
+# The kernel receives one layer as plain arrays: ``counts`` with the scan axes last, and
+# the positions along them. The declaration states what it reads, what it writes and which
+# axes it needs whole.
 
 from pathlib import Path
 from tempfile import mkdtemp
@@ -45,7 +46,8 @@ print(type(result.below_peak.data).__module__, dict(result.below_peak.sizes))
 share = result.below_peak.compute()
 
 # %%
-# A symmetric curve has about half of its counts before its peak. The dislocation adds counts on that side.
+# A symmetric curve has about half of its counts before its peak. The dislocation adds
+# counts on that side.
 
 inside = share.isel(z=0, y=slice(8, 24), x=slice(6, 8))
 print(f"median {float(share.median()):.2f}; in the dislocation {float(inside.median()):.2f}")
@@ -54,8 +56,9 @@ share.isel(z=0).plot(ax=ax, yincrease=False, robust=True)
 ax.set_title("")
 
 # %%
-# As a step of a recipe, with parameters that are checked before anything is computed. In a file of its own, the
-# reduction is available to all commands: ``dfxm-dask run mine.yaml scan.zarr --plugin below_peak.py``.
+# As a step of a recipe, with parameters that are checked before anything is computed. In a
+# file of its own, the reduction is available to all commands: ``dfxm-dask run mine.yaml
+# scan.zarr --plugin below_peak.py``.
 
 folder = Path(mkdtemp())
 recipe = folder / "mine.yaml"
@@ -74,5 +77,5 @@ except dfxm_dask.DfxmError as error:
     print(error)
 
 # %%
-# What is missing here for a reduction of the package: a formula and a source in the docstring, treatment of the
-# background map, and a test against an independent reference.
+# What is missing here for a reduction of the package: a formula and a source in the
+# docstring, treatment of the background map, and a test against an independent reference.

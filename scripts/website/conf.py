@@ -26,6 +26,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "min_reported_time": 1e6,
     "abort_on_example_error": True,
+    "capture_repr": (),
 }
 
 

@@ -28,7 +28,7 @@ def run_example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
         printed = StringIO()
         with redirect_stdout(printed):
             names = runpy.run_path(str(path))
-        return names | {"printed": printed.getvalue(), "figures": plt.get_fignums()}
+        return names | {"printed": printed.getvalue()}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("examples")))

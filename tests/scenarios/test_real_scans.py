@@ -83,13 +83,8 @@ steps:
 """
 
 
-@pytest.mark.parametrize("name", ["mosa_scan", "motor_drift"])
-def test_maps__centre_of_mass_lies_on_the_reflection(name: str, real_scans: dict[str, Path], tmp_path: Path) -> None:
-    """Scans of many dark frames: as by an own median background and cut; without the cut the noise draws it away."""
-    dfxm_dask.ingest(real_scans[name], tmp_path / "s.zarr", scan="1.1", pixel_size=(1, 1))
-    run_recipe(parse_recipe(MAPS, Path("maps.yaml")), tmp_path / "s.zarr")
-    tree = dfxm_dask.open_scan(tmp_path / "s.zarr")
-    maps, raw = tree["rocking"].to_dataset().load(), tree["raw"].to_dataset()
+def lies_on_the_reflection(raw: xr.Dataset, maps: xr.Dataset) -> None:
+    """Scans of many dark frames: as by an own median background and cut; without the cut the noise moves it away."""
     above = raw.counts.values[0] - np.median(raw.counts.values[0], axis=(0, 1))
     weight = np.where(above > 15, above, 0)
     plain = dfxm_dask.moments(raw, background=float(np.median(raw.counts.values))).compute()
@@ -101,6 +96,13 @@ def test_maps__centre_of_mass_lies_on_the_reflection(name: str, real_scans: dict
         away = np.nanmedian(np.abs(maps[f"com_{axis}"].values[0] - expected)) / step
         assert away < 0.25
         assert np.nanmedian(np.abs(plain[f"com_{axis}"].values[0] - expected)) / step > 3 * away
+
+
+def test_maps__centre_of_mass_lies_on_the_reflection(real_scans: dict[str, Path], tmp_path: Path) -> None:
+    dfxm_dask.ingest(real_scans["motor_drift"], tmp_path / "s.zarr", scan="1.1", pixel_size=(1, 1))
+    run_recipe(parse_recipe(MAPS, Path("maps.yaml")), tmp_path / "s.zarr")
+    tree = dfxm_dask.open_scan(tmp_path / "s.zarr")
+    lies_on_the_reflection(tree["raw"].to_dataset(), tree["rocking"].to_dataset().load())
 
 
 def test_example__truncated_curves_of_the_rocking_scan_are_flagged(
@@ -118,11 +120,8 @@ def test_example__truncated_curves_of_the_rocking_scan_are_flagged(
 
 def test_example__of_the_mosaicity_scan(run_example: Callable[[Path], dict[str, Any]]) -> None:
     done = run_example(EXAMPLES / "2_mosaicity_scan.py")
-    raw, maps = done["tree"]["raw"].counts.values[1], done["maps"]
-    y, x = 20, 40
-    above = raw[..., y, x] - np.median(raw[..., y, x])
-    chi = (np.where(above > 15, above, 0).sum(1) * maps.chi.values).sum() / np.where(above > 15, above, 0).sum()
-    assert float(maps.com_chi[1, y, x]) == pytest.approx(chi, abs=0.25 * 0.08)
+    raw = done["tree"]["raw"].to_dataset().isel(z=slice(1)).chunk(z=1)
+    lies_on_the_reflection(raw, done["maps"])
     assert (done["colours"].mosaicity.values.max(-1) > 0).all()
     assert done["single"] < 0.01
 
