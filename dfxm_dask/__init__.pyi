@@ -33,6 +33,7 @@ from .schema import Variable as Variable
 from .store.calibrate import calibrate as calibrate
 from .store.ingest import ingest as ingest
 from .store.scan import open_scan as open_scan
+from .view.pictures import figures as figures
 from .volume.align import align_layers as align_layers
 from .volume.reconstruct import link_layers as link_layers
 from .volume.reconstruct import reconstruct as reconstruct

@@ -1,6 +1,6 @@
 """Planes, lines and points as VTKHDF files, which ParaView 5.12 and later opens.
 
-Coordinates are x, y, z of the store in um. Planes are patches of four corners, lines are poly lines, points are
+Coordinates are x, y, z of the store in um. Planes are flat patches, lines are poly lines, points are
 vertices, a cell each. Numbers of boundaries ride along as cell or point data, to colour and to select by.
 """
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import h5py
 import numpy as np
+
+from dfxm_dask.view.boundaries.clip import clipped, line_in_patch, volume_box
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,14 +29,14 @@ class PolyData(NamedTuple):
     kind : str
         "Vertices", "Lines" or "Polygons".
     points : array (point, xyz), float64, um
-    corners : int
-        Points of every cell: they follow one another.
+    corners : int or array (cell,)
+        Number of points of every cell, or of each: they follow one another.
     cell_data, point_data : dict of str to array (cell, ...) and (point, ...)
     """
 
     kind: str
     points: np.ndarray
-    corners: int
+    corners: int | np.ndarray
     cell_data: dict[str, np.ndarray]
     point_data: dict[str, np.ndarray]
 
@@ -54,12 +56,14 @@ def write_polydata(path: Path, content: PolyData) -> None:
         root["NumberOfPoints"] = np.array([count], np.int64)
         _put(root, "Points", content.points)
         for kind in KINDS:
-            cells, corners = (count // content.corners, content.corners) if kind == content.kind else (0, 0)
+            each = content.corners if kind == content.kind else np.zeros(0, np.int64)
+            each = np.full(count // each, each) if isinstance(each, int) else each
+            offsets = np.concatenate([[0], np.cumsum(each)]).astype(np.int64)
             group = root.create_group(kind)
-            group["NumberOfCells"] = np.array([cells], np.int64)
-            group["NumberOfConnectivityIds"] = np.array([cells * corners], np.int64)
-            _put(group, "Connectivity", np.arange(cells * corners, dtype=np.int64))
-            _put(group, "Offsets", np.arange(cells + 1, dtype=np.int64) * corners)
+            group["NumberOfCells"] = np.array([len(each)], np.int64)
+            group["NumberOfConnectivityIds"] = offsets[-1:]
+            _put(group, "Connectivity", np.arange(offsets[-1], dtype=np.int64))
+            _put(group, "Offsets", offsets)
         for name, data in (("CellData", content.cell_data), ("PointData", content.point_data)):
             group = root.create_group(name)
             for key, values in data.items():
@@ -86,31 +90,35 @@ def points_of(found: xr.Dataset) -> PolyData | None:
 
 
 def planes_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
-    """Patches of boundaries, by ``corner (boundary, corner, xyz)`` um, with all numbers and vectors of each.
+    """Patches of boundaries inside the scanned volume, um, with all numbers and vectors of each.
 
-    A boundary whose corners are not known is named in ``notes``. Without any there is no patch; None says that the
-    store does not hold corners at all.
+    ``notes`` receives the boundaries that are not drawn. Without any boundary there is no patch; None where the store
+    does not contain corners.
     """
     if "corner" not in found:
         return None
-    drawn, corners = patches(found)
-    missing = sorted(set(range(found.sizes.get("boundary", 0))) - set(drawn.tolist()))
+    rings = patches(found)
+    missing = sorted(set(range(found.sizes.get("boundary", 0))) - set(rings))
     if missing:
-        notes.append(f"boundaries not drawn, for their corners are not known: {', '.join(map(str, missing))}")
+        names = ", ".join(map(str, missing))
+        notes.append(f"boundaries not drawn, for their corners are not known or lie outside of the scan: {names}")
+    drawn = np.array(list(rings), np.int64)
     data: dict[str, np.ndarray] = {"boundary": drawn}
     for name, variable in found.data_vars.items():
         if variable.dims[:1] == ("boundary",) and variable.ndim <= 2 and variable.dtype.kind in "biuf":
             data[str(name)] = np.asarray(variable)[drawn]
-    return PolyData("Polygons", corners.reshape(-1, 3), corners.shape[1], data, {})
+    each = np.array([len(ring) for ring in rings.values()], np.int64)
+    return PolyData("Polygons", np.concatenate([*rings.values(), np.zeros((0, 3))]), each, data, {})
 
 
-def patches(found: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the boundaries whose corners are known, and these (patch, corner, xyz), um."""
+def patches(found: xr.Dataset) -> dict[int, np.ndarray]:
+    """Patches (vertex, xyz) of boundaries by number, um, cut at the sides of the scanned volume as in the figures."""
     if "corner" not in found or found["corner"].ndim != 3 or found["corner"].dims[0] != "boundary":
-        return np.zeros(0, np.int64), np.zeros((0, 4, 3))
-    corners = np.asarray(found["corner"], np.float64)
-    drawn = np.flatnonzero(np.isfinite(corners).all((1, 2))).astype(np.int64)
-    return drawn, corners[drawn]
+        return {}
+    corners, box = np.asarray(found["corner"], np.float64), volume_box(found)
+    known = {int(k): corners[k] for k in np.flatnonzero(np.isfinite(corners).all((1, 2)))}
+    rings = {k: clipped(ring, *box) if box else ring for k, ring in known.items()}
+    return {k: ring for k, ring in rings.items() if len(ring) > 2}
 
 
 def lines_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
@@ -132,24 +140,19 @@ def lines_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
 
     Notes
     -----
-    One line stands for a family: its place is not that of any dislocation. It ends at the edge of the rectangle. A
+    One line represents a family: it is not the position of any dislocation. It ends at the edge of the patch. A
     junction line is drawn as far as the patches of all its boundaries reach along it.
     """
-    drawn, corners = patches(found)
-    patch_of = dict(zip(drawn.tolist(), corners, strict=True))
+    patch_of = patches(found)
     ends: list[list[np.ndarray]] = []
     owners: list[tuple[int, int, int]] = []
     if "line" in found and found["line"].dims[0] == "boundary" and found["line"].ndim == 3:
         lines = np.asarray(found["line"], np.float64)
         for k, patch in patch_of.items():
-            middle, sides = patch.mean(0), (patch[1] - patch[0], patch[-1] - patch[0])
             for family, line in enumerate(lines[k]):
-                if not np.isfinite(line).all():
-                    continue
-                # From the middle of a rectangle a line leaves it where it has gone half a side, whichever is first.
-                reach = min((side @ side) / 2 / max(abs(line @ side), 1e-12) for side in sides)
-                ends.append([middle - reach * line, middle + reach * line])
-                owners.append((k, family, -1))
+                if np.isfinite(line).all():
+                    ends.append(list(line_in_patch(patch, line)))
+                    owners.append((k, family, -1))
     junctions = {"junction_direction", "junction_point", "junction_boundary"} <= set(found.data_vars)
     if junctions:
         every = (np.asarray(found[f"junction_{word}"]) for word in ("direction", "point", "boundary"))
