@@ -152,7 +152,7 @@ def _draw_strip(axes: Axes, strip: Beside, units: str) -> None:
         fontsize=7,
         loc="upper center",
         bbox_to_anchor=(0.5, -0.17),
-        ncols=3,
+        ncols=2,
         frameon=False,
         columnspacing=1.0,
         handlelength=1.4,

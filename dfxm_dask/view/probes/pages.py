@@ -58,6 +58,8 @@ def pixel_at(tree: xr.DataTree, y: float, x: float, what: str) -> tuple[int, int
 
 def draw_point(tree: xr.DataTree, layer: int, pixel: tuple[int, int], heading: str) -> Figure:
     """A page with the rocking curve of one pixel, and with the pixel on the sum image where there is one."""
+    from matplotlib.ticker import MaxNLocator
+
     raw = tree["raw"].dataset.isel(z=layer)
     maps = tree["rocking"].dataset.isel(z=layer) if "rocking" in tree else raw[[]]
     frames = tree["frames"].dataset.isel(z=layer) if "frames" in tree else None
@@ -66,6 +68,7 @@ def draw_point(tree: xr.DataTree, layer: int, pixel: tuple[int, int], heading: s
     if axes is not None:
         mark_pixel(axes, raw, pixel, COLOURS[0])
     words = draw_pixel(plot, raw, maps, frames, pixel, COLOURS[0])
+    plot.xaxis.set_major_locator(MaxNLocator(7))
     plot.set_title(f"rocking curve at {pixel_words(raw, pixel, grid_of(tree))}", fontsize=9.5, pad=5)
     add_words(figure, heading, "; ".join(["raw counts", *words]))
     return figure
@@ -110,7 +113,7 @@ def draw_profile(
     units = symbol(grid_of(tree).units)
     start = f"y = {ends[0]:.4g}, x = {ends[1]:.4g} {units}".replace("-", "−")
     plot.set_xlabel(f"distance from {start} ({units})", fontsize=8, labelpad=1)
-    plot.set_ylabel(label, fontsize=8, labelpad=2, wrap=True)
+    plot.set_ylabel(label, fontsize=8, labelpad=2)
     plot.tick_params(labelsize=7.5, length=2.5)
     plot.xaxis.set_major_locator(MaxNLocator(7))
     plot.yaxis.set_major_locator(MaxNLocator(5))
