@@ -61,7 +61,7 @@ def demo(out: Path, preset: str, real: bool, pixel_size: tuple[float, float] | N
     from dfxm_dask.run.recipe import read_recipe
     from dfxm_dask.store.scan import open_scan
     from dfxm_dask.view.compare.truth import truth_rows
-    from dfxm_dask.view.figures.index import figures as draw
+    from dfxm_dask.view.pictures import figures as draw
     from dfxm_dask.view.store_facts import findings, measured
     from dfxm_dask.view.tables import say, show_table
 
@@ -83,7 +83,7 @@ def demo(out: Path, preset: str, real: bool, pixel_size: tuple[float, float] | N
     tree = open_scan(store, chunks=None)
     if truth is not None:  # its coordinates went through a motor in mm: equal except for rounding
         tree["truth"] = truth["truth"].to_dataset(inherit=False)
-    written = draw(tree, out / "figures")
+    written = list(draw(tree, out / "figures").values())
     found = [(one["quantity"], measured(one)) for one in findings(tree["rocking"].dataset)]
     show_table("findings", ("quantity", "value"), found, right=(1,))
     if truth is not None:

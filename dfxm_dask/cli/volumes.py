@@ -43,7 +43,7 @@ def compare(
     from dfxm_dask.store.output_paths import refuse_file
     from dfxm_dask.view.compare.volumes import compare_volumes, open_mask
     from dfxm_dask.view.compare.volumes_page import COLUMNS, comparison_rows, draw_comparison, ratio_words
-    from dfxm_dask.view.figures.maps import DPI
+    from dfxm_dask.view.pictures import save
     from dfxm_dask.view.tables import say, show_table
 
     masks = open_mask(a), open_mask(b)
@@ -58,7 +58,7 @@ def compare(
         say(f"NOTE: {note}")
     say(ratio_words(found))
     figure = draw_comparison(found, (masks[0].name, masks[1].name), tau)
-    figure.savefig(out, dpi=DPI, facecolor="white", metadata={"Software": "dfxm_dask"})
+    save(figure, out, {"figure": "comparison", "store": f"{masks[0].name} and {masks[1].name}", "layer": "all"})
     say(f"figure:  {out}")
     if numbers:
         parts = {"values": found.values, "chance": found.chance, "spread": found.spread}

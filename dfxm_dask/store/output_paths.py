@@ -33,6 +33,8 @@ def refuse_file(path: Path, option: str) -> None:
         try:
             with path.open("rb") as file:
                 head = file.read(4096)
+                file.seek(-min(path.stat().st_size, 65536), 2)
+                head += file.read()  # a PDF names its creator at its end
         except OSError:
             head = b"?"
         if head and not any(mark in head for mark in _OURS):

@@ -1,4 +1,4 @@
-"""How a training went: learning curves, confusion matrix, and the scores beside what they must beat."""
+"""Pictures and tables of a training: learning curves, confusion matrix, and the scores beside those to beat."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dfxm_dask.run.training import shortcomings
-from dfxm_dask.view.figures.maps import DPI, add_words, place_axes
+from dfxm_dask.view.figures.layout import add_words, plain_style
+from dfxm_dask.view.figures.maps import place_axes
+from dfxm_dask.view.pictures import save
 from dfxm_dask.view.tables import say, show_table
 
 if TYPE_CHECKING:
@@ -17,9 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRAINED, HELD_OUT, BEST = "#0072b2", "#d55e00", "#009e73"
-"""Colours that stay apart for colour-blind eyes."""
+"""Colours that colour-blind readers can distinguish."""
 
-WIDTH, HEIGHT, LEFT, BOTTOM = 2.7, 2.1, 0.72, 0.78
+WIDTH, HEIGHT, LEFT, BOTTOM = 2.5, 2.1, 0.72, 0.78
 """Inches of one plot of the learning curves, and before and below it."""
 
 CELL = 1.35
@@ -27,12 +29,12 @@ CELL = 1.35
 
 
 def training_figures(known: Mapping[str, Any], out: str | Path) -> list[Path]:
-    """PNG files of a training beside its weights: ``NAME_curves.png`` and ``NAME_confusion.png``.
+    """PNG files of a training, written beside its weights: ``NAME_curves.png`` and ``NAME_confusion.png``.
 
     Parameters
     ----------
     known : mapping
-        What is known of the weights: :func:`dfxm_dask.beams.network.weights.facts`.
+        Facts on the weights: :func:`dfxm_dask.beams.network.weights.facts`.
     out : path
         Of the weights, NAME.safetensors.
     """
@@ -40,11 +42,12 @@ def training_figures(known: Mapping[str, Any], out: str | Path) -> list[Path]:
     drawn = {"curves": draw_learning(known, out.stem), "confusion": draw_confusion(known, out.stem)}
     for name, figure in drawn.items():
         path = out.with_name(f"{out.stem}_{name}.png")
-        figure.savefig(path, dpi=DPI, facecolor="white", metadata={"Software": "dfxm_dask"})
+        save(figure, path, {"figure": name, "store": out.name, "layer": "none"})
         written.append(path)
     return written
 
 
+@plain_style()
 def draw_learning(known: Mapping[str, Any], heading: str) -> Figure:
     """Loss and accuracy against the epoch, with the epoch marked whose weights were kept."""
     from matplotlib.figure import Figure
@@ -61,12 +64,12 @@ def draw_learning(known: Mapping[str, Any], heading: str) -> Figure:
     accuracy.plot(epochs, percent, "s-", ms=3, lw=1.2, color=HELD_OUT, label="held out")
     for other, style in (("start", ":"), ("brightness", "--")):
         if other in known["scores"]:
-            words = {"start": "weights to begin with", "brightness": "brightness alone"}[other]
+            words = {"start": "initial weights", "brightness": "brightness alone"}[other]
             level = 100 * known["scores"][other]["accuracy"]
             accuracy.axhline(level, color="0.35", lw=1, ls=style, label=words)
     for axes, label in ((loss, "log loss (nat)"), (accuracy, "accuracy (%)")):
         _dress(axes, label, best, max(epochs))
-    kept = f"epoch {best} is kept" if best else "the weights to begin with are kept: no epoch was better"
+    kept = f"epoch {best} is kept" if best else "the initial weights are kept: no epoch was better"
     note = "losses before calibration" if begun is None else "losses before calibration; begun from trained weights"
     add_words(figure, f"{heading}: {kept}", note)
     return figure
@@ -98,8 +101,9 @@ def _mantissa(value: float) -> int:
     return round(value / 10.0 ** np.floor(np.log10(value) + 1e-9))
 
 
+@plain_style()
 def draw_confusion(known: Mapping[str, Any], heading: str) -> Figure:
-    """Counts of truth against what was found on the layers held out, with their parts of each true class."""
+    """True against found classes on the layers held out: counts, and their parts of each true class."""
     from matplotlib.figure import Figure
 
     table = known["scores"]["held_out"]["confusion"]
@@ -131,8 +135,8 @@ def draw_confusion(known: Mapping[str, Any], heading: str) -> Figure:
 
 
 def show_training(known: Mapping[str, Any]) -> None:
-    """Print scores beside those of the weights to begin with and of brightness alone, and what falls short."""
-    words = {"held_out": "trained", "start": "weights to begin with", "brightness": "brightness alone"}
+    """Print the scores, those of the initial weights and of brightness alone, and every score that is too low."""
+    words = {"held_out": "trained", "start": "initial weights", "brightness": "brightness alone"}
     scores = {label: known["scores"][name] for name, label in words.items() if name in known["scores"]}
     rows = [
         (

@@ -9,10 +9,10 @@ import numpy as np
 
 from dfxm_dask.view.figures.frames import LINE, centres
 from dfxm_dask.view.figures.index import scan_heading
+from dfxm_dask.view.figures.layout import add_words
 from dfxm_dask.view.figures.maps import (
     MARGIN,
     Panel,
-    add_words,
     draw_panel,
     grid_of,
     map_size,
@@ -72,7 +72,7 @@ def draw_methods(tree: xr.DataTree, layer: int, compared: Compared) -> Figure:
         for column, panel in enumerate(row):
             left = MARGIN + column * cell + (cell - MARGIN - width) / 2
             bottom = up - 0.36 - number * tall - WORDS - height
-            axes = draw_panel(figure, panel, grid, left, bottom, width, SIZE, key=False)
+            axes = draw_panel(figure, left, bottom, width, panel, grid, SIZE, key=False)
             away = compared.away
             if panel.name == "strong" and away is not None and (away < 0.5).any() and min(away.shape) > 1:
                 axes.contour(*reversed(centres(grid, away.shape)), away, levels=[0.5], colors=LINE, linewidths=0.9)

@@ -324,7 +324,7 @@ def test_command_lines__of_any_words_end_with_a_line_and_an_exit_code(
     for place in (
         "dfxm_dask.run.training.train",
         "dfxm_dask.run.training.gather",
-        "dfxm_dask.view.figures.index.figures",
+        "dfxm_dask.view.pictures.figures",
         "dfxm_dask.run.checks.doctor.doctor",
         "dfxm_dask.cli.scans.simulated",
         "dfxm_dask.cli.scans.demo_scan",

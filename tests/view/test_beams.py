@@ -13,11 +13,12 @@ from matplotlib.colors import to_rgba
 
 from dfxm_dask.beams.weak_beam_verdict import reasons
 from dfxm_dask.schema import ROTATION, SPACE
-from dfxm_dask.view.figures.beams import DEFECT, STILL, draw_beams, evidence_words, map_panels, near_words
+from dfxm_dask.view.beams.page import DEFECT, STILL, draw_beams, evidence_words, map_panels, near_words
+from dfxm_dask.view.beams.patches import beam_colours, shares, shown_frames
 from dfxm_dask.view.figures.frames import LABELS
-from dfxm_dask.view.figures.index import figures
-from dfxm_dask.view.figures.maps import NO_VALUE, wrapped
-from dfxm_dask.view.figures.patches import beam_colours, shares, shown_frames
+from dfxm_dask.view.figures.layout import wrapped
+from dfxm_dask.view.figures.maps import NO_VALUE
+from dfxm_dask.view.pictures import figures
 from tests.view.test_figures import check_page
 from tests.view.test_frames import CURVE, raw_scan, with_truth
 
@@ -89,7 +90,7 @@ def maps(figure: Any) -> dict[str, Any]:
 
 
 def words(figure: Any) -> str:
-    return "\n".join(text.get_text() for text in figure.texts)
+    return " ".join(" ".join(text.get_text() for text in figure.texts).split())
 
 
 def without(tree: xr.DataTree, *names: str) -> xr.DataTree:
@@ -104,11 +105,10 @@ def test_draw_beams__shows_what_the_store_holds() -> None:
         "weak beam (WB)",
         "strong beam (SB)",
         "weak beam, enhanced",
-        "stands out, over the weak beam",
-        "the same, and the true lines",
+        "mask above the noise, on the weak beam",
+        "mask, with the true lines",
         "(a) patches over the peak frame",
         "(b) patches over the most divided frame",
-        "(c) patches over the tail frame",
     ]
     found = tree["beams"].dataset.isel(z=0)
     for title, name in zip(list(shown)[:4], ("weak", "strong", "weak_enhanced", "weak"), strict=True):
@@ -148,10 +148,10 @@ def test_draw_beams__has_axes_in_the_unit_of_the_store(units: str, label: str) -
 
 
 def test_draw_beams__colour_bars_have_units() -> None:
-    labels = [axes.get_xlabel() for axes in whole()[1].axes]
+    labels = [" ".join(axes.get_xlabel().split()) for axes in whole()[1].axes]
     assert labels.count("mean of a frame, above background (counts)") == 2
     assert labels.count("above surroundings (standard deviations of the noise)") == 1
-    assert labels.count("P(weak beam); grey: not lit") == 3
+    assert labels.count("P(weak beam); grey: not lit") == 2
     assert labels.count("phi (°)") == 1
 
 
@@ -200,7 +200,7 @@ def test_draw_beams__colours_the_mask_and_nothing_else() -> None:
     tree, figure = whole()
     shown = maps(figure)
     mask = np.asarray(tree["beams"].dataset["defects"][0])
-    for title in ("stands out, over the weak beam", "the same, and the true lines"):
+    for title in ("mask above the noise, on the weak beam", "mask, with the true lines"):
         over = np.asarray(shown[title].images[1].get_array())
         np.testing.assert_array_equal(over[..., 3] > 0, mask)
         np.testing.assert_allclose(over[mask][:, :3], np.tile(to_rgba(DEFECT)[:3], (200, 1)))
@@ -214,16 +214,16 @@ def test_draw_beams__colours_apart_what_does_not_rotate_the_lattice() -> None:
     kind = np.where(mask, np.where(np.cumsum(mask).reshape(mask.shape) > 50, 1, 2), 0).astype(np.uint8)
     tree["beams"] = xr.DataTree(beams.assign(defects_rotation=(SPACE, kind[None], ROTATION.attrs)))
     figure = draw_beams(tree, 0)
-    over = np.asarray(maps(figure)["stands out, over the weak beam"].images[1].get_array())
+    over = np.asarray(maps(figure)["mask above the noise, on the weak beam"].images[1].get_array())
     np.testing.assert_allclose(over[kind == 1][:, :3], np.tile(to_rgba(DEFECT)[:3], (150, 1)))
     np.testing.assert_allclose(over[kind == 2][:, :3], np.tile(to_rgba(STILL)[:3], (50, 1)))
     legend = [t.get_text() for axes in figure.axes if axes.get_legend() for t in axes.get_legend().get_texts()]
-    assert legend.count("25 % of the mask: the lattice does not rotate") == 2
+    assert legend.count("25 % of the mask: lattice without rotation") == 2
 
 
 def test_draw_beams__outlines_the_true_lines_and_counts_what_lies_at_them() -> None:
     tree, figure = whole()
-    (outline,) = maps(figure)["the same, and the true lines"].collections
+    (outline,) = maps(figure)["mask, with the true lines"].collections
     points = np.concatenate([path.vertices for path in outline.get_paths()])
     np.testing.assert_allclose(np.hypot(points[:, 0] - 9, points[:, 1] - 2), 0.5, atol=0.02)
     y, x = np.asarray(tree["y"]), np.asarray(tree["x"])
@@ -238,7 +238,7 @@ def test_draw_beams__outlines_the_true_lines_and_counts_what_lies_at_them() -> N
     assert 5 < 100 * counts[0, 1] / counts[0, 0] < 100
     legend = [text.get_text() for axes in figure.axes if (key := axes.get_legend()) for text in key.get_texts()]
     assert f"0.5 µm from a dislocation: {part} of the mask\nlies within, {chance} of the lit pixels do" in legend
-    assert legend.count(f"stands out: {100 * 200 / (84 * 150):.3g} % of the lit pixels") == 2
+    assert legend.count(f"above the noise: {100 * 200 / (84 * 150):.3g} % of the lit pixels") == 2
 
 
 def test_near_words__of_no_line_and_of_no_mask() -> None:
@@ -253,7 +253,7 @@ def test_draw_beams__without_a_line_nearby_draws_no_outline() -> None:
     for value in (3.0, np.nan):
         truth = tree["truth"].to_dataset()
         tree["truth"] = xr.DataTree(truth.assign(distance=truth["distance"] * 0 + value))
-        assert not maps(drawn(tree))["the same, and the true lines"].collections
+        assert not maps(drawn(tree))["mask, with the true lines"].collections
 
 
 def test_draw_beams__colours_every_patch_by_its_probability() -> None:
@@ -305,7 +305,7 @@ def test_shares__are_those_of_a_plain_loop() -> None:
 
 def test_draw_beams__plots_the_shares_along_phi_with_the_frames_marked() -> None:
     tree, figure = whole()
-    (axes,) = (a for a in figure.axes if a.get_title() == "lit patches that see the weak beam")
+    (axes,) = (a for a in figure.axes if a.get_title() == "lit patches in the weak beam")
     share, mean, *marks = axes.lines
     level = 1 - 0.1 * np.arange(1, 10)
     np.testing.assert_allclose(share.get_xdata(), tree["phi"])
@@ -313,9 +313,9 @@ def test_draw_beams__plots_the_shares_along_phi_with_the_frames_marked() -> None
     np.testing.assert_allclose(mean.get_ydata(), 100 * level * (3 + 2 * 0.5) / 5)
     np.testing.assert_allclose(share.get_ydata(), [60 if v > 0.5 + 1e-9 else 0 for v in level])
     phi = np.asarray(tree["phi"])
-    assert sorted(mark.get_xdata()[0] for mark in marks) == pytest.approx(sorted(phi[[5, 3, 1]]))
+    assert sorted(mark.get_xdata()[0] for mark in marks) == pytest.approx(sorted(phi[[5, 3]]))
     assert {text.get_text(): text.get_position()[0] for text in axes.texts} == pytest.approx(
-        {"(a)": phi[5], "(b)": phi[3], "(c)": phi[1]}
+        {"(a)": phi[5], "(b)": phi[3]}
     )
 
 
@@ -323,7 +323,7 @@ def test_draw_beams__of_two_scan_axes() -> None:
     curve = np.outer(CURVE, [0.1, 1.0, 0.2])
     figure = drawn(beams_scan(curve=curve))
     assert maps(figure)["(a) patches over the peak frame"].get_title().endswith("phi = 0.002°, chi = 0°")
-    (axes,) = (a for a in figure.axes if a.get_title() == "lit patches that see the weak beam")
+    (axes,) = (a for a in figure.axes if a.get_title() == "lit patches in the weak beam")
     assert axes.get_xlabel() == "phi (°)"
     assert axes.lines[0].get_xdata().size == 9
 
@@ -336,7 +336,7 @@ def test_draw_beams__draws_what_there_is(name: str) -> None:
         "weak": ["weak beam (WB)"],
         "strong": ["strong beam (SB)"],
         "weak_enhanced": ["weak beam, enhanced"],
-        "defects": ["stands out, over the weak beam", "the same, and the true lines"],
+        "defects": ["mask above the noise, on the weak beam", "mask, with the true lines"],
         "p_weak": [title for title in every if "patches" in title],
     }.get(name, [])
     assert list(left) == [title for title in every if title not in lost]
@@ -359,7 +359,7 @@ def test_draw_beams__of_nothing_lit_can_be_drawn() -> None:
     tree["beams"] = xr.DataTree(group.assign(lit=group["lit"] & False, defects=group["defects"] & False))
     figure = page(tree)
     legend = [text.get_text() for axes in figure.axes if (key := axes.get_legend()) for text in key.get_texts()]
-    assert legend.count("stands out: nothing is lit") == 2
+    assert legend.count("above the noise: nothing is lit") == 2
     assert "(b) patches over the flank frame" in maps(figure)
 
 
@@ -381,7 +381,7 @@ def test_wrapped__keeps_all_words_in_order() -> None:
 
 def test_figures__of_a_store_with_beams_have_a_page_for_them(tmp_path: Path) -> None:
     tree = beams_scan(layers=2)
-    names = [path.name for path in figures(tree, tmp_path, layer=1)]
+    names = [path.name for path in figures(tree, tmp_path, layer=1).values()]
     assert names == ["beams_layer1.png", "frames_layer1.png"]
     del tree["raw"]
-    assert [path.name for path in figures(tree, tmp_path / "alone")] == ["beams_layer1.png"]
+    assert [path.name for path in figures(tree, tmp_path / "alone").values()] == ["beams_layer1.png"]

@@ -32,7 +32,7 @@ from dfxm_dask.view.boundaries.words import (
     vector_words,
     with_error,
 )
-from dfxm_dask.view.figures.index import figures
+from dfxm_dask.view.pictures import figures
 from tests.view.boundary_tables import DIMS, LINES, group, store
 from tests.view.test_figures import check_page
 
@@ -135,7 +135,7 @@ def test_boundary_words__say_how_sure_burgers_vectors_are() -> None:
 
 def test_boundary_words__say_what_is_not_known() -> None:
     said = " ".join(boundary_words(tables(), 1))
-    assert "no direction stands out beyond that of layers shifted at random" in said
+    assert "no direction exceeds the limit from layers shifted at random" in said
     assert "The jump of the local peak across it is not known. The rotation by Frank's rule is not known." in said
     nothing = np.full((2, 2, 3), np.nan)
     assert "they need the spacing of the lines and a lattice" in " ".join(boundary_words(tables(burgers=nothing), 0))
@@ -179,7 +179,7 @@ def test_draw_boundary__shows_the_points_and_lines_of_the_group() -> None:
 def test_draw_boundary__without_lines_says_so_in_place_of_curves() -> None:
     page = draw_boundary(tables(), 1)
     check_page(page)
-    assert [axes.texts[0].get_text() for axes in page.axes[1:]] == ["No direction of lines\nstands out."] * 2
+    assert [axes.texts[0].get_text() for axes in page.axes[1:]] == ["No direction of lines\nwas found."] * 2
     assert not any(axes.lines for axes in page.axes[1:])
     np.testing.assert_allclose(page.axes[0].collections[0].get_offsets(), flat_of(tables(), 1))
 
@@ -231,7 +231,7 @@ def test_draw_boundary__measures_single_lines_where_they_are_known() -> None:
     near, weights = cloud_of(found, 0)
     assert sorted(set(near[:, 1])) == LINES.tolist()
     assert len(near) == len(weights) == 66
-    page = dict(boundary_pages(tree))["boundary_0"]
+    page = dict(boundary_pages(tree))["boundary_0"]()
     check_page(page)
     assert {"of single lines", "single lines"} <= set(keys(page))
     own, single = page.axes[0].collections
@@ -267,7 +267,7 @@ def test_boundary_pages__measure_what_the_gather_measured() -> None:
             "/boundaries": xr.Dataset({name: (DIMS[name], values) for name, values in made.items()}),
         }
     )
-    pages = dict(boundary_pages(tree))
+    pages = {name: draw() for name, draw in boundary_pages(tree)}
     assert list(pages) == ["boundaries_scene", "boundary_0", "boundary_0_fit"]
     power = pages["boundary_0"].axes[2]
     (mark,) = (line for line in power.lines if line.get_marker() == "o")
@@ -405,7 +405,7 @@ def test_draw_scene__of_no_boundary_says_so() -> None:
     nothing = {"point": np.zeros((0, 3)), "point_weight": np.zeros(0), "point_boundary": np.zeros(0, int)}
     page = draw_scene(tables(0, **nothing), "heading")
     check_page(page)
-    assert "No boundary was found: nothing stands out of the weak beam." in words(page)
+    assert "No boundary was found: no pixel of the weak beam exceeds the noise." in words(page)
     assert page.axes == []
     assert [name for name, _ in boundary_pages(store(group(0, **nothing)))] == ["boundaries_scene"]
 
@@ -433,7 +433,7 @@ def test_pages__of_any_shape_can_be_read(size: tuple[float, float, float]) -> No
 
 def test_figures__of_boundaries_are_of_the_whole_volume(tmp_path: Path) -> None:
     beams = xr.Dataset({"lit": (("z", "y", "x"), np.ones((11, 48, 60), bool))})
-    assert [path.name for path in figures(store(group(), beams=beams), tmp_path)] == [
+    assert [path.name for path in figures(store(group(), beams=beams), tmp_path).values()] == [
         "beams_layer5.png",
         "boundaries_scene.png",
         "boundary_0.png",
@@ -441,4 +441,4 @@ def test_figures__of_boundaries_are_of_the_whole_volume(tmp_path: Path) -> None:
         "boundary_1.png",
         "boundary_1_fit.png",
     ]
-    assert [path.name for path in figures(store(beams=beams), tmp_path / "none")] == ["beams_layer5.png"]
+    assert [path.name for path in figures(store(beams=beams), tmp_path / "none").values()] == ["beams_layer5.png"]

@@ -122,7 +122,7 @@ def test_draw_fit__shows_step_jump_place_and_spectrum() -> None:
     assert jump.get_ylabel() == "jump of the centre of mass (mdeg)"
     (mean,) = (line for line in jump.lines if line.get_color() == FIT)
     assert set(mean.get_ydata()) == {1e3 * STEP}
-    for axes, label in ((along, "place along the trace (µm)"), (layer, "z (µm)")):
+    for axes, label in ((along, "position along the trace (µm)"), (layer, "z (µm)")):
         assert axes.get_xlabel() == label
         points = next(line for line in axes.lines if line.get_color() == DATA and line.get_marker() == "o")
         assert np.abs(points.get_ydata()).max() < 0.1

@@ -12,8 +12,8 @@ import xarray as xr
 from dfxm_dask.view.compare import truth as module
 from dfxm_dask.view.compare.distances import boundary_distances
 from dfxm_dask.view.compare.truth import compared, scan_step, sound_pixels, truth_rows
-from dfxm_dask.view.figures.index import figures
 from dfxm_dask.view.figures.truth import draw_compare
+from dfxm_dask.view.pictures import figures
 from tests.view.test_figures import check_page
 
 NY, NX = 60, 160  # 12 by 16 um
@@ -228,8 +228,9 @@ def test_draw_compare__shows_found_true_and_difference() -> None:
     low, high = panels[2].images[0].get_clim()
     assert low == -high
     assert all(a.images[0].get_extent() == pytest.approx((-0.05, 15.95, 11.9, -0.1)) for a in panels)
-    (axes,) = (a for a in figure.axes if a.get_title() == "how far off")
-    words = [t.get_text() for t in axes.get_legend().get_texts()]
+    (axes,) = (a for a in figure.axes if a.get_title() == "error of the centre of mass")
+    assert axes.get_xlabel() == "found minus true (mdeg)"
+    words = [t.get_text() for a in figure.axes if a.get_legend() for t in a.get_legend().get_texts()]
     assert "half a step of the scan: 1 mdeg" in words
     assert "> 1 µm from a line: median |error| 2.1 mdeg" in words
 
@@ -240,7 +241,7 @@ def test_draw_compare__counts_every_sound_pixel_in_the_histogram() -> None:
     figure = draw_compare(tree, truth, 0)
     assert figure is not None
     check_page(figure)
-    (axes,) = (a for a in figure.axes if a.get_title() == "how far off")
+    (axes,) = (a for a in figure.axes if a.get_title() == "error of the centre of mass")
     (outline,) = axes.patches
     xs, ys = outline.get_xy().T
     # Rows 25 to 35 are within 1 um of the line, and 0.1 degree off; 120 of the other pixels are not sound.
@@ -287,7 +288,7 @@ def test_draw_compare__of_any_shape_stays_on_the_page(ny: int, nx: int) -> None:
 def test_figures__of_a_store_with_truth_have_a_page_for_it(tmp_path: Path) -> None:
     tree = scan()
     tree["rocking"] = xr.DataTree(tree["rocking"].to_dataset()[["com_phi"]])
-    assert [p.name for p in figures(tree, tmp_path)] == ["com_phi.png", "truth.png", "overview.png"]
+    assert [p.name for p in figures(tree, tmp_path).values()] == ["com_phi.png", "truth.png", "overview.png"]
 
 
 @pytest.mark.slow

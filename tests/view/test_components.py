@@ -17,8 +17,8 @@ from dfxm_dask.run.execute import run_recipe
 from dfxm_dask.run.recipe import parse_recipe
 from dfxm_dask.view.components.page import METHODS, MOST, draw_components
 from dfxm_dask.view.components.words import fit_words, treatment_words
-from dfxm_dask.view.figures.index import figures
 from dfxm_dask.view.figures.maps import NO_VALUE, signed_panel
+from dfxm_dask.view.pictures import figures
 from tests.view.test_figures import check_page
 
 AXES = {"chi": np.linspace(-1, 2, 7), "phi": np.linspace(-0.03, 0.03, 11)}
@@ -148,8 +148,8 @@ def test_draw_components__shows_curves_and_maps_as_they_are() -> None:
         assert axes.images[0].cmap.name == "RdBu_r"
         assert axes.images[0].cmap.get_bad() == pytest.approx(to_rgba(NO_VALUE))
         assert axes.images[0].get_extent() == pytest.approx((-0.06, 7.14, 1.58, -0.02))
-        assert len(axes.artists) == 1  # the scale bar
-    left = by_title(figure, "what the basis leaves")["what the basis leaves"]
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("x (µm)", "y (µm)")
+    left = by_title(figure, "residual of the basis")["residual of the basis"]
     np.testing.assert_array_equal(shown(left), found["gram_schmidt_residual"][0])
     assert left.images[0].cmap.name == "viridis"
     labels = [axes.get_xlabel() for axes in figure.axes]
@@ -273,8 +273,8 @@ def test_fit_words__of_gram_schmidt() -> None:
 def test_fit_words__of_principal_components() -> None:
     verdict, _, rank = told("pca")
     assert verdict == "3 components explain 90 % of the squares of all lit curves about zero."
-    assert rank == "5 components stand out of the noise."
-    assert "is not known: that needs two lit curves for each frame" in told("pca", noise_rank=np.nan)[2]
+    assert rank == "5 components exceed the noise."
+    assert "is not known: it needs two lit curves for each frame" in told("pca", noise_rank=np.nan)[2]
 
 
 def test_fit_words__of_fits_by_rounds() -> None:
@@ -327,7 +327,7 @@ def test_figures__have_a_page_for_every_basis(reduced_scan: Any, tmp_path: Path)
     del tree["raw"]
     group = components_scan("nica", "gram_schmidt", layers=2)["components"].to_dataset(inherit=False)
     tree["components"] = xr.DataTree(group.isel(phi=[0] * tree.sizes["phi"]))
-    written = figures(tree, tmp_path, layer=0)
+    written = list(figures(tree, tmp_path, layer=0).values())
     assert [path.name for path in written] == [
         "total_layer0.png",
         "components_gram_schmidt_layer0.png",

@@ -44,9 +44,13 @@ def volume_group(seed: int = 0):
 def whole(tmp_path_factory) -> tuple[Path, Path, list[Path]]:
     folder = tmp_path_factory.mktemp("export")
     store = write_store(folder / "s.zarr", {"volume": volume_group(), "boundaries": boundary_group()}, **GRID)
-    files, notes = export(store, folder / "out")
-    assert notes == []
-    return store, folder / "out", files
+    other = write_store(
+        folder / "b.zarr", {"boundaries": boundary_group()}, **{axis: np.arange(21.0) for axis in SPACE}
+    )
+    files, notes = export(store, folder / "out", what=("volume", "objects"))
+    more, others = export(other, folder / "out")  # on a grid that all patches lie in
+    assert notes == others == []
+    return store, folder / "out", files + more
 
 
 def test_export__writes_all_that_the_store_has(whole):
@@ -239,7 +243,7 @@ def test_planes_of__and_lines_of__say_what_is_not_known():
     found["corner"][1, 2] = np.nan
     notes: list[str] = []
     planes, lines = planes_of(found, notes), lines_of(found, notes)
-    assert notes == ["boundaries not drawn because their corners are unknown: 1"]
+    assert notes == ["boundaries not drawn because their corners are unknown or outside of the scan: 1"]
     assert planes is not None
     assert planes.cell_data["boundary"].tolist() == [0]
     assert lines is not None
@@ -251,9 +255,32 @@ def test_planes_of__and_lines_of__say_what_is_not_known():
         assert content is not None
         assert len(content.points) == 0
     assert notes == [
-        "boundaries not drawn because their corners are unknown: 0, 1",
+        "boundaries not drawn because their corners are unknown or outside of the scan: 0, 1",
         "junction 0 not drawn because the patches of its boundaries have no common range along it",
     ]
+
+
+def test_planes_of__end_at_the_sides_of_the_scan():
+    """A slanted patch that reaches beyond the scan in z, against the points of its plane inside, by brute force."""
+    corner = np.array([[[2.0, 1, -5.5], [8, 1, -5.5], [8, 7, 8.9], [2, 7, 8.9]]])
+    coords = {"z": np.arange(4.0), "y": np.arange(0, 9, 0.5), "x": np.arange(0, 6.1, 0.5)}
+    found = xr.Dataset({"corner": (("boundary", "vertex", "xyz"), corner)}, coords=coords)
+    planes = planes_of(found, [])
+    assert planes is not None
+    u, v = np.meshgrid(np.linspace(0, 1, 601), np.linspace(0, 1, 601))
+    first, second = corner[0, 1] - corner[0, 0], corner[0, 3] - corner[0, 0]
+    points = corner[0, 0] + u[..., None] * first + v[..., None] * second
+    inside = ((points >= 0) & (points <= [6, 8.5, 3])).all(axis=-1)
+    np.testing.assert_allclose(planes.points.min(axis=0), points[inside].min(axis=0), atol=0.05)
+    np.testing.assert_allclose(planes.points.max(axis=0), points[inside].max(axis=0), atol=0.05)
+    ring, turned = planes.points, np.roll(planes.points, -1, axis=0)
+    area = np.linalg.norm(np.cross(ring - ring[0], turned - ring[0]).sum(axis=0)) / 2
+    assert area == pytest.approx(inside.mean() * np.linalg.norm(np.cross(first, second)), rel=0.02)
+    assert planes.corners.tolist() == [len(ring)]
+    lines = lines_of(found.assign(line=(("boundary", "family", "xyz"), [[second]])), [])
+    assert lines is not None
+    np.testing.assert_allclose(lines.points[:, 2], [0, 3], atol=1e-9)
+    np.testing.assert_allclose(lines.points[:, 0], [4, 4], atol=1e-9)
 
 
 def ome(path: Path) -> dict:

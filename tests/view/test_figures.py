@@ -13,18 +13,17 @@ import xarray as xr
 from dfxm_dask.errors import InputError
 from dfxm_dask.view.figures import maps as module
 from dfxm_dask.view.figures.curves import draw_curves, telling_pixels
-from dfxm_dask.view.figures.index import figures
 from dfxm_dask.view.figures.layer_maps import flag_panel, layer_panels, single
-from dfxm_dask.view.figures.maps import UNSOUND, Panel, bar_length, finer_units, labelled, pixel_grid, robust_limits
-from dfxm_dask.view.figures.mosaic import draw_mosaicity, key_ranges
+from dfxm_dask.view.figures.maps import UNSOUND, Panel, finer_units, labelled, pixel_grid, robust_limits
 from dfxm_dask.view.figures.overview import overview
+from dfxm_dask.view.pictures import figures
 
 Scan = Callable[..., xr.DataTree]
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def test_figures__are_written_for_what_there_is(reduced_scan: Scan, tmp_path: Path) -> None:
-    written = figures(reduced_scan(), tmp_path / "new" / "folder")
+    written = list(figures(reduced_scan(), tmp_path / "new" / "folder").values())
     assert [path.name for path in written] == [
         "total.png",
         "com_phi.png",
@@ -40,23 +39,9 @@ def test_figures__are_written_for_what_there_is(reduced_scan: Scan, tmp_path: Pa
 
 def test_figures__of_two_axes_have_a_mosaicity_map_with_its_key(reduced_scan: Scan, tmp_path: Path) -> None:
     tree = reduced_scan(axes=("chi", "phi"), ny=20, nx=30)
-    maps = tree["rocking"].dataset.isel(z=0)
-    tree["rocking"] = xr.DataTree(tree["rocking"].to_dataset()[["total", "mosaicity"]])
-    assert [path.name for path in figures(tree, tmp_path)] == [
-        "total.png",
-        "mosaicity.png",
-        "curves.png",
-        "frames.png",
-        "overview.png",
-    ]
-    grid = pixel_grid(np.arange(20.0), np.arange(30.0), "um")
-    page = draw_mosaicity(maps, grid, "heading")
-    check_page(page)
-    key = page.axes[1]
-    assert (key.get_xlabel(), key.get_ylabel()) == ("phi (°)", "chi (°)")
-    assert key_ranges(maps)["chi"] == pytest.approx((-1.4, -1.0))
-    told = maps.assign_attrs(provenance={"mosaicity": {"parameters": {"centre": [0, 1], "half_range": [2, 3]}}})
-    assert key_ranges(told) == {"chi": (-2.0, 2.0), "phi": (-2.0, 4.0)}
+    names = ["total", "com_chi", "com_phi", "flags"]
+    tree["rocking"] = xr.DataTree(tree["rocking"].to_dataset()[names])
+    assert list(figures(tree, tmp_path)) == [*names, "mosaicity", "curves", "frames", "overview"]
 
 
 def test_figures__leave_no_trace_in_pyplot(reduced_scan: Scan, tmp_path: Path) -> None:
@@ -72,14 +57,14 @@ def test_figures__leave_no_trace_in_pyplot(reduced_scan: Scan, tmp_path: Path) -
 def test_figures__name_the_layer_of_a_stack(reduced_scan: Scan, tmp_path: Path) -> None:
     tree = reduced_scan(layers=2, ny=20, nx=30)
     tree["rocking"] = xr.DataTree(tree["rocking"].to_dataset()[["total"]])
-    assert {path.name for path in figures(tree, tmp_path)} == {
+    assert {path.name for path in figures(tree, tmp_path).values()} == {
         "total_layer1.png",
         "curves_layer1.png",
         "frames_layer1.png",
         "overview_layer1.png",
     }
     assert (tmp_path / "total_layer1.png").exists()
-    with pytest.raises(InputError, match="layer 2: the scan has 2, from 0; ask for 0 to 1"):
+    with pytest.raises(InputError, match="layer 2: the scan has 2, numbered from 0; choose 0 to 1"):
         figures(tree, tmp_path, layer=2)
 
 
@@ -108,6 +93,10 @@ def check_page(page: Any) -> None:
         if text.get_text().strip() and box.width and box.height:
             boxes.append((text.get_text(), box))
     width, height = page.bbox.width, page.bbox.height
+    for text in page_texts(page):
+        # 7 points on a page that is shown 17 cm wide.
+        if text.get_text().strip() and page.get_figwidth() > 4:
+            assert text.get_fontsize() * 6.69 / page.get_figwidth() > 6.99, text.get_text()
     for words, box in boxes:
         assert box.x0 >= -1, words
         assert box.y0 >= -1, words
@@ -201,11 +190,6 @@ def test_pixel_grid__has_edges_half_a_pixel_out() -> None:
     assert (grid.left, grid.right, grid.top, grid.bottom) == (0.5, 3.5, -1.0, 3.0)
     assert grid.ratio == pytest.approx(4 / 3)
     assert pixel_grid(np.array([7.0]), np.array([1.0, 2.0]), "um").ratio == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize(("width", "length"), [(10.0, 2.0), (100.0, 20.0), (3.0, 0.5), (0.9, 0.1), (700.0, 100.0)])
-def test_bar_length__is_round(width: float, length: float) -> None:
-    assert bar_length(width) == pytest.approx(length)
 
 
 def test_units__are_printed_as_people_write_them() -> None:

@@ -14,8 +14,8 @@ from matplotlib.colors import AsinhNorm, Normalize, to_rgba
 from dfxm_dask.errors import InputError
 from dfxm_dask.view.figures import frames as module
 from dfxm_dask.view.figures.frames import LABELS, draw_frames
-from dfxm_dask.view.figures.index import figures
 from dfxm_dask.view.figures.telling_frames import (
+    absent_frames,
     attenuated,
     dark_levels,
     frame_brightness,
@@ -23,11 +23,12 @@ from dfxm_dask.view.figures.telling_frames import (
     patch_means,
     telling_frames,
 )
+from dfxm_dask.view.pictures import figures
 from tests.view.test_figures import check_page
 
 Scan = Callable[..., xr.DataTree]
 CURVE = np.array([1.0, 2.0, 4.0, 15.0, 400.0, 2000.0, 700.0, 3.0, 1.5])
-"""Light of the frames of the scan below: peak 5; flank 3 (nearest to 1 %); fainter, ascending: 0, 8, 1, 7, 2."""
+"""Light of the frames of the scan below: peak 5; flank 6 (35 %); tail 3 (0.75 %, nearest to 1 %)."""
 
 
 def raw_scan(
@@ -102,25 +103,40 @@ def images(figure: Any) -> list[Any]:
 
 
 def test_telling_frames__are_peak_flank_and_tail() -> None:
-    assert telling_frames(CURVE) == {"peak": (5,), "flank": (3,), "tail": (1,)}
-    assert telling_frames(1000 * CURVE + 7) == telling_frames(CURVE)
-    assert telling_frames(CURVE[::-1]) == {"peak": (3,), "flank": (5,), "tail": (7,)}
+    assert telling_frames(CURVE) == {"peak": (5,), "flank": (6,), "tail": (3,)}
+    assert telling_frames(1000 * CURVE) == telling_frames(CURVE)
+    assert telling_frames(CURVE[::-1]) == {"peak": (3,), "flank": (2,), "tail": (5,)}
+
+
+def test_telling_frames__name_no_flank_or_tail_that_the_scan_lacks() -> None:
+    """A curve that never falls below 41 % of its peak, as the real rocking scan, and one without a flank."""
+    bare = telling_frames(np.array([1000.0, 1500, 2200, 2400, 2000, 990]))
+    assert bare == {"peak": (3,), "flank": (5,)}
+    assert absent_frames(bare) == ["No frame is below 5 % of the peak: the scan contains no tail."]
+    high = telling_frames(np.array([70.0, 100, 80, 65]))
+    assert high == {"peak": (1,), "faintest": (3,)}
+    assert [said.partition(":")[0] for said in absent_frames(high)] == [
+        "No frame has 20 to 60 % of the peak",
+        "No frame is below 5 % of the peak",
+    ]
+    sharp = telling_frames(np.array([0.1, 100.0, 2.0, 0.4]))
+    assert sharp == {"peak": (1,), "tail": (2,)}
 
 
 def test_telling_frames__of_few_or_equal_frames_are_different_frames() -> None:
     for n in range(1, 6):
         for curve in (np.ones(n), np.arange(n) * 1.0, np.zeros(n)):
             chosen = telling_frames(curve)
-            assert list(chosen) == ["peak", "flank", "tail"][: min(n, 3)]
+            assert "peak" in chosen
             assert len(set(chosen.values())) == len(chosen)
 
 
 def test_telling_frames__of_two_axes_index_both() -> None:
     grid = np.zeros((3, 4))
-    grid[1, 2], grid[2, 0], grid[0, 1], grid[0, 3] = 100, 1.2, 0.02, 0.01
+    grid[1, 2], grid[2, 0], grid[0, 1], grid[0, 3] = 100, 30, 0.02, 1.2
     chosen = telling_frames(grid)
     assert (chosen["peak"], chosen["flank"]) == ((1, 2), (2, 0))
-    assert grid[chosen["tail"]] < grid[2, 0]
+    assert chosen["tail"] == (0, 3)
 
 
 def test_moving_frames__are_brightest_median_and_faintest() -> None:
@@ -172,18 +188,18 @@ def test_draw_frames__gives_counts_above_dark_in_micrometres() -> None:
     figure = draw_frames(tree, 0, "heading")
     counts = np.asarray(tree["raw"].dataset["counts"][0], np.float32)
     shown = images(figure)
-    for image, frame in zip(shown, (5, 3, 1), strict=True):
+    for image, frame in zip(shown, (5, 6, 3), strict=True):
         np.testing.assert_array_equal(np.asarray(image.get_array()), counts[frame] - 110)
         assert tuple(image.get_extent()) == pytest.approx((-0.06, 17.94, 3.98, -0.02))
         above = counts[frame] - 110
         assert (image.norm.vmin, image.norm.vmax) == pytest.approx(tuple(np.percentile(above, [0.5, 99.8])))
-    assert isinstance(shown[0].norm, AsinhNorm)
-    assert type(shown[1].norm) is type(shown[2].norm) is Normalize
+    assert type(shown[0].norm) is type(shown[1].norm) is AsinhNorm
+    assert type(shown[2].norm) is Normalize
     titles = [axes.get_title() for axes in figure.axes if axes.images]
     assert titles == [
-        "peak (asinh, percentiles 0.5 to 99.8)\nphi = 0.002°",
-        "flank (linear, percentiles 0.5 to 99.8)\nphi = −0.002°",
-        "tail (linear, percentiles 0.5 to 99.8)\nphi = −0.006°",
+        "peak\nphi = 0.002°",
+        "flank, 35 % of the peak\nphi = 0.004°",
+        "tail, 0.72 % of the peak\nphi = −0.002°",
     ]
     check_page(figure)
 
@@ -202,18 +218,18 @@ def test_draw_frames__reads_three_frames_where_patches_are_known(deferred: bool)
     tree["raw"] = xr.DataTree(raw)
     figure = draw_frames(tree, 0)
     counts = watched.values[0].astype(np.float32)
-    for image, frame in zip(images(figure), (5, 3, 1), strict=True):
+    for image, frame in zip(images(figure), (5, 6, 3), strict=True):
         np.testing.assert_array_equal(np.asarray(image.get_array()), counts[frame] - 110)
     frames = [key[1].start for key in watched.read]
     # Without statistics: every frame once for the brightness, then the three.
-    assert sorted(frames) == ([1, 3, 5] if not deferred else sorted([*range(9), 1, 3, 5]))
+    assert sorted(frames) == ([3, 5, 6] if not deferred else sorted([*range(9), 3, 5, 6]))
 
 
 def test_draw_frames__with_truth_outlines_lines_and_colours_patches() -> None:
     tree = with_truth(raw_scan())
     figure = draw_frames(tree, 0)
     check_page(figure)
-    (axes,) = (a for a in figure.axes if a.get_title().startswith("truth over the flank frame\nphi = −0.002°"))
+    (axes,) = (a for a in figure.axes if a.get_title().startswith("truth over the tail frame\nphi = −0.002°"))
     np.testing.assert_array_equal(
         np.asarray(axes.images[0].get_array()), np.asarray(tree["raw"].dataset["counts"][0, 3], np.float32) - 110
     )
@@ -261,7 +277,7 @@ def test_draw_frames__of_three_axes_say_where_they_were_taken() -> None:
     figure = draw_frames(tree, 0)
     titles = [axes.get_title().partition("\n")[2] for axes in figure.axes if axes.images]
     assert titles[0] == "two_theta = 0°, chi = 0.004°, phi = −0.012°"
-    assert titles[1] == titles[3] == "two_theta = −0.002°, chi = 0°, phi = 0.006°"
+    assert titles[1] == titles[2] == "two_theta = −0.002°, chi = 0°, phi = 0.006°"
     (axes,) = (a for a in figure.axes if a.get_title().startswith("truth"))
     labels = (int(np.ravel_multi_index((0, 1, 3), (2, 3, 4))) + np.arange(6)) % 4
     np.testing.assert_allclose(axes.collections[0].get_edgecolors(), [to_rgba(LABELS[k][1]) for k in labels])
@@ -300,16 +316,16 @@ def test_draw_frames__without_values_are_grey() -> None:
 
 def test_figures__draw_frames_of_a_store_without_maps(tmp_path: Path) -> None:
     tree = with_truth(with_statistics(raw_scan(layers=2)))
-    assert [p.name for p in figures(tree, tmp_path)] == ["frames_layer1.png"]
+    assert [p.name for p in figures(tree, tmp_path).values()] == ["frames_layer1.png"]
     assert (tmp_path / "frames_layer1.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_figures__draw_frames_beside_maps(reduced_scan: Scan, tmp_path: Path) -> None:
     tree = reduced_scan(ny=20, nx=30)
     tree["rocking"] = xr.DataTree(tree["rocking"].to_dataset()[["total"]])
-    assert [p.name for p in figures(tree, tmp_path)] == ["total.png", "curves.png", "frames.png", "overview.png"]
+    assert list(figures(tree, tmp_path)) == ["total", "curves", "frames", "overview"]
     del tree["raw"]
-    assert [p.name for p in figures(tree, tmp_path)] == ["total.png", "overview.png"]
+    assert list(figures(tree, tmp_path)) == ["total", "overview"]
 
 
 def test_figures__of_neither_maps_nor_counts_are_refused(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_other_maps__are_those_that_no_reduction_of_ours_writes() -> None:
 def test_known_figures__refuse_a_name_that_is_taken_and_what_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="figure 'beams': has the name of another figure; rename it"):
         add_figure(FigureKind("beams", lambda *_: None))
-    for place, fault in (("json:dumps", "is no FigureKind"), ("json:no", "cannot be loaded")):
+    for place, fault in (("json:dumps", "is not a FigureKind"), ("json:no", "cannot be loaded")):
         points = [EntryPoint("strain", place, index.GROUP)]
         monkeypatch.setattr(index, "entry_points", lambda points=points, **_: points)
         with pytest.raises(InputError, match=f"figure strain of {place}: {fault}.*repair or uninstall"):

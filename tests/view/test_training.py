@@ -81,7 +81,7 @@ def test_learning__shows_both_curves_and_the_epoch_that_was_kept() -> None:
     assert list(drawn["kept"].get_xdata()) == [3, 3]
     drawn = {line.get_label(): line for line in accuracy.lines}
     assert drawn["held out"].get_ydata().tolist() == [100 * row["held_out_accuracy"] for row in rows]
-    assert list(drawn["weights to begin with"].get_ydata()) == [85, 85]
+    assert list(drawn["initial weights"].get_ydata()) == [85, 85]
     assert list(drawn["brightness alone"].get_ydata()) == [95, 95]
     assert "w: epoch 3 is kept" in words
     assert {"log loss (nat)", "accuracy (%)"} <= set(words)
@@ -90,7 +90,7 @@ def test_learning__shows_both_curves_and_the_epoch_that_was_kept() -> None:
 @pytest.mark.parametrize("epochs", [1, 2, 60])
 def test_learning__says_that_the_beginning_was_best(epochs: int) -> None:
     page = draw_learning(known(best=0, epochs=epochs), "w")
-    assert "w: the weights to begin with are kept: no epoch was better" in check_page(page)
+    assert "w: the initial weights are kept: no epoch was better" in check_page(page)
     assert "kept" not in [line.get_label() for axes in page.axes for line in axes.lines]
 
 
@@ -121,7 +121,7 @@ def test_show_training__compares_and_warns(capsys: pytest.CaptureFixture[str]) -
     text = capsys.readouterr().out
     rows = {line.split("  ")[0].strip(): line.split() for line in text.splitlines() if line.strip()}
     assert rows["trained"][-5:] == ["90.00", "50.00", "none", "0.012", "0.2000"]
-    assert rows["weights to begin with"][-5:] == ["85.00", "50.00", "none", "0.012", "0.4000"]
+    assert rows["initial weights"][-5:] == ["85.00", "50.00", "none", "0.012", "0.4000"]
     assert rows["brightness alone"][-5:] == ["95.00", "50.00", "none", "0.012", "0.1000"]
     assert "202 patches of the layers held out" in text
     assert "(epoch 3 of 7 is kept)" in text

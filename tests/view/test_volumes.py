@@ -186,7 +186,7 @@ def test_comparison_rows__say_chance_and_what_a_ratio_is(pair, tmp_path):
     assert rows["Dice"] == (f"{found.values['dice']:.4g}", f"{found.chance['dice']:.3g} ± {found.spread['dice']:.2g}")
     assert "precision: share of A within 0.5 um of B" in rows
     assert ratio_words(found) == (
-        f"voxel ratio {found.values['count_ratio']:.2g} is a ratio of sizes: it says nothing of agreement"
+        f"voxel ratio {found.values['count_ratio']:.2g} is a ratio of sizes and no measure of agreement"
     )
     nothing = store(tmp_path / "none.zarr", np.zeros(SHAPE, bool))
     empty, _ = compare_volumes(nothing, nothing)
@@ -221,7 +221,7 @@ def test_compare__command(pair, tmp_path):
     done = CliRunner().invoke(compare, [str(first), str(second), "--tau", "0.3,1", "--json", str(numbers)])
     assert done.exit_code == 0, done.output
     assert "Dice" in done.output
-    assert "is a ratio of sizes: it says nothing of agreement" in done.output
+    assert "is a ratio of sizes and no measure of agreement" in done.output
     assert (tmp_path / "a_against_b.png").read_bytes()[:4] == b"\x89PNG"
     known = json.loads(numbers.read_text())
     assert known["values"] == compare_masks(a, b, STEP, (0.3, 1))

@@ -21,24 +21,15 @@ from dfxm_dask.view.boundaries.step import (
     strip_cells,
 )
 from dfxm_dask.view.boundaries.words import STYLES, Tables, families_of, reason_words, step_words
-from dfxm_dask.view.figures.maps import (
-    MARGIN,
-    SMALL,
-    TITLE,
-    add_words,
-    finer_units,
-    labelled,
-    place_axes,
-    wrapped,
-    write_sentences,
-)
+from dfxm_dask.view.figures.layout import PAGE, SMALL, add_words, sentences_height, wrapped, write_sentences
+from dfxm_dask.view.figures.maps import TITLE, finer_units, labelled, place_axes
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SIDE, WIDE, HIGH, UNDER, BAR = 0.75, 3.5, 2.7, 1.0, 0.9
+SIDE, WIDE, HIGH, UNDER, BAR = 0.72, PAGE / 2 - 0.84, 2.1, 0.85, 0.9
 """Inches: room for ticks, size of a panel, room below for ticks and keys, and for a colour bar."""
 DATA, FIT, ASIDE = "#0072b2", "#d55e00", "0.35"
 LINES = ("#d6006c", "#e69f00")
@@ -66,20 +57,17 @@ def draw_fit(tree: xr.DataTree, found: Tables, k: int, heading: str = "") -> Fig
     """
     from matplotlib.figure import Figure
 
-    across = 3 * (SIDE + WIDE) + MARGIN + 0.1
     lines_of = (
         [] if families_of(found, k) else ["No family of lines exceeds the limit by the factor that states a direction."]
     )
-    said = wrapped([step_words(found, k), *lines_of, *reason_words(found, k)], across - 2 * SIDE, SMALL)
-    line = 1.6 * SMALL / 72
-    words = len(said) * line + 0.4
-    up = words + 2 * (UNDER + HIGH + TITLE) + 0.42
-    figure = Figure(figsize=(across, up))
-    low, top = words + UNDER, words + 2 * UNDER + HIGH + TITLE
-    left = [SIDE + n * (SIDE + WIDE) for n in range(3)]
-    panels = [place_axes(figure, left[n], top, WIDE, HIGH) for n in range(3)]
-    panels.append(place_axes(figure, left[0], low, WIDE, HIGH))
-    lines = place_axes(figure, left[1], low, 2 * WIDE + SIDE - BAR, HIGH)
+    said = wrapped([step_words(found, k), *lines_of, *reason_words(found, k)], PAGE - 2 * SIDE, SMALL)
+    words = sentences_height(said) + 0.3
+    tall = UNDER + HIGH + TITLE
+    figure = Figure(figsize=(PAGE, words + 3 * tall + 0.42))
+    up = words + 3 * tall + 0.42
+    rows = [words + UNDER + n * tall for n in (2, 1)]
+    panels = [place_axes(figure, SIDE + n * PAGE / 2, bottom, WIDE, HIGH) for bottom in rows for n in (0, 1)]
+    lines = place_axes(figure, SIDE, words + UNDER, PAGE - SIDE - BAR, HIGH)
     cells = strip_cells(tree, found, k)
     strip = beside_step(cells, found, k)
     units = _units(tree)
@@ -87,19 +75,19 @@ def draw_fit(tree: xr.DataTree, found: Tables, k: int, heading: str = "") -> Fig
     why = "The maps hold no centre of mass\nbeside this boundary." if not len(strip.s) else ""
     why = why or ("No step was fitted\nto this boundary." if not np.isfinite(strip.step) else "")
     for axes, title in zip(
-        panels[1:], ("jump along the trace", "place along the trace", "place by layer"), strict=True
+        panels[1:], ("jump along the trace", "position along the trace", "position by layer"), strict=True
     ):
-        axes.set_title(title, fontsize=10, pad=6)
+        axes.set_title(title, fontsize=9.5, pad=5)
         if why:
             _say(axes, why)
     if not why:
         _draw_jump(panels[1], jumps_along(strip), found, k, units)
         along, z, place, weight = places_of(strip)
-        _draw_place(panels[2], (along, place), places_by(along, place, weight), "place along the trace")
+        _draw_place(panels[2], (along, place), places_by(along, place, weight), "position along the trace")
         _draw_place(panels[3], (z, place), places_by(z, place, weight), "z")
     _draw_spectrum(lines, cells, found, k, _seed(tree))
     write_sentences(figure, said, SIDE, up - words + 0.02)
-    add_words(figure, f"boundary {k}: fit; {heading}" if heading else f"boundary {k}: fit", "")
+    add_words(figure, f"{heading}\nboundary {k}: fit" if heading else f"boundary {k}: fit", "")
     return figure
 
 
@@ -128,7 +116,7 @@ def _finish(axes: Axes, across: str, up: str, columns: int = 2) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.legend(
-        fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=columns, frameon=False, columnspacing=1.2
+        fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=columns, frameon=False, columnspacing=1.2
     )
 
 
@@ -137,7 +125,7 @@ def _draw_strip(axes: Axes, strip: Beside, units: str) -> None:
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Patch
 
-    axes.set_title("centre of mass across the boundary", fontsize=10, pad=6)
+    axes.set_title("centre of mass across the boundary", fontsize=9.5, pad=5)
     if not len(strip.s):
         _say(axes, "The maps hold no centre of mass\nbeside this boundary.")
         return
@@ -163,8 +151,8 @@ def _draw_strip(axes: Axes, strip: Beside, units: str) -> None:
         handles=[Patch(color="0.55", label="pixels (log grey)"), *handles],
         fontsize=7,
         loc="upper center",
-        bbox_to_anchor=(0.5, -0.15),
-        ncols=3,
+        bbox_to_anchor=(0.5, -0.17),
+        ncols=2,
         frameon=False,
         columnspacing=1.0,
         handlelength=1.4,
@@ -182,7 +170,7 @@ def _draw_jump(axes: Axes, jumps: Means, found: Tables, k: int, units: str) -> N
     axes.axhline(factor * step, color=FIT, lw=1.6, label="fitted jump")
     if np.isfinite(error):
         axes.axhspan(factor * (step - error), factor * (step + error), color=FIT, alpha=0.25, lw=0)
-    _finish(axes, labelled("place along the trace", "um"), labelled("jump of the centre of mass", finer))
+    _finish(axes, labelled("position along the trace", "um"), labelled("jump of the centre of mass", finer))
 
 
 def _draw_place(axes: Axes, stripes: tuple[np.ndarray, np.ndarray], means: Means, name: str) -> None:
@@ -190,7 +178,7 @@ def _draw_place(axes: Axes, stripes: tuple[np.ndarray, np.ndarray], means: Means
     axes.plot(*stripes, ".", color="0.6", ms=3, label="5 µm of a layer", zorder=1)
     _draw_means(axes, means, "mean, standard error")
     axes.axhline(0, color=FIT, lw=1.6, label="fitted plane", zorder=0)
-    _finish(axes, labelled(name, "um"), labelled("step − plane", "um"), 3)
+    _finish(axes, labelled(name, "um"), labelled("step − plane", "um"))
 
 
 def _draw_means(axes: Axes, means: Means, label: str) -> None:
@@ -204,7 +192,7 @@ def _draw_means(axes: Axes, means: Means, label: str) -> None:
 
 def _draw_spectrum(axes: Axes, cells: np.ndarray, found: Tables, k: int, seed: int) -> None:
     """Power of the isolated weak beam along the boundary, its limit, and the families of lines that are stated."""
-    axes.set_title("spectrum of the isolated weak beam along the boundary", fontsize=10, pad=6)
+    axes.set_title("spectrum of the isolated weak beam along the boundary", fontsize=9.5, pad=5)
     if not len(cells) or not np.isfinite(cells[:, 4]).any():
         _say(axes, "The maps hold no isolated weak beam beside this boundary.")
         return
@@ -227,7 +215,7 @@ def _draw_spectrum(axes: Axes, cells: np.ndarray, found: Tables, k: int, seed: i
     bar = axes.figure.colorbar(image, cax=axes.inset_axes((1.02, 0.0, 0.025, 1.0)))
     bar.set_label("power / limit", fontsize=8)
     bar.ax.tick_params(labelsize=7.5, length=2.5)
-    _finish(axes, "frequency along the trace (1/µm)", "frequency along z (1/µm)", 4)
+    _finish(axes, "frequency along the trace (1/µm)", "frequency along z (1/µm)")
 
 
 def _draw_family(axes: Axes, strip: StripMap, found: Tables, k: int, f: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +12,11 @@ from scipy.ndimage import gaussian_filter1d
 from dfxm_dask.boundaries.characterise import beside_patch
 from dfxm_dask.boundaries.lines.projected_lines import BIN, BLUR, LONGEST, SHORTEST, located_lines
 from dfxm_dask.boundaries.planes.plane import in_plane
+from dfxm_dask.view.boundaries.clip import volume_box
 from dfxm_dask.view.boundaries.words import MOST, STYLES, Tables, boundary_words, colour_of, families_of, tables_of
 from dfxm_dask.view.figures.index import FigureKind
-from dfxm_dask.view.figures.maps import MARGIN, SMALL, TITLE, add_words, labelled, place_axes, wrapped, write_sentences
+from dfxm_dask.view.figures.layout import PAGE, SMALL, add_words, sentences_height, wrapped, write_sentences
+from dfxm_dask.view.figures.maps import TITLE, labelled, place_axes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
 
 Cloud = tuple[np.ndarray, np.ndarray]
 
-SIDE, MAP, CURVE, HIGH, UNDER = 0.72, 4.2, 3.3, 3.6, 0.95
-"""Inches: room for ticks, width of the plane and of a curve, height of all, and room below for ticks and keys."""
+SIDE, HIGH, LOW, UNDER = 0.72, 3.4, 2.3, 0.8
+"""Inches: room for ticks, height of the plane and of a curve, and room below for ticks and keys."""
 
 
 def cloud_of(found: Tables, k: int) -> Cloud:
@@ -109,12 +112,10 @@ def draw_boundary(found: Tables, k: int, heading: str = "") -> Figure:
 
     families = families_of(found, k)
     sentences = boundary_words(found, k)
-    across = 3 * SIDE + MAP + 2 * CURVE + MARGIN
-    said = wrapped(sentences, across - 2 * SIDE, SMALL)
-    line = 1.6 * SMALL / 72
-    words = len(said) * line + 0.4
-    up = 0.42 + TITLE + HIGH + UNDER + words
-    figure = Figure(figsize=(across, up))
+    said = wrapped(sentences, PAGE - 2 * SIDE, SMALL)
+    words = sentences_height(said) + 0.3
+    up = 0.42 + 2 * (TITLE + UNDER) + HIGH + LOW + words
+    figure = Figure(figsize=(PAGE, up))
     bottom = words + UNDER
     points, weights = cloud_of(found, k)
     single = len(found["line_point"]) > 0
@@ -127,9 +128,10 @@ def draw_boundary(found: Tables, k: int, heading: str = "") -> Figure:
         aside = middle[1] * np.cos(angle) - middle[0] * np.sin(angle)
         # About the centre of the cloud, as when they were counted: the bins are the same.
         places[f] = aside + (located_lines(flat - middle, weights, angle) if len(flat) else np.zeros(0))
-    _draw_plane(place_axes(figure, SIDE, bottom, MAP, HIGH), found, k, flat if single else None, places)
-    left = 2 * SIDE + MAP
-    panels = [place_axes(figure, left + n * (SIDE + CURVE), bottom, CURVE, HIGH) for n in (0, 1)]
+    plane = place_axes(figure, SIDE, bottom + LOW + TITLE + UNDER, PAGE - SIDE - 0.3, HIGH)
+    _draw_plane(plane, found, k, flat if single else None, places)
+    half = PAGE / 2
+    panels = [place_axes(figure, SIDE + n * half, bottom, half - SIDE - 0.12, LOW) for n in (0, 1)]
     if families and len(flat):
         angle = line_angle(found["line"][k, families[0]], normal)
         beside = flat[:, 1] * np.cos(angle) - flat[:, 0] * np.sin(angle)
@@ -139,10 +141,10 @@ def draw_boundary(found: Tables, k: int, heading: str = "") -> Figure:
         for axes, title in zip(panels, ("profile across lines", "period of lines"), strict=True):
             axes.set_title(title, fontsize=10, pad=6)
             axes.set(xticks=[], yticks=[])
-            why = "No direction of lines\nstands out." if not families else "There are no points\nof single lines."
+            why = "No direction of lines\nwas found." if not families else "There are no points\nof single lines."
             axes.text(0.5, 0.5, why, ha="center", va="center", fontsize=9, color="0.3", transform=axes.transAxes)
     write_sentences(figure, said, SIDE, up - words + 0.02)
-    add_words(figure, f"boundary {k}; {heading}" if heading else f"boundary {k}", "")
+    add_words(figure, f"{heading}\nboundary {k}" if heading else f"boundary {k}", "")
     return figure
 
 
@@ -190,9 +192,9 @@ def _draw_profile(axes: Axes, across: np.ndarray, weights: np.ndarray, places: n
     for n, place in enumerate(places):
         axes.axvline(place, color="#d6006c", lw=0.8, label="located" if n == 0 else None)
     axes.set_ylim(0, 1.06 * profile.max())
-    axes.set_title("profile across the lines of family 1", fontsize=10, pad=6)
-    _label(axes, labelled("place across the lines", "um"), "weight of points (1/µm)")
-    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=2, frameon=False)
+    axes.set_title("profile across the lines of family 1", fontsize=9.5, pad=6)
+    _label(axes, labelled("position across the lines", "um"), "weight of points (1/µm)")
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
 
 
 def _draw_periods(axes: Axes, across: np.ndarray, weights: np.ndarray, found: Tables, k: int, f: int) -> None:
@@ -217,9 +219,17 @@ def _draw_periods(axes: Axes, across: np.ndarray, weights: np.ndarray, found: Ta
     axes.xaxis.set_major_locator(FixedLocator([d for d in (1.5, 2, 3, 5, 7, 10, 15, 30, 60, 120) if low <= d <= high]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set_title("Fourier power of the profile", fontsize=10, pad=6)
+    axes.set_title("Fourier power of the profile", fontsize=9.5, pad=6)
     _label(axes, labelled("period", "um"), "power (1: sharp, evenly spaced)", locate=False)
-    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=2, frameon=False)
+    axes.legend(
+        fontsize=7,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.16),
+        ncols=2,
+        frameon=False,
+        columnspacing=1.0,
+        handlelength=1.4,
+    )
 
 
 def _label(axes: Axes, across: str, up: str, *, locate: bool = True) -> None:
@@ -233,8 +243,8 @@ def _label(axes: Axes, across: str, up: str, *, locate: bool = True) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(6))
 
 
-def boundary_pages(tree: xr.DataTree, heading: str = "") -> Iterator[tuple[str, Figure]]:
-    """Pages of the boundaries of a store, with a name for each.
+def boundary_pages(tree: xr.DataTree, heading: str = "") -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """Pages of the boundaries of a store, a name and a function that draws each.
 
     Parameters
     ----------
@@ -245,7 +255,7 @@ def boundary_pages(tree: xr.DataTree, heading: str = "") -> Iterator[tuple[str, 
 
     Yields
     ------
-    name, page : str, Figure
+    name, page : str, callable
         ``boundaries_scene``, and ``boundary_<k>`` and ``boundary_<k>_fit`` of the first eight.
     """
     from dfxm_dask.view.boundaries.fit_page import draw_fit
@@ -254,11 +264,11 @@ def boundary_pages(tree: xr.DataTree, heading: str = "") -> Iterator[tuple[str, 
     found = tables_of(tree)
     if found is None:
         return
-    yield "boundaries_scene", draw_scene(found, heading)
+    yield "boundaries_scene", partial(draw_scene, found, heading, volume_box(tree))
     count = len(found["normal"])
     for k in range(min(count, MOST)):
-        yield f"boundary_{k}", draw_boundary(found, k, heading)
-        yield f"boundary_{k}_fit", draw_fit(tree, found, k, heading)
+        yield f"boundary_{k}", partial(draw_boundary, found, k, heading)
+        yield f"boundary_{k}_fit", partial(draw_fit, tree, found, k, heading)
 
 
 FIGURES = (
@@ -268,5 +278,6 @@ FIGURES = (
         ("boundaries",),
         "Boundaries",
         of_volume=True,
+        several=True,
     ),
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dfxm_dask.boundaries.planes.plane import in_plane
+from dfxm_dask.view.boundaries.clip import Box, clipped, line_in_patch
 from dfxm_dask.view.boundaries.words import (
     COLOURS,
     MOST,
@@ -20,7 +21,8 @@ from dfxm_dask.view.boundaries.words import (
     reasons_of,
     with_error,
 )
-from dfxm_dask.view.figures.maps import add_words, labelled, place_axes
+from dfxm_dask.view.figures.layout import PAGE, add_words
+from dfxm_dask.view.figures.maps import labelled, place_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 DRAWN = 20_000
 """Points that are drawn (our choice)."""
-ACROSS, HIGHEST, BELOW = 9.6, 7.0, 3.3  # inches: of the view, and of the key and the histogram below it
+ACROSS, HIGHEST, BELOW = PAGE, 5.0, 3.0  # inches: of the view, and of the key and the histogram below it
 ROOM = 0.9, 0.6  # inches beside the volume, and above and below it, for ticks and labels
 ASIDE = 0.0135  # of the side of axes in space: so far from their middle do they draw it
 BINS = 61
@@ -72,28 +74,6 @@ def clearest_view(normals: np.ndarray, room: np.ndarray) -> tuple[float, float]:
     return float(np.rad2deg(up[best]).round(6)), float(np.rad2deg(about[best]).round(6))
 
 
-def clipped(ring: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """The part of a line (two vertices) or a flat polygon (vertex, xyz) inside a box; no vertex where it lies outside.
-
-    Examples
-    --------
-    >>> square = np.array([[0.0, 0, 1], [4, 0, 1], [4, 4, 1], [0, 4, 1]])
-    >>> clipped(square, np.array([1.0, -9, 0]), np.array([2.0, 3, 2]))[:, :2].tolist()
-    [[1.0, 0.0], [2.0, 0.0], [2.0, 3.0], [1.0, 3.0]]
-    """
-    for axis in range(3):
-        for sign, limit in ((1.0, low[axis]), (-1.0, -high[axis])):
-            kept = []
-            for first, second in zip(ring, np.roll(ring, -1, axis=0), strict=True):
-                a, b = sign * first[axis] - limit, sign * second[axis] - limit
-                if a >= 0:
-                    kept.append(first)
-                if a * b < 0:
-                    kept.append(first + a / (a - b) * (second - first))
-            ring = np.array(kept).reshape(-1, 3)
-    return ring
-
-
 def larger_by(errors: np.ndarray) -> int:
     """Factor by which errors of normals are drawn larger: the largest with no cone wider than 20 degree.
 
@@ -114,7 +94,7 @@ def cone(apex: np.ndarray, axis: np.ndarray, length: float, half_angle: float) -
     return np.stack([np.broadcast_to(apex, rim[1:].shape), rim[:-1], rim[1:]], axis=1)
 
 
-def draw_scene(found: Tables, heading: str = "") -> Figure:
+def draw_scene(found: Tables, heading: str = "", box: Box | None = None) -> Figure:
     """A page with all boundaries: points, planes, lines and junctions in space; distances of points from their planes.
 
     Parameters
@@ -123,25 +103,28 @@ def draw_scene(found: Tables, heading: str = "") -> Figure:
         See :func:`dfxm_dask.view.boundaries.words.tables_of`.
     heading : str
         Printed at the top.
+    box : (array (xyz,), array (xyz,)), optional
+        Volume at whose sides patches end; that of the points by default.
 
     Returns
     -------
     Figure
-        Where no boundary was found it says so and shows the points alone; where there is no point either, words.
+        Without a boundary a sentence and the points alone; without points the sentence alone.
     """
     from matplotlib.figure import Figure
 
     count = len(found["normal"])
     if not len(found["point"]):
         figure = Figure(figsize=(7.0, 1.2))
-        text = "No boundary was found: nothing stands out of the weak beam."
+        text = "No boundary was found: no pixel of the weak beam exceeds the noise."
         figure.text(0.5, 0.45, text, ha="center", va="center", fontsize=10, color="0.15")
         add_words(figure, heading, "")
         return figure
     points, owner = found["point"], found["point_boundary"]
     kept = np.sort(np.random.default_rng(0).permutation(len(points))[:DRAWN])
     points, owner = points[kept], owner[kept]
-    low, high = found["point"].min(axis=0), found["point"].max(axis=0)
+    own = found["point"].min(axis=0), found["point"].max(axis=0)
+    low, high = own if box is None else (np.minimum(own[0], box[0]), np.maximum(own[1], box[1]))
     room = np.maximum(high - low, 0.05 * max((high - low).max(), 1.0))
     view = clearest_view(found["normal"], room)
     wide, tall = seen_size(room, view)
@@ -150,28 +133,28 @@ def draw_scene(found: Tables, heading: str = "") -> Figure:
     up = view_height + BELOW + 0.55
     figure = Figure(figsize=(ACROSS, up))
     # Axes in space are square: they reach beyond the strip that the volume fills.
-    axes = place_space(figure, BELOW + 0.25 + view_height / 2, found, (points, owner))
+    axes = place_space(figure, BELOW + 0.25 + view_height / 2, found, (points, owner), box or own)
     limit_space(axes, (low + high) / 2, room, view, size)
-    key = place_axes(figure, 0.45, 0.3, 4.4, BELOW - 0.3)
+    key = place_axes(figure, 0.15, 0.4, 3.4, BELOW - 0.4)
     key.set_axis_off()
     key.legend(
         handles=_keys(found),
         loc="upper left",
-        fontsize=7.5,
+        fontsize=7,
         frameon=False,
         borderpad=0,
         borderaxespad=0,
         handlelength=1.8,
     )
     if count:
-        draw_distances(place_axes(figure, 5.5, 0.75, ACROSS - 5.8, BELOW - 1.05), found)
+        draw_distances(place_axes(figure, 4.1, 0.8, ACROSS - 4.25, BELOW - 1.1), found)
     else:
         text = "No boundary was found among these points."
-        figure.text(5.5 / ACROSS, BELOW / up, text, va="top", fontsize=9, weight="bold", color="0.15")
+        figure.text(3.4 / ACROSS, BELOW / up, text, va="top", fontsize=8.5, weight="bold", color="0.15")
     thinned = f"{DRAWN:,} of {len(found['point']):,} points are drawn; " if len(found["point"]) > DRAWN else ""
     foot = (
         "the error of a normal holds the true one with 68 %; planes are drawn where nine tenths of their points"
-        " lie, within the box of all points"
+        " lie, and end at the sides of the scanned volume"
     )
     add_words(figure, heading, thinned + (foot if count else ""))
     return figure
@@ -229,7 +212,7 @@ def seen_size(room: np.ndarray, view: tuple[float, float]) -> tuple[float, float
     return float(np.abs(right) @ room), float(np.abs(high) @ room)
 
 
-def place_space(figure: Figure, middle: float, found: Tables, drawn: tuple[np.ndarray, np.ndarray]) -> Any:
+def place_space(figure: Figure, middle: float, found: Tables, drawn: tuple[np.ndarray, np.ndarray], box: Box) -> Any:
     """Axes in space, centred at a height in inches, with points, planes, lines and junctions."""
     from mpl_toolkits.mplot3d import Axes3D
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection
@@ -238,7 +221,7 @@ def place_space(figure: Figure, middle: float, found: Tables, drawn: tuple[np.nd
     place = -ASIDE, (middle - (0.5 + ASIDE) * ACROSS) / up, 1.0, ACROSS / up
     axes: Any = figure.add_axes(Axes3D(figure, place, proj_type="ortho", facecolor="none"))
     points, owner = drawn
-    low, high = found["point"].min(axis=0), found["point"].max(axis=0)
+    low, high = box
     count = len(found["normal"])
     for k in range(-1, count):
         own = points[owner == k] if count else points
@@ -253,10 +236,9 @@ def place_space(figure: Figure, middle: float, found: Tables, drawn: tuple[np.nd
             quad = Poly3DCollection([shown], facecolor=colour_of(k), edgecolor=colour_of(k), alpha=0.16, lw=0.9)
             axes.add_collection3d(quad)
         _draw_normal(axes, found, k, low, high)
-        half = 0.3 * min(np.linalg.norm(ring[1] - ring[0]), np.linalg.norm(ring[3] - ring[0]))
-        for f in families_of(found, k):
-            ends = found["centre"][k] + np.outer([-half, half], found["line"][k, f])
-            axes.plot(*ends.T, color="0.2", lw=1.6, ls=STYLES[f % 2])
+        for f in families_of(found, k) if len(shown) > 2 else ():
+            ends = line_in_patch(shown, found["line"][k, f])
+            axes.plot(*(ends.mean(axis=0) + 0.6 * (ends - ends.mean(axis=0))).T, color="0.2", lw=1.6, ls=STYLES[f % 2])
     for j, length in enumerate(found["junction_length"]):
         ends = found["junction_point"][j] + np.outer([-length / 2, length / 2], found["junction_direction"][j])
         crossing = junction_kind(found, j) == "crossing"
@@ -283,14 +265,18 @@ def limit_space(axes: Any, middle: np.ndarray, room: np.ndarray, view: tuple[flo
     """Limits, ticks and view of axes in space, all on one scale: ``size`` inches for a um."""
     from itertools import product
 
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FixedLocator, MaxNLocator
     from mpl_toolkits.mplot3d import proj3d
 
     for n, (name, axis) in enumerate((("x", axes.xaxis), ("y", axes.yaxis), ("z", axes.zaxis))):
         getattr(axes, f"set_{name}lim")(middle[n] - room[n] / 2, middle[n] + room[n] / 2)
-        axis.set_major_locator(MaxNLocator(int(np.clip(np.ceil(6 * room[n] / room.max()), 2, 6))))
+        locator = MaxNLocator(int(np.clip(np.ceil(6 * room[n] / room.max()), 2, 6)))
+        low, high = middle[n] - room[n] / 2, middle[n] + room[n] / 2
+        # A short axis has one tick, for two would overlap.
+        short = [max(at for at in locator.tick_values(low, high) if at <= high)] if size * room[n] < 0.5 else None
+        axis.set_major_locator(FixedLocator(short) if short else locator)
         axis.set_label_text(labelled(name, "um"), fontsize=9)
-        axis.labelpad = 9
+        axis.labelpad = 20
         axis.set_tick_params(labelsize=7.5, pad=0)
         axis.set_pane_color((0.97, 0.97, 0.97, 1.0))
     axes.set_box_aspect(tuple(room))
@@ -332,7 +318,7 @@ def draw_distances(axes: Axes, found: Tables) -> None:
         if sigma > 0:
             normal = np.exp(-0.5 * (at / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
             axes.plot(at, normal, color=COLOURS[k % len(COLOURS)], lw=0.9, ls=":")
-    axes.set_title("distance of points from their plane; dotted: Gaussian of σ", fontsize=8.5, pad=5)
+    axes.set_title("points about their plane; dotted: Gaussian", fontsize=8.5, pad=5)
     axes.set_xlabel(labelled("distance", "um"), fontsize=8, labelpad=1)
     axes.set_ylabel("weight (1/µm), area 1", fontsize=8, labelpad=3)
     axes.tick_params(labelsize=7.5, length=2.5)

@@ -184,7 +184,7 @@ def boundary_words(found: Tables, k: int) -> list[str]:
     families = families_of(found, k)
     if not families:
         said.append(
-            "Lines: no direction stands out beyond that of layers shifted at random, so period and Burgers vectors are"
+            "Lines: no direction exceeds the limit from layers shifted at random, so period and Burgers vectors are"
             " not known."
         )
     for f in families:

@@ -1,4 +1,4 @@
-"""How well two volumes agree, as a table and as a figure."""
+"""Agreement of two volumes, as a table and as a figure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dfxm_dask.view.figures.maps import add_words, place_axes
+from dfxm_dask.view.figures.layout import PAGE, add_words, plain_style
+from dfxm_dask.view.figures.maps import place_axes
 from dfxm_dask.volume.compare import BIN, TAU, Comparison
 
 if TYPE_CHECKING:
@@ -48,13 +49,14 @@ def comparison_rows(found: Comparison) -> list[tuple[str, str, str]]:
 
 
 def ratio_words(found: Comparison) -> str:
-    """What the voxel ratio does not say."""
+    """A sentence on the meaning of the voxel ratio."""
     ratio = found.values["count_ratio"]
     if np.isnan(ratio):
-        return "neither volume has a true voxel: nothing can be said of agreement"
-    return f"voxel ratio {ratio:.2g} is a ratio of sizes: it says nothing of agreement"
+        return "neither volume has a true voxel: their agreement is not defined"
+    return f"voxel ratio {ratio:.2g} is a ratio of sizes and no measure of agreement"
 
 
+@plain_style()
 def draw_comparison(found: Comparison, names: tuple[str, str], tau: Sequence[float] = TAU) -> Figure:
     """A page with how far voxels of one volume are from the other: histograms and cumulative shares, both ways.
 
@@ -72,17 +74,17 @@ def draw_comparison(found: Comparison, names: tuple[str, str], tau: Sequence[flo
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.4, 6.7))
+    figure = Figure(figsize=(PAGE, 5.8))
     ways = (("A to B", found.to_b, found.chance_to_b), ("B to A", found.to_a, found.chance_to_a))
     most = max([_quantile(h, 0.99) for _, *both in ways for h in both] + [1.15 * max([*tau, 0.4])])
     for column, (way, measured, chance) in enumerate(ways):
-        left = 0.75 + 4.65 * column
-        _histograms(place_axes(figure, left, 3.65, 3.75, 2.2), measured, chance, most, tau, way)
-        _shares(place_axes(figure, left, 0.85, 3.75, 2.1), measured, chance, most, tau, way)
+        left = 0.65 + 3.35 * column
+        _histograms(place_axes(figure, left, 3.2, 2.6, 1.95), measured, chance, most, tau, way)
+        _shares(place_axes(figure, left, 0.75, 2.6, 1.85), measured, chance, most, tau, way)
     for number, (letter, name) in enumerate(zip("AB", names, strict=True)):
         figure.text(
             0.5,
-            1 - (0.12 + 0.18 * number) / 6.7,
+            1 - (0.12 + 0.18 * number) / 5.8,
             f"{letter}: {name}",
             ha="center",
             va="top",
@@ -90,9 +92,7 @@ def draw_comparison(found: Comparison, names: tuple[str, str], tau: Sequence[flo
             color="0.25",
             parse_math=False,
         )
-    add_words(
-        figure, "", f"by chance: A moved to random places; bins of {BIN:g} µm; what lies farther out is not drawn"
-    )
+    add_words(figure, "", f"by chance: A moved to random places; bins of {BIN:g} µm; larger distances are not drawn")
     return figure
 
 

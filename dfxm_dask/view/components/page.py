@@ -1,4 +1,4 @@
-"""Components of a scan: the few curves that all rocking curves are made of, and how much of each is where."""
+"""Components of a scan: the curves of a basis, and maps of their coefficients."""
 
 from __future__ import annotations
 
@@ -10,15 +10,25 @@ import numpy as np
 
 from dfxm_dask.view.components.words import fit_words, names_of, treatment_words
 from dfxm_dask.view.figures.index import FigureKind
+from dfxm_dask.view.figures.layout import (
+    FOOTER,
+    PAGE,
+    SMALL,
+    TOP,
+    add_words,
+    sentences_height,
+    wrapped,
+    write_sentences,
+)
 from dfxm_dask.view.figures.maps import (
     BAR,
     FOOT,
     MARGIN,
     SIGNED,
-    SMALL,
+    TICKS,
     TITLE,
     Panel,
-    add_words,
+    add_title,
     draw_panel,
     ends_beyond,
     grid_of,
@@ -26,11 +36,9 @@ from dfxm_dask.view.figures.maps import (
     map_size,
     place_axes,
     robust_limits,
-    sentences_height,
     signed_panel,
-    wrapped,
-    write_sentences,
 )
+from dfxm_dask.view.figures.maps import SIDE as MAP_SIDE
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,10 +51,9 @@ METHODS = {
     "nmf": "non-negative factors (NMF)",
     "nica": "non-negative independent components (NICA)",
 }
-CURVE, SIDE, GAP = 3.2, 0.72, 0.5  # inches: width of a curve, and of the margins at its left (ticks) and right
-LEAST_HEIGHT = 1.7  # inches of a curve beside a map that is lower than that
-UNDER = 0.52  # inches below a curve for ticks and label, and some room
-TOP, FOOTER = 0.42, 0.3  # inches above the words, and below the last row
+CURVE, SIDE, GAP = 2.3, 0.72, 0.22  # inches: width of a curve, of the margins at its left (ticks) and right
+LEAST_HEIGHT = 1.5  # inches of a curve beside a map that is lower than that
+UNDER = 0.5  # inches below a curve for ticks and label
 MOST = 8
 """Components on a page; the words say where there are more (our choice)."""
 LINE, BAND = "#0072b2", "#56b4e9"
@@ -89,7 +96,7 @@ def curves_of(found: xr.Dataset, method: str) -> list[Curve]:
 
 
 def component_panels(found: xr.Dataset, method: str) -> list[Panel]:
-    """Coefficient maps of a layer, and last what the basis leaves.
+    """Coefficient maps of a layer, and last the residual of the basis.
 
     Parameters
     ----------
@@ -106,7 +113,7 @@ def component_panels(found: xr.Dataset, method: str) -> list[Panel]:
             panels.append(signed_panel(f"{method}_{k}", f"coefficient: {name}", image, f"coefficient{of}", unit))
     if f"{method}_residual" in found:
         image = np.asarray(found[f"{method}_residual"], float)
-        title = "what the basis leaves"
+        title = "residual of the basis"
         panels.append(signed_panel(f"{method}_residual", title, image, f"rms over frames{of}", unit))
     return panels
 
@@ -128,9 +135,9 @@ def draw_components(tree: xr.DataTree, method: str, layer: int, heading: str = "
     Returns
     -------
     Figure or None
-        What the fit says of itself; every curve over the scan, with its bootstrap where there is one, beside the map of
-        its coefficient; what the basis leaves. Words alone where there is no basis. ``None`` where the method was not
-        fitted.
+        The verdict on the fit; every curve over the scan, with its bootstrap where there is one, beside the map of its
+        coefficient; the residual of the basis. Sentences alone where there is no basis. ``None`` where the method was
+        not fitted.
     """
     from matplotlib.figure import Figure
 
@@ -152,23 +159,23 @@ def draw_components(tree: xr.DataTree, method: str, layer: int, heading: str = "
             sentences.append(f"The first {MOST} of {count} components are drawn.")
         if f"{method}_coefficient" not in found:
             sentences.append(f"There are no maps yet: run project_{method}.")
-    width, height = map_size(grid, 4.6, 3.4)
-    body, cell = max(height, LEAST_HEIGHT), max(width, 3.0) if panels else 0.0
-    across = SIDE + CURVE + GAP + cell + MARGIN if curves else 7.0
-    said = wrapped(sentences, across - 2 * GAP, SMALL)
-    tall = TITLE + body + max(UNDER, BAR - (body - height))
+    room = PAGE - SIDE - CURVE - GAP - MAP_SIDE - MARGIN
+    width, height = map_size(grid, room, 3.0)
+    body = max(height, LEAST_HEIGHT)
+    said = wrapped(sentences, PAGE - 2 * MARGIN, SMALL)
+    tall = TITLE + body + max(UNDER, TICKS + BAR - (body - height) if panels else 0.0)
     words = TOP + sentences_height(said) + 0.06
     rows = max(len(curves), len(panels))
-    figure = Figure(figsize=(across, words + rows * tall + FOOTER))
+    figure = Figure(figsize=(PAGE, words + rows * tall + FOOTER))
     up = figure.get_size_inches()[1]
-    write_sentences(figure, said, GAP, TOP)
+    write_sentences(figure, said, MARGIN, TOP)
     for row in range(rows):
         bottom = up - words - row * tall - TITLE - body
         if row < len(curves):
             draw_curve(figure, curves[row], SIDE, bottom, body)
         if row < len(panels):
-            left = SIDE + CURVE + GAP + (cell - width) / 2
-            draw_panel(figure, panels[row], grid, left, bottom + body - height, width, 10)
+            left = SIDE + CURVE + GAP + MAP_SIDE + (room - width) / 2
+            draw_panel(figure, left, bottom + body - height, width, panels[row], grid)
     foot = "band: one standard deviation of the bootstrap to either side; " if has_band(curves) else ""
     add_words(figure, f"{METHODS[method]}; {heading}", foot + FOOT if panels else "")
     return figure
@@ -237,7 +244,7 @@ def draw_curve(figure: Figure, curve: Curve, left: float, bottom: float, height:
         axes.plot(at, numbers, color=LINE, lw=1.2, marker="o", ms=2.2 if numbers.size < 80 else 0)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    axes.set_title(title, fontsize=10, pad=6, parse_math=False)
+    add_title(axes, title, CURVE + 0.5, 9.5)
     axes.set_xlabel(label, fontsize=8, labelpad=1)
     axes.set_ylabel(upward, fontsize=8, labelpad=2)
     axes.tick_params(labelsize=7.5, length=2.5)

@@ -1,4 +1,4 @@
-"""What a fit of components says of itself, and what each component is called."""
+"""Sentences on a fit of components, and the names of the components."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REPORTED = (
 
 
 def treatment_words(scaling: np.ndarray) -> tuple[str, str, str]:
-    """What curves a fit was made of.
+    """Treatment of the curves of a fit.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def treatment_words(scaling: np.ndarray) -> tuple[str, str, str]:
     Returns
     -------
     formula : str
-        Of the counts I above background; empty where they are taken as they are.
+        Of the counts I above background; empty for untreated counts.
     unit : str
     words : str
 
@@ -60,12 +60,12 @@ def treatment_words(scaling: np.ndarray) -> tuple[str, str, str]:
 
 
 def fit_words(found: xr.Dataset, method: str) -> list[str]:
-    """What a fit says of itself: a verdict, and the numbers.
+    """Sentences on a fit: a verdict, and its numbers.
 
     Parameters
     ----------
     found : Dataset
-        Of the group; a variable that is absent is not spoken of.
+        Of the group; absent variables are left out.
     method : str
 
     Returns
@@ -89,12 +89,12 @@ def fit_words(found: xr.Dataset, method: str) -> list[str]:
 
 
 def gram_schmidt_words(found: xr.Dataset, number: dict[str, float], unit: str) -> list[str]:
-    """Whether the basis is one of weak and strong beam, and how good it is."""
+    """Whether the basis is one of weak and strong beam, and its residual."""
     told = ["Curves of the strong beam, and of what the weak beam on either side of the peak adds to it."]
     if not number.get("has_tails", 1.0):
         told = [
-            "The scan does not reach its weak beam, as far as can be told: the basis is that of clusters of curves, not"
-            " of weak and strong beam."
+            "The scan does not reach its weak beam, as far as its curves show: the basis is that of clusters of curves,"
+            " not of weak and strong beam."
         ]
     if {"rms", "rms_least"} <= set(number):
         left, least = number["rms"], number["rms_least"]
@@ -110,7 +110,7 @@ def gram_schmidt_words(found: xr.Dataset, number: dict[str, float], unit: str) -
 
 
 def pca_words(found: xr.Dataset, number: dict[str, float]) -> list[str]:
-    """What the components explain, and how many stand out of the noise."""
+    """Explained share of the squares, and number of components above the noise."""
     count = found.sizes["pca_component"]
     told = [f"Principal components: {count}."]
     if "pca_explained" in found:
@@ -119,20 +119,20 @@ def pca_words(found: xr.Dataset, number: dict[str, float]) -> list[str]:
         told = [f"{count} components explain {share:.4g} % of the squares of all lit curves about {about}."]
     rank = number.get("noise_rank", np.nan)
     if np.isfinite(rank):
-        return [*told, f"{rank:.0f} components stand out of the noise."]
-    unknown = "How many components stand out of the noise is not known: that needs two lit curves for each frame."
+        return [*told, f"{rank:.0f} components exceed the noise."]
+    unknown = "The number of components above the noise is not known: it needs two lit curves for each frame."
     return [*told, unknown]
 
 
 def mixture_words(count: int, number: dict[str, float]) -> list[str]:
-    """Whether a fit by rounds converged, and what it leaves."""
+    """Whether an iterative fit converged, and its residual."""
     rounds = f"{number.get('rounds', np.nan):.0f} rounds"
     told = [f"The fit converged after {rounds}."]
     if not number.get("converged", 1.0):
         told = [f"The fit did not converge within {rounds}: these curves may still change."]
     kept = int(number.get("found", count))
     if kept < count:
-        told.append(f"Only {kept} of {count} components were found, or stand out of the noise: the others are zero.")
+        told.append(f"Only {kept} of {count} components were found above the noise: the others are zero.")
     if {"unexplained", "optimum"} <= set(number):
         left, least = (100 * number[name] for name in ("unexplained", "optimum"))
         told.append(
@@ -149,7 +149,7 @@ def mixture_words(count: int, number: dict[str, float]) -> list[str]:
 
 
 def names_of(found: xr.Dataset, method: str) -> list[str]:
-    """What each component is called: the region of a Gram–Schmidt curve, the share of a principal component."""
+    """Name of each component: the region of a Gram–Schmidt curve, the share of a principal component."""
     if method == "gram_schmidt" and "gram_schmidt_region" in found:
         clusters = "gram_schmidt_has_tails" in found and not bool(found["gram_schmidt_has_tails"])
         more = " (cluster)" if clusters else ""

@@ -1,7 +1,7 @@
 """Planes, lines and points as VTKHDF files for ParaView 5.12 and later.
 
-Coordinates are x, y, z of the store in um. Planes are patches with four corners, lines are poly lines, points are
-vertices, each a cell of its own. Quantities of boundaries are cell or point data, for colours and selections.
+Coordinates are x, y, z of the store in um. Planes are flat patches, lines are poly lines, points are vertices, each a
+cell of its own. Quantities of boundaries are cell or point data, for colours and selections.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import h5py
 import numpy as np
+
+from dfxm_dask.view.boundaries.clip import clipped, line_in_patch, volume_box
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,8 +30,8 @@ class PolyData(NamedTuple):
     kind : str
         "Vertices", "Lines" or "Polygons".
     points : array (point, xyz), float64, um
-    corners : int
-        Number of points per cell; the points of a cell are consecutive.
+    corners : int or array (cell,)
+        Number of points per cell, the same for all cells or one for each; the points of a cell are consecutive.
     cell_data, point_data : dict of str to array (cell, ...) and (point, ...)
     units : dict of str to str
         Units of the data; data without an entry have none.
@@ -37,7 +39,7 @@ class PolyData(NamedTuple):
 
     kind: str
     points: np.ndarray
-    corners: int
+    corners: int | np.ndarray
     cell_data: dict[str, np.ndarray]
     point_data: dict[str, np.ndarray]
     units: dict[str, str] = {}
@@ -60,12 +62,14 @@ def write_polydata(path: Path, content: PolyData) -> None:
         root["NumberOfPoints"] = np.array([count], np.int64)
         _put(root, "Points", content.points)
         for kind in KINDS:
-            cells, corners = (count // content.corners, content.corners) if kind == content.kind else (0, 0)
+            each = content.corners if kind == content.kind else np.zeros(0, np.int64)
+            each = np.full(count // each, each) if isinstance(each, int) else each
+            offsets = np.concatenate([[0], np.cumsum(each)]).astype(np.int64)
             group = root.create_group(kind)
-            group["NumberOfCells"] = np.array([cells], np.int64)
-            group["NumberOfConnectivityIds"] = np.array([cells * corners], np.int64)
-            _put(group, "Connectivity", np.arange(cells * corners, dtype=np.int64))
-            _put(group, "Offsets", np.arange(cells + 1, dtype=np.int64) * corners)
+            group["NumberOfCells"] = np.array([len(each)], np.int64)
+            group["NumberOfConnectivityIds"] = offsets[-1:]
+            _put(group, "Connectivity", np.arange(offsets[-1], dtype=np.int64))
+            _put(group, "Offsets", offsets)
         for name, data in (("CellData", content.cell_data), ("PointData", content.point_data)):
             group = root.create_group(name)
             for key, values in data.items():
@@ -100,34 +104,39 @@ def points_of(found: xr.Dataset) -> PolyData | None:
 
 
 def planes_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
-    """Patches of boundaries from ``corner (boundary, corner, xyz)`` um, with all scalars and vectors of each.
+    """Patches of boundaries inside the scanned volume, um, with all scalars and vectors of each.
 
-    ``notes`` receives the boundaries with unknown corners, which have no patch. None if the store contains no corners.
+    ``notes`` receives the boundaries that are not drawn. None if the store contains no corners.
     """
     if "corner" not in found:
         return None
-    drawn, corners = patches(found)
-    missing = sorted(set(range(found.sizes.get("boundary", 0))) - set(drawn.tolist()))
+    rings = patches(found)
+    missing = sorted(set(range(found.sizes.get("boundary", 0))) - set(rings))
     if missing:
-        notes.append(f"boundaries not drawn because their corners are unknown: {', '.join(map(str, missing))}")
+        names = ", ".join(map(str, missing))
+        notes.append(f"boundaries not drawn because their corners are unknown or outside of the scan: {names}")
+    drawn = np.array(list(rings), np.int64)
     data: dict[str, np.ndarray] = {"boundary": drawn}
     for name, variable in found.data_vars.items():
         if variable.dims[:1] == ("boundary",) and variable.ndim <= 2 and variable.dtype.kind in "biuf":
             data[str(name)] = np.asarray(variable)[drawn]
-    return PolyData("Polygons", corners.reshape(-1, 3), corners.shape[1], data, {}, _units(found, data))
+    each = np.array([len(ring) for ring in rings.values()], np.int64)
+    points = np.concatenate([*rings.values(), np.zeros((0, 3))])
+    return PolyData("Polygons", points, each, data, {}, _units(found, data))
 
 
 def _units(found: xr.Dataset, data: Iterable[str]) -> dict[str, str]:
     return {name: unit for name in data if name in found and (unit := str(found[name].attrs.get("units", "1"))) != "1"}
 
 
-def patches(found: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the boundaries with known corners, and the corners (patch, corner, xyz), um."""
+def patches(found: xr.Dataset) -> dict[int, np.ndarray]:
+    """Patches (vertex, xyz) of boundaries by number, um, cut at the sides of the scanned volume as in the figures."""
     if "corner" not in found or found["corner"].ndim != 3 or found["corner"].dims[0] != "boundary":
-        return np.zeros(0, np.int64), np.zeros((0, 4, 3))
-    corners = np.asarray(found["corner"], np.float64)
-    drawn = np.flatnonzero(np.isfinite(corners).all((1, 2))).astype(np.int64)
-    return drawn, corners[drawn]
+        return {}
+    corners, box = np.asarray(found["corner"], np.float64), volume_box(found)
+    known = {int(k): corners[k] for k in np.flatnonzero(np.isfinite(corners).all((1, 2)))}
+    rings = {k: clipped(ring, *box) if box else ring for k, ring in known.items()}
+    return {k: ring for k, ring in rings.items() if len(ring) > 2}
 
 
 def lines_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
@@ -149,24 +158,19 @@ def lines_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
 
     Notes
     -----
-    One line represents a family; its position is not that of a dislocation. It ends at the edge of the rectangle. A
+    One line represents a family; its position is not that of a dislocation. It ends at the edge of the patch. A
     junction line extends over the range that the patches of all its boundaries share.
     """
-    drawn, corners = patches(found)
-    patch_of = dict(zip(drawn.tolist(), corners, strict=True))
+    patch_of = patches(found)
     ends: list[list[np.ndarray]] = []
     owners: list[tuple[int, int, int]] = []
     if "line" in found and found["line"].dims[0] == "boundary" and found["line"].ndim == 3:
         lines = np.asarray(found["line"], np.float64)
         for k, patch in patch_of.items():
-            middle, sides = patch.mean(0), (patch[1] - patch[0], patch[-1] - patch[0])
             for family, line in enumerate(lines[k]):
-                if not np.isfinite(line).all():
-                    continue
-                # A line from the centre leaves the rectangle after half a side, along the side that it reaches first.
-                reach = min((side @ side) / 2 / max(abs(line @ side), 1e-12) for side in sides)
-                ends.append([middle - reach * line, middle + reach * line])
-                owners.append((k, family, -1))
+                if np.isfinite(line).all():
+                    ends.append(list(line_in_patch(patch, line)))
+                    owners.append((k, family, -1))
     junctions = {"junction_direction", "junction_point", "junction_boundary"} <= set(found.data_vars)
     if junctions:
         every = (np.asarray(found[f"junction_{word}"]) for word in ("direction", "point", "boundary"))

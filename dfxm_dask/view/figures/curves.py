@@ -1,4 +1,4 @@
-"""Rocking curves of a few pixels, from the raw counts, beside a map that says where they are."""
+"""Rocking curves of a few pixels, from the raw counts, with a map of these pixels."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dfxm_dask.view.figures.index import FigureKind
+from dfxm_dask.view.figures.layer_maps import sound_of
+from dfxm_dask.view.figures.layout import FOOTER, PAGE, TOP, add_words
 from dfxm_dask.view.figures.maps import (
     BAR,
     MARGIN,
+    SIDE,
+    TICKS,
     TITLE,
     UNSOUND,
     Grid,
     Panel,
-    add_words,
     draw_panel,
     finer_units,
     flagged,
@@ -36,7 +39,7 @@ COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7")
 
 
 def telling_pixels(maps: xr.Dataset) -> dict[str, tuple[int, int]]:
-    """Pixels (row, column) worth a look: the brightest, a median one, the widest curve, the brightest truncated one."""
+    """Pixels (row, column) whose curves are drawn: the brightest, a median one, the brightest truncated one."""
     total = np.asarray(maps["total"], np.float64)
     sound = np.isfinite(total)
     truncated = np.zeros(total.shape, bool)
@@ -63,64 +66,106 @@ def telling_pixels(maps: xr.Dataset) -> dict[str, tuple[int, int]]:
 def draw_curves(
     raw: xr.Dataset, maps: xr.Dataset, frames: xr.Dataset | None, grid: Grid, heading: str
 ) -> Figure | None:
-    """A page with the sum image, the pixels marked on it, and the curve of each; ``None`` where no pixel is lit."""
+    """A page with the sum image, a few pixels marked on it, and their curves; ``None`` where no pixel is lit."""
     from matplotlib.figure import Figure
 
-    if "total" not in maps:
-        return None
-    chosen = telling_pixels(maps)
+    chosen = telling_pixels(maps) if "total" in maps else {}
     if not chosen:
         return None
-    axes_names = [str(dim) for dim in raw["counts"].dims if dim not in ("y", "x")]
-    width, height = map_size(grid, 6.5, 4.0)
-    plot = 2.1
-    across = 7.2
-    cell = (across - MARGIN) / len(chosen)
-    up = 0.38 + TITLE + height + BAR + 0.5 + plot + 0.9
-    figure = Figure(figsize=(across, up))
+    width, height = map_size(grid, PAGE - SIDE - 2 * MARGIN, 3.4)
+    cell, plot = (PAGE - MARGIN) / len(chosen), 1.8
+    figure = Figure(figsize=(PAGE, TOP + TITLE + height + TICKS + BAR + 0.45 + plot + TICKS + 0.1 + FOOTER))
+    up = figure.get_size_inches()[1]
     total = np.asarray(maps["total"], np.float64)
-    low, high = robust_limits(total, 0.5, 99.5)
+    sound = sound_of(maps)
+    low, high = robust_limits(total if sound is None or not sound.any() else total[sound], 0.5, 99.5)
     factor, units = finer_units(max(abs(low), abs(high)), "count")
-    label = labelled("above background", units)
-    sums = Panel("total", "where the pixels are", total * factor, label, "gray", (low * factor, high * factor))
-    place = draw_panel(figure, sums, grid, (across - width) / 2, up - 0.38 - TITLE - height, width, 10)
-    y, x = np.asarray(raw["y"]), np.asarray(raw["x"])
-    for number, ((label, (row, column)), colour) in enumerate(zip(chosen.items(), cycle(COLOURS), strict=False)):
-        place.plot(x[column], y[row], "o", ms=9, mfc="none", mec="white", mew=2.8)
-        place.plot(x[column], y[row], "o", ms=9, mfc="none", mec=colour, mew=1.6)
-        counts = np.asarray(raw["counts"].isel(y=row, x=column), np.float64)
-        level = None
-        if frames is not None and "background_map" in frames:
-            level = float(frames["background_map"].isel(y=row, x=column))
-        centre = [
-            float(maps[f"com_{name}"].isel(y=row, x=column)) if f"com_{name}" in maps else np.nan for name in axes_names
-        ]
-        axes = place_axes(figure, number * cell + 0.72, 0.78, cell - 0.86, plot)
-        where = f"x = {x[column]:.4g}, y = {y[row]:.4g} {symbol(grid.units)}"
-        axes.set_title(f"{label}\n{where}", fontsize=8.5, color=colour, pad=5)
-        positions = [raw[name] for name in axes_names]
-        if len(axes_names) == 1:
-            one_axis(axes, positions[0], counts, level, centre[0], colour)
-        else:
-            two_axes(axes, positions, counts, centre, colour)
-        axes.tick_params(labelsize=7.5, length=2.5)
-    words = "dashed: centre of mass; dotted: background" if len(axes_names) == 1 else "cross: centre of mass"
-    add_words(figure, heading, f"raw counts; {words}")
+    label = labelled("sum above background", units)
+    sums = Panel("total", "pixels of the curves below", total * factor, label, "gray", (low * factor, high * factor))
+    place = draw_panel(figure, (PAGE + SIDE - width) / 2, up - TOP - TITLE - height, width, sums, grid, 10)
+    words: list[str] = []
+    for number, ((label, pixel), colour) in enumerate(zip(chosen.items(), cycle(COLOURS), strict=False)):
+        mark_pixel(place, raw, pixel, colour)
+        axes = place_axes(figure, number * cell + 0.68, FOOTER + TICKS + 0.1, cell - 0.78, plot)
+        said = draw_pixel(axes, raw, maps, frames, pixel, colour)
+        axes.set_title(f"{label}\n{pixel_words(raw, pixel, grid)}", fontsize=8.5, color=colour, pad=4)
+        words += [word for word in said if word not in words]
+    add_words(figure, heading, "; ".join(["raw counts", *words]))
     return figure
 
 
-def one_axis(
-    axes: Axes, positions: xr.DataArray, counts: np.ndarray, level: float | None, centre: float, colour: str
-) -> None:
+def mark_pixel(axes: Axes, raw: xr.Dataset, pixel: tuple[int, int], colour: str) -> None:
+    """A circle about a pixel of a map."""
+    y, x = (float(raw[name][at]) for name, at in zip("yx", pixel, strict=True))
+    for edge, width in (("white", 2.8), (colour, 1.6)):
+        axes.plot(x, y, "o", ms=9, mfc="none", mec=edge, mew=width, clip_on=False, scalex=False, scaley=False)
+
+
+def pixel_words(raw: xr.Dataset, pixel: tuple[int, int], grid: Grid) -> str:
+    """Position of a pixel: ``y = 9.4, x = 88.2 µm``."""
+    y, x = (float(raw[name][at]) for name, at in zip("yx", pixel, strict=True))
+    return f"y = {y:.4g}, x = {x:.4g} {symbol(grid.units)}".replace("-", "−")
+
+
+def draw_pixel(
+    axes: Axes, raw: xr.Dataset, maps: xr.Dataset, frames: xr.Dataset | None, pixel: tuple[int, int], colour: str
+) -> list[str]:
+    """The rocking curve of one pixel of a layer, from the raw counts.
+
+    Parameters
+    ----------
+    axes : Axes
+    raw, maps, frames : Dataset
+        One layer of the groups; background, centre of mass and fitted peak are drawn where these contain them.
+    pixel : (int, int)
+        Row and column.
+    colour : str
+
+    Returns
+    -------
+    list of str
+        What the lines are, for the foot of the page.
+    """
+    here = dict(zip("yx", pixel, strict=True))
+    names = [str(dim) for dim in raw["counts"].dims if dim not in ("y", "x")]
+    counts = np.asarray(raw["counts"].isel(here), np.float64)
+    one = {str(name): float(maps[name].isel(here)) for name in maps if maps[name].dims == ("y", "x")}
+    centre = [one.get(f"com_{name}", np.nan) for name in names]
+    positions = [raw[name] if name in raw.coords else raw["counts"][name] for name in names]
+    axes.tick_params(labelsize=7.5, length=2.5)
+    if len(names) != 1:
+        two_axes(axes, positions, counts, centre, colour)
+        return ["cross: centre of mass"] if np.isfinite(centre[-2:]).all() else []
+    words = []
+    at = np.asarray(positions[0], float)
+    one_axis(axes, positions[0], counts, colour)
+    if frames is not None and "background_map" in frames:
+        axes.axhline(float(frames["background_map"].isel(here)), color="0.35", lw=0.9, ls=":")
+        words.append("dotted: background")
+    if np.isfinite(centre[0]):
+        axes.axvline(centre[0], color="0.2", lw=0.9, ls="--")
+        words.append("dashed: centre of mass")
+    if one.get("fit_ok", 0.0) and np.isfinite(one.get(f"fit_centre_{names[0]}", np.nan)):
+        fine = np.linspace(at.min(), at.max(), 400)
+        axes.plot(fine, fitted_peak(fine, one, names[0]), color="0.15", lw=0.9)
+        words.append("black: fitted peak")
+    return words
+
+
+def fitted_peak(at: np.ndarray, one: dict[str, float], axis: str) -> np.ndarray:
+    """The peak that :func:`dfxm_dask.fit_curves` fitted to a pixel, by its maps; counts."""
+    s = (at - one[f"fit_centre_{axis}"]) / one[f"fit_fwhm_{axis}"]
+    m = one["fit_mixing"]
+    shape = m / (1 + 4 * s**2) + (1 - m) * np.exp(-4 * np.log(2) * s**2)
+    return np.asarray(one["fit_background"] + one["fit_amplitude"] * shape)
+
+
+def one_axis(axes: Axes, positions: xr.DataArray, counts: np.ndarray, colour: str) -> None:
     """Counts against the one scan axis."""
     from matplotlib.ticker import MaxNLocator
 
     axes.plot(np.asarray(positions), counts, "-", lw=1.0, color=colour, marker="o", ms=1.8)
-    if level is not None:
-        axes.axhline(level, color="0.35", lw=0.9, ls=":")
-    if np.isfinite(centre):
-        axes.axvline(centre, color="0.2", lw=0.9, ls="--")
-    axes.set_xlabel(labelled(str(positions.name), positions.attrs.get("units", "")), fontsize=8)
+    axes.set_xlabel(labelled(str(positions.name), positions.attrs.get("units", "")), fontsize=8, labelpad=1)
     axes.set_ylabel("counts", fontsize=8, labelpad=2)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_locator(MaxNLocator(5))

@@ -1,30 +1,31 @@
-"""Raw frames of a layer: at the peak, on the flank and in the tail of its rocking curve, and what is true of them."""
+"""Raw frames of a layer at the peak, on the flank and in the tail of its rocking curve, with the truth where known."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dfxm_dask.schema import PATCH
 from dfxm_dask.view.figures.index import FigureKind
+from dfxm_dask.view.figures.layout import Draw, map_page
 from dfxm_dask.view.figures.maps import (
-    BAR,
-    MARGIN,
+    KEY_WIDTH,
+    TICKS,
     Grid,
     Panel,
     add_colour_bar,
-    add_words,
+    add_legend,
     draw_key,
     draw_panel,
     ends_beyond,
     grid_of,
-    map_size,
-    place_axes,
     robust_limits,
     symbol,
 )
 from dfxm_dask.view.figures.telling_frames import (
+    absent_frames,
     attenuated,
     dark_levels,
     frame_brightness,
@@ -46,7 +47,7 @@ NEAR = 0.3  # um from a dislocation line: the outline that is drawn of the truth
 PERCENTILES = (0.5, 99.8)
 BRIGHT = 1000.0
 """Counts above the dark level from which a frame is drawn on an asinh scale: strong beam beside weak (our choice)."""
-WORDS = 0.52  # inches above a frame for two lines
+WORDS = 0.5  # inches above a frame for two lines
 
 
 def draw_frames(tree: xr.DataTree, layer: int, heading: str = "") -> Figure:
@@ -55,7 +56,7 @@ def draw_frames(tree: xr.DataTree, layer: int, heading: str = "") -> Figure:
     Parameters
     ----------
     tree : DataTree
-        With ``raw/counts``; statistics of patches are taken where there are any, so that three frames are read.
+        With ``raw/counts``; with patch statistics only the frames that are drawn are read.
     layer : int
         Number along z.
     heading : str
@@ -64,54 +65,42 @@ def draw_frames(tree: xr.DataTree, layer: int, heading: str = "") -> Figure:
     Returns
     -------
     Figure
-        One map a frame. With a group ``truth`` another one: the flank frame with the outline of the dislocations and
-        the labels of its patches.
+        One map a frame; sentences where the scan has no flank or no tail. With a group ``truth`` another map: the tail
+        frame, or the faintest, with the outline of the dislocations and the labels of its patches.
     """
-    from matplotlib.figure import Figure
-
     raw = tree["raw"].dataset.isel(z=layer)
     names = scan_axes(raw)
     grid = grid_of(raw)
     brightness = frame_brightness(raw)
-    chosen = moving_frames(brightness) if names == ["time"] else telling_frames(brightness)
+    moving = names == ["time"]
+    chosen = moving_frames(brightness) if moving else telling_frames(brightness)
     where = {word: dict(zip(names, place, strict=True)) for word, place in chosen.items()}
     images = read_frames(raw["counts"], list(where.values()))
     levels = dark_levels(images)
     panels = []
     for (word, place), image, level in zip(where.items(), images, levels, strict=True):
-        panels.append(frame_panel(word, position_words(raw, place), image - np.float32(level), float(level)))
+        part = brightness[chosen[word]] / max(float(brightness.max()), 1e-12)
+        title = word if moving or word == "peak" else f"{word}, {100 * part:.2g} % of the peak"
+        panels.append(frame_panel(title, position_words(raw, place), image - np.float32(level), float(level)))
+    draws: list[Draw] = [partial(draw_frame, panel=panel, grid=grid) for panel in panels]
     truth = tree["truth"].dataset if "truth" in tree else None
-    marked = None
-    if truth is not None:
+    if truth is not None and {"distance", "label", "position"} & set(map(str, truth.data_vars)):
         truth = truth.isel(z=layer) if "z" in truth.dims else truth
-        word = "flank" if "flank" in where else "median" if "median" in where else next(iter(where))
-        if {"distance", "label", "position"} & set(map(str, truth.data_vars)):
-            marked = word, panels[list(where).index(word)]
-    count = len(panels) + (marked is not None)
-    columns = count if grid.ratio > 1.5 else min(count, 2)
-    rows = -(-count // columns)
-    width, height = map_size(grid, 4.6 if columns < 3 else 3.0, 4.2)
-    cell, tall = max(width, 3.3) + MARGIN, WORDS + height + BAR
-    across, up = columns * cell + MARGIN, rows * tall + 0.62
-    figure = Figure(figsize=(across, up))
-
-    def corner(index: int) -> tuple[float, float]:
-        row, column = divmod(index, columns)
-        return MARGIN + column * cell + (cell - MARGIN - width) / 2, up - 0.38 - row * tall - WORDS - height
-
-    for index, panel in enumerate(panels):
-        draw_frame(figure, panel, grid, *corner(index), width)
-    if marked is not None and truth is not None:
-        word, below = marked
-        draw_truth(figure, truth, where[word], (word, below), grid, *corner(len(panels)), width)
+        # The label of a patch is worth most where weak and strong beam meet.
+        word = next(word for word in ("tail", "median", "faintest", *where) if word in where)
+        under = word, panels[list(where).index(word)]
+        draws.append(partial(draw_truth, truth=truth, place=where[word], under=under, grid=grid))
     per_monitor = " per monitor count" if attenuated(raw) else ""
-    foot = "counts above the dark level: the median of the darkest tile of the frame; grey: no value"
-    add_words(figure, heading, f"frames chosen by mean brightness{per_monitor}; {foot}")
-    return figure
+    foot = (
+        f"frames chosen by mean brightness{per_monitor}; counts above the dark level, the median of the darkest tile;"
+        f" limits: percentiles {PERCENTILES[0]:g} and {PERCENTILES[1]:g}; grey: no value"
+    )
+    sentences = [] if moving else absent_frames(chosen)
+    return map_page(draws, grid, heading, foot, above=WORDS, sentences=["", *sentences])
 
 
 def position_words(raw: xr.Dataset, place: dict[str, int]) -> str:
-    """Where a frame was taken: ``phi = 0.002°``."""
+    """Positions of a frame along the scan axes: ``phi = 0.002°``."""
     words = []
     for name, index in place.items():
         if name not in raw.coords:
@@ -123,46 +112,52 @@ def position_words(raw: xr.Dataset, place: dict[str, int]) -> str:
 
 
 def frame_panel(word: str, where: str, image: np.ndarray, level: float) -> Panel:
-    """A frame above its dark level; the limits are percentiles, and a bright one gets an asinh scale."""
+    """A frame above its dark level between two percentiles; a bright frame has an asinh scale."""
     limits = robust_limits(image, *PERCENTILES)
-    scale = "asinh" if limits[1] > BRIGHT else "linear"
-    title = f"{word} ({scale}, percentiles {PERCENTILES[0]:g} to {PERCENTILES[1]:g})\n{where}"
     label = "counts" if np.isnan(level) else f"counts above {level:.4g}"
-    return Panel(word, title, image, label, "gray", limits)
+    label += ", asinh scale" if limits[1] > BRIGHT else ""
+    return Panel(word.partition(",")[0], f"{word}\n{where}", image, label, "gray", limits)
 
 
-def draw_frame(figure: Figure, panel: Panel, grid: Grid, left: float, bottom: float, width: float) -> Axes:
+def draw_frame(figure: Figure, left: float, bottom: float, width: float, panel: Panel, grid: Grid) -> Axes:
     """One frame with its colour bar."""
-    from matplotlib.colors import AsinhNorm
-
-    axes = draw_panel(figure, panel, grid, left, bottom, width, 9, key=False)
+    axes = draw_panel(figure, left, bottom, width, panel, grid, 9, key=False)
     low, high = panel.limits
-    room = max(width, 2.2)
-    left += (width - room) / 2
+    room = max(width, KEY_WIDTH)
+    left, bottom = left + (width - room) / 2, bottom - TICKS
     if high <= BRIGHT:
         draw_key(figure, axes, panel, left, bottom, room)
         return axes
-    axes.images[0].set_norm(AsinhNorm(high / 100, vmin=low, vmax=high))
+    set_asinh(axes, panel.limits)
     ticks = [0.0] + [sign * 10.0**power for power in range(2, 6) for sign in (-1, 1)]
     ticks += [3 * tick for tick in ticks if tick >= 1e3]
-    shown = sorted(tick for tick in ticks if low <= tick <= high and (tick == 0 or abs(tick) > high / 200))
+    shown = sorted(tick for tick in ticks if low <= tick <= high and (tick == 0 or abs(tick) > high / 50))
     ends = ends_beyond(panel.image, low, high)
     how = {"extend": ends, "ticks": shown, "format": "%g"}
     add_colour_bar(figure, axes.images[0], left, bottom, room, panel.label, **how).ax.minorticks_off()
     return axes
 
 
+def set_asinh(axes: Axes, limits: tuple[float, float]) -> None:
+    """Scale of a bright frame: linear near zero, logarithmic above a hundredth of its upper limit."""
+    from matplotlib.colors import AsinhNorm
+
+    low, high = limits
+    if high > BRIGHT:
+        axes.images[0].set_norm(AsinhNorm(high / 100, vmin=low, vmax=high))
+
+
 def draw_truth(
     figure: Figure,
+    left: float,
+    bottom: float,
+    width: float,
     truth: xr.Dataset,
     place: dict[str, int],
     under: tuple[str, Panel],
     grid: Grid,
-    left: float,
-    bottom: float,
-    width: float,
 ) -> Axes:
-    """The truth over a frame: outline of the dislocations, labels of the patches, places of moving lines.
+    """The truth over a frame: outline of the dislocations, labels of the patches, positions of moving lines.
 
     Parameters
     ----------
@@ -178,9 +173,9 @@ def draw_truth(
 
     word, panel = under
     title = f"truth over the {word} frame\n{panel.title.partition(chr(10))[2]}"
-    axes = draw_panel(
-        figure, Panel("truth", title, panel.image, "", "gray", panel.limits), grid, left, bottom, width, 9, key=False
-    )
+    below = Panel("truth", title, panel.image, "", "gray", panel.limits)
+    axes = draw_panel(figure, left, bottom, width, below, grid, 9, key=False)
+    set_asinh(axes, panel.limits)
     handles: list[Patch | Line2D] = []
     if "label" in truth:
         labels = np.asarray(truth["label"].isel(place))
@@ -202,11 +197,8 @@ def draw_truth(
         axes.plot(here[:, 1], here[:, 0], "o", ms=9, mfc="none", mec=LINE, mew=1.3)
         handles.append(Line2D([], [], color=LINE, lw=0, marker="o", mfc="none", label="dislocation"))
     axes.set(xlim=(grid.left, grid.right), ylim=(grid.bottom, grid.top))
-    room = max(width, 3.2)
-    legend = place_axes(figure, left + (width - room) / 2, bottom - 0.6, room, 0.55)
-    legend.set_axis_off()
-    columns = max(1, min(len(handles), int(room / 1.5)))
-    legend.legend(handles=handles, ncols=columns, loc="upper center", fontsize=7.5, frameon=False, borderpad=0)
+    room = max(width, KEY_WIDTH)
+    add_legend(figure, handles, left + (width - room) / 2, bottom - TICKS, room)
     return axes
 
 

@@ -1,4 +1,4 @@
-"""All figures of a store: the list of them, and the PNG files of one layer.
+"""All figures of a store, and how one is declared.
 
 A figure is a function that draws a page of a store, declared as a :class:`FigureKind`. A new one is a module of its own
 and one line: in :data:`OWN`, or, of another package, an entry point in the group ``dfxm_dask.figures``. A plug-in file
@@ -7,16 +7,15 @@ calls :func:`add_figure`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.store.output_paths import refuse_file, refuse_folder
-from dfxm_dask.view.figures.maps import DPI, symbol
+from dfxm_dask.view.figures.layout import plain_style
+from dfxm_dask.view.figures.maps import symbol
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 OWN = (
     "dfxm_dask.view.figures.layer_maps",
     "dfxm_dask.view.figures.curves",
-    "dfxm_dask.view.figures.beams",
+    "dfxm_dask.view.beams.page",
     "dfxm_dask.view.components.page",
     "dfxm_dask.view.boundaries.pages",
     "dfxm_dask.view.figures.frames",
@@ -35,26 +34,30 @@ OWN = (
 """Modules with a tuple ``FIGURES``, in the order in which the files are written."""
 GROUP = "dfxm_dask.figures"
 
-Pages = Iterator[tuple[str, "Figure"]]
+Pages = Iterator[tuple[str, "Figure | Callable[[], Figure]"]]
 
 
 @dataclass(frozen=True)
 class FigureKind:
-    """A figure: what it is called, what it needs, and how it is drawn.
+    """A figure: its name, the data that it needs, and the function that draws it.
 
     Parameters
     ----------
     name : str
         File name without ending.
     draw : callable
-        Given the store as a DataTree, the number of the layer along z, and a heading: a matplotlib figure; an iterator
-        of (name, figure) where it has several pages, of which a report takes the first; None where there is nothing.
+        Takes the store as a DataTree, the number of the layer along z (from 0), and a heading. Returns a matplotlib
+        figure; an iterator of (name, figure) for several pages, of which a report shows the first; None where the
+        store has nothing to draw.
     needs : tuple of str
         Groups or ``group/variable`` without which it is not drawn.
     caption : str
-        What it shows, below it in a report. Without one it is no part of reports.
+        Caption in a report. A figure without caption is not part of reports.
     of_volume : bool
         Whether it shows all layers together.
+    several : bool
+        Whether ``draw`` returns an iterator. Its figures may be functions without arguments that draw them, so that
+        the names of the pages are known before any page is drawn.
     """
 
     name: str
@@ -62,16 +65,35 @@ class FigureKind:
     needs: tuple[str, ...] = ()
     caption: str = ""
     of_volume: bool = False
+    several: bool = False
 
-    def pages(self, tree: xr.DataTree, layer: int, heading: str) -> Pages:
-        """Pages of this kind that a store has, each with its name."""
+    def names(self, tree: xr.DataTree, layer: int) -> list[str]:
+        """Names of the pages that a store has, without drawing them."""
         if not all(has(tree, need) for need in self.needs):
+            return []
+        drawn = self.draw(tree, layer, "") if self.several else None
+        return [self.name] if drawn is None or not isinstance(drawn, Iterator) else [name for name, _ in drawn]
+
+    def pages(
+        self, tree: xr.DataTree, layer: int, heading: str, only: Collection[str] = ()
+    ) -> Iterator[tuple[str, Figure]]:
+        """Pages of this kind that a store has, each with its name; with ``only``, those of this kind or these names."""
+        every = not only or self.name in only
+        if not all(has(tree, need) for need in self.needs) or not (every or self.several):
             return
-        drawn = self.draw(tree, layer, heading)
-        if isinstance(drawn, Iterator):
-            yield from drawn
-        elif drawn is not None:
-            yield self.name, drawn
+        with plain_style():
+            drawn = self.draw(tree, layer, heading)
+        if not isinstance(drawn, Iterator):
+            drawn = iter([] if drawn is None else [(self.name, drawn)])
+        while True:
+            with plain_style():
+                name, page = next(drawn, ("", None))
+                if page is None:
+                    return
+                wanted = every or name in only
+                page = page() if callable(page) and wanted else page
+            if wanted and not callable(page):
+                yield name, page
 
 
 _ADDED: dict[str, FigureKind] = {}
@@ -96,7 +118,7 @@ def known_figures() -> dict[str, FigureKind]:
     Raises
     ------
     InputError
-        A package whose figure cannot be loaded, is no :class:`FigureKind`, or has the name of another one.
+        The figure of a package cannot be loaded, is not a :class:`FigureKind`, or has the name of another one.
     """
     kinds = [kind for module in OWN for kind in import_module(module).FIGURES]
     found: dict[str, FigureKind] = {kind.name: kind for kind in kinds}
@@ -107,7 +129,7 @@ def known_figures() -> dict[str, FigureKind]:
         except Exception as error:  # whatever a module of somebody else raises as it is loaded
             raise InputError(where, f"cannot be loaded ({error})", "repair or uninstall that package") from error
         if not isinstance(kind, FigureKind) or kind.name in found:
-            fault = "has the name of another figure" if isinstance(kind, FigureKind) else "is no FigureKind"
+            fault = "has the name of another figure" if isinstance(kind, FigureKind) else "is not a FigureKind"
             raise InputError(where, fault, "repair or uninstall that package")
         found[kind.name] = kind
     return found | _ADDED
@@ -119,65 +141,17 @@ def has(tree: xr.DataTree, need: str) -> bool:
     return group in tree.children and bool(name in tree[group].data_vars if name else tree[group].data_vars)
 
 
-def figures(store: str | Path | xr.DataTree, out_dir: str | Path, *, layer: int | None = None) -> list[Path]:
-    """PNG files of one layer of a store.
-
-    Parameters
-    ----------
-    store : path or DataTree
-        A scan, with results or not yet; see :func:`dfxm_dask.open_scan`.
-    out_dir : path
-        Folder for the files, made where it is absent.
-    layer : int, optional
-        Number of the layer along z; by default the middle one.
-
-    Returns
-    -------
-    list of Path
-        The files, of all :func:`known_figures` that the store has something for: each map, ``mosaicity``, ``curves``,
-        ``beams`` with weak and strong beam, ``components_<method>`` with the curves and coefficients of each basis,
-        ``boundaries_scene``, ``boundary_<k>`` and ``boundary_<k>_fit`` of the whole volume, ``frames``, ``truth``
-        beside what was found where the truth is known, ``overview`` with all maps of the rocking
-        curve, ``other_maps`` and a page for each map of plug-in reductions, and last the figures of plug-ins.
-
-    Raises
-    ------
-    InputError
-        There is no such layer, or the store has neither maps nor raw counts.
-    """
-    import xarray as xr
-
-    out = Path(out_dir)
-    refuse_folder(out, "OUT_DIR")
-    if not isinstance(store, xr.DataTree):
-        from dfxm_dask.store.scan import open_scan
-
-        store = open_scan(store, chunks=None)
-    if not any(store[name].data_vars for name in store.children if name != "truth"):
-        raise InputError(
-            "figures", "the store has neither maps nor raw counts", "ingest a scan first: `dfxm-dask ingest`"
-        )
-    layers = next(int(node.sizes["z"]) for node in store.subtree if "z" in node.sizes)
-    chosen = layers // 2 if layer is None else layer
-    if not 0 <= chosen < layers:
-        raise InputError(f"layer {layer}", f"the scan has {layers}, from 0", f"ask for 0 to {layers - 1}")
-    out.mkdir(parents=True, exist_ok=True)
-    written = []
-    for kind in known_figures().values():
-        heading = scan_heading(store, 0, 1) if kind.of_volume else scan_heading(store, chosen, layers)
-        for name, page in kind.pages(store, chosen, heading):
-            path = out / f"{name}{f'_layer{chosen}' if layers > 1 and not kind.of_volume else ''}.png"
-            refuse_file(path, "another OUT_DIR")
-            page.savefig(path, dpi=DPI, facecolor="white", metadata={"Software": "dfxm_dask"})
-            written.append(path)
-    return written
-
-
 def scan_heading(tree: xr.DataTree, layer: int, layers: int) -> str:
-    """Title of the scan, and the layer where there are several."""
+    """Title of the scan, and on a second line the layer where there are several."""
     title = str(tree.attrs.get("title", "") or "scan")
-    title = title if len(title) <= 70 else title[:67] + "..."
-    if layers == 1:
-        return title
-    z = tree.dataset["z"]
-    return f"{title}; layer {layer} of {layers}, z = {float(z[layer]):.4g} {symbol(z.attrs.get('units', ''))}"
+    return title if layers == 1 else f"{title}\n{layer_words(tree, layer, layers)}"
+
+
+def layer_words(tree: xr.DataTree, layer: int, layers: int) -> str:
+    """Position and number of a layer, counted from 1 as people count: ``z = 10 µm (layer 2 of 2)``."""
+    number = f"layer {layer + 1} of {layers}"
+    if "z" not in tree.coords:
+        return number
+    z = tree.coords["z"]
+    units = symbol(str(z.attrs.get("units", "")))
+    return f"z = {float(z[layer]):.6g} {units} ({number})".replace("-", "−").replace("  ", " ")

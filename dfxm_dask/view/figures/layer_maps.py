@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dfxm_dask.view.figures.index import FigureKind, Pages
+from dfxm_dask.view.figures.layout import map_page
 from dfxm_dask.view.figures.maps import (
-    BAR,
-    MARGIN,
-    TITLE,
     UNSOUND,
     Grid,
     Panel,
-    add_words,
     draw_panel,
     finer_units,
     flag_masks,
     flagged,
     grid_of,
     labelled,
-    map_size,
     robust_limits,
     symbol,
 )
-from dfxm_dask.view.figures.mosaic import draw_mosaicity
+from dfxm_dask.view.figures.mosaic import draw_mosaicity, two_centres
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -45,7 +42,7 @@ SOUND = ("sound", "#e8e8e8")
 
 
 def layer_panels(maps: xr.Dataset) -> list[Panel]:
-    """The maps of a layer that have a meaning of their own at a glance, in the order in which they are read."""
+    """The maps of a layer that are read at a glance, in the order in which they are read."""
     names = [str(name) for name in maps]
     wanted: list[tuple[str, str, str, float, float]] = [
         ("total", "sum of the rocking curve", "inferno", 0.5, 99.5),
@@ -54,9 +51,14 @@ def layer_panels(maps: xr.Dataset) -> list[Panel]:
         *((name, f"fitted width along {name[9:]}", "plasma", 1.0, 99.0) for name in names if name[:9] == "fit_fwhm_"),
         ("kam", "local misorientation (KAM)", "magma", 1.0, 99.0),
     ]
-    sound = ~flagged(maps["flags"], *UNSOUND) if "flags" in maps else None
+    sound = sound_of(maps)
     panels = [value_panel(maps[each[0]], *each[1:], sound) for each in wanted if each[0] in maps]
     return panels + ([flag_panel(maps["flags"])] if "flags" in maps else [])
+
+
+def sound_of(maps: xr.Dataset) -> np.ndarray | None:
+    """Pixels (y, x) of a layer with none of the flags after which moments mean little; None without flags."""
+    return ~flagged(maps["flags"], *UNSOUND) if "flags" in maps else None
 
 
 def value_panel(
@@ -102,15 +104,7 @@ def flag_panel(
 
 def single(panel: Panel, grid: Grid, heading: str) -> Figure:
     """A page with one map."""
-    from matplotlib.figure import Figure
-
-    width, height = map_size(grid, 6.5, 6.5)
-    across = max(width, 4.0) + 2 * MARGIN
-    up = height + TITLE + BAR + 0.62
-    figure = Figure(figsize=(across, up))
-    draw_panel(figure, panel, grid, (across - width) / 2, BAR + 0.24, width, 11)
-    add_words(figure, heading)
-    return figure
+    return map_page([partial(draw_panel, panel=panel, grid=grid, size=10)], grid, heading)
 
 
 def map_pages(tree: xr.DataTree, layer: int, heading: str) -> Pages:
@@ -118,9 +112,9 @@ def map_pages(tree: xr.DataTree, layer: int, heading: str) -> Pages:
     maps = tree["rocking"].dataset.isel(z=layer)
     grid = grid_of(maps)
     for panel in layer_panels(maps):
-        yield panel.name, single(panel, grid, heading)
-    if "mosaicity" in maps:
-        yield "mosaicity", draw_mosaicity(maps, grid, heading)
+        yield panel.name, partial(single, panel, grid, heading)
+    if two_centres(tree["rocking"].dataset):
+        yield "mosaicity", partial(draw_mosaicity, tree, layer, heading)
 
 
-FIGURES = (FigureKind("maps", map_pages, ("rocking",)),)
+FIGURES = (FigureKind("maps", map_pages, ("rocking",), several=True),)

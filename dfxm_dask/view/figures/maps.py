@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import xarray as xr
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
     from matplotlib.colorbar import Colorbar
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
 NO_VALUE = "#b8b8b8"
 """Neutral grey for NaN, which none of the colour maps used for maps contains."""
 DPI = 150
-TITLE, BAR, MARGIN = 0.34, 0.82, 0.22
-"""Inches above a map for its title, below it for its colour bar, and around it."""
+TITLE, BAR, MARGIN = 0.34, 0.64, 0.22
+"""Inches above a map for its title, below its ticks for its colour bar, and around it."""
 SYMBOLS = {
     "um": "µm",
     "degree": "°",
@@ -34,12 +37,12 @@ SYMBOLS = {
     "mdeg2": "mdeg²",
     "kilocount": "1000 counts",
 }
-TICKS = 0.32
-"""Inches below a map for ticks and their label."""
-LEAST_SIDE = 0.7
+TICKS, SIDE = 0.32, 0.5
+"""Inches below a map and at its left for ticks and their label."""
+KEY_WIDTH = 2.4
+"""Inches: the smallest width of a colour bar, a legend, and a title on one line."""
+LEAST_SIDE = 0.25
 """Inches that a side of a map needs for ticks."""
-SMALL = 8.0
-"""Points of sentences above or below maps."""
 SIGNED = 0.02
 """Depth of the lower limit below zero, as part of the upper one, from which values are drawn as signed (our choice)."""
 UNSOUND = ("unlit", "hot", "masked", "saturated", "truncated", "single")
@@ -147,37 +150,6 @@ def labelled(text: str, units: str) -> str:
     return f"{text} ({symbol(units)})" if symbol(units) else text
 
 
-def bar_length(width: float) -> float:
-    """A round length (1, 2 or 5 times a power of ten) near a fifth of a width."""
-    wanted = 0.22 * width
-    power = 10.0 ** np.floor(np.log10(wanted))
-    return float(max(step * power for step in (1, 2, 5) if step * power <= wanted))
-
-
-def add_scale_bar(axes: Axes, grid: Grid) -> None:
-    """A bar of round length in the lower left corner, on a dark ground that any map leaves readable."""
-    from matplotlib.font_manager import FontProperties
-    from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
-
-    length = bar_length(abs(grid.right - grid.left))
-    bar = AnchoredSizeBar(
-        axes.transData,
-        length,
-        f"{length:g} {symbol(grid.units)}",
-        "lower left",
-        pad=0.35,
-        borderpad=0.5,
-        sep=3,
-        color="white",
-        size_vertical=0.009 * abs(grid.right - grid.left),
-        fontproperties=FontProperties(size=8),
-        fill_bar=True,
-    )
-    bar.patch.set(facecolor="black", alpha=0.6, edgecolor="none")
-    bar.patch.set_boxstyle("round", pad=0.0, rounding_size=0.3)
-    axes.add_artist(bar)
-
-
 def map_size(grid: Grid, width: float, highest: float) -> tuple[float, float]:
     """Width and height in inches of a map that keeps its shape, no wider and no higher than allowed."""
     height = width * grid.ratio
@@ -191,7 +163,7 @@ def place_axes(figure: Figure, left: float, bottom: float, width: float, height:
 
 
 def draw_image(axes: Axes, panel: Panel, grid: Grid) -> None:
-    """The pixels of a map in their true shape, without ticks: the scale bar says the size."""
+    """The pixels of a map in their true shape, without ticks."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
@@ -223,7 +195,6 @@ def draw_image(axes: Axes, panel: Panel, grid: Grid) -> None:
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(color="0.3", linewidth=0.6)
-    add_scale_bar(axes, grid)
 
 
 def draw_key(figure: Figure, axes: Axes, panel: Panel, left: float, bottom: float, width: float) -> None:
@@ -237,10 +208,7 @@ def draw_key(figure: Figure, axes: Axes, panel: Panel, left: float, bottom: floa
             share = 100 * float((found == index).mean()) if found.size else 0.0
             if share:
                 patches.append(Patch(facecolor=colour, edgecolor="0.3", linewidth=0.4, label=f"{text} {share:.3g} %"))
-        legend = place_axes(figure, left, bottom - 0.6, width, 0.55)
-        legend.set_axis_off()
-        columns = max(1, min(len(patches), int(width / 1.5)))
-        legend.legend(handles=patches, ncols=columns, loc="upper center", fontsize=7.5, frameon=False, borderpad=0)
+        add_legend(figure, patches, left, bottom, width)
         return
     if panel.image.ndim == 3:
         across, up = figure.get_size_inches()
@@ -250,6 +218,25 @@ def draw_key(figure: Figure, axes: Axes, panel: Panel, left: float, bottom: floa
     colours = add_colour_bar(figure, axes.images[0], left, bottom, width, panel.label, extend=ends)
     colours.ax.ticklabel_format(axis="x", useOffset=False)
     colours.ax.locator_params(axis="x", nbins=max(3, int(width * 1.6)))
+
+
+def add_legend(figure: Figure, handles: Sequence[Artist], left: float, bottom: float, width: float) -> None:
+    """Classes or outlines below a map, in as many columns as fit; ``left, bottom`` is the corner it hangs from."""
+    legend = place_axes(figure, left, bottom - BAR, width, BAR - 0.05)
+    legend.set_axis_off()
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    columns = max(1, min(len(handles), int((width + 0.75) / (0.3 + 0.05 * longest))))
+    legend.legend(
+        handles=handles,
+        ncols=columns,
+        loc="upper center",
+        fontsize=7.5,
+        frameon=False,
+        borderpad=0,
+        handlelength=1.4,
+        columnspacing=1.0,
+        labelspacing=0.3,
+    )
 
 
 def ends_beyond(values: np.ndarray, low: float, high: float) -> str:
@@ -265,71 +252,59 @@ def add_colour_bar(
     """A colour bar below a map; ``left, bottom`` is the corner from which it hangs, in inches."""
     bar = place_axes(figure, left + 0.02 * width, bottom - 0.2, 0.96 * width, 0.11)
     colours = figure.colorbar(image, cax=bar, orientation="horizontal", extendfrac=0.03, **how)
-    colours.set_label(label, fontsize=8.5, labelpad=2)
-    colours.ax.tick_params(labelsize=8, length=2.5, pad=1.5)
+    label = "\n".join(textwrap.wrap(label, int((width + 0.5) / (8 / 72 * 0.56)), max_lines=2, placeholder=" …"))
+    colours.ax.set_xlabel(label, fontsize=8, labelpad=1, parse_math=False)
+    colours.ax.tick_params(labelsize=7.5, length=2.5, pad=1.5)
     colours.outline.set_linewidth(0.5)
     return colours
 
 
 def add_axes(axes: Axes, grid: Grid, width: float) -> None:
-    """Positions along x and y instead of the scale bar; a map too thin for ticks keeps the bar."""
+    """Positions along x and y; none along a side that is too short for ticks."""
     from matplotlib.ticker import MaxNLocator
 
-    height = width * grid.ratio
-    if min(width, height) < LEAST_SIDE:
-        return
-    for artist in list(axes.artists):
-        artist.remove()
-    for axis, name, length in ((axes.xaxis, "x", width), (axes.yaxis, "y", height)):
-        axis.set_major_locator(MaxNLocator(max(2, int(2 * length))))
+    for axis, name, length in ((axes.xaxis, "x", width), (axes.yaxis, "y", width * grid.ratio)):
+        if length < LEAST_SIDE:
+            continue
+        axis.set_major_locator(
+            MaxNLocator(int(2 * length) if length > 1 else 2 if length > 0.5 else 1, steps=[1, 2, 5, 10])
+        )
         axis.set_label_text(labelled(name, grid.units), fontsize=7.5)
-        axis.labelpad = 1
-        axis.set_tick_params(labelsize=7, length=2, pad=1.5)
+        axis.labelpad = 1 if name == "x" else 3
+        axis.set_tick_params(labelsize=7, length=2, pad=2.5)
+        axis.get_major_formatter().set_useOffset(False)  # type: ignore[attr-defined]
+
+
+def add_title(axes: Axes, text: str, room: float, size: float) -> None:
+    """A title above a map; smaller, and on two lines, where it is wider than its room in inches."""
+    longest = max(map(len, text.split("\n")))
+    fitting = [points for points in (size, 8.0, 7.2) if points <= size and longest * 0.58 * points / 72 <= room]
+    if not fitting:
+        width = max(int(room / (0.56 * 7.2 / 72)), 8)
+        text = "\n".join(textwrap.wrap(" ".join(text.split()), width, max_lines=2, placeholder=" …"))
+    axes.set_title(text, fontsize=fitting[0] if fitting else 7.2, pad=6, parse_math=False)
 
 
 def draw_panel(
-    figure: Figure, panel: Panel, grid: Grid, left: float, bottom: float, width: float, size: int, *, key: bool = True
+    figure: Figure,
+    left: float,
+    bottom: float,
+    width: float,
+    panel: Panel,
+    grid: Grid,
+    size: float = 9.5,
+    *,
+    key: bool = True,
 ) -> Axes:
-    """A map with title above and key below; ``left, bottom`` is the lower left corner of the map, in inches."""
+    """A map with title, axes and key; ``left, bottom`` is the lower left corner of the map, in inches."""
     axes = place_axes(figure, left, bottom, width, width * grid.ratio)
     draw_image(axes, panel, grid)
-    axes.set_title(panel.title, fontsize=size, pad=6, parse_math=False)
+    add_axes(axes, grid, width)
+    room = max(width, KEY_WIDTH)
+    add_title(axes, panel.title, room + 0.3, size)
     if key:
-        room = max(width, 2.2)
-        draw_key(figure, axes, panel, left + (width - room) / 2, bottom, room)
+        draw_key(figure, axes, panel, left + (width - room) / 2, bottom - TICKS, room)
     return axes
-
-
-def wrapped(sentences: list[str], width: float, size: float) -> list[tuple[str, str]]:
-    """Lines of sentences that fit a width in inches, and their weight: the first sentence is bold."""
-    lines = []
-    for number, sentence in enumerate(sentences):
-        letter = size / 72 * (0.56 if number else 0.64)  # inches, on the wide side
-        fitting = textwrap.wrap(sentence, int(width / letter), subsequent_indent="   ")
-        lines += [(line, "normal" if number else "bold") for line in fitting]
-    return lines
-
-
-def sentences_height(said: list[tuple[str, str]], size: float = SMALL) -> float:
-    """Inches that lines of :func:`wrapped` take."""
-    return len(said) * 1.6 * size / 72
-
-
-def write_sentences(
-    figure: Figure, said: list[tuple[str, str]], left: float, below: float, size: float = SMALL
-) -> None:
-    """Lines of :func:`wrapped`, from a place in inches from the left and below the upper edge of a page."""
-    across, up = figure.get_size_inches()
-    for index, (text, weight) in enumerate(said):
-        place = left / across, 1 - (below + index * 1.6 * size / 72) / up
-        figure.text(*place, text, va="top", fontsize=size, weight=weight, color="0.15", parse_math=False)
-
-
-def add_words(figure: Figure, heading: str, foot: str = FOOT) -> None:
-    """The scan's name at the top of a page and how to read it at the foot."""
-    up = figure.get_size_inches()[1]
-    figure.text(0.5, 1 - 0.1 / up, heading, ha="center", va="top", fontsize=9, color="0.25", parse_math=False)
-    figure.text(0.5, 0.08 / up, foot, ha="center", va="bottom", fontsize=7, color="0.4", parse_math=False)
 
 
 def flag_masks(flags: xr.DataArray) -> dict[str, int]:
@@ -347,9 +322,12 @@ def flagged(flags: xr.DataArray, *words: str) -> np.ndarray:
     return np.nan_to_num(np.asarray(flags)).astype(np.int64) & wrong != 0  # absent layers are NaN
 
 
-def signed_panel(name: str, title: str, image: np.ndarray, label: str, unit: str) -> Panel:
-    """A map between robust limits; about zero, and in two colours, where it has both signs."""
-    low, high = robust_limits(image)
+def signed_panel(
+    name: str, title: str, image: np.ndarray, label: str, unit: str, sound: np.ndarray | None = None
+) -> Panel:
+    """A map between robust limits of its sound pixels; about zero, and in two colours, where it has both signs."""
+    known = np.isfinite(image) if sound is None else np.isfinite(image) & sound
+    low, high = robust_limits(image[known] if known.any() else image)
     colours = "viridis"
     if low < -SIGNED * max(high, 0.0):
         high = max(-low, high)

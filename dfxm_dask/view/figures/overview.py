@@ -1,8 +1,9 @@
-"""All maps of a layer on one page: those of the rocking curve, and those of reductions that are not of this package."""
+"""All maps of a layer on one page: maps of the rocking curve, and maps of plug-in reductions."""
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING
 
@@ -11,56 +12,34 @@ import numpy as np
 from dfxm_dask.catalogue import load_reductions
 from dfxm_dask.view.figures.index import FigureKind, Pages
 from dfxm_dask.view.figures.layer_maps import FLAGS, flag_panel, layer_panels, single
-from dfxm_dask.view.figures.maps import (
-    BAR,
-    MARGIN,
-    TITLE,
-    Grid,
-    Panel,
-    add_words,
-    draw_panel,
-    flag_masks,
-    grid_of,
-    map_size,
-    signed_panel,
-)
-from dfxm_dask.view.figures.mosaic import mosaicity_panel
+from dfxm_dask.view.figures.layout import map_page
+from dfxm_dask.view.figures.maps import Grid, Panel, draw_panel, flag_masks, grid_of, signed_panel
+from dfxm_dask.view.figures.mosaic import mosaicity_panel, two_centres
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-OF_DOORS = ("raw", "truth")
+NOT_REDUCED = ("raw", "truth")
 """Groups that no reduction writes."""
 
 
 def overview(panels: list[Panel], grid: Grid, heading: str) -> Figure:
     """All maps of a layer on one page."""
-    from matplotlib.figure import Figure
-
-    columns = min(len(panels), 2 if grid.ratio < 0.6 else 3)
-    rows = -(-len(panels) // columns)
-    width, height = map_size(grid, 4.6 if columns == 2 else 3.3, 4.2)
-    cell, tall = max(width, 2.8) + MARGIN, height + TITLE + BAR
-    across, up = columns * cell + MARGIN, rows * tall + 0.62
-    figure = Figure(figsize=(across, up))
-    for index, panel in enumerate(panels):
-        row, column = divmod(index, columns)
-        left = MARGIN + column * cell + (cell - MARGIN - width) / 2
-        draw_panel(figure, panel, grid, left, up - 0.38 - row * tall - TITLE - height, width, 10)
-    add_words(figure, heading)
-    return figure
+    return map_page([partial(draw_panel, panel=panel, grid=grid) for panel in panels], grid, heading)
 
 
 def draw_overview(tree: xr.DataTree, layer: int, heading: str) -> Figure | None:
-    """The maps of the rocking curve of a layer; None where there is none."""
+    """The maps of the rocking curve of a layer; None where there are none."""
     maps = tree["rocking"].dataset.isel(z=layer)
-    panels = layer_panels(maps) + ([mosaicity_panel(maps)] if "mosaicity" in maps else [])
+    panels = layer_panels(maps)
+    if two_centres(tree["rocking"].dataset):
+        panels.append(mosaicity_panel(tree["rocking"].dataset, layer))
     return overview(panels, grid_of(maps), heading) if panels else None
 
 
 def other_maps(tree: xr.DataTree) -> dict[str, xr.DataArray]:
-    """Maps (y, x), with or without z, by group and name, that no reduction of this package writes: of plug-ins."""
+    """Maps (y, x), with or without z, by group and name, that reductions of plug-ins wrote."""
     own = [
         re.compile(re.sub(r"\\\{\w+\\\}", ".+", re.escape(f"{reduction.group}/{variable.name}")))
         for reduction in load_reductions().values()
@@ -70,7 +49,7 @@ def other_maps(tree: xr.DataTree) -> dict[str, xr.DataArray]:
     return {
         path: values
         for group in tree.children
-        if group not in OF_DOORS
+        if group not in NOT_REDUCED
         for name, values in tree[group].data_vars.items()
         if {"y", "x"} <= {*values.dims} <= {"z", "y", "x"} and values.dtype.kind in "fiub"
         for path in [f"{group}/{name}"]
@@ -78,8 +57,8 @@ def other_maps(tree: xr.DataTree) -> dict[str, xr.DataArray]:
     }
 
 
-def other_panel(path: str, values: xr.DataArray) -> Panel:
-    """Such a map: classes where it is a mask or has flags, else values between robust limits."""
+def other_panel(path: str, values: xr.DataArray, sound: np.ndarray | None = None) -> Panel:
+    """A map of a plug-in: classes where it is a mask or has flags, else values between robust limits."""
     name, title = path.replace("/", "_"), str(values.attrs.get("long_name", path))
     if values.dtype.kind == "b":
         return Panel(name, title, np.asarray(values, float), categories=(("no", "#e8e8e8"), ("yes", "#0072b2")))
@@ -87,22 +66,22 @@ def other_panel(path: str, values: xr.DataArray) -> Panel:
         classes = tuple(zip(words, cycle(colour for _, colour in reversed(FLAGS)), strict=False))
         return flag_panel(values, name, title, classes, ("none", "#e8e8e8"))
     units = str(values.attrs.get("units", ""))
-    return signed_panel(name, title, np.asarray(values, float), path.partition("/")[2], units)
+    return signed_panel(name, title, np.asarray(values, float), path.partition("/")[2], units, sound)
 
 
 def other_pages(tree: xr.DataTree, layer: int, heading: str) -> Pages:
-    """All such maps on one page, and a page for each."""
+    """All maps of plug-ins on one page, and a page for each."""
     found = other_maps(tree)
     maps = {path: values.isel(z=layer) if "z" in values.dims else values for path, values in found.items()}
     panels = [other_panel(path, values.transpose("y", "x")) for path, values in maps.items()]
     if panels:
         grid = grid_of(tree)
-        yield "other_maps", overview(panels, grid, heading)
+        yield "other_maps", partial(overview, panels, grid, heading)
         for panel in panels:
-            yield panel.name, single(panel, grid, heading)
+            yield panel.name, partial(single, panel, grid, heading)
 
 
 FIGURES = (
     FigureKind("overview", draw_overview, ("rocking",), "Maps of the rocking curve"),
-    FigureKind("other_maps", other_pages, caption="Maps of other reductions"),
+    FigureKind("other_maps", other_pages, caption="Maps of other reductions", several=True),
 )

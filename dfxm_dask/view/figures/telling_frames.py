@@ -1,4 +1,4 @@
-"""Which frames of a layer tell most, by their brightness, and the dark level of each."""
+"""Frames of a layer that show most, chosen by their brightness, and the dark level of each."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from dfxm_dask.schema import PATCH
 if TYPE_CHECKING:
     import xarray as xr
 
-FLANK = 0.01
-"""Part of the peak that the flank frame comes nearest to: there weak beam and strong beam meet (our choice)."""
+FLANK, TAIL = (0.2, 0.6), 0.05
+"""Parts of the peak between which a frame lies on the flank, and below which it lies in the tail (our choice)."""
+FLANK_AT, TAIL_AT = 0.4, 0.01
+"""Parts of the peak that flank and tail frames come nearest to; at 1 % weak and strong beam meet (our choice)."""
 ATTENUATED = 2.0
-"""Ratio of monitor counts above which attenuators were moved, and brightness is per monitor count (our choice)."""
+"""Ratio of monitor counts above which attenuators were moved; brightness is then per monitor count (our choice)."""
 
 
 def scan_axes(raw: xr.Dataset) -> list[str]:
@@ -28,7 +30,7 @@ def patch_means(raw: xr.Dataset) -> np.ndarray:
     Parameters
     ----------
     raw : Dataset
-        One layer. Where it has patch statistics no pixel is read; else one frame after the other is.
+        One layer. With patch statistics no pixel is read; without, all frames are read one after the other.
 
     Returns
     -------
@@ -66,7 +68,7 @@ def frame_brightness(raw: xr.Dataset) -> np.ndarray:
     Returns
     -------
     ndarray (scan axes), float64
-        Counts; per count of the monitor, relative to its median, where the monitor says that attenuators were moved.
+        Counts; per count of the monitor, relative to its median, where the monitor shows that attenuators were moved.
 
     Notes
     -----
@@ -82,7 +84,7 @@ def frame_brightness(raw: xr.Dataset) -> np.ndarray:
 
 
 def attenuated(raw: xr.Dataset) -> bool:
-    """Whether the monitor of a layer says that attenuators were moved."""
+    """Whether the monitor of a layer shows that attenuators were moved."""
     if "monitor" not in raw:
         return False
     monitor = np.asarray(raw["monitor"], float)
@@ -90,7 +92,7 @@ def attenuated(raw: xr.Dataset) -> bool:
 
 
 def telling_frames(brightness: np.ndarray) -> dict[str, tuple[int, ...]]:
-    """The frames at the peak, on the flank and in the tail.
+    """The frames at the peak, on the flank and in the tail of the summed rocking curve.
 
     Parameters
     ----------
@@ -100,29 +102,41 @@ def telling_frames(brightness: np.ndarray) -> dict[str, tuple[int, ...]]:
     Returns
     -------
     dict of str to tuple of int
-        Index along every scan axis. ``peak``: the brightest. ``flank``: nearest to 1 % of the peak, on a logarithmic
-        scale. ``tail``: the median of those fainter than the flank; the faintest of all may show nothing but noise.
-        Scans of fewer frames have fewer.
+        Index along every scan axis. ``peak``: the brightest. ``flank``: the frame with 20 to 60 % of the peak that is
+        nearest to 40 %. ``tail``: the frame below 5 % of the peak that is nearest to 1 % on a logarithmic scale. A
+        frame that the scan does not contain is left out; a scan without tail has its ``faintest`` frame instead.
 
     Examples
     --------
     >>> telling_frames(np.array([1.0, 1.2, 1.3, 3.0, 80.0, 100.0, 40.0, 0.9]))
-    {'peak': (5,), 'flank': (3,), 'tail': (1,)}
+    {'peak': (5,), 'flank': (6,), 'tail': (0,)}
     """
-    above = (brightness - brightness.min()).ravel()
-    order = np.argsort(above, kind="stable")
-    peak = int(np.argmax(above))
+    flat = np.asarray(brightness, float).ravel()
+    peak = int(np.argmax(flat))
+    part = np.maximum(flat / flat[peak], 0.0) if flat[peak] > 0 else np.ones(flat.size)
     chosen = {"peak": peak}
-    others = order[order != peak]
-    if others.size:
-        part = np.maximum(above[others], 1e-12) / max(above[peak], 1e-12)
-        place = int(np.argmin(np.abs(np.log(part / FLANK))))
-        if place == 0 and others.size > 1:
-            place = 1  # something is left for the tail
-        chosen["flank"] = int(others[place])
-        if place:
-            chosen["tail"] = int(others[:place][place // 2])
+    flank = (part >= FLANK[0]) & (part <= FLANK[1])
+    if flank.any():
+        chosen["flank"] = int(np.argmin(np.where(flank, np.abs(part - FLANK_AT), np.inf)))
+    tail = part < TAIL
+    if tail.any():
+        away = np.abs(np.log(np.maximum(part, 1e-12) / TAIL_AT))
+        chosen["tail"] = int(np.argmin(np.where(tail, away, np.inf)))
+    else:
+        faintest = int(np.argmin(np.where(np.arange(flat.size) == peak, np.inf, flat)))
+        if faintest not in chosen.values():
+            chosen["faintest"] = faintest
     return {word: tuple(int(n) for n in np.unravel_index(at, brightness.shape)) for word, at in chosen.items()}
+
+
+def absent_frames(chosen: dict[str, tuple[int, ...]]) -> list[str]:
+    """Sentences on the flank and the tail, where :func:`telling_frames` found none."""
+    said = []
+    if "flank" not in chosen:
+        said.append(f"No frame has {100 * FLANK[0]:g} to {100 * FLANK[1]:g} % of the peak: the scan shows no flank.")
+    if "tail" not in chosen:
+        said.append(f"No frame is below {100 * TAIL:g} % of the peak: the scan contains no tail.")
+    return said
 
 
 def moving_frames(brightness: np.ndarray) -> dict[str, tuple[int, ...]]:

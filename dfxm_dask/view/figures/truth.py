@@ -1,25 +1,26 @@
-"""What was found beside what is true: a page of maps, for scans whose truth is known."""
+"""Centre of mass beside the truth: a page of maps, for simulated scans."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dfxm_dask.view.compare.truth import FAR, far_pixels, scan_step, sound_pixels
 from dfxm_dask.view.figures.index import FigureKind
+from dfxm_dask.view.figures.layout import Draw, columns_of, map_page, map_width
 from dfxm_dask.view.figures.maps import (
     BAR,
     FOOT,
-    MARGIN,
-    TITLE,
+    KEY_WIDTH,
+    TICKS,
     Panel,
-    add_words,
+    add_legend,
     draw_panel,
     finer_units,
     grid_of,
     labelled,
-    map_size,
     place_axes,
     robust_limits,
     symbol,
@@ -27,8 +28,9 @@ from dfxm_dask.view.figures.maps import (
 
 if TYPE_CHECKING:
     import xarray as xr
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+LEAST = 1.3  # inches of the histogram at least
 
 
 def draw_compare(tree: xr.DataTree, truth: xr.Dataset, layer: int, heading: str = "") -> Figure | None:
@@ -48,8 +50,6 @@ def draw_compare(tree: xr.DataTree, truth: xr.Dataset, layer: int, heading: str 
     Figure or None
         ``None`` where there is no centre of mass along phi, or no ``phi0``.
     """
-    from matplotlib.figure import Figure
-
     if "rocking" not in tree or "com_phi" not in tree["rocking"].data_vars or "phi0" not in truth:
         return None
     maps, truth = tree["rocking"].dataset.isel(z=[layer]), truth.isel(z=[layer])
@@ -76,29 +76,32 @@ def draw_compare(tree: xr.DataTree, truth: xr.Dataset, layer: int, heading: str 
             (-most * factor, most * factor),
         ),
     ]
-    columns = 4 if grid.ratio > 1.5 else 2
-    width, height = map_size(grid, 4.6 if columns == 2 else 3.0, 4.2)
-    height, plot = max(height, 1.2), max(width, 3.6)
-    cell, tall = plot + MARGIN, TITLE + height + BAR
-    rows = 4 // columns
-    across, up = columns * cell + MARGIN, rows * tall + 0.62
-    figure = Figure(figsize=(across, up))
-    for index, panel in enumerate(panels):
-        row, column = divmod(index, columns)
-        top = up - 0.38 - row * tall - TITLE
-        left = MARGIN + column * cell + (plot - width) / 2
-        draw_panel(figure, panel, grid, left, top - height / 2 - width * grid.ratio / 2, width, 10)
     far = sound & far_pixels(truth)[0] if "distance" in truth else None
-    left = MARGIN + (columns - 1) * cell + 0.6
-    axes = place_axes(figure, left, up - 0.38 - (rows - 1) * tall - TITLE - height, plot - 0.75, height)
     step = scan_step(maps)
-    draw_histogram(axes, error * factor, sound, far, most * factor, None if step is None else step * factor, finer)
-    add_words(figure, heading, f"{FOOT}; the last bins of the histogram hold all beyond")
-    return figure
+    draws: list[Draw] = [partial(draw_panel, panel=panel, grid=grid) for panel in panels]
+    histogram = partial(
+        draw_histogram,
+        height=map_width(grid, columns_of(grid, 4))[1],
+        error=error * factor,
+        sound=sound,
+        far=far,
+        most=most * factor,
+        step=None if step is None else step * factor,
+        units=finer,
+    )
+    foot = f"{FOOT}; the last bins of the histogram contain all values beyond"
+    # The histogram is higher than a low map, and its legend has three lines.
+    below = TICKS + BAR + 0.1 + max(LEAST - map_width(grid, columns_of(grid, 4))[1], 0.0)
+    return map_page([*draws, histogram], grid, heading, foot, below=below)
 
 
 def draw_histogram(
-    axes: Axes,
+    figure: Figure,
+    left: float,
+    bottom: float,
+    width: float,
+    *,
+    height: float,
     error: np.ndarray,
     sound: np.ndarray,
     far: np.ndarray | None,
@@ -106,11 +109,13 @@ def draw_histogram(
     step: float | None,
     units: str,
 ) -> None:
-    """Histogram of the error over the sound pixels, and over those of them that no dislocation is near to.
+    """Histogram of the error over the sound pixels, and over the sound pixels far from dislocations.
 
     Parameters
     ----------
-    axes : Axes
+    figure : Figure
+    left, bottom, width, height : float
+        Of a map in its place, in inches.
     error : array (y, x), in ``units``
     sound, far : array (y, x), bool
         ``far`` is ``None`` where distances are not known.
@@ -122,6 +127,9 @@ def draw_histogram(
     """
     from matplotlib.ticker import MaxNLocator
 
+    room, tall = max(width, KEY_WIDTH), max(height, LEAST)
+    left, width, bottom = left + (width - room) / 2, room, bottom + height - tall
+    axes = place_axes(figure, left, bottom, width, tall)
     most = max(1.2 * most, 0.55 * (step or 0.0))
     edges = np.linspace(-most, most, 101)
     classes = [("sound pixels", sound, "#b8b8b8")]
@@ -149,13 +157,12 @@ def draw_histogram(
     axes.set_xlim(edges[0], edges[-1])
     axes.set_xlabel(labelled("found minus true", units), fontsize=8.5, labelpad=2)
     axes.set_ylabel("pixels (%)", fontsize=8.5, labelpad=2)
-    axes.set_title("how far off", fontsize=10, pad=6)
+    axes.set_title("error of the centre of mass", fontsize=10, pad=6)
     axes.tick_params(labelsize=8, length=2.5)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.set_ylim(0, 1.45 * axes.get_ylim()[1])  # room for the legend
-    legend = axes.legend(fontsize=7, loc="upper left", borderpad=0.2, labelspacing=0.3, framealpha=0.9)
-    legend.get_frame().set_linewidth(0)
+    handles, _ = axes.get_legend_handles_labels()
+    add_legend(figure, handles, left - 0.3, bottom - TICKS - 0.1, width + 0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 

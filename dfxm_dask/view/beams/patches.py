@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dfxm_dask.schema import PATCH
-from dfxm_dask.view.figures.frames import BRIGHT, LABELS, frame_panel, position_words
+from dfxm_dask.view.figures.frames import LABELS, frame_panel, position_words, set_asinh
+from dfxm_dask.view.figures.layout import Draw
 from dfxm_dask.view.figures.maps import (
+    KEY_WIDTH,
     NO_VALUE,
     TICKS,
     Grid,
     Panel,
-    add_axes,
     add_colour_bar,
     draw_panel,
     labelled,
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
-
-Draw = Callable[["Figure", float, float, float], "Axes"]
 
 
 def beam_colours() -> Colormap:
@@ -74,8 +72,8 @@ def shown_frames(telling: dict[str, tuple[int, ...]], p_weak: xr.DataArray) -> d
     Returns
     -------
     dict of str to tuple of int
-        ``peak``, ``most divided`` (mean P(weak) nearest to 1/2), ``tail``: index along every scan axis. A frame that is
-        two of them comes once.
+        ``peak``, ``most divided`` (mean P(weak) nearest to 1/2), ``tail`` or ``faintest``: index along every scan axis.
+        A frame that is two of them comes once.
     """
     values = np.asarray(p_weak, float)
     known = np.isfinite(values).any(axis=(-2, -1))
@@ -87,7 +85,7 @@ def shown_frames(telling: dict[str, tuple[int, ...]], p_weak: xr.DataArray) -> d
         chosen["most divided"] = place
         chosen.pop("flank", None)
     found: dict[str, tuple[int, ...]] = {}
-    for word in ("peak", "most divided", "flank", "tail"):
+    for word in ("peak", "most divided", "flank", "tail", "faintest"):
         if word in chosen and chosen[word] not in found.values():
             found[word] = chosen[word]
     return found
@@ -99,15 +97,11 @@ def draw_patches(
     """P(weak) (patch_y, patch_x) as coloured squares over a frame; grey where less than half of a patch is lit."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.collections import PatchCollection
-    from matplotlib.colors import AsinhNorm
     from matplotlib.patches import Rectangle
 
     panel = Panel("p_weak", title, under.image, "", "gray", under.limits)
-    axes = draw_panel(figure, panel, grid, left, bottom, width, 9, key=False)
-    low, high = under.limits
-    if high > BRIGHT:
-        axes.images[0].set_norm(AsinhNorm(high / 100, vmin=low, vmax=high))
-    add_axes(axes, grid, width)
+    axes = draw_panel(figure, left, bottom, width, panel, grid, 9, key=False)
+    set_asinh(axes, under.limits)
     ny, nx = under.image.shape
     py, px = (grid.bottom - grid.top) / ny, (grid.right - grid.left) / nx
     squares, colours = [], []
@@ -121,7 +115,7 @@ def draw_patches(
     faces = [(colour, 0.9 if colour == NO_VALUE else 0.3) for colour in colours]
     axes.add_collection(PatchCollection(squares, facecolors=faces, edgecolors=colours, linewidths=1.4))
     axes.set(xlim=(grid.left, grid.right), ylim=(grid.bottom, grid.top))
-    room = max(width, 2.6)
+    room = max(width, KEY_WIDTH)
     hang = left + (width - room) / 2, bottom - TICKS
     add_colour_bar(figure, ScalarMappable(cmap=beam_colours()), *hang, room, "P(weak beam); grey: not lit")
     return axes
@@ -163,17 +157,17 @@ def draw_shares(
 
     positions = np.asarray(p_weak[axis]) if axis in p_weak.coords else np.arange(p_weak.sizes[axis])
     units = str(p_weak[axis].attrs.get("units", "")) if axis in p_weak.coords else "number"
-    room = max(width, 3.1)
+    room = max(width, 2.7)
     left += (width - room) / 2
-    axes = place_axes(figure, left + 0.1, bottom - 0.62, room - 0.15, width * height + 0.62)
+    axes = place_axes(figure, left + 0.1, bottom - 0.5, room - 0.15, max(width * height, 0.45) + 0.5)
     weak, mean = shares(p_weak, axis)
     axes.plot(positions, weak, color="#0072b2", lw=1.4, marker="o", ms=2.5, label="patches with P(weak) > 1/2")
     axes.plot(positions, mean, color="0.2", lw=1.2, ls="--", label="mean P(weak)")
     for rank, (index, letter) in enumerate(sorted(zip(at, "abc", strict=False))):
         axes.axvline(positions[index], ymax=0.76, color="0.6", lw=0.8, ls=":")
         axes.text(positions[index], 102 + 9 * (rank % 2), f"({letter})", ha="center", va="bottom", fontsize=7.5)
-    axes.set(ylim=(-4, 152), yticks=[0, 25, 50, 75, 100])
-    axes.set_title("lit patches that see the weak beam", fontsize=9, pad=6)
+    axes.set(ylim=(-4, 152), yticks=[0, 50, 100])
+    axes.set_title("lit patches in the weak beam", fontsize=9, pad=6)
     axes.set_xlabel(labelled(axis, units), fontsize=8, labelpad=1)
     axes.set_ylabel(f"lit patches ({symbol('%')})", fontsize=8, labelpad=1)
     axes.tick_params(labelsize=7.5, length=2.5)
