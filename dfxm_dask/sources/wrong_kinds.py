@@ -48,7 +48,7 @@ def kind_of(path: str | Path) -> str:
         return "is an empty file"
     if str(path).lower().endswith(EDF_NAMES):
         return "is an EDF file"
-    return f"is {next((kind for begin, kind in STARTS if start.startswith(begin)), 'a file of another kind')}"
+    return f"is {next((kind for begin, kind in STARTS if start.startswith(begin)), 'a file of an unknown kind')}"
 
 
 def _folder(path: Path) -> str:

@@ -159,7 +159,7 @@ METADATA: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "step that climbs": (
         meta("raw", lambda m: m["attributes"]["provenance"].update({"../../x": {}})),
-        "that is no mapping",
+        "that is not a mapping",
     ),
     "metadata that are a link": (link("raw/zarr.json", "/etc/passwd"), r"raw/zarr\.json: is a link|not a regular file"),
     "metadata that are a pipe": (fifo("x/zarr.json"), "neither a file nor a folder|not a regular file"),

@@ -49,7 +49,7 @@ def test_parse_title__slow_first_and_intervals_are_one_less(
         ("fscan mu nan 0.1 150 0.5", "has 'nan' in place of a number"),
         ("fscan mu 0.29 0.001 150.5 0.5", "has 150.5 in place of a count"),
         ("fscan mu 0.29 0.001 0 0.5", "has 0 in place of a count"),
-        ("timescan 1", "unknown scan command 'timescan 1'; known are fscan"),
+        ("timescan 1", "unknown scan command 'timescan 1'; use one of fscan"),
         ("", "unknown scan command ''"),
     ],
 )

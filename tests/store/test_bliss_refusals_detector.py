@@ -25,7 +25,7 @@ def test_refuses__no_detector_and_says_what_there_is(tmp_path: Path) -> None:
         file.move("1.1/measurement/pco_ff", "1.1/elsewhere")
     refuse(
         path,
-        r"has no detector: no 3-D .*; if one .* holds the frames.* with --detector: /elsewhere \(30, 12, 10\)",
+        r"has no detector: no 3-D .*; if one .* contains the frames.* with --detector: /elsewhere \(30, 12, 10\)",
     )
     assert read_scan(path, "1.1", beamline=BEAMLINE, detector="/elsewhere").found == 30
 

@@ -248,7 +248,9 @@ def test_read_scan__an_aborted_scan_whose_first_frames_may_be_lost(tmp_path: Pat
         tifffile.imwrite(tmp_path / f"a{first + k}.tif", COUNTS[k])
     table(tmp_path / "t.csv", {"frame": range(6), "mu": MU})
     if first:
-        with pytest.raises(SourceError, match=r"column frame numbers frames from 0 to 5, names of 4 files do not"):
+        with pytest.raises(
+            SourceError, match=r"column frame numbers frames from 0 to 5, but the names of 4 files do not"
+        ):
             read(tmp_path, allow_partial=True)
     else:
         np.testing.assert_allclose(read(tmp_path, allow_partial=True).axes[0].positions, MU[:4])
@@ -300,7 +302,7 @@ def test_read_scan__an_aborted_scan_with_a_table(tmp_path: Path) -> None:
     counts = known_counts(10)
     tiffs(tmp_path, counts)
     table(tmp_path / "t.csv", {"mu": 0.1 * fast, "chi": 0.5 * slow})
-    with pytest.raises(SourceError, match=r"12 rows for 10 frames; restore the 2 frames .* --allow-partial"):
+    with pytest.raises(SourceError, match=r"12 rows for 10 frames; restore the 2 missing frames.* --allow-partial"):
         read(tmp_path)
     scan = read(tmp_path, allow_partial=True)
     assert (scan.shape, scan.found, scan.commanded) == ((2, 4), 10, 12)

@@ -367,7 +367,7 @@ def test_stacked__of_two_z_motors_one_moves_the_layers(
     with pytest.raises(SourceError) as caught:
         read(path)
     assert remedy in str(caught.value)
-    given = {"z": [0.0, 1.0, 2.0]} if "as well" in remedy else {}
+    given = {"z": [0.0, 1.0, 2.0]} if "also" in remedy else {}
     line = LINE if given else load_beamline("id03", {"difftz": "z"})
     scans, _ = read_layers(path, "all", beamline=line, detector=None, roots=[], allow_partial=False, **given)
     assert [s.z for s in scans] == given.get("z", list(difftz))
