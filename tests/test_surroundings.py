@@ -218,6 +218,7 @@ def test_open_cluster__ends_without_a_word_of_its_nannies(
 ) -> None:
     """On settings of the user that would end it, too; workers import nothing from the folder they are started in."""
     import dask.config
+    import distributed  # noqa: F401  (first: a context that ends would remove the defaults that came within it)
 
     nanny = logging.getLogger("distributed.nanny")
     (tmp_path / "numpy.py").write_text("raise SystemExit('the file beside was imported')")
