@@ -94,17 +94,17 @@ def test_store_of_others__is_read_or_refused_in_one_line(closed: Path, tmp_path:
 def test_refuse_file__keeps_what_is_not_ours(tmp_path: Path) -> None:
     for name, content in (("a.html", b"<html>my notes"), ("b.png", b"\x89PNG my picture"), ("c.json", b'{"mine": 1}')):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(StoreError, match=r"is there already, and dfxm_dask did not write it; .*--out"):
+        with pytest.raises(StoreError, match=r"already exists, and dfxm_dask did not write it; .*--out"):
             refuse_file(tmp_path / name, "--out")
     (tmp_path / "d.json").write_text('{\n "schema": 1,\n "kind": "scan"}')
     (tmp_path / "e.html").write_text('<meta name="generator" content="dfxm_dask 0.1.0">')
     (tmp_path / "f.png").touch()
     for name in ("d.json", "e.html", "f.png", "new/folder/g.png"):
         refuse_file(tmp_path / name, "--out")
-    with pytest.raises(StoreError, match="is no plain file"):
+    with pytest.raises(StoreError, match="is not a regular file"):
         refuse_file(tmp_path, "--out")
     for place in (tmp_path / "a.html", tmp_path / "a.html/deeper"):
-        with pytest.raises(StoreError, match=r"a\.html is not a folder; name another place with OUT"):
+        with pytest.raises(StoreError, match=r"a\.html is not a folder; choose another folder with OUT"):
             refuse_folder(place, "OUT")
 
 

@@ -107,40 +107,44 @@ CAMERA = hdf5(entry_0000__measurement__data=known_counts(3))
 # Kind: how it is made; what is said of it where a store is asked, and where a raw file is.
 KINDS: dict[str, tuple[Callable[[Path, Path], Path], str, str]] = {
     "nothing": (lambda folder, own: folder / "gone", "does not exist; check the path", "exist; check the path"),
-    "below a file": (lambda folder, own: own / "zarr.json" / "x", "does not exist; name the store", "check the path"),
+    "below a file": (lambda folder, own: own / "zarr.json" / "x", "does not exist; give the store", "check the path"),
     "link to nowhere": (nowhere, "is a link to .*away, which does not exist|does not exist", "exist; check the path"),
-    "device": (lambda folder, own: Path("/dev/null"), "is neither a file nor a folder", "nor a folder; name"),
-    "folder": (folder_of("f"), "is a folder that is no store", "is a folder without .edf files; name the master"),
-    "folder called scan.h5": (folder_of("scan.h5"), "is a folder that is no store", "a folder without .edf files"),
-    "folder of masters": (folder_of("m", "s2.h5", "s10.h5"), "folder that is no", r"name a master file: .*s2\.h5"),
-    "folder of stores": (with_store_in_it, r"name one of .*s\[1\]\.zarr", "is a folder without .edf files"),
-    "empty file": (words("e.h5", b""), "is an empty file", "is an empty file; name the master file"),
-    "text called .h5": (words("t.h5", b"{a: 1}\n"), "is a file of another kind", "is not an HDF5 file; name"),
+    "device": (lambda folder, own: Path("/dev/null"), "is neither a file nor a folder", "nor a folder; give"),
+    "folder": (folder_of("f"), "is a folder but not a store", "is a folder without .edf files; give the master"),
+    "folder called scan.h5": (folder_of("scan.h5"), "is a folder but not a store", "a folder without .edf files"),
+    "folder of masters": (folder_of("m", "s2.h5", "s10.h5"), "folder but not a", r"give a master file: .*s2\.h5"),
+    "folder of stores": (with_store_in_it, r"choose one of .*s\[1\]\.zarr", "is a folder without .edf files"),
+    "empty file": (words("e.h5", b""), "is an empty file", "is an empty file; give the master file"),
+    "text called .h5": (words("t.h5", b"{a: 1}\n"), "is a file of an unknown kind", "is not an HDF5 file; give"),
     "text called .edf": (words("t.edf", b"scan 1\n"), "is an EDF file", "is not a readable EDF file"),
     "empty .edf": (words("t.edf", b""), "is an empty file", "is not a readable EDF file"),
     "header alone": (words("t.edf", b"{\nscan = 1 ;\n}\n"), "is an EDF file", "frame 0 has shape"),
     "gzip that is none": (words("t.edf.gz", b"{\n}\n"), "is an EDF file", "is not a readable EDF file|cannot be read"),
     "gzip of nothing": (words("t.edf.gz", gzip.compress(b"")), "is an EDF file", "is not a readable EDF file"),
-    "bzip2": (words("t.tar.bz2", bz2.compress(b"x")), "a bzip2 file; unpack it", "a bzip2 file; name the master"),
-    "NumPy": (words("t.npy", b"\x93NUMPY\x01\0"), "is a NumPy file", "is a NumPy file; name the master"),
+    "bzip2": (words("t.tar.bz2", bz2.compress(b"x")), "a bzip2 file; unpack it", "a bzip2 file; give the master"),
+    "NumPy": (words("t.npy", b"\x93NUMPY\x01\0"), "is a NumPy file", "is a NumPy file; give the master"),
     "NetCDF 3": (words("t.nc", b"CDF\x01\0\0"), "is a NetCDF file", "is a NetCDF file"),
     "EDF": (edf, "is an EDF file; ingest it first", ""),
     "master": (lambda folder, own: write_bliss(folder / "m.h5").path, "is an HDF5 file; ingest it first", ""),
-    "camera file": (CAMERA, "is an HDF5 file; ingest", "holds no scan .*but entry_0000; name the master file of BLISS"),
+    "camera file": (
+        CAMERA,
+        "is an HDF5 file; ingest",
+        "contains no scan .*but entry_0000; give the master file of BLISS",
+    ),
     "maps in HDF5": (hdf5(mean=np.ones((3, 3)), covariance=np.ones(3)), "is an HDF5 file", "but covariance, mean"),
-    "empty HDF5": (hdf5(), "is an HDF5 file", "but nothing; name the master"),
-    "slow chain alone": (hdf5(**{"1.2__title": "x"}), "is an HDF5 file", r"holds no scan .* but 1\.2"),
-    "entry that is none": (hdf5(**{"1.1": np.ones(3)}), "is an HDF5 file", r"entry 1\.1: is no group"),
+    "empty HDF5": (hdf5(), "is an HDF5 file", "but nothing; give the master"),
+    "slow chain alone": (hdf5(**{"1.2__title": "x"}), "is an HDF5 file", r"contains no scan .* but 1\.2"),
+    "entry that is none": (hdf5(**{"1.1": np.ones(3)}), "is an HDF5 file", r"entry 1\.1: is not a group"),
     "entry without anything": (hdf5(**{"1.1__a": 1}), "is an HDF5 file", "neither a title nor fscan_parameters"),
-    "zip": (packed, "is a zip archive; unpack it, and name the store", "is a zip archive; name the master"),
-    "foreign Zarr": (foreign, "in Zarr format 3, of another program; name a store", "in Zarr format 3, of another"),
-    "Zarr format 2": (format_2, "is in Zarr format 2, of another program; name", "is in Zarr format 2"),
+    "zip": (packed, "is a zip archive; unpack it, then give the store", "is a zip archive; give the master"),
+    "foreign Zarr": (foreign, "in Zarr format 3, of another program; give a store", "in Zarr format 3, of another"),
+    "Zarr format 2": (format_2, "is in Zarr format 2, of another program; give", "is in Zarr format 2"),
     "lone array": (lone_array, "in Zarr format 3, of another program", "in Zarr format 3, of another program"),
-    "group of a store": (lambda folder, own: own / "raw", r"a part of the store .*; name the store", "a part of"),
-    "array of a store": (lambda folder, own: own / "raw/counts", r"name the store .*s\.zarr", "a part of the store"),
-    "file of a store": (lambda folder, own: own / "zarr.json", r"a file in the store .*; name", "in the store"),
-    "lost root": (lost, "is a store that has lost its zarr.json; restore", "is a store that has lost"),
-    "store": (lambda folder, own: own, "", "is a store of this package; name the master"),
+    "group of a store": (lambda folder, own: own / "raw", r"a part of the store .*; give the store", "a part of"),
+    "array of a store": (lambda folder, own: own / "raw/counts", r"give the store .*s\.zarr", "a part of the store"),
+    "file of a store": (lambda folder, own: own / "zarr.json", r"a file in the store .*; give", "in the store"),
+    "lost root": (lost, "is a store without its zarr.json; restore", "is a store without"),
+    "store": (lambda folder, own: own, "", "is a store of this package; give the master"),
 }
 
 STORES = (
@@ -228,7 +232,7 @@ def test_commands__refuse_other_files_than_they_ask_for(line: str, kind: str, ow
 def test_commands__refuse_the_current_folder(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "inside").mkdir()
     monkeypatch.chdir(tmp_path / "inside")
-    assert "is a folder that is no store" in refused(line, tmp_path, tmp_path, tmp_path)
+    assert "is a folder but not a store" in refused(line, tmp_path, tmp_path, tmp_path)
 
 
 def test_report__of_the_current_folder_lies_beside_it(

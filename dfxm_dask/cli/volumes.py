@@ -1,4 +1,4 @@
-"""Commands for volumes: how well two agree, and files of them for other programs."""
+"""Commands that compare two masks, and export results for other programs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def read_tau(_: Any, __: Any, text: str) -> tuple[float, ...]:
 @click.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("--tau", default="0.5,1,2", show_default=True, callback=read_tau, help="Distances in um that count.")
+@click.option("--tau", default="0.5,1,2", show_default=True, callback=read_tau, help="Tolerances in um for a match.")
 @click.option("--out", type=FILE, metavar="FILE.png", help="Figure. [default: A_against_B.png beside A]")
-@click.option("--resample", is_flag=True, help="Put B on the grid of A, by nearest voxel, where they differ.")
-@click.option("--json", "numbers", type=FILE, metavar="FILE", help="Write the numbers to this file, too.")
+@click.option("--resample", is_flag=True, help="Resample B to the grid of A (nearest voxel).")
+@click.option("--json", "numbers", type=FILE, metavar="FILE", help="Also write the numbers to this JSON file.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Processor cores to use.")
 def compare(
     a: str, b: str, tau: tuple[float, ...], out: Path | None, resample: bool, numbers: Path | None, threads: int
@@ -34,9 +34,9 @@ def compare(
     """Compare the masks of two stores.
 
     A is the result, B the truth or the result of another method. The mask of a store is volume/dislocation, else
-    beams/defects, else the surroundings of the true lines. STORE:group/variable selects another variable; one that is
-    not a mask requires a limit, as in "STORE:truth/distance<0.5". Beside each number stands the value of a mask A at
-    random positions.
+    beams/defects, else the voxels near a true line. Choose another variable as STORE:group/variable, with a limit if it
+    is not a mask: "STORE:truth/distance<0.5". Each number is shown with the value that A reaches by chance, at random
+    positions.
     """
     from dfxm_dask.sources.paths import beside
     from dfxm_dask.store.integrity.ledger import replace_file

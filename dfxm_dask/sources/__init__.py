@@ -1,6 +1,6 @@
 """Sources: raw files of beamlines, read as scans before they become a store.
 
-A reader (:class:`~dfxm_dask.sources.readers.Reader`) says which paths are its own, lists their scans, and streams their
-frames; a new format is one file and one line. Everything that a file does not tell is named: assumed units, commands
-that contradict motors, frames that are not there. Nothing is computed but the grid that positions of frames form.
+A reader (:class:`~dfxm_dask.sources.readers.Reader`) recognises the paths of its format, lists their scans, and streams
+their frames; a new format is one file and one line. Every assumption is recorded: assumed units, commands that
+contradict motors, missing frames. The only computation is the grid of the positions of the frames.
 """

@@ -1,8 +1,8 @@
-"""Files of the simulator dfxm-geo (3.0.0): laid out as those of BLISS, with a group ``dfxm_geo`` beside the entries.
+"""Files of the simulator dfxm-geo (3.0.0): the layout of BLISS, with a group ``dfxm_geo`` beside the entries.
 
-Positions of the frames are in degree (z in micrometer). Titles spell the ends of phi and chi in radian, to six digits,
-phi first, which is the fast one, and never name two_dtheta and z. The grid is therefore that of the positions, and the
-title is a check. A motor that stood still is no axis, though the title names it with one position: its place is kept
+Positions of the frames are in degree (z in micrometer). Titles contain the ends of phi and chi in radian, to six
+digits, with the fast axis phi first, and never two_dtheta and z. The grid therefore comes from the positions, and the
+title is a check. A motor at rest is not an axis, even if the title lists it with one position: its position is recorded
 among the parked motors.
 """
 
@@ -33,14 +33,14 @@ summary = "HDF5 files of the simulator dfxm-geo (dfxm_geo.h5), made with a detec
 narrows = ("bliss",)
 frames = hdf5_frames
 GROUP = "dfxm_geo"
-OWN_AXES = {"two_dtheta": "two_dtheta", "z": "z"}  # of motors that a beamline does not have
+OWN_AXES = {"two_dtheta": "two_dtheta", "z": "z"}  # of motors absent from a beamline
 ROUNDING = 0.6e-6  # of numbers in titles
-SAME = 0.1  # of a step: how far a title may be from the positions
+SAME = 0.1  # of a step: tolerance between title and positions
 NUMBERS = re.compile(r"(\w+)\s+(-?[\d.]+(?:e[-+]?\d+)?)\s+(-?[\d.]+(?:e[-+]?\d+)?)\s+(\d+)")
 
 
 def matches(paths: Sequence[str]) -> bool:
-    """Whether all are HDF5 files that dfxm-geo wrote."""
+    """Whether all are HDF5 files of dfxm-geo."""
     return all(map(_is_geo, paths))
 
 
@@ -62,7 +62,7 @@ def read(paths: Sequence[str], entry: str, how: How) -> Scan:
     except SourceError as error:
         if "not counts" not in error.found:
             raise
-        remedy = "give the configuration of dfxm-geo a [detector] with a model of a camera, and simulate again"
+        remedy = "add a [detector] with a camera model to the configuration of dfxm-geo, and simulate again"
         raise SourceError(error.asked, error.found, remedy) from error
     if scan.exposure is not None:
         scan = replace(scan, exposure_source="exposure_time of the camera model, the same for every frame")
@@ -73,7 +73,7 @@ def read(paths: Sequence[str], entry: str, how: How) -> Scan:
 
 
 def _own_motors(line: Beamline) -> Beamline:
-    """The beamline with the motors that only the simulator has."""
+    """The beamline with the additional motors of the simulator."""
     taken = {motor for motors in line.motors.values() for motor in motors}
     motors = dict(line.motors)
     for motor, axis in OWN_AXES.items():
@@ -83,7 +83,7 @@ def _own_motors(line: Beamline) -> Beamline:
 
 
 def _command(found: Sources, entry: h5py.Group, how: How) -> Command:
-    """The grid of the positions; with ``positions="command"`` that of the title, its numbers in rad."""
+    """The grid of the positions; with ``positions="command"`` the grid of the title, in rad."""
     moved = _moved(found, entry)
     drives = _drives(moved, found.asked)
     title = found.value(entry, "title")
@@ -99,14 +99,16 @@ def _command(found: Sources, entry: h5py.Group, how: How) -> Command:
 
 
 def _moved(found: Sources, entry: h5py.Group) -> dict[str, tuple[np.ndarray, str]]:
-    """Positions of the motors that have one for each frame, and their units; phi alone where none moves."""
+    """Positions of the motors with one position per frame, and their units; only phi if no motor moves."""
     group = found.find(entry, "instrument/positioners")
     read: dict[str, tuple[np.ndarray, str]] = {}
     for motor in group if isinstance(group, h5py.Group) else ():
         dataset = found.find(group, motor)
         values = per_frame(np.atleast_1d(np.asarray(found.read(dataset))))
         if values is None or not np.isfinite(values).all():
-            raise SourceError(found.asked, f"motor {motor} has no numbers as positions", "simulate the scan again")
+            raise SourceError(
+                found.asked, f"motor {motor} has positions that are not numbers", "simulate the scan again"
+            )
         read[motor] = values.astype(float), found.unit(dataset)
     moved = {motor: (v, unit) for motor, (v, unit) in read.items() if v.size > 1 and np.ptp(v) > 0}
     if not moved and "phi" in read:
@@ -117,22 +119,22 @@ def _moved(found: Sources, entry: h5py.Group) -> dict[str, tuple[np.ndarray, str
         raise SourceError(
             found.asked,
             "scans z, which moves the layer",
-            "simulate each layer in a file of its own: [scan.z] value = ...",
+            "simulate each layer in a separate file: [scan.z] value = ...",
         )
     if len(moved) > 2:
         raise SourceError(
-            found.asked, f"scans {len(moved)} motors: {', '.join(moved)}", "simulate one or two scanned motors a file"
+            found.asked, f"scans {len(moved)} motors: {', '.join(moved)}", "simulate one or two scanned motors per file"
         )
     return moved
 
 
 def _drives(moved: dict[str, tuple[np.ndarray, str]], asked: str) -> tuple[Drive, ...]:
-    """The grid that positions make, slow motor first.
+    """The grid of positions, slow motor first.
 
     Raises
     ------
     SourceError
-        Positions that are not those of rows, one after the other.
+        Positions that do not form consecutive rows.
     """
     if len({v.size for v, _ in moved.values()}) > 1:
         sizes = ", ".join(f"{motor} {v.size}" for motor, (v, _) in moved.items())
@@ -145,7 +147,7 @@ def _drives(moved: dict[str, tuple[np.ndarray, str]], asked: str) -> tuple[Drive
     whole = [p.ravel() for p in np.meshgrid(*places, indexing="ij")]
     if any(not np.array_equal(p, moved[motor][0]) for p, motor in zip(whole, order, strict=False)):
         listed = " x ".join(f"{motor} ({len(p)})" for motor, p in zip(order, places, strict=True))
-        raise SourceError(asked, f"the positions make no grid of {listed}", "simulate the scan again")
+        raise SourceError(asked, f"the positions do not form a grid of {listed}", "simulate the scan again")
     return tuple(
         Drive(motor, float(p[0]), float(p[-1] - p[0]) / max(len(p) - 1, 1), len(p))
         for motor, p in zip(order, places, strict=True)
@@ -167,25 +169,25 @@ def _check_title(
         if count != drive.count or off.max() > ROUNDING * factor + SAME * abs(drive.step):
             raise SourceError(
                 asked,
-                f"title moves {drive.motor} from {start:g} to {end:g} rad in {count} positions, the motor stood at "
+                f"title moves {drive.motor} from {start:g} to {end:g} rad in {count} positions, but the motor was at "
                 f"{drive.count} positions from {drive.start:g} to {last:g} {unit}",
-                "say --positions motor or --positions command, whichever is true",
+                "use --positions motor or --positions command, whichever is correct",
             )
 
 
 def _titled(
     drive: Drive, spelled: dict[str, tuple[float, float, int]], moved: dict[str, tuple[np.ndarray, str]], asked: str
 ) -> Drive:
-    """A drive as the title spells it."""
+    """A drive according to the title."""
     if drive.motor not in spelled:
-        raise SourceError(asked, f"title does not say how {drive.motor} moves", "say --positions motor")
+        raise SourceError(asked, f"title does not contain the motion of {drive.motor}", "use --positions motor")
     start, end, count = spelled[drive.motor]
     factor = factor_between("rad", moved[drive.motor][1]) or 1.0
     return Drive(drive.motor, start * factor, (end - start) * factor / max(count - 1, 1), count)
 
 
 def _title_words(scan: Scan) -> str:
-    """How the title was read, for provenance."""
+    """Reading of the title, for provenance."""
     spelled = {found[0] for found in NUMBERS.findall(scan.title)}
     if not any(axis.motor in spelled for axis in scan.axes):
         return ""
@@ -194,7 +196,7 @@ def _title_words(scan: Scan) -> str:
 
 
 def _exposure(found: Sources, entry: h5py.Group) -> float | None:
-    """Exposure of the camera model in s; the last number of a title means nothing."""
+    """Exposure of the camera model in s; the last number of a title has no meaning."""
     instrument = found.find(entry, "instrument")
     for camera in instrument if isinstance(instrument, h5py.Group) else ():
         data = found.find(entry, f"instrument/{camera}/data")

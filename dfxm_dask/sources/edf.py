@@ -1,6 +1,6 @@
 """EDF frames: a folder, a file, or a list of both, of one or more frames each.
 
-Headers carry the scan command, the number of the point, and every motor; files are ordered by these, never by name.
+Headers contain the scan command, the number of the point, and all motors. Files are ordered by these, never by name.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ narrows = ("bliss",)  # EDF files whose names end in .h5
 EDF = "edf"
 """Name of the dataset in pieces of EDF files, which have no datasets."""
 SETTING = re.compile(r"(acq|acc|image|det|camera|bit)_?|.*(binning|roi|depth|gain|saturation)", re.IGNORECASE)
-ONE_SCAN = "name the files of one scan alone, by a list or a pattern"
+ONE_SCAN = "select the files of one scan, with a list or a pattern"
 
 
 def matches(paths: Sequence[str]) -> bool:
-    """Whether all are EDF files, or folders that hold some."""
+    """Whether all are EDF files, or folders with EDF files."""
     return all(map(_is_edf, paths))
 
 
 def _is_edf(path: str) -> bool:
-    """Whether a file is EDF, by its first bytes where its name does not say."""
+    """Whether a file is EDF, by its name or its first bytes."""
     if os.path.isdir(path):
         return bool(inside(path, EDF_NAMES))
     start = b""
@@ -54,7 +54,7 @@ def _is_edf(path: str) -> bool:
 
 
 def sources(paths: Sequence[str]) -> list[list[str]]:
-    """Folders; files of one folder are one series, but files that hold whole scans are a source each."""
+    """Folders; files of one folder are one series, but a file with whole scans is a source of its own."""
     return [
         part
         for files in series(paths)
@@ -63,16 +63,16 @@ def sources(paths: Sequence[str]) -> list[list[str]]:
 
 
 def _files(paths: Sequence[str]) -> list[str]:
-    """Files of a series, each once; those of a folder in natural order."""
+    """Files of a series, each once; files of a folder in natural order."""
     found: list[str] = []
     for path in paths:
-        whole = os.path.abspath(path)  # workers may stand elsewhere
+        whole = os.path.abspath(path)  # workers may have another working directory
         found += inside(whole, EDF_NAMES) if os.path.isdir(whole) else [whole]
     return list(dict.fromkeys(found))
 
 
 def _holds_whole_scans(file: str) -> bool:
-    """Whether a file holds all frames that the commands of its scans ask for."""
+    """Whether a file contains all frames of the commands of its scans."""
     return all(
         scan_command(_title(group[0]) or None, {}, f"{file} entry {entry}").count == len(group)
         for entry, group in _scans([file]).items()
@@ -94,14 +94,14 @@ def scans(paths: Sequence[str], roots: tuple[Path, ...] = ()) -> list[tuple[str,
 
 
 def read(paths: Sequence[str], entry: str, how: How) -> Scan:
-    """A scan in EDF files. ``entry`` is its number ("86.1"); "1.1" also stands for the only one there is."""
+    """A scan in EDF files. ``entry`` is its number ("86.1"); "1.1" also denotes the only scan."""
     how.refuse("repeats")
     beamline, allow_partial = how.beamline, how.allow_partial
     source = paths[0] if len(paths) == 1 else os.path.dirname(os.path.abspath(paths[0]))
     asked = f"{source} entry {entry}"
     known = _scans(paths)
     if entry not in known and not (entry == "1.1" and len(known) == 1):
-        raise SourceError(asked, "no such entry", f"entries are {', '.join(known)}")
+        raise SourceError(asked, "does not exist", f"choose from the entries {', '.join(known)}")
     found = known[entry] if entry in known else next(iter(known.values()))
     _refuse_unlike(found, asked)
     title = _title(found[0])
@@ -111,7 +111,7 @@ def read(paths: Sequence[str], entry: str, how: How) -> Scan:
         command = Command(command.name, (), len(found), None, command.exposure)
         commanded = len(found)
     if len(found) > commanded:
-        raise SourceError(asked, f"has {len(found)} frames, the command asks for {commanded}", ONE_SCAN)
+        raise SourceError(asked, f"has {len(found)} frames, but the command requests {commanded}", ONE_SCAN)
     total = len(found)
     try:
         found = _in_order(found, command, asked)
@@ -180,7 +180,7 @@ def read(paths: Sequence[str], entry: str, how: How) -> Scan:
 
 
 def _refuse_unlike(found: list[Frame], asked: str) -> None:
-    """Frames of one scan have one command, one shape and one dtype."""
+    """Refuse frames of one scan with different commands, shapes or dtypes."""
     alike: tuple[tuple[str, list[object]], ...] = (
         ("scan commands", [_title(f) for f in found]),
         ("frame shapes", [f.shape for f in found]),
@@ -194,25 +194,25 @@ def _refuse_unlike(found: list[Frame], asked: str) -> None:
 
 
 def _part_of_a_series(found: list[Frame], commanded: int, asked: str) -> SourceError | None:
-    """The refusal of files that lie beside others of the same scan, if there are any."""
+    """Error for files of an incomplete selection: others of the same scan are in the same folder."""
     folder = os.path.dirname(found[0].file)
     same = (found[0].scan_number, _title(found[0]))
     there = 0
     for file in _files([folder]):
-        with suppress(SourceError):  # a damaged file is refused where it is named
+        with suppress(SourceError):  # a damaged file raises where it is selected
             there += sum((f.scan_number, _title(f)) == same for f in frames_of(file))
     if there <= len(found):
         return None
-    short = f", where {commanded} were commanded: take its complete part with --allow-partial as well"
+    short = f", of {commanded} commanded: add --allow-partial to ingest the complete part"
     return SourceError(
         asked,
         f"{'is' if len(found) == 1 else 'are'} {len(found)} of the {there} frames of this scan in the folder {folder}",
-        f"name the folder, or all files of the scan by a pattern{short if there < commanded else ''}",
+        f"give the folder, or all files of the scan with a pattern{short if there < commanded else ''}",
     )
 
 
 def _in_order(found: list[Frame], command: Command, asked: str) -> list[Frame]:
-    """Frames in the order in which they were recorded: by point number, else by where the motors stood."""
+    """Frames in recorded order: by point number, else by the positions of the motors."""
     points = [f.point for f in found]
     if None not in points and len(set(points)) == len(points):
         ordered = sorted(found, key=lambda f: f.point or 0)
@@ -228,9 +228,11 @@ def _in_order(found: list[Frame], command: Command, asked: str) -> list[Frame]:
         return sorted(found, key=_epoch)
     if not command.drives or any(d.motor not in f.motors for f in found for d in command.drives):
         raise SourceError(
-            asked, "headers have neither point numbers nor positions of the scanned motors", "write point_no into them"
+            asked,
+            "headers have neither point numbers nor positions of the scanned motors",
+            "add point_no to the headers",
         )
-    # Not a sort by readback: each frame goes to the nearest commanded position, which nobody else may have.
+    # Not a sort by readback: each frame is assigned to the nearest commanded position, which must be free.
     places: dict[int, Frame] = {}
     shape = tuple(d.count for d in command.drives)
     for frame in found:
@@ -242,7 +244,7 @@ def _in_order(found: list[Frame], command: Command, asked: str) -> list[Frame]:
                 raise SourceError(
                     asked,
                     f"{frame.file} has {drive.motor} at {value:g}, off the commanded grid",
-                    "write point_no into it",
+                    "add point_no to its header",
                 )
             index.append(round(near))
         flat = int(np.ravel_multi_index(index, shape))
@@ -255,7 +257,7 @@ def _in_order(found: list[Frame], command: Command, asked: str) -> list[Frame]:
 
 
 def _settings(frame: Frame) -> dict[str, str | float]:
-    """Settings of the camera as LIMA writes them into the header."""
+    """Settings of the camera that LIMA writes into the header."""
     kept: dict[str, str | float] = {}
     for name, text in frame.header.items():
         if SETTING.match(name) and not NO_SETTING.search(name):
@@ -267,7 +269,7 @@ def _settings(frame: Frame) -> dict[str, str | float]:
 
 
 def _parked(frame: Frame, beamline: Beamline, moved: set[str | None]) -> dict[str, tuple[float, str, str]]:
-    """Motors that have an axis and did not scan, with their positions in base units."""
+    """Unscanned motors of an axis, with their positions in base units."""
     places = {}
     for motor, value in frame.motors.items():
         axis = beamline.axis_of(motor)
@@ -278,12 +280,12 @@ def _parked(frame: Frame, beamline: Beamline, moved: set[str | None]) -> dict[st
 
 
 def _stood(found: list[Frame], motor: str) -> Stood:
-    """Readings of a motor in the headers, which give no unit, or why there are none."""
+    """Readings of a motor in the headers, without unit, or the reason for their absence."""
     if not any(motor in f.motors for f in found):
         return ""
     values = np.array([f.motors.get(motor, math.nan) for f in found])
     lost = int((~np.isfinite(values)).sum())
-    return f"{lost} of {values.size} headers give no number for {motor}" if lost else (values, None)
+    return f"{lost} of {values.size} headers have no number for {motor}" if lost else (values, None)
 
 
 def _epoch(frame: Frame) -> float:
@@ -303,13 +305,13 @@ def _time_axis(found: list[Frame], command: Command, asked: str) -> Axis:
         values = np.array([float(f.header["epoch"]) for f in found])
     except (KeyError, ValueError):
         if command.exposure is None:
-            raise SourceError(asked, "loopscan without times or exposure", "write epoch into the headers") from None
+            raise SourceError(asked, "is a loopscan without times or exposure", "add epoch to the headers") from None
         positions = np.arange(len(found)) * command.exposure
         words = "commanded: frame number times exposure, without pauses; no time was recorded"
         return Axis("time", "", positions, "s", 0.0, command.exposure, None, "commanded", words)
     if (np.diff(values) <= 0).any():
         at = int(np.argmax(np.diff(values) <= 0)) + 1
-        raise SourceError(asked, f"epoch does not grow at frame {at}", "correct the headers")
+        raise SourceError(asked, f"epoch does not increase at frame {at}", "correct the headers")
     since = values - values[0]
     attrs: dict[str, str | float] = {"clock": "epoch", "time_origin": float(values[0])}
     return Axis("time", "", since, "s", None, None, since, "read", "read: epoch of each frame", attrs)

@@ -1,7 +1,7 @@
-"""Headers of EDF files: where the counts of each frame begin, and what the motors read.
+"""Headers of EDF files: start of the counts of each frame, and readings of the motors.
 
-A file is a row of blocks: a header in braces, ``{ key = value ; ... }``, and as many bytes as it says. Zeros and white
-space between blocks and behind the last one are padding.
+A file is a sequence of blocks: a header in braces, ``{ key = value ; ... }``, followed by the number of bytes given
+there. Zeros and white space between and after blocks are padding.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ LONGEST_HEADER = 1 << 20
 LARGEST_FRAME = 1 << 31
 PADDING = b"\0 \t\r\n"
 COUNTS = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint32"}
-"""What whole numbers of so many bytes are kept as: counts are not negative, and below 2^32."""
+"""Dtype of the counts for integers of this many bytes: counts are not negative, and below 2^32."""
 UNREADABLE = (OSError, EOFError, zlib.error)
 AGAIN = "copy the file again"
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame: file, number in it, first byte of its counts, and what its header says, by keys in lower case.
+    """One frame: file, number in it, first byte of its counts, and its header, with keys in lower case.
 
-    ``dtype`` is as in the file; ``stored`` is the number of bytes of the block, and ``packing`` how they are
-    compressed.
+    ``dtype`` is the dtype in the file; ``stored`` is the number of bytes of the block, and ``packing`` their
+    compression.
     """
 
     file: str
@@ -55,7 +55,7 @@ class Frame:
 
     @property
     def counts(self) -> np.dtype[np.unsignedinteger]:
-        """Type of the counts once they are read."""
+        """Dtype of the counts after reading."""
         return np.dtype(COUNTS[np.dtype(self.dtype).itemsize])
 
     @property
@@ -65,13 +65,13 @@ class Frame:
 
     @property
     def scan_number(self) -> int:
-        """Number of the scan; 1 where the header has none."""
+        """Number of the scan; 1 without a number in the header."""
         number = _whole(self.header.get("scan_no"))
         return 1 if number is None else number
 
 
 def _whole(text: str | None) -> int | None:
-    """A whole number, also where it is written as 24.0."""
+    """A whole number, also in the form 24.0."""
     try:
         return int(text) if text is not None else None
     except ValueError:
@@ -87,17 +87,17 @@ def _number(text: str | None) -> float:
 
 
 def _pairs(header: Mapping[str, str], kind: str, asked: str) -> dict[str, float]:
-    """Names and values out of the two parallel lists of a header."""
+    """Names and values from the two parallel lists of a header."""
     names, texts = header.get(f"{kind}_mne", "").split(), header.get(f"{kind}_pos", "").split()
     if len(names) != len(texts):
         raise SourceError(
-            asked, f"{kind}_mne has {len(names)} names, {kind}_pos {len(texts)} values", "correct the header"
+            asked, f"{kind}_mne has {len(names)} names, but {kind}_pos {len(texts)} values", "correct the header"
         )
     return {name: _number(text) for name, text in zip(names, texts, strict=True)}
 
 
 def open_edf(file: str) -> BinaryIO:
-    """The bytes of a file, unpacked where it is compressed as a whole."""
+    """The bytes of a file, unpacked if the whole file is compressed."""
     if not stat.S_ISREG(os.stat(file).st_mode):
         raise OSError("not a regular file")
     if file.lower().endswith(".gz"):
@@ -113,7 +113,7 @@ def frames_of(file: str) -> list[Frame]:
     Raises
     ------
     SourceError
-        Not EDF, truncated, more bytes than the headers account for, or frames that are no counts.
+        Not EDF, truncated, more bytes than the headers declare, or frames without counts.
     """
     found: list[Frame] = []
     general: dict[str, str] = {}
@@ -123,7 +123,7 @@ def frames_of(file: str) -> list[Frame]:
             while (begun := _skip_padding(stream, at, file, len(found))) is not None:
                 at = begun
                 header, at = _header(stream, at, file, len(found))
-                if "edf_dataformatversion" in header:  # a general block: what all frames have in common
+                if "edf_dataformatversion" in header:  # a general block with the keys common to all frames
                     general = {k: v for k, v in header.items() if not k.startswith("edf_")}
                     general = {k: v for k, v in general.items() if k not in ("size", "image", "headerid")}
                     at += _whole(header.get("edf_binarysize")) or 0
@@ -134,7 +134,7 @@ def frames_of(file: str) -> list[Frame]:
     except UNREADABLE as error:
         said = " ".join(str(error).split()) or type(error).__name__
         if found or isinstance(error, EOFError | zlib.error):
-            raise SourceError(file, f"cannot be read to its end ({said})", AGAIN) from error
+            raise SourceError(file, f"cannot be read to the end ({said})", AGAIN) from error
         raise SourceError(file, f"is not a readable EDF file ({said})", "check it") from error
     if not found:
         raise SourceError(file, "is not a readable EDF file (no header with an image)", "check it")
@@ -142,7 +142,7 @@ def frames_of(file: str) -> list[Frame]:
 
 
 def _skip_padding(stream: BinaryIO, at: int, file: str, index: int) -> int | None:
-    """Where the next header begins, or None at the end of the file."""
+    """Start of the next header, or None at the end of the file."""
     stream.seek(at)
     while block := stream.read(1 << 16):
         rest = block.lstrip(PADDING)
@@ -154,18 +154,18 @@ def _skip_padding(stream: BinaryIO, at: int, file: str, index: int) -> int | Non
                 raise SourceError(
                     file,
                     "is not a readable EDF file (it does not begin with a header in braces)",
-                    "name the .edf files, or the master .h5 file",
+                    "give the .edf files, or the master .h5 file",
                 )
             surplus = len(rest) + sum(len(more) for more in iter(lambda: stream.read(1 << 20), b""))
             raise SourceError(
-                file, f"has {surplus} surplus bytes: the headers account for {at}, the file has {at + surplus}", AGAIN
+                file, f"has {surplus} surplus bytes: the headers declare {at}, but the file has {at + surplus}", AGAIN
             )
         at += len(block)
     return None
 
 
 def _header(stream: BinaryIO, at: int, file: str, index: int) -> tuple[dict[str, str], int]:
-    """Keys (lower case) and values of the header at this place, and where it ends."""
+    """Keys (lower case) and values of the header at this offset, and its end."""
     stream.seek(at)
     text = b""
     while (end := re.search(rb"}\r?\n", text)) is None:
@@ -184,41 +184,41 @@ def _header(stream: BinaryIO, at: int, file: str, index: int) -> tuple[dict[str,
 
 
 def _frame(file: str, index: int, at: int, header: dict[str, str]) -> Frame:
-    """What a header says of its frame."""
+    """Description of a frame from its header."""
     if any(key.startswith("edf_binaryfile") for key in header):
-        raise SourceError(file, "keeps its counts in another file", "write them into one file, with fabio")
+        raise SourceError(file, "has its counts in another file", "write them into one file, with fabio")
     rank = max((int(key[4:]) for key in header if re.fullmatch(r"dim_[1-9]", key)), default=0)
     sizes = [_whole(header.get(f"dim_{k}", "1")) for k in range(rank, 0, -1)]
     shape = tuple(-1 if n is None else n for n in sizes)
     if len(shape) < 2 or any(n != 1 for n in shape[:-2]) or min(shape) < 0:
-        raise SourceError(file, f"frame {index} has shape {shape}", "give frames of two dimensions, Dim_1 and Dim_2")
+        raise SourceError(file, f"frame {index} has shape {shape}", "provide frames of two dimensions, Dim_1 and Dim_2")
     ny, nx = shape[-2:]
     name = header.get("datatype")
     if name not in DATA_TYPES:
-        raise SourceError(file, f"frame {index} has DataType {name}", "write one such as UnsignedShort into its header")
+        raise SourceError(file, f"frame {index} has DataType {name}", "set a type such as UnsignedShort in its header")
     kind = np.dtype(DATA_TYPES[name])
     if kind.kind not in "iu":
-        raise SourceError(file, f"holds {kind.name}, not counts", "give whole numbers: raw detector counts")
+        raise SourceError(
+            file, f"contains {kind.name}, not counts", "provide raw detector counts, which are whole numbers"
+        )
     if 0 in shape:
         raise SourceError(file, f"has frames of {ny} x {nx} pixels", "check the detector")
     order = header.get("byteorder", "").lower()
     if kind.itemsize > 1 and "low" not in order and "high" not in order:
         raise SourceError(
-            file, f"frame {index} has ByteOrder {order or None}", "write LowByteFirst or HighByteFirst into its header"
+            file, f"frame {index} has ByteOrder {order or None}", "set LowByteFirst or HighByteFirst in its header"
         )
     packing = header.get("compression", "").upper()
     packing = "" if packing.startswith("NO") else packing
     if packing and not any(word in packing for word in ("GZ", "BZ", "Z")):
-        raise SourceError(
-            file, f"is compressed by {packing}", "write it without compression, with the program it is of"
-        )
+        raise SourceError(file, f"is compressed by {packing}", "write it without compression in the original program")
     expected = ny * nx * kind.itemsize
     stored = _whole(header.get("size", header.get("edf_binarysize", "" if packing else str(expected))))
     if expected > LARGEST_FRAME or stored is None or stored < (0 if packing else expected):
         raise SourceError(
             file,
             f"frame {index} has Size {header.get('size', header.get('edf_binarysize'))} in its header, but {ny} x {nx} "
-            f"pixels of {kind.name}, which are {expected} bytes",
+            f"pixels of {kind.name}, {expected} bytes",
             "correct the header",
         )
     dtype = kind.newbyteorder(">" if "high" in order else "<").str
@@ -237,14 +237,14 @@ def _frame(file: str, index: int, at: int, header: dict[str, str]) -> Frame:
 
 
 def _behind(stream: BinaryIO, frame: Frame) -> int:
-    """Where the block of a frame ends; its bytes behind the pixels must be padding."""
+    """End of the block of a frame; bytes after the pixels must be padding."""
     expected = frame.stored if frame.packing else math.prod(frame.shape) * np.dtype(frame.dtype).itemsize
     end = frame.offset + expected
     stream.seek(end - 1)
     if not stream.read(1):
         size = stream.seek(0, io.SEEK_END)
         raise SourceError(
-            frame.file, f"has {end - size} missing bytes: the headers account for {end}, the file has {size}", AGAIN
+            frame.file, f"has {end - size} missing bytes: the headers declare {end}, but the file has {size}", AGAIN
         )
     left = frame.stored - expected
     while left > 0 and (block := stream.read(min(left, 1 << 20))):
@@ -252,7 +252,7 @@ def _behind(stream: BinaryIO, frame: Frame) -> int:
             raise SourceError(
                 frame.file,
                 f"frame {frame.index} has Size {frame.stored} in its header, but {frame.shape[0]} x {frame.shape[1]} "
-                f"pixels, which are {expected} bytes, and more than padding behind them",
+                f"pixels, {expected} bytes, and more than padding after them",
                 "correct the header",
             )
         left -= len(block)
@@ -265,7 +265,7 @@ def read_counts(stream: BinaryIO, frame: Frame, asked: str) -> np.ndarray:
     Raises
     ------
     SourceError
-        Bytes that are missing or cannot be unpacked, or numbers that are no counts.
+        Missing bytes, bytes that cannot be unpacked, or numbers that are not counts.
     """
     where = f"frame {frame.index} of {frame.file}"
     kind = np.dtype(frame.dtype)
@@ -282,15 +282,17 @@ def read_counts(stream: BinaryIO, frame: Frame, asked: str) -> np.ndarray:
     values = np.frombuffer(data, kind).reshape(frame.shape)
     if kind.kind == "i" and values.min() < 0:
         raise SourceError(
-            asked, f"{where} holds {values.min()}, and counts are not negative", "ingest raw frames, not corrected ones"
+            asked,
+            f"{where} contains {values.min()}, but counts are not negative",
+            "ingest raw frames, not corrected ones",
         )
     if kind.itemsize > 4 and values.max() > np.iinfo(frame.counts).max:
-        raise SourceError(asked, f"{where} holds {values.max()}, beyond {frame.counts}", "check the file")
+        raise SourceError(asked, f"{where} contains {values.max()}, beyond {frame.counts}", "check the file")
     return values.astype(frame.counts)
 
 
 def _unpacked(data: bytes, packing: str, expected: int) -> bytes:
-    """At most one byte more than expected, whatever the data unfold to."""
+    """The unpacked data, at most one byte more than expected."""
     if "BZ" in packing:
         return bz2.BZ2Decompressor().decompress(data, expected + 1)
-    return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(data, expected + 1)  # gzip or zlib, as its head says
+    return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(data, expected + 1)  # gzip or zlib, by its first bytes

@@ -1,8 +1,8 @@
-"""Links between HDF5 files: every step is looked at before it is taken.
+"""Links between HDF5 files: every link is checked before it is followed.
 
-HDF5 follows an external link to any path, reads a dataset of external raw storage out of any file, and hands out
-zeros for the frames of a virtual dataset whose source is missing, and for chunks that were never written. Here paths
-are walked link by link, each file must lie under a declared root, and frames that are not there are not invented.
+HDF5 follows an external link to any path, reads a dataset of external raw storage from any file, and returns zeros for
+frames of a virtual dataset with a missing source, and for unwritten chunks. This module follows paths link by link,
+requires every file to be under a declared root, and reports missing frames.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def open_hdf5(path: str, asked: str) -> h5py.File:
     Raises
     ------
     SourceError
-        Not there, not a regular file, not HDF5, or truncated.
+        The file is absent, not a regular file, not HDF5, or truncated.
     """
     try:
         mode = os.stat(path).st_mode
@@ -51,7 +51,7 @@ def open_hdf5(path: str, asked: str) -> h5py.File:
         except OSError as error:
             text = " ".join(str(error).split())
             if "locking flag values" in text and options:
-                # This process has it open already, with a lock: HDF5 then insists on one here too.
+                # This process has the file open with a lock: HDF5 then requires a lock here too.
                 options = {}
                 continue
             busy = (error.errno in (errno.EAGAIN, errno.EACCES) and "lock" in text) or "already open for" in text
@@ -61,8 +61,8 @@ def open_hdf5(path: str, asked: str) -> h5py.File:
             if "truncated" in text:
                 raise SourceError(asked, f"{path} is truncated ({text})", "copy the file again") from error
             if "file signature not found" in text:
-                kind = kind_of(path).replace("a file of another kind", "not an HDF5 file")
-                raise SourceError(asked, f"{path} {kind}", "name the master file of the scan") from error
+                kind = kind_of(path).replace("a file of an unknown kind", "not an HDF5 file")
+                raise SourceError(asked, f"{path} {kind}", "give the master file of the scan") from error
             raise SourceError(asked, f"{path} cannot be opened ({text})", "check the file") from error
     raise AssertionError("unreachable")
 
@@ -73,16 +73,16 @@ class Sources:
     Parameters
     ----------
     master : Path
-        File that the user named; its folder is the first root.
+        File given by the user; its folder is the first root.
     asked : str
-        What is being read, for error messages.
+        Name of the scan, for error messages.
     roots : tuple of Path
-        Further folders in which linked files may lie.
+        Further folders that may contain linked files.
     """
 
     def __init__(self, master: Path, asked: str, roots: tuple[Path, ...] = ()) -> None:
         self.asked = asked
-        # The folder is as it was named, and as it is: a linked folder is as good as the one behind it.
+        # The folder under its given and its real path: a linked folder counts like its target.
         self.roots = tuple(
             dict.fromkeys([Path(os.path.realpath(master)).parent, *(Path(os.path.realpath(r)) for r in roots)])
         )
@@ -102,7 +102,7 @@ class Sources:
 
     @property
     def files(self) -> tuple[tuple[str, int, int], ...]:
-        """Path, size and modification time of every file that was opened."""
+        """Path, size and modification time of every opened file."""
         return tuple((path, size, mtime) for path, (size, mtime) in self.seen.items())
 
     def _open(self, path: str, *, keep: bool) -> h5py.File:
@@ -117,7 +117,7 @@ class Sources:
         if keep:
             self._kept[path] = file
             return file
-        # A scan may lie in a thousand files; only a few stay open.
+        # A scan may consist of a thousand files; only a few stay open.
         while len(self._passing) >= MOST_OPEN:
             self._passing.popitem(last=False)[1].close()
         self._passing[path] = file
@@ -126,22 +126,22 @@ class Sources:
     def open_linked(
         self, holder: h5py.File, name: str, *, what: str, keep: bool, gone: type[SourceError] = SourceError
     ) -> h5py.File:
-        """A file that another file names, if it lies under a root.
+        """A linked file, if it is under a root.
 
         Parameters
         ----------
         holder : h5py.File
-            File that holds the link.
+            File with the link.
         name : str
-            As written there: absolute, or relative to the folder of ``holder``.
+            Target of the link: absolute, or relative to the folder of ``holder``.
         what : str
             The link, for the message.
         gone : type
-            Error to raise where the file is missing.
+            Error for a missing file.
         """
         self._refuse_odd(name)
         folder = os.path.dirname(os.path.realpath(holder.filename))
-        # HDF5 itself looks beside the holder when an absolute path is gone, which is how moved data are found.
+        # Like HDF5, look beside the holder if an absolute path does not exist: this finds moved data.
         candidates = (
             [name, os.path.join(folder, os.path.basename(name))]
             if os.path.isabs(name)
@@ -153,31 +153,33 @@ class Sources:
                 raise SourceError(
                     self.asked,
                     f"{what} leads to {real}, outside {', '.join(map(str, self.roots))}",
-                    "declare its folder as a root if it is yours",
+                    "declare its folder with --root if you trust it",
                 )
             if os.path.exists(real):
                 return self._open(real, keep=keep)
         raise gone(self.asked, f"{what} needs {candidates[0]}, which is missing", "restore the file")
 
     def _refuse_odd(self, name: str) -> None:
-        """Refuse a name that would steer the terminal on which it is shown."""
+        """Refuse a name with control characters, which could control a terminal."""
         if printable(name) != name:
-            raise SourceError(self.asked, f"names {name!r}, which holds control characters", "distrust this file")
+            raise SourceError(
+                self.asked, f"contains the name {name!r} with control characters", "do not trust this file"
+            )
 
     def find(self, start: Any, path: str, *, keep: bool = True, hops: int = 0) -> Any:
-        """The object at a path, walked link by link.
+        """The object at a path, followed link by link.
 
         Parameters
         ----------
         start : h5py.Group
-            Where the path begins, unless it begins with "/".
+            Start of the path, unless the path begins with "/".
         path : str
             Names separated by "/".
 
         Returns
         -------
         h5py.Group, h5py.Dataset or None
-            None where the last link leads nowhere inside the files.
+            None if the last link is broken within the files.
         """
         if hops > MOST_HOPS:
             raise SourceError(self.asked, f"more than {MOST_HOPS} links in a row at {path!r}", "correct the links")
@@ -188,7 +190,7 @@ class Sources:
             if not isinstance(here, h5py.Group):
                 return None
             self._refuse_odd(name)
-            # Low-level calls: most links are hard ones, and there are hundreds in an entry.
+            # Low-level calls: an entry has hundreds of links, most of them hard links.
             links, encoded = here.id.links, name.encode()
             if not links.exists(encoded):
                 return None
@@ -216,7 +218,7 @@ class Sources:
                 if here is None:
                     raise SourceError(
                         self.asked,
-                        f"{where} leads to {link.path} of {file.filename}, which is not there",
+                        f"{where} leads to {link.path} of {file.filename}, which does not exist",
                         "correct the link",
                     )
             if here is None:
@@ -224,24 +226,24 @@ class Sources:
         return here
 
     def value(self, start: h5py.Group, path: str) -> Any:
-        """A small dataset read whole (bytes become str), or None where there is none.
+        """Value of a small dataset (bytes become str), or None for an absent dataset.
 
         Raises
         ------
         SourceError
-            Held outside the file, never written, or unreadable.
+            The data are outside the file, unwritten, or unreadable.
         """
         return self.read(self.find(start, path))
 
     def read(self, found: Any) -> Any:
-        """:meth:`value` of an object that was found already."""
+        """:meth:`value` of an object."""
         if not isinstance(found, h5py.Dataset) or found.shape is None:
             return None
         refuse_external(found, self.asked)
         if found.is_virtual:
             raise SourceError(self.asked, f"{_where(found)} is a virtual dataset", "copy its values into the file")
         if found.size * found.dtype.itemsize > LARGEST_VALUE:
-            raise SourceError(self.asked, f"{_where(found)} holds {found.size} values", "check the file")
+            raise SourceError(self.asked, f"{_where(found)} has {found.size} values", "check the file")
         try:
             value = found[()]
         except (OSError, RuntimeError, TypeError, UnicodeError) as error:
@@ -253,7 +255,7 @@ class Sources:
         return printable(value) if isinstance(value, str) else value
 
     def unit(self, dataset: h5py.Dataset) -> str:
-        """Unit of a dataset as the file spells it; empty where there is none.
+        """Unit of a dataset in the spelling of the file; "" without a unit.
 
         Raises
         ------
@@ -276,7 +278,7 @@ def _where(dataset: h5py.Dataset) -> str:
 
 
 def refuse_external(dataset: h5py.Dataset, asked: str) -> None:
-    """Refuse a dataset whose bytes lie in some other file as raw storage: that file may be any file."""
+    """Refuse a dataset with external raw storage, which may be any file."""
     if dataset.id.get_create_plist().get_external_count():
         names = ", ".join(name for name, _, _ in dataset.external or [])
         raise SourceError(

@@ -1,4 +1,4 @@
-"""Where a layer stands: the position of its z motor, from whatever kind of file."""
+"""Position of a layer: the position of its z motor, for all formats."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from dfxm_dask.sources.bliss.names import Beamline
 from dfxm_dask.sources.units import base_unit
 
-STILL = 1.0  # um: a motor of the layer that wanders less stands still (our choice: about the thickness of a layer)
+STILL = 1.0  # um: a motor of the layer that moves less counts as still (our choice: about the thickness of a layer)
 Stood = tuple[np.ndarray, str | None] | str
-"""Readings of a motor and their unit, or why there are none ("" where nothing names the motor)."""
+"""Readings of a motor and their unit, or the reason for their absence ("" if the file does not name the motor)."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a layer stands, if a motor says so; ``note`` says where the unit comes from, or why there is no position.
+    """Position of a layer, if recorded; ``note`` gives the source of the unit, or the reason for a missing position.
 
-    ``unit_read`` is False where the file gives a position without a unit.
+    ``unit_read`` is False if the file records a position without a unit.
     """
 
     position: float | None = None
@@ -30,7 +30,7 @@ class Place:
 
 
 def layer_place(stood: Callable[[str], Stood], beamline: Beamline) -> Place:
-    """Position of the layer: the first motor of the beamline's ``z`` that stood still at a known place."""
+    """Position of the layer: the first ``z`` motor of the beamline that was still at a known position."""
     notes = []
     for motor in beamline.motors.get("z", []):
         found = stood(motor)

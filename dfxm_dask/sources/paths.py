@@ -1,6 +1,6 @@
-"""What a path or a pattern names: which files, in which order, and which of them make up a scan.
+"""The files behind a path or a pattern, their order, and their grouping into scans.
 
-A path that exists is what it says, whatever characters it has. Only what does not exist is taken for a pattern.
+An existing path is taken literally, even with wildcard characters. Only a path that does not exist is a pattern.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ def natural(path: str) -> tuple[list[list[str | int]], str]:
     >>> sorted(["s10.h5", "s9.h5", "s009b.h5", "a/s2.h5"], key=natural)
     ['a/s2.h5', 's9.h5', 's009b.h5', 's10.h5']
     """
-    # Texts and numbers take turns, so that like is compared with like; the name itself decides between 7 and 007.
+    # Texts and numbers alternate, so that only equal kinds are compared; the name itself decides between 7 and 007.
     parts = [re.split(r"(\d+)", part) for part in path.split(os.sep)]
     return [[int(word) if k % 2 else word for k, word in enumerate(words)] for words in parts], path
 
 
 def is_pattern(name: str) -> bool:
-    """Whether a name with ``* ? [`` is a pattern: it is not where a file or folder has just this name."""
+    """Whether a name with ``* ? [`` is a pattern, which requires that no file or folder has this name."""
     return glob.has_magic(name) and not os.path.lexists(name)
 
 
 def fixed_part(name: str | Path) -> Path:
-    """What stands before the first wildcard; folders that exist are no wildcards, whatever characters they have."""
+    """The part before the first wildcard; existing folders are never wildcards."""
     here = Path()
     for part in Path(name).parts:
         if glob.has_magic(part) and not os.path.lexists(here / part):
@@ -64,39 +64,39 @@ def named(source: SourcePath) -> list[str]:
     Raises
     ------
     SourceError
-        No name, a pattern without a match, or a file that is named twice.
+        No name, a pattern without a match, or a file named twice.
     """
     items = [source] if isinstance(source, str | os.PathLike) or not isinstance(source, Iterable) else list(source)
     other = next((item for item in items if not isinstance(item, str | os.PathLike)), "")
     if other != "":
         raise SourceError(
-            "source", f"is {other!r:.80}, no name of a file", "name the master file of a scan, or its .edf files"
+            "source", f"is {other!r:.80}, not a file name", "give the master file of a scan, or its .edf files"
         )
     if not items:
-        raise SourceError("source", "is an empty list", "name the master file of a scan, or its .edf files")
+        raise SourceError("source", "is an empty list", "give the master file of a scan, or its .edf files")
     found: dict[str, str] = {}
     real: dict[str, str] = {}
     for item in (os.fspath(each) for each in items):
         if not item.strip() or "\0" in item:
             raise SourceError(
-                f"source {item!r}", "is no name of a file", "name the master file of a scan, or its .edf files"
+                f"source {item!r}", "is not a file name", "give the master file of a scan, or its .edf files"
             )
         paths = matches(item)
         if not paths:
-            raise SourceError(f"source {item}", "does not exist, and matches no file as a pattern", "check the path")
+            raise SourceError(f"source {item}", "does not exist and, as a pattern, matches no file", "check the path")
         for path in paths:
             same = real.setdefault(os.path.realpath(path), path)
             if same in found:
                 other = "" if path == same else f", as {same}"
                 raise SourceError(
-                    f"source {path}", f"is named twice{other}: by {found[same]!r} and {item!r}", "name each file once"
+                    f"source {path}", f"is named twice{other}: by {found[same]!r} and {item!r}", "give each file once"
                 )
             found[path] = item
     return list(found)
 
 
 def inside(folder: str | os.PathLike[str], endings: tuple[str, ...]) -> list[str]:
-    """Paths in a folder whose names end so, in natural order; names that begin with a dot are no data."""
+    """Paths in a folder with these endings, in natural order, without hidden files."""
     with suppress(OSError):
         names = [name for name in os.listdir(folder) if not name.startswith(".") and name.lower().endswith(endings)]
         return sorted((os.path.join(folder, name) for name in names), key=natural)
@@ -104,7 +104,7 @@ def inside(folder: str | os.PathLike[str], endings: tuple[str, ...]) -> list[str
 
 
 def series(paths: Iterable[str]) -> list[list[str]]:
-    """Folders, and files put together by their folders, in the order of their first."""
+    """Folders, and files grouped by folder, in the order of the first file of each group."""
     found: dict[str, list[str]] = {}
     for path in paths:
         alone = os.path.isdir(path)
@@ -113,7 +113,7 @@ def series(paths: Iterable[str]) -> list[list[str]]:
 
 
 def beside(store: str | Path, ending: str) -> Path:
-    """A file beside a store, named after it: ``s.html`` for ``s.zarr``, also where the store is named ``.``."""
+    """A file beside a store, named after the store: ``s.html`` for ``s.zarr``, also for the store ``.``."""
     path = Path(store)
     path = path if path.name not in ("", "..") else path.resolve()
     return path.parent / f"{path.stem}{ending}"

@@ -1,9 +1,9 @@
-"""Readers of beamline files: which one reads a path, which scans are there, and their frames.
+"""Readers of beamline files: choice of the reader of a path, lists of scans, and streams of frames.
 
-:func:`read_scan` says everything about a scan without reading a pixel, and refuses what it cannot vouch for;
-:func:`frames` then streams the pixels in the order in which they were recorded. They never depend on the format: a
-:class:`Reader` does. A new format is a module of its own and one line: in :data:`OWN`, or, of another package, an entry
-point in the group ``dfxm_dask.readers``.
+:func:`read_scan` describes a scan without reading a pixel, and raises for every inconsistency; :func:`frames` then
+streams the pixels in recorded order. Both are independent of the format, for which a :class:`Reader` is responsible. A
+new format is a module of its own and one line in :data:`OWN`, or, in another package, an entry point in the group
+``dfxm_dask.readers``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WORDS = ("name", "summary", "narrows", "matches", "sources", "scans", "read", "f
 
 @dataclass(frozen=True)
 class How:
-    """How a user wants a scan read.
+    """Options for reading a scan.
 
     Parameters
     ----------
@@ -47,15 +47,15 @@ class How:
     detector : str, optional
         Name of the camera ("pco_ff") or of its dataset ("instrument/pco_ff/data").
     roots : tuple of Path
-        Folders besides that of the source in which linked files may lie.
+        Further folders that may contain linked files, besides the folder of the source.
     allow_partial : bool
-        Take the complete rows of a scan that was aborted.
+        Accept an aborted scan, and use its complete rows.
     scan_mode : "rewind" or "zigzag", optional
-        Direction of the rows of a scan over two axes whose file does not say it.
+        Direction of the rows of a scan over two axes, if the file does not record it.
     positions : "motor" or "command", optional
-        What tells the positions where motors and command disagree. By default motors, checked against the command.
+        Source of the positions if motors and command disagree. By default motors, checked against the command.
     repeats : "point" or "scan", optional
-        Order of several frames for each row of a table: all of a point, or the whole scan, one after the other.
+        Order of repeated frames for each row of a table: all frames of a point in turn, or the whole scan repeated.
     """
 
     beamline: Beamline
@@ -67,7 +67,7 @@ class How:
     repeats: str | None = None
 
     def refuse(self, *words: str) -> None:
-        """Refuse choices that a format has no use for.
+        """Refuse options without effect for a format.
 
         Raises
         ------
@@ -75,7 +75,7 @@ class How:
         """
         for word in words:
             if value := getattr(self, word):
-                raise InputError(f"{word}={value!r}", "means nothing for the format of this source", "leave it out")
+                raise InputError(f"{word}={value!r}", "has no effect for the format of this source", "omit it")
 
 
 class Reader(Protocol):
@@ -84,11 +84,11 @@ class Reader(Protocol):
     Attributes
     ----------
     name : str
-        As the user writes it after ``--format``.
+        Value of the option ``--format``.
     summary : str
-        What it reads, in one line.
+        Description of the format, in one line.
     narrows : tuple of str
-        Names of readers of wider formats, which also match what this reader matches and leave it to this one.
+        Names of readers of wider formats, which match the same paths and yield to this reader.
     """
 
     @property
@@ -101,29 +101,29 @@ class Reader(Protocol):
     def narrows(self) -> tuple[str, ...]: ...
 
     def matches(self, paths: Sequence[str]) -> bool:
-        """Whether it reads all of these files and folders; it looks at names and first bytes, and never raises."""
+        """Whether the reader supports all these files and folders, by names and first bytes; never raises."""
 
     def sources(self, paths: Sequence[str]) -> list[list[str]]:
-        """Paths put together to sources: one master file each, one series of frames each."""
+        """Paths grouped into sources: a master file each, or a series of frames each."""
 
     def scans(self, paths: Sequence[str], roots: tuple[Path, ...]) -> list[tuple[str, str]]:
         """Entries of one source and their titles, by number."""
 
     def read(self, paths: Sequence[str], entry: str, how: How) -> Scan:
-        """One scan of a source. No pixel is read; SourceError says what is missing, short or contradictory."""
+        """One scan of a source, without reading a pixel; SourceError for missing, short or contradictory data."""
 
     def frames(self, scan: Scan, roi: Roi) -> Iterator[tuple[int, np.ndarray]]:
-        """Number and counts of each frame in recorded order, of the dtype of the scan; buffers may be used again."""
+        """Number and counts of each frame in recorded order, in the dtype of the scan; buffers may be reused."""
 
 
 @cache
 def known_readers() -> dict[str, Reader]:
-    """All readers by name: ours, and those that installed packages declare.
+    """All readers by name, including those of installed packages.
 
     Raises
     ------
     SourceError
-        A plug-in that cannot be loaded, or a name that two readers have.
+        A plug-in that cannot be loaded, or two readers of one name.
     """
     found: dict[str, Reader] = {}
     for module in OWN:
@@ -134,10 +134,10 @@ def known_readers() -> dict[str, Reader]:
         try:
             reader = point.load()
             lacks = [word for word in WORDS if not hasattr(reader, word)]
-        except Exception as error:  # whatever a module of somebody else raises as it is loaded
+        except Exception as error:  # a foreign module may raise anything
             raise SourceError(where, f"cannot be loaded ({error})", "repair or uninstall that package") from error
         if lacks or reader.name in found:
-            fault = f"has no {', '.join(lacks)}" if lacks else f"has the name {reader.name} of another reader"
+            fault = f"has no {', '.join(lacks)}" if lacks else f"has the same name as another reader, {reader.name}"
             raise SourceError(where, fault, "repair or uninstall that package")
         found[reader.name] = reader
     return found
@@ -152,7 +152,7 @@ def named_reader(name: str) -> Reader:
     """
     known = known_readers()
     if name not in known:
-        raise InputError(f"format {name!r}", f"is not known{nearest(name, known)}", f"name one of {', '.join(known)}")
+        raise InputError(f"format {name!r}", f"is unknown{nearest(name, known)}", f"choose from {', '.join(known)}")
     return known[name]
 
 
@@ -168,21 +168,21 @@ def _only(found: Sequence[Reader], paths: Sequence[str]) -> Reader:
     asked = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     if found:
         names = [reader.name for reader in found]
-        remedy = f"say --format {' or --format '.join(names)}, or name the files of one format by a pattern"
-        raise SourceError(asked, f"fits several formats: {', '.join(names)}", remedy)
+        remedy = f"use --format {' or --format '.join(names)}, or select the files of one format with a pattern"
+        raise SourceError(asked, f"matches several formats: {', '.join(names)}", remedy)
     if len(paths) > 1:
         known = ", ".join(known_readers())
-        raise SourceError(asked, f"fit no format together (known are {known})", "name the files of one format")
+        raise SourceError(asked, f"match no common format (known are {known})", "give files of one format")
     raise not_a_source(paths[0], tuple(known_readers()))
 
 
 def reader_of(paths: Sequence[str], format: str | None = None) -> Reader:
-    """The reader of all these paths together.
+    """The common reader of all these paths.
 
     Raises
     ------
     SourceError
-        None, or several.
+        No reader matches, or several match.
     """
     return named_reader(format) if format else _only(_matching(paths), paths)
 
@@ -190,7 +190,7 @@ def reader_of(paths: Sequence[str], format: str | None = None) -> Reader:
 def sources(source: SourcePath, format: str | None = None) -> list[str | list[str]]:
     """Sources of scans behind a path, a pattern, or a list of both: master files, and series of frames.
 
-    Paths that one reader reads together go to it together, otherwise each to its own reader.
+    A common reader reads all paths together; otherwise each path goes to its own reader.
     """
     paths = named(source)
     together = [named_reader(format)] if format else _matching(paths)
@@ -213,7 +213,7 @@ def list_scans(
     Raises
     ------
     SourceError
-        No such file, or not a file of the beamline.
+        The file does not exist, or is not a beamline file.
     """
     found = named(path)
     return reader_of(found, format).scans(found, tuple(Path(r) for r in roots))
@@ -222,21 +222,21 @@ def list_scans(
 def named_scans(
     source: SourcePath, scan: str | Sequence[str] | None, format: str | None = None
 ) -> list[tuple[SourcePath, str]]:
-    """Sources and entries that a user asks for, in the order in which they are named.
+    """Requested sources and entries, in the given order.
 
     Parameters
     ----------
     source : path, pattern or list of both
         See :func:`sources`.
     scan : str or sequence of str, optional
-        "1.1", "1.1,2.1", or "all"; by default the only entry that there is.
+        "1.1", "1.1,2.1", or "all"; by default the only entry.
     format : str, optional
         Name of the reader; by default the only one that matches.
 
     Raises
     ------
     SourceError
-        No entry, one named twice, or several of which none is chosen.
+        No entry, an entry named twice, or several entries without a choice.
     """
     return [(found, entry) for found in sources(source, format) for entry in _entries(found, scan, format)]
 
@@ -248,7 +248,7 @@ def _entries(source: SourcePath, scan: str | Sequence[str] | None, format: str |
         chosen = [name.strip() for name in map(str, names) if name.strip()]
         twice = next((name for name in chosen if chosen.count(name) > 1), None)
         if twice:
-            raise SourceError(f"{asked} entry {twice}", "is named twice", "name each entry once")
+            raise SourceError(f"{asked} entry {twice}", "is named twice", "give each entry once")
         if chosen:
             return chosen
     found = [entry for entry, _ in list_scans(source, format=format)]
@@ -257,15 +257,15 @@ def _entries(source: SourcePath, scan: str | Sequence[str] | None, format: str |
         raise not_a_master(str(asked))
     if scan is not None and scan != "all":
         raise SourceError(
-            str(asked), f"no entry is named; entries are {listed}", "name one with --scan, or leave it out"
+            str(asked), f"no entry is given; entries are {listed}", "choose one with --scan, or omit the option"
         )
     if scan is None and len(found) > 1:
-        raise SourceError(str(asked), f"holds {len(found)} scans: {listed}", "choose with --scan, or say --scan all")
+        raise SourceError(str(asked), f"contains {len(found)} scans: {listed}", "choose with --scan, or use --scan all")
     return found
 
 
 def read_scan(path: SourcePath, entry: str = "1.1", *, format: str | None = None, **how: Any) -> Scan:
-    """A scan: its axes, where its frames lie, and where they belong. No pixel is read.
+    """Read the description of a scan: axes, location of the frames, and their grid. No pixel is read.
 
     Parameters
     ----------
@@ -276,20 +276,19 @@ def read_scan(path: SourcePath, entry: str = "1.1", *, format: str | None = None
     format : str, optional
         Name of the reader; by default the only one that matches.
     how
-        As of :class:`How`; ``beamline`` is needed.
+        As in :class:`How`; ``beamline`` is required.
 
     Raises
     ------
     SourceError
-        Anything that is missing, short, contradictory, not finite, or of an unknown kind; in one line that names the
-        file, the entry, and what to do.
+        Missing, short, contradictory, non-finite or unknown data; in one line with the file, the entry and advice.
     """
     asked = How(**how)
     roots: Sequence[str | Path] = (*asked.roots, *asked.beamline.roots)
     asked = replace(asked, roots=tuple(map(Path, roots)))
     for word, values in (("positions", ("motor", "command")), ("repeats", ("point", "scan"))):
         if getattr(asked, word) not in (None, *values):
-            raise InputError(f"{word}={getattr(asked, word)!r}", "is not known", f"give {values[0]!r} or {values[1]!r}")
+            raise InputError(f"{word}={getattr(asked, word)!r}", "is unknown", f"give {values[0]!r} or {values[1]!r}")
     found = named(path)
     reader = reader_of(found, format)
     return replace(reader.read(found, str(entry), asked), format=reader.name)
@@ -308,12 +307,12 @@ def frames(scan: Scan, *, roi: Roi | None = None) -> Iterator[tuple[int, np.ndar
     Yields
     ------
     (int, ndarray (y, x))
-        Frame number in the scan, and its counts. Copy them to keep them.
+        Frame number in the scan, and its counts; copy the counts to keep them.
 
     Raises
     ------
     SourceError
-        A frame cannot be read, has negative counts, or its file is no longer the one that :func:`read_scan` saw.
+        A frame cannot be read, has negative counts, or its file has changed since :func:`read_scan`.
     """
     ny, nx = scan.frame_shape
     y0, y1, x0, x1 = roi or (0, ny, 0, nx)
@@ -326,14 +325,14 @@ def frames(scan: Scan, *, roi: Roi | None = None) -> Iterator[tuple[int, np.ndar
 def _unsigned(
     scan: Scan, found: Iterator[tuple[int, np.ndarray]], corner: tuple[int, int]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Frames of signed integers, as LIMA writes accumulated ones, as counts."""
+    """Frames of signed integers, in which LIMA writes accumulated frames, as counts."""
     for number, frame in found:
         if frame.min() < 0:
             y, x = (int(k) for k in np.unravel_index(int(frame.argmin()), frame.shape))
             raise SourceError(
                 f"{scan.source} entry {scan.entry}",
                 f"frame {number} has {int((frame < 0).sum())} negative values, the lowest {frame[y, x]} at pixel y = "
-                f"{y + corner[0]}, x = {x + corner[1]}: these are no counts",
+                f"{y + corner[0]}, x = {x + corner[1]}: these are not counts",
                 "choose a region without them (--roi), or mask these pixels by "
                 f"{np.iinfo(scan.dtype).max} in every frame",
             )
@@ -343,8 +342,8 @@ def _unsigned(
 def marked_frames(scan: Scan, dtype: np.dtype[Any], *, roi: Roi | None = None) -> Iterator[tuple[int, np.ndarray]]:
     """Frames as :func:`frames` gives them, of ``dtype``, with masked pixels at the largest value of ``dtype``.
 
-    A file marks them by the largest value of its own dtype, which may be narrower or signed. Counts of 32 bits never
-    come there by light; of fewer bits, a pixel is masked that has this value in every frame.
+    A file marks masked pixels by the largest value of its dtype, which may be narrower or signed. Light never brings
+    counts of 32 bits to this value; with fewer bits, a pixel is masked if it has this value in every frame.
     """
     largest, top = np.iinfo(scan.dtype).max, np.iinfo(dtype).max
     if largest == top:
@@ -358,7 +357,7 @@ def marked_frames(scan: Scan, dtype: np.dtype[Any], *, roi: Roi | None = None) -
 
 
 def _always(scan: Scan, value: int, roi: Roi | None) -> np.ndarray:
-    """Pixels that have a value in every frame; of fewer frames than FEWEST_MASKED, none."""
+    """Pixels with this value in every frame; none for fewer frames than FEWEST_MASKED."""
     found: np.ndarray | None = None
     for _, frame in frames(scan, roi=roi):
         found = frame == value if found is None else found & (frame == value)

@@ -1,7 +1,7 @@
-"""Beamline files: what a scan is, before it becomes a store, whatever the format of its files.
+"""A scan in beamline files of any format, before it becomes a store.
 
-Frames are kept in the order in which they were recorded; :attr:`Scan.order` says where they belong on the grid that was
-commanded. :mod:`dfxm_dask.sources.readers` makes scans out of files.
+Frames keep their recorded order; :attr:`Scan.order` gives their positions on the commanded grid.
+:mod:`dfxm_dask.sources.readers` reads scans from files.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ READ = "mid-exposure readback, mean over the frames at this grid point"
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """One scan axis, in degree, keV, um or s where the unit of the file converts into one of these.
+    """One scan axis, in degree, keV, um or s if the unit of the file converts into one of these.
 
     Parameters
     ----------
     name : str
-        "phi", "chi", "two_theta", "energy", "time", or a name of the user's motor map.
+        "phi", "chi", "two_theta", "energy", "time", or a name from the motor map of the user.
     motor : str
-        The motor behind it (empty for time).
+        Motor of the axis (empty for time).
     positions : ndarray, (n,), float64
-        Position at each grid index, strictly ascending or descending: mean over the frames at that index of what the
-        motor read in the middle of the exposure; without a readback, what was commanded.
+        Position at each grid index, strictly ascending or descending: mean over the frames at that index of the motor
+        reading in the middle of the exposure; without a readback, the commanded position.
     units : str
         Unit in UDUNITS spelling.
     commanded_start, commanded_step : float or None
         Start and step of the command.
     readback : ndarray, (frame,), float64, or None
-        What was recorded, in recorded order and in ``units``; times count from the first frame.
+        Recorded positions, in recorded order and in ``units``; times are relative to the first frame.
     source : str
-        Where ``positions`` come from: "read", "commanded", or "given" by the user.
+        Origin of ``positions``: "read", "commanded", or "given" by the user.
     position : str
-        The same in words, with everything that was assumed.
+        Description of the origin, with all assumptions.
     attrs : dict
-        Further labels of the coordinate: where the unit comes from, what was converted, the direction of the scan, the
-        clock and its reading at the first frame.
+        Further attributes of the coordinate: source of the unit, conversions, direction of the scan, the clock and its
+        reading at the first frame.
     """
 
     name: str
@@ -97,52 +97,52 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A scan in beamline files: where its frames lie and where they belong.
+    """A scan in beamline files: location of its frames in the files and on the grid.
 
     Parameters
     ----------
     source, entry, title : str
-        Path as it was given, entry ("1.1"), and the command as the beamline wrote it.
+        Given path, entry ("1.1"), and the command as written by the beamline.
     axes : tuple of Axis
-        Slow first, which is the storage order.
+        Slow axis first, as in the store.
     order : ndarray, (frame,), int64
         Flat index on the grid (slow major) of each recorded frame.
     frame_shape : (int, int)
         Rows and columns.
     dtype : dtype
-        Of the counts in the file, native byte order; :attr:`counts_dtype` is that of the frames.
+        Dtype of the counts in the file, in native byte order; :attr:`counts_dtype` is the dtype of the frames.
     pieces : tuple of Piece
-        Where the frames lie, in recorded order.
+        Location of the frames, in recorded order.
     detector : str
         Name of the camera.
     detector_pixel : (float, float) or None
         Edges of the physical pixel along y and x in um; not the effective pixel of the microscope.
     z, z_motor, z_units
-        Where the layer stands, if a motor says so; ``z_source`` is "read" or "given", ``z_note`` says where the unit
-        comes from, or why there is no position; ``z_unit_read`` is False where the file records no unit.
+        Position of the layer, its motor and unit, if recorded. ``z_source`` is "read" or "given". ``z_note`` gives the
+        source of the unit, or the reason for a missing position. ``z_unit_read`` is False if the file records no unit.
     counters : tuple of Counter
-        Counters of the incident beam that are complete, in the order of the beamline. Which of them is the monitor is
-        decided for all layers together. ``counter_faults`` says what is wrong with those that are not complete.
+        Complete counters of the incident beam, in the order of the beamline. The monitor is chosen among them for all
+        layers together. ``counter_faults`` describes the faults of incomplete counters.
     monitor_name, monitor_units, exposure_source : str
-        Of ``monitor`` and ``exposure``; a unit that was not recorded is None.
+        Name and unit of ``monitor``, and source of ``exposure``; an unrecorded unit is None.
     settings : dict
-        What the file records of camera and optics: names and values that must not differ between layers.
+        Recorded settings of camera and optics, which must not differ between layers.
     parked : dict
-        Position, unit and axis of motors that could scan an axis or move the layer, and stood still.
+        Position, unit and axis of motors at rest that could scan an axis or move the layer.
     saturation, saturation_source : float, str
-        Counts of a full well, NaN where unknown, and what says so.
+        Counts of a full well (NaN if unknown), and their source.
     monitor, exposure : ndarray, (frame,), float64, or None
         Incident beam and exposure time (s) in recorded order.
     commanded, found : int
-        Frames that were asked for, and frames that exist; they differ only with ``allow_partial``.
+        Number of commanded and of existing frames; they differ only with ``allow_partial``.
     metadata : dict
-        Further words and numbers of the file, for provenance.
+        Further texts and numbers from the file, for provenance.
     files : tuple of (path, size, mtime_ns)
-        Every file that holds data.
+        All files with data.
     format : str
-        Name of the reader that made the scan and reads its frames.
+        Name of the reader of the scan and its frames.
     remarks : tuple of str
-        What the reader assumed or found, and the user should know.
+        Assumptions and findings of the reader, for the user.
     """
 
     source: str
@@ -186,22 +186,24 @@ class Scan:
 
     @property
     def counts_dtype(self) -> np.dtype[Any]:
-        """Dtype of the frames: unsigned, as wide as in the file. Counts that are negative are refused."""
+        """Dtype of the frames: unsigned, as wide as in the file; negative counts are refused."""
         return np.dtype(f"u{self.dtype.itemsize}") if self.dtype.kind == "i" else self.dtype
 
 
 def check_unchanged(scan: Scan, file: str) -> None:
-    """Refuse a file that is not the one seen by :func:`read_scan`."""
+    """Refuse a file that has changed since :func:`read_scan`."""
     seen = next(((size, mtime) for path, size, mtime in scan.files if path == file), None)
     try:
         found = os.stat(file)
     except OSError as error:
         raise SourceError(
-            f"{file} of {scan.source} entry {scan.entry}", f"is gone ({error.strerror})", "restore it and run again"
+            f"{file} of {scan.source} entry {scan.entry}",
+            f"no longer exists ({error.strerror})",
+            "restore it, then run the command again",
         ) from error
     if seen != (found.st_size, found.st_mtime_ns):
         raise SourceError(
             f"{file} of {scan.source} entry {scan.entry}",
-            "changed while it was read",
-            "wait until the scan is written, then run again",
+            "changed during reading",
+            "wait until the scan is complete, then run the command again",
         )

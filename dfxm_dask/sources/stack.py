@@ -1,6 +1,6 @@
-"""Layers of one stack: one rule says whether scans belong together, in which order, and with which counter.
+"""Layers of one stack: one set of rules for their agreement, their order, and their common monitor.
 
-Equal or convertible: converted, and the conversion is labelled. Different: refused, with both layers and both values.
+Convertible values are converted, with a label. Different values are refused, with both layers and both values.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from dfxm_dask.sources.bliss.camera import OPTICS
 from dfxm_dask.sources.source import Axis, Counter, Scan
 from dfxm_dask.sources.units import LENGTHS, base_unit, factor_between
 
-OWN = "ingest it into a store of its own"
+OWN = "ingest it into a separate store"
 SAME_PLACE = 0.01
-"""Part of the median distance of layers below which two layers are one place."""
+"""Fraction of the median distance of layers below which two layers count as one position."""
 LEAST_DISTANCE = 0.05
-"""um: two layers nearer than this are one place in any stack, for no beam is that thin and encoders wander as far."""
+"""um: two layers closer than this count as one position: beams are thicker, and encoders vary as much."""
 STILL = 0.1
-"""Part of the least distance of layers, or of a step, by which a motor of the same axis may wander and stands still."""
+"""Fraction of the least distance of layers, or of a step, within which a motor of the same axis counts as still."""
 HELD = {"degree": 0.01, "um": 1.0}
-"""How far a motor that was not scanned may stand from its place in other layers; other units: 1e-4 of the position."""
-OTHER_MOTION = 5e-4  # of a motor that was not scanned, in its own unit, that is worth a remark
-# How far relative numbers may differ and still be equal (our choices).
+"""Tolerance of the position of an unscanned motor between layers; in other units 1e-4 of the position."""
+OTHER_MOTION = 5e-4  # motion of an unscanned motor, in its own unit, that deserves a remark
+# Relative tolerances for equal numbers (our choices).
 EXACT, STEP, OPTICAL = 1e-6, 1e-3, 1e-4
 LISTED = 6
 GIVEN = "given by the user"
@@ -38,7 +38,7 @@ GIVEN = "given by the user"
 
 @dataclass(frozen=True)
 class Rule:
-    """A quantity that is the same in all layers; a layer that does not record it is left out of the comparison."""
+    """A quantity that must be equal in all layers that record it."""
 
     name: str
     value: Callable[[Scan], Any]
@@ -48,7 +48,7 @@ class Rule:
 
 
 RULES = (
-    Rule("camera", lambda s: s.detector, f"name one camera with --detector, or {OWN}"),
+    Rule("camera", lambda s: s.detector, f"choose one camera with --detector, or {OWN}"),
     Rule("camera model", lambda s: s.metadata.get("detector_description")),
     Rule("physical pixel (y, x, um)", lambda s: s.detector_pixel, tolerance=EXACT),
     Rule("frame shape", lambda s: s.frame_shape),
@@ -63,7 +63,7 @@ RULES = (
     Rule("number of positions", lambda s: s.shape, complete=True),
     Rule("step", lambda s: tuple(_step(a) for a in s.axes), tolerance=STEP, complete=True),
     Rule("exposure (s)", lambda s: None if s.exposure is None else float(np.median(s.exposure)), tolerance=STEP),
-    Rule("z motor", lambda s: s.z_motor, f"name one with --motor MOTOR=z, give --z, or {OWN}"),
+    Rule("z motor", lambda s: s.z_motor, f"set one with --motor MOTOR=z, give --z, or {OWN}"),
 )
 
 
@@ -73,7 +73,7 @@ def name_of(scan: Scan) -> str:
 
 
 def complete(scans: Sequence[Scan]) -> list[Scan]:
-    """Scans with all their frames."""
+    """Scans with all commanded frames."""
     return [s for s in scans if s.found == s.commanded]
 
 
@@ -83,36 +83,38 @@ def layer_z(scan: Scan) -> float:
     Raises
     ------
     SourceError
-        Its unit is no length.
+        The unit is not a length.
     """
     unit, factor = base_unit(str(scan.z_units))
     if scan.z is None or unit != "um":
         raise SourceError(
-            name_of(scan), f"{scan.z_motor} is in {scan.z_units!r}, no length", f"use one of {list(LENGTHS)}, or --z"
+            name_of(scan), f"{scan.z_motor} is in {scan.z_units!r}, not a length", f"use one of {list(LENGTHS)}, or --z"
         )
     return float(scan.z) * factor
 
 
 def stacked(scans: Sequence[Scan], z: Sequence[float] | None = None) -> list[Scan]:
-    """Scans that belong together as layers, ordered by z, with one counter for all.
+    """Scans as the layers of one stack, ordered by z, with one monitor.
 
     Parameters
     ----------
     scans : sequence of Scan
         One or more.
     z : sequence of float, um, optional
-        Positions of the layers, which the user gives.
+        Positions of the layers, given by the user.
 
     Raises
     ------
     SourceError
-        Layers that differ in what must be the same, two layers at one place, or a layer without a place.
+        Layers that contradict each other, two layers at one position, or a layer without a position.
     InputError
         Not one finite z for each scan.
     """
     if z is not None:
         if len(z) != len(scans) or not np.isfinite(z).all():
-            raise InputError(f"z of {len(z)} layers", f"{len(scans)} scans were found", "give one finite z (um) a scan")
+            raise InputError(
+                f"z of {len(z)} layers", f"{len(scans)} scans were found", "give one finite z (um) per scan"
+            )
         scans = [
             replace(s, z=float(v), z_motor=GIVEN, z_units="um", z_source="given", z_note="", z_unit_read=True)
             for s, v in zip(scans, z, strict=True)
@@ -130,7 +132,7 @@ def stacked(scans: Sequence[Scan], z: Sequence[float] | None = None) -> list[Sca
         _z_unit_recorded(scans)
         scans = _ordered(scans)
         if not whole:
-            raise SourceError(first.source, "no layer is complete", "ingest the scans one by one with --allow-partial")
+            raise SourceError(first.source, "no layer is complete", "ingest each scan separately with --allow-partial")
     return _one_counter(scans)
 
 
@@ -148,12 +150,14 @@ def _compare(scan: Scan, first: Scan) -> None:
 
 def _differs(scan: Scan, first: Scan, what: str, mine: Any, theirs: Any, remedy: str) -> SourceError:
     return SourceError(
-        name_of(scan), f"{what} is {_said(mine, scan, what)}, in {name_of(first)} {_said(theirs, first, what)}", remedy
+        name_of(scan),
+        f"{what} is {_said(mine, scan, what)}, but {_said(theirs, first, what)} in {name_of(first)}",
+        remedy,
     )
 
 
 def _said(value: Any, scan: Scan, what: str) -> str:
-    """A value in words, with the unit that it was converted from."""
+    """A value as text, with its original unit."""
     if what == "step":
         return ", ".join(
             f"{'none' if v is None else f'{v:g}'} {a.units}"
@@ -174,7 +178,7 @@ def _equal(mine: Any, theirs: Any, tolerance: float) -> bool:
 
 
 def _kind_of_command(name: str) -> str:
-    """Relative and absolute scans are one kind: both have absolute positions by now."""
+    """Relative and absolute scans are one kind, since both have absolute positions here."""
     return {"mesh": "amesh", "dmesh": "amesh"}.get(name, f"a{name[1:]}" if name[:1] == "d" else name)
 
 
@@ -183,7 +187,7 @@ def _step(axis: Axis) -> float | None:
 
 
 def step_of(axis: Axis) -> float:
-    """The least distance of positions along an axis; along an axis of one position, how far a motor may wander."""
+    """The least distance of positions along an axis; for a single position, the tolerance of a motor at rest."""
     if axis.positions.size > 1:
         return float(np.abs(np.diff(axis.positions)).min())
     return _held(axis.units, float(axis.positions[0]))
@@ -199,14 +203,14 @@ def _same_grid(scan: Scan, first: Scan, mine: Axis, theirs: Axis) -> None:
         at = int(off.argmax())
         raise SourceError(
             name_of(scan),
-            f"{mine.motor or mine.name} stands at {mine.positions[at]:.9g} {mine.units} at grid index {at}, in "
-            f"{name_of(first)} at {theirs.positions[at]:.9g} {theirs.units}: more than half a step apart",
+            f"{mine.motor or mine.name} is at {mine.positions[at]:.9g} {mine.units} at grid index {at}, but at "
+            f"{theirs.positions[at]:.9g} {theirs.units} in {name_of(first)}: more than half a step apart",
             OWN,
         )
 
 
 def _same_optics(scan: Scan, first: Scan) -> None:
-    """Settings of camera and optics that both layers record."""
+    """Compare the settings of camera and optics that both layers record."""
     moved = {*(a.motor for a in first.axes), first.z_motor}
     for name, mine in scan.settings.items():
         theirs = first.settings.get(name)
@@ -217,45 +221,45 @@ def _same_optics(scan: Scan, first: Scan) -> None:
 
 
 def _same_parked(scan: Scan, first: Scan, scans: Sequence[Scan]) -> None:
-    """Motors that have an axis, and that no scan moved: z is the only one that may stand elsewhere."""
+    """Compare motors of an axis that no scan has moved; only the z motor may differ."""
     for motor, (mine, unit, axis) in scan.parked.items():
         theirs, other, _ = first.parked.get(motor, (mine, unit, axis))
         factor = factor_between(unit, other)
         if axis == "z" and first.z_source == "given":
             continue
         scanned = next((step_of(a) for a in first.axes if a.name == axis and a.units == other), None)
-        remedy = f"{OWN}: in a stack only the z motor moves"
+        remedy = f"{OWN}: only the z motor may move in a stack"
         if axis == "z":
             gaps = np.diff(np.sort([layer_z(s) for s in scans]))
             allowed = max(LEAST_DISTANCE, STILL * float(gaps.min()))
             places = [s.parked[motor][0] for s in scans if motor in s.parked]
-            one = STILL * float(np.ptp(places)) > gaps.sum()  # this motor moves the layers, and the z motor does not
-            remedy = f"say --motor {motor}=z, or give --z" if one else f"{first.z_motor} moves as well: give --z"
+            one = STILL * float(np.ptp(places)) > gaps.sum()  # this motor moves the layers, not the z motor
+            remedy = f"use --motor {motor}=z, or give --z" if one else f"{first.z_motor} also moves: give --z"
         else:
             allowed = _held(other, theirs) if scanned is None else STILL * scanned
         if factor is None or abs(mine * factor - theirs) > allowed:
             raise SourceError(
                 name_of(scan),
-                f"{motor} ({axis}) stands at {mine:.9g} {unit}, in {name_of(first)} at {theirs:.9g} {other}",
+                f"{motor} ({axis}) is at {mine:.9g} {unit}, but at {theirs:.9g} {other} in {name_of(first)}",
                 remedy,
             )
 
 
 def _z_unit_recorded(scans: Sequence[Scan]) -> None:
-    """A layer whose file gives no unit of z is not taken for one in another unit than the other layers record."""
+    """Refuse a layer without a recorded unit of z if the other layers record a different unit."""
     recorded = next((s for s in scans if s.z_unit_read), None)
     for s in scans:
         if recorded is not None and not s.z_unit_read and factor_between(str(s.z_units), str(recorded.z_units)) != 1:
             raise SourceError(
                 name_of(s),
-                f"records no unit of {s.z_motor}, {name_of(recorded)} records {recorded.z_units} (without a unit "
-                f"{s.z_motor} is taken in {s.z_units})",
+                f"records no unit of {s.z_motor}, but {name_of(recorded)} records {recorded.z_units} (the default "
+                f"unit of {s.z_motor} is {s.z_units})",
                 f"give --z, or a beamline file (--beamline FILE) with units: {{{s.z_motor}: {recorded.z_units}}}",
             )
 
 
 def least_distance(z: Sequence[float]) -> float:
-    """Distance in um below which two layers are one place."""
+    """Distance in um below which two layers count as one position."""
     gaps = np.diff(np.sort(z))
     return max(LEAST_DISTANCE, SAME_PLACE * float(np.median(gaps)) if gaps.size > 1 else 0.0)
 
@@ -267,15 +271,15 @@ def _ordered(scans: Sequence[Scan]) -> list[Scan]:
         if layer_z(above) - layer_z(below) < least:
             raise SourceError(
                 name_of(above),
-                f"stands at {above.z_motor} = {above.z:.10g} {above.z_units}, {name_of(below)} at {below.z:.10g} "
-                f"{below.z_units}: layers less than {least:g} um apart are one place",
-                "leave one out with --scan, name the motor that moved with --motor MOTOR=z, or give --z",
+                f"is at {above.z_motor} = {above.z:.10g} {above.z_units}, {name_of(below)} at {below.z:.10g} "
+                f"{below.z_units}: layers less than {least:g} um apart count as one position",
+                "omit one with --scan, set the moved motor with --motor MOTOR=z, or give --z",
             )
     return order
 
 
 def _one_counter(scans: Sequence[Scan]) -> list[Scan]:
-    """The scans with one monitor: the first counter that all complete layers have, else the first that any has."""
+    """The scans with one monitor: the first counter of all complete layers, else the first counter of any layer."""
     kept = complete(scans) or list(scans)
     names = [[c.name for c in s.counters] for s in kept]
     shared = [name for name in names[0] if all(name in more for more in names)]
@@ -310,7 +314,7 @@ def _in_unit(counter: Counter, unit: str | None, scan: Scan, lead: Scan) -> np.n
 
 
 def grid_positions(scans: Sequence[Scan], k: int) -> np.ndarray:
-    """Positions along scan axis k: the mean over layers of what each layer read back."""
+    """Positions along scan axis k: the mean of the readbacks over layers."""
     return np.mean([s.axes[k].positions for s in scans], axis=0)
 
 
@@ -325,7 +329,7 @@ def frame_positions(scan: Scan, k: int) -> np.ndarray:
 
 
 def strayed(scans: Sequence[Scan], k: int) -> np.ndarray | None:
-    """Positions of the frames along scan axis k, (layer, scan axes), where they stray from the coordinate."""
+    """Positions of the frames along scan axis k, (layer, scan axes), if they deviate from the coordinate; else None."""
     coordinate = grid_positions(scans, k).reshape(-1, *[1] * (len(scans[0].axes) - 1 - k))
     values = np.stack([frame_positions(s, k) for s in scans])
     off = np.nanmax(np.abs(values - coordinate))
@@ -333,13 +337,13 @@ def strayed(scans: Sequence[Scan], k: int) -> np.ndarray | None:
 
 
 def remarks(scans: Sequence[Scan]) -> list[str]:
-    """What the user should know of a stack, one line each."""
+    """Remarks on a stack for the user, one line each."""
     whole = complete(scans) or list(scans)
     first = whole[0]
-    said = [f"z is not known and set to 0: {first.z_note}"] if first.z is None and first.z_note else []
+    said = [f"z is unknown and set to 0: {first.z_note}"] if first.z is None and first.z_note else []
     said += dict.fromkeys(words for s in whole for words in s.remarks)
     foreign = {str(a.attrs["title_read_as"]) for s in whole for a in s.axes if "title_read_as" in a.attrs}
-    said += [f"the positions of all frames agree with the title of the scan where {words}" for words in sorted(foreign)]
+    said += [f"the positions of all frames agree with the title of the scan if {words}" for words in sorted(foreign)]
     for k, axis in enumerate(first.axes):
         values = strayed(whole, k)
         if values is not None:
@@ -360,12 +364,12 @@ def _stray_words(scans: Sequence[Scan], k: int, values: np.ndarray) -> str:
     coordinate = grid_positions(scans, k).reshape(-1, *[1] * (len(scans[0].axes) - 1 - k))
     off = (values - coordinate) / step
     shift = float(np.ptp([np.nanmean(layer) for layer in off]))
-    words = f"along {axis.name} frames lie up to {np.nanmax(np.abs(off)):.2g} steps from the coordinate"
+    words = f"along {axis.name} frames deviate by up to {np.nanmax(np.abs(off)):.2g} steps from the coordinate"
     if len(scans) > 1:
-        words += f", and layers begin up to {shift:.2g} steps apart"
+        words += f", and the starts of layers differ by up to {shift:.2g} steps"
     if axis.attrs.get("scan_mode") == "zigzag":
-        words += "; rows to and fro are read on either side of the grid"
-    return f"{words}: position_{axis.name} holds the position of every frame"
+        words += "; forward and backward rows deviate in opposite directions"
+    return f"{words}: position_{axis.name} contains the position of every frame"
 
 
 def _counter_words(scans: Sequence[Scan]) -> list[str]:
@@ -374,17 +378,15 @@ def _counter_words(scans: Sequence[Scan]) -> list[str]:
     words = [f"{'; '.join(said[:LISTED])}; the monitor of every layer is {name or 'missing'}"] if said else []
     lacking = [_short(s) for s in scans if s.monitor is None]
     if name and lacking:
-        words.append(
-            f"monitor {name} is NaN in {', '.join(lacking[:LISTED])}, which has no complete counter of that name"
-        )
+        words.append(f"monitor {name} is NaN in {', '.join(lacking[:LISTED])}, without a complete counter of that name")
     unexposed = [_short(s) for s in scans if s.exposure is None]
     if unexposed and len(unexposed) < len(scans):
-        words.append(f"exposure is NaN in {', '.join(unexposed[:LISTED])}, which does not record it")
+        words.append(f"exposure is NaN in {', '.join(unexposed[:LISTED])}, without a recorded exposure")
     return words
 
 
 def _moved_words(scans: Sequence[Scan]) -> list[str]:
-    """Motors that were not scanned and stand elsewhere, and settings that only some layers record."""
+    """Remarks on unscanned motors at different positions, and on settings that only some layers record."""
     first = scans[0]
     skip = {*(a.motor for a in first.axes), first.z_motor}
     moved = {}
@@ -396,15 +398,15 @@ def _moved_words(scans: Sequence[Scan]) -> list[str]:
     words = []
     if moved:
         listed = ", ".join(f"{motor} (by {span:.3g})" for motor, span in list(moved.items())[:LISTED])
-        words.append(f"motors that were not scanned stand elsewhere in other layers: {listed}")
+        words.append(f"unscanned motors are at different positions in other layers: {listed}")
     recorded: list[set[str]] = [{*s.settings, *s.parked} for s in scans]
     some = sorted(set.union(*recorded) - {n for n in recorded[0] if all(n in more for more in recorded)})
     some += [rule.name for rule in RULES if 0 < sum(rule.value(s) is None for s in scans) < len(scans)]
     if some:
-        words.append(f"only some layers record {', '.join(some[:LISTED])}: not compared")
+        words.append(f"only some layers record {', '.join(some[:LISTED])}, which were not compared")
     samples = sorted({str(s.metadata["sample"]) for s in scans if "sample" in s.metadata})
     if len(samples) > 1:
-        words.append(f"layers name the samples {', '.join(samples[:LISTED])}")
+        words.append(f"layers record different samples: {', '.join(samples[:LISTED])}")
     return words
 
 
@@ -413,7 +415,7 @@ def _short(scan: Scan) -> str:
 
 
 def axis_attrs(scans: Sequence[Scan], k: int) -> dict[str, Any]:
-    """Labels of the coordinate of scan axis k: read, commanded or given, and what was assumed or converted."""
+    """Attributes of the coordinate of scan axis k: origin of the positions, assumptions and conversions."""
     axes = [s.axes[k] for s in scans]
     sources = {a.source for a in axes}
     attrs: dict[str, Any] = {
@@ -427,11 +429,11 @@ def axis_attrs(scans: Sequence[Scan], k: int) -> dict[str, Any]:
 
 
 def z_attrs(scans: Sequence[Scan]) -> dict[str, Any]:
-    """Labels of z."""
+    """Attributes of z."""
     first = scans[0]
     if first.z is None:
         why = f": {first.z_note}" if first.z_note else ""
-        return {"motor": "not recorded", "position": f"not known, set to 0{why}"}
+        return {"motor": "not recorded", "position": f"unknown, set to 0{why}"}
     attrs = {"motor": first.z_motor, "position": f"read: {first.z_motor}", "position_source": first.z_source}
     if first.z_source == "given":
         attrs["position"] = GIVEN

@@ -1,4 +1,4 @@
-"""Units as beamlines spell them: one unit each for angles, lengths, energies and times, and what converts into it."""
+"""Units as spelled by beamlines, and their conversion into one unit each for angles, lengths, energies and times."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _KNOWN = {
 
 
 def base_unit(spelled: str) -> tuple[str, float]:
-    """The unit that a quantity is kept in, and the factor into it; a unit that is not known stays as it is.
+    """Stored unit of a quantity, and the conversion factor; an unknown unit is returned unchanged.
 
     Examples
     --------
@@ -56,6 +56,6 @@ def base_unit(spelled: str) -> tuple[str, float]:
 
 
 def factor_between(spelled: str, wanted: str) -> float | None:
-    """Factor from one unit into another; None where they do not measure the same quantity."""
+    """Factor from one unit into another; None for units of different quantities."""
     (mine, factor), (theirs, other) = base_unit(spelled), base_unit(wanted)
     return factor / other if mine == theirs else None

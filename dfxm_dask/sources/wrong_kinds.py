@@ -1,4 +1,4 @@
-"""Refusals of a path that holds something else than was asked for: they say what it is, and what to name instead."""
+"""Errors for a path of the wrong kind: they describe its content, and suggest the right path."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ STARTS = (
     (b"\x89PNG", "a PNG file"),
 )
 MOST_NAMES = 4
-LOST = "is a store that has lost its zarr.json"
+LOST = "is a store without its zarr.json"
 
 
 def kind_of(path: str | Path) -> str:
-    """What is at a path, in words that follow its name."""
+    """Description of the object at a path, to follow its name."""
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
         if os.path.islink(path):
             return f"is a link to {printable(os.path.realpath(path))}, which does not exist"
         gone = isinstance(error, FileNotFoundError | NotADirectoryError)
-        return "does not exist" if gone else f"cannot be looked at ({error.strerror})"
+        return "does not exist" if gone else f"cannot be accessed ({error.strerror})"
     if stat.S_ISDIR(mode):
         return _folder(Path(path))
     if not stat.S_ISREG(mode):
@@ -48,7 +48,7 @@ def kind_of(path: str | Path) -> str:
         return "is an empty file"
     if str(path).lower().endswith(EDF_NAMES):
         return "is an EDF file"
-    return f"is {next((kind for begin, kind in STARTS if start.startswith(begin)), 'a file of another kind')}"
+    return f"is {next((kind for begin, kind in STARTS if start.startswith(begin)), 'a file of an unknown kind')}"
 
 
 def _folder(path: Path) -> str:
@@ -62,7 +62,7 @@ def _folder(path: Path) -> str:
         return "is in Zarr format 2, of another program"
     if (path / "zarr.json").exists():
         return "is in Zarr format 3, of another program"
-    return "is a folder that is no store"
+    return "is a folder but not a store"
 
 
 def _is_root(folder: Path) -> bool:
@@ -75,12 +75,12 @@ def _is_root(folder: Path) -> bool:
 
 
 def store_around(path: str | Path) -> Path | None:
-    """The store that a path lies in, if any."""
+    """The store that contains a path, if any."""
     return next((folder for folder in Path(os.path.abspath(path)).parents if _is_root(folder)), None)
 
 
 def _inside(path: str | Path, wanted: str) -> str:
-    """Names of what a folder holds of the wanted kind ("store" or "master"), for the remedy."""
+    """Names of the stores or masters (``wanted``) in a folder, for the remedy."""
     try:
         listed = sorted((entry.path for entry in os.scandir(path)), key=natural)
     except OSError:
@@ -90,41 +90,41 @@ def _inside(path: str | Path, wanted: str) -> str:
 
 
 def not_a_store(store: str | Path) -> StoreError:
-    """The refusal of a path that is no store."""
+    """Error for a path that is not a store."""
     found = kind_of(store)
     remedy = "check the path, or ingest first"
     if holder := store_around(store):
         found = found if "a part" in found or not os.path.exists(store) else f"is a file in the store {holder}"
-        remedy = f"name the store {holder}"
+        remedy = f"give the store {holder}"
     elif found == LOST:
-        remedy = "restore the file, or write the store anew"
-    elif "a folder that" in found and (names := _inside(store, "store")):
-        remedy = f"name one of {names}"
+        remedy = "restore the file, or write the store again"
+    elif "a folder but" in found and (names := _inside(store, "store")):
+        remedy = f"choose one of {names}"
     elif "zip" in found or "gzip" in found or "bzip2" in found:
-        remedy = "unpack it, and name the store"
+        remedy = "unpack it, then give the store"
     elif "HDF5" in found or "EDF" in found:
         remedy = f"ingest it first: dfxm-dask ingest {printable(str(store))} STORE"
     elif "another program" in found:
-        remedy = "name a store that dfxm-dask wrote"
+        remedy = "give a store written by dfxm-dask"
     return StoreError(f"store {store}", found, remedy)
 
 
 def not_a_source(path: str | Path, formats: tuple[str, ...]) -> SourceError:
-    """The refusal of a path that no reader of these formats knows."""
+    """Error for a path of an unknown format."""
     found = kind_of(path)
-    remedy = "name the master .h5 file of a scan, a folder of .edf files, or frames with a table"
+    remedy = "give the master .h5 file of a scan, a folder of .edf files, or frames with a table"
     if "does not exist" in found:
         return SourceError(str(path), found, "check the path")
     if (holder := store_around(path)) and "a part" not in found:
         found = f"is a file in the store {holder}"
-    if os.path.isdir(path) and "no store" in found:
+    if os.path.isdir(path) and "not a store" in found:
         found, names = "is a folder without .edf files", _inside(path, "master")
-        remedy = f"name a master file: {names}" if names else remedy
+        remedy = f"give a master file: {names}" if names else remedy
     return SourceError(str(path), found, f"{remedy} (formats: {', '.join(formats)}; see dfxm-dask formats)")
 
 
 def not_a_master(path: str) -> SourceError:
-    """The refusal of an HDF5 file without entries N.1."""
+    """Error for an HDF5 file without entries N.1."""
     import h5py
 
     try:
@@ -135,6 +135,6 @@ def not_a_master(path: str) -> SourceError:
     listed = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
     return SourceError(
         path,
-        f"holds no scan (entries 1.1, 2.1, ...), but {listed or 'nothing'}",
-        "name the master file of BLISS, not that of a camera or of results",
+        f"contains no scan (entries 1.1, 2.1, ...), but {listed or 'nothing'}",
+        "give the master file of BLISS, not a file of a camera or of results",
     )

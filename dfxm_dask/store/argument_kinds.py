@@ -1,4 +1,4 @@
-"""Arguments of an ingest of another kind than they must be: refused with the words to write instead."""
+"""Checks of the arguments of an ingest: an argument of the wrong kind is refused, with the correct form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dfxm_dask.errors import InputError
 
 
 def refuse_other_kinds(scan: Any, roi: Any, pixel_size: Any, z: Any) -> None:
-    """Refuse a number where a list or a text belongs, and lists of another length.
+    """Refuse a number in place of a list or a text, and lists of the wrong length.
 
     Raises
     ------
@@ -36,14 +36,16 @@ def check_roi(roi: Any, shape: tuple[int, int]) -> tuple[int, int, int, int] | N
     Raises
     ------
     InputError
-        It does not lie in the frame.
+        The region exceeds the frame.
     """
     if roi is None:
         return None
     y0, y1, x0, x1 = (int(v) for v in roi)
     if not (0 <= y0 < y1 <= shape[0] and 0 <= x0 < x1 <= shape[1]):
         raise InputError(
-            f"roi y {y0}:{y1}, x {x0}:{x1}", f"does not lie in the frame of {shape[0]} x {shape[1]}", "shrink it"
+            f"roi y {y0}:{y1}, x {x0}:{x1}",
+            f"exceeds the frame of {shape[0]} x {shape[1]}",
+            "choose a region within the frame",
         )
     return y0, y1, x0, x1
 

@@ -1,11 +1,11 @@
 """The effective pixel and the crystal of a store, set or changed without the raw data.
 
-Positions are made anew, and what depends on them is withdrawn.
+A calibration rewrites the positions and invalidates the steps that depend on them.
 
-Positions along y and x, their digests and the withdrawn steps are many files, and only one file at a time is replaced
-whole. So what is to be done is written first, as one file; with it the change is decided, and whoever opens the store
-finishes what a kill has left. While y and x are rewritten they have no metadata: no reader of any kind sees one of
-them in um beside the other in pixels.
+Positions along y and x, their digests and the invalidated steps are many files, and only one file at a time can be
+replaced atomically. The plan of the change is therefore written first, as one file. From then on the change is decided:
+if the process is killed, the next process that opens the store finishes the change. While y and x are rewritten they
+have no metadata, so that no reader finds one of them in um and the other in pixels.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from dfxm_dask.store.metadata import DISTRUST, LONGEST_AXIS, read_node
 from dfxm_dask.store.shards import force
 
 PENDING = ".calibration.json"
-"""What a change of the pixel size still has to do; absent but while it is done."""
+"""Plan of an unfinished change of the pixel size; exists only while a calibration is at work."""
 
 
 @dataclass(frozen=True)
 class CalibrateReport:
-    """What a calibration did, or would do; steps are "group/step".
+    """Result of a calibration, or of a dry run; steps are named "group/step".
 
-    Pixel sizes are None where y and x count pixels; ``crystal`` is the crystal recorded in the store.
+    Pixel sizes are None where y and x count pixels. ``crystal`` is the crystal that the store records.
     """
 
     pixel_size: Pixel | None
@@ -73,36 +73,36 @@ def calibrate(
     hkl: Sequence[int] | None = None,
     dry_run: bool = False,
 ) -> CalibrateReport:
-    """Effective pixel and crystal of a store, set without reading the raw data again.
+    """Set the effective pixel and the crystal of a store, without reading the raw data again.
 
-    Rewrites the positions along y and x in um, keeps every step that does not depend on lengths, and withdraws the
-    others, with all that was made of them: the next run makes them anew. The same pixel size again changes nothing. A
-    calibration that was killed is finished when the store is opened next. Steps that use the crystal are made anew by
-    the next run.
+    The positions along y and x are rewritten in um. Steps that do not depend on lengths are kept. Steps that depend on
+    lengths are invalidated, with all results derived from them: the next run recomputes them. An unchanged pixel size
+    changes nothing. A killed calibration is finished when the store is next opened. The next run recomputes the steps
+    that use the crystal.
 
     Parameters
     ----------
     store : path
     pixel_size : (y, x), um, optional
-        Effective pixel in the object. Without it, it is computed from what follows.
+        Effective pixel in the object. By default computed from the next four parameters.
     camera_pixel : float, um, optional
-        Edge of a physical camera pixel; by default as recorded at ingest. A recorded binning multiplies it.
+        Edge of a physical camera pixel; by default as recorded at ingest. A recorded binning multiplies the edge.
     magnification : float, optional
-        From the object to the camera: of the X-ray objective times that of the optics behind the scintillator.
+        Magnification from the object to the camera: X-ray objective times optics behind the scintillator.
     two_theta : float, degree, optional
-        Scattering angle; by default as recorded at ingest (the arm of the objective), or the mean of a scanned one.
+        Scattering angle; by default the arm of the objective recorded at ingest, or the mean of a scanned angle.
     detector : "vertical" or "normal"
         Parallel to the lab yz plane, or normal to the diffracted beam: see
         :func:`dfxm_dask.optics.geometry.effective_pixel`.
     stretched : "x" or "y", optional
-        Dim of the store along which the layer is seen obliquely; by default the one that the beamline configuration of
-        the ingest says to lie in the scattering plane, or x where none does.
+        Dim along which the layer is imaged obliquely; by default the dim in the scattering plane according to the
+        beamline configuration of the ingest, else x.
     lattice : mapping, optional
-        Crystal and how it stands: see :class:`dfxm_dask.boundaries.vectors.lattice.Lattice`.
+        Crystal and its orientation: see :class:`dfxm_dask.boundaries.vectors.lattice.Lattice`.
     hkl : (int, int, int), optional
-        Reflection that was measured.
+        Measured reflection.
     dry_run : bool
-        Change nothing, and report what would be done.
+        Report the changes without making them.
 
     Returns
     -------
@@ -111,13 +111,13 @@ def calibrate(
     Raises
     ------
     InputError
-        A pixel size, magnification, angle or crystal that makes no sense; a length neither given nor recorded.
+        An invalid pixel size, magnification, angle or crystal; a length that is neither given nor recorded.
     StoreError
-        Not an ingested store, or a simulated one whose own pixel is another.
+        Not an ingested store, or a simulated store with a different pixel.
     RecipeError
-        A step was made by a plug-in that is not loaded: whether it depends on lengths is not known.
+        A step comes from a plug-in that is not loaded, so that its dependence on lengths is unknown.
     LockedError
-        A run or ingest is at work in the store.
+        A run or ingest is writing the store.
 
     Examples
     --------
@@ -130,7 +130,7 @@ def calibrate(
     migrate(open_store(store).nodes[""]["attributes"])
     header = ledger.read_header(ledger.ledger_path(store, "raw", "ingest"))
     if not header:
-        raise StoreError(f"store {store}", "has no ingested raw data", "name a store that an ingest has made")
+        raise StoreError(f"store {store}", "has no ingested raw data", "give a store written by dfxm-dask ingest")
     computed = (camera_pixel, magnification, two_theta)
     camera = recorded_camera(store)
     attributes = open_store(store).nodes[""]["attributes"]
@@ -144,7 +144,9 @@ def calibrate(
         wanted, source = computed_pixel(store, camera, *computed, detector, stretched)
         check_pixel_size(wanted, camera)
     elif any(value is not None for value in computed):
-        raise InputError("calibrate", "was given a pixel size and what to compute it from", "give one of the two")
+        raise InputError(
+            "calibrate", "has both a pixel size and values to compute the pixel size from", "give one of the two"
+        )
     else:
         wanted, source = check_pixel_size(pixel_size, camera), "given"
     moved = wanted is not None and not (before is not None and same(before, wanted))
@@ -155,8 +157,8 @@ def calibrate(
     if moved and "phantom" in header["plan"]:
         raise StoreError(
             f"store {store}",
-            f"is simulated, with pixels of {words(before)}, not of {words(wanted)}; its truth is too",
-            "simulate a scan with other pixels",
+            f"is simulated with pixels of {words(before)}, not {words(wanted)}, and so is its truth",
+            "simulate a scan with the wanted pixels",
         )
 
     def report() -> CalibrateReport:
@@ -175,9 +177,10 @@ def calibrate(
 
 
 def samples_moved(store: Path, reduction: Any) -> bool:
-    """Whether a reduction may have sampled other pixels before a calibration than it would now.
+    """Whether a reduction may have sampled different pixels before a calibration than after it.
 
-    Fits of components draw their sample by positions in any unit: another sample is as good, and not the same.
+    Fits of components choose their sample by positions, in any unit: after a calibration the sample is different,
+    though equally valid.
     """
     begun = ledger.read_header(ledger.ledger_path(store, "raw", "ingest")).get("plan", {})
     if "phantom" in begun or not any(v.name in AXES and not v.units for v in reduction.may_read):
@@ -194,7 +197,7 @@ def _decide(
     withdrawn: tuple[str, ...],
     crystal: Mapping[str, Any],
 ) -> None:
-    """Write down what is to be done; from here on it will be done."""
+    """Write the plan of the change, which from now on is binding."""
     roi = header["plan"].get("roi") or (0, 0, 0, 0)
     coordinates = {}
     for name, start, size in zip(AXES, (roi[0], roi[2]), pixel, strict=True) if pixel is not None else ():
@@ -206,14 +209,14 @@ def _decide(
 
 
 def recover(store: str | Path) -> None:
-    """Finish a calibration that was killed. A store without one is left alone.
+    """Finish a killed calibration; other stores are left unchanged.
 
     Raises
     ------
     LockedError
-        Somebody is at it.
+        Another process is writing the store.
     StoreError
-        The store cannot be written here, or what is to be done makes no sense.
+        The store cannot be written, or the plan is invalid.
     """
     store = Path(store)
     if not os.path.lexists(store / PENDING):
@@ -227,8 +230,8 @@ def recover(store: str | Path) -> None:
         reason = error.found if isinstance(error, DfxmError) else error.strerror
         raise StoreError(
             f"store {store}",
-            f"its calibration was interrupted, and cannot be finished here ({reason})",
-            f"run dfxm-dask info {store} where the store can be written",
+            f"has an interrupted calibration that cannot be finished here ({reason})",
+            f"run dfxm-dask info {store} on a machine that can write the store",
         ) from None
 
 
@@ -238,7 +241,7 @@ def finish(store: Path) -> None:
     Raises
     ------
     StoreError
-        It makes no sense.
+        The plan is invalid.
     """
     path = store / PENDING
     if not os.path.lexists(path):
@@ -247,14 +250,14 @@ def finish(store: Path) -> None:
     root = read_node(store)
     attributes = {name: value for name, value in root["attributes"].items() if name not in WORDS} | crystal
     if root.pop("consolidated_metadata", None) is not None or attributes != root["attributes"]:
-        # Other readers look into the metadata that the root repeats first.
+        # Other readers use the metadata in the root first.
         ledger.replace_file(store / "zarr.json", json.dumps({**root, "attributes": attributes}).encode())
     for group, step in withdrawn:
         _withdraw(store, group, step)
     for name in coordinates:
         (store / name / "zarr.json").unlink(missing_ok=True)
-    for group in open_store(store).groups() if coordinates else ():
-        nodes.remove_repeated(store, group, coordinates)
+        for repeated in store.glob(f"*/{name}"):
+            nodes.remove_repeated(store, repeated.parent.name, [name])
     for name, to in coordinates.items():
         nodes.write_small(store, "", name, (name,), pixel_positions(to["count"], to["start"], to["pixel"]), to["attrs"])
     files = [
@@ -268,7 +271,7 @@ def finish(store: Path) -> None:
 
 
 def _pending(path: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str]], dict[str, Any]]:
-    """The checked content of the file: it may come from a stranger, as all of a store."""
+    """The checked content of the file, which may come from an untrusted source, like all of a store."""
     try:
         if path.is_symlink() or path.stat().st_size > 1 << 20:
             raise ValueError("a link, or too large")
@@ -287,7 +290,7 @@ def _pending(path: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str
         if not coordinates and not crystal:
             raise ValueError("nothing to do")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(f"file {path}", f"is no calibration ({error})", DISTRUST) from None
+        raise StoreError(f"file {path}", f"is not a calibration ({error})", DISTRUST) from None
     return coordinates, withdrawn, crystal
 
 
@@ -304,7 +307,7 @@ def _withdraw(store: Path, group: str, step: str) -> None:
     for summary in path.parent.glob(f"{step}.*.npz"):
         summary.unlink()
     ledger.withdraw(store, group, step)
-    if not any(path.parent.glob("*.jsonl")) and not nodes.arrays(store, group):  # a group without a step is none
+    if not any(path.parent.glob("*.jsonl")) and not nodes.arrays(store, group):  # a group without steps is removed
         nodes.remove_repeated(store, group)
         (store / group / "zarr.json").unlink(missing_ok=True)
         for folder in (path.parent, store / group):
@@ -313,9 +316,9 @@ def _withdraw(store: Path, group: str, step: str) -> None:
 
 
 def _vouch(store: Path, files: list[str], pixel: list[float], crystal: Mapping[str, Any]) -> None:
-    """Put digests of the new positions and attributes, pixel size and crystal, into the provenance of the raw data.
+    """Record the digests of the new positions and attributes, the pixel size and the crystal in the provenance.
 
-    Of an unfinished ingest there is none: completing it keeps the recorded one.
+    An unfinished ingest has no provenance yet; its completion records them.
     """
     root = ledger.digest(read_node(store)["attributes"])
     for group in ("truth", "raw"):
@@ -335,23 +338,23 @@ def _vouch(store: Path, files: list[str], pixel: list[float], crystal: Mapping[s
 
 
 def resumed(store: Path, asked: Pixel | None) -> tuple[Any, Pixel | None]:
-    """How an ingest that goes on is planned, and the pixel size it goes on with: that which the store has by now.
+    """Plan and pixel size of a resumed ingest: the store may have been calibrated since the ingest began.
 
     Returns
     -------
-    (pixel size of the plan as it was begun, effective pixel of the store); what was asked where nothing is begun.
+    (pixel size in the plan of the interrupted ingest, effective pixel of the store); ``asked`` twice for a new store.
 
     Raises
     ------
     StoreError
-        The ingest asks for another pixel size than the store has.
+        The given pixel size differs from that of the store.
     """
     header = ledger.read_header(ledger.ledger_path(store, "raw", "ingest"))
     if not header or "phantom" in header["plan"]:
         return asked, asked
     has = pixel_of(store)
     if asked is not None and (has is None or not same(has, asked)):
-        said = f"has pixels of {words(has)}, not of {words(asked)}"
+        said = f"has pixels of {words(has)}, not {words(asked)}"
         size = ",".join(f"{length:g}" for length in asked)
-        raise StoreError(f"store {store}", said, f"say dfxm-dask calibrate {store} --pixel-size {size}")
+        raise StoreError(f"store {store}", said, f"run dfxm-dask calibrate {store} --pixel-size {size}")
     return header["plan"].get("pixel_size"), has

@@ -1,9 +1,9 @@
-"""The layout plan: how a scan lies on disk, and the unit of work that follows from it.
+"""The layout plan: the arrangement of a scan on disk, and the resulting unit of work.
 
-One raw shard holds one z layer where that stays under about 1 GB, else one (z, y-band). Inner chunks are one frame
-deep, so that a frame at fixed (z, phi) costs one frame of decoding; their edge shrinks for scans of many frames, so
-that a tile column of all frames stays within a few tens of megabytes. A unit of work is one layer and one band of
-whole chunk rows; every result map has one shard per unit, so a unit is the only writer of what it writes.
+One raw shard contains one z layer if a layer is smaller than about 1 GB, else one (z, y-band). Inner chunks are one
+frame deep, so that a frame at fixed (z, phi) costs one frame of decoding; their edge shrinks for scans of many frames,
+so that a tile column of all frames stays within a few tens of megabytes. A unit of work is one layer and one band of
+whole chunk rows. Every result map has one shard per unit, so that no two units write the same shard.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Layout:
 
 
 def round_up(value: int, step: int) -> int:
-    """Smallest multiple of step that is not below value."""
+    """Smallest multiple of ``step`` that is at least ``value``."""
     return ceil(value / step) * step
 
 
 def chunk_edge(frames: int, itemsize: int) -> int:
-    """Edge in pixels of the square inner chunk: 256, less where a tile of all frames would pass 32 MiB; at least 64."""
+    """Edge in pixels of the square inner chunk: 256, or less if a tile of all frames exceeds 32 MiB; at least 64."""
     edge = 256
     while edge > 64 and frames * edge * edge * itemsize > TILE_BYTES:
         edge //= 2
@@ -67,13 +67,13 @@ def map_layout(dims: tuple[str, ...], shape: tuple[int, ...], rows: int, edge: i
     Parameters
     ----------
     dims, shape : tuple
-        Of the variable; dims named z, y and x are cut, others are not.
+        Of the variable; only the dims z, y and x are cut.
     rows : int
         Rows of y in one unit (see :func:`unit_rows`).
     edge : int
         Edge of the inner chunk in pixels.
     patch : int, optional
-        Edge of tiles that may not be cut: a dim of such tiles along y is cut into bands, too, where they fit ``rows``.
+        Edge of tiles that must stay whole: a dim of such tiles along y is also cut into bands if they fit ``rows``.
     """
     shards = {"z": 1, "y": rows, "x": round_up(shape[dims.index("x")], edge) if "x" in dims else 1}
     chunks = {"z": 1, "y": edge, "x": edge}

@@ -53,7 +53,7 @@ def create_store(
     monitor = {"counter": first.monitor_name, "units": first.monitor_units or "not recorded"}
     exposure = {"source": " | ".join(dict.fromkeys(s.exposure_source for s in whole if s.exposure_source))}
     for variable, field, attrs in ((MONITOR, "monitor", monitor), (EXPOSURE, "exposure", exposure)):
-        if not next(iter(attrs.values())):  # simulated scans name no counter and no source
+        if not next(iter(attrs.values())):  # simulated scans have no counter and no source
             attrs = {"units": "count"} if variable is MONITOR else {}
         _write_per_frame(target, whole, place, dims, shape, variable, field, attrs)
     for k, axis in enumerate(first.axes):
@@ -81,7 +81,7 @@ def _write_saturation(target: Path, whole: list[Scan], place: list[int], layers:
     wells = [(s.saturation, s.saturation_source) if s.saturation_source else full_well({}, s.dtype) for s in whole]
     for z, (level, _) in zip(place, wells, strict=True):
         values[z] = level
-        if float(values[z]) > level:  # 2^32 - 1 in float32: no count would reach it
+        if float(values[z]) > level:  # 2^32 - 1 rounds up in float32: no count would reach the level
             values[z] = np.nextafter(values[z], np.float32(0))
     source = " | ".join(dict.fromkeys(words for _, words in wells))
     write_small(target, "raw", SATURATION.name, SATURATION.dims, values, {**SATURATION.attrs, "source": source})
@@ -132,17 +132,17 @@ def create_coordinates(
 
 
 def pixel_positions(count: int, start: int, pixel: float) -> np.ndarray:
-    """Positions of the pixels of a frame along y or x; ``start`` is the first that a region keeps."""
+    """Positions of the pixels of a frame along y or x; ``start`` is the first pixel of the region."""
     return (np.arange(count) + start) * float(pixel)
 
 
 def pixel_attrs(pixel: float, source: str) -> dict[str, Any]:
-    """Attributes of y or x with a known effective pixel (um), and where that comes from."""
+    """Attributes of y or x with a known effective pixel (um), and the source of the pixel size."""
     return {"units": "um", "pixel_size_um": float(pixel), "pixel_size_source": source}
 
 
 PIXEL_RANGE = (1e-3, 100.0)
-"""um: from below the resolution of any X-ray objective to cameras without one (our choice)."""
+"""um: from below the resolution of any X-ray objective to cameras without an objective (our choice)."""
 
 
 def check_pixel_size(asked: Any, camera: tuple[float, float] | None = None) -> tuple[float, float]:
@@ -151,12 +151,12 @@ def check_pixel_size(asked: Any, camera: tuple[float, float] | None = None) -> t
     Parameters
     ----------
     camera : (y, x), um, optional
-        Edges of the camera pixel: the microscope magnifies, so the smaller side of the effective pixel is smaller.
+        Edges of the camera pixel. The microscope magnifies: the shorter side of the effective pixel must be shorter.
 
     Raises
     ------
     InputError
-        Not two lengths, or lengths that no microscope has.
+        Not two lengths, or lengths outside the range of microscopes.
     """
     advice = "give two lengths in um, along y and along x"
     try:
@@ -181,7 +181,7 @@ def _write_per_frame(
     field: str,
     labels: Mapping[str, str],
 ) -> None:
-    """A value per frame, on the grid; NaN in layers that do not record it."""
+    """A value per frame, on the grid; NaN in layers without a record."""
     if all(getattr(s, field) is None for s in whole):
         return
     values = np.full(shape, np.nan)

@@ -1,4 +1,4 @@
-"""What a store knows of its crystal: the lattice, how it stands, and the reflection that was measured."""
+"""The crystal that a store records: its lattice, its orientation, and the measured reflection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST = 100  # below which indices of a reflection are
 
 
 def checked_crystal(lattice: Any = None, hkl: Any = None, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What root attributes say of a crystal, after a lattice or a reflection was given.
+    """Attributes of the root group for a crystal, updated with a given lattice or reflection.
 
     Parameters
     ----------
@@ -31,17 +31,17 @@ def checked_crystal(lattice: Any = None, hkl: Any = None, known: Mapping[str, An
     hkl : (int, int, int), optional
         Reflection of a cubic lattice.
     known : mapping, optional
-        Root attributes of the store, with what it knows already. A lattice given as vectors takes the place of both.
+        Root attributes of the store, with the recorded crystal. A lattice given as vectors replaces both.
 
     Returns
     -------
     dict
-        ``lattice`` and ``hkl``, those that are known.
+        ``lattice`` and ``hkl``, as far as known.
 
     Raises
     ------
     InputError
-        A lattice or reflection that makes no sense, alone or together.
+        An invalid lattice or reflection, or a lattice and a reflection that contradict each other.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def checked_crystal(lattice: Any = None, hkl: Any = None, known: Mapping[str, An
     made = {word: value for word, value in (known or {}).items() if word in WORDS}
     if lattice is not None:
         if not isinstance(lattice, Mapping):
-            remedy = "give it as {parameter: 4.05e-4, x: [1, 0, 0], z: [0, 0, 1]}, with parameter in um"
+            remedy = "give a mapping such as {parameter: 4.05e-4, x: [1, 0, 0], z: [0, 0, 1]}, with parameter in um"
             raise InputError("lattice", f"is {lattice!r:.80}", remedy)
         made["lattice"] = dict(lattice)
         if lattice.get("vectors") is not None:
@@ -59,7 +59,7 @@ def checked_crystal(lattice: Any = None, hkl: Any = None, known: Mapping[str, An
         own = made["lattice"].pop("hkl", None)
         if own is not None and hkl is not None and _reflection(own) != _reflection(hkl):
             raise InputError(
-                "hkl", f"is {_reflection(hkl)}, and that of the lattice {_reflection(own)}", "give it once"
+                "hkl", f"is {_reflection(hkl)}, but {_reflection(own)} in the lattice", "give the reflection once"
             )
         hkl = own if hkl is None else hkl
     if hkl is not None:
@@ -67,7 +67,7 @@ def checked_crystal(lattice: Any = None, hkl: Any = None, known: Mapping[str, An
     if "hkl" in made:
         made["hkl"] = _reflection(made["hkl"])
     if "lattice" in made:
-        from dfxm_dask.boundaries.vectors.lattice import Lattice  # its room loads where a lattice is known
+        from dfxm_dask.boundaries.vectors.lattice import Lattice  # loaded only for stores with a lattice
 
         try:
             both = validated(Lattice, {**made["lattice"], **{w: made[w] for w in ("hkl",) if w in made}})
@@ -102,12 +102,12 @@ def _reflection(value: Any) -> list[int]:
 
 
 def crystal_of_store(store: str | os.PathLike[str]) -> dict[str, Any]:
-    """``lattice`` and ``hkl`` as the root group of a store has them; those that are known.
+    """``lattice`` and ``hkl`` in the root group of a store, as far as known.
 
     Raises
     ------
     StoreError
-        They make no sense.
+        An invalid lattice or reflection.
     """
     return _crystal_of(open_store(store))
 
@@ -118,12 +118,14 @@ def _crystal_of(opened: OpenStore) -> dict[str, Any]:
         return checked_crystal(attributes.get("lattice"), attributes.get("hkl"))
     except InputError as error:
         raise StoreError(
-            f"crystal of {store}: {error.asked}", error.found, f"say dfxm-dask calibrate {store} --lattice, or --hkl"
+            f"crystal of {store}: {error.asked}",
+            error.found,
+            f"set it with dfxm-dask calibrate {store} --lattice or --hkl",
         ) from None
 
 
 def with_crystal(reduction: Reduction, parameters: Mapping[str, Any], opened: OpenStore) -> dict[str, Any]:
-    """Parameters of a step, with the lattice of the store where the reduction has one and none is given."""
+    """Parameters of a step, with the lattice of the store if the reduction takes a lattice and none is given."""
     given = dict(parameters)
     if "lattice" in reduction.parameters.model_fields and given.get("lattice") is None:
         known = _crystal_of(opened)
@@ -133,7 +135,7 @@ def with_crystal(reduction: Reduction, parameters: Mapping[str, Any], opened: Op
 
 
 def refuse_other_crystal(store: Path, asked: Mapping[str, Any]) -> None:
-    """Refuse an ingest that goes on with another crystal than the store has.
+    """Refuse to resume an ingest with a crystal that differs from that of the store.
 
     Raises
     ------
@@ -145,7 +147,7 @@ def refuse_other_crystal(store: Path, asked: Mapping[str, Any]) -> None:
             raise StoreError(
                 f"store {store}",
                 f"has {word} {has.get(word, 'unknown')}, not {value}",
-                f"say dfxm-dask calibrate {store} --{word} ...",
+                f"run dfxm-dask calibrate {store} --{word} ...",
             )
 
 

@@ -1,7 +1,7 @@
 """Ingest: raw beamline files into one labelled store, layer by layer, frame by frame.
 
-A layer is a block: it is written by one writer, committed whole, and skipped when an ingest is run again. Memory holds
-one frame (or one chunk's depth of frames) whatever the number of frames and layers.
+A layer is a block: one process writes it, commits it whole, and a repeated ingest skips it. Memory contains one frame
+(or the frames of one chunk), whatever the number of frames and layers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from dfxm_dask.store.shards import open_array
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What an ingest did: layers on disk, layers that the source lacks, its cost, and what the user should know."""
+    """Result of an ingest: layers on disk, layers absent from the source, cost, and remarks for the user."""
 
     layers: int
     skipped: int
@@ -54,7 +54,7 @@ class IngestReport:
 
 @dataclass(frozen=True)
 class LayerTask:
-    """Everything that writing one layer needs; travels to a worker."""
+    """Input for the writing of one layer, sent to a worker."""
 
     store: str
     z: int
@@ -71,14 +71,14 @@ def read_layers(
     format: str | None = None,
     **how: Any,
 ) -> tuple[list[Scan], list[str]]:
-    """The scans that make up the store, ordered by z, and the names of layers that are not complete.
+    """Scans of the store, ordered by z, and the names of incomplete layers.
 
-    ``how`` is as of :class:`dfxm_dask.sources.readers.How`.
+    ``how`` as in :class:`dfxm_dask.sources.readers.How`.
 
     Raises
     ------
     SourceError
-        Layers that do not fit together: see :mod:`dfxm_dask.sources.stack`.
+        Layers that do not match: see :mod:`dfxm_dask.sources.stack`.
     """
     scans = [read_scan(path, entry, format=format, **how) for path, entry in named_scans(source, scan, format)]
     order = stacked(scans, z)
@@ -119,52 +119,52 @@ def ingest(
     overwrite: bool = False,
     each: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,
 ) -> IngestReport:
-    """Counts, motors and per-patch statistics of raw scans, in one labelled store.
+    """Convert raw scans into one labelled store of counts, motor positions and patch statistics.
 
     Parameters
     ----------
     source : path, pattern or list of both
         BLISS/NeXus HDF5 masters, EDF series, frames with a table of positions, or files of dfxm-geo; `dfxm-dask
-        formats` lists all that can be read. A path that exists is taken as it is, whatever characters it has;
-        files of a pattern come in natural order, scan2 before scan10.
+        formats` lists all formats. An existing path is taken literally, even with wildcard characters; the files
+        of a pattern are sorted in natural order, scan2 before scan10.
     store : path
-        Where the Zarr store goes. An ingest that was stopped goes on where it stopped.
+        Path of the Zarr store. A stopped ingest resumes.
     scan : str, optional
         Entries: "1.1", "1.1,2.1" or "all". Several entries or files become the layers of one store, ordered by the
         value of their z motor.
     beamline : str or path
         Configuration that maps motors to axes.
     detector : str, optional
-        Needed where a file holds several.
+        Required if a file contains several detectors.
     roi : (y0, y1, x0, x1), pixel, optional
-        Part of every frame to keep.
+        Region of every frame to keep.
     pixel_size : (y, x), um, optional
-        Effective pixel in the object. The files do not record it; without it y and x count pixels, and reductions
-        that need lengths refuse, until :func:`dfxm_dask.calibrate` sets it. An ingest that goes on keeps what the
-        store has.
+        Effective pixel in the object, which the files do not record. By default y and x count pixels, and reductions
+        that require lengths raise an error until :func:`dfxm_dask.calibrate` sets the pixel size. A resumed ingest
+        keeps the pixel size of the store.
     z : sequence of float, um, optional
-        Positions of the layers, in the order of the scans, for files that record no z motor.
+        Positions of the layers, in the order of the scans, for files without a z motor.
     motors : mapping of motor to axis, optional
         Overrides of the beamline configuration.
     roots : paths, optional
-        Folders beside the master's own that linked files may lie in.
+        Further folders that may contain linked files, besides the folder of the master.
     allow_partial : bool
-        Keep what an aborted scan has: of one scan the complete rows, of a stack the complete layers.
+        Keep aborted scans: the complete rows of a single scan, the complete layers of a stack.
     scan_mode : "rewind" or "zigzag", optional
-        Direction of the rows of a scan over two axes, where the file has neither ``fast_motor_mode`` nor a position
-        of the fast motor for each frame.
+        Direction of the rows of a scan over two axes, for files with neither ``fast_motor_mode`` nor a position of
+        the fast motor for each frame.
     format : str, optional
-        Name of the format, where a path fits several.
+        Name of the format, for paths that match several formats.
     positions : "motor" or "command", optional
-        What tells the positions of the frames where motors and command disagree.
+        Source of the positions of the frames if motors and command disagree.
     repeats : "point" or "scan", optional
-        Order of several frames for each row of a table: all frames of a point together, or the whole scan again.
+        Order of repeated frames for each row of a table: all frames of a point together, or the whole scan repeated.
     lattice, hkl : mapping and (int, int, int), optional
-        Crystal, how it stands, and its reflection, for Burgers vectors of boundaries: see :func:`dfxm_dask.calibrate`.
+        Crystal, its orientation and reflection, for Burgers vectors of boundaries: see :func:`dfxm_dask.calibrate`.
     overwrite : bool
-        Replace a store that is there.
+        Replace an existing store.
     each : callable
-        ``map`` or a parallel stand-in for it: calls a function on every layer and yields the records.
+        ``map`` or a parallel equivalent: calls a function for every layer and yields the records.
 
     Returns
     -------
@@ -173,16 +173,16 @@ def ingest(
     Raises
     ------
     SourceError
-        Anything in the source that is missing, short, contradictory or unreadable: before any frame is stored.
+        The source is missing, short, contradictory or unreadable; raised before any frame is stored.
     StoreError
-        The target exists with other contents, cannot be written, or has no space.
+        The target exists with other content, cannot be written, or lacks space.
     InputError
-        A region, pixel size or crystal that makes no sense.
+        An invalid region, pixel size or crystal.
     """
     begun = time.perf_counter()
     refuse_other_kinds(scan, roi, pixel_size, z)
     crystal = checked_crystal(lattice, hkl)
-    target = Path(store).resolve()  # workers may stand elsewhere
+    target = Path(store).resolve()  # workers may have another working directory
     check_target(target)
     line = load_beamline(beamline, dict(motors or {}))
     scans, absent = read_layers(
@@ -205,7 +205,7 @@ def ingest(
     variables = raw_variables({a.name: a.units for a in first.axes}, layers.dtype)
     plan = _plan(layers, pixel_size, variables)
     choices = {"scan_mode": scan_mode, "positions": positions, "repeats": repeats}
-    plan |= {word: value for word, value in choices.items() if value}  # keys that stores of before do not have
+    plan |= {word: value for word, value in choices.items() if value}  # keys absent from older stores
     nbytes = prod(layers.layout.shape) * layers.dtype.itemsize
     rows = unit_rows(layers.layout, layers.dtype.itemsize)
     kept = {id(s) for s in whole}
@@ -214,14 +214,18 @@ def ingest(
         f"{s.source} entry {s.entry} ({s.found} of {s.commanded} frames)" for s in whole if s.found < s.commanded
     ]
     with own_store(target, f"ingest into {target}") as fence:
-        done_before = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())  # freed, or not written again
+        done_before = sum(
+            f.stat().st_size for f in target.rglob("*") if f.is_file()
+        )  # these bytes are freed, or not written again
         check_space(target, int(nbytes * _encoded_fraction(first, layers.roi) * 1.1) - done_before)
         if not overwrite:
             calibrate.finish(target)
             plan["pixel_size"], pixel_size = calibrate.resumed(target, pixel_size)
         check_existing(target, {("raw", "ingest"): plan}, overwrite)
         ledger.sweep(target, "raw")
-        if not ledger.read_ledger(ledger.ledger_path(target, "raw", "ingest"))[0]:  # new, or killed before it began
+        if not ledger.read_ledger(ledger.ledger_path(target, "raw", "ingest"))[
+            0
+        ]:  # a new store, or an ingest killed before its start
             create_store(
                 target, scans, whole, layers.layout, rows, variables, layers.roi, pixel_size, layers.z, crystal
             )
@@ -233,7 +237,7 @@ def ingest(
             ledger.commit(target, "raw", "ingest", {**record, "run": fence.token})
         provenance = {
             **_provenance(target, layers, line, pixel_size, absent, cropped),
-            "root": ledger.digest(read_node(target)["attributes"]),  # all nodes are checked as they are consolidated
+            "root": ledger.digest(read_node(target)["attributes"]),  # consolidate checks all nodes
         }
         ledger.complete(target, "raw", "ingest", provenance, small_files(target, variables))
         consolidate(target)
@@ -242,7 +246,7 @@ def ingest(
 
 
 class Layers(NamedTuple):
-    """Scans that become the layers of one store, those of them that are complete, and how their counts will lie."""
+    """Scans of one store, the complete ones among them, and the layout of the counts."""
 
     scans: list[Scan]
     whole: list[Scan]
@@ -253,7 +257,7 @@ class Layers(NamedTuple):
 
 
 def _laid_out(scans: list[Scan], roi: Any) -> Layers:
-    """Where the layers of scans will lie; the one scan of a store may be incomplete, and is kept as it is."""
+    """Layout of the layers of scans; the single scan of a store may be incomplete."""
     whole = [s for s in scans if s.found == s.commanded] or scans
     first = whole[0]
     roi = check_roi(roi, first.frame_shape)
@@ -265,7 +269,7 @@ def _laid_out(scans: list[Scan], roi: Any) -> Layers:
 
 
 def _plan(layers: Layers, pixel_size: Any, variables: list[Variable]) -> dict[str, Any]:
-    """What the ledger says will be written: an ingest that goes on must have the same."""
+    """Plan in the ledger; a resumed ingest must have the same plan."""
     layout = layers.layout
     return {
         "sources": [
@@ -291,7 +295,7 @@ def _plan(layers: Layers, pixel_size: Any, variables: list[Variable]) -> dict[st
 def _provenance(
     target: Path, layers: Layers, line: Beamline, pixel_size: Any, absent: list[str], cropped: list[str]
 ) -> dict[str, Any]:
-    """Where the raw data come from, and what was made of them."""
+    """Provenance of the raw data."""
     whole, first = layers.whole, layers.whole[0]
     chosen = {"roi": layers.roi, "pixel_size": pixel_size, "detector": first.detector}
     return {

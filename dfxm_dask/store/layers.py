@@ -1,4 +1,4 @@
-"""Writing layer by layer: whether a place may be written, and the shards of one layer of counts or maps."""
+"""Writing layer by layer: checks of the target, and the shards of one layer of counts or maps."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from dfxm_dask.store.integrity.nodes import arrays
 from dfxm_dask.store.integrity.opened import open_store
 from dfxm_dask.store.shards import ShardWriter, open_array, place_shards, read, stage_shard, staging
 
-NOISE_FRAMES = 16  # frames of a layer, evenly spread, that the noise is taken from
+NOISE_FRAMES = 16  # evenly spaced frames of a layer from which the noise is estimated
 
 
 def check_target(store: Path) -> None:
     parts = [p.upper() for p in store.resolve().parts]
     if "RAW_DATA" in parts:
-        raise StoreError(f"store {store}", "lies under RAW_DATA, which is read-only", "write under PROCESSED_DATA")
+        raise StoreError(f"store {store}", "is under RAW_DATA, which is read-only", "write under PROCESSED_DATA")
     parent = next(p for p in [store, *store.resolve().parents] if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise StoreError(f"store {store}", f"{parent} cannot be written", "choose another place")
+        raise StoreError(f"store {store}", f"{parent} cannot be written", "choose another folder")
 
 
 def check_space(store: Path, need: int) -> None:
@@ -39,25 +39,27 @@ def check_space(store: Path, need: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < need:
         raise StoreError(
-            f"store {store}", f"needs about {need / 1e6:.0f} MB, {free / 1e6:.0f} MB are free", "free space, or move"
+            f"store {store}",
+            f"requires about {need / 1e6:.0f} MB, but {free / 1e6:.0f} MB are free",
+            "free space, or choose another disk",
         )
 
 
 def check_existing(target: Path, plans: Mapping[tuple[str, str], Mapping[str, Any]], overwrite: bool) -> None:
-    """Refuse a place that holds something else; remove our own store where overwriting was asked.
+    """Refuse a target with other content; with ``overwrite``, remove an existing store of this package.
 
     Parameters
     ----------
     plans : mapping of (group, step) to plan
-        What is to be written first into the store. A store that has any ledger must have these, with these plans.
+        First steps of the store. An existing store with ledgers must have these steps, with these plans.
 
     Raises
     ------
     StoreError
-        Not a store of ours, or one that began with something else.
+        Not a store of this package, or a store with other first steps.
     """
     found = [p for p in target.iterdir() if p.name != STORE_LOCK] if target.is_dir() else [target]
-    found = [p for p in found if not p.name.endswith(".partial")]  # of an ingest that was killed as it began
+    found = [p for p in found if not p.name.endswith(".partial")]  # of an ingest that was killed at its start
     if not found or not target.exists():
         return
     try:
@@ -65,25 +67,25 @@ def check_existing(target: Path, plans: Mapping[tuple[str, str], Mapping[str, An
     except (DfxmError, KeyError, OSError):
         ours = any(target.glob("*/.ledger/*.jsonl"))
     if not ours:
-        raise StoreError(f"store {target}", "exists and is not a store of this package", "choose another place")
+        raise StoreError(f"store {target}", "exists and is not a store of this package", "choose another path")
     if overwrite:
         for path in found:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return
     if not any(target.glob("*/.ledger/*.jsonl")):
-        return  # killed before anything was begun
+        return  # killed before the first step began
     begun = {key: ledger.read_ledger(ledger.ledger_path(target, *key))[0] for key in plans}
     other = [key for key, header in begun.items() if header and header["digest"] != ledger.digest(plans[key])]
-    if other or not any(begun.values()):  # one of two steps may lack its ledger: killed between them
-        holds = f"exists and holds another {(other or list(plans))[0][1]}"
-        raise StoreError(f"store {target}", holds, "say --overwrite, or name a new store")
+    if other or not any(begun.values()):  # one of two steps may lack its ledger, after a kill between them
+        holds = f"exists and contains a different {(other or list(plans))[0][1]}"
+        raise StoreError(f"store {target}", holds, "use --overwrite, or choose a new store")
     for group, step in (key for key, header in begun.items() if header):
         if lost := ledger.states(target, group)[step].lost:
-            raise StoreError(f"store {target}", f"{lost[0]} is missing", "restore the file, or say --overwrite")
+            raise StoreError(f"store {target}", f"{lost[0]} is missing", "restore the file, or use --overwrite")
 
 
 def small_files(target: Path, variables: list[Variable], group: str = "raw") -> list[str]:
-    """Coordinates, monitors, readbacks and the metadata of all arrays: they must be there as the blocks must."""
+    """Coordinates, monitors, readbacks and the metadata of all arrays, which a complete step requires beside blocks."""
     blocks = {v.name for v in variables}
     folders = [target / name for name in arrays(target, "")]
     folders += [target / group / name for name in arrays(target, group) if name not in blocks]
@@ -99,12 +101,12 @@ def write_layer(
     Returns
     -------
     dict
-        Files that were written, relative to the store, with size and digest.
+        Written files, relative to the store, with size and digest.
 
     Raises
     ------
     SourceError
-        Fewer or more frames than the grid has; ``source`` names them.
+        The number of frames differs from the grid; ``source`` names the scan in the message.
     """
     counts = open_array(Path(store, "raw", "counts"))
     assert counts is not None
@@ -119,8 +121,8 @@ def write_layer(
     seen = 0
     noise: list[float] = []
     sampled: list[int] = []
-    # Counts of 32 bits never reach the largest value by light, those of 16 bits do: there a pixel is masked that has it
-    # in every frame, which is known at the end.
+    # Light never brings counts of 32 bits to the largest value, but does bring counts of 16 bits there: of these, a
+    # pixel is masked if it has the largest value in every frame, which is known only at the end.
     long = counts.dtype.itemsize > 2
     marked = np.zeros((ny, nx), bool)
     always: np.ndarray | None = np.ones((ny, nx), bool)
@@ -150,7 +152,7 @@ def write_layer(
                 sampled.append(flat)
             seen += 1
         if seen != n_frames:
-            raise SourceError(source, f"gave {seen} of {n_frames} frames", "check the file")
+            raise SourceError(source, f"yielded {seen} of {n_frames} frames", "check the file")
         files = _named(store, place_shards(writers, fence.check if fence else None))
         if not long and always is not None and always.any() and n_frames >= FEWEST_MASKED:
             marked, noise = always, []
@@ -173,7 +175,7 @@ def write_layer(
 def write_maps(
     store: str, group: str, z: int, layer: Mapping[str, Any], fence: Fence | None = None
 ) -> dict[str, list[Any]]:
-    """All shards of the variables of a layer: name → values without z. Returns files with size and digest."""
+    """Write all shards of the variables of a layer (name → values without z). Returns files with size and digest."""
     with staging() as writers:
         for name, values in layer.items():
             array = open_array(Path(store, group, name))
@@ -186,5 +188,5 @@ def write_maps(
 
 
 def _named(store: str, files: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """Files by their names in the store."""
+    """Files by their paths in the store."""
     return {os.path.relpath(path, store): what for path, what in files.items()}

@@ -1,4 +1,4 @@
-"""Lengths in the plane of a layer: the effective pixel of a store, what it is computed from, and what depends on it."""
+"""Lengths in the plane of a layer: the effective pixel of a store, its computation, and the steps that depend on it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Pixel = tuple[float, float]
 def steps_by_lengths(store: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Steps that depend on lengths in the plane of the layer, and the others; each as "group/step".
 
-    A step does if its reduction declares that it reads y or x in a unit, or if anything it was made of does.
+    A step depends on lengths if its reduction reads y or x in a unit, or if one of its inputs depends on lengths.
 
     Raises
     ------
     RecipeError
-        A reduction is not known here.
+        An unknown reduction.
     """
     paths = [p for p in sorted(store.glob("*/.ledger/*.jsonl")) if p.parent.parent.name not in ("raw", "truth")]
     headers = {f"{p.parent.parent.name}/{p.stem}": ledger.read_header(p) for p in paths}
@@ -43,7 +43,7 @@ def steps_by_lengths(store: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _makers(header: Mapping[str, Any], stored: Mapping[str, Any]) -> set[str]:
-    """What a step was made of. Counts that live in one pass may have gone through any such step of its recipe."""
+    """Inputs of a step. Counts that exist only within a pass may have gone through any such step of the recipe."""
     makers = set(header.get("plan", {}).get("inputs", {})) - {"raw/ingest"}
     makers = {key for key in makers if not key.startswith(("raw/", "truth/"))}
     if makers - set(stored):
@@ -60,7 +60,7 @@ def _find(key: str) -> Any:
     except RecipeError:
         raise RecipeError(
             f"step {key}",
-            "was made by a reduction that is not loaded, so whether it depends on lengths is unknown",
+            "comes from a reduction that is not loaded, so that its dependence on lengths is unknown",
             "load it with --plugin FILE",
         ) from None
 
@@ -71,7 +71,7 @@ def _reads_lengths(key: str) -> bool:
 
 
 def same(first: Pixel, second: Pixel) -> bool:
-    """Whether two pixel sizes are one, but for rounding."""
+    """Whether two pixel sizes agree up to rounding."""
     return all(isclose(a, b, rel_tol=1e-9) for a, b in zip(first, second, strict=True))
 
 
@@ -95,7 +95,7 @@ def pixel_of(store: Path) -> Pixel | None:
     given = ledger.read_header(ledger.ledger_path(store, "raw", "ingest")).get("plan", {}).get("pixel_size")
     found = []
     for k, name in enumerate(AXES):
-        size = nodes[name].get("pixel_size_um", given[k] if given else None)  # stores written before lack the former
+        size = nodes[name].get("pixel_size_um", given[k] if given else None)  # older stores lack pixel_size_um
         if size is None:
             at = np.asarray(zarr.open_array(str(store / name), mode="r")[...], float)
             size = (at[-1] - at[0]) / (at.size - 1) if at.size > 1 else np.nan
@@ -104,7 +104,7 @@ def pixel_of(store: Path) -> Pixel | None:
 
 
 def recorded_camera(store: Path) -> Pixel | None:
-    """Recorded edges (y, x) of the camera pixels that make one pixel of a frame, um."""
+    """Recorded edges (y, x) of one pixel of a frame on the camera, with binning, um."""
     edges = []
     for attrs in axis_attributes(store).values():
         edge, binned = attrs.get("detector_pixel_um"), attrs.get("binning", 1)
@@ -123,12 +123,12 @@ def computed_pixel(
     detector: Literal["vertical", "normal"],
     stretched: str | None,
 ) -> tuple[Pixel, str]:
-    """The pixel size that camera, magnification and angle give, and how it was computed."""
+    """The pixel size from camera, magnification and angle, and a description of the computation."""
     told = "given"
     if stretched is None:
         stretched, told = _stretched(store)
     if stretched not in AXES:
-        raise InputError(f"stretched {stretched!r}", "is no dim of a frame", "take 'x' or 'y'")
+        raise InputError(f"stretched {stretched!r}", "is not a dim of a frame", "choose 'x' or 'y'")
     camera, where = recorded, "recorded"
     if camera_pixel is not None:
         binned = [float(attrs.get("binning", 1)) for attrs in axis_attributes(store).values()]
@@ -145,10 +145,10 @@ def computed_pixel(
         raise InputError(
             f"effective pixel of {store}",
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not recorded",
-            "give what is missing, or the effective pixel itself (--pixel-size Y,X)",
+            "give the missing values, or the effective pixel (--pixel-size Y,X)",
         )
     if not 0 < magnification < np.inf:
-        raise InputError(f"magnification of {magnification}", "is not positive and finite", "give it as a number")
+        raise InputError(f"magnification of {magnification}", "is not positive and finite", "give a positive number")
     if not 0 < angle < 90:
         raise InputError(f"two_theta of {angle} degree", "is not between 0 and 90", "give the scattering angle, degree")
     theta = np.deg2rad(angle) / 2
@@ -164,7 +164,7 @@ def computed_pixel(
 
 
 def _angle_of(store: Path) -> tuple[float | None, str]:
-    """Scattering angle in degree, as the scan or the arm of the objective has it, and where that is recorded."""
+    """Scattering angle in degree, from the scan or the arm of the objective, and its source."""
     import zarr
 
     if "two_theta" in nodes.arrays(store, ""):
@@ -178,22 +178,22 @@ def _angle_of(store: Path) -> tuple[float | None, str]:
 
 
 def _stretched(store: Path) -> tuple[Literal["y", "x"], str]:
-    """Dim of a frame in the scattering plane as the ingest recorded it, and what says so."""
+    """Dim of a frame in the scattering plane, as recorded by the ingest, and its source."""
     found = ledger.group_provenance(store, "raw")[1].get("ingest", {}).get("scattering_plane")
     dim = found.get("dim") if isinstance(found, dict) else None
     if dim == "y" or dim == "x":
         return dim, f"beamline configuration {found.get('beamline', 'of the ingest')}"
-    return "x", "assumed: the store does not tell the scattering plane"
+    return "x", "assumed: the store does not record the scattering plane"
 
 
 def recorded_geometry(scans: list[Scan], line: Beamline) -> dict[str, Any]:
-    """What an ingest keeps for a calibration: the dim in the scattering plane, and where the objective stood."""
+    """Record of an ingest for a calibration: the dim in the scattering plane, and the angle of the objective."""
     plane = {"scattering_plane": {"dim": line.scattering_plane, "beamline": line.name}} if line.scattering_plane else {}
     return plane | _recorded_angle(scans, line)
 
 
 def _recorded_angle(scans: list[Scan], line: Beamline) -> dict[str, Any]:
-    """Where the arm of the objective stood, if it is recorded and the same in all layers: {} or {"two_theta": ...}."""
+    """Angle of the arm of the objective if recorded and equal in all layers: {} or {"two_theta": ...}."""
     for motor in line.motors.get("two_theta", []):
         stood = {s.metadata.get(f"positioners/{motor}") for s in scans}
         units = {str(s.metadata.get(f"units/{motor}") or line.units.get("two_theta", "")) for s in scans}

@@ -1,8 +1,8 @@
 """Metadata of a store, bounded and checked before anything is allocated, opened or followed.
 
-A store may come from anybody, and its JSON says how much memory is taken and which decoders run. What is read here is
-small, of few kinds, and inside the store: shapes and chunks have bounds, dtypes and codecs are from a list, and no link
-leads out. :func:`check_store` looks at all nodes at once, so that whoever has read the root may trust the rest.
+A store may come from an untrusted source, and its JSON determines memory and decoders. This module accepts only small
+metadata of few kinds inside the store: shapes and chunks have bounds, dtypes and codecs come from a list, and no link
+leads out. :func:`check_store` checks all nodes at once, so that code that has opened the root can trust the rest.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from dfxm_dask.errors import StoreError
 from dfxm_dask.schema import SPACE, printable
 
 LARGEST_JSON = 1 << 24
-"""Bytes of a zarr.json: that of a root, with the metadata of all others in it, has some hundred thousand (our choice,
-like all limits here)."""
+"""Bytes of a zarr.json. The zarr.json of a root, with the metadata of all other nodes, has some hundred thousand bytes
+(our choice, like all limits here)."""
 DEEPEST = 32
 MOST_DIMS = 12
 LONGEST_AXIS = 1 << 20
-"""Positions along a coordinate: coordinates are loaded whole when a store is opened."""
+"""Positions along a coordinate; coordinates are loaded when a store is opened."""
 LARGEST_CHUNK = 1 << 30
-"""Bytes of a chunk that is a file of its own: tables and maps per frame are kept in one."""
+"""Bytes of a chunk that is a file of its own, as for tables and maps per frame."""
 LARGEST_INNER_CHUNK = 1 << 28
 MOST_INNER_CHUNKS = 1 << 26
 MOST_FILES = 1 << 22
 """Chunk files of one array: ten thousand layers in some hundred bands."""
 DTYPES = ("bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float32", "float64")
 COMPRESSORS = ("blosc", "zstd", "crc32c")
-"""Codecs behind ``bytes``. Of blosc only what :mod:`dfxm_dask.store.shards` reads is let through: the library believes
-the sizes in the header of a chunk, whatever they are. gzip is left out, since nothing bounds its decompressed size."""
-DISTRUST = "distrust this store, or write it anew"
+"""Codecs after ``bytes``. blosc is accepted only in the form that :mod:`dfxm_dask.store.shards` reads, because the
+library trusts the sizes in the header of a chunk. gzip is refused, because its decompressed size has no bound."""
+DISTRUST = "do not trust this store, or write it again"
 
 
 def read_node(folder: str | Path) -> dict[str, Any]:
@@ -48,14 +48,14 @@ def read_node(folder: str | Path) -> dict[str, Any]:
     Raises
     ------
     StoreError
-        Absent, a link, too large, no JSON, nested too deeply, or beyond the bounds of this module.
+        The file is absent, a link, too large, not JSON, nested too deeply, or beyond the bounds of this module.
     """
     path = os.path.join(folder, "zarr.json")
     asked = f"metadata {path}"
     try:
         found = os.lstat(path)
         if not stat.S_ISREG(found.st_mode):
-            raise StoreError(asked, "is a link or no regular file", "copy the file itself into the store")
+            raise StoreError(asked, "is a link or not a regular file", "copy the file into the store")
         if found.st_size > LARGEST_JSON:
             raise StoreError(asked, f"has {found.st_size} bytes", DISTRUST)
         with open(path, "rb") as file:
@@ -66,9 +66,9 @@ def read_node(folder: str | Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise StoreError(asked, f"is not JSON ({error})", "restore the file") from None
     if not isinstance(meta, dict) or meta.get("zarr_format") != 3 or meta.get("node_type") not in ("group", "array"):
-        raise StoreError(asked, "is neither a group nor an array of Zarr format 3", "name a store of this package")
+        raise StoreError(asked, "is neither a group nor an array of Zarr format 3", "choose a store of this package")
     if not isinstance(meta.setdefault("attributes", {}), dict):
-        raise StoreError(asked, "has attributes that are no mapping", DISTRUST)
+        raise StoreError(asked, "has attributes that are not a mapping", DISTRUST)
     recorded = meta["attributes"].get("provenance")
     if isinstance(recorded, str):
         try:
@@ -85,11 +85,11 @@ def read_node(folder: str | Path) -> dict[str, Any]:
 
 
 def check_store(store: str | Path) -> dict[str, dict[str, Any]]:
-    """Metadata of all nodes below the root by their place, such as ``raw/counts``, once they are checked.
+    """Checked metadata of all nodes below the root, by path, such as ``raw/counts``.
 
-    Refused are a node beyond bounds, a link, a special file, and arrays whose sizes contradict each other. Links and
-    special files are looked for among groups, arrays, ledgers and the files of small arrays; those of shards are looked
-    at when they are opened.
+    Nodes beyond the bounds, links, special files, and arrays with contradicting sizes are refused. Links and special
+    files are searched for among groups, arrays, ledgers and the files of small arrays; files of shards are checked when
+    they are opened.
 
     Raises
     ------
@@ -110,21 +110,21 @@ def check_store(store: str | Path) -> dict[str, dict[str, Any]]:
         if dims != [entry.name] or shape[0] > LONGEST_AXIS or sharding(meta) is not None:
             raise StoreError(
                 f"coordinate {entry.path}",
-                f"has dims {dims} and shape {shape}, not one of its own of at most {LONGEST_AXIS} positions",
+                f"has dims {dims} and shape {shape}, not one dim of its own name with at most {LONGEST_AXIS} positions",
                 DISTRUST,
             )
         lengths[entry.name] = shape[0]
         _check_small(Path(entry))
     lacking = [name for name in SPACE if name not in lengths]
     if inner and lacking:
-        raise StoreError(f"store {store}", f"has no coordinate {lacking[0]}", "restore the store, or write it anew")
+        raise StoreError(f"store {store}", f"has no coordinate {lacking[0]}", "restore the store, or write it again")
     for group in inner:
         nodes |= {f"{group.name}/{name}": meta for name, meta in _check_group(group, lengths)}
     return nodes
 
 
 def _check_group(group: Path, lengths: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names and metadata of the nodes of a group: its arrays must have the lengths of the coordinates, and no links."""
+    """Names and metadata of the nodes of a group; its arrays must match the coordinates and contain no links."""
     for entry in _entries(group):
         if not entry.is_dir():
             continue
@@ -138,9 +138,11 @@ def _check_group(group: Path, lengths: Mapping[str, int]) -> Iterator[tuple[str,
         dims = meta.get("dimension_names") or ()
         if len(dims) != len(meta["shape"]):
             raise StoreError(f"array {entry.path}", "has no dimension names", DISTRUST)
-        for dim, length in zip(dims, meta["shape"], strict=True):  # other dims may differ while a table is made anew
+        for dim, length in zip(dims, meta["shape"], strict=True):  # other dims may differ while a table is recomputed
             if lengths.get(dim, length) != length:
-                raise StoreError(f"array {entry.path}", f"has {length} of {dim}, not {lengths[dim]}", DISTRUST)
+                raise StoreError(
+                    f"array {entry.path}", f"has {length} positions along {dim}, not {lengths[dim]}", DISTRUST
+                )
         if sharding(meta) is None:
             _check_small(Path(entry))
         else:
@@ -148,11 +150,11 @@ def _check_group(group: Path, lengths: Mapping[str, int]) -> Iterator[tuple[str,
 
 
 def _check_small(array: Path) -> None:
-    """Refuse an array in few files that zarr itself cannot open, or with links in it."""
+    """Refuse a small array that zarr cannot open, or that contains links."""
     refuse_links(array)
     try:
         _zarr_opens(str(array), Path(array, "zarr.json").read_bytes())
-    except Exception as error:  # zarr raises whatever its parsers meet
+    except Exception as error:  # zarr raises many kinds of exceptions
         reason = " ".join(str(error).split())[:200]
         raise StoreError(f"array {array}", f"has metadata that Zarr refuses ({reason})", DISTRUST) from None
 
@@ -176,20 +178,20 @@ def refuse_links(folder: str | Path) -> None:
 
 
 def _entries(folder: str | Path) -> Iterator[os.DirEntry[str]]:
-    """What lies in a folder: regular files and folders of names that can be printed, or an error."""
+    """Entries of a folder; raises unless all are regular files or folders with printable names."""
     try:
         with os.scandir(folder) as found:
             listed = sorted(found, key=lambda entry: entry.name)
     except FileNotFoundError:
-        return  # another run has just made this step anew
+        return  # another run is recomputing this step
     except OSError as error:
         raise StoreError(f"folder {folder}", f"cannot be read ({error.strerror})", "check the path") from None
     for entry in listed:
         if printable(entry.name) != entry.name or "\n" in entry.name or "\t" in entry.name:
-            raise StoreError(f"folder {folder}", f"holds a file named {entry.name!r}", DISTRUST)
+            raise StoreError(f"folder {folder}", f"contains a file named {entry.name!r}", DISTRUST)
         if entry.is_symlink():
             target = os.path.realpath(entry.path)
-            raise StoreError(f"file {entry.path}", f"is a link to {target}", "copy what it leads to into the store")
+            raise StoreError(f"file {entry.path}", f"is a link to {target}", "copy the linked file into the store")
         if not entry.is_dir() and not entry.is_file() and os.path.lexists(entry.path):
             raise StoreError(f"file {entry.path}", "is neither a file nor a folder", DISTRUST)
         yield entry
@@ -240,34 +242,34 @@ def _inside(name: str) -> bool:
 
 
 def _wrong_group(meta: Mapping[str, Any]) -> str | None:
-    """What is wrong with the attributes of a group that others rely on, or None."""
+    """Fault of the attributes of a group on which other code relies, or None."""
     attrs = meta["attributes"]
     if "schema_version" in attrs and not _whole(attrs.get("unit_rows"), 1, LONGEST_AXIS):
         return f"has unit_rows {attrs.get('unit_rows')!r}"
     known = attrs.get("provenance", {})
     if not isinstance(known, dict):
-        return "has a provenance that is no mapping"
+        return "has a provenance that is not a mapping"
     for step, record in known.items():
         if not _inside(step) or "/" in step or not isinstance(record, dict):
-            return f"has a provenance of {step!r} that is no mapping"
+            return f"has a provenance of {step!r} that is not a mapping"
         kinds: dict[str, Any] = {"small_files": dict, "inputs": dict, "parameters": dict, "absent": list}
         for word, kind in kinds.items():
             part: Any = record.get(word)
             if part is None:
                 continue
             if type(part) is not kind:
-                return f"has a provenance of {step!r} with {word} that are no {kind.__name__}"
+                return f"has a provenance of {step!r} in which {word} is not a {kind.__name__}"
             if word != "parameters" and not all(isinstance(name, str) for name in part):
-                return f"has a provenance of {step!r} with {word} that are no texts"
+                return f"has a provenance of {step!r} in which {word} contains other values than texts"
             if word == "small_files" and not all(_sized(size) for size in part.values()):
-                return f"has a provenance of {step!r} with small_files without size and digest"
+                return f"has a provenance of {step!r} in which small_files lacks size and digest"
             if word in ("small_files", "inputs") and not all(_inside(name) for name in part):
                 return f"has a provenance of {step!r} that names files outside the store"
     return None
 
 
 def _wrong_array(meta: Mapping[str, Any]) -> str | None:
-    """What is wrong with the metadata of an array, or None."""
+    """Fault of the metadata of an array, or None."""
     shape: Any = meta.get("shape")
     names: Any = meta.get("dimension_names")
     if not _lengths(shape, 0):
@@ -298,7 +300,7 @@ def _wrong_array(meta: Mapping[str, Any]) -> str | None:
 
 
 def _wrong_fill(value: Any, dtype: str) -> str | None:
-    """What is wrong with the fill value for its dtype, or None."""
+    """Fault of a fill value for its dtype, or None."""
     kind = np.dtype(dtype).kind
     if kind == "f":
         sound = value in ("NaN", "Infinity", "-Infinity") or (
@@ -312,12 +314,12 @@ def _wrong_fill(value: Any, dtype: str) -> str | None:
 
 
 def _known(value: Any, name: str) -> bool:
-    """Whether it is ``{"name": name}``, with a configuration or without."""
+    """Whether a value is ``{"name": name}``, with or without a configuration."""
     return isinstance(value, dict) and value.get("name") == name and isinstance(value.get("configuration", {}), dict)
 
 
 def _names(codecs: Any) -> list[str] | None:
-    """Names of a list of codecs that have the right form."""
+    """Names of a well-formed list of codecs, else None."""
     if not isinstance(codecs, list) or not 0 < len(codecs) <= MOST_DIMS:
         return None
     sound = all(isinstance(c, dict) and isinstance(c.get("name"), str) and _known(c, c["name"]) for c in codecs)
@@ -325,7 +327,7 @@ def _names(codecs: Any) -> list[str] | None:
 
 
 def _wrong_codecs(meta: Mapping[str, Any], chunk: list[int]) -> str | None:
-    """What is wrong with the codecs and sizes of chunks, or None."""
+    """Fault of the codecs or the sizes of chunks, or None."""
     itemsize = np.dtype(meta["data_type"]).itemsize
     names = _names(meta.get("codecs"))
     if names is None:
@@ -351,11 +353,11 @@ def _wrong_codecs(meta: Mapping[str, Any], chunk: list[int]) -> str | None:
 
 
 def _wrong_chain(names: list[str] | None, *, inner: bool) -> str | None:
-    """What is wrong unless ``bytes`` and compressors from the list follow each other; blosc only as in our shards."""
+    """Fault unless the chain is ``bytes`` and listed compressors, with blosc only as in our shards; else None."""
     chain = (names or [""])[names is not None and names[0] == "transpose" :]
     sound = chain[:1] == ["bytes"] and all(name in COMPRESSORS for name in chain[1:])
     if not sound or ("blosc" in chain and (not inner or names != ["bytes", "blosc", "crc32c"])):
-        return f"has codecs {_short(names)}: known are bytes with {', '.join(COMPRESSORS)}"
+        return f"has codecs {_short(names)}; supported are bytes with {', '.join(COMPRESSORS)}"
     return None
 
 

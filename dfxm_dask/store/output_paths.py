@@ -1,4 +1,4 @@
-"""Places that a command writes to: refused before it computes where it cannot, or would replace what is not ours."""
+"""Checks of output paths before a computation: a command must be able to write, and replaces only its own files."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from dfxm_dask.errors import StoreError
 
 _OURS = (b"dfxm_dask", b'{\n "schema": 1,\n "kind": "', b'{\n "values": {')
-"""What the first bytes of our pictures and pages hold; our tables of numbers begin with one of the latter two."""
+"""Marks in the first bytes of our figures and pages; our files of numbers begin with one of the latter two."""
 
 
 def refuse_file(path: Path, option: str) -> None:
-    """Refuse a file that cannot be written, or that is there and was not written by this package.
+    """Refuse a path that cannot be written, or an existing file of another program.
 
     Parameters
     ----------
     path : Path
     option : str
-        How the user names another file.
+        Option that sets another file.
 
     Raises
     ------
@@ -27,7 +27,9 @@ def refuse_file(path: Path, option: str) -> None:
     refuse_folder(path.parent, option, what=f"file {path}")
     if os.path.lexists(path):
         if not path.is_file():
-            raise StoreError(f"file {path}", "cannot be replaced: it is no plain file", f"name another with {option}")
+            raise StoreError(
+                f"file {path}", "is not a regular file and cannot be replaced", f"choose another with {option}"
+            )
         try:
             with path.open("rb") as file:
                 head = file.read(4096)
@@ -35,20 +37,20 @@ def refuse_file(path: Path, option: str) -> None:
             head = b"?"
         if head and not any(mark in head for mark in _OURS):
             raise StoreError(
-                f"file {path}", "is there already, and dfxm_dask did not write it", f"move it, or use {option}"
+                f"file {path}", "already exists, and dfxm_dask did not write it", f"move it, or use {option}"
             )
 
 
 def refuse_folder(folder: Path, option: str, *, what: str = "") -> None:
-    """Refuse a folder that can neither be written nor made.
+    """Refuse a folder that can neither be written nor created.
 
     Parameters
     ----------
     folder : Path
     option : str
-        How the user names another.
+        Option that sets another folder.
     what : str, optional
-        What is to go there; the folder itself by default.
+        Object to write; the folder itself by default.
 
     Raises
     ------
@@ -59,4 +61,4 @@ def refuse_folder(folder: Path, option: str, *, what: str = "") -> None:
         there = there.parent
     reason = "is not a folder" if not there.is_dir() else "cannot be written"
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise StoreError(what or f"folder {folder}", f"{there} {reason}", f"name another place with {option}")
+        raise StoreError(what or f"folder {folder}", f"{there} {reason}", f"choose another folder with {option}")

@@ -22,12 +22,12 @@ from dfxm_dask.store.integrity.opened import OpenStore, open_store
 
 
 def open_foreign(path: Path) -> zarr.Array[Any]:
-    """An array of a layout that is not ours; shards go through zarrs, six times faster, where that is installed.
+    """An array with a foreign layout; zarrs, if installed, reads its shards six times faster.
 
     Raises
     ------
     StoreError
-        Metadata that zarr does not understand, or a link among the chunks.
+        Metadata that zarr cannot read, or a link among the chunks.
     """
     metadata.refuse_links(path)
     try:
@@ -36,13 +36,13 @@ def open_foreign(path: Path) -> zarr.Array[Any]:
             return array
         with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
             return zarr.open_array(str(path), mode="r")
-    except Exception as error:  # zarr raises whatever its parsers meet
+    except Exception as error:  # zarr raises many kinds of exceptions
         reason = " ".join(str(error).split())[:200]
         raise StoreError(f"array {path}", f"cannot be opened by Zarr ({reason})", metadata.DISTRUST) from None
 
 
 class _LazyArray(BackendArray):
-    """The face that xarray's lazy indexing wants; reads shards directly, or other layouts through zarr."""
+    """Adapter for the lazy indexing of xarray; reads shards directly, and foreign layouts through zarr."""
 
     def __init__(self, path: Path, known: frozenset[str] | None = None) -> None:
         self.path, self.known = path, known
@@ -81,7 +81,7 @@ def _variable(opened: OpenStore, node: str, known: frozenset[str] | None = None)
 
 
 def valid_blocks(state: ledger.StepState, nz: int, ny: int) -> np.ndarray:
-    """Which (z, y) rows of a step's results are on disk: bool (z, y).
+    """Rows of the results of a step that are on disk: bool (z, y).
 
     Raises
     ------
@@ -93,13 +93,13 @@ def valid_blocks(state: ledger.StepState, nz: int, ny: int) -> np.ndarray:
         z, _, band = block.partition("-")
         y0, y1 = (int(v) for v in band.split(":")) if band else (0, ny)
         if int(z[1:]) >= nz or y1 > ny:
-            raise StoreError(f"step {state.step!r}", f"has a block {block}, outside the scan", "distrust this store")
+            raise StoreError(f"step {state.step!r}", f"has a block {block} outside the scan", "do not trust this store")
         valid[int(z[1:]), y0:y1] = True
     return valid
 
 
 def committed(store: str | Path, group: str, state: ledger.StepState) -> frozenset[str]:
-    """Paths of all files that the sound records of a step name."""
+    """Paths of all files named in the valid records of a step."""
     _, records = ledger.read_ledger(ledger.ledger_path(store, group, state.step))
     return frozenset(os.path.join(store, f) for block in state.done for f in records[block]["files"])
 
@@ -112,25 +112,26 @@ def open_scan(
     Parameters
     ----------
     path : path
-        Of a store that :func:`dfxm_dask.ingest` or a recipe wrote.
+        A store written by :func:`dfxm_dask.ingest`, :func:`dfxm_dask.simulate` or a recipe.
     chunks : "auto" or None
         "auto": Dask arrays whose blocks are the units of work, one layer (z) and one band of y, scan axes whole.
-        None: no Dask; every selection reads just the chunks that it needs, which suits interactive slicing.
+        None: no Dask; every selection reads only the necessary chunks, which suits interactive slicing.
     allow_partial : bool
-        Open steps that are not complete. Their missing blocks are NaN (integers turn into float for that), False in
-        masks, and a variable ``valid_<step>`` (z, y) says where data are.
+        Open incomplete steps. Missing blocks are NaN (integers become floats), and False in masks. A variable
+        ``valid_<step>`` (z, y) marks the rows with data.
 
     Returns
     -------
     xarray.DataTree
-        The root holds the coordinates (z, y, x in um or pixel; scan axes in degree or keV), each group its variables.
+        The root contains the coordinates (z, y, x in um or pixel; scan axes in degree or keV), each group its
+        variables. Attributes are safe for netCDF; ``provenance`` is JSON text.
 
     Raises
     ------
     StoreError
-        Not a store of this package, or of a newer schema.
+        Not a store of this package, or a store of a newer schema.
     IncompleteError
-        A step is unfinished, has lost files, or is older than its input, and ``allow_partial`` is False.
+        A step is unfinished, lacks files, or is older than its input, and ``allow_partial`` is False.
 
     Examples
     --------
@@ -149,7 +150,7 @@ def open_scan(
     for group in opened.groups():
         states = opened.states(group)
         for state in states.values():
-            valid_blocks(state, nz, ny)  # refuses blocks outside the scan
+            valid_blocks(state, nz, ny)  # raises for blocks outside the scan
         bad = opened.incomplete(group)
         if bad and not allow_partial:
             step, (reason, remedy) = next(iter(bad.items()))
@@ -161,7 +162,7 @@ def open_scan(
             known = committed(store, group, states[masks[name]]) if name in masks else None
             variable = _variable(opened, f"{group}/{name}", known)
             if "z" not in variable.dims and known is not None:
-                continue  # a table that is being made anew: of what it was and what it will be nothing is known
+                continue  # a table that is being recomputed: its content is undefined
             if chunks == "auto":
                 sizes = {
                     d: 1 if d == "z" else min(attrs["unit_rows"], n) if d == "y" else -1
@@ -175,14 +176,16 @@ def open_scan(
             variables[name] = variable
         for step in bad:
             variables[f"valid_{step}"] = xr.Variable(
-                ("z", "y"), valid_blocks(states[step], nz, ny), {"long_name": f"where {step} is on disk", "units": "1"}
+                ("z", "y"),
+                valid_blocks(states[step], nz, ny),
+                {"long_name": f"whether the results of {step} are on disk", "units": "1"},
             )
         datasets[f"/{group}"] = xr.Dataset(variables, attrs=netcdf_safe(opened.nodes[group]["attributes"]))
     return xr.DataTree.from_dict(datasets)
 
 
 def _masked(variable: xr.Variable, valid: np.ndarray) -> xr.Variable:
-    """The variable where it is on disk; NaN (False for masks) elsewhere."""
+    """The variable with NaN (False for masks) in missing blocks."""
     dims = [d for d in ("z", "y") if d in variable.dims]
     where = xr.Variable(("z", "y"), valid)
     if "y" not in dims:

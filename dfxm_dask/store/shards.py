@@ -1,9 +1,9 @@
 """Direct reading and writing of the shards of a Zarr v3 array.
 
-zarr's own pipeline spends 0.3 to 0.9 ms on every inner chunk; with chunks one frame deep that is ten times the cost
-of decoding. This module does for one fixed layout what zarr does for all: little-endian bytes, blosc, crc32c, one
-index at the end of the shard. Files are valid Zarr v3; arrays of any other layout are refused by :func:`open_array`
-and left to zarr. A chunk that the index does not hold is an error here, never a fill value.
+The pipeline of zarr spends 0.3 to 0.9 ms on every inner chunk; with chunks one frame deep this is ten times the cost
+of decoding. This module supports one fixed layout: little-endian bytes, blosc, crc32c, one index at the end of the
+shard. Files are valid Zarr v3. Arrays with any other layout are refused by :func:`open_array` and left to zarr. A
+chunk missing in the index is an error here, never a fill value.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ ABSENT = 2**64 - 1
 GAP_BYTES = 4096
 READ_BYTES = 32 * 2**20
 SEND_BYTES = 16 * 2**20
-PAD = 96  # elements between the frames of a tile: at a power of two apart they would fight for the same cache sets
+PAD = 96  # elements between the frames of a tile: a power of two would map all frames to the same cache sets
 REMEDY = "run the step again with --overwrite, or restore the file"
 
-blosc.use_threads = False  # one thread a worker; also keeps blosc from its global, lock-guarded context
+blosc.use_threads = False  # one thread per worker; also avoids the global, locked context of blosc
 
 
 @dataclass(frozen=True)
 class ShardedArray:
-    """An array on disk: enough to read it, small enough to travel with a task."""
+    """Layout of an array on disk, small enough to send with a task."""
 
     path: str
     shape: tuple[int, ...]
@@ -69,12 +69,12 @@ class ShardedArray:
 
 
 def open_array(path: str | Path) -> ShardedArray | None:
-    """The array at a path, or None where its layout is not the one that this module reads.
+    """The array at a path, or None if this module does not support its layout.
 
     Raises
     ------
     StoreError
-        No readable ``zarr.json``, or one beyond the bounds of :mod:`dfxm_dask.store.metadata`.
+        No readable ``zarr.json``, or metadata beyond the bounds of :mod:`dfxm_dask.store.metadata`.
     """
     meta = read_node(path)
     inner = sharding(meta) if meta["node_type"] == "array" else None
@@ -99,20 +99,22 @@ def open_array(path: str | Path) -> ShardedArray | None:
 
 
 def refuse_links(array: ShardedArray, path: str) -> None:
-    """Refuse a shard that is no regular file, or lies behind a link: links lead out of a store.
+    """Refuse a shard that is not a regular file or is reached through a link: links lead out of a store.
 
     Raises
     ------
     StoreError
     FileNotFoundError
-        The shard is not there.
+        The shard does not exist.
     """
     place = array.path
     for part in path[len(array.path) + 1 :].split(os.sep):
         place = os.path.join(place, part)
         mode = os.lstat(place).st_mode
         if not (stat.S_ISREG(mode) if place == path else stat.S_ISDIR(mode)):
-            raise StoreError(f"shard {path}", f"{place} is a link or no regular file", "copy the file into the store")
+            raise StoreError(
+                f"shard {path}", f"{place} is a link or not a regular file", "copy the file into the store"
+            )
 
 
 class ShardFile:
@@ -130,7 +132,7 @@ class ShardFile:
             total = os.fstat(self.descriptor).st_size
             raw = os.pread(self.descriptor, size, total - size) if total >= size else b""
             if len(raw) != size or google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
-                raise DamagedError(f"shard {self.path}", f"has no sound index ({total} bytes)", REMEDY)
+                raise DamagedError(f"shard {self.path}", f"has no valid index ({total} bytes)", REMEDY)
             self.index = np.frombuffer(raw[:-4], "<u8").reshape(*array.grid, 2).astype(np.int64)
             ends = self.index[..., 0] + self.index[..., 1]
             if ((self.index[..., 0] >= 0) & ((self.index[..., 1] < 20) | (ends > total - size))).any():
@@ -146,9 +148,9 @@ class ShardFile:
         os.close(self.descriptor)
 
     def fetch(self, chunks: list[tuple[int, ...]], buffer: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Encoded bytes of chunks, in as few reads as their places in the file allow.
+        """Encoded bytes of chunks, in as few reads as possible.
 
-        Returns the buffer (larger, where it was too small) and one view of the buffer per chunk, in the order asked.
+        Returns the buffer (enlarged if necessary) and one view of the buffer per chunk, in the requested order.
         """
         places = [self.index[chunk] for chunk in chunks]
         for chunk, (offset, _) in zip(chunks, places, strict=True):
@@ -182,23 +184,21 @@ class ShardFile:
         """Decode one chunk into a contiguous array, checking its crc32c first."""
         body = encoded[:-4]
         if google_crc32c.value(body) != int.from_bytes(encoded[-4:].tobytes(), "little"):
-            raise DamagedError(f"shard {self.path}", "holds a chunk whose checksum is wrong", REMEDY)
-        # blosc believes its header: one that tells of more bytes than there are would be read beyond their end.
+            raise DamagedError(f"shard {self.path}", "has a chunk with a wrong checksum", REMEDY)
+        # blosc trusts its header: a header with too many bytes would be read beyond the end of the data.
         nbytes, length = (int.from_bytes(body[k : k + 4].tobytes(), "little") for k in (4, 12))
         if (nbytes, length) != (out.nbytes, len(body)):
-            found = f"holds a chunk that tells of {nbytes} bytes in {length}, not of {out.nbytes} in {len(body)}"
+            found = f"has a chunk whose header declares {nbytes} bytes in {length}, not {out.nbytes} in {len(body)}"
             raise DamagedError(f"shard {self.path}", found, REMEDY)
         try:
             blosc.decompress(body, out)
         except (RuntimeError, ValueError) as error:
-            raise DamagedError(
-                f"shard {self.path}", f"holds a chunk that cannot be decoded ({error})", REMEDY
-            ) from None
+            raise DamagedError(f"shard {self.path}", f"has a chunk that cannot be decoded ({error})", REMEDY) from None
 
 
 @dataclass
 class Buffers:
-    """Memory that a worker keeps between units: page faults on fresh memory cost as much as decoding."""
+    """Memory that a worker reuses between units: page faults on fresh memory cost as much as decoding."""
 
     encoded: np.ndarray
     tile: np.ndarray
@@ -225,12 +225,12 @@ def read(array: ShardedArray, selection: tuple[slice, ...], *, known: frozenset[
     Parameters
     ----------
     known : frozenset of str, optional
-        Paths of the shards that are committed; others are not read and give zeros. Only for a reader that masks them.
+        Paths of the committed shards; other shards are not read and yield zeros. Only for callers that mask them.
 
     Raises
     ------
     StoreError
-        A shard or chunk is missing or its checksum is wrong.
+        A shard or chunk is missing, or has a wrong checksum.
     """
     bounds = [s.indices(n)[:2] for s, n in zip(selection, array.shape, strict=True)]
     shape = tuple(max(0, stop - start) for start, stop in bounds)
@@ -269,7 +269,7 @@ def read(array: ShardedArray, selection: tuple[slice, ...], *, known: frozenset[
 def tiles(array: ShardedArray, z: int, y0: int, y1: int, buffers: Buffers) -> Iterator[tuple[slice, slice, np.ndarray]]:
     """Tile columns of one band of ``counts``: (rows, columns, counts (scan axes, y, x)), into one reused buffer.
 
-    The caller must be done with a tile before it takes the next. ``y0`` must lie on a chunk row.
+    The next tile overwrites the current one. ``y0`` must be the start of a chunk row.
     """
     edge, nx = array.chunk[-1], array.shape[-1]
     scan = array.shape[1:-2]
@@ -298,12 +298,12 @@ def tiles(array: ShardedArray, z: int, y0: int, y1: int, buffers: Buffers) -> It
                     rows = slice(row * edge, min((row + 1) * edge, y1))
                     cols = slice(column * edge, min((column + 1) * edge, nx))
                     part = tile[:, : rows.stop - rows.start, : cols.stop - cols.start]
-                    part.flags.writeable = False  # fused kernels share it
+                    part.flags.writeable = False  # fused kernels share the tile
                     yield rows, cols, part.reshape(*scan, *part.shape[1:]) if len(scan) > 1 else part
 
 
 class ShardWriter:
-    """One shard, written chunk by chunk under a temporary name; :func:`place_shards` gives it its own, whole."""
+    """One shard, written chunk by chunk under a temporary name; :func:`place_shards` renames the complete shard."""
 
     def __init__(self, array: ShardedArray, coordinates: tuple[int, ...]) -> None:
         self.array, self.path = array, array.shard_path(coordinates)
@@ -330,7 +330,7 @@ class ShardWriter:
             self._send()
 
     def _send(self) -> None:
-        """Let the disk begin: the kernel writes while the next frames or shards are encoded."""
+        """Start writing to disk: the kernel writes while the next frames or shards are encoded."""
         self.file.flush()
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.file.fileno(), self.sent, self.at - self.sent, os.POSIX_FADV_DONTNEED)
@@ -339,8 +339,8 @@ class ShardWriter:
     def finish(self) -> tuple[int, str]:
         """Write the index and close the file, which is not forced to disk yet. Returns bytes and digest of the shard.
 
-        The digest is a sha256 over the checksums of the chunks in file order and the index: it binds what is in the
-        shard and where, at no cost per byte.
+        The digest is a sha256 over the checksums of the chunks in file order and the index. It binds the content of the
+        shard and its order, at no cost per byte.
         """
         if self.finished is not None:
             return self.finished
@@ -355,7 +355,7 @@ class ShardWriter:
         return self.finished
 
     def abandon(self) -> None:
-        """Remove what was written so far."""
+        """Remove the partial file."""
         with suppress(OSError):  # closing flushes, which fails again on a full disk
             self.file.close()
         with suppress(FileNotFoundError):
@@ -363,20 +363,20 @@ class ShardWriter:
 
 
 def place_shards(writers: Iterable[ShardWriter], may_commit: Callable[[], None] | None = None) -> dict[str, list[Any]]:
-    """Finish shards, give them their names, and force all folders that lead to them to disk.
+    """Finish shards, rename them, and force them and all their parent folders to disk.
 
-    Everything is forced to disk before the first name is given, and folders come last, each once: a file system that
-    keeps a journal then writes it once for all of them.
+    All shards are forced to disk before the first is renamed. Folders come last, each once, so that a file system with
+    a journal writes the journal once.
 
     Parameters
     ----------
     may_commit : callable, optional
-        Called before the first name is given; raises where the run of these shards owns the place no more.
+        Called before the first shard is renamed; raises if the run no longer owns the store.
 
     Returns
     -------
     dict
-        Bytes and digest by the path of each shard.
+        Bytes and digest of each shard, by path.
     """
     shards = list(writers)
     files = {shard.path: list(shard.finish()) for shard in shards}
@@ -400,7 +400,7 @@ def place_shards(writers: Iterable[ShardWriter], may_commit: Callable[[], None] 
 
 
 def stage_shard(array: ShardedArray, coordinates: tuple[int, ...], values: np.ndarray) -> ShardWriter:
-    """One whole shard from memory, still under its temporary name; values may end at the array's edge."""
+    """One whole shard from memory, under its temporary name; values may end at the edge of the array."""
     writer = ShardWriter(array, coordinates)
     try:
         full = np.zeros(array.chunk, array.dtype)
@@ -420,7 +420,7 @@ def stage_shard(array: ShardedArray, coordinates: tuple[int, ...], values: np.nd
 
 @contextmanager
 def staging() -> Iterator[list[ShardWriter]]:
-    """A list for shards that are written together; what has no name of its own at the end is removed."""
+    """A list for shards that are written together; shards that are not renamed in the end are removed."""
     writers: list[ShardWriter] = []
     try:
         yield writers

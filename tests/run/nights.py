@@ -38,7 +38,7 @@ BROKEN = ("truncated", "missing", "aborted", "nan", "garbled")
 
 
 def write_scan(folder: Path, name: str, *, ended: bool = True, **options: Any) -> Path:
-    """A dataset as the beamline's policy lays it out: the master in a folder of its name, the frames beside it."""
+    """A dataset as the beamline's policy lays it out: the master in a folder of its name, the frames with it."""
     master = folder / f"s_{name}" / f"s_{name}.h5"
     master.parent.mkdir(parents=True, exist_ok=True)
     given = {"shape": (9,), "size": (40, 50), "link": "vds", "frames_per_file": 4, "seed": len(name), **options}

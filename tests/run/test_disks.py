@@ -80,7 +80,7 @@ def test_run_recipe__disk_full_at_any_level(
 def test_run_recipe__read_only_file_system(raw: Path, disk: Path) -> None:
     shutil.copytree(raw, disk / "s.zarr")
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    with pytest.raises(StoreError, match=r"cannot be written \(Read-only file system\); choose another place"):
+    with pytest.raises(StoreError, match=r"cannot be written \(Read-only file system\); choose another folder"):
         run_recipe(recipe(), disk / "s.zarr")
     assert dfxm_dask.open_scan(disk / "s.zarr")["raw"].counts.shape[0] == 6  # reading needs no writing
 

@@ -224,7 +224,9 @@ def test_run_recipe__other_parameters_are_refused_and_never_mixed(store: Path) -
     text = "name: x\nsteps:\n  - background: {method: scalar, value: 60}\n  - moments: {}\n"
     run_recipe(recipe(text), store)
     before = contents(store)
-    with pytest.raises(StoreError, match=r"step 'background'.*made with other parameters .*60.*61.*; say --overwrite"):
+    with pytest.raises(
+        StoreError, match=r"step 'background'.*already exists with different parameters .*60.*61.*; use --overwrite"
+    ):
         run_recipe(recipe(text.replace("60", "61")), store)
     assert contents(store) == before
     run_recipe(recipe(text.replace("60", "61")), store, overwrite=True)

@@ -133,7 +133,7 @@ def test_run_night__a_full_disk_is_not_held_against_the_scan(tmp_path: Path, mon
     config = read_nightly(make_tree(tmp_path, good=1, broken=()))
 
     def full(*_: Any, **__: Any) -> None:
-        raise StoreError("store x", "needs about 9 MB, 1 MB are free", "free space")
+        raise StoreError("store x", "requires about 9 MB, 1 MB are free", "free space")
 
     with monkeypatch.context() as patch:
         patch.setattr("dfxm_dask.run.nights.night.run_ingest", full)

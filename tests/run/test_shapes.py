@@ -260,7 +260,7 @@ def test_run_recipe__refused_before_anything_is_begun(store: Path) -> None:
     """A recipe whose last step is refused must leave the store as it was."""
     run_recipe(recipe("sums: {plus: 1}"), store)
     before = contents(store)
-    with pytest.raises(StoreError, match="made with other parameters"):
+    with pytest.raises(StoreError, match="made with a different parameters"):
         run_recipe(recipe("brightest", "sums: {plus: 2}"), store)
     assert contents(store) == before
     dfxm_dask.open_scan(store)
@@ -300,9 +300,11 @@ def test_run_recipe__overwrite_mends_a_damaged_shard(store: Path) -> None:
 def test_run_recipe__stale_results_are_refused_as_input_and_on_resume(store: Path) -> None:
     run_recipe(recipe("sums", "means"), store)
     run_recipe(recipe("sums: {plus: 3}"), store, overwrite=True)
-    with pytest.raises(IncompleteError, match=r"its input extra/sums was made anew since; run it again with --over"):
+    with pytest.raises(
+        IncompleteError, match=r"its input extra/sums has been recomputed since; run the recipe again with --over"
+    ):
         dfxm_dask.open_scan(store)
-    with pytest.raises(StoreError, match=r"'means'.*made with other inputs"):
+    with pytest.raises(StoreError, match=r"'means'.*made with a different inputs"):
         run_recipe(recipe("sums: {plus: 3}", "means"), store)
     run_recipe(recipe("sums: {plus: 3}", "means"), store, overwrite=True)
     dfxm_dask.open_scan(store)

@@ -278,7 +278,7 @@ def test_heeding_signals__a_second_one_ends_at_once() -> None:
 def test_run_recipe__the_second_run_on_a_group_is_refused(store: Path, raw: Path) -> None:
     with own_group(store, "rocking", "another run"):
         begun = time.monotonic()
-        with pytest.raises(LockedError, match=r"recipe survive on .*is held by .*: another run.*wait for it"):
+        with pytest.raises(LockedError, match=r"recipe survive on .*is held by .*: another run.*wait until"):
             run_recipe(recipe(), store)
         assert time.monotonic() - begun < 5
     with own_group(store, "rocking", "a share", (1, 4)), pytest.raises(LockedError):
@@ -304,7 +304,7 @@ def test_run_recipe__who_was_taken_for_dead_commits_nothing(store: Path, monkeyp
         return record
 
     monkeypatch.setattr(passes, "run_unit", robbed)
-    with pytest.raises(StoreError, match="no longer that of this run"):
+    with pytest.raises(StoreError, match="no longer belongs to this run"):
         run_recipe(recipe(), store)
     assert lines(store, "rocking", "moments") == 1
     (store / "rocking/.ledger/lock").unlink()
@@ -322,7 +322,7 @@ def test_run_recipe__a_damaged_layer_keeps_no_other_from_its_results(store: Path
         report = run_recipe(recipe(), store, client=client)
         assert not report.complete
         assert {block for _, block, _ in report.quarantined} == {"z0003-0:40"}
-        assert "raw/counts/c/3/0/0/0: holds a chunk whose checksum is wrong" in report.quarantined[0][2]
+        assert "raw/counts/c/3/0/0/0: has a chunk with a wrong checksum" in report.quarantined[0][2]
         assert lines(store, "rocking", "kam") == 5
         with pytest.raises(IncompleteError, match="5 of 6"):
             dfxm_dask.open_scan(store)

@@ -317,7 +317,7 @@ def test_link__that_leads_out_shows_nothing_of_its_target(tmp_path: Path, target
         del file["1.1/instrument/pco_ff/data"]
         file["1.1/instrument/pco_ff/data"] = h5py.ExternalLink(target, "data")
     line = refusal(["ingest", str(path), str(tmp_path / "out.zarr")])
-    assert re.search(r"outside .*declare its folder as a root", line)
+    assert re.search(r"outside .*declare its folder with --root", line)
     assert "root:" not in line
 
 

@@ -45,11 +45,11 @@ def test_parse_title__slow_first_and_intervals_are_one_less(
     ("title", "match"),
     [
         ("fscan mu 0.29 0.001", "ends before the command is complete"),
-        ("fscan mu 0.29 fast 150 0.5", "has 'fast' where a number belongs"),
-        ("fscan mu nan 0.1 150 0.5", "has 'nan' where a number belongs"),
-        ("fscan mu 0.29 0.001 150.5 0.5", "has 150.5 where a count belongs"),
-        ("fscan mu 0.29 0.001 0 0.5", "has 0 where a count belongs"),
-        ("timescan 1", "unknown scan command 'timescan 1'; known are fscan"),
+        ("fscan mu 0.29 fast 150 0.5", "has 'fast' in place of a number"),
+        ("fscan mu nan 0.1 150 0.5", "has 'nan' in place of a number"),
+        ("fscan mu 0.29 0.001 150.5 0.5", "has 150.5 in place of a count"),
+        ("fscan mu 0.29 0.001 0 0.5", "has 0 in place of a count"),
+        ("timescan 1", "unknown scan command 'timescan 1'; use one of fscan"),
         ("", "unknown scan command ''"),
     ],
 )
@@ -89,7 +89,7 @@ def test_parse_parameters__refuses_what_is_no_scan(key: str, value: Any) -> None
 
 def test_scan_command__title_of_a_macro_does_not_count_against_the_parameters() -> None:
     assert scan_command("my_rocking grain 3", PARAMETERS, "x").count == 20
-    with pytest.raises(SourceError, match=r"title says mu \(11\)"):
+    with pytest.raises(SourceError, match=r"title gives mu \(11\)"):
         scan_command("ascan mu 0 1 10 1", PARAMETERS, "x")
 
 
@@ -121,7 +121,7 @@ def test_load_beamline__user_moves_a_motor_and_puts_it_first() -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("motors: {phi: [mu], chi: [mu]}", "motor 'mu' stands under both 'phi' and 'chi'"),
+        ("motors: {phi: [mu], chi: [mu]}", "motor 'mu' is listed under both 'phi' and 'chi'"),
         ("motors: {y: [mu]}", "axis 'y' must be a plain name"),
         ("motor: {phi: [mu]}", r"own\.yaml:1: 'motor': is unknown \(did you mean 'motors'"),
         ("units: {mu: degree}", "'motors': Field required"),
@@ -141,7 +141,7 @@ def test_load_beamline__refuses(tmp_path: Path, text: str, match: str) -> None:
 
 def test_find_config__names_those_that_there_are(tmp_path: Path) -> None:
     assert find_config("beamlines", "id03").name == "id03.yaml"
-    with pytest.raises(RecipeError, match=r"'id30': not found \(did you mean 'id03'\?\); name one of .*id03"):
+    with pytest.raises(RecipeError, match=r"'id30': not found \(did you mean 'id03'\?\); choose from .*id03"):
         find_config("beamlines", "id30")
     with pytest.raises(RecipeError, match="not found"):
         find_config("beamlines", tmp_path / "none.yaml")

@@ -65,7 +65,7 @@ def test_frames__source_that_changed_is_refused(tmp_path: Path) -> None:
     next(stream)
     with h5py.File(tmp_path / "scan0001" / "pco_ff_0001.h5", "a") as file:
         file["late"] = np.arange(100)
-    with pytest.raises(SourceError, match=r"pco_ff_0001\.h5 .*changed while it was read; wait"):
+    with pytest.raises(SourceError, match=r"pco_ff_0001\.h5 .*changed during reading; wait"):
         list(stream)
     (tmp_path / "scan0001" / "pco_ff_0000.h5").unlink()
     with pytest.raises(SourceError, match=r"pco_ff_0000\.h5 .*is gone"):

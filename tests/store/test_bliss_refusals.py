@@ -28,7 +28,7 @@ def test_refuses__no_such_file(tmp_path: Path) -> None:
 
 def test_refuses__a_file_that_is_not_hdf5(tmp_path: Path) -> None:
     (tmp_path / "m.h5").write_text("fscan mu 0 1 2")
-    refuse(tmp_path / "m.h5", r"is not an HDF5 file; name the master file")
+    refuse(tmp_path / "m.h5", r"is not an HDF5 file; give the master file")
 
 
 def test_refuses__truncated_master(tmp_path: Path) -> None:
@@ -39,17 +39,17 @@ def test_refuses__truncated_master(tmp_path: Path) -> None:
 
 def test_refuses__no_such_entry_and_lists_what_there_is(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", layers=2).path
-    refuse(path, r"entry 7\.1: no such entry; entries are 1\.1, 2\.1", "7.1")
+    refuse(path, r"entry 7\.1: does not exist; choose from the entries 1\.1, 2\.1", "7.1")
 
 
 def test_refuses__the_chain_of_slow_sensors(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5").path
-    refuse(path, r"entry 1\.2: is no scan with frames \(N\.2 holds slow sensors\)", "1.2")
+    refuse(path, r"entry 1\.2: is not a scan with frames \(N\.2 contains slow sensors\)", "1.2")
 
 
 def test_refuses__a_file_that_is_no_master(tmp_path: Path) -> None:
     write_bliss(tmp_path / "m.h5", link="vds")
-    refuse(tmp_path / "scan0001" / "pco_ff_0000.h5", "holds no scan .*but entry_0000; name the master file")
+    refuse(tmp_path / "scan0001" / "pco_ff_0000.h5", "contains no scan .*but entry_0000; give the master file")
 
 
 # The command.
@@ -63,17 +63,17 @@ def test_refuses__neither_title_nor_parameters(tmp_path: Path) -> None:
 
 def test_refuses__unknown_command_and_lists_the_known(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", title="fscan3d mu 0 1 2", parameters=False).path
-    refuse(path, "unknown scan command 'fscan3d mu 0 1 2'; known are fscan, fscan2d")
+    refuse(path, "unknown scan command 'fscan3d mu 0 1 2'; use one of fscan, fscan2d")
 
 
 def test_refuses__title_and_parameters_that_disagree(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", title="fscan mu 0.29 0.001 29 0.5 0.58").path
-    refuse(path, r"title says mu \(29\), fscan_parameters mu \(30\)")
+    refuse(path, r"title gives mu \(29\), but fscan_parameters mu \(30\)")
 
 
 def test_refuses__title_and_parameters_that_start_elsewhere(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", title="fscan mu 0.39 0.001 30 0.5 0.58").path
-    refuse(path, r"title starts mu at 0\.39 by 0\.001, fscan_parameters at 0\.29 by 0\.001")
+    refuse(path, r"title starts mu at 0\.39 by 0\.001, but fscan_parameters at 0\.29 by 0\.001")
 
 
 def test_refuses__unknown_motor_and_shows_the_map(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_refuses__scan_of_the_layer_motor(tmp_path: Path) -> None:
 
 def test_refuses__unknown_fast_motor_mode(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", mode="SPIRAL", **FSCAN2D).path
-    refuse(path, "fast_motor_mode is 'SPIRAL'; known are REWIND and ZIGZAG")
+    refuse(path, "fast_motor_mode is 'SPIRAL'; use REWIND or ZIGZAG")
 
 
 def test_refuses__motor_path_in_a_title(tmp_path: Path) -> None:
@@ -107,13 +107,13 @@ def test_refuses__motor_path_in_a_title(tmp_path: Path) -> None:
 @pytest.mark.parametrize("link", ["dataset", "vds"])
 def test_refuses__fewer_frames_than_commanded(tmp_path: Path, link: str) -> None:
     path = write_bliss(tmp_path / "m.h5", recorded=25, link=link).path
-    refuse(path, r"m\.h5 entry 1\.1: 25 of 30 frames; .*--allow-partial")
+    refuse(path, r"m\.h5 entry 1\.1: has 25 of 30 frames; .*--allow-partial")
 
 
 def test_refuses__more_frames_than_commanded(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", title="fscan mu 0.29 0.001 28 0.5 0.58", parameters=False).path
-    refuse(path, "motor mu has 30|has 30 frames, the command asks for 28")
-    refuse(path, "has 30 frames, the command asks for 28", allow_partial=True)
+    refuse(path, "motor mu has 30|has 30 frames, but the command requests 28")
+    refuse(path, "has 30 frames, but the command requests 28", allow_partial=True)
 
 
 def test_refuses__intervals_are_not_frames(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_refuses__motor_of_nothing_but_nan(tmp_path: Path) -> None:
 
 def test_refuses__motor_that_stood_still(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", readbacks={"mu": np.full(30, 0.3)}).path
-    refuse(path, r"motor mu stood still at 0\.3")
+    refuse(path, r"motor mu did not move from 0\.3")
 
 
 @pytest.mark.parametrize("command", [{}, ASCAN])
@@ -211,7 +211,7 @@ def test_refuses__command_without_a_step(tmp_path: Path) -> None:
 
 def test_refuses__relative_scan_of_a_motor_that_was_not_recorded(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", **(ASCAN | dict(command="dscan", positioner="absent"))).path
-    refuse(path, "relative scan of chi, of which no position was recorded")
+    refuse(path, "is a relative scan of chi without a recorded position")
     with edit(path) as file:
         file["1.1/instrument/positioners_start/chi"] = 2.0
     (axis,) = read_scan(path, "1.1", beamline=BEAMLINE).axes
@@ -222,11 +222,11 @@ def test_refuses__times_that_do_not_grow(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", command="loopscan", motors=(), shape=(9,), starts=(), steps=()).path
     with edit(path) as file:
         file["1.1/measurement/elapsed_time"][5] = 0.0
-    refuse(path, "elapsed_time does not grow at frame 5")
+    refuse(path, "elapsed_time does not increase at frame 5")
     with edit(path) as file:
         del file["1.1/measurement/elapsed_time"]
         replace(file, "1.1/title", "loopscan 9")
-    refuse(path, "loopscan without times or exposure")
+    refuse(path, "is a loopscan without times or exposure")
 
 
 def test_refuses__virtual_motor(tmp_path: Path) -> None:
@@ -242,4 +242,4 @@ def test_refuses__a_motor_too_large_to_be_one(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", positioner="absent").path
     with edit(path) as file:
         file.create_dataset("1.1/instrument/mu/value", (10**9,), "f8", chunks=(1000,))
-    refuse(path, "holds 1000000000 values")
+    refuse(path, "has 1000000000 values")

@@ -25,7 +25,7 @@ def test_refuses__no_detector_and_says_what_there_is(tmp_path: Path) -> None:
         file.move("1.1/measurement/pco_ff", "1.1/elsewhere")
     refuse(
         path,
-        r"has no detector: there is no 3-D .*; if one .* holds the frames.* with --detector: /elsewhere \(30, 12, 10\)",
+        r"has no detector: no 3-D .*; if one .* contains the frames.* with --detector: /elsewhere \(30, 12, 10\)",
     )
     assert read_scan(path, "1.1", beamline=BEAMLINE, detector="/elsewhere").found == 30
 
@@ -34,10 +34,12 @@ def test_refuses__several_detectors_until_one_is_named(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5").path
     with edit(path) as file:
         file["1.1/instrument/basler_ff/data"] = known_counts(30, (4, 4))
-    refuse(path, r"several detectors: pco_ff \(30, 12, 10\) uint16, basler_ff \(30, 4, 4\) uint16; name one with")
-    named = r"; name one of its cameras with --detector: pco_ff \(30, 12, 10\) uint16, basler"
+    refuse(path, r"several detectors: pco_ff \(30, 12, 10\) uint16, basler_ff \(30, 4, 4\) uint16; choose one with")
+    named = r"; choose one of its cameras with --detector: pco_ff \(30, 12, 10\) uint16, basler"
     refuse(path, r"no detector 'pco_fff' \(did you mean 'pco_ff'\?\)" + named, detector="pco_fff")
-    refuse(path, "no detector 'instrument/pco_ff/data', which is no dataset" + named, detector="instrument/pco_ff/data")
+    refuse(
+        path, "no detector 'instrument/pco_ff/data', which is not a dataset" + named, detector="instrument/pco_ff/data"
+    )
     refuse(path, "'instrument/mu/value', which has shape .30,." + named, detector="instrument/mu/value")
 
 
@@ -48,12 +50,12 @@ def test_refuses__no_detector_and_names_what_may_have_been_meant(tmp_path: Path)
             del file[name]["measurement/pco_ff"]
         file["1.1/instrument/pco_ff/image"] = np.zeros((12, 10), "u2")
         file["1.1/measurement/basler_ff"] = h5py.SoftLink("/1.1/instrument/basler_ff/image")
-    there = r"but instrument/pco_ff/image \(12, 10\), measurement/basler_ff, a link to /1\.1/.*, which is not there"
+    there = r"but instrument/pco_ff/image \(12, 10\), measurement/basler_ff, a link to /1\.1/.*, which does not exist"
     refuse(path, there + r"; choose an entry with a camera by --scan: 3\.1$")
-    refuse(path, r"no detector 'pco_ff': there is no 3-D dataset .*; choose .*: 3\.1$", "2.1", detector="pco_ff")
+    refuse(path, r"no detector 'pco_ff': no 3-D dataset .*; choose .*: 3\.1$", "2.1", detector="pco_ff")
     with edit(path) as file:
         del file["3.1/measurement/pco_ff"]
-    refuse(path, "name the master file of a scan with a camera: no entry of this one has any", "2.1")
+    refuse(path, "give the master file of a scan with a camera: no entry of this file has one", "2.1")
 
 
 def test_refuses__copies_of_the_detector_that_differ(tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_refuses__counts_that_are_no_counts(tmp_path: Path, dtype: str) -> None:
     path = write_bliss(tmp_path / "m.h5").path
     with edit(path) as file:
         replace(file, "1.1/measurement/pco_ff", known_counts(30).astype(dtype))
-    refuse(path, rf"pco_ff holds {dtype}, not counts; give one of uint8, uint16, uint32")
+    refuse(path, rf"pco_ff contains {dtype}, not counts; provide raw detector counts of uint8, uint16, uint32")
 
 
 @pytest.mark.parametrize("size", [(0, 10), (12, 0)])
@@ -145,7 +147,7 @@ def test_refuses__permission_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_refuses__a_folder_of_hdf5_files(tmp_path: Path) -> None:
     write_bliss(tmp_path / "m.h5")
-    with pytest.raises(SourceError, match=r"folder without \.edf files; name a master file: .*m\.h5"):
+    with pytest.raises(SourceError, match=r"folder without \.edf files; give a master file: .*m\.h5"):
         read_scan(tmp_path, "1.1", beamline=BEAMLINE)
 
 
@@ -164,7 +166,7 @@ def test_refuses__positions_that_meet_half_way(tmp_path: Path) -> None:
     read[3:5] = 3.5
     options: dict[str, Any] = dict(command="ascan", motors=("chi",), shape=(11,), starts=(0,), steps=(1,))
     path = write_bliss(tmp_path / "m.h5", **options, readbacks={"chi": read}).path
-    refuse(path, "motor chi repeats or turns back at grid index 4")
+    refuse(path, "motor chi repeats a position or reverses at grid index 4")
 
 
 def test_refuses__motor_whose_chunk_is_corrupt(tmp_path: Path) -> None:

@@ -176,13 +176,13 @@ INGESTS: dict[str, Callable[[Path], Made]] = {
     "truncated camera file": spoiled(
         "scan0001/pco_ff_0001.h5", lambda b: b[:-400], r"pco_ff_0001\.h5 is truncated", link="vds"
     ),
-    "no such entry": bliss(r"m\.h5 entry 7\.1: no such entry", "7.1"),
-    "slow sensors": bliss(r"m\.h5 entry 1\.2: is no scan with frames", "1.2"),
-    "entry that climbs": bliss(r"entry \.\./\.\./x: no such entry", "../../x"),
+    "no such entry": bliss(r"m\.h5 entry 7\.1: does not exist", "7.1"),
+    "slow sensors": bliss(r"m\.h5 entry 1\.2: is not a scan with frames", "1.2"),
+    "entry that climbs": bliss(r"entry \.\./\.\./x: does not exist", "../../x"),
     "no command": bliss(r"m\.h5 entry 1\.1: has neither a title", title="", parameters=False),
     "unknown command": bliss("unknown scan command 'fscan3d", title="fscan3d mu 0 1", parameters=False),
     "command cut short": bliss("ends before the command is complete", title="fscan mu 0.29", parameters=False),
-    "command disagrees": bliss(r"title says mu \(29\)", title="fscan mu 0.29 0.001 29 0.5"),
+    "command disagrees": bliss(r"title gives mu \(29\)", title="fscan mu 0.29 0.001 29 0.5"),
     "unknown motor": bliss("motor hexapod_rx is not mapped", motors=("hexapod_rx",)),
     "two motors of one axis": bliss("are both mapped to phi", **(FSCAN2D | dict(motors=("diffrz", "diffry")))),
     "scan of the layer motor": bliss("scans samz", **(ASCAN | dict(motors=("samz",)))),
@@ -190,16 +190,16 @@ INGESTS: dict[str, Callable[[Path], Made]] = {
     "motor that climbs": bliss("is not a name", title="ascan ../../x 0 1 29 0.5", parameters=False),
     "step of nothing": bliss("by steps of 0", title="ascan chi 0.5 0.5 10 0.5", **ASCAN),
     "aborted": bliss("25 of 30 frames", recorded=25),
-    "too many frames": bliss("command asks for 28", title="fscan mu 0.29 0.001 28 0.5", parameters=False),
+    "too many frames": bliss("command requests 28", title="fscan mu 0.29 0.001 28 0.5", parameters=False),
     "motor too short": bliss("motor mu has 23 positions for 30 frames", change=motor(np.arange(23.0))),
     "motor of NaN": bliss("motor mu is nan at frame 0", change=motor(np.full(30, np.nan))),
     "motor at infinity": bliss("motor mu is inf at frame 0", change=motor(np.full(30, np.inf))),
-    "motor that stood still": bliss("motor mu stood still", change=motor(np.full(30, 0.3))),
+    "motor that stood still": bliss("motor mu did not move", change=motor(np.full(30, 0.3))),
     "motor that runs back": bliss("motor mu is .* at frame", change=motor(0.319 - 0.001 * np.arange(30))),
     "motor elsewhere": bliss("more than half a step off", change=motor(1 + 0.001 * np.arange(30))),
     "no detector": bliss("has no detector", change=no_detector),
     "counts that are floats": bliss(
-        "holds float32, not counts",
+        "contains float32, not counts",
         change=lambda f: replace(f, "1.1/measurement/pco_ff", known_counts(30).astype("f4")),
     ),
     "frames without pixels": bliss(
@@ -208,10 +208,10 @@ INGESTS: dict[str, Callable[[Path], Made]] = {
     "frames never written": bliss("has 20 of 30 frames written", change=unwritten),
     "lost source": lost_source,
     "lost camera file": camera(lambda f: h5py.ExternalLink("lost.h5", "x"), r"lost\.h5, which is missing"),
-    "camera file outside": camera(outside, r"a_0000\.h5, outside .*declare its folder as a root"),
+    "camera file outside": camera(outside, r"a_0000\.h5, outside .*declare its folder with --root"),
     "links in a circle": camera(lambda f: h5py.SoftLink("/1.1/measurement/pco_ff"), "more than 16 links in a row"),
     "raw storage of another file": raw_storage,
-    "layers at one place": layers(r"m\.h5 entry 2\.1: stands at samz", z_step=0.0),
+    "layers at one place": layers(r"m\.h5 entry 2\.1: is at samz", z_step=0.0),
     "layers of other frames": other_layers,
     "EDF file lost": edf("point_no of the frames are not consecutive", lambda files: files[2].unlink()),
     "EDF file cut": edf(r"strain_0002\.edf: has 7 missing bytes", shorter),
@@ -290,23 +290,23 @@ def linked(path: str) -> Callable[[Path], None]:
 
 
 STORES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no store": (gone("zarr.json"), r"s\.zarr: is a store that has lost its zarr\.json; restore the file"),
+    "no store": (gone("zarr.json"), r"s\.zarr: is a store without its zarr\.json; restore the file"),
     "root cut": (bytes_of("zarr.json", lambda b: b[:50]), r"s\.zarr/zarr\.json: is not JSON"),
     "root a list": (bytes_of("zarr.json", lambda b: b"[]"), "is neither a group nor an array"),
     "Zarr format 2": (meta("", lambda m: m.update(zarr_format=2)), "nor an array of Zarr format 3"),
     "newer schema": (meta("", lambda m: m["attributes"].update(schema_version=99)), "upgrade dfxm_dask"),
     "no schema": (meta("", lambda m: m["attributes"].pop("schema_version")), "schema_version of the store: is None"),
     "units of no rows": (meta("", lambda m: m["attributes"].update(unit_rows=0)), "has unit_rows 0"),
-    "attributes a text": (meta("raw", lambda m: m.update(attributes="none")), "attributes that are no mapping"),
+    "attributes a text": (meta("raw", lambda m: m.update(attributes="none")), "attributes that are not a mapping"),
     "provenance a list": (
         meta("raw", lambda m: m["attributes"].update(provenance=[])),
-        "provenance that is no mapping",
+        "provenance that is not a mapping",
     ),
     "provenance no JSON": (
         meta("raw", lambda m: m["attributes"].update(provenance="{")),
         "has a provenance that is not JSON",
     ),
-    "provenance of texts": (provenance(small_files=["x"]), "with small_files that are no dict"),
+    "provenance of texts": (provenance(small_files=["x"]), "in which small_files is not a dict"),
     "counts not described": (gone("raw/counts/zarr.json"), r"raw data of .*s\.zarr: "),
     "counts cut": (bytes_of("raw/counts/zarr.json", lambda b: b[:-9]), r"counts/zarr\.json: is not JSON"),
     "shard lost": (gone("raw/counts/c/1"), r"raw data of .*s\.zarr: 1 of 2 layers"),
@@ -314,7 +314,7 @@ STORES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "coordinate lost": (gone("x"), r"has no coordinate x|x.*is missing|1 of 2|0 of 2|is missing"),
     "coordinate of another length": (
         meta("y", lambda m: m.update(shape=[63], chunk_grid=regular(63))),
-        r"has 6[34] of y, not 6[34]",
+        r"has 6[34] positions along y, not 6[34]",
     ),
     "coordinate of two dims": (
         meta(

@@ -247,7 +247,9 @@ def test_calibrate__an_interrupted_one_on_a_store_that_cannot_be_written(
         raise StoreError("calibration", f"{store} cannot be written (Read-only file system)", "choose another place")
 
     monkeypatch.setattr(module, "own_store", refused)
-    with pytest.raises(StoreError, match=r"interrupted, and cannot be finished here .*Read-only.*where the store can"):
+    with pytest.raises(
+        StoreError, match=r"interrupted calibration that cannot be finished here .*Read-only.*that can write"
+    ):
         dfxm_dask.open_scan(store)
 
 
@@ -277,9 +279,9 @@ def test_ingest__again_with_another_size_names_calibrate(made: Path, copy: Any) 
     store = copy("right")
     kept = contents(store)
     again = {"scan": "all", "roi": (4, 36, 2, 30)}
-    with pytest.raises(StoreError, match=r"has pixels of 0.5 um .* not of 0.5 um .* 0.6 um .*calibrate .* 0.5,0.6"):
+    with pytest.raises(StoreError, match=r"has pixels of 0.5 um .* not 0.5 um .* 0.6 um .*calibrate .* 0.5,0.6"):
         dfxm_dask.ingest(made / "s.h5", store, pixel_size=(0.5, 0.6), **again)
-    with pytest.raises(StoreError, match="holds another ingest"):
+    with pytest.raises(StoreError, match="contains a different ingest"):
         dfxm_dask.ingest(made / "s.h5", store, scan="all", roi=(4, 36, 2, 29))
     assert contents(store) == kept
     dfxm_dask.ingest(made / "s.h5", store, overwrite=True, **again)
@@ -340,7 +342,7 @@ def test_calibrate__the_beamline_says_the_scattering_plane(tmp_path: Path) -> No
         ledger.write_provenance(store, "raw", {"ingest": made | {"scattering_plane": record}})
         found = dfxm_dask.calibrate(store, magnification=13, dry_run=True)
         assert found.pixel_size == pytest.approx((0.5, 0.5 / np.tan(np.deg2rad(18))), rel=1e-12)
-        assert "stretched along x (assumed: the store does not tell the scattering plane)" in found.source
+        assert "stretched along x (assumed: the store does not record the scattering plane)" in found.source
     for wrong in ("z", "Y", "vertical", "1", "[y, x]", "yes", "''"):
         (tmp_path / "own.yaml").write_text(text.replace("scattering_plane: y", f"scattering_plane: {wrong}"))
         with pytest.raises(RecipeError, match=r"own\.yaml:\d+: 'scattering_plane': .*'y' or 'x'") as caught:
@@ -374,8 +376,8 @@ def test_calibrate__what_is_not_recorded_is_named(tmp_path: Path, copy: Any) -> 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b"", "is no calibration"),
-        (b'{"coordinates": {}, "withdrawn": []}', "is no calibration"),
+        (b"", "is not a calibration"),
+        (b'{"coordinates": {}, "withdrawn": []}', "is not a calibration"),
         (
             b'{"coordinates": {"y": {"count": 3, "start": 0, "pixel": 1, "attrs": {}}, "x": {"count": 3, "start": 0,'
             b' "pixel": 1, "attrs": {}}}, "withdrawn": ["../up/kam"]}',

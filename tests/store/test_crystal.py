@@ -110,8 +110,8 @@ def test_calibrate__a_killed_change_of_the_crystal_is_finished(copy: Any, monkey
 @pytest.mark.parametrize(
     ("lattice", "hkl", "said"),
     [
-        ("Al", None, "give it as"),
-        ([1, 2], None, "give it as"),
+        ("Al", None, "give a mapping"),
+        ([1, 2], None, "give a mapping"),
         ({}, None, "lacks parameter, x, z"),
         ({**LATTICE, "parameter": 4.05}, None, "parameter"),
         ({**LATTICE, "colour": 1}, None, "colour"),
@@ -123,7 +123,7 @@ def test_calibrate__a_killed_change_of_the_crystal_is_finished(copy: Any, monkey
         (None, (0, 0, float("nan")), "three whole numbers"),
         (LATTICE, (2, 0, 0), "^lattice: hkl: points along .* theta -80 degree"),
         (LIST, HKL, "scattering_vector in place of hkl"),
-        ({**LATTICE, "hkl": [0, 0, 2]}, (0, 0, 4), "give it once"),
+        ({**LATTICE, "hkl": [0, 0, 2]}, (0, 0, 4), "give the reflection once"),
     ],
 )
 def test_crystal__senseless_ones_are_refused(made: Path, copy: Any, lattice: Any, hkl: Any, said: str) -> None:

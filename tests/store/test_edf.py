@@ -75,7 +75,7 @@ def test_read_scan__edf_scans_of_one_folder_by_number(tmp_path: Path) -> None:
     write(tmp_path, later, names=[f"b{k}.edf" for k in range(6)], scan_number=12)
     assert [entry for entry, _ in list_scans(tmp_path)] == ["3.1", "12.1"]
     np.testing.assert_array_equal(all_frames(read(tmp_path, entry="12.1")), later)
-    with pytest.raises(SourceError, match=r"entry 1\.1: no such entry; entries are 3\.1, 12\.1"):
+    with pytest.raises(SourceError, match=r"entry 1\.1: does not exist; choose from the entries 3\.1, 12\.1"):
         read(tmp_path)
 
 
@@ -94,7 +94,7 @@ def test_refuses__edf_files_of_a_series_and_names_the_others(tmp_path: Path, giv
     (tmp_path / "dark.edf").write_text("no image")
     files, every = files[given], files
     words = rf"entry 1\.1: (is|are) {len(files)} of the {there} frames of this scan in the folder {tmp_path}; "
-    with pytest.raises(SourceError, match=words + "name the folder, or all files of the scan by a pattern") as caught:
+    with pytest.raises(SourceError, match=words + "give the folder, or all files of the scan with a pattern") as caught:
         read(files)
     assert ("--allow-partial as well" in caught.value.remedy) == (there < 6)
     assert read(str(tmp_path / "strain_*"), allow_partial=there < 6).found == len(every)  # the advice works
@@ -128,7 +128,7 @@ def test_refuses__edf_files_that_do_not_belong_together(
 
 def test_refuses__more_edf_files_than_commanded(tmp_path: Path) -> None:
     write(tmp_path, title="ascan mu 0 0.3 3 1")
-    with pytest.raises(SourceError, match="has 6 frames, the command asks for 4"):
+    with pytest.raises(SourceError, match="has 6 frames, but the command requests 4"):
         read(tmp_path)
 
 
@@ -167,15 +167,15 @@ def test_refuses__edf_headers_that_contradict_themselves(tmp_path: Path) -> None
     (file,) = write(tmp_path, per_file=6)
     good = file.read_bytes()
     for old, new, match in (
-        ("motor_mne = mu chi samz", "motor_mne = mu chi_samz", "motor_mne has 2 names, motor_pos 3 values"),
+        ("motor_mne = mu chi samz", "motor_mne = mu chi_samz", "motor_mne has 2 names, but motor_pos 3 values"),
         ("Dim_1 = 10", "Dim_1 = 11", "Size 240 in its header, but 12 x 11"),
         ("Dim_1 = 10", "Dim_1 = 00", "has frames of 12 x 0 pixels"),
         ("prefix = strain_", "Dim_3  = 2      ", r"frame 0 has shape \(2, 12, 10\)"),
         ("scan = ascan", "skan = ascan", "neither a title nor fscan_parameters"),
-        ("date = Thu Jul 06 03:41:29", "EDF_BinaryFileName = x.bin", "keeps its counts in another file"),
+        ("date = Thu Jul 06 03:41:29", "EDF_BinaryFileName = x.bin", "has its counts in another file"),
         ("date = Thu Jul 06 03:41:29", "Compression = RLE         ", "is compressed by"),
         ("ByteOrder = Low", "ByteOrder = Lxw", "has ByteOrder"),
-        ("DataType = UnsignedShort", "DataType = UnsignedWhort", "has DataType UnsignedWhort; write one such as"),
+        ("DataType = UnsignedShort", "DataType = UnsignedWhort", "has DataType UnsignedWhort; set a type such as"),
     ):
         file.write_bytes(good)
         header(file, old, new)
@@ -187,17 +187,17 @@ def test_frames__edf_that_changed_is_refused(tmp_path: Path) -> None:
     files = write(tmp_path)
     scan = read(tmp_path)
     files[3].write_bytes(files[3].read_bytes() + b" ")
-    with pytest.raises(SourceError, match=r"strain_0003\.edf .*changed while it was read"):
+    with pytest.raises(SourceError, match=r"strain_0003\.edf .*changed during reading"):
         list(frames(scan))
 
 
 def test_refuses__edf_loopscan_without_growing_times(tmp_path: Path) -> None:
     (file,) = write(tmp_path, per_file=6, title="loopscan 6")
     header(file, "epoch = 1499257495.0", "epoch = 1499257490.0")
-    with pytest.raises(SourceError, match="epoch does not grow at frame 3"):
+    with pytest.raises(SourceError, match="epoch does not increase at frame 3"):
         read(tmp_path)
     header(file, "epoch =", "epokk =")
-    with pytest.raises(SourceError, match="loopscan without times or exposure"):
+    with pytest.raises(SourceError, match="is a loopscan without times or exposure"):
         read(tmp_path)
 
 
@@ -224,8 +224,8 @@ def test_read_scan__edf_loopscan_is_ordered_by_time_where_points_have_no_number(
     [
         (1.5 + 1e-5 * np.arange(9), 1500.04, ""),
         (1.5 + 1e-2 * np.arange(9), 0.0, "samz moved from 1.5 to 1.58 mm"),
-        (np.where(np.arange(9) == 3, np.nan, 1.5), 0.0, "1 of 9 headers give no number for samz"),
-        (np.full(9, np.nan), 0.0, "9 of 9 headers give no number for samz"),
+        (np.where(np.arange(9) == 3, np.nan, 1.5), 0.0, "1 of 9 headers have no number for samz"),
+        (np.full(9, np.nan), 0.0, "9 of 9 headers have no number for samz"),
     ],
 )
 def test_ingest__z_of_headers_is_known_or_said_not_to_be(tmp_path: Path, samz: np.ndarray, z: float, said: str) -> None:

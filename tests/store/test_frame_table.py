@@ -83,7 +83,7 @@ def test_read_scan__tables_as_programs_write_them(tmp_path: Path, dialect: str) 
     scan = read(tmp_path)
     np.testing.assert_allclose(scan.axes[0].positions, MU)
     np.testing.assert_array_equal(on_grid(scan), COUNTS)
-    assert scan.remarks == ("columns of the table that are not used: n",)
+    assert scan.remarks == ("unused columns of the table: n",)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_read_scan__frames_go_where_their_rows_say(tmp_path: Path, way: str, see
         for axis, sign in ((names.index("chi"), 1), (names.index("phi"), -1)):
             if sign * np.diff(scan.axes[axis].positions)[0] < 0:
                 found = np.flip(found, 0 if sign == 1 else 1)
-        assert any("put in order of positions" in words for words in scan.remarks)
+        assert any("sorted by position" in words for words in scan.remarks)
     else:
         assert [a.name for a in scan.axes] == ["chi", "phi"]
         assert np.diff(scan.axes[1].positions)[0] < 0
@@ -165,13 +165,13 @@ def test_read_scan__repeats_are_chosen_and_never_averaged(tmp_path: Path, per: s
             SourceError, match=r"6 rows for 18 frames, 3 for each row.*--repeats point .* --repeats scan"
         ):
             read(tmp_path)
-    with pytest.raises(SourceError, match=r"holds 3 frames at each position; .*--scan.*: r1, r2, r3"):
+    with pytest.raises(SourceError, match=r"contains 3 frames at each position; .*--scan.*: r1, r2, r3"):
         read(tmp_path, **options)
     for k in range(3):
         scan = read(tmp_path, f"r{k + 1}", **options)
         np.testing.assert_array_equal(on_grid(scan), counts[repeat == k])
         assert (scan.found, scan.commanded) == (6, 6)
-    with pytest.raises(SourceError, match="name r1 to r3"):
+    with pytest.raises(SourceError, match="choose r1 to r3"):
         read(tmp_path, "r4", **options)
 
 
@@ -196,7 +196,7 @@ def test_read_scan__positions_in_names_that_also_count(tmp_path: Path) -> None:
         table(tmp_path / folder / "t.csv", {"mu": (order + 1) / (10 if folder == "decimals" else 1)})
     np.testing.assert_array_equal(on_grid(read(tmp_path / "decimals")), COUNTS)
     np.testing.assert_array_equal(on_grid(read(tmp_path / "padded")), COUNTS[np.argsort(order)])
-    with pytest.raises(SourceError, match=r"positions of a column in another order: mu_4\.tif.*a column 'file'"):
+    with pytest.raises(SourceError, match=r"positions of a column in a different order: mu_4\.tif.*a column 'file'"):
         read(tmp_path / "integers")
 
 
@@ -211,7 +211,7 @@ def test_read_scan__a_column_that_numbers_the_frames(tmp_path: Path, numbers: li
     scan = read(tmp_path)
     np.testing.assert_array_equal(on_grid(scan), COUNTS)
     table(tmp_path / "t.csv", {"frame": [n * n + 9 for n in numbers], "mu": MU[order]})
-    with pytest.raises(SourceError, match=r"column frame numbers frames from .*; restore frames"):
+    with pytest.raises(SourceError, match=r"column frame numbers frames from .*; restore missing frames"):
         read(tmp_path)
 
 
@@ -248,7 +248,9 @@ def test_read_scan__an_aborted_scan_whose_first_frames_may_be_lost(tmp_path: Pat
         tifffile.imwrite(tmp_path / f"a{first + k}.tif", COUNTS[k])
     table(tmp_path / "t.csv", {"frame": range(6), "mu": MU})
     if first:
-        with pytest.raises(SourceError, match=r"column frame numbers frames from 0 to 5, names of 4 files do not"):
+        with pytest.raises(
+            SourceError, match=r"column frame numbers frames from 0 to 5, but the names of 4 files do not"
+        ):
             read(tmp_path, allow_partial=True)
     else:
         np.testing.assert_allclose(read(tmp_path, allow_partial=True).axes[0].positions, MU[:4])
@@ -271,9 +273,9 @@ def test_read_scan__units_in_names(tmp_path: Path, column: str, factor: float, u
     scan = read(tmp_path, beamline=LINE if "energy" in column else load_beamline("id03", {column: "phi"}))
     np.testing.assert_allclose(scan.axes[0].positions, (17 + MU) * factor)
     assert scan.axes[0].units == unit
-    assert scan.remarks == ("column exposure has no unit and is taken in s",)
+    assert scan.remarks == ("column exposure has no unit; s is assumed",)
     table(tmp_path / "t.csv", {"mu": MU, "exposure [s]": ["slow"] * 6})
-    with pytest.raises(SourceError, match="column exposure holds no times"):
+    with pytest.raises(SourceError, match="column exposure contains no times"):
         read(tmp_path)
 
 
@@ -300,7 +302,7 @@ def test_read_scan__an_aborted_scan_with_a_table(tmp_path: Path) -> None:
     counts = known_counts(10)
     tiffs(tmp_path, counts)
     table(tmp_path / "t.csv", {"mu": 0.1 * fast, "chi": 0.5 * slow})
-    with pytest.raises(SourceError, match=r"12 rows for 10 frames; restore the 2 frames .* --allow-partial"):
+    with pytest.raises(SourceError, match=r"12 rows for 10 frames; restore the 2 missing frames.* --allow-partial"):
         read(tmp_path)
     scan = read(tmp_path, allow_partial=True)
     assert (scan.shape, scan.found, scan.commanded) == ((2, 4), 10, 12)

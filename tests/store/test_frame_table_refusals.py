@@ -21,10 +21,10 @@ from tests.store.frame_tables import COUNTS, LINE, MU, hdf5, on_grid, read, tabl
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
-        (["998.5", "999.0", "999.5", "1,000", "1,001", "1,002"], "mu holds 1,000 in line 5: thousands, or decimals"),
-        (['"1,000"'] * 5 + ['"1,001"'], "mu holds 1,000 in line 2: thousands, or decimals"),
-        (["0"] * 5 + ["1" * 200_000], "is no table of text"),
-        (["0"] * 5 + ["1_000"], "column mu holds 1_000 in line 7, where a position belongs"),
+        (["998.5", "999.0", "999.5", "1,000", "1,001", "1,002"], "mu contains 1,000 in line 5: thousands or decimals"),
+        (['"1,000"'] * 5 + ['"1,001"'], "mu contains 1,000 in line 2: thousands or decimals"),
+        (["0"] * 5 + ["1" * 200_000], "is not a table of text"),
+        (["0"] * 5 + ["1_000"], "column mu contains 1_000 in line 7 in place of a position"),
     ],
 )
 def test_refuses__cells_of_two_meanings(tmp_path: Path, cells: list[str], words: str) -> None:
@@ -34,7 +34,7 @@ def test_refuses__cells_of_two_meanings(tmp_path: Path, cells: list[str], words:
         read(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["palette", "several frames in one page", "not written in full"])
+@pytest.mark.parametrize("kind", ["palette", "several frames in one page", "not completely written"])
 def test_refuses__tiff_pages_that_are_no_whole_frames(tmp_path: Path, kind: str) -> None:
     files = tiffs(tmp_path)
     table(tmp_path / "t.csv", {"mu": MU})
@@ -45,7 +45,7 @@ def test_refuses__tiff_pages_that_are_no_whole_frames(tmp_path: Path, kind: str)
     else:
         with tifffile.TiffFile(files[0], mode="r+b") as file:
             file.pages[0].tags["StripByteCounts"].overwrite(0)
-    with pytest.raises(SourceError, match="picture in colour" if kind == "palette" else kind):
+    with pytest.raises(SourceError, match="colour" if kind == "palette" else kind):
         read(tmp_path)
 
 
@@ -67,13 +67,13 @@ def test_refuses__hdf5_images_that_were_never_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "pages", "words"),
     [
-        ("aaaabb", None, "4 rows name a.tif, which holds 3 frames"),
-        ("aaabbb", [0, 1, 7, 0, 1, 2], "page does not count the frames of a.tif one by one: line 4 holds 7"),
-        ("aaabbb", [0, 1, 2, 1, 1, 2], "frames of b.tif one by one: line 6 holds 1"),
-        ("aaabbb", ["p2", "p1", "p0"] * 2, "page holds p2 in line 2, no frame number"),
-        ("", [0, 1, 1, 2, 3, 4], "page numbers two rows 1, the second in line 4"),
-        ("", [0, 1, 2.5, 3, 4, 5], "page holds 2.5 in line 4, no frame number"),
-        ("", [0, 1, "", 3, 4, 5], "page holds nothing in line 4, no frame number"),
+        ("aaaabb", None, "4 rows name a.tif, which contains 3 frames"),
+        ("aaabbb", [0, 1, 7, 0, 1, 2], "page does not count the frames of a.tif one by one: line 4 contains 7"),
+        ("aaabbb", [0, 1, 2, 1, 1, 2], "frames of b.tif one by one: line 6 contains 1"),
+        ("aaabbb", ["p2", "p1", "p0"] * 2, "page contains p2 in line 2, not a frame number"),
+        ("", [0, 1, 1, 2, 3, 4], "page has the number 1 in two rows, the second in line 4"),
+        ("", [0, 1, 2.5, 3, 4, 5], "page contains 2.5 in line 4, not a frame number"),
+        ("", [0, 1, "", 3, 4, 5], "page contains nothing in line 4, not a frame number"),
     ],
 )
 def test_refuses__pages_that_the_rows_do_not_count(tmp_path: Path, files: str, pages: Any, words: str) -> None:
@@ -89,7 +89,7 @@ def test_refuses__a_frame_of_the_same_name_in_another_folder(tmp_path: Path) -> 
     for name in ("one", "two"):
         tiffs(tmp_path / name)
     path = table(tmp_path / "t.csv", {"file": [f"two/data_{k:05d}.tif" for k in range(6)], "mu": MU})
-    with pytest.raises(SourceError, match=r"line 2 names .*two.data_00000.tif, and the frames .* hold .*one"):
+    with pytest.raises(SourceError, match=r"line 2 names .*two.data_00000.tif, but the given frames include .*one"):
         read([tmp_path / "one", path])
     assert all("two" in piece.file for piece in read(path).pieces)
 
@@ -100,7 +100,7 @@ def test_refuses__units_of_another_quantity(tmp_path: Path, column: str) -> None
     table(tmp_path / "t.csv", {"diffry": MU, column: [1 + v for v in MU]})
     motor, unit = column.rstrip("]").replace(" [", "_").split("_")
     line = load_beamline("id03", {column: "phi"}) if "_" in column else LINE
-    with pytest.raises(SourceError, match=rf"column {motor}.* is in {unit}, and .*; correct the unit, map"):
+    with pytest.raises(SourceError, match=rf"column {motor}.* is in {unit}, but .*; correct the unit, map"):
         read(tmp_path, beamline=line)
 
 
@@ -108,7 +108,7 @@ def test_refuses__units_of_another_quantity(tmp_path: Path, column: str) -> None
 def test_refuses__choices_that_a_table_leaves_no_room_for(tmp_path: Path, options: dict[str, str]) -> None:
     tiffs(tmp_path)
     table(tmp_path / "t.csv", {"mu": MU})
-    with pytest.raises(DfxmError, match="means nothing for the format of this source; leave it out"):
+    with pytest.raises(DfxmError, match="has no effect for the format of this source; omit it"):
         read(tmp_path, **options)
 
 
@@ -173,32 +173,32 @@ def spoil(kind: str, folder: Path) -> dict[str, Any]:
     ("kind", "words"),
     [
         ("row too few", "has 5 rows for 6 frames; write one row for each frame"),
-        ("row too many", "has 7 rows for 6 frames; restore the 1 frames that are missing, or remove their rows"),
+        ("row too many", "has 7 rows for 6 frames; restore the 1 missing frames, or remove their rows"),
         ("no names", "line 2|does not name its columns"),
-        ("gap in numbers", r"do not count them one by one: .*; restore frames that are missing, or name the frame of"),
+        ("gap in numbers", r"do not number them consecutively: .*; restore missing frames, or add a column"),
         ("missing", r"line 5 names the frame 'data_00003\.tif', which is missing; restore it"),
         ("empty", r"2 of 6 files are empty: data_00001\.tif, data_00004\.tif; restore them"),
-        ("named twice", r"1 frames are in no row: data_00004|6 rows for 5 frames"),
-        ("in no row", r"1 frames are in no row: data_00005\.tif; add their rows"),
-        ("twice", "rows 3, 4 have the same positions, and other positions have fewer rows; remove"),
-        ("hole", r"6 rows make no complete grid of mu \(3 positions\), chi \(3 positions\)"),
-        ("word", "column mu holds ERR in line 5, where a position belongs"),
-        ("blank", "column mu holds nothing in line 5, where a position belongs"),
-        ("unit", "column mu has the unit 'readback', which is not known; write deg"),
-        ("still", "none of the motors mu moves from row to row"),
-        ("no motor", r"no column is a motor of an axis: file, theta .*--motor theta=phi"),
+        ("named twice", r"has no row for 1 frames: data_00004|6 rows for 5 frames"),
+        ("in no row", r"has no row for 1 frames: data_00005\.tif; add their rows"),
+        ("twice", "rows 3, 4 have the same positions, while other positions have fewer rows; remove"),
+        ("hole", r"6 rows do not form a complete grid of mu \(3 positions\), chi \(3 positions\)"),
+        ("word", "column mu contains ERR in line 5 in place of a position"),
+        ("blank", "column mu contains nothing in line 5 in place of a position"),
+        ("unit", "column mu has the unknown unit 'readback'; use deg"),
+        ("still", "has no moving motor among mu"),
+        ("no motor", r"has no column for a motor of an axis: file, theta .*--motor theta=phi"),
         ("three axes", "scans 3 motors"),
         ("shape", r"data_00002\.tif has frames of 11 x 10 of uint16, .* of 12 x 10 of uint16"),
         ("dtype", r"data_00002\.tif has frames of 12 x 10 of uint32"),
-        ("float", "holds float32, not counts"),
-        ("colour", r"frames of shape \(12, 10, 3\): a picture in colour"),
+        ("float", "contains float32, not counts"),
+        ("colour", r"frames of shape \(12, 10, 3\), a colour"),
         ("text", r"data_00002\.tif is not a readable TIFF file"),
         ("cut", r"data_00002\.tif is (truncated|not a readable TIFF)"),
         ("column twice", "has two columns 'mu'"),
-        ("no table", r"comes with no table .*name the table of its motor positions"),
-        ("short line", "line 6 has 1 cells, the first row names 2 columns"),
-        ("two tables", r"comes with 2 tables: .*t\.csv, .*u\.csv; name the table"),
-        ("no row", "names columns, and has no row below them"),
+        ("no table", r"comes with no table .*give the table of its motor positions"),
+        ("short line", "line 6 has 1 cells, but the first row names 2 columns"),
+        ("two tables", r"comes with 2 tables: .*t\.csv, .*u\.csv; give the table"),
+        ("no row", "names columns but has no rows"),
     ],
 )
 def test_refuses__tables_and_frames_that_do_not_match(tmp_path: Path, kind: str, words: str) -> None:
@@ -219,7 +219,7 @@ def test_frames__of_a_tiff_that_changed_meanwhile(tmp_path: Path) -> None:
     table(tmp_path / "t.csv", {"mu": MU})
     scan = read(tmp_path)
     tifffile.imwrite(files[4], COUNTS[0][:3])
-    with pytest.raises(SourceError, match=r"data_00004\.tif .*changed while it was read"):
+    with pytest.raises(SourceError, match=r"data_00004\.tif .*changed during reading"):
         list(frames(scan))
 
 

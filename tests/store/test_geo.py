@@ -119,7 +119,7 @@ def test_read_scan__geo_title_by_command(tmp_path: Path) -> None:
 def test_read_scan__geo_title_that_contradicts_the_motors(tmp_path: Path, title: str) -> None:
     path, _ = write_geo(tmp_path / "g", phi=line(6e-4, 7), title=title)
     with pytest.raises(
-        SourceError, match=r"title moves phi from .* rad .*; say --positions motor or --positions command"
+        SourceError, match=r"title moves phi from .* rad .*; use --positions motor or --positions command"
     ):
         read(path)
     (axis,) = read(path, positions="motor").axes
@@ -134,7 +134,7 @@ def test_read_scan__geo_title_that_contradicts_the_motors(tmp_path: Path, title:
 def test_read_scan__geo_without_a_command(tmp_path: Path, title: str) -> None:
     path, _ = write_geo(tmp_path / "g", phi=line(6e-4, 7), title=title)
     assert read(path).shape == (7,)
-    with pytest.raises(SourceError, match="title does not say how phi moves; say --positions motor"):
+    with pytest.raises(SourceError, match="title does not contain the motion of phi; use --positions motor"):
         read(path, positions="command")
 
 
@@ -143,7 +143,7 @@ def test_read_scan__geo_without_a_command(tmp_path: Path, title: str) -> None:
     [
         ({"phi": line(6e-4, 5), "z": line(1, 3)}, r"scans z, which moves the layer; simulate each layer in a file"),
         ({"phi": line(6e-4, 3), "chi": line(1e-3, 3), "two_dtheta": line(1e-4, 2)}, "scans 3 motors"),
-        ({"phi": line(6e-4, 5), "dtype": "float32"}, r"float32, not counts; give the configuration .* a \[detector\]"),
+        ({"phi": line(6e-4, 5), "dtype": "float32"}, r"float32, not counts; add a \[detector\]"),
     ],
 )
 def test_refuses__geo_files_that_are_no_scan(tmp_path: Path, options: dict[str, Any], words: str) -> None:
@@ -155,7 +155,7 @@ def test_refuses__geo_positions_off_the_grid(tmp_path: Path) -> None:
     path, _ = write_geo(tmp_path / "g", phi=line(6e-4, 4), chi=line(1e-3, 3))
     with h5py.File(path, "a") as file:
         file["1.1/instrument/positioners/chi"][5] = 0.01
-    with pytest.raises(SourceError, match="the positions make no grid of chi"):
+    with pytest.raises(SourceError, match="the positions do not form a grid of chi"):
         read(path)
 
 

@@ -45,7 +45,7 @@ def end(process: subprocess.Popen[bytes], how: int) -> None:
 def test_hold__the_second_is_refused_and_told_by_whom(tmp_path: Path) -> None:
     process = owner(tmp_path)
     begun = time.monotonic()
-    with pytest.raises(LockedError, match=rf"recipe x: .* is held by .*pid {process.pid}.*: reduce\); wait for it"):
+    with pytest.raises(LockedError, match=rf"recipe x: .* is held by .*pid {process.pid}.*: reduce\); wait until"):
         hold(tmp_path, what="recipe x").__enter__()
     assert time.monotonic() - begun < 1
     with pytest.raises(LockedError, match="is held by"):
@@ -107,11 +107,11 @@ def test_fence__who_was_robbed_finds_out_and_does_not_rob_back(tmp_path: Path) -
     with hold(tmp_path, what="old") as fence:
         fence.check()
         foreign(tmp_path, 0)
-        with pytest.raises(StoreError, match=r"no longer that of this run; it is held by .*elsewhere.*let the other"):
+        with pytest.raises(StoreError, match=r"no longer belongs to this run but to .*elsewhere.*let the other"):
             fence.check()
     assert json.loads((tmp_path / "lock").read_text())["token"] == "theirs"
     (tmp_path / "lock").unlink()
-    with pytest.raises(StoreError, match="held by nobody"):
+    with pytest.raises(StoreError, match="but to nobody"):
         fence.check()
 
 
@@ -124,7 +124,7 @@ def test_hold__damaged_lock_is_nobodys(tmp_path: Path) -> None:
 
 def test_hold__place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"cannot be written .*choose another place"):
+    with pytest.raises(StoreError, match=r"cannot be written .*choose another folder"):
         hold(tmp_path / "file" / "folder", what="x").__enter__()
 
 

@@ -134,7 +134,7 @@ def test_ingest__by_a_reader_of_another_package(tmp_path: Path, plugged: Any) ->
 def test_refuses__a_path_of_several_formats(tmp_path: Path, plugged: Any) -> None:
     plugged(raw_reader("raw"), raw_reader("raw2"))
     COUNTS.tofile(tmp_path / "a.raw")
-    words = r"a\.raw: fits several formats: raw, raw2; say --format raw or --format raw2"
+    words = r"a\.raw: matches several formats: raw, raw2; use --format raw or --format raw2"
     with pytest.raises(SourceError, match=words):
         dfxm_dask.ingest(tmp_path / "a.raw", tmp_path / "s.zarr")
     assert readers.read_scan(tmp_path / "a.raw", format="raw2", beamline=LINE).format == "raw2"
@@ -170,9 +170,9 @@ def test_refuses__plug_ins_that_are_no_readers(plugged: Any, fault: str) -> None
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"format": "blis"}, r"format 'blis': is not known.*bliss.*; name one of bliss, edf"),
-        ({"positions": "title"}, "positions='title': is not known; give 'motor' or 'command'"),
-        ({"repeats": "3"}, "repeats='3': is not known; give 'point' or 'scan'"),
+        ({"format": "blis"}, r"format 'blis': is unknown.*bliss.*; choose from bliss, edf"),
+        ({"positions": "title"}, "positions='title': is unknown; give 'motor' or 'command'"),
+        ({"repeats": "3"}, "repeats='3': is unknown; give 'point' or 'scan'"),
     ],
 )
 def test_ingest__refuses_choices_that_there_are_not(tmp_path: Path, options: dict[str, Any], words: str) -> None:
@@ -198,15 +198,15 @@ def test_read_scan__positions_are_those_of_motors_or_of_the_command(tmp_path: Pa
     scan = readers.read_scan(path, beamline=LINE, positions="command")
     np.testing.assert_allclose(np.diff(scan.axes[1].positions), 0.01)
     assert scan.axes[1].source == "commanded"
-    assert "set aside on request" in scan.axes[1].position
+    assert "ignored on request" in scan.axes[1].position
 
 
 def test_read_scan__positions_of_motors_need_them(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "m.h5", positioner="absent").path
-    with pytest.raises(SourceError, match="has no position of motor mu for each frame; say --positions command"):
+    with pytest.raises(SourceError, match="has no position of motor mu for each frame; use --positions command"):
         readers.read_scan(path, beamline=LINE, positions="motor")
     mixed = {"mu": np.random.default_rng(0).permutation(15) * 0.01, "chi": 0.1 * (np.arange(15) // 5)}
     grid: dict[str, Any] = {"command": "fscan2d", "motors": ("chi", "mu"), "shape": (3, 5), "starts": (0, 0)}
     path = write_bliss(tmp_path / "n.h5", **grid, steps=(0.1, 0.01), readbacks=mixed).path
-    with pytest.raises(SourceError, match=r"motor mu|turns back"):
+    with pytest.raises(SourceError, match=r"motor mu|reverses"):
         readers.read_scan(path, beamline=LINE, positions="motor")

@@ -161,9 +161,9 @@ def test_simulate__movie_and_reflections(tmp_path: Path) -> None:
 def test_simulate__another_plan_is_refused_and_overwritten(written: Path, tmp_path: Path) -> None:
     path = tmp_path / "again.zarr"
     simulate("easy", path, layers=1, shape=(16, 24), seed=1)
-    with pytest.raises(StoreError, match="holds another simulate"):
+    with pytest.raises(StoreError, match="contains a different simulate"):
         simulate("easy", path, layers=1, shape=(16, 24), seed=2)
-    with pytest.raises(StoreError, match="holds another simulate"):
+    with pytest.raises(StoreError, match="contains a different simulate"):
         simulate("empty", path, layers=1, shape=(16, 24), seed=1)
     tree = simulate("easy", path, layers=1, shape=(16, 24), seed=2, overwrite=True)
     assert recorded_steps(tree["raw"].attrs)["ingest"]["parameters"]["seed"] == 2
@@ -174,11 +174,11 @@ def test_simulate__measured_counts_are_never_replaced(tmp_path: Path) -> None:
     simulate("empty", tmp_path / "a.h5", format="bliss", **tiny)
     dfxm_dask.ingest(tmp_path / "a.h5", tmp_path / "real.zarr")
     before = contents(tmp_path / "real.zarr")
-    with pytest.raises(StoreError, match="holds another ingest"):
+    with pytest.raises(StoreError, match="contains a different ingest"):
         simulate("easy", tmp_path / "real.zarr", **tiny)
     assert contents(tmp_path / "real.zarr") == before
     dfxm_dask.open_scan(tmp_path / "real.zarr")
-    with pytest.raises(StoreError, match="holds another ingest"):
+    with pytest.raises(StoreError, match="contains a different ingest"):
         dfxm_dask.ingest(tmp_path / "a.h5", tmp_path / "a_truth.zarr")
     dfxm_dask.open_scan(tmp_path / "a_truth.zarr")
 
@@ -246,7 +246,7 @@ def test_simulate__a_changed_preset_is_not_mixed_in(tmp_path: Path, monkeypatch:
 
     monkeypatch.setitem(presets.PRESETS, "easy", replace(one, build=other))
     assert simulate("easy", **SMALL)["raw"].counts.data.name != simulate("empty", **SMALL)["raw"].counts.data.name
-    with pytest.raises(StoreError, match="holds another simulate"):
+    with pytest.raises(StoreError, match="contains a different simulate"):
         simulate("easy", path, **SMALL)
 
 
@@ -256,7 +256,7 @@ def test_simulate__a_lost_table_is_noticed(tmp_path: Path) -> None:
     shutil.rmtree(path / "truth" / "spacing")
     with pytest.raises(IncompleteError, match="spacing"):
         dfxm_dask.open_scan(path)
-    with pytest.raises(StoreError, match=r"spacing.* is missing; restore the file, or say --overwrite"):
+    with pytest.raises(StoreError, match=r"spacing.* is missing; restore the file, or use --overwrite"):
         simulate("easy", path, layers=1, shape=(16, 16))
 
 
@@ -307,6 +307,6 @@ def test_calibrate__a_simulated_store(tmp_path: Path) -> None:
     before = contents(store)
     assert not dfxm_dask.calibrate(store, pixel).changed
     for other in (pixel[::-1], (0.2, 0.2), (pixel[0], pixel[1] * 1.001)):
-        with pytest.raises(StoreError, match=r"is simulated, with pixels of 0\.04"):
+        with pytest.raises(StoreError, match=r"is simulated with pixels of 0\.04"):
             dfxm_dask.calibrate(store, other)
     assert contents(store) == before

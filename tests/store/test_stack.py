@@ -325,7 +325,7 @@ def test_stacked__order_and_distance_after_conversion(
     if right:
         np.testing.assert_allclose([layer_z(s) for s in read(path)], np.sort(places) * 1e3)
     else:
-        with pytest.raises(SourceError, match="one place"):
+        with pytest.raises(SourceError, match="one position"):
             read(path)
 
 
@@ -349,8 +349,8 @@ def test_stacked__no_unit_of_z_is_assumed_beside_a_recorded_one(tmp_path: Path, 
     [
         ((1.0, 1.0, 1.0), (5.0, 5.1, 5.2), "--motor difftz=z"),
         ((1.0, 1.002, 0.999), (5.0, 5.1, 5.2), "--motor difftz=z"),
-        ((1.0, 1.1, 1.2), (5.0, 5.1, 5.2), "samz moves as well: give --z"),
-        ((1.0, 1.1, 1.2), (5.0, 5.0, 5.02), "samz moves as well: give --z"),
+        ((1.0, 1.1, 1.2), (5.0, 5.1, 5.2), "samz also moves: give --z"),
+        ((1.0, 1.1, 1.2), (5.0, 5.0, 5.02), "samz also moves: give --z"),
         ((1.0, 1.1, 1.2), (5.0, 5.0, 5.005), None),
     ],
 )
@@ -367,7 +367,7 @@ def test_stacked__of_two_z_motors_one_moves_the_layers(
     with pytest.raises(SourceError) as caught:
         read(path)
     assert remedy in str(caught.value)
-    given = {"z": [0.0, 1.0, 2.0]} if "as well" in remedy else {}
+    given = {"z": [0.0, 1.0, 2.0]} if "also" in remedy else {}
     line = LINE if given else load_beamline("id03", {"difftz": "z"})
     scans, _ = read_layers(path, "all", beamline=line, detector=None, roots=[], allow_partial=False, **given)
     assert [s.z for s in scans] == given.get("z", list(difftz))

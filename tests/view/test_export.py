@@ -128,7 +128,7 @@ def test_export__parquet_holds_the_same(whole, tmp_path):
 def test_export__parquet_without_pyarrow_is_refused_before_anything_is_written(whole, tmp_path, monkeypatch):
     monkeypatch.setattr("dfxm_dask.view.export.tables.find_spec", lambda name: None)
     with pytest.raises(
-        InputError, match=r"Parquet: needs pyarrow, which is not installed; pip install 'dfxm_dask\[parq"
+        InputError, match=r"Parquet: requires pyarrow, which is not installed; pip install 'dfxm_dask\[parq"
     ):
         export(whole[0], tmp_path / "out", parquet=True)
     assert not (tmp_path / "out").exists()
@@ -182,6 +182,39 @@ def test_export__planes_for_paraview(whole):
         np.testing.assert_array_equal(data["spacing"], given["spacing"][1])
         np.testing.assert_array_equal(data["normal"], given["normal"][1])
         np.testing.assert_array_equal(data["kept"], [0, 1])
+        assert {name: values.attrs["units"] for name, values in data.items() if values.attrs["units"] != "1"} == {
+            "centre": "um",
+            "spacing": "um",
+        }
+        assert file["VTKHDF/Points"].attrs["units"] == "um"
+        assert set(file["VTKHDF/FieldData/units"].asstr()) == {"Points: um", "centre: um", "spacing: um"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "cells"), [("points", 200), ("planes", 2), ("lines", 4)])
+def test_export__vtk_reads_scenes_with_their_units(whole, name, cells):
+    reader = pytest.importorskip("vtkmodules.vtkIOHDF").vtkHDFReader()
+    from vtkmodules.util.numpy_support import vtk_to_numpy
+
+    reader.SetFileName(str(whole[1] / f"{name}.vtkhdf"))
+    reader.Update()
+    found = reader.GetOutputDataObject(0)
+    assert found.GetNumberOfCells() == cells
+    units = found.GetFieldData().GetAbstractArray("units")
+    assert "Points: um" in [units.GetValue(k) for k in range(units.GetNumberOfValues())]
+    with h5py.File(whole[1] / f"{name}.vtkhdf") as file:
+        np.testing.assert_array_equal(vtk_to_numpy(found.GetPoints().GetData()), file["VTKHDF/Points"])
+
+
+def test_export__ome_zarr_is_valid_to_its_own_models(whole):
+    models = pytest.importorskip("ome_zarr_models.v05")
+    path = whole[1] / "volume.ome.zarr"
+    for group in (path, path / "labels/label"):
+        image = models.Image.from_zarr(zarr.open_group(str(group), mode="r"))
+        (scales,) = image.ome_attributes.multiscales
+        assert [(axis.name, axis.unit) for axis in scales.axes] == [(dim, "micrometer") for dim in SPACE]
+        scale, translation = scales.datasets[0].coordinateTransformations
+        assert (scale.scale, translation.translation) == ([2.0, 0.04, 0.12], [7.0, 10.0, 20.0])
 
 
 def test_export__lines_run_in_their_patches_and_junctions_where_patches_meet(whole):
@@ -206,7 +239,7 @@ def test_planes_of__and_lines_of__say_what_is_not_known():
     found["corner"][1, 2] = np.nan
     notes: list[str] = []
     planes, lines = planes_of(found, notes), lines_of(found, notes)
-    assert notes == ["boundaries not drawn, for their corners are not known: 1"]
+    assert notes == ["boundaries not drawn because their corners are unknown: 1"]
     assert planes is not None
     assert planes.cell_data["boundary"].tolist() == [0]
     assert lines is not None
@@ -218,8 +251,8 @@ def test_planes_of__and_lines_of__say_what_is_not_known():
         assert content is not None
         assert len(content.points) == 0
     assert notes == [
-        "boundaries not drawn, for their corners are not known: 0, 1",
-        "junction 0 not drawn, for the patches of its boundaries do not reach it together",
+        "boundaries not drawn because their corners are unknown: 0, 1",
+        "junction 0 not drawn because the patches of its boundaries have no common range along it",
     ]
 
 
@@ -292,7 +325,7 @@ def test_export__volume_keeps_gaps_of_absent_layers(tmp_path):
     grid = {"z": [3.0, 2.0, 0.0, -1.0], "y": np.arange(30) * 0.1, "x": np.arange(40) * 0.1}  # falling, 1 is absent
     store = write_store(tmp_path / "s.zarr", {"volume": {"label": (SPACE, label)}}, **grid)
     _, notes = export(store, tmp_path / "out")
-    assert notes == ["layers that the store does not have are empty in the volume: z = 1.0"]
+    assert notes == ["layers absent from the store are empty in the volume: z = 1.0"]
     path = tmp_path / "out" / "volume.ome.zarr"
     found = zarr.open_array(str(path / "labels/label/0"), mode="r")[:]
     np.testing.assert_array_equal(found, np.stack([label[3], label[2], 0 * label[0], label[1], label[0]]))
@@ -310,7 +343,7 @@ def test_even_layers__hold_motor_noise_and_refuse_the_rest():
     assert absent == [pytest.approx(3, abs=0.01)]
     assert even_layers(np.array([5.0]))[1].tolist() == [0]
     for uneven in ([0.0, 1.0, 2.4], [0.0, 0.0, 1.0]):
-        with pytest.raises(InputError, match=r"um apart, on no even grid; export tables and points"):
+        with pytest.raises(InputError, match=r"um apart, not evenly spaced; export maps, tables and points"):
             even_layers(np.array(uneven))
     for sparse in ([0.0, 1e-4, 1.0, 2.0], [0.0, 1.0, 100.0], [0.0, 0.5, 1.0, 50.0]):
         with pytest.raises(InputError, match=r"an even grid would have \d+ layers for [34]"):

@@ -1,4 +1,4 @@
-"""What a file records of camera and optics: settings that every layer of a stack must share, and the full well."""
+"""Recorded settings of camera and optics, which all layers of a stack must share, and the full well."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dfxm_dask.sources.source import Piece
 from dfxm_dask.sources.units import base_unit
 
 Settings = dict[str, str | float]
-# Where and how files were written, how many frames, and what is measured anew each time: no settings.
+# Paths and modes of file writing, numbers of frames, and readings that change every time are not settings.
 NO_SETTING = re.compile(
     r"saving|statistic|history|buffer|temperature|date|time_?stamp$|(^|/)(acq_)?nb_frames$|latency|dead_?time|live_?time"
     r"|directory|prefix|suffix|index|pixel_size|/(header|plot)$|file",
@@ -23,7 +23,7 @@ NO_SETTING = re.compile(
 )
 SMALL_ARRAY = re.compile(r"roi|region|bin|flip|offset|size|corner", re.IGNORECASE)
 OPTICS = re.compile(r"magnif|objective|zoom|wavelength|energy|distance", re.IGNORECASE)
-ELSEWHERE = ("positioners_", "fscan_parameters")  # where motors stood before and after, and the command
+ELSEWHERE = ("positioners_", "fscan_parameters")  # positions of motors before and after, and the command
 LIMA = ("detector_information", "acquisition", "image_operation")
 DEPTHS = re.compile(r"(^|[/_])(bit_?depth(_readout)?|image_depth|depth|bpp|bits_per_pixel|image_type|image_lima_type)$")
 BINNING = re.compile(r"bin(ning)?(?:[_/]?([xy]))?$")
@@ -31,7 +31,7 @@ LARGEST = 8
 
 
 def setting(value: Any) -> str | float | None:
-    """A value as it is compared and kept: a finite number, or words."""
+    """A value in the form for comparison and storage: a finite number, or text."""
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, bool | np.bool_ | int | float | np.number):
@@ -48,9 +48,9 @@ def camera_settings(sources: Sources, entry: h5py.Group, detector: str, pieces: 
     if isinstance(instrument, h5py.Group):
         names: list[bytes] = []
         try:
-            instrument.id.links.visit(names.append)  # opens no object: there may be hundreds of motors
+            instrument.id.links.visit(names.append)  # opens no object, since there may be hundreds of motors
         except (OSError, RuntimeError, KeyError):
-            names = []  # what is read of them later says what is wrong
+            names = []  # later reads raise the error
         for name in (n.decode("utf-8", "replace") for n in names):
             if name.count("/") < 2 and OPTICS.search(name) and not name.startswith((f"{detector}/", *ELSEWHERE)):
                 found |= dict(_walk(sources, _reach(sources, instrument, name), name, 0, arrays=False))
@@ -60,7 +60,7 @@ def camera_settings(sources: Sources, entry: h5py.Group, detector: str, pieces: 
 
 
 def _lima(sources: Sources, piece: Piece) -> Settings:
-    """What LIMA writes beside the frames."""
+    """Settings that LIMA writes beside the frames."""
     found: Settings = {}
     file = sources.open_linked(sources.master, piece.file, what="a camera file", keep=False)
     entry = _reach(sources, file["/"], piece.dataset.strip("/").split("/")[0])
@@ -78,7 +78,7 @@ def _groups(sources: Sources, parent: Any) -> list[h5py.Group]:
 
 
 def _reach(sources: Sources, parent: h5py.Group, name: str) -> Any:
-    """An object of which nothing depends: a link that leads nowhere is as good as none."""
+    """An optional object, or None; a broken link counts as absent."""
     try:
         return sources.find(parent, name, keep=False)
     except SourceError:
@@ -107,13 +107,13 @@ def _walk(
 
 
 def full_well(settings: Mapping[str, str | float], dtype: np.dtype[Any]) -> tuple[float, str]:
-    """Counts of a pixel whose well is full, NaN where unknown, and what says so.
+    """Counts of a pixel with a full well, NaN if unknown, and the source.
 
     Notes
     -----
-    A recorded saturation value goes first. Without one it is 2^b - 1 for a recorded depth of b bits, times the number
-    of accumulated frames; without a depth the largest value of an unsigned dtype. Sums of frames or pixels (signed
-    integers, accumulation, binning) of unknown depth or number have no level that could be told.
+    A recorded saturation value has priority. Next comes 2^b - 1 for a recorded depth of b bits, times the number of
+    accumulated frames; then the largest value of an unsigned dtype. Sums of frames or pixels (signed integers,
+    accumulation, binning) of unknown depth or number have no known level.
     """
     words = {name.rsplit("/", 1)[-1]: value for name, value in settings.items()}
     largest = float(np.iinfo(dtype).max)
@@ -126,19 +126,19 @@ def full_well(settings: Mapping[str, str | float], dtype: np.dtype[Any]) -> tupl
     frames = float(number) if isinstance(number, float) and number >= 1 else None if summed else 1.0
     binned = [value for name, value in settings.items() if BINNING.search(name) and max(_bins(value)) > 1]
     if frames is None:
-        return np.nan, "unknown: frames are accumulated, and their number is not recorded"
+        return np.nan, "unknown: the number of accumulated frames is not recorded"
     if binned:
         return np.nan, f"unknown: pixels are binned ({binned[0]}), on the chip or as a sum"
     if bits:
         words_used = f"{bits} bit" + (f" x {frames:g} accumulated frames" if frames > 1 else "")
         return min((2.0**bits - 1) * frames, largest), f"recorded depth: {words_used}"
     if dtype.kind == "i" or frames > 1:
-        return np.nan, "unknown: sums of frames of a depth that is not recorded"
+        return np.nan, "unknown: sums of frames without a recorded depth"
     return largest, f"largest value of {dtype}; the file records no depth of the camera"
 
 
 def _bits(value: str | float) -> int | None:
-    """Depth in bits: 12, "12", "Bpp12"; the signed formats of sums ("Bpp32S") are no depth of a camera."""
+    """Depth in bits: 12, "12", "Bpp12"; signed formats of sums ("Bpp32S") are not a depth of a camera."""
     number = re.fullmatch(r"(?:Bpp)?(\d+)(?:\.0)?", f"{value:g}" if isinstance(value, float) else value)
     return int(number[1]) if number and 6 <= int(number[1]) <= 32 else None
 
@@ -148,7 +148,7 @@ def _bins(value: str | float) -> list[int]:
 
 
 def binning(settings: Mapping[str, str | float]) -> tuple[int, int]:
-    """Camera pixels along y and x that make one pixel of a frame; LIMA writes x before y.
+    """Number of camera pixels along y and x in one pixel of a frame; LIMA writes x before y.
 
     Examples
     --------

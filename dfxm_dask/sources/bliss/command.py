@@ -1,6 +1,6 @@
-"""Scan commands: which motors were to move, from where, in which steps, and how often.
+"""Scan commands: commanded motors, start positions, steps and numbers of positions.
 
-``ascan`` and its kin count intervals (one frame more); ``fscan``, ``fscan2d`` and ``loopscan`` count frames.
+``ascan`` and related commands count intervals (one frame more); ``fscan``, ``fscan2d`` and ``loopscan`` count frames.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from dfxm_dask.sources.units import factor_between
 
 KNOWN = "fscan, fscan2d, ascan, dscan, a2scan, d2scan, amesh, dmesh, loopscan"
 REWIND, ZIGZAG = "REWIND", "ZIGZAG"
-TITLE_UNITS = ("rad", "mrad", "urad", "degree", "mm", "um", "m")  # that a title may be in beside positions in others
+TITLE_UNITS = ("rad", "mrad", "urad", "degree", "mm", "um", "m")  # units of a title whose positions have other units
 
 
 @dataclass(frozen=True)
 class Drive:
     """One motor as commanded: ``count`` positions from ``start`` by ``step``.
 
-    ``relative``: counted from where the motor stood before. ``moving``: moves on during each exposure, which begins
-    at the commanded position. ``partners`` move with it, so that they share its axis.
+    ``relative``: relative to the position of the motor before the scan. ``moving``: the motor moves during each
+    exposure, which starts at the commanded position. ``partners`` move together with the motor and share its axis.
     """
 
     motor: str
@@ -39,10 +39,10 @@ class Drive:
 
 @dataclass(frozen=True)
 class Command:
-    """A scan command: drives slow first (none for a loopscan), and the way of the fast one.
+    """A scan command: drives, slow first (none for a loopscan), and the direction of the fast drive.
 
-    ``mode`` is REWIND or ZIGZAG, or None where the command does not say. ``exposure`` and ``period`` are in s.
-    ``titled``: only a title spells it, whose numbers name neither their meaning nor their unit.
+    ``mode`` is REWIND or ZIGZAG, or None if the command does not record it. ``exposure`` and ``period`` are in s.
+    ``titled``: the command comes from a title, whose numbers have neither names nor units.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Command:
 
 
 class _Words:
-    """The words of a title, taken one after the other."""
+    """The words of a title, in sequence."""
 
     def __init__(self, title: str, asked: str) -> None:
         self.title, self.asked = title, asked
@@ -73,19 +73,19 @@ class _Words:
         try:
             value = float(word)
         except ValueError:
-            raise self.wrong(f"has {word!r} where a number belongs") from None
+            raise self.wrong(f"has {word!r} in place of a number") from None
         if not math.isfinite(value):
-            raise self.wrong(f"has {word!r} where a number belongs")
+            raise self.wrong(f"has {word!r} in place of a number")
         return value
 
     def whole(self, least: int) -> int:
         value = self.number()
         if value != int(value) or value < least:
-            raise self.wrong(f"has {value:g} where a count belongs")
+            raise self.wrong(f"has {value:g} in place of a count")
         return int(value)
 
     def optional(self) -> float | None:
-        """A positive number, if there is one left."""
+        """The next positive number, if any."""
         try:
             value = self.number()
         except SourceError:
@@ -97,7 +97,7 @@ class _Words:
 
 
 def parse_title(title: str, asked: str) -> Command:
-    """The command that a title spells.
+    """The command in a title.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def parse_title(title: str, asked: str) -> Command:
     Raises
     ------
     SourceError
-        Unknown command, or not the arguments that it takes.
+        Unknown command, or wrong arguments.
     """
     words = _Words(title, asked)
     name = words.words[0].lower() if words.words else ""
@@ -135,23 +135,23 @@ def parse_title(title: str, asked: str) -> Command:
         count = words.whole(0)
         return Command(name, (), count, None, words.optional(), None)
     else:
-        raise SourceError(asked, f"unknown scan command {title[:80]!r}", f"known are {KNOWN}")
+        raise SourceError(asked, f"has the unknown scan command {title[:80]!r}", f"use one of {KNOWN}")
     exposure = words.optional()
     period = words.optional() if name.startswith("fscan") else None
     return Command(name, drives, math.prod(d.count for d in drives), None, exposure, period, titled=True)
 
 
 def other_readings(command: Command, units: Mapping[str, str]) -> Iterator[tuple[Command, str]]:
-    """What a title may mean that another program than BLISS wrote, and how it is read then.
+    """Alternative readings of a title from a program other than BLISS, each with a description.
 
-    Simulators spell titles such as ``fscan2d phi -0.001 0.001 21 chi -0.002 0.002 5``: in radian beside positions in
-    degree, with the end where BLISS has the step, the fast motor first. Only positions can tell: each of these
-    commands has to be checked against them.
+    Simulators write titles such as ``fscan2d phi -0.001 0.001 21 chi -0.002 0.002 5``: in radian with positions in
+    degree, with the end in place of the step, the fast motor first. Only positions can decide: the caller must compare
+    each of these commands with the positions.
 
     Parameters
     ----------
     command : Command
-        As BLISS means it.
+        In the convention of BLISS.
     units : mapping
         Motor → unit of its positions.
     """
@@ -184,12 +184,12 @@ def _stepped(motor: str, start: float, stop: float, intervals: int, *, relative:
 
 
 def parse_parameters(parameters: Mapping[str, Any], asked: str) -> Command | None:
-    """The command in ``fscan_parameters``, or None if they do not hold one.
+    """The command in ``fscan_parameters``, or None.
 
     Raises
     ------
     SourceError
-        Parameters that contradict themselves.
+        Contradicting parameters.
     """
     given = {key.lower(): value for key, value in parameters.items()}
     prefixes = ("slow_", "fast_") if "fast_motor" in given or "slow_motor" in given else ("",)
@@ -209,7 +209,7 @@ def parse_parameters(parameters: Mapping[str, Any], asked: str) -> Command | Non
         drives.append(Drive(str(given[f"{prefix}motor"]), start, step, int(count), moving=prefix != "slow_"))
     mode = str(given.get("fast_motor_mode", "")).strip().upper() or None
     if mode not in (None, REWIND, ZIGZAG):
-        raise SourceError(asked, f"fscan_parameters/fast_motor_mode is {mode!r}", f"known are {REWIND} and {ZIGZAG}")
+        raise SourceError(asked, f"fscan_parameters/fast_motor_mode is {mode!r}", f"use {REWIND} or {ZIGZAG}")
     exposure = _number(given.get("acq_time"))
     period = _number(given.get("fast_step_time" if len(drives) == 2 else "step_time"))
     return Command(
@@ -231,7 +231,7 @@ def _number(value: Any) -> float | None:
 
 
 def scan_command(title: str | None, parameters: Mapping[str, Any], asked: str) -> Command:
-    """The command of a scan: ``fscan_parameters`` first, the title as a check, or the title alone.
+    """The command of a scan: from ``fscan_parameters``, checked against the title, or from the title alone.
 
     Parameters
     ----------
@@ -245,7 +245,7 @@ def scan_command(title: str | None, parameters: Mapping[str, Any], asked: str) -
     Raises
     ------
     SourceError
-        Neither is there, or they disagree.
+        Both are absent, or they disagree.
     """
     spelled = title.strip() if title else ""
     exact = parse_parameters(parameters, asked)
@@ -256,7 +256,7 @@ def scan_command(title: str | None, parameters: Mapping[str, Any], asked: str) -
     if not spelled:
         return exact
     if not spelled.lower().startswith("fscan"):
-        # A macro may call fscan under a title of its own; the parameters are what ran, unless the title is a command.
+        # A macro may call fscan under its own title; then the parameters are valid, unless the title is a command.
         try:
             named = parse_title(spelled, asked)
         except SourceError:
@@ -266,16 +266,16 @@ def scan_command(title: str | None, parameters: Mapping[str, Any], asked: str) -
     shapes = [[(d.motor, d.count) for d in command.drives] for command in (named, exact)]
     if shapes[0] != shapes[1]:
         said, ran = (" x ".join(f"{m} ({n})" for m, n in shape) for shape in shapes)
-        raise SourceError(asked, f"title says {said}, fscan_parameters {ran}", "correct the one that is wrong")
+        raise SourceError(asked, f"title gives {said}, but fscan_parameters {ran}", "correct the wrong one")
     for spoken, drive in zip(named.drives, exact.drives, strict=True):
         half = abs(drive.step) / 2
         last = drive.step * (drive.count - 1) - spoken.step * (spoken.count - 1)
         if abs(spoken.start - drive.start) > half or abs(spoken.start - drive.start - last) > half:
             raise SourceError(
                 asked,
-                f"title starts {drive.motor} at {spoken.start:g} by {spoken.step:g}, fscan_parameters at "
+                f"title starts {drive.motor} at {spoken.start:g} by {spoken.step:g}, but fscan_parameters at "
                 f"{drive.start:g} by {drive.step:g}",
-                "correct the one that is wrong",
+                "correct the wrong one",
             )
     return Command(
         exact.name,

@@ -17,7 +17,7 @@ from dfxm_dask.sources.units import base_unit
 CLOCKS = ("elapsed_time", "epoch_trig", "epoch", "timer_trig")
 CLOCK_UNIT = "clocks of BLISS count seconds; the file records no unit"
 ASSUMED = "assumed: the file records no unit of the clock"
-# Further clocks by their names; differences and bare ticks of clocks are none.
+# Further clocks by name; differences and bare ticks are not clocks.
 CLOCK = re.compile(r"(time|epoch|clock)", re.IGNORECASE)
 NO_CLOCK = re.compile(r"(delta|period|raw|dead|live|expo|acq_time|count)", re.IGNORECASE)
 
@@ -30,13 +30,13 @@ def per_frame(value: object) -> np.ndarray | None:
 
 
 class Look:
-    """Counters of an entry: ``count`` frames are used of ``found`` that were recorded."""
+    """Counters of an entry with ``found`` recorded frames, of which ``count`` are used."""
 
     def __init__(self, sources: Sources, entry: h5py.Group, count: int, found: int, partial: bool) -> None:
         self.sources, self.entry, self.count, self.found, self.partial = sources, entry, count, found, partial
 
     def counter(self, name: str) -> Counter | str:
-        """A counter that is there for every frame, or what is wrong with it ("" where there is none)."""
+        """A counter with a sample for every frame, or its fault ("" for an absent counter)."""
         fault = ""
         for path in (f"measurement/{name}", f"instrument/{name}/data", f"instrument/{name}/value"):
             value = self.sources.value(self.entry, path)
@@ -61,7 +61,7 @@ class Look:
         return fault
 
     def monitors(self, names: Iterable[str]) -> tuple[tuple[Counter, ...], dict[str, str]]:
-        """Counters that are complete, in the order of ``names``, and the faults of those that are not."""
+        """Complete counters, in the order of ``names``, and the faults of incomplete ones."""
         looked = {name: self.counter(name) for name in names}
         whole = tuple(found for found in looked.values() if isinstance(found, Counter))
         return whole, {name: found for name, found in looked.items() if isinstance(found, str) and found}
@@ -75,7 +75,7 @@ class Look:
         return found.values * factor if unit == "s" else None
 
     def clock(self) -> tuple[Counter | None, str]:
-        """The clock of the frames, and what is wrong with clocks that come before it."""
+        """The clock of the frames, and the faults of preferred clocks."""
         group = self.sources.find(self.entry, "measurement")
         more = sorted(n for n in group if CLOCK.search(n) and not NO_CLOCK.search(n)) if group is not None else []
         faults = []
@@ -84,7 +84,7 @@ class Look:
             if not isinstance(found, Counter):
                 faults += [found] if found else []
             elif base_unit(found.units or "s")[0] == "s":
-                # One of the further names may be of something else than a clock: it has to run.
+                # A further name may belong to something other than a clock: its values must increase.
                 if name in CLOCKS or (np.diff(found.values) > 0).all():
                     return found, "; ".join(faults)
             else:
@@ -98,7 +98,7 @@ def time_axis(look: Look, command: Command) -> Axis:
     Raises
     ------
     SourceError
-        A clock that does not run, or neither times nor an exposure.
+        A clock that does not advance, or neither times nor an exposure.
     """
     asked = look.sources.asked
     clock, faults = look.clock()
@@ -106,7 +106,7 @@ def time_axis(look: Look, command: Command) -> Axis:
         values = clock.values
         if (np.diff(values) <= 0).any():
             at = int(np.argmax(np.diff(values) <= 0)) + 1
-            raise SourceError(asked, f"{clock.name} does not grow at frame {at}", "restore the times of the frames")
+            raise SourceError(asked, f"{clock.name} does not increase at frame {at}", "restore the times of the frames")
         _, factor = base_unit(clock.units or "s")
         attrs: dict[str, str | float] = {"clock": clock.name, "time_origin": float(values[0]) * factor}
         attrs["units_source"] = "file" if clock.units else CLOCK_UNIT if clock.name in CLOCKS else ASSUMED
@@ -117,7 +117,7 @@ def time_axis(look: Look, command: Command) -> Axis:
         since = (values - values[0]) * factor
         return Axis("time", "", since, "s", None, None, since, "read", f"read: {clock.name} of each frame", attrs)
     if command.exposure is None:
-        found = f"loopscan without times or exposure{f' ({faults})' if faults else ''}"
+        found = f"is a loopscan without times or exposure{f' ({faults})' if faults else ''}"
         raise SourceError(asked, found, "add elapsed_time to measurement")
     words = "commanded: frame number times exposure, without pauses; no time was recorded"
     words += f" ({faults})" if faults else ""

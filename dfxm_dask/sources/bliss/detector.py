@@ -1,4 +1,4 @@
-"""The camera of an entry: found by shape, counted once however often its frames are linked or copied."""
+"""The camera of an entry, found by the shape of its data; links and copies of its frames count once."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dfxm_dask.sources.hdf5_links import Sources
 
 COUNTS = ("uint8", "uint16", "uint32")
 SIGNED = ("int8", "int16", "int32")
-"""Read as counts as long as none is negative: LIMA accumulates frames in int32."""
+"""Accepted as counts if none is negative: LIMA accumulates frames in int32."""
 
 MOST_NAMES, MOST_ENTRIES = 8, 200
-"""Names that a message lists, and entries that it looks into."""
+"""Largest number of names in a message, and of entries searched for it."""
 
 
 def find_detector(
@@ -36,19 +36,19 @@ def find_detector(
     wanted : str or None
         Name of the camera, or path of its dataset in the entry.
     candidates : iterable of str
-        Cameras of the beamline: where an entry holds several 3-D datasets, the one of these is taken.
+        Cameras of the beamline, which select among several 3-D datasets of an entry.
 
     Raises
     ------
     SourceError
-        None, several, copies of different shape, or counts that are not unsigned integers.
+        No detector, several, copies of different shape, or counts that are not integers.
     """
     asked = sources.asked
     found, broken = _stacks(sources, entry)
     if wanted and "/" in wanted:
         dataset = sources.find(entry, wanted.strip("/"))
         if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 3:
-            there = f"has shape {dataset.shape}" if isinstance(dataset, h5py.Dataset) else "is no dataset"
+            there = f"has shape {dataset.shape}" if isinstance(dataset, h5py.Dataset) else "is not a dataset"
             raise _without(sources, entry, found, f"has no detector {wanted!r}, which {there}")
         parts = wanted.strip("/").split("/")
         return (parts[1] if len(parts) > 1 else parts[0]), _checked(dataset, asked)
@@ -60,7 +60,7 @@ def find_detector(
         name = wanted
     else:
         known = [name for name in candidates if name in found]
-        # A camera that cannot be reached must not make another one look like the only one.
+        # An unreachable camera must not make another camera appear to be the only one.
         lost = [error for name, error in broken.items() if name not in found]
         if lost and not known:
             raise lost[0]
@@ -68,18 +68,18 @@ def find_detector(
         if not choice:
             raise _without(sources, entry, found, "has no detector")
         if len(choice) > 1:
-            raise SourceError(asked, f"has several detectors: {_list(found)}", "name one with --detector")
+            raise SourceError(asked, f"has several detectors: {_list(found)}", "choose one with --detector")
         name = choice[0]
     copies = found[name]
     shapes = {path: dataset.shape for path, dataset in copies.items()}
     if len(set(shapes.values())) > 1:
         said = ", ".join(f"{path} {shape}" for path, shape in shapes.items())
-        raise SourceError(asked, f"the copies of {name} differ: {said}", "name one of these paths with --detector")
+        raise SourceError(asked, f"the copies of {name} differ: {said}", "choose one of these paths with --detector")
     return name, _checked(next(iter(copies.values())), asked)
 
 
 def _stacks(sources: Sources, entry: h5py.Group) -> tuple[dict[str, dict[str, h5py.Dataset]], dict[str, SourceError]]:
-    """3-D datasets by camera and path, and cameras whose links lead nowhere."""
+    """3-D datasets by camera and path, and cameras with broken links."""
     found: dict[str, dict[str, h5py.Dataset]] = {}
     broken: dict[str, SourceError] = {}
     places: list[tuple[str, str]] = []
@@ -112,7 +112,9 @@ def _checked(dataset: h5py.Dataset, asked: str) -> h5py.Dataset:
     where = f"{dataset.file.filename}::{dataset.name}"
     if dataset.dtype.newbyteorder("=").name not in (*COUNTS, *SIGNED):
         raise SourceError(
-            asked, f"{where} holds {dataset.dtype}, not counts", f"give one of {', '.join(COUNTS)}: raw detector counts"
+            asked,
+            f"{where} contains {dataset.dtype}, not counts",
+            f"provide raw detector counts of {', '.join(COUNTS)}",
         )
     if 0 in dataset.shape[1:]:
         raise SourceError(
@@ -129,25 +131,25 @@ def _list(found: dict[str, dict[str, h5py.Dataset]]) -> str:
 
 
 def _without(sources: Sources, entry: h5py.Group, found: dict[str, dict[str, h5py.Dataset]], fault: str) -> SourceError:
-    """The refusal of an entry that lacks the camera, with what helps: its own cameras, or the entries that have one."""
+    """Error for an entry without the camera, with a list of its cameras, or of entries with a camera."""
     if found:
-        return SourceError(sources.asked, fault, f"name one of its cameras with --detector: {_list(found)}")
-    fault += ": there is no 3-D dataset under measurement or instrument"
+        return SourceError(sources.asked, fault, f"choose one of its cameras with --detector: {_list(found)}")
+    fault += ": no 3-D dataset under measurement or instrument"
     stacks, others = _elsewhere(sources, entry)
     if others:
         fault += f", but {', '.join(others)}"
     if stacks:
-        remedy = f"if one of these holds the frames, name it with --detector: {', '.join(stacks)}"
+        remedy = f"if one of these contains the frames, choose it with --detector: {', '.join(stacks)}"
     elif entries := _with_camera(sources, entry):
         remedy = f"choose an entry with a camera by --scan: {', '.join(entries)}"
     else:
-        remedy = "name the master file of a scan with a camera: no entry of this one has any"
+        remedy = "give the master file of a scan with a camera: no entry of this file has one"
     return SourceError(sources.asked, fault, remedy)
 
 
 def _elsewhere(sources: Sources, entry: h5py.Group) -> tuple[list[str], list[str]]:
-    """3-D datasets of numbers that stand where no detector belongs, as --detector takes them, and what else may have
-    been meant: images, and links of cameras that lead nowhere."""
+    """3-D datasets of numbers at unusual paths, in the form for --detector, and other candidates: images and broken
+    links of cameras."""
     stacks: list[str] = []
     others: list[str] = []
 
@@ -163,12 +165,12 @@ def _elsewhere(sources: Sources, entry: h5py.Group) -> tuple[list[str], list[str
             link = group.get(name, getlink=True)
             with suppress(SourceError):
                 if isinstance(link, h5py.SoftLink) and sources.find(group, name) is None:
-                    others.append(f"{parent}/{printable(name)}, a link to {printable(link.path)}, which is not there")
+                    others.append(f"{parent}/{printable(name)}, a link to {printable(link.path)}, which does not exist")
     return stacks[:MOST_NAMES], others[:MOST_NAMES]
 
 
 def _with_camera(sources: Sources, without: h5py.Group) -> list[str]:
-    """Names of the first entries of the file that have a camera, by number."""
+    """Names of the first entries with a camera, by number."""
     names = sorted((n for n in sources.master if re.fullmatch(r"\d+\.1", n)), key=lambda n: int(n.split(".")[0]))
     found: list[str] = []
     for name in names[:MOST_ENTRIES]:
@@ -191,7 +193,7 @@ def pixel_edges(sources: Sources, entry: h5py.Group, detector: str) -> tuple[flo
             return None
         unit = sources.unit(dataset)
         size = float(value)
-        # Files say "6.5 m" and mean um: no pixel is a millimetre wide.
+        # Files with "6.5 m" mean um: no pixel is a millimetre wide.
         if unit in ("m", "mm") and size < (1e-3 if unit == "m" else 1.0):
             size *= 1e6 if unit == "m" else 1e3
         if not (math.isfinite(size) and size > 0):

@@ -1,7 +1,7 @@
-"""Frames out of HDF5 files: straight from the datasets that hold them, into one buffer.
+"""Frames from HDF5 files: directly from their datasets into one buffer.
 
-Datasets of one frame a chunk (LIMA) are read frame by frame. Where chunks are several frames deep, a slab of that
-depth is read at once, so that no chunk is decoded twice; memory does not grow with the number of frames.
+Datasets with one frame per chunk (LIMA) are read frame by frame. If chunks are several frames deep, a slab of that
+depth is read at once, so that no chunk is decoded twice. Memory does not grow with the number of frames.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def hdf5_frames(scan: Scan, roi: Roi) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _open(file: h5py.File, piece: Piece, scan: Scan, roi: Roi, asked: str) -> tuple[h5py.h5d.DatasetID, int]:
-    """A dataset with a fitting chunk cache, and how many frames to read at once."""
+    """A dataset with a suitable chunk cache, and the number of frames to read at once."""
     frame = (roi[1] - roi[0]) * (roi[3] - roi[2]) * scan.dtype.itemsize
     try:
         name = piece.dataset.encode()
@@ -49,7 +49,7 @@ def _open(file: h5py.File, piece: Piece, scan: Scan, roi: Roi, asked: str) -> tu
         chunk = plist.get_chunk() if chunked else (1, 0, 0)
         if chunk[0] * frame <= LARGEST_SLAB:
             return dataset, min(chunk[0] * max(1, SMALLEST_SLAB // max(1, chunk[0] * frame)), piece.count + chunk[0])
-        # A slab would be too large: keep one layer of decoded chunks in the cache instead, and read frame by frame.
+        # A slab would be too large: keep one layer of decoded chunks in the cache, and read frame by frame.
         across = -(-scan.frame_shape[0] // chunk[1]) * -(-scan.frame_shape[1] // chunk[2])
         size = min(across * int(np.prod(chunk)) * scan.dtype.itemsize, LARGEST_CACHE)
         access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
@@ -92,7 +92,7 @@ def _read(dataset: h5py.h5d.DatasetID, at: int, target: np.ndarray, roi: Roi) ->
 def _unreadable(
     dataset: h5py.h5d.DatasetID, piece: Piece, at: int, target: np.ndarray, roi: Roi, asked: str, error: Exception
 ) -> SourceError:
-    """The error that names the first frame of a slab that cannot be read."""
+    """Error with the first unreadable frame of a slab."""
     for step in range(len(target)):
         try:
             _read(dataset, at + step, target[step : step + 1], roi)

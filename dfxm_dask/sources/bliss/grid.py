@@ -1,9 +1,9 @@
-"""From a command and what the motors read back to scan axes, and to the place of each frame on the grid.
+"""Scan axes, and the grid position of each frame, from a command and the readback of the motors.
 
-The command decides where a frame belongs; the readback must agree with it to half a step, and gives the value of the
-position. Where it does not agree, another program than BLISS may have written the title: the title is read in its way
-if the readback then agrees exactly. A motor of ``fscan`` moves on during the exposure: it is read in its middle, so it
-stands a part of a step beyond the command, by about the same part in every frame.
+The command determines the grid index of a frame. The readback must agree with the command to half a step, and gives the
+value of the position. If they disagree, a program other than BLISS may have written the title: the title is read by the
+convention of that program if the readback then agrees exactly. A motor of ``fscan`` moves during the exposure and is
+read in the middle of it, a fraction of a step beyond the command, about the same fraction in every frame.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from dfxm_dask.sources.source import READ, Axis, Beamline
 from dfxm_dask.sources.units import base_unit
 
 HALF = 0.5 + 1e-6
-EXACT = 0.1  # of a step: rounding of the numbers in a title. A broken motor may meet another reading by half a step
-SET_ASIDE = "what the motor read was set aside on request"
-LEAVE_OUT = "leave this entry out: name the others with --scan"
+EXACT = 0.1  # of a step: rounding of the numbers in a title. A broken motor may match another reading to half a step
+SET_ASIDE = "the readback of the motor was ignored on request"
+LEAVE_OUT = "omit this entry: choose the others with --scan"
 
 
 @dataclass(frozen=True, eq=False)
 class Readback:
-    """What a motor read at each recorded frame, and its unit.
+    """Readings of a motor at each recorded frame, and their unit.
 
-    ``values`` is None where nothing was recorded; ``note`` then names a place where a position should have been.
+    ``values`` is None without a record; ``note`` then names a dataset without usable positions.
     """
 
     values: np.ndarray | None
@@ -50,33 +50,35 @@ def grid_order(shape: tuple[int, ...], count: int, mode: str) -> np.ndarray:
 
 
 def complete_frames(command: Command, found: int, asked: str, *, allow_partial: bool) -> tuple[Command, int]:
-    """The command cut down to what was recorded, and the number of frames to use.
+    """The command reduced to the recorded frames, and the number of frames to use.
 
     Raises
     ------
     SourceError
-        Fewer frames than commanded (unless partial scans are allowed), more, or not one complete row.
+        Fewer frames than commanded (unless partial scans are allowed), more frames, or not one complete row.
     """
     if found == 0:
         raise SourceError(asked, f"has 0 of {command.count} frames", LEAVE_OUT)
     if found > command.count:
         raise SourceError(
-            asked, f"has {found} frames, the command asks for {command.count}", "correct the title or fscan_parameters"
+            asked,
+            f"has {found} frames, but the command requests {command.count}",
+            "correct the title or fscan_parameters",
         )
     if found == command.count:
         return command, found
     if not allow_partial:
         raise SourceError(
             asked,
-            f"{found} of {command.count} frames",
-            "the scan was aborted: take its complete part with --allow-partial",
+            f"has {found} of {command.count} frames",
+            "the scan was aborted: ingest its complete part with --allow-partial",
         )
     if not command.drives:
         return replace(command, count=found), found
     row = command.count // command.drives[0].count
     rows = found // row
     if rows == 0:
-        raise SourceError(asked, f"{found} of {command.count} frames, not one row of {row}", LEAVE_OUT)
+        raise SourceError(asked, f"has {found} of {command.count} frames, not one row of {row}", LEAVE_OUT)
     slow = command.drives[0]
     partners = tuple(replace(p, count=rows) for p in slow.partners)
     drives = (replace(slow, count=rows, partners=partners), *command.drives[1:])
@@ -97,7 +99,7 @@ def scan_axes(
     Parameters
     ----------
     command : Command
-        With exactly as many frames as are used.
+        With exactly the number of used frames.
     look : callable
         Readback of a motor by name.
     beamline : Beamline
@@ -105,16 +107,15 @@ def scan_axes(
     asked : str
         File and entry, for error messages.
     scan_mode : "rewind" or "zigzag", optional
-        What the user says of a scan over two axes.
+        Direction of the rows of a scan over two axes, given by the user.
     positions : "motor" or "command", optional
-        Take the positions from there alone: from the motors, of which the command then only says how many positions
-        there are and in which order; or from the command. By default from the motors, which must agree with the
-        command.
+        Single source of the positions: the motors, with only the number and the order of positions from the command;
+        or the command. By default the motors, which must agree with the command.
 
     Raises
     ------
     SourceError
-        A motor without an axis, or one that was not where the command wanted it; a direction that nothing tells.
+        A motor without an axis, or not at its commanded position; an unknown direction of rows.
     """
     motors = [d.motor for drive in command.drives for d in (drive, *drive.partners)]
     seen = {motor: look(motor) for motor in motors}
@@ -141,14 +142,13 @@ def scan_axes(
 def _axes_of_motors(
     command: Command, seen: dict[str, Readback], beamline: Beamline, asked: str, scan_mode: str | None
 ) -> tuple[tuple[Axis, ...], np.ndarray, dict[str, str | float]]:
-    """:func:`scan_axes` of what the motors read, in the first order of the command in which all frames of a grid index
-    lie together."""
+    """:func:`scan_axes` from the motors, in the first order of axes that puts all frames of a grid index together."""
     for drive in command.drives:
         if seen[drive.motor].values is None and drive.count > 1:
             raise SourceError(
                 asked,
                 f"has no position of motor {drive.motor} for each frame",
-                "say --positions command, or leave it out",
+                "use --positions command, or omit the option",
             )
     first: SourceError | None = None
     for order in (command, replace(command, drives=command.drives[::-1])):
@@ -164,7 +164,7 @@ def _axes_of_motors(
 
 
 def _together(axes: tuple[Axis, ...], places: np.ndarray, asked: str) -> None:
-    """Refuse positions of a grid index that lie further apart than the next one."""
+    """Refuse positions of one grid index that are further apart than neighbouring indices."""
     index = np.unravel_index(places, tuple(len(a.positions) for a in axes))
     for axis, at in zip(axes, index, strict=True):
         if axis.readback is None or len(axis.positions) < 2:
@@ -174,14 +174,14 @@ def _together(axes: tuple[Axis, ...], places: np.ndarray, asked: str) -> None:
             frame = int(off.argmax())
             raise SourceError(
                 asked,
-                f"motor {axis.motor} is {axis.readback[frame]:.6g} {axis.units} at frame {frame}, where the others of "
+                f"motor {axis.motor} is {axis.readback[frame]:.6g} {axis.units} at frame {frame}, while the others of "
                 f"this grid index are at {axis.positions[at[frame]]:.6g}",
-                "check the motor, or say --positions command",
+                "check the motor, or use --positions command",
             )
 
 
 def _known_units(seen: dict[str, Readback], beamline: Beamline) -> dict[str, str]:
-    """Motor → unit of its positions: read, or, where there are no positions, that of the beamline."""
+    """Motor → unit of its positions: recorded, or, without positions, from the beamline."""
     units = {}
     for motor, read in seen.items():
         unit = read.units
@@ -232,53 +232,53 @@ def _axes(
         return axes, order, notes
     if told == "given":
         raise SourceError(
-            asked, f"the given scan mode {modes[0].lower()} contradicts the positions ({first.found})", "leave it out"
+            asked, f"the given scan mode {modes[0].lower()} contradicts the positions ({first.found})", "omit it"
         )
     raise first
 
 
 def _modes(command: Command, fast: Readback, given: str | None, asked: str) -> tuple[list[str], str]:
-    """Directions that the rows may have, and what tells the direction.
+    """Possible directions of the rows, and the source of the direction.
 
     Raises
     ------
     SourceError
-        Nothing tells it, or the user contradicts the file.
+        The direction is unknown, or the user contradicts the file.
     """
     mode = given.upper() if given else None
     if mode not in (None, REWIND, ZIGZAG):
-        raise InputError(f"scan_mode={given!r}", "is not known", "give 'rewind' or 'zigzag'")
+        raise InputError(f"scan_mode={given!r}", "is unknown", "give 'rewind' or 'zigzag'")
     if len(command.drives) < 2:
         if mode:
-            raise SourceError(asked, f"moves one axis: it has no rows that go {given}", "leave out the scan mode")
+            raise SourceError(asked, f"moves one axis and has no rows in {given} mode", "omit the scan mode")
         return [REWIND], "commanded"
     if command.mode:
         if mode and mode != command.mode:
             raise SourceError(
-                asked, f"fast_motor_mode is {command.mode}, the given scan mode {mode}", "leave out the scan mode"
+                asked, f"fast_motor_mode is {command.mode}, but the given scan mode {mode}", "omit the scan mode"
             )
         return [command.mode], "commanded"
     if mode:
         return [mode], "given"
     if 1 in (d.count for d in command.drives):
-        return [REWIND], "commanded"  # one row, or rows of one frame: no direction to know
+        return [REWIND], "commanded"  # one row, or rows of one frame: the direction is irrelevant
     if fast.values is None:
         raise SourceError(
             asked,
-            f"does not say whether every second row of {command.drives[-1].motor} went backwards: it has neither "
+            f"does not record whether every second row of {command.drives[-1].motor} is backward: it has neither "
             "fast_motor_mode nor a position for each frame",
-            "say --scan-mode rewind (all rows forwards) or --scan-mode zigzag (to and fro)",
+            "use --scan-mode rewind (all rows forward) or --scan-mode zigzag (alternating)",
         )
     return [REWIND, ZIGZAG], "read"
 
 
 def _primary(drive: Drive, beamline: Beamline, asked: str) -> tuple[Drive, str]:
-    """The motor that stands for a drive, and its axis: the first of those moved together that has one."""
+    """The leading motor of a drive, and its axis: the first of the motors moved together that has an axis."""
     together = (replace(drive, partners=()), *drive.partners)
     for lead in together:
         name = beamline.axis_of(lead.motor)
         if name == "z":
-            raise SourceError(asked, f"scans {lead.motor}, which moves the layer (z)", "ingest one entry a layer")
+            raise SourceError(asked, f"scans {lead.motor}, which moves the layer (z)", "ingest one entry per layer")
         if name is not None:
             return replace(lead, partners=tuple(d for d in together if d is not lead)), name
     known = "; ".join(f"{axis}: {', '.join(motors)}" for axis, motors in beamline.motors.items() if axis != "z")
@@ -321,7 +321,7 @@ def _axis(
         at = int(np.argmax(steps <= 0))
         raise SourceError(
             asked,
-            f"motor {drive.motor} repeats or turns back at grid index {at + 1}",
+            f"motor {drive.motor} repeats a position or reverses at grid index {at + 1}",
             "check the motor; exclude the scan",
         )
     attrs: dict[str, str | float] = {"units_source": "file"}
@@ -334,7 +334,7 @@ def _axis(
         values = None if values is None else values * factor
         attrs["converted_from"] = spelled
     if units == "s":
-        # A clock may count from any day: the first frame is what counts.
+        # A clock may start on any day: times are relative to the first frame.
         origin = float(positions[0] if values is None else values[0])
         attrs |= {"time_origin": origin, "clock": drive.motor}
         positions, start = positions - origin, start - origin
@@ -345,31 +345,31 @@ def _axis(
 
 
 def _moving_share(drive: Drive, command: Command, back: np.ndarray) -> tuple[float, str]:
-    """Where in its step a motor stands in the middle of the exposure, and what this rests on."""
+    """Fraction of its step at which a motor is in the middle of the exposure, and the source of this value."""
     if not drive.moving:
         return 0.0, "commanded: start + step k; no position was recorded"
     known = command.exposure and command.period
     share = 0.5 * min(command.exposure / command.period, 1.0) if command.exposure and command.period else 0.5
     words = f"commanded: start + step (k + {share:.4g}), the middle of the exposure; no position was recorded"
     if not known:
-        words += "; the exposure is taken to last the whole step, for no period was recorded"
+        words += "; without a recorded period, the exposure is assumed to last the whole step"
     if back.any():
-        words += "; rows that went backwards may lie up to one step away"
+        words += "; backward rows may deviate by up to one step"
     return share, words
 
 
 def _on_grid(
     drive: Drive, index: np.ndarray, back: np.ndarray, read: Readback, asked: str, within: float
 ) -> tuple[float, np.ndarray | None]:
-    """Where a relative scan started from, and the readback, once it agrees with the command."""
+    """Start of a relative scan, and the readback after its comparison with the command."""
     if drive.count > 1 and drive.step == 0:
-        raise SourceError(asked, f"command moves {drive.motor} by steps of 0", "correct the title; this is no scan")
+        raise SourceError(asked, f"command moves {drive.motor} by steps of 0", "correct the title")
     values = read.values
     if values is None:
         if drive.relative and read.before is None:
             raise SourceError(
                 asked,
-                f"relative scan of {drive.motor}, of which no position was recorded",
+                f"is a relative scan of {drive.motor} without a recorded position",
                 "add its positions to the entry",
             )
         return (read.before or 0.0) if drive.relative else 0.0, None
@@ -383,14 +383,16 @@ def _on_grid(
         )
     command = drive.start + drive.step * index
     if drive.count > 1 and np.ptp(values) == 0:
-        raise SourceError(asked, f"motor {drive.motor} stood still at {values[0]:g}", "check which motor was scanned")
+        raise SourceError(
+            asked, f"motor {drive.motor} did not move from {values[0]:g}", "check which motor was scanned"
+        )
     base = float(np.median(values - command)) if drive.relative else 0.0
     if drive.count == 1:
         return base, values
     off = (values - command - base) / drive.step
     if drive.moving:
-        # Read in the middle of the exposure: beyond the command by the same part of a step in every frame, and in
-        # rows that go backwards on the other side.
+        # Read in the middle of the exposure: beyond the command by the same fraction of a step in every frame, on the
+        # other side in backward rows.
         for rows, sign in ((~back, 1), (back, -1)):
             beyond = float(np.median(off[rows])) if rows.any() else np.nan
             if -HALF <= sign * beyond <= 1.0:

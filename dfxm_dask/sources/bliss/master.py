@@ -41,7 +41,7 @@ LONGEST_TEXT = 300
 
 
 def matches(paths: Sequence[str]) -> bool:
-    """Whether all are HDF5 files, by their first bytes or their names."""
+    """Whether all are HDF5 files, by first bytes or names."""
     return all(map(is_hdf5, paths))
 
 
@@ -68,7 +68,7 @@ def one_master(paths: Sequence[str]) -> Path:
     SourceError
     """
     if len(paths) > 1:
-        raise SourceError(f"source {paths[0]} and {len(paths) - 1} more", "are several master files", "name one")
+        raise SourceError(f"source {paths[0]} and {len(paths) - 1} more", "are several master files", "give one")
     return Path(paths[0])
 
 
@@ -83,7 +83,7 @@ def _entries(file: h5py.File) -> list[str]:
 
 
 def list_bliss(path: Path, *, roots: tuple[Path, ...] = ()) -> list[tuple[str, str]]:
-    """Entries N.1 and their titles; an entry that cannot be reached has its fault as title."""
+    """Entries N.1 and their titles; for an unreachable entry the fault instead of a title."""
     found = []
     with Sources(path, str(path), roots) as sources:
         for name in _entries(sources.master):
@@ -112,7 +112,7 @@ def _command(sources: Sources, entry: h5py.Group, how: How) -> Command:
 def read_entry(
     path: Path, entry_name: str, how: How, command_of: Callable[[Sources, h5py.Group, How], Command]
 ) -> Scan:
-    """One entry of a master file, whose command a function reads."""
+    """One entry of a master file, with a function that reads its command."""
     how.refuse("repeats")
     beamline, allow_partial = how.beamline, how.allow_partial
     asked = f"{path} entry {entry_name}"
@@ -122,7 +122,7 @@ def read_entry(
         command = command_of(sources, entry, how)
         name, dataset = find_detector(sources, entry, how.detector, beamline.detectors)
         pieces, problem = frame_pieces(sources, dataset)
-        # What was aborted and what was lost look alike: both are taken only on request.
+        # Aborted scans and lost frames cannot be distinguished: both require a request.
         if problem is not None and not allow_partial:
             raise problem
         found = sum(piece.count for piece in pieces)
@@ -194,13 +194,13 @@ def _entry(sources: Sources, name: str) -> h5py.Group:
     if not known:
         raise not_a_master(str(sources.master.filename))
     if name in known:
-        raise SourceError(
-            sources.asked, "is no group, or a link that leads nowhere", "name another entry, or another file"
-        )
+        raise SourceError(sources.asked, "is not a group, or a broken link", "choose another entry or another file")
     listed = ", ".join(known[:20]) + (" ..." if len(known) > 20 else "")
     if name in sources.master and not re.fullmatch(r"\d+\.1", name):
-        raise SourceError(sources.asked, "is no scan with frames (N.2 holds slow sensors)", f"entries are {listed}")
-    raise SourceError(sources.asked, "no such entry", f"entries are {listed}")
+        raise SourceError(
+            sources.asked, "is not a scan with frames (N.2 contains slow sensors)", f"choose from the entries {listed}"
+        )
+    raise SourceError(sources.asked, "does not exist", f"choose from the entries {listed}")
 
 
 def _text(sources: Sources, entry: h5py.Group, path: str) -> str | None:
@@ -228,7 +228,7 @@ def _cut(pieces: tuple[Piece, ...], count: int) -> tuple[Piece, ...]:
 
 
 def _exposure(look: Look, command: Command, detector: str) -> tuple[np.ndarray | None, str]:
-    """Exposure of every frame in s, and where it is recorded."""
+    """Exposure of every frame in s, and its source."""
     if command.exposure:
         return np.full(look.count, command.exposure), "scan command, the same for every frame"
     path = f"instrument/{detector}/acq_parameters/acq_expo_time"
@@ -240,12 +240,12 @@ def _exposure(look: Look, command: Command, detector: str) -> tuple[np.ndarray |
 
 
 def _readback(sources: Sources, entry: h5py.Group, motor: str, found: int, *, partial: bool) -> Readback:
-    """What a scanned motor read at mid-exposure, from the first place that has more than one value.
+    """Readings of a scanned motor at mid-exposure, from the first dataset with more than one value.
 
     Raises
     ------
     SourceError
-        An array of positions that is no row of numbers, one for each frame.
+        The positions are not one number for each frame.
     """
     if "/" in motor:
         raise SourceError(sources.asked, f"motor {motor!r} is not a name", "correct the title")
@@ -264,7 +264,7 @@ def _readback(sources: Sources, entry: h5py.Group, motor: str, found: int, *, pa
         unit = sources.unit(dataset) or None
         units = units or unit
         value = sources.read(dataset)
-        # A scalar is where the motor stood once; the string "ERR" is a motor that did not answer.
+        # A scalar is a single position; the string "ERR" marks a motor that did not answer.
         if isinstance(value, str | bytes) or value is None or (np.ndim(value) == 0 and found != 1):
             note = note or (f"{path} is {value!r}" if isinstance(value, str) else "")
             continue
@@ -288,13 +288,13 @@ def _readback(sources: Sources, entry: h5py.Group, motor: str, found: int, *, pa
 
 
 def _any_unit(sources: Sources, entry: h5py.Group, motor: str) -> str | None:
-    """The unit of a motor from the place where BLISS lists it last."""
+    """The unit of a motor from its last place in a BLISS file."""
     dataset = sources.find(entry, f"instrument/positioners/{motor}")
     return sources.unit(dataset) or None if isinstance(dataset, h5py.Dataset) else None
 
 
 def _stood(sources: Sources, entry: h5py.Group, motor: str) -> Stood:
-    """Readings of a motor that was not scanned and their unit, or why there are none."""
+    """Readings of an unscanned motor and their unit, or the reason for their absence."""
     fault = ""
     for path in (f"instrument/positioners/{motor}", f"instrument/{motor}/value", f"instrument/{motor}/data"):
         dataset = sources.find(entry, path)
@@ -304,14 +304,14 @@ def _stood(sources: Sources, entry: h5py.Group, motor: str) -> Stood:
         values = np.atleast_1d(np.asarray(value)).ravel()
         if values.dtype.kind in "fiu" and values.size and np.isfinite(values).all():
             return values.astype(np.float64), sources.unit(dataset) or None
-        fault = fault or (f"{path} is {values[0]}" if values.size == 1 else f"{path} holds no finite numbers")
+        fault = fault or (f"{path} is {values[0]}" if values.size == 1 else f"{path} contains no finite numbers")
     return fault
 
 
 def _parked(
     sources: Sources, entry: h5py.Group, beamline: Beamline, moved: set[str | None]
 ) -> dict[str, tuple[float, str, str]]:
-    """Motors that have an axis and did not scan, with their positions in base units."""
+    """Unscanned motors of an axis, with their positions in base units."""
     places = {}
     for axis, motors in beamline.motors.items():
         for motor in motors:

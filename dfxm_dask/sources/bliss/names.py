@@ -1,4 +1,4 @@
-"""What a beamline calls its motors, counters and cameras, and where the configuration files lie."""
+"""Names of motors, counters and cameras of a beamline, and the search for configuration files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dfxm_dask.plain_yaml import configured, read_words
 from dfxm_dask.schema import nearest
 
 RESERVED = ("x", "y", "time", "scan", "raw", "truth")
-"""Names in a store that no axis may take."""
+"""Reserved names in a store, not allowed for an axis."""
 EXAMPLE = "configs/beamlines/id03.yaml"
 
 
 class Beamline(BaseModel):
-    """What a beamline calls its motors, counters and cameras."""
+    """Names of the motors, counters and cameras of a beamline."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,7 +30,7 @@ class Beamline(BaseModel):
     detectors: list[str] = []
     roots: list[str] = []
     scattering_plane: Literal["y", "x"] | None = None
-    """Dim of a frame that lies in the scattering plane: along it the layer is seen obliquely."""
+    """Dim of a frame in the scattering plane, along which the layer is imaged obliquely."""
 
     @field_validator("motors", mode="before")
     @classmethod
@@ -47,15 +47,15 @@ class Beamline(BaseModel):
                 raise ValueError(f"axis {axis!r} must be a plain name other than {', '.join(RESERVED)}")
             for motor in motors:
                 if seen.setdefault(motor, axis) != axis:
-                    raise ValueError(f"motor {motor!r} stands under both {seen[motor]!r} and {axis!r}")
+                    raise ValueError(f"motor {motor!r} is listed under both {seen[motor]!r} and {axis!r}")
         return self
 
     def axis_of(self, motor: str) -> str | None:
-        """The axis that a motor drives, or None."""
+        """The axis of a motor, or None."""
         return next((axis for axis, motors in self.motors.items() if motor in motors), None)
 
     def unit_of(self, motor: str, axis: str) -> tuple[str, str]:
-        """The unit where the file gives none, and where it comes from."""
+        """The unit of a motor whose file records none, and its source."""
         known = self.units.get(motor) or self.units.get(axis)
         if known:
             return known, f"beamline configuration {self.name}; the file records none"
@@ -66,13 +66,13 @@ class Beamline(BaseModel):
 def _config_folders(kind: str) -> list[Path]:
     package = Path(__file__).resolve().parents[2]
     beside = package.parent
-    # A folder named "configs" in site-packages would be somebody else's: beside the package only in a checkout.
+    # A folder "configs" in site-packages belongs to another package: look beside the package only in a checkout.
     folders = [package / "configs"] + ([beside / "configs"] if (beside / "pyproject.toml").is_file() else [])
     return [folder / kind for folder in folders if (folder / kind).is_dir()]
 
 
 def find_config(kind: str, name: str | os.PathLike[str]) -> Path:
-    """Path of a configuration file: one that comes with the package, by name, or the user's own, by path.
+    """Path of a configuration file: of the package, by name, or of the user, by path.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def find_config(kind: str, name: str | os.PathLike[str]) -> Path:
     Raises
     ------
     RecipeError
-        No such file; the known names are listed.
+        The file does not exist; the message lists the known names.
     """
     own = Path(name)
     if own.suffix in (".yaml", ".yml") and own.is_file():
@@ -95,7 +95,7 @@ def find_config(kind: str, name: str | os.PathLike[str]) -> Path:
     raise RecipeError(
         f"{kind} configuration {str(name)!r}",
         f"not found{nearest(str(name), known)}",
-        f"name one of {', '.join(sorted(known)) or '(none installed)'}, or give the path of a .yaml file",
+        f"choose from {', '.join(sorted(known)) or '(none installed)'}, or give the path of a .yaml file",
     )
 
 
@@ -111,27 +111,27 @@ def known_configs(kind: str) -> dict[str, Path]:
 def load_beamline(
     name_or_path: str | os.PathLike[str] = "id03", overrides: Mapping[str, Any] | None = None
 ) -> Beamline:
-    """The names of a beamline, with the user's own put first.
+    """Load the names of a beamline, with additions of the user first.
 
     Parameters
     ----------
     name_or_path : str or Path
         "id03" or the path of a YAML file.
     overrides : mapping, optional
-        ``{"hexapod_rx": "chi"}`` puts that motor before those of the file and takes it from any other axis. Entries of
-        the file itself, such as ``{"motors": {"chi": ["hexapod_rx"]}, "monitors": ["mon"]}``, go the same way.
+        ``{"hexapod_rx": "chi"}`` puts this motor before those of the file, and removes it from other axes. Entries of
+        the file itself, such as ``{"motors": {"chi": ["hexapod_rx"]}, "monitors": ["mon"]}``, are also accepted.
 
     Raises
     ------
     RecipeError
-        Unknown beamline, or a file that does not fit.
+        Unknown beamline, or an invalid file.
     """
     path = find_config("beamlines", name_or_path)
     content, lines = read_words(path, "a beamline")
-    # Refuses a file that is wrong in itself, with its line, before anything is put into it.
+    # Refuse an invalid file, with its line, before the additions.
     configured(Beamline, content, lines, path, EXAMPLE)
     given = dict(overrides or {})
-    # "motor: axis" is what a command line says; the entries of the file are the other words.
+    # "motor: axis" comes from a command line; other keys are entries of the file.
     single = {
         key: given.pop(key) for key in list(given) if key not in Beamline.model_fields and isinstance(given[key], str)
     }

@@ -1,4 +1,4 @@
-"""Where the frames of a detector really lie: virtual datasets taken apart, and unwritten frames found."""
+"""Location of the frames of a detector: resolution of virtual datasets, and search for unwritten frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESTORE = "restore the files, or read the complete part with --allow-partial"
 
 
 def frame_pieces(sources: Sources, dataset: h5py.Dataset) -> tuple[tuple[Piece, ...], SourceError | None]:
-    """Runs of frames that cover a dataset from its first frame, and what is wrong with the rest.
+    """Runs of frames that cover a dataset from its first frame, and the fault of the rest.
 
     Parameters
     ----------
@@ -30,12 +30,12 @@ def frame_pieces(sources: Sources, dataset: h5py.Dataset) -> tuple[tuple[Piece, 
     pieces : tuple of Piece
         Gapless from frame 0.
     problem : SourceError or None
-        Why they end before the dataset does.
+        Reason if they end before the dataset.
 
     Raises
     ------
     SourceError
-        Frames missing in the middle, mapped twice or in parts, or of another kind.
+        Frames missing in the middle, mapped twice or in parts, or of a different kind.
     """
     pieces, problem = _pieces(sources, dataset, 0)
     joined: list[Piece] = []
@@ -74,12 +74,12 @@ def _check_filters(sources: Sources, dataset: h5py.Dataset) -> None:
                 sources.asked,
                 f"{dataset.file.filename}::{dataset.name} is compressed with filter {code} "
                 f"({name.decode('utf-8', 'replace')}), which is not available",
-                "install the filter, or write the file anew with bitshuffle-LZ4",
+                "install the filter, or rewrite the file with bitshuffle-LZ4",
             )
 
 
 def written_frames(sources: Sources, dataset: h5py.Dataset) -> int:
-    """Number of leading frames of which every chunk was written. HDF5 reads all others as zeros without a word.
+    """Number of leading frames with all chunks written. HDF5 silently reads unwritten chunks as zeros.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def _virtual(sources: Sources, dataset: h5py.Dataset, depth: int) -> tuple[list[
 
 
 class _Missing(SourceError):
-    """A source that is not there at all."""
+    """A source that does not exist."""
 
 
 def _mapped(
@@ -192,8 +192,8 @@ def _mapped(
     if source.dtype != dataset.dtype or tuple(source.shape[-2:]) != frame or source.ndim not in (2, 3):
         raise SourceError(
             asked,
-            f"{where} is {source.dtype} {source.shape}, its virtual dataset {dataset.dtype} {dataset.shape}",
-            "write the virtual dataset anew",
+            f"{where} is {source.dtype} {source.shape}, but its virtual dataset {dataset.dtype} {dataset.shape}",
+            "write the virtual dataset again",
         )
     has = 1 if source.ndim == 2 else int(source.shape[0])
     # A selection of "everything" has no bounds of its own.
@@ -201,7 +201,9 @@ def _mapped(
     if place is None or place[1] != count:
         raise SourceError(asked, f"{where} is mapped in parts of frames", "map whole consecutive frames")
     if space.get_select_type() == h5py.h5s.SEL_ALL and has > count:
-        raise SourceError(asked, f"{where} has {has} frames, {count} are mapped", "write the virtual dataset anew")
+        raise SourceError(
+            asked, f"{where} has {has} frames, of which {count} are mapped", "write the virtual dataset again"
+        )
     first = place[0]
     inner, lack = _pieces(sources, source, depth + 1)
     pieces, available = [], 0

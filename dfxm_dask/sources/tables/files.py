@@ -1,5 +1,4 @@
-"""Which file a row of a table belongs to: by a column that names it, by the number that names count, or by a position
-in its name."""
+"""The file of each row of a table: from a column of names, from the numbers in names, or from positions in names."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from dfxm_dask.sources.tables.text import Table, number
 FILE = ("file", "filename", "file_name", "image", "image_file", "path")
 NUMBER = ("frame", "frame_index", "index", "page")
 LISTED = 4
-RENAME = "correct it, or give a column that numbers no frames another name"
+RENAME = "correct it, or rename the column if it does not number frames"
 PADDED = re.compile(r"0\d+")
 FLOAT = re.compile(r"(?<![\d.])[-+]?\d+(?:\.\d+)?")
 
@@ -28,16 +27,16 @@ def frames_of_folder(folder: str) -> list[str]:
     found = inside(os.path.abspath(folder), FRAME_NAMES)
     kinds = list(dict.fromkeys(map(kind_of_frames, found)))
     if len(kinds) != 1:
-        there = f"holds frames of several kinds: {', '.join(kinds)}" if kinds else "holds no frames"
-        raise SourceError(folder, there, "name the frames by a pattern, such as 'FOLDER/*.tif', and the table")
+        there = f"contains frames of several kinds: {', '.join(kinds)}" if kinds else "contains no frames"
+        raise SourceError(folder, there, "give the frames with a pattern, such as 'FOLDER/*.tif', and the table")
     return found
 
 
 def rows_and_files(
     table: Table, named: list[str], how: How, asked: str
 ) -> tuple[np.ndarray, list[str], np.ndarray | None]:
-    """Row of each file (several rows of a file follow each other), the files, each once, and how many rows name each of
-    them; None where no column names files."""
+    """Row of each file (several rows of a file are consecutive), the files, each once, and the number of rows of each;
+    None without a column of file names."""
     column = file_column(table, named)
     if column is None:
         files = named or frames_of_folder(str(Path(table.path).parent))
@@ -53,8 +52,8 @@ def rows_and_files(
     if unnamed:
         raise SourceError(
             asked,
-            f"{len(unnamed)} frames are in no row: {_names(unnamed)}",
-            "add their rows, or name the frames of the table alone",
+            f"has no row for {len(unnamed)} frames: {_names(unnamed)}",
+            "add their rows, or select only the frames of the table",
         )
     place = np.array([nth[f] for f in files])
     order, each = np.argsort(place, kind="stable"), np.bincount(place)
@@ -67,14 +66,14 @@ def rows_and_files(
             raise SourceError(
                 asked,
                 f"column {word} does not count the frames of {os.path.basename(once[place[order[odd[0]]]])} one by one:"
-                f" line {table.lines[order[odd[0] + 1]]} holds {values[order[odd[0] + 1]]:g}",
+                f" line {table.lines[order[odd[0] + 1]]} contains {values[order[odd[0] + 1]]:g}",
                 RENAME,
             )
     return order, once, each
 
 
 def file_column(table: Table, named: Sequence[str]) -> str | None:
-    """The column that names the frame of each row: by its own name, or because it holds names of these frames."""
+    """The column with the frame of each row, recognised by its name, or by names of these frames in it."""
     column = table.column(*FILE)
     if column is not None and table.numbers(column) is None:
         return column
@@ -93,20 +92,19 @@ def _whole(table: Table, word: str, asked: str) -> np.ndarray:
     Raises
     ------
     SourceError
-        A cell is no whole number.
+        A cell is not a whole number.
     """
     values = np.array([number(text) for text in table.columns[word]])
     if not (values == np.round(values)).all():
         row = int(np.flatnonzero(values != np.round(values))[0])
-        fault = (
-            f"column {word} holds {table.columns[word][row] or 'nothing'} in line {table.lines[row]}, no frame number"
-        )
+        cell = table.columns[word][row] or "nothing"
+        fault = f"column {word} contains {cell} in line {table.lines[row]}, not a frame number"
         raise SourceError(asked, fault, RENAME)
     return values
 
 
 def _located(text: str, table: Table, called: dict[str, list[str]], how: How, asked: str, row: int) -> str:
-    """The file that a row names: one of those that the user named, by their names, or beside the table."""
+    """The file of a row: one of the given files, by name, or a file beside the table."""
     base = PureWindowsPath(text).name if "\\" in text else os.path.basename(text)
     alike = called.get(base, [])
     folder = Path(table.path).parent
@@ -116,26 +114,30 @@ def _located(text: str, table: Table, called: dict[str, list[str]], how: How, as
         if base != relative and other.is_file() and not other.samefile(alike[0]):
             raise SourceError(
                 asked,
-                f"line {table.lines[row]} names {other}, and the frames named beside the table hold {alike[0]}",
-                "name the folders of all frames of the table, or the table alone",
+                f"line {table.lines[row]} names {other}, but the given frames include {alike[0]}",
+                "give the folders of all frames of the table, or only the table",
             )
         return alike[0]
     for place in (folder / relative, folder / base, *(Path(root) / base for root in how.roots)):
         real = Path(os.path.realpath(place))
         allowed = [Path(os.path.realpath(r)) for r in (folder, *how.roots)]
         if os.path.lexists(place) and not any(real.is_relative_to(root) for root in allowed):
-            raise SourceError(asked, f"line {table.lines[row]} leads to {real}", "declare its folder with --root")
+            raise SourceError(
+                asked,
+                f"line {table.lines[row]} leads to {real}, outside the declared folders",
+                "declare its folder with --root",
+            )
         if os.path.isfile(real) and base:
             return str(real)
     raise SourceError(
         asked,
         f"line {table.lines[row]} names the frame {text!r}, which is missing",
-        "restore it, remove its row, or name the folder of the frames beside the table",
+        "restore it, remove its row, or give the folder of the frames with the table",
     )
 
 
 def _stem(file: str) -> str:
-    """Name of a file without its ending, which may hold a digit."""
+    """Name of a file without its ending, which may contain a digit."""
     base = os.path.basename(file)
     return next((base[: -len(end)] for end in FRAME_NAMES if base.lower().endswith(end)), base)
 
@@ -145,20 +147,20 @@ def _names(files: Sequence[str]) -> str:
 
 
 def _by_names(table: Table, files: list[str], asked: str) -> tuple[np.ndarray, list[str]]:
-    """Row of each file, and the files, by the number in their names: a position of the row, or a count of the rows."""
+    """Row of each file, and the files, by the number in their names: a position in the row, or the row number."""
     counted, (told, fraction) = _counted(files), _by_positions(table, files)
     if counted and told and counted != told and not fraction:
         raise SourceError(
             asked,
-            f"numbers in names of frames are positions of a column in another order: {_names(told)}",
-            "name the frame of each row in a column 'file'",
+            f"has numbers in names of frames that are positions of a column in a different order: {_names(told)}",
+            "add a column 'file' with the frame of each row",
         )
     order = told or counted
     if order is None:
         raise SourceError(
             asked,
-            f"names of frames do not count them one by one: {_names(sorted(files, key=natural))}",
-            "restore frames that are missing, or name the frame of each row in a column 'file'",
+            f"names of frames do not number them consecutively: {_names(sorted(files, key=natural))}",
+            "restore missing frames, or add a column 'file' with the frame of each row",
         )
     return np.arange(len(table)), order
 
@@ -172,7 +174,7 @@ def _by_number(table: Table, files: list[str], how: How, asked: str) -> tuple[np
     _, first = np.unique(values, return_index=True)
     if len(first) < len(values):
         row = int(np.setdiff1d(np.arange(len(values)), first)[0])
-        fault = f"column {word} numbers two rows {values[row]:g}, the second in line {table.lines[row]}"
+        fault = f"column {word} has the number {values[row]:g} in two rows, the second in line {table.lines[row]}"
         raise SourceError(asked, fault, RENAME)
     rows, counted = np.argsort(values), sorted(int(v) for v in values)
     numbers = _numbers(files)
@@ -180,18 +182,18 @@ def _by_number(table: Table, files: list[str], how: How, asked: str) -> tuple[np
         return rows, [f for _, f in sorted(zip(numbers, files, strict=True))]
     order = _counted(files)
     if how.allow_partial and numbers is not None and min(numbers) != counted[0] and 1 < len(files) < len(counted):
-        order = None  # which frames are lost, only equal numbers tell
+        order = None  # only equal numbers identify lost frames
     if order is not None and counted == list(range(counted[0], counted[0] + len(counted))):
         return rows, order
     raise SourceError(
         asked,
-        f"column {word} numbers frames from {counted[0]} to {counted[-1]}, names of {len(files)} files do not count so",
-        "restore frames that are missing, or name the frame of each row in a column 'file'",
+        f"column {word} numbers frames from {counted[0]} to {counted[-1]}, but the names of {len(files)} files do not",
+        "restore missing frames, or add a column 'file' with the frame of each row",
     )
 
 
 def _numbers(files: list[str]) -> list[int] | None:
-    """The last number in the name of each file, where names differ in nothing else."""
+    """The last number in the name of each file, if names differ in nothing else."""
     found = [re.fullmatch(r"(.*?)(\d+)(\D*)", _stem(f)) for f in files]
     if any(m is None for m in found) or len({(m[1], m[3]) for m in found if m}) > 1:
         return None
@@ -199,7 +201,7 @@ def _numbers(files: list[str]) -> list[int] | None:
 
 
 def _counted(files: list[str]) -> list[str] | None:
-    """Files in the order that the last number of their names counts; None where it does not count them one by one."""
+    """Files in the order of the last number of their names; None unless this number is consecutive."""
     if len(files) == 1:
         return files
     numbers = _numbers(files)
@@ -209,8 +211,8 @@ def _counted(files: list[str]) -> list[str] | None:
 
 
 def _by_positions(table: Table, files: list[str]) -> tuple[list[str] | None, bool]:
-    """Files in the order of the rows, by a number in their names that is the position of a motor, None where no column
-    has just these numbers; and whether it has a decimal point, as numbers that count frames do not."""
+    """Files in the order of the rows, by a motor position in their names, or None if no column has just these numbers;
+    and whether the number has a decimal point, unlike numbers of frames."""
     if len(files) != len(table):
         return None, False
     fields = [FLOAT.findall(_stem(f)) for f in files]
@@ -221,7 +223,7 @@ def _by_positions(table: Table, files: list[str]) -> tuple[list[str] | None, boo
         for k in range(min(map(len, fields))):
             texts = [words[k] for words in fields]
             if any(map(PADDED.fullmatch, texts)):
-                continue  # this number counts frames
+                continue  # this is the number of the frame
             digits = [len(text.partition(".")[2]) for text in texts]
             at = {(round(float(text), n), n): f for text, n, f in zip(texts, digits, files, strict=True)}
             wanted = [{at[round(float(v), n), n] for n in set(digits) if (round(float(v), n), n) in at} for v in values]
@@ -231,7 +233,7 @@ def _by_positions(table: Table, files: list[str]) -> tuple[list[str] | None, boo
 
 
 def stacks(files: Sequence[str], how: How, asked: str) -> list[Stack]:
-    """Frames of all files, which must be alike."""
+    """Frames of all files, which must have one shape and dtype."""
     lost = [f for f in files if not os.path.isfile(f)]
     empty = [f for f in files if f not in lost and os.stat(f).st_size == 0]
     for some, what in ((lost, "missing"), (empty, "empty")):
@@ -240,7 +242,7 @@ def stacks(files: Sequence[str], how: How, asked: str) -> list[Stack]:
             raise SourceError(
                 asked,
                 f"{len(some)} of {len(files)} files {verb} {what}: {_names(some)}",
-                "restore them, or name the frames in a column 'file' and remove the rows of these",
+                "restore them, or add a column 'file' and remove the rows of these frames",
             )
     stacks = [stack_of(f, how.detector, how.roots, asked) for f in files]
     first = stacks[0]
@@ -248,8 +250,8 @@ def stacks(files: Sequence[str], how: How, asked: str) -> list[Stack]:
     if odd is not None:
         raise SourceError(
             asked,
-            f"{odd.file} has frames of {odd.shape[0]} x {odd.shape[1]} of {odd.dtype}, {first.file} of "
+            f"{odd.file} has frames of {odd.shape[0]} x {odd.shape[1]} of {odd.dtype}, but {first.file} of "
             f"{first.shape[0]} x {first.shape[1]} of {first.dtype}",
-            "name the frames of one scan alone",
+            "select the frames of one scan",
         )
     return stacks

@@ -1,4 +1,4 @@
-"""Frames in files that say nothing of a scan: TIFF, EDF, or a stack in HDF5."""
+"""Frames in files without scan information: TIFF, EDF, or a stack in HDF5."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AGAIN = "copy the file again"
 
 @dataclass(frozen=True)
 class Stack:
-    """The frames of one file: where they lie, their shape, the dtype of their counts, and the files that hold them."""
+    """The frames of one file: dataset, shape, dtype of the counts, and the files with the data."""
 
     file: str
     pieces: tuple[Piece, ...]
@@ -59,16 +59,16 @@ def stack_of(file: str, detector: str | None, roots: Sequence[Path], asked: str)
     ----------
     file : str
     detector : str, optional
-        Path of the dataset in an HDF5 file that holds several.
+        Path of the dataset in an HDF5 file with several.
     roots : sequence of Path
-        Folders besides that of the file that an HDF5 file may link to.
+        Further folders for links of an HDF5 file, besides its own folder.
     asked : str
         What is being read, for messages.
 
     Raises
     ------
     SourceError
-        Not readable, not whole, or no counts.
+        Unreadable, incomplete, or without counts.
     """
     kind = kind_of_frames(file)
     if kind == "hdf5":
@@ -94,9 +94,9 @@ def _differ(
 ) -> SourceError:
     return SourceError(
         asked,
-        f"frame {index} of {file} is {' x '.join(map(str, shape))} of {dtype.name}, the first is "
+        f"frame {index} of {file} is {' x '.join(map(str, shape))} of {dtype.name}, but the first is "
         f"{' x '.join(map(str, other))} of {kind.name}",
-        "name the frames of one scan alone",
+        "select the frames of one scan",
     )
 
 
@@ -104,7 +104,7 @@ def _counts(dtype: np.dtype, where: str, asked: str) -> np.dtype:
     native = dtype.newbyteorder("=")
     if native.name not in (*COUNTS, *SIGNED):
         raise SourceError(
-            asked, f"{where} holds {native}, not counts", f"give {', '.join(COUNTS)}: raw detector counts"
+            asked, f"{where} contains {native}, not counts", f"provide raw detector counts of {', '.join(COUNTS)}"
         )
     return native
 
@@ -115,25 +115,25 @@ def _tiff(file: str, size: int, asked: str) -> tuple[int, tuple[int, int], np.dt
         with TiffFile(file) as tiff:
             pages = [(p.shape, p.dtype, p.bitspersample, p.compression, _end(p)) for p in tiff.pages]
             palette = any(p.photometric == PHOTOMETRIC.PALETTE for p in tiff.pages)
-            # A description may promise further frames behind the only page.
+            # A description may announce further frames after the only page.
             promised = max(series.size for series in tiff.series) if len(pages) == 1 and size > 2 * pages[0][-1] else 0
-    except Exception as error:  # tifffile raises whatever damaged tags lead to
+    except Exception as error:  # tifffile raises many kinds of exceptions for damaged tags
         raise SourceError(asked, f"{file} is not a readable TIFF file ({_one_line(error)})", AGAIN) from error
     if not pages:
         raise SourceError(asked, f"{file} is a TIFF file without a frame", AGAIN)
     shape, dtype, bits = pages[0][:3]
     if len(shape) != 2 or dtype is None or palette:
-        raise SourceError(asked, f"{file} has frames of shape {shape}: a picture in colour", "name raw frames")
+        raise SourceError(asked, f"{file} has frames of shape {shape}, a colour image", "provide raw frames")
     native = _counts(np.dtype(dtype), file, asked)
     if not 0 < int(np.prod(shape)) * native.itemsize <= LARGEST_FRAME:
         raise SourceError(asked, f"{file} has frames of {shape[0]} x {shape[1]} pixels", "check the file")
     if bits != 8 * native.itemsize:
-        raise SourceError(asked, f"{file} packs {bits} bits a pixel", "write its frames with 8, 16 or 32 bits")
+        raise SourceError(asked, f"{file} packs {bits} bits per pixel", "write its frames with 8, 16 or 32 bits")
     for index, (other, kind, _, packing, end) in enumerate(pages):
         if (other, kind) != (shape, dtype):
             raise _differ(asked, file, index, other, np.dtype(kind), shape, np.dtype(dtype))
         if not 0 < end <= size:
-            there = f"ends at byte {end} of {size}" if end else "was not written in full"
+            there = f"ends at byte {end} of {size}" if end else "was not completely written"
             raise SourceError(asked, f"{file} is truncated: frame {index} {there}", AGAIN)
         try:
             TIFF.DECOMPRESSORS[packing]
@@ -141,15 +141,15 @@ def _tiff(file: str, size: int, asked: str) -> tuple[int, tuple[int, int], np.dt
             raise SourceError(
                 asked,
                 f"{file} is compressed by {getattr(packing, 'name', packing)}",
-                "write its frames without compression or by deflate, or pip install imagecodecs",
+                "write its frames without compression or with deflate, or pip install imagecodecs",
             ) from None
     if promised > np.prod(shape):
-        raise SourceError(asked, f"{file} has several frames in one page", "write a page for each frame")
+        raise SourceError(asked, f"{file} has several frames in one page", "write one page per frame")
     return len(pages), (int(shape[0]), int(shape[1])), native
 
 
 def _end(page: object) -> int:
-    """Byte behind the counts of a page; 0 where a part of them was never written, and would be read as zeros."""
+    """End of the counts of a page in bytes; 0 if a part was never written and would be read as zeros."""
     starts, lengths = page.dataoffsets, page.databytecounts  # type: ignore[attr-defined]
     return max((a + n for a, n in zip(starts, lengths, strict=True)), default=0) if all(starts) and all(lengths) else 0
 
@@ -159,7 +159,7 @@ def _hdf5(file: str, detector: str | None, roots: tuple[Path, ...], asked: str) 
         if detector:
             dataset = sources.find(sources.master, detector.strip("/"))
             if not isinstance(dataset, h5py.Dataset) or dataset.ndim not in (2, 3):
-                raise SourceError(asked, f"{file} has no frames at {detector!r}", "name their dataset with --detector")
+                raise SourceError(asked, f"{file} has no frames at {detector!r}", "set their dataset with --detector")
         else:
             dataset = _only_stack(sources.master, file, asked)
         where = f"{file}::{dataset.name}"
@@ -173,20 +173,22 @@ def _hdf5(file: str, detector: str | None, roots: tuple[Path, ...], asked: str) 
 
 
 def _only_stack(master: h5py.File, file: str, asked: str) -> h5py.Dataset:
-    """The only dataset of three dims, or of two where there is none of three."""
+    """The only dataset with three dims, or else the only one with two."""
     found: dict[int, list[h5py.Dataset]] = {2: [], 3: []}
 
     def note(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset) and item.ndim in found and item.dtype.kind in "iuf" and min(item.shape) > 1:
             found[item.ndim].append(item)
         elif isinstance(item, h5py.Dataset) and item.ndim == 3 and item.dtype.kind in "iuf":
-            found[3].append(item)  # one frame is a stack as well
+            found[3].append(item)  # a single frame is also a stack
 
     master.visititems(note)
     several = found[3] or found[2]
     if len(several) != 1:
         listed = ", ".join(f"{printable(d.name)} {d.shape}" for d in several[:8]) or "none"
-        raise SourceError(asked, f"{file} holds {len(several)} stacks of frames ({listed})", "name one with --detector")
+        raise SourceError(
+            asked, f"{file} contains {len(several)} stacks of frames ({listed})", "choose one with --detector"
+        )
     return several[0]
 
 

@@ -1,8 +1,8 @@
 """From positions in a table, one for each frame, to the grid of a scan.
 
-Rows may come in any order and positions may be read back with a little noise. Positions of an axis fall into groups of
-equal size, far apart beside what they wander within a group; a grid is complete when every combination of groups holds
-the same number of frames. That number is the number of repeats.
+Rows may have any order, and positions may have some noise of the readback. Positions of an axis form groups of equal
+size, whose distance exceeds the scatter within a group. A grid is complete if every combination of groups has the same
+number of frames, which is the number of repeats.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ import numpy as np
 
 from dfxm_dask.errors import SourceError
 
-WITHIN = 0.25  # of the least gap between groups: what positions of a group may differ by
-LEAST_GAP = 0.05  # of the mean gap: positions nearer than this are no positions of their own
+WITHIN = 0.25  # largest scatter of a group, as a fraction of the least gap between groups
+LEAST_GAP = 0.05  # fraction of the mean gap: closer positions are not separate
 MOST_AXES = 2
-EVEN = 0.5  # least over mean distance of positions that are as good as even
+EVEN = 0.5  # least over mean distance of nearly even positions
 LISTED = 4
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The place of each frame on a grid.
+    """Grid position of each frame.
 
     Parameters
     ----------
     motors : tuple of str
         Scanned columns, slow first.
     index : tuple of ndarray, (frame,), int64
-        Index of each frame along each of them, in the direction in which they were first scanned.
+        Index of each frame along each motor, in the direction of its first row.
     shape : tuple of int
     repeat : ndarray, (frame,), int64
-        How many frames of the same position come before.
+        Number of earlier frames at the same position.
     repeats : int
         Frames at each position.
     along : tuple of str
-        Other columns that change with these.
+        Other columns that change together with the motors.
     sorted : bool
-        Whether an axis does not run one way: frames are then put in the order of their positions.
+        Whether frames are sorted by position, because an axis does not run in one direction.
     """
 
     motors: tuple[str, ...]
@@ -53,7 +53,7 @@ class Grid:
 
 
 def groups(values: np.ndarray) -> np.ndarray | None:
-    """Group of each value, ascending; None where values fall into no groups of equal size that are well apart."""
+    """Group of each value, ascending; None unless values form well-separated groups of equal size."""
     total = len(values)
     ordered = np.sort(values)
     gaps = np.diff(ordered)
@@ -72,28 +72,28 @@ def groups(values: np.ndarray) -> np.ndarray | None:
 
 
 def grid(columns: Mapping[str, np.ndarray], held: Mapping[str, float], asked: str) -> Grid:
-    """The grid that positions make.
+    """The grid of positions.
 
     Parameters
     ----------
     columns : mapping of name to ndarray, (frame,)
-        Positions of all motors that could scan.
+        Positions of all possible scan motors.
     held : mapping of name to float
-        How far a motor wanders that stands still.
+        Scatter of a motor at rest.
     asked : str
-        For messages.
+        Name of the scan, for error messages.
 
     Raises
     ------
     SourceError
-        No complete grid, or more axes than a store of scans holds.
+        No complete grid, or more axes than a store supports.
     """
     total = len(next(iter(columns.values())))
     spans = {name: float(np.ptp(v)) / held[name] for name, v in columns.items()}
     varied = {name: v for name, v in columns.items() if spans[name] > 0}
     found = {name: place for name, v in varied.items() if (place := groups(v)) is not None}
     even = {name: min(_evenness(varied[name], place), EVEN) for name, place in found.items()}
-    # A motor that wanders has as many positions as there are frames, at uneven distances.
+    # A drifting motor has as many positions as frames, at uneven distances.
     moved = {name: v for name, v in varied.items() if spans[name] > 1 or even.get(name) == EVEN} or varied
     names = sorted((name for name in found if name in moved), key=lambda name: -spans[name])
     for repeats in range(1, total + 1):
@@ -110,7 +110,7 @@ def grid(columns: Mapping[str, np.ndarray], held: Mapping[str, float], asked: st
                     raise SourceError(
                         asked,
                         f"scans {len(chosen)} motors: {', '.join(chosen)}",
-                        f"name the rows of {MOST_AXES} of them alone in a table of their own",
+                        f"put the rows of {MOST_AXES} of them into a separate table",
                     )
                 return _ordered(chosen, found, moved, held, cell, repeats)
     raise _incomplete(columns, moved, asked)
@@ -130,7 +130,7 @@ def _ordered(
     cell: np.ndarray,
     repeats: int,
 ) -> Grid:
-    """Axes slow first, each in its own direction, and the number of each repeat."""
+    """Axes, slow first, each in its own direction, and the number of each repeat."""
     motors = sorted(chosen, key=lambda name: int(np.count_nonzero(np.diff(found[name]))))
     index, straight = [], []
     for name in motors:
@@ -151,7 +151,7 @@ def _ordered(
 
 
 def _runs(index: np.ndarray, rows: bool) -> bool:
-    """Whether an index goes up step by step, over and over; in rows also to and fro."""
+    """Whether an index increases step by step, repeatedly; rows may also alternate."""
     steps = np.diff(index)
     back = steps == -index.max()
     return bool(((steps == 0) | (steps == 1) | back | ((steps == -1) & rows)).all())
@@ -161,8 +161,8 @@ def _incomplete(columns: Mapping[str, np.ndarray], moved: Mapping[str, np.ndarra
     if not moved:
         return SourceError(
             asked,
-            f"none of the motors {', '.join(columns)} moves from row to row",
-            "name the scanned column with --motor COLUMN=phi",
+            f"has no moving motor among {', '.join(columns)}",
+            "set the scanned column with --motor COLUMN=phi",
         )
     total = len(next(iter(moved.values())))
     together = np.stack(list(moved.values()), axis=1)
@@ -170,17 +170,17 @@ def _incomplete(columns: Mapping[str, np.ndarray], moved: Mapping[str, np.ndarra
     if (number > 1).any() and len(set(number.tolist())) > 1:
         rows = [np.flatnonzero((together == together[k]).all(axis=1)) + 1 for k in first[number == number.max()]]
         places = "; ".join(", ".join(map(str, some)) for some in rows[:LISTED])
-        fault = f"rows {places} have the same positions, and other positions have fewer rows"
-        return SourceError(asked, fault, "remove the rows that are twice, or add those that are missing")
+        fault = f"rows {places} have the same positions, while other positions have fewer rows"
+        return SourceError(asked, fault, "remove the repeated rows, or add the missing rows")
     told = ", ".join(f"{name} ({_levels(v)} positions)" for name, v in moved.items())
     return SourceError(
         asked,
-        f"the {total} rows make no complete grid of {told}",
-        "add the rows that are missing, or remove the incomplete row of the grid",
+        f"the {total} rows do not form a complete grid of {told}",
+        "add the missing rows, or remove the incomplete row of the grid",
     )
 
 
 def _levels(values: np.ndarray) -> int:
-    """Positions that stand apart, as far as they can be told."""
+    """Distinct positions, as far as they are separate."""
     gaps = np.diff(np.sort(values))
     return int((gaps > WITHIN * gaps.max()).sum()) + 1

@@ -1,8 +1,8 @@
 """Frames with a table: TIFF, EDF or HDF5 frames, and a CSV of the positions of the motors.
 
 The table has a row for each frame (or, with ``--repeats``, for each position) and a column for each motor, with its
-unit in brackets. A column ``file`` names the frame of each row; without it frames are taken in the order of the numbers
-that their names count up.
+unit in brackets. A column ``file`` names the frame of each row; without this column, frames follow the numbers in their
+names.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ frames = frames_in
 EXPOSURE = ("exposure", "exposure_time", "count_time", "acq_time", "sec")
 MONITOR = "monitor"
 TABLE = "table"
-HELD = {"degree": 1e-3, "um": 0.1}  # a motor that wanders less stands still; other units: 1e-6
+HELD = {"degree": 1e-3, "um": 0.1}  # a motor that moves less counts as still; other units: 1e-6
 
 
 def _is_table(path: str) -> bool:
@@ -43,15 +43,15 @@ def _is_table(path: str) -> bool:
 
 
 def matches(paths: Sequence[str]) -> bool:
-    """Whether a table is named and all others are frames or folders, or all are TIFF files or folders of them."""
+    """Whether the paths are a table with frames or folders, or only TIFF files or folders of them."""
     if any(map(_is_table, paths)):
         return all(_is_table(p) or os.path.isdir(p) or p.lower().endswith(FRAME_NAMES) for p in paths)
     return all(inside(p, TIFF_NAMES) if os.path.isdir(p) else p.lower().endswith(TIFF_NAMES) for p in paths)
 
 
 def sources(paths: Sequence[str]) -> list[list[str]]:
-    """Each table with the frames that are named before it, or behind it where a table comes first; without a table,
-    each folder and the files of each folder."""
+    """Each table with the frames given before it (or after it, if a table comes first); without a table, each folder
+    and the files of each folder."""
     tables = [k for k, path in enumerate(paths) if _is_table(path)]
     if not tables:
         return series(paths)
@@ -60,20 +60,20 @@ def sources(paths: Sequence[str]) -> list[list[str]]:
     cuts = [*tables, len(paths)] if tables[0] == 0 else [0, *(k + 1 for k in tables)]
     if cuts[-1] != len(paths):
         raise SourceError(
-            f"source {paths[-1]}", "is named behind the last of several tables", "name each table behind its frames"
+            f"source {paths[-1]}", "is given after the last of several tables", "give each table after its frames"
         )
     return [list(paths[a:b]) for a, b in pairwise(cuts)]
 
 
 def scans(paths: Sequence[str], roots: tuple[Path, ...] = ()) -> list[tuple[str, str]]:
-    """The one scan of a table."""
+    """The scan of a table."""
     path, _ = _table_and_frames(paths)
     table = read_table(path)
     return [("1.1", f"{Path(path).name}: {len(table)} rows of {', '.join(table.columns)}")]
 
 
 def _table_and_frames(paths: Sequence[str]) -> tuple[str, list[str]]:
-    """The table of a source, and its frames; none where the table has to name them."""
+    """The table of a source, and its frames; no frames if the table names them."""
     tables = [p for p in paths if _is_table(p)]
     asked = [p for p in paths if not _is_table(p)]
     folders = [os.path.abspath(p if os.path.isdir(p) else os.path.dirname(os.path.abspath(p))) for p in asked]
@@ -81,7 +81,7 @@ def _table_and_frames(paths: Sequence[str]) -> tuple[str, list[str]]:
         tables = [t for folder in dict.fromkeys(folders) for t in inside(folder, TABLE_NAMES)]
     if len(tables) != 1:
         listed = f"{len(tables)} tables: {', '.join(tables[:LISTED])}" if tables else f"no table ({TABLE_NAMES})"
-        raise SourceError(paths[0], f"comes with {listed}", "name the table of its motor positions beside the frames")
+        raise SourceError(paths[0], f"comes with {listed}", "give the table of its motor positions with the frames")
     found: list[str] = []
     for path in asked:
         found += frames_of_folder(path) if os.path.isdir(path) else [os.path.abspath(path)]
@@ -104,21 +104,23 @@ def read(paths: Sequence[str], entry: str, how: How) -> Scan:
     asked = f"{path} entry {entry}"
     chosen = re.fullmatch(r"r([1-9]\d*)", entry)
     if entry != "1.1" and not chosen:
-        raise SourceError(asked, "no such entry", "a table holds one scan: leave --scan out, or name a repeat: r1, r2")
+        raise SourceError(
+            asked, "does not exist", "omit --scan, since a table contains one scan, or choose a repeat: r1, r2"
+        )
     table = read_table(path)
     line = _own_axes(how.beamline)
     rows, files, each = rows_and_files(table, named, how, asked)
     found = stacks(files, how, asked)
     odd = [] if each is None else [(n, s) for n, s in zip(each, found, strict=True) if n != s.count]
     if odd:
-        fault = f"{odd[0][0]} rows name {Path(odd[0][1].file).name}, which holds {odd[0][1].count} frames"
+        fault = f"{odd[0][0]} rows name {Path(odd[0][1].file).name}, which contains {odd[0][1].count} frames"
         raise SourceError(asked, fault, "write one row for each frame")
     every = [_Frame(p.file, p.dataset, p.first + k) for stack in found for p in stack.pieces for k in range(p.count)]
     recorded = len(every)
     rows, commanded = _matched(rows, recorded, how, asked, each is not None)
     scanned = _scanned(table, line, asked)
     places = _grid(table, scanned, rows, line, asked)
-    if recorded < commanded:  # cut to the complete rows of the grid, of which one of one axis is a frame
+    if recorded < commanded:  # cut to the complete rows of the grid; a row of a grid with one axis is a frame
         row = int(np.prod(places.shape[1:])) * places.repeats
         rows = rows[: recorded // row * row]
         if not len(rows):
@@ -181,22 +183,24 @@ def read(paths: Sequence[str], entry: str, how: How) -> Scan:
 
 
 def _repeat(places: Grid, chosen: int | None, asked: str) -> int:
-    """Number of the repeat to read, from 0, of the one that the user names, from 1.
+    """Number of the repeat to read, from 0; the user counts from 1.
 
     Raises
     ------
     SourceError
-        There are several and none is named, or not so many.
+        Several repeats without a choice, or a number beyond the last repeat.
     """
     if places.repeats > 1 and chosen is None:
         repeats = ", ".join(f"r{k + 1}" for k in range(min(places.repeats, LISTED)))
         raise SourceError(
             asked,
-            f"holds {places.repeats} frames at each position",
-            f"take one repeat of the scan by --scan, each into a store of its own: {repeats}",
+            f"contains {places.repeats} frames at each position",
+            f"choose one repeat of the scan with --scan, each for a separate store: {repeats}",
         )
     if chosen is not None and chosen > places.repeats:
-        raise SourceError(asked, f"holds {places.repeats} frames at each position", f"name r1 to r{places.repeats}")
+        raise SourceError(
+            asked, f"contains {places.repeats} frames at each position", f"choose r1 to r{places.repeats}"
+        )
     return (chosen or 1) - 1
 
 
@@ -231,7 +235,7 @@ class _Columns:
         return float(np.mean(values)) if values is not None else np.nan
 
     def unit(self, motor: str) -> tuple[str, str, float]:
-        """Unit of a motor as it is spelled, where it comes from, and the factor into the base unit."""
+        """Unit of a motor as spelled, its source, and the factor into the base unit."""
         return _unit(self.table, motor, self.line, self.motors()[motor], self.asked)
 
     def stood(self, motor: str) -> Stood:
@@ -253,7 +257,7 @@ def _axis(columns: _Columns, motor: str, index: np.ndarray) -> Axis:
     if factor != 1:
         attrs["converted_from"] = spelled
     unit = base_unit(spelled)[0]
-    if unit == "s":  # a clock may count from any day
+    if unit == "s":  # a clock may start on any day
         attrs |= {"time_origin": float(values.min()), "clock": motor}
         values = values - values.min()
     positions = np.bincount(index, weights=values) / np.bincount(index)
@@ -283,7 +287,9 @@ def _exposure(columns: _Columns) -> tuple[np.ndarray | None, str]:
     unit, factor = base_unit(spelled or "s")
     if values is None or unit != "s" or not (np.isfinite(values).all() and values.min() > 0):
         raise SourceError(
-            columns.asked, f"column {word} holds no times ({spelled or 'no unit'})", "write positive numbers in s or ms"
+            columns.asked,
+            f"column {word} contains no times ({spelled or 'no unit'})",
+            "write positive numbers in s or ms",
         )
     return values * factor, f"column {word} of the table" + ("" if spelled else ", taken as s")
 
@@ -300,7 +306,7 @@ def _pieces(every: Sequence[_Frame]) -> tuple[Piece, ...]:
 
 
 def _files(path: str, found: Sequence[Stack]) -> tuple[tuple[str, int, int], ...]:
-    """The table and all files of frames, with size and time of change."""
+    """The table and all files of frames, with size and modification time."""
     seen = os.stat(path)
     return tuple(dict.fromkeys([(path, seen.st_size, seen.st_mtime_ns), *(f for s in found for f in s.files)]))
 
@@ -310,39 +316,41 @@ def _remarks(columns: _Columns, places: Grid, names: str | None, each: int) -> t
     if each > 1:
         said.append(f"{each} frames belong to each row of the table")
     if places.sorted:
-        said.append(f"rows of the table do not follow {', '.join(places.motors)}: frames are put in order of positions")
+        said.append(
+            f"rows of the table are not in the order of {', '.join(places.motors)}: frames are sorted by position"
+        )
     if places.along:
         said.append(f"{', '.join(places.along)} changes from row to row along with {', '.join(places.motors)}")
     exposure = table.column(*EXPOSURE)
     roles = {names or table.column(*FILE), table.column(*NUMBER), exposure, table.column(MONITOR)}
     if exposure and not table.units[exposure]:
-        said.append(f"column {exposure} has no unit and is taken in s")
+        said.append(f"column {exposure} has no unit; s is assumed")
     unused = [w for w in table.columns if w not in {*columns.motors(), *columns.line.monitors, *roles}]
     if unused:
-        said.append(f"columns of the table that are not used: {', '.join(unused)}")
+        said.append(f"unused columns of the table: {', '.join(unused)}")
     return tuple(said)
 
 
 def _own_axes(line: Beamline) -> Beamline:
-    """The beamline, with columns that are called by the names of its axes."""
+    """The beamline, with the columns named like its axes."""
     taken = {motor for motors in line.motors.values() for motor in motors}
     own = {axis: [*motors, *([axis] if axis not in taken else [])] for axis, motors in line.motors.items()}
     return line.model_copy(update={"motors": own})
 
 
 def _matched(rows: np.ndarray, recorded: int, how: How, asked: str, named: bool) -> tuple[np.ndarray, int]:
-    """Row of each frame, and how many frames the table asks for."""
+    """Row of each frame, and the number of frames in the table."""
     count = len(rows)
     fault = f"the table has {count} rows for {recorded} frames"
     if recorded == count:
         if how.repeats:
-            raise SourceError(asked, fault, "leave --repeats out: the rows tell the repeats")
+            raise SourceError(asked, fault, "omit --repeats: the rows already list the repeats")
         return rows, count
     if recorded < count:
         if how.allow_partial and not named:
             return rows, count
-        partial = "" if named else ", or, of an aborted scan, say --allow-partial"
-        lack = f"restore the {count - recorded} frames that are missing, or remove their rows{partial}"
+        partial = "" if named else ", or use --allow-partial for an aborted scan"
+        lack = f"restore the {count - recorded} missing frames, or remove their rows{partial}"
         raise SourceError(asked, fault, lack)
     repeats, rest = divmod(recorded, count)
     if rest or named:
@@ -350,30 +358,28 @@ def _matched(rows: np.ndarray, recorded: int, how: How, asked: str, named: bool)
     if not how.repeats:
         raise SourceError(
             asked,
-            f"{fault}, {repeats} for each row, and nothing tells their order",
-            "say --repeats point (all frames of a row follow each other) or --repeats scan (the scan is repeated)",
+            f"{fault}, {repeats} for each row, in an unknown order",
+            "use --repeats point (frames of a row are consecutive) or --repeats scan (the scan is repeated)",
         )
     at = np.arange(recorded)
     return rows[at // repeats if how.repeats == "point" else at % count], recorded
 
 
 def _unit(table: Table, word: str, line: Beamline, axis: str, asked: str) -> tuple[str, str, float]:
-    """Unit of a motor as it is spelled, where it comes from, and the factor into the base unit."""
+    """Unit of a motor as spelled, its source, and the factor into the base unit."""
     spelled, source = table.units[word] or _unit_in_name(word), TABLE
     usual, told = ("keV", "assumed") if word == axis == "energy" else line.unit_of(word, axis)
     if not spelled:
         spelled, source = usual, told.replace("the file", "the table")
     unit, factor = base_unit(spelled)
     if unit == spelled and unit not in ("degree", "um", "keV", "s"):
-        raise SourceError(
-            asked, f"column {word} has the unit {spelled!r}, which is not known", "write deg, mrad, um ..."
-        )
+        raise SourceError(asked, f"column {word} has the unknown unit {spelled!r}", "use deg, mrad, um, ...")
     own = word in line.units and word != axis
-    known = axis in line.units and not own and axis != "energy"  # an angle of a crystal is one too
+    known = axis in line.units and not own and axis != "energy"  # an angle of a crystal is also an angle
     if known and factor_between(spelled, usual) is None:
         raise SourceError(
             asked,
-            f"column {word} is in {spelled}, and {axis} in {usual}",
+            f"column {word} is in {spelled}, but {axis} in {usual}",
             f"correct the unit, map the column to another axis (--motor {word}=AXIS), or give a beamline file "
             f"(--beamline FILE) with units: {{{word}: {spelled}}}",
         )
@@ -381,20 +387,20 @@ def _unit(table: Table, word: str, line: Beamline, axis: str, asked: str) -> tup
 
 
 def _unit_in_name(word: str) -> str:
-    """Unit that ends a name, as in mu_mrad or mu/deg; "" where it has none that is certain."""
+    """Unit at the end of a name, as in mu_mrad or mu/deg; "" without a certain unit."""
     end = re.split(r"[_/ ]", word)[-1]
     return end if end != word and len(end) > 1 and base_unit(end)[0] in ("degree", "um", "keV") else ""
 
 
 def _scanned(table: Table, line: Beamline, asked: str) -> dict[str, str]:
-    """Columns that could scan, and their axes."""
+    """Possible scan motors among the columns, and their axes."""
     scanned = {word: axis for word in table.columns if (axis := line.axis_of(word)) not in (None, "z")}
     if not scanned:
         known = "; ".join(f"{axis}: {', '.join(names)}" for axis, names in line.motors.items() if axis != "z")
         raise SourceError(
             asked,
-            f"no column is a motor of an axis: {', '.join(table.columns)} (known are {known})",
-            f"name one, e.g. --motor {list(table.columns)[-1]}=phi",
+            f"has no column for a motor of an axis: {', '.join(table.columns)} (known are {known})",
+            f"map one, e.g. --motor {list(table.columns)[-1]}=phi",
         )
     return scanned
 
@@ -408,8 +414,8 @@ def _grid(table: Table, scanned: dict[str, str], rows: np.ndarray, line: Beamlin
         bad = next((k for k, text in enumerate(table.columns[word]) if not np.isfinite(number(text))), None)
         if bad is not None:
             there = table.columns[word][bad] or "nothing"
-            fault = f"column {word} holds {there} in line {table.lines[bad]}, where a position belongs"
-            raise SourceError(asked, fault, "correct the table, or leave this column out")
+            fault = f"column {word} contains {there} in line {table.lines[bad]} in place of a position"
+            raise SourceError(asked, fault, "correct the table, or omit this column")
         values = table.numbers(word)
         assert values is not None
         columns[word] = values[rows]

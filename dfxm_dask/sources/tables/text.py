@@ -1,7 +1,7 @@
 """Tables of text: one row of column names, then a row of values for each frame or position.
 
-Columns are separated by commas, semicolons, tabs or blanks; lines that begin with # are comments, and the last of them
-names the columns where no other line does. A unit stands in brackets behind the name: ``mu [deg]``, ``exposure (ms)``.
+Columns are separated by commas, semicolons, tabs or blanks. Lines that begin with # are comments; the last comment
+names the columns if no other line does. A unit follows the name in brackets: ``mu [deg]``, ``exposure (ms)``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dfxm_dask.schema import printable
 
 TABLE_NAMES = (".csv", ".tsv")
 LARGEST = 64 << 20
-SEPARATORS = ("\t", ";", ",", " ")  # a decimal comma cuts as well as a separator does, so the others go first
+SEPARATORS = ("\t", ";", ",", " ")  # a decimal comma looks like a separator, so the others come first
 DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+([eE][-+]?\d+)?")
 THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
 NAME = re.compile(r"(?P<name>.*?)\s*[\[(]\s*(?P<unit>[^\])]*?)\s*[\])]")
@@ -27,7 +27,7 @@ NAME = re.compile(r"(?P<name>.*?)\s*[\[(]\s*(?P<unit>[^\])]*?)\s*[\])]")
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of text by name, their units ("" where none), and the line of each row in the file."""
+    """Columns of text by name, their units ("" if absent), and the line of each row in the file."""
 
     path: str
     columns: dict[str, list[str]]
@@ -38,17 +38,17 @@ class Table:
         return len(self.lines)
 
     def column(self, *names: str) -> str | None:
-        """The column of one of these names, whatever its capitals."""
+        """The column with one of these names, in upper or lower case."""
         return next((name for name in self.columns if name.lower() in names), None)
 
     def numbers(self, name: str) -> np.ndarray | None:
-        """A column as numbers, NaN where a cell is empty or says nan; None where one is a word."""
+        """A column as numbers, NaN for empty cells and nan; None if a cell is a word."""
         values = np.array([number(text) for text in self.columns[name]])
         return None if any(map(_word, self.columns[name])) else values
 
 
 def number(text: str) -> float:
-    """A cell as a number, also with a decimal comma; NaN where it is none, as 1_000, which Python reads."""
+    """A cell as a number, also with a decimal comma; NaN otherwise, also for 1_000, which Python accepts."""
     try:
         return math.nan if "_" in text else float(text.replace(",", ".") if DECIMAL_COMMA.fullmatch(text) else text)
     except ValueError:
@@ -65,24 +65,24 @@ def read_table(path: str) -> Table:
     Raises
     ------
     SourceError
-        Not text, no names of columns, a name twice, or rows of another length.
+        Not text, no names of columns, a repeated name, or rows of different lengths.
     """
     try:
         rows, remarked, separator = _rows(_text(path))
     except csv.Error as error:
-        raise SourceError(path, f"is no table of text ({error})", "name the table of the motor positions") from error
+        raise SourceError(path, f"is not a table of text ({error})", "give the table of the motor positions") from error
     if not rows:
-        raise SourceError(path, "is a table without rows", "name the table of the motor positions")
+        raise SourceError(path, "is a table without rows", "give the table of the motor positions")
     if all(math.isnan(number(cell)) for cell in rows[0][1]):
         header = rows.pop(0)[1]
     elif remarked and len(remarked) == len(rows[0][1]):
         header = remarked
     else:
         raise SourceError(
-            path, "does not name its columns: its first row holds numbers", "write a first row such as file,mu [deg]"
+            path, "does not name its columns: its first row contains numbers", "write a first row such as file,mu [deg]"
         )
     if not rows:
-        raise SourceError(path, "names columns, and has no row below them", "name the table of the motor positions")
+        raise SourceError(path, "names columns but has no rows", "give the table of the motor positions")
     names, units = [], []
     for word in header:
         found = NAME.fullmatch(word)
@@ -90,12 +90,12 @@ def read_table(path: str) -> Table:
         units.append(found["unit"] if found else "")
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice:
-        raise SourceError(path, f"has two columns {twice!r}", "give each column a name of its own")
+        raise SourceError(path, f"has two columns {twice!r}", "give each column a different name")
     for line, cells in rows:
         if len(cells) != len(names):
             raise SourceError(
                 path,
-                f"line {line} has {len(cells)} cells, the first row names {len(names)} columns",
+                f"line {line} has {len(cells)} cells, but the first row names {len(names)} columns",
                 "correct the line",
             )
     columns = {name: [cells[k] for _, cells in rows] for k, name in enumerate(names) if name}
@@ -103,8 +103,8 @@ def read_table(path: str) -> Table:
         commas = [k for k, cell in enumerate(cells) if DECIMAL_COMMA.fullmatch(cell)]
         points = separator == "," or any("." in cell and not math.isnan(number(cell)) for cell in cells)
         if commas and points and all(map(THOUSANDS.fullmatch, (cells[k] for k in commas))):
-            fault = f"column {name} holds {cells[commas[0]]} in line {rows[commas[0]][0]}: thousands, or decimals?"
-            raise SourceError(path, fault, "write numbers with a decimal point and no other mark")
+            fault = f"column {name} contains {cells[commas[0]]} in line {rows[commas[0]][0]}: thousands or decimals?"
+            raise SourceError(path, fault, "write numbers with a decimal point and no other separator")
     return Table(path, columns, dict(zip(names, units, strict=True)), [line for line, _ in rows])
 
 
@@ -115,19 +115,19 @@ def _text(path: str) -> str:
     except OSError as error:
         raise SourceError(path, f"cannot be read ({error.strerror})", "check the path") from error
     if len(data) > LARGEST:
-        raise SourceError(path, f"is larger than {LARGEST >> 20} MiB", "name the table of the motor positions")
+        raise SourceError(path, f"is larger than {LARGEST >> 20} MiB", "give the table of the motor positions")
     code = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         text = data.decode(code)
     except UnicodeError:
-        text = data.decode("cp1252", "replace")  # units such as ° and µ in tables of spreadsheets
+        text = data.decode("cp1252", "replace")  # units such as ° and µ in tables from spreadsheets
     if "\0" in text:
         raise SourceError(path, "is not a table of text", "save it as CSV")
     return text
 
 
 def _rows(text: str) -> tuple[list[tuple[int, list[str]]], list[str], str]:
-    """Line numbers and cells of all rows, the cells of the last comment before them, and the separator."""
+    """Line numbers and cells of all rows, the cells of the last comment before the rows, and the separator."""
     lines = [(k, line.strip("\r\n ")) for k, line in enumerate(text.splitlines(), 1)]
     kept = [(k, line) for k, line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not kept:
@@ -147,7 +147,7 @@ def _cells(lines: list[str], separator: str) -> Iterator[list[str]]:
 
 
 def _separator(lines: list[str]) -> str:
-    """The separator that cuts most lines into as many cells as the first line."""
+    """The separator that splits most lines into as many cells as the first line."""
 
     def alike(separator: str) -> int:
         lengths = [len(cells) for cells in _cells(lines[:50], separator)]

@@ -1,1 +1,1 @@
-"""Integrity of a store: what it holds once it is opened and checked, ledgers of complete blocks, digests, and locks."""
+"""Integrity of a store: the opened and checked store, ledgers of complete blocks, digests, and locks."""

@@ -1,8 +1,9 @@
-"""Whether a store holds what its ledgers say, to the last bit: every byte of every file is bound to a digest.
+"""Comparison of a store with its ledgers, to the last bit: every byte of every file is bound to a digest.
 
-Shards: each chunk has a checksum, the checksums and the index have a digest in the ledger. Small files and metadata:
-their digests stand in the provenance, whose digest stands in the ledger. Lines of the ledger: a checksum each. The
-attributes of groups, and the metadata that the root repeats, are what the rest says that they are.
+Shards: each chunk has a checksum; the ledger records a digest of the checksums and the index. Small files and metadata:
+the provenance records their digests, and the ledger the digest of the provenance. Lines of the ledger have a checksum
+each. The attributes of groups, the metadata that the root repeats, and the coordinates that groups repeat follow from
+the rest.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from dfxm_dask.store.shards import ABSENT, READ_BYTES, ShardedArray, open_array
 
 @dataclass(frozen=True)
 class Fault:
-    """Something in a store that is not as it should be; ``block`` and ``file`` are empty where it is no block's."""
+    """A fault in a store; ``block`` and ``file`` are empty for faults outside blocks."""
 
     group: str
     step: str
@@ -45,7 +46,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class BlockFile:
-    """A file of a block with its entry in the ledger; small enough to travel."""
+    """A file of a block with its entry in the ledger; small enough to send to a worker."""
 
     store: str
     group: str
@@ -57,7 +58,7 @@ class BlockFile:
 
 
 def check_metadata(store: str | Path) -> Iterator[Fault]:
-    """Faults of the ledgers, of attributes and metadata, and of small files; blocks are left to :func:`check_file`."""
+    """Faults of ledgers, attributes, metadata and small files; :func:`check_file` checks blocks."""
     store = Path(store)
     claimed: set[str] = set()
     yield from _told(_attributes(store), "", "zarr.json")
@@ -68,11 +69,11 @@ def check_metadata(store: str | Path) -> Iterator[Fault]:
 
 
 def _told(faults: Iterator[Fault], group: str, file: str) -> Iterator[Fault]:
-    """Faults, where metadata that cannot even be read are one."""
+    """Faults; unreadable metadata count as one."""
     try:
         yield from faults
     except (DfxmError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        yield Fault(group, "", "", file, f"or what it leads to cannot be read ({' '.join(str(error).split())})")
+        yield Fault(group, "", "", file, f"or a file that it refers to cannot be read ({' '.join(str(error).split())})")
 
 
 def _is_group(path: Path) -> bool:
@@ -83,27 +84,31 @@ def _is_group(path: Path) -> bool:
 
 
 def _attributes(store: Path) -> Iterator[Fault]:
-    """The root group: its own attributes, and the metadata that it repeats."""
+    """The root group: its attributes, and the metadata that it repeats."""
     opened = open_store(store)
     root = opened.nodes[""]
     raw = (store / "zarr.json").read_bytes()
     if set(root) - {"consolidated_metadata"} != {"zarr_format", "node_type", "attributes"} or (
         raw not in (json.dumps(root).encode(), json.dumps(root, indent=2).encode())
     ):
-        yield Fault("", "", "", "zarr.json", "is not as this package writes it")
+        yield Fault("", "", "", "zarr.json", "differs from the form that this package writes")
     said = set()
     for group in opened.groups():
         said |= {made["root"] for made in opened.provenance(group).values() if "root" in made}
     if said and said != {ledger.digest(root["attributes"])}:
-        yield Fault("", "", "", "zarr.json", "has other attributes than were written")
+        yield Fault("", "", "", "zarr.json", "has attributes that differ from those written")
     repeated = root.get("consolidated_metadata", {}).get("metadata", {})
     for node, meta in repeated.items():
         path = store / node / "zarr.json"
         if not path.exists() or json.loads(path.read_bytes()) != meta:
-            yield Fault(node.partition("/")[0], "", "", "zarr.json", f"repeats metadata of {node} that differ")
+            yield Fault(
+                node.partition("/")[0], "", "", "zarr.json", f"repeats metadata of {node} that differ from its own"
+            )
     if other := set(repeated) ^ set(opened.to_consolidate()):
         some = sorted(other)[:3]
-        yield Fault("", "", "", "zarr.json", f"repeats other metadata than there are ({', '.join(some)})")
+        yield Fault(
+            "", "", "", "zarr.json", f"repeats the metadata of other nodes than the store contains ({', '.join(some)})"
+        )
 
 
 def _group(store: Path, group: str, claimed: set[str]) -> Iterator[Fault]:
@@ -116,7 +121,7 @@ def _group(store: Path, group: str, claimed: set[str]) -> Iterator[Fault]:
         whole = raw == json.dumps(meta, indent=2).encode() and set(meta) == {"zarr_format", "node_type", "attributes"}
         provenance = recorded_steps(attributes)
         if not whole or set(attributes) - {"provenance"} or (meta["zarr_format"], meta["node_type"]) != (3, "group"):
-            yield Fault(group, "", "", f"{group}/zarr.json", "is not as this package writes it")
+            yield Fault(group, "", "", f"{group}/zarr.json", "differs from the form that this package writes")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         yield Fault(group, "", "", f"{group}/zarr.json", f"cannot be read ({type(error).__name__})")
         provenance = {}
@@ -129,7 +134,7 @@ def _group(store: Path, group: str, claimed: set[str]) -> Iterator[Fault]:
 
 
 def _step(store: Path, group: str, step: str, made: Any, claimed: set[str]) -> Iterator[Fault]:
-    """What ledger and provenance of a step say, beside each other."""
+    """Comparison of the ledger and the provenance of a step."""
     path = ledger.ledger_path(store, group, step)
     name = path.relative_to(store).as_posix()
     book = ledger.open_ledger(path)
@@ -140,33 +145,33 @@ def _step(store: Path, group: str, step: str, made: Any, claimed: set[str]) -> I
         yield Fault(group, step, "", name, "has no header")
         return
     if header["digest"] != ledger.digest(header["plan"]):
-        yield Fault(group, step, "", name, "has a header whose plan is another")
+        yield Fault(group, step, "", name, "has a header that does not match its plan")
     for block in header["blocks"]:
         if block not in records:
             yield Fault(group, step, block, "", "has no record")
     for record in records.values():
         claimed |= set(record["files"])
-    if made is None or book.damaged or len(records) < len(header["blocks"]):  # what lies there is the step's own
+    if made is None or book.damaged or len(records) < len(header["blocks"]):  # these files belong to the step
         claimed |= {f"{group}/{name}/" for name in header["plan"].get("writes", ())}
     if made is None:
         if book.completed and not [b for b in header["blocks"] if b not in records]:
             yield Fault(group, step, "", f"{group}/zarr.json", "lacks the provenance of a complete step")
         elif not [b for b in header["blocks"] if b not in records]:
-            yield Fault(group, step, "", "", "is not complete: run it again to resume")
+            yield Fault(group, step, "", "", "is not complete: run the same command again to resume")
         return
     if ledger.digest(made) != book.completed:
-        yield Fault(group, step, "", f"{group}/zarr.json", "has another provenance than the ledger says")
+        yield Fault(group, step, "", f"{group}/zarr.json", "has a provenance that differs from the ledger")
     if not [b for b in header["blocks"] if b not in records] and made.get("digest") != ledger.content_digest(
         header, records
     ):
-        yield Fault(group, step, "", f"{group}/zarr.json", "has a provenance of other blocks")
+        yield Fault(group, step, "", f"{group}/zarr.json", "has a provenance that belongs to other blocks")
     for small, (size, digest) in made.get("small_files", {}).items():
         claimed.add(small)
         file = store / small
         if not file.is_file():
             yield Fault(group, step, "", small, "is missing")
         elif file.stat().st_size != size or ledger.file_digest(file) != digest:
-            yield Fault(group, step, "", small, "is not the one that was written")
+            yield Fault(group, step, "", small, "differs from the file that was written")
 
 
 def _repeated(store: Path, claimed: set[str]) -> Iterator[Fault]:
@@ -182,7 +187,7 @@ def _repeated(store: Path, claimed: set[str]) -> Iterator[Fault]:
 
 
 def _foreign(store: Path, claimed: set[str]) -> Iterator[Fault]:
-    """Files that no step says it has written, where data lie."""
+    """Files among the data that no step has written."""
     for folder, names, files in os.walk(store):
         names[:] = sorted(n for n in names if n != ".ledger")
         for file in sorted(files):
@@ -195,7 +200,7 @@ def _foreign(store: Path, claimed: set[str]) -> Iterator[Fault]:
             )
             if not ours and file not in (".lock", ".consolidating"):
                 group = name.partition("/")[0]
-                yield Fault(group, "", "", name, "was written by no step, and nothing reads it")
+                yield Fault(group, "", "", name, "belongs to no step and is never read")
 
 
 def block_files(store: str | Path) -> Iterator[BlockFile]:
@@ -213,14 +218,14 @@ def block_files(store: str | Path) -> Iterator[BlockFile]:
 
 
 def check_file(file: BlockFile) -> list[Fault]:
-    """Faults of one file of a block; every byte is read."""
+    """Faults of one file of a block, after reading every byte."""
     path = Path(file.store, file.name)
     try:
         found = path.stat().st_size
         if found != file.size:
             what = f"has {found} bytes, {file.size} were written"
         elif path.suffix == ".npz":
-            what = "" if ledger.file_digest(path) == file.digest else "is not the one that was written"
+            what = "" if ledger.file_digest(path) == file.digest else "differs from the file that was written"
         else:
             array = _array_of(path)
             what = _check_shard(path, array, file.digest)
@@ -235,12 +240,12 @@ def _array_of(path: Path) -> ShardedArray:
     folder = next(p for p in path.parents if (p / "zarr.json").exists())
     array = open_array(folder)
     if array is None:
-        raise StoreError(f"array {folder}", "has a foreign layout", "make it anew with this package")
+        raise StoreError(f"array {folder}", "has a foreign layout", "recompute it with this package")
     return array
 
 
 def _check_shard(path: Path, array: ShardedArray, digest: str) -> str:
-    """What is wrong with a shard; nothing where its chunks, its index and its digest fit together."""
+    """Fault of a shard, or "" if chunks, index and digest agree."""
     size = prod(array.grid) * 16 + 4
     with open(path, "rb") as file:
         total = os.fstat(file.fileno()).st_size
@@ -259,7 +264,7 @@ def _check_shard(path: Path, array: ShardedArray, digest: str) -> str:
         for at, n, k in chunks:
             where = np.unravel_index(k, array.grid)
             if at != expected or n < 4 or n > total:
-                return f"has an index that does not fit it (chunk {tuple(map(int, where))})"
+                return f"has an index that does not match its content (chunk {tuple(map(int, where))})"
             if n > buffer.nbytes:
                 buffer = np.empty(n, np.uint8)
             file.readinto(buffer[:n].data)
@@ -271,4 +276,8 @@ def _check_shard(path: Path, array: ShardedArray, digest: str) -> str:
         if expected != total - size:
             return "has bytes that belong to no chunk"
     known.update(raw[:-4])
-    return "" if known.hexdigest() == digest else "is not the one that was written: another block's, or another run's"
+    return (
+        ""
+        if known.hexdigest() == digest
+        else "differs from the file that was written: it belongs to another block or another run"
+    )

@@ -1,4 +1,4 @@
-"""Files that are written whole and forced to disk, and the errors of a full or read-only disk."""
+"""Atomic writing of files, forced to disk, and the errors of a full disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dfxm_dask.errors import StoreError
 
 @contextmanager
 def full_disk_said(what: str) -> Iterator[None]:
-    """A full disk as an error of ours.
+    """Turn the error of a full disk into a StoreError.
 
     Raises
     ------
@@ -26,13 +26,15 @@ def full_disk_said(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(what, "the disk is full", "free space and run again to resume") from None
+            raise StoreError(what, "the disk is full", "free space, then run the command again to resume") from None
         raise
 
 
 def force(path: str) -> None:
-    """Force a file, or the names in a folder, to disk: whoever wrote it, and also where the disk failed meanwhile,
-    which Linux tells the next one who opens the file."""
+    """Force a file, or the names in a folder, to disk, whichever process wrote it.
+
+    This also finds past failures of the disk, which Linux reports to the next process that opens the file.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -41,7 +43,7 @@ def force(path: str) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and force it to disk."""
+    """Write a file atomically, and force it to disk."""
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with full_disk_said(f"file {path}"):

@@ -1,9 +1,9 @@
-"""The ledger: which blocks of a step are on disk, and when a step is complete.
+"""The ledger: the blocks of a step that are on disk, and whether a step is complete.
 
-Every step of a group keeps ``<group>/.ledger/<step>.jsonl``: a header that names the plan, then one line per block,
-appended and forced to disk after the block's files are, each with a checksum of its own. The shares of a job array
-keep ledgers of their own in ``<step>.shares/``, which are read as one. A step is complete when its name stands under
-``provenance`` in the attributes of the group, which happens last. Files alone prove nothing.
+Every step of a group has a ledger ``<group>/.ledger/<step>.jsonl``: a header with the plan, then one line per block,
+each with a checksum of its own, appended and forced to disk after the files of the block. The shares of a job array
+have ledgers of their own in ``<step>.shares/``, which are read as one. A step is complete when the attribute
+``provenance`` of the group contains its name, which is written last. Files alone prove nothing.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from dfxm_dask.store.integrity.lines import Record, append, check_form, opened, 
 
 
 def digest(value: Any) -> str:
-    """sha256 of a value's canonical JSON."""
+    """sha256 of the canonical JSON of a value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def ledger_path(store: str | Path, group: str, step: str) -> Path:
-    """Where the ledger of a step lies."""
+    """Path of the ledger of a step."""
     return Path(store, group, ".ledger", f"{step}.jsonl")
 
 
 def share_path(store: str | Path, group: str, step: str, share: tuple[int, int]) -> Path:
-    """Where one share (number, of how many) of a job array writes its records: a ledger has one writer."""
+    """Ledger of one share (number, of how many) of a job array; every ledger has one writer."""
     return ledger_path(store, group, step).with_suffix(".shares") / f"{share[0]}-of-{share[1]}.jsonl"
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What the ledger of a step says.
+    """Content of the ledger of a step.
 
-    ``records`` are by block; ``completed`` is the digest of the provenance that made the step complete; ``damaged``
-    names lines whose checksum is wrong and that no kill explains.
+    ``records`` are by block. ``completed`` is the digest of the provenance of the complete step. ``damaged`` names
+    lines with a wrong checksum that a kill does not explain.
     """
 
     header: Record
@@ -54,12 +54,12 @@ class Ledger:
 
 
 def open_ledger(path: Path) -> Ledger:
-    """A ledger with all its shares. No ledger: one without header and records.
+    """Read a ledger with all its shares; without a file, a ledger without header and records.
 
     Raises
     ------
     StoreError
-        An entry makes no sense, or names a file outside the store.
+        An invalid entry, or an entry with a file outside the store.
     """
     header: Record = {}
     entries: list[Record] = []
@@ -67,7 +67,7 @@ def open_ledger(path: Path) -> Ledger:
     completed = ""
     damaged: list[str] = []
     for part in (path, *sorted(path.with_suffix(".shares").glob("*.jsonl"))):
-        torn: dict[str, str] = {}  # lines that a kill cut short, by digest: whoever closed them says so
+        torn: dict[str, str] = {}  # lines cut short by a kill, by digest; a later entry marks them as closed
         for number, line in enumerate(read_lines(part), start=1):
             entry = opened(line)
             if entry is None:
@@ -86,14 +86,14 @@ def open_ledger(path: Path) -> Ledger:
             elif not header:
                 header = entry
         damaged += torn.values()
-    plan = header.get("digest")  # a record of another plan is that of a run that was taken for dead
+    plan = header.get("digest")  # a record with another plan comes from a run whose lock was taken over
     kept = (e for e in entries if e["sum"] not in withdrawn and e.get("plan", plan) == plan)
     records = {entry["block"]: entry for entry in kept}
     return Ledger(header, records, completed, tuple(damaged))
 
 
 def read_header(path: Path) -> Record:
-    """The header of a ledger, without its records; {} where there is none."""
+    """The header of a ledger, without its records; {} without a ledger."""
     for line in read_lines(path):
         entry = opened(line)
         if entry is not None and "plan" in entry and "blocks" in entry:
@@ -103,13 +103,13 @@ def read_header(path: Path) -> Record:
 
 
 def read_ledger(path: Path) -> tuple[Record, dict[str, Record]]:
-    """Header and records by block; damaged lines are left out. No ledger: two empty dicts."""
+    """Header and records by block, without damaged lines; two empty dicts without a ledger."""
     found = open_ledger(path)
     return found.header, found.records
 
 
 def sound(store: str | Path, files: Mapping[str, Any]) -> bool:
-    """Whether files {name: [bytes, digest]} are there in the size that was written."""
+    """Whether files {name: [bytes, digest]} exist with these sizes."""
     for name, (size, _) in files.items():
         try:
             if os.stat(f"{store}/{name}").st_size != size:
@@ -120,29 +120,31 @@ def sound(store: str | Path, files: Mapping[str, Any]) -> bool:
 
 
 def is_done(store: str | Path, record: Record) -> bool:
-    """Whether all that a record names is there: its files, and those beside the store."""
+    """Whether all files of a record exist, in the store and beside it."""
     return sound(store, record["files"]) and sound(store, record.get("beside", {}))
 
 
 def check_plan(group: str, step: str, header: Record, plan: Mapping[str, Any]) -> None:
-    """Refuse a step that is there, by the header of its ledger, and was made by another plan.
+    """Refuse an existing step with a different plan, according to the header of its ledger.
 
     Raises
     ------
     StoreError
-        Other parameters, inputs or versions.
+        Parameters, inputs or versions differ.
     """
     if header and header["digest"] != digest(plan):
         old, new = header["plan"], json.loads(json.dumps(dict(plan)))
         changed = sorted(k for k in {*new, *old} if new.get(k) != old.get(k))
         words = ", ".join(f"{k} ({_differing(old, new, k)} then, {_differing(new, old, k)} now)" for k in changed)
         raise StoreError(
-            f"step {step!r} in group {group!r}", f"is there, made with other {words}", "say --overwrite to make it anew"
+            f"step {step!r} in group {group!r}",
+            f"already exists with different {words}",
+            "use --overwrite to recompute it",
         )
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> str:
-    """What one of two plans has under a key and the other has not; of digests the first digits."""
+    """Content of one of two plans under a key that differs from the other; of digests the first digits."""
     mine, theirs = one.get(key), other.get(key)
     if isinstance(mine, dict) and isinstance(theirs, dict):
         mine = {k: v for k, v in mine.items() if k not in theirs or theirs[k] != v}
@@ -161,14 +163,14 @@ def begin(
     declare: Callable[[], None] = lambda: None,
     recipe: Any = None,
 ) -> set[str]:
-    """Open the ledger of a step and return the blocks that are done already.
+    """Open the ledger of a step and return the completed blocks.
 
     Parameters
     ----------
     declare : callable
-        Declares the arrays of a step that is new; what has a header has its arrays.
+        Declares the arrays of a new step; a step with a header already has its arrays.
     recipe : JSON, optional
-        The recipe that the step is part of, to make it again.
+        The recipe of the step, to repeat it.
 
     Raises
     ------
@@ -180,14 +182,16 @@ def begin(
     wanted = list(blocks)
     header, records = read_ledger(path)
     check_plan(group, step, header, plan)
-    if header and header["blocks"] != wanted:  # another fusion cuts the layers otherwise: parts do not fit
+    if (
+        header and header["blocks"] != wanted
+    ):  # another fusion cuts the layers differently: partial results do not match
         if states(store, group)[step].complete:
             return set(wanted)
         if records:
             raise StoreError(
                 f"step {step!r} in group {group!r}",
-                f"has {len(records)} of {len(header['blocks'])} blocks on disk, which another recipe has cut otherwise",
-                "finish that recipe first, or say --overwrite",
+                f"has {len(records)} of {len(header['blocks'])} blocks on disk, cut differently by another recipe",
+                "finish that recipe first, or use --overwrite",
             )
         withdraw(store, group, step)
         header = {}
@@ -201,7 +205,7 @@ def begin(
 
 
 def sweep(store: str | Path, group: str) -> None:
-    """Remove what runs that were killed left half written. Only who owns the group may."""
+    """Remove partial files of killed runs; only for the owner of the group."""
     for stray in Path(store, group).rglob("*.partial"):
         stray.unlink(missing_ok=True)
 
@@ -217,21 +221,20 @@ def withdraw(store: str | Path, group: str, step: str) -> None:
 
 
 def withdraw_blocks(store: str | Path, group: str, step: str, blocks: Iterable[str]) -> None:
-    """Take back some blocks of a step: the next run makes them again."""
+    """Invalidate some blocks of a step so that the next run recomputes them."""
     path = ledger_path(store, group, step)
     _, records = read_ledger(path)
     append(path, {"withdrawn": sorted(records[b]["sum"] for b in blocks if b in records)})
 
 
 def commit(store: str | Path, group: str, step: str, record: Record, *, share: tuple[int, int] | None = None) -> None:
-    """Say that a block is on disk.
+    """Record that a block is on disk.
 
     Parameters
     ----------
     record : dict
-        ``block``, ``read`` (what), ``files`` {name: [bytes, digest]}, ``seconds``, ``inputs`` (digest of what was
-        read),
-        ``plan`` (digest of plan of the step, with which a record of another plan is told).
+        ``block``, ``read`` (inputs), ``files`` {name: [bytes, digest]}, ``seconds``, ``inputs`` (digest of the inputs),
+        ``plan`` (digest of the plan of the step).
     share : (number, of how many), optional
         Of a job array; each share has a ledger of its own.
     """
@@ -246,20 +249,22 @@ def commit(store: str | Path, group: str, step: str, record: Record, *, share: t
 def complete(
     store: str | Path, group: str, step: str, provenance: Mapping[str, Any], small: Iterable[str] = ()
 ) -> None:
-    """Make a step complete: write its provenance, with the digest of all its blocks, into the group's attributes.
+    """Complete a step: write its provenance, with the digest of all its blocks, into the attributes of the group.
 
-    ``small`` names files beside the blocks (metadata, coordinates, gathered results) that must be there too.
+    ``small`` names further files that belong to the step (metadata, coordinates, gathered results).
 
     Raises
     ------
     StoreError
-        A block of the plan has no record.
+        A block of the plan lacks a record.
     """
     path = ledger_path(store, group, step)
     header, records = read_ledger(path)
     lacking = [block for block in header["blocks"] if block not in records]
     if lacking:
-        raise StoreError(f"step {step!r} in group {group!r}", f"lacks block {lacking[0]}", "run it again to resume")
+        raise StoreError(
+            f"step {step!r} in group {group!r}", f"lacks block {lacking[0]}", "run the same command again to resume"
+        )
     _, provenance_of = group_provenance(store, group)
     names = sorted(small)
     sync_files(store, names)
@@ -276,7 +281,7 @@ def group_provenance(store: str | Path, group: str) -> tuple[Record, Record]:
     Raises
     ------
     StoreError
-        The metadata make no sense.
+        Invalid metadata.
     """
     path = Path(store, group, "zarr.json")
     if not path.exists():
@@ -286,7 +291,7 @@ def group_provenance(store: str | Path, group: str) -> tuple[Record, Record]:
         provenance = recorded_steps(meta["attributes"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(
-            f"group {group!r} of {store}", f"has metadata that make no sense ({error})", "see dfxm-dask verify --repair"
+            f"group {group!r} of {store}", f"has invalid metadata ({error})", "run dfxm-dask verify --repair"
         ) from None
     return meta, provenance
 
@@ -299,7 +304,7 @@ def write_provenance(store: str | Path, group: str, provenance: Mapping[str, Any
 
 
 def restore_metadata(store: str | Path, group: str) -> None:
-    """Write the metadata of a group anew, with the provenance that its ledgers vouch for; the rest is not complete."""
+    """Rewrite the metadata of a group with the provenance that its ledgers confirm; other steps become incomplete."""
     try:
         _, found = group_provenance(store, group)
     except StoreError:
@@ -311,13 +316,13 @@ def restore_metadata(store: str | Path, group: str) -> None:
 
 
 def content_digest(header: Record, records: Mapping[str, Record]) -> str:
-    """What all blocks of a step hold, as one digest."""
+    """One digest of the content of all blocks of a step."""
     return digest({block: records[block]["files"] for block in header["blocks"]})
 
 
 @dataclass(frozen=True)
 class StepState:
-    """How far a step has come; ``lost`` names what a complete step should have and has not."""
+    """Progress of a step; ``lost`` names missing files of a complete step."""
 
     step: str
     header: Record
@@ -339,9 +344,9 @@ class StepState:
 
 
 def states(store: str | Path, group: str, provenance: Mapping[str, Any] | None = None) -> dict[str, StepState]:
-    """The state of every step of a group, by what its ledger, its files and the group's attributes say.
+    """The state of every step of a group, from its ledger, its files and the attributes of the group.
 
-    ``provenance`` is that in the attributes, where they were read.
+    ``provenance`` is the provenance in these attributes, if they have been read already.
     """
     provenance = group_provenance(store, group)[1] if provenance is None else provenance
     names = {p.stem for p in Path(store, group, ".ledger").glob("*.jsonl")} | set(provenance)
@@ -363,7 +368,7 @@ def layer_of(block: str) -> int:
 
 
 def content_by_layer(store: str, source: str) -> dict[int | None, Any]:
-    """What the files of a step hold, by layer, or by None what was gathered of all layers; {} where it has no files."""
+    """Files of a step with their digests, by layer; under None the gathered results of all layers; {} without files."""
     group, _, maker = source.partition("/")
     _, records = read_ledger(ledger_path(store, group, maker))
     if any(name.endswith(".npz") for record in records.values() for name in record["files"]):
@@ -375,7 +380,7 @@ def content_by_layer(store: str, source: str) -> dict[int | None, Any]:
 
 
 def inputs_digest(content: Mapping[int | None, Any], layer: int, halo: int) -> str:
-    """Digest of what a block of a layer reads of an input."""
+    """Digest of the part of an input that a block of a layer reads."""
     if None in content:
         return digest(content[None])
     return digest({str(z): content.get(z) for z in range(layer - halo, layer + halo + 1)})

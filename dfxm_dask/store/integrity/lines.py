@@ -1,4 +1,4 @@
-"""Lines of a ledger: JSON that ends with a checksum of its own, checked for its form when it is read."""
+"""Lines of a ledger: JSON with a checksum at the end, checked for its form when read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Record = dict[str, Any]
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """Lines of a file, without their ends; none where it is not there."""
+    """Lines of a file, without line ends; none without a file."""
     try:
         with open(path, "rb") as file:
             for line in file:
@@ -26,11 +26,11 @@ def read_lines(path: Path) -> Iterator[bytes]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise StoreError(f"ledger {path}", f"cannot be read ({error.strerror})", "look at its permissions") from None
+        raise StoreError(f"ledger {path}", f"cannot be read ({error.strerror})", "check its permissions") from None
 
 
 def sealed(entry: Record) -> bytes:
-    """An entry as a line that ends with a checksum of all before it."""
+    """An entry as a line that ends with a checksum of the preceding text."""
     body = json.dumps(entry, sort_keys=True).encode()[:-1]
     return body + _seal(body) + b"\n"
 
@@ -43,7 +43,7 @@ SEAL = len(_seal(b""))
 
 
 def opened(line: bytes) -> Record | None:
-    """The entry in a line, if it is whole."""
+    """The entry in a line, or None for a damaged line."""
     if line[-SEAL:] != _seal(line[:-SEAL]):
         return None
     try:
@@ -58,12 +58,12 @@ BLOCK = re.compile(r"z\d{4,8}(-\d{1,9}:\d{1,9})?")
 
 
 def check_form(path: Path, entry: Record) -> None:
-    """Refuse an entry that is sealed and makes no sense: checksums keep accidents out, not strangers.
+    """Refuse an invalid entry with a valid checksum: checksums protect against accidents, not against attacks.
 
     Raises
     ------
     StoreError
-        Wrong types, names of blocks that are none, files outside the store.
+        Wrong types, invalid names of blocks, or files outside the store.
     """
 
     def texts(values: Any) -> bool:
@@ -94,19 +94,19 @@ def check_form(path: Path, entry: Record) -> None:
         ok = ok and texts(entry.get("blocks")) and all(BLOCK.fullmatch(block) for block in entry["blocks"])
         ok = ok and isinstance(entry.get("digest"), str)
     if not ok:
-        raise StoreError(f"ledger {path}", "has an entry of another form", "distrust this store")
+        raise StoreError(f"ledger {path}", "has an entry of an unknown form", "do not trust this store")
     for name in entry.get("files", ()):
         if name.startswith("/") or ".." in name.split("/"):
-            raise StoreError(f"ledger {path}", f"names {name!r}, outside the store", "distrust this store")
+            raise StoreError(f"ledger {path}", f"names {name!r}, outside the store", "do not trust this store")
 
 
 def append(path: Path, entry: Record) -> None:
-    """Add one line and force it to disk. A line that a kill cut short is closed first, so that it stays alone.
+    """Append one line and force it to disk. A line cut short by a kill is closed first.
 
     Raises
     ------
     StoreError
-        The disk is full; the ledger is as it was.
+        The disk is full; the ledger is unchanged.
     """
     with full_disk_said(f"ledger {path}"):
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)

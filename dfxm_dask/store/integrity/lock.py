@@ -1,12 +1,13 @@
-"""One run at a time: a lock is a small file that says who works here, and whose time of change is a heartbeat.
+"""One run at a time: a lock is a small file that records its owner, and whose modification time is a heartbeat.
 
-It appears whole or not at all (a hard link to a file that is written before), so that of two runs that begin together
-one is refused. It is stale, and taken over, when its owner's process on this host is gone, or when nothing has been
-heard from another host for :data:`STALE` seconds by the clock of the file system. A run that was taken for dead, and
-was not, finds that the lock is no longer its own before it gives a file its final name or commits a block.
+The file appears whole or not at all (a hard link to a complete file), so that of two runs that start together one is
+refused. A lock is stale, and can be taken over, when the process of its owner on this host is gone, or when an owner on
+another host has given no heartbeat for :data:`STALE` seconds by the clock of the file system. A slow run whose lock was
+taken over detects this before it renames a file or commits a block.
 
-flufl.lock 10 links files as well, but judges by the clock of each host, has no heartbeat of its own, waits out the lock
-of a killed process, and knows neither who holds it for what, nor fences, nor shares: 60 lines here would go, 640 come.
+flufl.lock 10 also links files, but uses the clock of each host, has no heartbeat of its own, waits for the lock of a
+killed process to expire, and supports neither a record of the owner, nor fences, nor shares: it would save 60 lines
+here and add 640.
 """
 
 from __future__ import annotations
@@ -31,49 +32,49 @@ from dfxm_dask.errors import LockedError, StoppedError, StoreError
 from dfxm_dask.store.shards import full_disk_said
 
 HEARTBEAT = 10.0
-"""Seconds between two signs of life (our choice: a network file system shows them to others within some seconds)."""
+"""Seconds between heartbeats (our choice: a network file system shows them to other hosts within some seconds)."""
 STALE = 120.0
-"""Seconds of silence after which the owner on another host is taken for dead: twelve heartbeats."""
+"""Seconds without a heartbeat after which an owner on another host counts as dead: twelve heartbeats."""
 
 
 @dataclass(frozen=True)
 class Fence:
-    """What a worker needs to find out whether its run still owns the place: the lock file, and the owner's token."""
+    """Lock file and token of the owner, with which a worker checks that its run still owns the folder."""
 
     path: str
     token: str
 
     def check(self) -> None:
-        """Refuse to go on where somebody else took over.
+        """Stop if another run has taken over.
 
         Raises
         ------
         StoreError
-            The lock is gone or another run's.
+            The lock is gone, or belongs to another run.
         """
         owner = _read(Path(self.path))
-        if owner is None:  # somebody may have looked behind it just now
+        if owner is None:  # another process may just be inspecting it
             time.sleep(0.05)
             owner = _read(Path(self.path))
         if owner is None or owner.get("token") != self.token:
             by = _words(owner) if owner else "nobody"
             raise StoreError(
-                f"lock {self.path}", f"is no longer that of this run; it is held by {by}", "let the other run finish"
+                f"lock {self.path}", f"no longer belongs to this run but to {by}", "let the other run finish"
             )
 
 
 STORE_LOCK = ".lock"
-"""Lock of a store whose raw data are being written."""
+"""Lock of a store during the writing of its raw data."""
 
 
 @contextmanager
 def own_store(store: Path, what: str) -> Iterator[Fence]:
-    """Own a whole store, to write its raw data: nobody else writes them, and no run reads them.
+    """Own a whole store to write its raw data: no other process writes them, and no run reads them.
 
     Raises
     ------
     LockedError
-        Somebody writes them, or a run is at work in a group.
+        Another process writes the raw data, or a run is active in a group.
     """
     there = store.exists()
     try:
@@ -94,7 +95,7 @@ def own_group(store: Path, group: str, what: str, share: tuple[int, int] | None 
     Raises
     ------
     LockedError
-        Another run is at work in the group, or a share of another job array, or the raw data are being written.
+        Another run or a share of another job array is active in the group, or the raw data are being written.
     """
     folder = Path(store, group, ".ledger")
     with hold(folder, "lock" if share is None else f"lock-{share[0]}-of-{share[1]}", what=what) as fence:
@@ -106,7 +107,7 @@ def own_group(store: Path, group: str, what: str, share: tuple[int, int] | None 
 
 
 def shares_at_work(store: Path, group: str) -> list[str]:
-    """Shares of a job array that are alive in a group: who runs them, and where."""
+    """Active shares of a job array in a group: user and host of each."""
     owners = [held(path) for path in sorted(Path(store, group, ".ledger").glob("lock-*"))]
     return [_words(owner) for owner in owners if owner]
 
@@ -120,27 +121,27 @@ def hold(
     Parameters
     ----------
     folder : Path
-        Where the lock file lies; made if it is not there.
+        Folder of the lock file; created if absent.
     name : str
-        Of the lock file: locks of different names do not exclude each other.
+        Name of the lock file; locks with different names do not exclude each other.
     what : str
-        What is done, for those who are refused.
+        Description of the work, for the error message of other processes.
     wait : float
         Seconds to wait for another owner to finish.
     unless : callable
-        Asked while it waits: why to wait no longer, or nothing.
+        Called during the wait; a non-empty reason ends the wait.
 
     Yields
     ------
     Fence
-        For workers, so that none writes for a run that lost the lock.
+        For workers, so that none writes for a run that has lost its lock.
 
     Raises
     ------
     LockedError
-        Somebody who is alive holds it.
+        An active process holds the lock.
     StoppedError
-        There was a reason to wait no longer.
+        ``unless`` returned a reason.
     StoreError
         The folder cannot be written.
     """
@@ -152,27 +153,29 @@ def hold(
             Path(folder).mkdir(parents=True, exist_ok=True)
             while not _take(path, _owner(token, what)):
                 owner = _read(path)
-                if owner is None:  # given back, or being made, just now; or its folder was withdrawn
+                if owner is None:  # just released or just being written; or its folder was removed
                     Path(folder).mkdir(parents=True, exist_ok=True)
                     continue
                 if alive(path, owner):
                     if time.monotonic() >= deadline:
-                        raise LockedError(what, f"{folder} is held by {_words(owner)}", "wait for it, or stop it")
+                        raise LockedError(
+                            what, f"{folder} is held by {_words(owner)}", "wait until that process ends, or stop it"
+                        )
                     if reason := unless():
                         raise StoppedError(
-                            what, f"{reason} while it waited for {_words(owner)}", "run it again to go on"
+                            what, f"{reason} during the wait for {_words(owner)}", "run the command again to resume"
                         )
                     time.sleep(0.05)
                 else:
                     _remove(path, owner)
     except OSError as error:
-        raise StoreError(what, f"{folder} cannot be written ({error.strerror})", "choose another place") from None
+        raise StoreError(what, f"{folder} cannot be written ({error.strerror})", "choose another folder") from None
     over = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, token, over), daemon=True, name="heartbeat")
     try:
         for left in path.parent.glob(f".{path.name}.*"):
             with suppress(OSError):
-                left.unlink()  # of those who were killed while they asked
+                left.unlink()  # of processes that were killed while they waited
         beat.start()
         yield Fence(str(path), token)
     finally:
@@ -185,21 +188,21 @@ def hold(
 
 
 def held(path: Path) -> dict[str, Any] | None:
-    """Who holds a lock and is alive, as the lock file says; None where nobody is."""
+    """The active owner of a lock, or None."""
     owner = _read(path)
     return owner if owner is not None and alive(path, owner) else None
 
 
 def refuse_held(path: Path, what: str) -> None:
-    """Refuse to begin where somebody who is alive holds a lock.
+    """Raise if an active process holds a lock.
 
     Raises
     ------
     LockedError
-        It is held.
+        The lock is held.
     """
     if (owner := held(path)) is not None:
-        raise LockedError(what, f"{path.parent} is held by {_words(owner)}", "wait for it, or stop it")
+        raise LockedError(what, f"{path.parent} is held by {_words(owner)}", "wait until that process ends, or stop it")
 
 
 def alive(path: Path, owner: dict[str, Any]) -> bool:
@@ -237,7 +240,7 @@ def _owner(token: str, what: str) -> bytes:
 
 
 def _started(found: psutil.Process) -> float:
-    """When a process began, by a clock that nobody sets: seconds since the machine did, where that can be had."""
+    """Start of a process by a clock that cannot be set: seconds since boot, where available."""
     try:
         return int(Path(f"/proc/{found.pid}/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf(
             "SC_CLK_TCK"
@@ -247,7 +250,7 @@ def _started(found: psutil.Process) -> float:
 
 
 def _place() -> tuple[str, str]:
-    """Host and, on Linux, the namespace in which process numbers mean something."""
+    """Host and, on Linux, the namespace of process numbers."""
     try:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -256,7 +259,7 @@ def _place() -> tuple[str, str]:
 
 
 def _take(path: Path, content: bytes) -> bool:
-    """Make the lock file appear whole, unless there is one."""
+    """Create the lock file, whole, unless one exists."""
     mine = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with open(mine, "xb") as file:
@@ -264,7 +267,7 @@ def _take(path: Path, content: bytes) -> bool:
             file.flush()
             os.fsync(file.fileno())
         os.link(mine, path)
-    except (FileExistsError, FileNotFoundError):  # taken; or the owner has just swept what lay here
+    except (FileExistsError, FileNotFoundError):  # taken, or just removed by the owner
         return False
     finally:
         mine.unlink(missing_ok=True)
@@ -272,7 +275,7 @@ def _take(path: Path, content: bytes) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The owner in a lock file; {} for one that makes no sense, None where there is none."""
+    """The owner in a lock file; {} for an invalid file, None without a file."""
     try:
         owner = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -283,7 +286,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _remove(path: Path, judged: dict[str, Any]) -> None:
-    """Take away a stale lock: the very one that was judged, and not one that a third run has made since."""
+    """Remove a stale lock: exactly the lock that was judged stale, not a newer lock of a third run."""
     aside = path.with_name(f".stale-{path.name}.{uuid.uuid4().hex}")
     try:
         os.rename(path, aside)
@@ -299,7 +302,7 @@ def _remove(path: Path, judged: dict[str, Any]) -> None:
 
 def _beat(path: Path, token: str, over: threading.Event) -> None:
     while not over.wait(HEARTBEAT):
-        with suppress(OSError):  # a network disk that does not answer for a moment
+        with suppress(OSError):  # a network disk may be unavailable for a moment
             owner = _read(path)
             if owner is not None and owner.get("token") != token:
                 return
@@ -308,7 +311,7 @@ def _beat(path: Path, token: str, over: threading.Event) -> None:
 
 
 def _now(folder: Path) -> float:
-    """The time by the clock that stamps the files of a folder: that of another host may differ from ours."""
+    """Time by the clock that stamps the files of a folder, which may differ from the clock of this host."""
     probe = folder / f".clock.{uuid.uuid4().hex}"
     try:
         probe.touch()

@@ -1,4 +1,4 @@
-"""Groups and arrays of a store: declared, written whole where they are small, and joined in the root's metadata."""
+"""Groups and arrays of a store: declaration, small arrays, and the consolidated metadata of the root."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def root_attrs(rows: int, title: str, **more: Any) -> dict[str, Any]:
 
 
 def create_group(store: str | Path, name: str, attrs: Mapping[str, Any], *, anew: bool = False) -> None:
-    """Create a group, unless it is there. The root group has the name ``""``; ``anew`` replaces its attributes."""
+    """Create a group if it does not exist. The root group has the name ``""``; ``anew`` replaces the attributes."""
     path = Path(store, name)
     if anew or not (path / "zarr.json").exists():
         path.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def create_group(store: str | Path, name: str, attrs: Mapping[str, Any], *, anew
 def create_array(store: str | Path, group: str, variable: Variable, layout: Layout, attrs: Mapping[str, Any]) -> None:
     """Declare an array (metadata only): sharded, blosc-lz4 with bitshuffle, crc32c, empty chunks written.
 
-    The fill value of a float is NaN: what is absent can never be taken for a measured zero.
+    The fill value of floats is NaN: missing data cannot be mistaken for a measured zero.
     """
     dtype = np.dtype(variable.dtype)
     zarr.create_array(
@@ -64,7 +64,7 @@ def create_array(store: str | Path, group: str, variable: Variable, layout: Layo
 def write_small(
     store: str | Path, group: str, name: str, dims: tuple[str, ...], values: np.ndarray, attrs: Mapping[str, Any]
 ) -> None:
-    """Write a small array whole, in one chunk: coordinates, monitors, gathered results."""
+    """Write a small array in one chunk: coordinates, monitors, gathered results."""
     array = zarr.create_array(
         str(Path(store, group, name)),
         shape=values.shape,
@@ -115,12 +115,12 @@ def _repeat_coordinates(opened: OpenStore) -> None:
 def consolidate(store: str | Path) -> None:
     """Put the metadata of all complete groups into the root, where other readers look first.
 
-    A group with an unfinished step is left out: plain xarray or zarr does not see it either. Runs on several groups of
-    one store do this one after the other, each with all that is there.
+    Groups with an unfinished step are left out, so that plain xarray or zarr does not find them. Concurrent runs on one
+    store take turns, each with all groups that are complete by then.
     """
     with hold(Path(store), ".consolidating", what=f"metadata of {store}", wait=STALE + 30):
         for left in Path(store).glob("zarr.json.*.partial"):
-            left.unlink(missing_ok=True)  # of a run that was killed here
+            left.unlink(missing_ok=True)  # of a killed run
         _consolidate(store)
 
 

@@ -1,4 +1,4 @@
-"""A store that was opened: its metadata and ledgers at one moment, each read and checked once, to be handed on."""
+"""An opened store: a snapshot of its metadata and ledgers, each read and checked once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.metadata import check_store, read_node
 from dfxm_dask.store.shards import open_array
 
-RESUME = "run it again to resume, or open with allow_partial=True"
+RESUME = "run the same command again to resume, or open the store with allow_partial=True"
 
 
 @dataclass(frozen=True)
 class OpenStore:
-    """What a store holds, by its metadata; ledgers are read when they are asked for, and once.
+    """Content of a store according to its metadata; ledgers are read on demand, once.
 
     Parameters
     ----------
@@ -53,13 +53,13 @@ class OpenStore:
         return [group for group in self.groups() if not self.incomplete(group)]
 
     def declared(self, group: str, name: str) -> Variable:
-        """What an array is."""
+        """Declaration of an array."""
         meta = self.nodes[f"{group}/{name}".strip("/")]
         units, words = (meta["attributes"].get(word, "") for word in ("units", "long_name"))
         return Variable(name, tuple(meta.get("dimension_names", ())), meta["data_type"], units, words)
 
     def provenance(self, group: str) -> dict[str, Any]:
-        """How the complete steps of a group were made; of a group that is not there, nothing."""
+        """Provenance of the complete steps of a group; {} for an absent group."""
         made: dict[str, Any] = self.nodes.get(group, {}).get("attributes", {}).get("provenance", {})
         return made
 
@@ -70,7 +70,7 @@ class OpenStore:
         return self._states[group]
 
     def claimed_arrays(self, group: str) -> list[str]:
-        """Arrays of a group that a step has begun or written: what a step that was taken back has left is none."""
+        """Arrays of a group that belong to a begun or complete step; remains of an invalidated step are left out."""
         if group in ("", "raw", "truth") or not (self.path / group / ".ledger").is_dir():
             return self.arrays(group)
         states = self.states(group).values()
@@ -79,20 +79,23 @@ class OpenStore:
         return [name for name in self.arrays(group) if name in claimed]
 
     def incomplete(self, group: str) -> dict[str, tuple[str, str]]:
-        """Steps of a group that must not be taken for results, each with the reason and the remedy."""
+        """Steps of a group without valid results, each with the reason and the remedy."""
         bad: dict[str, tuple[str, str]] = {}
         for step, state in self.states(group).items():
             absent = (state.provenance or {}).get("absent")
             stale = stale_input(self.provenance, state.provenance) if state.provenance else None
             if state.provenance is not None and state.lost:
                 lost = f"{', '.join(state.lost[:3])} is missing"
-                bad[step] = lost, "run it again with --overwrite, or restore the file"
+                bad[step] = lost, "run the recipe again with --overwrite, or restore the file"
             elif not state.complete:
                 bad[step] = f"{len(state.done)} of {len(state.blocks)} blocks are on disk", RESUME
             elif stale:
                 bad[step] = stale
             elif absent:
-                bad[step] = f"layers were absent from the source: {', '.join(absent)}", "open with allow_partial=True"
+                bad[step] = (
+                    f"layers were absent from the source: {', '.join(absent)}",
+                    "open the store with allow_partial=True",
+                )
         return bad
 
     def to_consolidate(self) -> list[str]:
@@ -106,14 +109,14 @@ class OpenStore:
 
 
 def stale_input(provenance: Callable[[str], Mapping[str, Any]], made: Mapping[str, Any]) -> tuple[str, str] | None:
-    """What a result was made of that is not there any more, directly or through others: reason and remedy.
+    """Reason and remedy if an input of a result, direct or indirect, has changed or is gone; else None.
 
     Parameters
     ----------
     provenance : callable
-        Given a group, how its complete steps were made.
+        Maps a group to the provenance of its complete steps.
     made : mapping
-        How the result was made.
+        Provenance of the result.
     """
     for source, wanted in made.get("inputs", {}).items():
         upstream, _, name = source.partition("/")
@@ -121,19 +124,19 @@ def stale_input(provenance: Callable[[str], Mapping[str, Any]], made: Mapping[st
         if name not in known:
             return f"its input {source} is not complete", RESUME
         if known[name].get("digest") != wanted:
-            return f"its input {source} was made anew since", "run it again with --overwrite"
+            return f"its input {source} has been recomputed since", "run the recipe again with --overwrite"
         if (deeper := stale_input(provenance, known[name])) is not None:
             return deeper
     return None
 
 
 def open_store(store: str | os.PathLike[str]) -> OpenStore:
-    """A store, once all its nodes are checked: see :mod:`dfxm_dask.store.metadata`.
+    """Open a store after a check of all its nodes: see :mod:`dfxm_dask.store.metadata`.
 
     Raises
     ------
     StoreError
-        Not a store, or one that is not to be trusted.
+        Not a store, or not a trustworthy store.
     """
     path = Path(store)
     if not os.path.lexists(path / "zarr.json"):
@@ -147,7 +150,7 @@ def open_store(store: str | os.PathLike[str]) -> OpenStore:
 
 @dataclass(frozen=True)
 class Stored:
-    """What a plan needs to know of a store, from its metadata alone."""
+    """Facts about a store that a plan requires, from the metadata alone."""
 
     path: str
     axes: dict[str, str]
@@ -172,7 +175,7 @@ def describe(opened: OpenStore) -> Stored:
     Raises
     ------
     StoreError
-        Layers that the coordinate lacks.
+        Layers beyond the coordinate z.
     IncompleteError
         The ingest is unfinished.
     """
@@ -191,7 +194,9 @@ def describe(opened: OpenStore) -> Stored:
     units = {name: str(attrs.get("units", "")) for name, attrs in attributes.items()}
     layers = tuple(sorted(int(b[1:]) for b in state.done))
     if layers and layers[-1] >= sizes["z"]:
-        raise StoreError(f"raw data of {store}", f"name layer {layers[-1]}, which z lacks", "distrust this store")
+        raise StoreError(
+            f"raw data of {store}", f"contain layer {layers[-1]}, beyond the coordinate z", "do not trust this store"
+        )
     return Stored(
         str(store),
         {n: units[n] for n in sorted(marked, key=lambda n: marked[n])},
@@ -209,7 +214,7 @@ def describe(opened: OpenStore) -> Stored:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a variable comes from, and what it is."""
+    """A variable and the step that wrote it."""
 
     group: str
     step: str
@@ -217,9 +222,9 @@ class Source:
 
 
 def readable(stored: Stored) -> dict[str, Source]:
-    """Variables in the store that may be read: raw data, and what complete and current steps wrote."""
+    """Readable variables of the store: raw data, and the results of complete, current steps."""
     opened, absent = stored.opened, set(stored.absent)
-    # Raw data are complete, or there would be no description.
+    # Raw data are complete: describe() has checked this.
     found = {name: Source("raw", "ingest", opened.declared("raw", name)) for name in opened.arrays("raw")}
     for group in (g for g in opened.groups() if g != "raw"):
         bad = opened.incomplete(group)

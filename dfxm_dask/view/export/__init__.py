@@ -49,7 +49,7 @@ def export(
     Parameters
     ----------
     store : path or DataTree
-        A store with results, or what :func:`dfxm_dask.open_scan` returns, also a part of it.
+        A store with results, or the tree of :func:`dfxm_dask.open_scan` or a subset.
     folder : path
         Folder of the files; created where it does not exist.
     what : sequence of str

@@ -16,12 +16,12 @@ from dfxm_dask.store.integrity.nodes import create_array, create_group
 if TYPE_CHECKING:
     import xarray as xr
 
-MOST_SLOTS = 4  # slots of the even grid for each layer: more would be a volume of nothing (our choice)
+MOST_SLOTS = 4  # largest number of slots of the even grid per layer (our choice)
 EDGE = 256  # pixels: edge of a chunk, and of the smallest level of the pyramid (our choice)
 
 
 def write_volume(path: Path, dataset: xr.Dataset, notes: list[str]) -> None:
-    """A volume for viewers.
+    """Write a volume for viewers.
 
     Parameters
     ----------
@@ -29,19 +29,19 @@ def write_volume(path: Path, dataset: xr.Dataset, notes: list[str]) -> None:
     dataset : Dataset
         ``dislocation (z, y, x)`` bool, ``label (z, y, x)`` integer, or one of them; z, y, x in um.
     notes : list of str
-        Takes layers that are absent.
+        Receives a note on absent layers.
 
     Raises
     ------
     InputError
-        Positions are not in um, or layers not on an even grid.
+        Positions are not in um, or layers are not evenly spaced.
 
     Notes
     -----
-    The mask is written as 0 and 1 in uint8, for many viewers know no bool; without a mask the image is where a label
-    is. Levels halve y and x, never z, whose voxels are far longer: a place is true where any of its four is, and has
-    the largest of their labels. Layers that the store does not have leave their gap, filled with 0 and named in
-    ``attributes/dfxm_dask``. One layer is in memory at a time.
+    The mask is written as 0 and 1 in uint8, since many viewers do not support bool; without a mask, the image marks all
+    voxels with a label. Levels halve y and x, never z, whose voxels are far longer: a voxel is true if any of its four
+    voxels in the finer level is true, and has the largest of their labels. Absent layers leave a gap, filled with 0 and
+    listed in ``attributes/dfxm_dask``. One layer is in memory at a time.
 
     References
     ----------
@@ -53,7 +53,7 @@ def write_volume(path: Path, dataset: xr.Dataset, notes: list[str]) -> None:
             raise InputError(
                 "OME-Zarr of the volume",
                 f"{dim} is in {dataset[dim].attrs.get('units', 'no unit')}",
-                "set the effective pixel by dfxm-dask calibrate STORE --pixel-size Y,X",
+                "set the effective pixel with dfxm-dask calibrate STORE --pixel-size Y,X",
             )
     grid = [z, *(_line(np.asarray(dataset[d], float)) for d in ("y", "x"))]
     shape = (int(slots.max()) + 1, dataset.sizes["y"], dataset.sizes["x"])
@@ -61,7 +61,7 @@ def write_volume(path: Path, dataset: xr.Dataset, notes: list[str]) -> None:
     image = dataset["dislocation"] if "dislocation" in dataset else None
     own: dict[str, Any] = {"absent_layers_um": absent}
     if absent:
-        notes.append(f"layers that the store does not have are empty in the volume: z = {', '.join(map(str, absent))}")
+        notes.append(f"layers absent from the store are empty in the volume: z = {', '.join(map(str, absent))}")
     create_group(path, "", {"ome": _multiscales("dislocation", shape, grid, "any"), "dfxm_dask": own})
     arrays = [_levels(path, "", "dislocation", np.dtype("uint8"), shape)]
     if label is not None:
@@ -83,7 +83,7 @@ def write_volume(path: Path, dataset: xr.Dataset, notes: list[str]) -> None:
 
 
 def even_layers(z: np.ndarray) -> tuple[tuple[float, float], np.ndarray, list[float]]:
-    """An even grid that holds all layers.
+    """An even grid with a slot for every layer.
 
     Parameters
     ----------
@@ -101,8 +101,8 @@ def even_layers(z: np.ndarray) -> tuple[tuple[float, float], np.ndarray, list[fl
     Raises
     ------
     InputError
-        Layers do not lie on an even grid, within a hundredth of its step, or on one of more than four slots a layer
-        (our choices).
+        Layers deviate from an even grid by more than a hundredth of its step, or the grid has more than four slots per
+        layer (our choices).
 
     Examples
     --------
@@ -118,16 +118,16 @@ def even_layers(z: np.ndarray) -> tuple[tuple[float, float], np.ndarray, list[fl
     if step and round(span / step) + 1 > MOST_SLOTS * z.size:
         raise InputError(
             "OME-Zarr of the volume",
-            f"layers lie {least:g} to {gaps.max():g} um apart: an even grid would have {round(span / step) + 1} layers "
+            f"layers are {least:g} to {gaps.max():g} um apart: an even grid would have {round(span / step) + 1} layers "
             f"for {z.size}",
-            "export tables and points, which keep true positions",
+            "export maps, tables and points, which keep the true positions",
         )
     slots = np.rint((z - z.min()) / step).astype(int) if step else np.zeros(z.size, int)
     if len(set(slots.tolist())) < z.size or np.abs(z - z.min() - slots * step).max() > 0.01 * step:
         raise InputError(
             "OME-Zarr of the volume",
-            f"layers lie {least:g} to {gaps.max():g} um apart, on no even grid",
-            "export tables and points, which keep true positions",
+            f"layers are {least:g} to {gaps.max():g} um apart, not evenly spaced",
+            "export maps, tables and points, which keep the true positions",
         )
     step = float(f"{step:.9g}")
     absent = sorted(set(range(int(slots.max()) + 1)) - set(slots.tolist()))
@@ -135,13 +135,13 @@ def even_layers(z: np.ndarray) -> tuple[tuple[float, float], np.ndarray, list[fl
 
 
 def _line(positions: np.ndarray) -> tuple[float, float]:
-    """First position and step of even ones."""
+    """First position and step of evenly spaced positions."""
     step = (positions[-1] - positions[0]) / (positions.size - 1) if positions.size > 1 else 1.0
     return float(positions[0]), float(f"{step:.9g}")
 
 
 def halved(layer: np.ndarray) -> np.ndarray:
-    """The largest of every 2 x 2 pixels; a last odd row or column stands alone.
+    """The largest of every 2 x 2 pixels; an odd last row or column is reduced alone.
 
     Examples
     --------
@@ -154,7 +154,7 @@ def halved(layer: np.ndarray) -> np.ndarray:
 
 
 def sizes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Shapes of the levels of a pyramid, down to one that fits into a chunk."""
+    """Shapes of the levels of a pyramid, down to the first that fits into a chunk."""
     found = [shape]
     while max(found[-1][1:]) > EDGE:
         found.append((shape[0], *(-(-n // 2) for n in found[-1][1:])))
@@ -162,7 +162,7 @@ def sizes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 def _levels(path: Path, group: str, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> list[zarr.Array[Any]]:
-    """Arrays of a pyramid: one shard a layer."""
+    """Arrays of a pyramid, with one shard per layer."""
     arrays = []
     for k, size in enumerate(sizes(shape)):
         shard = (1, *(round_up(n, EDGE) for n in size[1:]))

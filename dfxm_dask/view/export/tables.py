@@ -1,4 +1,4 @@
-"""Tables of boundaries, junctions and objects as CSV and Parquet: a row each, a column for every component."""
+"""Tables of boundaries, junctions and objects as CSV and Parquet: one row each, one column per component."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 TABLES = {"boundary": "boundaries", "junction": "junctions", "object": "objects"}
-"""Dimensions that make a table, and its name."""
+"""Row dimension and name of each table."""
 FIRST = {"object": 1}
-"""Number of the first row where it is not 0: 0 in ``label`` is no object."""
+"""Number of the first row if not 0: 0 in ``label`` means no object."""
 
 Columns = dict[str, tuple[np.ndarray, dict[str, str]]]
 
@@ -34,16 +34,15 @@ def columns(dataset: xr.Dataset, dim: str) -> Columns:
     ----------
     dataset : Dataset
     dim : str
-        The rows: every variable that begins with it is in the table.
+        Dim of the rows; the table contains all variables with this first dim.
 
     Returns
     -------
     dict of str to (array (row,), dict)
-        Values, with ``units`` and ``long_name``. First comes the number of the boundary, junction or object, as
-        ``point_boundary`` and ``label`` count them. A variable
-        of more dims has a column for each component: ``normal_x``, ``normal_y``, ``normal_z`` along a dimension
-        ``xyz``, whose name spells its components; else by label where the dimension has labels, else by number from 0.
-        Flags are there as a number, and as words in ``<name>_words``.
+        Values, with ``units`` and ``long_name``. The first column is the number of the boundary, junction or object, as
+        in ``point_boundary`` and ``label``. A variable with more dims has a column for each component: ``normal_x``,
+        ``normal_y``, ``normal_z`` along a dim ``xyz``, whose name lists its components; else the labels of the dim,
+        else numbers from 0. Flags appear as a number, and as words in ``<name>_words``.
 
     Examples
     --------
@@ -76,7 +75,7 @@ def _meanings(values: np.ndarray, attrs: Mapping[Any, Any]) -> np.ndarray:
 
 
 def component_labels(dataset: xr.Dataset, dim: str) -> list[str]:
-    """Names of the positions along a dim: its labels, else its letters where it spells them, else numbers from 0."""
+    """Names of the components along a dim: its labels, else the letters of its name, else numbers from 0."""
     size = dataset.sizes[dim]
     if dim in dataset.coords and dataset[dim].dims == (dim,):
         return [str(label) for label in np.asarray(dataset[dim])]
@@ -84,7 +83,7 @@ def component_labels(dataset: xr.Dataset, dim: str) -> list[str]:
 
 
 def write_csv(path: Path, dataset: xr.Dataset, dim: str) -> None:
-    """A table as text: numbers with all digits that they have, ``nan`` where nothing is known, ``true``, ``false``."""
+    """A table as text: numbers with all their digits, ``nan`` for missing values, ``true``, ``false``."""
     table = columns(dataset, dim)
     cells = [text_cells(values) for values, _ in table.values()]
     with open(path, "w", newline="", encoding="utf-8") as file:
@@ -107,7 +106,7 @@ def write_units(path: Path, dataset: xr.Dataset, dim: str) -> None:
 
 
 def need_parquet() -> None:
-    """Refuse where Parquet cannot be written.
+    """Refuse Parquet without pyarrow.
 
     Raises
     ------
@@ -115,11 +114,11 @@ def need_parquet() -> None:
         pyarrow is not installed.
     """
     if find_spec("pyarrow") is None:
-        raise InputError("Parquet", "needs pyarrow, which is not installed", "pip install 'dfxm_dask[parquet]'")
+        raise InputError("Parquet", "requires pyarrow, which is not installed", "pip install 'dfxm_dask[parquet]'")
 
 
 def write_parquet(path: Path, dataset: xr.Dataset, dim: str) -> None:
-    """A table as Parquet, with unit and meaning in the metadata of every column."""
+    """A table as Parquet, with unit and meaning of each column in its metadata."""
     need_parquet()
     pyarrow: Any = import_module("pyarrow")
     parquet: Any = import_module("pyarrow.parquet")

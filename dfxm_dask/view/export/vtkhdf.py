@@ -1,11 +1,12 @@
-"""Planes, lines and points as VTKHDF files, which ParaView 5.12 and later opens.
+"""Planes, lines and points as VTKHDF files for ParaView 5.12 and later.
 
-Coordinates are x, y, z of the store in um. Planes are patches of four corners, lines are poly lines, points are
-vertices, a cell each. Numbers of boundaries ride along as cell or point data, to colour and to select by.
+Coordinates are x, y, z of the store in um. Planes are patches with four corners, lines are poly lines, points are
+vertices, each a cell of its own. Quantities of boundaries are cell or point data, for colours and selections.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,7 @@ KINDS = ("Vertices", "Lines", "Polygons", "Strips")
 
 
 class PolyData(NamedTuple):
-    """Cells of one kind and what is known of them.
+    """Cells of one kind with their data.
 
     Attributes
     ----------
@@ -28,8 +29,10 @@ class PolyData(NamedTuple):
         "Vertices", "Lines" or "Polygons".
     points : array (point, xyz), float64, um
     corners : int
-        Points of every cell: they follow one another.
+        Number of points per cell; the points of a cell are consecutive.
     cell_data, point_data : dict of str to array (cell, ...) and (point, ...)
+    units : dict of str to str
+        Units of the data; data without an entry have none.
     """
 
     kind: str
@@ -37,10 +40,13 @@ class PolyData(NamedTuple):
     corners: int
     cell_data: dict[str, np.ndarray]
     point_data: dict[str, np.ndarray]
+    units: dict[str, str] = {}
 
 
 def write_polydata(path: Path, content: PolyData) -> None:
     """One VTKHDF file of type PolyData, in one partition.
+
+    Units are an attribute of every array, and lines "name: unit" of the field data ``units``, which ParaView shows.
 
     References
     ----------
@@ -63,8 +69,16 @@ def write_polydata(path: Path, content: PolyData) -> None:
         for name, data in (("CellData", content.cell_data), ("PointData", content.point_data)):
             group = root.create_group(name)
             for key, values in data.items():
-                # Readers know no bool, which HDF5 would hold as an enumeration.
+                # Readers do not support bool, which HDF5 stores as an enumeration.
                 _put(group, key, values.astype(np.uint8) if values.dtype.kind == "b" else values)
+                group[key].attrs["units"] = content.units.get(key, "1")
+        root["Points"].attrs["units"] = "um"
+        lines = [
+            f"{name}: {unit}".encode("ascii", "replace") for name, unit in {"Points": "um", **content.units}.items()
+        ]
+        root.create_group("FieldData").create_dataset(
+            "units", data=lines, dtype=h5py.string_dtype("ascii")
+        )  # VTK reads no other
 
 
 def _put(group: h5py.Group, name: str, values: np.ndarray) -> None:
@@ -73,7 +87,7 @@ def _put(group: h5py.Group, name: str, values: np.ndarray) -> None:
 
 
 def points_of(found: xr.Dataset) -> PolyData | None:
-    """Points of boundaries with all that is known of each, such as ``point_boundary`` and ``point_weight``."""
+    """Points of boundaries with all their quantities, such as ``point_boundary`` and ``point_weight``."""
     if "point" not in found or found["point"].shape[1:] != (3,):
         return None
     points = np.asarray(found["point"], np.float64)
@@ -82,30 +96,33 @@ def points_of(found: xr.Dataset) -> PolyData | None:
         for name, variable in found.data_vars.items()
         if variable.dims == found["point"].dims[:1] and variable.dtype.kind in "biuf"
     }
-    return PolyData("Vertices", points, 1, {}, data)
+    return PolyData("Vertices", points, 1, {}, data, _units(found, data))
 
 
 def planes_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
-    """Patches of boundaries, by ``corner (boundary, corner, xyz)`` um, with all numbers and vectors of each.
+    """Patches of boundaries from ``corner (boundary, corner, xyz)`` um, with all scalars and vectors of each.
 
-    A boundary whose corners are not known is named in ``notes``. Without any there is no patch; None says that the
-    store does not hold corners at all.
+    ``notes`` receives the boundaries with unknown corners, which have no patch. None if the store contains no corners.
     """
     if "corner" not in found:
         return None
     drawn, corners = patches(found)
     missing = sorted(set(range(found.sizes.get("boundary", 0))) - set(drawn.tolist()))
     if missing:
-        notes.append(f"boundaries not drawn, for their corners are not known: {', '.join(map(str, missing))}")
+        notes.append(f"boundaries not drawn because their corners are unknown: {', '.join(map(str, missing))}")
     data: dict[str, np.ndarray] = {"boundary": drawn}
     for name, variable in found.data_vars.items():
         if variable.dims[:1] == ("boundary",) and variable.ndim <= 2 and variable.dtype.kind in "biuf":
             data[str(name)] = np.asarray(variable)[drawn]
-    return PolyData("Polygons", corners.reshape(-1, 3), corners.shape[1], data, {})
+    return PolyData("Polygons", corners.reshape(-1, 3), corners.shape[1], data, {}, _units(found, data))
+
+
+def _units(found: xr.Dataset, data: Iterable[str]) -> dict[str, str]:
+    return {name: unit for name in data if name in found and (unit := str(found[name].attrs.get("units", "1"))) != "1"}
 
 
 def patches(found: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the boundaries whose corners are known, and these (patch, corner, xyz), um."""
+    """Numbers of the boundaries with known corners, and the corners (patch, corner, xyz), um."""
     if "corner" not in found or found["corner"].ndim != 3 or found["corner"].dims[0] != "boundary":
         return np.zeros(0, np.int64), np.zeros((0, 4, 3))
     corners = np.asarray(found["corner"], np.float64)
@@ -114,7 +131,7 @@ def patches(found: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def lines_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
-    """Direction of every family of lines, as one line through the middle of its patch; and the junction lines.
+    """Direction of every family of lines, as one line through the centre of its patch, and the junction lines.
 
     Parameters
     ----------
@@ -122,18 +139,18 @@ def lines_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
         ``corner (boundary, corner, xyz)`` um, ``line (boundary, family, xyz)``; ``junction_direction``,
         ``junction_point (junction, xyz)`` um, ``junction_boundary (junction, half)``.
     notes : list of str
-        Takes junctions that are not drawn.
+        Receives the junctions that are not drawn.
 
     Returns
     -------
     PolyData or None
-        None where the store holds neither lines nor junctions. Cell data: ``boundary``, ``family`` and ``junction``,
-        -1 for none; every number of the families, NaN for junctions.
+        None if the store contains neither lines nor junctions. Cell data: ``boundary``, ``family`` and ``junction``
+        (-1: none), and all quantities of the families (NaN for junctions).
 
     Notes
     -----
-    One line stands for a family: its place is not that of any dislocation. It ends at the edge of the rectangle. A
-    junction line is drawn as far as the patches of all its boundaries reach along it.
+    One line represents a family; its position is not that of a dislocation. It ends at the edge of the rectangle. A
+    junction line extends over the range that the patches of all its boundaries share.
     """
     drawn, corners = patches(found)
     patch_of = dict(zip(drawn.tolist(), corners, strict=True))
@@ -146,7 +163,7 @@ def lines_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
             for family, line in enumerate(lines[k]):
                 if not np.isfinite(line).all():
                     continue
-                # From the middle of a rectangle a line leaves it where it has gone half a side, whichever is first.
+                # A line from the centre leaves the rectangle after half a side, along the side that it reaches first.
                 reach = min((side @ side) / 2 / max(abs(line @ side), 1e-12) for side in sides)
                 ends.append([middle - reach * line, middle + reach * line])
                 owners.append((k, family, -1))
@@ -157,8 +174,10 @@ def lines_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
             own = [patch_of[b] for b in halves.tolist() if b in patch_of]
             along = [(patch - point) @ direction for patch in own]
             low, high = max((a.min() for a in along), default=0), min((a.max() for a in along), default=0)
-            if not low < high:  # no patch, patches that do not meet, or NaN
-                notes.append(f"junction {k} not drawn, for the patches of its boundaries do not reach it together")
+            if not low < high:  # no patch, patches without a common range, or NaN
+                notes.append(
+                    f"junction {k} not drawn because the patches of its boundaries have no common range along it"
+                )
                 continue
             ends.append([point + low * direction, point + high * direction])
             owners.append((-1, -1, k))
@@ -170,4 +189,4 @@ def lines_of(found: xr.Dataset, notes: list[str]) -> PolyData | None:
     for name, variable in found.data_vars.items():
         if variable.dims == ("boundary", "family") and variable.dtype.kind in "biuf":
             data[str(name)] = np.where(at[0] < 0, np.nan, np.asarray(variable, float)[at])
-    return PolyData("Lines", np.reshape(ends, (-1, 3)), 2, data, {})
+    return PolyData("Lines", np.reshape(ends, (-1, 3)), 2, data, {}, _units(found, data))
