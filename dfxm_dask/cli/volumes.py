@@ -34,9 +34,9 @@ def compare(
     """Compare the masks of two stores.
 
     A is the result, B the truth or the result of another method. The mask of a store is volume/dislocation, else
-    beams/defects, else the voxels near a true line. STORE:group/variable selects another variable; one that is
-    not a mask requires a limit, as in "STORE:truth/distance<0.5". Each number is shown with the value that A reaches
-    by chance, at random positions.
+    beams/defects, else the voxels near a true line. Choose another variable as STORE:group/variable, with a limit if it
+    is not a mask: "STORE:truth/distance<0.5". Each number is shown with the value that A reaches by chance, at random
+    positions.
     """
     from dfxm_dask.sources.paths import beside
     from dfxm_dask.store.integrity.ledger import replace_file

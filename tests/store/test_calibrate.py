@@ -403,13 +403,13 @@ def test_calibrate__command(copy: Any, tmp_path: Path) -> None:
     store = copy("wrong")
     dry = call("calibrate", store, "--pixel-size", "0.5,0.7", "--dry-run")
     assert dry.exit_code == 0
-    assert "would be withdrawn: rocking/kam" in dry.output
+    assert "would be invalidated: rocking/kam" in dry.output
     done = call("calibrate", store, "--camera-pixel", 6.5, "--magnification", 13, "--two-theta", 30)
     assert (
         "0.8660254038 um along y and 0.5 um along x (computed from a camera pixel of 6.5x6.5 um (given)" in done.output
     )
     assert "before: pixels of 0.25 um along y and 1.4 um along x" in done.output
-    assert "made anew by the next run: rocking/kam" in done.output
+    assert "recomputed by the next run: rocking/kam" in done.output
     assert "kept: components/pca, frames/background" in done.output
     again = call("calibrate", store, "--magnification", 13, "--two-theta", 30)
     assert "nothing changes" in again.output
