@@ -1,13 +1,15 @@
 """Networks side by side: what each costs, and what it tells of layers that none of them saw.
 
 ``PYTHONPATH=scripts python scripts/evaluate/compare_networks.py --cache FOLDER`` trains every network of
-:data:`NETWORKS` on the layers of ``scripts/train_beams.py``, prints the table of ``RESULTS.md``, and draws accuracy
-against cost. It takes hours on one core; each result is kept in the folder, and a second call goes on. ``--only
-NAME`` trains and prints some of them. All networks but that of the published protocol get patches of the same layers
-in the same form as ours, labelled patch by patch, with the same jitter; so the table compares architectures. Epochs
-and patches are what a processor does in an hour, and stand in the table. VGG16 is judged on every fourth patch; one
-of 128 px where its four labels agree, which is easier, and one of 32 px by the upper left quarter of a patch. The
-published protocol is its own: six frames labelled as a whole, unlit places included.
+:data:`NETWORKS` on the layers of ``scripts/train_beams.py``, prints the table of RESULTS.md, and draws accuracy against
+cost. It takes hours on one core; each result is kept in the folder, and a second call goes on. ``--only NAME`` trains
+and prints some of them.
+
+All networks but that of the published protocol get patches of the same layers in the same form as ours, labelled patch
+by patch, with the same jitter; so the table compares architectures. Epochs and patches are what a processor does in an
+hour, and stand in the table. VGG16 is judged on every fourth patch; one of 128 px where its four labels agree, which is
+easier, and one of 32 px by the upper left quarter of a patch. The published protocol is its own: six frames labelled as
+a whole, unlit places included.
 """
 
 from __future__ import annotations
