@@ -76,7 +76,7 @@ for name, width in widths.items():
     print(f"{name}: median FWHM {2.355 * width:.3f} degree")
 
 # %%
-# What these data do not show: there is no weak beam. The curves are about as wide as the
+# Limits of these data: there is no weak beam. The curves are about as wide as the
 # scan and the metal is heavily deformed, so the scan contains no image of single
 # dislocations.
 

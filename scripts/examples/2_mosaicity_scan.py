@@ -73,7 +73,7 @@ ax.set(xlabel="centre of mass along chi (degree)", ylabel="centre of mass along 
 fig.colorbar(image, label="pixels")
 
 # %%
-# What these data do not show: with a step of 0.08 degree the scan does not resolve the
+# Limits of these data: with a step of 0.08 degree the scan does not resolve the
 # rocking curve of a single subgrain. The two layers differ little: nothing in the file
 # states their distance. A pixel that diffracts in one frame only is flagged ``single``:
 # its centre of mass is a position of the scan, and its width is zero. Two of the three

@@ -72,7 +72,7 @@ for ax in axes:
     ax.set_title("")
 
 # %%
-# What this example does not show: the spacing of the dislocations in the wall. Six layers
+# Not shown by this example: the spacing of the dislocations in the wall. Six layers
 # are too few for a direction, and the result is then NaN instead of a number.
 
 families = np.isfinite(found.spacing.values[0])

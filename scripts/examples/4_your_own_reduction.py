@@ -8,7 +8,7 @@ measures the part of each rocking curve before its peak.
 
 # %%
 # The kernel receives one layer as plain arrays: ``counts`` with the scan axes last, and
-# the positions along them. The declaration states what it reads, what it writes and which
+# the positions along them. The declaration states its inputs, its outputs and which
 # axes it needs whole.
 
 from pathlib import Path
@@ -77,5 +77,5 @@ except dfxm_dask.DfxmError as error:
     print(error)
 
 # %%
-# What is missing here for a reduction of the package: a formula and a source in the
+# A reduction of the package needs more: a formula and a source in the
 # docstring, treatment of the background map, and a test against an independent reference.
