@@ -96,7 +96,7 @@ def test_refuses__edf_files_of_a_series_and_names_the_others(tmp_path: Path, giv
     words = rf"entry 1\.1: (is|are) {len(files)} of the {there} frames of this scan in the folder {tmp_path}; "
     with pytest.raises(SourceError, match=words + "give the folder, or all files of the scan with a pattern") as caught:
         read(files)
-    assert ("--allow-partial as well" in caught.value.remedy) == (there < 6)
+    assert ("add --allow-partial" in caught.value.remedy) == (there < 6)
     assert read(str(tmp_path / "strain_*"), allow_partial=there < 6).found == len(every)  # the advice works
 
 

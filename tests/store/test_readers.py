@@ -149,7 +149,7 @@ def test_refuses__a_path_of_no_format_and_names_those_there_are(tmp_path: Path, 
     paths = [tmp_path / "a.dat", *([tmp_path / "m.h5"] if what == "several" else [])]
     with pytest.raises(SourceError, match=r"a\.dat: is .*\(formats: bliss, edf, frames, dfxm-geo"):
         readers.sources(paths)
-    with pytest.raises(SourceError, match=r"a\.dat.*: (is|fit) .*bliss, edf, frames, dfxm-geo"):
+    with pytest.raises(SourceError, match=r"a\.dat.*: (is|match) .*bliss, edf, frames, dfxm-geo"):
         readers.read_scan(paths, beamline=LINE)
 
 
@@ -162,7 +162,11 @@ def test_refuses__plug_ins_that_are_no_readers(plugged: Any, fault: str) -> None
     if fault == "raises":
         del sys.modules["plugged_0"]
         readers.known_readers.cache_clear()
-    words = {"lacks": "has no summary, narrows, sources", "twice": "has the name edf of another", "raises": "be loaded"}
+    words = {
+        "lacks": "has no summary, narrows, sources",
+        "twice": "has the same name as another reader, edf",
+        "raises": "be loaded",
+    }
     with pytest.raises(SourceError, match=rf"reader plug0 of .*{words[fault]}.*; repair or uninstall that package"):
         readers.known_readers()
 
