@@ -76,8 +76,8 @@ def figures(
     Raises
     ------
     InputError
-        An unknown name, layer or format; a point outside of the scan; another grid; or a store without data. All are
-        refused before the first picture is drawn.
+        An unknown name, layer or format; a point outside of the scan; another grid; or a store without data: refused
+        before the first picture is drawn. A figure of ``only`` that has no data in this layer.
 
     Notes
     -----
@@ -120,6 +120,8 @@ def figures(
         place = "all" if volume else layer_words(tree, chosen, layers).replace("µm", "um").replace("−", "-")
         save(page, path, {"figure": name, "store": title, "layer": place})
         written[name] = path
+    if only and not (drawn or written):
+        raise InputError(f"figure {', '.join(only)}", "has no data in this layer", "choose another layer or figure")
     return written if folder is not None else drawn
 
 

@@ -136,7 +136,9 @@ def test_draw_fit__shows_step_jump_place_and_spectrum() -> None:
     places = image.get_coordinates()
     row, column = np.unravel_index(ratio.argmax(), ratio.shape)
     np.testing.assert_allclose(places[row : row + 2, column : column + 2].mean(axis=(0, 1)), [0.25, -0.025], atol=0.02)
-    assert "steps by −4.00 ± 0.10 mdeg towards the normal" in " ".join(text.get_text() for text in page.texts)
+    assert "steps by −4.00 ± 0.10 mdeg towards the normal" in " ".join(
+        " ".join(text.get_text() for text in page.texts).split()
+    )
 
 
 @pytest.mark.parametrize(
