@@ -37,6 +37,7 @@ from dfxm_dask.run.task_queue import windowed
 from dfxm_dask.store.ingest import IngestReport, ingest
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.lock import own_group, shares_at_work
+from dfxm_dask.store.integrity.opened import RECOMPUTED
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -366,7 +367,7 @@ def _refuse_stale(plan: Plan) -> None:
         bad = plan.store.opened.incomplete(group)
         for name in (step.name for step in plan.steps if step.stored and step.group == group):
             reason, remedy = bad.get(name, ("", ""))
-            if "made anew" in reason:
+            if RECOMPUTED in reason:
                 raise StoreError(f"step {name!r} in group {group!r}", reason, remedy)
 
 

@@ -12,7 +12,7 @@ from dfxm_dask.engine.layer import frames_apart
 from dfxm_dask.frames.scale import UNEVEN
 from dfxm_dask.reduction import Reduction
 from dfxm_dask.schema import EXPOSURE, HAS_WEAK_BEAM, MONITOR, POSITION, expand
-from dfxm_dask.store.integrity.opened import OpenStore, open_store, stale_input
+from dfxm_dask.store.integrity.opened import RECOMPUTED, OpenStore, open_store, stale_input
 
 WITHIN = ("frames", "rocking", "beams", "components")
 """Groups of the steps that compare the frames of a layer."""
@@ -179,7 +179,7 @@ _NOT_LIT = "{} and its coefficients are NaN: no curve rises above the background
 
 def _complete_fits(opened: OpenStore) -> set[str]:
     """Steps of the group of components that are complete and not older than their inputs."""
-    stale = {step for step, (why, _) in opened.incomplete("components").items() if "made anew" in why}
+    stale = {step for step, (why, _) in opened.incomplete("components").items() if RECOMPUTED in why}
     return {step for step, state in opened.states("components").items() if state.complete} - stale
 
 

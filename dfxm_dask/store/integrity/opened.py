@@ -17,6 +17,7 @@ from dfxm_dask.store.metadata import check_store, read_node
 from dfxm_dask.store.shards import open_array
 
 RESUME = "run the same command again to resume, or open the store with allow_partial=True"
+RECOMPUTED = "has been recomputed since"  # part of the reason of a stale step, by which callers recognise one
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def stale_input(provenance: Callable[[str], Mapping[str, Any]], made: Mapping[st
         if name not in known:
             return f"its input {source} is not complete", RESUME
         if known[name].get("digest") != wanted:
-            return f"its input {source} has been recomputed since", "run the recipe again with --overwrite"
+            return f"its input {source} {RECOMPUTED}", "run the recipe again with --overwrite"
         if (deeper := stale_input(provenance, known[name])) is not None:
             return deeper
     return None
