@@ -141,7 +141,10 @@ def test_read_scan__geo_without_a_command(tmp_path: Path, title: str) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"phi": line(6e-4, 5), "z": line(1, 3)}, r"scans z, which moves the layer; simulate each layer in a file"),
+        (
+            {"phi": line(6e-4, 5), "z": line(1, 3)},
+            r"scans z, which moves the layer; simulate each layer in a separate file",
+        ),
         ({"phi": line(6e-4, 3), "chi": line(1e-3, 3), "two_dtheta": line(1e-4, 2)}, "scans 3 motors"),
         ({"phi": line(6e-4, 5), "dtype": "float32"}, r"float32, not counts; add a \[detector\]"),
     ],
@@ -165,7 +168,7 @@ def test_ingest__geo_layers(tmp_path: Path) -> None:
     words = ["ingest", *(str(path) for path, _ in made), str(tmp_path / "s.zarr")]
     result = CliRunner().invoke(cli, words)
     assert result.exit_code == 0, result.output
-    assert "where its numbers are in rad" in result.output
+    assert "if its numbers are in rad" in result.output
     raw = dfxm_dask.open_scan(tmp_path / "s.zarr", chunks=None)["raw"]
     assert raw.z.values.tolist() == [-1, 3]
     np.testing.assert_array_equal(raw.counts.values, [made[1][1], made[0][1]])
