@@ -23,11 +23,6 @@ ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "dfxm_dask/guide"
 PAGES = [ROOT / "README.md", *sorted(GUIDE.glob("*.md"))]
 RESULTS = [ROOT / f"{folder}.md" for folder in ("scripts/bench/RESULTS", "scripts/evaluate/RESULTS", "tests/README")]
-AWAITED = {  # names that the pages describe and that are not in the package yet; this list must be empty in a release
-    "--json",
-    *(f"--{name}" for name in ("only", "variable", "limits", "format", "point", "profile", "difference", "what")),
-    *(f"dfxm_dask.{name}" for name in ("figures", "export", "info", "plan", "verify", "report")),
-}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
 COMMAND = re.compile(r"\bdfxm-dask (?=[a-z-])([^`\n#|]+)")
 
@@ -48,16 +43,12 @@ def fault_of_command(text: str, *, whole: bool = True) -> str:
         command, words = found, words[1:]
     options = {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
     unknown = [word for word in words if word.startswith("--") and word.partition("=")[0] not in options]
-    if set(unknown) & AWAITED:
-        return ""
     if unknown:
         return f"no option {unknown[0]}"
     try:
         if whole and not isinstance(command, click.Group):
             command.parse_args(click.Context(command, resilient_parsing=False), list(words))
     except click.UsageError as error:
-        if AWAITED and "--what" in words:
-            return ""
         return error.format_message()
     return ""
 
@@ -70,11 +61,7 @@ def faults_of_python(text: str) -> list[str]:
             module = importlib.import_module(node.module or "")
             faults += [f"{node.module}.{a.name}" for a in node.names if not hasattr(module, a.name)]
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "dfxm_dask":
-            faults += (
-                []
-                if node.attr in {*dfxm_dask.__all__} | {a.removeprefix("dfxm_dask.") for a in AWAITED}
-                else [f"dfxm_dask.{node.attr}"]
-            )
+            faults += [] if node.attr in dfxm_dask.__all__ else [f"dfxm_dask.{node.attr}"]
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("dfxm_dask."):
             function = getattr(dfxm_dask, node.func.attr, None) if isinstance(node.func, ast.Attribute) else None
             known = inspect.signature(function).parameters if function else {}

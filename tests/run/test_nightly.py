@@ -408,7 +408,7 @@ def test_run_night__the_place_of_reports_is_never_under_raw_data(tmp_path: Path)
     (tmp_path / "elsewhere").symlink_to(raw)
     path.write_text(path.read_text().replace("report: reports", "report: elsewhere/reports"))
     before = files_below(raw)
-    with pytest.raises(StoreError, match="lies under RAW_DATA"):
+    with pytest.raises(StoreError, match="is under RAW_DATA"):
         run_night(read_nightly(path))
     assert files_below(raw) == before
 

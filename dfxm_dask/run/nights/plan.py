@@ -89,7 +89,7 @@ def refuse_raw(target: Path, searched: Sequence[Path]) -> None:
     """
     real = target.resolve()
     if "RAW_DATA" in (part.upper() for part in real.parts):
-        raise StoreError(str(target), "lies under RAW_DATA, which is read-only", "write under PROCESSED_DATA")
+        raise StoreError(str(target), "is under RAW_DATA, which is read-only", "write under PROCESSED_DATA")
     for folder in searched:
         if real.is_relative_to(folder):
             raise StoreError(
