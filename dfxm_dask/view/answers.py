@@ -326,12 +326,12 @@ def verify(
         "store": str(store),
         "sound": not found.faults,
         "faults": [{**asdict(fault), "text": str(fault)} for fault in found.faults],
-        "mended": [{**asdict(fault), "text": str(fault)} for fault in found.mended],
+        "repaired": [{**asdict(fault), "text": str(fault)} for fault in found.repaired],
     }
     return Summary(
         facts,
-        *(f"MENDED  {fault}" for fault in found.mended),
-        *(f"WRONG   {fault}" for fault in found.faults),
+        *(f"REPAIRED  {fault}" for fault in found.repaired),
+        *(f"WRONG     {fault}" for fault in found.faults),
         f"{store}: {many(len(found.faults), 'fault') if found.faults else 'sound'}; {checked}",
     )
 
