@@ -156,8 +156,8 @@ def reduction(
     Raises
     ------
     InputError
-        The name already exists, a keyword-only parameter has no type annotation or default, or a dim of an output has no
-        declared length.
+        The name already exists, a keyword-only parameter has no type annotation or default, or a dim of an output has
+        no declared length.
     """
 
     def declare(kernel: Callable[..., Arrays]) -> Reduction:

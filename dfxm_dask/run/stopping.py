@@ -1,7 +1,7 @@
 """Stop signals: Ctrl-C, SIGTERM, and the warning of SLURM before the walltime.
 
-After the first signal a run finishes and commits the blocks in progress and starts no others. A second signal ends it at
-once: committed blocks are kept, and the next run continues from them.
+After the first signal a run finishes and commits the blocks in progress and starts no others. A second signal ends it
+at once: committed blocks are kept, and the next run continues from them.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def plan(
     Raises
     ------
     RecipeError
-        Unknown recipe, or a step that requires variables of which neither the store nor an earlier step has any.
+        Unknown recipe, or a step that requires variables that are neither in the store nor written by an earlier step.
     StoreError
         Not a store.
     IncompleteError
@@ -310,7 +310,7 @@ def verify(
     StoreError
         Not a store.
     LockedError
-        With ``repair``: a run is at work on the store.
+        With ``repair``: a run is active on the store.
 
     Examples
     --------

@@ -1,1 +1,1 @@
-"""Checks of machine and memory before a run; checks of a store after it: digests, and blocks that are computed again."""
+"""Checks of machine and memory before a run; checks of a store after a run: digests, and blocks computed again."""

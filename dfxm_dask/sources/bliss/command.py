@@ -1,6 +1,7 @@
 """Scan commands: commanded motors, start positions, steps and numbers of positions.
 
-``ascan`` and related commands count intervals, one fewer than frames; ``fscan``, ``fscan2d`` and ``loopscan`` count frames.
+``ascan`` and related commands count intervals, one fewer than frames; ``fscan``, ``fscan2d`` and ``loopscan`` count
+frames.
 """
 
 from __future__ import annotations
