@@ -1,7 +1,7 @@
 """YAML as data and never as code, with line numbers. Files must be small and shallow; anchors, aliases, tags and
 duplicate keys are refused.
 
-Unquoted words are resolved by the core schema of YAML 1.2. PyYAML resolves them by YAML 1.1, in which 0100 is 64, 1:30
+Unquoted text is resolved by the core schema of YAML 1.2. PyYAML resolves it by YAML 1.1, in which 0100 is 64, 1:30
 is 90 and ``no`` is false; its resolution is therefore not used.
 """
 
@@ -98,12 +98,12 @@ def place(path: Path, node: yaml.Node) -> str:
 
 
 def scalar(text: str) -> str | float | bool | None:
-    """Value of an unquoted word by the core schema of YAML 1.2.
+    """Value of unquoted text by the core schema of YAML 1.2.
 
     Parameters
     ----------
     text : str
-        Word of a file, a cell of a table or a command line.
+        Text from a file, from a cell of a table or from a command line.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def entries(node: yaml.Node, path: Path, what: str) -> dict[str, tuple[yaml.Node
     for key, value in node.value:
         # A key such as 1_000, a number in YAML 1.1, is a word; ``<<`` would merge another mapping.
         if not isinstance(key, yaml.ScalarNode) or key.value == "<<" or not isinstance(_meant(key, path), str):
-            raise RecipeError(f"{place(path, key)}: {what}", "has a key that is not a plain word", "use plain words")
+            raise RecipeError(f"{place(path, key)}: {what}", "has a key that is not a name", "use names as keys")
         if key.value in found:
             first = found[key.value][0].start_mark.line + 1
             raise RecipeError(
@@ -160,7 +160,7 @@ def plain(node: yaml.Node, path: Path) -> Any:
     Raises
     ------
     RecipeError
-        A number with too many digits, or a mapping with keys that are not words.
+        A number with too many digits, or a mapping with keys that are not names.
     """
     if isinstance(node, yaml.MappingNode):
         return {word: plain(value, path) for word, (_, value) in entries(node, path, "mapping").items()}

@@ -21,7 +21,7 @@ The kernel returns a dict from variable name to array: the declared dims without
 
 Keywords that declare the shape
 -------------------------------
-``over``     dims that must be whole in a block ("scan" means all scan axes). Blocks may be cut along all other dims.
+``over``     dims that a block contains in full ("scan" means all scan axes). Blocks may be cut along all other dims.
 ``halo``     number of neighbouring layers in z that the kernel receives on each side. At the ends of the stack the
              kernel receives fewer layers; the argument ``middle`` is the index of its own layer.
 ``patch``    edge in pixels of square tiles of (y, x) that must not be cut.
@@ -32,7 +32,7 @@ Lengths of dims
 ---------------
 Dims of an output are z, y, x, scan axes, dims of an input, or declared with a length: ``Dim("rgb", 3)``;
 ``Dim("pca_component", "components")`` takes the length from a parameter; ``Dim("patch_y", of="y", step=64)`` has one
-element for each tile. Only a gather may write dims whose length follows from the data (``"object"``); such a gather has
+element for each tile. Only a gather may write dims whose length follows from the data (``"object"``); that gather has
 no lazy Dataset.
 
 Docstring of a kernel
@@ -156,8 +156,8 @@ def reduction(
     Raises
     ------
     InputError
-        The name is taken, a keyword-only parameter has no type annotation or default, or a dim of an output has no
-        declared length.
+        The name already exists, a keyword-only parameter has no type annotation or default, or a dim of an output has
+        no declared length.
     """
 
     def declare(kernel: Callable[..., Arrays]) -> Reduction:

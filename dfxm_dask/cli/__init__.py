@@ -1,6 +1,6 @@
 """The command line. Exit codes: 0 complete, 1 error, 2 wrong usage, 3 incomplete.
 
-Commands with ``--json`` print one JSON document on stdout, and nothing else. Numbers are numbers, None stands for NaN,
+Commands with ``--json`` print one JSON document on stdout, and nothing else. Numbers are numbers, NaN is null,
 keys that end in ``bytes`` or ``seconds`` give their unit, other quantities have ``unit`` beside them. Errors are one
 line on stderr; stdout then stays empty, except for `plan` and `doctor`, which print their findings with exit code 1.
 

@@ -262,7 +262,9 @@ def compute(
     refuse_share(share, cluster or workers, overwrite)
     planned = plan(recipe, store)  # errors appear before a cluster starts
     if store.is_dir() and not os.access(store, os.W_OK | os.X_OK):
-        raise StoreError(f"store {store}", "cannot be written", "copy it to a folder of your own, or ask its owner")
+        raise StoreError(
+            f"store {store}", "cannot be written", "copy it to a folder of your own, or request write access"
+        )
     with ExitStack() as stack:
         client = None
         if not alone and starts_workers(planned, cluster, workers):

@@ -53,7 +53,7 @@ def run(recipe: str, store: Path, plugins: tuple[Path, ...], **how: Any) -> None
 
 
 class ReductionCommands(Commands):
-    """One command for each reduction, made from its declaration."""
+    """One command for each reduction, built from its declaration."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, plugins_first(args))

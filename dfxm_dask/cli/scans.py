@@ -89,7 +89,7 @@ def demo(out: Path, preset: str, real: bool, pixel_size: tuple[float, float] | N
     if truth is not None:
         rows = truth_rows(tree, tree["truth"].dataset)
         show_table("beside the truth", ("quantity", "found", "true"), rows, right=(1, 2))
-    say("The scan ends before a truncated curve reaches its background: the width of such a curve is a lower bound.")
+    say("The scan ends before truncated curves reach their background: their widths are lower bounds.")
     say(f"store:    {store}")
     say(f"figures:  {out / 'figures'} ({len(written)} files; begin with {written[-1].name})")
     if not complete:
@@ -304,7 +304,7 @@ def ingest_source(
 @click.option(
     "--stretched",
     type=click.Choice(["y", "x"]),
-    help="Dimension along which the detector sees the layer obliquely. [default: scattering_plane of the beamline,"
+    help="Dimension along which the detector views the layer obliquely. [default: scattering_plane of the beamline,"
     " else x]",
 )
 @crystal_options

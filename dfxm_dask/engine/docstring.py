@@ -1,7 +1,7 @@
 """Docstring of a reduction for its caller, who passes a Dataset and receives a Dataset.
 
 The list of variables is generated from the declaration, so that kernels need not repeat it. The docstring of a kernel
-supplies what the declaration lacks: remarks on parameters and variables, remarks on the result, and other sections.
+supplies the rest: remarks on parameters and variables, remarks on the result, and other sections.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dfxm_dask.schema import AXES, SCAN, Variable
 
 WIDTH = 100
 OWN_SOURCE = "Our own definition."
-"""Last words of Notes if no formula is from literature; a section References is then not required."""
+"""Last sentence of Notes if no formula is from literature; a section References is then not required."""
 REFUSED = (
     "The argument is not the Dataset of a scan; a variable is missing or has other dims, dtype or units; a parameter is"
     " unknown or out of range."
@@ -94,7 +94,7 @@ def bounds(field: FieldInfo) -> str:
 
 
 def unit(field: FieldInfo) -> str:
-    """Unit of a parameter; empty if it has none."""
+    """Unit of a parameter; empty for a parameter without unit."""
     extra = field.json_schema_extra
     return str(extra.get("unit", "")) if isinstance(extra, Mapping) else ""
 

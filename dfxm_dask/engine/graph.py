@@ -169,7 +169,7 @@ def gather(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str,
 
 
 def _blocks(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str, Any]) -> Blocks:
-    """Check the inputs, cut them alike, and declare one task for each block."""
+    """Check the inputs, cut them into the same blocks, and declare one task for each block."""
     chosen = reduction.validate(parameters)
     refuse_other_data(reduction, dataset)
     axes = scan_axes(dataset)

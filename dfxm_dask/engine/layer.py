@@ -1,7 +1,7 @@
 """A declared kernel applied to one layer, from arrays by name to arrays by name.
 
 Lazy graphs and units of a run both call :func:`run_layer`, so that both treat neighbouring layers, positions of frames,
-masked pixels and parameters alike.
+masked pixels and parameters in the same way.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def frame_positions(axes: Mapping[str, str], fetch: Mapping[str, Any]) -> dict[s
     Raises
     ------
     InputError
-        Some frames of the layer have a position and others have none. A layer without any position is absent from the
+        Some frames of the layer have a position and others do not. A layer without any position is absent from the
         scan.
     """
     names = {a: POSITION.name.format(axis=a) for a in axes}

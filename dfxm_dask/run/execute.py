@@ -46,7 +46,7 @@ Publish = tuple[Subscriber, ...]
 
 SMALL = 200_000_000
 """Bytes of counts, uncompressed, below which a command runs a recipe in its own process: to start workers takes longer
-than to reduce such a scan (our choice)."""
+than to reduce a scan of this size (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def run_recipe(
     share : (number from 1, count) or "last", optional
         Compute this share of the layers only, as one task of a job array: no port is opened, and the ledger joins the
         shares. Gathers and steps that depend on them require all layers and are left out, and no step becomes complete.
-        "last" waits for the shares at work, then computes these steps and all blocks that lost shares did not compute.
+        "last" waits for the active shares, then computes these steps and all blocks that lost shares did not compute.
 
     Returns
     -------
@@ -279,9 +279,9 @@ def run_recipe(
 
 
 def wait_for_shares(plan: Plan, publish: Publish) -> None:
-    """Wait until no share of a job array is at work in the groups of a plan, and publish which ones are.
+    """Wait until no share of a job array is active in the groups of a plan, and publish which ones are.
 
-    A share that was killed on another host counts as at work until its heartbeat is stale.
+    A share that was killed on another host counts as active until its heartbeat is stale.
 
     Raises
     ------
@@ -302,10 +302,10 @@ def wait_for_shares(plan: Plan, publish: Publish) -> None:
 
 
 def starts_workers(plan: Plan, cluster: str | None, workers: int | None) -> bool:
-    """Whether a command runs a plan on workers: where they are asked for, or where the scan is large.
+    """Whether a command runs a plan on workers: where an option requests them, or where the scan is large.
 
     A run in this process differs in two respects: no limit of memory is enforced, and a kernel that kills its process
-    ends the run. The next run goes on from the blocks on disk; with ``--workers`` it leaves that block out.
+    ends the run. The next run continues from the blocks on disk; with ``--workers`` it leaves that block out.
     """
     return plan.scan_bytes >= SMALL if cluster is None and workers is None else workers != 0
 
@@ -327,7 +327,7 @@ def refuse_share(share: tuple[int, int] | Literal["last"] | None, client: Any, o
     if client is not None and share != "last":
         raise RecipeError(asked, "runs in one process, without a cluster", "leave out --cluster and --workers")
     if overwrite:
-        raise RecipeError(asked, "cannot overwrite: other shares may be at work", "overwrite by a run without --shard")
+        raise RecipeError(asked, "cannot overwrite: other shares may be active", "overwrite by a run without --shard")
 
 
 @contextmanager

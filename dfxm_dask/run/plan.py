@@ -180,7 +180,7 @@ def _refuse_clashes(step: PlannedStep, stored: Stored, available: Mapping[str, S
     if "z" in reduction.over:
         raise RecipeError(asked, "requires all layers at once", "make it a gather (combine), or call it on a Dataset")
     if reduction.halo and stored.absent:
-        raise RecipeError(asked, f"reads neighbouring layers, of which {stored.absent[0]} is absent", "leave it out")
+        raise RecipeError(asked, f"reads neighbouring layers, and {stored.absent[0]} is absent", "leave it out")
     for variable in step.stored:
         other = available.get(variable.name)
         if other is not None and (other.group, other.step) != (step.group, step.name) and other.group == step.group:

@@ -1,7 +1,7 @@
 """Stop signals: Ctrl-C, SIGTERM, and the warning of SLURM before the walltime.
 
-After the first signal a run finishes and commits the blocks at work and begins no others. A second signal ends it at
-once: committed blocks are kept, and the next run continues from them.
+After the first signal a run finishes and commits the blocks in progress and starts no others. A second signal ends it
+at once: committed blocks are kept, and the next run continues from them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def asked() -> str:
 
 def why() -> str:
     """Sentence about this signal, or an empty text."""
-    return f"was asked to end by {_asked}" if _asked else ""
+    return f"received {_asked}" if _asked else ""
 
 
 @contextmanager

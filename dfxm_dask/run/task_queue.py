@@ -23,7 +23,7 @@ def windowed(
     failed : list, optional
         Receives the tasks that fail because of their data, each with the reason: their input files are damaged, or
         workers died twice during the task, the second time while no other task was in flight. (The first death has
-        several suspects, if several tasks were on that worker.) Without this list such a task raises an error. In this
+        several suspects, if several tasks were on that worker.) Without this list the task raises an error. In this
         process only damaged files are recognised: a kernel that kills the process ends the run.
 
     Raises
@@ -31,7 +31,7 @@ def windowed(
     DfxmError
         A task failed, workers died during a task, or the scheduler was lost.
     StoppedError
-        A signal requested the end: tasks at work were finished, and no other task was begun.
+        A signal requested the end: tasks in progress were finished, and no other task was started.
     """
     if client is None:
         for task in tasks:

@@ -38,8 +38,8 @@ _memory = threading.local()
 
 @dataclass(frozen=True)
 class UnitStep:
-    """A step as it is sent to a worker: names and numbers only. ``tiled`` marks a step that works on tiles in a unit
-    whose other steps need the whole layer."""
+    """A step in the form that a worker receives: names and numbers only. ``tiled`` marks a step that works on tiles in
+    a unit whose other steps need the whole layer."""
 
     name: str
     group: str

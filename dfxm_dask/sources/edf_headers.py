@@ -29,7 +29,7 @@ LONGEST_HEADER = 1 << 20
 LARGEST_FRAME = 1 << 31
 PADDING = b"\0 \t\r\n"
 COUNTS = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint32"}
-"""Dtype of the counts for integers of this many bytes: counts are not negative, and below 2^32."""
+"""Dtype of the counts by the size of an integer in bytes: counts are not negative, and below 2^32."""
 UNREADABLE = (OSError, EOFError, zlib.error)
 AGAIN = "copy the file again"
 

@@ -1,6 +1,6 @@
 """The files behind a path or a pattern, their order, and their grouping into scans.
 
-An existing path is taken literally, even with wildcard characters. Only a path that does not exist is a pattern.
+An existing path is used literally, even with wildcard characters. Only a path that does not exist is a pattern.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Axis:
 
 @dataclass(frozen=True, eq=False)
 class Counter:
-    """A counter with one finite sample for each frame, in recorded order; ``units`` is None where not recorded."""
+    """A counter with one finite sample for each frame, in recorded order; ``units`` is ``None`` where not recorded."""
 
     name: str
     units: str | None
@@ -124,7 +124,7 @@ class Scan:
         Complete counters of the incident beam, in the order of the beamline. The monitor is chosen among them for all
         layers together. ``counter_faults`` describes the faults of incomplete counters.
     monitor_name, monitor_units, exposure_source : str
-        Name and unit of ``monitor``, and source of ``exposure``; an unrecorded unit is None.
+        Name and unit of ``monitor``, and source of ``exposure``; an unrecorded unit is ``None``.
     settings : dict
         Recorded settings of camera and optics, which must not differ between layers.
     parked : dict

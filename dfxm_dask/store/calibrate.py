@@ -41,14 +41,14 @@ from dfxm_dask.store.metadata import DISTRUST, LONGEST_AXIS, read_node
 from dfxm_dask.store.shards import force
 
 PENDING = ".calibration.json"
-"""Plan of an unfinished change of the pixel size; exists only while a calibration is at work."""
+"""Plan of an unfinished change of the pixel size; exists only during a calibration."""
 
 
 @dataclass(frozen=True)
 class CalibrateReport:
     """Result of a calibration, or of a dry run; steps are named "group/step".
 
-    Pixel sizes are None where y and x count pixels. ``crystal`` is the crystal that the store records.
+    Pixel sizes are ``None`` where y and x count pixels. ``crystal`` is the crystal that the store records.
     """
 
     pixel_size: Pixel | None
@@ -157,8 +157,8 @@ def calibrate(
     if moved and "phantom" in header["plan"]:
         raise StoreError(
             f"store {store}",
-            f"is simulated with pixels of {words(before)}, not {words(wanted)}, and so is its truth",
-            "simulate a scan with the wanted pixels",
+            f"is simulated, with its truth, for pixels of {words(before)}, not {words(wanted)}",
+            "simulate a scan with this pixel size",
         )
 
     def report() -> CalibrateReport:
@@ -295,7 +295,7 @@ def _pending(path: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str
 
 
 def _withdraw(store: Path, group: str, step: str) -> None:
-    """Take back a step with its arrays and summaries; its ledger, which names them, goes last."""
+    """Remove a step with its arrays and summaries; its ledger, which names them, goes last."""
     if (store / group).is_symlink():
         raise StoreError(f"group {store / group}", "is a link", DISTRUST)
     path = ledger.ledger_path(store, group, step)

@@ -62,7 +62,7 @@ def unit_rows(raw: Layout, itemsize: int) -> int:
 
 
 def map_layout(dims: tuple[str, ...], shape: tuple[int, ...], rows: int, edge: int, patch: int | None = None) -> Layout:
-    """Layout of a result: one shard per layer and band of ``rows``; every other dimension is whole.
+    """Layout of a result: one shard per layer and band of ``rows``; no other dimension is split.
 
     Parameters
     ----------

@@ -152,7 +152,7 @@ def refuse_other_crystal(store: Path, asked: Mapping[str, Any]) -> None:
 
 
 def crystal_words(known: Mapping[str, Any]) -> str:
-    """A crystal in words."""
+    """A crystal as text."""
     lattice: Mapping[str, Any] = known.get("lattice", {})
     said = [f"{word} {_plain(value)}" for word, value in lattice.items()]
     hkl: Sequence[int] = known.get("hkl", ())

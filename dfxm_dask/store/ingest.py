@@ -125,7 +125,7 @@ def ingest(
     ----------
     source : path, pattern or list of both
         BLISS/NeXus HDF5 masters, EDF series, frames with a table of positions, or files of dfxm-geo; `dfxm-dask
-        formats` lists all formats. An existing path is taken literally, even with wildcard characters; the files
+        formats` lists all formats. An existing path is used literally, even with wildcard characters; the files
         of a pattern are sorted in natural order, scan2 before scan10.
     store : path
         Path of the Zarr store. A stopped ingest resumes.

@@ -76,7 +76,7 @@ def same(first: Pixel, second: Pixel) -> bool:
 
 
 def words(pixel: Pixel | None) -> str:
-    """A pixel size in words."""
+    """A pixel size as text."""
     return "unknown size" if pixel is None else f"{pixel[0]:.10g} um along y and {pixel[1]:.10g} um along x"
 
 

@@ -1,1 +1,1 @@
-"""Views: figures, reports, tables, comparisons with truth, and files for other programs, all from what stores hold."""
+"""Views: figures, reports, tables, comparisons with truth, and files for other programs, all drawn from stores."""

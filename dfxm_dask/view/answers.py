@@ -161,7 +161,7 @@ def plan(
     Raises
     ------
     RecipeError
-        Unknown recipe, or a step that requires variables of which neither the store nor an earlier step has any.
+        Unknown recipe, or a step that requires variables that are neither in the store nor written by an earlier step.
     StoreError
         Not a store.
     IncompleteError
@@ -310,7 +310,7 @@ def verify(
     StoreError
         Not a store.
     LockedError
-        With ``repair``: a run is at work on the store.
+        With ``repair``: a run is active on the store.
 
     Examples
     --------
@@ -326,12 +326,12 @@ def verify(
         "store": str(store),
         "sound": not found.faults,
         "faults": [{**asdict(fault), "text": str(fault)} for fault in found.faults],
-        "mended": [{**asdict(fault), "text": str(fault)} for fault in found.mended],
+        "repaired": [{**asdict(fault), "text": str(fault)} for fault in found.repaired],
     }
     return Summary(
         facts,
-        *(f"MENDED  {fault}" for fault in found.mended),
-        *(f"WRONG   {fault}" for fault in found.faults),
+        *(f"REPAIRED  {fault}" for fault in found.repaired),
+        *(f"WRONG     {fault}" for fault in found.faults),
         f"{store}: {many(len(found.faults), 'fault') if found.faults else 'sound'}; {checked}",
     )
 

@@ -1,4 +1,4 @@
-"""Reductions as a user reads them: tables of what each reads and writes, and the types and defaults of parameters."""
+"""Reductions as a user reads them: tables of inputs and outputs, and the types and defaults of parameters."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from dfxm_dask.schema import Variable
 
 ROLE = re.compile(r":\w+:`~?(?:[^`]*\.)?([^`.]+)`|``([^`]+)``")
-"""Marks of a docstring: a name with its role, and a word in double quotes."""
+"""Marks of a docstring: a name with its role, and text between double backquotes."""
 
 
 def list_reductions(known: Mapping[str, Reduction]) -> Summary:
-    """Every reduction with the group that it writes to, what it computes, and its parameters."""
+    """Every reduction with the group that it writes to, its result, and its parameters."""
     ordered = sorted(known.items(), key=lambda item: (item[1].group, item[0]))
     facts = [
         {
@@ -96,7 +96,7 @@ def summary(found: Reduction) -> str:
 
 
 def type_words(field: FieldInfo) -> str:
-    """Type and bounds of a parameter in words: ``float >= 0``, ``quantile | constant``."""
+    """Type and bounds of a parameter as text: ``float >= 0``, ``quantile | constant``."""
     return " ".join([annotation_words(field.annotation), bounds(field)]).strip()
 
 

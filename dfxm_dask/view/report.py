@@ -131,7 +131,7 @@ def night_page(night: Night, out: str | Path, facts: Mapping[tuple[str, tuple[st
         "verdict": night_verdict(night),
         "tone": "good" if night.complete else "bad" if _urgent(night) else "warn",
         "facts": [
-            ("begun", f"{begun:%Y-%m-%d %H:%M} UTC"),
+            ("started", f"{begun:%Y-%m-%d %H:%M} UTC"),
             ("duration", duration((ended - begun).total_seconds())),
             ("machine", night.host),
             ("configuration", night.config),
@@ -168,7 +168,7 @@ def _urgent(night: Night) -> bool:
 
 
 def _keep_small(facts: list[dict[str, Any]]) -> None:
-    """Leave out pictures, the less telling ones first, until the page is small enough; and list them."""
+    """Leave out pictures, the least important first, until the page is small enough; and list them."""
     total = sum(picture["bytes"] for one in facts for picture in one["pictures"])
     for name in reversed(FOR_A_NIGHT):
         for one in reversed(facts):

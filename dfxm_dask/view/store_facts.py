@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PICTURE_DPI, PICTURE_QUALITY = 100, 82
 FOR_A_NIGHT = ("overview", "curves", "beams")
-"""The most telling pictures: first on the page of a scan, and the only ones of a scan on the page of a night."""
+"""The most important pictures: first on the page of a scan, and the only ones of a scan on the page of a night."""
 FWHM = 2.3548
 """Full width at half maximum of a Gaussian, in standard deviations."""
 

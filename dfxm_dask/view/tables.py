@@ -63,7 +63,7 @@ class Summary:
     facts : mapping
         Names and values; NaN becomes None, arrays become lists.
     parts : str or Table
-        The facts as a reader sees them, in order.
+        The facts for a reader, in order.
     """
 
     def __init__(self, facts: Mapping[str, Any], *parts: str | Table) -> None:
@@ -109,7 +109,7 @@ class Summary:
 
 
 def as_json(value: Any) -> Any:
-    """A value as JSON knows it: arrays as lists, paths as text, numbers without NaN and infinity.
+    """A value for JSON: arrays as lists, paths as text, numbers without NaN and infinity.
 
     Examples
     --------

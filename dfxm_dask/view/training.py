@@ -1,4 +1,4 @@
-"""Pictures and tables of a training: learning curves, confusion matrix, and the scores beside those to beat."""
+"""Pictures and tables of a training: learning curves, confusion matrix, and scores beside those of simpler methods."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRAINED, HELD_OUT, BEST = "#0072b2", "#d55e00", "#009e73"
-"""Colours that colour-blind readers can distinguish."""
+"""Colours of the Okabe–Ito palette."""
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 2.5, 2.1, 0.72, 0.78
 """Inches of one plot of the learning curves, and before and below it."""
@@ -70,7 +70,11 @@ def draw_learning(known: Mapping[str, Any], heading: str) -> Figure:
     for axes, label in ((loss, "log loss (nat)"), (accuracy, "accuracy (%)")):
         _dress(axes, label, best, max(epochs))
     kept = f"epoch {best} is kept" if best else "the initial weights are kept: no epoch was better"
-    note = "losses before calibration" if begun is None else "losses before calibration; begun from trained weights"
+    note = (
+        "losses before calibration"
+        if begun is None
+        else "losses before calibration; training started from trained weights"
+    )
     add_words(figure, f"{heading}: {kept}", note)
     return figure
 

@@ -335,9 +335,13 @@ def test_run_night__asked_to_end_says_what_was_not_done(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     first = run_night(config, publish=(end,))
-    assert first.stopped == "it was asked to end by SIGTERM"
+    assert first.stopped == "it received SIGTERM"
     assert first.counts == {"not done": 3, "done": 1}
-    assert sorted(o.reason.partition(":")[0] for o in first.outcomes) == ["", *["not begun"] * 2, "stopped on the way"]
+    assert sorted(o.reason.partition(":")[0] for o in first.outcomes) == [
+        "",
+        *["not started"] * 2,
+        "stopped on the way",
+    ]
     assert not first.complete
     last = run_night(config)  # not counted as a failure, though retries is 0
     assert last.counts == {"done": 3, "unchanged": 1}

@@ -257,7 +257,7 @@ def test_run__ends_cleanly_when_asked(store: Path, plugin: Path, how: str, worke
         run.send_signal(getattr(signal, how))
     said, _ = run.communicate(timeout=60)
     assert run.returncode == 3, said
-    assert f"asked to end by {how}" in said
+    assert f"received {how}" in said
     assert "Traceback" not in said
     assert f"in sys.modules={bool(workers)}" in said
     assert ("in this process" in said) == (not workers)

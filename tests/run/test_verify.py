@@ -157,7 +157,7 @@ def test_verify__repairs_results_byte_for_byte(store: Path, sound: Path) -> None
             assert verify(store).faults
             found = verify(store, repair=True)
             assert found.faults == (), file
-            assert found.mended
+            assert found.repaired
             assert contents(store) == wanted
     for file in (store / "zarr.json", store / "rocking/zarr.json"):
         before = file.read_bytes()

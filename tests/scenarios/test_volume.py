@@ -58,8 +58,8 @@ def test_volume__finds_the_wall_its_lines_and_none_that_is_not_there(wall: Path)
     assert np.rad2deg(np.arccos(abs(found.normal.values[0] @ true.normal.values[0]))) < 3
     assert abs((found.centre.values[0] - true.origin.values[0]) @ true.normal.values[0]) < 1.0
     rows = {row[0]: row[1:] for row in truth_rows(tree, tree["truth"].dataset)}
-    assert rows["true boundaries that were found"] == ("1", "1")
-    assert rows["boundaries that are not true"] == ("0", "0")
+    assert rows["true boundaries found"] == ("1", "1")
+    assert rows["false boundaries"] == ("0", "0")
 
 
 def test_volume__agrees_with_the_truth_far_beyond_chance(wall: Path) -> None:

@@ -95,7 +95,7 @@ def test_virtual_source_that_grew__is_refused(tmp_path: Path) -> None:
     write_lima(tmp_path, known_counts(40), name="a", per_file=40)
     layout = h5py.VirtualLayout((30, 12, 10), "u2")
     layout[:] = h5py.VirtualSource("a_0000.h5", CAMERA_DATA, (30, 12, 10))
-    with pytest.raises(SourceError, match="has 40 frames, of which 30 are mapped"):
+    with pytest.raises(SourceError, match="has 40 frames, and 30 of these are mapped"):
         read(master_with(tmp_path / "m.h5", layout))
 
 

@@ -307,6 +307,6 @@ def test_calibrate__a_simulated_store(tmp_path: Path) -> None:
     before = contents(store)
     assert not dfxm_dask.calibrate(store, pixel).changed
     for other in (pixel[::-1], (0.2, 0.2), (pixel[0], pixel[1] * 1.001)):
-        with pytest.raises(StoreError, match=r"is simulated with pixels of 0\.04"):
+        with pytest.raises(StoreError, match=r"is simulated, with its truth, for pixels of 0\.04"):
             dfxm_dask.calibrate(store, other)
     assert contents(store) == before

@@ -190,7 +190,7 @@ def test_evidence_words__say_the_verdict() -> None:
         assert evidence_words(found.drop_vars(name))[0] == "This layer has a weak beam."
     assert "nothing exceeds its noise" in evidence_words(found.assign(has_defects=False))[0]
     unchecked, why = evidence_words(found.drop_vars(["has_weak_beam", "tail"]))
-    assert unchecked == "It has not been checked whether this layer has a weak beam at all."
+    assert unchecked == "This layer has not been tested for a weak beam."
     assert why == ()
     dark = found.assign(has_weak_beam=False, **dict.fromkeys(NUMBERS, np.nan))
     assert evidence_words(dark)[1] == ("nothing is lit",)
@@ -237,7 +237,7 @@ def test_draw_beams__outlines_the_true_lines_and_counts_what_lies_at_them() -> N
     part, chance = (f"{100 * near / every:.3g} %" for every, near in counts)
     assert 5 < 100 * counts[0, 1] / counts[0, 0] < 100
     legend = [text.get_text() for axes in figure.axes if (key := axes.get_legend()) for text in key.get_texts()]
-    assert f"0.5 µm from a dislocation: {part} of the mask\nlies within, {chance} of the lit pixels do" in legend
+    assert f"0.5 µm from a dislocation, enclosing\n{part} of the mask, {chance} of the lit pixels" in legend
     assert legend.count(f"above the noise: {100 * 200 / (84 * 150):.3g} % of the lit pixels") == 2
 
 

@@ -105,12 +105,12 @@ def test_boundary_words__say_what_is_known_with_errors() -> None:
         " 6 located one by one, mean gap 3.990 ± 0.012 µm."
     )
     assert said[3] == (
-        "Burgers vectors that suit Frank's rule best: (0.286, 0.000, 0.000) nm; they fail it by 1.5°, the next best by"
-        " 30°."
+        "Burgers vectors that satisfy Frank's rule best: (0.286, 0.000, 0.000) nm, with a misfit of 1.5°; the next best"
+        " have 30°."
     )
     assert said[4] == (
-        "The local peak jumps by −4.10 ± 0.20 mdeg towards the normal. By Frank's rule the lattice turns by 71 µrad"
-        " (4.07 mdeg; 0.02 from tilt, 0, to twist, 1), a jump of 4.07 mdeg in size."
+        "The local peak jumps by −4.10 ± 0.20 mdeg towards the normal. By Frank's rule the lattice rotates by 71 µrad"
+        " (4.07 mdeg; 0.02 on a scale from tilt, 0, to twist, 1), which corresponds to a jump of 4.07 mdeg."
     )
 
 
@@ -138,7 +138,7 @@ def test_boundary_words__say_what_is_not_known() -> None:
     assert "no direction exceeds the limit from layers shifted at random" in said
     assert "The jump of the local peak across it is not known. The rotation by Frank's rule is not known." in said
     nothing = np.full((2, 2, 3), np.nan)
-    assert "they need the spacing of the lines and a lattice" in " ".join(boundary_words(tables(burgers=nothing), 0))
+    assert "they require the spacing of the lines and a lattice" in " ".join(boundary_words(tables(burgers=nothing), 0))
 
 
 def test_draw_boundary__shows_the_points_and_lines_of_the_group() -> None:
@@ -172,7 +172,9 @@ def test_draw_boundary__shows_the_points_and_lines_of_the_group() -> None:
     (band,) = power.patches
     assert [band.get_x(), band.get_x() + band.get_width()] == pytest.approx([3.99, 4.05])
     assert all(sentence in words(page) for sentence in boundary_words(found, 0))
-    assert {"points", "patch, nine tenths", "lines of family 1", "located", "period of family 1"} <= set(keys(page))
+    assert {"points", "patch: 90 % of the points", "lines of family 1", "located", "period of family 1"} <= set(
+        keys(page)
+    )
     assert "heading $x" in words(page)
 
 
@@ -233,7 +235,7 @@ def test_draw_boundary__measures_single_lines_where_they_are_known() -> None:
     assert len(near) == len(weights) == 66
     page = dict(boundary_pages(tree))["boundary_0"]()
     check_page(page)
-    assert {"of single lines", "single lines"} <= set(keys(page))
+    assert {"points of single lines", "single lines"} <= set(keys(page))
     own, single = page.axes[0].collections
     np.testing.assert_allclose(own.get_offsets(), flat_of(tables(), 0))
     assert len(single.get_offsets()) == 66
@@ -333,7 +335,7 @@ def test_draw_scene__shows_points_planes_and_junctions_as_they_are() -> None:
     assert [key for key in keys(page) if "σ" not in key] == [
         "0: normal (1.000, 0.000, 0.000) ± 0.31°",
         "1: normal (0.000, 1.000, 0.000) ± 0.052°",
-        "50 points on none",
+        "50 unassigned points",
         "direction of lines, family 1",
         "normal and its error, drawn 30 times as large",
         "where boundaries meet",

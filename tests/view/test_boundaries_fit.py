@@ -171,6 +171,6 @@ def test_draw_fit__says_that_a_boundary_is_curved() -> None:
     of = tree(reason=[FLAG["curved"]])
     found = tables_of(of)
     assert found is not None
-    sentence = "The boundary is curved: its normal and place are those of the mean plane."
+    sentence = "The boundary is curved: its normal and position are those of the mean plane."
     assert sentence in " ".join(text.get_text() for text in drawn(of).texts)
     assert sentence in boundary_words(found, 0)

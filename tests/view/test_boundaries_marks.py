@@ -22,7 +22,7 @@ from tests.view.test_boundaries import keys, tables
         ),
         (2, [0, 1, 0], 0, "Boundary 1 ends on it in a line"),
         (2, [0, 1, 0], 1, "It ends on boundary 0 in a line"),
-        (4, [0, 1, 0], 1, "It crosses boundary 0 in a line along (0.000, 0.000, 1.000); neither is seen to end there"),
+        (4, [0, 1, 0], 1, "It crosses boundary 0 in a line along (0.000, 0.000, 1.000); no end of either"),
     ],
 )
 def test_boundary_words__tell_junctions_from_crossings(kind: int, halves: list, boundary: int, said: str) -> None:

@@ -81,7 +81,7 @@ def test_compared__has_the_known_answers() -> None:
     lit, crystal = 53 * NX - 40, 49 * NX
     assert rows["lit pixels"] == [pytest.approx(100 * lit / NY / NX), pytest.approx(100 * crystal / NY / NX), "%"]
     wrong = 4 * NX + 40
-    assert rows["pixels that are rightly lit or unlit"] == [pytest.approx(100 * (1 - wrong / NY / NX)), 100.0, "%"]
+    assert rows["pixels correctly lit or unlit"] == [pytest.approx(100 * (1 - wrong / NY / NX)), 100.0, "%"]
     assert rows[f"median FWHM along phi (2.3548 std), {FAR}"] == [
         pytest.approx(0.011774),
         pytest.approx(0.016),
@@ -122,14 +122,14 @@ def test_compared__leaves_out_what_cannot_be_known() -> None:
         "median |centre of mass − phi0|, sound pixels",
         "median (centre of mass − phi0), sound pixels",
         "lit pixels",
-        "pixels that are rightly lit or unlit",
+        "pixels correctly lit or unlit",
     ]
     unknown = maps.assign_coords(x=("x", np.arange(NX) * 1.0, {"units": "pixel"}))
     assert not any("jump" in row[0] for row in compared(unknown, truth))
     aside = truth.assign(origin=(("boundary", "xyz"), np.array([[15.0, 0, 0]])))
     assert not any("jump" in row[0] for row in compared(maps, aside))
     dark = maps.assign(com_phi=maps["com_phi"] * np.nan)
-    assert [row[0] for row in compared(dark, truth)] == ["lit pixels", "pixels that are rightly lit or unlit"]
+    assert [row[0] for row in compared(dark, truth)] == ["lit pixels", "pixels correctly lit or unlit"]
 
 
 def test_sound_pixels__are_those_without_fault() -> None:
@@ -144,7 +144,7 @@ def test_truth_rows__say_values_with_units_and_the_step() -> None:
     tree = scan()
     rows = truth_rows(tree, tree["truth"].dataset)
     assert rows[0] == (f"median |centre of mass − phi0|, {FAR} (step of the scan: 2 mdeg)", "2.1 mdeg", "0 mdeg")
-    assert ("pixels that are rightly lit or unlit", "92.92 %", "100 %") in rows
+    assert ("pixels correctly lit or unlit", "92.92 %", "100 %") in rows
     assert rows[-1][1:] == ("4.5 mdeg", "3 mdeg")
     tree = scan(gain=1.0, offset=-3e-4)
     assert truth_rows(tree, tree["truth"].dataset)[1][1] == "−0.3 mdeg"

@@ -95,8 +95,8 @@ def test_matched_planes__are_by_angle_and_distance_one_to_one() -> None:
 def test_boundary_rows__have_the_known_numbers() -> None:
     rows = rows_of(group(), truth())
     name = "boundary 0 (tilt of 80 µrad)"
-    assert rows["true boundaries that were found"] == ("2", "3")
-    assert rows["boundaries that are not true"] == ("0", "0")
+    assert rows["true boundaries found"] == ("2", "3")
+    assert rows["false boundaries"] == ("0", "0")
     assert rows[f"{name}, found as 0: angle between normals"] == ("2.00 ± 0.31°", "0°")
     assert rows[f"{name}: distance from the plane"] == ("0.0349 µm", "0 µm")
     # 0.1 rad between the lines.
@@ -112,7 +112,7 @@ def test_boundary_rows__have_the_known_numbers() -> None:
     assert rows[f"{second}, lines: spacing"] == ("not found", "5.5 µm")
     assert rows[f"{second}: angle between subgrains, by b/D"] == ("not known", "50 µrad")
     assert rows[f"{second}: jump of the peak along phi"] == ("not known", "2.86 mdeg")
-    assert rows["boundary 2 (twist of 40 µrad): plane"] == ("not found", "there")
+    assert rows["boundary 2 (twist of 40 µrad): plane"] == ("not found", "present")
     assert rows["dihedral angle from boundary 0 to 1"] == ("90.00 ± 0.50°", "88°")
     assert not any("boundary 2" in name for name in rows if "dihedral" in name)
 
@@ -121,20 +121,20 @@ def test_boundary_rows__count_families_that_are_not_true() -> None:
     line = group()["line"].values.copy()
     line[0, 1] = [0, np.cos(0.8), np.sin(0.8)]
     rows = rows_of(group(line=line), truth())
-    assert rows["boundary 0 (tilt of 80 µrad): families of lines that are not true"] == ("1", "0")
+    assert rows["boundary 0 (tilt of 80 µrad): false families of lines"] == ("1", "0")
     assert rows["boundary 0 (tilt of 80 µrad), lines 2 of 2: spacing"] == ("not found", "7 µm")
 
 
 def test_boundary_rows__of_a_volume_without_boundaries() -> None:
     assert boundary_rows(store(), truth()) == []
     assert list(rows_of(group(0), truth()).items())[:3] == [
-        ("true boundaries that were found", ("0", "3")),
-        ("boundaries that are not true", ("0", "0")),
-        ("boundary 0 (tilt of 80 µrad): plane", ("not found", "there")),
+        ("true boundaries found", ("0", "3")),
+        ("false boundaries", ("0", "0")),
+        ("boundary 0 (tilt of 80 µrad): plane", ("not found", "present")),
     ]
     assert rows_of(group(), xr.Dataset()) == {
-        "true boundaries that were found": ("0", "0"),
-        "boundaries that are not true": ("2", "0"),
+        "true boundaries found": ("0", "0"),
+        "false boundaries": ("2", "0"),
     }
     assert truth_rows(store(group()), truth()) == boundary_rows(store(group()), truth())
     assert len(boundary_rows(store(group()), truth())) > 10

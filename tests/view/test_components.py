@@ -258,12 +258,11 @@ def told(method: str, **values: Any) -> list[str]:
 
 def test_fit_words__of_gram_schmidt() -> None:
     verdict, *rest = told("gram_schmidt")
-    assert verdict.startswith("Curves of the strong beam, and of what the weak beam on either side of the peak adds")
+    assert verdict.startswith("Basis of the strong beam, and of the contributions of the weak beam on either side")
     assert rest == [
         "Curves of ln(I + 1), I being the counts above the background map.",
-        "The basis leaves an rms of 1.21 of all lit curves, 10 % above the 1.1 of the best basis of that size.",
-        "Its curves were means of 900, 70 and 31 pixels, with a condition number of 13.6, before they were made"
-        " orthonormal.",
+        "Residual of the basis: rms 1.21 over all lit curves, 10 % above 1.1 of the best basis of its size.",
+        "Before orthonormalisation the curves were means of 900, 70 and 31 pixels, with a condition number of 13.6.",
     ]
     assert "clusters of curves, not of weak and strong beam" in told("gram_schmidt", has_tails=False)[0]
     tree = components_scan("gram_schmidt", has_tails=False)
@@ -274,14 +273,14 @@ def test_fit_words__of_principal_components() -> None:
     verdict, _, rank = told("pca")
     assert verdict == "3 components explain 90 % of the squares of all lit curves about zero."
     assert rank == "5 components exceed the noise."
-    assert "is not known: it needs two lit curves for each frame" in told("pca", noise_rank=np.nan)[2]
+    assert "is not known: the estimate requires two lit curves for each frame" in told("pca", noise_rank=np.nan)[2]
 
 
 def test_fit_words__of_fits_by_rounds() -> None:
     assert told("nmf") == [
         "The fit converged after 71 rounds.",
         "Curves of counts above 106.",
-        "2.12 % of the squares of the sampled curves are left; no 3 curves leave less than 2.07 %.",
+        "2.12 % of the squares of the sampled curves are unexplained; the optimum of 3 curves is 2.07 %.",
     ]
     assert (
         told("nmf", converged=False)[0] == "The fit did not converge within 71 rounds: these curves may still change."

@@ -77,7 +77,7 @@ def test_open_mask__refuses_what_is_no_mask(tmp_path):
     path = write_store(
         tmp_path / "a.zarr", {"beams": {"weak": (SPACE, values), "flat": (("y", "x"), values[0])}}, **grid()
     )
-    with pytest.raises(InputError, match=r"mask of .*a.zarr: there is none of volume/dislocation, beams/defects"):
+    with pytest.raises(InputError, match=r"mask of .*a.zarr: the store contains none of volume/dislocation, beams"):
         open_mask(path)
     with pytest.raises(InputError, match="beams/strong: is not in the store; see `dfxm-dask info"):
         open_mask(f"{path}:beams/strong")
@@ -90,7 +90,7 @@ def test_open_mask__refuses_what_is_no_mask(tmp_path):
     with pytest.raises(StoreError, match="does not exist"):
         open_mask(tmp_path / "none.zarr")
     pixels = write_store(tmp_path / "p.zarr", {"beams": {"defects": (SPACE, values > 0)}}, **grid(), units="pixel")
-    with pytest.raises(InputError, match=r"y is in pixel, and distances need um; set .* dfxm-dask calibrate"):
+    with pytest.raises(InputError, match=r"y is in pixel, and distances require um; set .* dfxm-dask calibrate"):
         open_mask(pixels)
     fallen = grid() | {"x": grid()["x"][::-1]}
     down = store(tmp_path / "d.zarr", values > 0, **fallen)
@@ -113,7 +113,7 @@ def test_compare_volumes__takes_shared_layers_and_their_true_distance(tmp_path):
     closed = compare_masks(a[kept], b[kept], STEP)
     assert closed["distance"] != wanted["distance"]
     far = store(tmp_path / "c.zarr", b, **grid(first=(0.5, 0, 0)))
-    with pytest.raises(InputError, match="have no layer at the same z; compare volumes of the same place"):
+    with pytest.raises(InputError, match="have no layer at the same z; compare volumes of the same part of the sample"):
         compare_volumes(first, far)
 
 
@@ -161,11 +161,11 @@ def test_compare_volumes__resamples_other_voxels_only_when_asked(tmp_path):
     twice = coarse.repeat(2, 1).repeat(2, 2)
     assert found.values == compare_masks(fine, twice, (1.0, 0.1, 0.125))
     assert notes == [
-        "coarse.zarr:volume/dislocation was put on the grid of fine.zarr:volume/dislocation by nearest voxel, up to "
-        f"0.5 of its voxels away: of {coarse.sum()} true voxels became {twice.sum()}"
+        "coarse.zarr:volume/dislocation was resampled to the grid of fine.zarr:volume/dislocation by nearest voxel, at "
+        f"up to 0.5 of a voxel: {coarse.sum()} true voxels became {twice.sum()}"
     ]
     slightly = store(tmp_path / "s.zarr", coarse, **grid(step=(1.0, 0.2 * 1.003, 0.25)))
-    with pytest.raises(InputError, match="say --resample"):  # a fifth of a voxel at the far edge
+    with pytest.raises(InputError, match="pass --resample"):  # a fifth of a voxel at the far edge
         compare_volumes(store(tmp_path / "a.zarr", coarse), slightly)
 
 
@@ -190,7 +190,7 @@ def test_comparison_rows__say_chance_and_what_a_ratio_is(pair, tmp_path):
     )
     nothing = store(tmp_path / "none.zarr", np.zeros(SHAPE, bool))
     empty, _ = compare_volumes(nothing, nothing)
-    assert "neither volume has a true voxel" in ratio_words(empty)
+    assert "neither volume contains a true voxel" in ratio_words(empty)
     assert {row[1] for row in comparison_rows(empty)[2:]} == {"none"}
 
 

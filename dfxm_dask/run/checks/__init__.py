@@ -1,1 +1,1 @@
-"""Checks of machine, run and store: what a user can act on before, blocks computed again beside, digests after."""
+"""Checks of machine and memory before a run; checks of a store after a run: digests, and blocks computed again."""

@@ -29,10 +29,10 @@ from dfxm_dask.store.integrity.opened import stale_input
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """Faults that remain, faults that were mended, and the amount of checked data."""
+    """Faults that remain, faults that were repaired, and the amount of checked data."""
 
     faults: tuple[Fault, ...]
-    mended: tuple[Fault, ...]
+    repaired: tuple[Fault, ...]
     files: int
     bytes: int
     recomputed: tuple[str, ...]
@@ -72,7 +72,7 @@ def verify(
     StoreError
         Not a store.
     LockedError
-        With ``repair``: a run is at work on the store.
+        With ``repair``: a run is active on the store.
     """
     begun = time.perf_counter()
     if not any(Path(store).glob("*/.ledger/*.jsonl")):
@@ -80,15 +80,15 @@ def verify(
     store = Path(store).resolve()
     calibrate.recover(store)
     faults, files, nbytes, recomputed = _look(store, deep, seed, client)
-    mended: tuple[Fault, ...] = ()
+    repaired: tuple[Fault, ...] = ()
     if repair and faults:
         first, notes = faults, _repair(store, faults, client, publish)
         faults = _look(store, 0, None, client)[0]
         left = {(f.group, f.step, f.block, f.file) for f in faults}
-        mended = tuple(f for f in first if (f.group, f.step, f.block, f.file) not in left)
+        repaired = tuple(f for f in first if (f.group, f.step, f.block, f.file) not in left)
         faults += notes
     seconds = time.perf_counter() - begun
-    return VerifyReport(tuple(faults), mended, files, nbytes, tuple(recomputed), seconds)
+    return VerifyReport(tuple(faults), repaired, files, nbytes, tuple(recomputed), seconds)
 
 
 def _look(store: Path, deep: int, seed: int | None, client: Any) -> tuple[list[Fault], int, int, list[str]]:
@@ -213,7 +213,7 @@ def _again(
 
 
 def _repair(store: Path, faults: list[Fault], client: Any, publish: tuple[Any, ...] | None) -> list[Fault]:
-    """Recompute damaged results. Returns faults that cannot be mended here, each with a remedy.
+    """Recompute damaged results. Returns faults that cannot be repaired here, each with a remedy.
 
     Nothing is invalidated before it is certain that it can be recomputed exactly.
     """
@@ -280,7 +280,7 @@ def _aside(store: Path, group: str, faults: list[Fault]) -> Iterator[dict[Path, 
 
 
 def _take_back(store: Path, group: str, step: str, header: dict[str, Any], faults: list[Fault]) -> None:
-    """Invalidate the smallest part of a step that mends it: blocks, gathered results, or its completion."""
+    """Invalidate the smallest part of a step that removes its faults: blocks, gathered results, or its completion."""
     if find(step).combine:
         for name in {f.file.split("/")[1] for f in faults if not f.block and f.file.count("/") > 1}:
             if name in header["plan"]["writes"]:

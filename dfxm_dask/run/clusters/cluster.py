@@ -137,7 +137,7 @@ def open_cluster(
             client = attach(stack, spec)
         else:
             if workers is not None and workers < 1:
-                raise RecipeError("number of workers", f"is {workers}", "ask for at least 1")
+                raise RecipeError("number of workers", f"is {workers}", "choose 1 or more")
             setup = read_cluster(spec).sized(workers, None if memory_limit is None else str(memory_limit))
             stack.enter_context(dask.config.set(SETTINGS))
             client = stack.enter_context(Client(setup.start(stack)))

@@ -35,7 +35,7 @@ class BatchSystem(NamedTuple):
     listing: tuple[str, ...]
     """Command that lists the jobs of the user, one per line, with the number first."""
     at_work: str
-    """Pattern of the rest of such a line while a job waits or runs."""
+    """Pattern of the rest of this line while a job waits or runs."""
     account: str = "project"
     """Parameter of the class for ``account``."""
     resources: bool = True

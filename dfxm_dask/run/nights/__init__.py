@@ -1,1 +1,1 @@
-"""Unattended nights: find new scans under raw roots, ingest them, run the recipes, and remember what became of each."""
+"""Unattended nights: find new scans under raw roots, ingest them, run the recipes, and record the outcome of each."""

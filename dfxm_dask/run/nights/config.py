@@ -196,7 +196,7 @@ def schedule(config: str | Path, scheduler: str, *, executable: str | None = Non
 
 
 def _for_systemd(word: str) -> str:
-    """Quoting of a word for ``ExecStart=``; the colon before the program prevents the expansion of $."""
+    """Quoting of an argument for ``ExecStart=``; the colon before the program prevents the expansion of $."""
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
 
 

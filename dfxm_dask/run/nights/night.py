@@ -113,7 +113,7 @@ def run_night(
     say : callable
         Receives a line about every scan.
     finished : callable
-        Receives the outcome of every reduced scan as soon as it is known.
+        Receives the outcome of every reduced scan at its end.
 
     Returns
     -------
@@ -178,7 +178,7 @@ def run_night(
     ended = {(o.source, o.entries) for o in outcomes}
     for one in pending:
         if (str(one.source), one.entries) not in ended:
-            end(one.outcome("new") if dry else one.outcome("not done", f"not begun: {stopped}"))
+            end(one.outcome("new") if dry else one.outcome("not done", f"not started: {stopped}"))
     outcomes.sort(key=lambda o: (STATUSES.index(o.status), o.source, o.entries))
     return Night(
         str(night.path),
@@ -309,8 +309,8 @@ def _ingest(
 def _ending(hours: float | None) -> Iterator[Callable[[], str]]:
     """Function that returns why the night must end; an empty text until then.
 
-    At the end of its hours the process sends SIGTERM to itself, so that the blocks at work are finished as after any
-    other stop signal.
+    At the end of its hours the process sends SIGTERM to itself, so that blocks in progress are finished as after
+    any other stop signal.
     """
     late = False
 
@@ -320,7 +320,7 @@ def _ending(hours: float | None) -> Iterator[Callable[[], str]]:
         signal.raise_signal(signal.SIGTERM)
 
     def over() -> str:
-        return "" if not asked() else f"its {hours:g} hours were over" if late else f"it was asked to end by {asked()}"
+        return "" if not asked() else f"its {hours:g} hours were over" if late else f"it received {asked()}"
 
     with heeding_signals():
         if threading.current_thread() is not threading.main_thread() or not hours:

@@ -166,7 +166,7 @@ def scans_of(found: Found, night: Nightly, ask: Callable[..., Any], notes: list[
 def decide(
     scan: NightScan, night: Nightly, recipes: Sequence[Recipe], ask: Callable[..., Any], now: float
 ) -> NightScan | Outcome:
-    """The scan with the state of its files if it is to be reduced, else its outcome."""
+    """The scan with the state of its files if the night reduces it, else its outcome."""
     state, stage = scan.state, scan.state.get("stage", "")
     there = (scan.store / "zarr.json").exists()
     finished = there and stage in ("done", "partial") and all(recipe.name in state["recipes"] for recipe in recipes)
@@ -218,7 +218,7 @@ def ingested(store: Path) -> bool:
 
 
 def read_state(store: Path) -> dict[str, Any]:
-    """Record of a scan from earlier nights; empty if there is none, or if its version differs."""
+    """Record of a scan from earlier nights; empty without a record, or if its version differs."""
     try:
         found = json.loads(Path(f"{store}{STATE}").read_bytes())
     except (OSError, ValueError):

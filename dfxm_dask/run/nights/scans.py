@@ -66,7 +66,7 @@ class Look:
     title, sample : str
         As recorded by the beamline.
     files : tuple of (path, size, mtime_ns)
-        All files with a part of the scan, as far as they are found.
+        All files with a part of the scan, as far as found.
     fingerprint : str
         Digest of the identity and position of all frames. It does not change when scans are added to the master.
     problem : str

@@ -1,6 +1,7 @@
 """Scan commands: commanded motors, start positions, steps and numbers of positions.
 
-``ascan`` and related commands count intervals (one frame more); ``fscan``, ``fscan2d`` and ``loopscan`` count frames.
+``ascan`` and related commands count intervals, one fewer than frames; ``fscan``, ``fscan2d`` and ``loopscan`` count
+frames.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Command:
 
 
 class _Words:
-    """The words of a title, in sequence."""
+    """The parts of a title between spaces, in sequence."""
 
     def __init__(self, title: str, asked: str) -> None:
         self.title, self.asked = title, asked

@@ -30,7 +30,7 @@ def per_frame(value: object) -> np.ndarray | None:
 
 
 class Look:
-    """Counters of an entry with ``found`` recorded frames, of which ``count`` are used."""
+    """Counters of an entry with ``found`` recorded frames; ``count`` of these are used."""
 
     def __init__(self, sources: Sources, entry: h5py.Group, count: int, found: int, partial: bool) -> None:
         self.sources, self.entry, self.count, self.found, self.partial = sources, entry, count, found, partial

@@ -3,7 +3,7 @@
 The command determines the grid index of a frame. The readback must agree with the command to half a step, and gives the
 value of the position. If they disagree, a program other than BLISS may have written the title: the title is read by the
 convention of that program if the readback then agrees exactly. A motor of ``fscan`` moves during the exposure and is
-read in the middle of it, a fraction of a step beyond the command, about the same fraction in every frame.
+read in its middle, a fraction of a step beyond the command, about the same fraction in every frame.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LEAVE_OUT = "omit this entry: choose the others with --scan"
 class Readback:
     """Readings of a motor at each recorded frame, and their unit.
 
-    ``values`` is None without a record; ``note`` then names a dataset without usable positions.
+    ``values`` is ``None`` without a record; ``note`` then names a dataset without usable positions.
     """
 
     values: np.ndarray | None

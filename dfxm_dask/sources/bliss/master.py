@@ -245,7 +245,7 @@ def _readback(sources: Sources, entry: h5py.Group, motor: str, found: int, *, pa
     Raises
     ------
     SourceError
-        The positions are not one number for each frame.
+        The record does not contain one number for each frame.
     """
     if "/" in motor:
         raise SourceError(sources.asked, f"motor {motor!r} is not a name", "correct the title")
@@ -288,7 +288,7 @@ def _readback(sources: Sources, entry: h5py.Group, motor: str, found: int, *, pa
 
 
 def _any_unit(sources: Sources, entry: h5py.Group, motor: str) -> str | None:
-    """The unit of a motor from its last place in a BLISS file."""
+    """Unit of a motor from the group ``instrument/positioners`` of a BLISS file."""
     dataset = sources.find(entry, f"instrument/positioners/{motor}")
     return sources.unit(dataset) or None if isinstance(dataset, h5py.Dataset) else None
 

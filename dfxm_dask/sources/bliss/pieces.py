@@ -202,7 +202,7 @@ def _mapped(
         raise SourceError(asked, f"{where} is mapped in parts of frames", "map whole consecutive frames")
     if space.get_select_type() == h5py.h5s.SEL_ALL and has > count:
         raise SourceError(
-            asked, f"{where} has {has} frames, of which {count} are mapped", "write the virtual dataset again"
+            asked, f"{where} has {has} frames, and {count} of these are mapped", "write the virtual dataset again"
         )
     first = place[0]
     inner, lack = _pieces(sources, source, depth + 1)

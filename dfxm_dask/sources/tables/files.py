@@ -166,7 +166,7 @@ def _by_names(table: Table, files: list[str], asked: str) -> tuple[np.ndarray, l
 
 
 def _by_number(table: Table, files: list[str], how: How, asked: str) -> tuple[np.ndarray, list[str]] | None:
-    """Row of each file by a column that numbers the frames, and the files; None without such a column."""
+    """Row of each file by a column that numbers the frames, and the files; None without this column."""
     word = table.column(*NUMBER) or table.column(*FILE)
     if word is None:
         return None

@@ -63,7 +63,7 @@ def stack_of(file: str, detector: str | None, roots: Sequence[Path], asked: str)
     roots : sequence of Path
         Further folders for links of an HDF5 file, besides its own folder.
     asked : str
-        What is being read, for messages.
+        Name of the data being read, for messages.
 
     Raises
     ------

@@ -181,6 +181,6 @@ def _incomplete(columns: Mapping[str, np.ndarray], moved: Mapping[str, np.ndarra
 
 
 def _levels(values: np.ndarray) -> int:
-    """Distinct positions, as far as they are separate."""
+    """Number of separate positions."""
     gaps = np.diff(np.sort(values))
     return int((gaps > WITHIN * gaps.max()).sum()) + 1

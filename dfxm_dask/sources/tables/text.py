@@ -42,7 +42,7 @@ class Table:
         return next((name for name in self.columns if name.lower() in names), None)
 
     def numbers(self, name: str) -> np.ndarray | None:
-        """A column as numbers, NaN for empty cells and nan; None if a cell is a word."""
+        """A column as numbers, NaN for empty cells and nan; None if a cell contains other text."""
         values = np.array([number(text) for text in self.columns[name]])
         return None if any(map(_word, self.columns[name])) else values
 

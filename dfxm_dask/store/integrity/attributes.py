@@ -35,7 +35,7 @@ def _plain(value: Any) -> Any:
 
 
 def recorded_steps(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    """How the steps of a group were made, by step, from the attribute ``provenance``; {} without that attribute.
+    """How the steps of a group were computed, by step, from the attribute ``provenance``; {} without that attribute.
 
     The attribute is JSON text. Stores of earlier versions have a mapping instead.
 

@@ -1,9 +1,9 @@
 """One run at a time: a lock is a small file that records its owner, and whose modification time is a heartbeat.
 
 The file appears whole or not at all (a hard link to a complete file), so that of two runs that start together one is
-refused. A lock is stale, and can be taken over, when the process of its owner on this host is gone, or when an owner on
-another host has given no heartbeat for :data:`STALE` seconds by the clock of the file system. A slow run whose lock was
-taken over detects this before it renames a file or commits a block.
+refused. A lock is stale, and another run may replace it, when the process of its owner on this host has ended, or when
+an owner on another host has given no heartbeat for :data:`STALE` seconds by the clock of the file system. A slow run
+whose lock was replaced detects this before it renames a file or commits a block.
 
 flufl.lock 10 also links files, but uses the clock of each host, has no heartbeat of its own, waits for the lock of a
 killed process to expire, and supports neither a record of the owner, nor fences, nor shares: it would save 60 lines
@@ -50,7 +50,7 @@ class Fence:
         Raises
         ------
         StoreError
-            The lock is gone, or belongs to another run.
+            The lock is missing, or belongs to another run.
         """
         owner = _read(Path(self.path))
         if owner is None:  # another process may just be inspecting it

@@ -96,7 +96,7 @@ def remove_repeated(store: str | Path, group: str, names: Iterable[str] | None =
 def _repeat_coordinates(opened: OpenStore) -> None:
     """Copy the coordinates of the root into every whole group that uses them, where they lack or differ.
 
-    A reader of one group, such as ``xarray.open_zarr(store, group="rocking")``, sees only what the group contains.
+    A reader of one group, such as ``xarray.open_zarr(store, group="rocking")``, finds coordinates only in that group.
     """
     for group in opened.whole_groups():
         for name in opened.coordinates(group):

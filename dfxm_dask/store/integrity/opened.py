@@ -28,7 +28,7 @@ class OpenStore:
     ----------
     path : Path
     nodes : dict
-        Checked metadata of groups and arrays by place, such as ``raw/counts``; ``""`` is the root.
+        Checked metadata of groups and arrays by path, such as ``raw/counts``; ``""`` is the root.
     """
 
     path: Path
@@ -71,7 +71,7 @@ class OpenStore:
         return self._states[group]
 
     def claimed_arrays(self, group: str) -> list[str]:
-        """Arrays of a group that belong to a begun or complete step; remains of an invalidated step are left out."""
+        """Arrays of a group that belong to a started or complete step; remains of an invalidated step are left out."""
         if group in ("", "raw", "truth") or not (self.path / group / ".ledger").is_dir():
             return self.arrays(group)
         states = self.states(group).values()
@@ -110,7 +110,7 @@ class OpenStore:
 
 
 def stale_input(provenance: Callable[[str], Mapping[str, Any]], made: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Reason and remedy if an input of a result, direct or indirect, has changed or is gone; else None.
+    """Reason and remedy if an input of a result, direct or indirect, has changed or is missing; else None.
 
     Parameters
     ----------

@@ -62,7 +62,7 @@ def evidence_words(found: xr.Dataset) -> tuple[str, tuple[str, ...]]:
     numbers = {name: float(found[name]) for name in (*NUMBERS, "mask_strength") if name in found}
     why = reasons(**numbers) if set(NUMBERS) <= set(numbers) else ()
     if "has_weak_beam" not in found:
-        return "It has not been checked whether this layer has a weak beam at all.", why
+        return "This layer has not been tested for a weak beam.", why
     if not bool(found["has_weak_beam"]):
         return "This layer has no weak beam: its weak-beam maps would mislead and are not drawn.", why
     if not {"has_defects", "mask_strength"} <= set(found.data_vars):  # no mask, or one without a verdict of its own
@@ -192,7 +192,7 @@ def near_words(near: np.ndarray, mask: np.ndarray, lit: np.ndarray) -> str:
     if not near.any():
         return "no dislocation in this layer"
     parts = [f"{100 * (near & where).sum() / where.sum():.3g} %" if where.any() else "none" for where in (mask, lit)]
-    return f"{NEAR:g} µm from a dislocation: {parts[0]} of the mask\nlies within, {parts[1]} of the lit pixels do"
+    return f"{NEAR:g} µm from a dislocation, enclosing\n{parts[0]} of the mask, {parts[1]} of the lit pixels"
 
 
 FIGURES = (FigureKind("beams", draw_beams, ("beams",), "Weak and strong beam"),)

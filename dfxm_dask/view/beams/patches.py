@@ -1,4 +1,4 @@
-"""P(weak) of the patches of a layer: over telling frames, and along the scan."""
+"""P(weak) of the patches of a layer: over selected frames, and along the scan."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def draw_shares(
     left += (width - room) / 2
     axes = place_axes(figure, left + 0.1, bottom - 0.5, room - 0.15, max(width * height, 0.45) + 0.5)
     weak, mean = shares(p_weak, axis)
-    axes.plot(positions, weak, color="#0072b2", lw=1.4, marker="o", ms=2.5, label="patches with P(weak) > 1/2")
+    axes.plot(positions, weak, color="#0072b2", lw=1.4, marker="o", ms=2.5, label="P(weak) > 1/2")
     axes.plot(positions, mean, color="0.2", lw=1.2, ls="--", label="mean P(weak)")
     for rank, (index, letter) in enumerate(sorted(zip(at, "abc", strict=False))):
         axes.axvline(positions[index], ymax=0.76, color="0.6", lw=0.8, ls=":")

@@ -1,4 +1,4 @@
-"""A page of the fit of one boundary: its strip with the step, jump and place along it, spectrum of its lines."""
+"""A page of the fit of one boundary: its strip with the step, jump and position along it, spectrum of its lines."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LINES = ("#d6006c", "#e69f00")
 
 
 def draw_fit(tree: xr.DataTree, found: Tables, k: int, heading: str = "") -> Figure:
-    """A page with what the maps of the store show beside one boundary.
+    """A page with the maps of the store beside one boundary, and the fit of its step and lines.
 
     Parameters
     ----------
@@ -52,13 +52,15 @@ def draw_fit(tree: xr.DataTree, found: Tables, k: int, heading: str = "") -> Fig
     Returns
     -------
     Figure
-        The centre of mass across the boundary with the fitted step, its jump and its place along the trace, its place
-        in every layer, and the spectrum of the lines with its limit. A panel without data says why.
+        The centre of mass across the boundary with the fitted step, jump and position of the step along the trace,
+        position in every layer, and the spectrum of the lines with its limit. A panel without data shows the reason.
     """
     from matplotlib.figure import Figure
 
     lines_of = (
-        [] if families_of(found, k) else ["No family of lines exceeds the limit by the factor that states a direction."]
+        []
+        if families_of(found, k)
+        else ["No family of lines exceeds the limit by the factor required to state a direction."]
     )
     said = wrapped([step_words(found, k), *lines_of, *reason_words(found, k)], PAGE - 2 * SIDE, SMALL)
     words = sentences_height(said) + 0.3
@@ -72,7 +74,7 @@ def draw_fit(tree: xr.DataTree, found: Tables, k: int, heading: str = "") -> Fig
     strip = beside_step(cells, found, k)
     units = _units(tree)
     _draw_strip(panels[0], strip, units)
-    why = "The maps hold no centre of mass\nbeside this boundary." if not len(strip.s) else ""
+    why = "The maps contain no centre of mass\nbeside this boundary." if not len(strip.s) else ""
     why = why or ("No step was fitted\nto this boundary." if not np.isfinite(strip.step) else "")
     for axes, title in zip(
         panels[1:], ("jump along the trace", "position along the trace", "position by layer"), strict=True
@@ -97,7 +99,7 @@ def _units(tree: xr.DataTree) -> str:
 
 
 def _seed(tree: xr.DataTree) -> int:
-    """Seed that the gather rolled layers with."""
+    """Seed of the random shifts of layers in the gather."""
     options = recorded_steps(tree["boundaries"].attrs).get("characterise_boundaries", {}).get("parameters", {})
     return int(options.get("seed") or 0)
 
@@ -127,7 +129,7 @@ def _draw_strip(axes: Axes, strip: Beside, units: str) -> None:
 
     axes.set_title("centre of mass across the boundary", fontsize=9.5, pad=5)
     if not len(strip.s):
-        _say(axes, "The maps hold no centre of mass\nbeside this boundary.")
+        _say(axes, "The maps contain no centre of mass\nbeside this boundary.")
         return
     low, high = np.percentile(strip.value, [0.5, 99.5])
     room = 0.15 * (high - low) or 1e-9
@@ -163,9 +165,7 @@ def _draw_jump(axes: Axes, jumps: Means, found: Tables, k: int, units: str) -> N
     """Jump in every 2 um of trace, and that of the fit."""
     step, error = float(found["step"][k]), float(found["step_error"][k])
     factor, finer = finer_units(abs(step), units)
-    _draw_means(
-        axes, jumps._replace(mean=factor * jumps.mean, error=factor * jumps.error), "mean and its standard error"
-    )
+    _draw_means(axes, jumps._replace(mean=factor * jumps.mean, error=factor * jumps.error), "mean, standard error")
     axes.axhline(0, color=ASIDE, lw=0.8, ls=":")
     axes.axhline(factor * step, color=FIT, lw=1.6, label="fitted jump")
     if np.isfinite(error):
@@ -174,8 +174,8 @@ def _draw_jump(axes: Axes, jumps: Means, found: Tables, k: int, units: str) -> N
 
 
 def _draw_place(axes: Axes, stripes: tuple[np.ndarray, np.ndarray], means: Means, name: str) -> None:
-    """Place of the step less that of the plane: single stripes, and their means."""
-    axes.plot(*stripes, ".", color="0.6", ms=3, label="5 µm of a layer", zorder=1)
+    """Position of the step minus that of the plane: single stripes, and their means."""
+    axes.plot(*stripes, ".", color="0.6", ms=3, label="stripes of 5 µm", zorder=1)
     _draw_means(axes, means, "mean, standard error")
     axes.axhline(0, color=FIT, lw=1.6, label="fitted plane", zorder=0)
     _finish(axes, labelled(name, "um"), labelled("step − plane", "um"))
@@ -187,18 +187,20 @@ def _draw_means(axes: Axes, means: Means, label: str) -> None:
         at, mean, error = (column[known] for column in means)
         axes.errorbar(at, mean, error, fmt="o", color=DATA, ms=3.5, lw=1.0, capsize=1.5, label=label)
     if not known.all():
-        axes.plot(means.at[~known], means.mean[~known], "o", mfc="white", color=DATA, ms=4.5, label="single: no error")
+        axes.plot(
+            means.at[~known], means.mean[~known], "o", mfc="white", color=DATA, ms=4.5, label="single value, no error"
+        )
 
 
 def _draw_spectrum(axes: Axes, cells: np.ndarray, found: Tables, k: int, seed: int) -> None:
     """Power of the isolated weak beam along the boundary, its limit, and the families of lines that are stated."""
     axes.set_title("spectrum of the isolated weak beam along the boundary", fontsize=9.5, pad=5)
     if not len(cells) or not np.isfinite(cells[:, 4]).any():
-        _say(axes, "The maps hold no isolated weak beam beside this boundary.")
+        _say(axes, "The maps contain no isolated weak beam beside this boundary.")
         return
     strip = strip_map(cells, cells[:, 4], found["normal"][k], found["centre"][k], found["corner"][k])
     if not long_enough(strip):
-        _say(axes, "Lines need three layers, and 6 µm of trace.")
+        _say(axes, "The spectrum requires three layers and 6 µm of trace.")
         return
     grid = frequency_grid(strip)
     power, limit = power_and_limit(strip, grid, seed * COMPONENTS)
@@ -206,8 +208,8 @@ def _draw_spectrum(axes: Axes, cells: np.ndarray, found: Tables, k: int, seed: i
     image = axes.pcolormesh(grid.trace, grid.up, ratio, cmap="Blues", vmin=0, vmax=max(1.2, np.nanmax(ratio)))
     axes.contour(grid.trace, grid.up, np.nan_to_num(ratio), [1.0], colors="black", linewidths=1.0)
     axes.contour(grid.trace, grid.up, grid.inside.astype(float), [0.5], colors=ASIDE, linewidths=0.8, linestyles=":")
-    axes.plot([], [], color="black", lw=1.0, label="limit: largest power of rolled layers × 1.15")
-    axes.plot([], [], color=ASIDE, lw=0.8, ls=":", label="range of spacings that are stated")
+    axes.plot([], [], color="black", lw=1.0, label="limit: 1.15 × largest power of randomly shifted layers")
+    axes.plot([], [], color=ASIDE, lw=0.8, ls=":", label="range of stated spacings")
     for f in families_of(found, k)[:FAMILIES]:
         _draw_family(axes, strip, found, k, f)
     axes.set_xlim(0, grid.trace[-1])

@@ -30,7 +30,7 @@ SIDE, HIGH, LOW, UNDER = 0.72, 3.4, 2.3, 0.8
 
 
 def cloud_of(found: Tables, k: int) -> Cloud:
-    """The points that the lines of one boundary were looked for in: those of single lines beside its patch, or its own.
+    """Points in which the lines of one boundary were searched: points of single lines beside its patch, or its own.
 
     Parameters
     ----------
@@ -106,7 +106,8 @@ def draw_boundary(found: Tables, k: int, heading: str = "") -> Figure:
     Returns
     -------
     Figure
-        Lines are drawn where they were located; words below say what is known, with errors, and what is not.
+        Lines are drawn where they were located. Sentences below state the known quantities with their errors, and the
+        unknown ones.
     """
     from matplotlib.figure import Figure
 
@@ -158,11 +159,11 @@ def _draw_plane(axes: Axes, found: Tables, k: int, single: np.ndarray | None, pl
     )
     if single is not None and len(single):
         axes.scatter(
-            single[:, 0], single[:, 1], s=4, color="0.1", linewidths=0, rasterized=True, label="of single lines"
+            single[:, 0], single[:, 1], s=4, color="0.1", linewidths=0, rasterized=True, label="points of single lines"
         )
     ring = (found["corner"][k][[0, 1, 2, 3, 0]] - centre) @ basis.T
     if np.isfinite(ring).all():
-        axes.plot(*ring.T, color="0.45", lw=0.8, label="patch, nine tenths")
+        axes.plot(*ring.T, color="0.45", lw=0.8, label="patch: 90 % of the points")
     axes.set_aspect("equal", adjustable="datalim")
     for f, across in places.items():
         angle = line_angle(found["line"][k, f], normal)
@@ -220,7 +221,7 @@ def _draw_periods(axes: Axes, across: np.ndarray, weights: np.ndarray, found: Ta
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set_title("Fourier power of the profile", fontsize=9.5, pad=6)
-    _label(axes, labelled("period", "um"), "power (1: sharp, evenly spaced)", locate=False)
+    _label(axes, labelled("period", "um"), "power (1: sharp lines, even spacing)", locate=False)
     axes.legend(
         fontsize=7,
         loc="upper center",

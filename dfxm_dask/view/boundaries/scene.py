@@ -152,10 +152,7 @@ def draw_scene(found: Tables, heading: str = "", box: Box | None = None) -> Figu
         text = "No boundary was found among these points."
         figure.text(3.4 / ACROSS, BELOW / up, text, va="top", fontsize=8.5, weight="bold", color="0.15")
     thinned = f"{DRAWN:,} of {len(found['point']):,} points are drawn; " if len(found["point"]) > DRAWN else ""
-    foot = (
-        "the error of a normal holds the true one with 68 %; planes are drawn where nine tenths of their points"
-        " lie, and end at the sides of the scanned volume"
-    )
+    foot = "errors of normals: 68 % confidence; planes: 90 % of their points, cut at the sides of the scanned volume"
     add_words(figure, heading, thinned + (foot if count else ""))
     return figure
 
@@ -171,7 +168,7 @@ def _keys(found: Tables) -> list[Any]:
     if count > MOST:
         handles.append(Line2D([], [], ls="", label=f"and {count - MOST} more, in the same colours"))
     free = int((found["point_boundary"] < 0).sum()) if count else len(found["point"])
-    name = f"{free:,} points on none" if count else f"{free:,} points"
+    name = f"{free:,} unassigned points" if count else f"{free:,} points"
     handles.append(Line2D([], [], ls="", marker="o", ms=4, color=NONE, label=name))
     known = {f for k in range(count) for f in families_of(found, k)}
     for f in sorted(known):
@@ -192,8 +189,8 @@ def _keys(found: Tables) -> list[Any]:
 
 
 def _key_words(found: Tables, k: int) -> str:
-    """Normal of a boundary, and whether it is curved or lies where the weak beam is."""
-    marks = {"curved": "curved", "weak_beam_place": "place of the weak beam", "faint_step": "faint step"}
+    """Normal of a boundary, and remarks on the shape, position and step of the boundary."""
+    marks = {"curved": "curved", "weak_beam_place": "position from the weak beam", "faint_step": "faint step"}
     said = [words for name, words in marks.items() if name in reasons_of(found, k)]
     return f"{k}: normal {normal_words(found, k)}" + (f"; {', '.join(said)}" if said else "")
 
@@ -247,7 +244,7 @@ def place_space(figure: Figure, middle: float, found: Tables, drawn: tuple[np.nd
 
 
 def _draw_normal(axes: Any, found: Tables, k: int, low: np.ndarray, high: np.ndarray) -> None:
-    """Normal of a boundary from its centre, and a cone about it that holds the true one with 68 %."""
+    """Normal of a boundary from its centre, and a cone that contains the true normal with 68 % probability."""
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
     normal, centre = found["normal"][k], np.clip(found["centre"][k], low, high)

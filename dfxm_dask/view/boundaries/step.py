@@ -1,4 +1,4 @@
-"""What the maps show beside one boundary: the step of the centre of mass, its height and place, and waves of lines."""
+"""Maps beside one boundary: the step of the centre of mass, with its height and position, and waves of lines."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     import xarray as xr
 
 ROOM = 5.0  # um beside the trace that are read: the strip, and cells up to its end
-TRIES = np.linspace(-1.5, 1.5, 61)  # um from the plane, where the step of a stripe is looked for
+TRIES = np.linspace(-1.5, 1.5, 61)  # um from the plane, range of the search for the step of a stripe
 DISTURBED = 1.5  # um from another boundary, where its own step shows (as in the fit)
-FEWEST = 3  # cells on either side of the step that tell its height
+FEWEST = 3  # cells on either side of the step that determine its height
 
 
 class Beside(NamedTuple):
-    """Centres of mass in the strip of a boundary, less the ground of each 2 um of its trace in each layer.
+    """Centres of mass in the strip of a boundary, minus the ground of each 2 um of its trace in each layer.
 
     Attributes
     ----------
@@ -34,12 +34,12 @@ class Beside(NamedTuple):
     weight : array (cell,), float64
         Pixels of the cell.
     along : array (cell,), float64, um
-        Place along the trace, from the centre of the boundary.
+        Position along the trace, from the centre of the boundary.
     z : array (cell,), float64, um
     slope : float
         Of the centre of mass on both sides, unit of the scan axis per um.
     step, width : float
-        Of the boundary, as the tables hold them; NaN without a step, and then ``slope`` is 0.
+        Of the boundary, from the tables; NaN without a step, and then ``slope`` is 0.
     """
 
     s: np.ndarray
@@ -53,7 +53,7 @@ class Beside(NamedTuple):
 
 
 class Means(NamedTuple):
-    """Means with standard errors (NaN of a single value) at places along an axis: array (place,) each."""
+    """Means with standard errors (NaN of a single value) at positions along an axis: array (position,) each."""
 
     at: np.ndarray
     mean: np.ndarray
@@ -189,7 +189,8 @@ def jumps_along(strip: Beside) -> Means:
 
     Notes
     -----
-    In every layer the height of the smeared step that fits best; layers count by how well they tell it.
+    In every layer the height of the smeared step that fits best; layers have weights by the
+    precision of that height.
     """
     keys = np.floor(strip.along / BIN)
     group = _numbered(keys, strip.z)
@@ -202,12 +203,13 @@ def jumps_along(strip: Beside) -> Means:
 
 
 def places_of(strip: Beside) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Place of the step, from the plane, in every stripe of 5 um of trace of every layer.
+    """Position of the step, from the plane, in every stripe of 5 um of trace of every layer.
 
     Returns
     -------
     along, z, place, weight : array (stripe,), um
-        ``place`` is where a step of the height of the boundary fits best; NaN where none within 1.5 um does.
+        ``place`` is the position at which a step of the height of the boundary fits best; NaN where no position within
+        1.5 um does.
     """
     keys = np.floor(strip.along / STRIPE)
     group = _numbered(keys, strip.z)
@@ -231,5 +233,5 @@ def places_of(strip: Beside) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
 
 
 def places_by(at: np.ndarray, place: np.ndarray, weight: np.ndarray) -> Means:
-    """Mean place of the step at every height or place along the trace, from :func:`places_of`."""
+    """Mean position of the step at every height or position along the trace, from :func:`places_of`."""
     return _means(np.round(at, 6), place, weight)

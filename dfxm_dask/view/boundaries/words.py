@@ -1,4 +1,4 @@
-"""What is known of the boundaries of a volume: their tables as arrays, and in words with errors."""
+"""Results on the boundaries of a volume: their tables as arrays, and sentences with errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Tables = dict[str, np.ndarray]
 
 MOST = 8
-"""Boundaries that have a page and a place in the key (our choice); words say where there are more."""
+"""Boundaries that have a page and an entry in the key (our choice); a sentence states how many more there are."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a3e9d", "#8c510a")
 NONE = "#b8b8b8"
 STYLES = ("-", "--")
@@ -30,17 +30,17 @@ REASON_WORDS = {
     "turned": "The fitted step lies more than 20° from the plane of the weak beam, so it was not used",
     "overtone": "The spacing of a line family may be twice the stated one",
     "end_of_range": "The strongest period of a line family lies at the end of the searched range, so it is not stated",
-    "aliased": "Layers lie too far apart to tell two directions of a line family from each other",
+    "aliased": "Layers lie too far apart to distinguish two directions of a line family",
     "weak_beam_place": "The plane comes from weak-beam images, which lie up to 0.5 µm beside the boundary",
     "faint_step": "The step is less certain than that of most boundaries, and no weak-beam plane proposes it: a single"
     " dislocation may look like this",
     "wide_step": "The step is wider than that of one boundary usually is: two boundaries may lie close together here",
-    "curved": "The boundary is curved: its normal and place are those of the mean plane",
+    "curved": "The boundary is curved: its normal and position are those of the mean plane",
 }
 
 
 def reasons_of(found: Tables, k: int) -> list[str]:
-    """Names of the reasons why numbers of a boundary are unknown or less certain; none where the table has none."""
+    """Names of the reasons why numbers of a boundary are unknown or less certain; empty without a reason."""
     value = int(found["reason"][k])
     return [name for bit, name in REASONS if value > 0 and value & bit]
 
@@ -58,12 +58,12 @@ def step_words(found: Tables, k: int) -> str:
     width = with_error(found["step_width"][k], np.nan, "um")
     return (
         f"Boundary {k}: the centre of mass steps by {size} towards the normal, over {width} (standard deviation);"
-        f" standard error of its place {found['offset_error'][k]:.2g} µm."
+        f" standard error of its position {found['offset_error'][k]:.2g} µm."
     )
 
 
 def junction_kind(found: Tables, j: int) -> str:
-    """What planes do at a line: ``ends_meet``, ``ends_on``, ``crossing``; empty where the table does not say."""
+    """Kind of a junction: ``ends_meet``, ``ends_on``, ``crossing``; empty where the table does not record it."""
     value = int(found["junction_kind"][j])
     return next((name for bit, name in KINDS if value == bit), "")
 
@@ -80,7 +80,9 @@ def junction_words(found: Tables, k: int) -> list[str]:
         line = f"in a line along {vector_words(found['junction_direction'][j])}"
         kind = junction_kind(found, j)
         if kind == "crossing":
-            said.append(f"It crosses {names} {line}; neither is seen to end there, so this is no junction.")
+            said.append(
+                f"It crosses {names} {line}; no end of either was detected there, so the line is not a junction."
+            )
             continue
         single = {int(h) for h in halves if (halves == h).sum() == 1}
         if kind == "ends_on" and len(single) == 1:
@@ -98,11 +100,11 @@ def junction_words(found: Tables, k: int) -> list[str]:
 
 
 def tables_of(tree: xr.DataTree) -> Tables | None:
-    """The tables of the group ``boundaries`` by name; None where there is no such group.
+    """The tables of the group ``boundaries`` by name; None without this group.
 
     Notes
     -----
-    A table that the group lacks is full of NaN, or of -1 where it holds integers: nothing is known.
+    A table that the group lacks is filled with NaN, or with -1 for integers: unknown.
     """
     if "boundaries" not in tree:
         return None
@@ -154,7 +156,7 @@ def vector_words(vector: np.ndarray, digits: int = 3) -> str:
 
 
 def normal_words(found: Tables, k: int) -> str:
-    """Normal of a boundary with the radius that holds the true one with 68 %."""
+    """Normal of a boundary with the radius that contains the true normal with 68 % probability."""
     error = float(found["normal_error"][k])
     spread = f" ± {error:.2g}°" if np.isfinite(error) else ""
     return f"{vector_words(found['normal'][k])}{spread}"
@@ -166,7 +168,7 @@ def families_of(found: Tables, k: int) -> list[int]:
 
 
 def boundary_words(found: Tables, k: int) -> list[str]:
-    """What is known of a boundary, the first sentence in short.
+    """Sentences on the results of a boundary; the first is a summary.
 
     Parameters
     ----------
@@ -178,8 +180,8 @@ def boundary_words(found: Tables, k: int) -> list[str]:
     first, second = in_plane(found["normal"][k])
     said = [
         f"Boundary {k}: normal {normal_words(found, k)}, thickness {with_error(found['thickness'][k], np.nan, 'um')}.",
-        f"u runs along {vector_words(first)}, v along {vector_words(second)}; the normal points at the reader, and the"
-        f" centre lies at {vector_words(found['centre'][k], 2)} µm.",
+        f"u runs along {vector_words(first)}, v along {vector_words(second)}; the normal points towards the reader, and"
+        f" the centre lies at {vector_words(found['centre'][k], 2)} µm.",
     ]
     families = families_of(found, k)
     if not families:
@@ -210,12 +212,12 @@ def boundary_words(found: Tables, k: int) -> list[str]:
 def _burgers_words(found: Tables, k: int, families: list[int]) -> str:
     vectors = found["burgers"][k][families]
     if not np.isfinite(vectors).all():
-        return "Burgers vectors: not known; they need the spacing of the lines and a lattice."
+        return "Burgers vectors: not known; they require the spacing of the lines and a lattice."
     said = " and ".join(vector_words(1e3 * vector) for vector in vectors)  # um to nm
     following = with_error(found["burgers_next"][k], np.nan, "degree")
     rule = (
-        f"Burgers vectors that suit Frank's rule best: {said} nm; they fail it by"
-        f" {with_error(found['burgers_misfit'][k], np.nan, 'degree')}, the next best by {following}."
+        f"Burgers vectors that satisfy Frank's rule best: {said} nm, with a misfit of"
+        f" {with_error(found['burgers_misfit'][k], np.nan, 'degree')}; the next best have {following}."
     )
     sign = float(found["burgers_sign_probability"][k])
     if not np.isfinite(sign):
@@ -245,8 +247,8 @@ def _peak_words(found: Tables, k: int) -> str:
     size = finer(float(np.rad2deg(turn)), float(np.rad2deg(error)), "degree")
     turned = with_error(1e6 * turn, 1e6 * error, "µrad")
     return (
-        f"{step} By Frank's rule the lattice turns by {turned} ({size}; {found['twist'][k]:.2g} from"
-        f" tilt, 0, to twist, 1), a jump of {expected} in size."
+        f"{step} By Frank's rule the lattice rotates by {turned} ({size}; {found['twist'][k]:.2g} on a scale from"
+        f" tilt, 0, to twist, 1), which corresponds to a jump of {expected}."
     )
 
 

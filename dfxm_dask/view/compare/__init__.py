@@ -1,1 +1,1 @@
-"""Results beside what is true or beside other results: boundaries, volumes, and methods of weak-beam maps."""
+"""Results beside the truth or beside other results: boundaries, volumes, and methods of weak-beam maps."""

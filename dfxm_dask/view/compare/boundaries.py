@@ -1,4 +1,4 @@
-"""Boundaries that were found beside those that are true: which are the same, and rows of a table for each."""
+"""Boundaries that were found beside the true boundaries: pairs of both, and rows of a table for each."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     import xarray as xr
 
 ANGLE, DISTANCE = 10.0, 5.0
-"""Degree and um within which a plane that was found is a true one (our choice)."""
+"""Largest angle (degree) and distance (um) of a found plane from its true plane (our choice)."""
 LINES = 20.0
-"""Degree within which a family of lines that was found is a true one (our choice)."""
+"""Largest angle (degree) of a found family of lines from its true family (our choice)."""
 UNKNOWN = "not found"
-FOUND, INVENTED = "true boundaries that were found", "boundaries that are not true"
+FOUND, INVENTED = "true boundaries found", "false boundaries"
 NEEDED = {"normal", "origin", "line", "misorientation", "axis", "set_boundary", "set_line", "set_spacing"}
 
 Row = tuple[str, str, str]
 
 
 def axis_angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Angles between axes, whose sign says nothing.
+    """Angles between axes, independent of their signs.
 
     Parameters
     ----------
@@ -48,7 +48,9 @@ def axis_angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def one_to_one(cost: np.ndarray) -> dict[int, int]:
-    """Rows by column, so that as many as may be have a partner, and then at the least sum of costs; inf is never one.
+    """Row of each column: the largest number of pairs, and of these pairings that with the least sum of costs.
+
+    A cost of infinity excludes a pair.
 
     Examples
     --------
@@ -77,7 +79,7 @@ def matched_planes(found: Tables, truth: xr.Dataset) -> tuple[dict[int, int], np
     Returns
     -------
     partner : dict
-        Number of the found plane by that of the true boundary; without those that have none.
+        Number of the found plane by that of the true boundary; unpaired boundaries are left out.
     angle : array (found, true), degree
         Between normals.
     distance : array (found, true), um
@@ -105,9 +107,9 @@ def boundary_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[Row]:
     Returns
     -------
     list of (str, str, str)
-        How many were found and invented, and for each true boundary how far the found one is off in angle and place;
-        direction, period and gap of each set of lines; the angle between the subgrains by Frank's rule, b/D, and the
-        jump of the local peak; last the dihedral angles. Values have their errors and units.
+        Numbers of true boundaries found and of false ones; for each true boundary the deviation of the found one in
+        angle and position, direction, period and gap of each set of lines, the angle between the subgrains by Frank's
+        rule, b/D, and the jump of the local peak; last the dihedral angles. Values have their errors and units.
 
     Notes
     -----
@@ -127,7 +129,7 @@ def boundary_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[Row]:
     for t in range(count):
         name = f"boundary {t}{_kind(truth, t)}"
         if t not in partner:
-            rows.append((f"{name}: plane", UNKNOWN, "there"))
+            rows.append((f"{name}: plane", UNKNOWN, "present"))
             continue
         k = partner[t]
         off = with_error(angle[k, t], found["normal_error"][k], "degree")
@@ -143,7 +145,7 @@ def _kind(truth: xr.Dataset, t: int) -> str:
 
 
 def _line_rows(found: Tables, truth: xr.Dataset, t: int, k: int, name: str) -> list[Row]:
-    """Direction, period and gap of every true set of lines of a boundary, and families that are not true."""
+    """Direction, period and gap of every true set of lines of a boundary, and the number of false families."""
     sets = np.flatnonzero(np.asarray(truth["set_boundary"]) == t)
     families = families_of(found, k)
     angle = axis_angles(found["line"][k][families], np.asarray(truth["set_line"], float)[sets])
@@ -163,7 +165,7 @@ def _line_rows(found: Tables, truth: xr.Dataset, t: int, k: int, name: str) -> l
         if np.isfinite(found["gap"][k, f]):
             rows.append((f"{of}: mean gap", with_error(found["gap"][k, f], found["gap_error"][k, f], "um"), spacing))
     invented = len(families) - len(partner)
-    return rows + ([(f"{name}: families of lines that are not true", str(invented), "0")] if invented else [])
+    return rows + ([(f"{name}: false families of lines", str(invented), "0")] if invented else [])
 
 
 def _turn_rows(found: Tables, truth: xr.Dataset, t: int, k: int, name: str) -> list[Row]:
@@ -210,8 +212,8 @@ def found_dihedral(found: Tables, first: int, second: int, line: np.ndarray) -> 
     Returns
     -------
     (float, float) or None
-        Of the first junction in which the one is next to the other; None where there is none. Planes that only cross
-        have none.
+        Of the first junction in which one plane follows the other; None without a junction. Planes that only cross
+        form no junction.
     """
     for j, direction in enumerate(found["junction_direction"]):
         if junction_kind(found, j) == "crossing":

@@ -1,4 +1,4 @@
-"""Distance of places from true boundaries."""
+"""Distance of points from true boundaries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 def boundary_distances(
     truth: Mapping[Any, Any], x: np.ndarray, y: np.ndarray, z: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of places from every boundary.
+    """Distance of points from every boundary.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def boundary_distance(truth: Mapping[Any, Any], z: float, y: np.ndarray, x: np.n
     Parameters
     ----------
     truth : mapping of str to array
-        As of :func:`boundary_distances`.
+        As in :func:`boundary_distances`.
     z : float, um
     y, x : array (y,), array (x,), um
 

@@ -1,4 +1,4 @@
-"""What was found beside what is true: rows of a table and a page of maps, for scans whose truth is known."""
+"""Results beside the truth: rows of a table, for scans with known truth."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def compared(maps: xr.Dataset, truth: xr.Dataset) -> list[Row]:
     Parameters
     ----------
     maps : Dataset
-        Rocking maps (z, y, x): ``com_phi``, ``std_phi`` or ``fit_fwhm_phi``, ``flags``; what is absent is left out.
+        Rocking maps (z, y, x): ``com_phi``, ``std_phi`` or ``fit_fwhm_phi``, ``flags``; absent ones are left out.
     truth : Dataset
         ``phi0``, ``width`` (z, y, x) degree, NaN outside the crystal; ``distance`` (z, y, x) um; ``normal``,
         ``origin``, ``line`` (boundary, xyz), ``misorientation`` (boundary) rad.
@@ -53,7 +53,7 @@ def compared(maps: xr.Dataset, truth: xr.Dataset) -> list[Row]:
     Returns
     -------
     list of (quantity, found, true, units)
-        Names say which pixels count. Empty where there is no phi.
+        Names state the pixels that count. Empty for a scan without phi.
 
     Notes
     -----
@@ -78,7 +78,7 @@ def compared(maps: xr.Dataset, truth: xr.Dataset) -> list[Row]:
     unlit = flagged(maps["flags"], "unlit") if "flags" in maps else False
     lit = ~np.asarray(unlit) & np.isfinite(com)
     rows.append(("lit pixels", 100 * float(lit.mean()), 100 * float(crystal.mean()), "%"))
-    rows.append(("pixels that are rightly lit or unlit", 100 * float((lit == crystal).mean()), 100.0, "%"))
+    rows.append(("pixels correctly lit or unlit", 100 * float((lit == crystal).mean()), 100.0, "%"))
     rows += [row for row in (_width(maps, truth, counted, where, units),) if row]
     return rows + _jumps(maps, truth, com, phi0, sound, units)
 
@@ -152,8 +152,8 @@ def truth_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[tuple[str, str, str
     Returns
     -------
     list of (str, str, str)
-        Values with units. The first row says the step of the scan, which an error is to be seen beside. Last come those
-        of boundaries, where they are known: see :func:`dfxm_dask.view.compare.boundaries.boundary_rows`.
+        Values with units. The first row gives the step of the scan, the scale of the errors. The last rows concern
+        boundaries with known truth: see :func:`dfxm_dask.view.compare.boundaries.boundary_rows`.
     """
     if "rocking" not in tree:
         return boundary_rows(tree, truth)
@@ -171,14 +171,14 @@ def truth_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[tuple[str, str, str
 
 
 def _defect_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[tuple[str, str, str]]:
-    """How the mask of defects lies to the true lines: shares within 1 um, beside what chance would give."""
+    """Mask of defects beside the true lines: shares within 1 um, and those expected by chance."""
     if "beams" not in tree or "defects" not in tree["beams"] or "distance" not in truth:
         return []
     beams = tree["beams"].dataset
     mask, lit = np.asarray(beams["defects"]), np.asarray(beams["lit"])
     distance = np.asarray(truth["distance"])
     if not mask.any() or not lit.any():
-        return [("places that stand out in the weak beam", "none", f"{100 * (distance < 0.25)[lit].mean():.2g} %")]
+        return [("pixels above the noise of the weak beam", "none", f"{100 * (distance < 0.25)[lit].mean():.2g} %")]
     near = distance < 1
     chance = f"{100 * near[lit].mean():.3g} % of the lit pixels"
     lines = lit & (distance < 0.25)
@@ -191,11 +191,11 @@ def _defect_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[tuple[str, str, s
     if lines.any():
         away = [ndimage.distance_transform_edt(~m, sampling=_pixel(beams)) if m.any() else m + np.inf for m in mask]
         seen = f"{100 * (np.stack(away) < 1)[lines].mean():.3g} %"
-        rows.append(("true lines within 1 um of the mask, unseen reflections included", seen, "100 %"))
+        rows.append(("true lines within 1 um of the mask, invisible lines included", seen, "100 %"))
     return rows
 
 
 def _pixel(maps: xr.Dataset) -> tuple[float, float]:
-    """Distance of pixels along y and x; one pixel has none."""
+    """Distance of pixels along y and x; 1 for a single pixel."""
     y, x = (float(maps[d][1] - maps[d][0]) if maps.sizes[d] > 1 else 1.0 for d in ("y", "x"))
     return y, x

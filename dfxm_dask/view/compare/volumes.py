@@ -1,4 +1,4 @@
-"""Two volumes on disk compared: on which voxels, and with what result."""
+"""Comparison of two volumes on disk: their common voxels, and their agreement."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 MASKS = (("volume", "dislocation", ""), ("beams", "defects", ""), ("truth", "distance", "<0.25"))
-"""Where a mask is looked for, in this order: what was reconstructed, what stands out, what is true. A voxel is on a
+"""Variables that are searched for a mask, in this order: reconstruction, detected defects, truth. A voxel is on a
 line where its centre is within 0.25 um (our choice: about half of a line's image)."""
-NEAR = 1e-3  # um: layers as near as this are at the same place
+NEAR = 1e-3  # um: layers as near as this have the same z
 PART, PITCH = 0.1, 0.01
 """Voxels are the same where their centres lie within a tenth of a voxel of each other, and their sizes differ by no
 more than one part in a hundred (our choice); others need resampling."""
@@ -41,7 +41,7 @@ class Mask:
     true : callable
         Turns values into bool.
     known : array (z,), bool
-        Layers that are whole on disk.
+        Layers that are complete on disk.
     notes : tuple of str
         Remarks for the reader.
     """
@@ -63,14 +63,14 @@ class Mask:
 
 
 def open_mask(where: str | Path) -> Mask:
-    """The mask that a store holds.
+    """The mask in a store.
 
     Parameters
     ----------
     where : str or path
-        ``STORE``: its ``volume/dislocation``, else ``beams/defects``, else what lies within 0.25 um of a true line.
-        ``STORE:group`` takes that of one group, ``STORE:group/variable`` any other: True, or not 0 for integers;
-        floats need a limit, as in ``STORE:truth/distance<0.5`` or ``STORE:beams/weak_enhanced>3``.
+        ``STORE``: its ``volume/dislocation``, else ``beams/defects``, else the voxels within 0.25 um of a true line.
+        ``STORE:group`` selects the mask of one group, ``STORE:group/variable`` any variable: True, or not 0 for
+        integers; floats require a limit, as in ``STORE:truth/distance<0.5`` or ``STORE:beams/weak_enhanced>3``.
 
     Returns
     -------
@@ -80,8 +80,8 @@ def open_mask(where: str | Path) -> Mask:
     Raises
     ------
     InputError
-        There is no such variable or no mask at all, it has other dims than z, y and x, it is a float without a limit,
-        or positions are not in um or do not rise.
+        The store contains no mask or not this variable, its dims are not z, y, x, it is a float without a limit, or
+        positions are not in um or do not rise.
     StoreError
         Not a store.
     """
@@ -104,7 +104,7 @@ def open_mask(where: str | Path) -> Mask:
         if not there:
             raise InputError(
                 f"mask of {text}",
-                f"there is none of {', '.join(f'{g}/{n}' for g, n, _ in MASKS)}",
+                f"the store contains none of {', '.join(f'{g}/{n}' for g, n, _ in MASKS)}",
                 "run a recipe that writes one, or name it as STORE:group/variable",
             )
         group, name, limit = there[0]
@@ -118,7 +118,7 @@ def open_mask(where: str | Path) -> Mask:
         if variable[dim].attrs.get("units") != "um":
             raise InputError(
                 label,
-                f"{dim} is in {variable[dim].attrs.get('units', 'no unit')}, and distances need um",
+                f"{dim} is in {variable[dim].attrs.get('units', 'no unit')}, and distances require um",
                 f"set the effective pixel by dfxm-dask calibrate {path} --pixel-size Y,X",
             )
         if dim != "z" and not (np.diff(np.asarray(variable[dim])) > 0).all():
@@ -133,7 +133,7 @@ def open_mask(where: str | Path) -> Mask:
 
 
 def _truth(label: str, dtype: np.dtype, limit: str) -> Callable[[np.ndarray], np.ndarray]:
-    """How values turn into bool."""
+    """Function that turns values into bool."""
     if limit:
         level = float(limit[1:])
         return (lambda values: values < level) if limit[0] == "<" else (lambda values: values > level)
@@ -143,7 +143,7 @@ def _truth(label: str, dtype: np.dtype, limit: str) -> Callable[[np.ndarray], np
 
 
 def same_voxels(a: np.ndarray, b: np.ndarray, axis: str, resample: bool) -> tuple[np.ndarray, np.ndarray, float]:
-    """Voxels of two grids that lie at the same place along one dimension.
+    """Voxels of two grids at the same positions along one dimension.
 
     Parameters
     ----------
@@ -151,19 +151,19 @@ def same_voxels(a: np.ndarray, b: np.ndarray, axis: str, resample: bool) -> tupl
         Centres of the voxels.
     axis : str
     resample : bool
-        Take the nearest voxel of b where the grids differ.
+        Use the nearest voxel of b where the grids differ.
 
     Returns
     -------
     first, second : arrays, int
         Numbers of those in a and in b, one to one.
     off : float
-        Largest distance of such a pair, in voxels of a.
+        Largest distance of these pairs, in voxels of a.
 
     Raises
     ------
     InputError
-        The grids do not overlap, or they differ and are not to be resampled.
+        The grids do not overlap, or they differ and ``resample`` is False.
 
     Examples
     --------
@@ -179,25 +179,25 @@ def same_voxels(a: np.ndarray, b: np.ndarray, axis: str, resample: bool) -> tupl
         raise InputError(
             "volumes to compare",
             f"along {axis} one spans {a[0]:g} to {a[-1]:g} um, the other {b[0]:g} to {b[-1]:g}",
-            "compare volumes of the same place",
+            "compare volumes of the same part of the sample",
         )
     off = float(apart[first].max() / steps[0])
     if not resample and (off > PART or abs(steps[1] / steps[0] - 1) > PITCH):
         raise InputError(
             "volumes to compare",
             f"along {axis} voxels of {steps[0]:g} and {steps[1]:g} um, up to {off:.2g} of a voxel apart",
-            "say --resample to take the nearest voxel of the second volume for each of the first",
+            "pass --resample, which uses the nearest voxel of the second volume for each voxel of the first",
         )
     return first, near[first], off
 
 
 def same_layers(a: Mask, b: Mask) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Layers that both masks have, whole: their numbers in a and in b; and what is left out, in words.
+    """Layers that are complete in both masks: their numbers in a and in b; and notes on layers that are left out.
 
     Raises
     ------
     InputError
-        There is none.
+        The masks have no common layer.
     """
     z = [mask.positions("z") for mask in (a, b)]
     pairs = np.abs(z[0][:, None] - z[1][None]) <= NEAR
@@ -205,15 +205,15 @@ def same_layers(a: Mask, b: Mask) -> tuple[np.ndarray, np.ndarray, list[str]]:
     notes = []
     for mask, places, partner in ((a, z[0], pairs.any(1)), (b, z[1], pairs.any(0))):
         if not mask.known.all():
-            notes.append(f"layers that {mask.name} has not: z = {_list(places[~mask.known])} um; left out of both")
+            notes.append(f"layers missing from {mask.name}: z = {_list(places[~mask.known])} um; left out of both")
         if not partner.all():
-            notes.append(f"layers of {mask.name} alone: z = {_list(places[~partner])} um; left out")
+            notes.append(f"layers in {mask.name} only: z = {_list(places[~partner])} um; left out")
     first = np.flatnonzero(alike.any(1))
     if not first.size:
         raise InputError(
             "volumes to compare",
             f"{a.name} and {b.name} have no layer at the same z",
-            "compare volumes of the same place",
+            "compare volumes of the same part of the sample",
         )
     return first, alike[first].argmax(1), notes
 
@@ -224,7 +224,7 @@ def _list(values: np.ndarray) -> str:
 
 
 def shared_voxels(a: Mask, b: Mask, *, resample: bool = False) -> tuple[Voxels, Voxels, list[str]]:
-    """True voxels of two masks where both are known, on the grid of the first; and what is left out, in words.
+    """True voxels of two masks where both are known, on the grid of the first; and notes on parts that are left out.
 
     Raises
     ------
@@ -243,9 +243,8 @@ def shared_voxels(a: Mask, b: Mask, *, resample: bool = False) -> tuple[Voxels, 
         outside.append(count[0] - len(lists[-1].flat))
     if max(y[2], x[2]) > PART:
         notes.append(
-            f"{b.name} was put on the grid of {a.name} by nearest voxel, up to "
-            f"{max(y[2], x[2]):.2g} of its voxels away: of {len(lists[1].flat) + outside[1]} true voxels became "
-            f"{len(lists[1].flat)}"
+            f"{b.name} was resampled to the grid of {a.name} by nearest voxel, at up to {max(y[2], x[2]):.2g} of a "
+            f"voxel: {len(lists[1].flat) + outside[1]} true voxels became {len(lists[1].flat)}"
         )
     elif any(outside):
         notes.append(f"true voxels outside the common frame, left out: {outside[0]} and {outside[1]}")
@@ -255,7 +254,7 @@ def shared_voxels(a: Mask, b: Mask, *, resample: bool = False) -> tuple[Voxels, 
 def _cut(
     mask: Mask, layers: np.ndarray, rows: np.ndarray, columns: np.ndarray, count: list[int]
 ) -> Iterator[np.ndarray]:
-    """Layers of a mask at given rows and columns, one at a time; ``count`` adds up true voxels of whole layers."""
+    """Layers of a mask at given rows and columns, one at a time; ``count`` adds up true voxels of full layers."""
     whole = all(np.array_equal(at, np.arange(mask.variable.sizes[d])) for at, d in ((rows, "y"), (columns, "x")))
     for number in layers:
         layer = mask.layer(number)
@@ -264,7 +263,7 @@ def _cut(
 
 
 def _even(positions: np.ndarray) -> np.ndarray:
-    """Multiples of the step where positions are evenly spaced but for rounding, so that equal grids are equal."""
+    """Multiples of the step where positions are evenly spaced up to rounding, so that equal grids are equal."""
     if positions.size < 2:
         return positions
     step = float(f"{(positions[-1] - positions[0]) / (positions.size - 1):.12g}")
@@ -283,27 +282,27 @@ def compare_volumes(
     seed: int = 0,
     threads: int = 1,
 ) -> tuple[Comparison, list[str]]:
-    """Agreement of the masks of two stores beside what chance would reach, in the layers and the frame of both.
+    """Agreement of the masks of two stores, and the agreement by chance, in their common layers and frame.
 
     Parameters
     ----------
     a, b : str, path or Mask
-        What was found, and the truth (or what another method found); see :func:`open_mask`.
+        Result, and truth or result of another method; see :func:`open_mask`.
     tau, copies, sample, seed, threads
         See :func:`dfxm_dask.volume.compare.compare_voxels`.
     resample : bool
-        Take the nearest voxel of b for each of a where they lie on other grids.
+        Use the nearest voxel of b for each of a if their grids differ.
 
     Returns
     -------
     comparison : Comparison
     notes : list of str
-        What was left out, resampled or not complete.
+        On parts that were left out, resampled or not complete.
 
     Raises
     ------
     InputError
-        See :func:`open_mask`; no common layer; other voxels, unless they are to be resampled.
+        See :func:`open_mask`; no common layer; different voxels without ``resample``.
 
     Notes
     -----
@@ -314,5 +313,7 @@ def compare_volumes(
     first, second, notes = shared_voxels(*masks, resample=resample)
     found = compare_voxels(first, second, tau, copies=copies, sample=sample, seed=seed, threads=threads)
     if copies and max(found.voxels) > sample:
-        notes.append(f"distances by chance are of {sample} random voxels, those between the volumes of all")
+        notes.append(
+            f"distances by chance are from {sample} random voxels, distances between the volumes from all voxels"
+        )
     return found, [*masks[0].notes, *masks[1].notes, *notes]

@@ -20,7 +20,7 @@ BLUE, ORANGE = "#0072b2", "#d55e00"
 
 
 def metric_words(name: str) -> str:
-    """A name of :func:`dfxm_dask.volume.compare.compare_masks` as a reader wants it."""
+    """Description of a metric of :func:`dfxm_dask.volume.compare.compare_masks`."""
     kind, _, tau = name.partition("_")
     of = {
         "precision": "precision: share of A within {} um of B",
@@ -49,16 +49,16 @@ def comparison_rows(found: Comparison) -> list[tuple[str, str, str]]:
 
 
 def ratio_words(found: Comparison) -> str:
-    """A sentence on the meaning of the voxel ratio."""
+    """Sentence on the meaning of the voxel ratio."""
     ratio = found.values["count_ratio"]
     if np.isnan(ratio):
-        return "neither volume has a true voxel: their agreement is not defined"
+        return "neither volume contains a true voxel: their agreement is not defined"
     return f"voxel ratio {ratio:.2g} is a ratio of sizes and no measure of agreement"
 
 
 @plain_style()
 def draw_comparison(found: Comparison, names: tuple[str, str], tau: Sequence[float] = TAU) -> Figure:
-    """A page with how far voxels of one volume are from the other: histograms and cumulative shares, both ways.
+    """A page with the distances of the voxels of one volume from the other: histograms and shares, both ways.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def draw_comparison(found: Comparison, names: tuple[str, str], tau: Sequence[flo
     most = max([_quantile(h, 0.99) for _, *both in ways for h in both] + [1.15 * max([*tau, 0.4])])
     for column, (way, measured, chance) in enumerate(ways):
         left = 0.65 + 3.35 * column
-        _histograms(place_axes(figure, left, 3.2, 2.6, 1.95), measured, chance, most, tau, way)
+        _histograms(place_axes(figure, left, 3.2, 2.6, 1.85), measured, chance, most, tau, way)
         _shares(place_axes(figure, left, 0.75, 2.6, 1.85), measured, chance, most, tau, way)
     for number, (letter, name) in enumerate(zip("AB", names, strict=True)):
         figure.text(
@@ -92,12 +92,14 @@ def draw_comparison(found: Comparison, names: tuple[str, str], tau: Sequence[flo
             color="0.25",
             parse_math=False,
         )
-    add_words(figure, "", f"by chance: A moved to random places; bins of {BIN:g} µm; larger distances are not drawn")
+    add_words(
+        figure, "", f"by chance: A shifted at random; dashed: tau; bins of {BIN:g} µm; larger distances are not drawn"
+    )
     return figure
 
 
 def _quantile(histogram: np.ndarray, share: float) -> float:
-    """Upper edge of the bin in which so much of a histogram is reached; 0 for none."""
+    """Upper edge of the bin in which a share of a histogram is reached; 0 for an empty one."""
     if not histogram.sum():
         return 0.0
     return float(BIN * (1 + np.searchsorted(np.cumsum(histogram), share * histogram.sum())))
@@ -111,19 +113,19 @@ def _curves(measured: np.ndarray, chance: np.ndarray) -> list[tuple[str, np.ndar
 def _histograms(
     axes: Axes, measured: np.ndarray, chance: np.ndarray, most: float, tau: Sequence[float], way: str
 ) -> None:
-    """Share of voxels per bin; the share in both volumes is given in words, for its bar would dwarf the rest."""
+    """Share of voxels per bin; the legend gives the share in both volumes, whose bar would dwarf the rest."""
     wide = max(1, int(np.ceil(most / BIN / 80)))  # bins in one that is drawn
     for word, values, colour in _curves(measured, chance):
         apart = np.append(0.0, values[1:])
         apart = np.pad(apart, (0, -len(apart) % wide)).reshape(-1, wide).sum(1)
         edges = np.arange(len(apart) + 1) * BIN * wide
-        label = f"{word}; besides {values[0]:.3g} % nearer than {BIN:g} µm"
+        label = f"{word} ({values[0]:.3g} % < {BIN:g} µm, not drawn)"
         axes.stairs(apart, edges, color=colour, label=label, fill=word == "measured", alpha=0.75, lw=1.4)
     if not axes.patches:
         axes.text(0.5, 0.5, "no distance: a volume is empty", ha="center", transform=axes.transAxes, fontsize=9)
     else:
         axes.set_ylim(0, 1.4 * max(1e-9, axes.get_ylim()[1]))
-        axes.legend(fontsize=7.5, loc="upper right", framealpha=0.95, edgecolor="none", borderpad=0.2)
+        axes.legend(fontsize=7, loc="upper right", framealpha=0.9, edgecolor="none", borderpad=0.1, handlelength=1.4)
     axes.set_title(f"distance from {way}", fontsize=10)
     _dress(axes, most, tau, f"voxels (%) per {BIN * wide:g} µm")
 
@@ -135,7 +137,7 @@ def _shares(axes: Axes, measured: np.ndarray, chance: np.ndarray, most: float, t
         axes.plot(np.append(edges, max(most, edges[-1])), np.append(total, 100), color=colour, lw=1.4)
     axes.set_ylim(0, 103)
     word = "precision" if way == "A to B" else "recall"
-    _dress(axes, most, tau, f"{word}: nearer (%)")
+    _dress(axes, most, tau, f"{word}: closer (%)")
     axes.set_xlabel(f"distance from {way} (µm)", fontsize=8.5)
 
 

@@ -1,1 +1,1 @@
-"""Pages of the components of a scan: curves, coefficient maps, and what a fit says of itself."""
+"""Pages of the components of a scan: curves, coefficient maps, and sentences on the fit."""

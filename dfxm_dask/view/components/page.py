@@ -55,7 +55,7 @@ CURVE, SIDE, GAP = 2.3, 0.72, 0.22  # inches: width of a curve, of the margins a
 LEAST_HEIGHT = 1.5  # inches of a curve beside a map that is lower than that
 UNDER = 0.5  # inches below a curve for ticks and label
 MOST = 8
-"""Components on a page; the words say where there are more (our choice)."""
+"""Components on a page; a sentence states how many more there are (our choice)."""
 LINE, BAND = "#0072b2", "#56b4e9"
 
 
@@ -69,7 +69,7 @@ class Curve:
     values : DataArray (scan axes)
         With the positions of the frames as coordinates.
     label : str
-        What the values are, with unit.
+        Name and unit of the values.
     spread : array (scan axes), optional
         Standard deviation.
     """
@@ -165,17 +165,18 @@ def draw_components(tree: xr.DataTree, method: str, layer: int, heading: str = "
     said = wrapped(sentences, PAGE - 2 * MARGIN, SMALL)
     tall = TITLE + body + max(UNDER, TICKS + BAR - (body - height) if panels else 0.0)
     words = TOP + sentences_height(said) + 0.06
-    rows = max(len(curves), len(panels))
-    figure = Figure(figsize=(PAGE, words + rows * tall + FOOTER))
-    up = figure.get_size_inches()[1]
+    alone = max(len(panels) - len(curves), 0) * (TITLE + height + TICKS + BAR)  # rows without a curve
+    up = words + len(curves) * tall + alone + FOOTER
+    figure = Figure(figsize=(PAGE, up))
     write_sentences(figure, said, MARGIN, TOP)
-    for row in range(rows):
-        bottom = up - words - row * tall - TITLE - body
+    top = up - words - TITLE
+    for row in range(max(len(curves), len(panels))):
         if row < len(curves):
-            draw_curve(figure, curves[row], SIDE, bottom, body)
+            draw_curve(figure, curves[row], SIDE, top - body, body)
         if row < len(panels):
             left = SIDE + CURVE + GAP + MAP_SIDE + (room - width) / 2
-            draw_panel(figure, left, bottom + body - height, width, panels[row], grid)
+            draw_panel(figure, left, top - height, width, panels[row], grid)
+        top -= tall if row < len(curves) else TITLE + height + TICKS + BAR
     foot = "band: one standard deviation of the bootstrap to either side; " if has_band(curves) else ""
     add_words(figure, f"{METHODS[method]}; {heading}", foot + FOOT if panels else "")
     return figure
@@ -255,7 +256,7 @@ def draw_curve(figure: Figure, curve: Curve, left: float, bottom: float, height:
 
 
 def page_of(method: str) -> Callable[[xr.DataTree, int, str], Figure | None]:
-    """How the page of a method is drawn."""
+    """Function that draws the page of a method."""
     return lambda tree, layer, heading: draw_components(tree, method, layer, heading)
 
 

@@ -27,7 +27,7 @@ REPORTED = (
     "negative",
     "whitening",
 )
-"""Numbers of a fit that words are made of."""
+"""Numbers of a fit that appear in its sentences."""
 
 
 def treatment_words(scaling: np.ndarray) -> tuple[str, str, str]:
@@ -65,7 +65,7 @@ def fit_words(found: xr.Dataset, method: str) -> list[str]:
     Parameters
     ----------
     found : Dataset
-        Of the group; absent variables are left out.
+        The group; absent variables are left out.
     method : str
 
     Returns
@@ -90,21 +90,22 @@ def fit_words(found: xr.Dataset, method: str) -> list[str]:
 
 def gram_schmidt_words(found: xr.Dataset, number: dict[str, float], unit: str) -> list[str]:
     """Whether the basis is one of weak and strong beam, and its residual."""
-    told = ["Curves of the strong beam, and of what the weak beam on either side of the peak adds to it."]
+    told = ["Basis of the strong beam, and of the contributions of the weak beam on either side of the peak."]
     if not number.get("has_tails", 1.0):
         told = [
-            "The scan does not reach its weak beam, as far as its curves show: the basis is that of clusters of curves,"
-            " not of weak and strong beam."
+            "The curves do not reach a weak beam: the basis is that of clusters of curves, not of weak and strong beam."
         ]
     if {"rms", "rms_least"} <= set(number):
         left, least = number["rms"], number["rms_least"]
-        more = f", {100 * (left / least - 1):.3g} % above the {least:.4g} of the best basis" if least > 0 else ""
-        told.append(f"The basis leaves an rms of {labelled(f'{left:.4g}', unit)} of all lit curves{more} of that size.")
+        more = (
+            f", {100 * (left / least - 1):.3g} % above {least:.4g} of the best basis of its size" if least > 0 else ""
+        )
+        told.append(f"Residual of the basis: rms {labelled(f'{left:.4g}', unit)} over all lit curves{more}.")
     if {"gram_schmidt_condition", "gram_schmidt_pixels"} <= set(map(str, found)):
         *most, last = (f"{int(count)}" for count in np.asarray(found["gram_schmidt_pixels"]))
         told.append(
-            f"Its curves were means of {', '.join(most)} and {last} pixels, with a condition number of"
-            f" {number['condition']:.3g}, before they were made orthonormal."
+            f"Before orthonormalisation the curves were means of {', '.join(most)} and {last} pixels, with a condition"
+            f" number of {number['condition']:.3g}."
         )
     return told
 
@@ -120,7 +121,9 @@ def pca_words(found: xr.Dataset, number: dict[str, float]) -> list[str]:
     rank = number.get("noise_rank", np.nan)
     if np.isfinite(rank):
         return [*told, f"{rank:.0f} components exceed the noise."]
-    unknown = "The number of components above the noise is not known: it needs two lit curves for each frame."
+    unknown = (
+        "The number of components above the noise is not known: the estimate requires two lit curves for each frame."
+    )
     return [*told, unknown]
 
 
@@ -136,7 +139,7 @@ def mixture_words(count: int, number: dict[str, float]) -> list[str]:
     if {"unexplained", "optimum"} <= set(number):
         left, least = (100 * number[name] for name in ("unexplained", "optimum"))
         told.append(
-            f"{left:.4g} % of the squares of the sampled curves are left; no {kept} curves leave less than"
+            f"{left:.4g} % of the squares of the sampled curves are unexplained; the optimum of {kept} curves is"
             f" {least:.4g} %."
         )
     if "negative" in number:

@@ -1,6 +1,6 @@
 """Files of a store for other programs: maps for viewers and tables, planes, lines and points for ParaView, volumes.
 
-Every file is written under a partial name and renamed when it is whole.
+Every file is written under a partial name and renamed when complete.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def export(
     Raises
     ------
     InputError
-        An unknown word; the store has no such result; Parquet without pyarrow; a volume whose layers are not evenly
-        spaced; too many pixels for CSV.
+        An unknown name in ``what`` or ``formats``; a result that the store lacks; Parquet without pyarrow; a volume
+        whose layers are not evenly spaced; too many pixels for CSV.
     StoreError
         Not a store, an incomplete step, or an existing file.
 
@@ -98,7 +98,7 @@ def export_with_notes(
     parquet: bool = False,
     overwrite: bool = False,
 ) -> tuple[list[Path], list[str]]:
-    """Write files as :func:`export` does. Returns them, and notes on what a format cannot contain."""
+    """Write files as :func:`export` does. Returns them, and notes on results that a format cannot contain."""
     import xarray as xr
 
     what, formats = ((words,) if isinstance(words, str) else tuple(words) for words in (what, formats))
@@ -159,7 +159,7 @@ def map_writers(tree: xr.DataTree, formats: Sequence[str]) -> dict[str, Writer]:
 
 
 def writers(tree: xr.DataTree, word: str, parquet: bool, notes: list[str]) -> dict[str, Writer]:
-    """Files of one kind of result, each with its writer; none where the store has no such result."""
+    """Files of one kind of result, each with its writer; empty if the store lacks this result."""
     group = {"boundaries": "boundaries", "points": "boundaries"}.get(word, "volume")
     if group not in tree or not tree[group].data_vars:
         return {}

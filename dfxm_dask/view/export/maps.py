@@ -1,4 +1,4 @@
-"""The maps of a store, (z, y, x), and how they were made: what every format of :mod:`.map_files` writes."""
+"""The maps of a store, (z, y, x), and their provenance, for every format of :mod:`.map_files`."""
 
 from __future__ import annotations
 

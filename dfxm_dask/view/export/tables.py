@@ -42,7 +42,7 @@ def columns(dataset: xr.Dataset, dim: str) -> Columns:
         Values, with ``units`` and ``long_name``. The first column is the number of the boundary, junction or object, as
         in ``point_boundary`` and ``label``. A variable with more dims has a column for each component: ``normal_x``,
         ``normal_y``, ``normal_z`` along a dim ``xyz``, whose name lists its components; else the labels of the dim,
-        else numbers from 0. Flags appear as a number, and as words in ``<name>_words``.
+        else numbers from 0. Flags appear as a number, and as text in ``<name>_words``.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def columns(dataset: xr.Dataset, dim: str) -> Columns:
         for words, column in zip(product(*labels), flat.T, strict=True):
             found["_".join([str(name), *words])] = column, attrs
         if "flag_masks" in variable.attrs and variable.ndim == 1:
-            words_of = {"units": "1", "long_name": f"{attrs['long_name']}, in words"}
+            words_of = {"units": "1", "long_name": f"{attrs['long_name']}, as text"}
             found[f"{name}_words"] = _meanings(values, variable.attrs), words_of
     return found
 

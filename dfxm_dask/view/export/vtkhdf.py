@@ -34,7 +34,7 @@ class PolyData(NamedTuple):
         Number of points per cell, the same for all cells or one for each; the points of a cell are consecutive.
     cell_data, point_data : dict of str to array (cell, ...) and (point, ...)
     units : dict of str to str
-        Units of the data; data without an entry have none.
+        Units of the data; data without an entry are dimensionless.
     """
 
     kind: str

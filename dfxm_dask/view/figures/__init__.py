@@ -1,1 +1,1 @@
-"""Figures of a store: maps, rocking curves, frames, beams, components and training, each with axes, units and words."""
+"""Figures of a store: maps, rocking curves, frames, beams, components and training, with axes, units and legends."""

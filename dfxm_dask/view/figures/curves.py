@@ -124,7 +124,7 @@ def draw_pixel(
     Returns
     -------
     list of str
-        What the lines are, for the foot of the page.
+        Names of the lines, for the foot of the page.
     """
     here = dict(zip("yx", pixel, strict=True))
     names = [str(dim) for dim in raw["counts"].dims if dim not in ("y", "x")]
@@ -198,4 +198,4 @@ def curves_page(tree: xr.DataTree, layer: int, heading: str) -> Figure | None:
     return draw_curves(raw, maps, frames, grid_of(maps), heading)
 
 
-FIGURES = (FigureKind("curves", curves_page, ("raw/counts", "rocking"), "Rocking curves of telling pixels"),)
+FIGURES = (FigureKind("curves", curves_page, ("raw/counts", "rocking"), "Rocking curves of selected pixels"),)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LABELS = (("unlit", "#8c8c8c"), ("weak", "#56b4e9"), ("strong", "#d55e00"), ("ambiguous", "#f0e442"))
-"""What lights a patch, with colours that keep apart for colour-blind eyes."""
+"""Classes of patches by the beam that lights them, with colours of the Okabe–Ito palette."""
 LINE = "#e6007e"
 NEAR = 0.3  # um from a dislocation line: the outline that is drawn of the truth
 PERCENTILES = (0.5, 99.8)
@@ -51,7 +51,7 @@ WORDS = 0.5  # inches above a frame for two lines
 
 
 def draw_frames(tree: xr.DataTree, layer: int, heading: str = "") -> Figure:
-    """A page with three telling frames of a layer in counts above dark, and the truth where it is known.
+    """A page with three selected frames of a layer in counts above dark, and the truth where it is known.
 
     Parameters
     ----------
@@ -228,4 +228,4 @@ def draw_labels(axes: Axes, labels: np.ndarray, shape: tuple[int, ...], grid: Gr
     axes.add_collection(PatchCollection(squares, facecolors=faces, edgecolors=colours, linewidths=0.9))
 
 
-FIGURES = (FigureKind("frames", draw_frames, ("raw/counts",), "Frames as they were measured"),)
+FIGURES = (FigureKind("frames", draw_frames, ("raw/counts",), "Measured frames"),)

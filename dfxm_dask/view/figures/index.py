@@ -47,8 +47,8 @@ class FigureKind:
         File name without ending.
     draw : callable
         Takes the store as a DataTree, the number of the layer along z (from 0), and a heading. Returns a matplotlib
-        figure; an iterator of (name, figure) for several pages, of which a report shows the first; None where the
-        store has nothing to draw.
+        figure; an iterator of (name, figure) for several pages, the first for reports; None where the store has nothing
+        to draw.
     needs : tuple of str
         Groups or ``group/variable`` without which it is not drawn.
     caption : str
@@ -105,7 +105,7 @@ def add_figure(kind: FigureKind) -> None:
     Raises
     ------
     InputError
-        The name is taken.
+        Another figure has this name.
     """
     if kind.name in known_figures():
         raise InputError(f"figure {kind.name!r}", "has the name of another figure", "rename it")

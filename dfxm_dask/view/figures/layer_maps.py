@@ -42,7 +42,7 @@ SOUND = ("sound", "#e8e8e8")
 
 
 def layer_panels(maps: xr.Dataset) -> list[Panel]:
-    """The maps of a layer that are read at a glance, in the order in which they are read."""
+    """The maps of a layer that give an overview, in the order of a page."""
     names = [str(name) for name in maps]
     wanted: list[tuple[str, str, str, float, float]] = [
         ("total", "sum of the rocking curve", "inferno", 0.5, 99.5),
@@ -57,7 +57,7 @@ def layer_panels(maps: xr.Dataset) -> list[Panel]:
 
 
 def sound_of(maps: xr.Dataset) -> np.ndarray | None:
-    """Pixels (y, x) of a layer with none of the flags after which moments mean little; None without flags."""
+    """Pixels (y, x) of a layer without flags that make their moments unreliable; None without flags."""
     return ~flagged(maps["flags"], *UNSOUND) if "flags" in maps else None
 
 
@@ -66,7 +66,7 @@ def value_panel(
 ) -> Panel:
     """A map of a quantity, with limits from sound pixels, where there are any.
 
-    A centre of mass is shown as the deviation from its median, which is what varies.
+    A centre of mass is shown as the deviation from its median.
     """
     name, units = str(values.name), str(values.attrs.get("units", ""))
     image = np.asarray(values, np.float64)
@@ -91,7 +91,7 @@ def flag_panel(
     classes: tuple[tuple[str, str], ...] = FLAGS,
     without: tuple[str, str] = SOUND,
 ) -> Panel:
-    """Classes of pixels by the first of some flags that they have: the worst that is wrong with their rocking curve."""
+    """Classes of pixels by the most severe flag of their rocking curve."""
     masks = flag_masks(flags)
     bits = np.nan_to_num(np.asarray(flags))  # absent layers are NaN
     image = np.zeros(bits.shape)

@@ -125,7 +125,7 @@ def sentences_height(said: list[tuple[str, str]], size: float = SMALL) -> float:
 def write_sentences(
     figure: Figure, said: list[tuple[str, str]], left: float, below: float, size: float = SMALL
 ) -> None:
-    """Lines of :func:`wrapped`, from a place in inches from the left and below the upper edge of a page."""
+    """Write lines of :func:`wrapped`, from a position in inches from the left and below the upper edge of a page."""
     across, up = figure.get_size_inches()
     for index, (text, weight) in enumerate(said):
         place = left / across, 1 - (below + index * 1.6 * size / 72) / up

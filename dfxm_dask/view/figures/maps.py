@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NO_VALUE = "#b8b8b8"
-"""Neutral grey for NaN, which none of the colour maps used for maps contains."""
+"""Neutral grey for NaN; no colour map used for maps contains it."""
 DPI = 150
 TITLE, BAR, MARGIN = 0.34, 0.64, 0.22
 """Inches above a map for its title, below its ticks for its colour bar, and around it."""
@@ -46,7 +46,7 @@ LEAST_SIDE = 0.25
 SIGNED = 0.02
 """Depth of the lower limit below zero, as part of the upper one, from which values are drawn as signed (our choice)."""
 UNSOUND = ("unlit", "hot", "masked", "saturated", "truncated", "single")
-"""Flags of a rocking curve whose moments say little of the crystal."""
+"""Flags of a rocking curve whose moments do not describe the crystal."""
 FOOT = "grey: no value; an arrow on a colour bar: values lie beyond its end"
 _FINER = {"degree": ("mdeg", 1e3), "keV": ("eV", 1e3), "degree2": ("mdeg2", 1e6)}
 
@@ -84,11 +84,11 @@ class Panel:
     name : str
         File name without ending.
     title : str
-        What is shown.
+        Title of the map.
     image : array (y, x) or (y, x, 3)
-        Values; NaN where there is none. Three channels are colours from 0 to 1.
+        Values; NaN where missing. Three channels are colours from 0 to 1.
     label : str
-        What the colour bar counts, with unit.
+        Label of the colour bar, with unit.
     colours : str
         Name of a perceptually even colour map.
     limits : (float, float)
@@ -141,7 +141,7 @@ def finer_units(span: float, units: str) -> tuple[float, str]:
 
 
 def symbol(units: str) -> str:
-    """A unit as it is printed: ``µm`` for ``um``, nothing for ``1``."""
+    """Printed form of a unit: ``µm`` for ``um``, nothing for ``1``."""
     return SYMBOLS.get(units, units)
 
 
@@ -157,7 +157,7 @@ def map_size(grid: Grid, width: float, highest: float) -> tuple[float, float]:
 
 
 def place_axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Axes at a place in inches from the lower left corner of a figure."""
+    """Axes at a position in inches from the lower left corner of a figure."""
     across, up = figure.get_size_inches()
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
@@ -282,7 +282,7 @@ def add_title(axes: Axes, text: str, room: float, size: float) -> None:
     if not fitting:
         width = max(int(room / (0.56 * 7.2 / 72)), 8)
         text = "\n".join(textwrap.wrap(" ".join(text.split()), width, max_lines=2, placeholder=" …"))
-    axes.set_title(text, fontsize=fitting[0] if fitting else 7.2, pad=6, parse_math=False)
+    axes.set_title(text, y=1.0, fontsize=fitting[0] if fitting else 7.2, pad=6, parse_math=False)
 
 
 def draw_panel(
@@ -316,7 +316,7 @@ def flag_masks(flags: xr.DataArray) -> dict[str, int]:
 
 
 def flagged(flags: xr.DataArray, *words: str) -> np.ndarray:
-    """Pixels whose flags say any of some words."""
+    """Pixels with any of some flags."""
     masks = flag_masks(flags)
     wrong = sum(masks.get(word, 0) for word in words)
     return np.nan_to_num(np.asarray(flags)).astype(np.int64) & wrong != 0  # absent layers are NaN

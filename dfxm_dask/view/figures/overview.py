@@ -30,7 +30,7 @@ def overview(panels: list[Panel], grid: Grid, heading: str) -> Figure:
 
 
 def draw_overview(tree: xr.DataTree, layer: int, heading: str) -> Figure | None:
-    """The maps of the rocking curve of a layer; None where there are none."""
+    """The maps of the rocking curve of a layer; None without maps."""
     maps = tree["rocking"].dataset.isel(z=layer)
     panels = layer_panels(maps)
     if two_centres(tree["rocking"].dataset):

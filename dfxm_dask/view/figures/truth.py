@@ -1,4 +1,4 @@
-"""Centre of mass beside the truth: a page of maps, for simulated scans."""
+"""Centre of mass beside the truth: a page of maps for simulated scans."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def draw_compare(tree: xr.DataTree, truth: xr.Dataset, layer: int, heading: str 
     Parameters
     ----------
     tree, truth
-        As of :func:`truth_rows`.
+        As in :func:`dfxm_dask.view.compare.truth.truth_rows`.
     layer : int
         Number along z.
     heading : str
@@ -115,12 +115,12 @@ def draw_histogram(
     ----------
     figure : Figure
     left, bottom, width, height : float
-        Of a map in its place, in inches.
+        Position and size of a map, in inches.
     error : array (y, x), in ``units``
     sound, far : array (y, x), bool
         ``far`` is ``None`` where distances are not known.
     most : float
-        The histogram ends at ± 1.2 times this value, or beyond half a step; the last bins count what lies farther out.
+        The histogram ends at ± 1.2 times this value, or beyond half a step; the last bins contain all values beyond.
     step : float or None
         Step of the scan, drawn as half a step to both sides.
     units : str

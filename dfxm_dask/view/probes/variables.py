@@ -1,4 +1,4 @@
-"""Maps of a store by name: which there are, how one is drawn, and the difference of two."""
+"""Maps of a store by name: list, panel of one map, and difference of two stores."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def store_maps(tree: xr.DataTree) -> dict[str, xr.DataArray]:
 
 
 def find_map(maps: dict[str, xr.DataArray], name: str) -> str:
-    """The ``group/name`` of a map that is asked for by its name, or by its group and name.
+    """The ``group/name`` of a map given by its name, or by its group and name.
 
     Raises
     ------
     InputError
-        There is no such map, or several groups have one.
+        The store has no map of this name, or several groups have one.
     """
     if name in maps:
         return name
@@ -90,7 +90,7 @@ def map_values(tree: xr.DataTree, path: str, layer: int) -> tuple[np.ndarray, st
 def difference_panel(
     tree: xr.DataTree, other: xr.DataTree, path: str, layer: int, limits: Limits | None = None
 ) -> Panel:
-    """A map less the same map of another store, about zero; the limits are from pixels that are sound in both."""
+    """A map minus the same map of another store, about zero; the limits are from pixels that are sound in both."""
     first, second = (of_layer(each[path], layer) for each in (tree, other))  # type: ignore[arg-type]
     image = np.asarray(first, float) - np.asarray(second, float)
     sound = np.isfinite(image)
@@ -108,7 +108,7 @@ def difference_panel(
 
 
 def need_same_grid(tree: xr.DataTree, other: xr.DataTree, layer: int, name: str) -> None:
-    """Refuse another store whose pixels or layer lie elsewhere.
+    """Refuse another store on a different grid.
 
     Raises
     ------
