@@ -179,7 +179,7 @@ def test_command__beside_files_and_settings_of_the_user(tmp_path: Path) -> None:
     ("fault", "words"),
     [
         (PermissionError(13, "Permission denied", "/a/b.json"), "/a/b.json: Permission denied; check that the path"),
-        (OSError(28, "No space left on device"), "one: No space left on device; .* its disk has room"),
+        (OSError(28, "No space left on device"), "one: No space left on device; .* the disk has free space"),
         (OSError(18, "Invalid link", "/a", None, "/b"), "/a to /b: Invalid link"),
         (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), "set TMPDIR to a folder"),
         (

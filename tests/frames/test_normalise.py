@@ -79,6 +79,6 @@ def test_normalise__a_lazy_result_says_what_was_done(by: str, counter: str, word
     assert {v.attrs["counts_normalised"] for v in maps.data_vars.values()} == {words}
     assert "counts_normalised" not in dfxm_dask.moments(data, background=0).total.attrs
     even = normalise(data.assign({by: xr.ones_like(data[by])}))
-    assert "as they were" in even.attrs["normalise"]
+    assert "variables are unchanged" in even.attrs["normalise"]
     assert "provenance" not in even.attrs
     assert even.counts.dtype == np.uint16

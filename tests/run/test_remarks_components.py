@@ -64,7 +64,7 @@ def test_run_recipe__says_that_the_basis_is_one_of_clusters(made, capsys) -> Non
     assert np.isfinite(found.gram_schmidt_basis).all()
     layers, told = report.remarks
     assert layers.startswith("1 of 1 layers have no weak beam")
-    assert told.startswith("the scan does not reach its weak beam")
+    assert told.startswith("the scan seems not to reach the weak beam")
     assert "clusters of curves, not of weak and strong beam; scan further to both sides of the peak" in told
     assert [e.text for e in events if isinstance(e, Remark)] == [layers, told]
     found = info(store).as_dict()

@@ -260,7 +260,7 @@ def test_run_recipe__refused_before_anything_is_begun(store: Path) -> None:
     """A recipe whose last step is refused must leave the store as it was."""
     run_recipe(recipe("sums: {plus: 1}"), store)
     before = contents(store)
-    with pytest.raises(StoreError, match="made with a different parameters"):
+    with pytest.raises(StoreError, match="already exists with different parameters"):
         run_recipe(recipe("brightest", "sums: {plus: 2}"), store)
     assert contents(store) == before
     dfxm_dask.open_scan(store)
@@ -304,7 +304,7 @@ def test_run_recipe__stale_results_are_refused_as_input_and_on_resume(store: Pat
         IncompleteError, match=r"its input extra/sums has been recomputed since; run the recipe again with --over"
     ):
         dfxm_dask.open_scan(store)
-    with pytest.raises(StoreError, match=r"'means'.*made with a different inputs"):
+    with pytest.raises(StoreError, match=r"'means'.*already exists with different inputs"):
         run_recipe(recipe("sums: {plus: 3}", "means"), store)
     run_recipe(recipe("sums: {plus: 3}", "means"), store, overwrite=True)
     dfxm_dask.open_scan(store)

@@ -422,4 +422,4 @@ def test_stores__of_any_metadata_are_opened_or_refused(examples: Any, sound: Pat
     search()
     assert not faults, json.dumps(faults, indent=1)
     assert opened > 3
-    assert refused > 20
+    assert refused > 15  # copies of coordinates in groups are for other readers: ours ignores them

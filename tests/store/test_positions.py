@@ -117,7 +117,7 @@ def test_ingest__rows_read_on_either_side_keep_their_positions(tmp_path: Path, r
     np.testing.assert_array_equal(raw.position_phi.values[0].ravel(), found)
     assert raw.position_phi.attrs["units"] == "degree"
     assert "position_chi" not in raw
-    assert any("either side" in remark for remark in report.remarks)
+    assert any("opposite directions" in remark for remark in report.remarks)
 
 
 def test_ingest__positions_of_the_real_scans_need_no_array(real_scans: dict[str, Path], tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_ingest__title_of_another_program_is_read_as_the_positions_tell(
     read_back = {motor: values.ravel() for motor, values in zip(grid, slow_first, strict=True)}
     path = foreign(tmp_path / "m.h5", title, units, **read_back)
     report = dfxm_dask.ingest(path, tmp_path / "s.zarr")
-    assert any(remark.endswith(f"where {words}") for remark in report.remarks)
+    assert any(remark.endswith(f"if {words}") for remark in report.remarks)
     raw = dfxm_dask.open_scan(tmp_path / "s.zarr", chunks=None)["raw"]
     for motor, values in grid.items():
         axis = raw["phi" if motor == "mu" else motor]

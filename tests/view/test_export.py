@@ -47,7 +47,7 @@ def whole(tmp_path_factory) -> tuple[Path, Path, list[Path]]:
     other = write_store(
         folder / "b.zarr", {"boundaries": boundary_group()}, **{axis: np.arange(21.0) for axis in SPACE}
     )
-    files, notes = export(store, folder / "out", what=("volume", "objects"))
+    files, notes = export(store, folder / "out", what=("maps", "volume", "objects"))
     more, others = export(other, folder / "out")  # on a grid that all patches lie in
     assert notes == others == []
     return store, folder / "out", files + more
@@ -55,19 +55,8 @@ def whole(tmp_path_factory) -> tuple[Path, Path, list[Path]]:
 
 def test_export__writes_all_that_the_store_has(whole):
     _, out, files = whole
-    names = {
-        "maps.h5",
-        "boundaries.csv",
-        "boundaries.units.json",
-        "junctions.csv",
-        "junctions.units.json",
-        "objects.csv",
-        "objects.units.json",
-        "planes.vtkhdf",
-        "lines.vtkhdf",
-        "points.vtkhdf",
-        "volume.ome.zarr",
-    }
+    tables = {f"{name}.{end}" for name in ("boundaries", "junctions", "objects") for end in ("csv", "units.json")}
+    names = tables | {"maps.h5", "planes.vtkhdf", "lines.vtkhdf", "points.vtkhdf", "volume.ome.zarr"}
     assert {path.name for path in files} == {path.name for path in out.iterdir()} == names
 
 

@@ -110,7 +110,7 @@ def test_export__of_some_tables_without_rows(tmp_path, lacking):
         }
 
     groups = {"volume": kept(no_objects()), "boundaries": kept(boundary_group())}
-    store = write_store(tmp_path / "s.zarr", groups, z=[0.0, 1.0], y=np.arange(9.0), x=np.arange(8.0))
+    store = write_store(tmp_path / "s.zarr", groups, z=[0.0, 10.0], y=np.arange(9.0), x=np.arange(8.0))
     export(store, tmp_path / "out", parquet=True)
     found = read_back(tmp_path / "out")
     assert found.keys() == FILES

@@ -182,8 +182,11 @@ def _repeated(store: Path, claimed: set[str]) -> Iterator[Fault]:
             folders = store / name, store / group / name
             first, second = ({p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in folders)
             claimed |= {f"{group}/{name}/{file.as_posix()}" for file in second}
-            if second and first != second:
-                yield Fault(group, "", "", f"{group}/{name}", "differs from the coordinate at the root")
+            for file in sorted({*first, *second} if second else ()):
+                if first.get(file) != second.get(file):
+                    yield Fault(
+                        group, "", "", f"{group}/{name}/{file.as_posix()}", "differs from the coordinate at the root"
+                    )
 
 
 def _foreign(store: Path, claimed: set[str]) -> Iterator[Fault]:
