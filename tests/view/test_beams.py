@@ -245,7 +245,7 @@ def test_near_words__of_no_line_and_of_no_mask() -> None:
     near, lit = np.zeros((4, 5), bool), np.ones((4, 5), bool)
     assert near_words(near, lit, lit) == "no dislocation in this layer"
     near[0] = True
-    assert near_words(near, lit & False, lit).startswith("0.5 µm from a dislocation: none of the mask")
+    assert near_words(near, lit & False, lit).startswith("0.5 µm from a dislocation, enclosing\nnone of the mask")
 
 
 def test_draw_beams__without_a_line_nearby_draws_no_outline() -> None:

@@ -129,7 +129,7 @@ def test_boundary_words__say_how_sure_burgers_vectors_are() -> None:
         "Most probable Burgers vectors: (0.286, 0.000, 0.000) nm, with probability 0.97 (0.99 for their sign). Product"
         " g·b, with its probability: −1 (0.96)."
     )
-    assert "turns by 71.0 ± 1.2 µrad" in said[4]
+    assert "rotates by 71.0 ± 1.2 µrad" in said[4]
     assert "a jump of 4.070 ± 0.070 mdeg in size" in said[4]
 
 

@@ -49,9 +49,8 @@ def test_boundary_words__have_a_sentence_for_every_reason(reason: tuple[int, str
     said = boundary_words(tables(reason=[bit, 0]), 0)
     assert said[-1] == f"{REASON_WORDS[name]}."
     assert boundary_words(tables(reason=[bit, 0]), 1)[-1] != said[-1]
-    in_key = {"curved": "; curved", "weak_beam_place": "; place of the weak beam", "faint_step": "; faint step"}.get(
-        name, "0.31°"
-    )
+    marks = {"curved": "; curved", "weak_beam_place": "; position from the weak beam", "faint_step": "; faint step"}
+    in_key = marks.get(name, "0.31°")
     assert keys(draw_scene(tables(reason=[bit, 0])))[0].endswith(in_key)
 
 

@@ -104,7 +104,7 @@ def test_compare_volumes__takes_shared_layers_and_their_true_distance(tmp_path):
     kept = [0, 1, 4, 5]
     second = store(tmp_path / "b.zarr", b[kept], **(grid() | {"z": grid()["z"][kept] + 4e-4}))
     found, notes = compare_volumes(first, second, copies=0)
-    assert notes == ["layers of a.zarr:volume/dislocation alone: z = 2, 3 um; left out"]
+    assert notes == ["layers in a.zarr:volume/dislocation only: z = 2, 3 um; left out"]
     gap = [m.copy() for m in (a, b)]
     for mask in gap:
         mask[2:4] = False
@@ -127,7 +127,7 @@ def test_compare_volumes__names_layers_that_are_not_on_disk(tmp_path):
     found, notes = compare_volumes(first, second, copies=0)
     assert notes == [
         "a.zarr:volume/dislocation is not complete: 5 of 6 blocks are on disk",
-        "layers that a.zarr:volume/dislocation has not: z = 2 um; left out of both",
+        "layers missing from a.zarr:volume/dislocation: z = 2 um; left out of both",
     ]
     a[2], b[2] = False, False
     assert found.values == compare_masks(a, b, STEP)
@@ -154,7 +154,7 @@ def test_compare_volumes__resamples_other_voxels_only_when_asked(tmp_path):
     first = store(tmp_path / "fine.zarr", fine, **grid(fine.shape, step=(1.0, 0.1, 0.125)))
     second = store(tmp_path / "coarse.zarr", coarse, **grid(first=(0, 0.05, 0.0625)))
     with pytest.raises(
-        InputError, match=r"along y voxels of 0.1 and 0.2 um, up to 0.5 of a voxel apart; say --resample"
+        InputError, match=r"along y voxels of 0.1 and 0.2 um, up to 0.5 of a voxel apart; pass --resample"
     ):
         compare_volumes(first, second)
     found, notes = compare_volumes(first, second, resample=True, copies=0)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NEAR = 0.5  # um from a dislocation line: outline of the truth, and distance within which the mask is at a line
-DEFECT = "#f0e442"  # bright yellow: distinct from the magenta of the truth, also for colour-blind readers
+DEFECT = "#f0e442"  # bright yellow: much lighter than the magenta of the truth
 STILL = "#56b4e9"  # sky blue: the part of the mask where the lattice does not rotate
 DIM = "#8c8c8c"
 """Brightest grey of an image under a mask, so that neither the mask nor pixels without a value look like it."""

@@ -14,7 +14,6 @@ from dfxm_dask.boundaries.lines.projected_lines import BIN, BLUR, LONGEST, SHORT
 from dfxm_dask.boundaries.planes.plane import in_plane
 from dfxm_dask.view.boundaries.clip import volume_box
 from dfxm_dask.view.boundaries.words import MOST, STYLES, Tables, boundary_words, colour_of, families_of, tables_of
-from dfxm_dask.view.figures.index import FigureKind
 from dfxm_dask.view.figures.layout import PAGE, SMALL, add_words, sentences_height, wrapped, write_sentences
 from dfxm_dask.view.figures.maps import TITLE, labelled, place_axes
 
@@ -270,15 +269,3 @@ def boundary_pages(tree: xr.DataTree, heading: str = "") -> Iterator[tuple[str, 
     for k in range(min(count, MOST)):
         yield f"boundary_{k}", partial(draw_boundary, found, k, heading)
         yield f"boundary_{k}_fit", partial(draw_fit, tree, found, k, heading)
-
-
-FIGURES = (
-    FigureKind(
-        "boundaries",
-        lambda tree, _, heading: boundary_pages(tree, heading),
-        ("boundaries",),
-        "Boundaries",
-        of_volume=True,
-        several=True,
-    ),
-)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import ndimage
 
-from dfxm_dask.view.compare.boundaries import boundary_rows
 from dfxm_dask.view.compare.distances import boundary_distance, boundary_distances
 from dfxm_dask.view.figures.maps import (
     UNSOUND,
@@ -155,6 +153,8 @@ def truth_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[tuple[str, str, str
         Values with units. The first row gives the step of the scan, the scale of the errors. The last rows concern
         boundaries with known truth: see :func:`dfxm_dask.view.compare.boundaries.boundary_rows`.
     """
+    from dfxm_dask.view.compare.boundaries import boundary_rows  # slow to import: not for pages alone
+
     if "rocking" not in tree:
         return boundary_rows(tree, truth)
     maps = tree["rocking"].dataset
@@ -172,6 +172,8 @@ def truth_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[tuple[str, str, str
 
 def _defect_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[tuple[str, str, str]]:
     """Mask of defects beside the true lines: shares within 1 um, and those expected by chance."""
+    from scipy import ndimage
+
     if "beams" not in tree or "defects" not in tree["beams"] or "distance" not in truth:
         return []
     beams = tree["beams"].dataset

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dfxm_dask.components.curves import KINDS
-from dfxm_dask.components.regions import NAMES
 from dfxm_dask.view.figures.maps import labelled
 
 if TYPE_CHECKING:
@@ -50,6 +48,8 @@ def treatment_words(scaling: np.ndarray) -> tuple[str, str, str]:
     >>> treatment_words(np.array([1.0, 0.375, 100.0, 0.0]))
     ('2 √(I + 0.375)', '1', 'Curves of 2 √(I + 0.375), I being the counts above 100.')
     """
+    from dfxm_dask.components.curves import KINDS  # slow to import: not for stores without components
+
     kind = KINDS[int(scaling[0])]
     above = "counts above the background map" if np.isnan(scaling[2]) else f"counts above {scaling[2]:g}"
     if kind == "plain":
@@ -154,6 +154,8 @@ def mixture_words(count: int, number: dict[str, float]) -> list[str]:
 def names_of(found: xr.Dataset, method: str) -> list[str]:
     """Name of each component: the region of a Gram–Schmidt curve, the share of a principal component."""
     if method == "gram_schmidt" and "gram_schmidt_region" in found:
+        from dfxm_dask.components.regions import NAMES
+
         clusters = "gram_schmidt_has_tails" in found and not bool(found["gram_schmidt_has_tails"])
         more = " (cluster)" if clusters else ""
         return [f"{NAMES[int(region)]}{more}" for region in np.asarray(found["gram_schmidt_region"])]

@@ -88,7 +88,7 @@ def draw_curves(
         mark_pixel(place, raw, pixel, colour)
         axes = place_axes(figure, number * cell + 0.68, FOOTER + TICKS + 0.1, cell - 0.78, plot)
         said = draw_pixel(axes, raw, maps, frames, pixel, colour)
-        axes.set_title(f"{label}\n{pixel_words(raw, pixel, grid)}", fontsize=8.5, color=colour, pad=4)
+        axes.set_title(f"{label}\n{pixel_words(raw, pixel, grid)}", y=1.0, fontsize=8.5, color=colour, pad=4)
         words += [word for word in said if word not in words]
     add_words(figure, heading, "; ".join(["raw counts", *words]))
     return figure

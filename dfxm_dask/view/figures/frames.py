@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LABELS = (("unlit", "#8c8c8c"), ("weak", "#56b4e9"), ("strong", "#d55e00"), ("ambiguous", "#f0e442"))
-"""Classes of patches by the beam that lights them, with colours of the Okabe–Ito palette."""
+"""Classes of patches by the beam that lights them, in grey and colours of the Okabe–Ito palette."""
 LINE = "#e6007e"
 NEAR = 0.3  # um from a dislocation line: the outline that is drawn of the truth
 PERCENTILES = (0.5, 99.8)

@@ -26,7 +26,7 @@ OWN = (
     "dfxm_dask.view.figures.curves",
     "dfxm_dask.view.beams.page",
     "dfxm_dask.view.components.page",
-    "dfxm_dask.view.boundaries.pages",
+    "dfxm_dask.view.boundaries.kind",
     "dfxm_dask.view.figures.frames",
     "dfxm_dask.view.figures.truth",
     "dfxm_dask.view.figures.overview",

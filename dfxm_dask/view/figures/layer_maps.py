@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-# Worst first: a pixel is shown by the first of these that it has. Colours keep apart for colour-blind eyes.
+# Most severe first: a pixel has the colour of its first flag. Black, dark grey and colours of the Okabe–Ito palette.
 FLAGS = (
     ("hot", "#d55e00"),
     ("masked", "#000000"),

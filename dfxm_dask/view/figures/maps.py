@@ -267,7 +267,7 @@ def add_axes(axes: Axes, grid: Grid, width: float) -> None:
         if length < LEAST_SIDE:
             continue
         axis.set_major_locator(
-            MaxNLocator(int(2 * length) if length > 1 else 2 if length > 0.5 else 1, steps=[1, 2, 5, 10])
+            MaxNLocator(int(1.5 * length) if length > 1.4 else 2 if length > 0.5 else 1, steps=[1, 2, 5, 10])
         )
         axis.set_label_text(labelled(name, grid.units), fontsize=7.5)
         axis.labelpad = 1 if name == "x" else 3
@@ -282,6 +282,7 @@ def add_title(axes: Axes, text: str, room: float, size: float) -> None:
     if not fitting:
         width = max(int(room / (0.56 * 7.2 / 72)), 8)
         text = "\n".join(textwrap.wrap(" ".join(text.split()), width, max_lines=2, placeholder=" …"))
+    # A given height is final: matplotlib would otherwise search one from all tick labels, which is slow.
     axes.set_title(text, y=1.0, fontsize=fitting[0] if fitting else 7.2, pad=6, parse_math=False)
 
 
