@@ -52,7 +52,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import ConfigDict, create_model
 
-from dfxm_dask.engine.declaration import Arrays, Declaration, Positions, Settle
+from dfxm_dask.engine.declaration import Arrays, Declaration, Fits, Positions, Settle
 from dfxm_dask.engine.docstring import for_callers
 from dfxm_dask.errors import InputError
 from dfxm_dask.schema import SCAN, SPACE, Dim, Variable
@@ -127,6 +127,7 @@ def reduction(
     positions: Positions = "own",
     settle: Settle | None = None,
     settled_by: tuple[Variable, ...] = (),
+    fits: Fits | None = None,
 ) -> Callable[[Callable[..., Arrays]], Reduction]:
     """Declare a numpy function as a reduction and register it under its name.
 
@@ -152,6 +153,9 @@ def reduction(
         Function from the parameters, the small variables of the whole scan that ``settled_by`` names, and the lengths
         of the scan axes to the parameters as numbers (None if the step has nothing to do) and a sentence for the user.
         It is for parameters that depend on the whole scan, whereas a kernel receives a part of one layer.
+    fits : callable, optional
+        Function from the parameters and the positions along y and x (um) that raises an InputError if the parameters do
+        not fit the pixels. A plan calls it before a run begins, and leaves out the step if it is optional.
 
     Raises
     ------
@@ -204,6 +208,7 @@ def reduction(
             positions,
             settle,
             settled_by,
+            fits,
         )
         return REGISTRY[name]
 

@@ -18,6 +18,7 @@ from dfxm_dask.schema import Variable, nearest
 
 Arrays = dict[str, np.ndarray]
 Positions = Literal["own", "common", "unused"]
+Fits = Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], Any]
 Settle = Callable[[Mapping[str, Any], Mapping[str, Any], tuple[int, ...]], tuple[dict[str, Any] | None, str]]
 
 
@@ -43,6 +44,7 @@ class Declaration:
     positions: Positions = "own"
     settle: Settle | None = None
     settled_by: tuple[Variable, ...] = ()
+    fits: Fits | None = None
 
     def validate(self, parameters: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
         """Valid parameters, including defaults.

@@ -176,6 +176,8 @@ def _blocks(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str
     if reason := check_axes(reduction, axes, dataset.sizes):
         raise InputError(reduction.name, reason, "use another scan")
     names, arrays, positions = _inputs(reduction, dataset, axes)
+    if reduction.fits is not None:
+        reduction.fits(chosen, {d: np.asarray(dataset[d]) for d in ("y", "x")})
     if compares_frames(reduction):
         there = dict(zip(names, arrays, strict=True))
         named = {a: POSITION.name.format(axis=a) for a in axes}

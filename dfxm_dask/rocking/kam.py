@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numba import njit
@@ -87,7 +89,26 @@ def neighbourhood(
     ).reshape(-1, 2)
 
 
-@reduction(reads=(COM, Y, X), may_read=(FLAGS,), writes=(KAM,), over=("y", "x"))
+def neighbours(name: str, parameters: Mapping[str, Any], positions: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Offsets of the neighbours of a pixel, from ``radius`` and ``footprint`` of a reduction and positions in um.
+
+    Raises
+    ------
+    InputError
+        Pixels of unequal size, or a radius smaller than a pixel.
+    """
+    spacing_y, spacing_x = (pixel_length(d, name, positions[d]) for d in ("y", "x"))
+    offsets = neighbourhood(parameters["radius"], spacing_y, spacing_x, parameters.get("footprint", "disc"))
+    if len(offsets) == 0 and np.isfinite(min(spacing_y, spacing_x)):
+        raise InputError(
+            f"{name}: radius {parameters['radius']:g} um",
+            f"contains no neighbour of a pixel of {spacing_y:.6g} um along y and {spacing_x:.6g} um along x",
+            f"set a radius of at least {min(spacing_y, spacing_x):.6g} um",
+        )
+    return offsets
+
+
+@reduction(reads=(COM, Y, X), may_read=(FLAGS,), writes=(KAM,), over=("y", "x"), fits=partial(neighbours, "kam"))
 def kam(
     com: dict[str, np.ndarray],
     y: np.ndarray,
@@ -166,16 +187,7 @@ def kam(
     """
     angles = np.stack([np.asarray(value, np.float64) for value in without_single(com, flags).values()])
     mean = np.full(angles.shape[1:], np.nan, np.float32)
-    spacing_y, spacing_x = pixel_length("y", "kam", y), pixel_length("x", "kam", x)
-    if angles[0].size < 2:
-        return {"kam": mean}
-    offsets = neighbourhood(radius, spacing_y, spacing_x, footprint)
-    if len(offsets) == 0:
-        raise InputError(
-            f"kam: radius {radius:g} um",
-            f"contains no neighbour of a pixel of {spacing_y:.6g} um along y and {spacing_x:.6g} um along x",
-            f"set a radius of at least {min(spacing_y, spacing_x):.6g} um",
-        )
+    offsets = neighbours("kam", {"radius": radius, "footprint": footprint}, {"y": y, "x": x})
     _mean_difference(angles, offsets, mean)
     if noise:
         mean = np.sqrt(np.maximum(mean.astype(np.float64) ** 2 - 2 * noise**2, 0)).astype(np.float32)

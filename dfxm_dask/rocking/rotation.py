@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -9,7 +10,7 @@ from numba import njit
 from pydantic import Field
 
 from dfxm_dask.reduction import reduction
-from dfxm_dask.rocking.kam import COM, kam, neighbourhood
+from dfxm_dask.rocking.kam import COM, neighbourhood, neighbours
 from dfxm_dask.rocking.moments import FLAGS, without_single
 from dfxm_dask.schema import DEFECTS, ROTATION, X, Y, pixel_length
 
@@ -90,7 +91,14 @@ def rotation_threshold(misorientation: np.ndarray, deviations: float) -> float:
     return middle + deviations * MAD * float(np.median(np.abs(known - middle)))
 
 
-@reduction(reads=(DEFECTS, COM, Y, X), may_read=(FLAGS,), writes=(ROTATION,), over=("y", "x"), group="beams")
+@reduction(
+    reads=(DEFECTS, COM, Y, X),
+    may_read=(FLAGS,),
+    writes=(ROTATION,),
+    over=("y", "x"),
+    group="beams",
+    fits=partial(neighbours, "classify_defects"),
+)
 def classify_defects(
     defects: np.ndarray,
     com: dict[str, np.ndarray],
@@ -178,12 +186,9 @@ def classify_defects(
     >>> classify_defects.kernel(mask, {"phi": tilt}, position, position)["defects_rotation"][4].tolist()
     [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 0]
     """
-    spacing = pixel_length("y", "classify_defects", y), pixel_length("x", "classify_defects", x)
-    near = neighbourhood(reach, *spacing)
+    offsets = neighbours("classify_defects", {"radius": radius}, {"y": y, "x": x})
+    near = neighbourhood(reach, pixel_length("y", "classify_defects", y), pixel_length("x", "classify_defects", x))
     angles = np.stack([np.asarray(value, np.float64) for value in without_single(com, flags).values()])
-    offsets = neighbourhood(radius, *spacing)
-    if angles[0].size > 1 and not len(offsets):
-        kam.kernel(com, y, x, radius=radius)  # raises the error
     every = max(1, int(np.sqrt(defects.size / SAMPLE)))
     sample = (slice(every // 2, None, every),) * 2
     asked = defects.copy()

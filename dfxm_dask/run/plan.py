@@ -125,6 +125,7 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
         where = f"{recipe.path}:{step.line}: " if recipe.path else ""
         parameters = reduction.validate(with_crystal(reduction, step.parameters, stored.opened), where=where)
         reason = check_axes(reduction, stored.axes, stored.sizes) or _foreign_units(reduction, stored)
+        reason = reason or _misfit(reduction, parameters, stored)
         if reason:
             if step.optional:
                 left_out.append((step.name, reason))
@@ -235,6 +236,18 @@ def _foreign_units(reduction: Reduction, stored: Stored) -> str | None:
     for variable in reduction.reads:
         if fault := length_fault(variable, stored.units.get(variable.name)):
             return f"{fault}: set the effective pixel by dfxm-dask calibrate {stored.path} --pixel-size Y,X"
+    return None
+
+
+def _misfit(reduction: Reduction, parameters: Mapping[str, Any], stored: Stored) -> str | None:
+    """Why the parameters do not fit the pixels of the scan, or None."""
+    if reduction.fits is None:
+        return None
+    positions = {d: np.asarray(zarr.open_array(str(Path(stored.path, "raw", d)), mode="r")[:]) for d in ("y", "x")}
+    try:
+        reduction.fits(parameters, positions)
+    except InputError as error:
+        return f"{error.asked.removeprefix(f'{reduction.name}: ')} {error.found}: {error.remedy}"
     return None
 
 

@@ -159,6 +159,15 @@ def test_plan__optional_step_is_left_out_with_its_reason(store: Path) -> None:
         assert made.left_out == ()
 
 
+def test_plan__radius_below_a_pixel_leaves_out_an_optional_step(store: Path) -> None:
+    small = recipe(FULL.replace("kam: {radius: 1.0}", "kam: {radius: 0.001}\n    optional: true"))
+    left = dict(plan(small, store).left_out)
+    assert left["kam"].startswith("radius 0.001 um contains no neighbour of a pixel of ")
+    assert "kam" not in [s.name for s in plan(small, store).steps]
+    with pytest.raises(RecipeError, match=r"test.yaml:\d+: step kam: radius 0.001 um contains no neighbour"):
+        plan(recipe(FULL.replace("radius: 1.0", "radius: 0.001")), store)
+
+
 def test_plan__step_without_its_input(store: Path) -> None:
     with pytest.raises(RecipeError, match=r"step kam: reads 'com_\w+', which no earlier step writes"):
         plan(recipe("name: x\nsteps:\n  - kam: {radius: 1.0}\n"), store)
