@@ -106,6 +106,9 @@ def test_refuse_file__keeps_what_is_not_ours(tmp_path: Path) -> None:
     for place in (tmp_path / "a.html", tmp_path / "a.html/deeper"):
         with pytest.raises(StoreError, match=r"a\.html is not a folder; choose another folder with OUT"):
             refuse_folder(place, "OUT")
+    (tmp_path / "zarr.json").write_text('{"attributes": {"schema_version": 1}}')
+    with pytest.raises(StoreError, match=r"lies in the store .*; choose another folder with OUT"):
+        refuse_folder(tmp_path / "deeper", "OUT")
 
 
 def test_keep_kernels_somewhere__looks_further(

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from dfxm_dask.errors import StoreError
+from dfxm_dask.sources.wrong_kinds import store_around
 
 _OURS = (b"dfxm_dask", b'{\n "schema": 1,\n "kind": "', b'{\n "values": {')
 """Marks in the first bytes of our figures and pages; our files of numbers begin with one of the latter two."""
@@ -44,7 +45,7 @@ def refuse_file(path: Path, option: str) -> None:
 
 
 def refuse_folder(folder: Path, option: str, *, what: str = "") -> None:
-    """Refuse a folder that can neither be written nor created.
+    """Refuse a folder that can neither be written nor created, or that lies in a store.
 
     Parameters
     ----------
@@ -58,6 +59,10 @@ def refuse_folder(folder: Path, option: str, *, what: str = "") -> None:
     ------
     StoreError
     """
+    if holder := store_around(folder.resolve() / "any"):
+        raise StoreError(
+            what or f"folder {folder}", f"lies in the store {holder}", f"choose another folder with {option}"
+        )
     there = folder.absolute()
     while not os.path.lexists(there) and there != there.parent:
         there = there.parent

@@ -135,8 +135,8 @@ def test_export__tiff(out: Path) -> None:
     pages, pixels = tiff(out / "rocking_com_phi.ome.tif")
     assert pages.dtype == np.float32
     np.testing.assert_array_equal(pages, scan()["rocking/com_phi"].astype(np.float32))
-    size = {word: pixels.get(f"PhysicalSize{word}") for word in ("X", "XUnit", "Y", "YUnit", "ZUnit")}
-    assert size == {"X": "0.25", "XUnit": "µm", "Y": "0.5", "YUnit": "µm", "ZUnit": "µm"}
+    size = {word: pixels.get(f"PhysicalSize{word}") for word in ("X", "XUnit", "Y", "YUnit", "Z", "ZUnit")}
+    assert size == {"X": "0.25", "XUnit": "µm", "Y": "0.5", "YUnit": "µm", "Z": None, "ZUnit": None}
     assert (pixels.get("SizeX"), pixels.get("SizeY"), pixels.get("SizeZ")) == ("6", "4", "3")
     assert [float(p.get("PositionZ", "nan")) for p in pixels if p.tag.endswith("Plane")] == Z
     np.testing.assert_array_equal(tiff(out / "beams_defects.ome.tif")[0], scan()["beams/defects"])

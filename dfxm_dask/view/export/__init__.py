@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dfxm_dask.errors import InputError, StoreError
+from dfxm_dask.sources.wrong_kinds import store_around
 from dfxm_dask.view.export.map_files import (
     check_pixels,
     write_netcdf,
@@ -76,7 +77,7 @@ def export(
         An unknown name in ``what`` or ``formats``; a result that the store lacks; Parquet without pyarrow; a volume
         whose layers are not evenly spaced; too many pixels for CSV.
     StoreError
-        Not a store, an incomplete step, or an existing file.
+        Not a store, an incomplete step, an existing file, or a folder in a store.
 
     Examples
     --------
@@ -127,6 +128,9 @@ def export_with_notes(
             "run a recipe that computes them first",
         )
     targets = {Path(folder, name): write for files in plan.values() for name, write in files.items()}
+    for path in targets:
+        if holder := store_around(path.resolve() / "any"):  # the path itself, or a folder above it
+            raise StoreError(f"export to {path}", f"{holder} is a store of dfxm_dask", "choose another folder")
     existing = [path for path in targets if path.exists()]
     if existing and not overwrite:
         raise StoreError(f"file {existing[0]}", "already exists", "use --overwrite, or choose another folder")
@@ -197,7 +201,12 @@ def put(path: Path, write: Writer) -> None:
         write(made)
         if path.is_dir():
             os.replace(path, old)
-        os.replace(made, path)
+        try:
+            os.replace(made, path)
+        except BaseException:
+            if old.exists() and not path.exists():
+                os.replace(old, path)
+            raise
     finally:
         for rest in (made, old):
             if rest.is_dir():

@@ -15,6 +15,7 @@ import zarr
 from dfxm_dask import __version__
 from dfxm_dask.errors import InputError
 from dfxm_dask.schema import SPACE
+from dfxm_dask.view.export.hdf5 import whole_file
 from dfxm_dask.view.export.maps import label, layers, planes, titles
 from dfxm_dask.view.export.tables import text_cells
 
@@ -31,7 +32,8 @@ def write_tiff(path: Path, variable: xr.DataArray) -> None:
     """One map as OME-TIFF, which ImageJ, napari and tifffile open: a page a layer.
 
     Floats are float32, with NaN where the store has NaN; booleans are 0 and 1. The metadata contain the pixel size
-    along y and x with its unit, the position of each layer, and the name and unit of the values.
+    along y and x with its unit, the distance between layers if it is constant, the position of each layer, and the name
+    and unit of the values.
     """
     import tifffile
 
@@ -45,7 +47,7 @@ def write_tiff(path: Path, variable: xr.DataArray) -> None:
     steps = {dim: float(np.diff(variable[dim]).mean()) if variable.sizes[dim] > 1 else None for dim in SPACE}
     units = {dim: {"um": "µm"}.get(word := str(variable[dim].attrs.get("units", "pixel")), word) for dim in SPACE}
     for dim, step in steps.items():
-        if step is not None:
+        if step is not None and (dim != "z" or _even(variable[dim])):
             metadata |= {f"PhysicalSize{dim.upper()}": abs(step), f"PhysicalSize{dim.upper()}Unit": units[dim]}
     pages = variable.size // prod_of(variable, ("y", "x", "rgb"))
     z = np.repeat(np.asarray(variable["z"], float), pages // variable.sizes["z"])
@@ -65,6 +67,11 @@ def write_tiff(path: Path, variable: xr.DataArray) -> None:
         software=f"dfxm_dask {__version__}",
         **how,
     )
+
+
+def _even(positions: xr.DataArray) -> bool:
+    steps = np.diff(positions)
+    return np.allclose(steps, steps.mean(), rtol=1e-2, atol=0)
 
 
 def prod_of(variable: xr.DataArray, dims: tuple[str, ...]) -> int:
@@ -133,8 +140,8 @@ def write_netcdf(path: Path, data: xr.Dataset, tree: xr.DataTree) -> None:
     """The maps of one group as netCDF-4."""
     import dask
 
-    with dask.config.set(scheduler="synchronous"):  # one layer at a time
-        _layered(data, tree).to_netcdf(path, engine="h5netcdf")
+    with dask.config.set(scheduler="synchronous"), whole_file(path) as raw:  # one layer at a time
+        _layered(data, tree).to_netcdf(raw, engine="h5netcdf")
 
 
 def write_zarr(path: Path, maps: dict[str, xr.Dataset], tree: xr.DataTree) -> None:

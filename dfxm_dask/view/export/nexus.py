@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from dfxm_dask import __version__
+from dfxm_dask.view.export.hdf5 import whole_file
 from dfxm_dask.view.export.maps import error_of, history, label, layers, shown_first, titles
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def write_nexus(path: Path, tree: xr.DataTree, maps: dict[str, xr.Dataset]) -> N
     ----------
     NeXus definitions, classes NXroot, NXentry, NXdata, NXprocess and NXnote, manual.nexusformat.org.
     """
-    with h5py.File(path, "w") as file:
+    with whole_file(path) as raw, h5py.File(raw, "w") as file:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         file.attrs.update(
             NX_class="NXroot", creator=f"dfxm_dask {__version__}", file_time=now, default=next(iter(maps))

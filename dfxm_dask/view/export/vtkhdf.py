@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from dfxm_dask.view.boundaries.clip import clipped, line_in_patch, volume_box
+from dfxm_dask.view.export.hdf5 import whole_file
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -55,7 +56,7 @@ def write_polydata(path: Path, content: PolyData) -> None:
     VTKHDF format specification, docs.vtk.org, section PolyData.
     """
     count = len(content.points)
-    with h5py.File(path, "w") as file:
+    with whole_file(path) as raw, h5py.File(raw, "w") as file:
         root = file.create_group("VTKHDF")
         root.attrs["Version"] = VERSION
         root.attrs.create("Type", b"PolyData", dtype=h5py.string_dtype("ascii", len(b"PolyData")))
