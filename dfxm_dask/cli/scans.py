@@ -233,6 +233,7 @@ def ingest(
       dfxm-dask ingest a.h5 b.h5 stack.zarr --z 0,1
     """
     from dfxm_dask.run.events import duration, many, megabytes
+    from dfxm_dask.store.integrity.opened import open_store
     from dfxm_dask.view.tables import say
 
     if options["z"]:
@@ -247,6 +248,8 @@ def ingest(
     say(f"{store}: {many(report.layers, 'layer')}, {megabytes(report.bytes)} in {duration(report.seconds)}")
     for remark in report.remarks:
         say(f"note: {remark}")
+    if open_store(store).nodes.get("y", {}).get("attributes", {}).get("units") == "pixel":
+        say(f"note: no pixel size: y and x count pixels; set it with dfxm-dask calibrate {store} --pixel-size Y,X")
     if report.absent:
         say(f"ABSENT: {', '.join(report.absent)}")
         raise SystemExit(PARTIAL)

@@ -243,7 +243,7 @@ def _misfit(reduction: Reduction, parameters: Mapping[str, Any], stored: Stored)
     """Why the parameters do not fit the pixels of the scan, or None."""
     if reduction.fits is None:
         return None
-    positions = {d: np.asarray(zarr.open_array(str(Path(stored.path, "raw", d)), mode="r")[:]) for d in ("y", "x")}
+    positions = {d: np.asarray(zarr.open_array(str(Path(stored.path, d)), mode="r")[:]) for d in ("y", "x")}
     try:
         reduction.fits(parameters, positions)
     except InputError as error:
