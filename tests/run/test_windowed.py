@@ -81,7 +81,7 @@ def test_windowed__without_any_worker_ends_when_asked(asked_to_end: None) -> Non
 
 
 def test_hold__waits_no_longer_when_asked_to_end(tmp_path: Path, asked_to_end: None) -> None:
-    words = r"the second: received SIGTERM while it waited for .*the first"
+    words = r"the second: received SIGTERM during the wait for .*the first"
     with (
         hold(tmp_path, what="the first"),
         pytest.raises(StoppedError, match=words),

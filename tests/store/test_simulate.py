@@ -267,7 +267,7 @@ def test_simulate__a_lost_table_is_noticed(tmp_path: Path) -> None:
         ({"format": "tiff"}, InputError, "use zarr or bliss"),
         ({"format": "bliss"}, InputError, "does not end in .h5"),
         ({"preset": "reflections", "format": "bliss", "out": "f.h5", "shape": (8, 8)}, InputError, "move one or two"),
-        ({"out": "RAW_DATA/s.zarr"}, StoreError, "lies under RAW_DATA"),
+        ({"out": "RAW_DATA/s.zarr"}, StoreError, "is under RAW_DATA"),
     ],
 )
 def test_simulate__refuses(options: dict[str, Any], error: type[Exception], words: str, tmp_path: Path) -> None:
