@@ -130,7 +130,7 @@ def test_boundary_words__say_how_sure_burgers_vectors_are() -> None:
         " g·b, with its probability: −1 (0.96)."
     )
     assert "rotates by 71.0 ± 1.2 µrad" in said[4]
-    assert "a jump of 4.070 ± 0.070 mdeg in size" in said[4]
+    assert "a jump of 4.070 ± 0.070 mdeg." in said[4]
 
 
 def test_boundary_words__say_what_is_not_known() -> None:

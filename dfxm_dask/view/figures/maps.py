@@ -267,7 +267,7 @@ def add_axes(axes: Axes, grid: Grid, width: float) -> None:
         if length < LEAST_SIDE:
             continue
         axis.set_major_locator(
-            MaxNLocator(int(1.5 * length) if length > 1.4 else 2 if length > 0.5 else 1, steps=[1, 2, 5, 10])
+            MaxNLocator(min(int(2 * length), 8) if length > 1 else 2 if length > 0.5 else 1, steps=[1, 2, 5, 10])
         )
         axis.set_label_text(labelled(name, grid.units), fontsize=7.5)
         axis.labelpad = 1 if name == "x" else 3
