@@ -42,7 +42,7 @@ def check(recipe: str, store: Path, as_json: bool, plugins: tuple[Path, ...]) ->
 @click.command("plan")
 @click.argument("recipe", shell_complete=complete_recipe)
 @click.argument("store", type=FILE)
-@click.option("--workers", type=click.IntRange(1), help="Number of workers of the run. [default: one per core]")
+@click.option("--workers", type=click.IntRange(1), help="Number of workers of the run. [default: as in `run`]")
 @click.option("--memory-limit", metavar="SIZE", help="Memory of a worker, such as 2GiB. [default: an even share]")
 @click.option("--cluster", metavar="NAME|FILE", help="Cluster whose configuration sets workers and memory.")
 @json_option

@@ -217,7 +217,7 @@ def run_recipe(
     _check_space(plan)
     total = sum(len(s.blocks) for s in plan.steps if s.stored)
     dashboard = getattr(client, "dashboard_link", None)
-    here = f"in this process, about {megabytes(plan.memory_bytes)} of memory"
+    here = f"in this process, about {megabytes(plan.memory_bytes)} of memory, more while kernels are compiled"
     where = here if client is None else "on the workers of a cluster"
     send(publish, RunStarted(recipe.name, str(store), tuple(s.name for s in plan.steps), total, dashboard, where))
     for name, reason in plan.left_out:

@@ -130,7 +130,9 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
             if step.optional:
                 left_out.append((step.name, reason))
                 continue
-            raise RecipeError(f"{where}step {step.name}", reason, "leave it out, mark it optional, or repair the store")
+            raise RecipeError(
+                f"{where}step {step.name}", reason, "otherwise remove the step from the recipe, or mark it optional"
+            )
         asked.append(reduction)
         settled = _settled(reduction, parameters, stored, where, told)
         if settled is None:

@@ -89,13 +89,20 @@ def read_recipe(path_or_name: str | Path) -> Recipe:
 def recipe_path(path_or_name: str | Path) -> Path:
     """The file behind a path or the name of a packaged recipe."""
     path = Path(path_or_name)
+    order = RecipeError(
+        f"recipe {str(path)!r}", "is a folder", "give the recipe first, then the store, as in `run maps scan.zarr`"
+    )
     if isinstance(path_or_name, Path) or path.suffix in (".yaml", ".yml") or path.parent != Path() or path.is_file():
+        if path.is_dir():
+            raise order
         return path
     from dfxm_dask.sources.source import find_config  # loads the readers, which a recipe by path does not use
 
     try:
         return find_config("recipes", str(path_or_name))
     except DfxmError as error:
+        if path.is_dir():
+            raise order from error
         raise RecipeError(f"recipe {str(path_or_name)!r}", error.found, error.remedy) from error
 
 

@@ -146,7 +146,8 @@ def plan(
     recipe : name, path or Recipe
     store : path
     workers : int, optional
-        Workers of the run. By default one for each core.
+        Workers of the run. By default 0, which is this process, for a scan of less than 200 MB of uncompressed counts,
+        else one for each core.
     memory_limit : str, optional
         Memory of a worker, such as "2GiB". By default an even share of the memory of this machine.
     cluster : name or path, optional
@@ -185,6 +186,7 @@ def planned(
     """The summary of :func:`plan`, and the error of a run that does not fit."""
     from dfxm_dask.run.checks.forecast import forecast, refuse_unfit
     from dfxm_dask.run.clusters.cluster import read_cluster
+    from dfxm_dask.run.execute import starts_workers
 
     made, name = _planned(recipe, store)
     if cluster and "://" in cluster:
@@ -192,6 +194,7 @@ def planned(
             f"cluster {cluster}", "does not publish its workers before a run", "give --workers and --memory-limit"
         )
     count, limit = read_cluster(cluster).sized(workers, memory_limit).limits()
+    count = count if starts_workers(made, cluster, workers) else 0  # as the command run does
     found, refused = forecast(made), None
     try:
         refuse_unfit(made, found, limit)
@@ -267,9 +270,10 @@ def _forecast_parts(found: Forecast, workers: int, limit: int) -> list[str | Tab
     if not found.passes:
         return ["all blocks are on disk: a run has nothing to compute"]
     rows = [(" + ".join(one.steps), one.blocks, megabytes(one.disk_bytes), one.files) for one in found.passes]
+    where = f"on {many(workers, 'worker')}" if workers else "in this process"
     return [
         Table("still to compute", ("pass", "blocks", "on disk", "files and folders"), rows, (1, 2, 3)),
-        f"still to compute: {many(found.tasks, 'task')} on {many(workers, 'worker')}, each with "
+        f"still to compute: {many(found.tasks, 'task')} {where}, each with "
         f"{megabytes(found.memory_bytes)} of {megabytes(limit)} of memory (by declaration); "
         f"{megabytes(found.disk_bytes)} in {found.files} files and folders",
     ]

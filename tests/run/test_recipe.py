@@ -182,9 +182,11 @@ def test_recipe__refuses_files_that_are_none(tmp_path: Path) -> None:
         read_recipe(tmp_path / "huge.yaml")
 
 
-def test_recipe__of_an_unknown_name_is_refused() -> None:
+def test_recipe__of_an_unknown_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"recipe 'mpas': not found .*or give the path of a .yaml file$"):
         read_recipe("mpas")
+    with pytest.raises(RecipeError, match="is a folder; give the recipe first, then the store"):
+        read_recipe(str(tmp_path))
 
 
 def test_load_plugin__registers_once(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def test_plan__has_the_cost_of_what_remains(store: Path) -> None:
     done = asked("plan", recipe, store, "--workers", 2)
     assert (done["to_do"]["tasks"], done["workers"], done["fits"], done["refused"]) == (0, 2, True, None)
     assert done == dfxm_dask.plan(recipe, store, workers=2).as_dict()
+    assert dfxm_dask.plan(recipe, store).as_dict()["workers"] == 0  # a small scan: in this process
     checked = asked("check", "maps", store)
     assert [one["step"] for one in checked["left_out"]] == ["mosaicity"]
     left = asked("plan", "maps", store)

@@ -124,7 +124,7 @@ def crystal_of(lattice: Lattice) -> Crystal:
     aside = float(np.rad2deg(np.arctan2(np.linalg.norm(np.cross(expected, g_unit)), expected @ g_unit)))
     if aside > ASIDE or not BRAGG[0] <= np.rad2deg(theta) <= BRAGG[1]:
         direction = f"points along {np.round(g_unit, 3).tolist()}"
-        at = f"theta {np.rad2deg(theta):.3g} degree"
+        at = f"theta {np.rad2deg(theta) + 0.0:.3g} degree"
         direction += (
             f", {aside:.3g} degree from the scattering vector at {at}"
             if aside > ASIDE
