@@ -12,11 +12,13 @@ from dfxm_dask.view.figures.index import scan_heading
 from dfxm_dask.view.figures.layout import add_words
 from dfxm_dask.view.figures.maps import (
     MARGIN,
+    TICKS,
     Panel,
     draw_panel,
     grid_of,
     map_size,
     robust_limits,
+    symbol,
 )
 
 if TYPE_CHECKING:
@@ -24,9 +26,10 @@ if TYPE_CHECKING:
     from bases import Candidate
     from matplotlib.figure import Figure
 
-WORDS = 0.5  # inches above a map, for two lines
-WIDTH, HEIGHT = 2.5, 2.5  # inches of a map at most
-SIZE = 8  # points
+WORDS = 0.65  # inches above a map, for three lines
+WIDTH, HEIGHT = 1.9, 1.9  # inches of a map at most
+ACROSS = 3  # maps side by side: letters are then legible at page width
+SIZE = 9  # points
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,21 +65,24 @@ def draw_methods(tree: xr.DataTree, layer: int, compared: Compared) -> Figure:
     from matplotlib.figure import Figure
 
     grid = grid_of(tree)
-    rows = page_rows(compared)
+    rows = [row[k : k + ACROSS] for row in page_rows(compared) for k in range(0, len(row), ACROSS)]
     columns = max(len(row) for row in rows)
     width, height = map_size(grid, WIDTH, HEIGHT)
-    cell, tall = max(width, WIDTH) + MARGIN, WORDS + height + MARGIN / 2
-    figure = Figure(figsize=(columns * cell + MARGIN, len(rows) * tall + 0.72))
+    cell, tall = max(width, WIDTH) + MARGIN + TICKS, WORDS + height + TICKS
+    figure = Figure(figsize=(columns * cell + TICKS, len(rows) * tall + 0.72))
     up = figure.get_size_inches()[1]
     for number, row in enumerate(rows):
         for column, panel in enumerate(row):
-            left = MARGIN + column * cell + (cell - MARGIN - width) / 2
+            left = TICKS + column * cell + (cell - TICKS - width) / 2
             bottom = up - 0.36 - number * tall - WORDS - height
             axes = draw_panel(figure, left, bottom, width, panel, grid, SIZE, key=False)
+            axes.set(xlabel="", ylabel="")  # the foot has the unit
             away = compared.away
             if panel.name == "strong" and away is not None and (away < 0.5).any() and min(away.shape) > 1:
                 axes.contour(*reversed(centres(grid, away.shape)), away, levels=[0.5], colors=LINE, linewidths=0.9)
-    add_words(figure, scan_heading(tree, layer, int(tree.sizes["z"])), foot(compared))
+    add_words(
+        figure, scan_heading(tree, layer, int(tree.sizes["z"])), f"ticks in {symbol(grid.units)}; {foot(compared)}"
+    )
     return figure
 
 
@@ -86,7 +92,7 @@ def foot(compared: Compared) -> str:
     if compared.away is None:
         return words
     return (
-        "AUC of the map, and high-passed over 2 µm: lit pixels within 0.5 µm of a line against those > 2.5 µm away\n"
+        "AUC of the map, and high-passed over 2 µm: lit pixels within 0.5 µm of a line against those > 2.5 µm away; "
         f"{words}"
     )
 
@@ -101,7 +107,7 @@ def page_rows(compared: Compared) -> list[list[Panel]]:
         scores = compared.scores[c.row, c.title]
         if len(c.signs) > 1 and scores["AUC"] < 0.5:
             sign, scores = -1, compared.scores[c.row, f"−{c.title}"]
-        title = ("−" if sign < 0 else "") + c.title
+        title = ("−" if sign < 0 else "") + c.title.replace(": ", ":\n")
         if c.row in compared.reasons:
             title += f"\n{compared.reasons[c.row]}"
         elif np.isfinite(scores["AUC"]):
