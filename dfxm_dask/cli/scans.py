@@ -248,8 +248,9 @@ def ingest(
     say(f"{store}: {many(report.layers, 'layer')}, {megabytes(report.bytes)} in {duration(report.seconds)}")
     for remark in report.remarks:
         say(f"note: {remark}")
-    if open_store(store).nodes.get("y", {}).get("attributes", {}).get("units") == "pixel":
-        say(f"note: no pixel size: y and x count pixels; set it with dfxm-dask calibrate {store} --pixel-size Y,X")
+    with suppress(DfxmError):  # the lines below report an incomplete store
+        if open_store(store).nodes.get("y", {}).get("attributes", {}).get("units") == "pixel":
+            say(f"note: no pixel size: y and x count pixels; set it with dfxm-dask calibrate {store} --pixel-size Y,X")
     if report.absent:
         say(f"ABSENT: {', '.join(report.absent)}")
         raise SystemExit(PARTIAL)

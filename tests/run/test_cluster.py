@@ -190,7 +190,7 @@ def test_open_cluster__ctrl_c_reaches_the_driver_and_not_its_workers(tmp_path: P
 
 
 def test_open_cluster__refuses_what_does_not_suit() -> None:
-    with pytest.raises(RecipeError, match="number of workers: is 0; ask for at least 1"):
+    with pytest.raises(RecipeError, match="number of workers: is 0; choose 1 or more"):
         open_cluster(workers=0).__enter__()
     with pytest.raises(RecipeError, match="memory limit: is 'much'; write a size"):
         open_cluster(workers=1, memory_limit="much").__enter__()

@@ -83,7 +83,7 @@ def test_plain__not_a_number_and_marks_of_editors() -> None:
     assert math.isnan(plain(parse_yaml("a: .nan\n", path), path)["a"])
     assert plain(parse_yaml("on: 1\nyes: 2\n1_0: 3\n", path), path) == {"on": 1, "yes": 2, "1_0": 3}
     for text in ("<<: {a: 1}\n", "0100: a\n", "true: a\n", "~: a\n"):
-        with pytest.raises(RecipeError, match=r"a\.yaml:1: mapping: has a key that is not a plain word"):
+        with pytest.raises(RecipeError, match=r"a\.yaml:1: mapping: has a key that is not a name"):
             plain(parse_yaml(text, path), path)
 
 

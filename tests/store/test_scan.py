@@ -268,7 +268,7 @@ def test_open_zarr__sees_positions_that_a_calibration_has_set(store: Path) -> No
     assert not list(check_metadata(store))
     (store / "rocking/x/c/0").write_bytes(b"other")
     assert [str(fault) for fault in check_metadata(store)] == [
-        "group rocking: rocking/x differs from the coordinate at the root"
+        "group rocking: rocking/x/c/0 differs from the coordinate at the root"
     ]
     nodes.consolidate(store)
     assert not list(check_metadata(store))

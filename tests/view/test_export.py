@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import resource
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -405,28 +404,6 @@ def test_export__overwrites_only_when_told(tmp_path):
         "objects.units.json",
         "volume.ome.zarr",
     }
-
-
-def test_export__never_replaces_a_store_or_writes_into_one(tmp_path):
-    store = write_store(tmp_path / "maps.zarr", {"volume": volume_group()}, **GRID)
-    before = sorted(store.rglob("*"))
-    for folder in (tmp_path, store, store / "volume" / "new"):
-        with pytest.raises(StoreError, match=r"maps.zarr is a store of dfxm_dask; choose another folder"):
-            export(store, folder, what=["maps"], formats=["zarr"], overwrite=True)
-    assert sorted(store.rglob("*")) == before
-
-
-@pytest.mark.parametrize("kind", ["nexus", "netcdf"])
-def test_export__reports_a_full_disk(tmp_path, kind):
-    store = write_store(tmp_path / "s.zarr", {"volume": volume_group()}, **GRID)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            export(store, tmp_path / "out", what=["maps"], formats=[kind])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not list((tmp_path / "out").iterdir())
 
 
 def test_put__leaves_what_was_there_when_writing_fails(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
 import tracemalloc
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -223,3 +224,32 @@ def test_export__csv_of_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: 
     with pytest.raises(InputError, match="export of maps as CSV: would have 72 rows of 11 columns"):
         dfxm_dask.export(scan(), tmp_path / "out", formats="csv")
     assert not (tmp_path / "out").exists()
+
+
+def noisy(path: Path) -> Path:
+    """A store with one map of 51 kB that does not compress."""
+    values = np.random.default_rng(0).random((4, 40, 40))
+    coords = {dim: np.arange(float(size)) for dim, size in zip(DIMS, values.shape, strict=True)}
+    return write_store(path, {"rocking": {"com_phi": (DIMS, values)}}, **coords)
+
+
+def test_export__never_replaces_a_store_or_writes_into_one(tmp_path: Path) -> None:
+    store = noisy(tmp_path / "maps.zarr")
+    before = sorted(store.rglob("*"))
+    for folder in (tmp_path, store, store / "volume" / "new"):
+        with pytest.raises(StoreError, match=r"maps.zarr is a store of dfxm_dask; choose another folder"):
+            dfxm_dask.export(store, folder, what=["maps"], formats=["zarr"], overwrite=True)
+    assert sorted(store.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", ["nexus", "netcdf"])
+def test_export__reports_a_full_disk(tmp_path: Path, kind: str) -> None:
+    store = noisy(tmp_path / "s.zarr")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            dfxm_dask.export(store, tmp_path / "out", what=["maps"], formats=[kind])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "out").iterdir())
