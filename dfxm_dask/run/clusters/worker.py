@@ -41,7 +41,12 @@ SETTINGS = {
     # If all jobs are lost and no other starts, the run ends with an error, and the next run continues.
     "distributed.scheduler.no-workers-timeout": "6h",
     # A terminal sends Ctrl-C to the driver and to its workers. The driver alone handles it.
-    "distributed.worker.preload": ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],
+    # At the end of a run a heartbeat may find the scheduler closed, which a worker would print as a traceback.
+    "distributed.worker.preload": [
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)",
+        "import logging; logging.getLogger('distributed.worker').addFilter("
+        "lambda record: 'communicate with scheduler during heartbeat' not in str(record.msg))",
+    ],
 }
 _THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "RAYON")
 
