@@ -51,11 +51,11 @@ def error_of(name: str, data: xr.Dataset) -> str | None:
     Examples
     --------
     >>> import xarray as xr
-    >>> data = xr.Dataset({"fit_centre_phi": 0, "fit_centre_std_phi": 0, "std_phi": 0})
-    >>> error_of("fit_centre_std_phi", data), error_of("std_phi", data)
+    >>> data = xr.Dataset({"fit_centre_phi": 0, "fit_centre_std_phi": 0, "tilt": 0, "tilt_std": 0})
+    >>> error_of("fit_centre_std_phi", data), error_of("tilt_std", data)  # the spread of tilts, not their error
     ('fit_centre_phi', None)
     """
-    value = re.sub(r"_(std|error)(?=_|$)", "", name)
+    value = re.sub(r"_error(?=_|$)|^(fit_[a-z]+)_std(?=_|$)", r"\1", name)
     return value if value != name and value in data else None
 
 
