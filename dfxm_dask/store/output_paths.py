@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from dfxm_dask.errors import StoreError
 from dfxm_dask.sources.wrong_kinds import store_around
 
-_OURS = (b"dfxm_dask", b'{\n "schema": 1,\n "kind": "', b'{\n "values": {')
-"""Marks in the first bytes of our figures and pages; our files of numbers begin with one of the latter two."""
+_OURS = re.compile(rb'dfxm_dask|\A\{\n "schema": \d+,\n "kind": "|\A\{\n "values": \{')
+"""Mark in the first bytes of our figures and pages, or the beginning of our files of numbers, of any schema."""
 
 
 def refuse_file(path: Path, option: str) -> None:
@@ -38,7 +39,7 @@ def refuse_file(path: Path, option: str) -> None:
                 head += file.read()  # a PDF names its creator at its end
         except OSError:
             head = b"?"
-        if head and not any(mark in head for mark in _OURS):
+        if head and not _OURS.search(head):
             raise StoreError(
                 f"file {path}", "already exists, and dfxm_dask did not write it", f"move it, or use {option}"
             )
