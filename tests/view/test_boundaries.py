@@ -172,7 +172,7 @@ def test_draw_boundary__shows_the_points_and_lines_of_the_group() -> None:
     (band,) = power.patches
     assert [band.get_x(), band.get_x() + band.get_width()] == pytest.approx([3.99, 4.05])
     assert all(sentence in words(page) for sentence in boundary_words(found, 0))
-    assert {"points", "patch: 90 % of the points", "lines of family 1", "located", "period of family 1"} <= set(
+    assert {"points", "patch: 90 % of the points", "lines of family 1", "maximum", "period of family 1"} <= set(
         keys(page)
     )
     assert "heading $x" in words(page)

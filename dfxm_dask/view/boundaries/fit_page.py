@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -117,8 +117,21 @@ def _finish(axes: Axes, across: str, up: str, columns: int = 2) -> None:
     axes.tick_params(labelsize=7.5, length=2.5)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_locator(MaxNLocator(6))
+    _legend_below(axes, axes.get_legend_handles_labels()[0], columns)
+
+
+def _legend_below(axes: Axes, handles: list[Any], columns: int) -> None:
+    """Legend that fits the width of a panel and its margins."""
     axes.legend(
-        fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=columns, frameon=False, columnspacing=1.2
+        handles=handles,
+        fontsize=7,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.17),
+        ncols=columns,
+        frameon=False,
+        columnspacing=0.8,
+        handlelength=1.4,
+        handletextpad=0.5,
     )
 
 
@@ -149,16 +162,7 @@ def _draw_strip(axes: Axes, strip: Beside, units: str) -> None:
         axes, labelled("distance from the plane in the layer", "um"), labelled("centre of mass − local mean", finer)
     )
     handles, _ = axes.get_legend_handles_labels()
-    axes.legend(
-        handles=[Patch(color="0.55", label="pixels (log grey)"), *handles],
-        fontsize=7,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.17),
-        ncols=2,
-        frameon=False,
-        columnspacing=1.0,
-        handlelength=1.4,
-    )
+    _legend_below(axes, [Patch(color="0.55", label="pixels (log grey)"), *handles], 2)
 
 
 def _draw_jump(axes: Axes, jumps: Means, found: Tables, k: int, units: str) -> None:

@@ -105,7 +105,8 @@ def draw_boundary(found: Tables, k: int, heading: str = "") -> Figure:
     Returns
     -------
     Figure
-        Lines are drawn where they were located. Sentences below state the known quantities with their errors, and the
+        Lines are drawn at the maxima of the profile of the stored points; the number in the sentences is from the
+        strip of the weak beam and may differ. Sentences below state the known quantities with their errors, and the
         unknown ones.
     """
     from matplotlib.figure import Figure
@@ -126,7 +127,7 @@ def draw_boundary(found: Tables, k: int, heading: str = "") -> Figure:
     for f in families:
         angle = line_angle(found["line"][k, f], normal)
         aside = middle[1] * np.cos(angle) - middle[0] * np.sin(angle)
-        # About the centre of the cloud, as when they were counted: the bins are the same.
+        # About the centre of the cloud: the bins do not depend on the centre of the patch.
         places[f] = aside + (located_lines(flat - middle, weights, angle) if len(flat) else np.zeros(0))
     plane = place_axes(figure, SIDE, bottom + LOW + TITLE + UNDER, PAGE - SIDE - 0.3, HIGH)
     _draw_plane(plane, found, k, flat if single else None, places)
@@ -185,12 +186,12 @@ def _draw_plane(axes: Axes, found: Tables, k: int, single: np.ndarray | None, pl
 
 
 def _draw_profile(axes: Axes, across: np.ndarray, weights: np.ndarray, places: np.ndarray, single: bool) -> None:
-    """Profile across the lines of a family, with the lines that were located."""
+    """Profile across the lines of a family, with its maxima."""
     at, profile = line_profile(across, weights)
     axes.fill_between(at, profile, color="#56b4e9", alpha=0.45, lw=0)
     axes.plot(at, profile, color="#0072b2", lw=1.0, label="single lines" if single else "points of the boundary")
     for n, place in enumerate(places):
-        axes.axvline(place, color="#d6006c", lw=0.8, label="located" if n == 0 else None)
+        axes.axvline(place, color="#d6006c", lw=0.8, label="maximum" if n == 0 else None)
     axes.set_ylim(0, 1.06 * profile.max())
     axes.set_title("profile across the lines of family 1", fontsize=9.5, pad=6)
     _label(axes, labelled("position across the lines", "um"), "weight of points (1/µm)")
