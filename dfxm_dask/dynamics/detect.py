@@ -1,0 +1,305 @@
+"""Dislocations in every frame of a movie, with positions of their cores below the pixel."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from dfxm_dask.dynamics.detect_fit import Found, fit_frame, lobe_side
+from dfxm_dask.dynamics.detect_search import search, threshold
+from dfxm_dask.dynamics.detect_shape import Window, learn
+from dfxm_dask.dynamics.published import published_objects
+from dfxm_dask.errors import InputError
+from dfxm_dask.optics.instrument.microscope import find_microscope
+from dfxm_dask.reduction import Arrays, reduction
+from dfxm_dask.schema import AXES, COUNTS, Variable, X, Y
+
+ROW = ("detection",)
+REASONS = ("saturated", "overlapping", "border", "misfit", "few_frames")
+SATURATED, OVERLAPPING, BORDER, MISFIT, FEW = (1 << k for k in range(len(REASONS)))
+WRITES = (
+    Variable("frame", ROW, "int64", "1", "number of the frame"),
+    Variable("time", ROW, "float64", "s", "time of the frame"),
+    Variable("y", ROW, "float64", "um", "position of the dislocation core along y"),
+    Variable("x", ROW, "float64", "um", "position of the dislocation core along x"),
+    Variable("y_error", ROW, "float64", "um", "standard error of the position along y"),
+    Variable("x_error", ROW, "float64", "um", "standard error of the position along x"),
+    Variable("row", ROW, "float64", "pixel", "row of the dislocation core"),
+    Variable("column", ROW, "float64", "pixel", "column of the dislocation core"),
+    Variable("amplitude", ROW, "float64", "count", "counts of a fully reflecting voxel above the background"),
+    Variable("amplitude_error", ROW, "float64", "count", "standard error of the amplitude"),
+    Variable("sign", ROW, "int64", "1", "side of the bright lobe: 1 towards larger y, -1 towards smaller y, 0 unknown"),
+    Variable(
+        "detection_reason",
+        ROW,
+        "int64",
+        "1",
+        "why a detection is less certain",
+        tuple((1 << k, name) for k, name in enumerate(REASONS)),
+    ),
+)
+LEAST = 8  # rows and columns of a frame
+ENOUGH = 8  # lobes from which the shape of the images is known well
+WIDE, SMALL, LARGE = 2.2, 8, 60  # half size of a window in widths of its lobe, and its limits in pixels
+
+
+def _cut(counts: np.ndarray, lobe: np.ndarray) -> tuple[int, int, np.ndarray]:
+    """First row and column, and counts, of the window about a lobe."""
+    half = np.clip(np.ceil(WIDE * lobe[2:4]), SMALL, LARGE)
+    low = np.maximum(np.round(lobe[:2]) - half, 0).astype(int)
+    high = np.minimum(np.round(lobe[:2]) + half + 1, counts.shape).astype(int)
+    return int(low[0]), int(low[1]), np.asarray(counts[low[0] : high[0], low[1] : high[1]], np.float32)
+
+
+def _combine(first: Arrays, second: Arrays) -> Arrays:
+    """Join the tables of two groups of frames; the first group precedes the second."""
+    joined = {n: np.concatenate([first[n], second[n]]) for n in ("frame", "time", "lobe", "box", "noise", "pixels")}
+    return joined | {n: v for n, v in first.items() if n.startswith("option_")}
+
+
+def _finish(summary: Arrays) -> Arrays:
+    """Learn the shape of the images from the lobes of all frames, and fit the dislocations of every frame."""
+    if summary["option_method"] == 1:
+        return _published_table(summary)
+    windows = _windows(summary)
+    y, x = summary["option_y"], summary["option_x"]
+    learned = learn(windows, summary["frame"], _pitch(y, x), find_microscope(str(summary["option_microscope"])))
+    if learned is None:
+        return {v.name: np.zeros(0, v.dtype) for v in WRITES}
+    few = len(windows) < ENOUGH
+    towards = lobe_side(learned.shape)
+    rows = []
+    limit = float(summary["option_limit"])
+    for number in np.unique(summary["frame"]):
+        mine = np.flatnonzero(summary["frame"] == number)
+        own = [windows[k] for k in mine]
+        found = fit_frame(own, learned, limit)
+        rows.append(_rows(found, own, int(number), float(summary["time"][mine[0]]), y, x, towards, few))
+    made = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    order = np.lexsort((made["x"], made["y"], made["frame"]))
+    return {v.name: made[v.name][order].astype(v.dtype) for v in WRITES}
+
+
+def _windows(summary: Arrays) -> list[Window]:
+    """The windows of a summary, cut out of its joined pixels."""
+    ends = np.cumsum(summary["box"][:, 2] * summary["box"][:, 3])
+    out = []
+    for (top, left, height, width), end, lobe, noise in zip(
+        summary["box"], ends, summary["lobe"], summary["noise"], strict=True
+    ):
+        counts = summary["pixels"][end - height * width : end].reshape(height, width)
+        out.append(Window(int(top), int(left), counts.astype(np.float64), lobe, float(noise)))
+    return out
+
+
+def _pitch(y: np.ndarray, x: np.ndarray) -> tuple[float, float]:
+    return abs(float(y[-1] - y[0])) / (y.size - 1), abs(float(x[-1] - x[0])) / (x.size - 1)
+
+
+def _along(axis: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Positions (um) of fractional pixels of an even axis."""
+    return np.asarray(axis[0] + index * (axis[-1] - axis[0]) / (axis.size - 1))
+
+
+def _rows(
+    found: Found,
+    windows: list[Window],
+    number: int,
+    time: float,
+    y: np.ndarray,
+    x: np.ndarray,
+    towards: tuple[float, float],
+    few: bool,
+) -> Arrays:
+    """Rows of the table for one frame."""
+    row, column = found.local[:, 3], found.local[:, 4]
+    error = np.sqrt(np.maximum(np.diagonal(found.covariance, axis1=1, axis2=2), 0)).reshape(-1, 2)
+    step_y, step_x = _pitch(y, x)
+    reason = np.full(len(row), FEW if few else 0, np.int64)
+    reason |= np.where(found.close, OVERLAPPING, 0) | np.where(found.misfit > 1.25, MISFIT, 0)
+    for k, owner in enumerate(found.window):
+        reason[k] |= SATURATED if np.isnan(windows[owner].counts).any() else 0
+    reach = 2 / np.maximum(found.local[:, 2], 1e-3)
+    edge = np.minimum(np.minimum(row, y.size - 1 - row), np.minimum(column, x.size - 1 - column) * step_x / step_y)
+    reason |= np.where(edge < reach, BORDER, 0)
+    main = towards[0] if abs(towards[0]) * step_y >= abs(towards[1]) * step_x else towards[1]
+    return {
+        "frame": np.full(len(row), number, np.int64),
+        "time": np.full(len(row), time),
+        "y": _along(y, row),
+        "x": _along(x, column),
+        "y_error": error[:, 0] * step_y,
+        "x_error": error[:, 1] * step_x,
+        "row": row,
+        "column": column,
+        "amplitude": found.local[:, 0],
+        "amplitude_error": found.amplitude_error,
+        "sign": (found.sign * np.sign(main)).astype(np.int64),
+        "detection_reason": reason,
+    }
+
+
+def _published_table(summary: Arrays) -> Arrays:
+    """The table of the published recipe, whose positions have no errors."""
+    lobe, y, x = summary["lobe"], summary["option_y"], summary["option_x"]
+    unknown = np.full(len(lobe), np.nan)
+    made = {
+        "frame": summary["frame"],
+        "time": summary["time"],
+        "y": _along(y, lobe[:, 0]),
+        "x": _along(x, lobe[:, 1]),
+        "y_error": unknown,
+        "x_error": unknown,
+        "row": lobe[:, 0],
+        "column": lobe[:, 1],
+        "amplitude": lobe[:, 2],
+        "amplitude_error": unknown,
+        "sign": np.sign(lobe[:, 0] - lobe[:, 3]),
+        "detection_reason": np.zeros(len(lobe)),
+    }
+    order = np.lexsort((made["x"], made["y"], made["frame"]))
+    return {v.name: np.asarray(made[v.name])[order].astype(v.dtype) for v in WRITES}
+
+
+def _fits(parameters: Any, positions: Any) -> None:
+    """Refuse frames that are too small."""
+    for side in ("y", "x"):
+        if side in positions and len(positions[side]) < LEAST:
+            found = f"have {len(positions[side])} pixels along {side}"
+            raise InputError("detect: frames", found, f"use frames of at least {LEAST} x {LEAST} pixels")
+
+
+@reduction(
+    reads=(COUNTS, AXES, Y, X), writes=WRITES, over=("y", "x"), combine=_combine, finish=_finish, min_axes=0, fits=_fits
+)
+def detect(
+    counts: np.ndarray,
+    scan: dict[str, np.ndarray],
+    y: np.ndarray,
+    x: np.ndarray,
+    *,
+    first: int = 0,
+    method: Annotated[
+        Literal["matched", "published"],
+        Field(description="matched: fits of the forward model; published: the wavelet recipe of Gonzalez (2020)"),
+    ] = "matched",
+    false_alarms: Annotated[
+        float, Field(gt=0, le=10, description="expected number of false detections in one frame of noise")
+    ] = 0.01,
+    microscope: Annotated[
+        str, Field(description="microscope, whose acceptance shapes the images: id06_al111, al002, ...")
+    ] = "id06_al111",
+    saturation: Annotated[
+        float | None,
+        Field(gt=0, description="count of a full pixel", json_schema_extra={"unit": "count"}),
+    ] = None,
+    wavelet: Annotated[
+        Literal["db4", "db2", "haar"],
+        Field(description="wavelet of the published recipe; Daubechies-4 may mean db4 or db2"),
+    ] = "db4",
+    cut: Annotated[float, Field(gt=0, description="threshold of the published recipe in standard deviations")] = 3.5,
+    small: Annotated[int, Field(ge=1, description="pixels of the smallest object of the published recipe")] = 12,
+    legacy: Annotated[
+        bool,
+        Field(description="published recipe with raw wavelet coefficients and the standard deviation, as published"),
+    ] = False,
+) -> dict[str, np.ndarray]:
+    """Dislocations in every frame of a movie: positions of their cores, with errors.
+
+    Bright lobes are found in each frame by boxes of two sizes that exceed the counts on all sides. The lobes of the
+    whole movie then give the shape that their images share (direction of the lobe, metric of the field, shift along the
+    light sheet, width and tails of the acceptance, blur), without parameters set by hand. With this shape, the forward
+    model is fitted to every frame, for all dislocations whose images overlap together; lobes that hide further
+    dislocations are divided where the counts require it.
+
+    Parameters
+    ----------
+    counts : array (y, x, frame), uint16, count
+        Frames without light contain no detection. NaN pixels are left out.
+    false_alarms : float
+        Sets the threshold of the search by the level and noise of each tile of 64 × 64 pixels.
+    microscope : str
+        One of :data:`dfxm_dask.optics.instrument.microscope.MICROSCOPES`.
+    saturation : float, count, optional
+        Pixels of at least this count are left out, and the detection is flagged. By default the largest value of an
+        integer dtype.
+    cut, small : float and int
+        ``cut`` 3.5 is published; ``small`` is not (our choice).
+    legacy : bool
+        By default the recipe uses the band in zero phase and the median absolute deviation.
+
+    Returns
+    -------
+    dict
+        One row per dislocation and frame, in the order of frame, y and x. The position is that of the core, which
+        lies beside the bright lobe. The error contains the Fisher information of the fit, the error of the shape, and
+        the model error. The published recipe states no errors (NaN), and its position is the centroid of the bright
+        and dark lobes together. An image that drifts on the camera moves all positions of its frame.
+
+    Raises
+    ------
+    InputError
+        Frames smaller than 8 × 8 pixels, or an unknown microscope.
+
+    Notes
+    -----
+    Fields add, intensities do not. With the offset q0 from the peak and the acceptance P::
+
+        I(r) = B + A Σ_k w_k P(q0 - Σ_j u_j(r - h_k v))
+        u_j(r) = ± s·(r - c_j) / ((r - c_j)·M (r - c_j))
+
+    Counts have the variance noise² + gain (I - background); the gain follows from the residuals. Our own definition.
+
+    References
+    ----------
+    The published recipe: A. Gonzalez et al., arXiv:2008.04972 (2020); L. E. Dresselhaus-Marais et al., Sci. Adv. 7,
+    eabe8311 (2021).
+
+    Examples
+    --------
+    >>> frames = np.random.default_rng(0).poisson(20, (32, 32, 2)).astype(np.uint16)
+    >>> y, x = 0.04 * np.arange(32), 0.12 * np.arange(32)
+    >>> summary = detect.kernel(frames, {"time": np.array([0.0, 0.25])}, y, x)
+    >>> detect.finish(summary)["frame"].size
+    0
+    """
+    _fits({}, {"y": y, "x": x})
+    find_microscope(microscope)
+    full = saturation
+    if full is None and np.issubdtype(counts.dtype, np.integer):
+        full = float(np.iinfo(counts.dtype).max)
+    limit = threshold(false_alarms, counts.shape[:2])
+    times = np.asarray(scan["time"], np.float64) if "time" in scan else np.full(counts.shape[2], np.nan)
+    tables: list[tuple[int, float, np.ndarray, float]] = []
+    boxes, pixels = [], []
+    for k in range(counts.shape[2]):
+        frame = np.ascontiguousarray(counts[:, :, k])
+        if full is not None and frame.max(initial=0) >= full:
+            frame = np.where(frame >= full, np.nan, frame).astype(np.float32)
+        if method == "published":
+            lobes, noise = published_objects(frame, wavelet, cut, small, legacy), 0.0
+        else:
+            lobes, noise = search(frame, limit)
+        for lobe in lobes:
+            tables.append((first + k, float(times[k]), lobe, noise))
+            if method == "published":
+                boxes.append((0, 0, 0, 0))
+                continue
+            top, left, window = _cut(frame, lobe)
+            boxes.append((top, left, *window.shape))
+            pixels.append(window.ravel())
+    return {
+        "frame": np.array([t[0] for t in tables], np.int64),
+        "time": np.array([t[1] for t in tables], np.float64),
+        "lobe": np.array([t[2] for t in tables], np.float64).reshape(len(tables), -1 if tables else 6),
+        "box": np.array(boxes, np.int64).reshape(-1, 4),
+        "noise": np.array([t[3] for t in tables], np.float64),
+        "pixels": np.concatenate(pixels) if pixels else np.zeros(0, np.float32),
+        "option_method": np.array(int(method == "published")),
+        "option_limit": np.array(limit),
+        "option_microscope": np.array(microscope),
+        "option_y": np.asarray(y, np.float64),
+        "option_x": np.asarray(x, np.float64),
+    }
