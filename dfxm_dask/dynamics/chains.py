@@ -44,40 +44,62 @@ def messages(edge, time, position, noise, motion):
     variance, memory, velocity, centre, field = motion
     count = len(edge) - 1
     means, covariances = np.empty((count, 3)), np.empty((count, 3, 3))
-    vectors, precisions = np.zeros((count, 3)), np.zeros((count, 3, 3))
-    step = np.eye(3)
+    vectors, precisions = np.empty((count, 3)), np.empty((count, 3, 3))
     for c in range(count):
-        mean = np.array([centre, centre, 0.0])
-        spread = np.zeros((3, 3))
-        spread[:2, :2] = field
-        spread[0, 0] += variance
-        spread[2, 2] = velocity
+        p, m, v = centre, centre, 0.0
+        pp, pm, pv, mm, mv, vv = field + variance, field, 0.0, field, 0.0, velocity
         for k in range(edge[c], edge[c + 1]):
             if k > edge[c]:
-                dt = time[k] - time[k - 1]
-                stay = np.exp(-dt / memory)
-                step[0, 0], step[0, 1], step[0, 2], step[1, 2] = stay, 1 - stay, dt, dt
-                mean = step @ mean
-                spread = step @ spread @ step.T
-                spread[0, 0] += variance * (1 - stay * stay)
-            gain = spread[:, 0] / (spread[0, 0] + noise[k])
-            mean = mean + gain * (position[k] - mean[0])
-            spread = spread - np.outer(gain, spread[0])
-        means[c], covariances[c] = mean, spread
-        vector, precision = np.zeros(3), np.zeros((3, 3))
+                d = time[k] - time[k - 1]
+                a = np.exp(-d / memory)
+                b = 1 - a
+                p, m = a * p + b * m + d * v, m + d * v
+                up, um, uv = a * pp + b * pm + d * pv, a * pm + b * mm + d * mv, a * pv + b * mv + d * vv
+                pp, pm, pv = a * up + b * um + d * uv + variance * (1 - a * a), um + d * uv, uv
+                mm, mv = mm + 2 * d * mv + d * d * vv, mv + d * vv
+            total, off = pp + noise[k], position[k] - p
+            gp, gm, gv = pp / total, pm / total, pv / total
+            p, m, v = p + gp * off, m + gm * off, v + gv * off
+            mm, mv, vv = mm - gm * pm, mv - gm * pv, vv - gv * pv
+            pp, pm, pv = pp - gp * pp, pm - gp * pm, pv - gp * pv
+        means[c] = p, m, v
+        covariances[c, 0] = pp, pm, pv
+        covariances[c, 1] = pm, mm, mv
+        covariances[c, 2] = pv, mv, vv
+        e, f, g = 0.0, 0.0, 0.0
+        pp, pm, pv, mm, mv, vv = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for k in range(edge[c + 1] - 1, edge[c] - 1, -1):
-            precision[0, 0] += 1 / noise[k]
-            vector[0] += position[k] / noise[k]
+            pp += 1 / noise[k]
+            e += position[k] / noise[k]
             if k > edge[c]:
-                dt = time[k] - time[k - 1]
-                stay = np.exp(-dt / memory)
-                step[0, 0], step[0, 1], step[0, 2], step[1, 2] = stay, 1 - stay, dt, dt
-                kick = variance * (1 - stay * stay)
-                share = kick / (1 + kick * precision[0, 0])
-                vector = step.T @ (vector - precision[:, 0] * share * vector[0])
-                precision = step.T @ (precision - np.outer(precision[:, 0], precision[0]) * share) @ step
-        vectors[c], precisions[c] = vector, precision
+                d = time[k] - time[k - 1]
+                a = np.exp(-d / memory)
+                b = 1 - a
+                share = variance * (1 - a * a)
+                share = share / (1 + share * pp)
+                e, f, g = e - pp * share * e, f - pm * share * e, g - pv * share * e
+                mm, mv, vv = mm - pm * pm * share, mv - pm * pv * share, vv - pv * pv * share
+                pp, pm, pv = pp - pp * pp * share, pm - pp * pm * share, pv - pp * pv * share
+                e, f, g = a * e, b * e + f, d * (e + f) + g
+                xm, xv = b * pp + pm, d * (pp + pm) + pv
+                ym, yv = b * pm + mm, d * (pm + mm) + mv
+                zv = d * (pv + mv) + vv
+                pp, pm, pv, mm, mv, vv = a * a * pp, a * xm, a * xv, b * xm + ym, b * xv + yv, d * (xv + yv) + zv
+        vectors[c] = e, f, g
+        precisions[c, 0] = pp, pm, pv
+        precisions[c, 1] = pm, mm, mv
+        precisions[c, 2] = pv, mv, vv
     return means, covariances, vectors, precisions
+
+
+@njit(cache=True, nogil=True)
+def heads(following, used):
+    """First detection of the chain of each detection; a chain follows rows in increasing order."""
+    first = np.arange(len(following))
+    for k in range(len(following)):
+        if used[k] and following[k] >= 0:
+            first[following[k]] = first[k]
+    return first
 
 
 @njit(cache=True, nogil=True)

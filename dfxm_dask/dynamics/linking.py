@@ -24,7 +24,7 @@ from dfxm_dask.dynamics.merged_images import (
 )
 from dfxm_dask.reduction import Arrays
 
-ROUNDS = ((1, 6.0), (1, 3.0), (8, 6.0), (LONGEST, 6.0), (LONGEST, 3.0), (LONGEST, 0.0))
+ROUNDS = ((1, 6.0), (1, 3.0), (8, 6.0), (LONGEST, 6.0), (LONGEST, 3.0), (LONGEST, 1.5), (LONGEST, 0.0))
 """Largest gap in frames and least margin (log evidence) of the links of each round (our choice)."""
 DOUBT = 3.0
 """Margin below which a link is decided again in view of longer chains (our choice)."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import cKDTree
 
-from dfxm_dask.dynamics.chains import Motion
+from dfxm_dask.dynamics.chains import Motion, heads
 from dfxm_dask.reduction import Arrays
 
 MEMBERS = 3
@@ -75,18 +75,16 @@ class Table:
     def chains(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows in the order of their chains, and where each chain begins."""
         rows = np.flatnonzero(self.used)
-        first = np.arange(self.size)
-        for k in rows:  # successors lie in later rows
-            if self.next[k] >= 0:
-                first[self.next[k]] = first[k]
+        first = heads(self.next, self.used)
         order = rows[np.argsort(first[rows], kind="stable")]
         edge = np.flatnonzero(np.diff(first[order], prepend=-1))
         return order, np.append(edge, len(order))
 
 
 def gaps(table: Table) -> tuple[np.ndarray, np.ndarray]:
-    """Detections on both sides of each gap of a chain."""
-    last = np.flatnonzero(table.next >= 0)
+    """Detections on both sides of each gap of a chain, if the chain is long enough to count."""
+    first = heads(table.next, table.used)
+    last = np.flatnonzero((table.next >= 0) & (np.bincount(first[table.used], minlength=table.size)[first] >= MEMBERS))
     first = table.next[last]
     wide = table.rank[first] - table.rank[last] > 1
     return last[wide], first[wide]
