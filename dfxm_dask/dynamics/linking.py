@@ -62,6 +62,8 @@ def link(columns: Arrays) -> Links:
             if given_back(table, motion):
                 motion = _rounds(table, motion)
         exchange(table, motion)
+        _trim(table, motion)
+        exchange(table, motion)
     return numbered(table, motion)
 
 
@@ -115,7 +117,9 @@ def _learn(table: Table, rows: np.ndarray, edge: np.ndarray, motion: tuple[Motio
     deaths = np.count_nonzero(lasting & (table.rank[rows[edge[1:] - 1]] < table.frames - 1)) + 1
     births = np.count_nonzero(lasting & (table.rank[rows[edge[:-1]]] > 0)) + 1
     others = np.count_nonzero(~lasting) + 1
-    table.bonus = -np.log(min(1.0, deaths / found) * np.minimum(1.0, np.array([others, births]) / table.frames))
+    end = np.minimum(1.0, np.array([others / (length[~lasting].sum() + 1), deaths / found]))
+    begin = np.minimum(1.0, np.array([others, births]) / table.frames)
+    table.bonus = -np.log(end[:, None] * begin)
     sign = table.columns["sign"][rows]
     both = sign[inside] * sign[inside + 1]
     if np.count_nonzero(both) > 20:
@@ -123,6 +127,24 @@ def _learn(table: Table, rows: np.ndarray, edge: np.ndarray, motion: tuple[Motio
     motion = learnt_motion(table.columns, rows, edge, (motion[0], motion[1]))
     table.reach = _reach(table, motion, rows, edge)
     return motion
+
+
+def _trim(table: Table, motion: tuple[Motion, ...]) -> None:
+    """Open the first links of chains that begin beside the end of another chain, and link again: the first detection
+    of such a chain may be a false one."""
+    rows, edge = table.chains()
+    lasting = np.diff(edge) >= MEMBERS
+    first, last = rows[edge[:-1]][lasting], rows[edge[1:] - 1][lasting]
+    step = np.sqrt(np.array([2 * m.variance * -np.expm1(-table.frame / m.memory) for m in motion]))
+    off = (table.at[first][:, None] - table.at[last]) / (FAR * step)
+    late = table.rank[last] - table.rank[first][:, None]
+    beside = ((off**2).sum(axis=2) < 1) & (late >= 0) & (late < MEMBERS)
+    for k, j in zip(*np.nonzero(beside), strict=True):
+        row = first[k]
+        for _ in range(int(late[k, j]) + 1):
+            row, opened = table.next[row], row
+            table.unlink(np.array([opened]))
+    _rounds(table, motion)
 
 
 def _reach(table: Table, motion: tuple[Motion, ...], rows: np.ndarray, edge: np.ndarray) -> float:
@@ -187,7 +209,8 @@ def _candidates(
         begin = stop
     end, start = np.concatenate(pairs, axis=1)
     gap = time[first[start]] - time[last[end]]
-    weight = table.bonus[(np.diff(edge)[start] >= MEMBERS).astype(np.int64)]
+    lasting = (np.diff(edge) >= MEMBERS).astype(np.int64)
+    weight = table.bonus[lasting[end], lasting[start]]
     for axis, m in zip(("y", "x"), motion, strict=True):
         states = messages(edge, time[rows], table.columns[axis][rows], table.columns["noise_" + axis][rows], tuple(m))
         weight += evidence(end, start, gap, *states, tuple(m))

@@ -56,8 +56,8 @@ class Table:
         self.reach = 0.0
         """Distance in widths below which two images merge."""
         self.missed, self.same_sign = 0.05, 0.5
-        self.bonus = np.zeros(2)
-        """Minus log probability that one dislocation ends and another begins: one of few detections, or of many."""
+        self.bonus = np.zeros((2, 2))
+        """Minus log probability that one dislocation ends and another begins: few detections or many."""
         self.tree = self._tree(np.arange(self.size))
 
     def _tree(self, rows: np.ndarray) -> cKDTree:
