@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
@@ -32,6 +34,8 @@ REPEATS = 2
 """Times that merged images are sought (our choice: the second search changes little)."""
 FAR = 6.0
 """Standard deviations beyond which two detections are not compared."""
+NEIGHBOURS = 8
+"""Detections of the next frame that are compared with each one."""
 BLOCK = 200_000
 """Pairs of chains compared at a time."""
 
@@ -49,7 +53,7 @@ def link(columns: Arrays) -> Links:
         motion = first_motion(columns, _nearest(table))
         for window, margin in ROUNDS[:2]:
             motion = _round(table, motion, window, margin)
-        motion = _rounds(table, motion)
+        motion = _rounds(table, motion, learn=True)
     if table.frames > 2:
         for _ in range(REPEATS):
             table.unlink(np.flatnonzero(table.certainty < DOUBT))
@@ -78,17 +82,20 @@ def _nearest(table: Table) -> np.ndarray:
     return np.stack([rows, there[rows]], axis=1)
 
 
-def _rounds(table: Table, motion: tuple[Motion, ...]) -> tuple[Motion, ...]:
-    """The rounds with gaps."""
-    for window, margin in ROUNDS[2:]:
-        motion = _round(table, motion, window, margin)
+def _rounds(table: Table, motion: tuple[Motion, ...], learn: bool = False) -> tuple[Motion, ...]:
+    """The rounds with gaps; the motion is learnt before each of them, or only before the first."""
+    for k, (window, margin) in enumerate(ROUNDS[2:]):
+        motion = _round(table, motion, window, margin, learn or k == 0)
     return motion
 
 
-def _round(table: Table, motion: tuple[Motion, ...], window: int, margin: float) -> tuple[Motion, ...]:
+def _round(
+    table: Table, motion: tuple[Motion, ...], window: int, margin: float, learn: bool = True
+) -> tuple[Motion, ...]:
     """Link the ends of chains to beginnings of other chains where the margin is large enough; learn from the result."""
     rows, edge = table.chains()
-    motion = _learn(table, rows, edge, motion)
+    if learn:
+        motion = _learn(table, rows, edge, motion)
     end, start, weight = _candidates(table, rows, edge, motion, window)
     if len(end):
         keep = weight > 0
@@ -182,32 +189,10 @@ def _candidates(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs (end, beginning) of chains that may be one, and the log evidence that they are."""
     first, last = rows[edge[:-1]], rows[edge[1:] - 1]
-    order = np.argsort(table.rank[first], kind="stable")
-    sorted_rank = table.rank[first][order]
-    low = np.searchsorted(sorted_rank, table.rank[last], side="right")
-    high = np.searchsorted(sorted_rank, table.rank[last] + window, side="right")
-    total = np.concatenate([[0], np.cumsum(high - low)])
-    time = table.columns["time"]
-    pairs = []
-    begin = 0
-    while begin < len(last):
-        stop = max(int(np.searchsorted(total, total[begin] + BLOCK, side="right")) - 1, begin + 1)
-        count = (high - low)[begin:stop]
-        end = np.repeat(np.arange(begin, stop), count)
-        start = order[
-            np.arange(len(end)) - np.repeat(total[begin:stop] - total[begin], count) + np.repeat(low[begin:stop], count)
-        ]
-        gap = time[first[start]] - time[last[end]]
-        near = np.zeros(len(end))
-        for axis, m in zip(("y", "x"), motion, strict=True):
-            noise = table.columns["noise_" + axis]
-            spread = 2 * m.variance * -np.expm1(-gap / m.memory) + m.velocity * gap**2
-            move = table.columns[axis][first[start]] - table.columns[axis][last[end]]
-            near += move**2 / (spread + noise[first[start]] + noise[last[end]])
-        keep = near < FAR**2
-        pairs.append(np.stack([end[keep], start[keep]]))
-        begin = stop
+    near = _next_frame(table, first, last) if window == 1 else _in_window(table, first, last, window)
+    pairs = [_reachable(table, motion, first, last, *some) for some in near]
     end, start = np.concatenate(pairs, axis=1)
+    time = table.columns["time"]
     gap = time[first[start]] - time[last[end]]
     lasting = (np.diff(edge) >= MEMBERS).astype(np.int64)
     weight = table.bonus[lasting[end], lasting[start]]
@@ -220,6 +205,47 @@ def _candidates(
     end, start, weight = end[keep], start[keep], weight[keep]
     weight += _absence(table, motion, last[end], first[start])
     return end, start, weight
+
+
+def _next_frame(table: Table, first: np.ndarray, last: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Ends of chains, and the nearest beginnings in the next frame."""
+    spot = table.spread_out(table.rank[last] + 1, table.at[last])
+    near = table._tree(first).query(spot, k=NEIGHBOURS, distance_upper_bound=table.apart / 2)[1]
+    end, which = np.nonzero(near < len(first))
+    return [(end, near[end, which])]
+
+
+def _in_window(
+    table: Table, first: np.ndarray, last: np.ndarray, window: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Ends of chains, and beginnings at most ``window`` frames later, some at a time."""
+    order = np.argsort(table.rank[first], kind="stable")
+    low, high = (
+        np.searchsorted(table.rank[first][order], table.rank[last] + ahead, side="right") for ahead in (0, window)
+    )
+    total = np.concatenate([[0], np.cumsum(high - low)])
+    begin = 0
+    while begin < len(last):
+        stop = max(int(np.searchsorted(total, total[begin] + BLOCK, side="right")) - 1, begin + 1)
+        count = (high - low)[begin:stop]
+        end = np.repeat(np.arange(begin, stop), count)
+        ahead = np.arange(len(end)) - np.repeat(total[begin:stop] - total[begin], count)
+        yield end, order[ahead + np.repeat(low[begin:stop], count)]
+        begin = stop
+
+
+def _reachable(
+    table: Table, motion: tuple[Motion, ...], first: np.ndarray, last: np.ndarray, end: np.ndarray, start: np.ndarray
+) -> np.ndarray:
+    """Those pairs of an end and a beginning that are not too far apart, (2, pair)."""
+    gap = table.columns["time"][first[start]] - table.columns["time"][last[end]]
+    near = np.zeros(len(end))
+    for axis, m in zip(("y", "x"), motion, strict=True):
+        noise = table.columns["noise_" + axis]
+        spread = 2 * m.variance * -np.expm1(-gap / m.memory) + m.velocity * gap**2
+        move = table.columns[axis][first[start]] - table.columns[axis][last[end]]
+        near += move**2 / (spread + noise[first[start]] + noise[last[end]])
+    return np.stack([end, start])[:, near < FAR**2]
 
 
 def _sign_evidence(table: Table, rows: np.ndarray, edge: np.ndarray, end: np.ndarray, start: np.ndarray) -> np.ndarray:
