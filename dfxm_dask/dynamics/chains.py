@@ -102,66 +102,64 @@ def heads(following, used):
     return first
 
 
-@njit(cache=True, nogil=True)
-def _likelihood(mean, spread, vector, precision):
-    """Logarithm of the integral of a normal density of the state times the likelihood of a chain."""
+def _likelihood(mean: np.ndarray, spread: np.ndarray, vector: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """Logarithm of the integral of a normal density of the state times the likelihood of a chain, for each chain."""
     matrix = np.eye(3) + spread @ precision
-    rest = vector - precision @ mean
-    determinant = np.linalg.det(matrix)
-    return (
-        0.5 * rest @ np.linalg.solve(matrix, spread @ rest)
-        - 0.5 * np.log(max(determinant, 1e-300))
-        + vector @ mean
-        - 0.5 * mean @ precision @ mean
+    pull = (precision @ mean[..., None])[..., 0]
+    rest = vector - pull
+    moved = np.linalg.solve(matrix, spread @ rest[..., None])[..., 0]
+    determinant = np.maximum(np.linalg.det(matrix), 1e-300)
+    return np.asarray(
+        0.5 * (rest * moved).sum(axis=-1) - 0.5 * np.log(determinant) + ((vector - 0.5 * pull) * mean).sum(axis=-1)
     )
 
 
-@njit(cache=True, nogil=True)
-def evidence(ends, starts, gap, means, covariances, vectors, precisions, motion):
+def evidence(
+    ends: np.ndarray,
+    starts: np.ndarray,
+    gap: np.ndarray,
+    states: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    motion: Motion,
+) -> np.ndarray:
     """Log evidence of each pair of chains for one dislocation, over that for two: (pair,)."""
-    variance, memory, velocity, centre, field = motion
-    new = np.array([centre, centre, 0.0])
-    prior = np.zeros((3, 3))
-    prior[:2, :2] = field
-    prior[0, 0] += variance
-    prior[2, 2] = velocity
-    alone = np.empty(len(vectors))
-    for c in range(len(vectors)):
-        alone[c] = _likelihood(new, prior, vectors[c], precisions[c])
-    result = np.empty(len(ends))
-    step = np.eye(3)
-    for p in range(len(ends)):
-        stay = np.exp(-gap[p] / memory)
-        step[0, 0], step[0, 1], step[0, 2], step[1, 2] = stay, 1 - stay, gap[p], gap[p]
-        spread = step @ covariances[ends[p]] @ step.T
-        spread[0, 0] += variance * (1 - stay * stay)
-        j = starts[p]
-        result[p] = _likelihood(step @ means[ends[p]], spread, vectors[j], precisions[j]) - alone[j]
-    return result
+    means, covariances, vectors, precisions = states
+    prior = np.diag([motion.variance, 0.0, motion.velocity])
+    prior[:2, :2] += motion.field
+    alone = _likelihood(np.array([motion.centre, motion.centre, 0.0]), prior, vectors, precisions)
+    step = np.zeros((len(ends), 3, 3))
+    stay = np.exp(-gap / motion.memory)
+    step[:, 0, 0], step[:, 0, 1], step[:, 0, 2], step[:, 1, 2] = stay, 1 - stay, gap, gap
+    step[:, 1, 1] = step[:, 2, 2] = 1.0
+    spread = step @ covariances[ends] @ step.transpose(0, 2, 1)
+    spread[:, 0, 0] += motion.variance * (1 - stay**2)
+    mean = (step @ means[ends][..., None])[..., 0]
+    return np.asarray(_likelihood(mean, spread, vectors[starts], precisions[starts]) - alone[starts])
 
 
-def first_motion(table: Arrays, near: np.ndarray) -> tuple[Motion, Motion]:
+def first_motion(table: Arrays, near: np.ndarray) -> tuple[Motion, ...]:
     """Motion along y and x from pairs of nearest detections of neighbouring frames (pair, 2): free diffusion."""
     result = []
-    dt = np.diff(table["time"][near], axis=1)[:, 0] if len(near) else np.ones(1)
+    dt = table["time"][near[:, 1]] - table["time"][near[:, 0]] if len(near) else np.ones(1)
     for axis in ("y", "x"):
         position, noise = table[axis], table["noise_" + axis]
-        move = np.diff(position[near], axis=1)[:, 0] if len(near) else np.zeros(1)
+        move = position[near[:, 1]] - position[near[:, 0]] if len(near) else np.zeros(1)
         step = max(float(np.median(move**2)) / HALF_NORMAL - 2 * float(np.median(noise)), float(np.median(noise)) / 10)
         field = max(float(np.var(position)), 10 * step)
         result.append(Motion(field, 2 * field * float(np.median(dt)) / step, 0.0, float(np.mean(position)), field))
-    return result[0], result[1]
+    return tuple(result)
 
 
-def learnt_motion(table: Arrays, rows: np.ndarray, edge: np.ndarray, old: tuple[Motion, Motion]) -> tuple[Motion, ...]:
+def learnt_motion(table: Arrays, rows: np.ndarray, edge: np.ndarray, old: tuple[Motion, ...]) -> tuple[Motion, ...]:
     """Motion along y and x from chains of detections, robustly."""
     chain = np.repeat(np.arange(len(edge) - 1), np.diff(edge))
     time = table["time"][rows]
-    result = []
+    result: list[Motion] = []
     for axis, before in zip(("y", "x"), old, strict=True):
         position, noise = table[axis][rows], table["noise_" + axis][rows]
         velocity = _velocity(chain, time, position)
-        lags, squares, weights = [], [], []
+        lags: list[float] = []
+        squares: list[float] = []
+        weights: list[float] = []
         for lag in LAGS:
             same = chain[lag:] == chain[:-lag]
             if np.count_nonzero(same) < 20:
@@ -174,10 +172,10 @@ def learnt_motion(table: Arrays, rows: np.ndarray, edge: np.ndarray, old: tuple[
         if not lags:
             result.append(before)
             continue
-        lag, square, weight = np.array(lags), np.array(squares), np.array(weights)
+        times, square, weight = np.array(lags), np.array(squares), np.array(weights)
         square = np.maximum(square, float(np.median(noise)) / 10)
-        memories = lag[0] * np.geomspace(0.25, 4 * lag[-1] / lag[0], 120)
-        shapes = np.log(2 * -np.expm1(-lag / memories[:, None]))
+        memories = times[0] * np.geomspace(0.25, 4 * times[-1] / times[0], 120)
+        shapes = np.log(2 * -np.expm1(-times / memories[:, None]))
         level = ((np.log(square) - shapes) * weight).sum(axis=1) / weight.sum()
         misfit = ((np.log(square) - shapes - level[:, None]) ** 2 * weight).sum(axis=1)
         best = int(misfit.argmin())

@@ -49,8 +49,8 @@ def link(columns: Arrays) -> Links:
         ``frame``, ``time`` s, ``y``, ``x`` um, ``noise_y``, ``noise_x`` um2, ``sign``, sorted by value.
     """
     table = Table(columns)
+    motion = first_motion(columns, _nearest(table))
     if table.frames > 1:
-        motion = first_motion(columns, _nearest(table))
         for window, margin in ROUNDS[:2]:
             motion = _round(table, motion, window, margin)
         motion = _rounds(table, motion, learn=True)
@@ -100,12 +100,14 @@ def _round(
     if len(end):
         keep = weight > 0
         end, start, weight = end[keep], start[keep], weight[keep]
-        chosen = matching(end, start, weight, len(edge) - 1)
+        chosen = matching(end, start, weight)
         certain = margins(end, start, weight, chosen, len(edge) - 1)
         chosen = chosen[certain >= margin]
         last, first = rows[edge[1:] - 1], rows[edge[:-1]]
         table.next[last[end[chosen]]] = first[start[chosen]]
         table.certainty[last[end[chosen]]] = certain[certain >= margin]
+        lasting = (np.diff(edge) >= MEMBERS).astype(np.int64)
+        table.gain[last[end[chosen]]] = weight[chosen] - table.bonus[lasting[end[chosen]], lasting[start[chosen]]]
     return motion
 
 
@@ -131,7 +133,7 @@ def _learn(table: Table, rows: np.ndarray, edge: np.ndarray, motion: tuple[Motio
     both = sign[inside] * sign[inside + 1]
     if np.count_nonzero(both) > 20:
         table.same_sign = float(np.clip(np.mean(both[both != 0] > 0), 0.5, 0.999))
-    motion = learnt_motion(table.columns, rows, edge, (motion[0], motion[1]))
+    motion = learnt_motion(table.columns, rows, edge, motion)
     table.reach = _reach(table, motion, rows, edge)
     return motion
 
@@ -165,7 +167,7 @@ def _reach(table: Table, motion: tuple[Motion, ...], rows: np.ndarray, edge: np.
     first, last = rows[edge[:-1]][long], rows[edge[1:] - 1][long]
     first, last = first[table.rank[first] > 0], last[table.rank[last] < table.frames - 1]
     gap = gaps(table)
-    pair, rank, spot, loose = between(table, motion, *gap)
+    _, rank, spot, loose = between(table, motion, *gap)
     loose_end = bridge_variance(table, motion, np.full(len(last) + len(first), table.frame), 1.0)
     rank = np.concatenate([rank, table.rank[last] + 1, table.rank[first] - 1])
     spot = np.concatenate([spot, table.at[last], table.at[first]])
@@ -198,7 +200,7 @@ def _candidates(
     weight = table.bonus[lasting[end], lasting[start]]
     for axis, m in zip(("y", "x"), motion, strict=True):
         states = messages(edge, time[rows], table.columns[axis][rows], table.columns["noise_" + axis][rows], tuple(m))
-        weight += evidence(end, start, gap, *states, tuple(m))
+        weight += evidence(end, start, gap, states, m)
     if table.same_sign > 0.5:
         weight += _sign_evidence(table, rows, edge, end, start)
     keep = weight > 0
@@ -263,7 +265,7 @@ def _absence(table: Table, motion: tuple[Motion, ...], last: np.ndarray, first: 
     return np.bincount(pair, cost, len(last))
 
 
-def matching(end: np.ndarray, start: np.ndarray, weight: np.ndarray, count: int) -> np.ndarray:
+def matching(end: np.ndarray, start: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Pairs of the assignment with the largest sum of positive weights: indices into the pairs."""
     if not len(end):
         return np.zeros(0, np.int64)

@@ -27,12 +27,15 @@ class Links(NamedTuple):
         Whether more than two chains share the image.
     certainty : array (detection,)
         Margin of the link to the next detection of the chain in log evidence, infinity at its end.
+    gain : array (detection,)
+        Log evidence of that link itself.
     """
 
     track: np.ndarray
     other: np.ndarray
     crowded: np.ndarray
     certainty: np.ndarray
+    gain: np.ndarray
 
 
 class Table:
@@ -51,6 +54,7 @@ class Table:
         """Shape of an image: errors of position are in the proportion of its widths."""
         self.next = np.full(self.size, -1)
         self.certainty = np.full(self.size, np.inf)
+        self.gain = np.zeros(self.size)
         self.used = np.ones(self.size, bool)
         self.apart = 1e3 * (np.ptp(self.at / self.width, axis=0).max(initial=0.0) + 1.0)
         self.reach = 0.0
@@ -70,7 +74,7 @@ class Table:
     def unlink(self, rows: np.ndarray) -> None:
         """Open the links from these detections to the next ones."""
         self.next[rows] = -1
-        self.certainty[rows] = np.inf
+        self.certainty[rows], self.gain[rows] = np.inf, 0.0
 
     def chains(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows in the order of their chains, and where each chain begins."""
@@ -207,7 +211,7 @@ def numbered(table: Table, motion: tuple[Motion, ...]) -> Links:
             other[k] = track[before]
         else:
             crowded[k] = True
-    return Links(track, other, crowded, table.certainty)
+    return Links(track, other, crowded, table.certainty, table.gain)
 
 
 def exchange(table: Table, motion: tuple[Motion, ...]) -> bool:
@@ -279,7 +283,7 @@ def _exchanged(table: Table, motion: tuple[Motion, ...], one: np.ndarray, two: n
         swapped = path
     change = np.flatnonzero(swapped[1:] != swapped[:-1])
     for cut in change:
-        last = [lists[k][starts[k][cut + 1] - 1] for k in (0, 1)]
+        last = np.array([lists[k][starts[k][cut + 1] - 1] for k in (0, 1)])
         table.next[last] = table.next[last[::-1]]
     return len(change) > 0
 

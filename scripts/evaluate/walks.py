@@ -42,7 +42,7 @@ def rests(rng: np.random.Generator, count: int, field: np.ndarray, spacing: floa
         one = field * (0.15 + 0.7 * rng.uniform(size=2)) * (1, 1 + tries // 2000 * 0.2)
         if all(np.hypot(*((one - other) / LOBE)) >= spacing for other in made):
             made.append(one)
-    return np.array(made)
+    return np.array(made).reshape(-1, 2)
 
 
 def walks(
@@ -93,7 +93,7 @@ def walks(
             seen = int(sign[who].sum()) if signs else 0
             rows.append((f, time[f], y, x, *(noise * stated), bright[who].sum(), np.sign(seen)))
             owners.append(tuple(int(k) for k in who))
-        for _ in range(rng.poisson(false) if len(here) else 0):
+        for _ in range(rng.poisson(false) if len(here) or not count else 0):
             rows.append((f, time[f], *(size * rng.uniform(size=2)), *(NOISE * stated), 0.7, 0))
             owners.append(())
     order = sorted(range(len(rows)), key=lambda k: (rows[k][0], rows[k][2], rows[k][3]))
