@@ -13,5 +13,7 @@ from the path together with the error of each position, which must not count as 
 """
 
 from dfxm_dask.dynamics.detect import detect
+from dfxm_dask.dynamics.motion import motion
+from dfxm_dask.dynamics.track import track
 
-__all__ = ["detect"]
+__all__ = ["detect", "motion", "track"]
