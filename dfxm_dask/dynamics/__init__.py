@@ -1,0 +1,1 @@
+"""Dynamics: dislocations and boundaries that move from frame to frame."""
