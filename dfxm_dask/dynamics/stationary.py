@@ -158,6 +158,10 @@ def _along_y(image, source, margin, distances, weights, out):
                 to[x] += w * (above[x] + below[x])
 
 
+SPLINE = np.array([0, 1, 2]), np.array([0.375, 0.25, 0.0625], np.float32)
+"""Taps of the cubic B-spline: positive, nearly Gaussian, with a standard deviation of 1 tap."""
+
+
 def smoothed(image: np.ndarray, wavelet: str, level: int, axis: int) -> np.ndarray:
     """Smooth part of one further level along one axis: y (0) or x (1).
 
@@ -168,7 +172,18 @@ def smoothed(image: np.ndarray, wavelet: str, level: int, axis: int) -> np.ndarr
     level : int
         Level of the result: the taps are 2^(level - 1) pixels apart.
     """
-    distances, weights = taps(wavelet)
+    return _filtered(image, *taps(wavelet), level, axis)
+
+
+def averaged(image: np.ndarray, level: int) -> np.ndarray:
+    """Mean over the surroundings of every pixel, weighted by a bell of standard deviation ((4^level - 1) / 3)^(1/2)."""
+    for k in range(1, level + 1):
+        image = _filtered(_filtered(image, *SPLINE, k, 1), *SPLINE, k, 0)
+    return image
+
+
+def _filtered(image: np.ndarray, distances: np.ndarray, weights: np.ndarray, level: int, axis: int) -> np.ndarray:
+    """Symmetric filter along one axis, its taps 2^(level - 1) pixels apart."""
     distances = distances << (level - 1)
     margin = int(distances[-1])
     out = np.empty_like(image)
