@@ -255,7 +255,7 @@ def check_scales(asked: str, wavelet: str, level: int, scales: int) -> None:
     """
     orthogonal(wavelet)
     if scales > level:
-        raise InputError(f"{asked}: {scales} scales", f"there are {level} levels", "give at most as many as levels")
+        raise InputError(f"{asked}: {scales} scales", f"exceed the {level} levels", f"give at most {level}")
 
 
 def above_background(

@@ -100,7 +100,7 @@ def test_wavelets__frames_without_light():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"background": 1.0, "level": 2, "scales": 3}, "3 scales: there are 2 levels"),
+        ({"background": 1.0, "level": 2, "scales": 3}, "3 scales: exceed the 2 levels; give at most 2"),
         ({"background": 1.0, "wavelet": "db99"}, "is unknown; use haar"),
         ({}, "wavelets without a background"),
     ],
