@@ -337,6 +337,13 @@ def wavelets(
 
     Examples
     --------
+    >>> import dfxm_dask
+    >>> maps = dfxm_dask.wavelets(dfxm_dask.example_scan(), background=100)
+    >>> maps["edges"].dims, maps["orientation"].attrs["units"]
+    (('z', 'phi', 'y', 'x'), 'degree')
+
+    The kernel alone, on one frame with an edge along y:
+
     >>> generator = np.random.default_rng(0)
     >>> counts = generator.poisson(100.0, (64, 96, 1)).astype(np.uint16)
     >>> counts[:, 48:50] += 200
