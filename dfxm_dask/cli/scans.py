@@ -213,6 +213,9 @@ def simulate(preset: str, out: Path, cluster: str | None, workers: int | None, *
     type=click.Choice(["point", "scan"]),
     help="Order of repeated frames in a table. point: all frames of a point together. scan: the whole scan repeated.",
 )
+@click.option(
+    "--time-step", type=float, metavar="S", help="Time between frames that record neither motors nor times, in s."
+)
 @crystal_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing store.")
 @click.option("--workers", type=click.IntRange(1), help="Number of layers in parallel. [default: 1, in this process]")

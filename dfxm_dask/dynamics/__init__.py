@@ -12,6 +12,7 @@ well of stiffness k at temperature T fluctuates by <u²> = k_B T / k and returns
 from the path together with the error of each position, which must not count as motion.
 """
 
+from dfxm_dask.dynamics.ridges import follow_boundary
 from dfxm_dask.dynamics.wavelets import wavelets
 
-__all__ = ["wavelets"]
+__all__ = ["follow_boundary", "wavelets"]
