@@ -65,7 +65,7 @@ def ridge(edges: np.ndarray, spacing: int, half: int) -> tuple[np.ndarray, np.nd
     known = np.nan_to_num(edges, nan=0.0)
     rows, columns = known.shape
     path = np.empty(rows, np.int64)
-    _path(known.astype(np.float64), 1, path)
+    _path(np.ascontiguousarray(known, np.float64), 1, path)
     count = rows // spacing
     position, strength = np.full(count, np.nan), np.full(count, np.nan)
     offset = np.arange(-half, half + 1)
@@ -196,8 +196,8 @@ def follow_boundary(
     >>> counts[:, 40:] += 300
     >>> um = {"y": np.arange(96) * 0.1, "x": np.arange(96) * 0.1}
     >>> found = dfxm_dask.follow_boundary.kernel(counts, {"time": np.arange(2.0)}, **um, background="none")
-    >>> found["boundary_position"].shape, round(float(np.nanmedian(found["boundary_position"])), 1)
-    ((2, 6), 4.0)
+    >>> found["boundary_position"].shape, bool(abs(np.nanmedian(found["boundary_position"]) - 3.95) < 0.05)
+    ((2, 6), True)
     """
     check_scales("follow_boundary", wavelet, level, scales)
     length = counts.shape[0 if along == "y" else 1]
