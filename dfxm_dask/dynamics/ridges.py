@@ -175,7 +175,7 @@ def follow_boundary(
     (in noise alone, ridges reach 1.4), or if the parabola has no top.
 
     ``boundary_error`` of a frame is derived from the second differences d of its positions and those of the frames
-    before and after it, less their median, at n points::
+    before and after it, minus the median of d, at n points::
 
         boundary_error = 1.4826 median(|d - median(d)|) (n / (n - 1))^(1/2) / 6^(1/2)
 
