@@ -16,6 +16,10 @@ from .components.project import project_nica as project_nica
 from .components.project import project_nmf as project_nmf
 from .components.project import project_pca as project_pca
 from .dynamics.detect import detect as detect
+from .dynamics.motion import motion as motion
+from .dynamics.ridges import follow_boundary as follow_boundary
+from .dynamics.track import track as track
+from .dynamics.wavelets import wavelets as wavelets
 from .errors import DfxmError as DfxmError
 from .example import example_scan as example_scan
 from .frames.background import background as background

@@ -157,8 +157,8 @@ def demo_scan() -> Path:
 def simulate(preset: str, out: Path, cluster: str | None, workers: int | None, **options: Any) -> None:
     """Simulate a scan with known truth.
 
-    PRESET is easy, hard, multigrain, al002, movie, movie_long, reflections, empty or deformed. A simulation that was
-    stopped continues where it stopped.
+    PRESET is easy, hard, multigrain, al002, movie, movie_long, movie_crowded, movie_empty, reflections, empty or
+    deformed. A simulation that was stopped continues where it stopped.
 
     \b
     Examples:
@@ -220,6 +220,9 @@ def simulate(preset: str, out: Path, cluster: str | None, workers: int | None, *
     "--repeats",
     type=click.Choice(["point", "scan"]),
     help="Order of repeated frames in a table. point: all frames of a point together. scan: the whole scan repeated.",
+)
+@click.option(
+    "--time-step", type=float, metavar="S", help="Time between frames that record neither motors nor times, in s."
 )
 @crystal_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing store.")

@@ -14,6 +14,8 @@ from the path together with the error of each position, which must not count as 
 
 from dfxm_dask.dynamics.detect import detect
 from dfxm_dask.dynamics.motion import motion
+from dfxm_dask.dynamics.ridges import follow_boundary
 from dfxm_dask.dynamics.track import track
+from dfxm_dask.dynamics.wavelets import wavelets
 
-__all__ = ["detect", "motion", "track"]
+__all__ = ["detect", "follow_boundary", "motion", "track", "wavelets"]

@@ -17,7 +17,7 @@ import hdf5plugin
 import numpy as np
 
 from dfxm_dask.errors import InputError, SourceError
-from dfxm_dask.phantoms.entry import Entry, check_name
+from dfxm_dask.phantoms.entry import EPOCH, Entry, check_name
 from dfxm_dask.sources.bliss.command import REWIND
 from dfxm_dask.sources.bliss.detector import COUNTS
 from dfxm_dask.sources.hdf5_links import open_hdf5
@@ -272,8 +272,14 @@ def _write_entry(master: h5py.File, entry: Entry, sample: str, beamline: str) ->
     if entry.monitor is not None:
         measurement[MONITOR] = np.asarray(entry.monitor, np.float64)
     if entry.is_time_series:
-        measurement["elapsed_time"] = entry.times
-        measurement["elapsed_time"].attrs["units"] = "s"
+        timed = entry.command == "ftimescan"  # a card triggers the camera and records when
+        for name, origin in (("epoch_trig", EPOCH),) if timed else (("elapsed_time", 0.0), ("epoch", EPOCH)):
+            measurement[name] = origin + entry.times
+            measurement[name].attrs["units"] = "s"
+        if timed:
+            group = _group(instrument, "fscan_parameters", "NXcollection")
+            group["acq_time"], group["npoints"], group["period"] = float(entry.exposure), entry.frames, entry.period
+            group["scan_name"] = group["scan_type"] = "ftimescan"
         return
     for k, axis in enumerate(entry.axes):
         motor, values = axis[0], np.asarray(entry.positions[axis[0]], np.float64)

@@ -222,8 +222,10 @@ def junction(
     return tilt_junction(origin, line, at.direction(*reference), azimuths, tilts, candidates, at.box, CORE)
 
 
-def wander(at: Frame, frames: int, count: int, spread: float, memory: float) -> np.ndarray:
-    """Ornstein–Uhlenbeck paths about random rest positions.
+def wander(
+    at: Frame, frames: int, count: int, spread: float, memory: float, rest: np.ndarray | None = None
+) -> np.ndarray:
+    """Ornstein–Uhlenbeck paths about rest positions.
 
     Parameters
     ----------
@@ -232,6 +234,8 @@ def wander(at: Frame, frames: int, count: int, spread: float, memory: float) -> 
         Standard deviation about the rest position.
     memory : float
         Frames in which a deviation falls by e.
+    rest : ndarray (dislocation, yx), optional
+        Rest positions, um. Default: random, in the middle 70 % of the frame.
 
     Returns
     -------
@@ -242,7 +246,8 @@ def wander(at: Frame, frames: int, count: int, spread: float, memory: float) -> 
     x_{k+1} = m + (x_k - m) a + spread sqrt(1 - a^2) normal, a = exp(-1/memory): exact for any step.
     """
     low, high = at.box[0][1::-1], at.box[1][1::-1]
-    rest = low + (0.15 + 0.7 * at.rng.uniform(size=(count, 2))) * (high - low)
+    if rest is None:
+        rest = low + (0.15 + 0.7 * at.rng.uniform(size=(count, 2))) * (high - low)
     stay = np.exp(-1 / memory)
     off = at.rng.normal(0, spread, (count, 2))
     path = np.empty((frames, count, 2))
@@ -250,3 +255,42 @@ def wander(at: Frame, frames: int, count: int, spread: float, memory: float) -> 
         path[k] = rest + off
         off = off * stay + spread * np.sqrt(1 - stay**2) * at.rng.normal(size=(count, 2))
     return path
+
+
+OVERLAP = 0.4, 1.0  # um along y and x: images of dislocations that are nearer than this overlap
+CROWDED = 0.15  # least fraction of the frames with overlapping images
+
+
+def crowd(at: Frame, frames: int) -> np.ndarray:
+    """Paths of nine dislocations: three close pairs, a free one, one that enters the frame and one that leaves it.
+
+    Returns
+    -------
+    ndarray (time, dislocation, yx), float64, um
+        Drawn again until images overlap in at least :data:`CROWDED` of the frames.
+
+    Notes
+    -----
+    Every path is that of :func:`wander`. Partners of a pair rest 0.9 um along y and 0.5 um along x from each other. The
+    eighth dislocation enters by the upper edge, the ninth leaves by the right edge: both edges are inside the crystal.
+    """
+    low, high = at.box[0][1::-1], at.box[1][1::-1]
+    apart = np.tile([[-0.45, -0.25], [0.45, 0.25]], (3, 1))
+    for _ in range(200):
+        rest = low + (0.15 + 0.7 * at.rng.uniform(size=(9, 2))) * (high - low)
+        rest[:6] = np.repeat(rest[:3], 2, axis=0) + apart
+        rest[7, 0], rest[8, 1] = high
+        path = wander(at, frames, 9, 0.35, 8.0, rest)
+        since = np.arange(frames)[:, None] - frames * at.rng.uniform(0.3, 0.7, 2)
+        path[:, 7, 0] -= 0.06 * since[:, 0]
+        path[:, 8, 1] += 0.18 * since[:, 1]
+        if overlapping(path).mean() >= CROWDED:
+            break
+    return path
+
+
+def overlapping(path: np.ndarray) -> np.ndarray:
+    """Whether the images of at least two dislocations overlap, for every frame: (time,) bool."""
+    apart = np.abs(path[:, :, None] - path[:, None])
+    near = (apart < OVERLAP).all(-1)
+    return near.sum((1, 2)) > path.shape[1]

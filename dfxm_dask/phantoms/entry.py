@@ -15,6 +15,8 @@ from dfxm_dask.sources.bliss.detector import COUNTS
 from dfxm_dask.sources.bliss.grid import HALF
 
 MOST_AXES = 2
+SERIES = ("loopscan", "timescan", "ftimescan", "sct")
+EPOCH = 1.7e9  # s, reading of the absolute clock at the start of a time series
 
 MotorAxis = tuple[str, float, float, int] | tuple[str, float, float, int, str]
 
@@ -46,6 +48,8 @@ class Entry:
         uint8, uint16 or uint32.
     z_motor, detector : str
         Names at the beamline.
+    command : str
+        Command of a time series: "loopscan", "timescan", "ftimescan" or "sct".
     detector_pixel : float, um
         Edge of the physical pixel, such as that of the PCO Edge 4.2; not the effective pixel.
 
@@ -68,6 +72,7 @@ class Entry:
     z_motor: str = "samz"
     detector: str = "pco_ff"
     detector_pixel: float = 6.5
+    command: str = "loopscan"
 
     def __post_init__(self) -> None:
         if self.number < 1 or self.number != int(self.number):
@@ -86,6 +91,9 @@ class Entry:
             )
         for name in (self.z_motor, self.detector):
             check_name(self._name, name)
+        if self.command not in SERIES or (self.command == "sct" and self.frames != 1):
+            found = f"is {self.command!r} of {self.frames} frames"
+            raise InputError(f"{self._name}: command", found, f"use one of {', '.join(SERIES)}; sct records one frame")
         if not (math.isfinite(self.exposure) and self.exposure > 0):
             raise InputError(f"{self._name}: exposure", f"is {self.exposure} s", "give a positive time")
         if self.z is not None and not math.isfinite(self.z):
@@ -165,10 +173,20 @@ class Entry:
         return self.axes[0][1] + self.axes[0][2] * np.arange(self.frames)
 
     @property
+    def period(self) -> float:
+        """Commanded time between the starts of two frames of a time series, s."""
+        return float(self.axes[0][2]) or float(self.exposure)
+
+    @property
     def title(self) -> str:
         """The command as BLISS spells it."""
         if self.is_time_series:
-            return f"loopscan {self.frames} {float(self.exposure)!r}"
+            exposure = float(self.exposure)
+            numbers = {
+                "loopscan": f"{self.frames} {exposure!r}",
+                "ftimescan": f"{exposure!r} {self.frames} {self.period!r}",
+            }
+            return f"{self.command} {numbers.get(self.command, repr(exposure))}"
         words = " ".join(f"{axis[0]} {axis[1]:.10g} {axis[2]:.10g} {axis[3]}" for axis in self.axes)
         command = "fscan" if len(self.axes) == 1 else "fscan2d"
         return f"{command} {words} {float(self.exposure)!r} {float(self.exposure)!r}"

@@ -120,4 +120,4 @@ def rendered_layer(phantom: Phantom, z: int) -> dict[str, np.ndarray]:
 
 def layer_lattices(phantom: Phantom, z: int) -> Lattices | None:
     """Lattices of a layer, computed once for its frames and its truth; None in a movie, whose frames differ."""
-    return lattices(phantom, z) if phantom.motion is None else None
+    return lattices(phantom, z) if phantom.still else None

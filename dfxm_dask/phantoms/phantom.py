@@ -16,7 +16,7 @@ from dfxm_dask.optics.forward import Setting
 from dfxm_dask.optics.instrument.detector import Detector
 from dfxm_dask.optics.instrument.microscope import Microscope
 
-CONTENT, FACES, FLUX, DRIFT, NOISE, STRIPES, GAIN, MONITOR, TURN = range(9)
+CONTENT, FACES, FLUX, DRIFT, NOISE, STRIPES, GAIN, MONITOR, TURN, BEAM = range(10)
 """Purposes of random numbers."""
 
 StrongBeam = Literal["smeared", "sharp"]
@@ -56,6 +56,12 @@ class Lighting:
         Step of the random walk of the image, per frame.
     stripes : float
         Amplitude of the brightness of rows.
+    flicker : float
+        Standard deviation of the logarithm of a gain that is independent from frame to frame.
+    beam : float
+        FWHM of the profile of the beam along y, relative to the height of the frame. 0: all rows are equally bright.
+    beam_drift : float
+        Step of the random walk of the centre of the beam, per frame, relative to the height of the frame.
 
     Raises
     ------
@@ -78,6 +84,9 @@ class Lighting:
     jitter: float = 0.0
     drift: float = 0.0
     stripes: float = 0.05
+    flicker: float = 0.0
+    beam: float = 0.0
+    beam_drift: float = 0.0
 
     def __post_init__(self) -> None:
         for part in fields(self):
@@ -90,9 +99,13 @@ class Lighting:
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """Positions of moving lines: ndarray (time, dislocation, yx), float64, um, in the plane z = 0."""
+    """Positions of moving lines: ndarray (time, dislocation, yx), float64, um, in the plane z = 0.
+
+    With ``passing``, lines enter and leave the frame, and the truth has no position for a line outside the frame.
+    """
 
     position: np.ndarray
+    passing: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +183,11 @@ class Phantom:
     def grid(self) -> tuple[int, ...]:
         """Number of positions along each scan axis."""
         return tuple(len(a.positions) for a in self.axes)
+
+    @property
+    def still(self) -> bool:
+        """Whether all frames show the same lattice."""
+        return self.motion is None or self.motion.position.shape[1] == 0
 
 
 def generator(seed: int, purpose: int, *keys: int) -> np.random.Generator:

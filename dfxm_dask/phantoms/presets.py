@@ -21,6 +21,7 @@ from dfxm_dask.phantoms.contents import (
     Frame,
     assembled,
     bending,
+    crowd,
     frame,
     free_lines,
     junction,
@@ -131,24 +132,34 @@ def _deformed(at: Frame) -> tuple[Phantom, ...]:
 FLANK = 2.2e-4  # rad from the peak, position of the movie: weak beam
 
 
-def _film(at: Frame, frames: int, count: int) -> tuple[Phantom, ...]:
+def _film(at: Frame, path: np.ndarray, passing: bool = False, **options: float) -> tuple[Phantom, ...]:
     """Screw dislocations along [0 1 -1] seen on the flank of the rocking curve."""
+    frames, count, _ = path.shape
     b, t = at.burgers(0, 1, -1), at.direction(0, 1, -1)
-    path = wander(at, frames, count, 0.35, 8.0)
     signs = np.where(np.arange(count) % 2, -1.0, 1.0)[:, None]
     made = lines(np.zeros((count, 3)), signs * b, np.tile(t, (count, 1)), np.full(count, CORE))
     scene = Scene(poisson=at.crystal.poisson, lines=made, **bending(at, 5e-6))
     time = ScanAxis("time", "", tuple(0.25 * k for k in range(frames)), "s")
-    light = Lighting(flux=2.5e4, weak=0.2, exposure=0.2, drift=0.02)
-    return (phantom(at, scene, axes=(time,), held={"phi": FLANK}, motion=Motion(path), lighting=light, nodes=5),)
+    light = Lighting(flux=2.5e4, weak=0.2, exposure=0.2, drift=0.02, **options)
+    motion = Motion(path, passing)
+    return (phantom(at, scene, axes=(time,), held={"phi": FLANK}, motion=motion, lighting=light, nodes=5),)
 
 
 def _movie(at: Frame) -> tuple[Phantom, ...]:
-    return _film(at, 60, 5)
+    return _film(at, wander(at, 60, 5, 0.35, 8.0))
 
 
 def _movie_long(at: Frame) -> tuple[Phantom, ...]:
-    return _film(at, 800, 13)
+    return _film(at, wander(at, 800, 13, 0.35, 8.0))
+
+
+def _movie_crowded(at: Frame) -> tuple[Phantom, ...]:
+    """Three pairs, one free dislocation, one that enters and one that leaves, in a beam that moves and flickers."""
+    return _film(at, crowd(at, 60), passing=True, flicker=0.1, beam=0.8, beam_drift=0.01)
+
+
+def _movie_empty(at: Frame) -> tuple[Phantom, ...]:
+    return _film(at, np.zeros((100, 0, 2)))
 
 
 REFLECTIONS = ((-1, -1, 3), (-1, 1, 3), (1, -1, 3), (1, 1, 3))
@@ -214,6 +225,10 @@ PRESETS: dict[str, Preset] = {
     "al002": Preset(_al002, 16, (512, 512), "walls of 0.003 to 0.006 degree, as in the published aluminium volume"),
     "movie": Preset(_movie, 1, (256, 256), "60 frames of 5 moving dislocations"),
     "movie_long": Preset(_movie_long, 1, (256, 256), "800 frames of 13 moving dislocations"),
+    "movie_crowded": Preset(
+        _movie_crowded, 1, (256, 256), "60 frames: overlapping images, dislocations that enter and leave, unsteady beam"
+    ),
+    "movie_empty": Preset(_movie_empty, 1, (256, 256), "100 frames without any dislocation"),
     "reflections": Preset(_reflections, 1, (64, 64), "four reflections of one strained field, with F"),
     "empty": Preset(_empty, 2, (512, 512), "no dislocation"),
     "deformed": Preset(_deformed, 2, (512, 512), "cold-worked: no weak beam at all"),

@@ -27,6 +27,7 @@ from dfxm_dask.optics.instrument.blur import blur
 from dfxm_dask.optics.instrument.detector import fixed_pattern, record
 from dfxm_dask.optics.surrogate import strong_beam
 from dfxm_dask.phantoms.phantom import (
+    BEAM,
     DRIFT,
     FACES,
     FLUX,
@@ -38,7 +39,7 @@ from dfxm_dask.phantoms.phantom import (
     coordinates,
     generator,
 )
-from dfxm_dask.phantoms.strong_lattice import Lattices, lattices
+from dfxm_dask.phantoms.strong_lattice import Lattices, lattices, sheet_mean
 from dfxm_dask.schema import PATCH, SPACE, Variable
 
 UNLIT, WEAK, STRONG, AMBIGUOUS = range(4)
@@ -163,20 +164,30 @@ def exposures(phantom: Phantom, layer: int) -> dict[str, np.ndarray]:
     -------
     dict
         ``flux``: relative incident beam behind the attenuator, ``monitor``: its counts, ``exposure``: s,
-        ``drift``: (frame, yx), pixel.
+        ``drift``: (frame, yx), pixel; ``rows``: (frame, y), relative brightness of every row of the beam.
     """
     frames = prod(phantom.grid)
     keys = (phantom.number, layer)
     beam = flux_series(frames, generator(phantom.seed, FLUX, *keys)) * transmissions(phantom, layer)
-    exposure = np.full(frames, phantom.lighting.exposure)
+    light = phantom.lighting
+    chance = generator(phantom.seed, BEAM, *keys)
+    if light.flicker:
+        beam = beam * np.exp(chance.normal(0, light.flicker, frames))
+    rows = stripes(phantom.shape[0], generator(phantom.seed, STRIPES), light.stripes)[None]
+    if light.beam:
+        centre = 0.5 + np.cumsum(chance.normal(0, light.beam_drift, frames))
+        off = (np.arange(phantom.shape[0]) + 0.5) / phantom.shape[0] - centre[:, None]
+        rows = rows * np.exp(-4 * np.log(2) * (off / light.beam) ** 2)
+    exposure = np.full(frames, light.exposure)
     moved = np.zeros((frames, 2))
-    if phantom.lighting.drift:
-        moved = drift_path(frames, generator(phantom.seed, DRIFT, *keys), phantom.lighting.drift)
+    if light.drift:
+        moved = drift_path(frames, generator(phantom.seed, DRIFT, *keys), light.drift)
     return {
         "flux": beam,
         "monitor": monitor(beam * exposure * 1e7, generator(phantom.seed, MONITOR, *keys)),
         "exposure": exposure,
         "drift": moved,
+        "rows": np.broadcast_to(rows, (frames, phantom.shape[0])),
     }
 
 
@@ -210,17 +221,15 @@ def render(
     """
     if not 0 <= layer < len(phantom.z):
         raise InputError(f"layer {layer}", f"the phantom has {len(phantom.z)}", "choose one of them")
-    y = coordinates(phantom)[0]
     z = phantom.z[layer]
     light = phantom.lighting
     lit, entry, leave = outline(phantom, z)
     patch_lit = _per_patch(lit.astype(float), np.add) / _per_patch(np.ones(lit.shape), np.add) >= 0.5
     weight = sheet_nodes(phantom.microscope, phantom.nodes)[1]
     accepts = _accepts(phantom)
-    if made is None and phantom.motion is None:
+    if made is None and phantom.still:
         made = lattices(phantom, layer)
     pattern = fixed_pattern(phantom.shape, phantom.detector, exposure=light.exposure, seed=phantom.seed)
-    beam = stripes(y.size, generator(phantom.seed, STRIPES), light.stripes)[:, None]
     series = exposures(phantom, layer)
     perfect = None
     for number, positions in enumerate(angles(phantom)):
@@ -233,8 +242,8 @@ def render(
         else:
             step = np.clip((accepted - WEAK_ACCEPTANCE) / (STRONG_ACCEPTANCE - WEAK_ACCEPTANCE), 0, 1)
             step = step * step * (3 - 2 * step)
-            if perfect is None or phantom.motion is not None:
-                local = (np.einsum("yxki,k->yxi", q, weight) - far[:, :, 0]) @ bragg(phantom) / phantom.half_width
+            if perfect is None or not phantom.still:
+                local = (sheet_mean(q, weight) - far[:, :, 0]) @ bragg(phantom) / phantom.half_width
                 # Beyond one half width the closed form no longer follows Takagi-Taupin: bounded there.
                 perfect = strong_beam(entry, leave, local / np.sqrt(1 + local**2), phantom.fringes)
             dynamical = step * accepted * perfect
@@ -242,7 +251,7 @@ def render(
         power, dynamical = np.where(lit, power, 0.0), np.where(lit, dynamical, 0.0)
         truth = _label(phantom, power, dynamical, np.where(lit, accepted, 0.0), patch_lit)
         scale = series["flux"][number] * series["exposure"][number]
-        signal = (power * light.flux + light.diffuse) * beam * scale
+        signal = (power * light.flux + light.diffuse) * series["rows"][number][:, None] * scale
         if light.drift:
             signal = shift(signal, *series["drift"][number])
         signal = np.maximum(blur(signal, phantom.detector), 0.0)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numba import njit
 from scipy.ndimage import gaussian_filter1d
 
 from dfxm_dask.optics.defects.scene import Scene, lattice
@@ -86,12 +87,24 @@ def lattices(phantom: Phantom, layer: int, frame: int | None = None) -> Lattices
     margin = int(np.ceil(REACH * sigma[0])), int(np.ceil(REACH * sigma[1]))
     y, x = _pixels(phantom, margin)
     voxels = sheet_deviation(scene, phantom.at, y, x, z, height)
-    strong = np.einsum("yxki,k->yxi", voxels, weight)
+    strong = sheet_mean(voxels, weight)
     for axis in (0, 1):
         if margin[axis]:
             strong = gaussian_filter1d(strong, sigma[axis], axis=axis, radius=margin[axis])
     inner = tuple(slice(cut, cut + size) for cut, size in zip(margin, phantom.shape, strict=True))
     return Lattices(np.ascontiguousarray(voxels[inner]), np.ascontiguousarray(strong[inner][:, :, None]))
+
+
+@njit(nogil=True, cache=True)
+def sheet_mean(q: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Mean of a deviation (y, x, node, xyz) over the heights of the sheet: (y, x, xyz), float64."""
+    out = np.zeros((q.shape[0], q.shape[1], 3))
+    for y in range(q.shape[0]):
+        for x in range(q.shape[1]):
+            for k in range(weight.size):
+                for i in range(3):
+                    out[y, x, i] += q[y, x, k, i] * weight[k]
+    return out
 
 
 def _pixels(phantom: Phantom, margin: tuple[int, int]) -> tuple[np.ndarray, ...]:

@@ -26,7 +26,8 @@ def tables(phantom: Phantom) -> Table:
         boundary, by its densest set of lines; all sets as ``set_boundary``, ``set_burgers``, ``set_line``,
         ``set_spacing``; points on the lines as ``line_point (point, xyz)`` um with ``line_number (point)``, which
         counts ``dislocation_burgers`` and ``dislocation_line (dislocation, xyz)``; ``position (time, dislocation,
-        yx)`` um of a movie; ``drift (z, scan axes, yx)`` um of the images. Axes x, y, z are those of the store. Signs
+        yx)`` um of a movie, NaN for a dislocation outside the frame; ``drift (z, scan axes, yx)`` um of the images;
+        ``illumination (z, scan axes, y)`` of a beam that moves or flickers. Axes x, y, z are those of the store. Signs
         of Burgers vector and line are those of a right-handed circuit; the pair reversed is the same dislocation.
     """
     out: Table = {}
@@ -35,14 +36,22 @@ def tables(phantom: Phantom) -> Table:
         moved = moved.reshape(len(phantom.z), *phantom.grid, 2) * phantom.pixel
         dims = ("z", *(a.name for a in phantom.axes), "yx")
         out["drift"] = (dims, moved, _attrs("um", "displacement of the image of a frame, not applied to the truth"))
+    if phantom.lighting.flicker or phantom.lighting.beam:
+        series = [exposures(phantom, k) for k in range(len(phantom.z))]
+        bright = np.stack([one["rows"] * one["flux"][:, None] for one in series])
+        dims = ("z", *(a.name for a in phantom.axes), "y")
+        bright = bright.reshape(len(phantom.z), *phantom.grid, phantom.shape[0])
+        out["illumination"] = (dims, bright, _attrs("1", "relative brightness of the beam on a row of a frame"))
     if phantom.boundaries:
         out |= _boundaries(phantom.boundaries)
     if phantom.motion is not None:
-        out["position"] = (
-            ("time", "dislocation", "yx"),
-            phantom.motion.position,
-            _attrs("um", "position at which the dislocation crosses the layer"),
-        )
+        position = phantom.motion.position
+        if phantom.motion.passing:
+            last = [c[-1] for c in coordinates(phantom)]
+            inside = ((position >= 0) & (position <= last)).all(-1, keepdims=True)
+            position = np.where(inside, position, np.nan)
+        words = "position at which the dislocation crosses the layer"
+        out["position"] = (("time", "dislocation", "yx"), position, _attrs("um", words))
         return out
     y, x = coordinates(phantom)
     low = np.array([x[0], y[0], phantom.z[0]])

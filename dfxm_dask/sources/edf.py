@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 from dfxm_dask.errors import SourceError
 from dfxm_dask.sources.bliss.camera import NO_SETTING, full_well
 from dfxm_dask.sources.bliss.command import REWIND, Command, scan_command
+from dfxm_dask.sources.bliss.counters import commanded_times
 from dfxm_dask.sources.bliss.grid import Readback, complete_frames, grid_order, scan_axes
 from dfxm_dask.sources.edf_headers import Frame, frames_of, open_edf, read_counts
 from dfxm_dask.sources.layer_position import Stood, layer_place
@@ -95,7 +97,7 @@ def scans(paths: Sequence[str], roots: tuple[Path, ...] = ()) -> list[tuple[str,
 
 def read(paths: Sequence[str], entry: str, how: How) -> Scan:
     """A scan in EDF files. ``entry`` is its number ("86.1"); "1.1" also denotes the only scan."""
-    how.refuse("repeats")
+    how.refuse("repeats", "time_step")
     beamline, allow_partial = how.beamline, how.allow_partial
     source = paths[0] if len(paths) == 1 else os.path.dirname(os.path.abspath(paths[0]))
     asked = f"{source} entry {entry}"
@@ -107,8 +109,8 @@ def read(paths: Sequence[str], entry: str, how: How) -> Scan:
     title = _title(found[0])
     command = scan_command(title or None, {}, asked)
     commanded = command.count
-    if command.name == "loopscan" and commanded == 0:
-        command = Command(command.name, (), len(found), None, command.exposure)
+    if not command.drives and commanded == 0:
+        command = replace(command, count=len(found))
         commanded = len(found)
     if len(found) > commanded:
         raise SourceError(asked, f"has {len(found)} frames, but the command requests {commanded}", ONE_SCAN)
@@ -304,11 +306,7 @@ def _time_axis(found: list[Frame], command: Command, asked: str) -> Axis:
     try:
         values = np.array([float(f.header["epoch"]) for f in found])
     except (KeyError, ValueError):
-        if command.exposure is None:
-            raise SourceError(asked, "is a loopscan without times or exposure", "add epoch to the headers") from None
-        positions = np.arange(len(found)) * command.exposure
-        words = "commanded: frame number times exposure, without pauses; no time was recorded"
-        return Axis("time", "", positions, "s", 0.0, command.exposure, None, "commanded", words)
+        return commanded_times(command, len(found), asked, "add epoch to the headers")
     if (np.diff(values) <= 0).any():
         at = int(np.argmax(np.diff(values) <= 0)) + 1
         raise SourceError(asked, f"epoch does not increase at frame {at}", "correct the headers")

@@ -31,6 +31,7 @@ OWN = (
     "dfxm_dask.sources.edf",
     "dfxm_dask.sources.tables.reader",
     "dfxm_dask.sources.dfxm_geo",
+    "dfxm_dask.sources.tables.time_series",
 )
 GROUP = "dfxm_dask.readers"
 WORDS = ("name", "summary", "narrows", "matches", "sources", "scans", "read", "frames")
@@ -56,6 +57,8 @@ class How:
         Source of the positions if motors and command disagree. By default motors, checked against the command.
     repeats : "point" or "scan", optional
         Order of repeated frames for each row of a table: all frames of a point in turn, or the whole scan repeated.
+    time_step : float, optional
+        Time between two frames of a series that records neither motors nor times, s.
     """
 
     beamline: Beamline
@@ -65,6 +68,7 @@ class How:
     scan_mode: str | None = None
     positions: str | None = None
     repeats: str | None = None
+    time_step: float | None = None
 
     def refuse(self, *words: str) -> None:
         """Refuse options without effect for a format.

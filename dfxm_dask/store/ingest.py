@@ -114,6 +114,7 @@ def ingest(
     format: str | None = None,
     positions: str | None = None,
     repeats: str | None = None,
+    time_step: float | None = None,
     lattice: Mapping[str, Any] | None = None,
     hkl: Sequence[int] | None = None,
     overwrite: bool = False,
@@ -159,6 +160,8 @@ def ingest(
         Source of the positions of the frames if motors and command disagree.
     repeats : "point" or "scan", optional
         Order of repeated frames for each row of a table: all frames of a point together, or the whole scan repeated.
+    time_step : float, optional
+        Time between two frames, s, of TIFF, EDF or LIMA HDF5 files that record neither motors nor times.
     lattice, hkl : mapping and (int, int, int), optional
         Crystal, its orientation and reflection, for Burgers vectors of boundaries: see :func:`dfxm_dask.calibrate`.
     overwrite : bool
@@ -194,9 +197,10 @@ def ingest(
         allow_partial=allow_partial,
         z=z,
         scan_mode=scan_mode,
-        format=format,
+        format=format or ("time_series" if time_step is not None else None),
         positions=positions,
         repeats=repeats,
+        time_step=time_step,
     )
     layers = _laid_out(scans, roi)
     whole, first = layers.whole, layers.whole[0]
@@ -204,7 +208,7 @@ def ingest(
         pixel_size = check_pixel_size(pixel_size, first.detector_pixel)
     variables = raw_variables({a.name: a.units for a in first.axes}, layers.dtype)
     plan = _plan(layers, pixel_size, variables)
-    choices = {"scan_mode": scan_mode, "positions": positions, "repeats": repeats}
+    choices = {"scan_mode": scan_mode, "positions": positions, "repeats": repeats, "time_step": time_step}
     plan |= {word: value for word, value in choices.items() if value}  # keys absent from older stores
     nbytes = prod(layers.layout.shape) * layers.dtype.itemsize
     rows = unit_rows(layers.layout, layers.dtype.itemsize)

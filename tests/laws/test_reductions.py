@@ -26,6 +26,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "normalise": {"by": "monitor", "reference": 1000.0, "offset": 0.0},
     "fit_curves": {"axis": "phi"},
     "classify_beams": {"method": "fused"},
+    "follow_boundary": {"spacing": 4},
 }
 SIZES = {"z": 3, "y": 12, "x": 17, "phi": 7, "chi": 5, "patch_y": 1, "patch_x": 1, "scaling": 4, "piece": 200}
 COMPONENTS = 3

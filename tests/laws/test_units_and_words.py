@@ -23,6 +23,7 @@ ANGLES = {  # by nature, whatever was scanned
     "dihedral_error",
     "step_expected",
     "step_expected_error",
+    "orientation",
 }
 FORBIDDEN = re.compile(
     r"^(its|the same|this|that|those|these|what|where|it|they|of|from|as)\b"

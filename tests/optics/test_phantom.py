@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from dfxm_dask.phantoms.render import (
     STRONG,
     UNLIT,
     WEAK,
+    exposures,
     flank,
     full_width,
     layer_truth,
@@ -262,6 +264,44 @@ def test_movie__spots_follow_the_true_positions():
     assert hits / total > 0.9
 
 
+def test_movie_crowded__images_overlap_and_dislocations_pass_the_edges():
+    for seed in range(5):
+        phantom = build("movie_crowded", seed=seed)[0]
+        path, known = phantom.motion.position, tables(phantom)["position"][1]
+        pairs = [np.abs(path[:, i] - path[:, j]) for i in range(9) for j in range(i)]
+        assert np.any([(p < (0.4, 1.0)).all(1) for p in pairs], axis=0).mean() >= 0.15
+        outside = np.isnan(known).any(2)
+        assert outside.any(0)[[7, 8]].all()
+        assert outside[[0, -1], [7, 8]].all()  # one enters, one leaves
+        assert not outside[[-1, 0], [7, 8]].any()
+        np.testing.assert_array_equal(known[~outside], path[~outside])
+        high = (np.array(phantom.shape) - 1) * phantom.pixel
+        np.testing.assert_array_equal(outside, ((path < 0) | (path > high)).any(2))
+
+
+def test_movie_crowded__rows_are_as_bright_as_stated():
+    phantom = build("movie_crowded", shape=(96, 64), seed=2)[0]
+    still = replace(phantom, lighting=replace(phantom.lighting, flicker=0.0, beam=0.0, beam_drift=0.0, stripes=0.0))
+    assert "illumination" not in tables(build("movie", shape=(32, 32))[0])
+    (dims, bright, _), flux = tables(phantom)["illumination"], exposures(still, 0)["flux"]
+    assert dims == ("z", "time", "y")
+    assert 0.06 < np.diff(np.log(bright[0]).mean(1)).std() / np.sqrt(2) < 0.16
+    scenes = zip(render(phantom, 0), render(still, 0), strict=True)
+    for number, ((made, _), (plain, _)) in islice(enumerate(scenes), 3):
+        seen, even = (f.astype(float).mean(1) - 104.2 for f in (made, plain))
+        stated = even * bright[0, number] / flux[number]
+        assert seen @ stated / (stated @ stated) == pytest.approx(1, abs=0.04)
+        assert np.corrcoef(seen, stated)[0, 1] > 0.9
+
+
+def test_movie_empty__has_no_dislocation():
+    phantom = build("movie_empty", shape=(32, 40))[0]
+    assert tables(phantom)["position"][1].shape == (100, 0, 2)
+    first, second = (f for f, _ in islice(render(phantom, 0), 2))
+    assert not np.array_equal(first, second)
+    assert np.abs(first - np.median(first)).max() < 100
+
+
 def test_tables__drift_is_what_the_frames_did():
     """Images of a drifting phantom, moved back by the stated drift, equal those of one that stands still."""
     hard = build("hard", layers=1, shape=(96, 96), seed=6)[0]
@@ -436,6 +476,8 @@ def test_presets__say_what_they_are():
         "al002",
         "movie",
         "movie_long",
+        "movie_crowded",
+        "movie_empty",
         "reflections",
         "empty",
         "deformed",

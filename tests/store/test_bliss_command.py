@@ -28,6 +28,10 @@ from dfxm_dask.sources.source import find_config, load_beamline
         ("a2scan mu 0 1 chi 5 7 10 1", 11, [("mu", 0, 0.1, 11)], 1),
         ("amesh mu 0 1 10 chi 5 7 2 1", 33, [("chi", 5, 1, 3), ("mu", 0, 0.1, 11)], 1),
         ("loopscan 12 0.25", 12, [], 0.25),
+        ("timescan 0.25", 0, [], 0.25),
+        ("timescan 0.25 7", 7, [], 0.25),
+        ("ftimescan 0.2 60 0.25", 60, [], 0.2),
+        ("sct 0.5", 1, [], 0.5),
         ("ascan mu 0 1 10", 11, [("mu", 0, 0.1, 11)], None),
     ],
 )
@@ -49,7 +53,8 @@ def test_parse_title__slow_first_and_intervals_are_one_less(
         ("fscan mu nan 0.1 150 0.5", "has 'nan' in place of a number"),
         ("fscan mu 0.29 0.001 150.5 0.5", "has 150.5 in place of a count"),
         ("fscan mu 0.29 0.001 0 0.5", "has 0 in place of a count"),
-        ("timescan 1", "unknown scan command 'timescan 1'; use one of fscan"),
+        ("timescans 1", "unknown scan command 'timescans 1'; use one of fscan"),
+        ("ftimescan 0.1 2.5", "has 2.5 in place of a count"),
         ("", "unknown scan command ''"),
     ],
 )

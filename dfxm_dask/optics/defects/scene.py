@@ -8,6 +8,7 @@ field of the lines alone; but it is free of stress far away, also for half plane
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numba import njit
@@ -87,6 +88,11 @@ class Scene:
     wave_displacements: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
     wave_phases: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
+    @cached_property
+    def line_constants(self) -> np.ndarray:
+        """Table of the lines for :func:`~dfxm_dask.optics.defects.dislocation.accumulate_lines`."""
+        return line_table(self.lines, self.poisson)
+
 
 def sector(junction: Junction, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     """Number of the subgrain at each point.
@@ -127,8 +133,16 @@ def lattice(scene: Scene, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.nda
         rotation += junction.rotations[sector(junction, x, y, z)].T
     beta = skew(rotation)
     for k, u, phase in zip(scene.wave_vectors, scene.wave_displacements, scene.wave_phases, strict=True):
-        beta += np.outer(u, k).reshape(9, 1) * np.cos(k[0] * x + k[1] * y + k[2] * z + phase)
+        _add_wave(np.outer(u, k).ravel(), np.cos(k[0] * x + k[1] * y + k[2] * z + phase), beta)
     return beta
+
+
+@njit(nogil=True, cache=True)
+def _add_wave(amplitude, wave, beta):
+    """Adds one wave to all components without a temporary array of their size."""
+    for i in range(9):
+        for k in range(wave.size):
+            beta[i, k] += amplitude[i] * wave[k]
 
 
 def skew(rotation: np.ndarray) -> np.ndarray:
@@ -183,7 +197,7 @@ def distortion(scene: Scene, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.
         accumulate_sheets(x, y, z, sheet_table(scene.sheets, scene.poisson), scene.poisson, beta)
         np.negative(beta, out=beta)
     if scene.lines.size:
-        accumulate_lines(x, y, z, line_table(scene.lines, scene.poisson), scene.poisson, beta)
+        accumulate_lines(x, y, z, scene.line_constants, scene.poisson, beta)
     for loop in scene.loops:
         _add_loop(loop, scene.poisson, x, y, z, beta)
     if scene.junctions or scene.wave_phases.size:

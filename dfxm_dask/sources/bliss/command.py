@@ -1,7 +1,8 @@
 """Scan commands: commanded motors, start positions, steps and numbers of positions.
 
-``ascan`` and related commands count intervals, one fewer than frames; ``fscan``, ``fscan2d`` and ``loopscan`` count
-frames.
+``ascan`` and related commands count intervals, one fewer than frames; ``fscan``, ``fscan2d`` and time series count
+frames. Commands without motors give a time series: ``loopscan``, ``timescan``, ``ftimescan``, ``limatake``, ``sct`` and
+``ct``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any
 from dfxm_dask.errors import SourceError
 from dfxm_dask.sources.units import factor_between
 
-KNOWN = "fscan, fscan2d, ascan, dscan, a2scan, d2scan, amesh, dmesh, loopscan"
+KNOWN = "fscan, fscan2d, ascan, dscan, a2scan, d2scan, amesh, dmesh, loopscan, timescan, ftimescan, limatake, sct, ct"
+TIMED = ("ftimescan", "limatake")  # paced by a clock, not by the program
+"""Time series whose parameters name the number of frames: exposure, frames, and for ``ftimescan`` the period."""
 REWIND, ZIGZAG = "REWIND", "ZIGZAG"
 TITLE_UNITS = ("rad", "mrad", "urad", "degree", "mm", "um", "m")  # units of a title whose positions have other units
 
@@ -40,9 +43,10 @@ class Drive:
 
 @dataclass(frozen=True)
 class Command:
-    """A scan command: drives, slow first (none for a loopscan), and the direction of the fast drive.
+    """A scan command: drives, slow first (none for a time series), and the direction of the fast drive.
 
-    ``mode`` is REWIND or ZIGZAG, or None if the command does not record it. ``exposure`` and ``period`` are in s.
+    ``mode`` is REWIND or ZIGZAG, or None if the command does not record it. ``exposure`` and ``period`` are in s. The
+    ``count`` of a time series that runs until it is stopped is 0.
     ``titled``: the command comes from a title, whose numbers have neither names nor units.
     """
 
@@ -132,14 +136,22 @@ def parse_title(title: str, asked: str) -> Command:
             for _ in range(2)
         )
         drives = (slow, fast)
-    elif name == "loopscan":
-        count = words.whole(0)
-        return Command(name, (), count, None, words.optional(), None)
+    elif name in ("loopscan", "timescan", "sct", "ct", *TIMED):
+        return _time_series(words, name)
     else:
         raise SourceError(asked, f"has the unknown scan command {title[:80]!r}", f"use one of {KNOWN}")
     exposure = words.optional()
     period = words.optional() if name.startswith("fscan") else None
     return Command(name, drives, math.prod(d.count for d in drives), None, exposure, period, titled=True)
+
+
+def _time_series(words: _Words, name: str) -> Command:
+    """A command without motors: a loopscan gives the number of frames first, the others give the exposure first."""
+    if name == "loopscan":
+        return Command(name, (), words.whole(0), None, words.optional(), None)
+    exposure = words.optional()
+    count = 1 if name in ("sct", "ct") else words.whole(0) if words.at < len(words.words) else 0
+    return Command(name, (), count, None, exposure, words.optional() if name in TIMED else None)
 
 
 def other_readings(command: Command, units: Mapping[str, str]) -> Iterator[tuple[Command, str]]:
@@ -193,6 +205,12 @@ def parse_parameters(parameters: Mapping[str, Any], asked: str) -> Command | Non
         Contradicting parameters.
     """
     given = {key.lower(): value for key, value in parameters.items()}
+    if "npoints" in given and str(given.get("scan_name", "")).lower() in TIMED:
+        count, exposure, period = (_number(given.get(word)) for word in ("npoints", "acq_time", "period"))
+        if count is None or count < 1 or count != int(count):
+            raise SourceError(asked, f"fscan_parameters give npoints as {given['npoints']}", "correct fscan_parameters")
+        exposure, period = (value if value and value > 0 else None for value in (exposure, period))
+        return Command(str(given["scan_name"]).lower(), (), int(count), None, exposure, period)
     prefixes = ("slow_", "fast_") if "fast_motor" in given or "slow_motor" in given else ("",)
     names = [f"{prefix}{word}" for prefix in prefixes for word in ("motor", "start_pos", "step_size", "npoints")]
     if any(name not in given for name in names):
@@ -256,7 +274,7 @@ def scan_command(title: str | None, parameters: Mapping[str, Any], asked: str) -
         return parse_title(spelled, asked)
     if not spelled:
         return exact
-    if not spelled.lower().startswith("fscan"):
+    if not spelled.lower().startswith(("fscan", *TIMED)):
         # A macro may call fscan under its own title; then the parameters are valid, unless the title is a command.
         try:
             named = parse_title(spelled, asked)
@@ -264,6 +282,9 @@ def scan_command(title: str | None, parameters: Mapping[str, Any], asked: str) -
             return exact
     else:
         named = parse_title(spelled, asked)
+    if not exact.drives and not named.drives and exact.count != named.count:
+        counts = f"title gives {named.count} frames, but fscan_parameters {exact.count}"
+        raise SourceError(asked, counts, "correct the wrong one")
     shapes = [[(d.motor, d.count) for d in command.drives] for command in (named, exact)]
     if shapes[0] != shapes[1]:
         said, ran = (" x ".join(f"{m} ({n})" for m, n in shape) for shape in shapes)

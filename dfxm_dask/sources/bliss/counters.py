@@ -116,12 +116,21 @@ def time_axis(look: Look, command: Command) -> Axis:
             attrs["clock_note"] = faults
         since = (values - values[0]) * factor
         return Axis("time", "", since, "s", None, None, since, "read", f"read: {clock.name} of each frame", attrs)
-    if command.exposure is None:
-        found = f"is a loopscan without times or exposure{f' ({faults})' if faults else ''}"
-        raise SourceError(asked, found, "add elapsed_time to measurement")
-    words = "commanded: frame number times exposure, without pauses; no time was recorded"
-    words += f" ({faults})" if faults else ""
-    positions = np.arange(look.count) * command.exposure
-    return Axis(
-        "time", "", positions, "s", 0.0, command.exposure, None, "commanded", words, {"units_source": "command"}
-    )
+    return commanded_times(command, look.count, asked, "add elapsed_time to measurement", faults)
+
+
+def commanded_times(command: Command, count: int, asked: str, advice: str, faults: str = "") -> Axis:
+    """The axis of a time series without recorded times: the period of the command, or else its exposure.
+
+    Raises
+    ------
+    SourceError
+        A command with neither.
+    """
+    step, pace = (command.period, "period") if command.period else (command.exposure, "exposure, without pauses")
+    if step is None:
+        found = f"is a {command.name} without times or exposure{f' ({faults})' if faults else ''}"
+        raise SourceError(asked, found, advice)
+    words = f"commanded: frame number times {pace}; no time was recorded" + (f" ({faults})" if faults else "")
+    attrs: dict[str, str | float] = {"units_source": "command"}
+    return Axis("time", "", np.arange(count) * step, "s", 0.0, step, None, "commanded", words, attrs)

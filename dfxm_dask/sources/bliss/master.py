@@ -113,7 +113,7 @@ def read_entry(
     path: Path, entry_name: str, how: How, command_of: Callable[[Sources, h5py.Group, How], Command]
 ) -> Scan:
     """One entry of a master file, with a function that reads its command."""
-    how.refuse("repeats")
+    how.refuse("repeats", "time_step")
     beamline, allow_partial = how.beamline, how.allow_partial
     asked = f"{path} entry {entry_name}"
     with Sources(path, asked, how.roots) as sources:
@@ -126,8 +126,8 @@ def read_entry(
         if problem is not None and not allow_partial:
             raise problem
         found = sum(piece.count for piece in pieces)
-        if command.name == "loopscan" and command.count == 0:
-            command = _counted(command, found)
+        if not command.drives and command.count == 0:
+            command = replace(command, count=found)
         commanded = command.count
         partial = allow_partial and found < commanded
         motors = [m.motor for d in command.drives for m in (d, *d.partners)]
@@ -211,10 +211,6 @@ def _text(sources: Sources, entry: h5py.Group, path: str) -> str | None:
 def _parameters(sources: Sources, entry: h5py.Group) -> dict[str, Any]:
     group = sources.find(entry, "instrument/fscan_parameters")
     return {key: sources.value(group, key) for key in group} if isinstance(group, h5py.Group) else {}
-
-
-def _counted(command: Command, found: int) -> Command:
-    return Command(command.name, (), found, None, command.exposure, None)
 
 
 def _first(values: np.ndarray | None, count: int) -> np.ndarray | None:

@@ -34,6 +34,7 @@ narrows: tuple[str, ...] = ()
 frames = frames_in
 EXPOSURE = ("exposure", "exposure_time", "count_time", "acq_time", "sec")
 MONITOR = "monitor"
+CLOCKS = ("time", "elapsed_time", "epoch", "epoch_trig", "timestamp")
 TABLE = "table"
 HELD = {"degree": 1e-3, "um": 0.1}  # a motor that moves less counts as still; other units: 1e-6
 
@@ -99,7 +100,7 @@ class _Frame:
 
 def read(paths: Sequence[str], entry: str, how: How) -> Scan:
     """The scan of a table. ``entry`` is "1.1", or "r2" for the second of several frames at each position."""
-    how.refuse("scan_mode", "positions")
+    how.refuse("scan_mode", "positions", "time_step")
     path, named = _table_and_frames(paths)
     asked = f"{path} entry {entry}"
     chosen = re.fullmatch(r"r([1-9]\d*)", entry)
@@ -108,7 +109,7 @@ def read(paths: Sequence[str], entry: str, how: How) -> Scan:
             asked, "does not exist", "omit --scan, since a table contains one scan, or choose a repeat: r1, r2"
         )
     table = read_table(path)
-    line = _own_axes(how.beamline)
+    line = _own_axes(how.beamline, table)
     rows, files, each = rows_and_files(table, named, how, asked)
     found = stacks(files, how, asked)
     odd = [] if each is None else [(n, s) for n, s in zip(each, found, strict=True) if n != s.count]
@@ -119,6 +120,8 @@ def read(paths: Sequence[str], entry: str, how: How) -> Scan:
     recorded = len(every)
     rows, commanded = _matched(rows, recorded, how, asked, each is not None)
     scanned = _scanned(table, line, asked)
+    if "time" in scanned.values():
+        _check_times(table, next(iter(scanned)), rows, asked)
     places = _grid(table, scanned, rows, line, asked)
     if recorded < commanded:  # cut to the complete rows of the grid; a row of a grid with one axis is a frame
         row = int(np.prod(places.shape[1:])) * places.repeats
@@ -202,6 +205,20 @@ def _repeat(places: Grid, chosen: int | None, asked: str) -> int:
             asked, f"contains {places.repeats} frames at each position", f"choose r1 to r{places.repeats}"
         )
     return (chosen or 1) - 1
+
+
+def _check_times(table: Table, word: str, rows: np.ndarray, asked: str) -> None:
+    """Refuse times of the frames that repeat or go backwards.
+
+    Raises
+    ------
+    SourceError
+    """
+    values = table.numbers(word)
+    steps = np.diff(values[rows]) if values is not None else np.zeros(0)
+    if (steps <= 0).any():
+        line = table.lines[rows[int(np.argmax(steps <= 0)) + 1]]
+        raise SourceError(asked, f"column {word} does not increase in line {line}", "correct the times of the frames")
 
 
 def _refuse_one_axis_twice(places: Grid, scanned: dict[str, str], asked: str) -> None:
@@ -331,11 +348,14 @@ def _remarks(columns: _Columns, places: Grid, names: str | None, each: int) -> t
     return tuple(said)
 
 
-def _own_axes(line: Beamline) -> Beamline:
-    """The beamline, with the columns named like its axes."""
+def _own_axes(line: Beamline, table: Table) -> Beamline:
+    """The beamline, with the columns named like its axes; times are an axis if no column is a scanned motor."""
     taken = {motor for motors in line.motors.values() for motor in motors}
     own = {axis: [*motors, *([axis] if axis not in taken else [])] for axis, motors in line.motors.items()}
-    return line.model_copy(update={"motors": own})
+    own_line = line.model_copy(update={"motors": own})
+    if all(own_line.axis_of(word) in (None, "z") for word in table.columns) and (word := table.column(*CLOCKS)):
+        own["time"] = [word]
+    return own_line
 
 
 def _matched(rows: np.ndarray, recorded: int, how: How, asked: str, named: bool) -> tuple[np.ndarray, int]:
@@ -368,7 +388,8 @@ def _matched(rows: np.ndarray, recorded: int, how: How, asked: str, named: bool)
 def _unit(table: Table, word: str, line: Beamline, axis: str, asked: str) -> tuple[str, str, float]:
     """Unit of a motor as spelled, its source, and the factor into the base unit."""
     spelled, source = table.units[word] or _unit_in_name(word), TABLE
-    usual, told = ("keV", "assumed") if word == axis == "energy" else line.unit_of(word, axis)
+    plain = {"energy": "keV", "time": "s"}.get(axis) if word == axis or axis == "time" else None
+    usual, told = (plain, "assumed") if plain else line.unit_of(word, axis)
     if not spelled:
         spelled, source = usual, told.replace("the file", "the table")
     unit, factor = base_unit(spelled)
