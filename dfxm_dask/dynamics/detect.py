@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from dfxm_dask.dynamics.detect_fit import Found, fit_frame, lobe_side
-from dfxm_dask.dynamics.detect_search import search, threshold
-from dfxm_dask.dynamics.detect_shape import Window, learn
-from dfxm_dask.dynamics.published import published_objects
+from dfxm_dask.dynamics.lobes.fit import Found, fit_frame, lobe_side
+from dfxm_dask.dynamics.lobes.published import published_objects
+from dfxm_dask.dynamics.lobes.search import search, threshold
+from dfxm_dask.dynamics.lobes.shape import Window, learn
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.instrument.microscope import find_microscope
 from dfxm_dask.reduction import Arrays, reduction

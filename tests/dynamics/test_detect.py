@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from dfxm_dask.dynamics import detect_shape
 from dfxm_dask.dynamics.detect import BORDER, SATURATED, detect
-from dfxm_dask.dynamics.published import horizontal_band, published_objects
+from dfxm_dask.dynamics.lobes import shape as lobe_shape
+from dfxm_dask.dynamics.lobes.published import horizontal_band, published_objects
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.defects.dislocation import lines
 from dfxm_dask.optics.defects.scene import Scene
@@ -94,7 +94,7 @@ def test_detect__no_detection_without_dislocation() -> None:
 def test_detect__bad_pixels_and_empty_frames(
     movie: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(detect_shape, "PASSES", 1)
+    monkeypatch.setattr(lobe_shape, "PASSES", 1)
     frames = movie[0].astype(np.float32)
     frames[:, :, 1] = np.nan
     frames[:, :, 2] = 0.0

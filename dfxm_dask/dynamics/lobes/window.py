@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dfxm_dask.dynamics.templates import (
+from dfxm_dask.dynamics.lobes.templates import (
     ANGLE,
     LOG_STRETCH,
     LOG_WIDTH,

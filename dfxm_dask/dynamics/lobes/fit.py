@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from dfxm_dask.dynamics.detect_shape import Learned
-from dfxm_dask.dynamics.detect_window import LOCAL, Part, Window, distance, first_guess, fit_one, part_of, settle, terms
-from dfxm_dask.dynamics.templates import LOG_STRETCH, SHAPE, SHEAR, SHEET, window_image
+from dfxm_dask.dynamics.lobes.shape import Learned
+from dfxm_dask.dynamics.lobes.templates import LOG_STRETCH, SHAPE, SHEAR, SHEET, window_image
+from dfxm_dask.dynamics.lobes.window import LOCAL, Part, Window, distance, first_guess, fit_one, part_of, settle, terms
 
 NEIGHBOURS = 6  # further dislocations whose fields count in a window
 ROUNDS = 15
@@ -137,14 +137,14 @@ def _swept(
             local[k], costs[k], one, used = fit_one(
                 part, local, sign, learned.shape, SHEET, learned.gain, ROUNDS, learned.before
             )
-            if sweep == 0 or len(part.near) > 1:
+            if sweep == 0:
                 new, cost = settle(part, local, sign, learned.shape, SHEET, learned.gain, costs[k], learned.before)
                 if cost < costs[k]:
                     local[k], costs[k], one, used = fit_one(
                         part, _with(local, k, new), sign, learned.shape, SHEET, learned.gain, 3, learned.before
                     )
             chi[k] = one / max(used, 1)
-        if np.abs(local[:, 3:] - before[:, 3:]).max(initial=0) < 0.01:
+        if np.abs(local[:, 3:] - before[:, 3:]).max(initial=0) < 0.02:
             break
     return local, costs, chi
 
@@ -293,7 +293,7 @@ def _starts(
 def _significant(
     windows: list[Window], owner: np.ndarray, local: np.ndarray, sign: np.ndarray, learned: Learned, limit: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Leave out what has no amplitude, no pixels, or the position of another."""
+    """Leave out dislocations without amplitude, without pixels, or at the position of another."""
     keep = np.ones(len(local), bool)
     for k in range(len(local)):
         part = _part(windows, owner, k, local, learned)

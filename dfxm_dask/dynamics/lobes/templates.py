@@ -62,7 +62,7 @@ OUTLIER = 4.0  # standard deviations beyond which a pixel loses weight
 def _add_fields(top, left, cores, signs, window, shape, nodes, level, out):
     """Sum over the sheet of the acceptance and of its derivatives, without blur: out (image, row, column).
 
-    Images: P, dP/dq0, then two for each core, then those of the shape but for the blur.
+    Images: P, dP/dq0, then two for each core, then those of the shape except the blur.
     """
     count = cores.shape[0]
     c, s = math.cos(shape[0]), math.sin(shape[0])
@@ -336,7 +336,7 @@ def window_image(
     nodes: np.ndarray,
     level: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`image_of` for arrays of any layout, each of which would be compiled anew."""
+    """:func:`image_of` for arrays of any layout. Each layout would be compiled separately."""
     made: tuple[np.ndarray, np.ndarray] = image_of(
         *box, np.ascontiguousarray(cores), signs, np.ascontiguousarray(window), shape, nodes, level
     )

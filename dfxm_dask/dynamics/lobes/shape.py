@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dfxm_dask.dynamics.detect_window import LOCAL, Part, Window, both_signs, fit_one, part_of, settle, terms
-from dfxm_dask.dynamics.templates import (
+from dfxm_dask.dynamics.lobes.templates import (
     ANGLE,
     DARKEST,
     DROOP,
@@ -24,6 +23,7 @@ from dfxm_dask.dynamics.templates import (
     TAIL,
     window_image,
 )
+from dfxm_dask.dynamics.lobes.window import LOCAL, Part, Window, both_signs, fit_one, part_of, settle, terms
 from dfxm_dask.optics.instrument.microscope import Microscope
 from dfxm_dask.optics.resolution import resolution
 
@@ -302,8 +302,8 @@ def bounded(shape: np.ndarray) -> np.ndarray:
 def _scatter(lobes: Lobes, shape: np.ndarray, gain: float) -> np.ndarray:
     """Scatter of rows and columns over that of the Fisher information, at least 1.
 
-    Every lobe is fitted twice, from the two colours of a chessboard. Their differences contain what the information at
-    one point does not: several minima of the likelihood, and counts that are not normal.
+    Every lobe is fitted twice, from the two colours of a chessboard. Their differences contain effects that the
+    information at one point does not contain: several minima of the likelihood, and counts that are not normal.
     """
     ratios = []
     for k, part in enumerate(lobes.parts):

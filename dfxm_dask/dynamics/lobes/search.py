@@ -1,7 +1,7 @@
 """Search for bright lobes in one frame: one pass over the pixels, then a matched box in several sizes.
 
 Frames are divided into tiles. Level and noise of a tile are the median and the median absolute deviation of the box
-sums themselves, so that fixed patterns, stripes of the beam and drifting illumination count as what they are. A lobe
+sums themselves, which include fixed patterns, stripes of the beam and drifting illumination. A lobe
 exceeds the counts on every side of its box, which steps at the border of the sample never do.
 """
 
@@ -11,31 +11,31 @@ import numpy as np
 from numba import njit
 from scipy.stats import norm
 
-BIN = 2  # pixels along both axes that are added first
-BOXES = (3, 6)  # sides of the boxes, in bins
-TILE = 32  # side of a tile, in bins
+BINS = (2, 4)  # pixels along both axes that are added first, for small and for large lobes
+SIDE = 3  # side of a box, in bins
+TILE = 64  # side of a tile, in pixels
+STEPS = (3, 1)  # every how many bins a tile is sampled
 MAD = 1.4826
 LEAST_USED = 0.75  # part of the pixels of a box that must be usable
 
 
 @njit(nogil=True, cache=True)
-def _bins(counts, full, sums, used):
-    """Means of 2 × 2 pixels; bins with an unusable pixel have fewer. Returns whether the frame contains light."""
+def _bins(counts, sums):
+    """Means of 2 × 2 values, NaN left out. Returns whether the values differ."""
     low, high = np.inf, -np.inf
     for i in range(sums.shape[0]):
         for j in range(sums.shape[1]):
             total = 0.0
             number = 0
-            for a in range(BIN):
-                for b in range(BIN):
-                    value = float(counts[BIN * i + a, BIN * j + b])
+            for a in range(2):
+                for b in range(2):
+                    value = float(counts[2 * i + a, 2 * j + b])
                     if value == value:
                         low = min(low, value)
                         high = max(high, value)
                         total += value
                         number += 1
             sums[i, j] = total / number if number else np.nan
-            used[i, j] = number
     return high > low
 
 
@@ -77,14 +77,14 @@ def _boxes(sums, side, out):
 
 
 @njit(nogil=True, cache=True)
-def _tiles(box, level, noise):
-    """Median and 1.4826 MAD of every tile, from every other bin along both axes."""
-    values = np.empty((TILE // 2) ** 2)
+def _tiles(box, tile, step, level, noise):
+    """Median and 1.4826 MAD of every tile, from every ``step``-th bin along both axes."""
+    values = np.empty((tile // step + 1) ** 2)
     for i in range(level.shape[0]):
         for j in range(level.shape[1]):
             count = 0
-            for a in range(i * TILE, min((i + 1) * TILE, box.shape[0]), 2):
-                for b in range(j * TILE, min((j + 1) * TILE, box.shape[1]), 2):
+            for a in range(i * tile, min((i + 1) * tile, box.shape[0]), step):
+                for b in range(j * tile, min((j + 1) * tile, box.shape[1]), step):
                     if box[a, b] == box[a, b]:
                         values[count] = box[a, b]
                         count += 1
@@ -97,7 +97,7 @@ def _tiles(box, level, noise):
 
 
 @njit(nogil=True, cache=True)
-def _peaks(box, side, level, noise, least, threshold, found):
+def _peaks(box, side, tile, level, noise, least, threshold, found):
     """Bins that exceed level + threshold noise of their tile, and all bins within one side. Returns their number."""
     count = 0
     for ti in range(level.shape[0]):
@@ -105,8 +105,8 @@ def _peaks(box, side, level, noise, least, threshold, found):
             if not level[ti, tj] == level[ti, tj]:
                 continue
             cut = level[ti, tj] + threshold * max(noise[ti, tj], least)
-            for i in range(ti * TILE, min((ti + 1) * TILE, box.shape[0])):
-                for j in range(tj * TILE, min((tj + 1) * TILE, box.shape[1])):
+            for i in range(ti * tile, min((ti + 1) * tile, box.shape[0])):
+                for j in range(tj * tile, min((tj + 1) * tile, box.shape[1])):
                     value = box[i, j]
                     if not value > cut:
                         continue
@@ -130,7 +130,7 @@ def _peaks(box, side, level, noise, least, threshold, found):
 
 def threshold(false_alarms: float, shape: tuple[int, int]) -> float:
     """Number of standard deviations that noise exceeds ``false_alarms`` times in a frame."""
-    trials = len(BOXES) * max(shape[0] // BIN, 1) * max(shape[1] // BIN, 1)
+    trials = sum(max(shape[0] // b, 1) * max(shape[1] // b, 1) for b in BINS)
     return float(norm.isf(min(false_alarms / trials, 0.5)))
 
 
@@ -153,29 +153,27 @@ def search(counts: np.ndarray, limit: float, most: int = 20000) -> tuple[np.ndar
     noise : float
         Standard deviation of a pixel of the background, from differences of neighbours.
     """
-    rows, columns = counts.shape[0] // BIN, counts.shape[1] // BIN
     empty = np.empty((0, 6))
-    sums, used = np.empty((rows, columns), np.float32), np.empty((rows, columns), np.uint8)
-    if not _bins(counts, 0.0, sums, used):
-        return empty, np.nan
     noise = _pixel_noise(counts)
     if not noise > 0:
         return empty, np.nan
-    grid = -(-rows // TILE), -(-columns // TILE)
-    box, level, spread = np.empty_like(sums), np.empty(grid), np.empty(grid)
-    candidates = []
-    for side in BOXES:
-        if min(rows, columns) < side:
-            continue
-        _boxes(sums, side, box)
-        _tiles(box, level, spread)
+    sums, candidates = counts, []
+    for bin_size, step in zip(BINS, STEPS, strict=True):
+        finer, sums = sums, np.empty((sums.shape[0] // 2, sums.shape[1] // 2), np.float32)
+        if not sums.size or not _bins(finer, sums):
+            break
+        tile = TILE // bin_size
+        grid = -(-sums.shape[0] // tile), -(-sums.shape[1] // tile)
+        box, level, spread = np.empty_like(sums), np.empty(grid), np.empty(grid)
+        if min(sums.shape) < SIDE:
+            break
+        _boxes(sums, SIDE, box)
+        _tiles(box, tile, step, level, spread)
         found = np.empty((most, 4))
-        count = _peaks(box, side, level, spread, noise / (BIN * side), limit, found)
-        offset = 0.5 if side % 2 == 0 else 0.0
+        count = _peaks(box, SIDE, tile, level, spread, noise / (bin_size * SIDE), limit, found)
         for i, j, z, base in found[:count]:
-            one = _examined(
-                counts, BIN * (i + 0.5 - offset) - 0.5, BIN * (j + 0.5 - offset) - 0.5, side, base, noise, limit
-            )
+            centre = bin_size * (i + 0.5) - 0.5, bin_size * (j + 0.5) - 0.5
+            one = _examined(counts, *centre, bin_size * SIDE, base, noise, limit)
             if one is not None:
                 candidates.append((*one, z))
     if not candidates:
@@ -193,7 +191,7 @@ def search(counts: np.ndarray, limit: float, most: int = 20000) -> tuple[np.ndar
 
 def _pixel_noise(counts: np.ndarray) -> float:
     """Standard deviation of a pixel, from second neighbours along rows of a part of the frame."""
-    step = max(1, counts.size // 200_000)
+    step = max(1, counts.size // 60_000)
     part = counts[::step].astype(np.float64) if counts.shape[0] > 4 * step else counts.astype(np.float64)
     pairs = part[:, 2:] - part[:, :-2]
     pairs = pairs[np.isfinite(pairs)]
@@ -203,14 +201,14 @@ def _pixel_noise(counts: np.ndarray) -> float:
 
 
 def _examined(
-    counts: np.ndarray, row: float, column: float, side: int, base: float, noise: float, limit: float
+    counts: np.ndarray, row: float, column: float, size: int, base: float, noise: float, limit: float
 ) -> tuple[float, float, float, float, float] | None:
     """Centre and widths of a lobe, or None if it is a step, a border or a few bad pixels."""
-    reach = 5 * side * BIN
+    reach = 5 * size
     r, c = round(row), round(column)
     top, left = max(r - reach, 0), max(c - reach, 0)
     part = counts[top : r + reach + 1, left : c + reach + 1].astype(np.float64)
-    half = side * BIN // 2
+    half = size // 2
     inner = part[max(r - half - top, 0) : r + half - top + 1, max(c - half - left, 0) : c + half - left + 1]
     values = np.sort(inner[np.isfinite(inner)])
     if values.size < 4:
