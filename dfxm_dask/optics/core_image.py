@@ -221,6 +221,7 @@ def core_optics(character: int | np.ndarray, model: Model = Model()) -> tuple[Op
         weights=weights,
         **acceptance_tables(rocking),
         poisson=POISSON,
+        tilt=np.zeros(4),
     )
     e1, _, t = rows @ turn.T
     line = line_table(lines(np.zeros(3), BURGERS * e1, t), POISSON, legacy=model.wrong_sign)

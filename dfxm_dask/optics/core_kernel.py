@@ -89,6 +89,8 @@ class Optics(NamedTuple):
         Fraction, half width (rad) and half width of the box (rad) of a Lorentzian tail, and the Gaussian of the rolling
         component.
     poisson : float
+    tilt : array (4,)
+        Further rocking angle that grows with y and x (rad/um), and the y and x (um) at which it is zero.
     """
 
     direction: np.ndarray
@@ -102,6 +104,7 @@ class Optics(NamedTuple):
     along: np.ndarray
     tail: np.ndarray
     poisson: float
+    tilt: np.ndarray
 
 
 def acceptance_tables(
@@ -255,7 +258,7 @@ def _lookup(held, window, along):
 @njit(cache=True, error_model="numpy", nogil=True)
 def _single_images(y, x, position, line, optics, counts, slopes):
     # In the frame of the line: 2 x 2 matrices, and loops over a row of pixels that the compiler vectorises.
-    points, weights, poisson = optics.points, optics.weights, optics.poisson
+    points, weights, poisson, tilt = optics.points, optics.weights, optics.poisson, optics.tilt
     n, m = x.shape[0], weights.shape[0]
     gradient = slopes.shape[0] > 0
     us, vs, held = np.empty(n * m), np.empty(n * m), np.empty((6, n * m))
@@ -276,6 +279,11 @@ def _single_images(y, x, position, line, optics, counts, slopes):
     for i in range(y.shape[0]):
         u0, v0 = (y[i] - position[0]) * line[1], (y[i] - position[0]) * line[4]
         _fields(u0, v0, us, vs, constants, direction, matrix, shift, held)
+        if tilt[0] != 0.0 or tilt[1] != 0.0:
+            for j in range(n):
+                more = tilt[0] * (y[i] - tilt[2]) + tilt[1] * (x[j] - tilt[3])
+                for side in range(3):
+                    held[side, j * m : (j + 1) * m] += more * move[side]
         if flat:
             _lookup(held, optics.window, optics.along[0])
         else:
@@ -326,7 +334,7 @@ def core_images(y, x, positions, lines, optics, counts, slopes):
         _single_images(y, x, positions[0], lines[0], optics, counts, slopes)
         return
     direction, matrix, shift, move = optics.direction, optics.matrix, optics.shift, optics.move
-    points, weights, poisson = optics.points, optics.weights, optics.poisson
+    points, weights, poisson, tilt = optics.points, optics.weights, optics.poisson, optics.tilt
     q0, q1, q2 = direction[0], direction[1], direction[2]
     n = lines.shape[0]
     number = slopes.shape[0]
@@ -341,6 +349,7 @@ def core_images(y, x, positions, lines, optics, counts, slopes):
     own = np.empty(max(number, 1))
     for i in range(y.shape[0]):
         for j in range(x.shape[0]):
+            more = tilt[0] * (y[i] - tilt[2]) + tilt[1] * (x[j] - tilt[3])
             total = 0.0
             for c in range(number):
                 own[c] = 0.0
@@ -400,9 +409,9 @@ def core_images(y, x, positions, lines, optics, counts, slopes):
                 h0 = (c00 * w0 + c01 * w1 + c02 * w2) * inverse
                 h1 = (c10 * w0 + c11 * w1 + c12 * w2) * inverse
                 h2 = (c20 * w0 + c21 * w1 + c22 * w2) * inverse
-                s0 = matrix[0, 0] * h0 + matrix[0, 1] * h1 + matrix[0, 2] * h2 + shift[0]
-                s1 = matrix[1, 0] * h0 + matrix[1, 1] * h1 + matrix[1, 2] * h2 + shift[1]
-                s2 = matrix[2, 0] * h0 + matrix[2, 1] * h1 + matrix[2, 2] * h2 + shift[2]
+                s0 = matrix[0, 0] * h0 + matrix[0, 1] * h1 + matrix[0, 2] * h2 + shift[0] + more * move[0]
+                s1 = matrix[1, 0] * h0 + matrix[1, 1] * h1 + matrix[1, 2] * h2 + shift[1] + more * move[1]
+                s2 = matrix[2, 0] * h0 + matrix[2, 1] * h1 + matrix[2, 2] * h2 + shift[2] + more * move[2]
                 p, g0, g1, g2 = _accept(s0, s1, s2, optics, gradient)
                 total += weights[k] * p
                 if not gradient or (g0 == 0.0 and g1 == 0.0 and g2 == 0.0):

@@ -9,7 +9,7 @@ from numba import njit
 
 from dfxm_dask.optics.core_kernel import Optics, core_images
 
-NUISANCES = 3  # rocking angle (rad), scale (counts at full acceptance), background (counts)
+NUISANCES = 5  # rocking angle (rad), its slopes along y and x (rad/um), counts at full acceptance, background counts
 
 
 class Window(NamedTuple):
@@ -24,14 +24,15 @@ class Window(NamedTuple):
     blur_y, blur_x : array
         One half of the blur of the camera along y and x, centre first; the margins are one less than their lengths.
     optics : Optics
-    gain, offset, read_noise : float
-        Counts per photon, counts without light, and rms counts of the read-out.
+    gain, offset, read_noise, model_error : float
+        Counts per photon, counts without light, rms counts of the read-out, and rms error of the model as a fraction of
+        the counts above the background.
     poisson : bool
         Shifted Poisson instead of normal distribution.
-    box : array (2, 2), um
+    box : array (2, 2 core), um
         Lowest and highest y and x of every core: a uniform prior.
-    mean, spread : array (3,)
-        Normal priors of the rocking angle, the scale and the background; those of spread 0 are known.
+    mean, spread : array (5,)
+        Normal priors of the NUISANCES; those of spread 0 are known.
     """
 
     counts: np.ndarray
@@ -44,6 +45,7 @@ class Window(NamedTuple):
     gain: float
     offset: float
     read_noise: float
+    model_error: float
     poisson: bool
     box: np.ndarray
     mean: np.ndarray
@@ -74,25 +76,30 @@ def _blurred(image, half_y, half_x, out):
 
 @njit(cache=True, nogil=True)
 def rendered(window, lines, parameters, gradient):
-    """Mean counts without background over the scale, and its derivatives (2 line + 1, y, x).
+    """Mean counts without background over the scale, and its derivatives (2 line + 3, y, x) but by scale and background.
 
-    ``parameters`` are y and x of every line (um), the rocking angle, the scale and the background.
+    ``parameters`` are y and x of every line (um) and the NUISANCES; the slopes of the angle refer to the middle.
     """
     n = lines.shape[0]
     optics = window.optics
+    middle_y, middle_x = 0.5 * (window.y[0] + window.y[-1]), 0.5 * (window.x[0] + window.x[-1])
+    tilt = np.array([parameters[2 * n + 1], parameters[2 * n + 2], middle_y, middle_x])
     turned = Optics(
         optics.direction, optics.matrix, optics.shift + parameters[2 * n] * optics.move, optics.move, optics.points,
-        optics.weights, optics.window, optics.quadratic, optics.along, optics.tail, optics.poisson,
+        optics.weights, optics.window, optics.quadratic, optics.along, optics.tail, optics.poisson, tilt,
     )  # fmt: skip
     positions = parameters[: 2 * n].copy().reshape(n, 2)
-    number = 2 * n + 1 if gradient else 0
     sharp = np.empty((window.y.size, window.x.size))
-    sharp_slopes = np.empty((number, window.y.size, window.x.size))
-    core_images(window.y, window.x, positions, lines, turned, sharp, sharp_slopes)
+    sharp_slopes = np.empty((2 * n + 3 if gradient else 0, window.y.size, window.x.size))
+    core_images(window.y, window.x, positions, lines, turned, sharp, sharp_slopes[: 2 * n + 1])
+    for i in range(window.y.size if gradient else 0):
+        for j in range(window.x.size):
+            sharp_slopes[2 * n + 1, i, j] = sharp_slopes[2 * n, i, j] * (window.y[i] - middle_y)
+            sharp_slopes[2 * n + 2, i, j] = sharp_slopes[2 * n, i, j] * (window.x[j] - middle_x)
     image = np.empty(window.counts.shape)
-    slopes = np.empty((number, *window.counts.shape))
+    slopes = np.empty((sharp_slopes.shape[0], *window.counts.shape))
     _blurred(sharp, window.blur_y, window.blur_x, image)
-    for k in range(number):
+    for k in range(sharp_slopes.shape[0]):
         _blurred(sharp_slopes[k], window.blur_y, window.blur_x, slopes[k])
     return image, slopes
 
@@ -106,7 +113,7 @@ def minus_log_posterior(window, lines, parameters, score, information):
     """
     n = lines.shape[0]
     for k in range(2 * n):
-        if not window.box[0, k % 2] <= parameters[k] <= window.box[1, k % 2]:
+        if not window.box[0, k] <= parameters[k] <= window.box[1, k]:
             return np.inf, np.inf
     size = parameters.size
     gradient = score.size > 0
@@ -117,7 +124,7 @@ def minus_log_posterior(window, lines, parameters, score, information):
     if gradient:
         score[:] = 0.0
         information[:] = 0.0
-    gain, floor = window.gain, window.read_noise**2
+    gain, floor, fault = window.gain, window.read_noise**2, window.model_error**2
     for i in range(image.shape[0]):
         for j in range(image.shape[1]):
             if not window.valid[i, j]:
@@ -125,18 +132,19 @@ def minus_log_posterior(window, lines, parameters, score, information):
             mean = scale * image[i, j] + background
             light = gain * (mean - window.offset)
             positive = light > 0.0
-            variance = max(light, 0.0) + floor + 1e-12
+            signal = scale * image[i, j]
+            variance = max(light, 0.0) + floor + fault * signal * signal + 1e-12
             rest = window.counts[i, j] - mean
             number += 1
             chi2 += rest * rest / variance
-            if window.poisson:
+            if window.poisson:  # without model error
                 observed = max((window.counts[i, j] - window.offset) * gain + floor, 0.0) / gain**2
                 total += variance / gain**2 - observed * np.log(variance / gain**2)
                 slope = (1 - observed * gain**2 / variance) / gain if positive else 0.0
                 sharpness = 1 / variance
             else:
                 total += 0.5 * rest * rest / variance + 0.5 * np.log(variance)
-                rate = gain if positive else 0.0
+                rate = (gain if positive else 0.0) + 2 * fault * signal
                 slope = -rest / variance - rate * 0.5 * (rest / variance) ** 2 + 0.5 * rate / variance
                 sharpness = 1 / variance + 0.5 * (rate / variance) ** 2
             if gradient:
@@ -192,7 +200,7 @@ def descend(window, lines, start, cap, tolerance, most):
             step *= cap / longest
         there = here + step
         for k in range(2 * n):
-            there[k] = min(max(there[k], window.box[0, k % 2]), window.box[1, k % 2])
+            there[k] = min(max(there[k], window.box[0, k]), window.box[1, k])
         moved = 0.0
         for k in range(2 * n):
             moved = max(moved, abs(there[k] - here[k]))

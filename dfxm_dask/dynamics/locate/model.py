@@ -116,6 +116,7 @@ def microscope_optics(
         weights=weight,
         **tables,
         poisson=poisson,
+        tilt=np.zeros(4),
     )
     return spread_points(optics, pitch, divisions)
 
@@ -152,6 +153,8 @@ class Camera(NamedTuple):
     ----------
     gain, offset, read_noise : float, count
         Counts of one photon, counts without light, rms noise without light.
+    model_error : float
+        Rms error of the model, as a fraction of the counts above the background; for the normal distribution only.
     blur : float, pixel
         Standard deviation of the Gaussian blur.
     poisson : bool
@@ -161,6 +164,7 @@ class Camera(NamedTuple):
     gain: float = 1.0
     offset: float = 0.0
     read_noise: float = 0.0
+    model_error: float = 0.0
     blur: float = 0.0
     poisson: bool = False
 
@@ -172,6 +176,8 @@ class Nuisances(NamedTuple):
     ----------
     angle : (float, float), rad
         Local rotation of the lattice about the rocking axis.
+    slope : float, rad/um
+        Spread of the change of this rotation along y and along x, whose mean is 0: other dislocations bend the lattice.
     scale : (float, float) or None
         Counts at full acceptance; None: from the image, with a spread of the same size.
     background : (float, float) or None
@@ -179,6 +185,7 @@ class Nuisances(NamedTuple):
     """
 
     angle: tuple[float, float] = (0.0, 0.0)
+    slope: float = 0.0
     scale: tuple[float, float] | None = None
     background: tuple[float, float] | None = None
 
@@ -209,11 +216,13 @@ def window_of(
     contrast = float(high - background[0]) if high > background[0] else 1.0
     # The brightest pixels of a core reach some 0.7 of the acceptance: the width of the prior covers 0.3 to 1.
     scale = nuisances.scale or (1.5 * contrast / optics.weights.sum(), 1.5 * contrast / optics.weights.sum())
-    known = np.array([nuisances.angle, scale, background])
+    slope = 0.0, nuisances.slope
+    known = np.array([nuisances.angle, slope, slope, scale, background])
     fill = np.where(valid, counts, background[0])
     return Window(
-        fill, valid, *wide, half, half.copy(), optics, camera.gain, camera.offset, camera.read_noise, camera.poisson,
-        np.asarray(box, np.float64), known[:, 0].copy(), known[:, 1].copy(),
+        fill, valid, *wide, half, half.copy(), optics, camera.gain, camera.offset, camera.read_noise, camera.model_error,
+        camera.poisson,
+        np.asarray(box, np.float64).reshape(2, -1), known[:, 0].copy(), known[:, 1].copy(),
     )  # fmt: skip
 
 

@@ -56,8 +56,8 @@ class Posterior(NamedTuple):
         Logarithm of the probability density of the counts, averaged over the prior, up to a constant of the window.
     chi2 : float
         A pixel, at the best position.
-    nuisances : array (3,)
-        Rocking angle (rad), scale and background (counts).
+    nuisances : array (5,)
+        Rocking angle (rad), its slopes along y and x (rad/um), scale and background (counts).
     rival : float
         Part of the posterior that lies at other optima.
     flags : int
@@ -177,8 +177,9 @@ def _grid(window: Window, line: np.ndarray, start: np.ndarray) -> _Grid | None:
     free = window.spread > 0
     gradient = bool(free.any())
     rows, columns = _crossed(window, line, start[:2])
+    rugged = window.blur_y.size == 1  # a blur smooths the pixels
     valid = window.valid.copy()
-    valid[rows, columns] = False
+    valid[rows, columns] &= not rugged
     centre, value, _, information, _, _ = descend(window._replace(valid=valid), line, start, CAP, TOLERANCE, MOST)
     if not np.isfinite(value) or not np.linalg.cond(information / _scales(information)) < 1e12:
         return None
@@ -195,7 +196,9 @@ def _grid(window: Window, line: np.ndarray, start: np.ndarray) -> _Grid | None:
         return np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1).reshape(-1, 2)
 
     coarse_points = parameters(centre[:2] + square(coarse) @ root.T)
-    smooth = _terms(wide, line, coarse_points, gradient) - _terms(near, line, coarse_points, gradient)
+    smooth = _terms(wide, line, coarse_points, gradient)
+    if rugged:
+        smooth -= _terms(near, line, coarse_points, gradient)
     used = smooth[:, : 1 + NUISANCES if gradient else 1]
     splines = [RectBivariateSpline(coarse, coarse, column.reshape(COARSE, COARSE)) for column in used.T]
     curvature = information[2:, 2:][np.ix_(free, free)]
@@ -206,7 +209,9 @@ def _grid(window: Window, line: np.ndarray, start: np.ndarray) -> _Grid | None:
         terms = np.stack([spline(*white[inside].T, grid=False) for spline in splines], axis=-1)
         likely = terms[:, 0] < smooth[:, 0].min() + DISTANT
         inside[inside] = likely
-        terms = terms[likely] + _terms(near, line, parameters(points[inside]), gradient)[:, : len(splines)]
+        terms = terms[likely]
+        if rugged:
+            terms += _terms(near, line, parameters(points[inside]), gradient)[:, : len(splines)]
         values = np.full(len(points), np.inf)
         values[inside] = terms[:, 0]
         if gradient:
@@ -272,14 +277,14 @@ def one_core(window: Window, line: np.ndarray, begin: np.ndarray) -> Posterior:
     chi2 = float(minus_log_posterior(window, line, peak, np.empty(0), np.empty((0, 0)))[1])
     flags = FLAG["several_optima"] * (rival > RIVAL) | FLAG["end_of_prior"] * best.ends
     flags |= FLAG["model_does_not_fit"] * _misfit(chi2, int(window.valid.sum()))
-    return Posterior(position[None], covariance, evidence - _log_prior(window, 1), chi2, peak[2:], rival, int(flags))
+    return Posterior(position[None], covariance, evidence - _log_prior(window), chi2, peak[2:], rival, int(flags))
 
 
-def _log_prior(window: Window, cores: int) -> float:
+def _log_prior(window: Window) -> float:
     """Logarithm of the volume of the box, and of the norms of the priors of the nuisances."""
     free = window.spread > 0
     widths = np.log(window.spread[free]).sum() + 0.5 * free.sum() * np.log(2 * np.pi)
-    return float(cores * np.log(np.prod(window.box[1] - window.box[0])) + widths)
+    return float(np.log(window.box[1] - window.box[0]).sum() + widths)
 
 
 def _log_t(samples: np.ndarray, centre: np.ndarray, root: np.ndarray) -> np.ndarray:
@@ -337,13 +342,11 @@ def several_cores(window: Window, lines: np.ndarray, begin: np.ndarray, seed: in
     apart = np.abs(every[:, : 2 * cores] - kept[0].parameters[: 2 * cores])
     reach = np.maximum(6 * np.sqrt(np.diag(kept[0].covariance))[: 2 * cores], 0.03)
     rival = float(part[(apart > reach).any(1)].sum())
-    at_end = (kept[0].parameters[: 2 * cores].reshape(cores, 2) == window.box[0]) | (
-        kept[0].parameters[: 2 * cores].reshape(cores, 2) == window.box[1]
-    )
-    flags = FLAG["several_optima"] * (rival > RIVAL) | FLAG["end_of_prior"] * bool(at_end.any())
+    at_end = (kept[0].parameters[: 2 * cores] == window.box).any()
+    flags = FLAG["several_optima"] * (rival > RIVAL) | FLAG["end_of_prior"] * bool(at_end)
     flags |= FLAG["not_converged"] * (effective < 0.2 * ENOUGH)
     flags |= FLAG["model_does_not_fit"] * _misfit(chi2, int(window.valid.sum()))
-    log_evidence = evidence - _log_prior(window, cores)
+    log_evidence = evidence - _log_prior(window)
     return Posterior(position, covariance, log_evidence, chi2, centre[2 * cores :], rival, int(flags))
 
 
@@ -355,8 +358,9 @@ def joint_starts(window: Window, lines: np.ndarray, most: int) -> np.ndarray:
         for m in order:
             grown = []
             for counts, before, _ in branches:
-                for start in starts(window, lines[m : m + 1], most if not len(before) else 1 + most // 2, counts):
-                    rest = counts - start[3] * rendered(window, lines[m : m + 1], start, False)[0]
+                own = window._replace(box=window.box[:, 2 * m : 2 * m + 2])
+                for start in starts(own, lines[m : m + 1], most if not len(before) else 1 + most // 2, counts):
+                    rest = counts - start[5] * rendered(window, lines[m : m + 1], start, False)[0]
                     grown.append((rest, np.concatenate([before, start[None, :2]]), start[2:]))
             branches = grown
         back = np.argsort(order)

@@ -22,7 +22,9 @@ def fine_image(window: Window, line: np.ndarray, nuisances: np.ndarray, steps: t
         first = pixels[0] - window.box[0, side] - (steps[side] - 1) * fine
         places.append(first + fine * np.arange((pixels.size - 1) * DIVISION + steps[side]))
     out = np.empty(tuple(p.size - DIVISION * (b.size - 1) * 2 for p, b in zip(places, (window.blur_y, window.blur_x))))
+    # The slopes of the angle refer to the window, which moves with the position here.
     parameters = np.concatenate([[0.0, 0.0], nuisances])
+    parameters[3:5] = 0.0
     for a in range(DIVISION):
         for b in range(DIVISION):
             y, x = places[0][a::DIVISION].copy(), places[1][b::DIVISION].copy()
@@ -76,22 +78,22 @@ def _misfits(fine, counts, weight, mean, inverse, division, steps_y, steps_x):
 
 
 def starts(window: Window, line: np.ndarray, most: int, counts: np.ndarray | None = None) -> np.ndarray:
-    """Parameters (start, 5) of the best local optima on a grid of positions of one line, best first."""
+    """Parameters (start, 7) of the best local optima on a grid of positions of one line, best first."""
     counts = window.counts if counts is None else counts
     pitch = np.array([window.y[1] - window.y[0], window.x[1] - window.x[0]])
     steps = np.maximum(np.ceil((window.box[1] - window.box[0]) / pitch * DIVISION - 1e-9).astype(int) + 1, 1)
     fine = fine_image(window, line, window.mean, (int(steps[0]), int(steps[1])))
-    smooth = uniform_filter(np.where(window.valid, counts, window.mean[2]), 3)
+    smooth = uniform_filter(np.where(window.valid, counts, window.mean[4]), 3)
     variance = window.gain * np.maximum(smooth - window.offset, 0) + window.read_noise**2 + 1e-12
     weight = np.where(window.valid, 1 / variance, 0.0)
     with np.errstate(divide="ignore"):
-        inverse = 1 / window.spread[1:] ** 2
-    found = _misfits(fine, np.where(window.valid, counts, 0.0), weight, window.mean[1:], inverse, DIVISION, *steps)
+        inverse = 1 / window.spread[3:] ** 2
+    found = _misfits(fine, np.where(window.valid, counts, 0.0), weight, window.mean[3:], inverse, DIVISION, *steps)
     gain = -found[..., 0]
     peak = np.argwhere(gain == maximum_filter(gain, 3, mode="constant", cval=-np.inf))
     peak = peak[np.argsort(-gain[tuple(peak.T)], kind="stable")[:most]]
     out = np.empty((len(peak), 2 + NUISANCES))
     out[:, :2] = np.minimum(window.box[0] + peak * pitch / DIVISION, window.box[1])
-    out[:, 2] = window.mean[0]
-    out[:, 3:] = found[tuple(peak.T)][:, 1:]
+    out[:, 2:5] = window.mean[:3]
+    out[:, 5:] = found[tuple(peak.T)][:, 1:]
     return out
