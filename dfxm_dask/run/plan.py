@@ -184,6 +184,13 @@ def _refuse_clashes(step: PlannedStep, stored: Stored, available: Mapping[str, S
         raise RecipeError(asked, "requires all layers at once", "make it a gather (combine), or call it on a Dataset")
     if reduction.halo and stored.absent:
         raise RecipeError(asked, f"reads neighbouring layers, and {stored.absent[0]} is absent", "leave it out")
+    beside = [s.variable for s in available.values() if s.group == step.group and s.step != step.name]
+    columns = {v.name for v in (*beside, *step.stored) if v.name in stored.sizes and not v.coordinate}
+    if hidden := sorted(columns & {d for v in (*beside, *step.stored) for d in v.dims}):
+        found = (
+            f"writes into group {step.group!r}, where a table has a column {hidden[0]} and a map the dim {hidden[0]}"
+        )
+        raise RecipeError(asked, found, "declare another group for one of them")
     for variable in step.stored:
         other = available.get(variable.name)
         if other is not None and (other.group, other.step) != (step.group, step.name) and other.group == step.group:

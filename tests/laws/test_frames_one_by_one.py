@@ -144,6 +144,10 @@ def test_run__cuts_a_scan_along_its_frames_and_resumes(
     other = xr.open_zarr(store, group="dynamics")
     assert other["y"].dims == ("spot",)
     assert set(other.coords) == {"y", "time"}
+    with monkeypatch.context() as patch:
+        patch.setitem(contrast_of_frames.__dict__, "group", "dynamics")
+        with pytest.raises(RecipeError, match="table has a column time and a map the dim time"):
+            run_recipe(recipe, store, overwrite=True, publish=())
     after = parse_recipe("name: n\nsteps:\n  - zingers: {}\n  - spots: {}\n", tmp_path / "n.yaml")
     with pytest.raises(RecipeError, match="takes frames one by one"):
         run_recipe(after, store, overwrite=True, publish=())
