@@ -15,7 +15,7 @@ from .components.project import project_gram_schmidt as project_gram_schmidt
 from .components.project import project_nica as project_nica
 from .components.project import project_nmf as project_nmf
 from .components.project import project_pca as project_pca
-from .dynamics.locate.step import locate as locate
+from .dynamics.cores.step import locate as locate
 from .errors import DfxmError as DfxmError
 from .example import example_scan as example_scan
 from .frames.background import background as background

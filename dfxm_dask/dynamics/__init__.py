@@ -12,6 +12,6 @@ well of stiffness k at temperature T fluctuates by <u²> = k_B T / k and returns
 from the path together with the error of each position, which must not count as motion.
 """
 
-from dfxm_dask.dynamics.locate.step import locate as locate
+from dfxm_dask.dynamics.cores.step import locate as locate
 
 __all__ = ["locate"]

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from scipy.ndimage import maximum_filter, uniform_filter
 
-from dfxm_dask.dynamics.locate.likelihood import NUISANCES, Window, rendered
+from dfxm_dask.dynamics.cores.likelihood import NUISANCES, Window, rendered
 
 DIVISION = 4  # positions per pixel of the search, along each side
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from dfxm_dask.dynamics.locate.model import (
+from dfxm_dask.dynamics.cores.model import (
     MOST_CORES,
     STUDY,
     Camera,
@@ -18,7 +18,7 @@ from dfxm_dask.dynamics.locate.model import (
     study_optics,
     window_of,
 )
-from dfxm_dask.dynamics.locate.posterior import FLAG, NUISANCES, REASONS
+from dfxm_dask.dynamics.cores.posterior import FLAG, NUISANCES, REASONS
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.core_image import CHARACTERS
 from dfxm_dask.optics.crystal import find_crystal

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from dfxm_dask.dynamics.locate.likelihood import Window, minus_log_posterior
-from dfxm_dask.dynamics.locate.posterior import (
+from dfxm_dask.dynamics.cores.likelihood import Window, minus_log_posterior
+from dfxm_dask.dynamics.cores.posterior import (
     DISTANT,
     FLAG,
     Posterior,
@@ -20,7 +20,7 @@ from dfxm_dask.dynamics.locate.posterior import (
     optima,
     several_cores,
 )
-from dfxm_dask.dynamics.locate.search import starts
+from dfxm_dask.dynamics.cores.search import starts
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.core_image import CHARACTERS, LEGACY, Model, core_optics
 from dfxm_dask.optics.core_kernel import Optics, acceptance_tables

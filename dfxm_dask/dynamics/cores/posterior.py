@@ -17,8 +17,8 @@ from scipy.interpolate import RectBivariateSpline
 from scipy.special import gammaincinv, gammaln, logsumexp, ndtri
 from scipy.stats import qmc
 
-from dfxm_dask.dynamics.locate.likelihood import NUISANCES, Window, descend, minus_log_posterior, rendered
-from dfxm_dask.dynamics.locate.search import starts
+from dfxm_dask.dynamics.cores.likelihood import NUISANCES, Window, descend, minus_log_posterior, rendered
+from dfxm_dask.dynamics.cores.search import starts
 
 CAP, TOLERANCE, MOST = 0.15, 1e-5, 40  # um, um: longest and last step; evaluations of one descent
 COARSE, FINE, REACH, ZOOM, SPARSE = 7, 41, 5.0, 4.5, 80
