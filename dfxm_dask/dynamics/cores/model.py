@@ -276,7 +276,9 @@ def locate_cores(window: Window, table: np.ndarray, cores: int = 1, *, seed: int
         combinations = sorted({tuple(sorted(c)) for c in combinations})
     if len(combinations) > MOST_COMBINATIONS:
         raise InputError(
-            f"{cores} cores of {len(table)} characters", f"are {len(combinations)} combinations", "give fewer characters"
+            f"{cores} cores of {len(table)} characters",
+            f"are {len(combinations)} combinations",
+            "give fewer characters",
         )
     begun = [joint_starts(window, table[list(c)], STARTS) for c in combinations]
     reached = [optima(window, table[list(c)], b[:STARTS]) for c, b in zip(combinations, begun, strict=True)]
@@ -290,10 +292,7 @@ def locate_cores(window: Window, table: np.ndarray, cores: int = 1, *, seed: int
         return Located(_failed(cores, FLAG["not_converged"]), (0,) * cores, np.full(len(table), -np.inf), ())
     winner = max(made, key=lambda c: made[c].log_evidence)
     evidence = np.array(
-        [
-            logsumexp([p.log_evidence for c, p in made.items() if k in c] or [-np.inf], axis=0)
-            for k in range(len(table))
-        ]
+        [logsumexp([p.log_evidence for c, p in made.items() if k in c] or [-np.inf], axis=0) for k in range(len(table))]
     )
     tied = sum(p.log_evidence > made[winner].log_evidence - TIE for p in made.values()) > 1
     best = made[winner]

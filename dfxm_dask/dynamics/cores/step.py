@@ -115,7 +115,11 @@ def locate(
             "not used in the localisation study"
         ),
     ] = [[0, 1, -1, 0, 1, -1], [0, -1, 1, 0, 1, -1]],  # noqa: B006 - parameters are data
-    hkl: Annotated[list[int], Field(min_length=3, max_length=3, description="Miller indices of the reflection")] = [-1, 1, -1],  # noqa: B006, E501
+    hkl: Annotated[list[int], Field(min_length=3, max_length=3, description="Miller indices of the reflection")] = [
+        -1,
+        1,
+        -1,
+    ],  # noqa: B006, E501
     turn: Annotated[
         float,
         Field(description="rotation of the crystal about the scattering vector", json_schema_extra={"unit": "degree"}),
@@ -126,7 +130,8 @@ def locate(
     angle: Annotated[
         float,
         Field(
-            description="rocking angle of the frames minus the peak of the lattice", json_schema_extra={"unit": "degree"}
+            description="rocking angle of the frames minus the peak of the lattice",
+            json_schema_extra={"unit": "degree"},
         ),
     ] = 0.0126,
     angle_spread: Annotated[
@@ -169,25 +174,36 @@ def locate(
     ] = [0.15, 0.4],  # noqa: B006
     scale: Annotated[
         float | None,
-        Field(gt=0, description="known counts of fully accepted lattice; by default fitted", json_schema_extra={"unit": "count"}),
+        Field(
+            gt=0,
+            description="known counts of fully accepted lattice; by default fitted",
+            json_schema_extra={"unit": "count"},
+        ),
     ] = None,
     background: Annotated[
         float | None,
         Field(description="known background; by default fitted", json_schema_extra={"unit": "count"}),
     ] = None,
     gain: Annotated[float, Field(gt=0, description="counts of one photon", json_schema_extra={"unit": "count"})] = 2.14,
-    offset: Annotated[
-        float, Field(description="counts without light", json_schema_extra={"unit": "count"})
-    ] = 104.0,
+    offset: Annotated[float, Field(description="counts without light", json_schema_extra={"unit": "count"})] = 104.0,
     read_noise: Annotated[
         float, Field(ge=0, description="rms noise without light", json_schema_extra={"unit": "count"})
     ] = 9.0,
     blur: Annotated[
-        float, Field(ge=0, description="standard deviation of the blur of the camera", json_schema_extra={"unit": "pixel"})
+        float,
+        Field(ge=0, description="standard deviation of the blur of the camera", json_schema_extra={"unit": "pixel"}),
     ] = 1.2,
     model_error: Annotated[
         float, Field(ge=0, le=1, description="rms error of the model as a fraction of the counts above the background")
     ] = 0.03,
+    position_floor: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="rms error of a position along y and along x by what the model omits, added to the covariance",
+            json_schema_extra={"unit": "um"},
+        ),
+    ] = 0.003,
     seed: Annotated[int, Field(ge=0, description="seed of the sampling for overlapping cores")] = 0,
 ) -> Arrays:
     """Positions of dislocation cores below the size of a pixel, with covariance and evidence of the character.
@@ -220,7 +236,9 @@ def locate(
         optics, table = study_optics(legacy, divisions)
         wanted = [c for c in characters or range(1, len(CHARACTERS) + 1)]
         if not all(1 <= c <= len(CHARACTERS) for c in wanted):
-            raise InputError(f"locate: characters {characters}", "are not all from 1 to 12", "give numbers of the table")
+            raise InputError(
+                f"locate: characters {characters}", "are not all from 1 to 12", "give numbers of the table"
+            )
         table = table[np.array(wanted) - 1]
     else:
         optics = microscope_optics(
@@ -257,7 +275,9 @@ def locate(
             made = _located(image, y, x, at[group], reach, half, optics, table, camera, shared, seed)
             found |= {group[k]: made[k] for k in counted}
         rows += [(first + number, int(mine[k]), *found[k]) for k in range(len(mine))]
-    return _columns(rows, len(table))
+    made = _columns(rows, len(table))
+    made["position_covariance"] += position_floor**2 * np.eye(2)
+    return made
 
 
 def _located(image, y, x, at, reach, half, optics, table, camera, shared, seed) -> list[tuple]:
