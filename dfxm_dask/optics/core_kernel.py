@@ -177,11 +177,15 @@ def _accept(q0, q1, q2, optics, gradient):
     return p, g0, g1, g2
 
 
+# Rows of ``held``, the work space of one row of pixels: 0 to 2 deviation, then derivatives by it; 3 and 4 derivatives by
+# u and v of one line; 5 acceptance; 6 to 11 the components b11, b12, b21, b22, b31, b32 of the distortion; 12 and 13
+# F^-T q; 14 and 15 F^-1 matrix^T dp/dq.
+
+
 @njit(cache=True, error_model="numpy", nogil=True, fastmath={"contract", "reassoc", "nsz", "arcp"})
-def _fields(u0, v0, us, vs, constants, q, matrix, shift, held):
-    # Deviations (rows 0 to 2 of held) at points of one line, in the frame of which everything is given.
+def _add_field(u0, v0, us, vs, constants, held):
+    # Distortion of one line at points (u, v) of its frame.
     edge, screw, core2, linear, two_nu = constants
-    q0, q1, q2 = q
     for p in range(us.shape[0]):
         u, v = us[p] + u0, vs[p] + v0
         uu, vv = u * u, v * v
@@ -189,44 +193,60 @@ def _fields(u0, v0, us, vs, constants, q, matrix, shift, held):
         g = 1.0 / (r2 + core2)
         e, sg, lin = edge * g * g, screw * g, linear * r2
         a, b = lin + 2 * uu, lin + 2 * vv
-        d11, d12, d31 = -e * v * a, e * u * a, -sg * v
-        d21, d22, d32 = -e * u * b, e * v * (uu - vv + two_nu * r2), sg * u
-        w0, w1 = d11 * q0 + d21 * q1 + d31 * q2, d12 * q0 + d22 * q1 + d32 * q2
+        held[6, p] -= e * v * a
+        held[7, p] += e * u * a
+        held[8, p] -= e * u * b
+        held[9, p] += e * v * (uu - vv + two_nu * r2)
+        held[10, p] -= sg * v
+        held[11, p] += sg * u
+
+
+@njit(cache=True, error_model="numpy", nogil=True, fastmath={"contract", "reassoc", "nsz", "arcp"})
+def _deviations(q, matrix, shift, held):
+    q0, q1, q2 = q
+    for p in range(held.shape[1]):
+        d11, d12, d21, d22 = held[6, p], held[7, p], held[8, p], held[9, p]
+        w0, w1 = d11 * q0 + d21 * q1 + held[10, p] * q2, d12 * q0 + d22 * q1 + held[11, p] * q2
         f11, f22 = 1.0 + d11, 1.0 + d22
         inverse = -1.0 / (f11 * f22 - d12 * d21)
         h0, h1 = (f22 * w0 - d21 * w1) * inverse, (f11 * w1 - d12 * w0) * inverse
         held[0, p] = matrix[0] * h0 + matrix[1] * h1 + shift[0]
         held[1, p] = matrix[2] * h0 + matrix[3] * h1 + shift[1]
         held[2, p] = matrix[4] * h0 + matrix[5] * h1 + shift[2]
+        held[12, p], held[13, p] = q0 + h0, q1 + h1
 
 
 @njit(cache=True, error_model="numpy", nogil=True, fastmath={"contract", "reassoc", "nsz", "arcp"})
-def _gradients(u0, v0, us, vs, constants, q, back, held):
-    # From derivatives by the deviation (rows 0 to 2 of held) to those by the position (rows 3 and 4).
+def _forces(back, held):
+    # F^-1 matrix^T dp/dq, whose third component no distortion needs.
+    for p in range(held.shape[1]):
+        d11, d12, d21, d22 = held[6, p], held[7, p], held[8, p], held[9, p]
+        f11, f22 = 1.0 + d11, 1.0 + d22
+        inverse = 1.0 / (f11 * f22 - d12 * d21)
+        t0 = back[0] * held[0, p] + back[2] * held[1, p] + back[4] * held[2, p]
+        t1 = back[1] * held[0, p] + back[3] * held[1, p] + back[5] * held[2, p]
+        held[14, p], held[15, p] = (f22 * t0 - d12 * t1) * inverse, (f11 * t1 - d21 * t0) * inverse
+
+
+@njit(cache=True, error_model="numpy", nogil=True, fastmath={"contract", "reassoc", "nsz", "arcp"})
+def _gradients(u0, v0, us, vs, constants, q2, held):
+    # Derivatives by the position of one line: dp = -(h·dbeta a), and the core moves against the coordinates.
     edge, screw, core2, linear, two_nu = constants
-    q0, q1, q2 = q
     for p in range(us.shape[0]):
         u, v = us[p] + u0, vs[p] + v0
+        hx, hy, ax, ay = held[12, p], held[13, p], held[14, p], held[15, p]
         uu, vv, uv = u * u, v * v, u * v
         r2 = uu + vv
         g = 1.0 / (r2 + core2)
         e, s, lin = edge * g * g, screw * g, linear * r2
         a, b = lin + 2 * uu, lin + 2 * vv
-        d11, d12, d31 = -e * v * a, e * u * a, -s * v
-        d21, d22, d32 = -e * u * b, e * v * (uu - vv + two_nu * r2), s * u
-        w0, w1 = d11 * q0 + d21 * q1 + d31 * q2, d12 * q0 + d22 * q1 + d32 * q2
-        f11, f22 = 1.0 + d11, 1.0 + d22
-        inverse = 1.0 / (f11 * f22 - d12 * d21)
-        hx, hy = q0 - (f22 * w0 - d21 * w1) * inverse, q1 - (f11 * w1 - d12 * w0) * inverse
-        t0 = back[0] * held[0, p] + back[2] * held[1, p] + back[4] * held[2, p]
-        t1 = back[1] * held[0, p] + back[3] * held[1, p] + back[5] * held[2, p]
-        ax, ay = (f22 * t0 - d12 * t1) * inverse, (f11 * t1 - d21 * t0) * inverse
+        d11, d12, d21, d22 = -e * v * a, e * u * a, -e * u * b, e * v * (uu - vv + two_nu * r2)
         by_u = hx * e * (-2 * uv * (linear + 2) * ax + (3 * uu * (linear + 2) + linear * vv) * ay)
         by_u += hy * e * (-(3 * linear * uu + (linear + 2) * vv) * ax + 2 * uv * (1 + two_nu) * ay) + q2 * s * ay
         by_v = hx * e * (-((linear + 2) * uu + 3 * linear * vv) * ax + 2 * linear * uv * ay)
         by_v += hy * e * (-2 * uv * (linear + 2) * ax + (uu * (1 + two_nu) - 3 * (1 - two_nu) * vv) * ay)
         by_v -= q2 * s * ax
-        both = 4 * g * (hx * (d11 * ax + d12 * ay) + hy * (d21 * ax + d22 * ay)) + 2 * g * q2 * (d31 * ax + d32 * ay)
+        both = 4 * g * (hx * (d11 * ax + d12 * ay) + hy * (d21 * ax + d22 * ay)) + 2 * g * q2 * s * (u * ay - v * ax)
         held[3, p] = by_u - u * both
         held[4, p] = by_v - v * both
 
@@ -256,29 +276,35 @@ def _lookup(held, window, along):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _single_images(y, x, position, line, optics, counts, slopes):
-    # In the frame of the line: 2 x 2 matrices, and loops over a row of pixels that the compiler vectorises.
+def _parallel_images(y, x, positions, lines, optics, counts, slopes):
+    # Lines of one frame: 2 x 2 matrices, and loops over a row of pixels that the compiler vectorises.
     points, weights, poisson, tilt = optics.points, optics.weights, optics.poisson, optics.tilt
-    n, m = x.shape[0], weights.shape[0]
+    count, n, m = lines.shape[0], x.shape[0], weights.shape[0]
     gradient = slopes.shape[0] > 0
-    us, vs, held = np.empty(n * m), np.empty(n * m), np.empty((6, n * m))
-    for j in range(n):
-        for k in range(m):
-            px, py, pz = x[j] + points[k, 0] - position[1], points[k, 1], points[k, 2]
-            us[j * m + k] = px * line[0] + py * line[1] + pz * line[2]
-            vs[j * m + k] = px * line[3] + py * line[4] + pz * line[5]
+    us, vs, held = np.empty((count, n * m)), np.empty((count, n * m)), np.empty((16, n * m))
+    line = lines[0]
+    for c in range(count):
+        for j in range(n):
+            for k in range(m):
+                px, py, pz = x[j] + points[k, 0] - positions[c, 1], points[k, 1], points[k, 2]
+                us[c, j * m + k] = px * line[0] + py * line[1] + pz * line[2]
+                vs[c, j * m + k] = px * line[3] + py * line[4] + pz * line[5]
     frame = np.ascontiguousarray(line[:9]).reshape(3, 3)
     q = frame @ optics.direction
     seen = (optics.matrix @ frame.T)[:, :2].copy().ravel()
-    constants = (line[11], line[12], max(line[13], CORE2), 1.0 - 2.0 * poisson, 2.0 * line[14] * poisson)
     direction = (q[0], q[1], q[2])
     matrix = (seen[0], seen[1], seen[2], seen[3], seen[4], seen[5])
     shift = (optics.shift[0], optics.shift[1], optics.shift[2])
     move = optics.move
+    linear = 1.0 - 2.0 * poisson
     flat = optics.tail[0] == 0.0 and not optics.quadratic.any() and optics.along[1] == 0.0 and optics.along[2] == 0.0
     for i in range(y.shape[0]):
-        u0, v0 = (y[i] - position[0]) * line[1], (y[i] - position[0]) * line[4]
-        _fields(u0, v0, us, vs, constants, direction, matrix, shift, held)
+        held[6:12] = 0.0
+        for c in range(count):
+            off = y[i] - positions[c, 0]
+            constants = (lines[c, 11], lines[c, 12], max(lines[c, 13], CORE2), linear, 2.0 * lines[c, 14] * poisson)
+            _add_field(off * line[1], off * line[4], us[c], vs[c], constants, held)
+        _deviations(direction, matrix, shift, held)
         if tilt[0] != 0.0 or tilt[1] != 0.0:
             for j in range(n):
                 more = tilt[0] * (y[i] - tilt[2]) + tilt[1] * (x[j] - tilt[3])
@@ -300,16 +326,20 @@ def _single_images(y, x, position, line, optics, counts, slopes):
                     moved += held[0, at] * move[0] + held[1, at] * move[1] + held[2, at] * move[2]
             counts[i, j] = total
             if gradient:
-                slopes[2, i, j] = moved
+                slopes[2 * count, i, j] = moved
         if gradient:
-            _gradients(u0, v0, us, vs, constants, direction, matrix, held)
-            for j in range(n):
-                by_u, by_v = 0.0, 0.0
-                for k in range(m):
-                    by_u += held[3, j * m + k]
-                    by_v += held[4, j * m + k]
-                slopes[0, i, j] = line[1] * by_u + line[4] * by_v
-                slopes[1, i, j] = line[0] * by_u + line[3] * by_v
+            _forces(matrix, held)
+            for c in range(count):
+                off = y[i] - positions[c, 0]
+                constants = (lines[c, 11], lines[c, 12], max(lines[c, 13], CORE2), linear, 2.0 * lines[c, 14] * poisson)
+                _gradients(off * line[1], off * line[4], us[c], vs[c], constants, q[2], held)
+                for j in range(n):
+                    by_u, by_v = 0.0, 0.0
+                    for k in range(m):
+                        by_u += held[3, j * m + k]
+                        by_v += held[4, j * m + k]
+                    slopes[2 * c, i, j] = line[1] * by_u + line[4] * by_v
+                    slopes[2 * c + 1, i, j] = line[0] * by_u + line[3] * by_v
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -330,8 +360,8 @@ def core_images(y, x, positions, lines, optics, counts, slopes):
     slopes : array (2 line + 1, y, x)
         Derivatives by y and x of every line (1/um), and by the rocking angle (1/rad); with length zero, none.
     """
-    if lines.shape[0] == 1:
-        _single_images(y, x, positions[0], lines[0], optics, counts, slopes)
+    if np.abs(lines[:, :9] - lines[0, :9]).max() == 0.0:
+        _parallel_images(y, x, positions, lines, optics, counts, slopes)
         return
     direction, matrix, shift, move = optics.direction, optics.matrix, optics.shift, optics.move
     points, weights, poisson, tilt = optics.points, optics.weights, optics.poisson, optics.tilt

@@ -281,7 +281,7 @@ def locate_cores(window: Window, table: np.ndarray, cores: int = 1, *, seed: int
             "give fewer characters",
         )
     begun = [joint_starts(window, table[list(c)], STARTS) for c in combinations]
-    reached = [optima(window, table[list(c)], b[:STARTS]) for c, b in zip(combinations, begun, strict=True)]
+    reached = [optima(window, table[list(c)], b) for c, b in zip(combinations, begun, strict=True)]
     least = min((r[0].value for r in reached if r), default=np.inf)
     made: dict[tuple[int, ...], Posterior] = {}
     for combination, found in zip(combinations, reached, strict=True):

@@ -17,8 +17,7 @@ from scipy.interpolate import RectBivariateSpline
 from scipy.special import gammaincinv, gammaln, logsumexp, ndtri
 from scipy.stats import qmc
 
-from dfxm_dask.dynamics.cores.likelihood import NUISANCES, Window, descend, minus_log_posterior, rendered
-from dfxm_dask.dynamics.cores.search import starts
+from dfxm_dask.dynamics.cores.likelihood import NUISANCES, Window, descend, minus_log_posterior
 
 CAP, TOLERANCE, MOST = 0.15, 1e-5, 40  # um, um: longest and last step; evaluations of one descent
 COARSE, FINE, REACH, ZOOM, SPARSE = 7, 41, 5.0, 4.5, 80
@@ -28,6 +27,7 @@ MARGIN = 0.1  # um beyond which a pixel varies smoothly with the position of the
 DISTANT = 60.0  # of minus the log posterior above the best optimum: another optimum plays no role
 RIVAL = 0.05  # part of the posterior at another optimum that forbids an interval
 SAMPLES, ROUNDS, DEGREES, ENOUGH = 256, 6, 5.0, 100.0  # of the importance sampling: draws, rounds, t, effective draws
+CANDIDATES = 2048  # starts of several cores
 BAD_FIT = 0.25, 6.0  # excess of chi2 a pixel: absolute, and in standard deviations
 
 REASONS = (
@@ -351,19 +351,29 @@ def several_cores(window: Window, lines: np.ndarray, begin: np.ndarray, seed: in
 
 
 def joint_starts(window: Window, lines: np.ndarray, most: int) -> np.ndarray:
-    """Starts of several cores: each in turn where the image of the others leaves most of the counts unexplained."""
-    out = []
-    for order in (np.arange(len(lines)), np.arange(len(lines))[::-1]):
-        branches = [(window.counts, np.empty((0, 2)), window.mean)]
-        for m in order:
-            grown = []
-            for counts, before, _ in branches:
-                own = window._replace(box=window.box[:, 2 * m : 2 * m + 2])
-                for start in starts(own, lines[m : m + 1], most if not len(before) else 1 + most // 2, counts):
-                    rest = counts - start[5] * rendered(window, lines[m : m + 1], start, False)[0]
-                    grown.append((rest, np.concatenate([before, start[None, :2]]), start[2:]))
-            branches = grown
-        back = np.argsort(order)
-        out += [np.concatenate([positions[back].ravel(), nuisances]) for _, positions, nuisances in branches]
-    ranked = sorted(out, key=lambda one: minus_log_posterior(window, lines, one, np.empty(0), np.empty((0, 0)))[0])
-    return np.array(ranked[: 2 * most])
+    """Starts of several cores: the best of many positions in their boxes, each followed by a few steps of descent.
+
+    Fields add and images do not, so the images of single cores cannot serve here. Every second pixel is enough.
+    """
+    cores = len(lines)
+    thin = window
+    if window.blur_y.size == 1 and window.counts.size > 1000:
+        thin = window._replace(
+            counts=np.ascontiguousarray(window.counts[::2, ::2]),
+            valid=np.ascontiguousarray(window.valid[::2, ::2]),
+            y=window.y[::2].copy(),
+            x=window.x[::2].copy(),
+        )
+    pixel = np.abs([window.y[1] - window.y[0], window.x[1] - window.x[0]])
+    cells = np.prod((window.box[1] - window.box[0]) / np.tile(4 * pixel, cores) + 1)
+    count = int(min(max(2 ** np.ceil(np.log2(8 * cells)), 64), CANDIDATES))
+    grid = qmc.Sobol(2 * cores, seed=0).random(count)
+    grid[0] = 0.5
+    samples = np.empty((count, 2 * cores + NUISANCES))
+    samples[:, : 2 * cores] = window.box[0] + grid * (window.box[1] - window.box[0])
+    samples[:, 2 * cores :] = window.mean
+    values = _terms(thin, lines, samples, False)[:, 0]
+    chosen = np.argsort(values, kind="stable")[: 4 * most]
+    rough = [descend(thin, lines, samples[k], CAP, 1e-3, 15) for k in {0, *chosen.tolist()}]
+    rough.sort(key=lambda one: one[1])
+    return np.array([one[0] for one in rough[:most]])
