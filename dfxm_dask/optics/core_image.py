@@ -18,19 +18,11 @@ from typing import NamedTuple
 import numpy as np
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics.core_kernel import (
-    BURGERS,
-    PIXEL,
-    PIXELS,
-    POISSON,
-    Optics,
-    acceptance_tables,
-    core_images,
-    sheet_nodes,
-)
+from dfxm_dask.optics.core_kernel import BURGERS, PIXEL, PIXELS, POISSON, sheet_nodes
 from dfxm_dask.optics.defects.dislocation import line_table, lines
 from dfxm_dask.optics.geometry import lab_to_sample, rotation_x, rotation_y
 from dfxm_dask.optics.instrument.microscope import find_microscope
+from dfxm_dask.optics.line_images import Optics, acceptance_tables, core_images
 from dfxm_dask.optics.resolution import rocking_coefficients
 
 DEPTHS = 10
@@ -94,7 +86,7 @@ class Model(NamedTuple):
     kernel_estimate: bool = False
 
 
-LEGACY = Model(True, True, True, True)
+CORRECTED, LEGACY = Model(), Model(True, True, True, True)
 
 
 def _rows(character: int | np.ndarray) -> np.ndarray:
@@ -191,8 +183,8 @@ def core_signal(
     return 1e3 * COUNTS * counts.T, COUNTS * np.einsum("iyx,ij->xyj", slopes[:2], across)
 
 
-def core_optics(character: int | np.ndarray, model: Model = Model()) -> tuple[Optics, np.ndarray, np.ndarray]:
-    """Parts of the study for :func:`dfxm_dask.optics.core_kernel.core_images`.
+def core_optics(character: int | np.ndarray, model: Model = CORRECTED) -> tuple[Optics, np.ndarray, np.ndarray]:
+    """Parts of the study for :func:`dfxm_dask.optics.line_images.core_images`.
 
     Returns
     -------

@@ -24,8 +24,9 @@ from dfxm_dask.dynamics.cores.model import Camera, Nuisances, locate_cores, spre
 from dfxm_dask.dynamics.cores.posterior import CAP, MOST, TOLERANCE, _terms, one_core, optima
 from dfxm_dask.dynamics.cores.search import starts
 from dfxm_dask.optics.core_image import COUNTS, PRIOR_WIDTHS, image_to_dislocation
-from dfxm_dask.optics.core_kernel import PIXEL, PIXELS, Optics, core_images, sheet_nodes
+from dfxm_dask.optics.core_kernel import PIXEL, PIXELS, sheet_nodes
 from dfxm_dask.optics.instrument.microscope import find_microscope
+from dfxm_dask.optics.line_images import Optics, core_images
 
 PLACE = PIXEL * (np.arange(PIXELS) - (PIXELS - 1) / 2)
 NOISE = {"low": (0.05, 0.01), "high": (0.10, 0.05)}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from dfxm_dask.optics.core_kernel import Optics, core_images
+from dfxm_dask.optics.line_images import Optics, core_images
 
 NUISANCES = 5  # rocking angle (rad), its slopes along y and x (rad/um), counts at full acceptance, background counts
 
@@ -76,7 +76,7 @@ def _blurred(image, half_y, half_x, out):
 
 @njit(cache=True, nogil=True)
 def rendered(window, lines, parameters, gradient):
-    """Mean counts without background over the scale, and its derivatives (2 line + 3, y, x) but by scale and background.
+    """Signal over the scale, and its derivatives (2 line + 3, y, x) but by scale and background.
 
     ``parameters`` are y and x of every line (um) and the NUISANCES; the slopes of the angle refer to the middle.
     """
@@ -177,8 +177,9 @@ def minus_log_posterior(window, lines, parameters, score, information):
 
 @njit(cache=True, nogil=True)
 def descend(window, lines, start, cap, tolerance, most):
-    """Damped scoring from one start: parameters, minus log posterior, chi2 a pixel, information, evaluations, converged.
+    """Damped scoring from one start.
 
+    Returns parameters, minus log posterior, chi2 a pixel, information, number of evaluations, and whether it converged.
     A step moves no core by more than ``cap`` (um) and ends at the box; it converges where it is below ``tolerance``.
     """
     size = start.size

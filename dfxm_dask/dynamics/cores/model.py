@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from dfxm_dask.dynamics.cores.likelihood import Window, minus_log_posterior
+from dfxm_dask.dynamics.cores.likelihood import Window
 from dfxm_dask.dynamics.cores.posterior import (
     DISTANT,
     FLAG,
@@ -23,10 +23,10 @@ from dfxm_dask.dynamics.cores.posterior import (
 from dfxm_dask.dynamics.cores.search import starts
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.core_image import CHARACTERS, LEGACY, Model, core_optics
-from dfxm_dask.optics.core_kernel import Optics, acceptance_tables
 from dfxm_dask.optics.defects.dislocation import line_table, lines
 from dfxm_dask.optics.forward import seen, setting, sheet_nodes
 from dfxm_dask.optics.instrument.microscope import find_microscope
+from dfxm_dask.optics.line_images import Optics, acceptance_tables
 from dfxm_dask.optics.resolution import coefficients
 
 STUDY = "brennan_al002"
@@ -169,6 +169,9 @@ class Camera(NamedTuple):
     poisson: bool = False
 
 
+CAMERA = Camera()
+
+
 class Nuisances(NamedTuple):
     """Mean and spread of the normal priors of the quantities that the image shares; a spread of 0: known.
 
@@ -190,14 +193,17 @@ class Nuisances(NamedTuple):
     background: tuple[float, float] | None = None
 
 
+UNKNOWN = Nuisances()
+
+
 def window_of(
     counts: np.ndarray,
     y: np.ndarray,
     x: np.ndarray,
     optics: Optics,
     box: np.ndarray,
-    camera: Camera = Camera(),
-    nuisances: Nuisances = Nuisances(),
+    camera: Camera = CAMERA,
+    nuisances: Nuisances = UNKNOWN,
 ) -> Window:
     """A window of counts with its model; NaN marks invalid pixels."""
     counts = np.ascontiguousarray(counts, np.float64)
@@ -220,10 +226,22 @@ def window_of(
     known = np.array([nuisances.angle, slope, slope, scale, background])
     fill = np.where(valid, counts, background[0])
     return Window(
-        fill, valid, *wide, half, half.copy(), optics, camera.gain, camera.offset, camera.read_noise, camera.model_error,
-        camera.poisson,
-        np.asarray(box, np.float64).reshape(2, -1), known[:, 0].copy(), known[:, 1].copy(),
-    )  # fmt: skip
+        counts=fill,
+        valid=valid,
+        y=wide[0],
+        x=wide[1],
+        blur_y=half,
+        blur_x=half.copy(),
+        optics=optics,
+        gain=camera.gain,
+        offset=camera.offset,
+        read_noise=camera.read_noise,
+        model_error=camera.model_error,
+        poisson=camera.poisson,
+        box=np.asarray(box, np.float64).reshape(2, -1),
+        mean=known[:, 0].copy(),
+        spread=known[:, 1].copy(),
+    )
 
 
 class Located(NamedTuple):
@@ -236,8 +254,8 @@ class Located(NamedTuple):
     characters : tuple of int
         Row of the character of every core.
     log_evidence : array (character,)
-        For one core, of every character; for several, the sum over the characters of the other cores is taken for the
-        first core.
+        For one core, of every character; for several, of every character in any of the cores, summed over the
+        characters of the others.
     ties : tuple of int
         Characters that the image does not distinguish from the best one.
     """

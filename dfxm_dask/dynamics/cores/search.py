@@ -21,7 +21,9 @@ def fine_image(window: Window, line: np.ndarray, nuisances: np.ndarray, steps: t
         fine = (pixels[1] - pixels[0]) / DIVISION
         first = pixels[0] - window.box[0, side] - (steps[side] - 1) * fine
         places.append(first + fine * np.arange((pixels.size - 1) * DIVISION + steps[side]))
-    out = np.empty(tuple(p.size - DIVISION * (b.size - 1) * 2 for p, b in zip(places, (window.blur_y, window.blur_x))))
+    out = np.empty(
+        tuple(p.size - DIVISION * (b.size - 1) * 2 for p, b in zip(places, (window.blur_y, window.blur_x), strict=True))
+    )
     # The slopes of the angle refer to the window, which moves with the position here.
     parameters = np.concatenate([[0.0, 0.0], nuisances])
     parameters[3:5] = 0.0
@@ -36,7 +38,7 @@ def fine_image(window: Window, line: np.ndarray, nuisances: np.ndarray, steps: t
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz", "arcp"})
 def _misfits(fine, counts, weight, mean, inverse, division, steps_y, steps_x):
-    """Chi2 of every position with the best scale and background under their priors (mean and 1/variance; inf: known)."""
+    # Chi2 of every position with the best scale and background under their priors (mean and 1/variance; inf: known).
     rows, columns = counts.shape
     out = np.empty((steps_y, steps_x, 3))
     total, first, second = 0.0, 0.0, 0.0

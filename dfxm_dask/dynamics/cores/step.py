@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -24,6 +24,7 @@ from dfxm_dask.optics.core_image import CHARACTERS
 from dfxm_dask.optics.crystal import find_crystal
 from dfxm_dask.optics.geometry import orientation, rotation_y, rotation_z
 from dfxm_dask.optics.instrument.microscope import find_microscope
+from dfxm_dask.optics.line_images import Optics
 from dfxm_dask.reduction import Arrays, reduction
 from dfxm_dask.schema import COUNTS, Dim, Variable, X, Y
 
@@ -45,6 +46,8 @@ WRITES = (
     Variable("core_background", (CORE,), "float64", "count", "background counts at a core"),
     Variable("locate_reason", (CORE,), "uint16", "1", "reasons for a missing position or error", flags=REASONS),
 )
+SCREWS = [[0.0, 1.0, -1.0, 0.0, 1.0, -1.0], [0.0, -1.0, 1.0, 0.0, 1.0, -1.0]]
+REFLECTION, ALL, WINDOW, PRIOR = [-1, 1, -1], list[int](), [0.6, 1.5], [0.15, 0.4]
 REFUSED = ("model_does_not_fit", "several_optima", "end_of_prior", "not_converged", "too_many_overlaps")
 
 
@@ -103,7 +106,7 @@ def locate(
     *,
     first: int = 0,
     microscope: Annotated[
-        str, Field(description="name of the microscope; brennan_al002: the localisation study with its 12 characters")
+        str, Field(description="name of the microscope; brennan_al002: the localisation study with 12 characters")
     ] = "id06_al111",
     legacy: Annotated[
         bool, Field(description="use the published model of the localisation study with its errors")
@@ -114,19 +117,17 @@ def locate(
             description="possible dislocations: Burgers vector b (in a/2) and direction of the line, as Miller indices; "
             "not used in the localisation study"
         ),
-    ] = [[0, 1, -1, 0, 1, -1], [0, -1, 1, 0, 1, -1]],  # noqa: B006 - parameters are data
-    hkl: Annotated[list[int], Field(min_length=3, max_length=3, description="Miller indices of the reflection")] = [
-        -1,
-        1,
-        -1,
-    ],  # noqa: B006, E501
+    ] = SCREWS,
+    hkl: Annotated[
+        list[int], Field(min_length=3, max_length=3, description="Miller indices of the reflection")
+    ] = REFLECTION,
     turn: Annotated[
         float,
         Field(description="rotation of the crystal about the scattering vector", json_schema_extra={"unit": "degree"}),
     ] = 50.0,
     characters: Annotated[
         list[int], Field(description="characters of the localisation study to compare, 1 to 12; empty: all")
-    ] = [],  # noqa: B006
+    ] = ALL,
     angle: Annotated[
         float,
         Field(
@@ -162,7 +163,7 @@ def locate(
             description="half height and half width of the window around a detection",
             json_schema_extra={"unit": "um"},
         ),
-    ] = [0.6, 1.5],  # noqa: B006
+    ] = WINDOW,
     prior: Annotated[
         list[float],
         Field(
@@ -171,7 +172,7 @@ def locate(
             description="half widths of the prior along y and x around a detection, or around the middle of the frame",
             json_schema_extra={"unit": "um"},
         ),
-    ] = [0.15, 0.4],  # noqa: B006
+    ] = PRIOR,
     scale: Annotated[
         float | None,
         Field(
@@ -275,12 +276,22 @@ def locate(
             made = _located(image, y, x, at[group], reach, half, optics, table, camera, shared, seed)
             found |= {group[k]: made[k] for k in counted}
         rows += [(first + number, int(mine[k]), *found[k]) for k in range(len(mine))]
-    made = _columns(rows, len(table))
-    made["position_covariance"] += position_floor**2 * np.eye(2)
-    return made
+    columns = _columns(rows, len(table))
+    columns["position_covariance"] += position_floor**2 * np.eye(2)
+    return columns
 
 
-def _located(image, y, x, at, reach, half, optics, table, camera, shared, seed) -> list[tuple]:
+def _located(
+    image: np.ndarray,
+    y: np.ndarray,
+    x: np.ndarray,
+    at: np.ndarray,
+    reach: tuple[float, float],
+    half: np.ndarray,
+    optics: Optics,
+    table: np.ndarray,
+    *known: Any,
+) -> list[tuple]:
     """Result of every core of a group: position, covariance, evidence, character, chi2, nuisances, flags."""
     cores = len(at)
     inside_y = np.flatnonzero((y > at[:, 0].min() - reach[0]) & (y < at[:, 0].max() + reach[0]))
@@ -290,9 +301,9 @@ def _located(image, y, x, at, reach, half, optics, table, camera, shared, seed) 
     if inside_y.size < 5 or inside_x.size < 5 or np.isfinite(part).sum() < 25:
         return [(*nothing, np.full(NUISANCES, np.nan), FLAG["no_window"])] * cores
     box = np.stack([(at - half).ravel(), (at + half).ravel()])
-    window = window_of(part, y[inside_y], x[inside_x], optics, box, camera, shared)
+    window = window_of(part, y[inside_y], x[inside_x], optics, box, *known[:2])
     try:
-        found = locate_cores(window, table, cores, seed=seed)
+        found = locate_cores(window, table, cores, seed=known[2])
     except np.linalg.LinAlgError:
         return [(*nothing, np.full(NUISANCES, np.nan), FLAG["not_converged"])] * cores
     best = found.best
