@@ -119,8 +119,8 @@ def _accept(q0, q1, q2, optics, gradient):
     return p, g0, g1, g2
 
 
-# Rows of ``held``, the work space of one row of pixels: 0 to 2 deviation, then derivatives by it; 3 and 4 derivatives by
-# u and v of one line; 5 acceptance; 6 to 11 the components b11, b12, b21, b22, b31, b32 of the distortion; 12 and 13
+# Rows of ``held``, the work space of one row of pixels: 0 to 2 deviation, then derivatives by it; 3 and 4 derivatives
+# by u and v of one line; 5 acceptance; 6 to 11 the components b11, b12, b21, b22, b31, b32 of the distortion; 12 and 13
 # F^-T q; 14 and 15 F^-1 matrix^T dp/dq.
 
 

@@ -1,13 +1,13 @@
 """Positions of dislocation cores on simulated images of the localisation study: errors and coverage of the posteriors.
 
-``python scripts/evaluate/positions.py errors --seed 101 --trials 60`` prints one line per character and noise: median and
-largest error (nm, in the plane across the line) of the posterior mean and of the best optimum, and the parts of trials
+``python scripts/evaluate/positions.py errors --seed 101 --trials 60`` prints one line per character and noise: median
+and largest error (nm, in the plane across the line) of the posterior mean and of the best optimum, and the parts of trials
 whose true position lies in the 68 % and 95 % ellipses of the posterior and of the curvature at the optimum (Laplace).
 ``--model`` is legacy (published), corrected, or fine: the corrected image, averaged over 5 × 5 points of a pixel and 24
 heights, evaluated with the point-sampled model. ``--free`` also fits brightness and background.
 
-``published`` descends from the middle of the prior only; ``characters`` compares all 12 characters by evidence; ``pairs``
-locates two dislocations 300 nm apart; ``quadrature`` compares evidences with a dense grid.
+``published`` descends from the middle of the prior only; ``characters`` compares all 12 characters by evidence;
+``pairs`` locates two dislocations 300 nm apart; ``quadrature`` compares evidences with a dense grid.
 """
 
 from __future__ import annotations
@@ -189,8 +189,8 @@ def pairs(arguments: argparse.Namespace) -> None:
         within = 100 * np.mean(np.array(largest) < 10)
         print(
             f"{noise} noise: both within 10 nm {within:.0f} % of {len(largest)}, larger error median"
-            f" {np.median(largest):.2f} nm (95 % {np.percentile(largest, 95):.1f}, most {np.max(largest):.1f}), 68/95 %:"
-            f" {parts[0]:.0f}/{parts[1]:.0f} of {len(hits)}, refused {flags}, {np.median(elapsed):.2f} s a pair"
+            f" {np.median(largest):.2f} nm (95 % {np.percentile(largest, 95):.1f}, most {np.max(largest):.1f}),"
+            f" 68/95 %: {parts[0]:.0f}/{parts[1]:.0f} of {len(hits)}, refused {flags}, {np.median(elapsed):.2f} s a pair"
         )
 
 
@@ -217,9 +217,9 @@ def quadrature(arguments: argparse.Namespace) -> None:
             laplace = -best.value + 0.5 * np.linalg.slogdet(2 * np.pi * best.covariance[:2, :2])[1]
             laplace -= np.log(np.prod(2 * half))
             print(
-                f"{noise} noise, character {character}: log evidence {made.log_evidence - evidence:+.3f} of the grid"
-                f" (Laplace {laplace - evidence:+.2f}), mean off {1e3 * np.linalg.norm(mean - made.position[0]):.3f} nm,"
-                f" standard deviations {np.sqrt(np.diag(made.covariance)) / spread}"
+                f"{noise} noise, character {character}: log evidence {made.log_evidence - evidence:+.3f} of the"
+                f" grid (Laplace {laplace - evidence:+.2f}), mean off"
+                f" {1e3 * np.linalg.norm(mean - made.position[0]):.3f} nm, standard deviations {np.sqrt(np.diag(made.covariance)) / spread}"
             )
 
 

@@ -19,7 +19,7 @@ from dfxm_dask.dynamics.cores.posterior import FLAG, _terms, one_core
 from dfxm_dask.dynamics.cores.search import starts
 from dfxm_dask.dynamics.cores.step import locate
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics.core_image import PRIOR_WIDTHS, core_image
+from dfxm_dask.optics.core_image import PRIOR_WIDTHS, core_image, image_to_dislocation
 from dfxm_dask.optics.defects.dislocation import lines
 from dfxm_dask.optics.defects.scene import Scene
 from dfxm_dask.optics.forward import seen, setting, sheet_deviation, sheet_nodes
@@ -77,8 +77,6 @@ def image(character: int, seed: int, legacy: bool = False) -> tuple[np.ndarray, 
     rng = np.random.default_rng([seed, character])
     half = 0.5e-3 * PRIOR_WIDTHS[character - 1] * [1, TAN]
     position = rng.uniform(-half, half)
-    from dfxm_dask.optics.core_image import image_to_dislocation
-
     core = image_to_dislocation(1e3 * position / [1, TAN], character, legacy=legacy)
     mean, variance = core_image(core, character, legacy=legacy)
     return rng.normal(mean, np.sqrt(variance)).T, position, float(np.sqrt((variance - mean)[0, 0]))
@@ -200,5 +198,5 @@ def test_locate_cores__refuses_what_it_cannot_do() -> None:
         locate_cores(window, table, 4)
     with pytest.raises(InputError, match="2 cores of 12 characters: are 78 combinations"):
         locate_cores(window, table, 2)
-    with pytest.raises(InputError, match="line directions: row 0 is .* within 6 degree of the plane"):
+    with pytest.raises(InputError, match=r"line directions: row 0 is .* within 6 degree of the plane"):
         line_rows(BURGERS[:1], np.array([[1.0, 1.0, 0.0]]))

@@ -141,16 +141,20 @@ def minus_log_posterior(window, lines, parameters, score, information):
                 observed = max((window.counts[i, j] - window.offset) * gain + floor, 0.0) / gain**2
                 total += variance / gain**2 - observed * np.log(variance / gain**2)
                 slope = (1 - observed * gain**2 / variance) / gain if positive else 0.0
+                by_background = slope
                 sharpness = 1 / variance
             else:
                 total += 0.5 * rest * rest / variance + 0.5 * np.log(variance)
                 rate = (gain if positive else 0.0) + 2 * fault * signal
-                slope = -rest / variance - rate * 0.5 * (rest / variance) ** 2 + 0.5 * rate / variance
+                spread_slope = 0.5 / variance - 0.5 * (rest / variance) ** 2
+                slope = -rest / variance + rate * spread_slope
+                by_background = slope - 2 * fault * signal * spread_slope
                 sharpness = 1 / variance + 0.5 * (rate / variance) ** 2
             if gradient:
                 for k in range(size - 2):
                     column[k] = scale * slopes[k, i, j]
                 column[size - 2], column[size - 1] = image[i, j], 1.0
+                score[size - 1] += by_background - slope
                 for k in range(size):
                     score[k] += slope * column[k]
                     for m in range(k + 1):

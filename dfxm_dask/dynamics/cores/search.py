@@ -21,9 +21,8 @@ def fine_image(window: Window, line: np.ndarray, nuisances: np.ndarray, steps: t
         fine = (pixels[1] - pixels[0]) / DIVISION
         first = pixels[0] - window.box[0, side] - (steps[side] - 1) * fine
         places.append(first + fine * np.arange((pixels.size - 1) * DIVISION + steps[side]))
-    out = np.empty(
-        tuple(p.size - DIVISION * (b.size - 1) * 2 for p, b in zip(places, (window.blur_y, window.blur_x), strict=True))
-    )
+    margins = 2 * (window.blur_y.size - 1), 2 * (window.blur_x.size - 1)
+    out = np.empty([p.size - DIVISION * m for p, m in zip(places, margins, strict=True)])
     # The slopes of the angle refer to the window, which moves with the position here.
     parameters = np.concatenate([[0.0, 0.0], nuisances])
     parameters[3:5] = 0.0

@@ -114,7 +114,7 @@ def locate(
     lines: Annotated[
         list[list[float]],
         Field(
-            description="possible dislocations: Burgers vector b (in a/2) and direction of the line, as Miller indices; "
+            description="possible dislocations: Miller indices of the Burgers vector (in a/2) and of the line; "
             "not used in the localisation study"
         ),
     ] = SCREWS,
