@@ -1,8 +1,9 @@
 """Positions of dislocation cores on simulated images of the localisation study: errors and coverage of the posteriors.
 
 ``python scripts/evaluate/positions.py errors --seed 101 --trials 60`` prints one line per character and noise: median
-and largest error (nm, in the plane across the line) of the posterior mean and of the best optimum, and the parts of trials
-whose true position lies in the 68 % and 95 % ellipses of the posterior and of the curvature at the optimum (Laplace).
+and largest error (nm, in the plane across the line) of the posterior mean and of the best optimum, and the parts of
+trials whose true position lies in the 68 % and 95 % ellipses of the posterior and of the curvature at the optimum
+(Laplace).
 ``--model`` is legacy (published), corrected, or fine: the corrected image, averaged over 5 × 5 points of a pixel and 24
 heights, evaluated with the point-sampled model. ``--free`` also fits brightness and background.
 
@@ -190,7 +191,8 @@ def pairs(arguments: argparse.Namespace) -> None:
         print(
             f"{noise} noise: both within 10 nm {within:.0f} % of {len(largest)}, larger error median"
             f" {np.median(largest):.2f} nm (95 % {np.percentile(largest, 95):.1f}, most {np.max(largest):.1f}),"
-            f" 68/95 %: {parts[0]:.0f}/{parts[1]:.0f} of {len(hits)}, refused {flags}, {np.median(elapsed):.2f} s a pair"
+            f" 68/95 %: {parts[0]:.0f}/{parts[1]:.0f} of {len(hits)}, refused {flags},"
+            f" {np.median(elapsed):.2f} s a pair"
         )
 
 
@@ -219,7 +221,8 @@ def quadrature(arguments: argparse.Namespace) -> None:
             print(
                 f"{noise} noise, character {character}: log evidence {made.log_evidence - evidence:+.3f} of the"
                 f" grid (Laplace {laplace - evidence:+.2f}), mean off"
-                f" {1e3 * np.linalg.norm(mean - made.position[0]):.3f} nm, standard deviations {np.sqrt(np.diag(made.covariance)) / spread}"
+                f" {1e3 * np.linalg.norm(mean - made.position[0]):.3f} nm, standard deviations"
+                f" {np.sqrt(np.diag(made.covariance)) / spread}"
             )
 
 

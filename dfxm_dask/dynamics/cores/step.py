@@ -204,7 +204,7 @@ def locate(
             description="rms error of a position along y and along x by what the model omits, added to the covariance",
             json_schema_extra={"unit": "um"},
         ),
-    ] = 0.003,
+    ] = 0.004,
     seed: Annotated[int, Field(ge=0, description="seed of the sampling for overlapping cores")] = 0,
 ) -> Arrays:
     """Positions of dislocation cores below the size of a pixel, with covariance and evidence of the character.
