@@ -201,7 +201,7 @@ def locate(
         float,
         Field(
             ge=0,
-            description="rms error of a position along y and along x from effects outside the model, added to the covariance",
+            description="rms error of y and x of a core from effects outside the model, added to the covariance",
             json_schema_extra={"unit": "um"},
         ),
     ] = 0.004,
