@@ -10,7 +10,8 @@ import pytest
 import xarray as xr
 
 from dfxm_dask.view.compare.movies import identity_switches, in_field, movie_rows, score
-from dfxm_dask.view.dynamics.tracks import busiest_frame, draw_kymograph, draw_tracks
+from dfxm_dask.view.dynamics.displacements import displacements, draw_displacements
+from dfxm_dask.view.dynamics.tracks import busiest_frame, columns_of, draw_kymograph, draw_tracks
 from dfxm_dask.view.export import export
 from tests.view.test_figures import check_page
 
@@ -91,4 +92,10 @@ def test_figures__show_the_tracks_of_a_movie() -> None:
     assert sum(line.get_marker() == "o" for line in frame.lines) == 2
     check_page(draw_kymograph(tree, 0, "a movie"))
     assert draw_kymograph(movie(tracks=False), 0) is None
+    assert draw_displacements(tree) is not None
+    moves = displacements(columns_of(tree))
+    assert len(moves) == 2 * (FRAMES - 1) - 2  # two of the frame that was missed
+    small = moves[np.abs(moves[:, 0]) < 0.5]  # without the exchange of the tracks
+    assert len(small) == len(moves) - 2
+    np.testing.assert_allclose(sorted(set(np.round(small, 9).ravel())), [-0.025, 0, 0.005, 0.025], atol=1e-9)
     assert busiest_frame(np.array([0, 1, 1, 5, 5, 5]), 30) == 5

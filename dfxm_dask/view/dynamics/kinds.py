@@ -25,7 +25,15 @@ def kymograph(tree: xr.DataTree, layer: int, heading: str) -> Figure | None:
     return draw_kymograph(tree, layer, heading)
 
 
+def displacements(tree: xr.DataTree, layer: int, heading: str) -> Figure | None:
+    """See :func:`dfxm_dask.view.dynamics.displacements.draw_displacements`."""
+    from dfxm_dask.view.dynamics.displacements import draw_displacements
+
+    return draw_displacements(tree, heading)
+
+
 FIGURES = (
     FigureKind("tracks", tracks, ("raw/counts", "dynamics/frame"), "Detections and tracks"),
     FigureKind("kymograph", kymograph, ("raw/counts", "dynamics/frame"), "Tracks against time"),
+    FigureKind("displacements", displacements, ("dynamics/frame",), "Displacements and mean square displacement"),
 )
