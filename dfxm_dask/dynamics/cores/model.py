@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from math import cos, sin
 from typing import NamedTuple
 
@@ -78,6 +79,7 @@ def microscope_optics(
     tail_width: float = 2.5e-5,
     heights: int = 9,
     divisions: int = 2,
+    sheet: float | None = None,
     poisson: float = 0.334,
 ) -> Optics:
     """Optics of a published microscope; the counts of a pixel are relative to the perfect crystal at its peak.
@@ -94,9 +96,13 @@ def microscope_optics(
         See :func:`dfxm_dask.optics.frame_image.accepted_by`.
     heights, divisions : int
         Heights in the light sheet, and points of a pixel along each side.
+    sheet : float, um, optional
+        Height of the light sheet, rms; by default that of the microscope.
     poisson : float
     """
     scope = find_microscope(microscope)
+    if sheet is not None:
+        scope = replace(scope, sheet=sheet)
     at = setting(scope.theta, eta=scope.eta)
     matrix, shift = seen(at, {"phi": angle})
     height, weight = sheet_nodes(scope, heights)

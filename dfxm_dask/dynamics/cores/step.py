@@ -151,6 +151,14 @@ def locate(
         float,
         Field(gt=0, description="half width of the Lorentzian at half maximum", json_schema_extra={"unit": "degree"}),
     ] = 0.00143,
+    sheet: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="FWHM of the height of the light sheet; by default that of the microscope",
+            json_schema_extra={"unit": "um"},
+        ),
+    ] = None,
     heights: Annotated[int, Field(ge=1, le=64, description="heights in the light sheet")] = 5,
     divisions: Annotated[
         int, Field(ge=1, le=8, description="points of a pixel along each side, over which the model averages")
@@ -250,6 +258,7 @@ def locate(
             tail_width=np.deg2rad(tail_width),
             heights=heights,
             divisions=divisions,
+            sheet=None if sheet is None else sheet / 2.355,
         )
         table = _table(microscope, lines, hkl, turn, core_radius)
     camera = Camera(gain, offset, read_noise, model_error, blur)
