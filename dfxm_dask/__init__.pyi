@@ -15,9 +15,12 @@ from .components.project import project_gram_schmidt as project_gram_schmidt
 from .components.project import project_nica as project_nica
 from .components.project import project_nmf as project_nmf
 from .components.project import project_pca as project_pca
+from .dynamics.cores.step import locate as locate
 from .dynamics.detect import detect as detect
 from .dynamics.motion import motion as motion
+from .dynamics.motion import rms_against_temperature as rms_against_temperature
 from .dynamics.ridges import follow_boundary as follow_boundary
+from .dynamics.track import napari_tracks as napari_tracks
 from .dynamics.track import track as track
 from .dynamics.wavelets import wavelets as wavelets
 from .errors import DfxmError as DfxmError

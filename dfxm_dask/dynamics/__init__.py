@@ -12,10 +12,20 @@ well of stiffness k at temperature T fluctuates by <u²> = k_B T / k and returns
 from the path together with the error of each position, which must not count as motion.
 """
 
+from dfxm_dask.dynamics.cores.step import locate
 from dfxm_dask.dynamics.detect import detect
-from dfxm_dask.dynamics.motion import motion
+from dfxm_dask.dynamics.motion import motion, rms_against_temperature
 from dfxm_dask.dynamics.ridges import follow_boundary
-from dfxm_dask.dynamics.track import track
+from dfxm_dask.dynamics.track import napari_tracks, track
 from dfxm_dask.dynamics.wavelets import wavelets
 
-__all__ = ["detect", "follow_boundary", "motion", "track", "wavelets"]
+__all__ = [
+    "detect",
+    "follow_boundary",
+    "locate",
+    "motion",
+    "napari_tracks",
+    "rms_against_temperature",
+    "track",
+    "wavelets",
+]

@@ -18,9 +18,11 @@ from typing import NamedTuple
 import numpy as np
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics.core_kernel import PIXELS, View, images, sheet_nodes
+from dfxm_dask.optics.core_kernel import BURGERS, PIXEL, PIXELS, POISSON, sheet_nodes
+from dfxm_dask.optics.defects.dislocation import line_table, lines
 from dfxm_dask.optics.geometry import lab_to_sample, rotation_x, rotation_y
 from dfxm_dask.optics.instrument.microscope import find_microscope
+from dfxm_dask.optics.line_images import Optics, acceptance_tables, core_images
 from dfxm_dask.optics.resolution import rocking_coefficients
 
 DEPTHS = 10
@@ -84,7 +86,7 @@ class Model(NamedTuple):
     kernel_estimate: bool = False
 
 
-LEGACY = Model(True, True, True, True)
+CORRECTED, LEGACY = Model(), Model(True, True, True, True)
 
 
 def _rows(character: int | np.ndarray) -> np.ndarray:
@@ -168,30 +170,54 @@ def core_signal(
     if position.shape != (2,) or not np.isfinite(position).all():
         raise InputError(f"position {position.tolist()}", "is not two finite numbers", "give (along b, along n) in nm")
     model = model or (LEGACY if legacy else Model())
+    optics, line, turn = core_optics(character, model)
+    place = PIXEL * (np.arange(PIXELS) - (PIXELS - 1) / 2)
+    counts = np.empty((PIXELS, PIXELS))
+    slopes = np.empty((3, PIXELS, PIXELS) if gradient else (0, 0, 0))
+    # From the plane across the line to the plane z = 0, (y, x), which the line crosses.
+    across = np.linalg.inv((_rows(character) @ turn.T)[:2, 1::-1])
+    core_images(place, place, (across @ (1e-3 * position))[None], line, optics, counts, slopes)
+    if not gradient:
+        return 1e3 * COUNTS * counts.T, np.empty((0, 0, 2))
+    # Weights are in um, counts per nm; gradients per nm of the position, which the kernel has in um.
+    return 1e3 * COUNTS * counts.T, COUNTS * np.einsum("iyx,ij->xyj", slopes[:2], across)
+
+
+def core_optics(character: int | np.ndarray, model: Model = CORRECTED) -> tuple[Optics, np.ndarray, np.ndarray]:
+    """Parts of the study for :func:`dfxm_dask.optics.line_images.core_images`.
+
+    Returns
+    -------
+    optics : Optics
+    line : array (1, 15)
+        The line of the character.
+    turn : array (3, 3)
+        Rotation from the sample to the laboratory.
+    """
     rows = _rows(character)
     turn, phi = _sample_to_lab(model)
     microscope = find_microscope("brennan_al002")
-    to_dislocation = rows @ turn.T
-    image_row = (rotation_y(2 * _THETA) @ turn if model.wrong_geometry else rotation_y(_THETA))[0]
-    offset = float(image_row @ [phi, CHI, 0]) - (np.cos(_THETA) * phi if model.phi_twice else 0.0)
+    image = rotation_y(2 * _THETA) @ turn if model.wrong_geometry else rotation_y(_THETA)
+    shift = image @ [phi, CHI, 0]
+    shift[0] -= np.cos(_THETA) * phi if model.phi_twice else 0.0
     rocking = rocking_coefficients(microscope, LEGACY_BLUR if model.kernel_estimate else 0.0)
     if model.kernel_estimate:
         rocking[10] /= LEGACY_PEAK
     nodes, weights = sheet_nodes(DEPTHS, microscope.sheet)
-    counts = np.empty((PIXELS, PIXELS))
-    slopes = np.empty((PIXELS, PIXELS, 2) if gradient else (0, 0, 2))
-    view = View(
-        along=to_dislocation[:, 0],
-        across=to_dislocation[:, 1],
-        step=to_dislocation @ [1 / np.tan(2 * _THETA), 0, 1],
-        q=rows @ [0.0, 0, 1],
-        offset=offset,
-        image_row=rows @ image_row,
+    optics = Optics(
+        direction=turn @ [0.0, 0, 1],
+        matrix=image @ turn.T,
+        shift=shift,
+        move=image @ [1.0, 0, 0],
+        points=np.outer(nodes, [1 / np.tan(2 * _THETA), 0, 1]),
+        weights=weights,
+        **acceptance_tables(rocking),
+        poisson=POISSON,
+        tilt=np.zeros(4),
     )
-    sign = -1.0 if model.wrong_sign else 1.0
-    images(view, 1e-3 * position, sign, rocking, nodes, weights, counts, slopes)
-    # Weights are in um, counts per nm; gradients per nm of the position, which the kernel has in um.
-    return 1e3 * COUNTS * counts, COUNTS * slopes
+    e1, _, t = rows @ turn.T
+    line = line_table(lines(np.zeros(3), BURGERS * e1, t), POISSON, legacy=model.wrong_sign)
+    return optics, line, turn
 
 
 def core_image(

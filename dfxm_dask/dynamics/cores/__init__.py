@@ -1,0 +1,1 @@
+"""Positions of dislocation cores below the size of a pixel: image model, likelihood, search, posterior, reduction."""
