@@ -199,7 +199,7 @@ def _candidates(
     lasting = (np.diff(edge) >= MEMBERS).astype(np.int64)
     weight = table.bonus[lasting[end], lasting[start]]
     for axis, m in zip(("y", "x"), motion, strict=True):
-        states = messages(edge, time[rows], table.columns[axis][rows], table.columns["noise_" + axis][rows], tuple(m))
+        states = messages(edge, time[rows], table.columns[axis][rows], table.columns["noise_" + axis][rows], m)
         weight += evidence(end, start, gap, states, m)
     if table.same_sign > 0.5:
         weight += _sign_evidence(table, rows, edge, end, start)
