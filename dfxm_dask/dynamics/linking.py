@@ -140,7 +140,7 @@ def _learn(table: Table, rows: np.ndarray, edge: np.ndarray, motion: tuple[Motio
 
 def _trim(table: Table, motion: tuple[Motion, ...]) -> None:
     """Open the first links of chains that begin beside the end of another chain, and link again: the first detection
-    of such a chain may be a false one."""
+    of this chain may be a false one."""
     rows, edge = table.chains()
     lasting = np.diff(edge) >= MEMBERS
     first, last = rows[edge[:-1]][lasting], rows[edge[1:] - 1][lasting]

@@ -215,7 +215,7 @@ def numbered(table: Table, motion: tuple[Motion, ...]) -> Links:
 
 
 def exchange(table: Table, motion: tuple[Motion, ...]) -> bool:
-    """Decide anew which of two chains is which after each image that they shared; whether anything changed.
+    """Decide again which of two chains is which after each image that they shared; whether anything changed.
 
     With the rest position of each dislocation known, the most probable sequence of exchanges follows from dynamic
     programming over the pieces between the shared images; rest positions and sequence are found in turn.
