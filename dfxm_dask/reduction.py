@@ -22,6 +22,9 @@ The kernel returns a dict from variable name to array: the declared dims without
 Keywords that declare the shape
 -------------------------------
 ``over``     dims that a block contains in full ("scan" means all scan axes). Blocks may be cut along all other dims.
+             A kernel with the argument ``first`` takes frames one by one: a block contains some frames, with the scan
+             axes joined to one dim and one position of every axis for each frame; ``first`` is the number of its first
+             frame. Detector voxels at the largest value of the dtype are NaN if the detector marks pixels.
 ``halo``     number of neighbouring layers in z that the kernel receives on each side. At the ends of the stack the
              kernel receives fewer layers; the argument ``middle`` is the index of its own layer.
 ``patch``    edge in pixels of square tiles of (y, x) that must not be cut.
@@ -160,8 +163,8 @@ def reduction(
     Raises
     ------
     InputError
-        The name already exists, a keyword-only parameter has no type annotation or default, or a dim of an output has
-        no declared length.
+        The name already exists, a keyword-only parameter has no type annotation or default, a dim of an output has no
+        declared length, or a kernel that takes frames one by one needs all of them or neighbouring layers.
     """
 
     def declare(kernel: Callable[..., Arrays]) -> Reduction:
@@ -171,12 +174,17 @@ def reduction(
         hints = get_type_hints(kernel, include_extras=True)
         fields: dict[str, Any] = {}
         for key, parameter in inspect.signature(kernel).parameters.items():
-            if parameter.kind is parameter.KEYWORD_ONLY and key != "middle":
+            if parameter.kind is parameter.KEYWORD_ONLY and key not in ("middle", "first"):
                 if key not in hints or parameter.default is parameter.empty:
                     raise InputError(
                         f"reduction {name!r}: parameter {key!r}", "has no annotation or no default", "give both"
                     )
                 fields[key] = (hints[key], parameter.default)
+        frames = "first" in inspect.signature(kernel).parameters
+        if frames and (SCAN in over or halo or "z" in over):
+            raise InputError(
+                f"reduction {name!r}", "takes frames one by one, and whole layers", "leave out one of both"
+            )
         told = {*SPACE, SCAN, *(d for v in (*reads, *may_read) for d in v.dims)}
         for variable in writes:
             for d in variable.dims:

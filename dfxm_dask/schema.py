@@ -112,6 +112,11 @@ class Variable:
         return attrs
 
     @property
+    def coordinate(self) -> bool:
+        """Whether the variable is a coordinate of the scan; a column of a table may have the same name."""
+        return self.dims == (self.name,)
+
+    @property
     def template(self) -> bool:
         """Whether the name represents one variable per scan axis (or pair of axes)."""
         return "{axis}" in self.name
@@ -250,7 +255,7 @@ def rocking_axis(axes: Mapping[str, str], sizes: Mapping[Any, int], axis: str | 
 
 def length_fault(variable: Variable, units: str | None) -> str | None:
     """Reason why positions along z, y or x are not lengths, or None; a missing unit is never assumed to be um."""
-    if variable.name not in SPACE or not variable.units or units == variable.units:
+    if not variable.coordinate or not variable.units or units == variable.units:
         return None
     return (
         f"needs {variable.name} in {variable.units}, it is in {units!r}"

@@ -39,6 +39,7 @@ from dfxm_dask.errors import DfxmError
     help="Simulated sample; see `dfxm-dask simulate --help`.",
 )
 @click.option("--real", is_flag=True, help="Reduce a real rocking scan of beamline ID03 instead.")
+@click.option("--movie", is_flag=True, help="Track the moving dislocations of a simulated movie instead.")
 @click.option(
     "--pixel-size",
     metavar="Y,X",
@@ -46,7 +47,7 @@ from dfxm_dask.errors import DfxmError
     help="Effective pixel of the real scan in um, for KAM and scale bars. The file does not record it. [default: 1,1]",
 )
 @run_options
-def demo(out: Path, preset: str, real: bool, pixel_size: tuple[float, float] | None, **how: Any) -> None:
+def demo(out: Path, preset: str, real: bool, movie: bool, pixel_size: tuple[float, float] | None, **how: Any) -> None:
     """Simulate a scan, reduce it, and compare with the truth.
 
     The demo simulates the files of a beamline, ingests and reduces them, draws figures, and prints the results beside
@@ -57,6 +58,7 @@ def demo(out: Path, preset: str, real: bool, pixel_size: tuple[float, float] | N
     Examples:
       dfxm-dask demo
       dfxm-dask demo --real --out real
+      dfxm-dask demo --movie --out movie
     """
     from dfxm_dask.run.recipe import read_recipe
     from dfxm_dask.store.scan import open_scan
@@ -65,6 +67,8 @@ def demo(out: Path, preset: str, real: bool, pixel_size: tuple[float, float] | N
     from dfxm_dask.view.store_facts import findings, measured
     from dfxm_dask.view.tables import say, show_table
 
+    if real and movie:
+        raise DfxmError("demo --real --movie", "are two different scans", "choose one of them")
     truth = None
     if real:
         store = out / "rocking.zarr"
@@ -73,23 +77,27 @@ def demo(out: Path, preset: str, real: bool, pixel_size: tuple[float, float] | N
         source, pixel_size = demo_scan(), pixel_size or (1.0, 1.0)
         out.mkdir(parents=True, exist_ok=True)
     else:
+        preset = "movie" if movie else preset
         store, source = out / f"{preset}.zarr", out / "raw" / f"{preset}.h5"
         source.parent.mkdir(parents=True, exist_ok=True)
-        truth = simulated(preset, source, how, format="bliss", strong_beam="sharp")
+        truth = simulated(preset, source, how, format="bliss", strong_beam=None if movie else "sharp")
         pixel_size = float(truth.y[1] - truth.y[0]), float(truth.x[1] - truth.x[0])
     given = {"scan": "1.1" if real else "all", "pixel_size": pixel_size, "overwrite": how["overwrite"]}
     ingest_source(source, store, None, None, how["events"], **given)
-    complete = all([compute(read_recipe(name), store, **how) for name in ("maps", "weak_beam_volume")])
+    recipes = ("movie",) if movie else ("maps", "weak_beam_volume")
+    complete = all([compute(read_recipe(name), store, **how) for name in recipes])
     tree = open_scan(store, chunks=None)
     if truth is not None:  # its coordinates went through a motor in mm: equal except for rounding
         tree["truth"] = truth["truth"].to_dataset(inherit=False)
     written = list(draw(tree, out / "figures").values())
-    found = [(one["quantity"], measured(one)) for one in findings(tree["rocking"].dataset)]
-    show_table("findings", ("quantity", "value"), found, right=(1,))
+    if "rocking" in tree:
+        found = [(one["quantity"], measured(one)) for one in findings(tree["rocking"].dataset)]
+        show_table("findings", ("quantity", "value"), found, right=(1,))
     if truth is not None:
         rows = truth_rows(tree, tree["truth"].dataset)
         show_table("beside the truth", ("quantity", "found", "true"), rows, right=(1, 2))
-    say("The scan ends before truncated curves reach their background: their widths are lower bounds.")
+    if "rocking" in tree:
+        say("The scan ends before truncated curves reach their background: their widths are lower bounds.")
     say(f"store:    {store}")
     say(f"figures:  {out / 'figures'} ({len(written)} files; begin with {written[-1].name})")
     if not complete:

@@ -78,7 +78,7 @@ def compare(
 @click.option(
     "--what",
     multiple=True,
-    type=click.Choice(("maps", "boundaries", "points", "volume", "objects")),
+    type=click.Choice(("maps", "boundaries", "points", "volume", "objects", "tracks", "positions")),
     help="Export only this; repeatable. [default: all results in STORE]",
 )
 @click.option(

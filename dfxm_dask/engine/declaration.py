@@ -5,8 +5,10 @@ Graphs and units of a run use this class alone; :mod:`dfxm_dask.reduction` deriv
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -45,6 +47,11 @@ class Declaration:
     settle: Settle | None = None
     settled_by: tuple[Variable, ...] = ()
     fits: Fits | None = None
+
+    @cached_property
+    def by_frame(self) -> bool:
+        """Whether the kernel takes frames one by one: its argument ``first`` is the number of the first one."""
+        return "first" in inspect.signature(self.kernel).parameters
 
     def validate(self, parameters: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
         """Valid parameters, including defaults.

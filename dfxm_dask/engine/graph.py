@@ -46,11 +46,13 @@ TREE = 8  # summaries merged by one task
 class Blocks(NamedTuple):
     """Tasks and outputs of a reduction: ``base`` is an array with one task per block that runs the kernel.
 
-    ``places`` maps a dim to the index of its dim of the blocks; ``sizes`` are the known lengths of dims.
+    ``dims`` are the dims along which the blocks are cut; ``places`` maps a dim to the index of its dim of the blocks;
+    ``sizes`` are the known lengths of dims.
     """
 
     reduction: Declaration
     base: da.Array
+    dims: list[str]
     wanted: list[Variable]
     parameters: dict[str, Any]
     places: dict[str, int]
@@ -67,17 +69,19 @@ def _layer_block(
     wanted: Sequence[Variable],
     own: np.ndarray | None,
     seen: np.ndarray | None,
+    frames: np.ndarray | None,
     *blocks: np.ndarray,
 ) -> Arrays:
     """Apply the kernel to every layer of a block. With a halo, ``seen`` are all layers of the block and its
-    neighbours, ``own`` those to compute."""
+    neighbours, ``own`` those to compute; ``frames`` are the numbers of its positions along the first scan axis."""
     inputs = dict(zip(names, zip(dims, blocks, strict=True), strict=True))
     if "z" in reduction.over:
         return run_layer(reduction, axes, inputs, positions, parameters, wanted)
-    layers: Iterable[int] = range(next(b.shape[d.index("z")] for d, b in inputs.values() if "z" in d))
+    layers: Iterable[int] = range(next((b.shape[d.index("z")] for d, b in inputs.values() if "z" in d), 1))
     if own is not None and seen is not None:
         layers = map(int, np.flatnonzero(np.isin(seen, own)))
-    results = [run_layer(reduction, axes, inputs, positions, parameters, wanted, at=at) for at in layers]
+    start = 0 if frames is None else int(frames[0])
+    results = [run_layer(reduction, axes, inputs, positions, parameters, wanted, at=at, start=start) for at in layers]
     if reduction.combine is not None:
         return reduce(reduction.combine, results)
     return {n: np.stack([r[n] for r in results]) for n in results[0]}
@@ -177,20 +181,21 @@ def _blocks(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str
         raise InputError(reduction.name, reason, "use another scan")
     names, arrays, positions = _inputs(reduction, dataset, axes)
     if reduction.fits is not None:
-        reduction.fits(chosen, {d: np.asarray(dataset[d]) for d in ("y", "x")})
+        reduction.fits(chosen, {d: np.asarray(dataset[d]) for d in (*SPACE, *axes) if d in dataset.coords})
     if compares_frames(reduction):
         there = dict(zip(names, arrays, strict=True))
         named = {a: POSITION.name.format(axis=a) for a in axes}
         known = {a: np.asarray(there[name]) for a, name in named.items() if name in there}
         for told in frames_apart(list(axes), known, positions, [reduction]):
             warnings.warn(told, FramesApartWarning, stacklevel=5)
-    grid = _block_grid(reduction, arrays)
+    cut = next(iter(axes)) if reduction.by_frame else None
+    grid = _block_grid(reduction, arrays, cut)
     arrays = [_aligned(a, grid) for a in arrays]
     dims = [tuple(map(str, a.dims)) for a in arrays]
     wanted = expanded_writes(reduction, axes, chosen, dataset.sizes)
     index = {d: k for k, d in enumerate(dict.fromkeys(d for dim in dims for d in dim))}
-    block_dims = [d for d in SPACE if d in index]
-    own = seen = None
+    block_dims = [d for d in (*SPACE, cut) if d in index]
+    own = seen = frames = None
     data = [a.data for a in arrays]
     if reduction.halo:
         layers = da.from_array(np.arange(sum(grid["z"])), chunks=(grid["z"],))
@@ -199,6 +204,8 @@ def _blocks(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str
             overlap(x, {d.index("z"): reduction.halo}, "none", allow_rechunk=False) if "z" in d else x
             for x, d in zip(data, dims, strict=True)
         ]
+    if cut is not None:
+        frames = da.from_array(np.arange(sum(grid[cut])), chunks=(grid[cut],))
     pairs: list[Any] = []
     for x, dim in zip(data, dims, strict=True):
         pairs += [x, tuple(index[d] for d in dim)]
@@ -210,6 +217,8 @@ def _blocks(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str
         along,
         seen,
         along,
+        frames,
+        None if cut is None else (index[cut],),
         *pairs,
         concatenate=True,
         align_arrays=False,
@@ -222,7 +231,7 @@ def _blocks(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str
     )
     places = {d: index[d] for d in block_dims}
     places |= {d: index[d.of] for v in wanted for d in v.dims if isinstance(d, Dim) and d.of in index}
-    return Blocks(reduction, base, wanted, chosen, places, lengths(reduction, axes, chosen, dataset.sizes))
+    return Blocks(reduction, base, block_dims, wanted, chosen, places, lengths(reduction, axes, chosen, dataset.sizes))
 
 
 def _inputs(
@@ -269,8 +278,11 @@ def _inputs(
     return names, arrays, positions
 
 
-def _block_grid(reduction: Declaration, arrays: Sequence[xr.DataArray]) -> dict[str, tuple[int, ...]]:
-    """Chunks along every dim: those of the first chunked array with it, merged if the reduction needs the dim whole."""
+def _block_grid(reduction: Declaration, arrays: Sequence[xr.DataArray], cut: str | None) -> dict[str, tuple[int, ...]]:
+    """Chunks along every dim: those of the first chunked array with it, merged if the reduction needs the dim whole.
+
+    ``cut`` is a scan axis along which blocks may be cut.
+    """
     grid: dict[str, tuple[int, ...]] = {}
     for array in arrays:
         known = array.chunksizes
@@ -279,8 +291,10 @@ def _block_grid(reduction: Declaration, arrays: Sequence[xr.DataArray]) -> dict[
                 grid[dim] = tuple(known[dim]) if dim in known else (size,)
     whole = set(reduction.over)
     for dim, chunks in grid.items():
-        if dim in whole or dim not in SPACE:
+        if dim in whole or dim not in (*SPACE, cut):
             grid[dim] = (sum(chunks),)
+        elif dim == "z" and cut:
+            grid[dim] = (1,) * sum(chunks)  # summaries follow each other by layer, then by frame, as in a run
         elif dim in ("y", "x") and reduction.patch:
             step = ceil(max(chunks) / reduction.patch) * reduction.patch
             size = sum(chunks)
@@ -307,7 +321,7 @@ def _picked(blocks: Blocks, variable: Variable, dataset: xr.Dataset) -> da.Array
         _pick,
         tuple(labels.values()),
         blocks.base,
-        tuple(blocks.places[d] for d in SPACE if d in blocks.places),
+        tuple(blocks.places[d] for d in blocks.dims),
         variable.name,
         None,
         new_axes={labels[d]: blocks.sizes[d] for d in variable.dims if d not in blocks.places},

@@ -7,6 +7,7 @@ masked pixels and parameters in the same way.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,11 @@ def kernel_arguments(
     args: list[Any] = []
     for variable in reduction.reads:
         if variable.name == AXES.name:
-            own = layer_positions(axes, fetch, positions) if reduction.positions == "own" else positions
+            own = positions
+            if reduction.by_frame:
+                own = {**positions, **frame_positions(axes, fetch)}
+            elif reduction.positions == "own":
+                own = layer_positions(axes, fetch, positions)
             args.append({a: own[a] for a in axes})
         elif variable.template:
             names = [v.name for v in expand(variable, axes)]
@@ -70,8 +75,9 @@ def run_layer(
     *,
     at: int = 0,
     where: str = "",
+    start: int = 0,
 ) -> Arrays:
-    """Results of a reduction for one layer.
+    """Results of a reduction for one layer, or for some frames of the layer.
 
     Parameters
     ----------
@@ -85,6 +91,8 @@ def run_layer(
         Index of the layer in the inputs; the adjacent layers are its neighbours.
     where : str
         Description of the layer for errors.
+    start : int
+        Index along the first scan axis at which the inputs of a reduction of frames begin.
 
     Returns
     -------
@@ -108,15 +116,41 @@ def run_layer(
         fetch[name] = scan_last(np.asarray(values), dims, axes)
         sizes |= zip(dims, values.shape, strict=True)
     extra = {"middle": at - low} if reduction.halo else {}
+    if reduction.by_frame:
+        positions, extra = _as_frames(axes, inputs, fetch, positions, sizes, start)
     made = run_kernel(reduction, axes, fetch, positions, parameters, **extra)
     if reduction.combine is not None:
         return made
+    if reduction.by_frame and len(axes) > 1:
+        shape = tuple(sizes[a] for a in axes)
+        apart = {v.name for v in wanted if set(axes) <= set(v.dims)}
+        made = {n: v.reshape(*v.shape[:-1], *shape) if n in apart else v for n, v in made.items()}
     dims_of = {v.name: [d for d in v.dims if whole or d != "z"] for v in wanted}
     check_outputs(reduction, made, wanted)
     known = lengths(reduction, axes, parameters, sizes)
     for name, dims in dims_of.items():
         _check_shape(name + where, made[name].shape, [(d, known[d]) for d in kernel_order(dims, axes)])
     return {name: storage_order(made[name], dims, axes) for name, dims in dims_of.items()}
+
+
+def _as_frames(
+    axes: Mapping[str, str],
+    inputs: Mapping[str, tuple[Sequence[str], np.ndarray]],
+    fetch: dict[str, np.ndarray],
+    positions: Mapping[str, np.ndarray],
+    sizes: Mapping[str, int],
+    start: int,
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Positions of every frame, and the number of the first frame; joins the scan axes of ``fetch`` to one."""
+    shape = tuple(sizes[a] for a in axes)
+    for name, (dims, _) in inputs.items():
+        if set(axes) <= set(dims):
+            fetch[name] = fetch[name].reshape(*fetch[name].shape[: -len(shape)], -1)
+    first = next(iter(axes))
+    known = {a: positions[a][start : start + sizes[a]] if a == first else positions[a] for a in axes if a in positions}
+    grids = np.meshgrid(*known.values(), indexing="ij")  # all axes, or none if the kernel reads no positions
+    of_frame = {a: grid.ravel() for a, grid in zip(known, grids, strict=True)}
+    return of_frame, {"first": start * prod(shape[1:])}
 
 
 def run_kernel(
@@ -142,7 +176,7 @@ def run_kernel(
     masked = counts is not None and counts.dtype.kind in "iu" and bool(np.any(fetch.get(MASKED.name, 0)))
     if counts is not None and masked:
         full = np.float32(full_count(None, counts.dtype))  # which the dtype of floats does not give
-        fetch = {SATURATION.name: full, **fetch, "counts": without_masked(counts)}
+        fetch = {SATURATION.name: full, **fetch, "counts": without_masked(counts, by_frame=reduction.by_frame)}
     args, keywords = kernel_arguments(reduction, axes, fetch, positions)
     keywords |= {k: v for k, v in parameters.items() if v is not None or k not in keywords}
     made = reduction.kernel(*args, **keywords, **extra)
@@ -212,7 +246,8 @@ def position_spread(frames: np.ndarray, k: int, coordinate: np.ndarray) -> float
 def compares_frames(reduction: Declaration) -> bool:
     """Whether a reduction treats frames of one grid position as measured at the same position."""
     names = {v.name for v in reduction.reads}
-    return {"counts", AXES.name} <= names and POSITION not in reduction.may_read and reduction.positions != "unused"
+    together = not reduction.by_frame and POSITION not in reduction.may_read and reduction.positions != "unused"
+    return together and {"counts", AXES.name} <= names
 
 
 def frames_apart(
@@ -252,12 +287,14 @@ def frames_apart(
     return tuple(told)
 
 
-def without_masked(counts: np.ndarray) -> np.ndarray:
+def without_masked(counts: np.ndarray, *, by_frame: bool = False) -> np.ndarray:
     """Counts as floats, with NaN for voxels that the detector marks by the largest value of the dtype.
 
     Parameters
     ----------
     counts : array (y, x, scan axes), integers
+    by_frame : bool
+        The array contains some frames only, which do not separate masked from saturated pixels: both are NaN.
 
     Returns
     -------
@@ -272,7 +309,7 @@ def without_masked(counts: np.ndarray) -> np.ndarray:
     """
     top, short = np.iinfo(counts.dtype).max, counts.dtype.itemsize < 4
     marked = counts == top
-    if short:
+    if short and not by_frame:
         marked &= counts[0, 0].size >= FEWEST_MASKED
         marked = np.broadcast_to(marked.all(axis=tuple(range(2, counts.ndim)), keepdims=True), counts.shape)
     values = counts.astype(np.float32 if short else np.float64)

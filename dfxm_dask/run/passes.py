@@ -25,7 +25,7 @@ from dfxm_dask.run.recipe import Recipe
 from dfxm_dask.run.task_queue import windowed
 from dfxm_dask.run.unit import UnitStep, UnitTask, run_unit, summary_path
 from dfxm_dask.schema import SCAN, SPACE, Variable, scale_attrs
-from dfxm_dask.store.chunks import map_layout
+from dfxm_dask.store.chunks import Layout, map_layout, unit_frames
 from dfxm_dask.store.integrity import ledger, nodes
 from dfxm_dask.store.integrity.lock import Fence, hold
 from dfxm_dask.store.metadata import read_node
@@ -188,9 +188,7 @@ def begin_step(step: PlannedStep, run: Run) -> set[str]:
         if step.reduction.combine:
             return
         for variable in step.stored:
-            layout = map_layout(
-                variable.dims, result_shape(variable, step, store), store.rows, store.edge, step.reduction.patch
-            )
+            layout = result_layout(variable, step, store)
             nodes.create_array(store.path, step.group, variable, layout, _scale(step, run.plan))
         ledger.sync_files(store.path, [f"{step.group}/{v.name}/zarr.json" for v in step.stored])
 
@@ -305,6 +303,15 @@ def result_shape(variable: Variable, step: PlannedStep, store: Stored) -> tuple[
     return tuple(known[d] or 0 for d in variable.dims)
 
 
+def result_layout(variable: Variable, step: PlannedStep, store: Stored) -> Layout:
+    """Layout on disk of a variable of a step: whole shards for every unit."""
+    cut = None
+    if step.reduction.by_frame:
+        cut = next(iter(store.axes)), unit_frames(store.shape, store.itemsize)
+    shape = result_shape(variable, step, store)
+    return map_layout(variable.dims, shape, store.rows, store.edge, step.reduction.patch, cut)
+
+
 def unit_task(
     one: Pass, block: str, store: Stored, finished: Mapping[str, set[str]], fences: Mapping[str, Fence] | None = None
 ) -> UnitTask:
@@ -318,10 +325,10 @@ def unit_task(
             fence = (fences or {}).get(step.group)
             unit = UnitStep(step.name, step.group, step.parameters, step.sources, wanted, step.tiled, fence)
             steps.insert(0, unit)
-    _, _, rows = block.partition("-")
-    y0, y1 = (int(v) for v in rows.split(":"))
-    layer = one.unit == "layer"
-    return UnitTask(store.path, tuple(steps), ledger.layer_of(block), y0, y1, layer, dict(store.axes), store.rows)
+    z, rows, frames = ledger.block_ranges(block)
+    y0, y1 = rows or (0, store.sizes["y"])
+    layer = one.unit != "band"
+    return UnitTask(store.path, tuple(steps), z, y0, y1, layer, dict(store.axes), store.rows, frames)
 
 
 def gather_step(step: PlannedStep, store: Stored) -> list[str]:
@@ -332,9 +339,13 @@ def gather_step(step: PlannedStep, store: Stored) -> list[str]:
         raise StoreError(f"step {step.name}", "has no blocks", "ingest a scan with at least one layer")
     merged = reduce(combine, (read_summary(summary_path(store.path, step.group, step.name, b)) for b in step.blocks))
     result = finish(merged) if finish else merged
+    columns = [v for v in step.stored if v.name in store.sizes]  # named like coordinates of the scan: y, x, time
     for variable in step.stored:
         values = np.asarray(result[variable.name], variable.dtype)
-        nodes.write_small(store.path, step.group, variable.name, variable.dims, values, variable.attrs)
+        attrs = variable.attrs
+        if beside := [v.name for v in columns if {*v.dims} <= {*variable.dims} and variable not in columns]:
+            attrs |= {"coordinates": " ".join(beside)}
+        nodes.write_small(store.path, step.group, variable.name, variable.dims, values, attrs)
     folders = [Path(store.path, step.group, v.name) for v in step.stored]
     return [str(p.relative_to(store.path)) for f in folders for p in sorted(f.rglob("*")) if p.is_file()]
 

@@ -18,9 +18,9 @@ from dfxm_dask.errors import InputError, RecipeError
 from dfxm_dask.reduction import Reduction
 from dfxm_dask.run.recipe import Recipe, Step
 from dfxm_dask.run.scan_remarks import positions_apart, uneven_frames
-from dfxm_dask.schema import AXES, SCAN, SPACE, Dim, Variable, check, expand, length_fault
+from dfxm_dask.schema import SCAN, SPACE, Dim, Variable, check, expand, length_fault
 from dfxm_dask.store.calibrate import recover
-from dfxm_dask.store.chunks import bands
+from dfxm_dask.store.chunks import bands, unit_frames
 from dfxm_dask.store.crystal import with_crystal
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.opened import Source, Stored, describe, open_store, readable
@@ -52,7 +52,7 @@ class PlannedStep:
 
 @dataclass(frozen=True)
 class Pass:
-    """Steps that share one reading of the data; a unit is a band of one layer, or a layer."""
+    """Steps that share one reading of the data; a unit is a band of one layer, a layer, or some frames of a layer."""
 
     steps: tuple[PlannedStep, ...]
     unit: str
@@ -184,6 +184,13 @@ def _refuse_clashes(step: PlannedStep, stored: Stored, available: Mapping[str, S
         raise RecipeError(asked, "requires all layers at once", "make it a gather (combine), or call it on a Dataset")
     if reduction.halo and stored.absent:
         raise RecipeError(asked, f"reads neighbouring layers, and {stored.absent[0]} is absent", "leave it out")
+    beside = [s.variable for s in available.values() if s.group == step.group and s.step != step.name]
+    columns = {v.name for v in (*beside, *step.stored) if v.name in stored.sizes and not v.coordinate}
+    if hidden := sorted(columns & {d for v in (*beside, *step.stored) for d in v.dims}):
+        found = (
+            f"writes into group {step.group!r}, where a table has a column {hidden[0]} and a map the dim {hidden[0]}"
+        )
+        raise RecipeError(asked, found, "declare another group for one of them")
     for variable in step.stored:
         other = available.get(variable.name)
         if other is not None and (other.group, other.step) != (step.group, step.name) and other.group == step.group:
@@ -245,7 +252,8 @@ def _misfit(reduction: Reduction, parameters: Mapping[str, Any], stored: Stored)
     """Why the parameters do not fit the pixels of the scan, or None."""
     if reduction.fits is None:
         return None
-    positions = {d: np.asarray(zarr.open_array(str(Path(stored.path, d)), mode="r")[:]) for d in ("y", "x")}
+    names = (*SPACE, *stored.axes)
+    positions = {d: np.asarray(zarr.open_array(str(Path(stored.path, d)), mode="r")[:]) for d in names}
     try:
         reduction.fits(parameters, positions)
     except InputError as error:
@@ -271,7 +279,7 @@ def _resolve(
     sources: dict[str, str] = {}
     inputs: dict[str, str] = {}
     for declared in (*reduction.reads, *reduction.may_read):
-        if declared.name == AXES.name or declared.name in SPACE:
+        if declared.coordinate:
             continue
         for variable in expand(declared, stored.axes):
             source = available.get(variable.name)
@@ -293,7 +301,7 @@ def _resolve(
             inputs[f"{source.group}/{source.step}"] = _identity(stored, source.group, source.step, plans)
     inputs["raw/ingest"] = _identity(stored, "raw", "ingest", plans)
     writes = tuple(expanded_writes(reduction, stored.axes, parameters, stored.sizes))
-    unit = "band" if _tileable(reduction, stored) else "layer"
+    unit = "frames" if reduction.by_frame else "band" if _tileable(reduction, stored) else "layer"
     plan = {
         "version": __version__,
         "reduction": step.name,
@@ -339,6 +347,12 @@ def _place(
     if any(source.step not in {s.name for s in last} for source in passing):
         fits = False
     if not fits:
+        if passing and step.unit == "frames":
+            raise RecipeError(
+                f"{where}step {step.name}",
+                f"takes frames one by one, {passing[0].step} changes the counts of all frames together",
+                f"leave out {passing[0].step}",
+            )
         again: list[PlannedStep] = []
         again_made = {s.name for part in passes for s in part if any(v.name == "counts" for v in s.writes)}
         for source in passing:
@@ -363,7 +377,7 @@ def _joined(passes: list[list[PlannedStep]], stored: Stored) -> list[list[Planne
     """Passes after joining a pass over tiles of counts with a following pass over layers, so that counts are decoded
     once. A step with blocks on disk keeps the shape of these blocks.
     """
-    layers = [f"z{z:04d}-0:{stored.sizes['y']}" for z in stored.layers]
+    layers = [ledger.block_name(z, 0, stored.sizes["y"]) for z in stored.layers]
     joined: list[list[PlannedStep]] = []
     for steps in passes:
         last = joined[-1] if joined else []
@@ -383,6 +397,8 @@ def _joined(passes: list[list[PlannedStep]], stored: Stored) -> list[list[Planne
 
 
 def _unit(steps: list[PlannedStep]) -> str:
+    if any(s.unit == "frames" for s in steps):
+        return "frames"
     return "layer" if any(s.unit == "layer" for s in steps) else "band"
 
 
@@ -390,8 +406,13 @@ def _costed(steps: list[PlannedStep], stored: Stored) -> Pass:
     """The steps of a pass with their blocks, memory and bytes."""
     unit = _unit(steps)
     ranges = bands(stored.sizes["y"], stored.rows) if unit == "band" else [(0, stored.sizes["y"])]
-    blocks = tuple(f"z{z:04d}-{y0}:{y1}" for z in stored.layers for y0, y1 in ranges)
     sizes = {**stored.sizes, "y": max(y1 - y0 for y0, y1 in ranges), "z": 1}
+    cuts: list[tuple[int, int] | None] = [None]
+    if unit == "frames":
+        along = next(iter(stored.axes))
+        sizes[along] = unit_frames(stored.shape, stored.itemsize)
+        cuts = [*bands(stored.sizes[along], sizes[along])]
+    blocks = tuple(ledger.block_name(z, *rows, cut) for z in stored.layers for rows in ranges for cut in cuts)
     every = {**stored.sizes, "z": len(stored.layers)}
     area = len(stored.layers) * stored.sizes["y"] * stored.sizes["x"]
     counts = [np.dtype(v.dtype).itemsize for s in steps for v in s.writes if v.name == "counts"]
@@ -402,7 +423,7 @@ def _costed(steps: list[PlannedStep], stored: Stored) -> Pass:
         [s.parameters for s in steps],
         stored.edge,
         max(stored.itemsize, *counts) if counts else stored.itemsize,
-        unit == "layer",
+        unit != "band",
     )
     made = {v.name for s in steps for v in s.writes}
     done = []

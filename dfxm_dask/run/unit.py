@@ -29,7 +29,7 @@ from dfxm_dask.errors import StoreError
 from dfxm_dask.reduction import Arrays, Reduction
 from dfxm_dask.schema import SPACE, Dim, Variable, expand
 from dfxm_dask.store.chunks import bands
-from dfxm_dask.store.integrity.ledger import Record, ledger_path, replace_file
+from dfxm_dask.store.integrity.ledger import Record, block_name, ledger_path, replace_file
 from dfxm_dask.store.integrity.lock import Fence
 from dfxm_dask.store.shards import Buffers, ShardedArray, open_array, place_shards, read, stage_shard, staging, tiles
 
@@ -52,7 +52,8 @@ class UnitStep:
 
 @dataclass(frozen=True)
 class UnitTask:
-    """One unit: rows y0 to y1 of a layer z, with the steps to run."""
+    """One unit: rows y0 to y1 of a layer z, with the steps to run. ``frames`` are the first and last + 1 position
+    along the first scan axis of a unit that contains some frames only."""
 
     store: str
     steps: tuple[UnitStep, ...]
@@ -62,10 +63,11 @@ class UnitTask:
     layer: bool
     axes: dict[str, str]
     rows: int
+    frames: tuple[int, int] | None = None
 
     @property
     def block(self) -> str:
-        return f"z{self.z:04d}-{self.y0}:{self.y1}"
+        return block_name(self.z, self.y0, self.y1, self.frames)
 
 
 @lru_cache(maxsize=256)
@@ -121,9 +123,11 @@ def run_unit(task: UnitTask) -> Record:
         "y": slice(task.y0, task.y1),
         "x": slice(0, positions["x"].size),
     }
+    if task.frames is not None:
+        unit[next(iter(task.axes))] = slice(*task.frames)
     given = _read(task, reductions, writes, unit)
     bytes_read = sum(values.nbytes for _, values in given.values())
-    given |= {d: ((d,), positions[d][box]) for d, box in unit.items()} | _beside(task, reductions, unit["z"])
+    given = {d: ((d,), positions[d][unit[d]]) for d in SPACE} | given | _beside(task, reductions, unit)
     results: dict[str, Arrays] = {s.name: {} for s in task.steps}
     layer: Arrays = {}  # counts after the steps that work on tiles
     for steps, box, counts in _parts(task, unit, layer):
@@ -145,6 +149,7 @@ def run_unit(task: UnitTask) -> Record:
                 wanted,
                 at=task.z - unit["z"].start,
                 where=f" of block {task.block}",
+                start=task.frames[0] if task.frames else 0,
             )
             if reduction.combine is not None:
                 made = {
@@ -202,11 +207,11 @@ def _read(
     return found
 
 
-def _beside(task: UnitTask, reductions: Mapping[str, Reduction], layers: slice) -> Given:
+def _beside(task: UnitTask, reductions: Mapping[str, Reduction], unit: Box) -> Given:
     """Raw data of the layer beyond the inputs of its steps: positions of frames, masked pixels."""
     known = {v.name: v for r in reductions.values() for b in beside(r) for v in expand(b, task.axes)}
     there = (n for n in known if os.path.exists(os.path.join(task.store, "raw", n, "zarr.json")))
-    return {n: (known[n].dims, _whole(task.store, os.path.join("raw", n))[layers]) for n in there}
+    return {n: (known[n].dims, _whole(task.store, os.path.join("raw", n))[_place(known[n].dims, unit)]) for n in there}
 
 
 def _parts(task: UnitTask, unit: Box, layer: Arrays) -> Iterator[Part]:
@@ -266,9 +271,13 @@ def _write(
             y = variable.dims.index(cut) - 1 if cut else 0
             rows = array.shard[y + 1] if cut else 1
             first = task.y0 // (rows * (cut.step if isinstance(cut, Dim) else 1))
+            at = {"z": task.z}
+            if task.frames is not None:
+                along = next(iter(task.axes))
+                at[along] = task.frames[0] // array.shard[variable.dims.index(along)]
             for number, (low, high) in enumerate(bands(values.shape[y], rows) if cut else [(0, 1)]):
                 part = values[(slice(None),) * y + (slice(low, high),)] if cut else values
-                place = tuple(task.z if d == "z" else first + number if d == cut else 0 for d in variable.dims)
+                place = tuple(first + number if d == cut else at.get(d, 0) for d in variable.dims)
                 writers.append(stage_shard(array, place, part[None]))
         placed = place_shards(writers, may_commit)
     return {os.path.relpath(path, task.store): what for path, what in placed.items()}

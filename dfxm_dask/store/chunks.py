@@ -61,7 +61,26 @@ def unit_rows(raw: Layout, itemsize: int) -> int:
     return min(rows, round_up(raw.shape[-2], edge))
 
 
-def map_layout(dims: tuple[str, ...], shape: tuple[int, ...], rows: int, edge: int, patch: int | None = None) -> Layout:
+def unit_frames(shape: tuple[int, ...], itemsize: int) -> int:
+    """Positions along the first scan axis in one unit of frames: about 128 MiB of counts, and at least 16 units.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the counts: z, scan axes, y, x.
+    """
+    each = prod(shape[2:]) * itemsize
+    return max(1, min(UNIT_BYTES // each, ceil(shape[1] / 16)))
+
+
+def map_layout(
+    dims: tuple[str, ...],
+    shape: tuple[int, ...],
+    rows: int,
+    edge: int,
+    patch: int | None = None,
+    frames: tuple[str, int] | None = None,
+) -> Layout:
     """Layout of a result: one shard per layer and band of ``rows``; no other dimension is split.
 
     Parameters
@@ -74,12 +93,18 @@ def map_layout(dims: tuple[str, ...], shape: tuple[int, ...], rows: int, edge: i
         Edge of the inner chunk in pixels.
     patch : int, optional
         Edge of tiles that must stay whole: a dim of such tiles along y is also cut into bands if they fit ``rows``.
+    frames : (str, int), optional
+        First scan axis and its positions in one unit of frames: a shard contains these frames in full.
     """
+    if frames is not None:
+        rows = round_up(shape[dims.index("y")], edge) if "y" in dims else 1
     shards = {"z": 1, "y": rows, "x": round_up(shape[dims.index("x")], edge) if "x" in dims else 1}
     chunks = {"z": 1, "y": edge, "x": edge}
     for d in dims:
         if patch and isinstance(d, Dim) and d.of == "y" and rows % d.step == 0:
             shards[d] = chunks[d] = rows // d.step
+    if frames is not None and frames[0] in dims:
+        shards[frames[0]], chunks[frames[0]] = frames[1], 1
     return Layout(
         shape,
         tuple(chunks.get(d, n) for d, n in zip(dims, shape, strict=True)),

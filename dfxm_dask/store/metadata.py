@@ -128,10 +128,13 @@ def _check_group(group: Path, lengths: Mapping[str, int]) -> Iterator[tuple[str,
     for entry in _entries(group):
         if not entry.is_dir():
             continue
-        if entry.name.startswith(".") or entry.name in lengths or not _is_node(entry):
-            refuse_links(entry.path)  # ledgers, what a run appends to, and coordinates repeated for other readers
+        if entry.name.startswith(".") or not _is_node(entry):
+            refuse_links(entry.path)  # ledgers, and what a run appends to
             continue
         meta = read_node(entry.path)
+        if entry.name in lengths and repeats_coordinate(entry.name, meta):
+            refuse_links(entry.path)
+            continue
         yield entry.name, meta
         if meta["node_type"] != "array":
             continue
@@ -147,6 +150,11 @@ def _check_group(group: Path, lengths: Mapping[str, int]) -> Iterator[tuple[str,
             _check_small(Path(entry))
         else:
             list(_entries(entry.path))
+
+
+def repeats_coordinate(name: str, meta: Mapping[str, Any]) -> bool:
+    """Whether an array of a group, named like a coordinate of the root, is a copy; tables have a dim of their own."""
+    return meta["node_type"] == "array" and list(meta.get("dimension_names") or ()) == [name]
 
 
 def _check_small(array: Path) -> None:

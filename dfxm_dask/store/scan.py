@@ -77,7 +77,9 @@ class _LazyArray(BackendArray):
 def _variable(opened: OpenStore, node: str, known: frozenset[str] | None = None) -> xr.Variable:
     meta = opened.nodes[node]
     data = indexing.LazilyIndexedArray(_LazyArray(opened.path / node, known))
-    return xr.Variable(meta.get("dimension_names", ()), data, netcdf_safe(meta["attributes"]), fastpath=True)
+    attrs = netcdf_safe(meta["attributes"])
+    attrs.pop("coordinates", None)  # for other readers; xarray derives it from the coordinates of a Dataset
+    return xr.Variable(meta.get("dimension_names", ()), data, attrs, fastpath=True)
 
 
 def valid_blocks(state: ledger.StepState, nz: int, ny: int) -> np.ndarray:
@@ -89,12 +91,13 @@ def valid_blocks(state: ledger.StepState, nz: int, ny: int) -> np.ndarray:
         A block lies outside the scan.
     """
     valid = np.zeros((nz, ny), bool)
+    lacking = {block.partition("@")[0] for block in state.blocks if block not in state.done}
     for block in state.done:
-        z, _, band = block.partition("-")
-        y0, y1 = (int(v) for v in band.split(":")) if band else (0, ny)
-        if int(z[1:]) >= nz or y1 > ny:
+        z, rows, _ = ledger.block_ranges(block)
+        y0, y1 = rows or (0, ny)
+        if z >= nz or y1 > ny:
             raise StoreError(f"step {state.step!r}", f"has a block {block} outside the scan", "do not trust this store")
-        valid[int(z[1:]), y0:y1] = True
+        valid[z, y0:y1] = block.partition("@")[0] not in lacking  # rows of which some frames are missing are not valid
     return valid
 
 
@@ -181,7 +184,21 @@ def open_scan(
                 {"long_name": f"whether the results of {step} are on disk", "units": "1"},
             )
         datasets[f"/{group}"] = xr.Dataset(variables, attrs=netcdf_safe(opened.nodes[group]["attributes"]))
-    return xr.DataTree.from_dict(datasets)
+    return xr.DataTree.from_dict(_beside_columns(datasets))
+
+
+def _beside_columns(datasets: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    """The groups of a scan, where tables may have columns named like coordinates of the scan: y, x, time.
+
+    Groups of a tree inherit indexed coordinates of the root, which would hide these columns. Such coordinates have
+    their index in every group that uses them, and none at the root.
+    """
+    root = datasets["/"]
+    hidden = [name for name in root.coords if any(name in d.data_vars for d in datasets.values())]
+    if not hidden:
+        return datasets
+    beside = {path: {n: root[n] for n in hidden if n in d.dims} for path, d in datasets.items() if path != "/"}
+    return {"/": root.drop_indexes(hidden)} | {path: datasets[path].assign_coords(own) for path, own in beside.items()}
 
 
 def _masked(variable: xr.Variable, valid: np.ndarray) -> xr.Variable:

@@ -52,21 +52,25 @@ def executed(chain: list[Reduction], data: xr.Dataset, axes: dict[str, str], pat
     rows = max((r.patch or 8) for r in chain)
     groups = write_store(path, data, axes, rows, {v.name for r in chain for b in beside(r) for v in expand(b, axes)})
     layer = any({"y", "x"} & set(r.over) for r in chain)
+    along = next(iter(axes)) if any(r.by_frame for r in chain) else None
+    frames = bands(data.sizes[along], 3) if along else [None]
     steps = [UnitStep(r.name, "made", r.validate(parameters(r)), dict(groups), r is chain[-1]) for r in chain]
     last, names = chain[-1], expanded_writes(chain[-1], axes, steps[-1].parameters)
     for variable in names if last.combine is None else ():
         sizes = lengths(last, axes, steps[-1].parameters, data.sizes)
-        plan = map_layout(variable.dims, tuple(sizes[d] or 0 for d in variable.dims), rows, rows, last.patch)
+        shape = tuple(sizes[d] or 0 for d in variable.dims)
+        plan = map_layout(variable.dims, shape, rows, rows, last.patch, (along, 3) if along else None)
         create_array(path, "made", variable, plan, {})
     (path / "made" / ".ledger").mkdir()
     merged = None
     for z in range(data.sizes["z"]):
         for y0, y1 in [(0, data.sizes["y"])] if layer else bands(data.sizes["y"], rows):
-            task = UnitTask(str(path), tuple(steps), z, y0, y1, layer, axes, rows)
-            run_unit(task)
-            if last.combine:
-                part = read_summary(summary_path(str(path), "made", last.name, task.block))
-                merged = part if merged is None else last.combine(merged, part)
+            for some in frames:
+                task = UnitTask(str(path), tuple(steps), z, y0, y1, layer, axes, rows, some)
+                run_unit(task)
+                if last.combine:
+                    part = read_summary(summary_path(str(path), "made", last.name, task.block))
+                    merged = part if merged is None else last.combine(merged, part)
     if merged is not None:
         return dict(last.finish(merged) if last.finish else merged)
     arrays = {v.name: open_array(path / "made" / v.name) for v in names if v.stored}

@@ -55,7 +55,7 @@ def example(reduction: Reduction, axes: dict[str, str], fill: str = "real") -> x
         coords[name][2]["scan_axis"] = k
     variables = {}
     for declared in (*reduction.reads, *reduction.may_read):
-        if declared.name in SPACE or declared.name == "scan":
+        if declared.coordinate:
             continue
         for variable in expand(declared, axes):
             shape = tuple(SIZES.get(d) or COMPONENTS for d in variable.dims)
@@ -201,6 +201,16 @@ def test_reduction__does_not_depend_on_chunks(
     same(whole, cut, exact=reduction.combine is None)
 
 
+def one_by_one(
+    data: xr.Dataset, axes: dict[str, str], fetch: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Positions of every frame, and arguments of a kernel that takes frames one by one; joins the axes of ``fetch``."""
+    for name in (str(n) for n, v in data.variables.items() if set(axes) <= set(v.dims)):
+        fetch[name] = fetch[name].reshape(*fetch[name].shape[: -len(axes)], -1)
+    grids = np.meshgrid(*(data[a].values for a in axes), indexing="ij")
+    return {a: grid.ravel() for a, grid in zip(axes, grids, strict=True)}, {"first": 0}
+
+
 def test_reduction__graph_equals_kernel(reduction: Reduction, axes: dict[str, str]) -> None:
     data = example(reduction, axes)
     chosen = reduction.validate(parameters(reduction))
@@ -215,11 +225,16 @@ def test_reduction__graph_equals_kernel(reduction: Reduction, axes: dict[str, st
             for n, v in data.variables.items()
         }
         extra = {"middle": z - low} if reduction.halo else {}
-        layer = run_kernel(reduction, axes, fetch, positions, chosen, **extra)
+        own = positions
+        if reduction.by_frame:
+            own, extra = one_by_one(data, axes, fetch)
+        layer = run_kernel(reduction, axes, fetch, own, chosen, **extra)
         if reduction.combine:
             merged = layer if merged is None else reduction.combine(merged, layer)
             continue
         for name, values in layer.items():
+            if reduction.by_frame:
+                values = values.reshape(*values.shape[:-1], *(SIZES[a] for a in axes))
             dims = [d for d in result[name].dims if d != "z"]
             order = [d for d in dims if d not in axes] + [d for d in dims if d in axes]
             np.testing.assert_array_equal(result[name].isel(z=z).transpose(*order).values, values, err_msg=name)
@@ -253,7 +268,7 @@ def test_reduction__is_a_function_that_python_knows(reduction: Reduction) -> Non
     dataset, *given = inspect.signature(reduction).parameters.values()
     assert (dataset.name, dataset.kind) == ("dataset", dataset.POSITIONAL_OR_KEYWORD)
     asked = [p for p in inspect.signature(reduction.kernel).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    asked = [p for p in asked if p.name != "middle"]
+    asked = [p for p in asked if p.name not in ("middle", "first")]
     assert [(p.name, p.kind, p.default) for p in given] == [(p.name, p.kind, p.default) for p in asked]
     assert all(p.annotation is not p.empty for p in given)
     assert not hasattr(reduction, "__wrapped__")

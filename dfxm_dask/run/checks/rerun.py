@@ -13,10 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from dfxm_dask.errors import RecipeError
-from dfxm_dask.run.passes import result_shape, unit_task
+from dfxm_dask.run.passes import result_layout, unit_task
 from dfxm_dask.run.plan import Pass, Plan, PlannedStep
 from dfxm_dask.run.unit import run_unit
-from dfxm_dask.store.chunks import map_layout
 from dfxm_dask.store.integrity import nodes
 from dfxm_dask.store.integrity.ledger import Record, ledger_path
 from dfxm_dask.store.integrity.opened import open_store
@@ -86,6 +85,4 @@ def declare(step: PlannedStep, plan: Plan, beside: Path) -> None:
     ledger_path(beside, step.group, step.name).parent.mkdir(exist_ok=True)
     if not step.reduction.combine:
         for variable in step.stored:
-            shape = result_shape(variable, step, here)
-            layout = map_layout(variable.dims, shape, here.rows, here.edge, step.reduction.patch)
-            nodes.create_array(beside, step.group, variable, layout, {})
+            nodes.create_array(beside, step.group, variable, result_layout(variable, step, here), {})

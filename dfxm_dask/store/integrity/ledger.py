@@ -362,6 +362,31 @@ def states(store: str | Path, group: str, provenance: Mapping[str, Any] | None =
     return result
 
 
+def block_name(z: int, y0: int, y1: int, frames: tuple[int, int] | None = None) -> str:
+    """Name of a block: rows y0 to y1 of a layer, and positions along the first scan axis if it contains some frames.
+
+    Examples
+    --------
+    >>> block_name(3, 0, 768), block_name(0, 0, 2160, (12, 24))
+    ('z0003-0:768', 'z0000-0:2160@12:24')
+    """
+    name = f"z{z:04d}-{y0}:{y1}"
+    return f"{name}@{frames[0]}:{frames[1]}" if frames else name
+
+
+def block_ranges(block: str) -> tuple[int, tuple[int, int] | None, tuple[int, int] | None]:
+    """Layer, rows and frames of a block; None for all rows or all frames.
+
+    Examples
+    --------
+    >>> block_ranges("z0003"), block_ranges("z0000-0:2160@12:24")
+    ((3, None, None), (0, (0, 2160), (12, 24)))
+    """
+    z, _, rest = block.partition("-")
+    ranges = [tuple(int(v) for v in part.split(":")) if part else None for part in rest.partition("@")[::2]]
+    return int(z[1:]), *ranges  # type: ignore[return-value]
+
+
 def layer_of(block: str) -> int:
     """Number of the layer of a block such as ``z0003-0:768``."""
     return int(block.partition("-")[0][1:])

@@ -53,7 +53,7 @@ def opened(line: bytes) -> Record | None:
     return entry if isinstance(entry, dict) else None
 
 
-BLOCK = re.compile(r"z\d{4,8}(-\d{1,9}:\d{1,9})?")
+BLOCK = re.compile(r"z\d{4,8}(-\d{1,9}:\d{1,9}(@\d{1,9}:\d{1,9})?)?")
 """Names of blocks: a layer, or rows of a layer."""
 
 

@@ -21,6 +21,7 @@ from dfxm_dask.store.integrity.attributes import netcdf_safe
 from dfxm_dask.store.integrity.files import force
 from dfxm_dask.store.integrity.lock import STALE, hold
 from dfxm_dask.store.integrity.opened import OpenStore, open_store
+from dfxm_dask.store.metadata import repeats_coordinate
 
 
 def root_attrs(rows: int, title: str, **more: Any) -> dict[str, Any]:
@@ -83,12 +84,22 @@ def write_small(
 def arrays(store: str | Path, group: str) -> list[str]:
     """Names of the arrays of a group, without the coordinates of the root that a group repeats."""
     found = sorted(p.parent.name for p in Path(store, group).glob("*/zarr.json") if _node(p) == "array")
-    return [name for name in found if not group or not Path(store, name, "zarr.json").exists()]
+    return [name for name in found if not group or not _is_repeated(store, group, name)]
+
+
+def _is_repeated(store: str | Path, group: str, name: str) -> bool:
+    """Whether a group repeats a coordinate of the root under this name."""
+    own = Path(store, group, name, "zarr.json")
+    if not own.exists() or not Path(store, name, "zarr.json").exists():
+        return False
+    return repeats_coordinate(name, json.loads(own.read_bytes()))
 
 
 def remove_repeated(store: str | Path, group: str, names: Iterable[str] | None = None) -> None:
     """Remove coordinates of the root (all by default) from a group that repeats them."""
     for name in arrays(store, "") if names is None else names:
+        if not _is_repeated(store, group, name):
+            continue
         Path(store, group, name, "zarr.json").unlink(missing_ok=True)
         shutil.rmtree(Path(store, group, name), ignore_errors=True)
 

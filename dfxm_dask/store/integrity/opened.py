@@ -47,7 +47,7 @@ class OpenStore:
     def coordinates(self, group: str) -> list[str]:
         """Coordinates of the root along the dims of the arrays of a group."""
         dims = {d for n in self.claimed_arrays(group) for d in self.nodes[f"{group}/{n}"].get("dimension_names", ())}
-        return [name for name in self.arrays("") if name in dims]
+        return [name for name in self.arrays("") if name in dims and f"{group}/{name}" not in self.nodes]
 
     def whole_groups(self) -> list[str]:
         """Groups without an unfinished step."""
@@ -164,6 +164,11 @@ class Stored:
     absent: tuple[str, ...]
     cropped: tuple[str, ...]
     opened: OpenStore = field(repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the counts: z, scan axes, y, x."""
+        return tuple(self.sizes[d] for d in ("z", *self.axes, "y", "x"))
 
     @property
     def frames(self) -> int:

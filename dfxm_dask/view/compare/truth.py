@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dfxm_dask.view.compare.distances import boundary_distance, boundary_distances
+from dfxm_dask.view.compare.movies import movie_rows
 from dfxm_dask.view.figures.maps import (
     UNSOUND,
     finer_units,
@@ -156,7 +157,7 @@ def truth_rows(tree: xr.DataTree, truth: xr.Dataset) -> list[tuple[str, str, str
     from dfxm_dask.view.compare.boundaries import boundary_rows  # slow to import: not for pages alone
 
     if "rocking" not in tree:
-        return boundary_rows(tree, truth)
+        return movie_rows(tree, truth) + boundary_rows(tree, truth)
     maps = tree["rocking"].dataset
     rows = []
     for quantity, found, true, units in compared(maps, truth):

@@ -25,14 +25,16 @@ from dfxm_dask.view.export.map_files import (
 from dfxm_dask.view.export.maps import maps_of
 from dfxm_dask.view.export.nexus import write_nexus
 from dfxm_dask.view.export.ome_zarr import write_volume
-from dfxm_dask.view.export.tables import TABLES, need_parquet, write_csv, write_parquet, write_units
+from dfxm_dask.view.export.tables import TABLES, need_parquet, write_csv, write_napari, write_parquet, write_units
 from dfxm_dask.view.export.vtkhdf import lines_of, planes_of, points_of, write_polydata
 
 if TYPE_CHECKING:
     import xarray as xr
 
-WHAT = ("maps", "boundaries", "points", "volume", "objects")
+WHAT = ("maps", "boundaries", "points", "volume", "objects", "tracks", "positions")
 FORMATS = ("nexus", "tiff", "csv", "netcdf", "zarr")
+GROUPS = {"boundaries": "boundaries", "points": "boundaries", "tracks": "dynamics", "positions": "dynamics"}
+"""Group of each kind of result, if not "volume"."""
 Writer = Callable[[Path], object]
 
 
@@ -56,7 +58,8 @@ def export(
     what : sequence of str
         "maps": all maps along z, y, x, in the ``formats``; "boundaries": tables ``boundaries`` and ``junctions``,
         ``planes.vtkhdf`` and ``lines.vtkhdf``; "points": ``points.vtkhdf``; "volume": ``volume.ome.zarr``; "objects":
-        table ``objects``. By default all results in the store.
+        table ``objects``; "tracks": tables ``detections`` and ``tracks`` of a movie, and ``tracks_napari.csv``;
+        "positions": table ``positions`` of located cores. By default all results in the store.
     formats : sequence of str
         Formats of the maps, "nexus" by default. "nexus": ``maps.h5``, with an NXdata for each map; "tiff": an OME-TIFF
         for each map; "csv": ``maps.csv``, with a row for each pixel, and its units in ``maps.units.json``; "netcdf":
@@ -164,7 +167,7 @@ def map_writers(tree: xr.DataTree, formats: Sequence[str]) -> dict[str, Writer]:
 
 def writers(tree: xr.DataTree, word: str, parquet: bool, notes: list[str]) -> dict[str, Writer]:
     """Files of one kind of result, each with its writer; empty if the store lacks this result."""
-    group = {"boundaries": "boundaries", "points": "boundaries"}.get(word, "volume")
+    group = GROUPS.get(word, "volume")
     if group not in tree or not tree[group].data_vars:
         return {}
     found = tree[group].dataset
@@ -175,13 +178,15 @@ def writers(tree: xr.DataTree, word: str, parquet: bool, notes: list[str]) -> di
         cloud = points_of(found)
         return {"points.vtkhdf": partial(write_polydata, content=cloud)} if cloud else {}
     files: dict[str, Writer] = {}
-    for dim, name in TABLES.items():
-        if (dim == "object") != (word == "objects") or dim not in found.dims:
+    for dim, name in TABLES[word].items():
+        if not any(v.dims[:1] == (dim,) for v in found.data_vars.values()):
             continue
         files[f"{name}.csv"] = partial(write_csv, dataset=found, dim=dim)
         files[f"{name}.units.json"] = partial(write_units, dataset=found, dim=dim)
         if parquet:
             files[f"{name}.parquet"] = partial(write_parquet, dataset=found, dim=dim)
+    if word == "tracks" and "track" in found and found["track"].dims == ("detection",):
+        files["tracks_napari.csv"] = partial(write_napari, dataset=found)
     if word == "boundaries":
         for name, make in (("planes", planes_of), ("lines", lines_of)):
             content = make(found, notes)

@@ -19,8 +19,13 @@ from dfxm_dask.errors import InputError
 if TYPE_CHECKING:
     import xarray as xr
 
-TABLES = {"boundary": "boundaries", "junction": "junctions", "object": "objects"}
-"""Row dimension and name of each table."""
+TABLES = {
+    "boundaries": {"boundary": "boundaries", "junction": "junctions"},
+    "objects": {"object": "objects"},
+    "tracks": {"detection": "detections", "track": "tracks"},
+    "positions": {"core": "positions"},
+}
+"""Row dimension and name of each table, by kind of result."""
 FIRST = {"object": 1}
 """Number of the first row if not 0: 0 in ``label`` means no object."""
 
@@ -103,6 +108,20 @@ def write_units(path: Path, dataset: xr.Dataset, dim: str) -> None:
     """Unit and meaning of every column of a table, as JSON."""
     known: dict[str, Any] = {name: attrs for name, (_, attrs) in columns(dataset, dim).items()}
     path.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_napari(path: Path, dataset: xr.Dataset) -> None:
+    """Tracks as the viewer napari reads them: rows of track, frame, row and column (pixels), sorted by track and frame.
+
+    ``napari.view_tracks(numpy.loadtxt(path, delimiter=",", skiprows=1))`` shows them.
+    """
+    from dfxm_dask.dynamics.track import napari_tracks
+
+    rows = napari_tracks(*(np.asarray(dataset[name]) for name in ("frame", "row", "column", "track")))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("track_id", "t", "y", "x"))
+        writer.writerows((int(track), int(frame), repr(float(y)), repr(float(x))) for track, frame, y, x in rows)
 
 
 def need_parquet() -> None:

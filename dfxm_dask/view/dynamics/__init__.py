@@ -1,0 +1,1 @@
+"""Figures of moving dislocations and of located cores."""
