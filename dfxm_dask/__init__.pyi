@@ -15,6 +15,8 @@ from .components.project import project_gram_schmidt as project_gram_schmidt
 from .components.project import project_nica as project_nica
 from .components.project import project_nmf as project_nmf
 from .components.project import project_pca as project_pca
+from .dynamics.motion import motion as motion
+from .dynamics.track import track as track
 from .errors import DfxmError as DfxmError
 from .example import example_scan as example_scan
 from .frames.background import background as background

@@ -37,7 +37,7 @@ def evaluate(frames: int, seeds: range, stated: float, exposure: float) -> None:
         result = motion.finish(table)
         for name, values in result.items():
             found.setdefault(name, []).append(values[0])
-    lag = result["lag"]
+    lag = result["msd_lag"]
     variance = SPREAD**2
     rate = 2 * variance  # of the relative motion
     truth = {

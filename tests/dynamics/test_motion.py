@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xarray as xr
 from scipy.stats import multivariate_normal
 from walks import NOISE, ou_path
 
 from dfxm_dask.dynamics.motion import motion, rms_against_temperature
 from dfxm_dask.dynamics.ornstein_uhlenbeck import Series, filtered, fit_walk
+from dfxm_dask.dynamics.track import track
 
 SPREAD, MEMORY = 0.35, 2.0
 
@@ -83,11 +85,27 @@ def test_motion__values_of_a_long_track_and_its_neighbour() -> None:
     for name, right in truth.items():
         assert (np.abs(found[name] - right) < 3.5 * found[f"{name}_error"]).all(), name
         assert (found[f"{name}_error"] < 0.35 * max(right, 0.3)).all(), name
-    expected = 4 * SPREAD**2 * -np.expm1(-found["lag"] / MEMORY)
+    expected = 4 * SPREAD**2 * -np.expm1(-found["msd_lag"] / MEMORY)
     assert (np.abs(found["msd"] - expected) < 4 * found["msd_error"]).all()
     np.testing.assert_allclose(found["spring_constant"], 1.380649e-23 * 900 * 1e12 * found["stiffness"])
     assert found["neighbour"].tolist() == [1, 0]
     assert found["motion_reason"].tolist() == [0, 0]
+
+
+def test_motion__tables_are_as_declared() -> None:
+    """In a group of a scan, where y and x are also names of coordinates, and from there to the motion."""
+    path, time = walked(8, 20, count=2)
+    names = ("frame", "time", "y", "x", "y_error", "x_error")
+    columns = dict(zip(names, table(path, time), strict=False))
+    data = xr.Dataset({n: ("detection", v) for n, v in columns.items()})
+    tracks = track.gather(data)
+    found = motion.gather(data.assign(track=tracks["track"], track_other=tracks["track_other"]))
+    for reduction, result in ((track, tracks), (motion, found)):
+        assert {v.name for v in reduction.writes} <= set(result.variables)
+        for v in reduction.writes:
+            assert result[v.name].dims == v.dims, v.name
+            assert result[v.name].dtype == v.dtype, v.name
+    assert len(found["stiffness"]) == 2
 
 
 def test_motion__free_diffusion_has_no_stiffness() -> None:
