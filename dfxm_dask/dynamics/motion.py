@@ -383,10 +383,11 @@ def motion(
         dx = -k D (x - m) dt + sqrt(2 D) dW,   variance 1 / k,   relaxation time 1 / (k D)
 
     The rest position m is integrated out with a flat prior; the priors are flat in ln D, and proportional to the
-    cube root of the relaxation rate in its logarithm (our choice, for correct intervals of short tracks). Values are medians of the posterior, ``_range``
-    is its central 68 %, ``_error`` half of that interval. Where the likelihood of free diffusion is within exp(0.5) of
-    the maximum, the track does not determine the stiffness: it is NaN, with a flag. Velocity and rest position by
-    generalised least squares. The mean square displacement does not use the model, except for its error.
+    cube root of the relaxation rate in its logarithm (our choice, for correct intervals of short tracks). Values are
+    medians of the posterior, ``_range`` is its central 68 %, ``_error`` half of that interval. Where the likelihood of
+    free diffusion is within exp(0.5) of the maximum, the track does not determine the stiffness: it is NaN, with a
+    flag. Velocity and rest position by generalised least squares. The mean square displacement does not use the model,
+    except for its error.
 
     References
     ----------
