@@ -9,7 +9,9 @@ and falls with the offset, so a position of the core requires the forward model 
 Frames are independent: each contributes a few numbers per dislocation, never an image. Paths are linked in one gather
 over these tables, and the statistics of a path follow from the fluctuation about its mean. A dislocation in a harmonic
 well of stiffness k at temperature T fluctuates by <u²> = k_B T / k and returns within the relaxation time; both follow
-from the path together with the error of each position, which must not count as motion.
+from the path together with the error of each position, which must not count as motion. :func:`detect` finds the cores,
+:func:`track` links the detections and carries identities through images that two dislocations share, :func:`motion`
+fits the walk of each track, with intervals, and :func:`locate` gives the posterior of a core by the forward model.
 """
 
 from dfxm_dask.dynamics.cores.step import locate

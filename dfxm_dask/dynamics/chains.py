@@ -11,6 +11,8 @@ from dfxm_dask.reduction import Arrays
 
 LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Lags, in frames, of the mean square displacement from which the motion of all dislocations is learnt."""
+SYMMETRIC = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])
+"""Elements of a symmetric matrix among its six different ones."""
 HALF_NORMAL = 0.4549
 """Median of the square of a standard normal variable: a robust variance is a median square over it."""
 
@@ -37,14 +39,20 @@ class Motion(NamedTuple):
     field: float
 
 
-@njit(cache=True, nogil=True)
-def messages(edge, time, position, noise, motion):
+def messages(
+    edge: np.ndarray, time: np.ndarray, position: np.ndarray, noise: np.ndarray, motion: Motion
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """State (position, rest position, velocity) at the end of each chain, and the likelihood of a chain by the state
     at its beginning: means (chain, 3), covariances (chain, 3, 3), vectors (chain, 3), precisions (chain, 3, 3)."""
-    variance, memory, velocity, centre, field = motion
+    found = _filtered(edge, time, position, noise, *motion)
+    return found[:, :3], found[:, 3 + SYMMETRIC], found[:, 9:12], found[:, 12 + SYMMETRIC]
+
+
+@njit(cache=True, nogil=True)
+def _filtered(edge, time, position, noise, variance, memory, velocity, centre, field):
+    """Mean, covariance, vector and precision of each chain as (chain, 18), one half of each symmetric matrix."""
     count = len(edge) - 1
-    means, covariances = np.empty((count, 3)), np.empty((count, 3, 3))
-    vectors, precisions = np.empty((count, 3)), np.empty((count, 3, 3))
+    out = np.empty((count, 18))
     for c in range(count):
         p, m, v = centre, centre, 0.0
         pp, pm, pv, mm, mv, vv = field + variance, field, 0.0, field, 0.0, velocity
@@ -62,10 +70,8 @@ def messages(edge, time, position, noise, motion):
             p, m, v = p + gp * off, m + gm * off, v + gv * off
             mm, mv, vv = mm - gm * pm, mv - gm * pv, vv - gv * pv
             pp, pm, pv = pp - gp * pp, pm - gp * pm, pv - gp * pv
-        means[c] = p, m, v
-        covariances[c, 0] = pp, pm, pv
-        covariances[c, 1] = pm, mm, mv
-        covariances[c, 2] = pv, mv, vv
+        out[c, 0], out[c, 1], out[c, 2] = p, m, v
+        out[c, 3], out[c, 4], out[c, 5], out[c, 6], out[c, 7], out[c, 8] = pp, pm, pv, mm, mv, vv
         e, f, g = 0.0, 0.0, 0.0
         pp, pm, pv, mm, mv, vv = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for k in range(edge[c + 1] - 1, edge[c] - 1, -1):
@@ -85,11 +91,9 @@ def messages(edge, time, position, noise, motion):
                 ym, yv = b * pm + mm, d * (pm + mm) + mv
                 zv = d * (pv + mv) + vv
                 pp, pm, pv, mm, mv, vv = a * a * pp, a * xm, a * xv, b * xm + ym, b * xv + yv, d * (xv + yv) + zv
-        vectors[c] = e, f, g
-        precisions[c, 0] = pp, pm, pv
-        precisions[c, 1] = pm, mm, mv
-        precisions[c, 2] = pv, mv, vv
-    return means, covariances, vectors, precisions
+        out[c, 9], out[c, 10], out[c, 11] = e, f, g
+        out[c, 12], out[c, 13], out[c, 14], out[c, 15], out[c, 16], out[c, 17] = pp, pm, pv, mm, mv, vv
+    return out
 
 
 @njit(cache=True, nogil=True)

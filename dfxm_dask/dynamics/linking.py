@@ -140,7 +140,7 @@ def _learn(table: Table, rows: np.ndarray, edge: np.ndarray, motion: tuple[Motio
 
 def _trim(table: Table, motion: tuple[Motion, ...]) -> None:
     """Open the first links of chains that begin beside the end of another chain, and link again: the first detection
-    of such a chain may be a false one."""
+    of this chain may be a false one."""
     rows, edge = table.chains()
     lasting = np.diff(edge) >= MEMBERS
     first, last = rows[edge[:-1]][lasting], rows[edge[1:] - 1][lasting]
@@ -199,7 +199,7 @@ def _candidates(
     lasting = (np.diff(edge) >= MEMBERS).astype(np.int64)
     weight = table.bonus[lasting[end], lasting[start]]
     for axis, m in zip(("y", "x"), motion, strict=True):
-        states = messages(edge, time[rows], table.columns[axis][rows], table.columns["noise_" + axis][rows], tuple(m))
+        states = messages(edge, time[rows], table.columns[axis][rows], table.columns["noise_" + axis][rows], m)
         weight += evidence(end, start, gap, states, m)
     if table.same_sign > 0.5:
         weight += _sign_evidence(table, rows, edge, end, start)

@@ -215,7 +215,8 @@ def numbered(table: Table, motion: tuple[Motion, ...]) -> Links:
 
 
 def exchange(table: Table, motion: tuple[Motion, ...]) -> bool:
-    """Decide anew which of two chains is which after each image that they shared; whether anything changed.
+    """Decide again which of two chains is which after each image that they share and each close pass;
+    whether anything changed.
 
     With the rest position of each dislocation known, the most probable sequence of exchanges follows from dynamic
     programming over the pieces between the shared images; rest positions and sequence are found in turn.
@@ -231,11 +232,25 @@ def exchange(table: Table, motion: tuple[Motion, ...]) -> bool:
     pairs: dict[tuple[int, int], list[int]] = {}
     for k in np.flatnonzero(np.diff(row) == 0):
         pairs.setdefault((min(name[k], name[k + 1]), max(name[k], name[k + 1])), []).append(int(table.rank[row[k]]))
+    for a, b in zip(*_close(table, motion, rows), strict=True):
+        pairs.setdefault((min(track[a], track[b]), max(track[a], track[b])), []).append(int(table.rank[a]))
     changed = False
     for (a, b), ranks in sorted(pairs.items()):
         one, two = _followed(table, rows[edge[a]]), _followed(table, rows[edge[b]])
         changed |= _exchanged(table, motion, one, two, np.unique(ranks))
     return changed
+
+
+def _close(table: Table, motion: tuple[Motion, ...], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Detections so close to the nearest one of their frame that either may be the next of the other chain."""
+    spot = table.spread_out(table.rank[rows], table.at[rows])
+    near = table._tree(rows).query(spot, k=2, distance_upper_bound=table.apart / 2)[1][:, 1]
+    known = np.flatnonzero(near < len(rows))
+    one, other = rows[known], rows[near[known]]
+    step = bridge_variance(table, motion, np.full(1, table.frame), 1.0)
+    off = (table.at[one] - table.at[other]) ** 2 / ((table.reach * table.width) ** 2 + 9 * step)
+    close = off.sum(axis=1) < 1
+    return one[close], other[close]
 
 
 def _followed(table: Table, row: int) -> np.ndarray:
@@ -251,8 +266,8 @@ def _exchanged(table: Table, motion: tuple[Motion, ...], one: np.ndarray, two: n
     lists = (one, two)
     cuts: list[int] = []
     for rank in ranks:  # pieces with detections of both chains
-        low = cuts[-1] if cuts else -1
-        if all(((table.rank[r] > low) & (table.rank[r] < rank)).any() and (table.rank[r] > rank).any() for r in lists):
+        seen = [np.searchsorted(table.rank[r], [cuts[-1] if cuts else -1, rank], side="right") for r in lists]
+        if all(low < high < len(r) for (low, high), r in zip(seen, lists, strict=True)):
             cuts.append(int(rank))
     if not cuts:
         return False

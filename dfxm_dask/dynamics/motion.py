@@ -46,7 +46,7 @@ WRITES = (
     *_with_error("rest_position", "um", "rest position along y and x", (T, AXIS)),
     *_with_error("velocity", "um s-1", "drift velocity along y and x", (T, AXIS)),
     *_with_error("spring_constant", "N m-1", "spring constant of the walk at the temperature of the sample"),
-    Variable("lag", ("lag",), "float64", "s", "lag of the mean square displacement"),
+    Variable("msd_lag", ("lag",), "float64", "s", "lag of the mean square displacement"),
     *_with_error("msd", "um2", "mean square displacement without localisation noise", (T, "lag")),
     Variable("neighbour", (T,), "int64", "1", "number of the nearest track (-1: no neighbour)"),
     *_with_error("neighbour_distance", "um", "mean distance to the nearest track"),
@@ -75,9 +75,9 @@ def _finish(summary: Arrays) -> Arrays:
     result: Arrays = {
         v.name: np.full([count if d == T else len(lag) if d == "lag" else 2 for d in v.dims], np.nan)
         for v in WRITES
-        if v.dtype == "float64" and v.name != "lag"
+        if v.dtype == "float64" and v.name != "msd_lag"
     }
-    result |= {"lag": lag, "neighbour": np.full(count, -1), "motion_reason": np.zeros(count, np.int64)}
+    result |= {"msd_lag": lag, "neighbour": np.full(count, -1), "motion_reason": np.zeros(count, np.int64)}
     for k, (frame, *axes) in enumerate(tracks):
         both = fit_walk(axes, exposure) if len(frame) else None
         if both is None:
@@ -382,11 +382,12 @@ def motion(
 
         dx = -k D (x - m) dt + sqrt(2 D) dW,   variance 1 / k,   relaxation time 1 / (k D)
 
-    The rest position m is integrated out with a flat prior; the prior of D is flat in its logarithm, that of the
-    relaxation rate is its square root (Jeffreys' prior at a known D). Values are medians of the posterior, ``_range``
-    is its central 68 %, ``_error`` half of that interval. Where the likelihood of free diffusion is within exp(0.5) of
-    the maximum, the track does not determine the stiffness: it is NaN, with a flag. Velocity and rest position by
-    generalised least squares. The mean square displacement does not use the model, except for its error.
+    The rest position m is integrated out with a flat prior; the priors are flat in ln D, and proportional to the
+    cube root of the relaxation rate in its logarithm (our choice, for correct intervals of short tracks). Values are
+    medians of the posterior, ``_range`` is its central 68 %, ``_error`` half of that interval. Where the likelihood of
+    free diffusion is within exp(0.5) of the maximum, the track does not determine the stiffness: it is NaN, with a
+    flag. Velocity and rest position by generalised least squares. The mean square displacement does not use the model,
+    except for its error.
 
     References
     ----------
