@@ -274,6 +274,7 @@ def above_background(
     may_read=(BACKGROUND, HOT),
     writes=(ILLUMINATION, EDGES, ORIENTATION, COHERENCE),
     over=("y", "x"),
+    group="wavelets",  # maps; tables of the group dynamics have columns y and x
 )
 def wavelets(
     counts: np.ndarray,

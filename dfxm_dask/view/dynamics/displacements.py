@@ -79,7 +79,7 @@ def draw_msd(axes: Axes, found: xr.Dataset, track: np.ndarray) -> str:
     if "msd" not in found or not found.sizes.get("lag"):
         axes.text(0.5, 0.5, "not computed", ha="center", transform=axes.transAxes, fontsize=8)
         return "run the step motion for mean square displacements"
-    lag = np.asarray(found["lag"], float)
+    lag = np.asarray(found["msd_lag"], float)
     colours = colours_of(track)
     count = np.bincount(track[track >= 0], minlength=found.sizes["track"])
     known = np.isfinite(np.asarray(found["msd"])).any(axis=1)

@@ -129,7 +129,7 @@ def draw_detections(axes: Axes, table: dict[str, np.ndarray], which: np.ndarray,
 def draw_kymograph(tree: xr.DataTree, layer: int, heading: str = "") -> Figure | None:
     """A page with two kymographs: largest counts along x, and along y, against time, with the tracks.
 
-    The band across which the largest count is taken contains the detections of the longest track.
+    The band of the largest count contains the detections of the longest track.
     """
     from matplotlib.figure import Figure
 
