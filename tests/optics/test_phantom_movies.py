@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
+import pytest
 from scipy import ndimage
 
 from dfxm_dask.phantoms.contents import frame, wander
