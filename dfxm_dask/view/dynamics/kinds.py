@@ -32,8 +32,16 @@ def displacements(tree: xr.DataTree, layer: int, heading: str) -> Figure | None:
     return draw_displacements(tree, heading)
 
 
+def positions(tree: xr.DataTree, layer: int, heading: str) -> Figure | None:
+    """See :func:`dfxm_dask.view.dynamics.positions.draw_positions`."""
+    from dfxm_dask.view.dynamics.positions import draw_positions
+
+    return draw_positions(tree, layer, heading)
+
+
 FIGURES = (
     FigureKind("tracks", tracks, ("raw/counts", "dynamics/frame"), "Detections and tracks"),
     FigureKind("kymograph", kymograph, ("raw/counts", "dynamics/frame"), "Tracks against time"),
     FigureKind("displacements", displacements, ("dynamics/frame",), "Displacements and mean square displacement"),
+    FigureKind("positions", positions, ("raw/counts", "dynamics/position"), "Posterior of located cores"),
 )
