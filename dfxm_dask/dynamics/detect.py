@@ -243,10 +243,11 @@ def detect(
 
     Examples
     --------
+    >>> import dfxm_dask
     >>> frames = np.random.default_rng(0).poisson(20, (32, 32, 2)).astype(np.uint16)
     >>> y, x = 0.04 * np.arange(32), 0.12 * np.arange(32)
-    >>> summary = detect.kernel(frames, {"time": np.array([0.0, 0.25])}, y, x)
-    >>> detect.finish(summary)["frame"].size
+    >>> summary = dfxm_dask.detect.kernel(frames, {"time": np.array([0.0, 0.25])}, y, x)
+    >>> dfxm_dask.detect.finish(summary)["frame"].size
     0
     """
     _fits({"microscope": microscope}, {"y": y, "x": x})

@@ -131,11 +131,12 @@ def learn_images(
 
     Examples
     --------
+    >>> import dfxm_dask
     >>> frames = np.random.default_rng(0).poisson(20, (32, 32, 2)).astype(np.uint16)
     >>> y, x = 0.04 * np.arange(32), 0.12 * np.arange(32)
-    >>> summary = learn_images.kernel(frames, {"time": np.array([0.0, 0.25])}, y, x)
-    >>> learn_images.finish(summary)["image_shape"][-1, 0]
-    0.0
+    >>> summary = dfxm_dask.learn_images.kernel(frames, {"time": np.array([0.0, 0.25])}, y, x)
+    >>> int(dfxm_dask.learn_images.finish(summary)["image_shape"][-1, 0])
+    0
     """
     _fits({"microscope": microscope}, {"y": y, "x": x})
     full, limit, step = full_count(counts, saturation), threshold(false_alarms, counts.shape[:2]), every or 1
