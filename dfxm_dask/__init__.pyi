@@ -17,6 +17,7 @@ from .components.project import project_nmf as project_nmf
 from .components.project import project_pca as project_pca
 from .dynamics.cores.step import locate as locate
 from .dynamics.detect import detect as detect
+from .dynamics.learn_images import learn_images as learn_images
 from .dynamics.motion import motion as motion
 from .dynamics.motion import rms_against_temperature as rms_against_temperature
 from .dynamics.ridges import follow_boundary as follow_boundary

@@ -3,7 +3,8 @@
 ``python scripts/benchmark.py maps`` creates the data and prints a Markdown table; ``simulate`` measures the simulator,
 ``networks`` the networks that distinguish weak from strong beam, ``beams`` the recipe of weak-beam images,
 ``components`` the component analyses, ``volume`` objects, boundaries and the comparison of a whole stack, ``scale``
-plans and runs of terabytes without pixels, ``first_picture`` the three commands of a new user beside darling.
+plans and runs of terabytes without pixels, ``movies`` dislocations in movies of full frames, ``first_picture`` the
+three commands of a new user beside darling.
 ``--quick`` uses small frames: it tests that everything runs, but its numbers are not meaningful.
 """
 
@@ -24,6 +25,7 @@ from bench.components import figure_layers, figure_nica, figure_nmf, figure_pca,
 from bench.data import FULL, QUICK, Data
 from bench.first_picture import figure_first_picture
 from bench.limits import figure_graph, figure_memory
+from bench.movies import Movie, figure_detection
 from bench.networks import Networks, figure_speed, figure_worker
 from bench.reducing import figure_darling, figure_fit, figure_fused, figure_maps, figure_workers
 from bench.scale import Scale, figure_driver, figure_plan, figure_tasks
@@ -83,6 +85,8 @@ SCALE: dict[str, Callable[[Scale], list[Row]]] = {
     "tasks": figure_tasks,
 }
 
+MOVIES: dict[str, Callable[[Movie], list[Row]]] = {"detection": figure_detection}
+
 FIRST: dict[str, Callable[[Data], list[Row]]] = {"first_picture": figure_first_picture}
 
 ON_STORES = {"maps": MAPS, "beams": BEAMS, "components": COMPONENTS, "first_picture": FIRST}
@@ -106,6 +110,9 @@ def arguments() -> argparse.Namespace:
     first = commands.add_parser("first_picture", help="processor time from a beamline file to a first picture")
     first.set_defaults(layers=1)
     volume = commands.add_parser("volume", help="objects, boundaries and comparison of a stack of 301 layers")
+    movies = commands.add_parser("movies", help="dislocations in a movie of full frames, against decoding it")
+    movies.add_argument("--frames", type=int, default=48, help="frames of the movie (default: 48)")
+    movies.add_argument("--crops", type=Path, help="npz file with the counts c (frame, y, x) of a simulated movie")
     scale = commands.add_parser("scale", help="plans and runs of 10,000 layers without pixels")
     named = (
         (maps, MAPS),
@@ -116,6 +123,7 @@ def arguments() -> argparse.Namespace:
         (first, FIRST),
         (volume, VOLUME),
         (scale, SCALE),
+        (movies, MOVIES),
     )
     for command, figures in ((command, list(known)) for command, known in named):
         command.add_argument("--quick", action="store_true", help="small frames, to check that everything runs")
@@ -158,6 +166,11 @@ def run(options: argparse.Namespace, work: Path) -> None:
         scale = Scale(work, options.quick)
         rows = [row for name in options.only or SCALE for row in measure(name, SCALE[name], scale)]
         return report(rows, "layers of 31 x 2160 x 2560 uint16 without pixels, once", options.json)
+    if options.command == "movies":
+        frames, shape = (16, (512, 768)) if options.quick else (options.frames, FULL)
+        movie = Movie(work, frames, shape, options.crops)
+        rows = [row for name in options.only or MOVIES for row in measure(name, MOVIES[name], movie)]
+        return report(rows, "13 simulated dislocations a frame in noise, decoding twice, the rest once", options.json)
     memory_layers = (1, 2, 4) if options.quick else (1, 6, 30)
     shape = QUICK if options.quick else FULL
     folder = work / f"{shape[0]}x{shape[1]}"

@@ -16,6 +16,7 @@ fits the walk of each track, with intervals, and :func:`locate` gives the poster
 
 from dfxm_dask.dynamics.cores.step import locate
 from dfxm_dask.dynamics.detect import detect
+from dfxm_dask.dynamics.learn_images import learn_images
 from dfxm_dask.dynamics.motion import motion, rms_against_temperature
 from dfxm_dask.dynamics.ridges import follow_boundary
 from dfxm_dask.dynamics.track import napari_tracks, track
@@ -24,6 +25,7 @@ from dfxm_dask.dynamics.wavelets import wavelets
 __all__ = [
     "detect",
     "follow_boundary",
+    "learn_images",
     "locate",
     "motion",
     "napari_tracks",

@@ -7,11 +7,24 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from dfxm_dask.dynamics.lobes.fit import Found, fit_frame, lobe_side
+from dfxm_dask.dynamics.learn_images import check_frames, pitch
+from dfxm_dask.dynamics.lobes.fit import fit_frame, lobe_side
 from dfxm_dask.dynamics.lobes.published import published_objects
-from dfxm_dask.dynamics.lobes.search import search, threshold
-from dfxm_dask.dynamics.lobes.shape import Window, learn
-from dfxm_dask.errors import InputError
+from dfxm_dask.dynamics.lobes.search import threshold
+from dfxm_dask.dynamics.lobes.shape import Learned, learn
+from dfxm_dask.dynamics.lobes.tables import (
+    ENOUGH,
+    IMAGE_SHAPE,
+    by_frame,
+    full_count,
+    joined,
+    packed,
+    shape_of,
+    unpacked,
+    usable_frame,
+    windows_of,
+)
+from dfxm_dask.dynamics.lobes.window import Window
 from dfxm_dask.optics.instrument.microscope import find_microscope
 from dfxm_dask.reduction import Arrays, reduction
 from dfxm_dask.schema import AXES, COUNTS, Variable, X, Y
@@ -40,62 +53,29 @@ WRITES = (
         tuple((1 << k, name) for k, name in enumerate(REASONS)),
     ),
 )
-LEAST = 8  # rows and columns of a frame
-ENOUGH = 8  # lobes from which the shape of the images is known well
-WIDE, SMALL, LARGE = 2.2, 8, 60  # half size of a window in widths of its lobe, and its limits in pixels
-
-
-def _cut(counts: np.ndarray, lobe: np.ndarray) -> tuple[int, int, np.ndarray]:
-    """First row and column, and counts, of the window about a lobe."""
-    half = np.clip(np.ceil(WIDE * lobe[2:4]), SMALL, LARGE)
-    low = np.maximum(np.round(lobe[:2]) - half, 0).astype(int)
-    high = np.minimum(np.round(lobe[:2]) + half + 1, counts.shape).astype(int)
-    return int(low[0]), int(low[1]), np.asarray(counts[low[0] : high[0], low[1] : high[1]], np.float32)
-
-
-def _combine(first: Arrays, second: Arrays) -> Arrays:
-    """Join the tables of two groups of frames; the first group precedes the second."""
-    joined = {n: np.concatenate([first[n], second[n]]) for n in ("frame", "time", "lobe", "box", "noise", "pixels")}
-    return joined | {n: v for n, v in first.items() if n.startswith("option_")}
 
 
 def _finish(summary: Arrays) -> Arrays:
+    """The table in order; without a shape of the images, it is learned first from the lobes of all frames."""
+    if "box" in summary:
+        summary = _fitted_windows(summary)
+    order = np.lexsort((summary["x"], summary["y"], summary["frame"]))
+    return {v.name: summary[v.name][order].astype(v.dtype) for v in WRITES}
+
+
+def _fitted_windows(summary: Arrays) -> Arrays:
     """Learn the shape of the images from the lobes of all frames, and fit the dislocations of every frame."""
-    if summary["option_method"] == 1:
-        return _published_table(summary)
-    windows = _windows(summary)
-    y, x = summary["option_y"], summary["option_x"]
-    learned = learn(windows, summary["frame"], _pitch(y, x), find_microscope(str(summary["option_microscope"])))
+    windows, y, x = unpacked(summary), summary["option_y"], summary["option_x"]
+    learned = learn(windows, summary["frame"], pitch(y, x), find_microscope(str(summary["option_microscope"])))
     if learned is None:
-        return {v.name: np.zeros(0, v.dtype) for v in WRITES}
-    few = len(windows) < ENOUGH
-    towards = lobe_side(learned.shape)
-    rows = []
-    limit = float(summary["option_limit"])
-    for number in np.unique(summary["frame"]):
-        mine = np.flatnonzero(summary["frame"] == number)
-        own = [windows[k] for k in mine]
-        found = fit_frame(own, learned, limit)
-        rows.append(_rows(found, own, int(number), float(summary["time"][mine[0]]), y, x, towards, few))
-    made = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    order = np.lexsort((made["x"], made["y"], made["frame"]))
-    return {v.name: made[v.name][order].astype(v.dtype) for v in WRITES}
+        return _table([])
+    limit, few = float(summary["option_limit"]), len(windows) < ENOUGH
+    return _table([_rows(own, learned, limit, k, time, y, x, few) for k, time, own in by_frame(summary, windows)])
 
 
-def _windows(summary: Arrays) -> list[Window]:
-    """The windows of a summary, cut out of its joined pixels."""
-    ends = np.cumsum(summary["box"][:, 2] * summary["box"][:, 3])
-    out = []
-    for (top, left, height, width), end, lobe, noise in zip(
-        summary["box"], ends, summary["lobe"], summary["noise"], strict=True
-    ):
-        counts = summary["pixels"][end - height * width : end].reshape(height, width)
-        out.append(Window(int(top), int(left), counts.astype(np.float64), lobe, float(noise)))
-    return out
-
-
-def _pitch(y: np.ndarray, x: np.ndarray) -> tuple[float, float]:
-    return abs(float(y[-1] - y[0])) / (y.size - 1), abs(float(x[-1] - x[0])) / (x.size - 1)
+def _table(rows: list[Arrays]) -> Arrays:
+    """Rows of several frames."""
+    return {v.name: np.concatenate([np.zeros(0, v.dtype), *(row[v.name] for row in rows)]) for v in WRITES}
 
 
 def _along(axis: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -104,19 +84,20 @@ def _along(axis: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def _rows(
-    found: Found,
     windows: list[Window],
+    learned: Learned,
+    limit: float,
     number: int,
     time: float,
     y: np.ndarray,
     x: np.ndarray,
-    towards: tuple[float, float],
-    few: bool,
+    few: bool = False,
 ) -> Arrays:
-    """Rows of the table for one frame."""
+    """Rows of the table for one frame, by fits of its dislocations."""
+    found, towards = fit_frame(windows, learned, limit), lobe_side(learned.shape)
     row, column = found.local[:, 3], found.local[:, 4]
     error = np.sqrt(np.maximum(np.diagonal(found.covariance, axis1=1, axis2=2), 0)).reshape(-1, 2)
-    step_y, step_x = _pitch(y, x)
+    step_y, step_x = pitch(y, x)
     reason = np.full(len(row), FEW if few else 0, np.int64)
     reason |= np.where(found.close, OVERLAPPING, 0) | np.where(found.misfit > 1.25, MISFIT, 0)
     for k, owner in enumerate(found.window):
@@ -141,44 +122,45 @@ def _rows(
     }
 
 
-def _published_table(summary: Arrays) -> Arrays:
-    """The table of the published recipe, whose positions have no errors."""
-    lobe, y, x = summary["lobe"], summary["option_y"], summary["option_x"]
-    unknown = np.full(len(lobe), np.nan)
-    made = {
-        "frame": summary["frame"],
-        "time": summary["time"],
-        "y": _along(y, lobe[:, 0]),
-        "x": _along(x, lobe[:, 1]),
+def _published_rows(objects: np.ndarray, number: int, time: float, y: np.ndarray, x: np.ndarray) -> Arrays:
+    """Rows of the table for one frame by the published recipe, whose positions have no errors."""
+    unknown = np.full(len(objects), np.nan)
+    return {
+        "frame": np.full(len(objects), number, np.int64),
+        "time": np.full(len(objects), time),
+        "y": _along(y, objects[:, 0]),
+        "x": _along(x, objects[:, 1]),
         "y_error": unknown,
         "x_error": unknown,
-        "row": lobe[:, 0],
-        "column": lobe[:, 1],
-        "amplitude": lobe[:, 2],
+        "row": objects[:, 0],
+        "column": objects[:, 1],
+        "amplitude": objects[:, 2],
         "amplitude_error": unknown,
-        "sign": np.sign(lobe[:, 0] - lobe[:, 3]),
-        "detection_reason": np.zeros(len(lobe)),
+        "sign": np.sign(objects[:, 0] - objects[:, 3]).astype(np.int64),
+        "detection_reason": np.zeros(len(objects), np.int64),
     }
-    order = np.lexsort((made["x"], made["y"], made["frame"]))
-    return {v.name: np.asarray(made[v.name])[order].astype(v.dtype) for v in WRITES}
 
 
 def _fits(parameters: Any, positions: Any) -> None:
-    """Refuse frames that are too small."""
-    for side in ("y", "x"):
-        if side in positions and len(positions[side]) < LEAST:
-            found = f"have {len(positions[side])} pixels along {side}"
-            raise InputError("detect: frames", found, f"use frames of at least {LEAST} x {LEAST} pixels")
+    check_frames("detect", parameters, positions)
 
 
 @reduction(
-    reads=(COUNTS, AXES, Y, X), writes=WRITES, over=("y", "x"), combine=_combine, finish=_finish, min_axes=0, fits=_fits
+    reads=(COUNTS, AXES, Y, X),
+    may_read=(IMAGE_SHAPE,),
+    writes=WRITES,
+    over=("y", "x"),
+    combine=joined,
+    finish=_finish,
+    min_axes=0,
+    fits=_fits,
 )
 def detect(
     counts: np.ndarray,
     scan: dict[str, np.ndarray],
     y: np.ndarray,
     x: np.ndarray,
+    image_shape: np.ndarray | None = None,
     *,
     first: int = 0,
     method: Annotated[
@@ -189,7 +171,7 @@ def detect(
         float, Field(gt=0, le=10, description="expected number of false detections in one frame of noise")
     ] = 0.01,
     microscope: Annotated[
-        str, Field(description="microscope, whose acceptance shapes the images: id06_al111, al002, ...")
+        str, Field(description="microscope, whose acceptance shapes the images, if no image_shape is known")
     ] = "id06_al111",
     saturation: Annotated[
         float | None,
@@ -218,6 +200,8 @@ def detect(
     ----------
     counts : array (y, x, frame), uint16, count
         Frames without light contain no detection. NaN pixels are left out.
+    image_shape : array (image_number, image_column), optional
+        Result of :func:`learn_images`. The published recipe does not use it.
     false_alarms : float
         Sets the threshold of the search by the level and noise of each tile of 64 × 64 pixels.
     microscope : str
@@ -259,45 +243,28 @@ def detect(
 
     Examples
     --------
+    >>> import dfxm_dask
     >>> frames = np.random.default_rng(0).poisson(20, (32, 32, 2)).astype(np.uint16)
     >>> y, x = 0.04 * np.arange(32), 0.12 * np.arange(32)
-    >>> summary = detect.kernel(frames, {"time": np.array([0.0, 0.25])}, y, x)
-    >>> detect.finish(summary)["frame"].size
+    >>> summary = dfxm_dask.detect.kernel(frames, {"time": np.array([0.0, 0.25])}, y, x)
+    >>> dfxm_dask.detect.finish(summary)["frame"].size
     0
     """
-    _fits({}, {"y": y, "x": x})
-    find_microscope(microscope)
-    full = saturation
-    if full is None and np.issubdtype(counts.dtype, np.integer):
-        full = float(np.iinfo(counts.dtype).max)
-    limit = threshold(false_alarms, counts.shape[:2])
+    _fits({"microscope": microscope}, {"y": y, "x": x})
+    full, limit = full_count(counts, saturation), threshold(false_alarms, counts.shape[:2])
     times = np.asarray(scan["time"], np.float64) if "time" in scan else np.full(counts.shape[2], np.nan)
-    tables: list[tuple[int, float, np.ndarray, float]] = []
-    boxes, pixels = [], []
+    learned, rows, found = shape_of(image_shape), [], []
     for k in range(counts.shape[2]):
-        frame = np.ascontiguousarray(counts[:, :, k])
-        if full is not None and frame.max(initial=0) >= full:
-            frame = np.where(frame >= full, np.nan, frame).astype(np.float32)
+        frame, at = usable_frame(counts, k, full), (first + k, float(times[k]))
         if method == "published":
-            lobes, noise = published_objects(frame, wavelet, cut, small, legacy), 0.0
-        else:
-            lobes, noise = search(frame, limit)
-        for lobe in lobes:
-            tables.append((first + k, float(times[k]), lobe, noise))
-            if method == "published":
-                boxes.append((0, 0, 0, 0))
-                continue
-            top, left, window = _cut(frame, lobe)
-            boxes.append((top, left, *window.shape))
-            pixels.append(window.ravel())
-    return {
-        "frame": np.array([t[0] for t in tables], np.int64),
-        "time": np.array([t[1] for t in tables], np.float64),
-        "lobe": np.array([t[2] for t in tables], np.float64).reshape(len(tables), -1 if tables else 6),
-        "box": np.array(boxes, np.int64).reshape(-1, 4),
-        "noise": np.array([t[3] for t in tables], np.float64),
-        "pixels": np.concatenate(pixels) if pixels else np.zeros(0, np.float32),
-        "option_method": np.array(int(method == "published")),
+            rows.append(_published_rows(published_objects(frame, wavelet, cut, small, legacy), *at, y, x))
+        elif learned is None:
+            found.append((*at, windows_of(frame, limit)))
+        elif windows := windows_of(frame, limit):
+            rows.append(_rows(windows, learned, limit, *at, y, x))
+    if method == "published" or learned is not None:
+        return _table(rows)
+    return packed(found) | {
         "option_limit": np.array(limit),
         "option_microscope": np.array(microscope),
         "option_y": np.asarray(y, np.float64),

@@ -10,8 +10,9 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from dfxm_dask.dynamics.detect import BORDER, SATURATED, detect
+from dfxm_dask.dynamics.learn_images import learn_images
 from dfxm_dask.dynamics.lobes import shape as lobe_shape
-from dfxm_dask.dynamics.lobes.published import horizontal_band, published_objects
+from dfxm_dask.dynamics.lobes.published import published_objects
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.defects.dislocation import lines
 from dfxm_dask.optics.defects.scene import Scene
@@ -81,6 +82,28 @@ def test_detect__any_blocks_give_the_same_lobes(movie: tuple[np.ndarray, np.ndar
         np.testing.assert_array_equal(values, other[name])
 
 
+def test_detect__with_learned_images_each_frame_alone(movie: tuple[np.ndarray, np.ndarray]) -> None:
+    twice = np.concatenate([movie[0], movie[0][::-1]], axis=2)  # 12 lobes
+    scan = {"time": np.arange(12.0)}
+    table = learn_images.finish(learn_images.kernel(twice, scan, Y, X))["image_shape"]
+    parts = [
+        detect.kernel(twice[:, :, a:b], {"time": np.arange(a, b, dtype=float)}, Y, X, table, first=a)
+        for a, b in pairwise((0, 5, 12))
+    ]
+    assert {v.shape for part in parts for v in part.values()} == {(5,), (7,)}  # rows, no windows
+    with_table = detect.finish(detect.combine(*parts))
+    alone = detect.finish(detect.kernel(twice, scan, Y, X))
+    for name, values in alone.items():
+        np.testing.assert_array_equal(values, with_table[name])
+
+
+def test_learn_images__some_frames_of_a_long_movie(movie: tuple[np.ndarray, np.ndarray]) -> None:
+    settled, _ = learn_images.settle(learn_images.validate({}), {}, (800,))
+    assert settled["every"] == 13
+    parts = [learn_images.kernel(movie[0], {}, Y, X, first=first, every=13) for first in (0, 6, 12)]
+    assert [part["frame"].tolist() for part in parts] == [[], [6], []]
+
+
 def test_detect__no_detection_without_dislocation() -> None:
     frames = _noise((Y.size, X.size, 100), 7)
     frames *= 1 + 0.3 * np.sin(np.arange(100))  # flicker
@@ -106,16 +129,6 @@ def test_detect__bad_pixels_and_empty_frames(
     assert not found["detection_reason"][0] & (SATURATED | BORDER)
     with pytest.raises(InputError, match="pixels along y"):
         detect.kernel(frames[:5], {}, Y[:5], X)
-
-
-def test_horizontal_band__zero_phase_at_the_impulse() -> None:
-    image = np.zeros((90, 131))
-    image[40, 60] = 1.0
-    for legacy, centre in ((False, (40, 60)), (True, (40 - 5.97, 60 + 11.88))):
-        energy = horizontal_band(image, legacy=legacy) ** 2
-        energy /= energy.sum()
-        at = energy.sum(axis=1) @ np.arange(90), energy.sum(axis=0) @ np.arange(131)
-        np.testing.assert_allclose(at, centre, atol=0.1 if not legacy else 0.5)
 
 
 def test_published_objects__a_pair_of_lobes_is_one_object() -> None:

@@ -92,7 +92,7 @@ def test_unit__equals_lazy_graph(name: str, tmp_path: Path) -> None:
     expected = computed(chain[-1], lazy)
     found = executed(chain, data, axes, tmp_path)
     assert set(found) == {str(n) for n in expected.data_vars}
-    assert not set(found) & set(SPACE)
+    assert not set(found) & set(SPACE) - {v.name for v in reduction.writes}  # tables have positions of their own
     for variable, values in found.items():
         assert values.dtype == expected[variable].dtype, variable
         np.testing.assert_array_equal(values, expected[variable].values, err_msg=variable)

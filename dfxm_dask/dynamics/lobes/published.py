@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pywt
 from scipy import ndimage
 from skimage.measure import label, regionprops
 from skimage.morphology import closing, disk, remove_small_objects
+
+from dfxm_dask.dynamics.wavelets import zero_phase_band
 
 LEVEL = 3
 NEIGHBOURHOOD = 25  # pixels, side of the square that is searched for the darkest pixel
@@ -14,41 +15,6 @@ CLOSING = 2  # pixels, radius (our choice: not published)
 SMOOTHING = 1.0  # pixels, Gaussian of the union (our choice: not published)
 DARK_SIZE = 0.6  # share of the arrival times within the neighbourhood that the dark lobe may take (our choice)
 MAD = 1.4826
-
-
-def horizontal_band(image: np.ndarray, wavelet: str = "db4", level: int = LEVEL, *, legacy: bool = False) -> np.ndarray:
-    """Horizontal detail of one level of the stationary wavelet transform.
-
-    Parameters
-    ----------
-    image : ndarray (y, x), float
-    wavelet : str
-    level : int
-    legacy : bool
-        Raw coefficients, which are displaced by about (-6, +12) pixels at db4 level 3; otherwise the inverse transform
-        of this band alone, which is in zero phase.
-
-    Returns
-    -------
-    ndarray (y, x), float64
-
-    Notes
-    -----
-    The image is extended by reflection to multiples of 2^level, beyond the reach of the filter, because the transform
-    is periodic. pywavelets lists the coarsest level first.
-    """
-    side = 2**level
-    margin = (pywt.Wavelet(wavelet).dec_len - 1) * (side - 1)
-    wide = [(margin, margin + -(n + 2 * margin) % side) for n in image.shape]
-    padded = np.pad(np.asarray(image, np.float64), wide, mode="symmetric")
-    inner = tuple(slice(before, before + n) for (before, _), n in zip(wide, image.shape, strict=True))
-    coefficients = pywt.swt2(padded, wavelet, level, trim_approx=False)
-    horizontal = coefficients[0][1][0]
-    if legacy:
-        return np.asarray(horizontal[inner])
-    empty = np.zeros_like(horizontal)
-    alone = [(empty, (horizontal if k == 0 else empty, empty, empty)) for k in range(level)]
-    return np.asarray(pywt.iswt2(alone, wavelet)[inner])
 
 
 def dark_lobe(band: np.ndarray, row: int, column: int) -> np.ndarray:
@@ -94,7 +60,7 @@ def published_objects(
     if not usable.any() or np.ptp(image[usable]) == 0:
         return np.empty((0, 6))
     image = np.where(usable, image, np.median(image[usable]))
-    band = horizontal_band(image, wavelet, legacy=legacy)
+    band = zero_phase_band(image, wavelet, LEVEL, "horizontal", legacy=legacy)
     band -= np.median(band)
     sigma = band.std() if legacy else MAD * np.median(np.abs(band))
     bright = remove_small_objects(band > cut * sigma, max_size=small - 1)
