@@ -13,6 +13,8 @@ LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Lags, in frames, of the mean square displacement from which the motion of all dislocations is learnt."""
 SYMMETRIC = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])
 """Elements of a symmetric matrix among its six different ones."""
+FIELD = 300.0
+"""Least variance of the rest positions with one detection a frame, in mean square steps (our choice)."""
 HALF_NORMAL = 0.4549
 """Median of the square of a standard normal variable: a robust variance is a median square over it."""
 
@@ -143,12 +145,14 @@ def evidence(
 def first_motion(table: Arrays, near: np.ndarray) -> tuple[Motion, ...]:
     """Motion along y and x from pairs of nearest detections of neighbouring frames (pair, 2): free diffusion."""
     result = []
+    each = len(table["frame"]) / len(np.unique(table["frame"]))
     dt = table["time"][near[:, 1]] - table["time"][near[:, 0]] if len(near) else np.ones(1)
     for axis in ("y", "x"):
         position, noise = table[axis], table["noise_" + axis]
         move = position[near[:, 1]] - position[near[:, 0]] if len(near) else np.zeros(1)
         step = max(float(np.median(move**2)) / HALF_NORMAL - 2 * float(np.median(noise)), float(np.median(noise)) / 10)
-        field = max(float(np.var(position)), 10 * step)
+        # Few dislocations leave the spread of their rest positions unknown: one alone would compete with its own walk.
+        field = max(float(np.var(position)), 10 * step, FIELD * step / each**2)
         result.append(Motion(field, 2 * field * float(np.median(dt)) / step, 0.0, float(np.mean(position)), field))
     return tuple(result)
 

@@ -192,8 +192,9 @@ def _candidates(
     """Pairs (end, beginning) of chains that may be one, and the log evidence that they are."""
     first, last = rows[edge[:-1]], rows[edge[1:] - 1]
     near = _next_frame(table, first, last) if window == 1 else _in_window(table, first, last, window)
+    none = np.zeros((2, 0), np.int64)  # every detection may be a merged image: then there is no chain
     pairs = [_reachable(table, motion, first, last, *some) for some in near]
-    end, start = np.concatenate(pairs, axis=1)
+    end, start = np.concatenate([none, *pairs], axis=1)
     time = table.columns["time"]
     gap = time[first[start]] - time[last[end]]
     lasting = (np.diff(edge) >= MEMBERS).astype(np.int64)

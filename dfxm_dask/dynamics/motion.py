@@ -22,6 +22,7 @@ REASONS = (
     (4, "differs_between_y_and_x"),
     (8, "no_neighbour"),
     (16, "no_temperature"),
+    (32, "time_unknown_or_not_increasing"),
 )
 
 
@@ -79,6 +80,8 @@ def _finish(summary: Arrays) -> Arrays:
     }
     result |= {"msd_lag": lag, "neighbour": np.full(count, -1), "motion_reason": np.zeros(count, np.int64)}
     for k, (frame, *axes) in enumerate(tracks):
+        if edge[k + 1] - edge[k] > len(frame):
+            result["motion_reason"][k] |= 32
         both = fit_walk(axes, exposure) if len(frame) else None
         if both is None:
             result["motion_reason"][k] |= 1 | 8
@@ -97,8 +100,10 @@ def _finish(summary: Arrays) -> Arrays:
 
 def _series(summary: Arrays, rows: np.ndarray) -> tuple[np.ndarray, Series, Series]:
     """Frames of a track and its positions along y and x."""
+    rows = rows[np.isfinite(summary["time"][rows])]  # numbers of frames would give a diffusivity per frame
     time = summary["time"][rows]
-    time = time if np.isfinite(time).all() else summary["frame"][rows].astype(np.float64)
+    if (np.diff(time) <= 0).any():
+        rows, time = rows[:0], time[:0]
     axes = (Series(time, summary[a][rows], summary[f"{a}_error"][rows] ** 2) for a in ("y", "x"))
     return (summary["frame"][rows], *axes)
 
@@ -162,9 +167,13 @@ def lags(time: np.ndarray, frame: np.ndarray, longest: int) -> np.ndarray:
     """Lags of the mean square displacement: up to a quarter of the longest track, in s, (lag,)."""
     if longest < 4:
         return np.zeros(0)
+    known = np.isfinite(time)
+    time, frame = time[known], frame[known]
     frames, first = np.unique(frame, return_index=True)
-    when = time[first] if np.isfinite(time[first]).all() else frames.astype(np.float64)
-    step = float(np.median(np.diff(when) / np.diff(frames)))
+    steps = np.diff(time[first]) / np.diff(frames)
+    if not (steps > 0).any():
+        return np.zeros(0)
+    step = float(np.median(steps[steps > 0]))
     return step * np.unique(np.rint(np.geomspace(1, max(longest // 4, 1), LAGS)).astype(np.int64))
 
 

@@ -33,6 +33,8 @@ REASONS = (
 WHOLE = ((1, "begins_after_first_frame"), (2, "ends_before_last_frame"), (4, "contains_uncertain_link"))
 LEAST_SEEN = 0.5
 """Least share of the frames of a track with a detection; a sparser one consists of false detections (our choice)."""
+FEW = 10
+"""Frames with a detection from which the step of the frame numbers follows (our choice)."""
 COAST = 5
 """Frames after which the published filter gives up a track without detection (our choice; not published)."""
 GATE = 10.0
@@ -47,7 +49,7 @@ def _first(one: Arrays, other: Arrays) -> Arrays:
 def _finish(summary: Arrays) -> Arrays:
     """Link the table, and number the tracks by their first detection."""
     frame, y, x = summary["frame"], summary["y"], summary["x"]
-    time = summary["time"] if np.isfinite(summary["time"]).all() else frame.astype(np.float64)
+    time = _usable_time(summary["time"], frame)
     good = np.isfinite(y) & np.isfinite(x)
     noise = {}
     for axis in ("y", "x"):
@@ -65,6 +67,13 @@ def _finish(summary: Arrays) -> Arrays:
     else:
         links = kalman_munkres(columns) if published else link(columns)
     return _tables(frame, order, columns, links)
+
+
+def _usable_time(time: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """Times that are known and increase from frame to frame, or else the numbers of the frames."""
+    _, first = np.unique(frame, return_index=True)
+    usable = np.isfinite(time).all() and (np.diff(time[first]) > 0).all()
+    return time if usable else frame.astype(np.float64)
 
 
 def _tables(frame: np.ndarray, order: np.ndarray, columns: Arrays, links: Links) -> Arrays:
@@ -129,6 +138,9 @@ def _tables(frame: np.ndarray, order: np.ndarray, columns: Arrays, links: Links)
 def _lengths(links: Links, columns: Arrays, count: int) -> np.ndarray:
     """Number of frames from the first to the last detection of each chain, without frames in shared images."""
     rank = columns["frame"]  # also frames without any detection: false detections are rare
+    steps = np.diff(np.unique(rank))
+    if len(steps) > FEW:
+        rank = rank // np.gcd.reduce(steps)  # the table may contain, e.g., every third frame
     first, last, shared = np.full(count, np.iinfo(np.int64).max), np.full(count, -1), np.zeros(count, np.int64)
     for names in (links.track, links.other):
         rows = names >= 0
@@ -230,8 +242,9 @@ def track(
     Parameters
     ----------
     frame, time, y, x, y_error, x_error : array (detection,)
-        See :func:`dfxm_dask.dynamics.detect`, in any order. If a time is unknown, the number of the frame replaces it.
-        Frames without any detection do not count as missed.
+        See :func:`dfxm_dask.dynamics.detect`, in any order. If a time is unknown or times do not increase, the
+        number of the frame replaces it. A track needs a detection in half of its frames; a table of every n-th frame
+        counts these frames only.
     sign : array (detection,), int64, optional
         A track rarely changes its sign; the rate of changes follows from the table.
     method : "evidence" or "published"

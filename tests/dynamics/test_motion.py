@@ -149,3 +149,16 @@ def test_rms_against_temperature__power_and_its_error() -> None:
     assert abs(found["power"] - 3) < 3 * found["power_error"]
     assert 0.4 < found["misfit"] < 1.8
     assert np.isnan(rms_against_temperature(hot[:1], rms[:1], error[:1])["power"])
+
+
+def test_motion__unknown_times_are_never_frame_numbers() -> None:
+    rng = np.random.default_rng(3)
+    frame, error, number = np.arange(120), np.full(120, 0.02), np.repeat([0, 1], 60)
+    place = np.cumsum(0.1 * rng.normal(size=(120, 2)), axis=0)
+    time = 0.25 * frame
+    whole = motion.finish(motion.kernel(frame, time, *place.T, error, error, number))
+    holes = np.where(frame == 5, np.nan, np.where(frame >= 60, 1.0, time))
+    found = motion.finish(motion.kernel(frame, holes, *place.T, error, error, number))
+    np.testing.assert_allclose(found["diffusivity"][0], whole["diffusivity"][0], rtol=0.1)
+    assert np.isnan(found["diffusivity"][1])
+    assert (found["motion_reason"] & 32 == 32).all()

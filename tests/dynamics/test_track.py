@@ -127,3 +127,18 @@ def test_napari_tracks__sorted_rows_and_both_tracks_of_a_merged_image() -> None:
         np.array([2, 0, 1]), np.array([5.0, 3.0, 4.0]), np.zeros(3), np.array([0, 0, 1]), np.array([1, -1, -1])
     )
     assert points[:, :3].tolist() == [[0, 0, 3], [0, 2, 5], [1, 1, 4], [1, 2, 5]]
+
+
+def test_track__one_dislocation_alone_gives_one_track() -> None:
+    """A single walk must not compete with itself, and a table of every third frame gives the same track."""
+    for seed in (0, 6):  # seed 6: every detection was once a merged image of chains of the same walk
+        rng = np.random.default_rng(987000 + seed)
+        place = np.array([5.0, 9.0]) + 0.02 * rng.normal(size=(60, 2))
+        walk = np.zeros(2)
+        for k in range(60):
+            walk = walk * np.exp(-1 / 8) + 0.35 * np.sqrt(-np.expm1(-1 / 4) if k else 1.0) * rng.normal(size=2)
+            place[k] += walk
+        frame, error = np.arange(60), np.full(60, 0.02)
+        for number in (frame, 3 * frame + 100):
+            found = track.finish(track.kernel(number, 0.25 * frame, *place.T, error, error))
+            assert found["track_detections"].tolist() == [60]

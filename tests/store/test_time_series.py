@@ -93,11 +93,23 @@ def test_ingest__frames_without_motors_at_equal_steps(tmp_path: Path) -> None:
     np.testing.assert_array_equal(raw.counts[0], COUNTS)
     np.testing.assert_allclose(raw.time, 0.1 * np.arange(5))
 
+    for k in (0, 2):  # pages of a lost file: the later frames keep their times
+        tifffile.imwrite(tmp_path / f"stack_{k}_b1.tif", COUNTS[k : k + 2])
+    with pytest.raises(SourceError, match=r"2 frames are missing, the first after stack_0_b1.tif"):
+        dfxm_dask.ingest(tmp_path / "stack*.tif", tmp_path / "k.zarr", time_step=0.25)
+    dfxm_dask.ingest(tmp_path / "stack*.tif", tmp_path / "k.zarr", time_step=0.25, allow_partial=True)
+    assert dfxm_dask.open_scan(tmp_path / "k.zarr")["raw"].time.values.tolist() == [0, 0.25, 1.0, 1.25]
+
     for step in (0.0, -1.0, np.inf):
         with pytest.raises(InputError, match="give the time between two frames in s"):
             dfxm_dask.ingest(folder, tmp_path / "x.zarr", time_step=step)
     with pytest.raises(InputError, match=r"time_step=0\.1: has no effect for the format of this source"):
         dfxm_dask.ingest(written(tmp_path, "loopscan"), tmp_path / "x.zarr", time_step=0.1, format="bliss")
+    with pytest.raises(SourceError, match=r"records the scan command 'loopscan 5 0.2'; omit --time-step"):
+        dfxm_dask.ingest(tmp_path / "m.h5", tmp_path / "x.zarr", time_step=0.1)
+    (folder / "t.csv").write_text("mu\n1\n2\n3\n4")
+    with pytest.raises(SourceError, match=r"contains the table t.csv; omit --time-step"):
+        dfxm_dask.ingest(folder, tmp_path / "x.zarr", time_step=0.1)
 
 
 def test_ingest__frames_with_a_table_of_times(tmp_path: Path) -> None:
