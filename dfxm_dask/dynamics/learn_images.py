@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import ceil, prod
 from typing import Annotated, Any
 
@@ -47,7 +48,7 @@ def _fits(parameters: Any, positions: Any) -> None:
     check_frames("learn_images", parameters, positions)
 
 
-def _settle(parameters: dict[str, Any], _: Any, shape: tuple[int, ...]) -> tuple[dict[str, Any], str]:
+def _settle(parameters: Mapping[str, Any], _: Any, shape: tuple[int, ...]) -> tuple[dict[str, Any] | None, str]:
     """About FRAMES frames, spread evenly over the movie."""
     every = parameters["every"] or max(1, ceil(prod(shape) / FRAMES))
     return {**parameters, "every": every}, ""

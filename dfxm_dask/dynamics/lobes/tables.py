@@ -98,7 +98,7 @@ def by_frame(summary: Arrays, windows: list[Window]) -> Iterator[tuple[int, floa
 
 def shape_table(learned: Learned | None, lobes: int) -> np.ndarray:
     """The table ``image_shape``; NaN without a shape."""
-    table = np.full([d.length for d in IMAGE_SHAPE.dims if isinstance(d, Dim)], np.nan)
+    table = np.full([int(d.length or 0) for d in IMAGE_SHAPE.dims if isinstance(d, Dim)], np.nan)
     table[-1, 0] = lobes
     if learned is not None:
         table[:SHAPE, 0], table[:SHAPE, 1] = learned.shape, np.sqrt(np.diag(learned.covariance))
