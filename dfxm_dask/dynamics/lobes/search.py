@@ -107,7 +107,7 @@ def _tiles(box, tile, step, level, noise):
             for a in range(i * tile, min((i + 1) * tile, box.shape[0]), step):
                 for b in range(j * tile, min((j + 1) * tile, box.shape[1]), step):
                     values[count] = box[a, b]
-                    count += np.int64(box[a, b] == box[a, b])
+                    count += int(box[a, b] == box[a, b])
             if count < 16:
                 level[i, j] = noise[i, j] = np.nan
                 continue
