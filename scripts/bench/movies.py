@@ -115,7 +115,7 @@ def _seconds(recipe: Recipe, store: Path, **how: Any) -> float:
 
 
 def _compiled() -> None:
-    """Load what a worker needs, and the compiled search."""
+    """Load the package and the compiled search of a worker."""
     rng = np.random.default_rng(0)
     frames, axis = rng.poisson(20, (64, 64, 1)).astype(np.uint16), 0.04 * np.arange(64)
     dfxm_dask.learn_images.finish(dfxm_dask.learn_images.kernel(frames, {}, axis, axis))
