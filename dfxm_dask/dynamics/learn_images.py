@@ -117,8 +117,7 @@ def learn_images(
         along the light sheet in rows and columns; ln of the half width of the acceptance; weight of its tails; its
         fall; ln of the blur in pixels; ln of the amplitude, background and ln of the offset of the dislocations; counts
         per photon; scatter of rows and of columns over that of the Fisher information; number of lobes. Columns: value,
-        standard deviation, covariances with the first nine numbers. All but the number of lobes are NaN if no lobe
-        exists.
+        standard deviation, covariances with the first nine numbers. Without lobes, only the number of lobes is not NaN.
 
     Raises
     ------

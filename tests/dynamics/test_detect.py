@@ -82,19 +82,23 @@ def test_detect__any_blocks_give_the_same_lobes(movie: tuple[np.ndarray, np.ndar
         np.testing.assert_array_equal(values, other[name])
 
 
-def test_detect__with_learned_images_each_frame_alone(movie: tuple[np.ndarray, np.ndarray]) -> None:
+def test_detect__with_learned_images_each_frame_alone(
+    movie: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, few in {"PASSES": 1, "LEARNED_FROM": 2, "STARTS": 1}.items():
+        monkeypatch.setattr(lobe_shape, name, few)
     twice = np.concatenate([movie[0], movie[0][::-1]], axis=2)  # 12 lobes
     scan = {"time": np.arange(12.0)}
     table = learn_images.finish(learn_images.kernel(twice, scan, Y, X))["image_shape"]
     parts = [
         detect.kernel(twice[:, :, a:b], {"time": np.arange(a, b, dtype=float)}, Y, X, table, first=a)
-        for a, b in pairwise((0, 5, 12))
+        for a, b in pairwise((0, 2, 5))
     ]
-    assert {v.shape for part in parts for v in part.values()} == {(5,), (7,)}  # rows, no windows
+    assert all(set(part) == {v.name for v in detect.writes} for part in parts)  # rows, no windows
     with_table = detect.finish(detect.combine(*parts))
     alone = detect.finish(detect.kernel(twice, scan, Y, X))
     for name, values in alone.items():
-        np.testing.assert_array_equal(values, with_table[name])
+        np.testing.assert_array_equal(values[alone["frame"] < 5], with_table[name])
 
 
 def test_learn_images__some_frames_of_a_long_movie(movie: tuple[np.ndarray, np.ndarray]) -> None:
@@ -117,7 +121,8 @@ def test_detect__no_detection_without_dislocation() -> None:
 def test_detect__bad_pixels_and_empty_frames(
     movie: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lobe_shape, "PASSES", 1)
+    for name, few in {"PASSES": 1, "LEARNED_FROM": 2, "STARTS": 1}.items():
+        monkeypatch.setattr(lobe_shape, name, few)
     frames = movie[0].astype(np.float32)
     frames[:, :, 1] = np.nan
     frames[:, :, 2] = 0.0
@@ -127,8 +132,15 @@ def test_detect__bad_pixels_and_empty_frames(
     assert found["frame"].tolist() == [0, 3, 4, 5]
     assert found["detection_reason"][1] & SATURATED
     assert not found["detection_reason"][0] & (SATURATED | BORDER)
+
+
+def test_detect__refuses_scans_without_a_movie() -> None:
+    frames = np.zeros((5, X.size, 1), np.uint16)
     with pytest.raises(InputError, match="pixels along y"):
-        detect.kernel(frames[:5], {}, Y[:5], X)
+        detect.kernel(frames, {}, Y[:5], X)
+    for step in (detect, learn_images):
+        with pytest.raises(InputError, match="microscope"):
+            step.fits(step.validate({"microscope": "id99"}), {"y": Y, "x": X})
 
 
 def test_published_objects__a_pair_of_lobes_is_one_object() -> None:
