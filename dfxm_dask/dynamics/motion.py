@@ -23,6 +23,8 @@ REASONS = (
     (8, "no_neighbour"),
     (16, "no_temperature"),
     (32, "time_unknown_or_not_increasing"),
+    (64, "motion_within_noise"),
+    (128, "relaxation_within_frame"),
 )
 
 
@@ -116,19 +118,23 @@ def _describe(result: Arrays, k: int, axes: list[Series], both: Walk, exposure: 
         if f"{name}_range" in result:
             result[f"{name}_range"][at] = values[[0, 2]]
 
-    put("diffusivity", both.diffusivity)
-    bound = both.gain > BOUND
+    stiff, known = both.known
+    bound = both.gain > BOUND and stiff
+    if known:
+        put("diffusivity", both.diffusivity)
     if bound:
         put("stiffness", both.stiffness)
+    if bound and known:
         put("relaxation_time", both.relaxation)
-    else:
-        result["motion_reason"][k] |= 2
+    free = both.gain <= BOUND and known
+    result["motion_reason"][k] |= 2 * free + 64 * (not stiff or not (known or bound)) + 128 * (bound and not known)
     walks = [fit_walk([s], exposure) for s in axes]
     for a, (one, s) in enumerate(zip(walks, axes, strict=True)):
         if one is None:
             continue
-        put("diffusivity_axis", one.diffusivity, (k, a))
-        if one.gain > BOUND:
+        if one.known[1]:
+            put("diffusivity_axis", one.diffusivity, (k, a))
+        if one.gain > BOUND and one.known[0]:
             put("stiffness_axis", one.stiffness, (k, a))
         velocity, error, place = drift(s, both, exposure)
         result["velocity"][k, a], result["velocity_error"][k, a] = velocity, error
@@ -138,7 +144,7 @@ def _describe(result: Arrays, k: int, axes: list[Series], both: Walk, exposure: 
     result["motion_reason"][k] |= 4 * differ
     if bound and not differ:
         put("rms_position", np.sqrt(2.0) * both.rms)
-    elif all(w is not None and w.gain > BOUND for w in walks):
+    elif all(w is not None and w.gain > BOUND and w.known[0] for w in walks):
         spread = np.array([w.rms for w in walks if w is not None])
         rms = np.hypot(*spread[:, 1])
         half = np.hypot(*(spread[:, 1] * (spread[:, 2] - spread[:, 0]) / 2)) / rms
@@ -154,7 +160,7 @@ def _rest(series: Series, walk: Walk, exposure: float) -> float:
 def _differ(walks: list[Walk | None]) -> bool:
     """Whether the walks along y and x differ by three standard errors in stiffness or diffusivity."""
     one, other = walks
-    if one is None or other is None:
+    if one is None or other is None or not all(one.known + other.known):
         return False
     for a, b in ((one.stiffness, other.stiffness), (one.diffusivity, other.diffusivity)):
         half = [np.log(q[2] / q[0]) / 2 for q in (a, b)]

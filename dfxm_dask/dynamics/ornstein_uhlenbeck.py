@@ -18,6 +18,8 @@ PRIOR = 1 / 3
 diffusivity (1/2); chosen for the coverage of the stiffness in 60 frames (our choice)."""
 BOUND = 0.5
 """Least gain in log likelihood over free diffusion for a bound walk: free diffusion lies outside one standard error."""
+EDGE = np.exp(-4.0)
+"""Largest density at an end of the grid, over its maximum, of a value that the data determine (our choice)."""
 FEWEST = 8
 """Least number of detections for a fit (our choice)."""
 SHARES = (0.15865, 0.5, 0.84135)
@@ -42,6 +44,8 @@ class Walk(NamedTuple):
         Variance (um2) and memory (s) at the maximum.
     gain : float
         Log likelihood of the best walk over that of free diffusion.
+    known : (bool, bool)
+        Whether the data determine the stiffness from above, and the diffusivity from both sides.
     """
 
     stiffness: np.ndarray
@@ -50,6 +54,7 @@ class Walk(NamedTuple):
     rms: np.ndarray
     best: tuple[float, float]
     gain: float
+    known: tuple[bool, bool]
 
 
 @njit(cache=True, nogil=True)
@@ -144,6 +149,8 @@ def fit_walk(series: list[Series], exposure: float = 0.0) -> Walk | None:
     best = float(np.exp(-grid[0][i])), float(np.exp(-grid[0][i] - grid[1][j]))
     free = np.exp(np.array([floor])), np.exp(grid[1])
     alone = sum(log_likelihood(*free, *s, exposure) for s in series)
+    across = [weight.sum(axis=1 - axis) / weight.sum(axis=1 - axis).max() for axis in (0, 1)]
+    known = bool(across[0][-1] < EDGE), bool(max(across[1][[0, -1]]) < EDGE)
     stiffness = _quantiles(grid[0], weight.sum(axis=1))
     total = (grid[0][:, None] + grid[1]).ravel()
     order = np.argsort(total)
@@ -157,6 +164,7 @@ def fit_walk(series: list[Series], exposure: float = 0.0) -> Walk | None:
         np.exp(-0.5 * stiffness[::-1]),
         best,
         float(values.max() - np.max(alone)),
+        known,
     )
 
 

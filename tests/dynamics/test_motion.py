@@ -162,3 +162,20 @@ def test_motion__unknown_times_are_never_frame_numbers() -> None:
     np.testing.assert_allclose(found["diffusivity"][0], whole["diffusivity"][0], rtol=0.1)
     assert np.isnan(found["diffusivity"][1])
     assert (found["motion_reason"] & 32 == 32).all()
+
+
+@pytest.mark.parametrize(("spread", "reason"), [(0.0, 64), (0.35, 128)])
+def test_motion__noise_and_fast_relaxation_leave_values_unknown(spread: float, reason: int) -> None:
+    """An immobile dislocation has no stiffness, and independent positions give a stiffness but no diffusivity."""
+    rng = np.random.default_rng(5)
+    frame, error = np.arange(200), np.full(200, 0.02)
+    place = 5 + np.hypot(spread, 0.02) * rng.normal(size=(200, 2))
+    found = motion.finish(motion.kernel(frame, 0.25 * frame, *place.T, error, error, np.zeros(200, np.int64)))
+    assert found["motion_reason"][0] & reason
+    assert np.isnan(found["diffusivity"][0])
+    assert np.isnan(found["relaxation_time"][0])
+    if spread:
+        assert abs(found["stiffness"][0] * spread**2 - 1) < 0.3
+    else:
+        assert np.isnan(found["stiffness"][0])
+        assert np.isnan(found["stiffness_axis"]).all()
