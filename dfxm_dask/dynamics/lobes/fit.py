@@ -18,6 +18,7 @@ REACH = 3.6  # distance from a lobe in units of 1/q0 within which pixels are fit
 BESIDE = 20.0  # distance in units of 1/q0 within which another dislocation counts with its field, else with its slope
 ROUNDS = 20
 EXTRA = 18.0  # minus ln of the prior of a further dislocation, with the volume of its position
+CONTRADICTED = 4.0  # standard deviations of chi squared above which other configurations are tried
 TRIALS, TRIED = 120, 4  # random configurations of a contradicted fit, and how many of them are fitted
 SWEEPS = 2  # fits of every group with the fields of the others
 JUMPS = ((-0.25, 0.0), (0.25, 0.0), (-0.1, -0.05), (0.1, 0.05))  # rows and columns; see _settled()
@@ -149,7 +150,9 @@ def _patch(windows: list[Window], members: np.ndarray, learned: Learned) -> Patc
     for k in members:
         a, b = np.maximum(low, corner[k]), np.minimum(high, end[k])
         if (b > a).all():
-            inside = windows[k].counts[a[0] - corner[k, 0] : b[0] - corner[k, 0], a[1] - corner[k, 1] : b[1] - corner[k, 1]]
+            inside = windows[k].counts[
+                a[0] - corner[k, 0] : b[0] - corner[k, 0], a[1] - corner[k, 1] : b[1] - corner[k, 1]
+            ]
             counts[a[0] - low[0] : b[0] - low[0], a[1] - low[1] : b[1] - low[1]] = inside
     i, j = low[0] + np.arange(counts.shape[0])[:, None], low[1] + np.arange(counts.shape[1])[None, :]
     away = np.stack([distance(i, j, lobe, shape) for lobe in lobes])
@@ -203,7 +206,8 @@ def _fitted(
     every, signs = np.concatenate([cores, near.cores]), np.concatenate([sign, near.sign])
     start = window.copy() if window is not None else _usual(learned)
     cost, chi, used = fit_window(
-        patch.top, patch.left, patch.counts, patch.good, every, len(cores), signs, start, far, learned.shape, SHEET, profile(learned.shape),
+        patch.top, patch.left, patch.counts, patch.good, every, len(cores), signs, start, far, learned.shape, SHEET,
+        profile(learned.shape),
         patch.noise, learned.before, rounds,
     )  # fmt: skip
     return Fit(start, every[: len(cores)], sign, cost + EXTRA * len(cores), chi / max(used, 1))
@@ -253,7 +257,7 @@ def _searched(patch: Patch, around: Around, fit: Fit, learned: Learned) -> Fit:
 
 def _contradicted(patch: Patch, fit: Fit) -> bool:
     used = patch.good.sum()
-    return bool(fit.chi > 1 + 4 * np.sqrt(2 / used))
+    return bool(fit.chi > 1 + CONTRADICTED * np.sqrt(2 / used))
 
 
 def _trials(patch: Patch, around: Around, fit: Fit, learned: Learned) -> list[Fit]:
@@ -272,7 +276,8 @@ def _trials(patch: Patch, around: Around, fit: Fit, learned: Learned) -> list[Fi
             cores[:-1], sign[:-1] = fit.cores, fit.sign
         every, signs = np.concatenate([cores, near.cores]), np.concatenate([sign, near.sign])
         cost = terms_of(
-            patch.top, patch.left, patch.counts, patch.good, every, number, signs, window, far, learned.shape, SHEET, profile(learned.shape),
+            patch.top, patch.left, patch.counts, patch.good, every, number, signs, window, far, learned.shape, SHEET,
+            profile(learned.shape),
             patch.noise, 0,
         )[0]  # fmt: skip
         drawn.append((cost, trial, cores, sign))
@@ -306,7 +311,8 @@ def _described(patch: Patch, around: Around, fit: Fit, learned: Learned, limit: 
     count = len(fit.cores)
     every, signs = np.concatenate([fit.cores, near.cores]), np.concatenate([fit.sign, near.sign])
     _, _, both, chi, used = terms_of(
-        patch.top, patch.left, patch.counts, patch.good, every, count, signs, fit.window, far, learned.shape, SHEET, profile(learned.shape),
+        patch.top, patch.left, patch.counts, patch.good, every, count, signs, fit.window, far, learned.shape, SHEET,
+        profile(learned.shape),
         patch.noise, 2,
     )  # fmt: skip
     size = 3 + 2 * count
@@ -328,18 +334,14 @@ def _described(patch: Patch, around: Around, fit: Fit, learned: Learned, limit: 
         [int(np.argmin(distance(patch.lobes[:, 0], patch.lobes[:, 1], c, learned.shape))) for c in fit.cores]
     ]
     local = np.column_stack([np.tile(fit.window, (count, 1)), fit.cores])
-    return Found(
-        local, fit.sign, owner, position, np.full(count, error), np.full(count, misfit), np.zeros(count, bool)
-    )
+    return Found(local, fit.sign, owner, position, np.full(count, error), np.full(count, misfit), np.zeros(count, bool))
 
 
 def _joined(rows: list[Found], learned: Learned) -> Found:
     """Dislocations of all groups of a frame."""
     if not rows:
         none = np.zeros(0)
-        return Found(
-            np.zeros((0, LOCAL)), none, np.zeros(0, int), np.zeros((0, 2, 2)), none, none, np.zeros(0, bool)
-        )
+        return Found(np.zeros((0, LOCAL)), none, np.zeros(0, int), np.zeros((0, 2, 2)), none, none, np.zeros(0, bool))
     found = Found(*(np.concatenate(values) for values in zip(*rows, strict=True)))
     cores = found.local[:, 3:5]
     away = np.sqrt(np.stack([distance(cores[:, 0], cores[:, 1], c, learned.shape) for c in cores]))

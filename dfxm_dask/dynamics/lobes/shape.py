@@ -75,6 +75,7 @@ class Geometry(NamedTuple):
 
 
 SLOPE_X, SLOPE_Y, LOG_SHEET = 1, 2, 3  # numbers of a line: x and y at the height 1, ln of the sheet over that expected
+UNTIED = 5.0  # loss of ln L for each lobe above which the shape is not that of one direction of the line
 TIED = SHAPE - 1  # angle, numbers of a line, width, tail, droop, blur
 SHEET_SPREAD = 0.3  # standard deviation of LOG_SHEET before any frame (our choice)
 
@@ -178,7 +179,9 @@ def learn(
         shape, _, _ = _smooth_steps(_fitted(picked, shape, gain), shape, mean, spread, gain, 15)
     for number in range(PASSES):
         lobes = _fitted(picked, shape, gain)
-        shape, lobes, covariance = _wide_steps(lobes, shape, (mean, spread), gain, 12, None if number == 0 else geometry)
+        shape, lobes, covariance = _wide_steps(
+            lobes, shape, (mean, spread), gain, 12, None if number == 0 else geometry
+        )
         gain = _counts_per_photon(lobes, shape, SHEET, gain)
     values = np.column_stack([np.log(lobes.local[:, 0]), lobes.local[:, 1], np.log(lobes.local[:, 2])])
     middle = np.median(values, axis=0)
@@ -352,6 +355,7 @@ def _wide_steps(
     local = lobes.local
     numbers, rest = shape, np.zeros(SHAPE)
     if geometry is not None:
+        general = settled(shape, local)[1]
         information = _reduced(blocks(shape, local), shape, mean, spread, 0.0)[0]
         numbers = _untied(shape, information, geometry)
         rest = np.zeros(TIED)
@@ -360,6 +364,7 @@ def _wide_steps(
     def shape_of(numbers: np.ndarray) -> np.ndarray:
         return bounded(numbers if geometry is None else tied(numbers, geometry))
 
+    first = shape
     shape = shape_of(numbers)
     local, cost = settled(shape, local)
     cost += 0.5 * float((rest * numbers**2).sum())
@@ -383,6 +388,8 @@ def _wide_steps(
             damping *= 10
         if not better:
             break
+    if geometry is not None and cost > general + UNTIED * len(parts):
+        return _wide_steps(lobes, first, before, gain, rounds, None)
     return shape, Lobes(parts, local, sign), slopes @ np.linalg.inv(information) @ slopes.T
 
 
