@@ -270,7 +270,9 @@ def _trials(patch: Patch, around: Around, fit: Fit, learned: Learned) -> list[Fi
     for trial in range(TRIALS):
         number = len(fit.cores) + trial % 2
         lobes = patch.lobes[np.arange(number) % len(patch.lobes), :2]
-        cores = lobes + rng.uniform(-1, 1, (number, 2)) * spread
+        cores = lobes + rng.uniform(-1, 1, (number, 2)) * spread * (
+            1 + trial % 3 / 2
+        )  # lobes that merge lie far from both cores
         sign = rng.choice([-1.0, 1.0], number)
         if trial % 4 == 1:  # one more beside the present ones
             cores[:-1], sign[:-1] = fit.cores, fit.sign
