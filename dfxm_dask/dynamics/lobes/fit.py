@@ -6,24 +6,28 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import uniform_filter
 
 from dfxm_dask.dynamics.lobes.shape import Learned
-from dfxm_dask.dynamics.lobes.templates import LOG_STRETCH, SHAPE, SHEAR, SHEET, window_image
-from dfxm_dask.dynamics.lobes.window import LOCAL, Part, Window, distance, first_guess, fit_one, part_of, settle, terms
+from dfxm_dask.dynamics.lobes.templates import LOG_STRETCH, SHAPE, SHEAR, SHEET, SMEAR_X, SMEAR_Y, fit_window, profile
+from dfxm_dask.dynamics.lobes.templates import window_terms as terms_of
+from dfxm_dask.dynamics.lobes.window import LOCAL, Window, distance
 
-NEIGHBOURS = 6  # further dislocations whose fields count in a window
-ROUNDS = 15
-SWEEPS = 3  # fits of every dislocation with the fields of the others
-MORE = 2  # further dislocations that a lobe may hide
-GAIN_OF_ONE = 30.0  # ln of the likelihood ratio that a further dislocation requires: its five numbers, and the search
-BESIDE = 5.0  # distance of lobes in units of 1/q0 below which either sign of both is tried
-OVERLAP = 8.0  # and below which images are fitted together
+JOINED = 7.0  # distance of lobes in units of 1/q0 below which dislocations are fitted together
+LARGEST = 4  # dislocations fitted together
+REACH = 3.6  # distance from a lobe in units of 1/q0 within which pixels are fitted
+BESIDE = 20.0  # distance in units of 1/q0 within which another dislocation counts with its field, else with its slope
+ROUNDS = 20
+EXTRA = 18.0  # minus ln of the prior of a further dislocation, with the volume of its position
+CONTRADICTED = 4.0  # standard deviations of chi squared above which other configurations are tried
+TRIALS, TRIED = 120, 4  # random configurations of a contradicted fit, and how many of them are fitted
+SWEEPS = 2  # fits of every group with the fields of the others
+JUMPS = ((-0.25, 0.0), (0.25, 0.0), (-0.1, -0.05), (0.1, 0.05))  # rows and columns; see _settled()
+LEAST = 20  # pixels of a fit
 MISFIT = 1.25  # chi squared per pixel above which errors grow with it
-MODEL_ERROR = 0.03
-"""Error of the forward model in units of 1/q0 in the metric of the field, added in squares. Pixels of simulated movies
-sample the field at their centres, and images move between pixels by interpolation. From simulated movies of seeds 1 to
-4."""
+MODEL_ERROR = 0.015, 0.04
+"""Errors of the forward model along rows and columns in units of 1/q0 in the metric of the field, added in squares: the
+model contains only the rocking component of the acceptance, pixels of simulated movies sample the field at their
+centres, and images move between pixels by interpolation. From simulated movies of seeds 1 to 4 and 11."""
 CLOSE = 2.0  # distance in units of 1/q0 below which two images overlap
 
 
@@ -43,6 +47,40 @@ class Found(NamedTuple):
     """(detection,), bool: the image overlaps that of another dislocation."""
 
 
+class Patch(NamedTuple):
+    """Pixels about the lobes of a group of dislocations."""
+
+    top: int
+    left: int
+    counts: np.ndarray
+    good: np.ndarray
+    lobes: np.ndarray
+    """(lobe, 6), of the group."""
+    members: np.ndarray
+    """Numbers of the windows."""
+    noise: np.ndarray
+    """Read-out noise, its level, counts per photon, relative error of the image."""
+
+
+class Fit(NamedTuple):
+    """Dislocations of one patch: A, B and q0 are common to them."""
+
+    window: np.ndarray
+    cores: np.ndarray
+    sign: np.ndarray
+    cost: float
+    """Minus ln of the posterior, with that of the number of dislocations."""
+    chi: float
+    """Chi squared per pixel."""
+
+
+class Around(NamedTuple):
+    """Dislocations of other groups."""
+
+    cores: np.ndarray
+    sign: np.ndarray
+
+
 def fit_frame(windows: list[Window], learned: Learned, limit: float) -> Found:
     """Fit the dislocations of one frame.
 
@@ -55,296 +93,262 @@ def fit_frame(windows: list[Window], learned: Learned, limit: float) -> Found:
     limit : float
         Amplitude over its error that a dislocation requires.
     """
-    local, sign = np.zeros((len(windows), LOCAL)), np.zeros(len(windows))
-    owner = np.arange(len(windows))
-    for k, window in enumerate(windows):
-        local[k], sign[k] = _alone(window, learned)
-    keep = sign != 0
-    local, sign, owner = local[keep], sign[keep], owner[keep]
-    local, _, chi = _swept(windows, owner, local, sign, learned)
-    turned = False
-    for k in np.argsort(-chi, kind="stable"):
-        sides = sign
-        local, sign = _turned(windows, owner, local, sign, learned, int(k))
-        turned = turned or sign is not sides
-        for _ in range(MORE):
-            more = _another(windows, owner, local, sign, learned, int(k))
-            if more is None:
-                break
-            local, sign, owner = more
-    if len(local) > len(chi) or turned:
-        local, _, chi = _swept(windows, owner, local, sign, learned)
-    count = len(local)
-    local, sign, owner = _significant(windows, owner, local, sign, learned, limit)
-    if len(local) < count:
-        local, _, chi = _swept(windows, owner, local, sign, learned)
-    return _described(windows, owner, local, sign, learned)
-
-
-def _near(windows: list[Window], owner: np.ndarray, k: int, learned: Learned) -> np.ndarray:
-    """Dislocation k and those whose fields count in its window, by the distances of their lobes, which do not move."""
-    lobes = np.array([windows[o].lobe[:2] for o in owner])
-    away = distance(lobes[:, 0], lobes[:, 1], lobes[k], learned.shape)
-    away[k] = -1.0
-    near = np.argsort(away, kind="stable")[: NEIGHBOURS + 1]
-    return np.asarray(near[away[near] < (16 * np.exp(-learned.before[2, 0])) ** 2])
-
-
-def _part(windows: list[Window], owner: np.ndarray, k: int, local: np.ndarray, learned: Learned) -> Part:
-    return part_of(windows[owner[k]], k, local, learned.shape, _near(windows, owner, k, learned))
-
-
-def _alone(window: Window, learned: Learned) -> tuple[np.ndarray, float]:
-    """Numbers and sign of a lobe, as if it were alone; sign 0 if it has too few pixels."""
-    peak = float(np.nanpercentile(window.counts, 99))
-    best: tuple[float, np.ndarray, float] | None = None
-    whole = Part(
-        window.top,
-        window.left,
-        np.nan_to_num(window.counts),
-        np.isfinite(window.counts),
-        np.zeros(1, int),
-        window.noise,
-        window.lobe[4],
-    )
-    for sign in (1.0, -1.0):
-        local = first_guess(window.lobe, learned.shape, sign, peak)[None]
-        local[0, :2] = np.exp(learned.before[0, 0]), learned.before[1, 0]
-        local[0, 2] = np.exp(learned.before[2, 0])
-        signs = np.array([sign])
-        part = part_of(window, 0, local, learned.shape)
-        if part.good.sum() < 20:
-            continue
-        numbers, *_ = fit_one(part, local, signs, learned.shape, SHEET, learned.gain, 8, learned.before)
-        cost = terms(whole, numbers[None], signs, learned.shape, SHEET, learned.gain, 0)[0]
-        if best is None or cost < best[0]:
-            best = cost, numbers, sign
-    return (np.zeros(LOCAL), 0.0) if best is None else best[1:]
-
-
-def _swept(
-    windows: list[Window], owner: np.ndarray, local: np.ndarray, sign: np.ndarray, learned: Learned
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fit every dislocation in turn with the fields of the others. Returns numbers, costs, chi squared per pixel."""
-    local = local.copy()
-    costs, chi = np.zeros(len(local)), np.zeros(len(local))
+    patches = [_patch(windows, members, learned) for members in _groups(windows, learned)]
+    patches = [p for p in patches if p.good.sum() >= LEAST]
+    none = Around(np.zeros((0, 2)), np.zeros(0))
+    fits: list[Fit] = [_first(p, none, learned) for p in patches]
     for sweep in range(SWEEPS):
-        before = local.copy()
-        for k in range(len(local)):
-            part = _part(windows, owner, k, local, learned)
-            if part.good.sum() < 20:
-                continue
-            local[k], costs[k], one, used = fit_one(
-                part, local, sign, learned.shape, SHEET, learned.gain, ROUNDS, learned.before
-            )
+        for k, patch in enumerate(patches):
+            around = _around(fits, k)
             if sweep == 0:
-                new, cost = settle(part, local, sign, learned.shape, SHEET, learned.gain, costs[k], learned.before)
-                if cost < costs[k]:
-                    local[k], costs[k], one, used = fit_one(
-                        part, _with(local, k, new), sign, learned.shape, SHEET, learned.gain, 3, learned.before
-                    )
-            chi[k] = one / max(used, 1)
-        if np.abs(local[:, 3:] - before[:, 3:]).max(initial=0) < 0.02:
+                fits[k] = _searched(patch, around, fits[k], learned)
+            elif len(patches) > 1:
+                fits[k] = _fitted(patch, around, fits[k].cores, fits[k].sign, learned, ROUNDS, fits[k].window)
+        if len(patches) < 2:
             break
-    return local, costs, chi
+    rows = [_described(p, _around(fits, k), fits[k], learned, limit) for k, p in enumerate(patches)]
+    return _joined([row for row in rows if row is not None], learned)
 
 
-def _with(local: np.ndarray, k: int, numbers: np.ndarray) -> np.ndarray:
-    out = local.copy()
-    out[k] = numbers
-    return out
+def _groups(windows: list[Window], learned: Learned) -> list[np.ndarray]:
+    """Numbers of the windows whose lobes are near each other, at most LARGEST together."""
+    if not windows:
+        return []
+    lobes = np.array([w.lobe[:2] for w in windows])
+    away = np.sqrt(np.stack([distance(lobes[:, 0], lobes[:, 1], c, learned.shape) for c in lobes]))
+    away *= np.exp(learned.before[2, 0])
+
+    def split(members: np.ndarray, within: float) -> list[np.ndarray]:
+        left, out = list(members), []
+        while left:
+            group, queue = [], [left.pop(0)]
+            while queue:
+                k = queue.pop()
+                group.append(k)
+                near = [m for m in left if away[k, m] < within]
+                left = [m for m in left if m not in near]
+                queue += near
+            one = np.array(sorted(group))
+            out += [one] if len(one) <= LARGEST else split(one, 0.8 * within)
+        return out
+
+    return split(np.arange(len(windows)), JOINED)
 
 
-def _region_cost(
-    windows: list[Window], window: int, members: list[int], local: np.ndarray, sign: np.ndarray, learned: Learned
-) -> float:
-    """Minus ln L of all pixels of a window by the dislocations that are near, with their own light."""
-    one = windows[window]
-    rows = one.top + np.arange(one.counts.shape[0])[:, None]
-    columns = one.left + np.arange(one.counts.shape[1])[None, :]
-    away = np.stack([distance(rows, columns, local[k, 3:5], learned.shape) for k in members])
-    nearest = away.argmin(axis=0)
-    total = 0.0
-    for n, k in enumerate(members):
-        near = np.array([k, *(m for m in members if m != k)])
-        good = np.isfinite(one.counts) & (nearest == n)
-        part = Part(one.top, one.left, np.nan_to_num(one.counts), good, near, one.noise, one.lobe[4])
-        total += terms(part, local, sign, learned.shape, SHEET, learned.gain, 0)[0]
-        values = np.array([np.log(local[k, 0]), local[k, 1], np.log(local[k, 2])])
-        total += 0.5 * float((((values - learned.before[:, 0]) / learned.before[:, 1]) ** 2).sum())
-    return total
-
-
-def _misfits(
-    windows: list[Window], owner: np.ndarray, local: np.ndarray, sign: np.ndarray, learned: Learned, k: int
-) -> bool:
-    """Whether the pixels of a dislocation contradict its fit."""
-    part = _part(windows, owner, k, local, learned)
-    _, _, _, chi, used, _ = terms(part, local, sign, learned.shape, SHEET, learned.gain, 0)
-    return bool(used >= 20 and chi > (1 + 4 * np.sqrt(2 / max(used, 1))) * used)
-
-
-def _members(windows: list[Window], owner: np.ndarray, k: int, learned: Learned, within: float) -> list[int]:
-    """A dislocation and those whose lobes are within a distance in units of 1/q0, nearest first."""
-    lobes = np.array([windows[o].lobe[:2] for o in owner])
-    away = np.sqrt(distance(lobes[:, 0], lobes[:, 1], lobes[k], learned.shape)) * np.exp(learned.before[2, 0])
-    away[k] = -1.0
-    return [int(m) for m in np.argsort(away, kind="stable")[:4] if away[m] < within]
-
-
-def _turned(
-    windows: list[Window], owner: np.ndarray, local: np.ndarray, sign: np.ndarray, learned: Learned, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers and signs after a trial of other signs, for a dislocation beside another or with a misfit."""
-    beside = len(_members(windows, owner, k, learned, BESIDE)) > 1
-    if not beside and not _misfits(windows, owner, local, sign, learned, k):
-        return local, sign
-    members = _members(windows, owner, k, learned, OVERLAP)
-    best = _group_cost(windows, owner, members, local, sign, learned), local, sign
-    for flips in itertools.product((1.0, -1.0), repeat=min(len(members), 2)):
-        trial, signs = local.copy(), sign.copy()
-        signs[members[: len(flips)]] *= flips
-        for m in members[: len(flips)]:
-            lobe = windows[owner[m]].lobe
-            start = first_guess(lobe, learned.shape, signs[m], lobe[4] + 1)
-            shift = (start[3:] - lobe[:2]) * start[2] * np.exp(-learned.before[2, 0])
-            trial[m] = [
-                np.exp(learned.before[0, 0]),
-                learned.before[1, 0],
-                np.exp(learned.before[2, 0]),
-                *(lobe[:2] + shift),
+def _patch(windows: list[Window], members: np.ndarray, learned: Learned) -> Patch:
+    """Pixels that are within REACH of the lobes of a group, and nearer to them than to other lobes."""
+    shape, radius = learned.shape, REACH * np.exp(-learned.before[2, 0])
+    lobes = np.array([w.lobe for w in windows])
+    across = radius / np.sqrt(max(np.exp(shape[LOG_STRETCH]) - shape[SHEAR] ** 2, 1e-3))
+    half = np.array([radius * 1.1 + 2 * abs(shape[SMEAR_Y]), across + 2 * abs(shape[SMEAR_X])])
+    own = lobes[members]
+    corner = np.array([[w.top, w.left] for w in windows])
+    end = corner + [w.counts.shape for w in windows]
+    low = np.maximum(np.floor(own[:, :2].min(axis=0) - half).astype(int), corner[members].min(axis=0))
+    high = np.minimum(np.ceil(own[:, :2].max(axis=0) + half).astype(int) + 1, end[members].max(axis=0))
+    counts = np.full(np.maximum(high - low, 1), np.nan)
+    for k in members:
+        a, b = np.maximum(low, corner[k]), np.minimum(high, end[k])
+        if (b > a).all():
+            inside = windows[k].counts[
+                a[0] - corner[k, 0] : b[0] - corner[k, 0], a[1] - corner[k, 1] : b[1] - corner[k, 1]
             ]
-        for _ in range(3):
-            for m in members:
-                part = _part(windows, owner, m, trial, learned)
-                if part.good.sum() >= 12:
-                    trial[m], *_ = fit_one(part, trial, signs, learned.shape, SHEET, learned.gain, 8, learned.before)
-        cost = _group_cost(windows, owner, members, trial, signs, learned)
-        if cost < best[0] - 1.0:
-            best = cost, trial, signs
-    return best[1:]
+            counts[a[0] - low[0] : b[0] - low[0], a[1] - low[1] : b[1] - low[1]] = inside
+    i, j = low[0] + np.arange(counts.shape[0])[:, None], low[1] + np.arange(counts.shape[1])[None, :]
+    away = np.stack([distance(i, j, lobe, shape) for lobe in lobes])
+    near = away[members].min(axis=0)
+    good = np.isfinite(counts) & (near <= np.delete(away, members, axis=0).min(axis=0, initial=np.inf))
+    boxes = [(np.abs(i - lobe[0]) <= half[0]) & (np.abs(j - lobe[1]) <= half[1]) for lobe in own]
+    good &= np.any(boxes, axis=0)
+    first = windows[members[0]]
+    noise = np.array([first.noise, float(np.median(own[:, 4])), learned.gain, learned.fault])
+    return Patch(int(low[0]), int(low[1]), np.where(good, counts, 0.0), good, own, members, noise)
 
 
-def _group_cost(
-    windows: list[Window], owner: np.ndarray, members: list[int], local: np.ndarray, sign: np.ndarray, learned: Learned
-) -> float:
-    """Sum of :func:`_region_cost` over the windows of a dislocation and of its nearest neighbour."""
-    return sum(_region_cost(windows, int(w), members, local, sign, learned) for w in np.unique(owner[members[:2]]))
+def _around(fits: list[Fit], k: int) -> Around:
+    others = [f for n, f in enumerate(fits) if n != k]
+    if not others:
+        return Around(np.zeros((0, 2)), np.zeros(0))
+    return Around(np.concatenate([f.cores for f in others]), np.concatenate([f.sign for f in others]))
 
 
-def _another(
-    windows: list[Window], owner: np.ndarray, local: np.ndarray, sign: np.ndarray, learned: Learned, k: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Numbers with one more dislocation in the window of dislocation k, if the counts require it."""
-    window = windows[owner[k]]
-    if not _misfits(windows, owner, local, sign, learned, k):
-        return None
-    members = _members(windows, owner, k, learned, OVERLAP)
-    cost = _region_cost(windows, owner[k], members, local, sign, learned)
-    best: tuple[float, np.ndarray, np.ndarray, np.ndarray] | None = None
-    for start in _starts(window, k, local, sign, learned):
-        numbers, side = start
-        trial, signs = np.vstack([local, numbers]), np.append(sign, side)
-        owners = np.append(owner, owner[k])
-        group = [*members, len(local)]
+def _fields(patch: Patch, around: Around, learned: Learned) -> tuple[Around, np.ndarray]:
+    """Near dislocations of other groups, and value and slopes of the field of distant ones."""
+    far = np.zeros(3)
+    if not len(around.cores):
+        return around, far
+    shape = learned.shape
+    middle = np.array([patch.top, patch.left]) + (np.array(patch.counts.shape) - 1) / 2
+    square = distance(middle[0], middle[1], around.cores.T, shape)
+    near = square < (BESIDE * np.exp(-learned.before[2, 0])) ** 2
+    if not near.all():
+        off = middle - around.cores[~near]
+        metric = np.array([[1.0, shape[SHEAR]], [shape[SHEAR], np.exp(shape[LOG_STRETCH])]])
+        s = np.array([np.cos(shape[0]), np.sin(shape[0])])
+        up, along = around.sign[~near] / square[~near], off @ s
+        value = -(up * along).sum()
+        slope = -(up[:, None] * (s - (2 * along / square[~near])[:, None] * (off @ metric))).sum(axis=0)
+        far[:] = value - slope @ middle, *slope
+    return Around(around.cores[near], around.sign[near]), far
+
+
+def _fitted(
+    patch: Patch,
+    around: Around,
+    cores: np.ndarray,
+    sign: np.ndarray,
+    learned: Learned,
+    rounds: int,
+    window: np.ndarray | None = None,
+) -> Fit:
+    """Fit the numbers of a group from a start."""
+    near, far = _fields(patch, around, learned)
+    every, signs = np.concatenate([cores, near.cores]), np.concatenate([sign, near.sign])
+    start = window.copy() if window is not None else _usual(learned)
+    cost, chi, used = fit_window(
+        patch.top, patch.left, patch.counts, patch.good, every, len(cores), signs, start, far, learned.shape, SHEET,
+        profile(learned.shape),
+        patch.noise, learned.before, rounds,
+    )  # fmt: skip
+    return Fit(start, every[: len(cores)], sign, cost + EXTRA * len(cores), chi / max(used, 1))
+
+
+def _usual(learned: Learned) -> np.ndarray:
+    """A, B and q0 before any pixel of the frame."""
+    return np.array([np.exp(learned.before[0, 0]), learned.before[1, 0], np.exp(learned.before[2, 0])])
+
+
+def _start(lobe: np.ndarray, sign: float, learned: Learned) -> np.ndarray:
+    """Position of a core from its lobe."""
+    return np.asarray(lobe[:2] - sign * np.array(lobe_side(learned.shape)) * 1.1 / np.exp(learned.before[2, 0]))
+
+
+def _first(patch: Patch, around: Around, learned: Learned) -> Fit:
+    """Best of all signs of the lobes of a group, one dislocation each."""
+    best: Fit | None = None
+    for sign in itertools.product((1.0, -1.0), repeat=len(patch.lobes)):
+        cores = np.array([_start(lobe, s, learned) for lobe, s in zip(patch.lobes, sign, strict=True)])
+        fit = _fitted(patch, around, cores, np.array(sign), learned, 8)
+        if best is None or fit.cost < best.cost:
+            best = fit
+    assert best is not None
+    return best
+
+
+def _searched(patch: Patch, around: Around, fit: Fit, learned: Learned) -> Fit:
+    """Best fit of a group: further starts and numbers of dislocations where the counts contradict the first one."""
+    fit = _fitted(patch, around, fit.cores, fit.sign, learned, ROUNDS, fit.window)
+    if len(fit.cores) > 1 or _contradicted(patch, fit):
         for _ in range(2):
-            for m in (len(local), *members):
-                one = _part(windows, owners, m, trial, learned)
-                if one.good.sum() >= 12:
-                    trial[m], *_ = fit_one(one, trial, signs, learned.shape, SHEET, learned.gain, 8, learned.before)
-        new = _region_cost(windows, owner[k], group, trial, signs, learned)
-        if cost - new > GAIN_OF_ONE and (best is None or new < best[0]):
-            best = new, trial, signs, owners
-    return None if best is None else best[1:]
+            for k in range(len(fit.cores) if len(fit.cores) > 1 else 0):
+                rest = np.arange(len(fit.cores)) != k
+                fewer = _fitted(patch, around, fit.cores[rest], fit.sign[rest], learned, ROUNDS)
+                if fewer.cost < fit.cost:
+                    fit = fewer
+                    break
+            if not _contradicted(patch, fit):
+                break
+            best = min([fit, *_trials(patch, around, fit, learned)], key=lambda f: f.cost)
+            if best is fit:
+                break
+            fit = best
+    return _settled(patch, around, fit, learned)
 
 
-def _starts(
-    window: Window, k: int, local: np.ndarray, sign: np.ndarray, learned: Learned
-) -> list[tuple[np.ndarray, float]]:
-    """Positions and signs at which a further dislocation may be: mirrored about the lobe, and at the residuals."""
-    near = np.argsort(distance(local[:, 3], local[:, 4], local[k, 3:5], learned.shape), kind="stable")[:5]
-    near = np.array([k, *near[near != k]])
-    image, _ = window_image(
-        (window.top, window.left, window.counts.shape[0], window.counts.shape[1]),
-        local[near, 3:5],
-        sign[near],
-        local[k, :3],
-        learned.shape,
-        SHEET,
-        0,
-    )
-    residual = np.nan_to_num(window.counts - image)
-    smooth = uniform_filter(residual, (5, 3))
-    i, j = np.unravel_index(int(smooth.argmax()), smooth.shape)
-    bright = np.array([window.top + i, window.left + j, *window.lobe[2:]])
+def _contradicted(patch: Patch, fit: Fit) -> bool:
+    used = patch.good.sum()
+    return bool(fit.chi > 1 + CONTRADICTED * np.sqrt(2 / used))
+
+
+def _trials(patch: Patch, around: Around, fit: Fit, learned: Learned) -> list[Fit]:
+    """Fits from the best of many random configurations, of the present number of dislocations and of one more."""
+    rng = np.random.default_rng(0)
+    near, far = _fields(patch, around, learned)
+    radius = np.exp(-learned.before[2, 0])
+    spread = np.array([2.0 * radius, 2.0 * radius / np.exp(0.5 * learned.shape[LOG_STRETCH])])
+    window, drawn = _usual(learned), []
+    for trial in range(TRIALS):
+        number = len(fit.cores) + trial % 2
+        lobes = patch.lobes[np.arange(number) % len(patch.lobes), :2]
+        cores = lobes + rng.uniform(-1, 1, (number, 2)) * spread * (
+            1 + trial % 3 / 2
+        )  # lobes that merge lie far from both cores
+        sign = rng.choice([-1.0, 1.0], number)
+        if trial % 4 == 1:  # one more beside the present ones
+            cores[:-1], sign[:-1] = fit.cores, fit.sign
+        every, signs = np.concatenate([cores, near.cores]), np.concatenate([sign, near.sign])
+        cost = terms_of(
+            patch.top, patch.left, patch.counts, patch.good, every, number, signs, window, far, learned.shape, SHEET,
+            profile(learned.shape),
+            patch.noise, 0,
+        )[0]  # fmt: skip
+        drawn.append((cost, trial, cores, sign))
     out = []
-    for lobe in (window.lobe, bright):
-        for side in (1.0, -1.0):
-            numbers = first_guess(lobe, learned.shape, side, lobe[4])
-            shift = (numbers[3:] - lobe[:2]) * numbers[2] * np.exp(-learned.before[2, 0])
-            made = np.array(
-                [np.exp(learned.before[0, 0]), learned.before[1, 0], np.exp(learned.before[2, 0]), *(lobe[:2] + shift)]
-            )
-            if distance(made[3], made[4], local[k, 3:5], learned.shape) > 1.0 or side != sign[k]:
-                out.append((made, side))
+    for parity in (0, 1):
+        ranked = sorted((d for d in drawn if d[1] % 2 == parity), key=lambda d: d[:2])
+        short = [_fitted(patch, around, d[2], d[3], learned, 8) for d in ranked[:TRIED]]
+        short.sort(key=lambda f: f.cost)
+        out += [_fitted(patch, around, f.cores, f.sign, learned, ROUNDS, f.window) for f in short[:2]]
     return out
 
 
-def _significant(
-    windows: list[Window], owner: np.ndarray, local: np.ndarray, sign: np.ndarray, learned: Learned, limit: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Leave out dislocations without amplitude, without pixels, or at the position of another."""
-    keep = np.ones(len(local), bool)
-    for k in range(len(local)):
-        part = _part(windows, owner, k, local, learned)
-        if part.good.sum() < 20:
-            keep[k] = False
-            continue
-        _, _, normal, _, _, _ = terms(part, local, sign, learned.shape, SHEET, learned.gain, 1)
-        error = np.sqrt(np.linalg.pinv(normal[:LOCAL, :LOCAL])[0, 0])
-        keep[k] = local[k, 0] > limit * error
-    for k in range(len(local)):
-        same = keep & (sign == sign[k]) & (np.arange(len(local)) < k)
-        if (distance(local[same, 3], local[same, 4], local[k, 3:5], learned.shape) < 1.0).any():
-            keep[k] = False
-    return local[keep], sign[keep], owner[keep]
+def _settled(patch: Patch, around: Around, fit: Fit, learned: Learned) -> Fit:
+    """The fit after jumps to neighbouring minima of its likelihood.
+
+    Pixels sample a field that changes within a pixel, so that the likelihood has several minima a fraction of a row
+    apart.
+    """
+    for k in range(len(fit.cores)):
+        for jump in JUMPS:
+            cores = fit.cores.copy()
+            cores[k] += jump
+            trial = _fitted(patch, around, cores, fit.sign, learned, 4, fit.window)
+            fit = min(fit, trial, key=lambda f: f.cost)
+    return fit
 
 
-def _described(
-    windows: list[Window], owner: np.ndarray, local: np.ndarray, sign: np.ndarray, learned: Learned
-) -> Found:
-    """Covariances of the positions: Fisher information of all dislocations together, and the error of the shape."""
-    count = len(local)
-    size = LOCAL * count
-    normal, cross, misfit = np.zeros((size, size)), np.zeros((size, SHAPE)), np.ones(count)
-    for k in range(count):
-        part = _part(windows, owner, k, local, learned)
-        _, _, one, chi, used, index = terms(part, local, sign, learned.shape, SHEET, learned.gain, 2)
-        own = len(index)
-        normal[np.ix_(index, index)] += one[:own, :own]
-        cross[index] += one[:own, own:]
-        misfit[k] = chi / max(used, 1)
-        scale = learned.before[:, 1] * np.array([local[k, 0], 1.0, local[k, 2]])
-        at = LOCAL * k + np.arange(3)
-        normal[at, at] += 1 / scale**2
-    covariance = np.linalg.pinv(normal + 1e-9 * np.eye(size), hermitian=True) if count else normal
-    pull = covariance @ cross
+def _described(patch: Patch, around: Around, fit: Fit, learned: Learned, limit: float) -> Found | None:
+    """Covariances of the positions: Fisher information of the group, the error of the shape, and the model error."""
+    near, far = _fields(patch, around, learned)
+    count = len(fit.cores)
+    every, signs = np.concatenate([fit.cores, near.cores]), np.concatenate([fit.sign, near.sign])
+    _, _, both, chi, used = terms_of(
+        patch.top, patch.left, patch.counts, patch.good, every, count, signs, fit.window, far, learned.shape, SHEET,
+        profile(learned.shape),
+        patch.noise, 2,
+    )  # fmt: skip
+    size = 3 + 2 * count
+    scale = learned.before[:, 1] * np.array([fit.window[0], 1.0, fit.window[2]])
+    normal = both[:size, :size] + np.diag(np.concatenate([1 / scale**2, np.full(2 * count, 1e-9)]))
+    covariance = np.linalg.pinv(normal, hermitian=True)
+    error = float(np.sqrt(covariance[0, 0]))
+    if not fit.window[0] > limit * error:
+        return None
+    pull = covariance @ both[:size, size : size + SHAPE]
     covariance = covariance + pull @ learned.covariance @ pull.T
-    places = LOCAL * np.arange(count)[:, None] + [3, 4]
-    position = covariance[places[:, :, None], places[:, None, :]]
-    position = position * np.outer(learned.scale, learned.scale)
-    position = position * np.where(misfit > MISFIT, misfit, 1.0)[:, None, None]
+    places = 3 + 2 * np.arange(count)[:, None] + [0, 1]
+    misfit = chi / max(used, 1)
+    position = covariance[places[:, :, None], places[:, None, :]] * np.outer(learned.scale, learned.scale)
+    position = position * (misfit if misfit > MISFIT else 1.0)
     metric = np.array([1.0, np.exp(-learned.shape[LOG_STRETCH])])
-    position = position + (MODEL_ERROR / local[:, 2])[:, None, None] ** 2 * np.diag(metric)
-    away = (
-        np.stack([distance(local[:, 3], local[:, 4], c, learned.shape) for c in local[:, 3:5]])
-        if count
-        else np.zeros((0, 0))
-    )
+    position = position + np.diag((np.array(MODEL_ERROR) / fit.window[2]) ** 2 * metric)
+    owner = patch.members[
+        [int(np.argmin(distance(patch.lobes[:, 0], patch.lobes[:, 1], c, learned.shape))) for c in fit.cores]
+    ]
+    local = np.column_stack([np.tile(fit.window, (count, 1)), fit.cores])
+    return Found(local, fit.sign, owner, position, np.full(count, error), np.full(count, misfit), np.zeros(count, bool))
+
+
+def _joined(rows: list[Found], learned: Learned) -> Found:
+    """Dislocations of all groups of a frame."""
+    if not rows:
+        none = np.zeros(0)
+        return Found(np.zeros((0, LOCAL)), none, np.zeros(0, int), np.zeros((0, 2, 2)), none, none, np.zeros(0, bool))
+    found = Found(*(np.concatenate(values) for values in zip(*rows, strict=True)))
+    cores = found.local[:, 3:5]
+    away = np.sqrt(np.stack([distance(cores[:, 0], cores[:, 1], c, learned.shape) for c in cores]))
     np.fill_diagonal(away, np.inf)
-    close = np.asarray((np.sqrt(away) < 2 * CLOSE / local[:, 2]).any(axis=1)) if count else np.zeros(0, bool)
-    error = np.sqrt(np.diag(covariance)[LOCAL * np.arange(count)])
-    return Found(local, sign, owner, position, error, misfit, close)
+    return found._replace(close=(away < 2 * CLOSE / found.local[:, 2]).any(axis=1))
 
 
 def lobe_side(shape: np.ndarray) -> tuple[float, float]:

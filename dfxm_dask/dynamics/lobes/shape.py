@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import least_squares
 
 from dfxm_dask.dynamics.lobes.templates import (
     ANGLE,
@@ -24,6 +26,7 @@ from dfxm_dask.dynamics.lobes.templates import (
     window_image,
 )
 from dfxm_dask.dynamics.lobes.window import LOCAL, Part, Window, both_signs, fit_one, part_of, settle, terms
+from dfxm_dask.optics.forward import setting
 from dfxm_dask.optics.instrument.microscope import Microscope
 from dfxm_dask.optics.resolution import resolution
 
@@ -34,6 +37,7 @@ GAIN = 2.0  # counts per photon before any frame
 WIDE = np.array([0.04, 0.08, 0.1, 0.12, 0.12, 0.05, 0.02, 0.1, 0.04])  # steps of the shape for differences
 WIDE_MOVE = 0.1, 0.05  # rows and columns
 STARTS = 8  # lobes that decide between the directions of the lobe
+LOOSE = 0.06, 0.3, 0.04  # least deviations of ln A, of B over the noise, and of ln q0 between dislocations
 APART = 2.5  # heights and widths of a lobe within which another one makes it unfit for learning
 
 
@@ -61,6 +65,68 @@ def prior(pitch: tuple[float, float], microscope: Microscope) -> tuple[np.ndarra
     return mean, spread
 
 
+class Geometry(NamedTuple):
+    """What ties the metric of the field and the shift along the sheet: both belong to one direction of the line."""
+
+    pitch: tuple[float, float]
+    shear: np.ndarray
+    """y and x of the diffracted beam at the height 1."""
+    sheet: float
+
+
+SLOPE_X, SLOPE_Y, LOG_SHEET = 1, 2, 3  # numbers of a line: x and y at the height 1, ln of the sheet over that expected
+UNTIED = 5.0  # loss of ln L for each lobe above which the shape is not that of one direction of the line
+TIED = SHAPE - 1  # angle, numbers of a line, width, tail, droop, blur
+SHEET_SPREAD = 0.3  # standard deviation of LOG_SHEET before any frame (our choice)
+
+
+def tied(numbers: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Shape of straight lines of one direction t.
+
+    Notes
+    -----
+    Distances from the line have the metric 1 - t t^T; at the height z the line has moved by z (t_x, t_y) / t_z and the
+    pixel that images it by z times the direction of the diffracted beam.
+    """
+    shape = np.empty(SHAPE)
+    shape[ANGLE], shape[LOG_WIDTH:] = numbers[0], numbers[4:]
+    x, y = numbers[SLOPE_X], numbers[SLOPE_Y]
+    ratio = geometry.pitch[1] / geometry.pitch[0]
+    shape[LOG_STRETCH] = np.log((1 + y * y) / (1 + x * x) * ratio**2)
+    shape[SHEAR] = -x * y / (1 + x * x) * ratio
+    height = geometry.sheet * np.exp(numbers[LOG_SHEET])
+    shape[SMEAR_Y] = (y - geometry.shear[0]) * height / geometry.pitch[0]
+    shape[SMEAR_X] = (x - geometry.shear[1]) * height / geometry.pitch[1]
+    return shape
+
+
+def _untied(shape: np.ndarray, information: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Numbers of the line whose shape is nearest to a general shape in the metric of its information."""
+    weight = np.linalg.inv(np.linalg.inv(information)[LOG_STRETCH : SMEAR_X + 1, LOG_STRETCH : SMEAR_X + 1])
+    root = np.linalg.cholesky(weight).T
+    best: tuple[float, np.ndarray] | None = None
+    for side in (1.0, -1.0):  # heights count alike on both sides of the middle of the sheet
+        goal = shape[LOG_STRETCH : SMEAR_X + 1] * np.array([1, 1, side, side])
+
+        def off(line: np.ndarray, goal: np.ndarray = goal) -> np.ndarray:
+            made = tied(np.concatenate([[0.0], line, np.zeros(4)]), geometry)[LOG_STRETCH : SMEAR_X + 1]
+            return np.append(root @ (made - goal), line[2] / SHEET_SPREAD)
+
+        for start in itertools.product((-0.5, 0.5), repeat=2):
+            found = least_squares(off, [*start, 0.0], max_nfev=60)
+            if best is None or found.cost < best[0]:
+                best = found.cost, found.x
+    assert best is not None
+    return np.concatenate([shape[:1], best[1], shape[LOG_WIDTH:]])
+
+
+def _tied_slopes(numbers: np.ndarray, geometry: Geometry) -> np.ndarray:
+    step = 1e-4
+    return np.stack(
+        [(tied(numbers + d, geometry) - tied(numbers - d, geometry)) / (2 * step) for d in step * np.eye(TIED)], axis=1
+    )
+
+
 class Learned(NamedTuple):
     """Shape that the images of a movie share."""
 
@@ -71,6 +137,8 @@ class Learned(NamedTuple):
     """Means and standard deviations of ln A, B and ln q0: (3, 2)."""
     scale: np.ndarray
     """(2,): scatter of rows and columns over that of the Fisher information; see :func:`_scatter`."""
+    fault: float
+    """Relative error of the image of a single dislocation; see :func:`_relative_error`."""
 
 
 def alone(windows: list[Window], frame: np.ndarray) -> np.ndarray:
@@ -101,22 +169,27 @@ def learn(
     chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, LEARNED_FROM).round().astype(int))]
     picked = [windows[k] for k in chosen]
     mean, spread = prior(pitch, microscope)
+    beam = setting(microscope.theta, eta=microscope.eta).shear
+    geometry = Geometry(pitch, np.array([beam[1], beam[0]]), microscope.sheet)
     shape = _first_shape(picked[:: max(1, len(picked) // STARTS)][:STARTS], mean, spread, pitch)
     gain = GAIN
     if shape is None:
         return None
     for _ in range(2):
         shape, _, _ = _smooth_steps(_fitted(picked, shape, gain), shape, mean, spread, gain, 15)
-    for _ in range(PASSES):
+    for number in range(PASSES):
         lobes = _fitted(picked, shape, gain)
-        shape, lobes, information = _wide_steps(lobes, shape, mean, spread, gain, 12)
+        shape, lobes, covariance = _wide_steps(
+            lobes, shape, (mean, spread), gain, 12, None if number == 0 else geometry
+        )
         gain = _counts_per_photon(lobes, shape, SHEET, gain)
     values = np.column_stack([np.log(lobes.local[:, 0]), lobes.local[:, 1], np.log(lobes.local[:, 2])])
     middle = np.median(values, axis=0)
     width = 1.4826 * np.median(np.abs(values - middle), axis=0)
     noise = float(np.median([w.noise for w in picked]))
-    before = np.stack([middle, np.maximum(2 * width, (0.25, 0.3 * noise, 0.08))], axis=1)
-    return Learned(shape, np.linalg.inv(information), gain, before, _scatter(lobes, shape, gain))
+    before = np.stack([middle, np.maximum(1.5 * width, (LOOSE[0], LOOSE[1] * noise, LOOSE[2]))], axis=1)
+    fault = _relative_error(lobes, shape, gain)
+    return Learned(shape, covariance, gain, before, _scatter(lobes, shape, gain), fault)
 
 
 class Lobes(NamedTuple):
@@ -244,14 +317,21 @@ def _wide_slopes(part: Part, local: np.ndarray, sign: np.ndarray, shape: np.ndar
 
 
 def _wide_steps(
-    lobes: Lobes, shape: np.ndarray, mean: np.ndarray, spread: np.ndarray, gain: float, rounds: int
+    lobes: Lobes,
+    shape: np.ndarray,
+    before: tuple[np.ndarray, np.ndarray],
+    gain: float,
+    rounds: int,
+    geometry: Geometry | None,
 ) -> tuple[np.ndarray, Lobes, np.ndarray]:
-    """Shape by Gauss–Newton steps with differences over wide steps. Returns also the information of the shape.
+    """Shape by Gauss–Newton steps with differences over wide steps. Returns also the covariance of the shape.
 
     Pixels that sample the field at their centres make the likelihood rough on the scale of a fraction of a pixel.
-    Derivatives stop at every bump; differences over wide steps do not.
+    Derivatives stop at every bump; differences over wide steps do not. With a geometry, the shape is that of straight
+    lines of one direction.
     """
     parts, sign = lobes.parts, lobes.sign
+    mean, spread = before
 
     def settled(shape: np.ndarray, local: np.ndarray) -> tuple[np.ndarray, float]:
         local, total = local.copy(), 0.5 * float((((shape - mean) / spread) ** 2).sum())
@@ -261,32 +341,56 @@ def _wide_steps(
             total += cost
         return local, total
 
-    local, cost = settled(shape, lobes.local)
-    damping, information = 1e-3, np.diag(1 / spread**2)
-    for _ in range(rounds):
-        blocks = []
+    def blocks(shape: np.ndarray, local: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        out = []
         for k, part in enumerate(parts):
             image, slopes = _wide_slopes(part, local[k], sign[[k]], shape)
             variance = np.maximum(part.read**2 + gain * (image - part.base), DARKEST * part.read**2)
             residual = part.counts - image
             far = OUTLIER * np.sqrt(variance) / np.maximum(np.abs(residual), 1e-9)
             heavy = slopes * (np.where(part.good, np.minimum(1, far), 0) / variance).ravel()
-            blocks.append((heavy @ residual.ravel(), heavy @ slopes.T))
-        information, force, _ = _reduced(blocks, shape, mean, spread, 0.0)
+            out.append((heavy @ residual.ravel(), heavy @ slopes.T))
+        return out
+
+    local = lobes.local
+    numbers, rest = shape, np.zeros(SHAPE)
+    if geometry is not None:
+        general = settled(shape, local)[1]
+        information = _reduced(blocks(shape, local), shape, mean, spread, 0.0)[0]
+        numbers = _untied(shape, information, geometry)
+        rest = np.zeros(TIED)
+        rest[LOG_SHEET] = 1 / SHEET_SPREAD**2
+
+    def shape_of(numbers: np.ndarray) -> np.ndarray:
+        return bounded(numbers if geometry is None else tied(numbers, geometry))
+
+    first = shape
+    shape = shape_of(numbers)
+    local, cost = settled(shape, local)
+    cost += 0.5 * float((rest * numbers**2).sum())
+    damping = 1e-3
+    for _ in range(rounds):
+        information, force, _ = _reduced(blocks(shape, local), shape, mean, spread, 0.0)
+        slopes = np.eye(SHAPE) if geometry is None else _tied_slopes(numbers, geometry)
+        information = slopes.T @ information @ slopes + np.diag(rest)
+        force = slopes.T @ force - rest * numbers
         better = False
         for _ in range(3):
             step = np.linalg.solve(information + damping * np.diag(np.diag(information)), force)
-            trial = bounded(shape + np.clip(step, -0.4, 0.4))
-            new_local, new = settled(trial, local)
+            trial = numbers + np.clip(step, -0.4, 0.4)
+            new_local, new = settled(shape_of(trial), local)
+            new += 0.5 * float((rest * trial**2).sum())
             if new < cost:
                 better = cost - new > 0.5
-                shape, local, cost = trial, new_local, new
+                numbers, shape, local, cost = trial, shape_of(trial), new_local, new
                 damping = max(damping / 5, 1e-4)
                 break
             damping *= 10
         if not better:
             break
-    return shape, Lobes(parts, local, sign), information
+    if geometry is not None and cost > general + UNTIED * len(parts):
+        return _wide_steps(lobes, first, before, gain, rounds, None)
+    return shape, Lobes(parts, local, sign), slopes @ np.linalg.inv(information) @ slopes.T
 
 
 def bounded(shape: np.ndarray) -> np.ndarray:
@@ -336,3 +440,18 @@ def _counts_per_photon(lobes: Lobes, shape: np.ndarray, nodes: np.ndarray, gain:
         above += float(((square - part.read**2) * bright / variance**2)[use].sum())
         below += float((bright**2 / variance**2)[use].sum())
     return float(np.clip(above / below, 0.05, 100.0)) if below > 0 else gain
+
+
+def _relative_error(lobes: Lobes, shape: np.ndarray, gain: float) -> float:
+    """Rms residual beyond the noise, relative to the brightness."""
+    above, below = 0.0, 0.0
+    for k, part in enumerate(lobes.parts):
+        box = part.top, part.left, part.counts.shape[0], part.counts.shape[1]
+        image, _ = window_image(box, lobes.local[[k], 3:5], lobes.sign[[k]], lobes.local[k, :3], shape, SHEET, 0)
+        bright = np.maximum(image - part.base, 0)
+        variance = part.read**2 + gain * bright
+        square = np.minimum((part.counts - image) ** 2, 16 * variance)
+        weight = np.where(part.good, bright**2 / variance**2, 0)
+        above += float(((square - variance) * weight).sum())
+        below += float((bright**2 * weight).sum())
+    return float(np.sqrt(np.clip(above / below, 0.0, 0.04))) if below > 0 else 0.0
