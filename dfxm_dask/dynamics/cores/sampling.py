@@ -1,7 +1,7 @@
 """Error of positions from the points at which the pixels of a model sample the scene.
 
 Around a core the acceptance changes within a fraction of a pixel. Images of the same scene, sampled at other points of
-the pixels, differ near the core, and so do the positions fitted to them.
+the pixels, differ near the core. This changes the positions fitted to them.
 """
 
 from __future__ import annotations

@@ -279,10 +279,26 @@ def locate(
     default the candidates are screws of both signs of every visible Burgers vector of the lattice.
 
     Posterior mean and covariance by quadrature over the position (one core) or importance sampling (several), around
-    every optimum of damped scoring from a complete search on a quarter of a pixel. Brennan (2022) for one edge core
-    and a known character; extended here.
+    every optimum of damped scoring from a complete search on a quarter of a pixel.
+
+    References
+    ----------
+    Brennan (2022) for one edge core and a known character; extended here.
+
+    Examples
+    --------
+    An empty frame has no core; its interval is refused.
+
+    >>> import numpy as np
+    >>> import dfxm_dask
+    >>> place, frames = 0.075 * np.arange(-5.0, 6.0), np.ones((11, 11, 1))
+    >>> made = dfxm_dask.locate.kernel(frames, place, place, microscope="brennan_al002", characters=[1], blur=0)
+    >>> bool(np.isnan(made["position_covariance"]).all())
+    True
     """
     _fits({"microscope": microscope, "lattice": lattice, "angle": angle}, {})
+    if isinstance(lattice, dict):
+        lattice = Lattice(**lattice)
     pitch = abs(float(y[1] - y[0])), abs(float(x[1] - x[0]))
     if microscope == STUDY or lattice is None:
         optics, table = study_optics(legacy, divisions)
