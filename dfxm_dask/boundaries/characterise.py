@@ -18,10 +18,10 @@ from dfxm_dask.boundaries.planes.uncertainty import line_errors, standard_error
 from dfxm_dask.boundaries.step import FLAG
 from dfxm_dask.boundaries.tables import HALVES, WRITES, empty_tables
 from dfxm_dask.boundaries.vectors.burgers import step_across
-from dfxm_dask.boundaries.vectors.lattice import Lattice
 from dfxm_dask.boundaries.vectors.tables import FLAG as FLAG_BURGERS
 from dfxm_dask.boundaries.vectors.tables import crystal_options, give_vectors, known_crystal
 from dfxm_dask.boundaries.walls import Walls, find_walls
+from dfxm_dask.optics.defects.lattice import Lattice
 from dfxm_dask.reduction import Arrays, reduction
 from dfxm_dask.schema import (
     COM,
@@ -317,7 +317,7 @@ def characterise_boundaries(
     grain : float, um
         Our choice: 0.5, half of the width of a line's image.
     lattice : {kind, parameter, x, z, hkl, two_theta} or {vectors, scattering_vector, two_theta}, optional
-        A cubic crystal, or any list of Burgers vectors; see :class:`~dfxm_dask.boundaries.vectors.lattice.Lattice`.
+        A cubic crystal, or any list of Burgers vectors; see :class:`~dfxm_dask.optics.defects.lattice.Lattice`.
         Burgers vectors require it, g·b requires its reflection.
 
     Returns

@@ -151,6 +151,8 @@ class Phantom:
         Fixed angles that differ from the nominal setting.
     number : int
         Number of the scan in its preset: scans of one field differ in noise.
+    crystal : dict
+        Lattice and reflection that a store of the scan records; empty for none.
     """
 
     name: str
@@ -175,6 +177,7 @@ class Phantom:
     kinematic: bool = False
     held: dict[str, float] = field(default_factory=dict)
     number: int = 0
+    crystal: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_strong_beam(self.strong_beam)

@@ -141,8 +141,20 @@ def _film(at: Frame, path: np.ndarray, passing: bool = False, **options: float) 
     scene = Scene(poisson=at.crystal.poisson, lines=made, **bending(at, 5e-6))
     time = ScanAxis("time", "", tuple(0.25 * k for k in range(frames)), "s")
     light = Lighting(flux=2.5e4, weak=0.2, exposure=0.2, drift=0.02, **options)
-    motion = Motion(path, passing)
-    return (phantom(at, scene, axes=(time,), held={"phi": FLANK}, motion=motion, lighting=light, nodes=5),)
+    x, z = at.grain.T[:, 0], at.grain.T[:, 2]
+    lattice = {"kind": "fcc", "parameter": 1e-4 * float(at.crystal.cell[0]), "x": x.tolist(), "z": z.tolist()}
+    return (
+        phantom(
+            at,
+            scene,
+            axes=(time,),
+            held={"phi": FLANK},
+            motion=Motion(path, passing),
+            lighting=light,
+            nodes=5,
+            crystal={"lattice": lattice, "hkl": list(at.hkl)},
+        ),
+    )
 
 
 def _movie(at: Frame) -> tuple[Phantom, ...]:

@@ -29,6 +29,7 @@ from dfxm_dask.schema import Variable, expand
 from dfxm_dask.sources.source import Scan
 from dfxm_dask.store.chunks import map_layout, raw_layout, unit_rows
 from dfxm_dask.store.create import create_coordinates, create_store, raw_variables, statistics_layout
+from dfxm_dask.store.crystal import checked_crystal
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.lock import Fence, own_store
 from dfxm_dask.store.integrity.nodes import consolidate, create_array, create_group, write_small
@@ -258,10 +259,11 @@ def _create(
     target: Path, phantom: Phantom, scans: list[Scan], layout: Any, raw: list[Variable], variables: list[Variable]
 ) -> None:
     rows, edge = unit_rows(layout, 2), layout.chunk[-1]
+    placed = None, phantom.pixel, list(phantom.z), checked_crystal(**phantom.crystal)
     if raw:
-        create_store(target, scans, scans, layout, rows, raw, None, phantom.pixel, list(phantom.z))
+        create_store(target, scans, scans, layout, rows, raw, *placed)
     else:
-        create_coordinates(target, scans, phantom.shape, rows, None, phantom.pixel, list(phantom.z))
+        create_coordinates(target, scans, phantom.shape, rows, *placed)
     create_group(target, "truth", {})
     for variable in variables:
         if "patch_y" in variable.dims:

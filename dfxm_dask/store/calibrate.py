@@ -98,7 +98,7 @@ def calibrate(
         Dim along which the layer is imaged obliquely; by default the dim in the scattering plane according to the
         beamline configuration of the ingest, else x.
     lattice : mapping, optional
-        Crystal and its orientation: see :class:`dfxm_dask.boundaries.vectors.lattice.Lattice`.
+        Crystal and its orientation: see :class:`dfxm_dask.optics.defects.lattice.Lattice`.
     hkl : (int, int, int), optional
         Measured reflection.
     dry_run : bool

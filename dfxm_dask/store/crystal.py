@@ -27,7 +27,7 @@ def checked_crystal(lattice: Any = None, hkl: Any = None, known: Mapping[str, An
     Parameters
     ----------
     lattice : mapping, optional
-        As the parameter of ``characterise_boundaries``; see :class:`dfxm_dask.boundaries.vectors.lattice.Lattice`.
+        As the parameter of ``characterise_boundaries``; see :class:`dfxm_dask.optics.defects.lattice.Lattice`.
     hkl : (int, int, int), optional
         Reflection of a cubic lattice.
     known : mapping, optional
@@ -67,7 +67,7 @@ def checked_crystal(lattice: Any = None, hkl: Any = None, known: Mapping[str, An
     if "hkl" in made:
         made["hkl"] = _reflection(made["hkl"])
     if "lattice" in made:
-        from dfxm_dask.boundaries.vectors.lattice import Lattice  # loaded only for stores with a lattice
+        from dfxm_dask.optics.defects.lattice import Lattice  # loaded only for stores with a lattice
 
         try:
             both = validated(Lattice, {**made["lattice"], **{w: made[w] for w in ("hkl",) if w in made}})

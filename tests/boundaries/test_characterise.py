@@ -10,7 +10,7 @@ import xarray as xr
 
 from dfxm_dask.boundaries import characterise_boundaries
 from dfxm_dask.boundaries.planes.points import layer_peaks, layer_points
-from dfxm_dask.boundaries.vectors.lattice import Lattice, lattice_vectors
+from dfxm_dask.optics.defects.lattice import Lattice, lattice_vectors
 
 Y, X, Z = 0.25 * np.arange(160.0), 0.2 * np.arange(220.0), np.arange(16.0)
 LATTICE = {"parameter": 4.05e-4, "x": (1, 1, 0), "z": (0, 0, 1)}

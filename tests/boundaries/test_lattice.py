@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from dfxm_dask.boundaries.vectors.burgers import burgers_of_wall
-from dfxm_dask.boundaries.vectors.lattice import Lattice, crystal_of, lattice_vectors
+from dfxm_dask.optics.defects.lattice import Lattice, crystal_of, lattice_vectors
 
 
 def cosines(vectors: np.ndarray) -> np.ndarray:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dfxm_dask.boundaries.vectors.burgers import rotation_of_wall
-from dfxm_dask.boundaries.vectors.lattice import Lattice, lattice_vectors
 from dfxm_dask.boundaries.vectors.posterior import RADIUS, burgers_posterior
 from dfxm_dask.errors import InputError
+from dfxm_dask.optics.defects.lattice import Lattice, lattice_vectors
 
 FCC = lattice_vectors(Lattice(parameter=4.05e-4, x=(1, 1, 0), z=(0, 0, 1)))
 B = np.linalg.norm(FCC[0])

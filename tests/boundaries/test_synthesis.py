@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from dfxm_dask.boundaries.vectors.lattice import Lattice, crystal_of
 from dfxm_dask.boundaries.vectors.synthesis import (
     DISTANCES,
     PHASES,
@@ -19,6 +18,7 @@ from dfxm_dask.boundaries.vectors.synthesis import (
     tails,
 )
 from dfxm_dask.boundaries.vectors.synthesis import _microscope as microscope
+from dfxm_dask.optics.defects.lattice import Lattice, crystal_of
 from dfxm_dask.optics.defects.scene import Scene
 from dfxm_dask.optics.defects.subgrains import plane_wall
 from dfxm_dask.optics.forward import image_stack

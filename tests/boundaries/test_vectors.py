@@ -9,8 +9,8 @@ import pytest
 
 from dfxm_dask.boundaries.tables import empty_tables
 from dfxm_dask.boundaries.vectors.burgers import rotation_of_wall
-from dfxm_dask.boundaries.vectors.lattice import Crystal, Lattice, crystal_of
 from dfxm_dask.boundaries.vectors.tables import FLAG, crystal_options, give_vectors, known_crystal
+from dfxm_dask.optics.defects.lattice import Crystal, Lattice, crystal_of
 
 S, C = np.sin(np.deg2rad(10.0)), np.cos(np.deg2rad(10.0))
 LATTICE = {"parameter": 4.05e-4, "x": (C * 0.8, C * 0.6, -S), "z": (S * 0.8, S * 0.6, C)}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
-from dfxm_dask.dynamics.cores.likelihood import minus_log_posterior
+from dfxm_dask.dynamics.cores.likelihood import minus_log_posterior, rendered
 from dfxm_dask.dynamics.cores.model import (
     Camera,
     Nuisances,
@@ -16,11 +17,13 @@ from dfxm_dask.dynamics.cores.model import (
     window_of,
 )
 from dfxm_dask.dynamics.cores.posterior import FLAG, _terms, one_core
+from dfxm_dask.dynamics.cores.sampling import sampling_covariance
 from dfxm_dask.dynamics.cores.search import starts
-from dfxm_dask.dynamics.cores.step import locate
+from dfxm_dask.dynamics.cores.step import _groups, locate
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.core_image import PRIOR_WIDTHS, core_image, image_to_dislocation
 from dfxm_dask.optics.defects.dislocation import lines
+from dfxm_dask.optics.defects.lattice import Lattice
 from dfxm_dask.optics.defects.scene import Scene
 from dfxm_dask.optics.forward import seen, setting, sheet_deviation, sheet_nodes
 from dfxm_dask.optics.frame_image import accepted_by, frame_image
@@ -198,7 +201,62 @@ def test_locate_cores__refuses_what_it_cannot_do() -> None:
     window = window_of(np.ones((50, 50)), PLACE, PLACE, optics, np.array([[-0.1, -0.1], [0.1, 0.1]]))
     with pytest.raises(InputError, match="cores: is 4; locate 1 to 3 cores at once"):
         locate_cores(window, table, 4)
-    with pytest.raises(InputError, match="2 cores of 12 characters: are 78 combinations"):
-        locate_cores(window, table, 2)
     with pytest.raises(InputError, match=r"line directions: row 0 is .* within 6 degree of the plane"):
         line_rows(BURGERS[:1], np.array([[1.0, 1.0, 0.0]]))
+    for given, match in (({}, "lattice: the store has no crystal"), ({"lattice": ALONG}, "angle: is unknown")):
+        with pytest.raises(InputError, match=match):
+            locate.kernel(np.ones((50, 50, 1)), PLACE, PLACE, **given)
+
+
+ALONG = Lattice(parameter=4.05e-4, x=(1, 0, 0), z=(0, 0, 1))
+
+
+def test_locate__core_of_the_recorded_crystal() -> None:
+    """A screw along [0 1 1] among all screws."""
+    y, x = 0.04 * np.arange(40), 0.1235 * np.arange(-12, 13)
+    optics = microscope_optics("id06_al111", (0.04, 0.1235), angle=2.2e-4, tail=0.2, heights=5, divisions=1)
+    table = line_rows(2.025e-4 * np.array([[0, 1, 1]]), np.array([[0, 1, 1]]), core=1e-3)
+    counts = np.empty((40, 25))
+    core_images(y, x, np.array([[0.8, 0.05]]), table, optics, counts, np.empty((0, 0, 0)))
+    mean = 20 + 5000 * gaussian_filter(counts, 1.2)
+    seen = np.random.default_rng(3).normal(mean, np.sqrt(mean + 16))[..., None]
+    options = {
+        "lattice": ALONG, "angle": np.rad2deg(2.2e-4), "gain": 1.0, "offset": 0.0, "read_noise": 4.0,
+        "prior": [0.1, 0.1], "window": [0.5, 1.0],
+    }  # fmt: skip
+    made = locate.kernel(seen, y, x, np.zeros(1, int), np.full(1, 20.5), np.full(1, 12.2), **options)
+    assert np.linalg.norm(made["position"][0] - [0.8, 0.05]) < 0.012
+    assert made["log_evidence"].shape == (1, 8)  # screws in the plane of the image are no candidates
+    assert made["core_possible"][0, made["core_character"][0]]
+    assert made["core_ties"][0] == made["core_possible"][0].sum() - 1
+
+
+def test_groups__of_long_chains_are_marked() -> None:
+    chain = _groups(np.arange(4.0), np.zeros(4), (1.5, 1.5))
+    assert [(len(group), whole) for group, whole in chain] == [(3, False)] * 4
+    assert _groups(np.array([0.0, 1.0, 9.0]), np.zeros(3), (1.5, 1.5)) == [([0, 1], True), ([2], True)]
+
+
+def test_sampling_covariance__is_that_of_images_with_other_samples() -> None:
+    """Fits of one scene, sampled between the pixels and interpolated as a shifted frame is."""
+    y, x = 0.04 * np.arange(30), 0.1235 * np.arange(-9, 10)
+    base = microscope_optics("id06_al111", (0.04, 0.1235), angle=2.2e-4, heights=3, divisions=1)
+    line = line_rows(2.86e-4 * np.array([[0.6, 0, 0.8]]), np.array([[0.6, 0.0, 0.8]]), core=1e-3)
+    camera = Camera(read_noise=4.0, model_error=0.05, blur=1.2)
+    errors, stated = [], []
+    for part in (-1 / 3, 1 / 3):
+        for shift in (0.01,):
+            true = np.array([0.6 + shift, 0.02 + shift])
+            taps = np.array([part, part - np.sign(part)]) * 0.04
+            points = np.concatenate([base.points + [0, tap, 0] for tap in taps])
+            mixed = base._replace(points=points, weights=np.outer([2 / 3, 1 / 3], base.weights).ravel())
+            box = np.stack([true - 0.08, true + 0.08])
+            known = Nuisances(scale=(600.0, 0.0), background=(20.0, 0.0))
+            window = window_of(np.zeros((30, 19)), y, x, mixed, box, camera, known)
+            parameters = np.concatenate([true, window.mean])
+            window = window._replace(counts=20 + 600 * rendered(window, line, parameters, False)[0], optics=base)
+            found = locate_cores(window, line).best
+            errors.append(found.position[0, 0] - true[0])
+            stated.append(sampling_covariance(window, line, found, 0.2)[0, 0] ** 0.5)
+    assert 0.2 < np.sqrt(np.mean(np.square(errors))) / np.median(stated) < 4
+    assert np.median(stated) > 5e-4

@@ -19,10 +19,16 @@ from dfxm_dask.catalogue import load_reductions
 from dfxm_dask.engine.docstring import OWN_SOURCE, entries, split
 from dfxm_dask.engine.layer import run_kernel, scan_last
 from dfxm_dask.engine.shapes import expanded_writes, lengths, scan_axes
+from dfxm_dask.optics.defects.lattice import Lattice
 from dfxm_dask.reduction import Reduction
 from dfxm_dask.schema import SPACE, expand
 
 PARAMETERS: dict[str, dict[str, Any]] = {
+    "locate": {
+        "lattice": Lattice(parameter=4.05e-4, x=(1, 0, 0), z=(0, 0, 1)),
+        "lines": [[0, 1, 1, 0, 1, 1], [0, -1, -1, 0, 1, 1]],
+        "angle": 0.0126,
+    },
     "normalise": {"by": "monitor", "reference": 1000.0, "offset": 0.0},
     "fit_curves": {"axis": "phi"},
     "classify_beams": {"method": "fused"},

@@ -92,7 +92,7 @@ def burgers_posterior(
         One or two families, and the standard error of their direction in the plane.
     spacing, spacing_error : array (family,), um
     candidates : array (candidate, xyz), um
-        Without signs, as returned by :func:`~dfxm_dask.boundaries.vectors.lattice.lattice_vectors`.
+        Without signs, as returned by :func:`~dfxm_dask.optics.defects.lattice.lattice_vectors`.
     overtone : array (family,), bool, optional
         Families whose spacing may be twice the stated one: both are equally likely a priori.
     turn : (float, float), rad, optional

@@ -10,9 +10,9 @@ import numpy as np
 from dfxm_dask.boundaries.lines.spectrum import FAMILIES
 from dfxm_dask.boundaries.planes.plane import in_plane
 from dfxm_dask.boundaries.vectors.burgers import burgers_of_wall, peak_steps
-from dfxm_dask.boundaries.vectors.lattice import Crystal, Lattice, crystal_of
 from dfxm_dask.boundaries.vectors.posterior import HIDDEN, burgers_posterior
 from dfxm_dask.boundaries.vectors.synthesis import folded_strip, image_likelihood, pictures_of
+from dfxm_dask.optics.defects.lattice import Crystal, Lattice, crystal_of
 from dfxm_dask.reduction import Arrays
 from dfxm_dask.schema import XYZ, Dim, Variable
 

@@ -16,12 +16,13 @@ from dfxm_dask.dynamics.cores.posterior import (
     FLAG,
     Posterior,
     _failed,
+    _log_prior,
     joint_starts,
     one_core,
     optima,
     several_cores,
 )
-from dfxm_dask.dynamics.cores.search import starts
+from dfxm_dask.dynamics.cores.search import DIVISION, starts
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.core_image import CHARACTERS, LEGACY, Model, core_optics
 from dfxm_dask.optics.defects.dislocation import line_table, lines
@@ -34,6 +35,8 @@ STUDY = "brennan_al002"
 STARTS = 4  # optima of the search from which the descent starts
 TIE = 3.0  # difference of log evidence below which two characters are not distinguished (our choice)
 MOST_CORES, MOST_COMBINATIONS = 3, 16
+BEST = 2  # characters of each of several cores that are combined where all would be too many combinations
+FLAT = 0.1  # least sine of the angle between a line and the plane of the image
 
 
 def spread_points(optics: Optics, pitch: tuple[float, float], divisions: int) -> Optics:
@@ -145,7 +148,7 @@ def line_rows(burgers: np.ndarray, directions: np.ndarray, *, core: float = 0.0,
     """
     directions = np.atleast_2d(np.asarray(directions, np.float64))
     table = line_table(lines(np.zeros((len(directions), 3)), burgers, directions, core), poisson)
-    flat = np.abs(table[:, 8]) < 0.1
+    flat = np.abs(table[:, 8]) < FLAT
     if flat.any():
         found = f"row {int(np.argmax(flat))} is {directions[flat][0].tolist()}, within 6 degree of the plane z = 0"
         raise InputError("line directions", found, "give lines that cross the light sheet")
@@ -261,15 +264,15 @@ class Located(NamedTuple):
         Row of the character of every core.
     log_evidence : array (character,)
         For one core, of every character; for several, of every character in any of the cores, summed over the
-        characters of the others.
-    ties : tuple of int
-        Characters that the image does not distinguish from the best one.
+        characters of the others. Of characters far from the best one by Laplace's method for one core, NaN for several.
+    possible : array (core, character), bool
+        Characters that the image does not distinguish from the best one of the core, which is among them.
     """
 
     best: Posterior
     characters: tuple[int, ...]
     log_evidence: np.ndarray
-    ties: tuple[int, ...]
+    possible: np.ndarray
 
 
 def locate_cores(window: Window, table: np.ndarray, cores: int = 1, *, seed: int = 0) -> Located:
@@ -289,21 +292,20 @@ def locate_cores(window: Window, table: np.ndarray, cores: int = 1, *, seed: int
     Raises
     ------
     InputError
-        More than three cores, or too many combinations of characters.
+        More than three cores.
+
+    Notes
+    -----
+    With more than 16 combinations of characters, several cores are first located one by one, and the two characters
+    of each core are combined that fit best.
     """
     if not 1 <= cores <= MOST_CORES:
         raise InputError("cores", f"is {cores}", f"locate 1 to {MOST_CORES} cores at once")
     if cores == 1:
         return _single(window, table)
-    combinations = list(itertools.product(range(len(table)), repeat=cores))
-    if len(table) > 1:
+    combinations = list(itertools.product(*_candidates(window, table, cores)))
+    if (window.box.reshape(2, cores, 2) == window.box.reshape(2, cores, 2)[:, :1]).all():
         combinations = sorted({tuple(sorted(c)) for c in combinations})
-    if len(combinations) > MOST_COMBINATIONS:
-        raise InputError(
-            f"{cores} cores of {len(table)} characters",
-            f"are {len(combinations)} combinations",
-            "give fewer characters",
-        )
     begun = [joint_starts(window, table[list(c)], STARTS) for c in combinations]
     reached = [optima(window, table[list(c)], b) for c, b in zip(combinations, begun, strict=True)]
     least = min((r[0].value for r in reached if r), default=np.inf)
@@ -312,37 +314,54 @@ def locate_cores(window: Window, table: np.ndarray, cores: int = 1, *, seed: int
         if found and found[0].value < least + DISTANT / 2:
             begin = np.array([one.parameters for one in found])
             made[combination] = several_cores(window, table[list(combination)], begin, seed)
+    evidence = np.full(len(table), np.nan)
+    possible = np.zeros((cores, len(table)), bool)
     if not made:
-        return Located(_failed(cores, FLAG["not_converged"]), (0,) * cores, np.full(len(table), -np.inf), ())
+        return Located(_failed(cores, FLAG["not_converged"]), (0,) * cores, evidence, possible)
     winner = max(made, key=lambda c: made[c].log_evidence)
-    evidence = np.array(
-        [logsumexp([p.log_evidence for c, p in made.items() if k in c] or [-np.inf], axis=0) for k in range(len(table))]
-    )
-    tied = sum(p.log_evidence > made[winner].log_evidence - TIE for p in made.values()) > 1
-    best = made[winner]
-    return Located(best._replace(flags=best.flags | FLAG["ambiguous_character"] * tied), winner, evidence, ())
+    for k in {character for c in made for character in c}:
+        evidence[k] = logsumexp([p.log_evidence for c, p in made.items() if k in c])
+    for c, p in made.items():
+        if p.log_evidence > made[winner].log_evidence - TIE:
+            possible[np.arange(cores), list(c)] = True
+    return Located(made[winner], winner, evidence, possible)
+
+
+def _candidates(window: Window, table: np.ndarray, cores: int) -> list[list[int]]:
+    """Characters of each core that are combined: all, or those that fit best with each core alone in the window."""
+    if len(table) ** cores <= MOST_COMBINATIONS:
+        return [list(range(len(table)))] * cores
+    out = []
+    for core in range(cores):
+        alone = window._replace(box=np.ascontiguousarray(window.box[:, 2 * core : 2 * core + 2]))
+        found = [optima(alone, line[None], starts(alone, line[None], 1)) for line in table]
+        values = [one[0].value if one else np.inf for one in found]
+        out.append(sorted(int(k) for k in np.argsort(values, kind="stable")[:BEST]))
+    return out
 
 
 def _single(window: Window, table: np.ndarray) -> Located:
-    """One core: every character by its best optimum first, then the posterior of those that play a role."""
-    begun = [starts(window, line[None], STARTS) for line in table]
+    """One core: every character by its optimum of a coarse search, then the posterior of those that play a role."""
     evidence = np.full(len(table), -np.inf)
     quick = np.full(len(table), np.inf)
+    division = 2 if len(table) > 2 else DIVISION
+    begun = [starts(window, line[None], STARTS, division) for line in table]
     if len(table) > 1:
         for k, line in enumerate(table):
             found = optima(window, line[None], begun[k][:1])
             if found:
                 quick[k] = found[0].value
                 evidence[k] = -found[0].value + 0.5 * np.linalg.slogdet(2 * np.pi * found[0].covariance)[1]
+    evidence -= _log_prior(window)
     made: dict[int, Posterior] = {}
     for k, line in enumerate(table):
         if len(table) == 1 or quick[k] < quick.min() + 2 * DISTANT:
-            made[k] = one_core(window, line[None], begun[k])
+            begin = begun[k] if division == DIVISION else starts(window, line[None], STARTS)
+            made[k] = one_core(window, line[None], begin)
             evidence[k] = made[k].log_evidence
+    possible = np.zeros((1, len(table)), bool)
     if not made:
-        return Located(_failed(1, FLAG["not_converged"]), (0,), evidence, ())
+        return Located(_failed(1, FLAG["not_converged"]), (0,), evidence, possible)
     winner = max(made, key=lambda k: made[k].log_evidence)
-    best = made[winner]
-    ties = tuple(k for k in made if k != winner and made[k].log_evidence > best.log_evidence - TIE)
-    flags = best.flags | FLAG["ambiguous_character"] * bool(ties)
-    return Located(best._replace(flags=int(flags)), (winner,), evidence, ties)
+    possible[0] = [k in made and made[k].log_evidence > made[winner].log_evidence - TIE for k in range(len(table))]
+    return Located(made[winner], (winner,), evidence, possible)

@@ -83,10 +83,12 @@ class _Optimum(NamedTuple):
 
 def optima(window: Window, lines: np.ndarray, begin: np.ndarray) -> list[_Optimum]:
     """Distinct optima reached from the starts, best first."""
+    boxes = window.box.reshape(2, -1, 2)
+    same = len(lines) > 1 and (boxes == boxes[:, :1]).all()
     found = []
     for start in begin:
         here, value, chi2, information, _, converged = descend(window, lines, start, CAP, TOLERANCE, MOST)
-        ordered = _ordered(here, lines) if len(lines) > 1 else here
+        ordered = _ordered(here, lines) if same else here
         if (ordered != here).any():
             here, score = ordered, np.empty(here.size)
             minus_log_posterior(window, lines, here, score, information)
@@ -105,7 +107,7 @@ def optima(window: Window, lines: np.ndarray, begin: np.ndarray) -> list[_Optimu
 
 
 def _ordered(parameters: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """Cores of equal lines in the order of their y: exchanged, they are the same optimum."""
+    """Cores of equal lines and boxes in the order of their y: exchanged, they are the same optimum."""
     out = parameters.copy()
     for kind in np.unique(lines, axis=0):
         same = np.flatnonzero((lines == kind).all(1))

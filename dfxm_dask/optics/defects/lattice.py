@@ -1,4 +1,4 @@
-"""Lattices: candidate Burgers vectors of a boundary, and the reflection in which they are visible."""
+"""Lattices: orientation, candidate Burgers vectors, and the reflection in which they are visible."""
 
 from __future__ import annotations
 
