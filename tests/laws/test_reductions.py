@@ -35,7 +35,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "follow_boundary": {"spacing": 4},
 }
 SIZES = {"z": 3, "y": 12, "x": 17, "phi": 7, "chi": 5, "patch_y": 1, "patch_x": 1, "scaling": 4, "piece": 200}
-SIZES |= {"image_number": 16, "image_column": 11}
+SIZES |= {"image_number": 17, "image_column": 11}
 COMPONENTS = 3
 NAMES = sorted(n for n, r in load_reductions().items() if {*SPACE} & {d for v in r.reads for d in v.dims})
 """Reductions of scans; those of tables alone have no blocks (see tests/dynamics)."""

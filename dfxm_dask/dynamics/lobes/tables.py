@@ -16,14 +16,14 @@ from dfxm_dask.schema import Dim, Variable
 LIGHT = 3  # ln A, B and ln q0 of a dislocation
 IMAGE_SHAPE = Variable(
     "image_shape",
-    (Dim("image_number", SHAPE + LIGHT + 4), Dim("image_column", 2 + SHAPE)),
+    (Dim("image_number", SHAPE + LIGHT + 5), Dim("image_column", 2 + SHAPE)),
     "float64",
     "1",
     "shape of the images of dislocations",
 )
 """Rows: the numbers of :mod:`.templates` (direction of the lobe to blur), ln A, B and ln q0 of the dislocations, counts
-per photon, scatter of rows and columns over that of the Fisher information, and number of lobes. Columns: value,
-standard deviation, covariances with the numbers of the shape. NaN without lobes."""
+per photon, scatter of rows and columns over that of the Fisher information, relative error of an image, and number of
+lobes. Columns: value, standard deviation, covariances with the numbers of the shape. NaN without lobes."""
 ENOUGH = 8  # lobes from which the shape of the images is known well
 WIDE, SMALL, LARGE = 2.2, 8, 60  # half size of a window in widths of its lobe, and its limits in pixels
 
@@ -104,7 +104,7 @@ def shape_table(learned: Learned | None, lobes: int) -> np.ndarray:
         table[:SHAPE, 0], table[:SHAPE, 1] = learned.shape, np.sqrt(np.diag(learned.covariance))
         table[:SHAPE, 2:] = learned.covariance
         table[SHAPE : SHAPE + LIGHT, :2] = learned.before
-        table[SHAPE + LIGHT : -1, 0] = learned.gain, *learned.scale
+        table[SHAPE + LIGHT : -1, 0] = learned.gain, *learned.scale, learned.fault
     return table
 
 
@@ -113,5 +113,6 @@ def shape_of(table: np.ndarray | None) -> Learned | None:
     if table is None or not table[-1, 0] >= ENOUGH or not np.isfinite(table[0, 0]):
         return None
     light = np.ascontiguousarray(table[SHAPE : SHAPE + LIGHT, :2])
-    gain, scale = float(table[SHAPE + LIGHT, 0]), table[SHAPE + LIGHT + 1 : -1, 0].copy()
-    return Learned(table[:SHAPE, 0].copy(), np.ascontiguousarray(table[:SHAPE, 2:]), gain, light, scale)
+    gain, *scale, fault = (float(v) for v in table[SHAPE + LIGHT : -1, 0])
+    covariance = np.ascontiguousarray(table[:SHAPE, 2:])
+    return Learned(table[:SHAPE, 0].copy(), covariance, gain, light, np.array(scale), fault)
