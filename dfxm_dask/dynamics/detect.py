@@ -32,6 +32,7 @@ from dfxm_dask.schema import AXES, COUNTS, Variable, X, Y
 ROW = ("detection",)
 REASONS = ("saturated", "overlapping", "border", "misfit", "few_frames")
 SATURATED, OVERLAPPING, BORDER, MISFIT, FEW = (1 << k for k in range(len(REASONS)))
+UNDETERMINED = 5.0  # pixels: a core with a larger standard error is not a detection (our choice)
 WRITES = (
     Variable("frame", ROW, "int64", "1", "number of the frame"),
     Variable("time", ROW, "float64", "s", "time of the frame"),
@@ -106,7 +107,7 @@ def _rows(
     edge = np.minimum(np.minimum(row, y.size - 1 - row), np.minimum(column, x.size - 1 - column) * step_x / step_y)
     reason |= np.where(edge < reach, BORDER, 0)
     main = towards[0] if abs(towards[0]) * step_y >= abs(towards[1]) * step_x else towards[1]
-    return {
+    rows = {
         "frame": np.full(len(row), number, np.int64),
         "time": np.full(len(row), time),
         "y": _along(y, row),
@@ -120,6 +121,8 @@ def _rows(
         "sign": (found.sign * np.sign(main)).astype(np.int64),
         "detection_reason": reason,
     }
+    located = (error < UNDETERMINED).all(axis=1)
+    return {name: values[located] for name, values in rows.items()}
 
 
 def _published_rows(objects: np.ndarray, number: int, time: float, y: np.ndarray, x: np.ndarray) -> Arrays:
@@ -218,7 +221,8 @@ def detect(
     -------
     dict
         One row per dislocation and frame, in the order of frame, y and x. The position is that of the core, which
-        lies beside the bright lobe. The error contains the Fisher information of the fit, the error of the shape, and
+        lies beside the bright lobe. A core whose standard error exceeds 5 pixels
+        is left out. The error contains the Fisher information of the fit, the error of the shape, and
         the model error. The published recipe states no errors (NaN), and its position is the centroid of the bright
         and dark lobes together. An image that drifts on the camera moves all positions of its frame.
 

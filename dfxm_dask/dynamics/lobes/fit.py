@@ -27,7 +27,7 @@ MISFIT = 1.25  # chi squared per pixel above which errors grow with it
 MODEL_ERROR = 0.015, 0.04
 """Errors of the forward model along rows and columns in units of 1/q0 in the metric of the field, added in squares: the
 model contains only the rocking component of the acceptance, pixels of simulated movies sample the field at their
-centres, and images move between pixels by interpolation. From simulated movies of seeds 1 to 4 and 11."""
+centres, and images move between pixels by interpolation. Chosen on simulated movies of seeds 11 and 15."""
 CLOSE = 2.0  # distance in units of 1/q0 below which two images overlap
 
 
