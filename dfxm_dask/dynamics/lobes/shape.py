@@ -67,7 +67,7 @@ def prior(pitch: tuple[float, float], microscope: Microscope) -> tuple[np.ndarra
 
 
 class Geometry(NamedTuple):
-    """What ties the metric of the field and the shift along the sheet: both belong to one direction of the line."""
+    """Constants that relate the metric of the field to the shift along the sheet: both follow from the line direction."""
 
     pitch: tuple[float, float]
     shear: np.ndarray
