@@ -67,7 +67,7 @@ def prior(pitch: tuple[float, float], microscope: Microscope) -> tuple[np.ndarra
 
 
 class Geometry(NamedTuple):
-    """Constants that relate the metric of the field to the shift along the sheet: both follow from the line direction."""
+    """Constants that relate the metric of the field to the shift along the sheet: both follow from one line."""
 
     pitch: tuple[float, float]
     shear: np.ndarray
