@@ -24,6 +24,7 @@ ANGLES = {  # by nature, whatever was scanned
     "step_expected",
     "step_expected_error",
     "orientation",
+    "core_tilt",
 }
 FORBIDDEN = re.compile(
     r"^(its|the same|this|that|those|these|what|where|it|they|of|from|as)\b"

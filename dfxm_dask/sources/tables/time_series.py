@@ -87,7 +87,8 @@ def _frame_numbers(files: Sequence[str], counts: Sequence[int], partial: bool, a
         lost = f"lacks a file after {after}, and the other files have unequal numbers of frames"
         raise SourceError(asked, lost, "restore the files")
     number = np.concatenate([k * counts[0] + np.arange(n) for k, n in zip(numbers, counts, strict=True)])
-    lost = f"{number[-1] + 1 - total} frames are missing, the first after {after}"
+    lacking = number[-1] + 1 - total
+    lost = f"{lacking} {'frame is' if lacking == 1 else 'frames are'} missing, the first after {after}"
     if not partial:
         raise SourceError(asked, lost, "restore the files, or leave gaps in the time axis with --allow-partial")
     return number, lost
