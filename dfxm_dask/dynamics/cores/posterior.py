@@ -368,14 +368,15 @@ def joint_starts(window: Window, lines: np.ndarray, most: int) -> np.ndarray:
         )
     pixel = np.abs([window.y[1] - window.y[0], window.x[1] - window.x[0]])
     cells = np.prod((window.box[1] - window.box[0]) / np.tile(4 * pixel, cores) + 1)
-    count = int(min(max(2 ** np.ceil(np.log2(8 * cells)), 64), CANDIDATES))
+    blurred = window.blur_y.size > 1  # boxes about detections, smooth images: few starts are enough
+    count = int(min(max(2 ** np.ceil(np.log2(8 * cells)), 64), 64 if blurred else CANDIDATES))
     grid = qmc.Sobol(2 * cores, seed=0).random(count)
     grid[0] = 0.5
     samples = np.empty((count, 2 * cores + NUISANCES))
     samples[:, : 2 * cores] = window.box[0] + grid * (window.box[1] - window.box[0])
     samples[:, 2 * cores :] = window.mean
     values = _terms(thin, lines, samples, False)[:, 0]
-    chosen = np.argsort(values, kind="stable")[: 4 * most]
+    chosen = np.argsort(values, kind="stable")[: most if blurred else 4 * most]
     rough = [descend(thin, lines, samples[k], CAP, 1e-3, 15) for k in {0, *chosen.tolist()}]
     rough.sort(key=lambda one: one[1])
     return np.array([one[0] for one in rough[:most]])
