@@ -209,6 +209,7 @@ def test_ingest__hands_its_options_on(asked: dict[str, Any], tmp_path: Path) -> 
         "format": None,
         "positions": None,
         "repeats": None,
+        "time_step": None,
         "lattice": None,
         "hkl": None,
     }

@@ -38,6 +38,10 @@ def examples(annotation: Any) -> list[tuple[str, Any]]:
     if origin is tuple:
         words = typing.get_args(inner[0]) if typing.get_origin(inner[0]) else (0.25, 3)
         return [(",".join(map(str, words)), tuple(words)), (f"[{', '.join(map(str, words))}]", tuple(words))]
+    if origin is list and typing.get_origin(inner[0]) is list:
+        return [("[[0, 1, -1, 0, 1, -1]]", [[0.0, 1.0, -1.0, 0.0, 1.0, -1.0]])]
+    if origin is list and inner[0] in (int, float):
+        return [("[3, 2]", [3, 2])]
     if origin is list:
         return [MODELS[inner[0].__name__]]
     if getattr(annotation, "__name__", "") in MODELS:
