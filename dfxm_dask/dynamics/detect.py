@@ -122,6 +122,8 @@ def _rows(
         "detection_reason": reason,
     }
     located = (error < UNDETERMINED).all(axis=1)
+    for name in ("y_error", "x_error"):  # of a model that does not describe the image they would be too small
+        rows[name] = np.where(reason & MISFIT, np.nan, rows[name])
     return {name: values[located] for name, values in rows.items()}
 
 
@@ -221,10 +223,11 @@ def detect(
     -------
     dict
         One row per dislocation and frame, in the order of frame, y and x. The position is that of the core, which
-        lies beside the bright lobe. A core whose standard error exceeds 5 pixels
-        is left out. The error contains the Fisher information of the fit, the error of the shape, and
-        the model error. The published recipe states no errors (NaN), and its position is the centroid of the bright
-        and dark lobes together. An image that drifts on the camera moves all positions of its frame.
+        lies beside the bright lobe. A core whose standard error exceeds 5 pixels is left out. A core at which the
+        model does not describe the image (flag ``misfit``) has no error (NaN). The error contains the Fisher
+        information of the fit, the error of the shape, and the model error. The published recipe states no errors
+        (NaN), and its position is the centroid of the bright and dark lobes together. An image that drifts on the
+        camera moves all positions of its frame.
 
     Raises
     ------

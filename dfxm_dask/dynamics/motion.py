@@ -102,7 +102,8 @@ def _finish(summary: Arrays) -> Arrays:
 
 def _series(summary: Arrays, rows: np.ndarray) -> tuple[np.ndarray, Series, Series]:
     """Frames of a track and its positions along y and x."""
-    rows = rows[np.isfinite(summary["time"][rows])]  # numbers of frames would give a diffusivity per frame
+    # Numbers of frames instead of times would give a diffusivity per frame; a position without error is no evidence.
+    rows = rows[np.isfinite(summary["time"][rows] + summary["y_error"][rows] + summary["x_error"][rows])]
     time = summary["time"][rows]
     if (np.diff(time) <= 0).any():
         rows, time = rows[:0], time[:0]
