@@ -39,6 +39,9 @@ WRITES = (
     Variable("log_evidence", (CORE, CHARACTER), "float64", "1", "logarithm of the evidence of a character"),
     Variable("core_character", (CORE,), "int64", "1", "number of the most probable character, from 0"),
     Variable(
+        "core_plane", (CORE, OTHER, AXIS), "float64", "1", "components of y and x along e1 and n, across the line"
+    ),
+    Variable(
         "core_possible", (CORE, CHARACTER), "bool", "1", "character that the image does not exclude (log evidence)"
     ),
     Variable("core_ties", (CORE,), "int64", "1", "number of further characters that the image does not exclude"),
@@ -346,7 +349,7 @@ def locate(
             made = _located(image, y, x, at[group], reach, half, optics, table, camera, shared, seed, whole, sampling)
             found |= dict(zip(group, made, strict=True)) if whole else {group[0]: made[0]}
         rows += [(first + number, int(mine[k]), *found[k]) for k in range(len(mine))]
-    columns = _columns(rows, len(table))
+    columns = _columns(rows, table)
     columns["position_covariance"] += position_floor**2 * np.eye(2)
     return columns
 
@@ -395,18 +398,21 @@ def _located(
     return out
 
 
-def _columns(rows: list[tuple], characters: int) -> Arrays:
-    """Rows as the declared arrays."""
-    n = len(rows)
+def _columns(rows: list[tuple], table: np.ndarray) -> Arrays:
+    """Rows as the declared arrays; ``table`` contains e1 and n of every character."""
+    n, characters = len(rows), len(table)
     columns = list(zip(*rows, strict=True)) if n else [()] * 10
     frame, detection, position, covariance, evidence, character, possible, chi2, nuisances, flags = columns
     admitted = np.array(possible, bool).reshape(n, characters)
     shared = np.array(nuisances, np.float64).reshape(n, NUISANCES)
+    number = np.array(character, np.int64)
+    plane = table[number][:, [[1, 0], [4, 3]]] if n else np.zeros((0, 2, 2))
     return {
         "position": np.array(position, np.float64).reshape(n, 2),
         "position_covariance": np.array(covariance, np.float64).reshape(n, 2, 2),
         "log_evidence": np.array(evidence, np.float64).reshape(n, characters),
-        "core_character": np.array(character, np.int64),
+        "core_character": number,
+        "core_plane": np.where(number[:, None, None] >= 0, plane, np.nan),
         "core_possible": admitted,
         "core_ties": np.maximum(admitted.sum(axis=1) - 1, 0),
         "core_frame": np.array(frame, np.int64),
