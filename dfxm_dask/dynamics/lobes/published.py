@@ -1,9 +1,10 @@
-"""The published recipe for moving dislocations: wavelet band, threshold, and fast marching of the dark lobe."""
+"""The published recipe for moving dislocations: wavelet band, threshold, and a front that fills the dark lobe."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
+from skimage.graph import MCP_Geometric
 from skimage.measure import label, regionprops
 from skimage.morphology import closing, disk, remove_small_objects
 
@@ -18,17 +19,14 @@ MAD = 1.4826
 
 
 def dark_lobe(band: np.ndarray, row: int, column: int) -> np.ndarray:
-    """Dark lobe about a seed by fast marching: (y, x), bool, of the same shape as the band.
+    """Dark lobe about a seed by a marching front: (y, x), bool, of the same shape as the band.
 
-    The front is fast where the band is as low as at the seed and slow where it reaches the level around.
+    The front is fast where the band is as low as at the seed and slow where it reaches the level around. Its arrival
+    times are those of shortest paths over the eight neighbours, up to 8 % above those of the eikonal equation;
+    scikit-fmm, which solves that equation, would require a compiler at installation.
     """
-    import skfmm  # compiled, and needed by this recipe alone
-
     depth = np.clip(-band / max(-float(band[row, column]), 1e-12), 0.0, 1.0)
-    start = np.ones(band.shape)
-    start[row, column] = -1.0
-    times = skfmm.travel_time(start, 0.02 + depth, dx=1.0)
-    times = np.ma.filled(times, np.inf)
+    times, _ = MCP_Geometric(1 / (0.02 + depth)).find_costs([(row, column)])
     return np.asarray((times <= DARK_SIZE * NEIGHBOURHOOD / 2) & (depth > 0.5))
 
 
