@@ -419,6 +419,12 @@ def motion(
     >>> found = motion.finish(motion.kernel(frame, 0.25 * frame, *place.T, error, error, number))
     >>> bool(np.abs(found["stiffness"][0] - 19.0) < 3 * found["stiffness_error"][0])
     True
+
+    On a store, after a run of the recipe ``movie``:
+
+    >>> import dfxm_dask
+    >>> table = dfxm_dask.open_scan("movie.zarr")["dynamics"].to_dataset()    # doctest: +SKIP
+    >>> dfxm_dask.motion.gather(table, temperature=920.0)["spring_constant"]    # doctest: +SKIP
     """
     names = ("frame", "time", "y", "x", "y_error", "x_error", "track")
     columns = dict(zip(names, (frame, time, y, x, y_error, x_error, track), strict=True))

@@ -22,7 +22,7 @@ ERRORS = tuple(
 )
 SIGN = Variable("sign", (N,), "int64", "1", "side of the bright lobe: 1, -1, or 0 if unknown")
 TRACK = Variable(T, (N,), "int64", "1", "number of the track of the detection (-1: no track)")
-OTHER = Variable("track_other", (N,), "int64", "1", "number of a second track in the same image (-1: no second track)")
+OTHER = Variable("track_other", (N,), "int64", "1", "number of a second track in a shared image (-1: no second track)")
 REASONS = (
     (1, "merged_image"),
     (2, "more_than_two_tracks_in_image"),
@@ -289,6 +289,14 @@ def track(
     >>> found = track.finish(table)
     >>> found["track"].tolist(), found["track_detections"].tolist()
     ([0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1], [6, 6])
+
+    The same from a Dataset, such as the result of :func:`dfxm_dask.detect`:
+
+    >>> import dfxm_dask, xarray
+    >>> units = {"frame": "1", "time": "s", "y": "um", "x": "um", "y_error": "um", "x_error": "um"}
+    >>> table = {name: ("detection", table[name], {"units": unit}) for name, unit in units.items()}
+    >>> dfxm_dask.track.gather(xarray.Dataset(table))["track_detections"].values.tolist()
+    [6, 6]
     """
     names = ("frame", "time", "y", "x", "y_error", "x_error")
     columns = dict(zip(names, (frame, time, y, x, y_error, x_error), strict=True))

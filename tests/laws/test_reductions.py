@@ -37,7 +37,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 SIZES = {"z": 3, "y": 12, "x": 17, "phi": 7, "chi": 5, "patch_y": 1, "patch_x": 1, "scaling": 4, "piece": 200}
 SIZES |= {"image_number": 17, "image_column": 11}
 COMPONENTS = 3
-NAMES = sorted(n for n, r in load_reductions().items() if {*SPACE} & {d for v in r.reads for d in v.dims})
+EVERY = sorted(load_reductions())
+NAMES = [n for n in EVERY if {*SPACE} & {d for v in load_reductions()[n].reads for d in v.dims}]
 """Reductions of scans; those of tables alone have no blocks (see tests/dynamics)."""
 AXES_SETS = [("phi",), ("chi", "phi")]
 
@@ -147,6 +148,11 @@ def same(a: xr.Dataset, b: xr.Dataset, exact: bool = True) -> None:
 
 @pytest.fixture(params=NAMES)
 def reduction(request: pytest.FixtureRequest) -> Reduction:
+    return load_reductions()[request.param]
+
+
+@pytest.fixture(params=EVERY)
+def declared(request: pytest.FixtureRequest) -> Reduction:
     return load_reductions()[request.param]
 
 
@@ -269,53 +275,53 @@ def test_reduction__is_safe_on_dark_empty_and_nan(reduction: Reduction, axes: di
             assert not np.isinf(variable.values).any(), name
 
 
-def test_reduction__is_a_function_that_python_knows(reduction: Reduction) -> None:
-    assert getattr(dfxm_dask, reduction.name) is reduction
-    assert reduction.name in dir(dfxm_dask)
-    module = sys.modules[reduction.__module__]
-    assert (reduction.__name__, getattr(module, reduction.__qualname__)) == (reduction.name, reduction)
-    dataset, *given = inspect.signature(reduction).parameters.values()
+def test_reduction__is_a_function_that_python_knows(declared: Reduction) -> None:
+    assert getattr(dfxm_dask, declared.name) is declared
+    assert declared.name in dir(dfxm_dask)
+    module = sys.modules[declared.__module__]
+    assert (declared.__name__, getattr(module, declared.__qualname__)) == (declared.name, declared)
+    dataset, *given = inspect.signature(declared).parameters.values()
     assert (dataset.name, dataset.kind) == ("dataset", dataset.POSITIONAL_OR_KEYWORD)
-    asked = [p for p in inspect.signature(reduction.kernel).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    asked = [p for p in inspect.signature(declared.kernel).parameters.values() if p.kind is p.KEYWORD_ONLY]
     asked = [p for p in asked if p.name not in ("middle", "first")]
     assert [(p.name, p.kind, p.default) for p in given] == [(p.name, p.kind, p.default) for p in asked]
     assert all(p.annotation is not p.empty for p in given)
-    assert not hasattr(reduction, "__wrapped__")
-    assert pickle.loads(pickle.dumps(reduction)) is reduction
-    assert f"{reduction.name}(dataset: " in pydoc.render_doc(reduction, renderer=pydoc.plaintext)
+    assert not hasattr(declared, "__wrapped__")
+    assert pickle.loads(pickle.dumps(declared)) is declared
+    assert f"{declared.name}(dataset: " in pydoc.render_doc(declared, renderer=pydoc.plaintext)
 
 
-def test_reduction__docstring_is_for_its_caller(reduction: Reduction) -> None:
-    text = reduction.__doc__ or ""
+def test_reduction__docstring_is_for_its_caller(declared: Reduction) -> None:
+    text = declared.__doc__ or ""
     summary, sections = split(text)
-    assert summary == split(reduction.kernel.__doc__ or "")[0]
+    assert summary == split(declared.kernel.__doc__ or "")[0]
     assert list(sections)[:3] == ["Parameters", "Returns", "Raises"]
     assert "References" in sections or OWN_SOURCE in sections["Notes"]
-    assert f"dfxm_dask.{reduction.name}" in sections["Examples"]
+    assert f"dfxm_dask.{declared.name}" in sections["Examples"]
     assert ".kernel(" in sections["Examples"]
     assert max(map(len, text.splitlines())) <= 120
     named = entries(sections["Parameters"])
-    assert list(named) == ["dataset", *reduction.parameters.model_fields]
-    for variable in (*reduction.reads, *reduction.may_read):
+    assert list(named) == ["dataset", *declared.parameters.model_fields]
+    for variable in (*declared.reads, *declared.may_read):
         assert variable.long_name in named["dataset"]
-    assert all(variable.long_name in " ".join(sections["Returns"].split()) for variable in reduction.writes)
-    for name, field in reduction.parameters.model_fields.items():
+    assert all(variable.long_name in " ".join(sections["Returns"].split()) for variable in declared.writes)
+    for name, field in declared.parameters.model_fields.items():
         assert field.description, f"parameter {name} has no description"
         assert field.description[1:] in named[name]
 
 
-def test_kernel__docstring_names_only_what_is_declared(reduction: Reduction) -> None:
-    _, sections = split(reduction.kernel.__doc__ or "")
-    known = set(inspect.signature(reduction.kernel).parameters)
+def test_kernel__docstring_names_only_what_is_declared(declared: Reduction) -> None:
+    _, sections = split(declared.kernel.__doc__ or "")
+    known = set(inspect.signature(declared.kernel).parameters)
     assert set(entries(sections.get("Parameters", ""))) <= known
 
 
-def test_reduction__refuses_unknown_parameters_by_nearest_name(reduction: Reduction) -> None:
-    for name in reduction.parameters.model_fields:
+def test_reduction__refuses_unknown_parameters_by_nearest_name(declared: Reduction) -> None:
+    for name in declared.parameters.model_fields:
         with pytest.raises(ValueError, match=f"did you mean '{name}'"):
-            reduction.validate({name + "s": 1})
+            declared.validate({name + "s": 1})
     with pytest.raises(ValueError, match="is unknown"):
-        reduction.validate({"qqqqqq": 1})
+        declared.validate({"qqqqqq": 1})
 
 
 def test_reduction__refuses_a_missing_input(reduction: Reduction, axes: dict[str, str]) -> None:

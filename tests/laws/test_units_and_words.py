@@ -10,7 +10,7 @@ from dfxm_dask.catalogue import load_reductions
 from dfxm_dask.engine.shapes import check_axes, expanded_writes
 from dfxm_dask.errors import InputError
 from dfxm_dask.schema import SPACE, Variable, expand, rocking_axis
-from tests.laws.test_reductions import AXES_SETS, NAMES, computed, example, parameters
+from tests.laws.test_reductions import AXES_SETS, EVERY, NAMES, computed, example, parameters
 
 REDUCTIONS = load_reductions()
 ANGLES = {  # by nature, whatever was scanned
@@ -55,7 +55,7 @@ def test_units__follow_the_scan_axis(name: str, names: tuple[str, ...], units: s
         assert "{" not in result[variable].attrs["units"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_units__of_a_template_are_declared_as_those_of_its_axis(name: str) -> None:
     of_axis = [v for v in REDUCTIONS[name].writes if "{axis}" in v.name and "{other}" not in v.name]
     assert [v.name for v in of_axis if v.units not in ("{units}", "1") or "{axis}" not in v.long_name] == []
@@ -103,7 +103,7 @@ def test_lengths__are_needed_by_the_reductions_of_lengths() -> None:
     } <= set(OF_LENGTHS)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_long_names__stand_alone(name: str) -> None:
     axes, reduction = {"chi": "degree", "phi": "degree"}, REDUCTIONS[name]
     names = [v.long_name for declared in reduction.writes for v in expand(declared, axes)]
