@@ -5,7 +5,7 @@ precision and recall at 2 pixels along each axis, rms of rows and columns, rms o
 errors within 1 and 1.96 stated errors. The truth does not contain the drift of the images, which is added to it.
 ``--empty 100`` counts detections in frames without dislocation (photon noise, read-out noise, fixed pattern, hot
 pixels, stripes, flicker, and the border of the sample). ``--cache`` keeps simulated counts as npz. The model error
-was chosen on seeds 11 and 15.
+was chosen on seeds 1 to 4, 11 and 15.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 from dfxm_dask.dynamics.lobes.shape import Learned
 from dfxm_dask.dynamics.lobes.templates import LOG_STRETCH, SHAPE, SHEAR, SHEET, SMEAR_X, SMEAR_Y, fit_window, profile
 from dfxm_dask.dynamics.lobes.templates import window_terms as terms_of
-from dfxm_dask.dynamics.lobes.window import LOCAL, Window, distance
+from dfxm_dask.dynamics.lobes.window import JUMPS, LOCAL, Window, distance
 
 JOINED = 7.0  # distance of lobes in units of 1/q0 below which dislocations are fitted together
 LARGEST = 4  # dislocations fitted together
@@ -21,13 +21,12 @@ EXTRA = 18.0  # minus ln of the prior of a further dislocation, with the volume 
 CONTRADICTED = 4.0  # standard deviations of chi squared above which other configurations are tried
 TRIALS, TRIED = 120, 4  # random configurations of a contradicted fit, and how many of them are fitted
 SWEEPS = 2  # fits of every group with the fields of the others
-JUMPS = ((-0.25, 0.0), (0.25, 0.0), (-0.1, -0.05), (0.1, 0.05))  # rows and columns; see _settled()
 LEAST = 20  # pixels of a fit
 MISFIT = 1.25  # chi squared per pixel above which errors grow with it
-MODEL_ERROR = 0.015, 0.04
+MODEL_ERROR = 0.024, 0.04
 """Errors of the forward model along rows and columns in units of 1/q0 in the metric of the field, added in squares: the
 model contains only the rocking component of the acceptance, pixels of simulated movies sample the field at their
-centres, and images move between pixels by interpolation. Chosen on simulated movies of seeds 11 and 15."""
+centres, and images move between pixels by interpolation. Chosen on simulated movies of seeds 1 to 4, 11 and 15."""
 CLOSE = 2.0  # distance in units of 1/q0 below which two images overlap
 
 
@@ -270,9 +269,8 @@ def _trials(patch: Patch, around: Around, fit: Fit, learned: Learned) -> list[Fi
     for trial in range(TRIALS):
         number = len(fit.cores) + trial % 2
         lobes = patch.lobes[np.arange(number) % len(patch.lobes), :2]
-        cores = lobes + rng.uniform(-1, 1, (number, 2)) * spread * (
-            1 + trial % 3 / 2
-        )  # lobes that merge lie far from both cores
+        wide = spread * (1 + trial % 3 / 2)  # lobes that merge lie far from both cores
+        cores = lobes + rng.uniform(-1, 1, (number, 2)) * wide
         sign = rng.choice([-1.0, 1.0], number)
         if trial % 4 == 1:  # one more beside the present ones
             cores[:-1], sign[:-1] = fit.cores, fit.sign
@@ -295,8 +293,7 @@ def _trials(patch: Patch, around: Around, fit: Fit, learned: Learned) -> list[Fi
 def _settled(patch: Patch, around: Around, fit: Fit, learned: Learned) -> Fit:
     """The fit after jumps to neighbouring minima of its likelihood.
 
-    Pixels sample a field that changes within a pixel, so that the likelihood has several minima a fraction of a row
-    apart.
+    See :func:`.window.settle`, which does so for one dislocation while the shape is learned.
     """
     for k in range(len(fit.cores)):
         for jump in JUMPS:

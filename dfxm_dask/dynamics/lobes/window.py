@@ -68,7 +68,7 @@ def first_guess(lobe: np.ndarray, shape: np.ndarray, sign: float, peak: float) -
 
 
 class Part(NamedTuple):
-    """Pixels of one fit, with the dislocations whose fields count; the first is the fitted one."""
+    """Pixels of one fit, and the number of the fitted dislocation."""
 
     top: int
     left: int
@@ -79,21 +79,13 @@ class Part(NamedTuple):
     base: float
 
 
-def part_of(window: Window, k: int, local: np.ndarray, shape: np.ndarray, near: np.ndarray | None = None) -> Part:
-    """Pixels of a window that are nearest to dislocation k, out of those that are given."""
-    near = np.array([k]) if near is None else near
-    cores = local[:, 3:5]
-    rows, columns = fitted_box(window, cores[k], local[k, 2], shape)
+def part_of(window: Window, k: int, local: np.ndarray, shape: np.ndarray) -> Part:
+    """Pixels of a window about dislocation k."""
+    rows, columns = fitted_box(window, local[k, 3:5], local[k, 2], shape)
     counts = window.counts[rows, columns]
     good = np.isfinite(counts)
     top, left = window.top + rows.start, window.left + columns.start
-    if len(near) > 1:
-        i, j = top + np.arange(counts.shape[0])[:, None], left + np.arange(counts.shape[1])[None, :]
-        own = distance(i, j, cores[k], shape)
-        for other in near[1:]:
-            theirs = distance(i, j, cores[other], shape)
-            good &= (own < theirs) | ((own == theirs) & (k < other))
-    return Part(top, left, np.where(good, counts, 0.0), good, near, window.noise, float(window.lobe[4]))
+    return Part(top, left, np.where(good, counts, 0.0), good, np.array([k]), window.noise, float(window.lobe[4]))
 
 
 def fit_one(
