@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dfxm_dask.errors import IncompleteError, StoreError
-from dfxm_dask.schema import Variable, migrate
+from dfxm_dask.schema import SPACE, Variable, migrate
 from dfxm_dask.sources.wrong_kinds import not_a_store
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.metadata import check_store, read_node
@@ -151,7 +151,11 @@ def open_store(store: str | os.PathLike[str]) -> OpenStore:
 
 @dataclass(frozen=True)
 class Stored:
-    """Facts about a store that a plan requires, from the metadata alone."""
+    """Facts about a store that a plan requires, from the metadata alone.
+
+    ``edge`` and ``itemsize`` are the edge of the inner chunks in pixels and the bytes per count, or, without counts,
+    the bytes per pixel of the maps in ``raw``. ``counted`` is False for a set of reflections, which has no counts.
+    """
 
     path: str
     axes: dict[str, str]
@@ -163,6 +167,7 @@ class Stored:
     layers: tuple[int, ...]
     absent: tuple[str, ...]
     cropped: tuple[str, ...]
+    counted: bool
     opened: OpenStore = field(repr=False)
 
     @property
@@ -191,9 +196,8 @@ def describe(opened: OpenStore) -> Stored:
     if state is None or not state.complete:
         found = f"{len(state.done)} of {len(state.blocks)} layers" if state else "nothing"
         raise IncompleteError(f"raw data of {store}", f"{found} on disk", "run the ingest again to resume")
-    counts = open_array(Path(store, "raw", "counts"))
-    if counts is None:
-        raise IncompleteError(f"raw data of {store}", "counts have a foreign layout", "ingest the scan again")
+    counted = "raw/counts" in opened.nodes or "raw/centre" not in opened.nodes
+    edge, itemsize = _chunks(opened) if counted else _chunks_of_maps(opened)
     sizes = {name: opened.nodes[name]["shape"][0] for name in opened.arrays("")}
     attributes = {name: opened.nodes[name]["attributes"] for name in sizes}
     marked = {name: attrs["scan_axis"] for name, attrs in attributes.items() if "scan_axis" in attrs}
@@ -209,13 +213,38 @@ def describe(opened: OpenStore) -> Stored:
         sizes,
         units,
         int(root["unit_rows"]),
-        counts.chunk[-1],
-        counts.dtype.itemsize,
+        edge,
+        itemsize,
         layers,
         tuple((state.provenance or {}).get("absent", ())),
         tuple((state.provenance or {}).get("cropped", ())),
+        counted,
         opened,
     )
+
+
+def _chunks(opened: OpenStore) -> tuple[int, int]:
+    """Edge of the inner chunks of the counts in pixels, and bytes per count."""
+    counts = open_array(opened.path / "raw" / "counts")
+    if counts is None:
+        raise IncompleteError(f"raw data of {opened.path}", "counts have a foreign layout", "ingest the scan again")
+    return counts.chunk[-1], counts.dtype.itemsize
+
+
+def _chunks_of_maps(opened: OpenStore) -> tuple[int, int]:
+    """Edge of the inner chunks of the maps of a set of reflections in pixels, and bytes of all maps per pixel."""
+    edge, itemsize = 0, 0
+    for name in opened.arrays("raw"):
+        dims = opened.declared("raw", name).dims
+        if {"y", "x"} <= {*dims}:
+            array = open_array(opened.path / "raw" / name)
+            if array is None:
+                raise IncompleteError(
+                    f"raw data of {opened.path}", f"{name} has a foreign layout", "join the set again"
+                )
+            edge = array.chunk[dims.index("x")]
+            itemsize += array.dtype.itemsize * prod(n for d, n in zip(dims, array.shape, strict=True) if d not in SPACE)
+    return edge, itemsize
 
 
 @dataclass(frozen=True)
