@@ -39,6 +39,7 @@ from .rocking.rotation import classify_defects as classify_defects
 from .run.execute import run_recipe as run_recipe
 from .schema import Variable as Variable
 from .store.calibrate import calibrate as calibrate
+from .store.reflections.join import join as join
 from .store.scan import open_scan as open_scan
 from .view.answers import info as info
 from .view.answers import ingest as ingest
