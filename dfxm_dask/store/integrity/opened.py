@@ -84,7 +84,7 @@ class OpenStore:
         bad: dict[str, tuple[str, str]] = {}
         for step, state in self.states(group).items():
             absent = (state.provenance or {}).get("absent")
-            stale = stale_input(self.provenance, state.provenance) if state.provenance else None
+            stale = stale_input(self.provenance, state.provenance, self.path) if state.provenance else None
             if state.provenance is not None and state.lost:
                 lost = f"{', '.join(state.lost[:3])} is missing"
                 bad[step] = lost, "run the recipe again with --overwrite, or restore the file"
@@ -109,7 +109,9 @@ class OpenStore:
         return found
 
 
-def stale_input(provenance: Callable[[str], Mapping[str, Any]], made: Mapping[str, Any]) -> tuple[str, str] | None:
+def stale_input(
+    provenance: Callable[[str], Mapping[str, Any]], made: Mapping[str, Any], store: Path
+) -> tuple[str, str] | None:
     """Reason and remedy if an input of a result, direct or indirect, has changed or is missing; else None.
 
     Parameters
@@ -118,7 +120,11 @@ def stale_input(provenance: Callable[[str], Mapping[str, Any]], made: Mapping[st
         Maps a group to the provenance of its complete steps.
     made : mapping
         Provenance of the result.
+    store : Path
+        Store of the result.
     """
+    if (changed := changed_source(store, made)) is not None:
+        return changed
     for source, wanted in made.get("inputs", {}).items():
         upstream, _, name = source.partition("/")
         known = provenance(upstream)
@@ -126,8 +132,29 @@ def stale_input(provenance: Callable[[str], Mapping[str, Any]], made: Mapping[st
             return f"its input {source} is not complete", RESUME
         if known[name].get("digest") != wanted:
             return f"its input {source} {RECOMPUTED}", "run the recipe again with --overwrite"
-        if (deeper := stale_input(provenance, known[name])) is not None:
+        if (deeper := stale_input(provenance, known[name], store)) is not None:
             return deeper
+    return None
+
+
+def changed_source(store: Path, made: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Reason and remedy if another store, from which a set of reflections was joined, has changed; else None.
+
+    Sources that no longer exist count as unchanged: the set contains copies of all maps.
+    """
+    for source in made.get("sources", ()):
+        path = Path(store).resolve().parent / str(source["store"])
+        for key, wanted in source["digests"].items():
+            group, _, step = key.partition("/")
+            try:
+                now = ledger.group_provenance(path, group)[1].get(step, {}).get("digest")
+            except StoreError:
+                continue
+            if now != wanted and os.path.lexists(path / "zarr.json"):
+                return (
+                    f"the step {step} of its source {path.name} {RECOMPUTED}",
+                    "run dfxm-dask join again with --overwrite, then the recipe",
+                )
     return None
 
 
@@ -195,7 +222,10 @@ def describe(opened: OpenStore) -> Stored:
     state = opened.states("raw").get("ingest")
     if state is None or not state.complete:
         found = f"{len(state.done)} of {len(state.blocks)} layers" if state else "nothing"
-        raise IncompleteError(f"raw data of {store}", f"{found} on disk", "run the ingest again to resume")
+        remedy = "run the ingest again to resume (the join, for a set of reflections)"
+        raise IncompleteError(f"raw data of {store}", f"{found} on disk", remedy)
+    if (changed := changed_source(store, state.provenance or {})) is not None:
+        raise IncompleteError(f"raw data of {store}", *changed)
     counted = "raw/counts" in opened.nodes or "raw/centre" not in opened.nodes
     edge, itemsize = _chunks(opened) if counted else _chunks_of_maps(opened)
     sizes = {name: opened.nodes[name]["shape"][0] for name in opened.arrays("")}
@@ -258,7 +288,7 @@ class Source:
 
 def readable(stored: Stored) -> dict[str, Source]:
     """Readable variables of the store: raw data, and the results of complete, current steps."""
-    opened, absent = stored.opened, set(stored.absent)
+    opened, absent, store = stored.opened, set(stored.absent), stored.opened.path
     # Raw data are complete: describe() has checked this.
     found = {name: Source("raw", "ingest", opened.declared("raw", name)) for name in opened.arrays("raw")}
     for group in (g for g in opened.groups() if g != "raw"):
@@ -266,6 +296,6 @@ def readable(stored: Stored) -> dict[str, Source]:
         for step, state in opened.states(group).items():
             made = state.provenance or {}
             only_absent = bool(state.complete and absent and set(made.get("absent", ())) == absent)
-            if step not in bad or (only_absent and stale_input(opened.provenance, made) is None):
+            if step not in bad or (only_absent and stale_input(opened.provenance, made, store) is None):
                 found |= {name: Source(group, step, opened.declared(group, name)) for name in state.writes}
     return found

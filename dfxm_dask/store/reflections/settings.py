@@ -16,6 +16,8 @@ from dfxm_dask.store.reflections.recorded import FRAMES, Reflection
 
 APART = 1.0
 """degree: largest deviation of a recorded or stated motor from the setting that UB, hkl and energy require."""
+TOLD = 0.1
+"""degree: deviations above which a remark reports them."""
 TURNED = 0.1
 """degree: largest difference between the orientations that the stores of a set record."""
 TILTED = 0.2
@@ -243,7 +245,7 @@ def _setting(
             "check the orientation of the crystal (x, z of the lattice), hkl, and the motors",
         )
     remark = []
-    if away[best].max() > 0.01:
+    if away[best].max() > TOLD:
         stated = ", ".join(f"{w} {m:g}" for w, m in (("omega", omega), ("eta", eta)) if m is not None)
         used = f"omega {solutions[best][0]:.4f}, eta {solutions[best][1]:.4f}"
         remark.append(f"{name}: {stated} recorded or stated, {used} follow from UB and energy and are used")
