@@ -1,0 +1,1 @@
+"""Strain: the deformation gradient of every pixel from several reflections."""
