@@ -28,6 +28,7 @@ OWN = (
     "dfxm_dask.view.components.page",
     "dfxm_dask.view.boundaries.kind",
     "dfxm_dask.view.dynamics.kinds",
+    "dfxm_dask.view.strain.kinds",
     "dfxm_dask.view.figures.frames",
     "dfxm_dask.view.figures.truth",
     "dfxm_dask.view.figures.overview",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,10 @@ SQUARE = 1.55  # inches: sides of the key and of the distribution
 BINS = 60
 
 
+Disc = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Colours (..., 3) of positions in the unit disc."""
+
+
 @dataclass(frozen=True)
 class Key:
     """Ellipse of orientations that the colours span.
@@ -50,17 +55,24 @@ class Key:
     middle, half : (float, float)
         Centre and half axes of the ellipse along both, in ``units``.
     units : (str, str)
+    disc : callable, optional
+        Colours of the unit disc; by default :func:`disc_colours`.
     """
 
     axes: tuple[str, str]
     middle: tuple[float, float]
     half: tuple[float, float]
     units: tuple[str, str]
+    disc: Disc | None = None
+
+    def of_disc(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Colours of positions in the unit disc."""
+        return (self.disc or disc_colours)(first, second)
 
     def colours(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Colours of two centres of mass, (..., 3) from 0 to 1; NaN where one is unknown."""
         u, v = ((c - m) / h for c, m, h in zip((first, second), self.middle, self.half, strict=True))
-        return disc_colours(u, v)
+        return self.of_disc(u, v)
 
     def span(self, index: int) -> tuple[float, float]:
         """Lowest and highest position of an axis inside the key."""
@@ -193,7 +205,7 @@ def draw_key(axes: Axes, key: Key) -> None:
     place = np.linspace(-1, 1, 301)
     first, second = np.meshgrid(place, place, indexing="ij")
     inside = np.hypot(first, second) <= 1
-    image = np.dstack([disc_colours(first, second), inside])
+    image = np.dstack([key.of_disc(first, second), inside])
     axes.imshow(image, extent=(*key.span(1), *key.span(0)), origin="lower", aspect="auto", interpolation="nearest")
     ring = Ellipse(key.middle[::-1], 2 * key.half[1], 2 * key.half[0], fill=False, edgecolor="0.3", linewidth=0.6)
     axes.add_patch(ring)
