@@ -34,12 +34,14 @@ from .frames.zingers import zingers as zingers
 from .rocking.fit_curves import fit_curves as fit_curves
 from .rocking.integrated_curve import integrated_curve as integrated_curve
 from .rocking.kam import kam as kam
+from .rocking.moment_errors import moment_errors as moment_errors
 from .rocking.moments import moments as moments
 from .rocking.mosaicity import mosaicity as mosaicity
 from .rocking.rotation import classify_defects as classify_defects
 from .run.execute import run_recipe as run_recipe
 from .schema import Variable as Variable
 from .store.calibrate import calibrate as calibrate
+from .store.reflections.join import join as join
 from .store.scan import open_scan as open_scan
 from .strain.deformation import deformation as deformation
 from .strain.vectors import scattering_vectors as scattering_vectors

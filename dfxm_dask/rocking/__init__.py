@@ -7,7 +7,8 @@ the local tilt, its width the spread of tilts (and strains) along the line throu
 convolved with the divergence and bandwidth of the beam.
 
 ``moments`` computes position, width, skewness and kurtosis as moments about the mean: no model, one pass, exact for
-several peaks, but sensitive to the tails; the background must be right and the scan must reach it. ``fit_curves`` fits
+several peaks, but sensitive to the tails; the background must be right and the scan must reach it. ``moment_errors``
+computes the standard errors of these moments. ``fit_curves`` fits
 one Gaussian, Lorentzian or pseudo-Voigt with its own background: robust against the tails, with an uncertainty, but
 wrong where the curve has several peaks. In a clean crystal the two agree; where they differ (or ``flags`` report a
 truncated or multimodal curve), look at the curve.
@@ -22,8 +23,18 @@ whether the scan covers the reflection, and is the first result to look at.
 from dfxm_dask.rocking.fit_curves import fit_curves
 from dfxm_dask.rocking.integrated_curve import integrated_curve
 from dfxm_dask.rocking.kam import kam
+from dfxm_dask.rocking.moment_errors import moment_errors
 from dfxm_dask.rocking.moments import moments
 from dfxm_dask.rocking.mosaicity import colour_key, mosaicity
 from dfxm_dask.rocking.rotation import classify_defects
 
-__all__ = ["classify_defects", "colour_key", "fit_curves", "integrated_curve", "kam", "moments", "mosaicity"]
+__all__ = [
+    "classify_defects",
+    "colour_key",
+    "fit_curves",
+    "integrated_curve",
+    "kam",
+    "moment_errors",
+    "moments",
+    "mosaicity",
+]

@@ -70,6 +70,15 @@ FLAGS = Variable(
     ),
 )
 
+LitAbove = Annotated[
+    float,
+    Field(ge=0, description="least peak above background of a lit pixel", json_schema_extra={"unit": "count"}),
+]
+NoiseCut = Annotated[
+    float,
+    Field(ge=0, description="counts less than noise_cut standard deviations above background get zero weight"),
+]
+
 
 def cut_in_counts(name: str, noise_cut: float, noise: np.ndarray | None) -> float:
     """A cut in standard deviations as counts.
@@ -158,14 +167,8 @@ def moments(
     frame_scale: np.ndarray | None = None,
     *,
     background: PlainBackground = None,
-    lit_above: Annotated[
-        float,
-        Field(ge=0, description="least peak above background of a lit pixel", json_schema_extra={"unit": "count"}),
-    ] = 0.0,
-    noise_cut: Annotated[
-        float,
-        Field(ge=0, description="counts less than noise_cut standard deviations above background get zero weight"),
-    ] = 0.0,
+    lit_above: LitAbove = 0.0,
+    noise_cut: NoiseCut = 0.0,
     edge_fraction: Annotated[
         float,
         Field(
