@@ -7,7 +7,6 @@ line, and one field serves all frames.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import cos
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +22,10 @@ from dfxm_dask.optics.instrument.microscope import Microscope
 
 STEPS = 256  # of the table of the window per unit of the argument of its error functions
 SLOPES = 4  # derivatives: two across the line, and the angles phi and chi
+
+
+NO_LINE = np.concatenate([np.eye(3).ravel(), np.zeros(4), np.ones(1), np.zeros(1)])
+"""Row of a table of lines without a field."""
 
 
 class ScanOptics(NamedTuple):
@@ -142,18 +145,20 @@ def flat_images(optics: ScanOptics) -> np.ndarray:
     """Acceptance (frame,) of the undistorted lattice in every frame."""
     out = np.empty((len(optics.shifts), 1, 1))
     one = np.zeros(1)
-    line_images(one, one, np.zeros(15), np.zeros(2), np.zeros(3), optics, out, np.empty((0, 0, 0, 0)))
+    line_images(one, one, NO_LINE, np.zeros(2), np.zeros(3), optics, out, np.empty((0, 0, 0, 0)))
     return out[:, 0, 0]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
 def _exponential(x):
-    # exp(-x) for x >= 0, to 2e-7 of the value at zero: it vectorises, the function of the library does not.
-    y = 1.0 - x * (1.0 / 4096) * (1.0 - x * (0.5 / 4096) * (1.0 - x * (1.0 / 12288)))
-    y = max(y, 0.0) if x < 4096.0 else 0.0
-    for _ in range(12):
-        y = y * y
-    return y
+    # exp(-x) for x >= 0 to 3e-5 of the value at zero: unlike the function of the library it vectorises.
+    y = min(x, 32.0) * (1.0 / 32)
+    y = 1.0 - y * (1.0 - y * (0.5 - y * (1.0 / 6)))
+    y = y * y
+    y = y * y
+    y = y * y
+    y = y * y
+    return y * y
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
@@ -195,47 +200,39 @@ def _deviations(us, vs, row, direction, matrix, poisson, gradient, q, du, dv):
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
 def _accepted(q, shift, optics, gradient, out, dq):
-    # Acceptance of deviations q + shift, and its derivatives by them.
-    window, k, along, wing, step, roll = (
-        optics.window, optics.quadratic, optics.along, optics.wing, optics.step, optics.roll,
-    )  # fmt: skip
+    # Acceptance of deviations q + shift, and its derivatives by them. Loops without branches, which vectorise.
+    window, k, wing = optics.window, optics.quadratic, optics.wing
     k00, k01, k02, k11, k12, k22 = k[0, 0], k[0, 1], k[0, 2], k[1, 1], k[1, 2], k[2, 2]
-    a0, a1, a2 = along
-    s0, s1, s2 = shift
-    last, end = window.shape[0] - 2, wing.shape[0] - 2
-    tailed = wing[0] > 0.0
-    inverse = 1.0 / step
+    a0, a1, a2 = optics.along[0], optics.along[1], optics.along[2]
+    s0, s1, s2 = shift[0], shift[1], shift[2]
+    last, end = window.shape[0] - 1.001, wing.shape[0] - 1.001
+    inverse, roll = 1.0 / optics.step, optics.roll
     for p in range(q.shape[1]):
         q0, q1, q2 = q[0, p] + s0, q[1, p] + s1, q[2, p] + s2
         s = a0 * q0 + a1 * q1 + a2 * q2
-        place = min(abs(s) * STEPS, last + 0.999)
-        low = np.int64(place)
+        place = min(abs(s) * STEPS, last)
+        low = np.int32(place)
         slope = window[low + 1] - window[low]
-        value = window[low] + (place - low) * slope
         h0, h1, h2 = k00 * q0 + k01 * q1 + k02 * q2, k01 * q0 + k11 * q1 + k12 * q2, k02 * q0 + k12 * q1 + k22 * q2
         fall = _exponential(max(0.5 * (q0 * h0 + q1 * h1 + q2 * h2), 0.0))
-        value *= fall
+        value = (window[low] + (place - low) * slope) * fall
         out[p] = value
         if gradient:
-            slope *= fall * STEPS
-            if s < 0:
-                slope = -slope
+            slope *= np.copysign(fall * STEPS, s)
             dq[0, p], dq[1, p], dq[2, p] = slope * a0 - value * h0, slope * a1 - value * h1, slope * a2 - value * h2
-        if tailed:
-            place = abs(q0) * inverse
-            across = _exponential(roll * q1 * q1)
-            if place < end:
-                low = np.int64(place)
-                slope = wing[low + 1] - wing[low]
-                value = (wing[low] + (place - low) * slope) * across
-                slope *= inverse * across
-            else:  # far out, a Lorentzian of the whole box
-                value = wing[end] * (end / place) ** 2 * across
-                slope = -2.0 * value * inverse / place
-            out[p] += value
-            if gradient:
-                dq[0, p] += slope if q0 > 0 else -slope
-                dq[1, p] -= 2.0 * roll * q1 * value
+    if wing[0] == 0.0:
+        return
+    for p in range(q.shape[1]):
+        q0, q1 = q[0, p] + s0, q[1, p] + s1
+        place = min(abs(q0) * inverse, end)
+        low = np.int32(place)
+        slope = wing[low + 1] - wing[low]
+        across = _exponential(roll * q1 * q1)
+        value = (wing[low] + (place - low) * slope) * across
+        out[p] += value
+        if gradient:
+            dq[0, p] += np.copysign(slope * inverse * across, q0)
+            dq[1, p] -= 2.0 * roll * q1 * value
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -302,6 +299,56 @@ def line_images(y, x, row, position, tilt, optics, images, slopes):
                     slopes[f, 2, i, j], slopes[f, 3, i, j] = by_phi, by_chi
 
 
-def half_box(microscope: Microscope) -> float:
-    """Half width (rad) of the rocking curve of the undistorted lattice."""
-    return cos(microscope.theta) * min(microscope.divergence_v_cut, 1.0)
+@njit(cache=True, nogil=True, error_model="numpy")
+def contrast_images(y, x, row, optics, near, flat, images):
+    """Accepted intensity less that of the undistorted lattice, of a line through the origin; for searches.
+
+    Parameters
+    ----------
+    y, x, row, optics, images
+        See :func:`line_images`.
+    near : float
+        Points whose deviation is smaller than this contribute in first order: they are most of an image.
+    flat : array (frame,)
+        Acceptance of the undistorted lattice.
+    """
+    points, weights = optics.points, optics.weights
+    n, m = x.shape[0], weights.shape[0]
+    size = n * m
+    us, vs, q, none = np.empty(size), np.empty(size), np.empty((3, size)), np.empty((3, 0))
+    frames = images.shape[0]
+    tangent, out = np.empty((frames, 3)), np.empty(size)
+    origin, one, dq = np.zeros((3, 1)), np.empty(1), np.empty((3, 1))
+    for f in range(frames):
+        _accepted(origin, optics.shifts[f], optics, True, one, dq)
+        tangent[f] = dq[:, 0]
+    owner, part = np.empty(size, np.int64), np.empty(size)
+    sums = np.empty((3, n))
+    for i in range(y.shape[0]):
+        for j in range(n):
+            for k in range(m):
+                px, py, pz = x[j] + points[k, 0], y[i] + points[k, 1], points[k, 2]
+                us[j * m + k] = row[0] * px + row[1] * py + row[2] * pz
+                vs[j * m + k] = row[3] * px + row[4] * py + row[5] * pz
+        _deviations(us, vs, row, optics.direction, optics.matrix, optics.poisson, False, q, none, none)
+        sums[:] = 0.0
+        count = 0
+        for j in range(n):
+            for k in range(m):
+                p = j * m + k
+                q0, q1, q2 = q[0, p], q[1, p], q[2, p]
+                if abs(q0) > near or abs(q1) + abs(q2) > 5.0 * near:
+                    # Collected at the front, which the loop has passed.
+                    q[0, count], q[1, count], q[2, count] = q0, q1, q2
+                    owner[count], part[count] = j, weights[k]
+                    count += 1
+                else:
+                    sums[0, j] += weights[k] * q0
+                    sums[1, j] += weights[k] * q1
+                    sums[2, j] += weights[k] * q2
+        for f in range(frames):
+            _accepted(q[:, :count], optics.shifts[f], optics, False, out, none)
+            for j in range(n):
+                images[f, i, j] = tangent[f, 0] * sums[0, j] + tangent[f, 1] * sums[1, j] + tangent[f, 2] * sums[2, j]
+            for p in range(count):
+                images[f, i, owner[p]] += part[p] * (out[p] - flat[f])
