@@ -147,6 +147,11 @@ def demo_scan() -> Path:
     " [default: smeared; none for deformed and reflections]",
 )
 @click.option(
+    "--network",
+    type=FILE,
+    help="Dislocation network for the preset network: a file of ParaDiS or ExaDiS. [default: loops at random]",
+)
+@click.option(
     "--format",
     type=click.Choice(["zarr", "bliss"]),
     default="zarr",
@@ -157,13 +162,14 @@ def demo_scan() -> Path:
 def simulate(preset: str, out: Path, cluster: str | None, workers: int | None, **options: Any) -> None:
     """Simulate a scan with known truth.
 
-    PRESET is easy, hard, multigrain, al002, movie, movie_long, movie_crowded, movie_empty, reflections, empty or
-    deformed. A simulation that was stopped continues where it stopped.
+    PRESET is easy, hard, multigrain, al002, movie, movie_long, movie_crowded, movie_empty, reflections,
+    network, empty or deformed. A simulation that was stopped continues where it stopped.
 
     \b
     Examples:
       dfxm-dask simulate easy easy.zarr
       dfxm-dask simulate hard hard.h5 --format bliss --layers 4
+      dfxm-dask simulate network network.zarr --network restart.data --workers 2
     """
     from dfxm_dask.phantoms.presets import PRESETS
     from dfxm_dask.view.tables import say

@@ -17,6 +17,8 @@ from dfxm_dask.optics.crystal import (
     susceptibility,
 )
 from dfxm_dask.optics.defects.dislocation import LINE
+from dfxm_dask.optics.defects.network import Network, placed
+from dfxm_dask.optics.defects.paradis import read_network
 from dfxm_dask.optics.defects.scene import Loop, Scene
 from dfxm_dask.optics.defects.segments import polygon_loop
 from dfxm_dask.optics.defects.subgrains import Built, plane_wall, tilt_junction
@@ -53,6 +55,8 @@ class Frame:
         Rotation from the grain to the axes of the store.
     shape, pixel, z
         See :class:`~dfxm_dask.phantoms.phantom.Phantom`.
+    network : str or None
+        File of a dislocation network.
     """
 
     name: str
@@ -66,6 +70,7 @@ class Frame:
     shape: tuple[int, int]
     pixel: tuple[float, float]
     z: tuple[float, ...]
+    network: str | None = None
 
     @property
     def box(self) -> np.ndarray:
@@ -146,6 +151,38 @@ def loops(at: Frame, count: int) -> tuple[Loop, ...]:
         nodes = polygon_loop(centre, at.direction(*planes[which]), radius, 6)
         made.append(Loop(nodes, at.burgers(*directions[which]), CORE))
     return tuple(made)
+
+
+LOOPS = 0.02  # per um³: a line density of 0.15 per um²
+
+
+def network(at: Frame) -> Network:
+    """Segments of a file about the middle of the volume, in the axes of its crystal; without a file, loops at random.
+
+    The loops, of 16 sides and 0.5 to 2 um radius, lie on {111} planes in the volume and 3 um around it.
+    """
+    if at.network is not None:
+        length = 0.5e-4 * float(at.crystal.cell[0]) * np.sqrt(2.0)
+        found = read_network(at.network, burgers_length=length, core=CORE)
+        return placed(found, at.grain, at.box.mean(0) - at.grain @ found.cell.sum(0) / 2)
+    planes, directions = slip_systems()
+    low, size = at.box[0] - 3, at.box[1] - at.box[0] + 6
+    count, sides = max(1, round(LOOPS * float(np.prod(size)))), 16
+    chosen = at.rng.integers(12, size=count)
+    nodes = [
+        polygon_loop(low + size * at.rng.uniform(size=3), at.direction(*planes[k]), at.rng.uniform(0.5, 2), sides)
+        for k in chosen
+    ]
+    first = np.arange(count * sides).reshape(count, sides)
+    return Network(
+        nodes=np.concatenate(nodes),
+        segments=np.stack([first, np.roll(first, -1, axis=1)], axis=-1).reshape(-1, 2),
+        burgers=np.repeat([at.burgers(*directions[k]) for k in chosen], sides, axis=0),
+        normals=np.repeat([at.direction(*planes[k]) for k in chosen], sides, axis=0),
+        core=CORE,
+        cell=np.zeros((3, 3)),
+        origin=low,
+    )
 
 
 def bending(at: Frame, amplitude: float, count: int = 4, lengths: tuple[float, float] = (40, 120)) -> dict[str, Any]:

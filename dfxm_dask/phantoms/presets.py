@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ from dfxm_dask.phantoms.contents import (
     free_lines,
     junction,
     loops,
+    network,
     phantom,
     tilt_plane,
     wander,
@@ -119,6 +121,11 @@ def _al002(at: Frame) -> tuple[Phantom, ...]:
 
 def _empty(at: Frame) -> tuple[Phantom, ...]:
     return (phantom(at, assembled(at, (), free_lines(at, 0.0), (), 1e-5)),)
+
+
+def _network(at: Frame) -> tuple[Phantom, ...]:
+    scene = Scene(poisson=at.crystal.poisson, network=network(at), **bending(at, 5e-6))
+    return (phantom(at, scene),)
 
 
 def _deformed(at: Frame) -> tuple[Phantom, ...]:
@@ -242,6 +249,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "movie_empty": Preset(_movie_empty, 1, (256, 256), "100 frames without any dislocation"),
     "reflections": Preset(_reflections, 1, (64, 64), "four reflections of one strained field, with F"),
+    "network": Preset(_network, 4, (512, 512), "thousands of segments: a ParaDiS or ExaDiS file, or loops at random"),
     "empty": Preset(_empty, 2, (512, 512), "no dislocation"),
     "deformed": Preset(_deformed, 2, (512, 512), "cold-worked: no weak beam at all"),
 }
@@ -254,6 +262,7 @@ def build(
     shape: tuple[int, int] | None = None,
     seed: int = 0,
     strong_beam: StrongBeam | Literal["none"] | None = None,
+    network: str | Path | None = None,
 ) -> tuple[Phantom, ...]:
     """The phantoms of a preset: one, or one for each reflection.
 
@@ -269,11 +278,16 @@ def build(
     strong_beam : str, optional
         "smeared" or "sharp" (see :class:`~dfxm_dask.phantoms.phantom.Phantom`), or "none" (kinematic). Default:
         smeared; none in the presets ``deformed`` and ``reflections``.
+    network : path, optional
+        File of ParaDiS or ExaDiS for the preset ``network``, in units of the Burgers vector of aluminium.
 
     Raises
     ------
     InputError
-        Unknown preset (with the nearest name), an unknown strong beam, or a size or seed out of range.
+        Unknown preset (with the nearest name), an unknown strong beam, a size or seed out of range, or a network in
+        another preset.
+    SourceError
+        A file that does not contain a network; see :func:`~dfxm_dask.optics.defects.paradis.read_network`.
 
     Examples
     --------
@@ -305,7 +319,11 @@ def build(
         "reflections": {"hkl": (1, 1, 3), "microscope": replace(find_microscope("oblique_al113"), eta=0.0)},
     }
     at = frame(name, seed, count, (int(size[0]), int(size[1])), **scopes.get(name, {"turn": np.deg2rad(50.0) + aside}))
-    made = preset.build(at)
+    if network is not None and name != "network":
+        raise InputError(
+            f"preset {name!r}", "has no network of segments", "simulate the preset network, or leave network out"
+        )
+    made = preset.build(replace(at, network=None if network is None else str(network)))
     if strong_beam is None:
         return made
     if strong_beam == "none":

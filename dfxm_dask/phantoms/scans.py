@@ -71,6 +71,7 @@ def simulate(
     shape: tuple[int, int] | None = None,
     seed: int = 0,
     strong_beam: Literal["smeared", "sharp", "none"] | None = None,
+    network: str | Path | None = None,
     format: Literal["zarr", "bliss"] = "zarr",
     overwrite: bool = False,
     each: Each = map,
@@ -85,7 +86,7 @@ def simulate(
     ----------
     preset : str
         "easy", "hard", "multigrain", "al002", "movie", "movie_long", "movie_crowded", "movie_empty",
-        "reflections", "empty" or "deformed".
+        "reflections", "network", "empty" or "deformed".
     out : path, optional
         Store or master file to write. Without it, counts and truth are Dask arrays of one block per layer.
     layers, shape : int, (y, x), optional
@@ -97,6 +98,9 @@ def simulate(
         The lattice that the strong beam follows. "smeared" (default): the true lattice with its dislocations, smeared
         by the width that Takagi-Taupin shows. "sharp": subgrains that meet at a plane without width. "none": no strong
         beam, as in kinematic diffraction (default of ``deformed`` and ``reflections``).
+    network : path, optional
+        Dislocation network of the preset ``network``: a file of ParaDiS or ExaDiS (``.data``), in the axes of the
+        crystal and in units of the Burgers vector of aluminium. Without a file, the preset draws loops from the seed.
     format : str
         "zarr": a store with groups ``raw`` and ``truth``. "bliss": ``out`` is a master file with LIMA files in folders
         beside it, as a beamline writes them, and the truth is in ``<out>_truth.zarr``.
@@ -115,6 +119,8 @@ def simulate(
     ------
     InputError
         Unknown preset (with the nearest name), or a size out of range.
+    SourceError
+        A file that does not contain a network.
     StoreError
         The target has other content, or cannot be written.
 
@@ -130,7 +136,7 @@ def simulate(
 
     if format not in ("zarr", "bliss"):
         raise InputError(f"format {format!r}", "is unknown", "use zarr or bliss")
-    phantoms = build(preset, layers=layers, shape=shape, seed=seed, strong_beam=strong_beam)
+    phantoms = build(preset, layers=layers, shape=shape, seed=seed, strong_beam=strong_beam, network=network)
     if out is None:
         trees = [lazy_scan(p) for p in phantoms]
     else:

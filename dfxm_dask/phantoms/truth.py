@@ -64,6 +64,10 @@ def tables(phantom: Phantom) -> Table:
     every = phantom.scene.lines
     burgers = [*every["burgers"], *(loop.burgers for loop in phantom.scene.loops)]
     directions = [*every["line"], *(np.full(3, np.nan) for _ in phantom.scene.loops)]
+    if phantom.scene.network is not None:
+        start, end = phantom.scene.network.ends
+        burgers += [*phantom.scene.network.burgers]
+        directions += [*(end - start) / np.linalg.norm(end - start, axis=1)[:, None]]
     pair = ("dislocation", "xyz")
     out["dislocation_burgers"] = (pair, np.reshape(burgers, (-1, 3)), _attrs("um", "Burgers vector of the dislocation"))
     out["dislocation_line"] = (

@@ -9,8 +9,9 @@ import pytest
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.defects.deformation import deformation, reciprocal
-from dfxm_dask.optics.defects.dislocation import accumulate_lines, frames, gradient, line_table, lines, stroh
+from dfxm_dask.optics.defects.dislocation import accumulate_lines, frames, gradient, line_table, lines
 from dfxm_dask.optics.defects.points import columns
+from dfxm_dask.optics.defects.stroh import stroh
 
 POISSON = 0.334
 REFERENCE = Path(__file__).parents[1] / "references" / "segments.npz"
@@ -340,6 +341,8 @@ def test_stroh__core_softens_and_bad_moduli_are_refused() -> None:
     np.testing.assert_allclose(stroh(far, line, **law), stroh(far, bare, **law), atol=1e-10)
     with pytest.raises(InputError, match="has no core"):
         stroh(np.zeros(3), bare, **law)
-    for bad in ((3, 1, 1), (1, 2, 1), (3, 1, -1)):
-        with pytest.raises(InputError, match="stable cubic crystal"):
+    for bad, words in (((3, 1, 1), "isotropic"), ((1, 2, 1), "stable cubic"), ((3, 1, -1), "stable cubic")):
+        with pytest.raises(InputError, match=words):
             stroh(np.ones(3), line, moduli=bad, axes=np.eye(3))
+    with pytest.raises(InputError, match="give a rotation"):
+        stroh(np.ones(3), line, moduli=ALUMINIUM, axes=2 * np.eye(3))

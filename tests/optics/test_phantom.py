@@ -392,6 +392,7 @@ def test_presets__say_what_they_are():
         "movie_crowded",
         "movie_empty",
         "reflections",
+        "network",
         "empty",
         "deformed",
     }

@@ -1,4 +1,4 @@
-"""Straight dislocations: their distortion in an isotropic body and in a cubic crystal.
+"""Straight dislocations: their distortion in an isotropic body.
 
 Lengths in um. beta_ij = du_i/dx_j. A line has the direction t and the Burgers vector b such that the closed integral of
 beta·dl, counter-clockwise about +t, is +b: (b, t) and (-b, -t) are one defect. Every array is a vector in one frame,
@@ -265,12 +265,22 @@ def gradient(points: np.ndarray, lines: np.ndarray, *, poisson: float, legacy: b
     accumulate_lines(x, y, z, table, float(poisson), out)
     # The field is that large only next to a line, so the distances are looked at only then.
     if not (np.abs(out).max(initial=0.0) <= 1e3):
-        _refuse_on_line(np.stack([x, y, z], axis=1), lines)
+        refuse_on_line(np.stack([x, y, z], axis=1), lines)
     return tensors(out, np.shape(points)[:-1])
 
 
-def _refuse_on_line(points: np.ndarray, lines: np.ndarray) -> None:
-    """Refuse points on a line without a core, where its field has no value."""
+def refuse_on_line(points: np.ndarray, lines: np.ndarray) -> None:
+    """Refuse points on a line without a core, where the field has no value.
+
+    Parameters
+    ----------
+    points : array (n, 3), um
+    lines : array (n,), LINE
+
+    Raises
+    ------
+    InputError
+    """
     for k, line in enumerate(lines):
         size = np.linalg.norm(line["burgers"])
         away = np.linalg.norm(np.cross(points - line["position"], line["line"]), axis=1)
@@ -280,55 +290,3 @@ def _refuse_on_line(points: np.ndarray, lines: np.ndarray) -> None:
                 f"lies on line {k}, which has no core",
                 "give the line a core radius of 1 to 5 |b|, or shift the points",
             )
-
-
-def stroh(points: np.ndarray, lines: np.ndarray, *, moduli: tuple[float, float, float], axes: np.ndarray) -> np.ndarray:
-    """Distortion beta of straight dislocations in a cubic crystal, summed over the lines.
-
-    Parameters
-    ----------
-    points, lines
-        See `gradient`. A core radius a replaces 1/w, w = x + p y, by conj(w) / (|w|² + a²) (our choice).
-    moduli : tuple, any one unit
-        C11, C12, C44. Aluminium: 108.2, 61.3, 28.5 GPa.
-    axes : array (3, 3)
-        Rotation whose columns are the cube axes in the frame of the points.
-
-    Returns
-    -------
-    array (..., 3, 3), float64
-
-    Raises
-    ------
-    InputError
-        An unstable crystal, an isotropic one (its roots are degenerate), a point on a line that has no core.
-
-    Notes
-    -----
-    Stroh's formalism (Hirth and Lothe, chapter 13): beta_ij = Im sum_a A_ia (L_a·b) k_j / (pi (x + p_a y)) over the
-    three roots with Im p > 0, k = e1 + p_a n, 2 A_a·L_a = 1.
-
-    Examples
-    --------
-    >>> edge = lines([0, 0, 0], [1, 0, 0], [0, 0, 1])
-    >>> stroh(np.ones(3), edge, moduli=(108.2, 61.3, 28.5), axes=np.eye(3)).shape
-    (3, 3)
-    """
-    c11, c12, c44 = moduli
-    if not (c44 > 0 and c11 > abs(c12) and c11 + 2 * c12 > 0 and abs(2 * c44 / (c11 - c12) - 1) > 1e-6):
-        raise InputError("stroh: moduli", f"are {moduli}", "give those of a stable cubic crystal, not an isotropic one")
-    one, flat = np.eye(3), np.stack(columns(points), axis=1)
-    _refuse_on_line(flat, lines)
-    stiffness = c12 * np.einsum("ij,kl->ijkl", one, one) + (c11 - c12 - 2 * c44) * np.einsum("ia,ja,ka,la", *[axes] * 4)
-    stiffness += c44 * (np.einsum("ik,jl->ijkl", one, one) + np.einsum("il,jk->ijkl", one, one))
-    beta = np.zeros((len(flat), 3, 3))
-    for line, (e1, n, _) in zip(lines, frames(lines["burgers"], lines["line"]), strict=True):
-        q, r, t = (np.einsum("ijkl,j,l->ik", stiffness, u, v) for u, v in ((e1, e1), (e1, n), (n, n)))
-        soft = np.linalg.inv(t)
-        roots, vectors = np.linalg.eig(np.block([[-soft @ r.T, soft], [r @ soft @ r.T - q, -r @ soft]]))
-        above = roots.imag > 0
-        for p, a, ell in zip(roots[above], vectors[:3, above].T, vectors[3:, above].T, strict=True):
-            w = (flat - line["position"]) @ (e1 + p * n)
-            weight = a * (ell @ line["burgers"]) / (2 * np.pi * (a @ ell))
-            beta += np.einsum("z,i,j->zij", w.conj() / (np.abs(w) ** 2 + line["core"] ** 2), weight, e1 + p * n).imag
-    return beta.reshape(*np.shape(points)[:-1], 3, 3)

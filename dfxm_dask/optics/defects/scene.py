@@ -15,7 +15,9 @@ from numba import njit
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.optics.defects.dislocation import LINE, accumulate_lines, line_table
+from dfxm_dask.optics.defects.network import Network, network_distance, network_field
 from dfxm_dask.optics.defects.segments import accumulate_segments, segment_table
+from dfxm_dask.optics.defects.stroh import accumulate_stroh, stroh_table
 from dfxm_dask.optics.defects.walls import SHEET, accumulate_sheets, sheet_table
 
 LOOP_REACH = 12.0
@@ -63,6 +65,22 @@ class Junction:
 
 
 @dataclass(frozen=True, eq=False)
+class Elastic:
+    """Cubic elasticity.
+
+    Parameters
+    ----------
+    moduli : tuple of 3 float, GPa
+        C11, C12, C44.
+    axes : ndarray (3, 3)
+        Rotation whose columns are the cube axes in the axes of the store.
+    """
+
+    moduli: tuple[float, float, float]
+    axes: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Scene:
     """Everything that distorts a crystal. Lengths in um, in the axes x, y, z of the store.
 
@@ -77,6 +95,15 @@ class Scene:
     junctions : tuple of Junction
     wave_vectors, wave_displacements, wave_phases : ndarray (wave, xyz) 1/um, (wave, xyz) um, (wave,) rad
         Smooth bending: the displacement is the sum of wave_displacements sin(wave_vectors r + wave_phases).
+    network : Network or None
+        Many segments between nodes, with the periodic images of their cell.
+    elastic : Elastic or None
+        Anisotropic elasticity of the lines. None: an isotropic body.
+
+    Raises
+    ------
+    InputError
+        Anisotropic elasticity for loops, sheets or a network.
     """
 
     poisson: float
@@ -87,10 +114,23 @@ class Scene:
     wave_vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
     wave_displacements: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
     wave_phases: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    network: Network | None = None
+    elastic: Elastic | None = None
+
+    def __post_init__(self) -> None:
+        if self.elastic is not None and (self.loops or self.sheets.size or self.network is not None):
+            raise InputError(
+                "scene: elastic",
+                "is given for loops, walls or a network, whose fields are those of an isotropic body",
+                "use anisotropic elasticity for straight lines only",
+            )
 
     @cached_property
     def line_constants(self) -> np.ndarray:
-        """Table of the lines for :func:`~dfxm_dask.optics.defects.dislocation.accumulate_lines`."""
+        """Table of the lines for :func:`~dfxm_dask.optics.defects.dislocation.accumulate_lines`, or
+        :func:`~dfxm_dask.optics.defects.stroh.accumulate_stroh`."""
+        if self.elastic is not None:
+            return stroh_table(self.lines, self.elastic.moduli, self.elastic.axes)
         return line_table(self.lines, self.poisson)
 
 
@@ -196,10 +236,14 @@ def distortion(scene: Scene, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.
     if scene.sheets.size:
         accumulate_sheets(x, y, z, sheet_table(scene.sheets, scene.poisson), scene.poisson, beta)
         np.negative(beta, out=beta)
-    if scene.lines.size:
+    if scene.lines.size and scene.elastic is not None:
+        accumulate_stroh(x, y, z, scene.line_constants, beta)
+    elif scene.lines.size:
         accumulate_lines(x, y, z, scene.line_constants, scene.poisson, beta)
     for loop in scene.loops:
         _add_loop(loop, scene.poisson, x, y, z, beta)
+    if scene.network is not None:
+        beta += network_field(scene.network, x, y, z, scene.poisson)
     if scene.junctions or scene.wave_phases.size:
         beta += lattice(scene, x, y, z)
     return beta
@@ -239,6 +283,8 @@ def distance(scene: Scene, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.nd
         for start, stop in zip(loop.nodes, np.roll(loop.nodes, -1, axis=0), strict=True):
             length = np.linalg.norm(stop - start)
             _nearest(x, y, z, start, (stop - start) / length, 0.0, length, least)
+    if scene.network is not None:
+        return np.minimum(np.sqrt(least), network_distance(scene.network, x, y, z))
     return np.sqrt(least)
 
 
@@ -267,7 +313,7 @@ def line_points(scene: Scene, box: np.ndarray, step: float) -> tuple[np.ndarray,
     -------
     points : ndarray (point, xyz), float64, um
     number : ndarray (point,), int32
-        Which line (straight ones first, then loops).
+        Which line (straight ones first, then loops, then segments of the network).
     """
     reach = float(np.linalg.norm(box[1] - box[0]))
     middle = box.mean(0)
@@ -282,6 +328,13 @@ def line_points(scene: Scene, box: np.ndarray, step: float) -> tuple[np.ndarray,
             count = max(1, int(np.ceil(np.linalg.norm(stop - start) / step)))
             points.append(start + np.arange(count)[:, None] / count * (stop - start))
             numbers.append(np.full(count, number, np.int32))
+    if scene.network is not None:
+        start, end = scene.network.ends
+        counts = np.maximum(1, np.ceil(np.linalg.norm(end - start, axis=1) / step).astype(int))
+        which = np.repeat(np.arange(counts.size), counts)
+        part = (np.arange(which.size) - np.repeat(np.cumsum(counts) - counts, counts)) / counts[which]
+        points.append(start[which] + part[:, None] * (end - start)[which])
+        numbers.append((len(scene.lines) + len(scene.loops) + which).astype(np.int32))
     every, number_of = np.concatenate(points), np.concatenate(numbers)
     inside = ((every >= box[0]) & (every <= box[1])).all(1)
     return every[inside], number_of[inside]
