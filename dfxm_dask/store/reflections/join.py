@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dfxm_dask import __version__
-from dfxm_dask.errors import InputError, StoreError
+from dfxm_dask.errors import InputError
 from dfxm_dask.schema import REFLECTION, Variable
 from dfxm_dask.store.chunks import Layout, bands, map_layout, round_up
 from dfxm_dask.store.create import pixel_attrs
@@ -21,11 +21,12 @@ from dfxm_dask.store.integrity.lock import Fence, own_store
 from dfxm_dask.store.integrity.nodes import consolidate, create_array, create_group, root_attrs, write_small
 from dfxm_dask.store.integrity.opened import open_store
 from dfxm_dask.store.layers import check_existing, check_space, check_target, small_files
+from dfxm_dask.store.reflections.alignment import shifts
 from dfxm_dask.store.reflections.grid import Grid, Place, common_grid, place
-from dfxm_dask.store.reflections.recorded import Reflection, maps, middle, recorded
+from dfxm_dask.store.reflections.recorded import Reflection, middle, recorded
+from dfxm_dask.store.reflections.resampled import Source, on_grid
 from dfxm_dask.store.reflections.settings import Options, Settings, settings
 from dfxm_dask.store.shards import ShardWriter, open_array, place_shards, stage_shard, staging
-from dfxm_dask.strain.registration import resample
 from dfxm_dask.strain.variables import (
     ANGLES,
     CENTRE,
@@ -78,7 +79,7 @@ class JoinTask:
 
     store: str
     z: int
-    sources: tuple[tuple[str, tuple[str, ...], Place, np.ndarray], ...]
+    sources: tuple[tuple[Source, np.ndarray], ...]
     y: np.ndarray
     x: np.ndarray
     fence: Fence | None = None
@@ -169,7 +170,8 @@ def join(
     known = settings(found, Options(hkl, lattice, reciprocal_lattice, energy, omega, etas, mu, frame))
     grid = common_grid(found, known, pixel_size)
     zeros = _zeros(found, zero)
-    moved, errors = _shifts(found, shift)
+    moved, errors, told = shifts(found, known, grid, shift)
+    remarks = (*known.remarks, *told)
     places = [place(one, known.turn[k], known.frames[k] == "laboratory", moved[k]) for k, one in enumerate(found)]
     layouts = _layouts(len(found), grid)
     tables: dict[Variable, np.ndarray] = {
@@ -191,7 +193,7 @@ def join(
         if not ledger.read_ledger(ledger.ledger_path(target, "raw", "ingest"))[0]:
             _create(target, found, known, grid, layouts, tables)
         done = ledger.begin(target, "raw", "ingest", plan, blocks)
-        sources = tuple((str(o.path), o.axes, p, z) for o, p, z in zip(found, places, zeros, strict=True))
+        sources = tuple((Source(str(o.path), o.axes, p), z) for o, p, z in zip(found, places, zeros, strict=True))
         tasks = [JoinTask(str(target), int(b[1:]), sources, grid.y, grid.x, fence) for b in blocks if b not in done]
         for record in each(join_layer, tasks):
             fence.check()
@@ -203,7 +205,7 @@ def join(
             "sources": plan["sources"],
             "absent": [],
             "cropped": [],
-            "remarks": list(known.remarks),
+            "remarks": list(remarks),
             "root": ledger.digest(open_store(target).nodes[""]["attributes"]),
         }
         ledger.complete(target, "raw", "ingest", provenance, small_files(target, [*layouts]))
@@ -217,7 +219,7 @@ def join(
         tuple(tuple(map(float, row)) for row in errors),
         time.perf_counter() - begun,
         nbytes,
-        known.remarks,
+        remarks,
     )
 
 
@@ -242,21 +244,6 @@ def _zeros(stores: Sequence[Reflection], zero: str) -> np.ndarray:
                     "use --zero mean, or ingest positions relative to the nominal setting",
                 )
     return chosen
-
-
-def _shifts(stores: Sequence[Reflection], shift: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Displacements of the stores and their standard errors, um: (reflection, yx) each; given ones have no error."""
-    count = len(stores)
-    if isinstance(shift, str):
-        if shift not in ("auto", "none"):
-            raise InputError(
-                f"shift {shift!r}", "is unknown", "choose auto, none, or give (y, x) in um for every store"
-            )
-        return np.zeros((count, 2)), np.full((count, 2), np.nan)
-    moved = np.asarray(shift, float)
-    if moved.shape != (count, 2) or not np.isfinite(moved).all():
-        raise InputError("shift", f"is {shift!r:.80}", f"give (y, x) in um for each of the {count} stores")
-    return moved, np.full((count, 2), np.nan)
 
 
 def _layouts(count: int, grid: Grid) -> dict[Variable, Layout]:
@@ -330,14 +317,18 @@ def join_layer(task: JoinTask) -> ledger.Record:
     with staging() as writers:
         rows = arrays[0].shard[2]  # type: ignore[union-attr]
         for number, (low, high) in enumerate(bands(task.y.size, rows)):
-            parts = [_band(source, task, slice(low, high)) for source in task.sources]
+            parts = [
+                (centre - zero, covariance)
+                for source, zero in task.sources
+                for centre, covariance in (on_grid(source, task.z, task.y[low:high], task.x),)
+            ]
             for array, values in zip(arrays, (np.stack(p) for p in zip(*parts, strict=True)), strict=True):
                 assert array is not None
                 writers.append(_staged(array, task.z, number, values))
         files = place_shards(writers, task.fence.check if task.fence else None)
     return {
         "block": f"z{task.z:04d}",
-        "read": [os.path.basename(source[0]) for source in task.sources],
+        "read": [os.path.basename(source.path) for source, _ in task.sources],
         "files": {os.path.relpath(path, task.store): what for path, what in files.items()},
         "seconds": round(time.perf_counter() - begun, 3),
     }
@@ -346,25 +337,3 @@ def join_layer(task: JoinTask) -> ledger.Record:
 def _staged(array: Any, z: int, number: int, values: np.ndarray) -> ShardWriter:
     place_of = (z, 0, number, *(0,) * (array.ndim - 3))
     return stage_shard(array, place_of, values[None].astype(array.dtype))
-
-
-def _band(
-    source: tuple[str, tuple[str, ...], Place, np.ndarray], task: JoinTask, rows: slice
-) -> tuple[np.ndarray, np.ndarray]:
-    """Centres and covariances of one reflection in a band of rows of the set."""
-    path, axes, where, zero = source
-    at = where.at(task.y[rows], task.x)
-    shape = at.shape[1:]
-    array = open_array(Path(path, "rocking", "flags"))
-    if array is None:
-        raise StoreError(f"array {path}/rocking/flags", "has a foreign layout", "run the step moments again")
-    box = []
-    for values, length in zip(at, array.shape[1:], strict=True):
-        low = max(0, int(np.floor(values.min() - 1e-3)))
-        box.append(slice(low, max(low, min(length, int(np.ceil(values.max() + 1e-3)) + 1))))
-    if any(part.start >= part.stop for part in box):
-        return np.full((*shape, 3), np.nan), np.full((*shape, 3, 3), np.nan)
-    centre, covariance = maps(Path(path), axes, task.z, *box)
-    made, spread = resample(centre, covariance, at[0] - box[0].start, at[1] - box[1].start)
-    assert spread is not None
-    return made - zero, spread

@@ -179,7 +179,7 @@ def _matrix(
                 f" dfxm-dask calibrate {one.path} --lattice ...",
             )
         own = _cubic(one.crystal["lattice"], f"lattice of {one.path.name}")
-        turn = rotation_y(np.deg2rad(mu[k])) @ rotation_z(np.deg2rad(omega[k] or 0.0))
+        turn = rotation_y(-np.deg2rad(mu[k])) @ rotation_z(np.deg2rad(omega[k] or 0.0))
         found.append(turn.T @ own if frames[k] == "laboratory" else own)
     first = found[0]
     for one, other in zip(stores[1:], found[1:], strict=True):
@@ -255,7 +255,7 @@ def _setting(
 def _as_stated(name: str, q: np.ndarray, mu: float, omega: float, eta: float, theta: float) -> list[float]:
     """The stated setting after a check of the Laue condition."""
     radians = np.deg2rad([mu, omega, eta, theta])
-    turned = rotation_y(radians[0]) @ rotation_z(radians[1]) @ q
+    turned = rotation_y(-radians[0]) @ rotation_z(radians[1]) @ q
     beam = rotation_x(radians[2]) @ rotation_y(-2 * radians[3])[:, 0] - np.array([1.0, 0, 0])
     aside = np.degrees(np.arccos(np.clip(turned @ beam / np.linalg.norm(turned) / np.linalg.norm(beam), -1, 1)))
     if aside > APART:
