@@ -78,7 +78,9 @@ def compare(
 @click.option(
     "--what",
     multiple=True,
-    type=click.Choice(("maps", "boundaries", "points", "volume", "objects", "tracks", "positions")),
+    type=click.Choice(
+        ("maps", "boundaries", "points", "volume", "objects", "tracks", "positions", "reflections", "candidates")
+    ),
     help="Export only this; repeatable. [default: all results in STORE]",
 )
 @click.option(

@@ -1,10 +1,18 @@
-"""Figures of sets of reflections: the values, units and absent components that they show."""
+"""Sets of reflections: the values, units and absent components that their figures and exported files show."""
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pytest
+import tifffile
 
+from dfxm_dask.strain.variables import ANGLES, MOTORS
+from dfxm_dask.view.export import export
+from dfxm_dask.view.export.tables import LABELS
 from dfxm_dask.view.pictures import figures
 from dfxm_dask.view.strain.component_page import DEGREES, common_limits, number, scaled
 from dfxm_dask.view.strain.density import draw_density
@@ -44,6 +52,28 @@ def test_density__shows_no_colour_below_its_floor() -> None:
     assert np.isnan(shown[~above]).all()
     tree["strain/density"] = found["density"] * np.nan
     assert draw_density(tree, 0, "") is None
+
+
+def test_export__components_lie_before_the_pixels(tmp_path: Path) -> None:
+    tree = reflection_set(ny=5, nx=8, layers=2)
+    files = {path.name for path in export(tree, tmp_path, formats=["nexus", "tiff", "csv"])}
+    assert {"maps.h5", "maps.csv", "strain_deformation.ome.tif", "reflections.csv", "raw_centre.ome.tif"} <= files
+    true = tree["strain/deformation"].values
+    with h5py.File(tmp_path / "maps.h5") as file:
+        data = file["strain/deformation"]
+        assert list(data.attrs["axes"]) == ["z", ".", ".", "y", "x"]
+        np.testing.assert_array_equal(data["deformation"][1, 0, 2], true[1, :, :, 0, 2])
+        assert data["deformation_errors"].shape == data["deformation"].shape
+    with tifffile.TiffFile(tmp_path / "strain_deformation.ome.tif") as file:
+        assert file.series[0].axes == "ZCYX"
+        np.testing.assert_array_equal(file.series[0].asarray()[1, 5], true[1, :, :, 1, 2].astype(np.float32))
+        assert 'Name="deformation_y_z"' in file.ome_metadata
+    with open(tmp_path / "maps.csv", newline="", encoding="utf-8") as file:
+        assert "centre_3_two_theta" in next(csv.reader(file))
+    with open(tmp_path / "reflections.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["hkl_h"], row["setting_omega"], row["shift_x"]) for row in rows][1] == ("-1", "96.4316", "-0.12")
+    assert (LABELS["angle"], LABELS["motor"]) == (ANGLES, MOTORS)
 
 
 def test_distortion__of_the_example_closes_to_the_burgers_vector() -> None:

@@ -31,9 +31,16 @@ from dfxm_dask.view.export.vtkhdf import lines_of, planes_of, points_of, write_p
 if TYPE_CHECKING:
     import xarray as xr
 
-WHAT = ("maps", "boundaries", "points", "volume", "objects", "tracks", "positions")
+WHAT = ("maps", "boundaries", "points", "volume", "objects", "tracks", "positions", "reflections", "candidates")
 FORMATS = ("nexus", "tiff", "csv", "netcdf", "zarr")
-GROUPS = {"boundaries": "boundaries", "points": "boundaries", "tracks": "dynamics", "positions": "dynamics"}
+GROUPS = {
+    "boundaries": "boundaries",
+    "points": "boundaries",
+    "tracks": "dynamics",
+    "positions": "dynamics",
+    "reflections": "raw",
+    "candidates": "identify",
+}
 """Group of each kind of result, if not "volume"."""
 Writer = Callable[[Path], object]
 
@@ -59,7 +66,8 @@ def export(
         "maps": all maps along z, y, x, in the ``formats``; "boundaries": tables ``boundaries`` and ``junctions``,
         ``planes.vtkhdf`` and ``lines.vtkhdf``; "points": ``points.vtkhdf``; "volume": ``volume.ome.zarr``; "objects":
         table ``objects``; "tracks": tables ``detections`` and ``tracks`` of a movie, and ``tracks_napari.csv``;
-        "positions": table ``positions`` of located cores. By default all results in the store.
+        "positions": table ``positions`` of located cores; "reflections": table ``reflections`` of a set;
+        "candidates": table ``candidates`` of dislocations. By default all results in the store.
     formats : sequence of str
         Formats of the maps, "nexus" by default. "nexus": ``maps.h5``, with an NXdata for each map; "tiff": an OME-TIFF
         for each map; "csv": ``maps.csv``, with a row for each pixel, and its units in ``maps.units.json``; "netcdf":

@@ -6,6 +6,7 @@ import csv
 import json
 import warnings
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +34,17 @@ def write_tiff(path: Path, variable: xr.DataArray) -> None:
 
     Floats are float32, with NaN where the store has NaN; booleans are 0 and 1. The metadata contain the pixel size
     along y and x with its unit, the distance between layers if it is constant, the position of each layer, and the name
-    and unit of the values.
+    and unit of the values. Components are channels with names.
     """
     import tifffile
 
     kind = np.dtype(variable.dtype)
+    last = tuple(variable.sizes[dim] for dim in ("y", "x", "rgb") if dim in variable.dims)
+    pages = variable.size // prod(last)
+    components = [] if set(variable.dims) <= {*SPACE, "rgb"} else [n for n, _ in planes(variable.to_dataset())]
     kind = np.dtype({"b": "u1", "f": "f4"}.get(kind.kind, kind.str if kind.itemsize < 8 else "f8"))  # OME: to 32 bits
     metadata: dict[str, Any] = {
-        "axes": "".join({"z": "Z", "y": "Y", "x": "X", "rgb": "S"}.get(str(d), "C") for d in variable.dims),
+        "axes": "Z" + "C" * bool(components) + "YX" + "S" * ("rgb" in variable.dims),
         "Name": str(variable.name),
         "Description": label(variable),
     }
@@ -49,7 +53,8 @@ def write_tiff(path: Path, variable: xr.DataArray) -> None:
     for dim, step in steps.items():
         if step is not None and (dim != "z" or _even(variable[dim])):
             metadata |= {f"PhysicalSize{dim.upper()}": abs(step), f"PhysicalSize{dim.upper()}Unit": units[dim]}
-    pages = variable.size // prod_of(variable, ("y", "x", "rgb"))
+    if components:
+        metadata["Channel"] = {"Name": components}
     z = np.repeat(np.asarray(variable["z"], float), pages // variable.sizes["z"])
     metadata["Plane"] = {"PositionZ": z.tolist(), "PositionZUnit": [units["z"]] * pages}
     how: dict[str, Any] = {}
@@ -58,7 +63,7 @@ def write_tiff(path: Path, variable: xr.DataArray) -> None:
     tifffile.imwrite(
         path,
         _pages(variable, kind),
-        shape=variable.shape,
+        shape=(variable.sizes["z"], *([len(components)] if components else []), *last),
         dtype=kind,
         ome=True,
         bigtiff=variable.size * kind.itemsize > 2**31,
@@ -72,11 +77,6 @@ def write_tiff(path: Path, variable: xr.DataArray) -> None:
 def _even(positions: xr.DataArray) -> bool:
     steps = np.diff(positions)
     return np.allclose(steps, steps.mean(), rtol=1e-2, atol=0)
-
-
-def prod_of(variable: xr.DataArray, dims: tuple[str, ...]) -> int:
-    """Number of positions along those of these dims that a variable has."""
-    return int(np.prod([variable.sizes[d] for d in dims if d in variable.dims]))
 
 
 def _pages(variable: xr.DataArray, kind: np.dtype) -> Iterator[np.ndarray]:

@@ -28,15 +28,15 @@ def maps_of(tree: xr.DataTree) -> dict[str, xr.Dataset]:
     Returns
     -------
     dict of str to Dataset
-        By group: the variables along z, y and x, in storage order, with the coordinates z, y, x alone. Raw data and all
-        variables along a scan axis are left out. The group ``rocking`` comes first.
+        By group: the variables along z, y and x, in storage order, with the coordinates z, y, x alone. Counts, their
+        group, and all variables along a scan axis are left out. The group ``rocking`` comes first.
     """
     axes = {name for name, c in tree.coords.items() if "scan_axis" in c.attrs}
     found = {}
     for group in sorted(tree.children, key=lambda name: (name != "rocking", name)):
-        if group == "raw":
-            continue
         data = tree[group].to_dataset()
+        if "counts" in data:
+            continue
         names = [n for n, v in data.data_vars.items() if v.dims[:1] == ("z",) and set(SPACE) <= set(v.dims)]
         names = [n for n in names if not axes & set(data[n].dims)]
         if names:
@@ -77,10 +77,24 @@ def label(variable: xr.DataArray) -> str:
     return str(variable.attrs.get("long_name") or variable.name) + (f" ({units})" if units not in ("", "1") else "")
 
 
+def image_dims(variable: xr.DataArray) -> tuple[str, ...]:
+    """Dims of a map in the order in which viewers show images: components before y and x, colours last.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> image_dims(xr.DataArray(np.zeros((1, 2, 2, 3, 3)), dims=("z", "y", "x", "row", "column")))
+    ('z', 'row', 'column', 'y', 'x')
+    """
+    last = [d for d in ("y", "x", "rgb") if d in variable.dims]
+    return (*(str(d) for d in variable.dims if d not in last), *last)
+
+
 def layers(variable: xr.DataArray) -> Iterator[np.ndarray]:
-    """Values of each layer, one at a time; booleans as 0 and 1 in uint8."""
+    """Values of each layer in the order of :func:`image_dims`, one at a time; booleans as 0 and 1 in uint8."""
+    order = [variable.dims.index(dim) - 1 for dim in image_dims(variable)[1:]]
     for k in range(variable.sizes["z"]):
-        layer = np.asarray(variable[k])
+        layer = np.asarray(variable[k]).transpose(order)
         yield layer.astype(np.uint8) if layer.dtype == bool else layer
 
 

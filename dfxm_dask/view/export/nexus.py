@@ -12,7 +12,7 @@ import numpy as np
 
 from dfxm_dask import __version__
 from dfxm_dask.view.export.hdf5 import whole_file
-from dfxm_dask.view.export.maps import error_of, history, label, layers, shown_first, titles
+from dfxm_dask.view.export.maps import error_of, history, image_dims, label, layers, shown_first, titles
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,8 +31,9 @@ def write_nexus(path: Path, tree: xr.DataTree, maps: dict[str, xr.Dataset]) -> N
 
     Notes
     -----
-    Dims keep the order of the store, (z, y, x). Standard errors are ``<map>_errors`` beside the map. One layer is in
-    memory at a time. Floating-point maps are not compressed; integers, which are flags, masks and labels, are (gzip).
+    Dims are (z, y, x), or (z, component, y, x) for maps of several components. Standard errors are ``<map>_errors``
+    beside the map. One layer is in memory at a time. Floating-point maps are not compressed; integers, which are flags,
+    masks and labels, are (gzip).
 
     References
     ----------
@@ -72,9 +73,10 @@ def _write_data(
     variable = data[name]
     group = _group(entry, name, "NXdata")
     group.attrs["signal"] = name
-    group.attrs["axes"] = [str(dim) if dim in data.coords else "." for dim in variable.dims]
+    dims = image_dims(variable)
+    group.attrs["axes"] = [dim if dim in data.coords else "." for dim in dims]
     group["title"] = str(variable.attrs.get("long_name") or name)
-    for k, dim in enumerate(str(d) for d in variable.dims):
+    for k, dim in enumerate(dims):
         if dim not in data.coords:
             continue
         if dim not in axes:
@@ -84,15 +86,16 @@ def _write_data(
             group[dim] = axes[dim]
         group.attrs[f"{dim}_indices"] = k
     _write_values(group, name, variable)
-    group[name].attrs["interpretation"] = "rgb-image" if variable.dims[-1] == "rgb" else "image"
+    group[name].attrs["interpretation"] = "rgb-image" if dims[-1] == "rgb" else "image"
     if error is not None:
         _write_values(group, f"{name}_errors", data[error])
 
 
 def _write_values(group: h5py.Group, name: str, variable: xr.DataArray) -> None:
     kind = np.dtype(np.uint8) if variable.dtype == bool else variable.dtype
-    packed = {"chunks": (1, *variable.shape[1:]), "compression": "gzip", "compression_opts": 1, "shuffle": True}
-    dataset = group.create_dataset(name, variable.shape, kind, **(packed if kind.kind in "iu" else {}))
+    shape = tuple(variable.sizes[dim] for dim in image_dims(variable))
+    packed = {"chunks": (1, *shape[1:]), "compression": "gzip", "compression_opts": 1, "shuffle": True}
+    dataset = group.create_dataset(name, shape, kind, **(packed if kind.kind in "iu" else {}))
     for k, layer in enumerate(layers(variable)):
         dataset[k] = layer
     _describe(dataset, variable)

@@ -1,4 +1,4 @@
-"""Tables of boundaries, junctions and objects as CSV and Parquet: one row each, one column per component."""
+"""Tables, such as those of boundaries and objects, as CSV and Parquet: one row each, one column per component."""
 
 from __future__ import annotations
 
@@ -24,10 +24,21 @@ TABLES = {
     "objects": {"object": "objects"},
     "tracks": {"detection": "detections", "track": "tracks"},
     "positions": {"core": "positions"},
+    "reflections": {"reflection": "reflections"},
+    "candidates": {"candidate": "candidates"},
 }
 """Row dimension and name of each table, by kind of result."""
 FIRST = {"object": 1}
 """Number of the first row if not 0: 0 in ``label`` means no object."""
+LABELS = {
+    "row": tuple("xyz"),
+    "column": tuple("xyz"),
+    "component": tuple(row + column for row in "xyz" for column in "xyz"),
+    "index": tuple("hkl"),
+    "angle": ("two_theta", "phi", "chi"),
+    "motor": ("mu", "omega", "eta", "theta"),
+}
+"""Components along a dim, and along the dim of this name with a 2."""
 
 Columns = dict[str, tuple[np.ndarray, dict[str, str]]]
 
@@ -84,7 +95,10 @@ def component_labels(dataset: xr.Dataset, dim: str) -> list[str]:
     size = dataset.sizes[dim]
     if dim in dataset.coords and dataset[dim].dims == (dim,):
         return [str(label) for label in np.asarray(dataset[dim])]
-    return list(dim) if len(dim) == size else [str(k) for k in range(size)]
+    for known in (LABELS.get(dim.removesuffix("2"), ()), dim.removesuffix("2")):
+        if len(known) == size:
+            return list(known)
+    return [str(k) for k in range(size)]
 
 
 def write_csv(path: Path, dataset: xr.Dataset, dim: str) -> None:

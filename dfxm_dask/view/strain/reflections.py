@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dfxm_dask.strain.variables import ANGLES
 from dfxm_dask.view.figures.layout import FOOTER, PAGE, TOP, add_words
 from dfxm_dask.view.figures.maps import (
     MARGIN,
@@ -34,8 +35,12 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 """Of reflections: the Okabe–Ito palette."""
 ON_PAGE = 4
 """Most reflections on a page (our choice)."""
-ANGLES = ("two_theta", "phi", "chi")
 SQUARE = 2.0
+KEY = 0.55
+"""Inches below the map and the shifts for their keys."""
+SMOOTH, VARYING = 1.5, 5.0
+"""Pixels over which angles are smoothed, and percent of the pixels that an outline of strong variation contains (our
+choice)."""
 
 
 def miller(indices: np.ndarray) -> str:
@@ -84,20 +89,21 @@ def reflection_page(tree: xr.DataTree, layer: int, heading: str, chosen: range) 
 
 
 def draw_registration(tree: xr.DataTree, layer: int, heading: str) -> Figure:
-    """A page with the outlines of the lit region of every reflection on the common grid, and the shifts that brought
-    them there.
+    """A page that overlays outlines of every reflection on the common grid, beside the shifts that brought them there.
+
+    Outlines are those of the lit region and of the pixels where phi and chi vary most, as around defects.
     """
     from matplotlib.figure import Figure
 
     raw = tree["raw"].dataset
-    lit = np.isfinite(np.asarray(raw["centre"].isel(z=layer).transpose("reflection", "y", "x", "angle"))).any(-1)
+    centre = np.asarray(raw["centre"].isel(z=layer).transpose("reflection", "y", "x", "angle"), np.float64)
+    lit = np.asarray(np.isfinite(centre).any(-1))
     grid = grid_of(raw)
     beside = grid.ratio > 0.4
     room = PAGE - SIDE - 2 * MARGIN - (SQUARE + SIDE + 0.3 if beside else 0)
     width, height = map_size(grid, room, 4.0)
-    block = TITLE + SQUARE + TICKS
-    body = max(TITLE + height + TICKS + 0.45, block) if beside else TITLE + height + TICKS + 0.45 + block
-    figure = Figure(figsize=(PAGE, TOP + body + FOOTER))
+    tall, block = TITLE + height + TICKS + KEY, TITLE + SQUARE + TICKS + KEY
+    figure = Figure(figsize=(PAGE, TOP + (max(tall, block) if beside else tall + block) + FOOTER))
     up = figure.get_size_inches()[1] - TOP - TITLE
     classes = tuple(
         (f"{n} of {len(lit)} lit:", str(grey)) for n, grey in enumerate(np.linspace(0.6, 0.97, len(lit) + 1))
@@ -107,22 +113,40 @@ def draw_registration(tree: xr.DataTree, layer: int, heading: str) -> Figure:
     left = SIDE + (0 if beside else (room - width) / 2)
     axes = draw_panel(figure, left, up - height, width, panel, grid, 9)
     y, x = np.asarray(raw["y"], float), np.asarray(raw["x"], float)
-    for region, colour in zip(lit, cycle(COLOURS), strict=False):
-        if region.any() and not region.all():
-            axes.contour(x, y, region.astype(float), [0.5], colors=[colour], linewidths=1.0)
-    side = (
-        (PAGE - MARGIN - SQUARE, up - SQUARE) if beside else ((PAGE - SQUARE) / 2, up - height - TICKS - 0.45 - block)
-    )
+    for angles, region, colour in zip(centre[..., 1:], lit, cycle(COLOURS), strict=False):
+        for inside, line in ((region, 1.4), (varying(angles), 0.7)):
+            if inside.any() and not inside.all():
+                axes.contour(x, y, inside.astype(float), [0.5], colors=[colour], linewidths=line)
+    side = (PAGE - MARGIN - SQUARE, up - SQUARE) if beside else ((PAGE - SQUARE) / 2, up - tall - SQUARE)
     draw_shifts(place_axes(figure, *side, SQUARE, SQUARE), raw)
     full = int((count == len(lit)).sum())
     pitch = " by ".join(f"{abs(v[1] - v[0]):.3g}" for v in (y, x) if v.size > 1)
     words = f"{100 * full / count.size:.3g} % of the pixels are lit in all {len(lit)} reflections; pixel: {pitch} µm"
-    add_words(figure, heading, f"{words}; shifts from the first reflection, bars: standard errors")
+    outlines = f"thick outline: lit region; thin: {VARYING:g} % of the pixels where phi and chi vary most"
+    add_words(figure, heading, f"{words}; {outlines}; shifts from the first reflection, bars: standard errors")
     return figure
+
+
+def varying(angles: np.ndarray) -> np.ndarray:
+    """Pixels (y, x) where smoothed angles (y, x, angle) vary most."""
+    from scipy.ndimage import gaussian_filter
+
+    square = np.zeros(angles.shape[:2])
+    for values in np.moveaxis(angles, -1, 0):
+        known = np.isfinite(values)
+        weight = gaussian_filter(known.astype(float), SMOOTH)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            smooth = gaussian_filter(np.where(known, values, 0.0), SMOOTH) / weight
+        for axis in (0, 1):
+            square += np.nan_to_num(np.gradient(np.where(known, smooth, np.nan), axis=axis) ** 2)
+    inside = square > 0
+    return np.asarray(square > np.percentile(square[inside], 100 - VARYING)) if inside.any() else inside
 
 
 def draw_shifts(axes: Axes, raw: xr.Dataset) -> None:
     """Shifts of the reflections along x and y with their errors; y increases downwards as in the maps."""
+    from matplotlib.ticker import MaxNLocator
+
     shift = np.asarray(raw["shift"], float)
     error = np.asarray(raw["shift_error"], float) if "shift_error" in raw else np.full(shift.shape, np.nan)
     names = [miller(indices) for indices in np.asarray(raw["hkl"])]
@@ -133,9 +157,12 @@ def draw_shifts(axes: Axes, raw: xr.Dataset) -> None:
     axes.margins(0.15)
     axes.axhline(0, color="0.8", lw=0.6, zorder=0)
     axes.axvline(0, color="0.8", lw=0.6, zorder=0)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     units = str(raw["shift"].attrs.get("units", "um"))
     axes.set_title("shifts", fontsize=9, y=1.0, pad=5)
     axes.set_xlabel(labelled("shift along x", units), fontsize=8, labelpad=1)
     axes.set_ylabel(labelled("shift along y", units), fontsize=8, labelpad=1)
     axes.tick_params(labelsize=7.5, length=2.5)
-    axes.legend(fontsize=7.5, frameon=False, loc="best", handletextpad=0.2, borderpad=0.1)
+    axes.legend(
+        fontsize=7.5, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, handletextpad=0.2
+    )
