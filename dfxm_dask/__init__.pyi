@@ -25,6 +25,7 @@ from .dynamics.track import napari_tracks as napari_tracks
 from .dynamics.track import track as track
 from .dynamics.wavelets import wavelets as wavelets
 from .errors import DfxmError as DfxmError
+from .example import example_reflections as example_reflections
 from .example import example_scan as example_scan
 from .frames.background import background as background
 from .frames.hot_pixels import hot_pixels as hot_pixels
@@ -40,7 +41,10 @@ from .rocking.rotation import classify_defects as classify_defects
 from .run.execute import run_recipe as run_recipe
 from .schema import Variable as Variable
 from .store.calibrate import calibrate as calibrate
+from .store.reflections.join import join as join
 from .store.scan import open_scan as open_scan
+from .strain.deformation import deformation as deformation
+from .strain.vectors import scattering_vectors as scattering_vectors
 from .view.answers import info as info
 from .view.answers import ingest as ingest
 from .view.answers import plan as plan

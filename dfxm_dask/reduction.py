@@ -27,6 +27,9 @@ Keywords that declare the shape
              frame. Detector voxels at the largest value of the dtype are NaN if the detector marks pixels.
 ``halo``     number of neighbouring layers in z that the kernel receives on each side. At the ends of the stack the
              kernel receives fewer layers; the argument ``middle`` is the index of its own layer.
+``border``   number of neighbouring rows along y that the kernel receives on each side of its own rows. At the ends of
+             the layer the kernel receives fewer rows; the argument ``inner`` is the slice of its own rows, and the
+             kernel returns these rows only.
 ``patch``    edge in pixels of square tiles of (y, x) that must not be cut.
 ``combine``  for a gather: merges two summaries (the dicts that the kernel returns); must be associative. ``finish``
              then turns the last summary into the result. Workers exchange summaries and never images.
@@ -120,6 +123,7 @@ def reduction(
     may_read: tuple[Variable, ...] = (),
     over: tuple[str, ...] = (),
     halo: int = 0,
+    border: int = 0,
     patch: int | None = None,
     combine: Callable[[Arrays, Arrays], Arrays] | None = None,
     finish: Callable[[Arrays], Arrays] | None = None,
@@ -138,7 +142,7 @@ def reduction(
     ----------
     reads, may_read, writes : tuple of Variable
         Required inputs, optional inputs, and outputs.
-    over, halo, patch, combine, finish
+    over, halo, border, patch, combine, finish
         Shape of the reduction: see the docstring of this module.
     min_axes, min_positions : int
         Minimum number of scan axes, and minimum number of positions along the longest scan axis.
@@ -164,7 +168,8 @@ def reduction(
     ------
     InputError
         The name already exists, a keyword-only parameter has no type annotation or default, a dim of an output has no
-        declared length, or a kernel that takes frames one by one needs all of them or neighbouring layers.
+        declared length, a kernel that takes frames one by one needs all of them or neighbouring layers, or a kernel
+        with a border needs whole layers or tiles.
     """
 
     def declare(kernel: Callable[..., Arrays]) -> Reduction:
@@ -174,7 +179,7 @@ def reduction(
         hints = get_type_hints(kernel, include_extras=True)
         fields: dict[str, Any] = {}
         for key, parameter in inspect.signature(kernel).parameters.items():
-            if parameter.kind is parameter.KEYWORD_ONLY and key not in ("middle", "first"):
+            if parameter.kind is parameter.KEYWORD_ONLY and key not in ("middle", "inner", "first"):
                 if key not in hints or parameter.default is parameter.empty:
                     raise InputError(
                         f"reduction {name!r}: parameter {key!r}", "has no annotation or no default", "give both"
@@ -184,6 +189,12 @@ def reduction(
         if frames and (SCAN in over or halo or "z" in over):
             raise InputError(
                 f"reduction {name!r}", "takes frames one by one, and whole layers", "leave out one of both"
+            )
+        if border and (frames or patch or "y" in over):
+            raise InputError(
+                f"reduction {name!r}",
+                "has a border along y, and whole layers, tiles or frames",
+                "leave out one of both",
             )
         told = {*SPACE, SCAN, *(d for v in (*reads, *may_read) for d in v.dims)}
         for variable in writes:
@@ -217,6 +228,7 @@ def reduction(
             settle,
             settled_by,
             fits,
+            border,
         )
         return REGISTRY[name]
 

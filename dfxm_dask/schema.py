@@ -65,6 +65,8 @@ class Dim(str):
 
 PATCH_Y, PATCH_X = (Dim(f"patch_{side}", of=side, step=PATCH) for side in ("y", "x"))
 XYZ = Dim("xyz", 3)
+REFLECTION = "reflection"
+"""Dim of a set of reflections, which has no counts (see :mod:`dfxm_dask.store.join`)."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class Declaration:
     settle: Settle | None = None
     settled_by: tuple[Variable, ...] = ()
     fits: Fits | None = None
+    border: int = 0
 
     @cached_property
     def by_frame(self) -> bool:

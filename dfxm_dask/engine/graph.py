@@ -70,18 +70,28 @@ def _layer_block(
     own: np.ndarray | None,
     seen: np.ndarray | None,
     frames: np.ndarray | None,
+    own_rows: np.ndarray | None,
+    seen_rows: np.ndarray | None,
     *blocks: np.ndarray,
 ) -> Arrays:
     """Apply the kernel to every layer of a block. With a halo, ``seen`` are all layers of the block and its
-    neighbours, ``own`` those to compute; ``frames`` are the numbers of its positions along the first scan axis."""
+    neighbours, ``own`` those to compute, and likewise the rows with a border; ``frames`` are the numbers of its
+    positions along the first scan axis."""
     inputs = dict(zip(names, zip(dims, blocks, strict=True), strict=True))
+    rows = None
+    if own_rows is not None and seen_rows is not None:
+        first = int(np.searchsorted(seen_rows, own_rows[0])) if own_rows.size else 0
+        rows = slice(first, first + own_rows.size)
     if "z" in reduction.over:
-        return run_layer(reduction, axes, inputs, positions, parameters, wanted)
+        return run_layer(reduction, axes, inputs, positions, parameters, wanted, rows=rows)
     layers: Iterable[int] = range(next((b.shape[d.index("z")] for d, b in inputs.values() if "z" in d), 1))
     if own is not None and seen is not None:
         layers = map(int, np.flatnonzero(np.isin(seen, own)))
     start = 0 if frames is None else int(frames[0])
-    results = [run_layer(reduction, axes, inputs, positions, parameters, wanted, at=at, start=start) for at in layers]
+    results = [
+        run_layer(reduction, axes, inputs, positions, parameters, wanted, at=at, start=start, rows=rows)
+        for at in layers
+    ]
     if reduction.combine is not None:
         return reduce(reduction.combine, results)
     return {n: np.stack([r[n] for r in results]) for n in results[0]}
@@ -195,21 +205,18 @@ def _blocks(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str
     wanted = expanded_writes(reduction, axes, chosen, dataset.sizes)
     index = {d: k for k, d in enumerate(dict.fromkeys(d for dim in dims for d in dim))}
     block_dims = [d for d in (*SPACE, cut) if d in index]
-    own = seen = frames = None
-    data = [a.data for a in arrays]
-    if reduction.halo:
-        layers = da.from_array(np.arange(sum(grid["z"])), chunks=(grid["z"],))
-        own, seen = layers, overlap(layers, {0: reduction.halo}, "none", allow_rechunk=False)
-        data = [
-            overlap(x, {d.index("z"): reduction.halo}, "none", allow_rechunk=False) if "z" in d else x
-            for x, d in zip(data, dims, strict=True)
-        ]
+    frames = None
+    wider = {d: n for d, n in (("z", reduction.halo), ("y", reduction.border)) if n and d in grid}
+    own, seen = _numbers(grid, wider, "z")
+    own_rows, seen_rows = _numbers(grid, wider, "y")
+    data = [_widened(a.data, d, wider) for a, d in zip(arrays, dims, strict=True)]
     if cut is not None:
         frames = da.from_array(np.arange(sum(grid[cut])), chunks=(grid[cut],))
     pairs: list[Any] = []
     for x, dim in zip(data, dims, strict=True):
         pairs += [x, tuple(index[d] for d in dim)]
     along = (index["z"],) if own is not None else None
+    along_y = (index["y"],) if own_rows is not None else None
     base = da.blockwise(
         partial(_layer_block, reduction, axes, chosen, names, dims, positions, wanted),
         tuple(index[d] for d in block_dims),
@@ -219,6 +226,10 @@ def _blocks(reduction: Declaration, dataset: xr.Dataset, parameters: Mapping[str
         along,
         frames,
         None if cut is None else (index[cut],),
+        own_rows,
+        along_y,
+        seen_rows,
+        along_y,
         *pairs,
         concatenate=True,
         align_arrays=False,
@@ -299,11 +310,27 @@ def _block_grid(reduction: Declaration, arrays: Sequence[xr.DataArray], cut: str
             step = ceil(max(chunks) / reduction.patch) * reduction.patch
             size = sum(chunks)
             grid[dim] = tuple(min(step, size - k) for k in range(0, size, step)) or (0,)
-        elif dim == "z" and reduction.halo and min(chunks) < reduction.halo:
+        elif min(chunks) < (least := {"z": reduction.halo, "y": reduction.border}.get(dim, 0)):
             size = sum(chunks)
-            count = max(1, size // max(reduction.halo, max(chunks)))
+            count = max(1, size // max(least, max(chunks)))
             grid[dim] = tuple(size // count + (k < size % count) for k in range(count))
     return grid
+
+
+def _numbers(
+    grid: Mapping[str, tuple[int, ...]], wider: Mapping[str, int], dim: str
+) -> tuple[da.Array | None, da.Array | None]:
+    """Numbers of the layers or rows of every block, without and with their neighbours; None without neighbours."""
+    if dim not in wider:
+        return None, None
+    numbers = da.from_array(np.arange(sum(grid[dim])), chunks=(grid[dim],))
+    return numbers, _widened(numbers, (dim,), wider)
+
+
+def _widened(values: da.Array, dims: Sequence[str], wider: Mapping[str, int]) -> da.Array:
+    """Blocks with the neighbouring layers and rows that a reduction requires; fewer at the ends."""
+    depth = {dims.index(d): n for d, n in wider.items() if d in dims}
+    return overlap(values, depth, "none", allow_rechunk=False) if depth else values
 
 
 def _aligned(array: xr.DataArray, grid: Mapping[str, tuple[int, ...]]) -> xr.DataArray:

@@ -76,6 +76,7 @@ def run_layer(
     at: int = 0,
     where: str = "",
     start: int = 0,
+    rows: slice | None = None,
 ) -> Arrays:
     """Results of a reduction for one layer, or for some frames of the layer.
 
@@ -93,6 +94,8 @@ def run_layer(
         Description of the layer for errors.
     start : int
         Index along the first scan axis at which the inputs of a reduction of frames begin.
+    rows : slice, optional
+        Rows of the inputs along y that are computed; the others are the border of a reduction with one. By default all.
 
     Returns
     -------
@@ -115,7 +118,11 @@ def run_layer(
             dims = dims if reduction.halo else [d for d in dims if d != "z"]
         fetch[name] = scan_last(np.asarray(values), dims, axes)
         sizes |= zip(dims, values.shape, strict=True)
-    extra = {"middle": at - low} if reduction.halo else {}
+    extra: dict[str, Any] = {"middle": at - low} if reduction.halo else {}
+    if reduction.border:
+        rows = slice(*(rows or slice(None)).indices(sizes["y"])[:2])
+        sizes["y"] = rows.stop - rows.start
+        extra["inner"] = rows
     if reduction.by_frame:
         positions, extra = _as_frames(axes, inputs, fetch, positions, sizes, start)
     made = run_kernel(reduction, axes, fetch, positions, parameters, **extra)

@@ -106,20 +106,22 @@ def projected_memory(
     itemsize: int,
     whole: bool,
 ) -> int:
-    """Peak memory of one unit in bytes: baseline, one tile of counts, encoded chunks, and the resulting maps.
+    """Peak memory of one unit in bytes: baseline, one tile of counts, encoded chunks, maps that are read and written.
 
     Parameters
     ----------
     sizes : mapping
-        Length of every dim in one unit.
+        Length of every dim in one unit, without the neighbours that a halo or a border adds.
     edge, itemsize : int
         Inner chunk edge in pixels, bytes per count.
     whole : bool
-        The unit is a whole layer and reads maps instead of tiles of counts.
+        The unit reads the maps of its steps whole, instead of tiles of counts.
     """
     frames = prod(sizes[a] for a in axes)
     area = sizes["y"] * sizes["x"]
     maps, tiles = 0, 0
+    made: set[str] = set()
+    read: dict[str, int] = {}
     for reduction, chosen in zip(reductions, parameters, strict=True):
         known = {**sizes, **lengths(reduction, axes, chosen, sizes)}
         for variable in expanded_writes(reduction, axes, chosen):
@@ -131,10 +133,14 @@ def projected_memory(
                 maps += area * cell
             else:
                 tiles += edge * edge * cell
-        layers = 2 * reduction.halo + 1
-        for variable in reduction.reads if whole else ():
+        rows = (2 * reduction.halo + 1) * (sizes["y"] + 2 * reduction.border) * sizes["x"]
+        for variable in (v for declared in reduction.reads if whole for v in expand(declared, axes)):
             if variable.name == "counts":
-                maps += area * frames * itemsize * layers
-            elif "y" in variable.dims:
-                maps += area * np.dtype(variable.dtype).itemsize * layers * (len(axes) if variable.template else 1)
+                maps += rows * frames * itemsize
+            elif "y" in variable.dims and variable.name not in made:
+                more = [d for d in variable.dims if d not in SPACE]
+                known |= {d: known.get(d) or (d.known(sizes, chosen) if isinstance(d, Dim) else None) for d in more}
+                read[variable.name] = rows * np.dtype(variable.dtype).itemsize * prod(known[d] or UNKNOWN for d in more)
+        made |= {v.name for v in expanded_writes(reduction, axes, chosen)}
+    maps += sum(read.values())
     return BASELINE_BYTES + (maps if whole else maps + tiles + frames * edge * edge * itemsize + ENCODED_BYTES)

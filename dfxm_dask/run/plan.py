@@ -13,12 +13,13 @@ import zarr
 
 from dfxm_dask import __version__
 from dfxm_dask.catalogue import find
-from dfxm_dask.engine.shapes import UNKNOWN, check_axes, expanded_writes, lengths, projected_memory
+from dfxm_dask.engine.shapes import UNKNOWN, expanded_writes, lengths, projected_memory
 from dfxm_dask.errors import InputError, RecipeError
 from dfxm_dask.reduction import Reduction
+from dfxm_dask.run.checks.unfit import unfit
 from dfxm_dask.run.recipe import Recipe, Step
 from dfxm_dask.run.scan_remarks import positions_apart, uneven_frames
-from dfxm_dask.schema import SCAN, SPACE, Dim, Variable, check, expand, length_fault
+from dfxm_dask.schema import COUNTS, REFLECTION, SCAN, Dim, Variable, check, expand
 from dfxm_dask.store.calibrate import recover
 from dfxm_dask.store.chunks import bands, unit_frames
 from dfxm_dask.store.crystal import with_crystal
@@ -73,8 +74,8 @@ class Plan:
 
     @property
     def scan_bytes(self) -> int:
-        """Bytes of the counts of the scan, uncompressed."""
-        return prod(self.store.opened.nodes["raw/counts"]["shape"]) * self.store.itemsize
+        """Bytes of the counts of the scan, or of the maps of a set of reflections, uncompressed."""
+        return prod(self.store.shape) * self.store.itemsize
 
     @property
     def tasks(self) -> int:
@@ -94,8 +95,13 @@ class Plan:
 
 
 def _tileable(reduction: Reduction, stored: Stored) -> bool:
+    """Whether a unit of the reduction is a band of rows: of counts in tiles, or of maps over the width of the layer."""
     whole = set(reduction.over) - {SCAN, *stored.axes}
-    return not whole and not reduction.halo and (reduction.patch is None or stored.edge % reduction.patch == 0)
+    if COUNTS in reduction.reads:
+        whole |= {"z", "y"} if reduction.halo or reduction.border else set()
+    else:
+        whole -= {"x"}
+    return not whole and (reduction.patch is None or stored.edge % reduction.patch == 0)
 
 
 def make_plan(recipe: Recipe, store: str | Path) -> Plan:
@@ -124,9 +130,7 @@ def make_plan(recipe: Recipe, store: str | Path) -> Plan:
         later.remove(step.name)
         where = f"{recipe.path}:{step.line}: " if recipe.path else ""
         parameters = reduction.validate(with_crystal(reduction, step.parameters, stored.opened), where=where)
-        reason = check_axes(reduction, stored.axes, stored.sizes) or _foreign_units(reduction, stored)
-        reason = reason or _misfit(reduction, parameters, stored)
-        if reason:
+        if reason := unfit(reduction, parameters, stored):
             if step.optional:
                 left_out.append((step.name, reason))
                 continue
@@ -241,26 +245,6 @@ def _scale(plan: Mapping[str, Any], plans: Mapping[str, dict[str, Any]]) -> str 
     return None
 
 
-def _foreign_units(reduction: Reduction, stored: Stored) -> str | None:
-    for variable in reduction.reads:
-        if fault := length_fault(variable, stored.units.get(variable.name)):
-            return f"{fault}: set the effective pixel by dfxm-dask calibrate {stored.path} --pixel-size Y,X"
-    return None
-
-
-def _misfit(reduction: Reduction, parameters: Mapping[str, Any], stored: Stored) -> str | None:
-    """Why the parameters do not fit the pixels of the scan, or None."""
-    if reduction.fits is None:
-        return None
-    names = (*SPACE, *stored.axes)
-    positions = {d: np.asarray(zarr.open_array(str(Path(stored.path, d)), mode="r")[:]) for d in names}
-    try:
-        reduction.fits(parameters, positions)
-    except InputError as error:
-        return f"{error.asked.removeprefix(f'{reduction.name}: ')} {error.found}: {error.remedy}"
-    return None
-
-
 def _resolve(
     step: Step,
     reduction: Reduction,
@@ -287,10 +271,17 @@ def _resolve(
                 if source is None or not (alone or source.group == "raw" or source.step in plans):
                     continue
             if source is None:
+                of_set = stored.counted and REFLECTION in {
+                    *variable.dims,
+                    *(d for v in reduction.reads for d in v.dims),
+                }
                 raise RecipeError(
                     f"{where}step {step.name}",
                     f"reads {variable.name!r}, which no earlier step writes",
-                    "add the step that writes it before this step",
+                    "join the stores of at least three reflections (dfxm-dask join SET.zarr A.zarr B.zarr C.zarr), then"
+                    " run the recipe on the set"
+                    if of_set
+                    else "add the step that writes it before this step",
                 )
             found = source.variable
             try:
@@ -339,9 +330,9 @@ def _place(
         fits = True  # a map needs no tiles and can share a pass over layers
     made = {v.name: s for s in last for v in s.writes}
     own = [made[name] for name in step.sources if name in made]
-    if any(s.reduction.halo != step.reduction.halo for s in last) or any(s.reduction.combine for s in own):
+    if any(_neighbours(s) != _neighbours(step) for s in last) or any(s.reduction.combine for s in own):
         fits = False  # other neighbours, or a summary that exists only when all blocks are done
-    if step.reduction.halo and own:
+    if any(_neighbours(step)) and own:
         fits = False  # the neighbours' part of the input is made by other units
     passing = [available[name] for name in step.sources if not available[name].variable.stored]
     if any(source.step not in {s.name for s in last} for source in passing):
@@ -356,7 +347,7 @@ def _place(
         again: list[PlannedStep] = []
         again_made = {s.name for part in passes for s in part if any(v.name == "counts" for v in s.writes)}
         for source in passing:
-            if source.step not in again_made or step.reduction.halo:
+            if source.step not in again_made or any(_neighbours(step)):
                 raise RecipeError(
                     f"{where}step {step.name}",
                     f"reads {source.variable.name} of {source.step}, which exists within one pass only",
@@ -365,6 +356,11 @@ def _place(
             again = _counts_so_far(passes, step.unit == "layer")
         passes.append(again)
     passes[-1].append(step)
+
+
+def _neighbours(step: PlannedStep) -> tuple[int, int]:
+    """Layers and rows of its neighbours that a unit of the step reads on either side."""
+    return step.reduction.halo, step.reduction.border
 
 
 def _counts_so_far(passes: list[list[PlannedStep]], tiled: bool) -> list[PlannedStep]:
@@ -383,7 +379,7 @@ def _joined(passes: list[list[PlannedStep]], stored: Stored) -> list[list[Planne
         last = joined[-1] if joined else []
         fits = bool(last) and (_unit(last), _unit(steps)) == ("band", "layer")
         fits = fits and all(any("counts" in s.sources for s in part) for part in (last, steps))
-        fits = fits and not any(s.reduction.halo for s in (*last, *steps))
+        fits = fits and not any(any(_neighbours(s)) for s in (*last, *steps))
         for step in last:
             begun = stored.opened.states(step.group).get(step.name)
             other = begun is not None and begun.header and [*begun.blocks] != layers
@@ -423,7 +419,7 @@ def _costed(steps: list[PlannedStep], stored: Stored) -> Pass:
         [s.parameters for s in steps],
         stored.edge,
         max(stored.itemsize, *counts) if counts else stored.itemsize,
-        unit != "band",
+        unit != "band" or not any("counts" in s.sources for s in steps),
     )
     made = {v.name for s in steps for v in s.writes}
     done = []

@@ -120,7 +120,7 @@ def _masked(opened: OpenStore) -> bool:
     state = opened.states("beams").get("threshold_beams")
     if state is None or not state.complete or "has_defects" not in state.writes:
         return False
-    return stale_input(opened.provenance, state.provenance or {}) is None
+    return stale_input(opened.provenance, state.provenance or {}, opened.path) is None
 
 
 def weak_beam_tails(opened: OpenStore) -> tuple[str, ...]:

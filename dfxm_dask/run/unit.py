@@ -118,9 +118,11 @@ def run_unit(task: UnitTask) -> Record:
     writes = {s.name: expanded_writes(reductions[s.name], task.axes, s.parameters) for s in task.steps}
     positions = {name: _whole(task.store, name) for name in (*SPACE, *task.axes)}
     halo = max(r.halo for r in reductions.values())  # the same for all steps of a pass
+    border = max(r.border for r in reductions.values())  # likewise
+    low = max(0, task.y0 - border)
     unit = {
         "z": slice(max(0, task.z - halo), task.z + halo + 1),
-        "y": slice(task.y0, task.y1),
+        "y": slice(low, min(task.y1 + border, positions["y"].size)),
         "x": slice(0, positions["x"].size),
     }
     if task.frames is not None:
@@ -150,6 +152,7 @@ def run_unit(task: UnitTask) -> Record:
                 at=task.z - unit["z"].start,
                 where=f" of block {task.block}",
                 start=task.frames[0] if task.frames else 0,
+                rows=slice(task.y0 - low, task.y1 - low),
             )
             if reduction.combine is not None:
                 made = {
@@ -160,7 +163,11 @@ def run_unit(task: UnitTask) -> Record:
             inputs |= {v.name: (_in_layer(v), made[v.name]) for v in wanted}
             if step.store_results or step.tiled:
                 for v in (v for v in wanted if v.stored or v.name != "counts"):
-                    _keep(kept, v.name, _in_layer(v), np.asarray(made[v.name], v.dtype), box, unit)
+                    values = np.asarray(made[v.name], v.dtype)
+                    if counts is None:
+                        kept[v.name] = values  # of the whole unit
+                    else:
+                        _keep(kept, v.name, _in_layer(v), values, box, unit)
         if len(steps) < len(task.steps) and steps[0].tiled:
             _keep(layer, "counts", *inputs["counts"], box, unit)
     record: Record = {"block": task.block, "steps": {}, "bytes_read": bytes_read, "bytes_written": 0}
@@ -222,7 +229,7 @@ def _parts(task: UnitTask, unit: Box, layer: Arrays) -> Iterator[Part]:
     """
     tiled = tuple(s for s in task.steps if s.tiled == task.layer)
     rest = tuple(s for s in task.steps if s not in tiled)
-    all_of_it = {"y": slice(0, task.y1 - task.y0), "x": unit["x"]}
+    all_of_it = {"y": slice(0, unit["y"].stop - unit["y"].start), "x": unit["x"]}
     if not any("counts" in s.sources for s in tiled):
         yield task.steps, all_of_it, None
         return

@@ -126,7 +126,7 @@ def calibrate(
     InputError
         An invalid pixel size, magnification, angle, crystal or setting; a length that is neither given nor recorded.
     StoreError
-        Not an ingested store, or a simulated store with a different pixel.
+        Not an ingested store, a set of reflections, or a simulated store with a different pixel.
     RecipeError
         A step comes from a plug-in that is not loaded, so that its dependence on lengths is unknown.
     LockedError
@@ -144,6 +144,12 @@ def calibrate(
     header = ledger.read_header(ledger.ledger_path(store, "raw", "ingest"))
     if not header:
         raise StoreError(f"store {store}", "has no ingested raw data", "give a store written by dfxm-dask ingest")
+    if "grid" in header["plan"]:
+        raise StoreError(
+            f"store {store}",
+            "is a set of reflections on a grid of its own",
+            "calibrate the stores of the reflections, then run dfxm-dask join again with --overwrite",
+        )
     computed = (camera_pixel, magnification, two_theta)
     camera = recorded_camera(store)
     attributes = open_store(store).nodes[""]["attributes"]

@@ -29,7 +29,7 @@ def test_folders__hold_a_dozen_files() -> None:
 def test_functions__of_rooms_declare_types_unless_numba_infers_them() -> None:
     found = {
         f"{p.relative_to(ROOT)}: {node.name}": [ast.unparse(d) for d in node.decorator_list]
-        for room in ("frames", "rocking", "components", "beams", "volume", "optics", "boundaries")
+        for room in ("frames", "rocking", "components", "beams", "volume", "optics", "boundaries", "strain")
         for p in (ROOT / "dfxm_dask" / room).rglob("*.py")
         for node in ast.parse(p.read_text()).body
         if isinstance(node, ast.FunctionDef) and node.returns is None

@@ -22,6 +22,7 @@ from dfxm_dask.engine.shapes import expanded_writes, lengths, scan_axes
 from dfxm_dask.optics.defects.lattice import Lattice
 from dfxm_dask.reduction import Reduction
 from dfxm_dask.schema import SPACE, expand
+from tests.strain.oblique_set import HKL, set_of
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "locate": {
@@ -35,7 +36,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "follow_boundary": {"spacing": 4},
 }
 SIZES = {"z": 3, "y": 12, "x": 17, "phi": 7, "chi": 5, "patch_y": 1, "patch_x": 1, "scaling": 4, "piece": 200}
-SIZES |= {"image_number": 17, "image_column": 11}
+SIZES |= {"image_number": 17, "image_column": 11, "reflection": len(HKL)}
+REFLECTIONS = set_of()
 COMPONENTS = 3
 EVERY = sorted(load_reductions())
 NAMES = [n for n in EVERY if {*SPACE} & {d for v in load_reductions()[n].reads for d in v.dims}]
@@ -68,13 +70,19 @@ def example(reduction: Reduction, axes: dict[str, str], fill: str = "real") -> x
         if declared.coordinate:
             continue
         for variable in expand(declared, axes):
-            shape = tuple(SIZES.get(d) or COMPONENTS for d in variable.dims)
+            shape = tuple(SIZES.get(d) or getattr(d, "length", None) or COMPONENTS for d in variable.dims)
             dtype = np.dtype(variable.dtype)
             if variable.name.endswith("_scaling"):
                 values = np.array([0.0, 1.0, np.nan, float("nmf" in variable.name)])  # log above a background map
             elif declared.name.endswith("_grid_{axis}"):
                 own = variable.name.rpartition("_grid_")[2]
                 values = np.broadcast_to(coords[own][1].reshape([-1 if a == own else 1 for a in axes]), shape)
+            elif variable.name in REFLECTIONS:
+                values = REFLECTIONS[variable.name]
+            elif variable.name == "centre":
+                values = generator.normal(0.0, 0.01, shape)
+            elif variable.name.endswith("covariance"):
+                values = np.broadcast_to(1e-6 * np.eye(shape[-1], dtype=dtype), shape).copy()
             elif variable.name == "counts":
                 values = _counts(axes, fill, generator)
             elif variable.name.startswith("piece_"):

@@ -19,13 +19,14 @@ from dfxm_dask.reduction import REGISTRY, reduction
 from dfxm_dask.run import passes
 from dfxm_dask.run.execute import plan, run_recipe
 from dfxm_dask.run.recipe import Recipe, parse_recipe
-from dfxm_dask.schema import AXES, COUNTS, SPACE, Dim, Variable
+from dfxm_dask.schema import AXES, COUNTS, SPACE, Dim, Variable, Y
 from tests.beamline_files import write_bliss
 from tests.run.test_execute import _narrow_units
 from tests.stores import contents
 
 SUM = Variable("sum_map", SPACE, "float64", "count", "sum along the scan")
 MEAN = Variable("mean_map", SPACE, "float64", "count", "mean of neighbouring layers")
+SLOPE = Variable("slope", SPACE, "float64", "count", "second difference along y of the mean of neighbouring layers")
 AGAIN = Variable("again_map", SPACE, "float64", "count", "mean of means")
 CURVE = Variable("bright_curve", ("scan",), "float64", "count", "curve of the brightest pixel")
 PART = Variable("part", SPACE, "float64", "1", "projection on the brightest curve")
@@ -33,6 +34,13 @@ FLAT = Variable("flat", SPACE, "float64", "count", "of a wrong shape")
 POWERS = Variable("powers", (*SPACE, Dim("power", "most")), "float64", "1", "powers of the sum along the scan")
 LEVELS = Variable("levels", ("level",), "float64", "count", "brightest sum of every part")
 ABOVE = Variable("above", ("z", "level", "y", "x"), "bool", "1", "whether the sum along the scan is above a level")
+
+
+def curved(sums: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Sum of the differences to the rows two above and two below, where there are such rows, times the position."""
+    mean = sums.mean(0)
+    both = np.pad(mean, ((2, 2), (0, 0)), mode="edge")
+    return (2 * mean - both[:-4] - both[4:]) * y[:, None]
 
 
 def brighter(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -60,6 +68,11 @@ def throwaway() -> Iterator[None]:
     @reduction(reads=(MEAN,), writes=(AGAIN,), halo=2, group="extra")
     def again(mean_map: np.ndarray, *, middle: int = 0) -> dict[str, Any]:
         return {"again_map": mean_map.mean(0) + 0 * middle}
+
+    @reduction(reads=(SUM, Y), writes=(SLOPE,), over=("x",), halo=1, border=2, min_axes=0, group="extra")
+    def slopes(sum_map: np.ndarray, y: np.ndarray, *, middle: int = 0, inner: slice = slice(None)) -> dict[str, Any]:
+        assert sum_map.shape[1] == y.size and 0 <= middle < len(sum_map)
+        return {"slope": curved(sum_map, y)[inner]}
 
     def patches_of(edge: int) -> Any:
         def kernel(counts: np.ndarray) -> dict[str, Any]:
@@ -179,6 +192,29 @@ def test_halo__chained_over_layers(store: Path, raw: tuple[Path, np.ndarray]) ->
     sums = raw[1].sum(1).astype(float)
     np.testing.assert_allclose(extra.mean_map.values, near(sums, 1), rtol=1e-12)
     np.testing.assert_allclose(extra.again_map.values, near(near(sums, 1), 2), rtol=1e-12)
+
+
+def test_border__bands_layers_and_blocks_give_equal_values(store: Path, raw: tuple[Path, np.ndarray]) -> None:
+    made = plan(recipe("sums", "slopes"), store)
+    assert [p.unit for p in made.passes] == ["band", "band"]
+    run_recipe(recipe("sums", "slopes"), store)
+    tree = dfxm_dask.open_scan(store)
+    found = tree["extra"].slope.values
+    sums = raw[1].sum(1).astype(float)
+    y = tree["extra"].y.values
+    whole = np.stack([curved(sums[max(0, z - 1) : z + 2], y) for z in range(5)])
+    np.testing.assert_array_equal(found, whole)
+    data = tree["extra"].to_dataset()[["sum_map"]]
+    for chunks in ({"z": 1, "y": 1}, {"z": 2, "y": 199, "x": 100}, {"z": 5, "y": 600}):
+        np.testing.assert_array_equal(REGISTRY["slopes"](data.chunk(chunks)).slope.values, whole)
+
+
+def test_border__with_tiles_is_refused() -> None:
+    with pytest.raises(InputError, match="has a border along y, and whole layers, tiles or frames; leave out one of both"):
+
+        @reduction(reads=(SUM,), writes=(MEAN,), border=1, over=("y",), group="extra")
+        def both(sum_map: np.ndarray, *, inner: slice = slice(None)) -> dict[str, Any]:
+            return {}
 
 
 def test_gather__its_result_is_read_by_the_next_step(store: Path, raw: tuple[Path, np.ndarray]) -> None:

@@ -118,7 +118,7 @@ def _inputs(store: Path, without: Iterable[tuple[str, str]]) -> Iterator[Fault]:
             try:
                 yield from _inputs_of(store, group, step, header, records)
                 made = ledger.group_provenance(store, group)[1].get(step)
-                if made and (stale := stale_input(lambda one: ledger.group_provenance(store, one)[1], made)):
+                if made and (stale := stale_input(lambda one: ledger.group_provenance(store, one)[1], made, store)):
                     yield Fault(group, step, "", "", f"{stale[0]}; {stale[1]}")
             except DfxmError as error:
                 yield Fault(group, step, "", "", str(error))

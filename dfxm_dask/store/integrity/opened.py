@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dfxm_dask.errors import IncompleteError, StoreError
-from dfxm_dask.schema import Variable, migrate
+from dfxm_dask.schema import SPACE, Variable, migrate
 from dfxm_dask.sources.wrong_kinds import not_a_store
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.metadata import check_store, read_node
@@ -84,7 +84,7 @@ class OpenStore:
         bad: dict[str, tuple[str, str]] = {}
         for step, state in self.states(group).items():
             absent = (state.provenance or {}).get("absent")
-            stale = stale_input(self.provenance, state.provenance) if state.provenance else None
+            stale = stale_input(self.provenance, state.provenance, self.path) if state.provenance else None
             if state.provenance is not None and state.lost:
                 lost = f"{', '.join(state.lost[:3])} is missing"
                 bad[step] = lost, "run the recipe again with --overwrite, or restore the file"
@@ -109,7 +109,9 @@ class OpenStore:
         return found
 
 
-def stale_input(provenance: Callable[[str], Mapping[str, Any]], made: Mapping[str, Any]) -> tuple[str, str] | None:
+def stale_input(
+    provenance: Callable[[str], Mapping[str, Any]], made: Mapping[str, Any], store: Path
+) -> tuple[str, str] | None:
     """Reason and remedy if an input of a result, direct or indirect, has changed or is missing; else None.
 
     Parameters
@@ -118,7 +120,11 @@ def stale_input(provenance: Callable[[str], Mapping[str, Any]], made: Mapping[st
         Maps a group to the provenance of its complete steps.
     made : mapping
         Provenance of the result.
+    store : Path
+        Store of the result.
     """
+    if (changed := changed_source(store, made)) is not None:
+        return changed
     for source, wanted in made.get("inputs", {}).items():
         upstream, _, name = source.partition("/")
         known = provenance(upstream)
@@ -126,8 +132,29 @@ def stale_input(provenance: Callable[[str], Mapping[str, Any]], made: Mapping[st
             return f"its input {source} is not complete", RESUME
         if known[name].get("digest") != wanted:
             return f"its input {source} {RECOMPUTED}", "run the recipe again with --overwrite"
-        if (deeper := stale_input(provenance, known[name])) is not None:
+        if (deeper := stale_input(provenance, known[name], store)) is not None:
             return deeper
+    return None
+
+
+def changed_source(store: Path, made: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Reason and remedy if another store, from which a set of reflections was joined, has changed; else None.
+
+    Sources that no longer exist count as unchanged: the set contains copies of all maps.
+    """
+    for source in made.get("sources", ()):
+        path = Path(store).resolve().parent / str(source["store"])
+        for key, wanted in source["digests"].items():
+            group, _, step = key.partition("/")
+            try:
+                now = ledger.group_provenance(path, group)[1].get(step, {}).get("digest")
+            except StoreError:
+                continue
+            if now != wanted and os.path.lexists(path / "zarr.json"):
+                return (
+                    f"the step {step} of its source {path.name} {RECOMPUTED}",
+                    "run dfxm-dask join again with --overwrite, then the recipe",
+                )
     return None
 
 
@@ -151,7 +178,11 @@ def open_store(store: str | os.PathLike[str]) -> OpenStore:
 
 @dataclass(frozen=True)
 class Stored:
-    """Facts about a store that a plan requires, from the metadata alone."""
+    """Facts about a store that a plan requires, from the metadata alone.
+
+    ``edge`` and ``itemsize`` are the edge of the inner chunks in pixels and the bytes per count, or, without counts,
+    the bytes per pixel of the maps in ``raw``. ``counted`` is False for a set of reflections, which has no counts.
+    """
 
     path: str
     axes: dict[str, str]
@@ -163,6 +194,7 @@ class Stored:
     layers: tuple[int, ...]
     absent: tuple[str, ...]
     cropped: tuple[str, ...]
+    counted: bool
     opened: OpenStore = field(repr=False)
 
     @property
@@ -190,10 +222,12 @@ def describe(opened: OpenStore) -> Stored:
     state = opened.states("raw").get("ingest")
     if state is None or not state.complete:
         found = f"{len(state.done)} of {len(state.blocks)} layers" if state else "nothing"
-        raise IncompleteError(f"raw data of {store}", f"{found} on disk", "run the ingest again to resume")
-    counts = open_array(Path(store, "raw", "counts"))
-    if counts is None:
-        raise IncompleteError(f"raw data of {store}", "counts have a foreign layout", "ingest the scan again")
+        remedy = "run the ingest again to resume (the join, for a set of reflections)"
+        raise IncompleteError(f"raw data of {store}", f"{found} on disk", remedy)
+    if (changed := changed_source(store, state.provenance or {})) is not None:
+        raise IncompleteError(f"raw data of {store}", *changed)
+    counted = "raw/counts" in opened.nodes or "raw/centre" not in opened.nodes
+    edge, itemsize = _chunks(opened) if counted else _chunks_of_maps(opened)
     sizes = {name: opened.nodes[name]["shape"][0] for name in opened.arrays("")}
     attributes = {name: opened.nodes[name]["attributes"] for name in sizes}
     marked = {name: attrs["scan_axis"] for name, attrs in attributes.items() if "scan_axis" in attrs}
@@ -209,13 +243,38 @@ def describe(opened: OpenStore) -> Stored:
         sizes,
         units,
         int(root["unit_rows"]),
-        counts.chunk[-1],
-        counts.dtype.itemsize,
+        edge,
+        itemsize,
         layers,
         tuple((state.provenance or {}).get("absent", ())),
         tuple((state.provenance or {}).get("cropped", ())),
+        counted,
         opened,
     )
+
+
+def _chunks(opened: OpenStore) -> tuple[int, int]:
+    """Edge of the inner chunks of the counts in pixels, and bytes per count."""
+    counts = open_array(opened.path / "raw" / "counts")
+    if counts is None:
+        raise IncompleteError(f"raw data of {opened.path}", "counts have a foreign layout", "ingest the scan again")
+    return counts.chunk[-1], counts.dtype.itemsize
+
+
+def _chunks_of_maps(opened: OpenStore) -> tuple[int, int]:
+    """Edge of the inner chunks of the maps of a set of reflections in pixels, and bytes of all maps per pixel."""
+    edge, itemsize = 0, 0
+    for name in opened.arrays("raw"):
+        dims = opened.declared("raw", name).dims
+        if {"y", "x"} <= {*dims}:
+            array = open_array(opened.path / "raw" / name)
+            if array is None:
+                raise IncompleteError(
+                    f"raw data of {opened.path}", f"{name} has a foreign layout", "join the set again"
+                )
+            edge = array.chunk[dims.index("x")]
+            itemsize += array.dtype.itemsize * prod(n for d, n in zip(dims, array.shape, strict=True) if d not in SPACE)
+    return edge, itemsize
 
 
 @dataclass(frozen=True)
@@ -229,7 +288,7 @@ class Source:
 
 def readable(stored: Stored) -> dict[str, Source]:
     """Readable variables of the store: raw data, and the results of complete, current steps."""
-    opened, absent = stored.opened, set(stored.absent)
+    opened, absent, store = stored.opened, set(stored.absent), stored.opened.path
     # Raw data are complete: describe() has checked this.
     found = {name: Source("raw", "ingest", opened.declared("raw", name)) for name in opened.arrays("raw")}
     for group in (g for g in opened.groups() if g != "raw"):
@@ -237,6 +296,6 @@ def readable(stored: Stored) -> dict[str, Source]:
         for step, state in opened.states(group).items():
             made = state.provenance or {}
             only_absent = bool(state.complete and absent and set(made.get("absent", ())) == absent)
-            if step not in bad or (only_absent and stale_input(opened.provenance, made) is None):
+            if step not in bad or (only_absent and stale_input(opened.provenance, made, store) is None):
                 found |= {name: Source(group, step, opened.declared(group, name)) for name in state.writes}
     return found

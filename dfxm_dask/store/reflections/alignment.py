@@ -1,0 +1,95 @@
+"""Displacements of the sample between the scans of a set: given, or found by registration of the maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dfxm_dask.errors import InputError
+from dfxm_dask.store.reflections.grid import Grid, place
+from dfxm_dask.store.reflections.recorded import Reflection
+from dfxm_dask.store.reflections.resampled import Source, on_grid
+from dfxm_dask.store.reflections.settings import Settings
+from dfxm_dask.strain.goniometer import reflections, vectors
+from dfxm_dask.strain.registration import Displacement, gradients, register
+
+WINDOW = 512
+"""Pixels of the set along each axis, in the middle of the middle layer, that the registration compares (our choice)."""
+LARGEST_ERROR = 0.5
+"""Pixels: largest standard error of a displacement that counts as determined (our choice)."""
+LEAST_ALIKE = 0.2
+"""Least correlation of the gradients of two reflections after the registration (our choice)."""
+NULL = 1e-3
+"""Relative size of a singular value, or of a weight, that counts as zero."""
+
+Found = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
+
+
+def shifts(stores: Sequence[Reflection], known: Settings, grid: Grid, asked: Any) -> Found:
+    """Displacements of the stores and their standard errors, um: (reflection, yx) each, and remarks.
+
+    The standard errors of displacements that are given, or set to zero, are NaN.
+
+    Raises
+    ------
+    InputError
+        An invalid request, or maps that do not determine the displacements.
+    """
+    count = len(stores)
+    unknown = np.full((count, 2), np.nan)
+    if not isinstance(asked, str):
+        moved = np.asarray(asked, float)
+        if moved.shape != (count, 2) or not np.isfinite(moved).all():
+            raise InputError("shift", f"is {asked!r:.80}", f"give (y, x) in um for each of the {count} stores")
+        return moved, unknown, ()
+    if asked not in ("auto", "none"):
+        raise InputError(f"shift {asked!r}", "is unknown", "choose auto, none, or (y, x) in um for every store")
+    if asked == "none":
+        return np.zeros((count, 2)), unknown, ()
+    pixel = np.array([v[1] - v[0] if v.size > 1 else 1.0 for v in (grid.y, grid.x)])
+    found, told = _registered(_window(stores, known, grid), known)
+    for one, error in zip(stores, found.error, strict=True):
+        if not (error < LARGEST_ERROR).all():
+            size = "no" if not np.isfinite(error).all() else f"a standard error of {error.max():.2g} pixels for the"
+            raise InputError(
+                f"shift of {one.path.name}",
+                f"the maps of the reflections give {size} displacement",
+                "state the displacements (--shift Y,X;Y,X;... in um), or use --shift none for aligned scans",
+            )
+    return found.shift * pixel, found.error * np.abs(pixel), (told,)
+
+
+def _window(stores: Sequence[Reflection], known: Settings, grid: Grid) -> np.ndarray:
+    """Centres of mass of all stores in the middle of the set, without displacements: (reflection, y, x, angle)."""
+    y, x = (v[max(0, (v.size - WINDOW) // 2) :][:WINDOW] for v in (grid.y, grid.x))
+    z = grid.z.size // 2
+    out = []
+    for k, one in enumerate(stores):
+        where = place(one, known.turn[k], known.frames[k] == "laboratory", np.zeros(2))
+        out.append(on_grid(Source(str(one.path), one.axes, where), z, y, x)[0])
+    return np.stack(out)
+
+
+def _registered(centre: np.ndarray, known: Settings) -> tuple[Displacement, str]:
+    """Displacements in pixels, and the method.
+
+    More than three reflections over-determine the deformation: a weighted sum of their scattering vectors vanishes for
+    any deformation gradient where the maps are aligned. Otherwise the magnitudes of the gradients are compared, which
+    are high at the same dislocations and boundaries.
+    """
+    at = reflections(known.hkl, known.setting, known.reciprocal_lattice, known.wavelength, deviation=0.05)
+    _, sizes, rows = np.linalg.svd(at.vectors.T)
+    null = rows[3:].T
+    scanned = np.isfinite(centre).any(axis=(1, 2)).all()
+    if scanned and sizes[2] > NULL * sizes[0] and (np.abs(null[1:]).max(axis=1, initial=0.0) > NULL).all():
+        middle = np.nanmedian(centre, axis=(1, 2), keepdims=True)
+        found = register(vectors(at, np.deg2rad(centre - middle)), null)
+        if np.isfinite(found.error).all():
+            return found, "shifts follow from the redundancy of the reflections"
+    features = gradients(centre)
+    differences = np.vstack([np.ones(len(centre) - 1), -np.eye(len(centre) - 1)])
+    found = register(features, differences)
+    error = np.where((found.alike < LEAST_ALIKE)[:, None], np.nan, found.error)
+    return found._replace(error=error), "shifts follow from the gradients of the centres of mass"

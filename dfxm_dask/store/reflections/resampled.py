@@ -1,0 +1,53 @@
+"""Maps of a store on the grid of a set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dfxm_dask.errors import StoreError
+from dfxm_dask.store.reflections.grid import Place
+from dfxm_dask.store.reflections.recorded import maps
+from dfxm_dask.store.shards import open_array
+from dfxm_dask.strain.registration import resample
+from dfxm_dask.strain.variables import ANGLES
+
+
+class Source(NamedTuple):
+    """A store with its scanned axes and its place on the grid of a set."""
+
+    path: str
+    axes: tuple[str, ...]
+    place: Place
+
+
+def on_grid(source: Source, z: int, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centres of mass and their covariances of one layer at positions of the sample.
+
+    Parameters
+    ----------
+    y, x : array, um
+
+    Returns
+    -------
+    array (y, x, angle), float64, degree
+        NaN outside the store, in unlit pixels, and along axes that were not scanned.
+    array (y, x, angle, angle2), float64, degree2
+    """
+    at = source.place.at(y, x)
+    array = open_array(Path(source.path, "rocking", "flags"))
+    if array is None:
+        raise StoreError(f"array {source.path}/rocking/flags", "has a foreign layout", "run the step moments again")
+    box = []
+    for values, length in zip(at, array.shape[1:], strict=True):
+        low = max(0, int(np.floor(values.min() - 1e-3)))
+        box.append(slice(low, min(length, int(np.ceil(values.max() + 1e-3)) + 1)))
+    if any(part.start >= part.stop for part in box):
+        shape = (y.size, x.size, len(ANGLES))
+        return np.full(shape, np.nan), np.full((*shape, len(ANGLES)), np.nan)
+    centre, covariance = maps(Path(source.path), source.axes, z, *box)
+    made, spread = resample(centre, covariance, at[0] - box[0].start, at[1] - box[1].start)
+    assert spread is not None
+    return made, spread
