@@ -153,7 +153,12 @@ def calibrate(
     computed = (camera_pixel, magnification, two_theta)
     camera = recorded_camera(store)
     attributes = open_store(store).nodes[""]["attributes"]
-    setting = {"goniometer": goniometer, "energy": energy, "frame": frame, "rotation_axis": rotation_axis}
+    setting: dict[str, Any] = {
+        "goniometer": goniometer,
+        "energy": energy,
+        "frame": frame,
+        "rotation_axis": rotation_axis,
+    }
     crystal = checked_crystal(lattice, hkl, attributes, **setting)
     before = pixel_of(store)
     wanted: Pixel | None

@@ -190,7 +190,12 @@ def ingest(
     """
     begun = time.perf_counter()
     refuse_other_kinds(scan, roi, pixel_size, z)
-    setting = {"goniometer": goniometer, "energy": energy, "frame": frame, "rotation_axis": rotation_axis}
+    setting: dict[str, Any] = {
+        "goniometer": goniometer,
+        "energy": energy,
+        "frame": frame,
+        "rotation_axis": rotation_axis,
+    }
     crystal = checked_crystal(lattice, hkl, **setting)
     target = Path(store).resolve()  # workers may have another working directory
     check_target(target)
