@@ -29,6 +29,7 @@ OWN = (
     "dfxm_dask.view.boundaries.kind",
     "dfxm_dask.view.dynamics.kinds",
     "dfxm_dask.view.strain.kinds",
+    "dfxm_dask.view.identify.kinds",
     "dfxm_dask.view.figures.frames",
     "dfxm_dask.view.figures.truth",
     "dfxm_dask.view.figures.overview",
@@ -96,6 +97,16 @@ class FigureKind:
                 page = page() if callable(page) and wanted else page
             if wanted and not callable(page):
                 yield name, page
+
+
+def later(module: str, name: str) -> Callable[[xr.DataTree, int, str], Figure | Pages | None]:
+    """The function of a module that draws a figure, without an import before the figure is drawn."""
+
+    def draw(tree: xr.DataTree, layer: int, heading: str) -> Figure | Pages | None:
+        drawn: Figure | Pages | None = getattr(import_module(module), name)(tree, layer, heading)
+        return drawn
+
+    return draw
 
 
 _ADDED: dict[str, FigureKind] = {}

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 BELOW = "#f4f4f4"
 """Colour under the hatching of pixels below the noise floor."""
+CLEAR = 3.0
+"""Ratio to the noise floor above which a density counts as significant (our choice)."""
 
 
 def draw_nye(tree: xr.DataTree, layer: int, heading: str) -> Figure | None:
@@ -57,11 +59,12 @@ def draw_density(tree: xr.DataTree, layer: int, heading: str) -> Figure | None:
             ("density", "density_floor"), ("density, lower bound", "noise floor"), images, strict=True
         )
     ]
-    above = known & ~below
+    clear = known & (density > CLEAR * floor)
     said = [
-        f"{100 * above.sum() / known.sum():.3g} % of the pixels exceed the noise floor.",
-        f"Their median density is {number(median_of(density[above]))} µm⁻², the median floor"
-        f" {number(median_of(floor))} µm⁻² (1 µm⁻² is 10¹² m⁻²). Hatched pixels do not exceed the floor.",
+        f"{100 * clear.sum() / known.sum():.3g} % of the pixels exceed the noise floor by a factor of {CLEAR:g}.",
+        f"Their median density is {number(median_of(density[clear]))} µm⁻², the median floor"
+        f" {number(median_of(floor))} µm⁻² (1 µm⁻² is 10¹² m⁻²).",
+        "Noise alone gives densities about the floor. Hatched: below the floor.",
     ]
     page = component_page(panels, 2, grid_of(found), heading, sentences=said, foot=FOOT)
     _hatch(page.axes[0], below, found)

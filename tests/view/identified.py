@@ -1,0 +1,40 @@
+"""A store with the table of candidates of one dislocation, in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+CELL = 4.05e-4
+TURN = np.array([[1.0, 1, 0], [-1, 1, 2], [1, -1, 1]])  # crystal directions along x, y, z of the store
+LATTICE = {"kind": "fcc", "parameter": CELL, "x": [1, 1, 0], "z": [1, -1, 1]}
+
+
+def candidates(none: float = 0.01) -> xr.DataTree:
+    """Straight dislocations on {111}<110> with lines every 30 degree; the first is the most probable."""
+    turn = TURN / np.linalg.norm(TURN, axis=1, keepdims=True)
+    rows = []
+    for n in ([1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1]):
+        normal = np.array(n) / np.sqrt(3)
+        for b in ([1, -1, 0], [1, 0, -1], [0, 1, -1], [1, 1, 0], [1, 0, 1], [0, 1, 1]):
+            if np.dot(n, b) == 0:
+                along = np.array(b) / np.sqrt(2)
+                for angle in np.deg2rad(30 * np.arange(12)):
+                    rows.append(
+                        (np.array(b) / 2, np.cos(angle) * along + np.sin(angle) * np.cross(normal, along), normal)
+                    )
+    burgers, line, normal = (np.array(column) @ turn.T for column in zip(*rows, strict=True))
+    tensors = burgers[:, :, None] * line[:, None]
+    logs = -2.5 * np.minimum(*(np.linalg.norm(tensors - s * tensors[2], axis=(1, 2)) for s in (1, -1))) ** 2 / 0.2**2
+    logs -= 2.5 * ((burgers @ burgers[2] * (line @ line[2])) < 0)
+    probability = (1 - none) * np.exp(logs) / np.exp(logs).sum()
+    table = {
+        "burgers": (("candidate", "xyz"), CELL * burgers, {"units": "um"}),
+        "line": (("candidate", "xyz"), line),
+        "plane_normal": (("candidate", "xyz"), normal),
+        "probability": ("candidate", probability),
+        "probability_none": ((), none),
+    }
+    coords = {name: (name, np.arange(4.0), {"units": "um"}) for name in ("z", "y", "x")}
+    root = xr.Dataset(coords=coords, attrs={"title": "one dislocation", "lattice": LATTICE})
+    return xr.DataTree.from_dict({"/": root, "/identify": xr.Dataset(table)})

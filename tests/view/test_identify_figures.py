@@ -1,0 +1,56 @@
+"""Figures of identified dislocations: names by Miller indices, probabilities, and the verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dfxm_dask.view.export import export
+from dfxm_dask.view.identify.candidates import chance, opposite_of
+from dfxm_dask.view.identify.labels import axes_and_cell, burgers_name, character, direction_name
+from dfxm_dask.view.pictures import figures
+from tests.view.identified import CELL, candidates
+from tests.view.test_figures import check_page, page_texts
+
+
+def test_candidates__are_ranked_with_sign_and_none() -> None:
+    tree = candidates()
+    (page,) = figures(tree, only=["candidates"]).values()
+    check_page(page)
+    said = [text.get_text() for text in page_texts(page)]
+    assert said[0].startswith("b = a/2[1 −1 0], line [1 0 −1] (60°), plane (1 1 1): probability")
+    found = tree["identify"].dataset
+    probability = found["probability"].values
+    widths = [bar.get_width() for bar in page.axes[0].patches]
+    np.testing.assert_allclose(widths, [*np.sort(probability)[::-1][:12], 0.01])
+    vectors = {name: found[name].values for name in ("burgers", "line", "plane_normal")}
+    other = opposite_of(2, vectors)
+    sign = probability[2] / (probability[2] + probability[other])
+    assert f"Probability of the sign of b, given the line: {chance(sign)}." in said
+    np.testing.assert_allclose(vectors["burgers"][other], vectors["burgers"][2])
+    np.testing.assert_allclose(vectors["line"][other], -vectors["line"][2], atol=1e-12)
+    (page,) = figures(candidates(none=0.97), only=["candidates"]).values()
+    assert "No dislocation, with probability 0.97." in [text.get_text() for text in page_texts(page)]
+
+
+def test_names__are_those_of_the_crystal_else_of_the_store() -> None:
+    crystal = axes_and_cell(candidates())
+    assert crystal is not None
+    axes, _ = crystal
+    assert burgers_name(CELL * axes @ [0.5, 0.5, 0], crystal) == "a/2[1 1 0]"
+    assert burgers_name(CELL * axes @ [1.0, 0, 0], crystal) == "a[1 0 0]"
+    assert burgers_name(np.array([2.86e-4, 0, 0]), None) == "[0.286 0 0] nm"
+    assert direction_name(axes @ [-1, 1, 2], crystal) == "[−1 1 2]"
+    assert direction_name(axes @ [1.0, 0.123, 0], crystal).startswith("(0.")
+    assert [character(np.array([1.0, 0, 0]), np.array(t, float)) for t in ([-1, 0, 0], [0, 0, 1])] == ["screw", "edge"]
+    del (tree := candidates()).attrs["lattice"]
+    assert axes_and_cell(tree) is None
+
+
+def test_export__table_of_candidates(tmp_path: Path) -> None:
+    tree = candidates()
+    assert {path.name for path in export(tree, tmp_path)} == {"candidates.csv", "candidates.units.json"}
+    head = (tmp_path / "candidates.csv").read_text().partition("\n")[0].split(",")
+    assert head[:4] == ["candidate", "burgers_x", "burgers_y", "burgers_z"]
+    assert head[-1] == "probability"
