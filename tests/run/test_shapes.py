@@ -71,7 +71,8 @@ def throwaway() -> Iterator[None]:
 
     @reduction(reads=(SUM, Y), writes=(SLOPE,), over=("x",), halo=1, border=2, min_axes=0, group="extra")
     def slopes(sum_map: np.ndarray, y: np.ndarray, *, middle: int = 0, inner: slice = slice(None)) -> dict[str, Any]:
-        assert sum_map.shape[1] == y.size and 0 <= middle < len(sum_map)
+        assert sum_map.shape[1] == y.size
+        assert 0 <= middle < len(sum_map)
         return {"slope": curved(sum_map, y)[inner]}
 
     def patches_of(edge: int) -> Any:
@@ -210,7 +211,9 @@ def test_border__bands_layers_and_blocks_give_equal_values(store: Path, raw: tup
 
 
 def test_border__with_tiles_is_refused() -> None:
-    with pytest.raises(InputError, match="has a border along y, and whole layers, tiles or frames; leave out one of both"):
+    with pytest.raises(
+        InputError, match="has a border along y, and whole layers, tiles or frames; leave out one of both"
+    ):
 
         @reduction(reads=(SUM,), writes=(MEAN,), border=1, over=("y",), group="extra")
         def both(sum_map: np.ndarray, *, inner: slice = slice(None)) -> dict[str, Any]:
