@@ -10,7 +10,7 @@ from dfxm_dask.reduction import REGISTRY, Reduction
 from dfxm_dask.schema import nearest
 
 ROOMS = tuple(
-    f"dfxm_dask.{room}" for room in ("frames", "rocking", "beams", "components", "volume", "boundaries", "dynamics")
+    f"dfxm_dask.{room}" for room in ("frames", "rocking", "beams", "components", "volume", "boundaries", "dynamics", "identify")
 )
 """Sub-packages with reductions, in the order of the steps of a recipe, so that a short recipe loads few of them."""
 

@@ -12,3 +12,9 @@ its contrast unless g is parallel to the line (:func:`visibility`). b and -b exc
 curve: their images are rotated by 180 degree about the core, so that frames on both flanks, or at several angles,
 determine the sign. Further reflections see other projections of the same beta.
 """
+
+from dfxm_dask.identify.catalogue import catalogue
+from dfxm_dask.identify.match import combined, match
+from dfxm_dask.identify.visibility import visibility
+
+__all__ = ["catalogue", "combined", "match", "visibility"]

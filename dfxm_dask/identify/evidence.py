@@ -9,11 +9,15 @@ from scipy.special import logsumexp
 
 from dfxm_dask.identify.images import NO_LINE, ScanOptics, flat_images
 from dfxm_dask.identify.likelihood import UNKNOWNS, Record, descend, model_images
-from dfxm_dask.identify.search import levels, search
+from dfxm_dask.identify.search import Found, levels, search
 
-REFINED, FIRST_STEPS, LAST, LAST_STEPS = 32, 5, 8, 16
-"""Candidates whose optimum is refined, evaluations of this descent, number of the best that are refined further, and
-evaluations of this descent (our choice)."""
+FEWEST, MOST, FIRST_STEPS = 32, 128, 5
+"""Least and largest number of starts of the first descent, and its evaluations (our choice)."""
+FEWEST_LAST, MOST_LAST, LAST_STEPS, BEHIND = 8, 32, 16, 15.0
+"""The same of the last descent, for starts that are behind the best by up to this minus log posterior (our choice)."""
+LEVEL, HEIGHT = 0.3, 0.07
+"""Sine of the angle between a line and the plane of the image below which descents start at several heights, and the
+distance (um) of these heights."""
 DOUBTFUL = 40.0  # decrease of chi2 by which the search may be wrong (our choice)
 SAME = 16.0
 """Chi2 between the images of two candidates below which they form one class: 4 standard deviations (our choice)."""
@@ -31,6 +35,8 @@ class Noise(NamedTuple):
         Standard deviation of the Gaussian blur of the camera.
     model_error : float
         Rms error of the model as a fraction of the contrast.
+    sampling : float, um
+        Rms distance of the points at which the model samples a pixel from those that represent it.
     angle, slope, roll : float, rad, rad/um, rad
         Spread of the rocking angle of the lattice, of its slopes, and of its rolling angle.
     """
@@ -39,7 +45,8 @@ class Noise(NamedTuple):
     offset: float = 104.0
     read_noise: float = 9.0
     blur: float = 1.2
-    model_error: float = 0.05
+    model_error: float = 0.03
+    sampling: float = 0.005
     angle: float = 2e-5
     slope: float = 3.5e-6
     roll: float = 1e-4
@@ -59,8 +66,9 @@ class Evidence(NamedTuple):
         Squared residual per pixel with contrast over the variance, of the best candidate.
     lit : int
         Number of these pixels.
-    same : array (candidate,), bool
-        Candidates with the image of the best one within the noise.
+    distance, contrast : array (candidate,)
+        Chi2 between the expected counts of a candidate and those of the best one, and those without a dislocation; for
+        candidates that were not refined infinite, and from the search.
     refined : array (candidate,), bool
     """
 
@@ -70,7 +78,23 @@ class Evidence(NamedTuple):
     chi2: float
     lit: int
     distance: np.ndarray
+    contrast: np.ndarray
     refined: np.ndarray
+
+
+def peak_angle(counts: np.ndarray, phi: np.ndarray) -> float:
+    """Middle (rad) of the half maxima of the mean rocking curve along phi; NaN if the scan does not cover the peak."""
+    with np.errstate(invalid="ignore"):
+        curve = np.nanmean(counts.reshape(len(counts), -1), axis=1)
+    places = np.unique(phi)
+    mean = np.array([curve[phi == place].mean() for place in places])
+    mean = (mean - mean.min()) / max(mean.max() - mean.min(), 1e-300) - 0.5
+    up = np.flatnonzero((mean[:-1] < 0) & (mean[1:] >= 0))
+    down = np.flatnonzero((mean[:-1] >= 0) & (mean[1:] < 0))
+    if len(up) != 1 or len(down) != 1 or up[0] > down[0]:
+        return np.nan
+    edges = [places[k] - mean[k] * (places[k + 1] - places[k]) / (mean[k + 1] - mean[k]) for k in (up[0], down[0])]
+    return float(sum(edges) / 2)
 
 
 def record_of(
@@ -102,6 +126,7 @@ def record_of(
         offset=noise.offset,
         read_noise=noise.read_noise,
         model_error=noise.model_error,
+        sampling=noise.sampling,
         pixels=float(by * bx),
         spread=np.array([noise.angle, noise.slope, noise.slope, noise.roll, 0.0]),
     )
@@ -115,7 +140,7 @@ def _half_kernel(sigma: float) -> np.ndarray:
 
 
 def evidences(
-    record: Record, coarse: Record, table: np.ndarray, pairs: np.ndarray, *, refined: int = REFINED
+    record: Record, coarse: Record, table: np.ndarray, pairs: np.ndarray, *, most_starts: int = MOST
 ) -> Evidence:
     """Evidence of every candidate.
 
@@ -127,62 +152,75 @@ def evidences(
         From :func:`dfxm_dask.identify.images.line_tables`.
     pairs : array (candidate,)
         From :func:`dfxm_dask.identify.catalogue.opposite`.
-    refined : int
-        Candidates whose optimum is refined.
+    most_starts : int
+        Largest number of positions of candidates that are refined.
 
     Notes
     -----
     Laplace's method at the optimum over position, rocking angle and its slopes, rolling angle, brightness and the
     background of every frame. Priors: position uniform over the lines that cross the illuminated part of the crystal,
-    logarithm of the brightness uniform, angles normal, backgrounds uniform. The evidence of the other candidates is
-    that of the search, whose scale is adjusted to the refined ones.
+    logarithm of the brightness uniform, angles normal, backgrounds uniform. The evidence of a candidate that is not
+    refined follows from its deficit in the search.
     """
     found = search(coarse, table, pairs)
-    noise = np.sqrt(record.read_noise**2 / record.pixels)
-    least, most = np.log(noise), np.log(65535.0)
+    least, most = np.log(np.sqrt(record.read_noise**2 / record.pixels)), np.log(65535.0)
     none = _without(record, least, most)
     prior = -np.log(_areas(record, table)) - np.log(most - least)
     prior -= np.log(record.spread[:4]).sum() + 2 * np.log(2 * np.pi)
-    order = np.argsort(-found.gain, kind="stable")
-    close = found.gain[order] > found.gain[order[0]] - max(DOUBTFUL, 0.1 * found.gain[order[0]])
-    order = order[: int(np.clip(close.sum(), refined // 2, 3 * refined))]
-    free = np.ones(UNKNOWNS, bool)
-    pitch = record.x[1] - record.x[0]
-    level = levels(record)
-    optima = {}
-    for row in order:
-        start = np.zeros(UNKNOWNS)
-        start[:2] = table[row, [1, 4]] * found.place[row, 0] + table[row, [0, 3]] * found.place[row, 1]
-        start[6] = np.clip(np.log(max(found.brightness[row], 1e-9)), least, most)
-        background = level - np.exp(start[6]) * record.flat
-        optima[row] = descend(record, table[row], start, background, free, pitch, 0.3, FIRST_STEPS)
-    for row in sorted(optima, key=lambda k: optima[k][2])[:LAST]:
-        one = optima[row]
-        optima[row] = descend(record, table[row], one[0], one[1], free, pitch, 0.02, LAST_STEPS)
+    optima = _optima(record, table, found, (least, most), most_starts)
     n = len(table)
-    log_evidence, value = np.full(n, np.nan), np.full(n, np.inf)
+    log_evidence = np.full(n, np.nan)
     position, error = np.full((n, 2), np.nan), np.full((n, 2), np.nan)
-    for row, (unknowns, _, least_here, _, _, information, backgrounds) in optima.items():
-        value[row] = least_here
-        determinant = np.linalg.slogdet(information)[1]
-        volume = 0.5 * (UNKNOWNS * np.log(2 * np.pi) - determinant - backgrounds)
-        log_evidence[row] = -least_here + prior[row] + volume - none
+    for row, (unknowns, _, value, _, _, information, backgrounds) in optima.items():
+        volume = 0.5 * (UNKNOWNS * np.log(2 * np.pi) - np.linalg.slogdet(information)[1] - backgrounds)
+        log_evidence[row] = -value + prior[row] + volume - none
         position[row], error[row] = _crossing(table[row], unknowns, information)
-    best = int(order[np.argmax(log_evidence[order])])
     rest = np.isnan(log_evidence)
-    # The search has less information than the descent; what a candidate would gain by it is that of the best one.
-    log_evidence[rest] = log_evidence[best] + (found.gain[rest] - found.gain[best]) / 2
-    if rest.any():
-        log_evidence[rest] = np.minimum(log_evidence[rest], log_evidence[order].min())
+    best = int(np.nanargmax(log_evidence))
+    behind = (found.gain[:, 0] - found.gain.max()) / 2
+    log_evidence[rest] = log_evidence[best] + behind[rest]
     images = _expected(record, table[best], optima[best])
     light = record.gain * (images - record.offset)
     variance = (np.maximum(light, 0) + record.read_noise**2) / record.pixels
-    distance = np.full(n, np.inf)
-    for row in order:
-        if value[row] < value[best] + 40 + SAME:
-            off = _expected(record, table[row], optima[row]) - images
-            distance[row] = (off**2 / variance)[record.valid].sum()
-    return Evidence(log_evidence, position, error, float(optima[best][3]), int(optima[best][4]), distance, ~rest)
+    weight = np.where(record.valid, 1 / variance, 0.0)
+    total = np.maximum(weight.sum((1, 2), keepdims=True), 1e-30)
+    distance, contrast = np.full(n, np.inf), found.gain[:, 0].copy()
+    for row, one in optima.items():
+        mine = _expected(record, table[row], one)
+        distance[row] = (weight * (mine - images) ** 2).sum()
+        contrast[row] = (weight * (mine - (weight * mine).sum((1, 2), keepdims=True) / total) ** 2).sum()
+    chi2, lit = optima[best][3:5]
+    return Evidence(log_evidence, position, error, float(chi2), int(lit), distance, contrast, ~rest)
+
+
+def _optima(
+    record: Record, table: np.ndarray, found: Found, limits: tuple[float, float], most_starts: int
+) -> dict[int, tuple]:
+    """Best optimum of every candidate that may matter, as :func:`descend` returns it."""
+    gain = found.gain.ravel()
+    order = np.argsort(-gain, kind="stable")
+    close = int((gain > gain[order[0]] - max(DOUBTFUL, 0.1 * gain[order[0]])).sum())
+    free = np.ones(UNKNOWNS, bool)
+    pitch = record.x[1] - record.x[0]
+    level = levels(record)
+    reached: list[tuple[int, tuple]] = []
+    for number in order[: int(np.clip(close, min(FEWEST, most_starts), most_starts))]:
+        row, which = divmod(int(number), found.gain.shape[1])
+        y, x = found.place[row, which]
+        for z in (0.0, -HEIGHT, HEIGHT) if abs(table[row, 8]) < LEVEL else (0.0,):
+            start = np.zeros(UNKNOWNS)
+            start[:2] = table[row, :6].reshape(2, 3) @ [x, y, z]
+            start[6] = np.clip(np.log(max(found.brightness[row, which], 1e-9)), *limits)
+            background = level - np.exp(start[6]) * record.flat
+            reached.append((row, descend(record, table[row], start, background, free, pitch, 0.3, FIRST_STEPS)))
+    reached.sort(key=lambda one: one[1][2])
+    optima: dict[int, tuple] = {}
+    for place, (row, one) in enumerate(reached):
+        if place < FEWEST_LAST or (place < MOST_LAST and one[2] < reached[0][1][2] + BEHIND):
+            one = descend(record, table[row], one[0], one[1], free, pitch, 0.02, LAST_STEPS)
+        if row not in optima or one[2] < optima[row][2]:
+            optima[row] = one
+    return optima
 
 
 def _expected(record: Record, row: np.ndarray, optimum: tuple) -> np.ndarray:

@@ -21,6 +21,8 @@ from dfxm_dask.optics.frame_image import accepted_by
 from dfxm_dask.optics.instrument.microscope import Microscope
 
 STEPS = 256  # of the table of the window per unit of the argument of its error functions
+NEAR = 3e-5  # rad, deviation below which the acceptance is expanded to second order
+STRONG = 6e-5  # rad, deviation above which a pixel is next to a core (our choice)
 SLOPES = 4  # derivatives: two across the line, and the angles phi and chi
 
 
@@ -43,6 +45,8 @@ class ScanOptics(NamedTuple):
         Change of the deviation in the image frame per rad of phi and of chi.
     points, weights : array (point, xyz), (point,)
         Points of the column that a pixel images, relative to its centre (um).
+    dense_points, dense_weights : array (point, xyz), (point,)
+        The same for pixels next to a core, whose column varies too fast for the others.
     window : array (entry,)
         (1 - tail) [erf(d - s) + erf(d + s)] / (2 erf(d)) at s = entry / STEPS.
     along : array (3,)
@@ -62,6 +66,8 @@ class ScanOptics(NamedTuple):
     moves: np.ndarray
     points: np.ndarray
     weights: np.ndarray
+    dense_points: np.ndarray
+    dense_weights: np.ndarray
     window: np.ndarray
     along: np.ndarray
     quadratic: np.ndarray
@@ -76,7 +82,9 @@ def scan_optics(
     at: Setting,
     positions: Mapping[str, np.ndarray],
     *,
-    heights: int = 5,
+    pitch: tuple[float, float] = (0.0, 0.0),
+    heights: int = 9,
+    dense: int = 65,
     tail: float = 0.0,
     tail_width: float = 2.5e-5,
     poisson: float = 0.334,
@@ -90,8 +98,11 @@ def scan_optics(
         Setting of the reflection: the axes of the store.
     positions : mapping of str to array (frame,), rad
         ``phi``, ``chi``, ``two_theta`` of every frame, from the peak of the undistorted lattice.
-    heights : int
-        Heights in the light sheet.
+    pitch : (float, float), um
+        Of the pixels along y and x: the points of a pixel lie at different y, x and heights, so that they average over
+        its area.
+    heights, dense : int
+        Heights in the light sheet, and those of pixels next to a core.
     tail, tail_width : float, float (rad)
         Lorentzian tail of the acceptance, see :func:`dfxm_dask.optics.frame_image.accepted_by`.
     poisson : float
@@ -112,7 +123,10 @@ def scan_optics(
     frames = next(iter(sizes.values()))
     each = [seen(at, {name: float(values[k]) for name, values in positions.items()}) for k in range(frames)]
     matrix = seen(at, {})[0]
-    height, weight = sheet_nodes(microscope, heights)
+    columns = []
+    for count in (heights, dense):
+        height, weight = sheet_nodes(microscope, count)
+        columns += [np.outer(height, at.shear) + _within(count, pitch), weight]
     accepts = accepted_by(microscope, tail=tail, tail_width=tail_width)
     d, scale = accepts.numbers[9], accepts.numbers[10]
     s = np.arange(int((d + 6.5) * STEPS) + 2) / STEPS
@@ -123,8 +137,10 @@ def scan_optics(
         matrix=matrix @ at.to_sample,
         shifts=np.array([m @ s for m, s in each]),
         moves=np.array([matrix @ at.moves[name] for name in ("phi", "chi")]),
-        points=np.outer(height, at.shear),
-        weights=weight,
+        points=columns[0],
+        weights=columns[1],
+        dense_points=columns[2],
+        dense_weights=columns[3],
         window=(1 - tail) * scale * (erf(d - s) + erf(d + s)),
         along=accepts.numbers[6:9].copy(),
         quadratic=k,
@@ -133,6 +149,14 @@ def scan_optics(
         roll=accepts.roll if tail else 0.0,
         poisson=poisson,
     )
+
+
+def _within(count: int, pitch: tuple[float, float]) -> np.ndarray:
+    """Points (count, xyz) that cover a pixel evenly: the additive recurrence with the plastic number."""
+    plastic = 1.32471795724474602596
+    steps = (0.5 + np.outer(np.arange(count), [1 / plastic, 1 / plastic**2])) % 1 - 0.5
+    steps -= steps.mean(0)
+    return np.stack([steps[:, 1] * pitch[1], steps[:, 0] * pitch[0], np.zeros(count)], axis=1)
 
 
 def line_tables(candidates: Candidates, poisson: float, core: float = 1e-3) -> np.ndarray:
@@ -236,6 +260,28 @@ def _accepted(q, shift, optics, gradient, out, dq):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _across(point, x, y, row, position, at, us, vs):
+    # Coordinates of a point across the line.
+    px, py, pz = x + point[0], y + point[1], point[2]
+    us[at] = row[0] * px + row[1] * py + row[2] * pz - position[0]
+    vs[at] = row[3] * px + row[4] * py + row[5] * pz - position[1]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _tangents(optics):
+    # Acceptance of the undistorted lattice, its derivatives, and its second derivative by the rocking component.
+    frames = optics.shifts.shape[0]
+    out = np.empty((frames, 5))
+    q, one, dq = np.zeros((3, 3)), np.empty(3), np.empty((3, 3))
+    q[0, 1], q[0, 2] = NEAR, -NEAR
+    for f in range(frames):
+        _accepted(q, optics.shifts[f], optics, True, one, dq)
+        out[f, 0], out[f, 1], out[f, 2], out[f, 3] = one[0], (one[1] - one[2]) / (2 * NEAR), dq[1, 0], dq[2, 0]
+        out[f, 4] = (one[1] + one[2] - 2 * one[0]) / NEAR**2
+    return out
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def line_images(y, x, row, position, tilt, optics, images, slopes):
     """Accepted intensity of every pixel in every frame, relative to the undistorted lattice at its peak.
 
@@ -259,96 +305,84 @@ def line_images(y, x, row, position, tilt, optics, images, slopes):
     Notes
     -----
     First order in beta: dq = -beta^T g. The neglected part is beta² and exceeds 1 % of dq only within 5 nm of a core.
+    Points whose deviation is below :data:`NEAR`, which are most of an image, contribute to second order.
     """
     points, weights = optics.points, optics.weights
-    n, m = x.shape[0], weights.shape[0]
+    dense, dense_weights = optics.dense_points, optics.dense_weights
+    n, m, most = x.shape[0], weights.shape[0], dense_weights.shape[0]
     gradient = slopes.shape[0] > 0
-    us, vs, q = np.empty(n * m), np.empty(n * m), np.empty((3, n * m))
-    size = n * m if gradient else 0
-    du, dv, dq, out = np.empty((3, size)), np.empty((3, size)), np.empty((3, size)), np.empty(n * m)
+    size = n * max(m, most)
+    more = size if gradient else 0
+    us, vs, q, out = np.empty(size), np.empty(size), np.empty((3, size)), np.empty(size)
+    du, dv, dq = np.empty((3, more)), np.empty((3, more)), np.empty((3, more))
+    owner, part, near_core = np.empty(size, np.int64), np.empty(size), np.empty(n, np.bool_)
     middle_y, middle_x = 0.5 * (y[0] + y[-1]), 0.5 * (x[0] + x[-1])
-    move = optics.moves
+    move, tangents = optics.moves, _tangents(optics)
+    # Sums over the near points of a pixel: weight, q (3), q0², du (3), dv (3), q0 du0, q0 dv0.
+    near = np.empty((13, n))
     for i in range(y.shape[0]):
         for j in range(n):
             for k in range(m):
-                px, py, pz = x[j] + points[k, 0], y[i] + points[k, 1], points[k, 2]
-                us[j * m + k] = row[0] * px + row[1] * py + row[2] * pz - position[0]
-                vs[j * m + k] = row[3] * px + row[4] * py + row[5] * pz - position[1]
-        _deviations(us, vs, row, optics.direction, optics.matrix, optics.poisson, gradient, q, du, dv)
+                _across(points[k], x[j], y[i], row, position, j * m + k, us, vs)
+        _deviations(us[: n * m], vs, row, optics.direction, optics.matrix, optics.poisson, False, q, du, dv)
+        total = 0
         for j in range(n):
-            angle = tilt[0] + tilt[1] * (y[i] - middle_y) + tilt[2] * (x[j] - middle_x)
-            for side in range(3):
-                for k in range(m):
-                    q[side, j * m + k] += angle * move[0, side]
-        for f in range(images.shape[0]):
-            _accepted(q, optics.shifts[f], optics, gradient, out, dq)
-            for j in range(n):
-                total, by_u, by_v, by_phi, by_chi = 0.0, 0.0, 0.0, 0.0, 0.0
-                for k in range(m):
-                    p = j * m + k
-                    total += weights[k] * out[p]
-                    if gradient:
-                        d0, d1, d2 = weights[k] * dq[0, p], weights[k] * dq[1, p], weights[k] * dq[2, p]
-                        by_u -= d0 * du[0, p] + d1 * du[1, p] + d2 * du[2, p]
-                        by_v -= d0 * dv[0, p] + d1 * dv[1, p] + d2 * dv[2, p]
-                        by_phi += d0 * move[0, 0] + d1 * move[0, 1] + d2 * move[0, 2]
-                        by_chi += d0 * move[1, 0] + d1 * move[1, 1] + d2 * move[1, 2]
-                images[f, i, j] = total
-                if gradient:
-                    slopes[f, 0, i, j], slopes[f, 1, i, j] = by_u, by_v
-                    slopes[f, 2, i, j], slopes[f, 3, i, j] = by_phi, by_chi
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def contrast_images(y, x, row, optics, near, flat, images):
-    """Accepted intensity less that of the undistorted lattice, of a line through the origin; for searches.
-
-    Parameters
-    ----------
-    y, x, row, optics, images
-        See :func:`line_images`.
-    near : float
-        Points whose deviation is smaller than this contribute in first order: they are most of an image.
-    flat : array (frame,)
-        Acceptance of the undistorted lattice.
-    """
-    points, weights = optics.points, optics.weights
-    n, m = x.shape[0], weights.shape[0]
-    size = n * m
-    us, vs, q, none = np.empty(size), np.empty(size), np.empty((3, size)), np.empty((3, 0))
-    frames = images.shape[0]
-    tangent, out = np.empty((frames, 3)), np.empty(size)
-    origin, one, dq = np.zeros((3, 1)), np.empty(1), np.empty((3, 1))
-    for f in range(frames):
-        _accepted(origin, optics.shifts[f], optics, True, one, dq)
-        tangent[f] = dq[:, 0]
-    owner, part = np.empty(size, np.int64), np.empty(size)
-    sums = np.empty((3, n))
-    for i in range(y.shape[0]):
-        for j in range(n):
-            for k in range(m):
-                px, py, pz = x[j] + points[k, 0], y[i] + points[k, 1], points[k, 2]
-                us[j * m + k] = row[0] * px + row[1] * py + row[2] * pz
-                vs[j * m + k] = row[3] * px + row[4] * py + row[5] * pz
-        _deviations(us, vs, row, optics.direction, optics.matrix, optics.poisson, False, q, none, none)
-        sums[:] = 0.0
-        count = 0
-        for j in range(n):
+            strongest = 0.0
             for k in range(m):
                 p = j * m + k
-                q0, q1, q2 = q[0, p], q[1, p], q[2, p]
-                if abs(q0) > near or abs(q1) + abs(q2) > 5.0 * near:
-                    # Collected at the front, which the loop has passed.
-                    q[0, count], q[1, count], q[2, count] = q0, q1, q2
-                    owner[count], part[count] = j, weights[k]
-                    count += 1
-                else:
-                    sums[0, j] += weights[k] * q0
-                    sums[1, j] += weights[k] * q1
-                    sums[2, j] += weights[k] * q2
-        for f in range(frames):
-            _accepted(q[:, :count], optics.shifts[f], optics, False, out, none)
+                strongest = max(strongest, abs(q[0, p]), abs(q[1, p]), abs(q[2, p]))
+            near_core[j] = strongest > STRONG
+        for j in range(n):
+            chosen, by = (dense, dense_weights) if near_core[j] else (points, weights)
+            for k in range(by.shape[0]):
+                _across(chosen[k], x[j], y[i], row, position, total, us, vs)
+                owner[total], part[total] = j, by[k]
+                total += 1
+        _deviations(us[:total], vs, row, optics.direction, optics.matrix, optics.poisson, gradient, q, du, dv)
+        near[:] = 0.0
+        count = 0
+        for p in range(total):
+            j, w = owner[p], part[p]
+            angle = tilt[0] + tilt[1] * (y[i] - middle_y) + tilt[2] * (x[j] - middle_x)
+            q0, q1, q2 = q[0, p] + angle * move[0, 0], q[1, p] + angle * move[0, 1], q[2, p] + angle * move[0, 2]
+            if abs(q0) > NEAR or abs(q1) + abs(q2) > 5 * NEAR:
+                # Collected at the front, which the loop has passed.
+                q[0, count], q[1, count], q[2, count] = q0, q1, q2
+                owner[count], part[count] = j, w
+                if gradient:
+                    for side in range(3):
+                        du[side, count], dv[side, count] = du[side, p], dv[side, p]
+                count += 1
+                continue
+            near[0, j] += w
+            near[1, j] += w * q0
+            near[2, j] += w * q1
+            near[3, j] += w * q2
+            near[4, j] += w * q0 * q0
+            if gradient:
+                for side in range(3):
+                    near[5 + side, j] += w * du[side, p]
+                    near[8 + side, j] += w * dv[side, p]
+                near[11, j] += w * q0 * du[0, p]
+                near[12, j] += w * q0 * dv[0, p]
+        for f in range(images.shape[0]):
+            flat, t0, t1, t2, bend = tangents[f]
             for j in range(n):
-                images[f, i, j] = tangent[f, 0] * sums[0, j] + tangent[f, 1] * sums[1, j] + tangent[f, 2] * sums[2, j]
+                images[f, i, j] = flat * near[0, j] + t0 * near[1, j] + t1 * near[2, j] + t2 * near[3, j]
+                images[f, i, j] += 0.5 * bend * near[4, j]
+                if gradient:
+                    slopes[f, 0, i, j] = -(t0 * near[5, j] + t1 * near[6, j] + t2 * near[7, j] + bend * near[11, j])
+                    slopes[f, 1, i, j] = -(t0 * near[8, j] + t1 * near[9, j] + t2 * near[10, j] + bend * near[12, j])
+                    for a in range(2):
+                        moved = t0 * move[a, 0] + t1 * move[a, 1] + t2 * move[a, 2]
+                        slopes[f, 2 + a, i, j] = moved * near[0, j] + bend * move[a, 0] * near[1, j]
+            _accepted(q[:, :count], optics.shifts[f], optics, gradient, out, dq)
             for p in range(count):
-                images[f, i, owner[p]] += part[p] * (out[p] - flat[f])
+                j, w = owner[p], part[p]
+                images[f, i, j] += w * out[p]
+                if gradient:
+                    d0, d1, d2 = w * dq[0, p], w * dq[1, p], w * dq[2, p]
+                    slopes[f, 0, i, j] -= d0 * du[0, p] + d1 * du[1, p] + d2 * du[2, p]
+                    slopes[f, 1, i, j] -= d0 * dv[0, p] + d1 * dv[1, p] + d2 * dv[2, p]
+                    slopes[f, 2, i, j] += d0 * move[0, 0] + d1 * move[0, 1] + d2 * move[0, 2]
+                    slopes[f, 3, i, j] += d0 * move[1, 0] + d1 * move[1, 1] + d2 * move[1, 2]

@@ -31,6 +31,9 @@ class Record(NamedTuple):
         Counts of one photon, counts without light, rms noise without light.
     model_error : float
         Rms error of the model as a fraction of the contrast.
+    sampling : float, um
+        Rms distance of the points at which the model samples a pixel from those that represent it: where the image
+        varies within a pixel, near the core, this is the largest error of the model.
     pixels : float
         Pixels of which a binned pixel is the mean.
     spread : array (5,)
@@ -50,6 +53,7 @@ class Record(NamedTuple):
     offset: float
     read_noise: float
     model_error: float
+    sampling: float
     pixels: float
     spread: np.ndarray
 
@@ -83,8 +87,8 @@ def model_images(record, row, unknowns, gradient):
     if unknowns[5] != 0.0:
         optics = ScanOptics(
             optics.direction, optics.matrix, optics.shifts + unknowns[5] * optics.moves[1], optics.moves,
-            optics.points, optics.weights, optics.window, optics.along, optics.quadratic, optics.wing, optics.step,
-            optics.roll, optics.poisson,
+            optics.points, optics.weights, optics.dense_points, optics.dense_weights, optics.window, optics.along,
+            optics.quadratic, optics.wing, optics.step, optics.roll, optics.poisson,
         )  # fmt: skip
     sharp = np.empty((frames, rows, columns))
     edges = np.empty((frames if gradient else 0, SLOPES, rows, columns))
@@ -98,11 +102,13 @@ def model_images(record, row, unknowns, gradient):
 
 
 @njit(cache=True, nogil=True)
-def evaluate(record, row, unknowns, background, score, information, border, at_background):
+def evaluate(record, row, unknowns, background, extra, renew, score, information, border, at_background):
     """Minus logarithm of the likelihood and of the normal priors, without constants; chi2 of pixels with contrast.
 
-    Fills the gradient ``score`` and the Fisher information of the unknowns, after elimination of the backgrounds;
-    ``border`` (frame, unknown) and ``at_background`` (frame, 2: gradient, information) are those of the backgrounds.
+    ``extra`` (frame, y, x) is the variance of the model, computed here if ``renew``: it stays the same in a descent, so
+    that its gradient is zero. Fills the gradient ``score`` and the Fisher information of the unknowns, after
+    elimination of the backgrounds; ``border`` (frame, unknown) and ``at_background`` (frame, 2: gradient, information)
+    are those of the backgrounds.
     """
     images, slopes = model_images(record, row, unknowns, True)
     frames, rows, columns = images.shape
@@ -110,6 +116,7 @@ def evaluate(record, row, unknowns, background, score, information, border, at_b
     middle_y, middle_x = 0.5 * (record.y[0] + record.y[-1]), 0.5 * (record.x[0] + record.x[-1])
     noise = record.read_noise**2 / record.pixels
     gain, fault = record.gain / record.pixels, (record.model_error * brightness) ** 2
+    blind = (record.sampling * brightness) ** 2
     score[:] = 0.0
     information[:] = 0.0
     total, chi2, weight = 0.0, 0.0, 0.0
@@ -124,8 +131,10 @@ def evaluate(record, row, unknowns, background, score, information, border, at_b
                 contrast = images[f, i, j] - record.flat[f]
                 mean = brightness * images[f, i, j] + background[f]
                 light = gain * (mean - record.offset)
-                more = fault * contrast * contrast
-                v = max(light, 0.0) + noise + more
+                if renew:
+                    edge = slopes[f, 0, i, j] ** 2 + slopes[f, 1, i, j] ** 2
+                    extra[f, i, j] = fault * contrast * contrast + blind * edge
+                v = max(light, 0.0) + noise + extra[f, i, j]
                 rest = record.counts[f, i, j] - mean
                 rate = gain if light > 0.0 else 0.0
                 part = rest * rest / v
@@ -195,7 +204,8 @@ def descend(record, row, start, background, free, cap, tolerance, most):
     border, at_background = np.empty((frames, UNKNOWNS)), np.empty((frames, 2))
     other, matrix = np.empty_like(score), np.empty_like(information)
     other_border, other_at = np.empty_like(border), np.empty_like(at_background)
-    value, chi2, lit = evaluate(record, row, here, level, score, information, border, at_background)
+    extra = np.empty_like(record.counts)
+    value, chi2, lit = evaluate(record, row, here, level, extra, True, score, information, border, at_background)
     damping = 0.3
     for _ in range(most - 1):
         damped = information.copy()
@@ -223,7 +233,9 @@ def descend(record, row, start, background, free, cap, tolerance, most):
             for k in range(UNKNOWNS):
                 total += border[f, k] * step[k]
             next_level[f] = level[f] - total / at_background[f, 1]
-        new, new_chi2, new_lit = evaluate(record, row, there, next_level, other, matrix, other_border, other_at)
+        new, new_chi2, new_lit = evaluate(
+            record, row, there, next_level, extra, False, other, matrix, other_border, other_at
+        )
         if new < value:
             gained = value - new
             here, level, value, chi2, lit = there, next_level, new, new_chi2, new_lit

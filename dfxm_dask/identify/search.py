@@ -7,23 +7,23 @@ from typing import NamedTuple
 import numpy as np
 from scipy.fft import irfft2, next_fast_len, rfft2
 
-from dfxm_dask.identify.images import contrast_images
+from dfxm_dask.identify.images import line_images
 from dfxm_dask.identify.likelihood import Record, blurred
 
+OPTIMA, APART = 3, 2  # positions of a candidate, and pixels by which they differ
 MOST_FRAMES = 10  # frames of the search, those with most contrast
-NEAR = 3e-5  # rad, deviation below which the search uses the first order of the acceptance
 
 
 class Found(NamedTuple):
-    """Result of the search.
+    """Result of the search, best position first.
 
     Attributes
     ----------
-    gain : array (candidate,)
-        Largest decrease of chi2 by a line of any position and brightness.
-    place : array (candidate, 2), um
+    gain : array (candidate, optimum)
+        Decrease of chi2 by a line at a local optimum of the position, with the best brightness.
+    place : array (candidate, optimum, 2), um
         Its y and x in the plane z = 0.
-    brightness : array (candidate,), count
+    brightness : array (candidate, optimum), count
     """
 
     gain: np.ndarray
@@ -68,14 +68,16 @@ def search(record: Record, table: np.ndarray, pairs: np.ndarray) -> Found:
     y = (np.arange(ny) - rows) * (record.y[1] - record.y[0])
     x = (np.arange(nx) - columns) * (record.x[1] - record.x[0])
     sharp, soft = np.empty((len(chosen), ny, nx)), np.empty((len(chosen), ny, nx))
-    flat = record.flat[chosen]
-    out = Found(np.zeros(len(table)), np.zeros((len(table), 2)), np.zeros(len(table)))
+    flat, nothing = record.flat[chosen], np.empty((0, 0, 0, 0))
+    shape = len(table), OPTIMA
+    out = Found(np.zeros(shape), np.zeros((*shape, 2)), np.zeros(shape))
     done = np.zeros(len(table), bool)
     canvas = np.zeros((len(chosen), *size), np.float32)
     for row in range(len(table)):
         if done[row]:
             continue
-        contrast_images(y, x, table[row], optics, NEAR, flat, sharp)
+        line_images(y, x, table[row], np.zeros(2), np.zeros(3), optics, sharp, nothing)
+        sharp -= flat[:, None, None]
         for f in range(len(chosen)):
             blurred(sharp[f], record.half_y, record.half_x, soft[f])
         canvas[:, :ny, :nx] = soft
@@ -90,10 +92,11 @@ def search(record: Record, table: np.ndarray, pairs: np.ndarray) -> Found:
             done[which] = True
             together = irfft2(np.einsum("fyx,fyx->yx", spectrum, product), size)[part]
             gain = np.maximum(together, 0) ** 2 / power
-            best = np.unravel_index(int(np.argmax(gain)), gain.shape)
-            out.gain[which] = gain[best]
-            out.place[which] = record.y[best[0]], record.x[best[1]]
-            out.brightness[which] = max(together[best], 0.0) / power[best]
+            for k in range(OPTIMA):
+                i, j = np.unravel_index(int(np.argmax(gain)), gain.shape)
+                out.gain[which, k], out.place[which, k] = gain[i, j], (record.y[i], record.x[j])
+                out.brightness[which, k] = max(together[i, j], 0.0) / power[i, j]
+                gain[max(i - APART, 0) : i + APART + 1, max(j - APART, 0) : j + APART + 1] = 0.0
     return out
 
 
