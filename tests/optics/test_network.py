@@ -138,8 +138,8 @@ def changed(line: int, before: str, after: str) -> str:
     [
         ("", "is empty"),
         (changed(26, "nodalData", "other"), "has no nodalData"),
-        (changed(29, "-20.0", "-2x0.0"), "line 29: '-2x0.0' is no number"),
-        (changed(29, "-20.0", "nan"), "line 29: 'nan' is no number"),
+        (changed(29, "-20.0", "-2x0.0"), "line 29: '-2x0.0' is not a number"),
+        (changed(29, "-20.0", "nan"), "line 29: 'nan' is not a number"),
         ("\n".join(LINES[:-3]) + "\n", "ends after line 54, within the arms of node 0,4"),
         (changed(13, "5", "6"), "announces 6 nodes and lists 5"),
         (changed(36, "0,    1", "0,    0"), "line 36: node 0,0 repeats"),
@@ -159,7 +159,7 @@ def test_read_network__refuses_broken_files(tmp_path, text, words):
 
 
 def test_read_network__checks_burgers_vectors(tmp_path):
-    with pytest.raises(SourceError, match="no lattice vector of fcc"):
+    with pytest.raises(SourceError, match="not a lattice vector of fcc"):
         read(tmp_path, JUNCTION, kind="fcc")
     longer = JUNCTION.replace("1.154700538", "2.309401077")  # a lattice vector, but the sum is not zero
     with pytest.raises(SourceError, match=r"line 29: the Burgers vectors that leave the node sum to \[0.0, 0.0, -1.15"):

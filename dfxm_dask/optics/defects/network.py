@@ -28,9 +28,9 @@ FEW = 60  # segments close to a smallest cube that cost about as much as one int
 DEEPEST = 8
 KEPT = 4000  # cubes of 36 KiB in memory
 GRID = 8  # points along each side of the cell for its mean distortion
-SMOOTH = (
-    1.5  # core radius for that mean, in steps of its grid: the mean of a periodic field does not depend on the core
-)
+SMOOTH = 1.5
+"""Core radius for that mean, in steps of its grid: the mean of a periodic field does not depend on the core."""
+
 OFFSETS = -0.15, 0.0, 0.15
 """Distances from the faces of the cell at which fields are compared, in cells: even powers are equal on the faces."""
 
@@ -303,25 +303,26 @@ class _Cubes:
     def near(self, depth: int, i: int, j: int, k: int) -> np.ndarray:
         """Table of the segments that are closer to a cube than its edge."""
         key = (depth, i, j, k)
-        if key not in self.tables:
+        if (table := self.tables.get(key)) is None:
             table = self.near(depth - 1, i >> 1, j >> 1, k >> 1) if depth else self.network.table
             close = _close(table, self.middle(depth, (i, j, k)), self.edge(depth) / 2)
-            self.tables[key] = table if close.all() else np.ascontiguousarray(table[close])
-        return self.tables[key]
+            self.tables[key] = table = table if close.all() else np.ascontiguousarray(table[close])
+        return table
 
     def use(self, poisson: float) -> None:
         """Discard the fields of another Poisson ratio, or of too many cubes."""
         if poisson != self.poisson or len(self.found) > KEPT:
-            self.poisson = poisson
+            if poisson != self.poisson:
+                self.drift = _drift(self.network, poisson) if self.network.images else None
             self.found.clear()
             self.tables.clear()
-            self.drift = _drift(self.network, poisson) if self.network.images else None
+            self.poisson = poisson  # last: another thread may read it
 
     def series(self, depth: int, i: int, j: int, k: int) -> np.ndarray:
         """Chebyshev series (9, order, order, order) of the far field of a cube."""
         key = (depth, i, j, k)
-        if key in self.found:
-            return self.found[key]
+        if (known := self.found.get(key)) is not None:
+            return known
         half, middle = self.edge(depth) / 2, self.middle(depth, (i, j, k))
         table = self.network.table
         total = np.zeros((9, *(ORDER,) * 3))
@@ -339,8 +340,8 @@ class _Cubes:
             values -= self.drift @ _monomials(x, y, z, self.network)
         values = values.reshape(9, *(ORDER,) * 3)
         total = total + np.einsum("ap,bq,cr,npqr->nabc", *(self.to_series,) * 3, values, optimize=True)
-        self.found[key] = np.ascontiguousarray(total)
-        return self.found[key]
+        self.found[key] = total = np.ascontiguousarray(total)
+        return total
 
 
 def _close(table: np.ndarray, middle: np.ndarray, half: float) -> np.ndarray:

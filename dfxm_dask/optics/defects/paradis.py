@@ -27,7 +27,7 @@ POSITIONAL = 3  # newest version of the format that has positions instead of nam
 
 
 class _Token(NamedTuple):
-    """One number or word of a file, and its line."""
+    """One number or name of a file, and its line."""
 
     text: str
     line: int
@@ -155,10 +155,10 @@ def _text(path: Path) -> str:
 
 
 def _tokens(text: str) -> list[_Token]:
-    """Numbers and words without comments; brackets, equals signs and commas only separate."""
+    """Numbers and names without comments; brackets, equals signs and commas only separate."""
     out = []
     for number, line in enumerate(text.splitlines(), start=1):
-        out += [_Token(word, number) for word in re.split(r"[\s,=\[\]]+", line.partition("#")[0]) if word]
+        out += [_Token(part, number) for part in re.split(r"[\s,=\[\]]+", line.partition("#")[0]) if part]
     return out
 
 
@@ -169,9 +169,11 @@ def _contents(path: Path, text: str) -> tuple[dict[str, Any], list[_Token]]:
         raise SourceError(f"network file {path}", "is empty", "copy the file again")
     if _is_number(tokens[0].text):
         return _positional(path, text, tokens)
-    words = [place for place, token in enumerate(tokens) if not _is_number(token.text)]
-    begin = next((place for place in words if tokens[place].text.lower() == "nodaldata"), None)
-    named = {tokens[a].text.lower(): tokens[a + 1 : b] for a, b in zip(words, [*words[1:], len(tokens)], strict=True)}
+    named_at = [place for place, token in enumerate(tokens) if not _is_number(token.text)]
+    begin = next((place for place in named_at if tokens[place].text.lower() == "nodaldata"), None)
+    named = {
+        tokens[a].text.lower(): tokens[a + 1 : b] for a, b in zip(named_at, [*named_at[1:], len(tokens)], strict=True)
+    }
     if begin is None:
         raise SourceError(f"network file {path}", "has no nodalData", "give a nodal data file, not a control file")
     low, high = (_vector(path, named, name) for name in ("mincoordinates", "maxcoordinates"))
@@ -222,7 +224,9 @@ def _is_number(text: str) -> bool:
 
 def _number(path: Path, token: _Token) -> float:
     if not _is_number(token.text):
-        raise SourceError(f"network file {path}", f"line {token.line}: {token.text!r} is no number", "correct the line")
+        raise SourceError(
+            f"network file {path}", f"line {token.line}: {token.text!r} is not a number", "correct the line"
+        )
     return float(token.text)
 
 
@@ -254,7 +258,7 @@ def _records(path: Path, tokens: list[_Token]) -> tuple[np.ndarray, np.ndarray, 
         values = take(7, "a node")
         tag = (int(values[0]), int(values[1]))
         if tag in number_of or values[5] != int(values[5]) or values[5] < 0:
-            found = f"node {tag[0]},{tag[1]} repeats" if tag in number_of else f"{values[5]} is no number of arms"
+            found = f"node {tag[0]},{tag[1]} repeats" if tag in number_of else f"{values[5]} arms are impossible"
             raise SourceError(f"network file {path}", f"line {line}: {found}", "correct the line")
         node = number_of[tag] = len(positions)
         positions.append(values[2:5])
@@ -316,7 +320,7 @@ def _on_lattice(path: Path, burgers: np.ndarray, kind: str, segments: np.ndarray
     if wrong.any():
         first = int(np.argmax(wrong))
         found = f"the node of line {lines[segments[first, 0]]} has the Burgers vector {burgers[first].tolist()}, "
-        found += f"which is no lattice vector of {kind} in units of the shortest one"
+        found += f"which is not a lattice vector of {kind} in units of the shortest one"
         raise SourceError(f"network file {path}", found, "give the lattice of the simulation, or none, as kind")
     return np.asarray(indices * half)
 
