@@ -33,7 +33,16 @@ def candidates(none: float = 0.01) -> xr.DataTree:
         "line": (("candidate", "xyz"), line),
         "plane_normal": (("candidate", "xyz"), normal),
         "probability": ("candidate", probability),
-        "probability_none": ((), none),
+        "log_evidence": ("candidate", logs),
+        "candidate_class": ("candidate", (logs < -2).astype(int)),
+        "opposite": ("candidate", np.arange(144) // 12 * 12 + (np.arange(144) + 6) % 12),
+        "none_probability": ("answer", [none]),
+        "class_probability": ("answer", [probability[logs >= -2].sum()]),
+        "match_reason": (
+            "answer",
+            np.array([0], np.uint16),
+            {"flag_masks": [1, 2], "flag_meanings": "no_frames misfit"},
+        ),
     }
     coords = {name: (name, np.arange(4.0), {"units": "um"}) for name in ("z", "y", "x")}
     root = xr.Dataset(coords=coords, attrs={"title": "one dislocation", "lattice": LATTICE})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dfxm_dask.optics.defects.lattice import Lattice, axes_of
+from dfxm_dask.store.integrity.attributes import recorded_steps
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,7 +22,8 @@ def axes_and_cell(tree: xr.DataTree) -> tuple[np.ndarray, float] | None:
     """Directions of the crystal along the axes of the store, as rows, and the parameter of its cell in um; None without
     a recorded cubic lattice.
     """
-    recorded = tree.attrs.get("lattice")
+    match = recorded_steps(tree["identify"].attrs).get("match", {}) if "identify" in tree else {}
+    recorded = dict(match.get("parameters") or {}).get("lattice") or tree.attrs.get("lattice")
     if not isinstance(recorded, dict) or not {"parameter", "x", "z"} <= set(recorded):
         return None
     lattice = Lattice(**recorded)
