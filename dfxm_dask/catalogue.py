@@ -11,7 +11,7 @@ from dfxm_dask.schema import nearest
 
 ROOMS = tuple(
     f"dfxm_dask.{room}"
-    for room in ("frames", "rocking", "beams", "components", "volume", "boundaries", "dynamics", "strain")
+    for room in ("frames", "rocking", "beams", "components", "volume", "boundaries", "dynamics", "strain", "identify")
 )
 """Sub-packages with reductions, in the order of the steps of a recipe, so that a short recipe loads few of them."""
 

@@ -30,6 +30,10 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "lines": [[0, 1, 1, 0, 1, 1], [0, -1, -1, 0, 1, 1]],
         "angle": 0.0126,
     },
+    "match": {
+        "lattice": Lattice(parameter=4.05e-4, x=(1, 0, -0.158), z=(0.158, 0, 1), hkl=(0, 0, 2)),
+        "angles": 2,
+    },
     "normalise": {"by": "monitor", "reference": 1000.0, "offset": 0.0},
     "fit_curves": {"axis": "phi"},
     "classify_beams": {"method": "fused"},

@@ -1,0 +1,307 @@
+"""Evidence of every candidate dislocation, and of none, from the counts of one scan."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import logsumexp
+
+from dfxm_dask.identify.images import NO_LINE, ScanOptics, flat_images
+from dfxm_dask.identify.likelihood import UNKNOWNS, Record, descend, model_images
+from dfxm_dask.identify.search import Found, levels, search
+
+FEWEST, MOST, FIRST_STEPS = 32, 128, 5
+"""Least and largest number of starts of the first descent, and its evaluations (our choice)."""
+FEWEST_LAST, MOST_LAST, LAST_STEPS, BEHIND = 8, 32, 16, 15.0
+"""The same of the last descent, for starts that are behind the best by up to this minus log posterior (our choice)."""
+LEVEL, HEIGHT = 0.3, 0.07
+"""Sine of the angle between a line and the plane of the image below which descents start at several heights, and the
+distance (um) of these heights."""
+DOUBTFUL = 40.0  # decrease of chi2 by which the search may be wrong (our choice)
+SAME = 16.0
+"""Chi2 between the images of two candidates below which they form one class: 4 standard deviations (our choice)."""
+GRADES = 10  # values of the brightness at which the absence of a dislocation is compared
+
+
+class Noise(NamedTuple):
+    """Camera and model errors.
+
+    Attributes
+    ----------
+    gain, offset, read_noise : float, count
+        Counts of one photon, counts without light, rms counts without light.
+    blur : float, pixel
+        Standard deviation of the Gaussian blur of the camera.
+    model_error : float
+        Rms error of the model as a fraction of the contrast.
+    sampling : float, um
+        Rms distance of the points at which the model samples a pixel from those that represent it.
+    angle, slope, roll : float, rad, rad/um, rad
+        Spread of the rocking angle of the lattice, of its slopes, and of its rolling angle.
+    """
+
+    gain: float = 2.14
+    offset: float = 104.0
+    read_noise: float = 9.0
+    blur: float = 1.2
+    model_error: float = 0.03
+    sampling: float = 0.005
+    angle: float = 2e-5
+    slope: float = 3.5e-6
+    roll: float = 1e-4
+
+
+class Evidence(NamedTuple):
+    """Evidence of candidates from one scan.
+
+    Attributes
+    ----------
+    log_evidence : array (candidate,)
+        Relative to that of an undistorted lattice.
+    position, position_error : array (candidate, yx), um
+        Where the line crosses the middle of the light sheet, relative to the middle of the frame; NaN for candidates
+        that were not refined, and for lines in the plane of the image.
+    chi2 : float
+        Squared residual per pixel with contrast over the variance, of the best candidate.
+    lit : int
+        Number of these pixels.
+    distance, contrast : array (candidate,)
+        Chi2 between the expected counts of a candidate and those of the best one, and those without a dislocation; for
+        candidates that were not refined infinite, and from the search.
+    refined : array (candidate,), bool
+    """
+
+    log_evidence: np.ndarray
+    position: np.ndarray
+    position_error: np.ndarray
+    chi2: float
+    lit: int
+    distance: np.ndarray
+    contrast: np.ndarray
+    refined: np.ndarray
+
+
+def peak_angle(counts: np.ndarray, phi: np.ndarray) -> float:
+    """Middle (rad) of the half maxima of the mean rocking curve along phi; NaN if the scan does not cover the peak."""
+    with np.errstate(invalid="ignore"):
+        curve = np.nanmean(counts.reshape(len(counts), -1), axis=1)
+    places = np.unique(phi)
+    mean = np.array([curve[phi == place].mean() for place in places])
+    mean = (mean - mean.min()) / max(mean.max() - mean.min(), 1e-300) - 0.5
+    up = np.flatnonzero((mean[:-1] < 0) & (mean[1:] >= 0))
+    down = np.flatnonzero((mean[:-1] >= 0) & (mean[1:] < 0))
+    if len(up) != 1 or len(down) != 1 or up[0] > down[0]:
+        return np.nan
+    edges = [places[k] - mean[k] * (places[k + 1] - places[k]) / (mean[k + 1] - mean[k]) for k in (up[0], down[0])]
+    return float(sum(edges) / 2)
+
+
+def record_of(
+    counts: np.ndarray, y: np.ndarray, x: np.ndarray, optics: ScanOptics, noise: Noise, bins: tuple[int, int] = (1, 1)
+) -> Record:
+    """Counts (frame, y, x) with their model; NaN marks invalid pixels. ``bins`` pixels along y and x become one."""
+    frames, rows, columns = counts.shape
+    by, bx = bins
+    rows, columns = rows // by, columns // bx
+    cut = np.asarray(counts[:, : rows * by, : columns * bx], np.float64).reshape(frames, rows, by, columns, bx)
+    valid = np.isfinite(cut)
+    number = valid.sum((2, 4))
+    mean = np.where(valid, cut, 0.0).sum((2, 4)) / np.maximum(number, 1)
+    centres = [
+        side[: n * b].reshape(n, b).mean(1) - (side[0] + side[-1]) / 2
+        for side, n, b in ((y, rows, by), (x, columns, bx))
+    ]
+    halves = [_half_kernel(np.sqrt(noise.blur**2 + (b * b - 1) / 12) / b) for b in bins]
+    return Record(
+        counts=mean,
+        valid=number == by * bx,
+        y=centres[0],
+        x=centres[1],
+        half_y=halves[0],
+        half_x=halves[1],
+        optics=optics,
+        flat=flat_images(optics),
+        gain=noise.gain,
+        offset=noise.offset,
+        read_noise=noise.read_noise,
+        model_error=noise.model_error,
+        sampling=noise.sampling,
+        pixels=float(by * bx),
+        spread=np.array([noise.angle, noise.slope, noise.slope, noise.roll, 0.0]),
+    )
+
+
+def _half_kernel(sigma: float) -> np.ndarray:
+    if sigma <= 0.2:
+        return np.ones(1)
+    half = np.exp(-0.5 * (np.arange(int(np.ceil(3.5 * sigma)) + 1) / sigma) ** 2)
+    return half / (2 * half.sum() - half[0])
+
+
+def evidences(
+    record: Record, coarse: Record, table: np.ndarray, pairs: np.ndarray, *, most_starts: int = MOST
+) -> Evidence:
+    """Evidence of every candidate.
+
+    Parameters
+    ----------
+    record, coarse : Record
+        From :func:`record_of`: for the likelihood, and for the search, with larger pixels and fewer heights.
+    table : array (candidate, 15)
+        From :func:`dfxm_dask.identify.images.line_tables`.
+    pairs : array (candidate,)
+        From :func:`dfxm_dask.identify.catalogue.opposite`.
+    most_starts : int
+        Largest number of positions of candidates that are refined.
+
+    Notes
+    -----
+    Laplace's method at the optimum over position, rocking angle and its slopes, rolling angle, brightness and the
+    background of every frame. Priors: position uniform over the lines that cross the illuminated part of the crystal,
+    logarithm of the brightness uniform, angles normal, backgrounds uniform. The evidence of a candidate that is not
+    refined follows from its deficit in the search.
+    """
+    found = search(coarse, table, pairs)
+    least, most = np.log(np.sqrt(record.read_noise**2 / record.pixels)), np.log(65535.0)
+    none = _without(record, least, most)
+    prior = -np.log(_areas(record, table)) - np.log(most - least)
+    prior -= np.log(record.spread[:4]).sum() + 2 * np.log(2 * np.pi)
+    optima = _optima(record, table, found, (least, most), most_starts)
+    n = len(table)
+    log_evidence = np.full(n, np.nan)
+    position, error = np.full((n, 2), np.nan), np.full((n, 2), np.nan)
+    for row, (unknowns, _, value, _, _, information, backgrounds) in optima.items():
+        volume = 0.5 * (UNKNOWNS * np.log(2 * np.pi) - np.linalg.slogdet(information)[1] - backgrounds)
+        log_evidence[row] = -value + prior[row] + volume - none
+        position[row], error[row] = _crossing(table[row], unknowns, information)
+    rest = np.isnan(log_evidence)
+    best = int(np.nanargmax(log_evidence))
+    behind = (found.gain[:, 0] - found.gain.max()) / 2
+    log_evidence[rest] = log_evidence[best] + behind[rest]
+    images = _expected(record, table[best], optima[best])
+    light = record.gain * (images - record.offset)
+    variance = (np.maximum(light, 0) + record.read_noise**2) / record.pixels
+    weight = np.where(record.valid, 1 / variance, 0.0)
+    total = np.maximum(weight.sum((1, 2), keepdims=True), 1e-30)
+    distance, contrast = np.full(n, np.inf), found.gain[:, 0].copy()
+    for row, one in optima.items():
+        mine = _expected(record, table[row], one)
+        distance[row] = (weight * (mine - images) ** 2).sum()
+        contrast[row] = (weight * (mine - (weight * mine).sum((1, 2), keepdims=True) / total) ** 2).sum()
+    chi2, lit = optima[best][3:5]
+    return Evidence(log_evidence, position, error, float(chi2), int(lit), distance, contrast, ~rest)
+
+
+def _optima(
+    record: Record, table: np.ndarray, found: Found, limits: tuple[float, float], most_starts: int
+) -> dict[int, tuple]:
+    """Best optimum of every candidate that may matter, as :func:`descend` returns it."""
+    gain = found.gain.ravel()
+    order = np.argsort(-gain, kind="stable")
+    close = int((gain > gain[order[0]] - max(DOUBTFUL, 0.1 * gain[order[0]])).sum())
+    free = np.ones(UNKNOWNS, bool)
+    pitch = record.x[1] - record.x[0]
+    level = levels(record)
+    reached: list[tuple[int, tuple]] = []
+    for number in order[: int(np.clip(close, min(FEWEST, most_starts), most_starts))]:
+        row, which = divmod(int(number), found.gain.shape[1])
+        y, x = found.place[row, which]
+        for z in (0.0, -HEIGHT, HEIGHT) if abs(table[row, 8]) < LEVEL else (0.0,):
+            start = np.zeros(UNKNOWNS)
+            start[:2] = table[row, :6].reshape(2, 3) @ [x, y, z]
+            start[6] = np.clip(np.log(max(found.brightness[row, which], 1e-9)), *limits)
+            background = level - np.exp(start[6]) * record.flat
+            reached.append((row, descend(record, table[row], start, background, free, pitch, 0.3, FIRST_STEPS)))
+    reached.sort(key=lambda one: one[1][2])
+    optima: dict[int, tuple] = {}
+    for place, (row, one) in enumerate(reached):
+        if place < FEWEST_LAST or (place < MOST_LAST and one[2] < reached[0][1][2] + BEHIND):
+            one = descend(record, table[row], one[0], one[1], free, pitch, 0.02, LAST_STEPS)
+        if row not in optima or one[2] < optima[row][2]:
+            optima[row] = one
+    return optima
+
+
+def _expected(record: Record, row: np.ndarray, optimum: tuple) -> np.ndarray:
+    """Expected counts (frame, y, x) at an optimum."""
+    unknowns, background = optimum[:2]
+    return np.exp(unknowns[6]) * model_images(record, row, unknowns, False)[0] + background[:, None, None]
+
+
+def _areas(record: Record, table: np.ndarray) -> np.ndarray:
+    """Cross section (candidate,), um2, of the illuminated part of the crystal, seen along every line."""
+    height = 2 * abs(record.optics.points[:, 2]).max() or 1e-3
+    extent_y = record.y[-1] - record.y[0] + (record.y[1] - record.y[0])
+    extent_x = record.x[-1] - record.x[0] + (record.x[1] - record.x[0])
+    t = np.abs(table[:, 6:9])
+    return t[:, 2] * extent_x * extent_y + t[:, 0] * extent_y * height + t[:, 1] * extent_x * height
+
+
+def _without(record: Record, least: float, most: float) -> float:
+    """Logarithm of the evidence without a dislocation: lattice of constant tilt and slopes, and free backgrounds."""
+    free = np.array([False, False, True, True, True, False, False])
+    level = levels(record)
+    angles = [2, 3, 4]
+    logs = []
+    for brightness in np.linspace(least, most, GRADES):
+        start = np.zeros(UNKNOWNS)
+        start[6] = brightness
+        background = level - np.exp(brightness) * record.flat
+        _, _, value, _, _, information, backgrounds = descend(
+            record, NO_LINE, start, background, free, 1.0, 0.05, LAST_STEPS
+        )
+        determinant = np.linalg.slogdet(information[np.ix_(angles, angles)])[1]
+        logs.append(-value - np.log(record.spread[:3]).sum() - 0.5 * (determinant + backgrounds))
+    return float(logsumexp(logs) - np.log(GRADES))
+
+
+def _crossing(row: np.ndarray, unknowns: np.ndarray, information: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """y and x at which a line crosses the plane z = 0, and their errors; NaN within 6 degree of this plane."""
+    e1, n, t = row[:3], row[3:6], row[6:9]
+    if abs(t[2]) < 0.1:
+        return np.full(2, np.nan), np.full(2, np.nan)
+    to_plane = np.stack([(e1 - e1[2] / t[2] * t)[[1, 0]], (n - n[2] / t[2] * t)[[1, 0]]], axis=1)
+    covariance = to_plane @ np.linalg.pinv(information)[:2, :2] @ to_plane.T
+    return to_plane @ unknowns[:2], np.sqrt(np.maximum(np.diag(covariance), 0))
+
+
+class Ranking(NamedTuple):
+    """Probabilities of candidates.
+
+    Attributes
+    ----------
+    probability : array (candidate,)
+    none : float
+        Probability of an undistorted lattice.
+    """
+
+    probability: np.ndarray
+    none: float
+
+
+def ranking(log_evidence: np.ndarray, *, prior_none: float = 0.5, temper: float = 1.0) -> Ranking:
+    """Probabilities of candidates, each equally likely beforehand, and of none of them.
+
+    Parameters
+    ----------
+    log_evidence : array (candidate,)
+        Relative to that of an undistorted lattice; of several scans the sum.
+    prior_none : float
+        Prior probability that no dislocation exists.
+    temper : float
+        Divides the logarithms: larger than 1 where the model does not describe the counts within the noise.
+
+    Examples
+    --------
+    >>> found = ranking(np.array([10.0, 10.0, 0.0]))
+    >>> found.probability.round(2).tolist()
+    [0.5, 0.5, 0.0]
+    """
+    logs = log_evidence / temper + np.log((1 - prior_none) / len(log_evidence))
+    nothing = np.log(prior_none)
+    total = np.logaddexp(logsumexp(logs), nothing)
+    return Ranking(np.exp(logs - total), float(np.exp(nothing - total)))
+
+
+__all__ = ["SAME", "Evidence", "Noise", "Ranking", "evidences", "ranking", "record_of"]

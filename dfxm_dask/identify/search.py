@@ -1,0 +1,127 @@
+"""Coarse search: the best position of every candidate, by correlation of the counts with its images."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.fft import irfft2, next_fast_len, rfft2
+
+from dfxm_dask.identify.images import line_images
+from dfxm_dask.identify.likelihood import Record, blurred
+
+OPTIMA, APART = 3, 2  # positions of a candidate, and pixels by which they differ
+MOST_FRAMES = 10  # frames of the search, those with most contrast
+
+
+class Found(NamedTuple):
+    """Result of the search, best position first.
+
+    Attributes
+    ----------
+    gain : array (candidate, optimum)
+        Decrease of chi2 by a line at a local optimum of the position, with the best brightness.
+    place : array (candidate, optimum, 2), um
+        Its y and x in the plane z = 0.
+    brightness : array (candidate, optimum), count
+    """
+
+    gain: np.ndarray
+    place: np.ndarray
+    brightness: np.ndarray
+
+
+def search(record: Record, table: np.ndarray, pairs: np.ndarray) -> Found:
+    """Best position of every candidate on the grid of the pixels.
+
+    Parameters
+    ----------
+    record : Record
+        Pixels of about equal pitch along y and x.
+    table : array (candidate, 15)
+    pairs : array (candidate,)
+        Row of the dislocation with the opposite Burgers vector, from
+        :func:`dfxm_dask.identify.catalogue.opposite`; its image is that of the candidate, rotated by 180 degree about
+        the core, because q of a straight line is odd.
+
+    Returns
+    -------
+    Found
+
+    Notes
+    -----
+    Every frame has a free background and a noise that is uniform; the brightness is common. The images lie on a canvas
+    of twice the size of the frames, so that no correlation wraps.
+    """
+    _, rows, columns = record.counts.shape
+    variance = _noise(record)
+    data = record.counts - levels(record)[:, None, None]
+    data[~record.valid] = 0.0
+    data -= data.mean((1, 2), keepdims=True)
+    excess = (data**2).sum((1, 2)) / variance
+    chosen = np.sort(np.argsort(-excess, kind="stable")[:MOST_FRAMES])
+    data, weight = data[chosen], 1 / variance[chosen]
+    optics = record.optics._replace(shifts=record.optics.shifts[chosen].copy())
+    ny, nx = 2 * rows, 2 * columns
+    size = next_fast_len(ny, real=True), next_fast_len(nx, real=True)
+    spectrum = rfft2((weight[:, None, None] * data).astype(np.float32), size)
+    y = (np.arange(ny) - rows) * (record.y[1] - record.y[0])
+    x = (np.arange(nx) - columns) * (record.x[1] - record.x[0])
+    sharp, soft = np.empty((len(chosen), ny, nx)), np.empty((len(chosen), ny, nx))
+    flat, nothing = record.flat[chosen], np.empty((0, 0, 0, 0))
+    shape = len(table), OPTIMA
+    out = Found(np.zeros(shape), np.zeros((*shape, 2)), np.zeros(shape))
+    done = np.zeros(len(table), bool)
+    canvas = np.zeros((len(chosen), *size), np.float32)
+    for row in range(len(table)):
+        if done[row]:
+            continue
+        line_images(y, x, table[row], np.zeros(2), np.zeros(3), optics, sharp, nothing)
+        sharp -= flat[:, None, None]
+        for f in range(len(chosen)):
+            blurred(sharp[f], record.half_y, record.half_x, soft[f])
+        canvas[:, :ny, :nx] = soft
+        image = rfft2(canvas)
+        energy = _energy(soft, weight, rows, columns)
+        # The core is at pixel (rows, columns) of the canvas, which shifts the correlation one way or the other.
+        before, after = np.s_[-rows:, -columns:], np.s_[rows : 2 * rows, columns : 2 * columns]
+        both = ((row, np.conj(image), energy, before), (int(pairs[row]), image, energy[::-1, ::-1], after))
+        for which, product, power, part in both:
+            if which < 0 or done[which]:
+                continue
+            done[which] = True
+            together = irfft2(np.einsum("fyx,fyx->yx", spectrum, product), size)[part]
+            gain = np.maximum(together, 0) ** 2 / power
+            for k in range(OPTIMA):
+                i, j = np.unravel_index(int(np.argmax(gain)), gain.shape)
+                out.gain[which, k], out.place[which, k] = gain[i, j], (record.y[i], record.x[j])
+                out.brightness[which, k] = max(together[i, j], 0.0) / power[i, j]
+                gain[max(i - APART, 0) : i + APART + 1, max(j - APART, 0) : j + APART + 1] = 0.0
+    return out
+
+
+def levels(record: Record) -> np.ndarray:
+    """Median counts of every frame."""
+    median = [np.median(c[v]) if v.any() else record.offset for c, v in zip(record.counts, record.valid, strict=True)]
+    return np.array(median, np.float64)
+
+
+def _noise(record: Record) -> np.ndarray:
+    """Variance of a binned pixel of every frame without contrast."""
+    light = record.gain * np.maximum(levels(record) - record.offset, 0)
+    return (light + record.read_noise**2) / record.pixels + 1e-9
+
+
+def _energy(images: np.ndarray, weight: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Squared contrast, less that of its mean, of the part of the canvas inside the frame, for every position."""
+
+    def inside(values: np.ndarray) -> np.ndarray:
+        total = np.zeros((values.shape[0], 2 * rows + 1, 2 * columns + 1))
+        np.cumsum(np.cumsum(values, axis=1), axis=2, out=total[:, 1:, 1:])
+        low_y, low_x = rows - np.arange(rows), columns - np.arange(columns)
+        rest = total[:, low_y + rows] - total[:, low_y]
+        return rest[:, :, low_x + columns] - rest[:, :, low_x]
+
+    squares = inside(np.einsum("f,fyx->yx", weight, images**2)[None])[0]
+    means = np.einsum("f,fyx->yx", weight, inside(images) ** 2) / (rows * columns)
+    return np.maximum(squares - means, 1e-12 * (squares.max() + 1e-30) + 1e-30)
