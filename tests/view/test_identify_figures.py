@@ -38,6 +38,21 @@ def test_candidates__are_ranked_with_sign_and_none() -> None:
     assert "Remarks: misfit." in [text.get_text() for text in page_texts(page)]
 
 
+def test_visibility__screws_with_g_perpendicular_to_b_are_dark() -> None:
+    (page,) = figures(candidates(), only=["visibility"]).values()
+    check_page(page)
+    table = page.axes[0].images[0].get_array()
+    assert table.shape == (12, 9)
+    rows = [label.get_text() for label in page.axes[0].get_yticklabels()]
+    dark = np.array(["g·b = 0" in row for row in rows])
+    assert dark.sum() == 6
+    np.testing.assert_allclose(table[dark, :3], 0.01)  # the lower end of the colours
+    assert (table[dark, 6:].max(axis=1) > 0.07).all()  # edges keep contrast along an axis
+    assert (table[~dark, 0] > 0.5).all()
+    del (tree := candidates()).attrs["hkl"]
+    assert "visibility" not in figures(tree)
+
+
 def test_names__are_those_of_the_crystal_else_of_the_store() -> None:
     crystal = axes_and_cell(candidates())
     assert crystal is not None
