@@ -45,7 +45,10 @@ from .schema import Variable as Variable
 from .store.calibrate import calibrate as calibrate
 from .store.reflections.join import join as join
 from .store.scan import open_scan as open_scan
+from .strain.decompose import decompose as decompose
+from .strain.decompose import reference_deformation as reference_deformation
 from .strain.deformation import deformation as deformation
+from .strain.nye import dislocation_density as dislocation_density
 from .strain.vectors import scattering_vectors as scattering_vectors
 from .view.answers import info as info
 from .view.answers import ingest as ingest

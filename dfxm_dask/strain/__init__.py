@@ -18,8 +18,17 @@ components of the Nye tensor; neighbouring layers add the others.
 leaves undetermined.
 """
 
+from dfxm_dask.strain.decompose import decompose, reference_deformation
 from dfxm_dask.strain.deformation import deformation
 from dfxm_dask.strain.null_space import undetermined
+from dfxm_dask.strain.nye import dislocation_density
 from dfxm_dask.strain.vectors import scattering_vectors
 
-__all__ = ["deformation", "scattering_vectors", "undetermined"]
+__all__ = [
+    "decompose",
+    "deformation",
+    "dislocation_density",
+    "reference_deformation",
+    "scattering_vectors",
+    "undetermined",
+]

@@ -9,7 +9,7 @@ from dfxm_dask.strain.goniometer import angles_at, vector_at
 
 
 @njit(nogil=True, cache=True)
-def _inverse(c, out):
+def inverse_symmetric(c, out):
     """Inverse of a symmetric matrix 3 × 3; False if it is not positive definite."""
     p, q, r = (
         c[1, 1] * c[2, 2] - c[1, 2] ** 2,
@@ -39,7 +39,7 @@ def angle_weights(covariance, centre, weight):
         for b in range(3):
             known = np.isfinite(centre[a]) and np.isfinite(centre[b])
             block[a, b] = np.float64(covariance[a, b]) * square if known else (1.0 if a == b else 0.0)
-    good = _inverse(block, weight)
+    good = inverse_symmetric(block, weight)
     for a in range(3):
         if not np.isfinite(centre[a]):
             weight[a, :] = 0.0
@@ -146,24 +146,25 @@ def correct(matrix, right, rank, basis, h, covariance):
 
     ``covariance`` receives the covariance of H.
     """
-    step = np.zeros(9)
-    reduced = np.empty((9, 9))
-    if rank == 9:
+    whole = h.size  # the length as a variable: unrolled loops would take long to compile
+    step = np.zeros(whole)
+    reduced = np.empty((whole, whole))
+    if rank == whole:
         reduced[:, :] = matrix
         step[:] = right
     else:
-        product = np.empty((9, rank))
-        for i in range(9):
+        product = np.empty((whole, rank))
+        for i in range(whole):
             for a in range(rank):
                 product[i, a] = 0.0
-                for j in range(9):  # only the lower half is filled
+                for j in range(whole):  # only the lower half is filled
                     product[i, a] += matrix[max(i, j), min(i, j)] * basis[j, a]
         for a in range(rank):
-            for i in range(9):
+            for i in range(whole):
                 step[a] += basis[i, a] * right[i]
             for b in range(rank):
                 reduced[a, b] = 0.0
-                for i in range(9):
+                for i in range(whole):
                     reduced[a, b] += basis[i, a] * product[i, b]
     if not _cholesky(reduced, rank):
         return np.nan, 0.0
@@ -178,18 +179,18 @@ def correct(matrix, right, rank, basis, h, covariance):
             step[i] -= reduced[m, i] * step[m]
         step[i] /= reduced[i, i]
     size = 0.0
-    for i in range(9):
-        change = step[i] if rank == 9 else 0.0
-        for a in range(rank if rank < 9 else 0):
+    for i in range(whole):
+        change = step[i] if rank == whole else 0.0
+        for a in range(rank if rank < whole else 0):
             change += basis[i, a] * step[a]
         h[i] += change
         size = max(size, abs(change))
-    if rank == 9:
-        _from_factor(reduced, 9, covariance)
+    if rank == whole:
+        _from_factor(reduced, whole, covariance)
     else:
         small = np.empty((rank, rank))
         _from_factor(reduced, rank, small)
-        for i in range(9):
+        for i in range(whole):
             for j in range(i + 1):
                 total = 0.0
                 for a in range(rank):

@@ -160,8 +160,8 @@ def solve(at: Reflections, centre: np.ndarray, covariance: np.ndarray, plausible
     )
     _solve(
         (at.turned, at.theta, at.radius, at.vectors),
-        np.ascontiguousarray(centre, np.float64),
-        np.ascontiguousarray(covariance, np.float32),
+        np.require(centre, np.float64, ["C", "W"]),
+        np.require(covariance, np.float32, ["C", "W"]),
         number,
         table,
         float(plausible),

@@ -87,3 +87,13 @@ DEFORMATION_REASON = Variable(
     ),
 )
 """0 where all components and their errors are determined."""
+
+REFERENCE = Variable(
+    "reference_deformation", (ROW, COLUMN), "float64", "1", "mean deformation gradient of the reference region"
+)
+NYE = Variable("nye", TENSOR, "float64", "1/um", "Nye tensor of the dislocation density")
+NYE_ERROR = Variable("nye_error", TENSOR, "float32", "1/um", "standard error of the Nye tensor")
+DENSITY = Variable("density", SPACE, "float32", "1/um2", "lower bound of the density of dislocations")
+DENSITY_FLOOR = Variable(
+    "density_floor", SPACE, "float32", "1/um2", "expected density of dislocations from noise alone"
+)

@@ -83,8 +83,8 @@ def scattering_vectors(
     spread = np.empty((*centre.shape, 3), np.float32)
     _propagated(
         (at.turned, at.theta, at.radius),
-        np.ascontiguousarray(centre, np.float64),
-        np.ascontiguousarray(centre_covariance, np.float32),
+        np.require(centre, np.float64, ["C", "W"]),
+        np.require(centre_covariance, np.float32, ["C", "W"]),
         q,
         spread,
     )
