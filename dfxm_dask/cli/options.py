@@ -111,10 +111,40 @@ def read_hkl(_: Any, __: Any, text: str | None) -> tuple[int, ...] | None:
         raise click.BadParameter(f"{text!r} is not H,K,L, such as 0,0,2 or -1,1,-1") from None
 
 
+def read_goniometer(_: Any, __: Any, text: str | None) -> dict[str, float] | None:
+    """``omega=A,eta=B`` as angles by motor."""
+    if text is None:
+        return None
+    what = "a list of MOTOR=DEGREE, such as omega=6.43,eta=20.23"
+    pairs = [split_pair(part, what, str, "=") for part in text.split(",")]
+    try:
+        return {motor: float(angle) for motor, angle in pairs}
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not {what}") from None
+
+
 def crystal_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Options of commands that record the crystal in a store."""
+    """Options of commands that record the crystal and its setting in a store."""
     from dfxm_dask.cli.parameters import FieldType
 
+    function = click.option(
+        "--rotation-axis",
+        metavar="Y,X",
+        callback=read_pixel_size,
+        help="Position of the rotation axis of omega in the frame, in um, to join reflections. [default: its middle]",
+    )(function)
+    function = click.option(
+        "--frame",
+        type=click.Choice(["laboratory", "sample"]),
+        help="Axes of the pixels, to join reflections. laboratory: omega turns the sample against the pixels.",
+    )(function)
+    function = click.option("--energy", type=float, metavar="KEV", help="Photon energy, in keV.")(function)
+    function = click.option(
+        "--goniometer",
+        metavar="omega=A,eta=B,mu=C",
+        callback=read_goniometer,
+        help="Setting of the reflection, in degree, to join reflections. Motors: mu, omega, eta, theta.",
+    )(function)
     function = click.option(
         "--hkl", metavar="H,K,L", callback=read_hkl, help="Reflection of the scan, for g·b of boundaries."
     )(function)

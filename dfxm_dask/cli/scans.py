@@ -328,7 +328,8 @@ def ingest_source(
 def calibrate(store: Path, dry_run: bool, plugins: tuple[Path, ...], **options: Any) -> None:
     """Set the effective pixel size or the crystal of a store.
 
-    Give --pixel-size; or --magnification, and the values that the store does not record; or only --lattice and --hkl.
+    Give --pixel-size; or --magnification, and the values that the store does not record; or only the crystal and its
+    setting.
     Raw data are not read again. Steps that depend on lengths are invalidated, and the next run recomputes them; the
     other steps stay.
 

@@ -38,6 +38,9 @@ class Setting:
         its z component.
     moves : mapping of str to ndarray (xyz,)
         Shift of q in the sample frame per rad of each scan axis.
+    goniometer : ndarray (3, 3) or None
+        Rotation from the axes of the stages chi and phi to the sample frame, for exact rotations by these stages. None:
+        rotations to first order.
     """
 
     theta: float
@@ -45,9 +48,12 @@ class Setting:
     to_sample: np.ndarray
     shear: np.ndarray
     moves: Mapping[str, np.ndarray]
+    goniometer: np.ndarray | None = None
 
 
-def setting(theta: float, *, omega: float = 0.0, eta: float = 0.0, oblique: bool = False) -> Setting:
+def setting(
+    theta: float, *, omega: float = 0.0, eta: float = 0.0, oblique: bool = False, laboratory: bool = False
+) -> Setting:
     """The crystal at its Bragg angle.
 
     Parameters
@@ -60,6 +66,8 @@ def setting(theta: float, *, omega: float = 0.0, eta: float = 0.0, oblique: bool
         Goniometer R_z(omega) R_x(chi) R_y(phi) with the axes of the store fixed to the crystal, as for several
         reflections of one field. Otherwise the base tilt is theta, phi and chi turn about the y and x axes of the
         sample, and the axes of the store are those of the laboratory (x along the beam, z up).
+    laboratory : bool
+        With ``oblique``: the axes of the store are those of the laboratory, in which the crystal is turned by omega.
 
     Returns
     -------
@@ -83,15 +91,17 @@ def setting(theta: float, *, omega: float = 0.0, eta: float = 0.0, oblique: bool
     if not 0 < theta < np.pi / 4:
         raise InputError("setting: theta", f"is {theta} rad", "give a Bragg angle between 0 and pi/4")
     to_sample = rotation_y(theta) @ rotation_x(-eta) @ rotation_z(omega)
+    stages = to_sample if oblique else None
+    phi, chi = np.array([1.0, 0, 0]), np.array([0, 1.0, 0])
+    if stages is not None:
+        phi = stages @ np.cross([0.0, 1.0, 0.0], stages.T[:, 2])
+        chi = stages @ np.cross([1.0, 0.0, 0.0], stages.T[:, 2])
+    if laboratory:
+        to_sample = to_sample @ rotation_z(-omega)
     direction = to_sample.T[:, 2].copy()
-    beam = rotation_z(-omega) @ rotation_x(eta) @ rotation_y(-2 * theta)[:, 0]
-    if oblique:
-        phi = to_sample @ np.cross([0.0, 1.0, 0.0], direction)
-        chi = to_sample @ np.cross([1.0, 0.0, 0.0], direction)
-    else:
-        phi, chi = np.array([1.0, 0, 0]), np.array([0, 1.0, 0])
+    beam = to_sample.T @ rotation_y(-theta)[:, 0]  # R_y(-2 theta) x in the laboratory
     arm = np.array([0.5, 0.0, -0.5 / tan(theta)])
-    return Setting(theta, direction, to_sample, beam / beam[2], {"phi": phi, "chi": chi, "two_theta": arm})
+    return Setting(theta, direction, to_sample, beam / beam[2], {"phi": phi, "chi": chi, "two_theta": arm}, stages)
 
 
 def deviation(beta: np.ndarray, at: Setting) -> np.ndarray:
@@ -221,6 +231,8 @@ def sheet_deviation(
 def seen(at: Setting, positions: Mapping[str, float], *, legacy: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Matrix and shift that take q from the sample frame to the image frame at one point of the scan.
 
+    Exact for settings with a goniometer, otherwise to first order in the angles.
+
     Parameters
     ----------
     at : Setting
@@ -238,11 +250,19 @@ def seen(at: Setting, positions: Mapping[str, float], *, legacy: bool = False) -
         if name not in at.moves:
             known = ", ".join(at.moves)
             raise InputError(f"scan axis {name!r}", "does not move the crystal or the detector", f"use {known}")
+    arm = positions.get("two_theta", 0.0)
+    image = rotation_y(at.theta + (arm if legacy else arm / 2))
+    if at.goniometer is not None and not legacy:
+        # The stages turn Q = e_z + q, and the detector accepts the vector with half the angle of the arm.
+        stages = rotation_x(positions.get("chi", 0.0)) @ rotation_y(positions.get("phi", 0.0))
+        turn = at.goniometer @ stages @ at.goniometer.T
+        half = at.theta + arm / 2
+        aim = rotation_y(-arm / 2)[:, 2] * np.sin(half) / np.sin(at.theta)
+        return image @ turn, np.array([0.0, 0.0, 1.0]) - turn.T @ aim
     shift = np.zeros(3)
     for name, value in positions.items():
         shift = shift + at.moves[name] * value * (-1 if legacy and name == "two_theta" else 1)
-    arm = positions.get("two_theta", 0.0)
-    return rotation_y(at.theta + (arm if legacy else arm / 2)), shift
+    return image, shift
 
 
 def image_stack(

@@ -16,7 +16,7 @@ from dfxm_dask.optics.forward import Setting
 from dfxm_dask.optics.instrument.detector import Detector
 from dfxm_dask.optics.instrument.microscope import Microscope
 
-CONTENT, FACES, FLUX, DRIFT, NOISE, STRIPES, GAIN, MONITOR, TURN, BEAM = range(10)
+CONTENT, FACES, FLUX, DRIFT, NOISE, STRIPES, GAIN, MONITOR, TURN, BEAM, MISALIGNED = range(11)
 """Purposes of random numbers."""
 
 StrongBeam = Literal["smeared", "sharp"]
@@ -109,6 +109,30 @@ class Motion:
 
 
 @dataclass(frozen=True, eq=False)
+class Placement:
+    """Sample in the laboratory: r_laboratory = R_z(omega) (r_sample + shift) + axis, along x and y.
+
+    Parameters
+    ----------
+    omega : float, rad
+    shift : ndarray (yx,), um
+        Displacement of the sample, along its own axes.
+    axis : ndarray (yx,), um
+        Position of the rotation axis in the store, which is the origin of the axes of the sample.
+    """
+
+    omega: float
+    shift: np.ndarray
+    axis: np.ndarray
+
+    def in_sample(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions y, x of the store in the axes of the sample, um."""
+        c, s = np.cos(self.omega), np.sin(self.omega)
+        y, x = y - self.axis[0], x - self.axis[1]
+        return c * y - s * x - self.shift[0], c * x + s * y - self.shift[1]
+
+
+@dataclass(frozen=True, eq=False)
 class Phantom:
     """A simulated scan: sample, measurement and brightness.
 
@@ -152,7 +176,10 @@ class Phantom:
     number : int
         Number of the scan in its preset: scans of one field differ in noise.
     crystal : dict
-        Lattice and reflection that a store of the scan records; empty for none.
+        Lattice, reflection, goniometer and energy that a store of the scan records; empty for none.
+    placement : Placement or None
+        Sample in the laboratory, if the axes of the store are those of the laboratory and the truth has those of the
+        sample.
     """
 
     name: str
@@ -178,6 +205,7 @@ class Phantom:
     held: dict[str, float] = field(default_factory=dict)
     number: int = 0
     crystal: dict[str, Any] = field(default_factory=dict)
+    placement: Placement | None = None
 
     def __post_init__(self) -> None:
         check_strong_beam(self.strong_beam)

@@ -9,12 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics.crystal import slip_systems
 from dfxm_dask.optics.defects.dislocation import lines
 from dfxm_dask.optics.defects.scene import Scene
 from dfxm_dask.optics.defects.subgrains import Built, plane_wall
-from dfxm_dask.optics.forward import Setting, setting
-from dfxm_dask.optics.geometry import oblique
 from dfxm_dask.optics.instrument.microscope import find_microscope
 from dfxm_dask.phantoms.contents import (
     CORE,
@@ -40,6 +37,7 @@ from dfxm_dask.phantoms.phantom import (
     check_strong_beam,
     generator,
 )
+from dfxm_dask.phantoms.reflections import one_edge, two_lines
 from dfxm_dask.schema import nearest
 
 
@@ -174,62 +172,6 @@ def _movie_empty(at: Frame) -> tuple[Phantom, ...]:
     return _film(at, np.zeros((100, 0, 2)))
 
 
-REFLECTIONS = ((-1, -1, 3), (-1, 1, 3), (1, -1, 3), (1, 1, 3))
-
-
-def _reflections(at: Frame) -> tuple[Phantom, ...]:
-    """Four {113} reflections of one strained field, in the oblique geometry of arXiv:2503.22022.
-
-    The axes of the store are those of the crystal, for every reflection: voxels of different scans are the same voxel.
-    """
-    scope = replace(find_microscope("oblique_al113"), sheet=0.2 / 2.355)
-    crystal = at.crystal
-    cubic = replace(at, grain=np.eye(3))
-    planes, directions = slip_systems()
-    middle = cubic.box.mean(0)
-    chosen = cubic.rng.choice(12, 2, replace=False)
-    through = middle + cubic.rng.uniform(-0.3, 0.3, (2, 3)) * (cubic.box[1] - cubic.box[0])
-    made = lines(
-        through,
-        np.array([cubic.burgers(*directions[k]) for k in chosen]),
-        np.cross(planes[chosen], directions[chosen]).astype(float),
-        np.full(2, CORE),
-    )
-    scene = Scene(poisson=crystal.poisson, lines=made, **bending(cubic, 3e-5, 4, (15, 40)))
-    out = []
-    for number, hkl in enumerate(REFLECTIONS):
-        solutions = oblique(crystal.B, hkl, scope.energy)
-        omega, eta, theta = solutions[np.argmin(np.abs(solutions[:, 1] - scope.eta))]
-        one = replace(
-            cubic,
-            hkl=hkl,
-            microscope=replace(scope, theta=theta, eta=0.0),
-            at=setting(theta, omega=omega, eta=eta, oblique=True),
-        )
-        light = Lighting(flux=4000.0, weak=1.0, tail=0.0, exposure=0.5)
-        options: dict[str, Any] = {
-            "axes": _oblique_axes(one.at),
-            "nodes": 5,
-            "lighting": light,
-            "strained": True,
-            "kinematic": True,
-        }
-        out.append(phantom(one, scene, number=number, **options))
-    return tuple(out)
-
-
-def _oblique_axes(at: Setting) -> tuple[ScanAxis, ...]:
-    """Fine steps for the axis that rocks the crystal, wide ones for the rest: omega turns phi into chi."""
-    fine = tuple(0.0015 * (k - 9) for k in range(19))
-    wide = tuple(0.025 * (k - 4) for k in range(9))
-    rocking = max(("phi", "chi"), key=lambda name: abs(at.moves[name][0]))
-    return (
-        ScanAxis("two_theta", "obpitch", wide),
-        ScanAxis("chi", "chi", fine if rocking == "chi" else wide),
-        ScanAxis("phi", "diffry", fine if rocking == "phi" else wide),
-    )
-
-
 PRESETS: dict[str, Preset] = {
     "easy": Preset(_easy, 4, (512, 512), "two subgrains and a tilt wall; brightness separates weak and strong beam"),
     "hard": Preset(_hard, 16, (512, 512), "three subgrains; attenuators and exposure jitter hide the brightness"),
@@ -241,7 +183,8 @@ PRESETS: dict[str, Preset] = {
         _movie_crowded, 1, (256, 256), "60 frames: overlapping images, dislocations that enter and leave, unsteady beam"
     ),
     "movie_empty": Preset(_movie_empty, 1, (256, 256), "100 frames without any dislocation"),
-    "reflections": Preset(_reflections, 1, (64, 64), "four reflections of one strained field, with F"),
+    "reflections": Preset(two_lines, 1, (96, 60), "four reflections of one strained field, with F"),
+    "reflections_edge": Preset(one_edge, 1, (128, 80), "four reflections of one edge dislocation, with F"),
     "empty": Preset(_empty, 2, (512, 512), "no dislocation"),
     "deformed": Preset(_deformed, 2, (512, 512), "cold-worked: no weak beam at all"),
 }
@@ -302,8 +245,9 @@ def build(
             "turn": np.deg2rad(35.0) + aside,
             "microscope": replace(find_microscope("al002"), pixel=0.04, sheet=0.5 / 2.355),
         },
-        "reflections": {"hkl": (1, 1, 3), "microscope": replace(find_microscope("oblique_al113"), eta=0.0)},
     }
+    for oblique in ("reflections", "reflections_edge"):
+        scopes[oblique] = {"hkl": (1, 1, 3), "microscope": replace(find_microscope("oblique_al113"), eta=0.0)}
     at = frame(name, seed, count, (int(size[0]), int(size[1])), **scopes.get(name, {"turn": np.deg2rad(50.0) + aside}))
     made = preset.build(at)
     if strong_beam is None:

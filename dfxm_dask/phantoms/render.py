@@ -22,6 +22,7 @@ from dfxm_dask.errors import InputError
 from dfxm_dask.optics.defects.scene import distance, distortion
 from dfxm_dask.optics.forward import seen, sheet_nodes
 from dfxm_dask.optics.frame_image import Acceptance, accepted_by, frame_image
+from dfxm_dask.optics.geometry import rotation_z
 from dfxm_dask.optics.instrument.beam import drift_path, flux_series, monitor, shift, stripes
 from dfxm_dask.optics.instrument.blur import blur
 from dfxm_dask.optics.instrument.detector import fixed_pattern, record
@@ -53,7 +54,7 @@ FRACTION = Variable(
 DISTANCE = Variable("distance", SPACE, "float32", "um", "distance to the nearest dislocation line")
 PHI0 = Variable("phi0", SPACE, "float64", "degree", "peak along phi of the lattice that the strong beam follows")
 WIDTH = Variable("width", SPACE, "float32", "degree", "FWHM along phi of the lattice between the dislocations")
-GRADIENT = Variable("F", (*SPACE, "i", "j"), "float64", "1", "deformation gradient")
+GRADIENT = Variable("F", (*SPACE, "i", "j"), "float64", "1", "deformation gradient in the axes of the sample")
 
 WEAK_FRACTION, STRONG_FRACTION = 0.1, 0.9
 WEAK_ACCEPTANCE, STRONG_ACCEPTANCE = 0.02, 0.5
@@ -86,6 +87,9 @@ def outline(phantom: Phantom, z: float) -> tuple[np.ndarray, np.ndarray, np.ndar
     y, x = coordinates(phantom)
     waves = generator(phantom.seed, FACES)
     extent = y[-1] - y[0] + phantom.pixel[0], x[-1] - x[0] + phantom.pixel[1]
+    y, x = y[:, None], x[None, :]
+    if phantom.placement is not None:  # the faces turn with the sample
+        y, x = (v + a for v, a in zip(phantom.placement.in_sample(y, x), phantom.placement.axis, strict=True))
 
     def rough(along: np.ndarray, amplitude: float) -> np.ndarray:
         total = np.zeros_like(along)
@@ -97,9 +101,9 @@ def outline(phantom: Phantom, z: float) -> tuple[np.ndarray, np.ndarray, np.ndar
 
     entry_face = 0.07 * extent[1] + rough(y, 0.012 * extent[1])
     lower_face = 0.05 * extent[0] + rough(x, 0.012 * extent[0])
-    top = phantom.z[-1] + waves.uniform(60, 120) + rough(y, 3.0)[:, None] + rough(x, 3.0)[None, :]
-    entry = x[None, :] - entry_face[:, None]
-    lit = (entry > 0) & (y[:, None] > lower_face[None, :])
+    top = phantom.z[-1] + waves.uniform(60, 120) + rough(y, 3.0) + rough(x, 3.0)
+    entry = x - entry_face
+    lit = (entry > 0) & (y > lower_face)
     leave = (top - z) / np.sin(2 * phantom.at.theta)
     return lit, np.hypot(np.maximum(entry, 0.0), ENTRY_BLUR), leave
 
@@ -281,8 +285,9 @@ def layer_truth(phantom: Phantom, layer: int, made: Lattices | None = None) -> d
     -------
     dict of ndarray (y, x, ...)
         ``distance`` um; ``phi0`` and ``width`` degree where phi alone is scanned (NaN outside the crystal); ``F``
-        (y, x, i, j) where the phantom is strained. ``phi0`` refers to the lattice that the strong beam follows, in
-        kinematic phantoms to the lattice between the dislocations; ``width`` refers to a lattice that does not bend.
+        (y, x, i, j) where the phantom is strained, in the axes of the sample. ``phi0`` refers to the lattice that the
+        strong beam follows, in kinematic phantoms to the lattice between the dislocations; ``width`` refers to a
+        lattice that does not bend.
     """
     y, x = coordinates(phantom)
     z = phantom.z[layer]
@@ -299,8 +304,11 @@ def layer_truth(phantom: Phantom, layer: int, made: Lattices | None = None) -> d
         out[PHI0.name] = np.where(lit, -np.rad2deg(turned), np.nan)
         out[WIDTH.name] = np.where(lit, np.rad2deg(full_width(phantom)), np.nan).astype(np.float32)
     if phantom.strained:
-        beta = distortion(phantom.scene, px, py, pz)
-        out[GRADIENT.name] = beta.T.reshape(*shape, 3, 3) + np.eye(3)
+        beta = distortion(phantom.scene, px, py, pz).T.reshape(*shape, 3, 3)
+        if phantom.placement is not None:
+            turn = rotation_z(phantom.placement.omega)
+            beta = turn.T @ beta @ turn
+        out[GRADIENT.name] = beta + np.eye(3)
     return out
 
 

@@ -27,7 +27,8 @@ def tables(phantom: Phantom) -> Table:
         ``set_spacing``; points on the lines as ``line_point (point, xyz)`` um with ``line_number (point)``, which
         counts ``dislocation_burgers`` and ``dislocation_line (dislocation, xyz)``; ``position (time, dislocation,
         yx)`` um of a movie, NaN for a dislocation outside the frame; ``drift (z, scan axes, yx)`` um of the images;
-        ``illumination (z, scan axes, y)`` of a beam that moves or flickers. Axes x, y, z are those of the store. Signs
+        ``illumination (z, scan axes, y)`` of a beam that moves or flickers; ``shift (yx)`` um of the sample along its
+        own axes, where the axes of the store are those of the laboratory. Axes x, y, z are those of the store. Signs
         of Burgers vector and line are those of a right-handed circuit; the pair reversed is the same dislocation.
     """
     out: Table = {}
@@ -42,6 +43,9 @@ def tables(phantom: Phantom) -> Table:
         dims = ("z", *(a.name for a in phantom.axes), "y")
         bright = bright.reshape(len(phantom.z), *phantom.grid, phantom.shape[0])
         out["illumination"] = (dims, bright, _attrs("1", "relative brightness of the beam on a row of a frame"))
+    if phantom.placement is not None:
+        words = "displacement of the sample along its own axes (y, x)"
+        out["shift"] = (("yx",), np.asarray(phantom.placement.shift, float), _attrs("um", words))
     if phantom.boundaries:
         out |= _boundaries(phantom.boundaries)
     if phantom.motion is not None:

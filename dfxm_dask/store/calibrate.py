@@ -71,6 +71,10 @@ def calibrate(
     stretched: Literal["y", "x"] | None = None,
     lattice: Mapping[str, Any] | None = None,
     hkl: Sequence[int] | None = None,
+    goniometer: Mapping[str, float] | None = None,
+    energy: float | None = None,
+    frame: Literal["laboratory", "sample"] | None = None,
+    rotation_axis: tuple[float, float] | None = None,
     dry_run: bool = False,
 ) -> CalibrateReport:
     """Set the effective pixel and the crystal of a store, without reading the raw data again.
@@ -101,6 +105,15 @@ def calibrate(
         Crystal and its orientation: see :class:`dfxm_dask.optics.defects.lattice.Lattice`.
     hkl : (int, int, int), optional
         Measured reflection.
+    goniometer : mapping of str to float, degree, optional
+        Setting of the reflection, for :func:`dfxm_dask.join`: any of ``mu``, ``omega``, ``eta`` and ``theta``. Other
+        recorded motors stay.
+    energy : float, keV, optional
+        Photon energy.
+    frame : "laboratory" or "sample", optional
+        Axes along which the pixels lie: those of the laboratory, in which omega turns the sample, or of the sample.
+    rotation_axis : (float, float), um, optional
+        Position of the rotation axis of omega along y and x of the store.
     dry_run : bool
         Report the changes without making them.
 
@@ -111,7 +124,7 @@ def calibrate(
     Raises
     ------
     InputError
-        An invalid pixel size, magnification, angle or crystal; a length that is neither given nor recorded.
+        An invalid pixel size, magnification, angle, crystal or setting; a length that is neither given nor recorded.
     StoreError
         Not an ingested store, a set of reflections, or a simulated store with a different pixel.
     RecipeError
@@ -140,10 +153,16 @@ def calibrate(
     computed = (camera_pixel, magnification, two_theta)
     camera = recorded_camera(store)
     attributes = open_store(store).nodes[""]["attributes"]
-    crystal = checked_crystal(lattice, hkl, attributes)
+    setting: dict[str, Any] = {
+        "goniometer": goniometer,
+        "energy": energy,
+        "frame": frame,
+        "rotation_axis": rotation_axis,
+    }
+    crystal = checked_crystal(lattice, hkl, attributes, **setting)
     before = pixel_of(store)
     wanted: Pixel | None
-    told = lattice is not None or hkl is not None
+    told = any(value is not None for value in (lattice, hkl, *setting.values()))
     if pixel_size is None and told and not any(v is not None for v in computed):
         wanted, source = before, str(axis_attributes(store)["y"].get("pixel_size_source", "as before"))
     elif pixel_size is None:

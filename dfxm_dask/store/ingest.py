@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -117,6 +117,10 @@ def ingest(
     time_step: float | None = None,
     lattice: Mapping[str, Any] | None = None,
     hkl: Sequence[int] | None = None,
+    goniometer: Mapping[str, float] | None = None,
+    energy: float | None = None,
+    frame: Literal["laboratory", "sample"] | None = None,
+    rotation_axis: tuple[float, float] | None = None,
     overwrite: bool = False,
     each: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,
 ) -> IngestReport:
@@ -164,6 +168,8 @@ def ingest(
         Time between two frames, s, of TIFF, EDF or LIMA HDF5 files that record neither motors nor times.
     lattice, hkl : mapping and (int, int, int), optional
         Crystal, its orientation and reflection, for Burgers vectors of boundaries: see :func:`dfxm_dask.calibrate`.
+    goniometer, energy, frame, rotation_axis : mapping, keV, str and (y, x) in um, optional
+        Setting of the reflection, for :func:`dfxm_dask.join`: see :func:`dfxm_dask.calibrate`.
     overwrite : bool
         Replace an existing store.
     each : callable
@@ -184,7 +190,13 @@ def ingest(
     """
     begun = time.perf_counter()
     refuse_other_kinds(scan, roi, pixel_size, z)
-    crystal = checked_crystal(lattice, hkl)
+    setting: dict[str, Any] = {
+        "goniometer": goniometer,
+        "energy": energy,
+        "frame": frame,
+        "rotation_axis": rotation_axis,
+    }
+    crystal = checked_crystal(lattice, hkl, **setting)
     target = Path(store).resolve()  # workers may have another working directory
     check_target(target)
     line = load_beamline(beamline, dict(motors or {}))

@@ -107,23 +107,29 @@ def test_seen__strain_peaks_where_braggs_law_has_it(strain):
     assert np.abs(seen(at, {"two_theta": arm, "phi": turned}, legacy=True)[1] + q).max() > 1e-4
 
 
+@pytest.mark.parametrize("laboratory", [False, True])
 @pytest.mark.parametrize("hkl", [(-1, -1, 3), (-1, 1, 3), (1, -1, 3), (1, 1, 3)])
-def test_setting__oblique_follows_goniometer(hkl):
-    """q of the small-angle form against the full rotations R_z(omega) R_x(chi) R_y(phi) of one voxel."""
+def test_setting__oblique_follows_goniometer(hkl, laboratory):
+    """q in the image frame against the full rotations R_z(omega) R_x(chi) R_y(phi) of one voxel."""
     crystal = find_crystal("Al")
     omega, eta, theta = oblique(crystal.B, hkl, 19.1)[0]
-    at = setting(theta, omega=omega, eta=eta, oblique=True)
+    turn = rotation_z(omega) if laboratory else np.eye(3)  # to the axes of the store
+    at = setting(theta, omega=omega, eta=eta, oblique=True, laboratory=laboratory)
     rng = np.random.default_rng(1)
     beta = rng.normal(0, 1e-4, (3, 3))
-    phi, chi, arm = 3e-4, -2e-4, 2.5e-4
+    phi, chi, arm = 3e-3, -2e-3, 2.5e-3
     goniometer = rotation_z(omega) @ rotation_x(chi) @ rotation_y(phi)
-    scattered = goniometer @ np.linalg.inv(np.eye(3) + beta).T @ at.direction
+    scattered = goniometer @ np.linalg.inv(np.eye(3) + beta).T @ turn.T @ at.direction
     aim = diffracted_direction(theta + arm / 2, eta) - np.array([1.0, 0, 0])
     aim = aim / np.linalg.norm(aim) * np.sin(theta + arm / 2) / np.sin(theta)
-    exact = rotation_y(theta) @ rotation_x(-eta) @ (scattered - aim)
-    _, shift = seen(at, {"phi": phi, "chi": chi, "two_theta": arm})
-    np.testing.assert_allclose(deviation(beta.reshape(9, 1), at)[0] + shift, exact, atol=4e-7)
-    assert np.linalg.norm(exact) > 1e-4
+    exact = rotation_y(2 * theta + arm / 2) @ rotation_x(-eta) @ (scattered - aim)
+    matrix, shift = seen(at, {"phi": phi, "chi": chi, "two_theta": arm})
+    in_store = turn @ beta @ turn.T
+    found = matrix @ (deviation(in_store.reshape(9, 1), at)[0] + shift)
+    np.testing.assert_allclose(found, exact, atol=1e-14)
+    first_order = {name: at.moves[name] * angle for name, angle in (("phi", phi), ("chi", chi), ("two_theta", arm))}
+    np.testing.assert_allclose(shift, sum(first_order.values()), atol=3e-5)
+    assert np.linalg.norm(exact) > 1e-3
 
 
 def test_image_stack__voxels_land_along_the_diffracted_beam():

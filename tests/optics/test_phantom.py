@@ -10,9 +10,9 @@ import pytest
 from scipy.optimize import minimize
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.optics.defects.scene import lattice
-from dfxm_dask.optics.geometry import rotation_x, rotation_y
-from dfxm_dask.phantoms.phantom import Lighting, Phantom, generator
+from dfxm_dask.optics.defects.scene import distortion, lattice
+from dfxm_dask.optics.geometry import rotation_x, rotation_y, rotation_z
+from dfxm_dask.phantoms.phantom import Lighting, Phantom, coordinates, generator
 from dfxm_dask.phantoms.presets import PRESETS, build
 from dfxm_dask.phantoms.render import (
     AMBIGUOUS,
@@ -241,67 +241,60 @@ def test_empty_and_deformed__have_nothing_to_find():
     assert np.nanmax(fraction) == 0
 
 
-def test_reflections__frames_peak_where_the_deformation_says():
-    """Full rotations of Q = F^-T B hkl against the point of the scan that is brightest, pixel by pixel."""
-    for phantom in build("reflections", shape=(12, 16), seed=5):
-        counts = rendered(phantom)[0].reshape(*phantom.grid, 12, 16).astype(float)
+def test_reflections__centres_of_mass_are_where_the_deformation_says():
+    """Full rotations of Q = F^-T B hkl against the scattering vectors of the centres of mass, pixel by pixel."""
+    for phantom in build("reflections", shape=(24, 15), seed=5):
+        counts = rendered(phantom)[0].reshape(*phantom.grid, 24, 15).astype(float)
+        weight = counts - np.median(counts, axis=(0, 1, 2))
+        weight[weight < 60] = 0
         truth = layer_truth(phantom, 0)
-        lit = outline(phantom, 0.0)[0] & (truth["distance"] > 0.4)
-        omega_eta = rotation_y(-phantom.at.theta) @ phantom.at.to_sample  # R_x(-eta) R_z(omega)
-        theta = phantom.at.theta
+        lit = outline(phantom, 0.0)[0] & (truth["distance"] > 0.3)
         grids = [np.deg2rad(a.positions) for a in phantom.axes]
-        checked = 0
-        for i, j in np.argwhere(lit)[::7]:
-            scattered = np.linalg.inv(truth["F"][i, j]).T
-            best = np.unravel_index(counts[..., i, j].argmax(), phantom.grid)
-            arm, chi, phi = (grid[k] for grid, k in zip(grids, best, strict=True))
-            turned = omega_eta @ rotation_x(chi) @ rotation_y(phi) @ scattered @ phantom.at.direction
-            aim = np.array([-np.sin(theta + arm / 2), 0, np.cos(theta + arm / 2)])
-            aim *= np.sin(theta + arm / 2) / np.sin(theta)
-            off = rotation_y(2 * theta) @ (turned - aim)
-            # Rocking is resolved to a step of 0.0015 degree; the aperture is wide in the other two.
-            assert abs(off[0]) < 1.2 * np.deg2rad(0.0015) + 2e-5
-            assert np.abs(off[1:]).max() < 4e-4
-            checked += 1
-        assert checked >= 5
+        centre = [np.einsum("abcyx,abc->yx", weight, g) for g in np.meshgrid(*grids, indexing="ij")]
+        arm, chi, phi = (c[lit] / weight.sum((0, 1, 2))[lit] for c in centre)
+        half = phantom.at.theta + arm / 2
+        aim = np.stack([-np.sin(half), 0 * half, np.cos(half)], -1)
+        aim *= (np.sin(half) / np.sin(phantom.at.theta))[:, None]
+        turn = rotation_y(-phantom.at.theta) @ phantom.at.goniometer  # R_x(-eta) R_z(omega)
+        goniometers = [turn @ rotation_x(c) @ rotation_y(p) for c, p in zip(chi, phi, strict=True)]
+        found = np.array([g.T @ a for g, a in zip(goniometers, aim, strict=True)])
+        expected = np.linalg.inv(truth["F"][lit]).transpose(0, 2, 1) @ phantom.at.goniometer.T[:, 2]
+        assert lit.sum() > 100
+        off, spread = found - expected, (expected - expected.mean(0)).std(0)
+        assert (np.abs(np.median(off, axis=0)) < 1e-5).all()
+        assert (np.median(np.abs(off), axis=0) < 2e-5).all()
+        assert (spread > 2e-5).all()
 
 
-def test_reflections__deformation_is_found_from_the_frames():
-    """F by least squares from the centres of mass of all four reflections (arXiv:2503.22022), against the truth."""
-    phantoms = build("reflections", shape=(12, 16), seed=1)
-    truth = layer_truth(phantoms[0], 0)
-    lit = outline(phantoms[0], 0.0)[0] & (truth["distance"] > 0.5)
-    given, seen_as = [], []
-    for phantom in phantoms:
-        counts = rendered(phantom)[0].astype(float)
-        weight = np.clip(counts - np.median(counts, axis=0) - 40, 0, None).reshape(*phantom.grid, 12, 16)
-        total = weight.sum((0, 1, 2))
-        mean = {}
-        for k, axis in enumerate(phantom.axes):
-            along = np.deg2rad(axis.positions).reshape([-1 if d == k else 1 for d in range(3)] + [1, 1])
-            mean[axis.name] = (weight * along).sum((0, 1, 2)) / total
-        theta = phantom.at.theta
-        half = theta + mean["two_theta"] / 2
-        turn = rotation_y(-theta) @ phantom.at.to_sample  # R_x(-eta) R_z(omega)
-        aim = np.stack([-np.sin(half), 0 * half, np.cos(half)], -1) * (np.sin(half) / np.sin(theta))[..., None]
-        found = np.empty((12, 16, 3))
-        for i, j in np.ndindex(12, 16):
-            goniometer = turn @ rotation_x(mean["chi"][i, j]) @ rotation_y(mean["phi"][i, j])
-            found[i, j] = goniometer.T @ aim[i, j]
-        seen_as.append(found)
-        given.append(phantom.at.direction)
-    observed, reference = np.stack(seen_as, -1), np.stack(given, -1)
-    deformation = np.linalg.inv(observed @ np.linalg.pinv(reference)).transpose(0, 1, 3, 2)
-    wanted = truth["F"][lit] - np.eye(3)
-    wrong = deformation[lit] - truth["F"][lit]
-    wrong -= np.median(wrong, axis=0)  # what the cut of the wide axes adds everywhere
-    assert wanted.std() > 1e-5
-    assert np.median(np.abs(wrong)) < 0.25 * wanted.std()
-    assert np.corrcoef(deformation[lit].ravel() - np.tile(np.eye(3).ravel(), lit.sum()), wanted.ravel())[0, 1] > 0.9
+def test_reflections__scans_show_one_sample_turned_and_moved():
+    """A point of the sample has the same deformation in every scan, on the pixels where it lies there."""
+    phantoms = build("reflections", shape=(24, 24), seed=3)
+    first = phantoms[0]
+    assert [round(np.degrees(p.placement.omega)) for p in phantoms] == [6, 96, 276, 186]
+    assert (first.placement.shift == 0).all()
+    moved = np.array([p.placement.shift for p in phantoms[1:]]) / first.pixel[0]
+    assert 0.1 < np.abs(moved).min() < np.abs(moved).max() <= 3
+    for phantom in phantoms[1:]:
+        y, x = (v.ravel() for v in np.meshgrid(*coordinates(phantom), indexing="ij"))
+        sy, sx = phantom.placement.in_sample(y, x)
+        c, s = np.cos(first.placement.omega), np.sin(first.placement.omega)
+        there = c * sx - s * sy + first.placement.axis[1], c * sy + s * sx + first.placement.axis[0]
+        expected = distortion(first.scene, *there, np.zeros(y.size)).T.reshape(-1, 3, 3)
+        turn = rotation_z(first.placement.omega)
+        truth = layer_truth(phantom, 0)["F"].reshape(-1, 3, 3) - np.eye(3)
+        np.testing.assert_allclose(truth, turn.T @ expected @ turn, atol=1e-9)
+
+
+def test_reflections_edge__one_edge_along_the_vertical():
+    for phantom in build("reflections_edge", shape=(24, 15), seed=2):
+        (line,) = phantom.scene.lines
+        assert abs(line["burgers"] @ line["line"]) < 1e-12
+        turned = rotation_z(phantom.placement.omega).T @ line["burgers"]
+        np.testing.assert_allclose(np.abs(turned), [0.5 * 4.0495e-4] * 2 + [0], atol=1e-12)
 
 
 def test_reflections__noise_of_each_is_its_own():
-    first, second = (rendered(p)[0] for p in build("reflections", shape=(12, 16), seed=1)[::2])
+    first, second = (rendered(p)[0] for p in build("reflections", shape=(12, 16), seed=1)[:2])
     dark = (first.max((1, 2)) < 200) & (second.max((1, 2)) < 200)
     assert dark.sum() > 50
     a, b = (v[dark].astype(float) - v[dark].mean(0) for v in (first, second))
@@ -392,6 +385,7 @@ def test_presets__say_what_they_are():
         "movie_crowded",
         "movie_empty",
         "reflections",
+        "reflections_edge",
         "empty",
         "deformed",
     }

@@ -20,6 +20,7 @@ from dfxm_dask.phantoms.scans import simulate
 from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.run.events import IngestDone, LayerDone
 from dfxm_dask.run.execute import run_simulate
+from dfxm_dask.store.crystal import crystal_of_store
 from dfxm_dask.store.integrity.attributes import recorded_steps
 from tests.beamline_files import write_bliss
 
@@ -152,8 +153,14 @@ def test_simulate__movie_and_reflections(tmp_path: Path) -> None:
     tree = simulate("reflections", tmp_path / "four", shape=(8, 10))
     assert sorted(p.name for p in (tmp_path / "four").iterdir()) == sorted(f"{name}.zarr" for name in tree.children)
     assert len(tree.children) == 4
-    fields = [node["truth"].F.values for node in tree.children.values()]
-    assert all(np.array_equal(f, fields[0]) for f in fields)
+    for name in tree.children:
+        recorded = crystal_of_store(tmp_path / "four" / f"{name}.zarr")
+        assert recorded["frame"] == "laboratory"
+        assert set(recorded["goniometer"]) == {"mu", "omega", "eta", "theta"}
+        assert recorded["energy"] == 19.1
+        assert recorded["hkl"] == [int(n) for n in name.split("_")]
+        along = recorded["lattice"]["x"]  # the crystal direction along the beam
+        assert np.degrees(np.arctan2(-along[1], along[0])) % 360 == pytest.approx(recorded["goniometer"]["omega"])
     normals = np.array([[int(n) for n in name.split("_")] for name in tree.children])
     assert np.linalg.matrix_rank(normals) == 3
 

@@ -94,6 +94,36 @@ class Scene:
         return line_table(self.lines, self.poisson)
 
 
+def placed(scene: Scene, rotation: np.ndarray, shift: np.ndarray) -> Scene:
+    """A scene of lines, loops and bending in other axes: r -> rotation r + shift.
+
+    Parameters
+    ----------
+    rotation : ndarray (3, 3)
+    shift : ndarray (xyz,), um
+
+    Raises
+    ------
+    InputError
+        A scene with boundaries.
+    """
+    if len(scene.sheets) or scene.junctions:
+        raise InputError("scene in other axes", "has boundaries", "build its boundaries in these axes")
+    made = scene.lines.copy()
+    made["position"] = scene.lines["position"] @ rotation.T + shift
+    for name in ("burgers", "line"):
+        made[name] = scene.lines[name] @ rotation.T
+    waves = scene.wave_vectors @ rotation.T
+    return Scene(
+        scene.poisson,
+        made,
+        tuple(Loop(loop.nodes @ rotation.T + shift, rotation @ loop.burgers, loop.core) for loop in scene.loops),
+        wave_vectors=waves,
+        wave_displacements=scene.wave_displacements @ rotation.T,
+        wave_phases=scene.wave_phases - waves @ shift,
+    )
+
+
 def sector(junction: Junction, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     """Number of the subgrain at each point.
 
