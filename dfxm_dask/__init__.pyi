@@ -48,6 +48,8 @@ from .store.scan import open_scan as open_scan
 from .strain.decompose import decompose as decompose
 from .strain.decompose import reference_deformation as reference_deformation
 from .strain.deformation import deformation as deformation
+from .strain.design import centre_error as centre_error
+from .strain.design import design as design
 from .strain.nye import dislocation_density as dislocation_density
 from .strain.vectors import scattering_vectors as scattering_vectors
 from .view.answers import info as info

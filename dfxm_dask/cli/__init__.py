@@ -13,6 +13,7 @@ import click
 
 from dfxm_dask import __version__
 from dfxm_dask.cli.checks import check, doctor, plan_run, verify
+from dfxm_dask.cli.design import design
 from dfxm_dask.cli.guide import guide
 from dfxm_dask.cli.nights import nightly, report
 from dfxm_dask.cli.options import Commands
@@ -75,6 +76,7 @@ for command in (
     compare,
     export,
     nightly,
+    design,
     guide,
 ):
     cli.add_command(command)

@@ -20,13 +20,16 @@ leaves undetermined.
 
 from dfxm_dask.strain.decompose import decompose, reference_deformation
 from dfxm_dask.strain.deformation import deformation
+from dfxm_dask.strain.design import centre_error, design
 from dfxm_dask.strain.null_space import undetermined
 from dfxm_dask.strain.nye import dislocation_density
 from dfxm_dask.strain.vectors import scattering_vectors
 
 __all__ = [
+    "centre_error",
     "decompose",
     "deformation",
+    "design",
     "dislocation_density",
     "reference_deformation",
     "scattering_vectors",

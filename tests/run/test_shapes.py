@@ -210,7 +210,9 @@ def test_border__bands_layers_and_blocks_give_equal_values(store: Path, raw: tup
 
 
 def test_border__with_tiles_is_refused() -> None:
-    with pytest.raises(InputError, match="has a border along y, and whole layers, tiles or frames; leave out one of both"):
+    with pytest.raises(
+        InputError, match="has a border along y, and whole layers, tiles or frames; leave out one of both"
+    ):
 
         @reduction(reads=(SUM,), writes=(MEAN,), border=1, over=("y",), group="extra")
         def both(sum_map: np.ndarray, *, inner: slice = slice(None)) -> dict[str, Any]:
