@@ -9,16 +9,20 @@ from scipy import ndimage
 
 WHOLE = 1e-4
 """Fraction of a pixel below which a position is that of a whole pixel (our choice)."""
-WIDTHS = (6.0, 3.0, 1.5, 1.0)
+WIDTHS = (6.0, 3.0, 2.0)
 """Standard deviations in pixels of the Gaussians that smooth the maps, from coarse to fine (our choice)."""
 ROUNDS = 12
 SETTLED = 1e-3
 """Pixels: change of the displacements below which the iteration ends."""
+NOISY = 4.0
+"""Variance relative to the median above which a pixel has less weight (our choice)."""
 COVERED = 0.7
 """Least share of lit pixels under the Gaussian."""
-BLOCK = 8
+BLOCK = 12
 """Edge in pixels of the blocks whose contributions count as independent."""
-FEWEST_BLOCKS = 12
+FEWEST_BLOCKS = 6
+LEAST_OVERLAP = 0.5
+"""Least share of the lit pixels that all maps cover after the registration (our choice)."""
 
 
 class Displacement(NamedTuple):
@@ -96,7 +100,7 @@ def resample(
     return made, spread
 
 
-def register(maps: np.ndarray, weights: np.ndarray) -> Displacement:
+def register(maps: np.ndarray, weights: np.ndarray, variance: np.ndarray | None = None) -> Displacement:
     """Displacements for which weighted sums of maps are constant.
 
     Parameters
@@ -105,6 +109,8 @@ def register(maps: np.ndarray, weights: np.ndarray) -> Displacement:
         NaN in unlit pixels.
     weights : array (map, equation), float64
         The sum over the maps of weights times map is constant over the pixels where the maps are aligned.
+    variance : array (map, y, x), float64, optional
+        Relative variance of the noise: noisy pixels have less weight where the maps are smoothed.
 
     Returns
     -------
@@ -118,9 +124,10 @@ def register(maps: np.ndarray, weights: np.ndarray) -> Displacement:
         R_k(r) = sum over n of w_nk M_n(r + s_n) - its mean
 
     Gauss-Newton iterations minimise the sum of squares over all pixels, whitened by the covariance of the residual and
-    with Huber weights, on maps that are smoothed less from level to level. Derivatives are central differences, whose
+    with Huber weights, on maps that are smoothed less from level to level. They start at several levels, and the result
+    with the least determinant of the covariance of the residual counts. Derivatives are central differences, whose
     noise is uncorrelated with the noise of the residual, so that noise does not bias the displacement. The standard
-    error comes from the scatter of the contributions of blocks of 8 x 8 pixels. Our own definition.
+    error comes from the scatter of the contributions of blocks of 12 x 12 pixels. Our own definition.
 
     For scattering vectors Q of the reflections with Q = F^-T G, weights w with G w = 0 give Q w = 0 for any F.
 
@@ -132,23 +139,36 @@ def register(maps: np.ndarray, weights: np.ndarray) -> Displacement:
     array([[ 0. ,  0. ],
            [ 1. , -0.5]])
     """
-    shift = np.zeros((len(maps), 2))
-    undetermined = Displacement(shift * np.nan, shift * np.nan, np.full(len(maps), np.nan))
-    for width in WIDTHS:
-        level = _smoothed(maps, width)
-        for _ in range(ROUNDS):
-            found = _equations(level, weights, shift)
-            if found is None:
-                break
-            longest = np.abs(found.step).max()
-            shift[1:] += found.step * min(1.0, 2 * width / max(longest, SETTLED))
-            if longest < SETTLED:
-                break
-    last = _equations(level, weights, shift)
-    if last is None:
-        return undetermined
+    levels = [_smoothed(maps, width, variance) for width in WIDTHS]
+    area = np.count_nonzero(np.isfinite(levels[-1][0]).all(axis=(0, -1)))
+    found: list[tuple[float, np.ndarray, _Equations]] = []
+    for start in range(len(WIDTHS)):
+        shift = np.zeros((len(maps), 2))
+        for level, width in zip(levels[start:], WIDTHS[start:], strict=True):
+            shift = _settled(level, weights, shift, width)
+        last = _equations(levels[-1], weights, shift)
+        if last is not None and last.pixels > LEAST_OVERLAP * area:
+            found.append((last.misfit, shift, last))
+    if not found:
+        nothing = np.full((len(maps), 2), np.nan)
+        return Displacement(nothing, nothing, nothing[:, 0])
+    _, shift, last = min(found, key=lambda one: one[0])
     error = np.vstack([np.zeros(2), last.error])
-    return Displacement(shift, error, _alike(_moved(level[:1], shift)[0]))
+    return Displacement(shift, error, _alike(_moved(levels[-1][:1], shift)[0]))
+
+
+def _settled(level: np.ndarray, weights: np.ndarray, start: np.ndarray, width: float) -> np.ndarray:
+    """Displacements on maps of one smoothness; those of the start where the maps determine no better ones."""
+    shift = start.copy()
+    for _ in range(ROUNDS):
+        found = _equations(level, weights, shift)
+        if found is None or not found.error.max() < width:
+            return start
+        longest = np.abs(found.step).max()
+        shift[1:] += found.step * min(1.0, 2 * width / max(longest, SETTLED))
+        if longest < SETTLED:
+            break
+    return shift
 
 
 def _alike(maps: np.ndarray) -> np.ndarray:
@@ -184,19 +204,27 @@ def gradients(centre: np.ndarray) -> np.ndarray:
 
 
 class _Equations(NamedTuple):
-    """One Gauss-Newton step with its standard error, (map - 1, yx), and the spread of the residual."""
+    """One Gauss-Newton step with its standard error, (map - 1, yx); the logarithm of the determinant of the covariance
+    of the residual, as a measure of the misfit; and the number of pixels."""
 
     step: np.ndarray
     error: np.ndarray
-    spread: float
+    misfit: float
+    pixels: int
 
 
-def _smoothed(maps: np.ndarray, width: float) -> np.ndarray:
+def _smoothed(maps: np.ndarray, width: float, variance: np.ndarray | None = None) -> np.ndarray:
     """Maps under a Gaussian and their derivatives along y and x: (quantity, map, y, x, component)."""
     lit = np.isfinite(maps)
+    weight = lit.astype(float)
+    if variance is not None:
+        typical = np.nanmedian(np.where(lit.all(axis=-1), variance, np.nan), axis=(1, 2), keepdims=True)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            trust = np.minimum(1.0, NOISY * typical / variance)
+        weight *= np.where(np.isfinite(trust), trust, 0.0)[..., None]
     spread = (0, width, width, 0)
-    share = ndimage.gaussian_filter(lit.astype(float), spread, mode="constant")
-    values = ndimage.gaussian_filter(np.where(lit, maps, 0.0), spread, mode="constant")
+    share = ndimage.gaussian_filter(weight, spread, mode="constant")
+    values = ndimage.gaussian_filter(np.where(lit, maps, 0.0) * weight, spread, mode="constant")
     with np.errstate(invalid="ignore", divide="ignore"):
         smooth = np.where(lit & (share > COVERED), values / share, np.nan)
     return np.stack([smooth, *np.gradient(smooth, axis=(1, 2))])
@@ -267,5 +295,5 @@ def _equations(level: np.ndarray, weights: np.ndarray, shift: np.ndarray) -> _Eq
     blocks = np.zeros((numbers.max() + 1, score.shape[1]))
     np.add.at(blocks, numbers, left)
     variance = np.diag(inverse @ (blocks.T @ blocks) @ inverse) * len(blocks) / max(1, len(blocks) - score.shape[1])
-    spread = float(np.sqrt(np.average(np.square(centred).sum(axis=1), weights=weight)))
-    return _Equations(step.reshape(-1, 2), np.sqrt(variance).reshape(-1, 2), spread)
+    misfit = float(np.linalg.slogdet(covariance)[1])
+    return _Equations(step.reshape(-1, 2), np.sqrt(variance).reshape(-1, 2), misfit, len(values))

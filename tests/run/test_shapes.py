@@ -71,7 +71,8 @@ def throwaway() -> Iterator[None]:
 
     @reduction(reads=(SUM, Y), writes=(SLOPE,), over=("x",), halo=1, border=2, min_axes=0, group="extra")
     def slopes(sum_map: np.ndarray, y: np.ndarray, *, middle: int = 0, inner: slice = slice(None)) -> dict[str, Any]:
-        assert sum_map.shape[1] == y.size and 0 <= middle < len(sum_map)
+        assert sum_map.shape[1] == y.size
+        assert 0 <= middle < len(sum_map)
         return {"slope": curved(sum_map, y)[inner]}
 
     def patches_of(edge: int) -> Any:

@@ -49,7 +49,7 @@ def shifts(stores: Sequence[Reflection], known: Settings, grid: Grid, asked: Any
     if asked == "none":
         return np.zeros((count, 2)), unknown, ()
     pixel = np.array([v[1] - v[0] if v.size > 1 else 1.0 for v in (grid.y, grid.x)])
-    found, told = _registered(_window(stores, known, grid), known)
+    found, told = _registered(*_window(stores, known, grid), known)
     for one, error in zip(stores, found.error, strict=True):
         if not (error < LARGEST_ERROR).all():
             size = "no" if not np.isfinite(error).all() else f"a standard error of {error.max():.2g} pixels for the"
@@ -61,18 +61,20 @@ def shifts(stores: Sequence[Reflection], known: Settings, grid: Grid, asked: Any
     return found.shift * pixel, found.error * np.abs(pixel), (told,)
 
 
-def _window(stores: Sequence[Reflection], known: Settings, grid: Grid) -> np.ndarray:
-    """Centres of mass of all stores in the middle of the set, without displacements: (reflection, y, x, angle)."""
+def _window(stores: Sequence[Reflection], known: Settings, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Centres of mass of all stores in the middle of the set, without displacements, (reflection, y, x, angle), and the
+    sum of their variances, (reflection, y, x)."""
     y, x = (v[max(0, (v.size - WINDOW) // 2) :][:WINDOW] for v in (grid.y, grid.x))
     z = grid.z.size // 2
     out = []
     for k, one in enumerate(stores):
         where = place(one, known.turn[k], known.frames[k] == "laboratory", np.zeros(2))
-        out.append(on_grid(Source(str(one.path), one.axes, where), z, y, x)[0])
-    return np.stack(out)
+        out.append(on_grid(Source(str(one.path), one.axes, where), z, y, x))
+    centre, covariance = (np.stack(parts) for parts in zip(*out, strict=True))
+    return centre, np.nansum(np.diagonal(covariance, axis1=-2, axis2=-1), axis=-1)
 
 
-def _registered(centre: np.ndarray, known: Settings) -> tuple[Displacement, str]:
+def _registered(centre: np.ndarray, variance: np.ndarray, known: Settings) -> tuple[Displacement, str]:
     """Displacements in pixels, and the method.
 
     More than three reflections over-determine the deformation: a weighted sum of their scattering vectors vanishes for
@@ -85,11 +87,11 @@ def _registered(centre: np.ndarray, known: Settings) -> tuple[Displacement, str]
     scanned = np.isfinite(centre).any(axis=(1, 2)).all()
     if scanned and sizes[2] > NULL * sizes[0] and (np.abs(null[1:]).max(axis=1, initial=0.0) > NULL).all():
         middle = np.nanmedian(centre, axis=(1, 2), keepdims=True)
-        found = register(vectors(at, np.deg2rad(centre - middle)), null)
+        found = register(vectors(at, np.deg2rad(centre - middle)), null, variance)
         if np.isfinite(found.error).all():
             return found, "shifts follow from the redundancy of the reflections"
     features = gradients(centre)
     differences = np.vstack([np.ones(len(centre) - 1), -np.eye(len(centre) - 1)])
-    found = register(features, differences)
+    found = register(features, differences, variance)
     error = np.where((found.alike < LEAST_ALIKE)[:, None], np.nan, found.error)
     return found._replace(error=error), "shifts follow from the gradients of the centres of mass"
