@@ -20,7 +20,7 @@ from dfxm_dask.run.checks.verify import verify
 from dfxm_dask.run.plan import make_plan
 from dfxm_dask.run.recipe import read_recipe
 from dfxm_dask.store import calibrate as module
-from dfxm_dask.store.crystal import checked_crystal, with_crystal
+from dfxm_dask.store.crystal import checked_crystal, crystal_of_store, with_crystal
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.opened import open_store
 from tests.beamline_files import write_bliss
@@ -171,3 +171,52 @@ def test_checked_crystal__takes_three_numbers_in_order_for_a_reflection(hkl: Any
 @pytest.mark.parametrize("hkl", [np.array([0, 0, 4]), [0, 0, 4], np.array([0.0, 0, 4])])
 def test_calibrate__takes_a_reflection_as_any_kind_of_list(copy: Callable[[str], Path], hkl: Any) -> None:
     assert dfxm_dask.calibrate(copy("none"), hkl=hkl, dry_run=True).crystal == {"hkl": [0, 0, 4]}
+
+
+SETTING = {"mu": 0.0, "omega": 6.4, "eta": 20.2}
+
+
+def test_checked_crystal__reflections_of_oblique_settings_are_allowed() -> None:
+    """Their scattering vector is not in the plane of the beam and the vertical."""
+    with pytest.raises(InputError, match="lattice: hkl"):
+        checked_crystal(LATTICE, (2, 0, 0))
+    made = checked_crystal(LATTICE, (2, 0, 0), goniometer=SETTING, energy=19.1, frame="laboratory")
+    assert (made["hkl"], made["goniometer"]["eta"], made["energy"]) == ([2, 0, 0], 20.2, 19.1)
+    again = checked_crystal(known=made, goniometer={"theta": 15.4})
+    assert again["goniometer"] == {**SETTING, "theta": 15.4}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"goniometer": {"kappa": 1.0}}, "give degrees of mu, omega, eta, theta"),
+        ({"goniometer": {"omega": "left"}}, "goniometer: omega.*number from -360 to 360"),
+        ({"energy": -1.0}, "number from 1 to 1000, in keV"),
+        ({"frame": "detector"}, "choose laboratory or sample"),
+        ({"rotation_axis": (1.0,)}, "two positions in um"),
+    ],
+)
+def test_checked_crystal__refuses_invalid_settings(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        checked_crystal(**given)
+
+
+def test_commands__take_the_setting(copy: Any) -> None:
+    store = copy("none")
+    words = [
+        "--goniometer",
+        "omega=6.4,eta=20.2",
+        "--energy",
+        "19.1",
+        "--frame",
+        "laboratory",
+        "--rotation-axis",
+        "3,4",
+    ]
+    told = CliRunner().invoke(cli.cli, ["calibrate", str(store), *words])
+    assert told.exit_code == 0, told.output
+    assert "omega 6.4 degree, eta 20.2 degree, 19.1 keV" in told.output
+    assert crystal_of_store(store)["rotation_axis"] == [3.0, 4.0]
+    assert not verify(store).faults
+    refused = CliRunner().invoke(cli.cli, ["calibrate", str(store), "--goniometer", "omega"])
+    assert (refused.exit_code, "MOTOR=DEGREE" in refused.output) == (2, True)
