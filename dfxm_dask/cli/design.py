@@ -73,7 +73,8 @@ def _range(_: Any, __: Any, text: str) -> tuple[float, float]:
 def design(lattice: dict[str, Any], as_json: bool, **options: Any) -> None:
     """Rank sets of reflections before an experiment.
 
-    The quantity is the predicted error of the deformation gradient. The sample turns by omega about the vertical, with mu = 0 (oblique geometry).
+    The quantity is the predicted error of the deformation gradient. The sample turns by omega about the vertical, with
+    mu = 0 (oblique geometry).
 
     \b
     Example:

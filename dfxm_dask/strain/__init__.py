@@ -18,6 +18,7 @@ components of the Nye tensor; neighbouring layers add the others.
 leaves undetermined.
 """
 
+from dfxm_dask.strain.circuit import circuit
 from dfxm_dask.strain.decompose import decompose, reference_deformation
 from dfxm_dask.strain.deformation import deformation
 from dfxm_dask.strain.design import centre_error, design
@@ -27,6 +28,7 @@ from dfxm_dask.strain.vectors import scattering_vectors
 
 __all__ = [
     "centre_error",
+    "circuit",
     "decompose",
     "deformation",
     "design",

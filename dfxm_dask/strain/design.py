@@ -254,7 +254,7 @@ def design(
             f"are {sets}, at most {MOST_SETS} are compared",
             "give fewer reflections, or narrower limits of theta or eta",
         )
-    setting = np.array([[0.0, *row] for row in rows])
+    setting = np.array([[0.0, *row] for row in rows if row is not None])
     at = reflections(chosen, setting, matrix, np.full(len(chosen), wavelength(energy)), deviation=1e-6)
     picks = np.array(list(combinations(range(len(chosen)), count)))
     measured, information = _information(at, errors)

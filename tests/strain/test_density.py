@@ -25,9 +25,9 @@ def grid(shape: tuple[int, int, int], steps: tuple[float, float, float]) -> list
     return [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(shape, steps, strict=True)]
 
 
-def around(line: np.ndarray, burgers: np.ndarray, axes: list[np.ndarray]) -> np.ndarray:
+def around(line: np.ndarray, burgers: np.ndarray, axes: list[np.ndarray], core: float = 0.05) -> np.ndarray:
     z, y, x = np.meshgrid(*axes, indexing="ij")
-    table = lines(np.zeros(3), burgers, line, 0.05)
+    table = lines(np.zeros(3), burgers, line, core)
     return gradient(np.stack([x, y, z], axis=-1), table, poisson=0.334)
 
 
