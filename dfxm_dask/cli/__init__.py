@@ -15,6 +15,7 @@ from dfxm_dask import __version__
 from dfxm_dask.cli.checks import check, doctor, plan_run, verify
 from dfxm_dask.cli.design import design
 from dfxm_dask.cli.guide import guide
+from dfxm_dask.cli.identify import identify, visibility
 from dfxm_dask.cli.nights import nightly, report
 from dfxm_dask.cli.options import Commands
 from dfxm_dask.cli.pictures import figures
@@ -74,6 +75,8 @@ for command in (
     figures,
     report,
     compare,
+    visibility,
+    identify,
     export,
     nightly,
     design,

@@ -157,8 +157,9 @@ def demo_scan() -> Path:
 def simulate(preset: str, out: Path, cluster: str | None, workers: int | None, **options: Any) -> None:
     """Simulate a scan with known truth.
 
-    PRESET is easy, hard, multigrain, al002, movie, movie_long, movie_crowded, movie_empty, reflections, empty or
-    deformed. A simulation that was stopped continues where it stopped.
+    PRESET is easy, hard, multigrain, al002, movie, movie_long, movie_crowded, movie_empty, isolated,
+    isolated_phi_chi, isolated_reflections, reflections, empty or deformed.
+    A simulation that was stopped continues where it stopped.
 
     \b
     Examples:

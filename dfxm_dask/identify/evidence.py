@@ -18,7 +18,7 @@ FEWEST_LAST, MOST_LAST, LAST_STEPS, BEHIND = 8, 32, 16, 15.0
 LEVEL, HEIGHT = 0.3, 0.07
 """Sine of the angle between a line and the plane of the image below which descents start at several heights, and the
 distance (um) of these heights."""
-DOUBTFUL = 40.0  # decrease of chi2 by which the search may be wrong (our choice)
+DOUBTFUL = 80.0  # decrease of chi2 by which the search may be wrong (our choice)
 SAME = 16.0
 """Chi2 between the images of two candidates below which they form one class: 4 standard deviations (our choice)."""
 GRADES = 10  # values of the brightness at which the absence of a dislocation is compared

@@ -29,6 +29,7 @@ REASONS = (
 )
 FLAG = {meaning: mask for mask, meaning in REASONS}
 MISFIT = 1.5  # chi2 per pixel with contrast above which no probability is stated (our choice)
+LIT = 0.15  # of the median counts near the peak, below which a pixel is outside the crystal (our choice)
 PITCH, COARSE = 0.08, 0.12  # um, pixels of the likelihood and of the search
 HEIGHTS, COARSE_HEIGHTS = (9, 65), (5, 33)
 CLASSES = "class: 0 equal to the best candidate within the noise, 1 distinguished, 2 no contrast in this scan"
@@ -73,7 +74,8 @@ def _finish(made: Arrays) -> Arrays:
         classes = {"candidate_class": np.full(n, 1)}
         return out | unknown | one | classes | {"match_reason": np.array([FLAG["no_frames"]], np.uint16)}
     out["log_evidence"] = logs[used].sum(0)
-    chi2 = float(np.nanmax(out["match_chi2"]))
+    known = out["match_chi2"][~np.isnan(out["match_chi2"])]
+    chi2 = float(known.max()) if known.size else 0.0
     found = ranking(out["log_evidence"], prior_none=float(made["none_prior"][0]))
     dark = made["contrast"][order][used].sum(0) < SAME
     same = (made["distance"][order][used].sum(0) < SAME) & ~dark
@@ -295,7 +297,10 @@ def match(
     if weak.sum() < 1 or min(own_y.size, own_x.size) < 8:
         found, centre = _nothing(len(table)), np.full(2, np.nan)
     else:
-        here, chosen = frames[weak], {name: values[weak] for name, values in places.items()}
+        here, chosen = (
+            np.where(_lit(frames[~weak], offset, read_noise), frames[weak], np.nan),
+            {name: values[weak] for name, values in places.items()},
+        )
         pitch = abs(own_y[1] - own_y[0]), abs(own_x[1] - own_x[0])
         records = []
         for size, count in ((PITCH, HEIGHTS), (COARSE, COARSE_HEIGHTS)):
@@ -307,6 +312,15 @@ def match(
         found = correlations(coarse, table) if legacy else evidences(fine, coarse, table, pairs)
         centre = np.array([own_y[0] + own_y[-1], own_x[0] + own_x[-1]]) / 2
     return _summary(candidates, pairs, found, centre, float(np.mean(z)), np.rad2deg(middle), none_prior, misfit)
+
+
+def _lit(strong: np.ndarray, offset: float, read_noise: float) -> np.ndarray:
+    """Whether pixels (y, x) diffract near the peak of the lattice; all, if the scan does not show it."""
+    if not len(strong):
+        return np.ones(strong.shape[1:], bool)
+    light = strong.mean(0) - offset
+    middle = np.nanmedian(light)
+    return light > LIT * middle if middle > 3 * read_noise else np.ones(light.shape, bool)
 
 
 def _inside(values: np.ndarray, limits: list[float] | None) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from dfxm_dask.identify.catalogue import Candidates, catalogue, names
 from dfxm_dask.optics.defects.dislocation import frames
-from dfxm_dask.optics.geometry import orientation
+from dfxm_dask.optics.geometry import orientation, rotation_y, rotation_z
 from dfxm_dask.optics.instrument.microscope import Microscope
 from dfxm_dask.optics.resolution import transfer_matrix
 
@@ -41,6 +41,7 @@ def visibility(
     parameter: float,
     poisson: float = 0.334,
     radius: float = 0.3,
+    turn: float = 0.0,
 ) -> Visibility:
     """Visibility of dislocations along the rocking, rolling and strain axis of one reflection.
 
@@ -58,6 +59,9 @@ def visibility(
         Poisson ratio.
     radius : float, um
         Distance from the line at which the deviation is compared with the acceptance.
+    turn : float, rad
+        Rotation of the crystal about the scattering vector, from
+        :func:`dfxm_dask.optics.geometry.orientation` of the reflection: it decides what phi and chi see.
 
     Returns
     -------
@@ -65,8 +69,8 @@ def visibility(
 
     Notes
     -----
-    First order in beta: dq = -beta^T g/|g|, whose components along the rocking axis, across it, and along g are visible
-    along phi, chi and two_theta. beta of a straight line falls as 1/r, so that an annulus only scales the angular mean,
+    First order in beta: dq = -beta^T g/|g| in the image frame, whose components x, y and z are visible along phi, chi
+    and two_theta. beta of a straight line falls as 1/r, so that an annulus only scales the angular mean,
     taken here over 360 directions across the line. Widths: rms of the acceptance of phi, chi and the strain.
 
     A screw is invisible if and only if g·b = 0. An edge with g·b = 0 is invisible only if g is parallel to the line:
@@ -84,12 +88,12 @@ def visibility(
     (18, 6)
     """
     g = np.asarray(hkl, np.float64)
-    turn = orientation(hkl)
+    to_image = rotation_y(microscope.theta) @ rotation_z(turn) @ orientation(hkl)
     unit = g / np.linalg.norm(g)
     size = np.linalg.norm(candidates.burgers, axis=1)
     deviation = np.array(
         [
-            np.sqrt(np.mean((_deviations(b / length, t, unit, poisson) @ turn.T) ** 2, axis=0))
+            np.sqrt(np.mean((_deviations(b / length, t, unit, poisson) @ to_image.T) ** 2, axis=0))
             for b, t, length in zip(candidates.burgers, candidates.line, size, strict=True)
         ]
     )
@@ -138,11 +142,18 @@ def _clipped(rms: float, cut: float) -> float:
 
 
 def visibility_rows(
-    kind: str, hkl: tuple[int, int, int], microscope: Microscope, *, parameter: float, poisson: float, angles: int
+    kind: str,
+    hkl: tuple[int, int, int],
+    microscope: Microscope,
+    *,
+    parameter: float,
+    poisson: float,
+    angles: int,
+    turn: float = 0.0,
 ) -> list[dict[str, object]]:
     """Table of the visibility of every candidate: name, g·b, and one number for each axis."""
     candidates = catalogue(kind, angles=angles)
-    found = visibility(candidates, hkl, microscope, parameter=parameter, poisson=poisson)
+    found = visibility(candidates, hkl, microscope, parameter=parameter, poisson=poisson, turn=turn)
     rows = []
     for k, name in enumerate(names(candidates)):
         each = {axis: float(found.visibility[k, n]) for n, axis in enumerate(AXES)}

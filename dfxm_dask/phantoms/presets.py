@@ -27,6 +27,7 @@ from dfxm_dask.phantoms.contents import (
     tilt_plane,
     wander,
 )
+from dfxm_dask.phantoms.isolated import isolated, isolated_phi_chi, isolated_reflections
 from dfxm_dask.phantoms.phantom import (
     TURN,
     Lighting,
@@ -185,6 +186,9 @@ PRESETS: dict[str, Preset] = {
     "movie_empty": Preset(_movie_empty, 1, (256, 256), "100 frames without any dislocation"),
     "reflections": Preset(two_lines, 1, (96, 60), "four reflections of one strained field, with F"),
     "reflections_edge": Preset(one_edge, 1, (128, 80), "four reflections of one edge dislocation, with F"),
+    "isolated": Preset(isolated, 1, (120, 40), "one dislocation, phi scan, for identification"),
+    "isolated_phi_chi": Preset(isolated_phi_chi, 1, (120, 40), "one dislocation, phi-chi scan"),
+    "isolated_reflections": Preset(isolated_reflections, 1, (120, 40), "one dislocation in three {111} reflections"),
     "empty": Preset(_empty, 2, (512, 512), "no dislocation"),
     "deformed": Preset(_deformed, 2, (512, 512), "cold-worked: no weak beam at all"),
 }

@@ -84,8 +84,8 @@ def simulate(
     Parameters
     ----------
     preset : str
-        "easy", "hard", "multigrain", "al002", "movie", "movie_long", "movie_crowded", "movie_empty",
-        "reflections", "empty" or "deformed".
+        "easy", "hard", "multigrain", "al002", "movie", "movie_long", "movie_crowded", "movie_empty", "isolated",
+        "isolated_phi_chi", "isolated_reflections", "reflections", "empty" or "deformed".
     out : path, optional
         Store or master file to write. Without it, counts and truth are Dask arrays of one block per layer.
     layers, shape : int, (y, x), optional
