@@ -67,7 +67,8 @@ def export(
         ``planes.vtkhdf`` and ``lines.vtkhdf``; "points": ``points.vtkhdf``; "volume": ``volume.ome.zarr``; "objects":
         table ``objects``; "tracks": tables ``detections`` and ``tracks`` of a movie, and ``tracks_napari.csv``;
         "positions": table ``positions`` of located cores; "reflections": table ``reflections`` of a set;
-        "candidates": table ``candidates`` of dislocations. By default all results in the store.
+        "candidates": tables ``candidates`` and ``identification`` of
+        a dislocation. By default all results in the store.
     formats : sequence of str
         Formats of the maps, "nexus" by default. "nexus": ``maps.h5``, with an NXdata for each map; "tiff": an OME-TIFF
         for each map; "csv": ``maps.csv``, with a row for each pixel, and its units in ``maps.units.json``; "netcdf":

@@ -25,7 +25,7 @@ TABLES = {
     "tracks": {"detection": "detections", "track": "tracks"},
     "positions": {"core": "positions"},
     "reflections": {"reflection": "reflections"},
-    "candidates": {"candidate": "candidates"},
+    "candidates": {"candidate": "candidates", "answer": "identification"},
 }
 """Row dimension and name of each table, by kind of result."""
 FIRST = {"object": 1}

@@ -14,4 +14,11 @@ FIGURES = (
         "Candidates of the dislocation",
         of_volume=True,
     ),
+    FigureKind(
+        "visibility",
+        later("dfxm_dask.view.identify.visibility", "draw_visibility"),
+        ("identify/burgers",),
+        "Visibility of slip systems",
+        of_volume=True,
+    ),
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dfxm_dask.optics.defects.lattice import Lattice, axes_of
+from dfxm_dask.store.integrity.attributes import recorded_steps
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,11 +22,20 @@ def axes_and_cell(tree: xr.DataTree) -> tuple[np.ndarray, float] | None:
     """Directions of the crystal along the axes of the store, as rows, and the parameter of its cell in um; None without
     a recorded cubic lattice.
     """
-    recorded = tree.attrs.get("lattice")
+    recorded = recorded_lattice(tree)
+    if recorded is None:
+        return None
+    lattice = Lattice(**{**recorded, "hkl": None})  # names need no reflection
+    return axes_of(lattice), float(lattice.parameter or 1.0)
+
+
+def recorded_lattice(tree: xr.DataTree) -> dict[str, Any] | None:
+    """The cubic lattice of a store, with its reflection where the store records one; that of the step match first."""
+    match = recorded_steps(tree["identify"].attrs).get("match", {}) if "identify" in tree else {}
+    recorded = dict(match.get("parameters") or {}).get("lattice") or tree.attrs.get("lattice")
     if not isinstance(recorded, dict) or not {"parameter", "x", "z"} <= set(recorded):
         return None
-    lattice = Lattice(**recorded)
-    return axes_of(lattice), float(lattice.parameter or 1.0)
+    return {**recorded, "hkl": recorded.get("hkl") or tree.attrs.get("hkl")}
 
 
 def indices(direction: np.ndarray) -> tuple[int, ...] | None:
