@@ -186,11 +186,13 @@ def draw_bars(axes: Axes, values: list[float], colours: list[str]) -> None:
     evidence = min(values) < 0
     axes.barh(place, np.nan_to_num(values), height=0.7, color=colours)
     for at, value in zip(place, values, strict=True):
-        text = f"{value:.3g}".replace("-", "−") if evidence else chance(value)
+        text = f"{value:.{0 if abs(value) >= 10 else 1}f}".replace("-", "−") if evidence else chance(value)
         start = 0.0 if evidence else np.nan_to_num(value)
         axes.annotate(text, (start, at), (3, 0), textcoords="offset points", fontsize=7.5, va="center")
     axes.set(ylim=(len(values) - 0.5, -0.5), yticks=[])
-    if not evidence:
+    if evidence:
+        axes.locator_params(axis="x", nbins=4)
+    else:
         axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
     label = "log evidence relative to the first" if evidence else "posterior probability"
     axes.set_xlabel(label, fontsize=8, labelpad=1)
