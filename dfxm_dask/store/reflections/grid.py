@@ -1,4 +1,4 @@
-"""The common grid of a set of reflections in the axes of the sample, and the place of every store on it."""
+"""The common grid of a set of reflections in the axes of the sample, and the pixels of every store at its positions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Place(NamedTuple):
 
 
 def place(one: Reflection, turn: float, in_laboratory: bool, shift: np.ndarray) -> Place:
-    """Place of a store whose pixels are turned about z against the sample.
+    """Rows and columns of a store whose pixels are turned about z against the sample.
 
     Parameters
     ----------

@@ -240,7 +240,7 @@ def _zeros(stores: Sequence[Reflection], zero: str) -> np.ndarray:
             if abs(value) > FARTHEST:
                 raise InputError(
                     f"{angle} of {one.path.name}",
-                    f"has a median of {value:.4g} degree, which is no deviation from a nominal setting",
+                    f"has a median of {value:.4g} degree, too far for a deviation from the nominal setting",
                     "use --zero mean, or ingest positions relative to the nominal setting",
                 )
     return chosen

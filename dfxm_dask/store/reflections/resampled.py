@@ -16,7 +16,7 @@ from dfxm_dask.strain.variables import ANGLES
 
 
 class Source(NamedTuple):
-    """A store with its scanned axes and its place on the grid of a set."""
+    """A store with its scanned axes and its rows and columns at positions of the sample."""
 
     path: str
     axes: tuple[str, ...]
