@@ -101,6 +101,7 @@ def reach(parameters: Mapping[str, Any], positions: Mapping[str, np.ndarray]) ->
             ),
         ),
     ),
+    over=("x",),
     halo=1,
     border=BORDER,
     min_axes=0,
