@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import xarray as xr
 
@@ -48,5 +50,7 @@ def candidates(none: float = 0.01) -> xr.DataTree:
         ),
     }
     coords = {name: (name, np.arange(4.0), {"units": "um"}) for name in ("z", "y", "x")}
-    root = xr.Dataset(coords=coords, attrs={"title": "one dislocation", "lattice": LATTICE, "hkl": [1, -1, 1]})
+    root = xr.Dataset(
+        coords=coords, attrs={"title": "one dislocation", "lattice": json.dumps(LATTICE), "hkl": [1, -1, 1]}
+    )
     return xr.DataTree.from_dict({"/": root, "/identify": xr.Dataset(table)})

@@ -19,16 +19,16 @@ SHOWN = 12
 """Most candidates of a picture."""
 ROW = 0.235
 """Inches of a candidate."""
-COLUMNS = (0.0, 1.05, 1.85, 2.6)
-"""Inches from the left margin to the Burgers vector, the line, the character, and the plane."""
-BARS = 3.35
+COLUMNS = (0.0, 1.05, 1.7, 2.3)
+"""Inches from the left margin to the Burgers vector, the plane, the character, and the line."""
+BARS = 3.5
 COLOURS = {"best": "#0072b2", "same": "#56b4e9", "opposite": "#d55e00", "other": "#7a7a7a", "none": "#e69f00"}
 KEYS = {
     "best": "dark blue: first rank",
     "same": "light blue: not distinguished from it",
     "opposite": "red: the same line with the opposite sign of b",
 }
-HEAD = ("Burgers vector", "line", "b to line", "plane")
+HEAD = ("Burgers vector", "plane", "b to line", "line")
 CLASS = "class_probability"
 
 
@@ -123,7 +123,7 @@ def draw_candidates(tree: xr.DataTree, layer: int, heading: str) -> Figure | Non
 
 def sentences(found: Ranked, best: int) -> list[str]:
     """The verdict, the class of candidates that the data do not distinguish, and the probability of the sign."""
-    name, line, kind, plane = row_names(best, found)
+    name, plane, kind, line = row_names(best, found)
     remarks = [f"Remarks: {found.reasons}."] if found.reasons else []
     if not np.isfinite(found.probability).any():
         return ["No probability is stated.", *remarks, f"Candidate of highest rank: b = {name}, line {line}."]
@@ -172,12 +172,12 @@ def kind_of(row: int, best: int, found: Ranked) -> str:
 
 
 def row_names(row: int, found: Ranked) -> tuple[str, str, str, str]:
-    """Burgers vector, line, character and plane of a candidate; of no dislocation for a negative row."""
+    """Burgers vector, plane, character and line of a candidate; of no dislocation for a negative row."""
     if row < 0:
         return "none", "", "", ""
     b, t, n = (found.vectors[name][row] for name in ("burgers", "line", "plane_normal"))
     crystal = found.crystal
-    return burgers_name(b, crystal), direction_name(t, crystal), character(b, t), direction_name(n, crystal, "()")
+    return burgers_name(b, crystal), direction_name(n, crystal, "()"), character(b, t), direction_name(t, crystal)
 
 
 def draw_bars(axes: Axes, values: list[float], colours: list[str]) -> None:
@@ -186,11 +186,13 @@ def draw_bars(axes: Axes, values: list[float], colours: list[str]) -> None:
     evidence = min(values) < 0
     axes.barh(place, np.nan_to_num(values), height=0.7, color=colours)
     for at, value in zip(place, values, strict=True):
-        text = f"{value:.3g}".replace("-", "−") if evidence else chance(value)
+        text = f"{value:.{0 if abs(value) >= 10 else 1}f}".replace("-", "−") if evidence else chance(value)
         start = 0.0 if evidence else np.nan_to_num(value)
         axes.annotate(text, (start, at), (3, 0), textcoords="offset points", fontsize=7.5, va="center")
     axes.set(ylim=(len(values) - 0.5, -0.5), yticks=[])
-    if not evidence:
+    if evidence:
+        axes.locator_params(axis="x", nbins=4)
+    else:
         axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
     label = "log evidence relative to the first" if evidence else "posterior probability"
     axes.set_xlabel(label, fontsize=8, labelpad=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,10 +33,15 @@ def axes_and_cell(tree: xr.DataTree) -> tuple[np.ndarray, float] | None:
 def recorded_lattice(tree: xr.DataTree) -> dict[str, Any] | None:
     """The cubic lattice of a store, with its reflection where the store records one; that of the step match first."""
     match = recorded_steps(tree["identify"].attrs).get("match", {}) if "identify" in tree else {}
-    recorded = dict(match.get("parameters") or {}).get("lattice") or tree.attrs.get("lattice")
+    root = {
+        name: json.loads(text) if isinstance(text, str) else text
+        for name in ("lattice", "hkl")
+        if (text := tree.attrs.get(name)) is not None
+    }
+    recorded = dict(match.get("parameters") or {}).get("lattice") or root.get("lattice")
     if not isinstance(recorded, dict) or not {"parameter", "x", "z"} <= set(recorded):
         return None
-    return {**recorded, "hkl": recorded.get("hkl") or tree.attrs.get("hkl")}
+    return {**recorded, "hkl": recorded.get("hkl") or root.get("hkl")}
 
 
 def indices(direction: np.ndarray) -> tuple[int, ...] | None:
@@ -86,7 +92,7 @@ def direction_name(direction: np.ndarray, crystal: tuple[np.ndarray, float] | No
     if found is not None:
         return bracketed(found, ends)
     unit = direction / np.linalg.norm(direction)
-    return f"({' '.join(f'{value:.2f}' for value in unit)})".replace("-", "−")
+    return " ".join(f"{value:.2f}" for value in unit).replace("-", "−")
 
 
 def character(burgers: np.ndarray, line: np.ndarray) -> str:
