@@ -126,6 +126,8 @@ def scan_facts(store: str | Path, names: tuple[str, ...] | None = FOR_A_NIGHT) -
     numbers: list[dict[str, Any]] = []
     if "rocking" in tree and "total" in tree["rocking"].data_vars:
         numbers = findings(tree["rocking"].dataset.isel(z=[layer]))
+    if "strain" in tree and "deformation" in tree["strain"].data_vars:
+        numbers += strain_findings(tree["strain"].dataset.isel(z=[layer]))
     return {
         **facts,
         "shown_layer": layer_words(tree, layer),
@@ -249,6 +251,33 @@ def findings(maps: xr.Dataset) -> list[dict[str, Any]]:
             median(f"median FWHM, {name[4:]} ({FWHM} standard deviations)", name, FWHM)
     if "kam" in maps:
         median("median KAM", "kam")
+    return rows
+
+
+def strain_findings(maps: xr.Dataset) -> list[dict[str, Any]]:
+    """Fraction of pixels whose deformation gradient is complete, and medians of errors and of the noise floor.
+
+    Parameters
+    ----------
+    maps : xarray.Dataset
+        Group ``strain`` of a set of reflections.
+
+    Returns
+    -------
+    list of dict
+        As :func:`findings`.
+    """
+    complete = 100 * float(np.isfinite(np.asarray(maps["deformation"])).all(axis=(-1, -2)).mean())
+    rows: list[dict[str, Any]] = [
+        {"quantity": "pixels with all components of the deformation gradient", "value": complete, "unit": "%"}
+    ]
+    for name in ("rotation_error", "strain_error", "density_floor"):
+        values = np.asarray(maps[name]) if name in maps else np.zeros(0)
+        values = values[np.isfinite(values)]
+        if values.size:
+            text = str(maps[name].attrs.get("long_name", name))
+            unit = str(maps[name].attrs.get("units", ""))
+            rows.append({"quantity": f"median {text}", "value": float(np.median(values)), "unit": unit})
     return rows
 
 

@@ -14,6 +14,7 @@ from dfxm_dask.strain.variables import ANGLES, MOTORS
 from dfxm_dask.view.export import export
 from dfxm_dask.view.export.tables import LABELS
 from dfxm_dask.view.pictures import figures
+from dfxm_dask.view.store_facts import measured, strain_findings
 from dfxm_dask.view.strain.component_page import DEGREES, common_limits, number, scaled
 from dfxm_dask.view.strain.density import draw_density
 from dfxm_dask.view.strain.tensors import tilt_colours
@@ -82,6 +83,16 @@ def test_distortion__of_the_example_closes_to_the_burgers_vector() -> None:
     left = slice(0, 133)
     sides = beta[0, left, 0].sum(), beta[:, 133, 1].sum(), -beta[-1, left, 0].sum(), -beta[:, 0, 1].sum()
     assert abs(sum(sides)) * (x[1] - x[0]) == pytest.approx(BURGERS, rel=0.02)
+
+
+def test_findings__of_a_set() -> None:
+    tree = reflection_set(ny=24, nx=40)
+    found = {row["quantity"]: row for row in strain_findings(tree["strain"].dataset)}
+    lit = np.isfinite(tree["strain/deformation"].values[..., 0, 0])
+    assert found["pixels with all components of the deformation gradient"]["value"] == pytest.approx(100 * lit.mean())
+    floor = np.nanmedian(tree["strain/density_floor"].values)
+    assert found["median density that noise causes"] | {"value": floor} == found["median density that noise causes"]
+    assert measured(found["median density that noise causes"]).endswith(" µm⁻²")
 
 
 def test_scales__keep_numbers_short() -> None:
