@@ -50,6 +50,7 @@ from .strain.decompose import reference_deformation as reference_deformation
 from .strain.deformation import deformation as deformation
 from .strain.design import centre_error as centre_error
 from .strain.design import design as design
+from .strain.lines.cores import dislocation_cores as dislocation_cores
 from .strain.nye import dislocation_density as dislocation_density
 from .strain.vectors import scattering_vectors as scattering_vectors
 from .view.answers import info as info

@@ -329,7 +329,7 @@ def _numbers(
 
 def _widened(values: da.Array, dims: Sequence[str], wider: Mapping[str, int]) -> da.Array:
     """Blocks with the neighbouring layers and rows that a reduction requires; fewer at the ends."""
-    depth = {dims.index(d): n for d, n in wider.items() if d in dims}
+    depth = {dims.index(d): n for d, n in wider.items() if d in dims and values.numblocks[dims.index(d)] > 1}
     return overlap(values, depth, "none", allow_rechunk=False) if depth else values
 
 

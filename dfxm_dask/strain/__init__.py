@@ -18,10 +18,11 @@ components of the Nye tensor; neighbouring layers add the others.
 leaves undetermined.
 """
 
-from dfxm_dask.strain.circuit import circuit
 from dfxm_dask.strain.decompose import decompose, reference_deformation
 from dfxm_dask.strain.deformation import deformation
 from dfxm_dask.strain.design import centre_error, design
+from dfxm_dask.strain.lines.circuit import circuit
+from dfxm_dask.strain.lines.cores import dislocation_cores
 from dfxm_dask.strain.null_space import undetermined
 from dfxm_dask.strain.nye import dislocation_density
 from dfxm_dask.strain.vectors import scattering_vectors
@@ -32,6 +33,7 @@ __all__ = [
     "decompose",
     "deformation",
     "design",
+    "dislocation_cores",
     "dislocation_density",
     "reference_deformation",
     "scattering_vectors",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dfxm_dask.errors import InputError
-from dfxm_dask.strain.circuit import circuit
+from dfxm_dask.strain.lines.circuit import circuit
 from tests.strain.test_density import B, around, grid
 
 
