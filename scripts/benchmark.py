@@ -2,8 +2,8 @@
 
 ``python scripts/benchmark.py maps`` creates the data and prints a Markdown table; ``simulate`` measures the simulator,
 ``networks`` the networks that distinguish weak from strong beam, ``beams`` the recipe of weak-beam images,
-``components`` the component analyses, ``volume`` objects, boundaries and the comparison of a whole stack, ``scale``
-plans and runs of terabytes without pixels, ``movies`` dislocations in movies of full frames, ``first_picture`` the
+``components`` the component analyses, ``volume`` objects, boundaries and the comparison of a whole stack, ``strain`` sets of reflections, ``scale`` plans and
+runs of terabytes without pixels, ``movies`` dislocations in movies of full frames, ``first_picture`` the
 three commands of a new user beside darling.
 ``--quick`` uses small frames: it tests that everything runs, but its numbers are not meaningful.
 """
@@ -31,6 +31,8 @@ from bench.reducing import figure_darling, figure_fit, figure_fused, figure_maps
 from bench.scale import Scale, figure_driver, figure_plan, figure_tasks
 from bench.simulating import Work, figure_dynamical, figure_forward, figure_hard
 from bench.storing import figure_ingest, figure_read, figure_slice
+from bench.strain import Sets, figure_set
+from bench.strain import figure_kernels as figure_strain_kernels
 from bench.surviving import figure_commit
 from bench.timing import Row, as_json, machine, table
 from bench.volumes import figure_scipy, figure_volume
@@ -87,6 +89,8 @@ SCALE: dict[str, Callable[[Scale], list[Row]]] = {
 
 MOVIES: dict[str, Callable[[Movie], list[Row]]] = {"detection": figure_detection}
 
+STRAIN: dict[str, Callable[[Sets], list[Row]]] = {"kernels": figure_strain_kernels, "set": figure_set}
+
 FIRST: dict[str, Callable[[Data], list[Row]]] = {"first_picture": figure_first_picture}
 
 ON_STORES = {"maps": MAPS, "beams": BEAMS, "components": COMPONENTS, "first_picture": FIRST}
@@ -114,6 +118,7 @@ def arguments() -> argparse.Namespace:
     movies.add_argument("--frames", type=int, default=48, help="frames of the movie (default: 48)")
     movies.add_argument("--crops", type=Path, help="npz file with the counts c (frame, y, x) of a simulated movie")
     scale = commands.add_parser("scale", help="plans and runs of 10,000 layers without pixels")
+    strain = commands.add_parser("strain", help="deformation, strain and dislocation density from four reflections")
     named = (
         (maps, MAPS),
         (simulate, SIMULATE),
@@ -123,6 +128,7 @@ def arguments() -> argparse.Namespace:
         (first, FIRST),
         (volume, VOLUME),
         (scale, SCALE),
+        (strain, STRAIN),
         (movies, MOVIES),
     )
     for command, figures in ((command, list(known)) for command, known in named):
@@ -171,6 +177,10 @@ def run(options: argparse.Namespace, work: Path) -> None:
         movie = Movie(work, frames, shape, options.crops)
         rows = [row for name in options.only or MOVIES for row in measure(name, MOVIES[name], movie)]
         return report(rows, "13 simulated dislocations a frame in noise, decoding twice, the rest once", options.json)
+    if options.command == "strain":
+        sets = Sets(work, ((1, 256, 256),) if options.quick else ((1, 2048, 2048), (4, 1024, 1024)))
+        rows = [row for name in options.only or STRAIN for row in measure(name, STRAIN[name], sets)]
+        return report(rows, "four reflections, once; compiled kernels", options.json)
     memory_layers = (1, 2, 4) if options.quick else (1, 6, 30)
     shape = QUICK if options.quick else FULL
     folder = work / f"{shape[0]}x{shape[1]}"

@@ -45,6 +45,6 @@ def test_completion__has_a_script_and_names() -> None:
         return [item.value for item in found]
 
     assert names("run", "weak") == ["weak_beam", "weak_beam_volume"]
-    assert names("explain", "mom") == names("reduce", "mom") == ["moments"]
+    assert names("explain", "mom") == names("reduce", "mom") == ["moment_errors", "moments"]
     assert names("reduce", "moments", "--back") == ["--background"]
     assert "al002" in names("simulate", "")

@@ -41,7 +41,7 @@ def visibility(
     turn: float,
     numbers: bool,
 ) -> None:
-    """Show the visibility of all dislocations of a crystal in one reflection.
+    """Show the visibility of dislocations in one reflection.
 
     One number for each scan axis: the rms deviation at 0.3 um from the line over the width of the acceptance. Zero
     along every axis means no contrast. g·b = 0 alone does not hide an edge.
@@ -74,7 +74,7 @@ def visibility(
 @click.option("--top", default=10, show_default=True, type=click.IntRange(1), help="Number of candidates to list.")
 @click.option("--json", "numbers", is_flag=True, help="Print one JSON document.")
 def identify(stores: tuple[Path, ...], top: int, numbers: bool) -> None:
-    """Rank the dislocations that several scans of one dislocation agree on.
+    """Rank the dislocations that fit several scans.
 
     Every store has been reduced by the step match, with the same catalogue. The logarithms of their evidence add,
     because candidates have the same number in every reflection.
