@@ -1,4 +1,4 @@
-"""Commands that tell how dislocations show in a reflection, and combine scans of one dislocation."""
+"""Commands for the visibility of dislocations in a reflection, and to combine scans of one dislocation."""
 
 from __future__ import annotations
 

@@ -84,8 +84,10 @@ class Evidence(NamedTuple):
 
 def peak_angle(counts: np.ndarray, phi: np.ndarray) -> float:
     """Middle (rad) of the half maxima of the mean rocking curve along phi; NaN if the scan does not cover the peak."""
-    with np.errstate(invalid="ignore"):
-        curve = np.nanmean(counts.reshape(len(counts), -1), axis=1)
+    valid = np.isfinite(counts)
+    if not valid.any((1, 2)).all():
+        return np.nan
+    curve = np.where(valid, counts, 0.0).sum((1, 2)) / valid.sum((1, 2))
     places = np.unique(phi)
     mean = np.array([curve[phi == place].mean() for place in places])
     mean = (mean - mean.min()) / max(mean.max() - mean.min(), 1e-300) - 0.5

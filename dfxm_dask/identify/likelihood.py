@@ -35,7 +35,7 @@ class Record(NamedTuple):
         Rms distance of the points at which the model samples a pixel from those that represent it: where the image
         varies within a pixel, near the core, this is the largest error of the model.
     pixels : float
-        Pixels of which a binned pixel is the mean.
+        Number of pixels in a binned pixel.
     spread : array (5,)
         Standard deviations of the normal priors of phi, its slopes along y and x, and chi; range of the logarithm of
         the brightness.

@@ -32,7 +32,7 @@ MISFIT = 1.5  # chi2 per pixel with contrast above which no probability is state
 LIT = 0.15  # of the median counts near the peak, below which a pixel is outside the crystal (our choice)
 PITCH, COARSE = 0.08, 0.12  # um, pixels of the likelihood and of the search
 HEIGHTS, COARSE_HEIGHTS = (9, 65), (5, 33)
-CLASSES = "class: 0 equal to the best candidate within the noise, 1 distinguished, 2 no contrast in this scan"
+CLASSES = "class: 0 equal to the best candidate within noise, 1 distinguished, 2 no contrast"
 WRITES = (
     Variable("burgers", (CANDIDATE, XYZ), "float64", "um", "Burgers vector"),
     Variable("line", (CANDIDATE, XYZ), "float64", "1", "line direction"),
@@ -294,7 +294,8 @@ def match(
     noise = Noise(gain, offset, read_noise, blur, model_error, sampling, *spread)
     table = line_tables(candidates, poisson, core_radius)
     own_y, own_x = y[sides[0]], x[sides[1]]
-    if weak.sum() < 1 or min(own_y.size, own_x.size) < 8:
+    seen = np.isfinite(frames[weak])
+    if weak.sum() < 1 or seen.mean() < 0.1 or min(own_y.size, own_x.size) < 8:
         found, centre = _nothing(len(table)), np.full(2, np.nan)
     else:
         here, chosen = (
@@ -318,8 +319,9 @@ def _lit(strong: np.ndarray, offset: float, read_noise: float) -> np.ndarray:
     """Whether pixels (y, x) diffract near the peak of the lattice; all, if the scan does not show it."""
     if not len(strong):
         return np.ones(strong.shape[1:], bool)
-    light = strong.mean(0) - offset
-    middle = np.nanmedian(light)
+    valid = np.isfinite(strong)
+    light = np.where(valid, strong - offset, 0.0).sum(0) / np.maximum(valid.sum(0), 1)
+    middle = np.median(light)
     return light > LIT * middle if middle > 3 * read_noise else np.ones(light.shape, bool)
 
 

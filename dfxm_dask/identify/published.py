@@ -50,7 +50,7 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def correlations(record: Record, table: np.ndarray) -> Evidence:
-    """Published score of every candidate, in the place of the log evidence."""
+    """Published score of every candidate, as its log evidence."""
     frames, rows, columns = record.counts.shape
     counts = np.where(record.valid, record.counts, np.median(record.counts[record.valid]))
     seen = features(counts)

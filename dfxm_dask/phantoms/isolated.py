@@ -14,7 +14,7 @@ from dfxm_dask.phantoms.contents import CORE, PHI, Frame, bending, phantom
 from dfxm_dask.phantoms.phantom import Lighting, Phantom, ScanAxis
 
 REFLECTIONS = ((-1, 1, -1), (1, 1, 1), (1, -1, -1))
-"""Reflections of one line, each in the vertical scattering plane: the sample is mounted anew for each."""
+"""Reflections of one line, each in the vertical scattering plane: each has its own mounting of the sample."""
 LINE_ANGLES = 36
 BEND = 5e-6  # each component of beta Q, rms
 PHI_CHI = (

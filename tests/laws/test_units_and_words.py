@@ -25,6 +25,8 @@ ANGLES = {  # by nature, whatever was scanned
     "step_expected_error",
     "orientation",
     "core_tilt",
+    "line_angle",
+    "match_peak",
 }
 FORBIDDEN = re.compile(
     r"^(its|the same|this|that|those|these|what|where|it|they|of|from|as)\b"
