@@ -2,9 +2,9 @@
 
 ``python scripts/benchmark.py maps`` creates the data and prints a Markdown table; ``simulate`` measures the simulator,
 ``networks`` the networks that distinguish weak from strong beam, ``beams`` the recipe of weak-beam images,
-``components`` the component analyses, ``volume`` objects, boundaries and the comparison of a whole stack, ``strain`` sets of reflections, ``scale`` plans and
-runs of terabytes without pixels, ``movies`` dislocations in movies of full frames, ``first_picture`` the
-three commands of a new user beside darling.
+``components`` the component analyses, ``volume`` objects, boundaries and the comparison of a whole stack, ``strain``
+the deformation from four reflections, ``scale`` plans and runs of terabytes without pixels, ``movies`` dislocations in
+movies of full frames, ``first_picture`` the three commands of a new user beside darling.
 ``--quick`` uses small frames: it tests that everything runs, but its numbers are not meaningful.
 """
 

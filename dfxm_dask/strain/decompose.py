@@ -11,6 +11,7 @@ from pydantic import Field
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import Arrays, reduction
 from dfxm_dask.schema import SPACE, XYZ, Variable, X, Y
+from dfxm_dask.strain.normal_equations import read_only
 from dfxm_dask.strain.variables import DEFORMATION, DEFORMATION_COVARIANCE, DEFORMATION_ERROR, REFERENCE, TENSOR
 
 MEASURES = ("small", "lagrange", "stretch")
@@ -174,8 +175,8 @@ def decompose(
         "strain_error": np.full((*shape, 3, 3), np.nan, np.float32),
     }
     _decompose(
-        np.require(deformation, np.float64, ["C", "W"]),
-        np.require(deformation_covariance, np.float32, ["C", "W"]),
+        read_only(deformation, np.float64),
+        read_only(deformation_covariance, np.float32),
         before,
         np.linalg.inv(before),
         MEASURES.index(measure),

@@ -8,6 +8,13 @@ from numba import njit
 from dfxm_dask.strain.goniometer import angles_at, vector_at
 
 
+def read_only(values: np.ndarray, dtype: type) -> np.ndarray:
+    """View for compiled code, which compiles once for all callers: inputs of a unit are read-only, and need no copy."""
+    view = np.ascontiguousarray(values, dtype).view()
+    view.flags.writeable = False
+    return view
+
+
 @njit(nogil=True, cache=True)
 def inverse_symmetric(c, out):
     """Inverse of a symmetric matrix 3 × 3; False if it is not positive definite."""

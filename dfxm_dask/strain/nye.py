@@ -13,7 +13,7 @@ from pydantic import Field
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import reduction
 from dfxm_dask.schema import SPACE, Variable, X, Y, Z, pixel_length
-from dfxm_dask.strain.normal_equations import inverse_symmetric
+from dfxm_dask.strain.normal_equations import inverse_symmetric, read_only
 from dfxm_dask.strain.variables import (
     DEFORMATION,
     DEFORMATION_COVARIANCE,
@@ -206,9 +206,9 @@ def dislocation_density(
     reason = np.zeros(shape, np.uint8)
     whole = deformation.shape[:3]
     _nye(
-        np.require(deformation, np.float64, ["C", "W"]).reshape(*whole, 9),
-        np.require(deformation_covariance, np.float32, ["C", "W"]),
-        (_writable(z), _writable(y), _writable(x)),
+        read_only(deformation, np.float64).reshape(*whole, 9),
+        read_only(deformation_covariance, np.float32),
+        tuple(read_only(values, np.float64) for values in (z, y, x)),
         (middle, rows.start, high, wide, float(scale)),
         burgers_length(reciprocal_lattice, structure, burgers),
         (tensor, error, density, floor, reason),
@@ -220,11 +220,6 @@ def dislocation_density(
         DENSITY_FLOOR.name: floor,
         "nye_reason": reason,
     }
-
-
-def _writable(positions: np.ndarray) -> np.ndarray:
-    """Positions in the form of the compiled code."""
-    return np.require(positions, np.float64, ["C", "W"])
 
 
 @njit(nogil=True, cache=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from dfxm_dask.strain.goniometer import Reflections, derivatives
-from dfxm_dask.strain.normal_equations import angle_weights, correct, gradient, normal_equations
+from dfxm_dask.strain.normal_equations import angle_weights, correct, gradient, normal_equations, read_only
 from dfxm_dask.strain.variables import (
     ANGLE_MISSING,
     COPLANAR,
@@ -160,8 +160,8 @@ def solve(at: Reflections, centre: np.ndarray, covariance: np.ndarray, plausible
     )
     _solve(
         (at.turned, at.theta, at.radius, at.vectors),
-        np.require(centre, np.float64, ["C", "W"]),
-        np.require(covariance, np.float32, ["C", "W"]),
+        read_only(centre, np.float64),
+        read_only(covariance, np.float32),
         number,
         table,
         float(plausible),

@@ -8,6 +8,7 @@ from numba import njit
 from dfxm_dask.reduction import reduction
 from dfxm_dask.strain.deformation import Plausible
 from dfxm_dask.strain.goniometer import reflections, vector_at
+from dfxm_dask.strain.normal_equations import read_only
 from dfxm_dask.strain.variables import (
     CENTRE,
     CENTRE_COVARIANCE,
@@ -83,8 +84,8 @@ def scattering_vectors(
     spread = np.empty((*centre.shape, 3), np.float32)
     _propagated(
         (at.turned, at.theta, at.radius),
-        np.require(centre, np.float64, ["C", "W"]),
-        np.require(centre_covariance, np.float32, ["C", "W"]),
+        read_only(centre, np.float64),
+        read_only(centre_covariance, np.float32),
         q,
         spread,
     )

@@ -335,6 +335,17 @@ def test_join__refuses_stores_that_do_not_match(stores: list[Path], tmp_path: Pa
     assert not (tmp_path / "set.zarr").exists()
 
 
+def test_join__never_replaces_a_scan(stores: list[Path]) -> None:
+    """A user who forgets the name of the set names a scan first."""
+    with pytest.raises(StoreError, match=r"a.zarr: is the store of a scan, not a set of reflections; name the new set"):
+        dfxm_dask.join(*stores, overwrite=True)
+
+
+def test_join__names_what_two_reflections_leave_undetermined(stores: list[Path], tmp_path: Path) -> None:
+    report = dfxm_dask.join(tmp_path / "set.zarr", *stores[:2], shift="none")
+    assert re.search(r"leaves undetermined: strain along \[.*; rotation about ", report.remarks[0])
+
+
 def test_join__refuses_angles_far_from_the_setting(stores: list[Path], tmp_path: Path) -> None:
     y, x = PITCH * np.arange(SHAPE[1]), PITCH * np.arange(SHAPE[2])
     centre = np.zeros((*SHAPE, 3)) + [30.8, 0, 0]

@@ -85,7 +85,12 @@ def _registered(centre: np.ndarray, variance: np.ndarray, known: Settings) -> tu
     _, sizes, rows = np.linalg.svd(at.vectors.T)
     null = rows[3:].T
     scanned = np.isfinite(centre).any(axis=(1, 2)).all()
-    if scanned and sizes[2] > NULL * sizes[0] and (np.abs(null[1:]).max(axis=1, initial=0.0) > NULL).all():
+    if (
+        scanned
+        and len(centre) > 3
+        and sizes[2] > NULL * sizes[0]
+        and (np.abs(null[1:]).max(axis=1, initial=0.0) > NULL).all()
+    ):
         middle = np.nanmedian(centre, axis=(1, 2), keepdims=True)
         found = register(vectors(at, np.deg2rad(centre - middle)), null, variance)
         if np.isfinite(found.error).all():

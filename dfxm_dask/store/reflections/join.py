@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dfxm_dask import __version__
-from dfxm_dask.errors import InputError
+from dfxm_dask.errors import InputError, StoreError
 from dfxm_dask.schema import REFLECTION, Variable
 from dfxm_dask.store.chunks import Layout, bands, map_layout, round_up
 from dfxm_dask.store.create import pixel_attrs
@@ -27,6 +27,8 @@ from dfxm_dask.store.reflections.recorded import Reflection, middle, recorded
 from dfxm_dask.store.reflections.resampled import Source, on_grid
 from dfxm_dask.store.reflections.settings import Options, Settings, settings
 from dfxm_dask.store.shards import ShardWriter, open_array, place_shards, stage_shard, staging
+from dfxm_dask.strain.goniometer import reflections
+from dfxm_dask.strain.null_space import undetermined
 from dfxm_dask.strain.variables import (
     ANGLES,
     CENTRE,
@@ -165,13 +167,14 @@ def join(
         raise InputError("join", f"has {len(stores)} store of a reflection", "give the stores of at least two")
     target = Path(target).resolve()
     check_target(target)
+    _refuse_scan(target)
     found = [recorded(store) for store in stores]
     etas = [float(eta)] * len(found) if isinstance(eta, int | float) else eta
     known = settings(found, Options(hkl, lattice, reciprocal_lattice, energy, omega, etas, mu, frame))
     grid = common_grid(found, known, pixel_size)
     zeros = _zeros(found, zero)
     moved, errors, told = shifts(found, known, grid, shift)
-    remarks = (*known.remarks, *told)
+    remarks = (*known.remarks, *told, *_undetermined(known, zeros))
     places = [place(one, known.turn[k], known.frames[k] == "laboratory", moved[k]) for k, one in enumerate(found)]
     layouts = _layouts(len(found), grid)
     tables: dict[Variable, np.ndarray] = {
@@ -221,6 +224,29 @@ def join(
         nbytes,
         remarks,
     )
+
+
+def _refuse_scan(target: Path) -> None:
+    """Refuse to replace the store of a scan by a set.
+
+    Raises
+    ------
+    StoreError
+        The target contains counts.
+    """
+    if (target / "raw" / "counts" / "zarr.json").exists():
+        raise StoreError(
+            f"set {target}",
+            "is the store of a scan, not a set of reflections",
+            "name the new set first: dfxm-dask join SET.zarr A.zarr B.zarr C.zarr",
+        )
+
+
+def _undetermined(known: Settings, zeros: np.ndarray) -> tuple[str, ...]:
+    """Remark on the deformations that the scanned angles of a set leave undetermined."""
+    at = reflections(known.hkl, known.setting, known.reciprocal_lattice, known.wavelength, deviation=0.1)
+    names = undetermined(at, np.isfinite(zeros))
+    return (f"the set leaves undetermined: {'; '.join(names)}",) if names else ()
 
 
 def _zeros(stores: Sequence[Reflection], zero: str) -> np.ndarray:
