@@ -52,6 +52,7 @@ from .strain.design import centre_error as centre_error
 from .strain.design import design as design
 from .strain.lines.cores import dislocation_cores as dislocation_cores
 from .strain.nye import dislocation_density as dislocation_density
+from .strain.spacing import lattice_spacing as lattice_spacing
 from .strain.vectors import scattering_vectors as scattering_vectors
 from .view.answers import info as info
 from .view.answers import ingest as ingest

@@ -36,6 +36,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "normalise": {"by": "monitor", "reference": 1000.0, "offset": 0.0},
     "fit_curves": {"axis": "phi"},
+    "lattice_spacing": {"energy": 17.0, "offset": 20.0},
     "classify_beams": {"method": "fused"},
     "follow_boundary": {"spacing": 4},
 }

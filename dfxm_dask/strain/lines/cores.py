@@ -16,6 +16,7 @@ from dfxm_dask.reduction import Arrays, reduction
 from dfxm_dask.schema import XYZ, Variable, X, Y, Z, pixel_length
 from dfxm_dask.strain.lines.field_fit import CoreFit, fit_core, unit_fields
 from dfxm_dask.strain.lines.loops import loop, loop_map
+from dfxm_dask.strain.normal_equations import read_only
 from dfxm_dask.strain.variables import DEFORMATION, DEFORMATION_COVARIANCE, INDEX, RECIPROCAL_LATTICE, XYZ2
 
 ROW = ("dislocation",)
@@ -405,7 +406,7 @@ def dislocation_cores(
     half, steps = half_edges({"radius": radius}, {"y": y, "x": x})
     beta = np.array(deformation, np.float64).reshape(y.size, x.size, 9)
     beta -= np.eye(3).ravel()
-    layer = Layer(beta, np.require(deformation_covariance, np.float32, ["C", "W"]), np.asarray(y), np.asarray(x), steps)
+    layer = Layer(beta, read_only(deformation_covariance, np.float32), np.asarray(y), np.asarray(x), steps)
     vectors, _ = lattice_vectors(reciprocal_lattice, structure, np.zeros(3))
     shortest = float(np.linalg.norm(vectors, axis=1).min())
     cores, significance = find_cores(layer, least * shortest, false_alarms)
