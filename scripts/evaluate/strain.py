@@ -26,20 +26,25 @@ from dfxm_dask.phantoms.phantom import Phantom
 from dfxm_dask.phantoms.presets import PRESETS, build
 
 RECIPE = """name: reflections
-description: Moments of one reflection and their errors.
+description: Centres of the rocking curves of one reflection and their errors.
 steps:
+  - normalise: {{by: monitor, offset: 106}}
   - background: {{method: quantile, quantile: 0.5}}
   - moments: {{noise_cut: {cut}}}
-  - moment_errors: {{noise_cut: {cut}, gain: {gain:.4f}}}
+  - {errors}
 """
 
 
-def reduced(folder: Path, preset: str, seed: int, shape: tuple[int, int], cut: float) -> list[Path]:
-    """Stores of all reflections of a simulated sample, with moments and their errors."""
+def reduced(folder: Path, preset: str, seed: int, shape: tuple[int, int], cut: float, window: float) -> list[Path]:
+    """Stores of all reflections of a simulated sample, with centres and their errors; moments for a window of 0."""
     out = folder / f"{preset}_{seed}"
     dfxm_dask.simulate(preset, out, shape=shape, seed=seed)  # skips what exists
     recipe = folder / "reflections.yaml"
-    recipe.write_text(RECIPE.format(cut=cut, gain=1 / Detector().gain))
+    gain = round(1 / Detector().gain, 4)
+    errors = f"centres: {{window: {window}, gain: {gain}}}"
+    if window == 0:
+        errors = f"moment_errors: {{noise_cut: {cut}, gain: {gain}}}"
+    recipe.write_text(RECIPE.format(cut=cut, errors=errors))
     stores = [out / f"{p.reflection.replace(' ', '_')}.zarr" for p in build(preset, shape=shape, seed=seed)]
     for store in stores:
         dfxm_dask.run_recipe(recipe, store, publish=(), overwrite=True)
@@ -77,6 +82,7 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=2)
     parser.add_argument("--away", type=float, nargs="+", default=[0.5, 0.7, 1.0], help="um from the dislocations")
     parser.add_argument("--cut", type=float, default=4.0, help="noise_cut of the moments")
+    parser.add_argument("--window", type=float, default=1.5, help="window of the centres; 0: moments")
     parser.add_argument("--shift", default="auto", choices=["auto", "truth", "none"])
     parser.add_argument("--ring", type=float, nargs=2, default=[0.5, 1.7], help="um: radii of the contours")
     given = parser.parse_args()
@@ -85,7 +91,7 @@ def main() -> None:
     np.set_printoptions(precision=2, suppress=True, linewidth=160)
     for seed in given.seeds:
         phantoms = build(given.preset, shape=shape, seed=seed)
-        stores = reduced(given.folder, given.preset, seed, shape, given.cut)
+        stores = reduced(given.folder, given.preset, seed, shape, given.cut, given.window)
         found = joined(stores, phantoms, given.shift, given.folder / f"set_{given.preset}_{seed}.zarr")
         truth, away = true_fields(phantoms[0], found["y"], found["x"])
         moved = np.abs(found["off"]).max()
