@@ -38,19 +38,20 @@ CENTRE_COVARIANCE = Variable(
 WINDOW = Variable(
     "window_{axis}", SPACE, "float32", "{units}", "standard deviation of the window of the centre along {axis}"
 )
-UNLIT, BEYOND, UNSETTLED = 1, 2, 4
+UNLIT, BEYOND, UNSETTLED, DIM = 1, 2, 4, 8
 CENTRE_REASON = Variable(
     "centre_reason",
     SPACE,
     "uint8",
     "1",
     "reason of a missing centre of the rocking curve",
-    flags=((UNLIT, "unlit"), (BEYOND, "beyond_the_scan"), (UNSETTLED, "without_a_maximum")),
+    flags=((UNLIT, "unlit"), (BEYOND, "beyond_the_scan"), (UNSETTLED, "without_a_maximum"), (DIM, "too_dim")),
 )
 """0 where the centre is determined."""
 
 REACH = 4.0  # standard deviations of the window beyond which a weight is zero
 MARGIN = 3.0  # standard deviations of the windowed curve that the scan must contain on both sides of the centre
+LARGEST = 0.15  # standard deviations of the window: a larger error is not linear in the noise (our choice)
 STEPS = 30
 CLOSE = 1e-4  # standard deviations of the window: the last step of a centre; the next would be about its square
 STRIP = 64  # pixels along x whose curves are copied at a time
@@ -201,7 +202,11 @@ def _fill(curves, unit, scale, room, noise, start, window, centre, covariance, r
                             middle = spread[0, c, d] + photons * spread[1, c, d]
                             value += result[a, c] * middle * result[d, b]
                     covariance[row, x] = value / (inverse[a] * inverse[b])
+                    if a == b and value > LARGEST * LARGEST:
+                        reason[x] = DIM
                 row += 1
+        if reason[x]:
+            centre[:, x], covariance[:, x] = np.nan, np.nan
 
 
 @reduction(
@@ -280,7 +285,8 @@ def centres(
         cov(c/s) = H⁻¹ [Σ var w · t tᵀ exp(−|t|²)] H⁻¹
 
     A centre is missing (``centre_reason``) if the pixel is unlit; if the scan contains fewer than 3 standard deviations
-    of the windowed curve on one side of the centre; or if the windowed sum has no maximum near the centre of mass.
+    of the windowed curve on one side of the centre; if the windowed sum has no maximum near the centre of mass; or if
+    an error exceeds 0.15 s, beyond which the covariance does not hold.
     Of a curve with several peaks, the centre is that of one peak, or of all peaks within the window.
 
     References

@@ -81,6 +81,11 @@ def test_centres__are_missing_for_a_reason() -> None:
     for name in SCAN:
         assert np.isnan(measured[f"centre_{name}"][0]).tolist() == [False, True, True, True, True]
         assert np.isnan(measured[f"centre_{name}_error"][0]).tolist() == [False, True, True, True, True]
+    start = {n: np.zeros((1, 5)) for n in SCAN}, {n: np.full((1, 5), WIDTH[n]) for n in SCAN}
+    dim = curves(300.0, 0 * away, None).astype(np.float32)
+    measured = centres.kernel(dim, SCAN, *start, background=100.0, noise=DARK, gain=GAIN)
+    assert (measured["centre_reason"] == 8).all()
+    assert np.isnan(measured["centre_phi"]).all()
     with pytest.raises(InputError, match="centres: parameter read_noise: is not given"):
         centres.kernel(counts, SCAN, dict.fromkeys(SCAN, away[:1]), dict.fromkeys(SCAN, away[:1]), background=0.0)
 
