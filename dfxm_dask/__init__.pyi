@@ -33,6 +33,7 @@ from .frames.normalise import normalise as normalise
 from .frames.zingers import zingers as zingers
 from .identify.match import match as match
 from .identify.visibility import visibility as visibility
+from .rocking.centres import centres as centres
 from .rocking.fit_curves import fit_curves as fit_curves
 from .rocking.integrated_curve import integrated_curve as integrated_curve
 from .rocking.kam import kam as kam

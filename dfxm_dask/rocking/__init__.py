@@ -8,7 +8,8 @@ convolved with the divergence and bandwidth of the beam.
 
 ``moments`` computes position, width, skewness and kurtosis as moments about the mean: no model, one pass, exact for
 several peaks, but sensitive to the tails; the background must be right and the scan must reach it. ``moment_errors``
-computes the standard errors of these moments. ``fit_curves`` fits
+computes the standard errors of these moments. ``centres`` computes the position alone, in a window that follows the
+curve: with little noise and without bias for displacements far below one step, as strains require. ``fit_curves`` fits
 one Gaussian, Lorentzian or pseudo-Voigt with its own background: robust against the tails, with an uncertainty, but
 wrong where the curve has several peaks. In a clean crystal the two agree; where they differ (or ``flags`` report a
 truncated or multimodal curve), look at the curve.
@@ -20,6 +21,7 @@ with and without a rotation of the lattice. ``integrated_curve`` is the rocking 
 whether the scan covers the reflection, and is the first result to look at.
 """
 
+from dfxm_dask.rocking.centres import centres
 from dfxm_dask.rocking.fit_curves import fit_curves
 from dfxm_dask.rocking.integrated_curve import integrated_curve
 from dfxm_dask.rocking.kam import kam
@@ -29,6 +31,7 @@ from dfxm_dask.rocking.mosaicity import colour_key, mosaicity
 from dfxm_dask.rocking.rotation import classify_defects
 
 __all__ = [
+    "centres",
     "classify_defects",
     "colour_key",
     "fit_curves",

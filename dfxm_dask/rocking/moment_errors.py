@@ -38,6 +38,19 @@ TOTAL_ERROR = Variable(
     "total_error", SPACE, "float32", "count", "standard error of the sum of the rocking curve above background"
 )
 
+Gain = Annotated[
+    float,
+    Field(gt=0, description="photons per count of the detector", json_schema_extra={"unit": "1/count"}),
+]
+ReadNoise = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        description="standard deviation of a count without diffracted beam; default: the noise of the layer",
+        json_schema_extra={"unit": "count"},
+    ),
+]
+
 STRIP = 64  # pixels along x whose lines of the scan are kept together in the first-level cache
 FAR = 6.0  # standard deviations beyond which a count is on one side of the cut for certain
 
@@ -191,12 +204,18 @@ def _fill(lines, background, hot, frames, noise, half, total, covariance):
                         row += 1
 
 
-def _frames_of(scan: dict[str, np.ndarray], position: dict[str, np.ndarray], scale: np.ndarray | None) -> tuple:
-    """Frames of a scan in lines, and the half range of every axis; `position` has positions off the grid."""
-    lengths = tuple(values.size for values in scan.values())
+def frame_positions(scan: dict[str, np.ndarray], position: dict[str, np.ndarray]) -> np.ndarray:
+    """Positions of all frames: (axis, frame); `position` has those off the grid, for scans of several axes."""
     grid = np.stack([g.ravel() for g in np.meshgrid(*scan.values(), indexing="ij")])
     for name, values in position.items() if len(scan) > 1 else ():
         grid[list(scan).index(name)] = values.ravel()
+    return grid
+
+
+def _frames_of(scan: dict[str, np.ndarray], position: dict[str, np.ndarray], scale: np.ndarray | None) -> tuple:
+    """Frames of a scan in lines, and the half range of every axis; `position` has positions off the grid."""
+    lengths = tuple(values.size for values in scan.values())
+    grid = frame_positions(scan, position)
     low, high = grid.min(axis=1), grid.max(axis=1)
     half = np.where(high > low, (high - low) / 2, 1.0)
     numbers = np.moveaxis(np.arange(grid.shape[1]).reshape(lengths), int(np.argmax(lengths)), -1)
@@ -205,7 +224,7 @@ def _frames_of(scan: dict[str, np.ndarray], position: dict[str, np.ndarray], sca
     return Frames(order, (grid - (low + high)[:, None] / 2) / half[:, None], factors), half
 
 
-def _dark_noise(read_noise: float | None, noise: np.ndarray | None) -> float:
+def dark_noise(name: str, read_noise: float | None, noise: np.ndarray | None) -> float:
     """Noise of a count without diffracted beam.
 
     Raises
@@ -217,7 +236,7 @@ def _dark_noise(read_noise: float | None, noise: np.ndarray | None) -> float:
         return float(read_noise)
     if noise is None:
         raise InputError(
-            "moment_errors: parameter read_noise",
+            f"{name}: parameter read_noise",
             "is not given, and the noise of the layer is unknown",
             "give read_noise=<counts>, or assign the variable noise (z)",
         )
@@ -242,18 +261,8 @@ def moment_errors(
     background: PlainBackground = None,
     lit_above: LitAbove = 0.0,
     noise_cut: NoiseCut = 0.0,
-    gain: Annotated[
-        float,
-        Field(gt=0, description="photons per count of the detector", json_schema_extra={"unit": "1/count"}),
-    ] = 1.0,
-    read_noise: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            description="standard deviation of a count without diffracted beam; default: the noise of the layer",
-            json_schema_extra={"unit": "count"},
-        ),
-    ] = None,
+    gain: Gain = 1.0,
+    read_noise: ReadNoise = None,
 ) -> dict[str, np.ndarray]:
     """Standard error of the centre of mass along every scan axis, and of the sum, of the rocking curve.
 
@@ -326,7 +335,7 @@ def moment_errors(
     """
     shape = counts.shape[:2]
     level = plain_background("moment_errors", background_map, background, shape)
-    dark = _dark_noise(read_noise, noise)
+    dark = dark_noise("moment_errors", read_noise, noise)
     cut = cut_in_counts("moment_errors", noise_cut, noise)
     names = list(scan)
     pairs = list(combinations_with_replacement(names, 2))

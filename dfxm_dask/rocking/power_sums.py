@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from dfxm_dask.rocking.valleys import has_valley
-
 UNLIT, TRUNCATED, SATURATED, HOT_PIXEL, MULTIMODAL, SINGLE, NO_COUNT = 1, 2, 4, 8, 16, 32, 64
 STRIP = 128  # pixels along x that are summed together: their sums stay in the first-level cache
+BOX = 0.65  # standard deviations of a curve that are summed to judge a valley in it (our choice)
+SEEN = 4  # times the noise: counts above this level belong to the curve (our choice)
+VALLEY = 3.5  # standard deviations by which a valley lies below the lower of two peaks (our choice)
 GROUP = 4  # frames added in one go, so that the sums are loaded and stored once for four frames
 # The strip buffer is one flat array, since the compiler only proves that its rows do not overlap at fixed distances.
 # Rows 0 … 4 hold the sums of w u**k, then: background, maximum above it, frame of the maximum, maximum at the border,
@@ -275,6 +276,60 @@ def _look_up(position, strip, target):
 
 
 @njit(nogil=True, cache=True)
+def _has_valley(lines, pixel, level, scan, axis, limits, centre, width, curve):
+    """Whether the curve of a pixel along an axis has two peaks with a valley that noise does not explain.
+
+    The curve is the sum of the counts without cut over the other axes within two standard deviations, and then over
+    boxes of `BOX` standard deviations along the axis. It extends from the first to the last position at which counts
+    exceed the cut, or `SEEN` times the noise: dark frames have valleys of noise. The variance of a sum is that of the
+    dark noise of its voxels plus its counts, at one count per photon.
+    """
+    curve[:] = 0
+    place, step = scan.place, scan.step
+    length = place[axis].max() + 1
+    frames, first, last = 0, length, -1
+    least = max(limits.cut, SEEN * limits.noise)
+    for f in range(lines.starts.size):
+        near = True
+        for b in range(place.shape[0]):
+            reach = max(2 * width[b], 0.500001 * step[b])
+            near &= b == axis or abs(scan.positions[b, f] - centre[b]) <= reach
+        if near:
+            above = np.float64(lines.line[lines.starts[f] + pixel]) - level
+            curve[place[axis, f]] += above
+            frames += 1
+            if above > least:
+                first, last = min(first, place[axis, f]), max(last, place[axis, f])
+    box = max(1, int(np.round(BOX * width[axis] / step[axis])))
+    dark = limits.noise * limits.noise * box * frames / length
+    after = curve[length:]  # sums over boxes, then the largest from here on
+    curve = curve[first:length]
+    length = last + 1 - first
+    count = length - box + 1
+    if count < 2 * box + 1:
+        return False
+    total = 0.0
+    for k in range(length):
+        total += curve[k]
+        if k >= box:
+            total -= curve[k - box]
+        if k >= box - 1:
+            after[k - box + 1] = total
+    sums = curve[:count]
+    sums[:] = after[:count]
+    for k in range(count - 2, -1, -1):
+        after[k] = max(after[k], after[k + 1])
+    before = sums[0]
+    for k in range(box, count - box):
+        before = max(before, sums[k - box])
+        peak = min(before, after[k + box])
+        depth = peak - sums[k]
+        if depth > 0 and depth * depth > VALLEY * VALLEY * (2 * dark + max(peak, 0.0) + max(sums[k], 0.0)):
+            return True
+    return False
+
+
+@njit(nogil=True, cache=True)
 def _flag_valleys(lines, corner, width, scan, limits, several, around, strip, curve):
     """Flags lit pixels of a strip whose curve along an axis is wide or flat and has a valley."""
     for a in range(scan.middle.size):
@@ -282,7 +337,7 @@ def _flag_valleys(lines, corner, width, scan, limits, several, around, strip, cu
             if several[a, n] * strip[LIT * STRIP + n] == 0 or int(strip[FLAG * STRIP + n]) & MULTIMODAL:
                 continue
             level = strip[LEVEL * STRIP + n]
-            if has_valley(lines, corner + n, level, scan, a, limits, around[0, n], around[1, n], curve):
+            if _has_valley(lines, corner + n, level, scan, a, limits, around[0, n], around[1, n], curve):
                 strip[FLAG * STRIP + n] += MULTIMODAL
 
 

@@ -106,7 +106,8 @@ def join(
 ) -> JoinReport:
     """Set of reflections: centres of mass of several scans of one sample, with their covariances, on one grid.
 
-    Every store contains one reflection with the results of ``moments`` and ``moment_errors``. The set contains no
+    Every store contains one reflection with the results of ``centres``, or of ``moments`` and ``moment_errors``; a
+    store with results of ``centres`` contributes these. The set contains no
     counts; reductions of strain read it. An interrupted join continues where it stopped.
 
     Parameters
@@ -196,7 +197,9 @@ def join(
         if not ledger.read_ledger(ledger.ledger_path(target, "raw", "ingest"))[0]:
             _create(target, found, known, grid, layouts, tables)
         done = ledger.begin(target, "raw", "ingest", plan, blocks)
-        sources = tuple((Source(str(o.path), o.axes, p), z) for o, p, z in zip(found, places, zeros, strict=True))
+        sources = tuple(
+            (Source(str(o.path), o.word, o.axes, p), z) for o, p, z in zip(found, places, zeros, strict=True)
+        )
         tasks = [JoinTask(str(target), int(b[1:]), sources, grid.y, grid.x, fence) for b in blocks if b not in done]
         for record in each(join_layer, tasks):
             fence.check()

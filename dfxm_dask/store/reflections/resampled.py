@@ -16,9 +16,10 @@ from dfxm_dask.strain.variables import ANGLES
 
 
 class Source(NamedTuple):
-    """A store with its scanned axes and its rows and columns at positions of the sample."""
+    """A store with the first word of its maps, its scanned axes, and its rows and columns at positions of the sample."""
 
     path: str
+    word: str
     axes: tuple[str, ...]
     place: Place
 
@@ -37,9 +38,10 @@ def on_grid(source: Source, z: int, y: np.ndarray, x: np.ndarray) -> tuple[np.nd
     array (y, x, angle, angle2), float64, degree2
     """
     at = source.place.at(y, x)
-    array = open_array(Path(source.path, "rocking", "flags"))
+    name = f"{source.word}_{source.axes[0]}"
+    array = open_array(Path(source.path, "rocking", name))
     if array is None:
-        raise StoreError(f"array {source.path}/rocking/flags", "has a foreign layout", "run the step moments again")
+        raise StoreError(f"array {source.path}/rocking/{name}", "has a foreign layout", "run the step again")
     box = []
     for values, length in zip(at, array.shape[1:], strict=True):
         low = max(0, int(np.floor(values.min() - 1e-3)))
@@ -47,7 +49,7 @@ def on_grid(source: Source, z: int, y: np.ndarray, x: np.ndarray) -> tuple[np.nd
     if any(part.start >= part.stop for part in box):
         shape = (y.size, x.size, len(ANGLES))
         return np.full(shape, np.nan), np.full((*shape, len(ANGLES)), np.nan)
-    centre, covariance = maps(Path(source.path), source.axes, z, *box)
+    centre, covariance = maps(Path(source.path), source.word, source.axes, z, *box)
     made, spread = resample(centre, covariance, at[0] - box[0].start, at[1] - box[1].start)
     assert spread is not None
     return made, spread
