@@ -9,16 +9,32 @@ from scipy.special import logsumexp
 
 from dfxm_dask.identify.images import NO_LINE, ScanOptics, flat_images
 from dfxm_dask.identify.likelihood import UNKNOWNS, Record, descend, model_images
-from dfxm_dask.identify.search import Found, levels, search
+from dfxm_dask.identify.search import MOST_FRAMES as SEARCHED
+from dfxm_dask.identify.search import Found, contrasting, levels, search, subset
 
-FEWEST, MOST, FIRST_STEPS = 32, 128, 5
-"""Least and largest number of starts of the first descent, and its evaluations (our choice)."""
-FEWEST_LAST, MOST_LAST, LAST_STEPS, BEHIND = 8, 32, 16, 15.0
-"""The same of the last descent, for starts that are behind the best by up to this minus log posterior (our choice)."""
+FEWEST, MOST, FIRST_STEPS = 32, 110, 3
+"""Least and largest number of positions of candidates in the first descents, which have few frames and large pixels,
+and their evaluations (our choice)."""
+SECOND, SECOND_STEPS = 36, 4
+"""The same of the second descents, which continue the best of the first ones (our choice)."""
+LAST, LAST_STEPS, BEHIND = 14, 14, 20.0
+"""Largest number of last descents with small pixels, their evaluations, and the minus log posterior by which a start
+may be behind the best (our choice)."""
+AGAIN, NEARBY, AGAIN_STEPS = 3, 0.06, 6
+"""Candidates that descend once more from four positions around their optimum, their distance (um), and evaluations:
+images of weak lines have optima of the position that are close together (our choice)."""
+WALKS, TURN, WALK_STEPS = 5, np.cos(np.deg2rad(22.0)), 10
+"""Candidates whose neighbours descend from their position, cosine of the angle between lines of neighbours with equal
+Burgers vectors, and evaluations (our choice)."""
+BRIGHTNESS_SPREAD = 0.2  # of the logarithm of a given brightness (our choice)
+LEAST, EQUAL = 6, 0.01  # last descents at least; um, distance below which two starts are equal
+MOST_FRAMES = 10  # frames of the likelihood, those with most contrast
 LEVEL, HEIGHT = 0.3, 0.07
 """Sine of the angle between a line and the plane of the image below which descents start at several heights, and the
 distance (um) of these heights."""
-DOUBTFUL = 80.0  # decrease of chi2 by which the search may be wrong (our choice)
+DOUBTFUL = 80.0, 0.25, 0.1
+"""Decrease of chi2, absolute and relative, by which the search may be wrong in the best position of a candidate, and in
+its other ones (our choice)."""
 SAME = 16.0
 """Chi2 between the images of two candidates below which they form one class: 4 standard deviations (our choice)."""
 GRADES = 10  # values of the brightness at which the absence of a dislocation is compared
@@ -37,6 +53,8 @@ class Noise(NamedTuple):
         Rms error of the model as a fraction of the contrast.
     sampling : float, um
         Rms distance of the points at which the model samples a pixel from those that represent it.
+    pattern : float, count
+        Standard deviation of the level of a pixel that is the same in all frames.
     angle, slope, roll : float, rad, rad/um, rad
         Spread of the rocking angle of the lattice, of its slopes, and of its rolling angle.
     """
@@ -47,6 +65,7 @@ class Noise(NamedTuple):
     blur: float = 1.2
     model_error: float = 0.03
     sampling: float = 0.005
+    pattern: float = 2.0
     angle: float = 2e-5
     slope: float = 3.5e-6
     roll: float = 1e-4
@@ -58,7 +77,7 @@ class Evidence(NamedTuple):
     Attributes
     ----------
     log_evidence : array (candidate,)
-        Relative to that of an undistorted lattice.
+        Relative to that of an undistorted lattice; over ``chi2`` where this exceeds 1, as if the noise was larger.
     position, position_error : array (candidate, yx), um
         Where the line crosses the middle of the light sheet, relative to the middle of the frame; NaN for candidates
         that were not refined, and for lines in the plane of the image.
@@ -115,14 +134,16 @@ def record_of(
         for side, n, b in ((y, rows, by), (x, columns, bx))
     ]
     halves = [_half_kernel(np.sqrt(noise.blur**2 + (b * b - 1) / 12) / b) for b in bins]
+    valid = number == by * bx
     return Record(
         counts=mean,
-        valid=number == by * bx,
+        valid=valid,
         y=centres[0],
         x=centres[1],
         half_y=halves[0],
         half_x=halves[1],
         optics=optics,
+        pattern=_pattern(mean, valid, noise, by * bx),
         flat=flat_images(optics),
         gain=noise.gain,
         offset=noise.offset,
@@ -134,6 +155,18 @@ def record_of(
     )
 
 
+def _pattern(counts: np.ndarray, valid: np.ndarray, noise: Noise, pixels: int) -> np.ndarray:
+    """Variance (y, x) of the constant level of every pixel: larger where the mean over all frames is conspicuous.
+
+    Warm pixels, and rows at the border of the camera, would be taken for a dislocation.
+    """
+    number = np.maximum(valid.sum(0), 1)
+    level = np.nanmedian(np.where(valid, counts, np.nan), axis=(1, 2), keepdims=True) if valid.any() else 0.0
+    mean = np.where(valid, counts - level, 0.0).sum(0) / number
+    light = noise.gain * np.maximum(np.nan_to_num(np.mean(level)) - noise.offset, 0) + noise.read_noise**2
+    return noise.pattern**2 / pixels + np.maximum(mean**2 - 9 * light / pixels / number, 0)
+
+
 def _half_kernel(sigma: float) -> np.ndarray:
     if sigma <= 0.2:
         return np.ones(1)
@@ -142,7 +175,13 @@ def _half_kernel(sigma: float) -> np.ndarray:
 
 
 def evidences(
-    record: Record, coarse: Record, table: np.ndarray, pairs: np.ndarray, *, most_starts: int = MOST
+    record: Record,
+    coarse: Record,
+    table: np.ndarray,
+    pairs: np.ndarray,
+    *,
+    most_starts: int = MOST,
+    brightness: float | None = None,
 ) -> Evidence:
     """Evidence of every candidate.
 
@@ -156,6 +195,9 @@ def evidences(
         From :func:`dfxm_dask.identify.catalogue.opposite`.
     most_starts : int
         Largest number of positions of candidates that are refined.
+    brightness : float, count, optional
+        Of the lattice at its peak in kinematic diffraction; its logarithm has the standard deviation
+        :data:`BRIGHTNESS_SPREAD`. By default it is unknown.
 
     Notes
     -----
@@ -164,71 +206,140 @@ def evidences(
     logarithm of the brightness uniform, angles normal, backgrounds uniform. The evidence of a candidate that is not
     refined follows from its deficit in the search.
     """
+    record = subset(record, contrasting(record, MOST_FRAMES))
+    coarse = subset(coarse, contrasting(coarse, SEARCHED))
     found = search(coarse, table, pairs)
     least, most = np.log(np.sqrt(record.read_noise**2 / record.pixels)), np.log(65535.0)
     none = _without(record, least, most)
     prior = -np.log(_areas(record, table)) - np.log(most - least)
     prior -= np.log(record.spread[:4]).sum() + 2 * np.log(2 * np.pi)
-    optima = _optima(record, table, found, (least, most), most_starts)
+    optima, raced = _optima(record, coarse, table, found, (least, most), most_starts)
     n = len(table)
     log_evidence = np.full(n, np.nan)
     position, error = np.full((n, 2), np.nan), np.full((n, 2), np.nan)
     for row, (unknowns, _, value, _, _, information, backgrounds) in optima.items():
         volume = 0.5 * (UNKNOWNS * np.log(2 * np.pi) - np.linalg.slogdet(information)[1] - backgrounds)
         log_evidence[row] = -value + prior[row] + volume - none
+        if brightness is not None:
+            # Product of two normal distributions, in place of the uniform prior.
+            wide = BRIGHTNESS_SPREAD**2 + float(np.linalg.pinv(information)[6, 6])
+            off = float(unknowns[6]) - np.log(brightness)
+            log_evidence[row] += np.log(most - least) - 0.5 * (off**2 / wide + np.log(2 * np.pi * wide))
         position[row], error[row] = _crossing(table[row], unknowns, information)
     rest = np.isnan(log_evidence)
     best = int(np.nanargmax(log_evidence))
     behind = (found.gain[:, 0] - found.gain.max()) / 2
+    for row, deficit in raced.items():
+        behind[row] = -deficit
     log_evidence[rest] = log_evidence[best] + behind[rest]
     images = _expected(record, table[best], optima[best])
-    light = record.gain * (images - record.offset)
-    variance = (np.maximum(light, 0) + record.read_noise**2) / record.pixels
-    weight = np.where(record.valid, 1 / variance, 0.0)
-    total = np.maximum(weight.sum((1, 2), keepdims=True), 1e-30)
     distance, contrast = np.full(n, np.inf), found.gain[:, 0].copy()
     for row, one in optima.items():
         mine = _expected(record, table[row], one)
-        distance[row] = (weight * (mine - images) ** 2).sum()
-        contrast[row] = (weight * (mine - (weight * mine).sum((1, 2), keepdims=True) / total) ** 2).sum()
+        distance[row], contrast[row] = _apart(record, images, mine), _apart(record, mine, np.zeros_like(mine))
     chi2, lit = optima[best][3:5]
+    log_evidence /= max(1.0, chi2)
     return Evidence(log_evidence, position, error, float(chi2), int(lit), distance, contrast, ~rest)
 
 
 def _optima(
-    record: Record, table: np.ndarray, found: Found, limits: tuple[float, float], most_starts: int
-) -> dict[int, tuple]:
-    """Best optimum of every candidate that may matter, as :func:`descend` returns it."""
+    record: Record, coarse: Record, table: np.ndarray, found: Found, limits: tuple[float, float], most_starts: int
+) -> tuple[dict[int, tuple], dict[int, float]]:
+    """Best optimum of every candidate that may matter, as :func:`descend` returns it.
+
+    Also, of every candidate that took part in the first descents, minus log posterior above that of the best.
+    """
     gain = found.gain.ravel()
     order = np.argsort(-gain, kind="stable")
-    close = int((gain > gain[order[0]] - max(DOUBTFUL, 0.1 * gain[order[0]])).sum())
-    free = np.ones(UNKNOWNS, bool)
-    pitch = record.x[1] - record.x[0]
-    level = levels(record)
-    reached: list[tuple[int, tuple]] = []
-    for number in order[: int(np.clip(close, min(FEWEST, most_starts), most_starts))]:
+    above = gain[order] - gain[order[0]]
+    first = order % found.gain.shape[1] == 0
+    margin = np.maximum(DOUBTFUL[0], np.where(first, DOUBTFUL[1], DOUBTFUL[2]) * gain[order[0]])
+    chosen = order[(above > -margin) | (np.arange(order.size) < FEWEST)][:most_starts]
+    quick: list[tuple[int, tuple]] = []
+    for number in chosen:
         row, which = divmod(int(number), found.gain.shape[1])
         y, x = found.place[row, which]
+        brightness = float(np.clip(np.log(max(found.brightness[row, which], 1e-9)), *limits))
         for z in (0.0, -HEIGHT, HEIGHT) if abs(table[row, 8]) < LEVEL else (0.0,):
-            start = np.zeros(UNKNOWNS)
-            start[:2] = table[row, :6].reshape(2, 3) @ [x, y, z]
-            start[6] = np.clip(np.log(max(found.brightness[row, which], 1e-9)), *limits)
-            background = level - np.exp(start[6]) * record.flat
-            reached.append((row, descend(record, table[row], start, background, free, pitch, 0.3, FIRST_STEPS)))
-    reached.sort(key=lambda one: one[1][2])
-    optima: dict[int, tuple] = {}
-    for place, (row, one) in enumerate(reached):
-        if place < FEWEST_LAST or (place < MOST_LAST and one[2] < reached[0][1][2] + BEHIND):
-            one = descend(record, table[row], one[0], one[1], free, pitch, 0.02, LAST_STEPS)
-        if row not in optima or one[2] < optima[row][2]:
-            optima[row] = one
-    return optima
+            place = table[row, :6].reshape(2, 3) @ [x, y, z]
+            quick.append((row, _descent(coarse, table[row], np.array([*place, 0, 0, 0, 0, brightness]), FIRST_STEPS)))
+    quick.sort(key=lambda one: one[1][2])
+    quick += [(row, _descent(coarse, table[row], one[0], SECOND_STEPS)) for row, one in quick[:SECOND]]
+    quick.sort(key=lambda one: one[1][2])
+    last: list[tuple[int, tuple]] = []
+    begun: list[tuple[int, np.ndarray]] = []
+    for row, one in quick:
+        if len(begun) == LAST or (one[2] > quick[0][1][2] + BEHIND and len(begun) >= LEAST):
+            break
+        if any(row == other and np.abs(one[0][:2] - place).max() < EQUAL for other, place in begun):
+            continue
+        begun.append((row, one[0][:2]))
+        last.append((row, _descent(record, table[row], one[0], LAST_STEPS)))
+    expanded: set[int] = set()
+    for _ in range(WALKS):
+        best = _best_each(last)
+        ahead = next((row for row in sorted(best, key=lambda one: best[one][2])[:AGAIN] if row not in expanded), None)
+        if ahead is None:
+            break
+        expanded.add(ahead)
+        for step in NEARBY * np.array([(1.0, 0), (-1, 0), (0, 1), (0, -1)]):
+            start = best[ahead][0].copy()
+            start[:2] += step
+            last.append((ahead, _descent(record, table[ahead], start, AGAIN_STEPS)))
+        origin = _best_each(last)[ahead][0]
+        for row in _neighbours(table, ahead, record.optics.poisson):
+            start = origin.copy()
+            start[:2] = table[row, :6].reshape(2, 3) @ _in_sheet(table[ahead], origin)
+            last.append((row, _descent(record, table[row], start, WALK_STEPS)))
+    return _best_each(last), {row: one[2] - quick[0][1][2] for row, one in _best_each(quick).items()}
+
+
+def _neighbours(table: np.ndarray, row: int, poisson: float) -> np.ndarray:
+    """Candidates of the same Burgers vector whose line is close to that of ``row``."""
+    burgers = 2 * (1 - poisson) * table[:, 11:12] * table[:, :3] + table[:, 12:13] * table[:, 6:9]
+    same = np.linalg.norm(burgers - burgers[row], axis=1) < 0.2 * np.linalg.norm(burgers[row])
+    near = same & (table[:, 6:9] @ table[row, 6:9] > TURN)
+    near[row] = False
+    return np.flatnonzero(near)
+
+
+def _in_sheet(row: np.ndarray, unknowns: np.ndarray) -> np.ndarray:
+    """Point (xyz) of a line in the plane z = 0; for lines almost in this plane that nearest to the origin."""
+    point = unknowns[0] * row[:3] + unknowns[1] * row[3:6]
+    return point - point[2] / row[8] * row[6:9] if abs(row[8]) > 0.1 else point
+
+
+def _descent(record: Record, row: np.ndarray, start: np.ndarray, steps: int) -> tuple:
+    """Descent with all unknowns free, from the backgrounds that follow from the median counts."""
+    background = levels(record) - np.exp(start[6]) * record.flat
+    free = np.ones(UNKNOWNS, bool)
+    return descend(record, row, start, background, free, record.x[1] - record.x[0], 0.05, steps)
+
+
+def _best_each(reached: list[tuple[int, tuple]]) -> dict[int, tuple]:
+    """Lowest optimum of every candidate."""
+    best: dict[int, tuple] = {}
+    for row, one in reached:
+        if row not in best or one[2] < best[row][2]:
+            best[row] = one
+    return best
 
 
 def _expected(record: Record, row: np.ndarray, optimum: tuple) -> np.ndarray:
     """Expected counts (frame, y, x) at an optimum."""
     unknowns, background = optimum[:2]
     return np.exp(unknowns[6]) * model_images(record, row, unknowns, False)[0] + background[:, None, None]
+
+
+def _apart(record: Record, images: np.ndarray, others: np.ndarray) -> float:
+    """Chi2 between two stacks of expected counts, apart from the backgrounds of frames and the levels of pixels."""
+    light = record.gain * (images - record.offset)
+    weight = np.where(record.valid, record.pixels / (np.maximum(light, 0) + record.read_noise**2), 0.0)
+    total = np.maximum(weight.sum((1, 2), keepdims=True), 1e-30)
+    off = images - others
+    off = off - (weight * off).sum((1, 2), keepdims=True) / total
+    common = (weight * off).sum(0) ** 2 / (weight.sum(0) + 1 / record.pattern)
+    return float((weight * off**2).sum() - common.sum())
 
 
 def _areas(record: Record, table: np.ndarray) -> np.ndarray:
@@ -246,11 +357,11 @@ def _without(record: Record, least: float, most: float) -> float:
     level = levels(record)
     angles = [2, 3, 4]
     logs = []
+    start = np.zeros(UNKNOWNS)
     for brightness in np.linspace(least, most, GRADES):
-        start = np.zeros(UNKNOWNS)
         start[6] = brightness
         background = level - np.exp(brightness) * record.flat
-        _, _, value, _, _, information, backgrounds = descend(
+        start, _, value, _, _, information, backgrounds = descend(
             record, NO_LINE, start, background, free, 1.0, 0.05, LAST_STEPS
         )
         determinant = np.linalg.slogdet(information[np.ix_(angles, angles)])[1]

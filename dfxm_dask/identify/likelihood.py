@@ -25,6 +25,8 @@ class Record(NamedTuple):
     half_y, half_x : array
         One half of the blur along y and x, centre first.
     optics : ScanOptics
+    pattern : array (y, x)
+        Variance of a level of every pixel that is the same in all frames: the pattern of the camera.
     flat : array (frame,)
         Acceptance of the undistorted lattice.
     gain, offset, read_noise : float, count
@@ -48,6 +50,7 @@ class Record(NamedTuple):
     half_y: np.ndarray
     half_x: np.ndarray
     optics: ScanOptics
+    pattern: np.ndarray
     flat: np.ndarray
     gain: float
     offset: float
@@ -120,6 +123,29 @@ def evaluate(record, row, unknowns, background, extra, renew, score, information
     score[:] = 0.0
     information[:] = 0.0
     total, chi2, weight = 0.0, 0.0, 0.0
+    variance = np.empty_like(images)
+    level, certainty = np.zeros((rows, columns)), np.empty((rows, columns))
+    certainty[:] = 1.0 / record.pattern
+    for f in range(frames):
+        for i in range(rows):
+            for j in range(columns):
+                if not record.valid[f, i, j]:
+                    continue
+                mean = brightness * images[f, i, j] + background[f]
+                if renew:
+                    contrast = images[f, i, j] - record.flat[f]
+                    edge = slopes[f, 0, i, j] ** 2 + slopes[f, 1, i, j] ** 2
+                    extra[f, i, j] = fault * contrast * contrast + blind * edge
+                v = max(gain * (mean - record.offset), 0.0) + noise + extra[f, i, j]
+                variance[f, i, j] = v
+                level[i, j] += (record.counts[f, i, j] - mean) / v
+                certainty[i, j] += 1.0 / v
+    for i in range(rows):
+        for j in range(columns):
+            level[i, j] /= certainty[i, j]
+            total += 0.5 * np.log(certainty[i, j] * record.pattern[i, j])
+            total += 0.5 * level[i, j] * level[i, j] / record.pattern[i, j]
+    common = np.zeros((rows, columns, UNKNOWNS))
     c = np.empty(UNKNOWNS)
     for f in range(frames):
         by, h = 0.0, 0.0
@@ -130,20 +156,16 @@ def evaluate(record, row, unknowns, background, extra, renew, score, information
                     continue
                 contrast = images[f, i, j] - record.flat[f]
                 mean = brightness * images[f, i, j] + background[f]
-                light = gain * (mean - record.offset)
-                if renew:
-                    edge = slopes[f, 0, i, j] ** 2 + slopes[f, 1, i, j] ** 2
-                    extra[f, i, j] = fault * contrast * contrast + blind * edge
-                v = max(light, 0.0) + noise + extra[f, i, j]
-                rest = record.counts[f, i, j] - mean
-                rate = gain if light > 0.0 else 0.0
-                part = rest * rest / v
+                v = variance[f, i, j]
+                rest = record.counts[f, i, j] - mean - level[i, j]
+                rate = gain if mean > record.offset else 0.0
+                part, held = rest * rest / v, 1.0 / (v * certainty[i, j])
                 total += 0.5 * part + 0.5 * np.log(v)
                 lit = brightness * brightness * contrast * contrast / v
                 if lit > 1.0:
                     chi2 += part
-                    weight += 1.0
-                slope = -rest / v + rate * 0.5 * (1.0 - part) / v
+                    weight += 1.0 - held
+                slope = -rest / v + rate * 0.5 * (1.0 - part - held) / v
                 sharp = 1.0 / v + 0.5 * (rate / v) ** 2
                 c[0] = brightness * slopes[f, 0, i, j]
                 c[1] = brightness * slopes[f, 1, i, j]
@@ -153,19 +175,34 @@ def evaluate(record, row, unknowns, background, extra, renew, score, information
                 c[5] = brightness * slopes[f, 3, i, j]
                 c[6] = brightness * images[f, i, j]
                 by += slope
-                h += sharp
+                h += sharp - held / v
                 for k in range(UNKNOWNS):
                     score[k] += slope * c[k]
                     cross[k] += sharp * c[k]
+                    common[i, j, k] += c[k] / v
                     for m in range(k + 1):
                         information[k, m] += sharp * c[k] * c[m]
-        h = max(h, 1e-12)
         at_background[f, 0], at_background[f, 1] = by, h
+        border[f] = cross
+    # Elimination of the levels of the pixels, then of the backgrounds, whose own coupling is neglected.
+    for i in range(rows):
+        for j in range(columns):
+            for k in range(UNKNOWNS):
+                for m in range(k + 1):
+                    information[k, m] -= common[i, j, k] * common[i, j, m] / certainty[i, j]
+    for f in range(frames):
+        for i in range(rows):
+            for j in range(columns):
+                if record.valid[f, i, j]:
+                    w = 1.0 / (variance[f, i, j] * certainty[i, j])
+                    for k in range(UNKNOWNS):
+                        border[f, k] -= w * common[i, j, k]
+        h = max(at_background[f, 1], 1e-12)
+        at_background[f, 1] = h
         for k in range(UNKNOWNS):
-            border[f, k] = cross[k]
-            score[k] -= cross[k] * by / h
+            score[k] -= border[f, k] * at_background[f, 0] / h
             for m in range(k + 1):
-                information[k, m] -= cross[k] * cross[m] / h
+                information[k, m] -= border[f, k] * border[f, m] / h
     for k in range(4):
         off = unknowns[2 + k] / record.spread[k]
         total += 0.5 * off * off

@@ -30,7 +30,7 @@ REASONS = (
 FLAG = {meaning: mask for mask, meaning in REASONS}
 MISFIT = 1.5  # chi2 per pixel with contrast above which no probability is stated (our choice)
 LIT = 0.15  # of the median counts near the peak, below which a pixel is outside the crystal (our choice)
-PITCH, COARSE = 0.08, 0.12  # um, pixels of the likelihood and of the search
+PITCH, COARSE = 0.04, 0.12  # um, pixels of the likelihood and of the search
 HEIGHTS, COARSE_HEIGHTS = (9, 65), (5, 33)
 CLASSES = "class: 0 equal to the best candidate within noise, 1 distinguished, 2 no contrast"
 WRITES = (
@@ -225,6 +225,24 @@ def match(
             json_schema_extra={"unit": "um"},
         ),
     ] = 0.005,
+    pattern: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="standard deviation of the level of a pixel that is the same in all frames, larger where the"
+            " mean over the frames is conspicuous",
+            json_schema_extra={"unit": "count"},
+        ),
+    ] = 2.0,
+    brightness: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="counts of the lattice at its peak in kinematic diffraction, within 20 %; by default unknown."
+            " It separates lines whose images differ in contrast alone",
+            json_schema_extra={"unit": "count"},
+        ),
+    ] = None,
     misfit: Annotated[
         float,
         Field(gt=1, description="squared residual per pixel over the variance above which no probability is stated"),
@@ -291,7 +309,7 @@ def match(
     thin = scan_optics(scope, at, places, heights=1, **options)
     weak = flat_images(thin) < strong * flat_images(thin._replace(shifts=np.zeros((1, 3))))[0]
     spread = float(np.deg2rad(angle_spread)), float(np.deg2rad(slope_spread))
-    noise = Noise(gain, offset, read_noise, blur, model_error, sampling, *spread)
+    noise = Noise(gain, offset, read_noise, blur, model_error, sampling, pattern, *spread)
     table = line_tables(candidates, poisson, core_radius)
     own_y, own_x = y[sides[0]], x[sides[1]]
     seen = np.isfinite(frames[weak])
@@ -310,7 +328,7 @@ def match(
             optics = scan_optics(scope, at, chosen, pitch=of_bin, heights=count[0], dense=count[1], **options)
             records.append(record_of(here, own_y, own_x, optics, noise, bins))
         fine, coarse = records
-        found = correlations(coarse, table) if legacy else evidences(fine, coarse, table, pairs)
+        found = correlations(coarse, table) if legacy else evidences(fine, coarse, table, pairs, brightness=brightness)
         centre = np.array([own_y[0] + own_y[-1], own_x[0] + own_x[-1]]) / 2
     return _summary(candidates, pairs, found, centre, float(np.mean(z)), np.rad2deg(middle), none_prior, misfit)
 

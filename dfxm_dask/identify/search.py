@@ -11,7 +11,7 @@ from dfxm_dask.identify.images import line_images
 from dfxm_dask.identify.likelihood import Record, blurred
 
 OPTIMA, APART = 3, 2  # positions of a candidate, and pixels by which they differ
-MOST_FRAMES = 10  # frames of the search, those with most contrast
+MOST_FRAMES = 6  # frames of the search, those with most contrast
 
 
 class Found(NamedTuple):
@@ -50,39 +50,33 @@ def search(record: Record, table: np.ndarray, pairs: np.ndarray) -> Found:
 
     Notes
     -----
-    Every frame has a free background and a noise that is uniform; the brightness is common. The images lie on a canvas
+    Every frame has a free background, every pixel a level, and the noise is uniform; the brightness is common. The images lie on a canvas
     of twice the size of the frames, so that no correlation wraps.
     """
-    _, rows, columns = record.counts.shape
-    variance = _noise(record)
-    data = record.counts - levels(record)[:, None, None]
-    data[~record.valid] = 0.0
-    data -= data.mean((1, 2), keepdims=True)
-    excess = (data**2).sum((1, 2)) / variance
-    chosen = np.sort(np.argsort(-excess, kind="stable")[:MOST_FRAMES])
-    data, weight = data[chosen], 1 / variance[chosen]
-    optics = record.optics._replace(shifts=record.optics.shifts[chosen].copy())
+    frames, rows, columns = record.counts.shape
+    data, weight = _contrast(record), 1 / _noise(record)
+    optics, flat, pattern = record.optics, record.flat, float(record.pattern.min())
     ny, nx = 2 * rows, 2 * columns
     size = next_fast_len(ny, real=True), next_fast_len(nx, real=True)
     spectrum = rfft2((weight[:, None, None] * data).astype(np.float32), size)
     y = (np.arange(ny) - rows) * (record.y[1] - record.y[0])
     x = (np.arange(nx) - columns) * (record.x[1] - record.x[0])
-    sharp, soft = np.empty((len(chosen), ny, nx)), np.empty((len(chosen), ny, nx))
-    flat, nothing = record.flat[chosen], np.empty((0, 0, 0, 0))
+    sharp, soft = np.empty((frames, ny, nx)), np.empty((frames, ny, nx))
+    nothing = np.empty((0, 0, 0, 0))
     shape = len(table), OPTIMA
     out = Found(np.zeros(shape), np.zeros((*shape, 2)), np.zeros(shape))
     done = np.zeros(len(table), bool)
-    canvas = np.zeros((len(chosen), *size), np.float32)
+    canvas = np.zeros((frames, *size), np.float32)
     for row in range(len(table)):
         if done[row]:
             continue
         line_images(y, x, table[row], np.zeros(2), np.zeros(3), optics, sharp, nothing)
         sharp -= flat[:, None, None]
-        for f in range(len(chosen)):
+        for f in range(frames):
             blurred(sharp[f], record.half_y, record.half_x, soft[f])
         canvas[:, :ny, :nx] = soft
         image = rfft2(canvas)
-        energy = _energy(soft, weight, rows, columns)
+        energy = _energy(soft, weight, pattern, rows, columns)
         # The core is at pixel (rows, columns) of the canvas, which shifts the correlation one way or the other.
         before, after = np.s_[-rows:, -columns:], np.s_[rows : 2 * rows, columns : 2 * columns]
         both = ((row, np.conj(image), energy, before), (int(pairs[row]), image, energy[::-1, ::-1], after))
@@ -100,6 +94,33 @@ def search(record: Record, table: np.ndarray, pairs: np.ndarray) -> Found:
     return out
 
 
+def contrasting(record: Record, most: int) -> np.ndarray:
+    """Numbers of at most ``most`` frames: those whose contrast exceeds the noise most."""
+    excess = (_contrast(record) ** 2).sum((1, 2)) / _noise(record)
+    return np.sort(np.argsort(-excess, kind="stable")[:most])
+
+
+def subset(record: Record, frames: np.ndarray) -> Record:
+    """The same scan with these frames alone."""
+    shifts = np.ascontiguousarray(record.optics.shifts[frames])
+    return record._replace(
+        counts=record.counts[frames],
+        valid=record.valid[frames],
+        flat=record.flat[frames],
+        optics=record.optics._replace(shifts=shifts),
+    )
+
+
+def _contrast(record: Record) -> np.ndarray:
+    """Counts (frame, y, x) less the mean of their frame and the pattern of the camera, zero where invalid."""
+    data = record.counts - levels(record)[:, None, None]
+    data[~record.valid] = 0.0
+    weight = np.where(record.valid, 1 / _noise(record)[:, None, None], 0.0)
+    data -= (weight * data).sum(0) / (weight.sum(0) + 1 / record.pattern)
+    data[~record.valid] = 0.0
+    return data - data.mean((1, 2), keepdims=True)
+
+
 def levels(record: Record) -> np.ndarray:
     """Median counts of every frame."""
     median = [np.median(c[v]) if v.any() else record.offset for c, v in zip(record.counts, record.valid, strict=True)]
@@ -112,7 +133,7 @@ def _noise(record: Record) -> np.ndarray:
     return (light + record.read_noise**2) / record.pixels + 1e-9
 
 
-def _energy(images: np.ndarray, weight: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def _energy(images: np.ndarray, weight: np.ndarray, pattern: float, rows: int, columns: int) -> np.ndarray:
     """Squared contrast, less that of its mean, of the part of the canvas inside the frame, for every position."""
 
     def inside(values: np.ndarray) -> np.ndarray:
@@ -122,6 +143,7 @@ def _energy(images: np.ndarray, weight: np.ndarray, rows: int, columns: int) -> 
         rest = total[:, low_y + rows] - total[:, low_y]
         return rest[:, :, low_x + columns] - rest[:, :, low_x]
 
-    squares = inside(np.einsum("f,fyx->yx", weight, images**2)[None])[0]
+    common = np.einsum("f,fyx->yx", weight, images) ** 2 / (weight.sum() + 1 / pattern)
+    squares = inside((np.einsum("f,fyx->yx", weight, images**2) - common)[None])[0]
     means = np.einsum("f,fyx->yx", weight, inside(images) ** 2) / (rows * columns)
     return np.maximum(squares - means, 1e-12 * (squares.max() + 1e-30) + 1e-30)

@@ -17,6 +17,7 @@ REFLECTIONS = ((-1, 1, -1), (1, 1, 1), (1, -1, -1))
 """Reflections of one line, each in the vertical scattering plane: each has its own mounting of the sample."""
 LINE_ANGLES = 36
 BEND = 5e-6  # each component of beta Q, rms
+FLUX = 1200.0  # count/s: 600 counts at the peak of the lattice in the exposure of 0.5 s, as weak-beam images have
 PHI_CHI = (
     ScanAxis("phi", "mu", tuple(0.004 * (k - 7) for k in range(15))),
     ScanAxis("chi", "chi", tuple(0.04 * (k - 4) for k in range(9))),
@@ -44,7 +45,7 @@ def _one(at: Frame, chosen: tuple[np.ndarray, np.ndarray], axes: tuple[ScanAxis,
     x, z = at.grain.T[:, 0], at.grain.T[:, 2]
     lattice = {"kind": "fcc", "parameter": 1e-4 * float(at.crystal.cell[0]), "x": x.tolist(), "z": z.tolist()}
     crystal = {"lattice": lattice, "hkl": list(at.hkl)}
-    return phantom(at, scene, axes=axes, lighting=Lighting(), nodes=31, number=number, crystal=crystal)
+    return phantom(at, scene, axes=axes, lighting=Lighting(flux=FLUX), nodes=31, kinematic=True, number=number, crystal=crystal)
 
 
 def isolated(at: Frame) -> tuple[Phantom, ...]:

@@ -224,7 +224,7 @@ def build(
         Not negative.
     strong_beam : str, optional
         "smeared" or "sharp" (see :class:`~dfxm_dask.phantoms.phantom.Phantom`), or "none" (kinematic). Default:
-        smeared; none in the presets ``deformed`` and ``reflections``.
+        smeared; none in the presets ``deformed``, ``reflections`` and ``isolated``.
     network : path, optional
         File of ParaDiS or ExaDiS for the preset ``network``, in units of the Burgers vector of aluminium.
 

@@ -1,0 +1,225 @@
+"""Identification of one isolated dislocation: accuracy, calibration, sign, and scans without a dislocation.
+
+    python scripts/evaluate/identify.py phi --seeds 1000 1040
+    python scripts/evaluate/identify.py phi_chi --seeds 1000 1030
+    python scripts/evaluate/identify.py reflections --seeds 1000 1020
+    python scripts/evaluate/identify.py noise --seeds 1000 1040
+    python scripts/evaluate/identify.py geo --geo geo_lines.npz --seeds 0 72
+
+Scans are those of the presets ``isolated``, ``isolated_phi_chi`` and ``isolated_reflections`` with fewer frames: 600
+counts of the lattice at its peak, 16 angles phi over +-0.03 degree, 120 x 40 pixels, camera of the simulator with warm
+pixels and bright border rows. ``brightness`` is the median of the frame at the peak. Every line of output is one scan,
+as JSON; ``--summary FILE ...`` prints the table of such files. A line without contrast in all of its scans counts in a
+row of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import dfxm_dask
+from dfxm_dask.identify.catalogue import catalogue, on_axes
+from dfxm_dask.identify.evidence import ranking
+from dfxm_dask.identify.match import _finish
+from dfxm_dask.optics.defects.lattice import Lattice
+from dfxm_dask.optics.defects.scene import Scene
+from dfxm_dask.phantoms.phantom import Phantom, coordinates
+from dfxm_dask.phantoms.presets import build
+from dfxm_dask.phantoms.render import render
+
+PRESETS = {
+    "phi": "isolated",
+    "noise": "isolated",
+    "phi_chi": "isolated_phi_chi",
+    "reflections": "isolated_reflections",
+}
+SHEET = 0.2
+
+
+def counts_of(phantom: Phantom) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Counts (y, x, scan axes) and positions."""
+    counts = np.stack([frame for frame, _ in render(phantom, 0)]).astype(np.float32)
+    scan = {axis.name: np.array(axis.positions) for axis in phantom.axes}
+    return np.moveaxis(counts, 0, -1).reshape(*counts.shape[1:], *phantom.grid), scan
+
+
+def shorter(phantom: Phantom) -> Phantom:
+    """The same scan with fewer frames: 16 of 31 phi; 8 phi at 3 chi."""
+    steps = {"phi": slice(None, None, 2), "chi": slice(1, None, 3)}
+    return replace(phantom, axes=tuple(replace(a, positions=a.positions[steps[a.name]]) for a in phantom.axes))
+
+
+def matched(phantom: Phantom, **options: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Result of ``match`` on a phantom: of the kernel, and of the reduction."""
+    counts, scan = counts_of(phantom)
+    y, x = coordinates(phantom)
+    flat = counts.reshape(*counts.shape[:2], -1)
+    level = np.median(flat, axis=(0, 1))
+    bright = float(level.max() - np.percentile(level, 10))
+    lattice = Lattice(**phantom.crystal["lattice"], hkl=tuple(phantom.crystal["hkl"]))
+    made = dfxm_dask.match.kernel(
+        counts, scan, y, x, np.zeros(1), lattice=lattice, sheet=SHEET, brightness=bright, **options
+    )
+    return made, _finish(made)
+
+
+def row_of(phantom: Phantom) -> int:
+    """Candidate of the line of a phantom."""
+    lattice = Lattice(**phantom.crystal["lattice"], hkl=tuple(phantom.crystal["hkl"]))
+    known, line = on_axes(catalogue(), lattice), phantom.scene.lines[0]
+    b, t = line["burgers"], line["line"]
+    off = [
+        np.linalg.norm(known.burgers - s * b, axis=1) / np.linalg.norm(b) + np.linalg.norm(known.line - s * t, axis=1)
+        for s in (1, -1)
+    ]
+    return int(np.argmin(np.minimum(*off)))
+
+
+def one(kind: str, seed: int) -> dict[str, Any]:
+    """One seed of a kind of scan."""
+    made = [shorter(phantom) for phantom in build(PRESETS[kind], seed=seed)]
+    truth = row_of(made[0])
+    if kind == "noise":
+        bending = made[0].scene
+        empty = Scene(
+            bending.poisson,
+            wave_vectors=bending.wave_vectors,
+            wave_displacements=bending.wave_displacements,
+            wave_phases=bending.wave_phases,
+        )
+        made = [replace(made[0], scene=empty)]
+    started = time.process_time()
+    results = [matched(phantom) for phantom in made]
+    b = catalogue().burgers[truth]
+    dark = all(
+        abs(b @ np.array(p.crystal["hkl"])) < 1e-9 and np.linalg.norm(np.cross(b, catalogue().line[truth])) < 1e-9
+        for p in made
+    )
+    return {"kind": kind, "seed": seed, "truth": truth, "dark": dark} | scored(results, truth, started)
+
+
+def scored(results: list[tuple], truth: int, started: float) -> dict[str, Any]:
+    """Whether the class of the best candidate contains the truth, its probability, and the sign."""
+    final = [found for _, found in results]
+    found = ranking(np.sum([one["log_evidence"] for one in final], axis=0))
+    best = int(np.argmax(found.probability))
+    # Candidates are equal if no scan distinguishes them from the best of all scans.
+    alike = np.all([_alike(raw, best) for raw, _ in results], axis=0)
+    pair = final[0]["opposite"]
+    signed = [k for k in (truth, int(pair[truth]))]
+    both = float(found.probability[signed].sum())
+    return {
+        "right": bool(alike[truth]),
+        "first": best == truth,
+        "probability": float(found.probability[alike].sum()),
+        "of_truth": float(found.probability[truth]),
+        "members": int(alike.sum()),
+        "none": found.none,
+        "sign": float(found.probability[truth] / both) if both > 1e-6 else None,
+        "sign_known": not bool(alike[pair[truth]]) if alike[truth] else None,
+        "chi2": [float(one["match_chi2"].max()) for one in final],
+        "reasons": [int(one["match_reason"][0]) for one in final],
+        "seconds": time.process_time() - started,
+        "best": best,
+    }
+
+
+def _alike(raw: dict[str, np.ndarray], best: int) -> np.ndarray:
+    """Candidates with the same expected counts as the best one of a scan, or with no contrast in it if it has none."""
+    distance, contrast = raw["distance"][0], raw["contrast"][0]
+    if int(np.nanargmax(raw["log_evidences"][0])) == best or distance[best] < 16.0:
+        return distance < 16.0
+    return contrast < 16.0 if contrast[best] < 16.0 else np.arange(len(distance)) == best
+
+
+def geo(file: Path, number: int, peak: float) -> dict[str, Any]:
+    """One line of dfxm-geo, with the noise of a camera: 16 of its 31 frames."""
+    with np.load(file) as kept:
+        images, phi, grain = kept["ideal"][number, ::2], kept["phi_rad"][::2], kept["grain"]
+        y, x, b, t = kept["y"], kept["x"], kept["burgers"][number], kept["line"][number]
+        screw = bool(kept["screw"][number])
+    cell = np.sqrt(2) * float(np.linalg.norm(b))
+    lattice = Lattice(parameter=cell, x=tuple(grain.T[:, 0]), z=tuple(grain.T[:, 2]), hkl=(-1, 1, -1))
+    rng = np.random.default_rng(9000 + number)
+    counts = 106.3 + 2.14 * rng.poisson(peak * images / 2.14) + rng.normal(0, 12, images.shape)
+    started = time.process_time()
+    made = dfxm_dask.match.kernel(
+        np.moveaxis(counts, 0, -1), {"phi": np.rad2deg(phi)}, y, x, np.zeros(1), lattice=lattice, sheet=0.02, blur=0.0,
+        tail=0.0, brightness=peak,
+    )  # fmt: skip
+    known = on_axes(catalogue(), lattice)
+    off = [
+        np.linalg.norm(known.burgers - s * b, axis=1) / np.linalg.norm(b) + np.linalg.norm(known.line - s * t, axis=1)
+        for s in (1, -1)
+    ]
+    truth = int(np.argmin(np.minimum(*off)))
+    g = grain @ np.array([-1, 1, -1])
+    dark = screw and abs(b @ g) < 1e-6 * np.linalg.norm(b)
+    return {"kind": "geo", "seed": number, "truth": truth, "dark": dark} | scored(
+        [(made, _finish(made))], truth, started
+    )
+
+
+def summary(rows: list[dict[str, Any]]) -> None:
+    """Table of the kinds of scans."""
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        mine = [row for row in rows if row["kind"] == kind]
+        seconds = float(np.median([row["seconds"] for row in mine]))
+        if kind == "noise":
+            sure = np.mean([row["none"] >= 0.95 for row in mine])
+            print(f"noise: {len(mine)} scans, none >= 0.95 in {sure:.3f}, median {seconds:.1f} s")
+            continue
+        dark = [row for row in mine if row["dark"]]
+        seen = [row for row in mine if not row["dark"]]
+        right = np.array([row["right"] for row in seen])
+        stated = np.array([row["probability"] for row in seen])
+        signs = [row["sign"] for row in seen if row["sign_known"]]
+        print(
+            f"{kind}: {len(seen)} lines with contrast, class right {right.mean():.3f}, first {_mean(seen, 'first'):.3f}, "
+            f"mean probability {stated.mean():.3f}, calibration error {calibration(stated, right):.3f}, "
+            f"sign right {np.mean([s > 0.5 for s in signs]) if signs else np.nan:.3f} of {len(signs)}, "
+            f"misfit {np.mean([any(r & 2 for r in row['reasons']) for row in seen]):.3f}, median {seconds:.1f} s; "
+            f"{len(dark)} without contrast, none > 0.5 in {sum(row['none'] > 0.5 for row in dark)}"
+        )
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> float:
+    return float(np.mean([row[name] for row in rows]))
+
+
+def calibration(stated: np.ndarray, right: np.ndarray, edges: tuple[float, ...] = (0, 0.5, 0.8, 0.95, 1.01)) -> float:
+    """Expected calibration error: mean difference of stated probability and frequency, over bins of probability."""
+    total = 0.0
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        inside = (stated >= low) & (stated < high)
+        if inside.any():
+            total += inside.mean() * abs(stated[inside].mean() - right[inside].mean())
+    return float(total)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", nargs="?", choices=[*PRESETS, "geo"])
+    parser.add_argument("--seeds", nargs=2, type=int, default=(1000, 1040))
+    parser.add_argument("--geo", type=Path)
+    parser.add_argument("--counts", type=float, default=600.0)
+    parser.add_argument("--summary", nargs="+", type=Path)
+    given = parser.parse_args()
+    if given.summary:
+        summary([json.loads(line) for file in given.summary for line in file.read_text().splitlines()])
+        return
+    for seed in range(*given.seeds):
+        made = geo(given.geo, seed, given.counts) if given.kind == "geo" else one(given.kind, seed)
+        print(json.dumps(made), flush=True)
+
+
+if __name__ == "__main__":
+    main()
