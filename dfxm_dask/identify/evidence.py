@@ -176,7 +176,7 @@ def evidences(
     for row, (unknowns, _, value, _, _, information, backgrounds) in optima.items():
         volume = 0.5 * (UNKNOWNS * np.log(2 * np.pi) - np.linalg.slogdet(information)[1] - backgrounds)
         log_evidence[row] = -value + prior[row] + volume - none
-        position[row], error[row] = _crossing(table[row], unknowns, information)
+        position[row], error[row] = crossing(table[row], unknowns, information)
     rest = np.isnan(log_evidence)
     best = int(np.nanargmax(log_evidence))
     behind = (found.gain[:, 0] - found.gain.max()) / 2
@@ -258,7 +258,7 @@ def _without(record: Record, least: float, most: float) -> float:
     return float(logsumexp(logs) - np.log(GRADES))
 
 
-def _crossing(row: np.ndarray, unknowns: np.ndarray, information: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def crossing(row: np.ndarray, unknowns: np.ndarray, information: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """y and x at which a line crosses the plane z = 0, and their errors; NaN within 6 degree of this plane."""
     e1, n, t = row[:3], row[3:6], row[6:9]
     if abs(t[2]) < 0.1:
@@ -306,4 +306,4 @@ def ranking(log_evidence: np.ndarray, *, prior_none: float = 0.5, temper: float 
     return Ranking(np.exp(logs - total), float(np.exp(nothing - total)))
 
 
-__all__ = ["SAME", "Evidence", "Noise", "Ranking", "evidences", "ranking", "record_of"]
+__all__ = ["SAME", "Evidence", "Noise", "Ranking", "crossing", "evidences", "ranking", "record_of"]
