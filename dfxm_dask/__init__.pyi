@@ -31,6 +31,7 @@ from .frames.background import background as background
 from .frames.hot_pixels import hot_pixels as hot_pixels
 from .frames.normalise import normalise as normalise
 from .frames.zingers import zingers as zingers
+from .identify.curves.step import burgers_from_curves as burgers_from_curves
 from .identify.match import match as match
 from .identify.visibility import visibility as visibility
 from .rocking.centres import centres as centres

@@ -14,7 +14,8 @@ Arguments of a kernel
 A kernel receives one layer: the dim z is dropped unless ``over`` or ``halo`` names it. Scan axes come last, as a view.
 ``reads`` are positional arguments, in order; ``may_read`` are keywords (``None`` if the Dataset lacks the variable).
 A template (``com_{axis}``) or :data:`~dfxm_dask.schema.AXES` is a dict keyed by axis name in storage order;
-a template in ``may_read`` has the keyword ``com`` and contains the axes of the Dataset, or is ``None``.
+a template in ``may_read`` has the keyword ``com`` and contains the axes of the Dataset, or is ``None``;
+``com_{axis}_error`` has the keyword ``com_error``; a template of two axes is keyed by pairs of axes.
 A parameter with the name of a variable in ``may_read`` takes precedence over that variable unless it is ``None``.
 If the detector marks pixels without a count (``masked``), the counts are floats with NaN at these pixels.
 The kernel returns a dict from variable name to array: the declared dims without z, with scan axes last.

@@ -126,7 +126,7 @@ class Variable:
     @property
     def argument(self) -> str:
         """Name of the keyword argument of a kernel that reads the variable."""
-        return self.name.removesuffix("_{axis}")
+        return self.name.replace("_{axis}", "").replace("_{other}", "")
 
     @property
     def fill_value(self) -> float | int | bool:
@@ -170,6 +170,12 @@ POSITION_TOLERANCE = 0.01
 read positions of the real scans of ID03 deviate by at most 0.003 steps)."""
 LIT = Variable("lit", SPACE, "bool", "1", "whether the pixel diffracts at any position of the scan")
 COM = Variable("com_{axis}", SPACE, "float64", "{units}", "centre of mass along {axis}")
+COM_ERROR = Variable(
+    "com_{axis}_error", SPACE, "float32", "{units}", "standard error of the centre of mass along {axis}"
+)
+COM_COVARIANCE = Variable(
+    "com_{axis}_{other}_covariance", SPACE, "float32", "", "covariance of the centres of mass along {axis} and {other}"
+)
 WEAK_MINUS = Variable("weak_minus", SPACE, "float32", "count", "mean counts of a weak-beam frame below the peak")
 WEAK_PLUS = Variable("weak_plus", SPACE, "float32", "count", "mean counts of a weak-beam frame above the peak")
 PEAK_LOCAL = Variable("peak_local", SPACE, "float64", "{units}", "local peak position of the rocking curve")

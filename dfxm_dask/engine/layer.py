@@ -7,6 +7,7 @@ masked pixels and parameters in the same way.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from math import prod
 from typing import Any
 
@@ -58,7 +59,8 @@ def kernel_arguments(
         if variable is POSITION:
             keywords["position"] = frame_positions(axes, fetch) or None
         elif variable.template:
-            there = {a: fetch[v.name] for a, v in zip(axes, expand(variable, axes), strict=True) if v.name in fetch}
+            keys = list(combinations(axes, 2)) if "{other}" in variable.name else list(axes)
+            there = {k: fetch[v.name] for k, v in zip(keys, expand(variable, axes), strict=True) if v.name in fetch}
             keywords[variable.argument] = there or None
         else:
             keywords[variable.name] = fetch.get(variable.name)

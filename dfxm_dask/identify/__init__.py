@@ -11,10 +11,13 @@ belongs to every slip plane that contains it. A screw with g·b = 0 has no contr
 its contrast unless g is parallel to the line (:func:`visibility`). b and -b exchange the two sides of the rocking
 curve: their images are rotated by 180 degree about the core, so that frames on both flanks, or at several angles,
 determine the sign. Further reflections see other projections of the same beta.
+
+Maps of the centre of mass show the local tilt itself, with its sign (:func:`burgers_from_curves`).
 """
 
 from dfxm_dask.identify.catalogue import catalogue
+from dfxm_dask.identify.curves.step import burgers_from_curves
 from dfxm_dask.identify.match import combined, match
 from dfxm_dask.identify.visibility import visibility
 
-__all__ = ["catalogue", "combined", "match", "visibility"]
+__all__ = ["burgers_from_curves", "catalogue", "combined", "match", "visibility"]

@@ -225,7 +225,7 @@ def evidences(
             wide = BRIGHTNESS_SPREAD**2 + float(np.linalg.pinv(information)[6, 6])
             off = float(unknowns[6]) - np.log(brightness)
             log_evidence[row] += np.log(most - least) - 0.5 * (off**2 / wide + np.log(2 * np.pi * wide))
-        position[row], error[row] = _crossing(table[row], unknowns, information)
+        position[row], error[row] = crossing(table[row], unknowns, information)
     rest = np.isnan(log_evidence)
     best = int(np.nanargmax(log_evidence))
     behind = (found.gain[:, 0] - found.gain.max()) / 2
@@ -369,7 +369,7 @@ def _without(record: Record, least: float, most: float) -> float:
     return float(logsumexp(logs) - np.log(GRADES))
 
 
-def _crossing(row: np.ndarray, unknowns: np.ndarray, information: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def crossing(row: np.ndarray, unknowns: np.ndarray, information: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """y and x at which a line crosses the plane z = 0, and their errors; NaN within 6 degree of this plane."""
     e1, n, t = row[:3], row[3:6], row[6:9]
     if abs(t[2]) < 0.1:
@@ -417,4 +417,4 @@ def ranking(log_evidence: np.ndarray, *, prior_none: float = 0.5, temper: float 
     return Ranking(np.exp(logs - total), float(np.exp(nothing - total)))
 
 
-__all__ = ["SAME", "Evidence", "Noise", "Ranking", "evidences", "ranking", "record_of"]
+__all__ = ["SAME", "Evidence", "Noise", "Ranking", "crossing", "evidences", "ranking", "record_of"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -112,12 +113,12 @@ def microscope_of(name: str, lattice: Lattice) -> Microscope:
     return replace(scope, theta=float(np.arcsin(sine)), eta=0.0)
 
 
-def _fits(parameters: Any, positions: Any) -> None:
+def known_crystal(step: str, parameters: Any, positions: Any) -> None:
     """Refuse an unknown crystal."""
     lattice = parameters.get("lattice")
     if lattice is None:
         remedy = "give it with dfxm-dask calibrate STORE --lattice ... --hkl ..., or as the parameter lattice"
-        raise InputError("match: lattice", "the store has no crystal", remedy)
+        raise InputError(f"{step}: lattice", "the store has no crystal", remedy)
     microscope_of(
         parameters.get("microscope", "id06_al111"), Lattice(**lattice) if isinstance(lattice, dict) else lattice
     )
@@ -131,7 +132,7 @@ def _fits(parameters: Any, positions: Any) -> None:
     finish=_finish,
     group="identify",
     positions="common",
-    fits=_fits,
+    fits=partial(known_crystal, "match"),
 )
 def match(
     counts: np.ndarray,
@@ -290,7 +291,7 @@ def match(
     >>> made["log_evidences"].shape
     (1, 12)
     """
-    _fits({"microscope": microscope, "lattice": lattice}, {})
+    known_crystal("match", {"microscope": microscope, "lattice": lattice}, {})
     known = Lattice(**lattice) if isinstance(lattice, dict) else lattice
     assert known is not None
     scope = microscope_of(microscope, known)
@@ -298,7 +299,7 @@ def match(
         scope = replace(scope, sheet=sheet / 2.355)
     crystal = catalogue(known.kind or "fcc", angles=angles)
     candidates, pairs = on_axes(crystal, known), opposite(crystal)
-    sides = _inside(y, box[:2] if box else None), _inside(x, box[2:] if box else None)
+    sides = inside("match", y, box[:2] if box else None), inside("match", x, box[2:] if box else None)
     frames = np.moveaxis(counts.reshape(*counts.shape[:2], -1), -1, 0)[:, sides[0]][:, :, sides[1]]
     places = {name: np.deg2rad(values) for name, values in _positions(scan).items()}
     middle = peak_angle(frames, places["phi"]) if peak is None else np.deg2rad(peak)
@@ -343,14 +344,15 @@ def _lit(strong: np.ndarray, offset: float, read_noise: float) -> np.ndarray:
     return light > LIT * middle if middle > 3 * read_noise else np.ones(light.shape, bool)
 
 
-def _inside(values: np.ndarray, limits: list[float] | None) -> np.ndarray:
+def inside(step: str, values: np.ndarray, limits: list[float] | None) -> np.ndarray:
+    """Numbers of the pixels between two limits; all without limits."""
     if limits is None:
         return np.arange(values.size)
-    inside = np.flatnonzero((values >= min(limits)) & (values <= max(limits)))
-    if inside.size < 8:
-        found = f"contains {inside.size} pixels of {values.min():.4g} to {values.max():.4g} um"
-        raise InputError(f"match: box {limits}", found, "give um that enclose at least 8 pixels along y and x")
-    return inside
+    chosen = np.flatnonzero((values >= min(limits)) & (values <= max(limits)))
+    if chosen.size < 8:
+        found = f"contains {chosen.size} pixels of {values.min():.4g} to {values.max():.4g} um"
+        raise InputError(f"{step}: box {limits}", found, "give um that enclose at least 8 pixels along y and x")
+    return chosen
 
 
 def _positions(scan: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -123,15 +123,18 @@ def widths(microscope: Microscope) -> np.ndarray:
     The rocking component is cos(theta) times the vertical divergence of the beam plus sin(theta) times its bandwidth;
     the objective widens the others.
     """
-    matrix = transfer_matrix(microscope)
+    return np.sqrt(transfer_matrix(microscope) ** 2 @ variances(microscope))
+
+
+def variances(microscope: Microscope) -> np.ndarray:
+    """Variances (5,) of the rays: energy, vertical and horizontal divergence, and both angles in the objective."""
     cut, rms = microscope.divergence_v_cut, microscope.divergence_v
     vertical = rms**2 / 12 if microscope.divergence_profile == "uniform" else rms**2
     if cut < np.inf and microscope.divergence_profile == "gaussian":
         vertical = _clipped(rms, cut)
-    variances = np.array(
+    return np.array(
         [microscope.bandwidth**2, vertical, microscope.divergence_h**2, microscope.aperture**2, microscope.aperture**2]
     )
-    return np.sqrt(matrix**2 @ variances)
 
 
 def _clipped(rms: float, cut: float) -> float:

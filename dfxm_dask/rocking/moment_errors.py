@@ -17,6 +17,8 @@ from dfxm_dask.rocking.moments import LitAbove, NoiseCut, cut_in_counts
 from dfxm_dask.schema import (
     AXES,
     BACKGROUND,
+    COM_COVARIANCE,
+    COM_ERROR,
     COUNTS,
     FRAME_SCALE,
     HOT,
@@ -28,12 +30,6 @@ from dfxm_dask.schema import (
     plain_background,
 )
 
-COM_ERROR = Variable(
-    "com_{axis}_error", SPACE, "float32", "{units}", "standard error of the centre of mass along {axis}"
-)
-COM_COVARIANCE = Variable(
-    "com_{axis}_{other}_covariance", SPACE, "float32", "", "covariance of the centres of mass along {axis} and {other}"
-)
 TOTAL_ERROR = Variable(
     "total_error", SPACE, "float32", "count", "standard error of the sum of the rocking curve above background"
 )

@@ -25,6 +25,10 @@ from dfxm_dask.schema import SPACE, expand
 from tests.strain.oblique_set import HKL, set_of
 
 PARAMETERS: dict[str, dict[str, Any]] = {
+    "burgers_from_curves": {
+        "lattice": Lattice(parameter=4.05e-4, x=(1, 0, -0.158), z=(0.158, 0, 1), hkl=(0, 0, 2)),
+        "angles": 2,
+    },
     "locate": {
         "lattice": Lattice(parameter=4.05e-4, x=(1, 0, 0), z=(0, 0, 1)),
         "lines": [[0, 1, 1, 0, 1, 1], [0, -1, -1, 0, 1, 1]],
@@ -86,6 +90,8 @@ def example(reduction: Reduction, axes: dict[str, str], fill: str = "real") -> x
                 values = REFLECTIONS[variable.name]
             elif variable.name == "centre":
                 values = generator.normal(0.0, 0.01, shape)
+            elif variable.name.startswith("com_") and variable.name.endswith("covariance"):
+                values = np.zeros(shape, dtype)
             elif variable.name.endswith("covariance"):
                 values = np.broadcast_to(1e-6 * np.eye(shape[-1], dtype=dtype), shape).copy()
             elif variable.name == "counts":

@@ -26,6 +26,7 @@ ANGLES = {  # by nature, whatever was scanned
     "orientation",
     "core_tilt",
     "line_angle",
+    "curve_line_angle",
     "match_peak",
 }
 FORBIDDEN = re.compile(
