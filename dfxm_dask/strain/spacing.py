@@ -134,6 +134,15 @@ def lattice_spacing(
 
     Examples
     --------
+    >>> import dfxm_dask, xarray
+    >>> com = xarray.DataArray(np.full((1, 2, 3), 20.0), dims=("z", "y", "x"), attrs={"units": "degree"})
+    >>> side = {d: (d, 0.1 * np.arange(n), {"units": "um"}) for d, n in (("y", 2), ("x", 3))}
+    >>> maps = dfxm_dask.lattice_spacing(xarray.Dataset({"com_two_theta": com}, coords=side), energy=17.0)
+    >>> round(float(maps["spacing"][0, 0, 0]), 4)
+    2.1
+
+    The kernel alone, on one layer:
+
     >>> angle = np.array([[20.0, 20.01]])
     >>> made = lattice_spacing.kernel(angle, np.zeros(1), np.array([0.0, 0.1]), energy=17.0, reference="nominal",
     ...     nominal=2.1)
