@@ -65,8 +65,7 @@ class Dim(str):
 
 PATCH_Y, PATCH_X = (Dim(f"patch_{side}", of=side, step=PATCH) for side in ("y", "x"))
 XYZ = Dim("xyz", 3)
-REFLECTION = "reflection"
-"""Dim of a set of reflections, which has no counts (see :mod:`dfxm_dask.store.join`)."""
+REFLECTION = "reflection"  # dim of a set of reflections
 
 
 @dataclass(frozen=True)
@@ -170,12 +169,8 @@ POSITION_TOLERANCE = 0.01
 read positions of the real scans of ID03 deviate by at most 0.003 steps)."""
 LIT = Variable("lit", SPACE, "bool", "1", "whether the pixel diffracts at any position of the scan")
 COM = Variable("com_{axis}", SPACE, "float64", "{units}", "centre of mass along {axis}")
-COM_ERROR = Variable(
-    "com_{axis}_error", SPACE, "float32", "{units}", "standard error of the centre of mass along {axis}"
-)
-COM_COVARIANCE = Variable(
-    "com_{axis}_{other}_covariance", SPACE, "float32", "", "covariance of the centres of mass along {axis} and {other}"
-)
+COM_ERROR = Variable("com_{axis}_error", SPACE, "float32", "{units}", "standard error of the centre along {axis}")
+COM_COVARIANCE = Variable("com_{axis}_{other}_covariance", SPACE, "float32", "", "covariance of {axis} and {other}")
 WEAK_MINUS = Variable("weak_minus", SPACE, "float32", "count", "mean counts of a weak-beam frame below the peak")
 WEAK_PLUS = Variable("weak_plus", SPACE, "float32", "count", "mean counts of a weak-beam frame above the peak")
 PEAK_LOCAL = Variable("peak_local", SPACE, "float64", "{units}", "local peak position of the rocking curve")

@@ -10,7 +10,7 @@ from dfxm_dask.strain.goniometer import angles_at, vector_at
 
 def read_only(values: np.ndarray, dtype: type) -> np.ndarray:
     """View for compiled code, which compiles once for all callers: inputs of a unit are read-only, and need no copy."""
-    view = np.ascontiguousarray(values, dtype).view()
+    view: np.ndarray = np.ascontiguousarray(values, dtype).view()
     view.flags.writeable = False
     return view
 

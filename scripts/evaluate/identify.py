@@ -19,6 +19,7 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -194,10 +195,10 @@ def _mean(rows: list[dict[str, Any]], name: str) -> float:
     return float(np.mean([row[name] for row in rows]))
 
 
-def calibration(stated: np.ndarray, right: np.ndarray, edges: tuple[float, ...] = (0, 0.5, 0.8, 0.95, 1.01)) -> float:
+def calibration(stated: np.ndarray, right: np.ndarray) -> float:
     """Expected calibration error: mean difference of stated probability and frequency, over bins of probability."""
     total = 0.0
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise((0, 0.5, 0.8, 0.95, 1.01)):
         inside = (stated >= low) & (stated < high)
         if inside.any():
             total += inside.mean() * abs(stated[inside].mean() - right[inside].mean())

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dfxm_dask.strain.circuit import circuit
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import least_squares
 
@@ -27,7 +28,6 @@ from dfxm_dask.optics.geometry import rotation_z
 from dfxm_dask.optics.instrument.detector import Detector
 from dfxm_dask.phantoms.phantom import Phantom
 from dfxm_dask.phantoms.presets import PRESETS, build
-from dfxm_dask.strain.circuit import circuit
 from dfxm_dask.strain.goniometer import angles_of, reflections
 
 RECIPE = """name: reflections

@@ -16,7 +16,7 @@ from dfxm_dask.strain.variables import ANGLES
 
 
 class Source(NamedTuple):
-    """A store with the first word of its maps, its scanned axes, and its rows and columns at positions of the sample."""
+    """A store: first word of its maps, scanned axes, and its rows and columns at positions of the sample."""
 
     path: str
     word: str
