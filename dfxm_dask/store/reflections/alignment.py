@@ -69,7 +69,7 @@ def _window(stores: Sequence[Reflection], known: Settings, grid: Grid) -> tuple[
     out = []
     for k, one in enumerate(stores):
         where = place(one, known.turn[k], known.frames[k] == "laboratory", np.zeros(2))
-        out.append(on_grid(Source(str(one.path), one.word, one.axes, where), z, y, x))
+        out.append(on_grid(Source(str(one.path), one.prefix, one.axes, where), z, y, x))
     centre, covariance = (np.stack(parts) for parts in zip(*out, strict=True))
     return centre, np.nansum(np.diagonal(covariance, axis1=-2, axis2=-1), axis=-1)
 

@@ -198,7 +198,7 @@ def join(
             _create(target, found, known, grid, layouts, tables)
         done = ledger.begin(target, "raw", "ingest", plan, blocks)
         sources = tuple(
-            (Source(str(o.path), o.word, o.axes, p), z) for o, p, z in zip(found, places, zeros, strict=True)
+            (Source(str(o.path), o.prefix, o.axes, p), z) for o, p, z in zip(found, places, zeros, strict=True)
         )
         tasks = [JoinTask(str(target), int(b[1:]), sources, grid.y, grid.x, fence) for b in blocks if b not in done]
         for record in each(join_layer, tasks):

@@ -21,7 +21,7 @@ from dfxm_dask.store.shards import open_array, read
 from dfxm_dask.strain.variables import ANGLES, MOTORS
 
 STEPS = {"centre": ("centres",), "com": ("moments", "moment_errors")}
-"""Steps of the group ``rocking`` that a set of reflections reads, by the first word of their maps. A store with results
+"""Steps of the group ``rocking`` that a set of reflections reads, by the prefix of their maps. A store with results
 of the step centres contributes these: the centre of mass behind a cut is biased."""
 FRAMES = ("laboratory", "sample")
 SAMPLE = 2_000_000
@@ -37,8 +37,8 @@ class Reflection:
     path : Path
     axes : tuple of str
         Scanned axes among two_theta, phi and chi, in storage order.
-    word : str
-        First word of the maps that the set reads, see :data:`STEPS`.
+    prefix : str
+        Prefix of the maps that the set reads, see :data:`STEPS`.
     z, y, x : array, um
         Positions of the layers and pixels.
     digests : dict
@@ -54,7 +54,7 @@ class Reflection:
 
     path: Path
     axes: tuple[str, ...]
-    word: str
+    prefix: str
     z: np.ndarray
     y: np.ndarray
     x: np.ndarray
@@ -94,8 +94,8 @@ def recorded(store: str | os.PathLike[str]) -> Reflection:
     axes = tuple(a for a in stored.axes if a in ANGLES)
     if not axes:
         raise InputError(asked, f"scans {', '.join(stored.axes) or 'no axis'}", "give scans of phi, chi or two_theta")
-    word = _complete_maps(opened, asked, axes)
-    digests = {f"rocking/{step}": str(opened.provenance("rocking")[step]["digest"]) for step in STEPS[word]}
+    prefix = _complete_maps(opened, asked, axes)
+    digests = {f"rocking/{step}": str(opened.provenance("rocking")[step]["digest"]) for step in STEPS[prefix]}
     positions: dict[str, Any] = {}
     for name in SPACE:
         if stored.units[name] != "um":
@@ -110,7 +110,7 @@ def recorded(store: str | os.PathLike[str]) -> Reflection:
         words = _attributes(root)
     except (TypeError, ValueError, KeyError) as error:
         raise StoreError(f"attributes of {store}", f"are invalid ({error})", "write the store again") from None
-    return Reflection(path.resolve(), axes, word, **positions, digests=digests, **words)
+    return Reflection(path.resolve(), axes, prefix, **positions, digests=digests, **words)
 
 
 def _attributes(root: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,42 +133,42 @@ def _attributes(root: Mapping[str, Any]) -> dict[str, Any]:
     return words | {"energy": energy, "rotation_axis": axis}
 
 
-def needed(axes: tuple[str, ...], word: str) -> list[str]:
+def needed(axes: tuple[str, ...], prefix: str) -> list[str]:
     """Maps of the group ``rocking`` that a set of reflections reads."""
-    pairs = [f"{word}_{a}_{b}_covariance" for a, b in combinations(axes, 2)]
-    flags = ["flags"] if word == "com" else []
-    return [*(f"{word}_{a}" for a in axes), *(f"{word}_{a}_error" for a in axes), *pairs, *flags]
+    pairs = [f"{prefix}_{a}_{b}_covariance" for a, b in combinations(axes, 2)]
+    flags = ["flags"] if prefix == "com" else []
+    return [*(f"{prefix}_{a}" for a in axes), *(f"{prefix}_{a}_error" for a in axes), *pairs, *flags]
 
 
 def _complete_maps(opened: OpenStore, asked: str, axes: tuple[str, ...]) -> str:
-    """First word of the maps to read: those of the step centres where the store has this step."""
+    """Prefix of the maps to read: those of the step centres where the store has this step."""
     remedy = (
         f"run the moments and their errors first: dfxm-dask reduce moments {opened.path}, then dfxm-dask reduce"
         f" moment_errors {opened.path}, or a recipe with both steps"
     )
     states, bad = opened.states("rocking"), opened.incomplete("rocking")
-    word = "centre" if "centres" in states else "com"
-    for step in STEPS[word]:
+    prefix = "centre" if "centres" in states else "com"
+    for step in STEPS[prefix]:
         if step not in states:
             raise StoreError(asked, f"has no results of the step {step}", remedy)
         if step in bad:
             raise StoreError(f"{asked}: step {step}", bad[step][0], bad[step][1])
-    there = {name for step in STEPS[word] for name in states[step].writes}
-    lacking = [name for name in needed(axes, word) if name not in there]
+    there = {name for step in STEPS[prefix] for name in states[step].writes}
+    lacking = [name for name in needed(axes, prefix) if name not in there]
     if lacking:
         raise StoreError(asked, f"has no map {lacking[0]} in the group rocking", remedy)
-    return word
+    return prefix
 
 
 def maps(
-    store: Path, word: str, axes: tuple[str, ...], z: int, rows: slice, columns: slice, *, errors: bool = True
+    store: Path, prefix: str, axes: tuple[str, ...], z: int, rows: slice, columns: slice, *, errors: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Centres of mass and their covariance in a part of one layer; NaN in unlit pixels and along other angles.
 
     Parameters
     ----------
-    word : str
-        First word of the maps, see :data:`STEPS`.
+    prefix : str
+        Prefix of the maps, see :data:`STEPS`.
     rows, columns : slice
         Part of the layer.
     errors : bool
@@ -187,8 +187,8 @@ def maps(
             raise StoreError(f"array {store / 'rocking' / name}", "has a foreign layout", "run the step again")
         return read(array, (slice(z, z + 1), rows, columns))[0]
 
-    found = [values(f"{word}_{a}") for a in axes]
-    dark = (values("flags") & (UNLIT | NO_COUNT)) > 0 if word == "com" else np.isnan(found).all(axis=0)
+    found = [values(f"{prefix}_{a}") for a in axes]
+    dark = (values("flags") & (UNLIT | NO_COUNT)) > 0 if prefix == "com" else np.isnan(found).all(axis=0)
     centre = np.full((*dark.shape, len(ANGLES)), np.nan)
     places = [ANGLES.index(a) for a in axes]
     for one, k in zip(found, places, strict=True):
@@ -197,9 +197,9 @@ def maps(
         return centre, None
     covariance = np.full((*centre.shape, len(ANGLES)), np.nan)
     for a, k in zip(axes, places, strict=True):
-        covariance[..., k, k] = np.square(values(f"{word}_{a}_error"), dtype=np.float64)
+        covariance[..., k, k] = np.square(values(f"{prefix}_{a}_error"), dtype=np.float64)
     for (a, k), (b, m) in combinations(zip(axes, places, strict=True), 2):
-        covariance[..., k, m] = covariance[..., m, k] = values(f"{word}_{a}_{b}_covariance")
+        covariance[..., k, m] = covariance[..., m, k] = values(f"{prefix}_{a}_{b}_covariance")
     covariance[dark] = np.nan
     return centre, covariance
 
@@ -211,7 +211,7 @@ def middle(one: Reflection) -> np.ndarray:
     for z in range(one.z.size):
         for y in range(0, one.y.size, 256):
             rows = slice(y, min(y + 256, one.y.size))
-            centre, _ = maps(one.path, one.word, one.axes, z, rows, slice(0, one.x.size), errors=False)
+            centre, _ = maps(one.path, one.prefix, one.axes, z, rows, slice(0, one.x.size), errors=False)
             found.append(centre[(-y) % step :: step, ::step].reshape(-1, len(ANGLES)))
     every = np.concatenate(found)
     every[:, [k for k, a in enumerate(ANGLES) if a not in one.axes]] = np.nan

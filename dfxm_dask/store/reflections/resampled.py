@@ -16,10 +16,10 @@ from dfxm_dask.strain.variables import ANGLES
 
 
 class Source(NamedTuple):
-    """A store: first word of its maps, scanned axes, and its rows and columns at positions of the sample."""
+    """A store: prefix of its maps, scanned axes, and its rows and columns at positions of the sample."""
 
     path: str
-    word: str
+    prefix: str
     axes: tuple[str, ...]
     place: Place
 
@@ -38,7 +38,7 @@ def on_grid(source: Source, z: int, y: np.ndarray, x: np.ndarray) -> tuple[np.nd
     array (y, x, angle, angle2), float64, degree2
     """
     at = source.place.at(y, x)
-    name = f"{source.word}_{source.axes[0]}"
+    name = f"{source.prefix}_{source.axes[0]}"
     array = open_array(Path(source.path, "rocking", name))
     if array is None:
         raise StoreError(f"array {source.path}/rocking/{name}", "has a foreign layout", "run the step again")
@@ -49,7 +49,7 @@ def on_grid(source: Source, z: int, y: np.ndarray, x: np.ndarray) -> tuple[np.nd
     if any(part.start >= part.stop for part in box):
         shape = (y.size, x.size, len(ANGLES))
         return np.full(shape, np.nan), np.full((*shape, len(ANGLES)), np.nan)
-    centre, covariance = maps(Path(source.path), source.word, source.axes, z, *box)
+    centre, covariance = maps(Path(source.path), source.prefix, source.axes, z, *box)
     made, spread = resample(centre, covariance, at[0] - box[0].start, at[1] - box[1].start)
     assert spread is not None
     return made, spread
