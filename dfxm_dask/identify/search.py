@@ -50,8 +50,8 @@ def search(record: Record, table: np.ndarray, pairs: np.ndarray) -> Found:
 
     Notes
     -----
-    Every frame has a free background, every pixel a level, and the noise is uniform; the brightness is common. The images lie on a canvas
-    of twice the size of the frames, so that no correlation wraps.
+    Every frame has a free background, every pixel a level, and the noise is uniform; the brightness is common. The
+    images lie on a canvas of twice the size of the frames, so that no correlation wraps.
     """
     frames, rows, columns = record.counts.shape
     data, weight = _contrast(record), 1 / _noise(record)

@@ -45,7 +45,9 @@ def _one(at: Frame, chosen: tuple[np.ndarray, np.ndarray], axes: tuple[ScanAxis,
     x, z = at.grain.T[:, 0], at.grain.T[:, 2]
     lattice = {"kind": "fcc", "parameter": 1e-4 * float(at.crystal.cell[0]), "x": x.tolist(), "z": z.tolist()}
     crystal = {"lattice": lattice, "hkl": list(at.hkl)}
-    return phantom(at, scene, axes=axes, lighting=Lighting(flux=FLUX), nodes=31, kinematic=True, number=number, crystal=crystal)
+    return phantom(
+        at, scene, axes=axes, lighting=Lighting(flux=FLUX), nodes=31, kinematic=True, number=number, crystal=crystal
+    )
 
 
 def isolated(at: Frame) -> tuple[Phantom, ...]:
