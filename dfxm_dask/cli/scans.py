@@ -144,7 +144,7 @@ def demo_scan() -> Path:
     type=click.Choice(["smeared", "sharp", "none"]),
     help="Lattice that diffracts the strong beam. smeared: the lattice with its dislocations, smeared over the width"
     " of a Takagi-Taupin calculation. sharp: subgrains that meet at a plane without width. none: no strong beam."
-    " [default: smeared; none for deformed and reflections]",
+    " [default: smeared; none for deformed, reflections and isolated]",
 )
 @click.option(
     "--network",

@@ -15,19 +15,20 @@ from dfxm_dask.identify.search import Found, contrasting, levels, search, subset
 FEWEST, MOST, FIRST_STEPS = 32, 110, 3
 """Least and largest number of positions of candidates in the first descents, which have few frames and large pixels,
 and their evaluations (our choice)."""
-SECOND, SECOND_STEPS = 36, 4
+SECOND, SECOND_STEPS = 50, 4
 """The same of the second descents, which continue the best of the first ones (our choice)."""
-LAST, LAST_STEPS, BEHIND = 14, 14, 20.0
+LAST, LAST_STEPS, BEHIND = 32, 8, 20.0
 """Largest number of last descents with small pixels, their evaluations, and the minus log posterior by which a start
 may be behind the best (our choice)."""
 AGAIN, NEARBY, AGAIN_STEPS = 3, 0.06, 6
 """Candidates that descend once more from four positions around their optimum, their distance (um), and evaluations:
 images of weak lines have optima of the position that are close together (our choice)."""
-WALKS, TURN, WALK_STEPS = 5, np.cos(np.deg2rad(22.0)), 10
-"""Candidates whose neighbours descend from their position, cosine of the angle between lines of neighbours with equal
-Burgers vectors, and evaluations (our choice)."""
+WALKS, CLOSE, TURN, WALK_STEPS = 6, 10.0, np.cos(np.deg2rad(22.0)), 8
+"""Candidates whose neighbours descend from their position, minus log posterior by which they may be behind the best,
+cosine of the angle between lines of neighbours with equal Burgers vectors, and evaluations (our choice)."""
 BRIGHTNESS_SPREAD = 0.2  # of the logarithm of a given brightness (our choice)
 LEAST, EQUAL = 6, 0.01  # last descents at least; um, distance below which two starts are equal
+MARGIN = 1.2  # um around the finalists, within which a weak line has its contrast (our choice)
 MOST_FRAMES = 10  # frames of the likelihood, those with most contrast
 LEVEL, HEIGHT = 0.3, 0.07
 """Sine of the angle between a line and the plane of the image below which descents start at several heights, and the
@@ -210,10 +211,13 @@ def evidences(
     coarse = subset(coarse, contrasting(coarse, SEARCHED))
     found = search(coarse, table, pairs)
     least, most = np.log(np.sqrt(record.read_noise**2 / record.pixels)), np.log(65535.0)
-    none = _without(record, least, most)
     prior = -np.log(_areas(record, table)) - np.log(most - least)
     prior -= np.log(record.spread[:4]).sum() + 2 * np.log(2 * np.pi)
-    optima, raced = _optima(record, coarse, table, found, (least, most), most_starts)
+    quick = _raced(coarse, table, found, (least, most), most_starts)
+    begun = _finalists(quick)
+    record = _window(record, table, begun)
+    none = _without(record, least, most)
+    optima = _optima(record, table, begun)
     n = len(table)
     log_evidence = np.full(n, np.nan)
     position, error = np.full((n, 2), np.nan), np.full((n, 2), np.nan)
@@ -229,8 +233,8 @@ def evidences(
     rest = np.isnan(log_evidence)
     best = int(np.nanargmax(log_evidence))
     behind = (found.gain[:, 0] - found.gain.max()) / 2
-    for row, deficit in raced.items():
-        behind[row] = -deficit
+    for row, one in _best_each(quick).items():
+        behind[row] = quick[0][1][2] - one[2]
     log_evidence[rest] = log_evidence[best] + behind[rest]
     images = _expected(record, table[best], optima[best])
     distance, contrast = np.full(n, np.inf), found.gain[:, 0].copy()
@@ -242,13 +246,10 @@ def evidences(
     return Evidence(log_evidence, position, error, float(chi2), int(lit), distance, contrast, ~rest)
 
 
-def _optima(
-    record: Record, coarse: Record, table: np.ndarray, found: Found, limits: tuple[float, float], most_starts: int
-) -> tuple[dict[int, tuple], dict[int, float]]:
-    """Best optimum of every candidate that may matter, as :func:`descend` returns it.
-
-    Also, of every candidate that took part in the first descents, minus log posterior above that of the best.
-    """
+def _raced(
+    coarse: Record, table: np.ndarray, found: Found, limits: tuple[float, float], most_starts: int
+) -> list[tuple[int, tuple]]:
+    """Candidates and their first optima, as :func:`descend` returns them, best first."""
     gain = found.gain.ravel()
     order = np.argsort(-gain, kind="stable")
     above = gain[order] - gain[order[0]]
@@ -266,21 +267,49 @@ def _optima(
     quick.sort(key=lambda one: one[1][2])
     quick += [(row, _descent(coarse, table[row], one[0], SECOND_STEPS)) for row, one in quick[:SECOND]]
     quick.sort(key=lambda one: one[1][2])
-    last: list[tuple[int, tuple]] = []
+    return quick
+
+
+def _finalists(quick: list[tuple[int, tuple]]) -> list[tuple[int, np.ndarray]]:
+    """Candidates and unknowns from which the last descents start."""
     begun: list[tuple[int, np.ndarray]] = []
     for row, one in quick:
         if len(begun) == LAST or (one[2] > quick[0][1][2] + BEHIND and len(begun) >= LEAST):
             break
-        if any(row == other and np.abs(one[0][:2] - place).max() < EQUAL for other, place in begun):
-            continue
-        begun.append((row, one[0][:2]))
-        last.append((row, _descent(record, table[row], one[0], LAST_STEPS)))
+        if all(row != other or np.abs(one[0][:2] - start[:2]).max() > EQUAL for other, start in begun):
+            begun.append((row, one[0]))
+    return begun
+
+
+def _window(record: Record, table: np.ndarray, begun: list[tuple[int, np.ndarray]]) -> Record:
+    """The part of the frame around the positions of all finalists: the rest contributes equally to all of them."""
+    places = np.array([_in_sheet(table[row], start) for row, start in begun])
+    cut = []
+    for side, axis in ((record.y, 1), (record.x, 0)):
+        low = np.clip(places[:, axis].min(), side[0], side[-1]) - MARGIN
+        high = np.clip(places[:, axis].max(), side[0], side[-1]) + MARGIN
+        inside = np.flatnonzero((side >= low) & (side <= high))
+        cut.append(slice(inside[0], inside[-1] + 1))
+    return record._replace(
+        counts=np.ascontiguousarray(record.counts[:, cut[0], cut[1]]),
+        valid=np.ascontiguousarray(record.valid[:, cut[0], cut[1]]),
+        pattern=np.ascontiguousarray(record.pattern[cut[0], cut[1]]),
+        y=record.y[cut[0]].copy(),
+        x=record.x[cut[1]].copy(),
+    )
+
+
+def _optima(record: Record, table: np.ndarray, begun: list[tuple[int, np.ndarray]]) -> dict[int, tuple]:
+    """Best optimum of the finalists and of their neighbours in the direction of the line."""
+    last = [(row, _descent(record, table[row], start, LAST_STEPS)) for row, start in begun]
     expanded: set[int] = set()
     for _ in range(WALKS):
         best = _best_each(last)
-        ahead = next((row for row in sorted(best, key=lambda one: best[one][2])[:AGAIN] if row not in expanded), None)
-        if ahead is None:
+        order = sorted(best, key=lambda row: best[row][2])
+        close = [row for row in order[:AGAIN] if best[row][2] < best[order[0]][2] + CLOSE and row not in expanded]
+        if not close:
             break
+        ahead = close[0]
         expanded.add(ahead)
         for step in NEARBY * np.array([(1.0, 0), (-1, 0), (0, 1), (0, -1)]):
             start = best[ahead][0].copy()
@@ -291,7 +320,7 @@ def _optima(
             start = origin.copy()
             start[:2] = table[row, :6].reshape(2, 3) @ _in_sheet(table[ahead], origin)
             last.append((row, _descent(record, table[row], start, WALK_STEPS)))
-    return _best_each(last), {row: one[2] - quick[0][1][2] for row, one in _best_each(quick).items()}
+    return _best_each(last)
 
 
 def _neighbours(table: np.ndarray, row: int, poisson: float) -> np.ndarray:

@@ -27,6 +27,7 @@ REASONS = (
     (1, "no_frames"),  # no frame of weak beam
     (2, "misfit"),  # the best candidate leaves residuals beyond the noise
     (4, "no_dislocation"),
+    (8, "legacy"),  # the published correlation has no probability
 )
 FLAG = {meaning: mask for mask, meaning in REASONS}
 MISFIT = 1.5  # chi2 per pixel with contrast above which no probability is stated (our choice)
@@ -55,7 +56,7 @@ PER_LAYER = ("log_evidences", "distance", "contrast", "line_position", "line_pos
 
 
 def _joined(first: Arrays, second: Arrays) -> Arrays:
-    fixed = {"burgers", "line", "plane_normal", "line_angle", "opposite", "none_prior", "misfit"}
+    fixed = {"burgers", "line", "plane_normal", "line_angle", "opposite", "none_prior", "misfit", "legacy"}
     return {n: first[n] if n in fixed else np.concatenate([first[n], second[n]]) for n in first}
 
 
@@ -82,11 +83,13 @@ def _finish(made: Arrays) -> Arrays:
     same = (made["distance"][order][used].sum(0) < SAME) & ~dark
     out["candidate_class"] = np.where(dark, 2, np.where(same, 0, 1))
     reasons = 0
-    if found.none + found.probability[dark].sum() > 0.5:
+    if made["legacy"][0]:
+        reasons |= FLAG["legacy"]
+    elif found.none + found.probability[dark].sum() > 0.5:
         reasons |= FLAG["no_dislocation"]
     elif chi2 > float(made["misfit"][0]):
         reasons |= FLAG["misfit"]
-    stated = not reasons & FLAG["misfit"]
+    stated = not reasons & (FLAG["misfit"] | FLAG["legacy"])
     out["probability"] = found.probability if stated else unknown["probability"]
     out["none_probability"] = np.array([found.none if stated else np.nan])
     out["class_probability"] = np.array([found.probability[same].sum() if stated else np.nan])
@@ -331,7 +334,8 @@ def match(
         fine, coarse = records
         found = correlations(coarse, table) if legacy else evidences(fine, coarse, table, pairs, brightness=brightness)
         centre = np.array([own_y[0] + own_y[-1], own_x[0] + own_x[-1]]) / 2
-    return _summary(candidates, pairs, found, centre, float(np.mean(z)), np.rad2deg(middle), none_prior, misfit)
+    made = _summary(candidates, pairs, found, centre, float(np.mean(z)), np.rad2deg(middle), none_prior, misfit)
+    return made | {"legacy": np.array([legacy])}
 
 
 def _lit(strong: np.ndarray, offset: float, read_noise: float) -> np.ndarray:

@@ -98,7 +98,7 @@ def simulate(
     strong_beam : str, optional
         The lattice that the strong beam follows. "smeared" (default): the true lattice with its dislocations, smeared
         by the width that Takagi-Taupin shows. "sharp": subgrains that meet at a plane without width. "none": no strong
-        beam, as in kinematic diffraction (default of ``deformed`` and ``reflections``).
+        beam, as in kinematic diffraction (default of ``deformed``, ``reflections``, ``isolated``).
     network : path, optional
         Dislocation network of the preset ``network``: a file of ParaDiS or ExaDiS (``.data``), in the axes of the
         crystal and in units of the Burgers vector of aluminium. Without a file, the preset draws loops from the seed.

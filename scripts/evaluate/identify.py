@@ -183,7 +183,8 @@ def summary(rows: list[dict[str, Any]]) -> None:
         stated = np.array([row["probability"] for row in seen])
         signs = [row["sign"] for row in seen if row["sign_known"]]
         print(
-            f"{kind}: {len(seen)} lines with contrast, class right {right.mean():.3f}, first {_mean(seen, 'first'):.3f}, "
+            f"{kind}: {len(seen)} lines with contrast, class right {right.mean():.3f}, "
+            f"first {_mean(seen, 'first'):.3f}, "
             f"mean probability {stated.mean():.3f}, calibration error {calibration(stated, right):.3f}, "
             f"sign right {np.mean([s > 0.5 for s in signs]) if signs else np.nan:.3f} of {len(signs)}, "
             f"misfit {np.mean([any(r & 2 for r in row['reasons']) for row in seen]):.3f}, median {seconds:.1f} s; "
@@ -195,10 +196,10 @@ def _mean(rows: list[dict[str, Any]], name: str) -> float:
     return float(np.mean([row[name] for row in rows]))
 
 
-def calibration(stated: np.ndarray, right: np.ndarray) -> float:
+def calibration(stated: np.ndarray, right: np.ndarray, edges: tuple[float, ...] = (0, 0.5, 0.8, 0.95, 1.01)) -> float:
     """Expected calibration error: mean difference of stated probability and frequency, over bins of probability."""
     total = 0.0
-    for low, high in pairwise((0, 0.5, 0.8, 0.95, 1.01)):
+    for low, high in pairwise(edges):
         inside = (stated >= low) & (stated < high)
         if inside.any():
             total += inside.mean() * abs(stated[inside].mean() - right[inside].mean())

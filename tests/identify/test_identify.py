@@ -170,3 +170,31 @@ def test_match__noise_shows_no_dislocation(crystal: Lattice) -> None:
     found = identified(rng.normal(110, 6, (4, 60, 24)), np.array([-3e-4, -2.3e-4, 2.3e-4, 3e-4]), crystal)
     assert found["none_probability"][0] > 0.95
     assert found["match_reason"][0] == 4
+
+
+def test_match__border_rows_of_the_camera_are_no_dislocation(crystal: Lattice) -> None:
+    rng = np.random.default_rng(8)
+    counts = rng.normal(110, 6, (4, 60, 24))
+    counts[:, :2] += 20
+    counts[:, 31, 7] += 60
+    found = identified(counts, np.array([-3e-4, -2.3e-4, 2.3e-4, 3e-4]), crystal)
+    assert found["none_probability"][0] > 0.95
+
+
+def test_match__legacy_ranks_by_correlation_without_probabilities(crystal: Lattice) -> None:
+    some = catalogue(angles=2)
+    k = int(np.flatnonzero(np.abs(some.burgers @ np.array(HKL)) > 0.5)[0])
+    phi = np.array([-2.6e-4, 2.6e-4])
+    scene = Scene(
+        0.334, lines=lines([X.mean(), Y.mean(), 0], CELL * some.burgers[k] @ GRAIN.T, some.line[k] @ GRAIN.T, 1e-3)
+    )
+    counts = 100 + 1000 * image_stack(scene, SCOPE, {"phi": phi}, Y, X, nodes=9)
+    made = dfxm_dask.match.kernel(
+        np.moveaxis(counts, 0, -1), {"phi": np.rad2deg(phi)}, Y, X, np.zeros(1), lattice=crystal, angles=2, tail=0.0,
+        sheet=0.2, blur=0.0, peak=0.0, legacy=True,
+    )  # fmt: skip
+    found = _finish(made)
+    assert found["log_evidence"][k] == pytest.approx(found["log_evidence"].max())
+    assert 0.8 < found["log_evidence"][k] <= 1
+    assert np.isnan(found["probability"]).all()
+    assert found["match_reason"][0] == 8
