@@ -32,6 +32,7 @@ from .frames.hot_pixels import hot_pixels as hot_pixels
 from .frames.normalise import normalise as normalise
 from .frames.zingers import zingers as zingers
 from .identify.match import match as match
+from .identify.propose import propose as propose
 from .identify.visibility import visibility as visibility
 from .rocking.fit_curves import fit_curves as fit_curves
 from .rocking.integrated_curve import integrated_curve as integrated_curve
