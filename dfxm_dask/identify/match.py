@@ -320,13 +320,15 @@ def match(
             records.append(record_of(here, own_y, own_x, optics, noise, bins))
         fine, coarse = records
         if proposals and not legacy:
-            # The network reads one phi scan: that nearest to the peak along the other axes.
+            # The network requires one phi scan: the one nearest to the peak along the other axes.
             still = np.ones(len(frames), bool)
             for name in places.keys() - {"phi"}:
                 still &= np.isclose(places[name], places[name][np.argmin(np.abs(places[name]))], atol=1e-9)
             lit = np.where(_lit(frames[~weak], offset, read_noise), frames, np.nan)[still]
-            asked = {"microscope": microscope, "angles": angles, "top": proposals}
-            found = evidences_of(fine, coarse, table, pairs, propose(lit, places["phi"][still], pitch, known, **asked))
+            first = propose(
+                lit, places["phi"][still], pitch, known, microscope=microscope, angles=angles, top=proposals
+            )
+            found = evidences_of(fine, coarse, table, pairs, first)
         else:
             found = correlations(coarse, table) if legacy else evidences(fine, coarse, table, pairs)
         centre = np.array([own_y[0] + own_y[-1], own_x[0] + own_x[-1]]) / 2

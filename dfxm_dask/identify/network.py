@@ -33,7 +33,6 @@ APART = 0.1  # largest relative difference of the pitch from that of the input (
 WIDTHS, DEPTH, INNER = (24, 64, 96, 160), 96, 160
 ANGLES = 24  # directions about the line at which a candidate is described, over 180 degree
 CORE = 0.03  # um, which rounds off the field of lines near the plane of the image
-TURNED = np.deg2rad(2.0)  # rad: largest angle from the scattering vector to that of the training (our choice)
 
 
 class Proposal(NamedTuple):
@@ -176,7 +175,7 @@ def resampled(counts: np.ndarray, phi: np.ndarray, pitch: tuple[float, float]) -
     Returns
     -------
     array (8, 60, 40), float32
-        Counts less the median of each angle; zero where the crop has no pixel.
+        Counts minus the median of each angle; zero where the crop has no pixel.
 
     Raises
     ------

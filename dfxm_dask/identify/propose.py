@@ -36,7 +36,7 @@ def propose(
     counts : array (frame, y, x)
         Counts; NaN marks invalid pixels. Of a large crop, the window of 4.8 x 5 um with most contrast counts.
     phi : array (frame,), rad
-        Rocking angle of every frame from the peak of the lattice; each of +-0.012, +-0.016, +-0.02 and +-0.026 degree
+        Rocking angle of every frame from the peak of the lattice; each of ±0.012, ±0.016, ±0.02 and ±0.026 degree
         requires a frame within 0.003 degree.
     pitch : (float, float), um
         Of the pixels along y and x: 0.08 x 0.125 um or whole fractions.
@@ -111,8 +111,8 @@ def _within(lattice: Lattice, microscope: str, about: dict, at: Setting) -> None
 def evidences_of(fine: Record, coarse: Record, table: np.ndarray, pairs: np.ndarray, proposal: Proposal) -> Evidence:
     """Evidence of the proposed candidates and of those with the opposite Burgers vectors; see :func:`evidences`.
 
-    The others are not searched. Their evidence is that of the least likely one that is, times the ratio of the
-    probabilities by the network.
+    The others are not searched. Each gets the least evidence of the searched candidates, times the ratio of its
+    probability by the network to the least one of these.
     """
     rows = np.union1d(proposal.rows, pairs[proposal.rows])
     rows = rows[rows >= 0]
