@@ -33,6 +33,7 @@ from .frames.normalise import normalise as normalise
 from .frames.zingers import zingers as zingers
 from .identify.curves.step import burgers_from_curves as burgers_from_curves
 from .identify.match import match as match
+from .identify.propose import propose as propose
 from .identify.visibility import visibility as visibility
 from .rocking.centres import centres as centres
 from .rocking.fit_curves import fit_curves as fit_curves

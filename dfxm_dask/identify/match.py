@@ -14,6 +14,7 @@ from dfxm_dask.errors import InputError
 from dfxm_dask.identify.catalogue import LINE_ANGLES, Candidates, catalogue, on_axes, opposite
 from dfxm_dask.identify.evidence import SAME, Evidence, Noise, evidences, peak_angle, ranking, record_of
 from dfxm_dask.identify.images import flat_images, line_tables, scan_optics
+from dfxm_dask.identify.propose import evidences_of, propose
 from dfxm_dask.identify.published import correlations
 from dfxm_dask.optics.crystal import wavelength
 from dfxm_dask.optics.defects.lattice import Lattice
@@ -181,6 +182,14 @@ def match(
     legacy: Annotated[
         bool, Field(description="rank by the published cross-correlation instead of the evidence")
     ] = False,
+    proposals: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="number of candidates that a trained network proposes, which alone are searched together with"
+            " their opposites; by default all candidates are. The network is for {111} reflections of fcc aluminium",
+        ),
+    ] = None,
     none_prior: Annotated[
         float, Field(gt=0, lt=1, description="prior probability of a lattice without a dislocation")
     ] = 0.5,
@@ -332,7 +341,20 @@ def match(
             optics = scan_optics(scope, at, chosen, pitch=of_bin, heights=count[0], dense=count[1], **options)
             records.append(record_of(here, own_y, own_x, optics, noise, bins))
         fine, coarse = records
-        found = correlations(coarse, table) if legacy else evidences(fine, coarse, table, pairs, brightness=brightness)
+        if proposals and not legacy:
+            # The network requires one phi scan: the one nearest to the peak along the other axes.
+            still = np.ones(len(frames), bool)
+            for name in places.keys() - {"phi"}:
+                still &= np.isclose(places[name], places[name][np.argmin(np.abs(places[name]))], atol=1e-9)
+            lit = np.where(_lit(frames[~weak], offset, read_noise), frames, np.nan)[still]
+            first = propose(
+                lit, places["phi"][still], pitch, known, microscope=microscope, angles=angles, top=proposals
+            )
+            found = evidences_of(fine, coarse, table, pairs, first, brightness=brightness)
+        else:
+            found = (
+                correlations(coarse, table) if legacy else evidences(fine, coarse, table, pairs, brightness=brightness)
+            )
         centre = np.array([own_y[0] + own_y[-1], own_x[0] + own_x[-1]]) / 2
     made = _summary(candidates, pairs, found, centre, float(np.mean(z)), np.rad2deg(middle), none_prior, misfit)
     return made | {"legacy": np.array([legacy])}

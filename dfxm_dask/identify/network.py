@@ -1,7 +1,8 @@
-"""Fast proposal of candidates by a small convolutional network; the evidence decides among them.
+"""Fast proposal of candidates by a small network; the evidence decides among them.
 
-The network was trained on simulated weak-beam frames of one crystal, orientation, reflection and set of rocking angles,
-which its file records. It gives calibrated probabilities of all candidates of the catalogue and of no dislocation.
+One tower embeds the frames, another the field of a candidate in the axes of the store: the image of a straight line
+depends on nothing else, so that the same weights serve every rotation of the crystal about the scattering vector. The
+product of the two embeddings ranks the candidates of a crystal. The file of the weights records their range.
 """
 
 from __future__ import annotations
@@ -13,16 +14,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dfxm_dask.errors import InputError
+from dfxm_dask.identify.catalogue import Candidates
+from dfxm_dask.identify.images import line_tables
+from dfxm_dask.optics.forward import Setting, seen
 
 if TYPE_CHECKING:
     import torch
 
 FILE = Path(__file__).with_name("proposals.safetensors")
-WIDTHS = (24, 64, 96, 160)
-SIZE = 40  # rows and columns of the input
-CLIP = 4.0  # largest contrast of the input, in units of its root mean square (our choice)
-ANGLE = 1e-6  # rad: largest difference of a rocking angle from those of the training
-TURNED = 0.03  # largest difference of an element of the orientation: 2 degree (our choice)
+PHI = np.deg2rad([-0.026, -0.02, -0.016, -0.012, 0.012, 0.016, 0.02, 0.026])
+"""Rocking angles (rad) of the input."""
+REACH = float(np.deg2rad(0.004))
+"""Half width (rad) of the triangle that weights the frames about each of them, and the weight that they must have."""
+LEAST_WEIGHT = 0.2
+ROWS, COLUMNS = 60, 40
+PITCH = (0.08, 0.1252)  # um along y and x, of the input
+APART = 0.1  # largest relative difference of the pitch from that of the input (our choice)
+WIDTHS, DEPTH, INNER = (24, 64, 96, 160), 96, 160
+ANGLES = 24  # directions about the line at which a candidate is described, over 180 degree
+CORE = 0.03  # um, which rounds off the field of lines near the plane of the image
 
 
 class Proposal(NamedTuple):
@@ -31,9 +41,9 @@ class Proposal(NamedTuple):
     Attributes
     ----------
     rows : array (top,), int64
-        Rows of the catalogue, most likely first.
+        Rows of the candidates, most likely first.
     probability : array (candidate,), float64
-        Of every candidate of the catalogue.
+        Of every candidate.
     none : float
         Probability that no dislocation is visible.
     """
@@ -43,76 +53,193 @@ class Proposal(NamedTuple):
     none: float
 
 
-def architecture(frames: int, classes: int) -> torch.nn.Module:
-    """Untrained network: four convolutions, global average and maximum, one dense layer.
-
-    Parameters
-    ----------
-    frames : int
-        Frames of the scan, the channels of the input (n, frame, 40, 40).
-    classes : int
-        Candidates and "none", the logits of the output.
-
-    Returns
-    -------
-    torch.nn.Module
-    """
+def architecture() -> torch.nn.Module:
+    """Untrained network: ``image(frames, strength)`` and ``candidate(features)`` embed, ``forward`` gives logits."""
+    import torch
     from torch import nn
 
     a, b, c, d = WIDTHS
+    stages: list[nn.Module] = []
+    for inner, outer, kernel, stride in (
+        (len(PHI), a, (7, 5), (3, 2)),
+        (a, b, (3, 3), (2, 2)),
+        (b, c, (3, 3), (1, 1)),
+        (c, d, (3, 3), (2, 2)),
+    ):
+        side = kernel[0] // 2, kernel[1] // 2
+        stages += [nn.Conv2d(inner, outer, kernel, stride, side, bias=False), nn.BatchNorm2d(outer), nn.ReLU()]
 
-    class Pooled(nn.Module):
-        """Average and maximum over the image."""
+    class Towers(nn.Module):
+        """Embeddings of images and of candidates, and their product."""
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            import torch
+        def __init__(self) -> None:
+            super().__init__()
+            self.stages = nn.Sequential(*stages)
+            self.head = nn.Sequential(nn.Linear(2 * d + 1, 2 * DEPTH), nn.ReLU(), nn.Linear(2 * DEPTH, DEPTH + 1))
+            size = 3 * ANGLES + 15
+            layers = (nn.Linear(size, INNER), nn.ReLU(), nn.Linear(INNER, INNER), nn.ReLU(), nn.Linear(INNER, DEPTH))
+            self.tower = nn.Sequential(*layers)
 
-            return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
+        def image(self, frames: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+            """Embedding (n, DEPTH + 1) of images; the last component is the logit of "none"."""
+            x = self.stages(frames)
+            out: torch.Tensor = self.head(torch.cat([x.mean((2, 3)), x.amax((2, 3)), strength[:, None]], dim=1))
+            return out
 
-    layers: list[nn.Module] = []
-    for inner, outer, kernel, stride in ((frames, a, 5, 2), (a, b, 3, 2), (b, c, 3, 1), (c, d, 3, 2)):
-        layers += [nn.Conv2d(inner, outer, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outer), nn.ReLU()]
-    return nn.Sequential(*layers, Pooled(), nn.Linear(2 * d, classes))
+        def candidate(self, features: torch.Tensor) -> torch.Tensor:
+            """Embedding (candidate, DEPTH) of candidates."""
+            out: torch.Tensor = self.tower(features)
+            return out
+
+        def forward(self, frames: torch.Tensor, strength: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+            """Logits (n, candidate + 1), "none" last."""
+            image = self.image(frames, strength)
+            return torch.cat([image[:, :-1] @ self.candidate(features).T / DEPTH**0.5, image[:, -1:]], dim=1)
+
+    return Towers()
 
 
-def input_of(counts: np.ndarray) -> np.ndarray:
-    """Input of the network: contrast of all frames on a common scale.
+def features_of(candidates: Candidates, at: Setting) -> np.ndarray:
+    """Field of every candidate in the axes of the store, which is that of both (b, t) and (-b, -t).
 
     Parameters
     ----------
-    counts : array (..., frame, y, x)
-        Counts; NaN counts as the median of the frame. Rows and columns are averaged to 40 x 40, and a remainder that
-        does not divide is cut off at the end.
+    candidates : Candidates
+        On the axes of the store, Burgers vectors in um.
+    at : Setting
 
     Returns
     -------
-    array (..., frame, 40, 40), float32
+    array (candidate, feature), float32
+        Deviation q of the points of a half circle in the plane z = 0 about the line, as asinh; products of the
+        components of b and t, and of t and t.
+    """
+    table = line_tables(candidates, 0.334)
+    turn = np.pi / ANGLES * np.arange(ANGLES)
+    x = np.stack([np.cos(turn), np.sin(turn), np.zeros(ANGLES)], axis=1)
+    u, v = np.einsum("cj,pj->cp", table[:, :3], x), np.einsum("cj,pj->cp", table[:, 3:6], x)
+    matrix = seen(at, {})[0] @ at.to_sample
+    beta = _beta(u, v, table[:, 11, None], table[:, 12, None])
+    frame = table[:, :9].reshape(-1, 3, 3)
+    q = -np.einsum("kj,cij,cpmi,cml,l->cpk", matrix, frame, beta, frame, at.direction, optimize=True)
+    length = np.linalg.norm(candidates.burgers, axis=1)[:, None, None]
+    field = np.arcsinh(2 * np.pi * q / length).reshape(len(table), -1)
+    b, t = candidates.burgers / length[:, 0], candidates.line
+    products = np.einsum("ci,cj->cij", b, t).reshape(-1, 9)
+    upper = np.triu_indices(3)
+    return np.concatenate([field, products, t[:, upper[0]] * t[:, upper[1]]], axis=1).astype(np.float32)
+
+
+def _beta(u: np.ndarray, v: np.ndarray, edge: np.ndarray, screw: np.ndarray, poisson: float = 0.334) -> np.ndarray:
+    """Distortion beta (..., i, j) = du_i/dx_j in the frame of the line, of unit 1/um times um."""
+    g = 1 / (u * u + v * v + CORE**2)
+    linear, r2 = 1 - 2 * poisson, u * u + v * v
+    out = np.zeros((*u.shape, 3, 3))
+    e = edge * g * g
+    out[..., 0, 0] = -e * v * (linear * r2 + 2 * u * u)
+    out[..., 0, 1] = e * u * (linear * r2 + 2 * u * u)
+    out[..., 1, 0] = -e * u * (linear * r2 + 2 * v * v)
+    out[..., 1, 1] = e * v * (u * u - v * v + 2 * poisson * r2)
+    out[..., 2, 0], out[..., 2, 1] = -screw * v * g, screw * u * g
+    return out
+
+
+def weights_of(phi: np.ndarray) -> np.ndarray:
+    """Weight (angle, frame) of every frame in the input; the rows sum to 1.
 
     Raises
     ------
     InputError
-        Fewer than 40 rows or columns.
+        No frame near one of the angles of the input.
+    """
+    weight = np.clip(1 - np.abs(np.asarray(phi)[None] - PHI[:, None]) / REACH, 0, None)
+    total = weight.sum(1)
+    if total.min(initial=1.0) < LEAST_WEIGHT or not weight.size:
+        found = f"require frames within 0.003 degree of phi {np.rad2deg(PHI).round(4).tolist()} degree from the peak"
+        raise InputError("proposals", found, "leave the proposals out")
+    return np.asarray(weight / total[:, None])
+
+
+def resampled(counts: np.ndarray, phi: np.ndarray, pitch: tuple[float, float]) -> np.ndarray:
+    """Counts at the angles and pixels of the input, in the window with most contrast.
+
+    Parameters
+    ----------
+    counts : array (frame, y, x)
+        NaN marks invalid pixels.
+    phi : array (frame,), rad
+        From the peak of the lattice.
+    pitch : (float, float), um
+        Of the pixels along y and x; whole numbers of pixels become one of about 0.08 x 0.125 um.
+
+    Returns
+    -------
+    array (8, 60, 40), float32
+        Counts minus the median of each angle; zero where the crop has no pixel.
+
+    Raises
+    ------
+    InputError
+        Frames or pixels outside the range of the network.
 
     Examples
     --------
-    >>> input_of(np.zeros((8, 120, 40))).shape
-    (8, 40, 40)
+    >>> phi = np.deg2rad(0.004) * np.arange(-8, 9)
+    >>> resampled(np.ones((17, 120, 40)), phi, (0.04, 0.125)).shape
+    (8, 60, 40)
     """
-    *more, rows, columns = counts.shape
-    if rows < SIZE or columns < SIZE:
-        raise InputError(
-            f"proposals: {rows} x {columns} pixels", "are too few", f"give a crop of {SIZE} x {SIZE} or more"
-        )
-    by, bx = rows // SIZE, columns // SIZE
-    cut = np.asarray(counts, np.float32)[..., : SIZE * by, : SIZE * bx]
-    lit = np.isfinite(cut)
-    if lit.all():
-        cut = cut - np.median(cut, axis=(-2, -1), keepdims=True)
-    else:
-        cut = np.where(lit, cut - np.nanmedian(cut, axis=(-2, -1), keepdims=True), 0.0)
-    mean = cut.reshape(*more, SIZE, by, SIZE, bx).mean((-3, -1))
-    scale = np.sqrt((mean**2).mean((-3, -2, -1), keepdims=True))
-    return np.asarray(np.clip(mean / np.maximum(scale, 1e-9), -CLIP, CLIP), np.float32)
+    by, bx = (max(1, round(want / have)) for want, have in zip(PITCH, pitch, strict=True))
+    if max(abs(by * pitch[0] / PITCH[0] - 1), abs(bx * pitch[1] / PITCH[1] - 1)) > APART:
+        found = f"are for pixels of {PITCH[0]} x {PITCH[1]} um or whole fractions, not {pitch[0]:.4g} x {pitch[1]:.4g}"
+        raise InputError("proposals", found, "leave the proposals out")
+    weight, valid = weights_of(phi), np.isfinite(counts)
+    total = np.einsum("af,fyx->ayx", weight, np.where(valid, counts, 0.0))
+    share = np.einsum("af,fyx->ayx", weight, valid.astype(np.float64))
+    mean = np.where(share > 0, total / np.maximum(share, 1e-9), np.nan)
+    rows, columns = mean.shape[1] // by, mean.shape[2] // bx
+    if rows < ROWS // 2 or columns < COLUMNS // 2:
+        found = f"require {ROWS // 2 * by} x {COLUMNS // 2 * bx} pixels, not {mean.shape[1]} x {mean.shape[2]}"
+        raise InputError("proposals", found, "give a larger crop")
+    mean = mean[:, : rows * by, : columns * bx]
+    lit = np.isfinite(mean)
+    middle = np.array([np.median(m[v]) if v.any() else 0.0 for m, v in zip(mean, lit, strict=True)])
+    mean = np.where(lit, mean - middle[:, None, None], 0.0)
+    small = mean.reshape(len(PHI), rows, by, columns, bx).mean((2, 4)).astype(np.float32)
+    more = max(0, ROWS - rows), max(0, COLUMNS - columns)
+    small = np.pad(small, ((0, 0), *((m // 2, m - m // 2) for m in more)))
+    power = np.zeros((small.shape[1] + 1, small.shape[2] + 1))
+    power[1:, 1:] = (small**2).sum(0).cumsum(0).cumsum(1)
+    part = power[ROWS:, COLUMNS:] - power[:-ROWS, COLUMNS:] - power[ROWS:, :-COLUMNS] + power[:-ROWS, :-COLUMNS]
+    i, j = np.unravel_index(int(np.argmax(part)), part.shape)
+    return np.ascontiguousarray(small[:, i : i + ROWS, j : j + COLUMNS])
+
+
+def input_of(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Input of the network on a common scale, and the logarithm of the contrast over the noise.
+
+    Parameters
+    ----------
+    images : array (n, 8, 60, 40)
+        From :func:`resampled`.
+
+    Returns
+    -------
+    array (n, 8, 60, 40), float32
+    array (n,), float32
+        Natural logarithm of the rms over the noise, whose size follows from differences of neighbouring pixels.
+    """
+    scale = np.sqrt(np.einsum("nfyx,nfyx->n", images, images) / images[0].size) + 1e-9
+    # Every third row suffices for a median.
+    apart = np.abs(np.diff(images[..., ::3, :], axis=-1))
+    noise = np.sqrt((np.median(apart, axis=(-2, -1)) ** 2).mean(-1)) * 1.4826 / np.sqrt(2) + 1e-6 * scale
+    strength = np.log(scale / noise)
+    even = images / scale[:, None, None, None]
+    return (even / np.sqrt(1 + np.abs(even))).astype(np.float32), strength.astype(np.float32)
+
+
+def temperature(strength: np.ndarray, fitted: list[float]) -> np.ndarray:
+    """Temperature of the softmax: exp of a polynomial in the logarithm of the contrast over the noise."""
+    return np.asarray(np.exp(np.polyval(fitted, np.clip(strength, 0.0, 2.5))))
 
 
 def save(path: Path, network: torch.nn.Module, about: dict[str, Any]) -> Path:
@@ -136,57 +263,10 @@ def load(path: Path = FILE) -> tuple[torch.nn.Module, dict[str, Any]]:
     with safe_open(path, "pt") as file:
         about = json.loads((file.metadata() or {}).get("about", "{}"))
         weights = {name: file.get_tensor(name) for name in file.keys()}
-    if "classes" not in about:
+    if "temperature" not in about:
         raise InputError(
             f"weights {path}", "do not record their training", "use the weights of scripts/train_identify.py"
         )
-    network = architecture(len(about["phi"]), about["classes"])
+    network = architecture()
     network.load_state_dict(weights)
     return network.eval(), about
-
-
-def propose(
-    counts: np.ndarray, phi: np.ndarray, grain: np.ndarray, hkl: tuple[int, ...], *, top: int = 20, path: Path = FILE
-) -> Proposal:
-    """Candidates that a trained network considers most likely.
-
-    Parameters
-    ----------
-    counts : array (frame, y, x)
-        Counts of a crop about one dislocation, 120 x 40 pixels of 0.04 x 0.12 um in the training.
-    phi : array (frame,), rad
-        Rocking angle of every frame from the peak; those of the training have to be among them.
-    grain : array (3, 3)
-        Rotation from the crystal to the axes of the store.
-    hkl : 3 int
-        Reflection.
-    top : int
-        Number of candidates.
-    path : path
-        Weights.
-
-    Returns
-    -------
-    Proposal
-
-    Raises
-    ------
-    InputError
-        Another reflection, orientation or scan than that of the training: the caller then takes all candidates.
-    """
-    import torch
-
-    network, about = load(path)
-    if list(hkl) != about["hkl"] or np.abs(np.asarray(grain) - about["grain"]).max() > TURNED:
-        remedy = "leave the proposals out, or train a network for this crystal with scripts/train_identify.py"
-        raise InputError("proposals", f"are for the reflection {about['hkl']} in one orientation", remedy)
-    apart = np.abs(np.asarray(phi)[:, None] - about["phi"])
-    if apart.min(0).max() > ANGLE:
-        found = f"require frames at phi of {np.rad2deg(about['phi']).round(4).tolist()} degree"
-        raise InputError("proposals", found, "leave the proposals out")
-    with torch.inference_mode():
-        logits = network(torch.from_numpy(input_of(counts[apart.argmin(0)])[None]))[0].numpy().astype(np.float64)
-    scaled = np.exp((logits - logits.max()) / about["temperature"])
-    probability = scaled / scaled.sum()
-    order = np.argsort(-probability[:-1], kind="stable")
-    return Proposal(order[:top], probability[:-1], float(probability[-1]))

@@ -1,11 +1,12 @@
-"""Proposals of the network for single lines: our images, images of dfxm-geo, and images of long segments.
+"""Proposals of the network for single lines: our images, images of dfxm-geo, long segments, and the preset.
 
     python scripts/evaluate/proposals.py WORK --geo-python VENV/bin/python
 
 dfxm-geo 3.0.0 (``python -m venv VENV; VENV/bin/pip install dfxm-geo==3.0.0``) gives edges and screws only: its mixed
 field is wrong. Its images have 17 heights of +-3 rms, no shear along the diffracted beam and no camera; segments are
-non-singular (core of 5 b) and end 60 um from the frame. All images get the noise of the same camera. Printed: recall of
-the true candidate among the first 1, 5, 20 and 50 of 420, and the calibration error.
+non-singular (core of 5 b) and end 60 um from the frame, each in another orientation. All images get the noise of the
+same camera. The preset is ``isolated``, with counts of its own. Printed: recall of the true candidate among the first
+1, 5, 20 and 50 of 420, and the calibration error. No seed and no crystal occurs in the training.
 """
 
 from __future__ import annotations
@@ -16,21 +17,29 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 
-from dfxm_dask.identify.catalogue import Candidates, catalogue
-from dfxm_dask.identify.network import FILE, load
+from dfxm_dask.identify.catalogue import Candidates, catalogue, on_axes
+from dfxm_dask.identify.network import FILE, PHI, features_of, input_of, load, resampled, temperature
+from dfxm_dask.optics.defects.lattice import Lattice
 from dfxm_dask.optics.defects.network import Network
 from dfxm_dask.optics.defects.scene import Scene
-from dfxm_dask.optics.forward import image_stack
-from dfxm_dask.optics.geometry import effective_pixel
-from dfxm_dask.optics.instrument.microscope import find_microscope
+from dfxm_dask.optics.forward import image_stack, setting
+from dfxm_dask.optics.geometry import effective_pixel, orientation, rotation_y
+from dfxm_dask.phantoms.presets import build
+from dfxm_dask.phantoms.render import render
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import train_identify as training
 
+SHAPE, BLUR = (120, 40), 1.2
+PIXEL = effective_pixel(training.SCOPE.pixel, training.SCOPE.theta)
+GEO_GRAIN = rotation_y(-training.SCOPE.theta) @ orientation(training.HKL, np.array([1.0, 0, -1]))
+REPEATS = 2
 BRIGHT = (100.0, 300.0, 1000.0)
 """Counts of the perfect crystal at its peak."""
 
@@ -88,25 +97,24 @@ def geo(work: Path, python: Path, repeats: int) -> tuple[np.ndarray, np.ndarray]
                         classes.append(row_of(found, sign * b / 2, np.cross(sign * b, n) if turn == 0 else sign * b))
     file = work / "geo_lines.npz"
     if not file.exists():
-        job = {"hkl": training.HKL, "rows": training.SHAPE[0], "sheet": 0.2 / 2.355, "phi": training.PHI.tolist()}
+        job = {"hkl": training.HKL, "rows": SHAPE[0], "sheet": 0.2 / 2.355, "phi": PHI.tolist()}
         subprocess.run([python, "-c", GEO, json.dumps(job | {"lines": made, "out": str(file.resolve())})], check=True)
     with np.load(file) as kept:
         images, grain = kept["images"], kept["grain"]
-    assert np.abs(grain - training.crystal()[0]).max() < 1e-9
+    assert np.abs(grain - GEO_GRAIN).max() < 1e-9
     return images, np.array(classes)
 
 
-def segments(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images of single long segments of the non-singular theory, and their classes."""
-    rng, found = np.random.default_rng(6), catalogue()
-    grain, theta = training.crystal()
-    scope = replace(find_microscope("id06_al111"), sheet=0.2 / 2.355)
-    pixels = effective_pixel(scope.pixel, theta)
-    y, x = (np.arange(n) * p - (n - 1) * p / 2 for n, p in zip(training.SHAPE, pixels, strict=True))
-    classes = rng.integers(len(found.angle), size=count)
-    out = []
+def segments(count: int) -> tuple[np.ndarray, np.ndarray, list[Candidates]]:
+    """Images of long segments of the non-singular theory, their classes, and the candidates of their crystals."""
+    rng = np.random.default_rng(6)
+    scope = replace(training.SCOPE, sheet=0.2 / 2.355)
+    y, x = (np.arange(n) * p - (n - 1) * p / 2 for n, p in zip(SHAPE, PIXEL, strict=True))
+    classes = rng.integers(len(training.dark()), size=count)
+    out, crystals = [], []
     for k in classes:
-        b, t = grain @ found.burgers[k] * training.CELL, grain @ found.line[k]
+        crystals.append(training.candidates_at(rng.uniform(0, 2 * np.pi)))
+        b, t = crystals[-1].burgers[k], crystals[-1].line[k]
         middle = np.array([*rng.uniform(-1, 1, 2), 0.0])
         one = Network(
             np.stack([middle - 60 * t, middle + 60 * t]),
@@ -117,23 +125,48 @@ def segments(count: int) -> tuple[np.ndarray, np.ndarray]:
             np.zeros((3, 3)),
             np.zeros(3),
         )
-        out.append(image_stack(Scene(0.334, network=one), scope, {"phi": training.PHI}, y, x))
-    return np.array(out), classes
+        out.append(image_stack(Scene(0.334, network=one), scope, {"phi": PHI}, y, x))
+    return np.array(out), classes, crystals
 
 
-def binned(images: np.ndarray) -> torch.Tensor:
-    """As the training images: blurred by the camera, rows averaged."""
-    soft = training.gaussian_filter(images.astype(np.float32), (0, 0, training.BLUR, training.BLUR))
-    size = training.SIZE
-    return torch.from_numpy(soft.reshape(*soft.shape[:2], size, -1, size).mean(3).astype(np.float16))
+def presets(seeds: range) -> tuple[list[np.ndarray], np.ndarray, list[Candidates], np.ndarray]:
+    """Counts of the preset ``isolated``, classes, candidates of the crystals, and rocking angles (rad)."""
+    counts, classes, crystals = [], [], []
+    for seed in seeds:
+        (made,) = build("isolated", seed=seed)
+        counts.append(np.stack([frame for frame, _ in render(made, 0)]).astype(np.float32))
+        given = made.crystal or {}
+        crystals.append(on_axes(catalogue(), Lattice(**given["lattice"], hkl=tuple(given["hkl"]))))
+        line = made.scene.lines[0]
+        in_cells = crystals[-1]._replace(burgers=crystals[-1].burgers / training.CELL)
+        classes.append(row_of(in_cells, line["burgers"] / training.CELL, line["line"]))
+    return counts, np.array(classes), crystals, np.deg2rad(made.axes[0].positions)
+
+
+def camera(images: np.ndarray, rng: np.random.Generator, level: float) -> np.ndarray:
+    """Counts of images (frame, y, x) at a brightness: blurred, with photon and read-out noise."""
+    signal = gaussian_filter(images.astype(np.float32), (0, BLUR, BLUR)) * level + 1.5
+    spread = np.sqrt(training.GAIN * np.maximum(signal, 0) + training.READ_NOISE**2)
+    return np.asarray(signal + spread * rng.normal(size=signal.shape))
+
+
+def logits_of(
+    network: torch.nn.Module, counts: list[np.ndarray], phi: np.ndarray, crystals: list[Candidates]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (n, candidate + 1) of counts, each with its own candidates, and contrast over noise."""
+    at, out, strengths = setting(training.SCOPE.theta), [], []
+    for one, crystal in zip(counts, crystals, strict=True):
+        frames, strength = map(torch.from_numpy, input_of(resampled(one, phi, PIXEL)[None]))
+        with torch.inference_mode():
+            out.append(network(frames, strength, torch.from_numpy(features_of(crystal, at)))[0])
+        strengths.append(strength[0])
+    return torch.stack(out).numpy().astype(np.float64), np.array(strengths, np.float64)
 
 
 def invisible(classes: np.ndarray) -> np.ndarray:
     """Classes with those of screws without contrast replaced by that of no dislocation."""
-    found = catalogue()
-    dark = np.abs(found.burgers @ np.array(training.HKL)) < 1e-9
-    dark &= np.linalg.norm(np.cross(found.burgers, found.line), axis=1) < 1e-9
-    return np.where(np.append(dark, False)[classes], len(found.angle), classes)
+    absent = training.dark()
+    return np.where(np.append(absent, False)[classes], len(absent), classes)
 
 
 def main() -> None:
@@ -146,25 +179,41 @@ def main() -> None:
     asked.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     network, about = load(asked.weights)
-    ours = training.cached(asked.work, "test", training.TEST)
-    sets = {"ours": ours}
-    images, classes = geo(asked.work, asked.geo_python.absolute(), 2)
-    edges = np.tile(np.repeat([True, False], 2), len(classes) // 4)
-    for name, some in (("dfxm-geo, edges", edges), ("dfxm-geo, screws", ~edges)):
-        sets[name] = binned(images[some]), invisible(classes[some])
-    images, classes = segments(200)
-    sets["long segments"] = binned(images), invisible(classes)
+    found = catalogue()
+    geo_crystal = Candidates(
+        training.CELL * found.burgers @ GEO_GRAIN.T, found.line @ GEO_GRAIN.T, found.plane_normal, found.angle
+    )
+    images, classes = geo(asked.work, asked.geo_python.absolute(), REPEATS)
+    edges = np.tile(np.repeat([True, False], REPEATS), len(classes) // (2 * REPEATS))
+    sets = {
+        name: (images[some], classes[some], [geo_crystal] * int(some.sum()))
+        for name, some in (("dfxm-geo, edges", edges), ("dfxm-geo, screws", ~edges))
+    }
+    sets["long segments"] = segments(100)
     print("| images | counts | top 1 | top 5 | top 20 | top 50 | calibration error | none found | called none |")
     print("|---" * 9 + "|")
-    for name, (lines, true) in sets.items():
+    ours = training.cached(asked.work, "test")
+    for level in BRIGHT:
+        row_of_table("ours", level, training.logits_of(network, ours, 3, (level, level)), ours.classes, about)
+    counts, true, crystals, phi = presets(range(1000, 1024))
+    row_of_table("preset isolated", np.nan, logits_of(network, counts, phi, crystals), invisible(true), about)
+    for name, (lines, true, crystals) in sets.items():
         for level in BRIGHT:
-            noisy = training.noisy(lines, np.random.default_rng(8), (level, level))
-            with torch.inference_mode():
-                logits = torch.cat([network(noisy[k : k + 256]) for k in range(0, len(noisy), 256)]).numpy()
-            found = training.scores(training.probabilities(logits.astype(float), about["temperature"]), true)
-            parts = [f"{found[f'top_{k}']:.3f}" for k in (1, 5, 20, 50)] + [f"{found['calibration_error']:.3f}"]
-            parts += [f"{found[k]:.3f}" if k in found else "–" for k in ("none_found", "lines_called_none")]
-            print(f"| {name} ({len(true)}) | {level:.0f} | {' | '.join(parts)} |")
+            rng = np.random.default_rng(8)
+            made = logits_of(network, [camera(one, rng, level) for one in lines], PHI, crystals)
+            row_of_table(name, level, made, invisible(true), about)
+
+
+def row_of_table(
+    name: str, level: float, made: tuple[np.ndarray, np.ndarray], true: np.ndarray, about: dict[str, Any]
+) -> None:
+    """Print one row."""
+    found = training.scores(training.probabilities(made[0], temperature(made[1], about["temperature"])), true)
+    parts = [f"{found[f'top_{k}']:.3f}" for k in (1, 5, 20, 50)] + [f"{found['calibration_error']:.3f}"]
+    parts += [f"{found[k]:.3f}" if k in found else "–" for k in ("none_found", "lines_called_none")]
+    print(
+        f"| {name} ({len(true)}) | {'own' if np.isnan(level) else f'{level:.0f}'} | {' | '.join(parts)} |", flush=True
+    )
 
 
 if __name__ == "__main__":
