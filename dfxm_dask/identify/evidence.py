@@ -27,6 +27,7 @@ WALKS, CLOSE, TURN, WALK_STEPS = 6, 10.0, np.cos(np.deg2rad(22.0)), 8
 """Candidates whose neighbours descend from their position, minus log posterior by which they may be behind the best,
 cosine of the angle between lines of neighbours with equal Burgers vectors, and evaluations (our choice)."""
 BRIGHTNESS_SPREAD = 0.2  # of the logarithm of a given brightness (our choice)
+FEW = 50.0  # pixels with contrast below which the excess of chi2 has little weight (our choice)
 LEAST, EQUAL = 6, 0.01  # last descents at least; um, distance below which two starts are equal
 MARGIN = 1.2  # um around the finalists, within which a weak line has its contrast (our choice)
 MOST_FRAMES = 10  # frames of the likelihood, those with most contrast
@@ -38,7 +39,7 @@ DOUBTFUL = 80.0, 0.25, 0.1
 its other ones (our choice)."""
 SAME = 16.0
 """Chi2 between the images of two candidates below which they form one class: 4 standard deviations (our choice)."""
-GRADES = 10  # values of the brightness at which the absence of a dislocation is compared
+GRADES = 4  # values of the brightness from which the lattice without a dislocation is fitted
 
 
 class Noise(NamedTuple):
@@ -211,25 +212,18 @@ def evidences(
     coarse = subset(coarse, contrasting(coarse, SEARCHED))
     found = search(coarse, table, pairs)
     least, most = np.log(np.sqrt(record.read_noise**2 / record.pixels)), np.log(65535.0)
-    prior = -np.log(_areas(record, table)) - np.log(most - least)
-    prior -= np.log(record.spread[:4]).sum() + 2 * np.log(2 * np.pi)
+    areas = _areas(record, table)
     quick = _raced(coarse, table, found, (least, most), most_starts)
     begun = _finalists(quick)
     record = _window(record, table, begun)
-    none = _without(record, least, most)
+    none = _without(record, (least, most), brightness)
     optima = _optima(record, table, begun)
     n = len(table)
     log_evidence = np.full(n, np.nan)
     position, error = np.full((n, 2), np.nan), np.full((n, 2), np.nan)
-    for row, (unknowns, _, value, _, _, information, backgrounds) in optima.items():
-        volume = 0.5 * (UNKNOWNS * np.log(2 * np.pi) - np.linalg.slogdet(information)[1] - backgrounds)
-        log_evidence[row] = -value + prior[row] + volume - none
-        if brightness is not None:
-            # Product of two normal distributions, in place of the uniform prior.
-            wide = BRIGHTNESS_SPREAD**2 + float(np.linalg.pinv(information)[6, 6])
-            off = float(unknowns[6]) - np.log(brightness)
-            log_evidence[row] += np.log(most - least) - 0.5 * (off**2 / wide + np.log(2 * np.pi * wide))
-        position[row], error[row] = _crossing(table[row], unknowns, information)
+    for row, one in optima.items():
+        log_evidence[row] = _laplace(record, one, areas[row], (least, most), brightness) - none
+        position[row], error[row] = _crossing(table[row], one[0], one[5])
     rest = np.isnan(log_evidence)
     best = int(np.nanargmax(log_evidence))
     behind = (found.gain[:, 0] - found.gain.max()) / 2
@@ -242,7 +236,9 @@ def evidences(
         mine = _expected(record, table[row], one)
         distance[row], contrast[row] = _apart(record, images, mine), _apart(record, mine, np.zeros_like(mine))
     chi2, lit = optima[best][3:5]
-    log_evidence /= max(1.0, chi2)
+    # As if the noise was larger: the fit is divided by the excess of chi2, which few pixels do not determine.
+    excess = max(chi2 - 1, 0.0) * lit / (lit + FEW)
+    log_evidence -= (log_evidence.max() - log_evidence) * (1 / (1 + excess) - 1)
     return Evidence(log_evidence, position, error, float(chi2), int(lit), distance, contrast, ~rest)
 
 
@@ -380,22 +376,43 @@ def _areas(record: Record, table: np.ndarray) -> np.ndarray:
     return t[:, 2] * extent_x * extent_y + t[:, 0] * extent_y * height + t[:, 1] * extent_x * height
 
 
-def _without(record: Record, least: float, most: float) -> float:
+def _without(record: Record, limits: tuple[float, float], brightness: float | None) -> float:
     """Logarithm of the evidence without a dislocation: lattice of constant tilt and slopes, and free backgrounds."""
-    free = np.array([False, False, True, True, True, False, False])
-    level = levels(record)
-    angles = [2, 3, 4]
-    logs = []
-    start = np.zeros(UNKNOWNS)
-    for brightness in np.linspace(least, most, GRADES):
-        start[6] = brightness
-        background = level - np.exp(brightness) * record.flat
-        start, _, value, _, _, information, backgrounds = descend(
-            record, NO_LINE, start, background, free, 1.0, 0.05, LAST_STEPS
-        )
-        determinant = np.linalg.slogdet(information[np.ix_(angles, angles)])[1]
-        logs.append(-value - np.log(record.spread[:3]).sum() - 0.5 * (determinant + backgrounds))
-    return float(logsumexp(logs) - np.log(GRADES))
+    free = np.array([False, False, True, True, True, True, True])
+    starts = np.linspace(*limits, GRADES) if brightness is None else [np.log(brightness)]
+    optima = []
+    for first in starts:
+        start = np.zeros(UNKNOWNS)
+        start[6] = first
+        background = levels(record) - np.exp(first) * record.flat
+        optima.append(descend(record, NO_LINE, start, background, free, 1.0, 0.05, LAST_STEPS))
+    best = min(optima, key=lambda one: one[2])
+    return _laplace(record, best, 1.0, limits, brightness)
+
+
+def _laplace(
+    record: Record, optimum: tuple, area: float, limits: tuple[float, float], brightness: float | None
+) -> float:
+    """Logarithm of the evidence of an optimum, with the position uniform over ``area`` (um2).
+
+    The priors limit the volume of unknowns that the counts do not determine, such as the position of a line without
+    contrast.
+    """
+    unknowns, _, value, _, _, information, backgrounds = optimum
+    wide = limits[1] - limits[0]
+    limited = information.copy()
+    limited[0, 0] += 2 * np.pi / area
+    limited[1, 1] += 2 * np.pi / area
+    limited[6, 6] += 2 * np.pi / wide**2
+    prior = -np.log(area) - np.log(wide) - np.log(record.spread[:4]).sum() - 2 * np.log(2 * np.pi)
+    volume = 0.5 * (UNKNOWNS * np.log(2 * np.pi) - np.linalg.slogdet(limited)[1] - backgrounds)
+    log = -value + prior + volume
+    if brightness is not None:
+        # Product of two normal distributions, in place of the uniform prior.
+        variance = BRIGHTNESS_SPREAD**2 + float(np.linalg.inv(limited)[6, 6])
+        off = float(unknowns[6]) - np.log(brightness)
+        log += np.log(wide) - 0.5 * (off**2 / variance + np.log(2 * np.pi * variance))
+    return float(log)
 
 
 def _crossing(row: np.ndarray, unknowns: np.ndarray, information: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
+from scipy import ndimage
 from scipy.special import logsumexp
 
 from dfxm_dask.errors import InputError
@@ -320,7 +321,7 @@ def match(
         found, centre = _nothing(len(table)), np.full(2, np.nan)
     else:
         here, chosen = (
-            np.where(_lit(frames[~weak], offset, read_noise), frames[weak], np.nan),
+            np.where(_lit(frames[~weak], offset, read_noise, blur), frames[weak], np.nan),
             {name: values[weak] for name, values in places.items()},
         )
         pitch = abs(own_y[1] - own_y[0]), abs(own_x[1] - own_x[0])
@@ -337,14 +338,20 @@ def match(
     return made | {"legacy": np.array([legacy])}
 
 
-def _lit(strong: np.ndarray, offset: float, read_noise: float) -> np.ndarray:
-    """Whether pixels (y, x) diffract near the peak of the lattice; all, if the scan does not show it."""
+def _lit(strong: np.ndarray, offset: float, read_noise: float, blur: float) -> np.ndarray:
+    """Whether pixels (y, x) and all within the blur diffract near the peak of the lattice; all, if it is not scanned.
+
+    The brightness falls gradually at a face of the crystal, which would be taken for a dislocation.
+    """
     if not len(strong):
         return np.ones(strong.shape[1:], bool)
     valid = np.isfinite(strong)
     light = np.where(valid, strong - offset, 0.0).sum(0) / np.maximum(valid.sum(0), 1)
     middle = np.median(light)
-    return light > LIT * middle if middle > 3 * read_noise else np.ones(light.shape, bool)
+    if middle <= 3 * read_noise:
+        return np.ones(light.shape, bool)
+    steps = max(1, int(np.ceil(3 * blur)))
+    return ndimage.binary_erosion(light > LIT * middle, np.ones((3, 3)), iterations=steps, border_value=1)
 
 
 def _inside(values: np.ndarray, limits: list[float] | None) -> np.ndarray:

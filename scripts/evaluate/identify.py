@@ -162,7 +162,7 @@ def geo(file: Path, number: int, peak: float) -> dict[str, Any]:
     ]
     truth = int(np.argmin(np.minimum(*off)))
     g = grain @ np.array([-1, 1, -1])
-    dark = screw and abs(b @ g) < 1e-6 * np.linalg.norm(b)
+    dark = bool(screw and abs(b @ g) < 1e-6 * np.linalg.norm(b))
     return {"kind": "geo", "seed": number, "truth": truth, "dark": dark} | scored(
         [(made, _finish(made))], truth, started
     )
