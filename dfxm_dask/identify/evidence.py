@@ -103,23 +103,6 @@ class Evidence(NamedTuple):
     refined: np.ndarray
 
 
-def peak_angle(counts: np.ndarray, phi: np.ndarray) -> float:
-    """Middle (rad) of the half maxima of the mean rocking curve along phi; NaN if the scan does not cover the peak."""
-    valid = np.isfinite(counts)
-    if not valid.any((1, 2)).all():
-        return np.nan
-    curve = np.where(valid, counts, 0.0).sum((1, 2)) / valid.sum((1, 2))
-    places = np.unique(phi)
-    mean = np.array([curve[phi == place].mean() for place in places])
-    mean = (mean - mean.min()) / max(mean.max() - mean.min(), 1e-300) - 0.5
-    up = np.flatnonzero((mean[:-1] < 0) & (mean[1:] >= 0))
-    down = np.flatnonzero((mean[:-1] >= 0) & (mean[1:] < 0))
-    if len(up) != 1 or len(down) != 1 or up[0] > down[0]:
-        return np.nan
-    edges = [places[k] - mean[k] * (places[k + 1] - places[k]) / (mean[k + 1] - mean[k]) for k in (up[0], down[0])]
-    return float(sum(edges) / 2)
-
-
 def record_of(
     counts: np.ndarray, y: np.ndarray, x: np.ndarray, optics: ScanOptics, noise: Noise, bins: tuple[int, int] = (1, 1)
 ) -> Record:
@@ -160,7 +143,7 @@ def record_of(
 def _pattern(counts: np.ndarray, valid: np.ndarray, noise: Noise, pixels: int) -> np.ndarray:
     """Variance (y, x) of the constant level of every pixel: larger where the mean over all frames is conspicuous.
 
-    Warm pixels, and rows at the border of the camera, would be taken for a dislocation.
+    Warm pixels, and rows at the border of the camera, would appear as a dislocation.
     """
     number = np.maximum(valid.sum(0), 1)
     level = np.nanmedian(np.where(valid, counts, np.nan), axis=(1, 2), keepdims=True) if valid.any() else 0.0

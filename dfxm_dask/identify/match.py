@@ -12,9 +12,10 @@ from scipy.special import logsumexp
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.identify.catalogue import LINE_ANGLES, Candidates, catalogue, on_axes, opposite
-from dfxm_dask.identify.evidence import SAME, Evidence, Noise, evidences, peak_angle, ranking, record_of
+from dfxm_dask.identify.evidence import SAME, Evidence, Noise, evidences, ranking, record_of
 from dfxm_dask.identify.images import flat_images, line_tables, scan_optics
 from dfxm_dask.identify.published import correlations
+from dfxm_dask.identify.search import peak_angle
 from dfxm_dask.optics.crystal import wavelength
 from dfxm_dask.optics.defects.lattice import Lattice
 from dfxm_dask.optics.forward import setting
@@ -341,7 +342,7 @@ def match(
 def _lit(strong: np.ndarray, offset: float, read_noise: float, blur: float) -> np.ndarray:
     """Whether pixels (y, x) and all within the blur diffract near the peak of the lattice; all, if it is not scanned.
 
-    The brightness falls gradually at a face of the crystal, which would be taken for a dislocation.
+    The brightness falls gradually at a face of the crystal, which would appear as a dislocation.
     """
     if not len(strong):
         return np.ones(strong.shape[1:], bool)

@@ -11,10 +11,11 @@ from scipy.stats import spearmanr
 import dfxm_dask
 from dfxm_dask.errors import InputError
 from dfxm_dask.identify.catalogue import Candidates, catalogue, names, opposite
-from dfxm_dask.identify.evidence import peak_angle, ranking
+from dfxm_dask.identify.evidence import ranking
 from dfxm_dask.identify.images import line_images, line_tables, scan_optics
 from dfxm_dask.identify.match import _finish, combined
 from dfxm_dask.identify.published import correlation, features
+from dfxm_dask.identify.search import peak_angle
 from dfxm_dask.identify.visibility import _deviations, visibility
 from dfxm_dask.optics.defects.dislocation import gradient, lines
 from dfxm_dask.optics.defects.lattice import Lattice
