@@ -112,7 +112,7 @@ def subset(record: Record, frames: np.ndarray) -> Record:
 
 
 def _contrast(record: Record) -> np.ndarray:
-    """Counts (frame, y, x) minus the mean of their frame and the pattern of the camera, zero where invalid."""
+    """Counts (frame, y, x) above the mean of their frame and the pattern of the camera, zero where invalid."""
     data = record.counts - levels(record)[:, None, None]
     data[~record.valid] = 0.0
     weight = np.where(record.valid, 1 / _noise(record)[:, None, None], 0.0)
