@@ -133,7 +133,7 @@ def scored(results: list[tuple], truth: int, started: float) -> dict[str, Any]:
 
 
 def _alike(raw: dict[str, np.ndarray], best: int) -> np.ndarray:
-    """Candidates with the same expected counts as the best one of a scan, or with no contrast in it if the best one has no contrast there."""
+    """Candidates with the expected counts of the best one of a scan, or all without contrast if it is one of them."""
     distance, contrast = raw["distance"][0], raw["contrast"][0]
     if int(np.nanargmax(raw["log_evidences"][0])) == best or distance[best] < 16.0:
         return distance < 16.0
