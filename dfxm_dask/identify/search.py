@@ -134,7 +134,7 @@ def _noise(record: Record) -> np.ndarray:
 
 
 def _energy(images: np.ndarray, weight: np.ndarray, pattern: float, rows: int, columns: int) -> np.ndarray:
-    """Squared contrast without that of its mean of the part of the canvas inside the frame, for every position."""
+    """Squared contrast, without the square of its mean, inside the frame, for every position of the canvas."""
 
     def inside(values: np.ndarray) -> np.ndarray:
         total = np.zeros((values.shape[0], 2 * rows + 1, 2 * columns + 1))
