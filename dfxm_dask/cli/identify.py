@@ -83,7 +83,7 @@ def identify(stores: tuple[Path, ...], top: int, numbers: bool) -> None:
 
     from dfxm_dask.errors import StoreError
     from dfxm_dask.identify.catalogue import catalogue, names
-    from dfxm_dask.identify.match import combined
+    from dfxm_dask.identify.combine import combined
     from dfxm_dask.store.scan import open_scan
     from dfxm_dask.view.tables import show_table
 

@@ -16,8 +16,9 @@ Maps of the centre of mass show the local tilt itself, with its sign (:func:`bur
 """
 
 from dfxm_dask.identify.catalogue import catalogue
+from dfxm_dask.identify.combine import combined
 from dfxm_dask.identify.curves.step import burgers_from_curves
-from dfxm_dask.identify.match import combined, match
+from dfxm_dask.identify.match import match
 from dfxm_dask.identify.visibility import visibility
 
 __all__ = ["burgers_from_curves", "catalogue", "combined", "match", "visibility"]

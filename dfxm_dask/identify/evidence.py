@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import logsumexp
 
 from dfxm_dask.identify.images import NO_LINE, ScanOptics, flat_images
 from dfxm_dask.identify.likelihood import UNKNOWNS, Record, descend, model_images
@@ -27,6 +26,7 @@ WALKS, CLOSE, TURN, WALK_STEPS = 6, 10.0, np.cos(np.deg2rad(22.0)), 8
 """Candidates whose neighbours descend from their position, minus log posterior by which they may be behind the best,
 cosine of the angle between lines of neighbours with equal Burgers vectors, and evaluations (our choice)."""
 BRIGHTNESS_SPREAD = 0.2  # of the logarithm of a given brightness (our choice)
+FEW = 50.0  # pixels with contrast below which the excess of chi2 has little weight (our choice)
 LEAST, EQUAL = 6, 0.01  # last descents at least; um, distance below which two starts are equal
 MARGIN = 1.2  # um around the finalists, within which a weak line has its contrast (our choice)
 MOST_FRAMES = 10  # frames of the likelihood, those with most contrast
@@ -38,7 +38,7 @@ DOUBTFUL = 80.0, 0.25, 0.1
 its other ones (our choice)."""
 SAME = 16.0
 """Chi2 between the images of two candidates below which they form one class: 4 standard deviations (our choice)."""
-GRADES = 10  # values of the brightness at which the absence of a dislocation is compared
+GRADES = 4  # values of the brightness from which the lattice without a dislocation is fitted
 
 
 class Noise(NamedTuple):
@@ -102,23 +102,6 @@ class Evidence(NamedTuple):
     refined: np.ndarray
 
 
-def peak_angle(counts: np.ndarray, phi: np.ndarray) -> float:
-    """Middle (rad) of the half maxima of the mean rocking curve along phi; NaN if the scan does not cover the peak."""
-    valid = np.isfinite(counts)
-    if not valid.any((1, 2)).all():
-        return np.nan
-    curve = np.where(valid, counts, 0.0).sum((1, 2)) / valid.sum((1, 2))
-    places = np.unique(phi)
-    mean = np.array([curve[phi == place].mean() for place in places])
-    mean = (mean - mean.min()) / max(mean.max() - mean.min(), 1e-300) - 0.5
-    up = np.flatnonzero((mean[:-1] < 0) & (mean[1:] >= 0))
-    down = np.flatnonzero((mean[:-1] >= 0) & (mean[1:] < 0))
-    if len(up) != 1 or len(down) != 1 or up[0] > down[0]:
-        return np.nan
-    edges = [places[k] - mean[k] * (places[k + 1] - places[k]) / (mean[k + 1] - mean[k]) for k in (up[0], down[0])]
-    return float(sum(edges) / 2)
-
-
 def record_of(
     counts: np.ndarray, y: np.ndarray, x: np.ndarray, optics: ScanOptics, noise: Noise, bins: tuple[int, int] = (1, 1)
 ) -> Record:
@@ -159,7 +142,7 @@ def record_of(
 def _pattern(counts: np.ndarray, valid: np.ndarray, noise: Noise, pixels: int) -> np.ndarray:
     """Variance (y, x) of the constant level of every pixel: larger where the mean over all frames is conspicuous.
 
-    Warm pixels, and rows at the border of the camera, would be taken for a dislocation.
+    Warm pixels, and rows at the border of the camera, would appear as a dislocation.
     """
     number = np.maximum(valid.sum(0), 1)
     level = np.nanmedian(np.where(valid, counts, np.nan), axis=(1, 2), keepdims=True) if valid.any() else 0.0
@@ -211,25 +194,18 @@ def evidences(
     coarse = subset(coarse, contrasting(coarse, SEARCHED))
     found = search(coarse, table, pairs)
     least, most = np.log(np.sqrt(record.read_noise**2 / record.pixels)), np.log(65535.0)
-    prior = -np.log(_areas(record, table)) - np.log(most - least)
-    prior -= np.log(record.spread[:4]).sum() + 2 * np.log(2 * np.pi)
+    areas = _areas(record, table)
     quick = _raced(coarse, table, found, (least, most), most_starts)
     begun = _finalists(quick)
     record = _window(record, table, begun)
-    none = _without(record, least, most)
+    none = _without(record, (least, most), brightness)
     optima = _optima(record, table, begun)
     n = len(table)
     log_evidence = np.full(n, np.nan)
     position, error = np.full((n, 2), np.nan), np.full((n, 2), np.nan)
-    for row, (unknowns, _, value, _, _, information, backgrounds) in optima.items():
-        volume = 0.5 * (UNKNOWNS * np.log(2 * np.pi) - np.linalg.slogdet(information)[1] - backgrounds)
-        log_evidence[row] = -value + prior[row] + volume - none
-        if brightness is not None:
-            # Product of two normal distributions, in place of the uniform prior.
-            wide = BRIGHTNESS_SPREAD**2 + float(np.linalg.pinv(information)[6, 6])
-            off = float(unknowns[6]) - np.log(brightness)
-            log_evidence[row] += np.log(most - least) - 0.5 * (off**2 / wide + np.log(2 * np.pi * wide))
-        position[row], error[row] = crossing(table[row], unknowns, information)
+    for row, one in optima.items():
+        log_evidence[row] = _laplace(record, one, areas[row], (least, most), brightness) - none
+        position[row], error[row] = crossing(table[row], one[0], one[5])
     rest = np.isnan(log_evidence)
     best = int(np.nanargmax(log_evidence))
     behind = (found.gain[:, 0] - found.gain.max()) / 2
@@ -242,7 +218,9 @@ def evidences(
         mine = _expected(record, table[row], one)
         distance[row], contrast[row] = _apart(record, images, mine), _apart(record, mine, np.zeros_like(mine))
     chi2, lit = optima[best][3:5]
-    log_evidence /= max(1.0, chi2)
+    # As if the noise was larger: the fit is divided by the excess of chi2, which few pixels do not determine.
+    excess = max(chi2 - 1, 0.0) * lit / (lit + FEW)
+    log_evidence -= (log_evidence.max() - log_evidence) * (1 / (1 + excess) - 1)
     return Evidence(log_evidence, position, error, float(chi2), int(lit), distance, contrast, ~rest)
 
 
@@ -380,22 +358,43 @@ def _areas(record: Record, table: np.ndarray) -> np.ndarray:
     return t[:, 2] * extent_x * extent_y + t[:, 0] * extent_y * height + t[:, 1] * extent_x * height
 
 
-def _without(record: Record, least: float, most: float) -> float:
+def _without(record: Record, limits: tuple[float, float], brightness: float | None) -> float:
     """Logarithm of the evidence without a dislocation: lattice of constant tilt and slopes, and free backgrounds."""
-    free = np.array([False, False, True, True, True, False, False])
-    level = levels(record)
-    angles = [2, 3, 4]
-    logs = []
-    start = np.zeros(UNKNOWNS)
-    for brightness in np.linspace(least, most, GRADES):
-        start[6] = brightness
-        background = level - np.exp(brightness) * record.flat
-        start, _, value, _, _, information, backgrounds = descend(
-            record, NO_LINE, start, background, free, 1.0, 0.05, LAST_STEPS
-        )
-        determinant = np.linalg.slogdet(information[np.ix_(angles, angles)])[1]
-        logs.append(-value - np.log(record.spread[:3]).sum() - 0.5 * (determinant + backgrounds))
-    return float(logsumexp(logs) - np.log(GRADES))
+    free = np.array([False, False, True, True, True, True, True])
+    starts = np.linspace(*limits, GRADES) if brightness is None else [np.log(brightness)]
+    optima = []
+    for first in starts:
+        start = np.zeros(UNKNOWNS)
+        start[6] = first
+        background = levels(record) - np.exp(first) * record.flat
+        optima.append(descend(record, NO_LINE, start, background, free, 1.0, 0.05, LAST_STEPS))
+    best = min(optima, key=lambda one: one[2])
+    return _laplace(record, best, 1.0, limits, brightness)
+
+
+def _laplace(
+    record: Record, optimum: tuple, area: float, limits: tuple[float, float], brightness: float | None
+) -> float:
+    """Logarithm of the evidence of an optimum, with the position uniform over ``area`` (um2).
+
+    The priors limit the volume of unknowns that the counts do not determine, such as the position of a line without
+    contrast.
+    """
+    unknowns, _, value, _, _, information, backgrounds = optimum
+    wide = limits[1] - limits[0]
+    limited = information.copy()
+    limited[0, 0] += 2 * np.pi / area
+    limited[1, 1] += 2 * np.pi / area
+    limited[6, 6] += 2 * np.pi / wide**2
+    prior = -np.log(area) - np.log(wide) - np.log(record.spread[:4]).sum() - 2 * np.log(2 * np.pi)
+    volume = 0.5 * (UNKNOWNS * np.log(2 * np.pi) - np.linalg.slogdet(limited)[1] - backgrounds)
+    log = -value + prior + volume
+    if brightness is not None:
+        # Product of two normal distributions, in place of the uniform prior.
+        variance = BRIGHTNESS_SPREAD**2 + float(np.linalg.inv(limited)[6, 6])
+        off = float(unknowns[6]) - np.log(brightness)
+        log += np.log(wide) - 0.5 * (off**2 / variance + np.log(2 * np.pi * variance))
+    return float(log)
 
 
 def crossing(row: np.ndarray, unknowns: np.ndarray, information: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -408,42 +407,4 @@ def crossing(row: np.ndarray, unknowns: np.ndarray, information: np.ndarray) -> 
     return to_plane @ unknowns[:2], np.sqrt(np.maximum(np.diag(covariance), 0))
 
 
-class Ranking(NamedTuple):
-    """Probabilities of candidates.
-
-    Attributes
-    ----------
-    probability : array (candidate,)
-    none : float
-        Probability of an undistorted lattice.
-    """
-
-    probability: np.ndarray
-    none: float
-
-
-def ranking(log_evidence: np.ndarray, *, prior_none: float = 0.5, temper: float = 1.0) -> Ranking:
-    """Probabilities of candidates, each equally likely beforehand, and of none of them.
-
-    Parameters
-    ----------
-    log_evidence : array (candidate,)
-        Relative to that of an undistorted lattice; of several scans the sum.
-    prior_none : float
-        Prior probability that no dislocation exists.
-    temper : float
-        Divides the logarithms: larger than 1 where the model does not describe the counts within the noise.
-
-    Examples
-    --------
-    >>> found = ranking(np.array([10.0, 10.0, 0.0]))
-    >>> found.probability.round(2).tolist()
-    [0.5, 0.5, 0.0]
-    """
-    logs = log_evidence / temper + np.log((1 - prior_none) / len(log_evidence))
-    nothing = np.log(prior_none)
-    total = np.logaddexp(logsumexp(logs), nothing)
-    return Ranking(np.exp(logs - total), float(np.exp(nothing - total)))
-
-
-__all__ = ["SAME", "Evidence", "Noise", "Ranking", "crossing", "evidences", "ranking", "record_of"]
+__all__ = ["SAME", "Evidence", "Noise", "crossing", "evidences", "record_of"]

@@ -8,14 +8,16 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
-from scipy.special import logsumexp
+from scipy import ndimage
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.identify.catalogue import LINE_ANGLES, Candidates, catalogue, on_axes, opposite
-from dfxm_dask.identify.evidence import SAME, Evidence, Noise, evidences, peak_angle, ranking, record_of
+from dfxm_dask.identify.combine import ranking
+from dfxm_dask.identify.evidence import SAME, Evidence, Noise, evidences, record_of
 from dfxm_dask.identify.images import flat_images, line_tables, scan_optics
 from dfxm_dask.identify.propose import evidences_of, propose
 from dfxm_dask.identify.published import correlations
+from dfxm_dask.identify.search import peak_angle
 from dfxm_dask.optics.crystal import wavelength
 from dfxm_dask.optics.defects.lattice import Lattice
 from dfxm_dask.optics.forward import setting
@@ -330,7 +332,7 @@ def match(
         found, centre = _nothing(len(table)), np.full(2, np.nan)
     else:
         here, chosen = (
-            np.where(_lit(frames[~weak], offset, read_noise), frames[weak], np.nan),
+            np.where(_lit(frames[~weak], offset, read_noise, blur), frames[weak], np.nan),
             {name: values[weak] for name, values in places.items()},
         )
         pitch = abs(own_y[1] - own_y[0]), abs(own_x[1] - own_x[0])
@@ -346,7 +348,7 @@ def match(
             still = np.ones(len(frames), bool)
             for name in places.keys() - {"phi"}:
                 still &= np.isclose(places[name], places[name][np.argmin(np.abs(places[name]))], atol=1e-9)
-            lit = np.where(_lit(frames[~weak], offset, read_noise), frames, np.nan)[still]
+            lit = np.where(_lit(frames[~weak], offset, read_noise, blur), frames, np.nan)[still]
             first = propose(
                 lit, places["phi"][still], pitch, known, microscope=microscope, angles=angles, top=proposals
             )
@@ -360,14 +362,20 @@ def match(
     return made | {"legacy": np.array([legacy])}
 
 
-def _lit(strong: np.ndarray, offset: float, read_noise: float) -> np.ndarray:
-    """Whether pixels (y, x) diffract near the peak of the lattice; all, if the scan does not show it."""
+def _lit(strong: np.ndarray, offset: float, read_noise: float, blur: float) -> np.ndarray:
+    """Whether pixels (y, x) and all within the blur diffract near the peak of the lattice; all, if it is not scanned.
+
+    The brightness falls gradually at a face of the crystal, which would appear as a dislocation.
+    """
     if not len(strong):
         return np.ones(strong.shape[1:], bool)
     valid = np.isfinite(strong)
     light = np.where(valid, strong - offset, 0.0).sum(0) / np.maximum(valid.sum(0), 1)
     middle = np.median(light)
-    return light > LIT * middle if middle > 3 * read_noise else np.ones(light.shape, bool)
+    if middle <= 3 * read_noise:
+        return np.ones(light.shape, bool)
+    steps = max(1, int(np.ceil(3 * blur)))
+    return ndimage.binary_erosion(light > LIT * middle, np.ones((3, 3)), iterations=steps, border_value=1)
 
 
 def inside(step: str, values: np.ndarray, limits: list[float] | None) -> np.ndarray:
@@ -422,41 +430,3 @@ def _summary(
         "none_prior": np.array([none_prior]),
         "misfit": np.array([misfit]),
     }
-
-
-def combined(log_evidences: list[np.ndarray], none_prior: float = 0.5) -> tuple[np.ndarray, float]:
-    """Probabilities of common candidates from several scans of one dislocation.
-
-    Parameters
-    ----------
-    log_evidences : list of array (candidate,)
-        Variable ``log_evidence`` of every scan. Candidates are numbered in the frame of the crystal, so that a number
-        denotes the same dislocation in every reflection.
-    none_prior : float
-        Prior probability that no dislocation exists.
-
-    Returns
-    -------
-    probability, none : array (candidate,), float
-
-    Raises
-    ------
-    InputError
-        No scan, or scans with different catalogues.
-
-    Examples
-    --------
-    >>> probability, none = combined([np.array([3.0, 3.0]), np.array([9.0, 0.0])])
-    >>> probability.round(2).tolist(), round(none, 2)
-    ([1.0, 0.0], 0.0)
-    """
-    if len({len(one) for one in log_evidences}) != 1:
-        sizes = [len(one) for one in log_evidences]
-        raise InputError(
-            "combined: log_evidences", f"have {sizes} candidates", "run match with the same kind and angles"
-        )
-    total = np.sum(log_evidences, axis=0)
-    if np.isnan(total).any() or np.isneginf(logsumexp(total)):
-        raise InputError("combined: log_evidences", "contain NaN", "leave out scans without weak-beam frames")
-    found = ranking(total, prior_none=none_prior)
-    return found.probability, found.none

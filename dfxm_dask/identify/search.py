@@ -112,7 +112,7 @@ def subset(record: Record, frames: np.ndarray) -> Record:
 
 
 def _contrast(record: Record) -> np.ndarray:
-    """Counts (frame, y, x) less the mean of their frame and the pattern of the camera, zero where invalid."""
+    """Counts (frame, y, x) above the mean of their frame and the pattern of the camera, zero where invalid."""
     data = record.counts - levels(record)[:, None, None]
     data[~record.valid] = 0.0
     weight = np.where(record.valid, 1 / _noise(record)[:, None, None], 0.0)
@@ -134,7 +134,7 @@ def _noise(record: Record) -> np.ndarray:
 
 
 def _energy(images: np.ndarray, weight: np.ndarray, pattern: float, rows: int, columns: int) -> np.ndarray:
-    """Squared contrast, less that of its mean, of the part of the canvas inside the frame, for every position."""
+    """Squared contrast, without the square of its mean, inside the frame, for every position of the canvas."""
 
     def inside(values: np.ndarray) -> np.ndarray:
         total = np.zeros((values.shape[0], 2 * rows + 1, 2 * columns + 1))
@@ -147,3 +147,20 @@ def _energy(images: np.ndarray, weight: np.ndarray, pattern: float, rows: int, c
     squares = inside((np.einsum("f,fyx->yx", weight, images**2) - common)[None])[0]
     means = np.einsum("f,fyx->yx", weight, inside(images) ** 2) / (rows * columns)
     return np.maximum(squares - means, 1e-12 * (squares.max() + 1e-30) + 1e-30)
+
+
+def peak_angle(counts: np.ndarray, phi: np.ndarray) -> float:
+    """Middle (rad) of the half maxima of the mean rocking curve along phi; NaN if the scan does not cover the peak."""
+    valid = np.isfinite(counts)
+    if not valid.any((1, 2)).all():
+        return np.nan
+    curve = np.where(valid, counts, 0.0).sum((1, 2)) / valid.sum((1, 2))
+    places = np.unique(phi)
+    mean = np.array([curve[phi == place].mean() for place in places])
+    mean = (mean - mean.min()) / max(mean.max() - mean.min(), 1e-300) - 0.5
+    up = np.flatnonzero((mean[:-1] < 0) & (mean[1:] >= 0))
+    down = np.flatnonzero((mean[:-1] >= 0) & (mean[1:] < 0))
+    if len(up) != 1 or len(down) != 1 or up[0] > down[0]:
+        return np.nan
+    edges = [places[k] - mean[k] * (places[k + 1] - places[k]) / (mean[k + 1] - mean[k]) for k in (up[0], down[0])]
+    return float(sum(edges) / 2)

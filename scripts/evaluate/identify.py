@@ -27,7 +27,7 @@ import numpy as np
 
 import dfxm_dask
 from dfxm_dask.identify.catalogue import catalogue, on_axes
-from dfxm_dask.identify.evidence import ranking
+from dfxm_dask.identify.combine import ranking
 from dfxm_dask.identify.match import _finish
 from dfxm_dask.optics.defects.lattice import Lattice
 from dfxm_dask.optics.defects.scene import Scene
@@ -133,7 +133,7 @@ def scored(results: list[tuple], truth: int, started: float) -> dict[str, Any]:
 
 
 def _alike(raw: dict[str, np.ndarray], best: int) -> np.ndarray:
-    """Candidates with the same expected counts as the best one of a scan, or with no contrast in it if it has none."""
+    """Candidates with the expected counts of the best one of a scan, or all without contrast if it is one of them."""
     distance, contrast = raw["distance"][0], raw["contrast"][0]
     if int(np.nanargmax(raw["log_evidences"][0])) == best or distance[best] < 16.0:
         return distance < 16.0
@@ -162,7 +162,7 @@ def geo(file: Path, number: int, peak: float) -> dict[str, Any]:
     ]
     truth = int(np.argmin(np.minimum(*off)))
     g = grain @ np.array([-1, 1, -1])
-    dark = screw and abs(b @ g) < 1e-6 * np.linalg.norm(b)
+    dark = bool(screw and abs(b @ g) < 1e-6 * np.linalg.norm(b))
     return {"kind": "geo", "seed": number, "truth": truth, "dark": dark} | scored(
         [(made, _finish(made))], truth, started
     )

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dfxm_dask.identify.combine import ranking
 from dfxm_dask.identify.curves.bins import FEWEST, searched, usable
 from dfxm_dask.identify.curves.fit import Fit, Maps, fit
 from dfxm_dask.identify.curves.model import Lines, Response
 from dfxm_dask.identify.curves.search import Found, search
-from dfxm_dask.identify.evidence import SAME, crossing, ranking
+from dfxm_dask.identify.evidence import SAME, crossing
 from dfxm_dask.identify.match import ANSWER, CANDIDATE, LAYER, YX
 from dfxm_dask.reduction import Arrays
 from dfxm_dask.schema import XYZ, Variable
