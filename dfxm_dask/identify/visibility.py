@@ -61,7 +61,7 @@ def visibility(
         Distance from the line at which the deviation is compared with the acceptance.
     turn : float, rad
         Rotation of the crystal about the scattering vector, from
-        :func:`dfxm_dask.optics.geometry.orientation` of the reflection: it decides what phi and chi see.
+        :func:`dfxm_dask.optics.geometry.orientation` of the reflection: it determines the components along phi and chi.
 
     Returns
     -------

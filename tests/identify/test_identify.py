@@ -11,9 +11,9 @@ from scipy.stats import spearmanr
 import dfxm_dask
 from dfxm_dask.errors import InputError
 from dfxm_dask.identify.catalogue import Candidates, catalogue, names, opposite
-from dfxm_dask.identify.combine import ranking
+from dfxm_dask.identify.combine import combined, ranking
 from dfxm_dask.identify.images import line_images, line_tables, scan_optics
-from dfxm_dask.identify.match import _finish, combined
+from dfxm_dask.identify.match import _finish
 from dfxm_dask.identify.published import correlation, features
 from dfxm_dask.identify.search import peak_angle
 from dfxm_dask.identify.visibility import _deviations, visibility
