@@ -194,7 +194,7 @@ def test_ingest__hands_its_options_on(asked: dict[str, Any], tmp_path: Path) -> 
     assert result.exit_code == 0, result.output
     source, store, client, options = asked["ingest"]
     assert (source, store, client) == (["a.h5", "b.h5"], Path("c.zarr"), None)
-    assert options == {
+    assert options == dict.fromkeys(("energy", "frame", "goniometer", "rotation_axis")) | {
         "scan": "all",
         "beamline": "id03",
         "detector": "pco",
@@ -361,7 +361,8 @@ def test_simulate__hands_its_options_on(asked: dict[str, Any], tmp_path: Path) -
     result = call("simulate", "hard", out, *words)
     assert result.exit_code == 0, result.output
     assert f"{out}: preset hard, seed 7" in result.output.replace("\n", "")
-    options = {"layers": 2, "shape": (64, 96), "seed": 7, "format": "bliss", "overwrite": False, "strong_beam": None}
+    options = {"layers": 2, "shape": (64, 96), "seed": 7, "format": "bliss", "overwrite": False}
+    options |= {"strong_beam": None, "network": None}
     assert asked["simulate"] == ("hard", out, "client", options)
     assert asked["cluster"][1]["workers"] == 2
     assert call("simulate", "hard", out, "--shape", "64").exit_code == 2

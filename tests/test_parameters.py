@@ -36,7 +36,11 @@ def examples(annotation: Any) -> list[tuple[str, Any]]:
     if origin is typing.Literal:
         return [(str(word), word) for word in inner]
     if origin is tuple:
-        words = typing.get_args(inner[0]) if typing.get_origin(inner[0]) else (0.25, 3)
+        words = (
+            typing.get_args(inner[0])
+            if typing.get_origin(inner[0])
+            else (0.25, 3, 0.5, 2)[: 2 if ... in inner else len(inner)]
+        )
         return [(",".join(map(str, words)), tuple(words)), (f"[{', '.join(map(str, words))}]", tuple(words))]
     if origin is list and typing.get_origin(inner[0]) is list:
         return [("[[0, 1, -1, 0, 1, -1]]", [[0.0, 1.0, -1.0, 0.0, 1.0, -1.0]])]
@@ -72,7 +76,10 @@ def test_option__takes_its_printed_default_and_a_value(found: Reduction, name: s
         shown = text.rpartition("[default: ")[2].rstrip("]")
         asked = (shown,) if field.annotation is bool else (words, shown)
         assert found.validate(given(found, *asked)) == found.validate({}), asked
+    least = next((c.min_length for c in field.metadata if getattr(c, "min_length", None)), 0)
     for text, value in examples(field.annotation):
+        if isinstance(value, list) and len(value) < least and not isinstance(value[0], list | dict):
+            text, value = "[3, 2, 5, 4]", [3, 2, 5, 4]
         fitting = [c for c in field.metadata if getattr(c, "lt", None) is not None and not value < c.lt]
         fitting += [c for c in field.metadata if getattr(c, "le", None) is not None and not value <= c.le]
         fitting += [c for c in field.metadata if getattr(c, "gt", None) is not None and not value > c.gt]

@@ -145,7 +145,7 @@ def _pattern(counts: np.ndarray, valid: np.ndarray, noise: Noise, pixels: int) -
     Warm pixels, and rows at the border of the camera, would appear as a dislocation.
     """
     number = np.maximum(valid.sum(0), 1)
-    level = np.nanmedian(np.where(valid, counts, np.nan), axis=(1, 2), keepdims=True) if valid.any() else 0.0
+    level = np.array([np.median(c[v]) if v.any() else 0.0 for c, v in zip(counts, valid, strict=True)])[:, None, None]
     mean = np.where(valid, counts - level, 0.0).sum(0) / number
     light = noise.gain * np.maximum(np.nan_to_num(np.mean(level)) - noise.offset, 0) + noise.read_noise**2
     return noise.pattern**2 / pixels + np.maximum(mean**2 - 9 * light / pixels / number, 0)

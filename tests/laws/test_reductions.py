@@ -79,7 +79,11 @@ def example(reduction: Reduction, axes: dict[str, str], fill: str = "real") -> x
         if declared.coordinate:
             continue
         for variable in expand(declared, axes):
-            shape = tuple(SIZES.get(d) or getattr(d, "length", None) or COMPONENTS for d in variable.dims)
+            declared_lengths = (getattr(d, "length", None) for d in variable.dims)
+            shape = tuple(
+                SIZES.get(d) or (n if isinstance(n, int) else COMPONENTS)
+                for d, n in zip(variable.dims, declared_lengths, strict=True)
+            )
             dtype = np.dtype(variable.dtype)
             if variable.name.endswith("_scaling"):
                 values = np.array([0.0, 1.0, np.nan, float("nmf" in variable.name)])  # log above a background map

@@ -387,6 +387,9 @@ def test_presets__say_what_they_are():
         "reflections",
         "network",
         "reflections_edge",
+        "isolated",
+        "isolated_phi_chi",
+        "isolated_reflections",
         "empty",
         "deformed",
     }

@@ -29,7 +29,7 @@ REASONS = (
     (16, "residuals_beyond_errors"),  # probabilities are tempered
 )
 FLAG = {meaning: mask for mask, meaning in REASONS}
-CLASSES = "class from curves: 0 equal to the best candidate within noise, 1 distinguished, 2 no contrast"
+CLASSES = "class from curves: 0 equal to the best within noise, 1 distinguished, 2 no contrast"
 WRITES = (
     Variable("curve_burgers", (CANDIDATE, XYZ), "float64", "um", "Burgers vector"),
     Variable("curve_line", (CANDIDATE, XYZ), "float64", "1", "line direction"),

@@ -67,7 +67,11 @@ WRITES = (
     Variable("burgers_lattice", (*ROW, XYZ), "float64", "um", "nearest lattice vector (x, y, z)"),
     Variable("burgers_index", (*ROW, INDEX), "float64", "1", "nearest lattice vector in units of the cell"),
     Variable(
-        "burgers_misfit", ROW, "float64", "1", "deviation from the nearest lattice vector, relative to its length"
+        "burgers_misfit",
+        ROW,
+        "float64",
+        "1",
+        "relative deviation of the Burgers vector from the nearest lattice vector",
     ),
     Variable(
         "burgers_chi2", ROW, "float64", "1", "squared deviation from the nearest lattice vector over the covariance"
