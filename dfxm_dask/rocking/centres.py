@@ -337,7 +337,7 @@ def centres(
             _curves(lines, level, y, first, curves)
             parts = start[here], widths[here], centre[here], covariance[here], reason[here]
             _fill(curves, frames, scale, room, noises, *parts)
-    widths[:, reason == UNLIT] = np.nan
+    widths[:, reason > 0] = np.nan
     result: dict[str, np.ndarray] = {"centre_reason": reason}
     for k, name in enumerate(names):
         result |= {f"centre_{name}": centre[k], f"window_{name}": widths[k].astype(np.float32)}

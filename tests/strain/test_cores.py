@@ -121,7 +121,7 @@ def test_cores__that_are_no_lattice_vector() -> None:
     burgers = (0.4 * A, 0.45 * A, 0.05 * A)
     table = table_of(*layer([(0.02, 0.01, burgers, (0, 0))], noise=0.2))
     assert "not_a_lattice_vector" in reasons(table)
-    unsure = table_of(*layer([(0.02, 0.01, CHARACTERS["edge"][0], (0, 0))], noise=5.0, seed=3), radius=0.4)
+    unsure = table_of(*layer([(0.02, 0.01, CHARACTERS["edge"][0], (0, 0))], noise=6.0, seed=7), radius=0.4)
     assert "several_lattice_vectors" in reasons(unsure)
 
 

@@ -43,7 +43,7 @@ WRITES = (
     Variable("curve_position_error", (CANDIDATE, YX), "float64", "um", "standard error of the position of a line"),
     Variable("curve_none_probability", (ANSWER,), "float64", "1", "probability of a lattice without a dislocation"),
     Variable("curve_class_probability", (ANSWER,), "float64", "1", "probability of the class of the best candidate"),
-    Variable("curve_sign_probability", (ANSWER,), "float64", "1", "probability of the class over that of its opposite"),
+    Variable("curve_sign_probability", (ANSWER,), "float64", "1", "probability of the sign of the Burgers vector"),
     Variable("curve_temper", (ANSWER,), "float64", "1", "factor of the variance from residuals beyond the errors"),
     Variable("curve_chi2", (LAYER,), "float64", "1", "squared residual of the best candidate over the variance"),
     Variable("curve_reason", (ANSWER,), "uint16", "1", "reasons for missing probabilities, and remarks", flags=REASONS),

@@ -76,7 +76,7 @@ WRITES = (
     Variable(
         "burgers_chi2", ROW, "float64", "1", "squared deviation from the nearest lattice vector over the covariance"
     ),
-    Variable("significance", ROW, "float64", "1", "Burgers vector within 5 pixels over its standard error"),
+    Variable("significance", ROW, "float64", "1", "Burgers vector within 5 pixels in standard errors"),
     Variable("contour", ROW, "float64", "um", "half edge of the largest contour"),
     Variable(
         "core_reason",
