@@ -93,9 +93,18 @@ def identify(stores: tuple[Path, ...], top: int, numbers: bool) -> None:
         tree = open_scan(store)
         if "identify" not in tree or "log_evidence" not in tree["identify"]:
             raise StoreError(f"store {store}", "has no candidates", f"run dfxm-dask run identify {store}")
+        flags = tree["identify"]["match_reason"]
+        words = zip(flags.attrs["flag_masks"], flags.attrs["flag_meanings"].split(), strict=True)
+        lost = [word for mask, word in words if word != "no_dislocation" and (flags.values & mask).any()]
+        if lost:
+            remedy = "leave it out, or change the parameters of match"
+            raise StoreError(f"store {store}", f"has no probabilities ({', '.join(lost)})", remedy)
         logs.append(np.asarray(tree["identify"]["log_evidence"]))
         lattice = tree.attrs.get("lattice", {})
         kinds.add((lattice.get("kind") or "fcc") if isinstance(lattice, dict) else "fcc")
+    if len(kinds) > 1:
+        found = f"have lattices of the kinds {', '.join(sorted(kinds))}"
+        raise StoreError("stores", found, "combine scans of one crystal")
     probability, none = combined(logs)
     kind = kinds.pop()
     known = next(
@@ -110,3 +119,4 @@ def identify(stores: tuple[Path, ...], top: int, numbers: bool) -> None:
     shown = [(str(int(k)), name[k], f"{probability[k]:.4g}") for k in order]
     show_table("candidates", ("number", "dislocation", "probability"), shown, right=(0, 2))
     click.echo(f"no dislocation: {none:.3g}")
+    click.echo("Probabilities of weak lines are too confident: see the accuracy in dfxm-dask guide identify.")

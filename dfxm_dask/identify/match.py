@@ -268,6 +268,8 @@ def match(
     The scan, or the part in ``box``, shows one straight dislocation or none. Frames near the peak of the lattice, where
     the kinematic model does not hold, are left out. Position, brightness, background of every frame, and the local tilt
     of the lattice with its slopes are integrated out. Layers contribute independently: their log evidences add.
+    On simulated scans the probabilities of weak lines, and of scans with structures of the camera or beam beyond the
+    model, were too confident (see the manual, accuracy).
 
     Returns
     -------
