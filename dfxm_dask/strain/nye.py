@@ -23,8 +23,10 @@ from dfxm_dask.strain.variables import (
     RECIPROCAL_LATTICE,
 )
 
-BORDER = 12
+BORDER = 16
 """Rows of the neighbouring bands; the Gaussian weights end at three standard deviations within them."""
+SMOOTHED = 1.5
+"""Default scale in edges of the larger pixel: the least with which a wall of any direction is within 0.5 %."""
 SHORTEST = {"fcc": 0.5 * np.array([1.0, 1, 0]), "bcc": 0.5 * np.array([1.0, 1, 1])}
 """Shortest Burgers vector in units of the cell."""
 CUBIC = 0.01
@@ -57,8 +59,8 @@ def burgers_length(reciprocal_lattice: np.ndarray, structure: str, burgers: floa
     return float(1e-4 * 2 * np.pi / np.sqrt(size) * np.linalg.norm(SHORTEST[structure]))
 
 
-def reach(parameters: Mapping[str, Any], positions: Mapping[str, np.ndarray]) -> tuple[int, int]:
-    """Pixels along y and x over which the derivative is smoothed.
+def reach(parameters: Mapping[str, Any], positions: Mapping[str, np.ndarray]) -> tuple[int, int, float]:
+    """Pixels along y and x over which the derivative is smoothed, and the scale in um.
 
     Raises
     ------
@@ -67,16 +69,19 @@ def reach(parameters: Mapping[str, Any], positions: Mapping[str, np.ndarray]) ->
     """
     scale = parameters["scale"]
     if scale == 0:
-        return 0, 0
+        return 0, 0, 0.0
     steps = [pixel_length(d, "dislocation_density", np.asarray(positions[d])) for d in ("y", "x")]
-    pixels = [int(np.ceil(3 * scale / step)) if np.isfinite(step) else 0 for step in steps]
+    usual = SMOOTHED * max([step for step in steps if np.isfinite(step)], default=0.0)
+    word = "scale" if scale is not None else "default scale"
+    scale = usual if scale is None else scale
+    pixels = [int(np.ceil(3 * scale / step - 1e-6)) if np.isfinite(step) else 0 for step in steps]
     if pixels[0] > BORDER:
         raise InputError(
-            f"dislocation_density: scale {scale:g} um",
+            f"dislocation_density: {word} {scale:g} um",
             f"needs {pixels[0]} rows of {steps[0]:.6g} um on each side, at most {BORDER} are available",
             f"set a scale of at most {BORDER * steps[0] / 3:.6g} um",
         )
-    return pixels[0], pixels[1]
+    return pixels[0], pixels[1], float(scale)
 
 
 @reduction(
@@ -116,13 +121,14 @@ def dislocation_density(
     middle: int = 0,
     inner: slice = slice(None),
     scale: Annotated[
-        float,
+        float | None,
         Field(
             ge=0,
-            description="standard deviation of the Gaussian weights of a derivative; 0 uses adjacent pixels",
+            description="standard deviation of the Gaussian weights of a derivative; by default 1.5 edges of the "
+            "larger pixel; 0 uses adjacent pixels",
             json_schema_extra={"unit": "um"},
         ),
-    ] = 0.0,
+    ] = None,
     structure: Annotated[
         Literal["fcc", "bcc"], Field(description="cubic lattice, for the length of its shortest Burgers vector")
     ] = "fcc",
@@ -143,9 +149,11 @@ def dislocation_density(
 
     Parameters
     ----------
-    scale : float, um
+    scale : float, um, optional
         Noise decreases with the square of the scale; dislocations of opposite sign within the scale cancel. The
-        derivative along z is smoothed within the layers only.
+        derivative along z is smoothed within the layers only. With adjacent pixels, the density of a sharp wall across
+        the pixels is up to 8 % too large, 25 % with pixels of 1 : 3: the norm counts the steps of the wall from pixel
+        to pixel. With a scale of s edges of the larger pixel it is too large by at most 1 / s² per cent.
 
     Returns
     -------
@@ -196,7 +204,7 @@ def dislocation_density(
     >>> alone["nye"][2, 2].round(9).tolist()
     [[nan, nan, -0.001], [nan, nan, 0.0], [nan, nan, 0.0]]
     """
-    high, wide = reach({"scale": scale}, {"y": y, "x": x})
+    high, wide, smoothed = reach({"scale": scale}, {"y": y, "x": x})
     rows = range(*inner.indices(y.size))
     shape = (len(rows), x.size)
     tensor, error = np.full((*shape, 9), np.nan), np.full((*shape, 9), np.nan, np.float32)
@@ -207,7 +215,7 @@ def dislocation_density(
         read_only(deformation, np.float64).reshape(*whole, 9),
         read_only(deformation_covariance, np.float32),
         tuple(read_only(positions, np.float64) for positions in (z, y, x)),
-        (middle, rows.start, high, wide, float(scale)),
+        (middle, rows.start, high, wide, smoothed),
         burgers_length(reciprocal_lattice, structure, burgers),
         (tensor, error, density, floor, reason),
     )

@@ -1,206 +1,173 @@
-"""Deformation gradients from raw frames of several reflections, against the truth of simulated scans.
+"""Deformation gradient, predicted errors and dislocation density against closed forms; no frames.
 
-``PYTHONPATH=scripts python scripts/evaluate/strain.py FOLDER --preset reflections --seeds 11 12 13`` simulates the
-scans, runs normalise, background, moments and centres on every store, joins the stores and computes F. Each line gives,
-for pixels farther than ``--away`` um from all dislocations, the rms error of every component of F over the stated error
-(root mean square), and the part of the errors within one stated error. ``--shift truth`` uses the true displacements
-between the scans instead of the registration. For the preset reflections_edge, it prints the Burgers vector by closed
-integrals over squares, and position and Burgers vector of an edge by a fit that includes the height of the beam and the
-blur of the camera. ``noise_cut`` 4 and ``window`` 1.5 were chosen on seed 1 and on separate curves.
+``python scripts/evaluate/strain.py round_trip|design|wall`` prints the table of one study. ``round_trip``: angles of known
+deformations by Newton's method on the Laue condition, without and with noise of 10 urad (two_theta 20 urad).
+``design``: predicted errors of five sets of reflections against the scatter of F. ``wall``: integral of the density of
+a tilt wall over theta/b. Deformations from raw frames: strain_frames.py.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
-from dfxm_dask.strain.circuit import circuit
-from scipy.ndimage import gaussian_filter
-from scipy.optimize import least_squares
+from scipy.spatial.transform import Rotation
 
 import dfxm_dask
-from dfxm_dask.optics.defects.dislocation import lines
-from dfxm_dask.optics.defects.scene import Scene, distance, distortion
-from dfxm_dask.optics.forward import sheet_nodes
-from dfxm_dask.optics.geometry import rotation_z
-from dfxm_dask.optics.instrument.detector import Detector
-from dfxm_dask.phantoms.phantom import Phantom
-from dfxm_dask.phantoms.presets import PRESETS, build
-from dfxm_dask.strain.goniometer import angles_of, reflections
+from dfxm_dask.optics.crystal import wavelength
+from dfxm_dask.optics.defects.lattice import Lattice
+from dfxm_dask.optics.geometry import oblique
 
-RECIPE = """name: reflections
-description: Centres of the rocking curves of one reflection and their errors.
-steps:
-  - normalise: {{by: monitor, offset: 106}}
-  - background: {{method: quantile, quantile: 0.5}}
-  - moments: {{noise_cut: {cut}}}
-  - {errors}
-"""
+ENERGY, CELL = 19.1, 4.0493  # keV, angstrom
+LATTICE = 2 * np.pi / CELL * np.eye(3)
+HKL = np.array([[-1, -1, 3], [-1, 1, 3], [1, -1, 3], [1, 1, 3]])
+SIGMA = np.array([20e-6, 10e-6, 10e-6])  # two_theta, phi, chi
 
 
-def reduced(folder: Path, preset: str, seed: int, shape: tuple[int, int], cut: float, window: float) -> list[Path]:
-    """Stores of all reflections of a simulated sample, with centres and their errors; moments for a window of 0."""
-    out = folder / f"{preset}_{seed}"
-    dfxm_dask.simulate(preset, out, shape=shape, seed=seed)  # skips what exists
-    recipe = folder / "reflections.yaml"
-    gain = round(1 / Detector().gain, 4)
-    errors = f"centres: {{window: {window}, gain: {gain}}}"
-    if window == 0:
-        errors = f"moment_errors: {{noise_cut: {cut}, gain: {gain}}}"
-    recipe.write_text(RECIPE.format(cut=cut, errors=errors))
-    stores = [out / f"{p.reflection.replace(' ', '_')}.zarr" for p in build(preset, shape=shape, seed=seed)]
-    for store in stores:
-        dfxm_dask.run_recipe(recipe, store, publish=(), overwrite=True)
-    return stores
+def tables_of(hkl: np.ndarray) -> list[np.ndarray]:
+    """hkl, setting, reciprocal lattice and wavelength of a set: the solutions of the Laue condition with eta > 0."""
+    omega, eta, theta = np.rad2deg([max(oblique(LATTICE, tuple(one), ENERGY), key=lambda row: row[1]) for one in hkl]).T
+    setting = np.stack([0 * omega, omega, eta, theta], axis=1)
+    return [np.asarray(hkl), setting, LATTICE, np.full(len(hkl), wavelength(ENERGY))]
 
 
-def true_fields(phantom: Phantom, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """F (y, x, 3, 3) and the distance to the nearest dislocation, um, at positions of the sample."""
-    sy, sx = (v.ravel() for v in np.meshgrid(y, x, indexing="ij"))
-    at = phantom.placement
-    turn = rotation_z(at.omega)
-    there = np.stack([sx + at.shift[1], sy + at.shift[0], 0 * sx]).T @ turn.T + [at.axis[1], at.axis[0], 0.0]
-    beta = distortion(phantom.scene, *there.T).T.reshape(y.size, x.size, 3, 3)
-    return turn.T @ beta @ turn + np.eye(3), distance(phantom.scene, *there.T).reshape(y.size, x.size)
+def turn(axis: str, angle: np.ndarray) -> np.ndarray:
+    return Rotation.from_euler(axis, np.ravel(angle)[:, None]).as_matrix()
 
 
-def joined(stores: list[Path], phantoms: tuple[Phantom, ...], shift: str, target: Path) -> dict[str, Any]:
-    """Results of the set of reflections, in memory."""
-    known = np.array([p.placement.shift for p in phantoms])
-    given = known if shift == "truth" else shift
-    report = dfxm_dask.join(target, *stores, shift=given, overwrite=True)
-    tree = dfxm_dask.open_scan(target)
-    data = tree["raw"].to_dataset()
-    found = dfxm_dask.deformation(data).compute()
-    off = (np.array(report.shift) - known) / phantoms[0].pixel[0]
-    made = {name: values.values[0] for name, values in found.data_vars.items()}
-    made |= {name: data[name].values[0] for name in ("centre", "centre_covariance")}
-    tables = (data[name].values for name in ("hkl", "setting", "reciprocal_lattice", "wavelength"))
-    made["at"] = reflections(*tables, deviation=0.1)
-    return {**made, "y": data.y.values, "x": data.x.values, "off": off, "shift_error": np.array(report.shift_error)}
+def laue(setting: np.ndarray, wave: float, angles: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """R Q - (k_out - k_in) in the laboratory, by plain products of rotations; angles and q are (pixel, 3)."""
+    mu, omega, eta, theta = np.deg2rad(setting)
+    two_theta, phi, chi = angles.T
+    stage = turn("y", -mu) @ turn("z", omega) @ turn("x", chi) @ turn("y", phi)
+    beam = np.array([1.0, 0, 0])
+    out = turn("x", eta) @ turn("y", -2 * theta - two_theta) @ beam
+    return np.einsum("nij,nj->ni", stage, q) - 2 * np.pi / wave * (out - beam)
+
+
+def angles_of(tables: list[np.ndarray], deformed: np.ndarray) -> np.ndarray:
+    """Angles (reflection, pixel, 3) in rad of F (pixel, 3, 3), by Newton's method with numerical derivatives."""
+    inverse = np.linalg.inv(deformed).swapaxes(-1, -2)
+    found = np.zeros((len(tables[0]), len(deformed), 3))
+    for k, (hkl, setting) in enumerate(zip(tables[0], tables[1], strict=True)):
+        q = inverse @ (LATTICE @ hkl)
+        for _ in range(6):
+            slope = [
+                laue(setting, tables[3][k], found[k] + h, q) - laue(setting, tables[3][k], found[k] - h, q)
+                for h in 1e-6 * np.eye(3)
+            ]
+            left = laue(setting, tables[3][k], found[k], q)
+            found[k] -= np.linalg.solve(np.stack(slope, -1) / 2e-6, left[..., None])[..., 0]
+    return found
+
+
+def round_trip() -> Iterator[str]:
+    """rms and chi-square of F, with weights and without, over 40000 pixels."""
+    tables, side, seed = tables_of(HKL), 200, 51
+    rng = np.random.default_rng(seed)
+    common = Rotation.from_euler("xyz", [0.02, -0.013, 0.03]).as_matrix()
+    deformed = (np.eye(3) + rng.normal(0, 3e-4, (side * side, 3, 3))) @ common
+    angles = angles_of(tables, deformed)
+    shape = (4, side, side, 3)
+    spread = np.zeros((*shape, 3), np.float32)
+    spread[...] = np.diag(np.rad2deg(SIGMA) ** 2)
+    exact = dfxm_dask.deformation.kernel(np.rad2deg(angles.reshape(shape)), spread, *tables)["deformation"]
+    yield f"without noise: largest error {np.abs(exact.reshape(-1, 3, 3) - deformed).max():.1e}"
+    noisy = np.rad2deg(angles + rng.normal(size=angles.shape) * SIGMA).reshape(shape)
+    found = dfxm_dask.deformation.kernel(noisy, spread, *tables)
+    off = found["deformation"].reshape(-1, 9) - deformed.reshape(-1, 9)
+    yield from scores("with weights", off, found["deformation_covariance"].reshape(-1, 9, 9).astype(float))
+    q = dfxm_dask.scattering_vectors.kernel(noisy, spread, *tables)
+    vectors = q["scattering_vector"].reshape(4, -1, 3)
+    back = np.linalg.pinv(LATTICE @ HKL.T)  # H + I = Q back
+    plain = np.linalg.inv(np.einsum("kni,kj->nij", vectors, back)).swapaxes(-1, -2)
+    # dH_ia = sum_k dQ_ki back_ka and dF_ab = -F_ai dH^T_ij F_jb, to first order
+    errors = q["scattering_vector_covariance"].reshape(4, -1, 3, 3).astype(float)
+    of_h = np.einsum("knij,ka,kb->niajb", errors, back, back)
+    turned = np.einsum("nai,njb->nabji", plain, plain)  # dF_ab = -turned_abji dH_ji
+    cov = np.einsum("nabji,njikl,ncdkl->nabcd", turned, of_h, turned, optimize=True)
+    yield from scores("without weights", (plain - deformed).reshape(-1, 9), cov.reshape(-1, 9, 9))
+
+
+def scores(name: str, off: np.ndarray, covariance: np.ndarray) -> Iterator[str]:
+    variance = np.diagonal(covariance, axis1=1, axis2=2)
+    chi2 = (off**2 / variance).mean(0)
+    whole = np.einsum("ni,nij,nj->n", off, np.linalg.inv(covariance), off).mean() / 9
+    yield (
+        f"{name}: rms {np.sqrt((off**2).mean()):.3e}, expected {np.sqrt(variance.mean()):.3e}; chi-square of the components"
+        f" {chi2.min():.3f} to {chi2.max():.3f}, of all nine together {whole:.3f} per component; {len(off)} pixels"
+    )
+
+
+def design() -> Iterator[str]:
+    """Predicted error of every component over the scatter of 40000 draws, five sets."""
+    errors = np.array([0.0012, 0.0006, 0.0009])
+    crystal = Lattice(parameter=1e-4 * CELL, x=(1, 0, 0), z=(0, 0, 1))
+    given = {"errors": tuple(errors), "theta": (8.0, 17.0), "eta": 50.0}
+    ranked = [one for one in dfxm_dask.design(crystal, ENERGY, count=3, best=400, **given) if not one.undetermined]
+    ranked = [ranked[k] for k in (0, len(ranked) // 2, -1)]
+    ranked += dfxm_dask.design(crystal, ENERGY, count=4, best=2, largest=3, **given)
+    yield "| reflections | predicted rms (1e-6) | measured | predicted over measured, components |"
+    for seed, one in enumerate(ranked, 61):
+        tables = tables_of(np.array(one.hkl))
+        tables[1] = np.stack([np.zeros(len(one.hkl)), one.omega, one.eta, one.theta], axis=1)
+        shape = (len(one.hkl), 1, 40000, 3)
+        spread = np.zeros((*shape, 3), np.float32)
+        spread[...] = np.diag(errors**2)
+        noise = np.random.default_rng(seed).normal(size=shape) * errors
+        found = dfxm_dask.deformation.kernel(noise, spread, *tables)["deformation"]
+        ratio = one.error / found.std(axis=(0, 1))
+        rms = np.sqrt(found.var(axis=(0, 1)).mean())
+        names = ", ".join(" ".join(map(str, hkl)) for hkl in one.hkl)
+        yield f"| {names} | {1e6 * one.rms:.2f} | {1e6 * rms:.2f} | {ratio.min():.3f}–{ratio.max():.3f} |"
+
+
+def wall() -> Iterator[str]:
+    """Largest and mean deviation of the integral of the density from theta/b: 41 directions, 5 positions."""
+    degrees = np.unique([*np.arange(0, 91, 2.5), 1, 4, 6, 26.565, 63.435, 84, 86, 89])
+    rng = np.random.default_rng(71)
+    angle, b = 1.3e-4, 2.86e-4
+    yield "| pixels (y, x), um | derivative | wall | largest, % (at degree) | mean, % |"
+    for steps in ((0.1, 0.1), (0.04, 0.12), (0.12, 0.04)):
+        larger = max(steps)
+        half = 18 * larger
+        y, x = (np.arange(-half - 5 * larger, half + 5 * larger, step) for step in steps)
+        gx, gy = np.meshgrid(x, y)
+        nothing = np.zeros((1, y.size, x.size, 9, 9), np.float32)
+        for name, scale in (("default", None), ("adjacent pixels", 0.0)):
+            for width in (0.0, 0.5):
+                off = np.zeros((degrees.size, 5))
+                for k, direction in enumerate(np.deg2rad(degrees)):
+                    for n in range(5):
+                        shift = rng.uniform(-0.5, 0.5) * larger
+                        across = gx * np.cos(direction) + gy * np.sin(direction) - shift
+                        jump = np.sign(across) if width == 0 else np.tanh(across / (width * larger))
+                        turned = np.tile(np.eye(3), (1, y.size, x.size, 1, 1))
+                        turned[0, ..., 1, 0], turned[0, ..., 0, 1] = angle / 2 * jump, -angle / 2 * jump
+                        made = dfxm_dask.dislocation_density.kernel(
+                            turned, nothing, LATTICE, np.zeros(1), y, x, burgers=b, scale=scale
+                        )
+                        along = gy * np.cos(direction) - gx * np.sin(direction)
+                        weight = np.where(np.abs(along) < half, np.cos(np.pi * along / (2 * half)) ** 2, 0.0)
+                        total = np.nansum(weight * made["density"]) * steps[0] * steps[1] / half  # ∫weight = half
+                        off[k, n] = total / (angle / b) - 1
+                at = np.unravel_index(np.abs(off).argmax(), off.shape)
+                kind = "sharp" if width == 0 else f"tanh, width {width} of the larger edge"
+                yield (
+                    f"| {steps[0]} × {steps[1]} | {name} | {kind} | {100 * off[at]:.2f} ({degrees[at[0]]:.0f}) |"
+                    f" {100 * off.mean():.2f} |"
+                )
+
+
+STUDIES: dict[str, Callable[[], Iterator[str]]] = {"round_trip": round_trip, "design": design, "wall": wall}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--preset", default="reflections", choices=["reflections", "reflections_edge"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
-    parser.add_argument("--shape", type=int, nargs=2)
-    parser.add_argument("--away", type=float, nargs="+", default=[0.5, 0.7, 1.0], help="um from the dislocations")
-    parser.add_argument("--cut", type=float, default=4.0, help="noise_cut of the moments")
-    parser.add_argument("--window", type=float, default=1.5, help="window of the centres; 0: moments")
-    parser.add_argument("--shift", default="auto", choices=["auto", "truth", "none"])
-    parser.add_argument("--inner", type=float, nargs="+", default=[0.4, 1.0], help="um: inner radii of the fits")
-    given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
-    shape = tuple(given.shape or PRESETS[given.preset].shape)
-    np.set_printoptions(precision=2, suppress=True, linewidth=160)
-    for seed in given.seeds:
-        phantoms = build(given.preset, shape=shape, seed=seed)
-        stores = reduced(given.folder, given.preset, seed, shape, given.cut, given.window)
-        found = joined(stores, phantoms, given.shift, given.folder / f"set_{given.preset}_{seed}.zarr")
-        truth, away = true_fields(phantoms[0], found["y"], found["x"])
-        moved = np.abs(found["off"]).max()
-        print(f"{given.preset} seed {seed}: displacements off by at most {moved:.3f} pixel", flush=True)
-        for distance_ in given.away:
-            line(found, truth, away > distance_, f"  beyond {distance_:g} um")
-        if given.preset == "reflections_edge":
-            for inner in given.inner:
-                core(found, phantoms, inner)
-
-
-def line(found: dict[str, np.ndarray], truth: np.ndarray, chosen: np.ndarray, name: str) -> None:
-    """Print rms over error and coverage of every component."""
-    error = found["deformation_error"].astype(float)
-    chosen = chosen & np.isfinite(error).all((-2, -1))
-    off, error = (found["deformation"] - truth)[chosen], error[chosen]
-    typical = np.sqrt((error**2).mean(0))
-    ratio = np.sqrt((off**2).mean(0)) / typical
-    within = (np.abs(off) < error).mean(0)
-    chi2 = np.nanmean(found["deformation_chi2"][chosen] / found["deformation_freedom"][chosen])
-    mean = (off.mean(0) / typical).ravel()
-    print(f"{name}: {chosen.sum()} pixels, chi2 per degree of freedom {chi2:.2f}, within one error {within.mean():.3f}")
-    for word, values in (
-        ("rms over error", ratio),
-        ("within one error", within),
-        ("error (1e-6)", typical * 1e6),
-        ("mean over error", mean),
-    ):
-        print(f"    {word}: {values.ravel()}", flush=True)
-
-
-def core(found: dict[str, Any], phantoms: tuple[Phantom, ...], inner: float) -> None:
-    """Print the Burgers vector by closed integrals, and position and Burgers vector of a fit, over their errors.
-
-    The fit compares the centres of all reflections with those of one edge and a constant F, beyond ``inner`` um of the
-    core and within 2.5 um. The model averages the distortion along the diffracted beam over the height of the beam, and
-    blurs it like the camera, whose constants the fit takes from the simulation.
-    """
-    y, x, centre, at = found["y"], found["x"], found["centre"], found["at"]
-    phantom, pitch = phantoms[0], found["y"][1] - found["y"][0]
-    turn = rotation_z(phantom.placement.omega)
-    (true,) = phantom.scene.lines
-    burgers = turn.T @ true["burgers"]
-    axis = np.array([phantom.placement.axis[1], phantom.placement.axis[0], 0.0])
-    position = (turn.T @ (true["position"] - axis))[:2] - phantom.placement.shift[::-1]
-    length = np.linalg.norm(burgers)
-    row, column = np.argmin(np.abs(y - position[1])), np.argmin(np.abs(x - position[0]))
-    for size in (0.6, 0.8, 1.0, 1.2, 1.4):
-        half = round(size / pitch)
-        box = row - half, row + half, column - half, column + half
-        measured, covariance = circuit(found["deformation"], found["deformation_covariance"], y, x, box)
-        off, error = (measured - burgers) / length, np.sqrt(np.diag(covariance)) / length
-        print(f"  square of +-{size} um: b off by {np.linalg.norm(off):.4f}, over error {off / error}")
-
-    gy, gx = np.meshgrid(y, x, indexing="ij")
-    near = np.hypot(gx - position[0], gy - position[1])
-    chosen, root = [], []
-    for spread in found["centre_covariance"].astype(float):
-        ok = np.isfinite(spread).all((-2, -1)) & (near > inner) & (near < 2.5)
-        chosen.append(ok)
-        root.append(np.linalg.cholesky(np.linalg.inv(spread[ok])))
-    camera, scale = phantom.detector, phantom.pixel[0] / pitch
-
-    def model(q: np.ndarray) -> np.ndarray:
-        line = lines(np.array([[q[0], q[1], 0]]), q[None, 2:5] * 1e-4, np.array([[0, 0, 1.0]]), np.array([1e-3]))
-        out = []
-        for number, one in enumerate(phantoms):
-            away = rotation_z(one.placement.omega).T @ np.array([*one.at.shear[:2], 1.0])
-            mean = np.zeros((9, y.size, x.size))
-            for height, weight in zip(*sheet_nodes(one.microscope, one.nodes), strict=True):
-                there = gx + height * away[0], gy + height * away[1], 0 * gx + height
-                beta = distortion(Scene(phantom.scene.poisson, line), *(v.ravel() for v in there))
-                mean += weight * beta.reshape(mean.shape)
-            for k in range(9):
-                wide = gaussian_filter(mean[k], camera.halo * scale, mode="nearest")
-                sharp = gaussian_filter(mean[k], camera.psf * scale, mode="nearest")
-                mean[k] = (1 - camera.halo_fraction) * sharp + camera.halo_fraction * wide
-            f = np.moveaxis(mean, 0, -1).reshape(y.size, x.size, 3, 3) + np.eye(3) + 1e-4 * q[5:].reshape(3, 3)
-            out.append(np.linalg.inv(f).swapaxes(-1, -2) @ at.vectors[number])
-        return np.rad2deg(angles_of(at, np.stack(out)))
-
-    def residual(q: np.ndarray) -> np.ndarray:
-        expected = model(q)
-        return np.concatenate(
-            [
-                np.einsum("nji,nj->ni", one, (values - wanted)[ok]).ravel()
-                for values, wanted, ok, one in zip(centre, expected, chosen, root, strict=True)
-            ]
-        )
-
-    start = np.concatenate([position + [0.04, -0.03], burgers * 1e4, np.zeros(9)])
-    fit = least_squares(residual, start, x_scale="jac", loss="soft_l1", f_scale=3.0, max_nfev=8)
-    errors = np.sqrt(np.diag(np.linalg.inv(fit.jac.T @ fit.jac)))
-    off = fit.x[:2] - position
-    print(
-        f"  fit beyond {inner:g} um: core off by {np.abs(off).max() / phantom.pixel[0]:.3f} pixel"
-        f" (x, y over error {off / errors[:2]}), b off by"
-        f" {np.linalg.norm(fit.x[2:5] * 1e-4 - burgers) / length:.4f},"
-        f" over error {(fit.x[2:5] - burgers * 1e4) / errors[2:5]}",
-        flush=True,
-    )
+    parser.add_argument("study", choices=list(STUDIES))
+    for text in STUDIES[parser.parse_args().study]():
+        print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ B = 2.86e-4
 
 
 def density(beta: np.ndarray, z: np.ndarray, y: np.ndarray, x: np.ndarray, noise: float = 0.0, **given):
-    """Result of one layer, the middle one of those given."""
+    """Result of one layer, the middle one of those given, from adjacent pixels unless a scale is given."""
     covariance = np.zeros((*beta.shape[:3], 9, 9), np.float32)
     covariance[...] = noise**2 * np.eye(9)
-    given = {"middle": len(z) // 2, "burgers": B} | given
+    given = {"middle": len(z) // 2, "burgers": B, "scale": 0.0} | given
     return dislocation_density.kernel(np.eye(3) + beta, covariance, LATTICE, z, y, x, **given)
 
 
@@ -115,7 +115,7 @@ def test_density__of_incomplete_data() -> None:
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"scale": 2.0}, "needs 60 rows of 0.1 um on each side, at most 12"),
+        ({"scale": 2.0}, "needs 60 rows of 0.1 um on each side, at most 16"),
         ({"burgers": None, "lattice": np.diag([1.5, 1.5, 1.6])}, "the lattice is not cubic"),
     ],
 )

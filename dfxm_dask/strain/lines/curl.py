@@ -7,6 +7,7 @@ from math import lgamma
 import numpy as np
 from numba import njit
 
+from dfxm_dask.strain.lines.stencils import PRODUCTS, add_columns, add_stencil, add_window, curl_of
 from dfxm_dask.strain.normal_equations import inverse_symmetric
 
 NO_DEFORMATION, NO_NEIGHBOUR, ONE_LAYER = 1, 2, 4
@@ -117,6 +118,7 @@ def _smoothed(beta, have, at, places, size, points, weights, known):
     """Stencil of Gaussian weights in the layer, and of the means of adjacent layers."""
     known[:] = False
     count, _ = _plane(beta, have, at, at[0], places, size, points, weights, 0, known, 0.0)
+    own = count
     n, z = at[0], places[0]
     lower, upper = max(n - 1, 0), min(n + 1, z.size - 1)
     # A layer counts if it has the pixel itself.
@@ -125,41 +127,14 @@ def _smoothed(beta, have, at, places, size, points, weights, known):
     known[2], before, same, after = _slope(z[lower], z[n], z[upper], back, ahead)
     for layer, share in ((lower, before), (n, same), (upper, after)):
         if share != 0.0:
+            first = count
             count, good = _plane(beta, have, at, layer, places, size, points, weights, count, known, share)
             known[2] = known[2] and good
+            if layer == n and count == first + own:  # the same pixels as in the slopes: one error
+                for m in range(own):
+                    weights[m, 2] = weights[first + m, 2]
+                count = first
     return count
-
-
-@njit(nogil=True, cache=True)
-def _accumulate(beta, covariance, points, weights, count, have, alpha, spread):
-    """Add a stencil to the Nye tensor (9) and its covariance (9, 9); missing components count as zero."""
-    cross, half = np.zeros((3, 3)), np.empty((3, 3))
-    three = cross.shape[0]  # the length as a variable: unrolled loops would take long to compile
-    for n in range(count):
-        layer, row, column = points[n, 0], points[n, 1], points[n, 2]
-        wx, wy, wz = weights[n, 0], weights[n, 1], weights[n, 2]
-        # eps_jkl w_k
-        cross[0, 1], cross[0, 2], cross[1, 2] = -wz, wy, -wx
-        cross[1, 0], cross[2, 0], cross[2, 1] = wz, -wy, wx
-        for i in range(three):
-            for j in range(three):
-                for k in range(three):
-                    if have[3 * i + k]:
-                        unit = 1.0 if i == k else 0.0
-                        alpha[3 * i + j] += cross[j, k] * (beta[layer, row, column, 3 * i + k] - unit)
-            for m in range(i + 1):
-                for j in range(three):
-                    for k in range(three):
-                        half[j, k] = 0.0
-                        for p in range(three):
-                            if have[3 * i + p] and have[3 * m + k]:
-                                half[j, k] += cross[j, p] * covariance[layer, row, column, 3 * i + p, 3 * m + k]
-                for j in range(three):
-                    for q in range(three):
-                        total = half[j, 0] * cross[q, 0] + half[j, 1] * cross[q, 1] + half[j, 2] * cross[q, 2]
-                        spread[3 * i + j, 3 * m + q] += total
-                        if i != m:
-                            spread[3 * m + q, 3 * i + j] += total
 
 
 @njit(nogil=True, cache=True)
@@ -195,11 +170,12 @@ def _difference(beta, covariance, axis, weight, first, alpha, spread):
 
 
 @njit(nogil=True, cache=True)
-def _whole_pixel(beta, covariance, at, places, points, weights, have, known, alpha, spread):
+def _whole_pixel(beta, covariance, flat, at, places, points, weights, have, known, sums, alpha, spread):
     """Nye tensor and its covariance from adjacent pixels, where the pixel has all components.
 
     The pixel itself has a weight only at edges and between unequal layers.
     """
+    slope, product = sums
     own = False
     weights[0, :] = 0.0
     points[0, 0], points[0, 1], points[0, 2] = at
@@ -237,7 +213,72 @@ def _whole_pixel(beta, covariance, at, places, points, weights, have, known, alp
         for j in range(i + 1):  # blocks of one row are filled in both halves
             spread[j, i] = spread[i, j]
     if own:
-        _accumulate(beta, covariance, points, weights, 1, have, alpha, spread)
+        slope[:, :] = 0.0
+        product[:, :] = 0.0
+        add_stencil(beta, flat, points, weights, 1, 6, slope, product)
+        curl_of(slope, product, have, first, alpha, spread)
+
+
+@njit(nogil=True, cache=True)
+def _stencil(beta, flat, at, places, size, points, weights, have, known, sums, alpha, spread):
+    """Nye tensor and its covariance of a pixel from any stencil: with missing pixels or components, or at an edge."""
+    slope, product = sums
+    if size[2] > 0.0:
+        count = _smoothed(beta, have, at, places, size, points, weights, known)
+    else:
+        count = _adjacent(beta, have, at, places, points, weights, known)
+    slope[:, :] = 0.0
+    product[:, :] = 0.0
+    add_stencil(beta, flat, points, weights, count, 6 if known[2] else 3, slope, product)
+    alpha[:] = 0.0
+    spread[:, :] = 0.0
+    curl_of(slope, product, have, 0 if known[2] else 2, alpha, spread)
+
+
+@njit(nogil=True, cache=True)
+def _gaussian(step, reach, scale):
+    """Gaussian weights of the pixels along one axis, and the sums of the weights and of their second moments, um2."""
+    weights, total, square = np.empty(2 * reach + 1), 0.0, 0.0
+    for n in range(weights.size):
+        d = (n - reach) * step
+        weights[n] = np.exp(-0.5 * d * d / (scale * scale))
+        total += weights[n]
+        square += weights[n] * d * d
+    return weights, total, square
+
+
+@njit(nogil=True, cache=True)
+def _window(beta, windows, at, places, columns, squares, have, known, sums, alpha, spread):
+    """Nye tensor and its covariance of a pixel whose windows are complete; False if they are not."""
+    slope, product = sums
+    (_, total_y, square_y), (gauss_x, total_x, square_x), step = windows
+    z, n = places[0], at[0]
+    wide = gauss_x.size // 2
+    if at[2] < wide or at[2] + wide >= beta.shape[2]:
+        return False
+    lower, upper = max(n - 1, 0), min(n + 1, z.size - 1)
+    back = lower < n and _usable(beta, have, lower, at[1], at[2])
+    ahead = upper > n and _usable(beta, have, upper, at[1], at[2])
+    known[0], known[1] = True, True
+    known[2], before, same, after = _slope(z[lower], z[n], z[upper], back, ahead)
+    pairs = 6 if known[2] else 3
+    slope[:, :] = 0.0
+    product[:, :] = 0.0
+    volume = total_x * total_y
+    inverse = (1.0 / (square_x * total_y), 1.0 / (total_x * square_y), same / volume)
+    add_window(columns[1], squares[1], at[2], gauss_x, step, inverse, pairs, slope, product)
+    if before != 0.0:
+        add_window(columns[0], squares[0], at[2], gauss_x, step, (0.0, 0.0, before / volume), pairs, slope, product)
+    if after != 0.0:
+        add_window(columns[2], squares[2], at[2], gauss_x, step, (0.0, 0.0, after / volume), pairs, slope, product)
+    for axis in range(3):
+        for c in range(9):
+            if not np.isfinite(slope[axis, c]):
+                return False
+    alpha[:] = 0.0
+    spread[:, :] = 0.0
+    curl_of(slope, product, have, 0 if known[2] else 2, alpha, spread)
+    return True
 
 
 @njit(nogil=True, cache=True)
@@ -245,31 +286,45 @@ def nye_tensor(beta, covariance, places, how, burgers, out):
     """Nye tensor, errors, density, floor and reasons of the rows of ``out``."""
     middle, first, high, wide, scale = how
     tensor, error, density, floor, reason = out
+    flat = covariance.reshape((*covariance.shape[:3], 81))
     most = max(9, 4 * (2 * high + 1) * (2 * wide + 1))
     points, weights = np.empty((most, 3), np.int64), np.empty((most, 3))
     have, known, complete = np.empty(9, np.bool_), np.empty(3, np.bool_), np.empty(9, np.bool_)
     alpha, spread = np.empty(9), np.empty((9, 9))
+    sums = np.empty((3, 9)), np.empty((PRODUCTS, 81))
+    smooth = high > 0 and wide > 0
+    across = beta.shape[2] if smooth else 0
+    columns, squares = np.empty((3, across, 2, 9)), np.empty((3, across, 3, 81))
+    step_y = places[1][1] - places[1][0] if smooth else 1.0
+    step_x = places[2][1] - places[2][0] if smooth else 1.0
+    windows = _gaussian(step_y, high, max(scale, 1e-30)), _gaussian(step_x, wide, max(scale, 1e-30)), step_x
     for y in range(tensor.shape[0]):
+        row = y + first
+        whole = smooth and high <= row < beta.shape[1] - high
+        if whole:
+            for k in range(3):
+                layer = middle + k - 1
+                if 0 <= layer < beta.shape[0]:
+                    add_columns(beta, flat, layer, row, windows[0][0], step_y, columns[k], squares[k])
         for x in range(tensor.shape[1]):
-            at = (middle, y + first, x)
+            at = (middle, row, x)
             some, all_of_it = False, True
             for c in range(9):
-                have[c] = np.isfinite(beta[middle, y + first, x, c])
+                have[c] = np.isfinite(beta[middle, row, x, c])
                 some = some or have[c]
                 all_of_it = all_of_it and have[c]
             if not some:
                 reason[y, x] = NO_DEFORMATION
                 continue
             if scale == 0.0 and all_of_it:
-                _whole_pixel(beta, covariance, at, places, points, weights, have, known, alpha, spread)
-            else:
-                alpha[:] = 0.0
-                spread[:, :] = 0.0
-                if scale > 0.0:
-                    count = _smoothed(beta, have, at, places, (high, wide, scale), points, weights, known)
-                else:
-                    count = _adjacent(beta, have, at, places, points, weights, known)
-                _accumulate(beta, covariance, points, weights, count, have, alpha, spread)
+                _whole_pixel(beta, covariance, flat, at, places, points, weights, have, known, sums, alpha, spread)
+            elif not (
+                whole
+                and all_of_it
+                and _window(beta, windows, at, places, columns, squares, have, known, sums, alpha, spread)
+            ):
+                size = (high, wide, scale)
+                _stencil(beta, flat, at, places, size, points, weights, have, known, sums, alpha, spread)
             if not (known[0] and known[1]):
                 reason[y, x] |= NO_NEIGHBOUR
             if not known[2]:
