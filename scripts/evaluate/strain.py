@@ -1,7 +1,7 @@
 """Deformation gradient, predicted errors and dislocation density against closed forms; no frames.
 
-``python scripts/evaluate/strain.py round_trip|design|wall`` prints the table of one study. ``round_trip``: angles of known
-deformations by Newton's method on the Laue condition, without and with noise of 10 urad (two_theta 20 urad).
+``python scripts/evaluate/strain.py round_trip|design|wall`` prints the table of one study. ``round_trip``: angles of
+known deformations by Newton's method on the Laue condition, without and with noise of 10 urad (two_theta 20 urad).
 ``design``: predicted errors of five sets of reflections against the scatter of F. ``wall``: integral of the density of
 a tilt wall over theta/b. Deformations from raw frames: strain_frames.py.
 """
@@ -95,7 +95,7 @@ def scores(name: str, off: np.ndarray, covariance: np.ndarray) -> Iterator[str]:
     chi2 = (off**2 / variance).mean(0)
     whole = np.einsum("ni,nij,nj->n", off, np.linalg.inv(covariance), off).mean() / 9
     yield (
-        f"{name}: rms {np.sqrt((off**2).mean()):.3e}, expected {np.sqrt(variance.mean()):.3e}; chi-square of the components"
+        f"{name}: rms {np.sqrt((off**2).mean()):.3e}, expected {np.sqrt(variance.mean()):.3e}; chi-square of components"
         f" {chi2.min():.3f} to {chi2.max():.3f}, of all nine together {whole:.3f} per component; {len(off)} pixels"
     )
 

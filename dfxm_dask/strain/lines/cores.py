@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
-from scipy import ndimage
 from scipy.stats import chi2
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.reduction import Arrays, reduction
 from dfxm_dask.schema import XYZ, Variable, X, Y, Z, pixel_length
-from dfxm_dask.strain.lines.field_fit import CoreFit, fit_core, unit_fields
-from dfxm_dask.strain.lines.loops import loop, loop_map
+from dfxm_dask.strain.lines.contours import MISFIT, NO_POSITION, OFF_LATTICE, RARE, REASONS, SEVERAL, contour_burgers
+from dfxm_dask.strain.lines.field_fit import CoreFit, fit_core
+from dfxm_dask.strain.lines.search import Layer, find_cores
 from dfxm_dask.strain.normal_equations import read_only
 from dfxm_dask.strain.variables import DEFORMATION, DEFORMATION_COVARIANCE, INDEX, RECIPROCAL_LATTICE, XYZ2
 
@@ -28,12 +28,8 @@ USUAL = 12
 """Half edge of the largest contour by default, pixels (our choice)."""
 SMALLEST = 3
 """Half edge of the smallest contour, pixels: the distortion near a core is limited by the resolution (our choice)."""
-APART = 4
-"""Least distance of two cores, pixels; nearer ones count as one dislocation."""
-FIT = (2.0, 9.0)
-"""Radii of the pixels for the position, pixels."""
-RARE = 1e-3
-"""Probability below which contours disagree, or a vector is not a lattice vector."""
+FIT = (2.0, 9.0, 0.75)
+"""Radii of the pixels for the position, pixels, and the outer one as a part of the half edge of the largest contour."""
 AMBIGUOUS = 9.0
 """Least difference of chi-square between the nearest and the second nearest lattice vector (our choice)."""
 CENTRINGS: dict[str, list[tuple[float, float, float]]] = {
@@ -41,18 +37,6 @@ CENTRINGS: dict[str, list[tuple[float, float, float]]] = {
     "bcc": [(0, 0, 0), (0.5, 0.5, 0.5)],
     "fcc": [(0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0)],
 }
-REASONS = (
-    "contour_leaves_map",
-    "pixels_missing",
-    "another_core_nearby",
-    "contours_disagree",
-    "not_a_lattice_vector",
-    "several_lattice_vectors",
-    "no_position",
-    "too_few_contours",
-    "field_differs_from_straight_line",
-)
-LEAVES, MISSING, OTHER, DISAGREE, OFF_LATTICE, SEVERAL, NO_POSITION, FEW, MISFIT = (1 << k for k in range(9))
 LARGE = 2.0
 """chi-square per degree of freedom of the fit above which the core is flagged; its error grows in any case."""
 WRITES = (
@@ -121,70 +105,41 @@ def lattice_vectors(
     return index @ cell.T, index
 
 
-def half_edges(parameters: Mapping[str, Any], positions: Mapping[str, np.ndarray]) -> tuple[int, np.ndarray]:
-    """Half edge of the largest contour in pixels, and the signed edges (y, x) of a pixel.
+def half_edges(parameters: Mapping[str, Any], positions: Mapping[str, np.ndarray]) -> tuple[int, int, np.ndarray]:
+    """Half edges of the smallest and the largest contour in pixels, and the signed edges (y, x) of a pixel.
 
     Raises
     ------
     InputError
-        Pixels of unequal size; a radius that is too small or too large.
+        Pixels of unequal size; a radius that is too small or too large, or not larger than ``nearest``.
     """
     y, x = (np.asarray(positions[d], float) for d in ("y", "x"))
     size = [pixel_length(name, "dislocation_cores", axis) for name, axis in (("y", y), ("x", x))]
     steps = np.array(
         [s * np.sign(axis[-1] - axis[0]) if np.isfinite(s) else 1.0 for s, axis in zip(size, (y, x), strict=True)]
     )
-    radius = parameters["radius"]
-    if radius is None:
-        return USUAL, steps
-    largest = float(np.abs(steps).max())
-    half = int(radius / largest + 1e-9)
+    radius, nearest, largest = parameters["radius"], parameters["nearest"], float(np.abs(steps).max())
+    half = USUAL if radius is None else int(radius / largest + 1e-9)
     if not SMALLEST < half <= MOST:
         raise InputError(
             f"dislocation_cores: radius {radius:g} um",
             f"is {half} pixels of {largest:.6g} um",
             f"set a radius from {(SMALLEST + 1) * largest:.6g} to {MOST * largest:.6g} um",
         )
-    return half, steps
+    first = max(SMALLEST, int(np.ceil(nearest / largest - 1e-9)))
+    if first + 4 > max(FIT[1], FIT[2] * half):
+        raise InputError(
+            f"dislocation_cores: nearest {nearest:g} um",
+            f"leaves too few pixels within {FIT[2]} of the radius {half * largest:.6g} um",
+            f"set a radius from {np.ceil((first + 4) / FIT[2]) * largest:.6g} to {MOST * largest:.6g} um",
+        )
+    return first, half, steps
 
 
-class Layer(NamedTuple):
-    """Distortion of a band of a layer, with the positions of its pixels."""
-
-    beta: np.ndarray
-    covariance: np.ndarray
-    y: np.ndarray
-    x: np.ndarray
-    steps: np.ndarray
-
-
-def find_cores(layer: Layer, least: float, false_alarms: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the cores (core, 2), and the squared significance of each, strongest first."""
-    shape = layer.beta.shape[:2]
-    length, ratio = np.zeros(shape), np.zeros(shape)
-    loop_map(layer.beta, layer.covariance, layer.steps, (0, shape[0]), length, ratio)
-    strong = (length >= least) & (ratio > chi2.isf(1e-6 * false_alarms, 3))
-    if not strong.any():
-        return np.zeros((0, 2)), np.zeros(0)
-    score = ndimage.uniform_filter(np.where(strong, np.minimum(length, 3 * least), 0.0), 3, mode="constant")
-    rows, columns = np.nonzero(strong)
-    order = np.lexsort((columns, rows, -np.round(score[rows, columns] / least, 3)))
-    left, out, seen = np.ones(shape, bool), [], []
-    for row, column in zip(rows[order], columns[order], strict=True):
-        if left[row, column]:
-            near = slice(max(row - APART, 0), row + APART + 1), slice(max(column - APART, 0), column + APART + 1)
-            weight = np.where(left[near] & strong[near], score[near], 0.0)
-            r, c = np.mgrid[near]
-            out.append(((r * weight).sum() / weight.sum(), (c * weight).sum() / weight.sum()))
-            seen.append(ratio[row, column])
-            left[near] = False
-    return np.array(out), np.array(seen)
-
-
-def _position(layer: Layer, core: np.ndarray, others: np.ndarray, poisson: float) -> CoreFit:
+def _position(layer: Layer, core: np.ndarray, others: np.ndarray, halves: tuple[int, int], poisson: float) -> CoreFit:
     """Position of one core from the pixels around it that are nearer to it than to others."""
     row, column = core
-    reach = FIT[1]
+    reach, least = max(FIT[1], FIT[2] * halves[1]), FIT[0] if halves[0] == SMALLEST else float(halves[0])
     if len(others):
         reach = min(reach, max(float(np.abs(others - core).max(axis=1).min()) - 2.0, 4.0))
     rows = np.arange(max(int(row - reach), 0), min(int(row + reach) + 2, layer.y.size))
@@ -193,7 +148,7 @@ def _position(layer: Layer, core: np.ndarray, others: np.ndarray, poisson: float
     away = np.hypot(r - row, c - column)
     beta, covariance = layer.beta[r, c], layer.covariance[r, c]
     use = (
-        (away >= FIT[0]) & (away <= reach) & np.isfinite(beta).all(axis=-1) & np.isfinite(covariance).all(axis=(-2, -1))
+        (away >= least) & (away <= reach) & np.isfinite(beta).all(axis=-1) & np.isfinite(covariance).all(axis=(-2, -1))
     )
     if use.sum() < 20:
         return fit_core(
@@ -204,63 +159,18 @@ def _position(layer: Layer, core: np.ndarray, others: np.ndarray, poisson: float
     return fit_core(points, beta[use], covariance[use], start, np.abs(layer.steps[::-1]), poisson)
 
 
-def _burgers(
-    layer: Layer, core: np.ndarray, others: np.ndarray, half: int, fit: CoreFit, poisson: float
-) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """Burgers vector (um), covariance (um2), half edge of the largest contour, and reasons.
-
-    The mean of the contours of all sizes, weighted with their covariances. The trapezoidal rule is corrected by its
-    error on the fitted straight line.
-    """
-    row, column = (round(v) for v in core)
-    reason, most = 0, half
-    if len(others):
-        most = min(most, int(np.abs(others - [row, column]).max(axis=1).min()) - 2)
-        reason |= OTHER if most < half else 0
-    inside = min(row, column, layer.y.size - 1 - row, layer.x.size - 1 - column)
-    reason |= LEAVES if inside < most else 0
-    most = min(most, inside)
-    sense = np.sign(layer.steps[0] * layer.steps[1])
-    total, spread, weight, mean = np.empty(3), np.empty((3, 3)), np.zeros((3, 3)), np.zeros(3)
-    model = None
-    if np.isfinite(fit.position).all():
-        rows, columns = np.arange(row - most, row + most + 1), np.arange(column - most, column + most + 1)
-        y, x = np.meshgrid(layer.y[rows] if most >= 0 else [], layer.x[columns] if most >= 0 else [], indexing="ij")
-        shape = np.append(fit.position, fit.line[:2])
-        field = np.tensordot(fit.burgers, unit_fields(np.stack([x, y, 0 * x], -1), shape, poisson), 1)
-        model = field.reshape(*x.shape, 9), np.zeros((*x.shape, 9, 9), np.float32)
-    found = []
-    for n in range(SMALLEST, most + 1):
-        if not loop(layer.beta, layer.covariance, row, column, n, layer.steps, total, spread):
-            reason |= MISSING
-            continue
-        value, matrix = sense * total, spread + 1e-26 * np.eye(3)
-        if model is not None:
-            loop(*model, most, most, n, layer.steps, total, spread)
-            value = value + fit.burgers - sense * total
-        inverse = np.linalg.inv(matrix)
-        weight, mean = weight + inverse, mean + inverse @ value
-        found.append((n, value, inverse))
-    if len(found) < 2:
-        return np.full(3, np.nan), np.full((3, 3), np.nan), 0, reason | FEW
-    covariance = np.linalg.inv(weight)
-    burgers = covariance @ mean
-    off = sum(float((value - burgers) @ inverse @ (value - burgers)) for _, value, inverse in found)
-    freedom = 3 * (len(found) - 1)
-    exact = 1e-4 * np.linalg.norm(burgers)  # below the error of the trapezoidal rule
-    wide = max(float(np.linalg.norm(value - burgers)) for _, value, _ in found)
-    if off > chi2.isf(RARE, freedom) and wide > exact:
-        covariance = covariance * off / freedom
-        reason |= DISAGREE
-    return burgers, covariance, found[-1][0], reason
-
-
 def _row(
-    layer: Layer, core: np.ndarray, others: np.ndarray, half: int, lattice: tuple[np.ndarray, str], poisson: float
+    layer: Layer,
+    core: np.ndarray,
+    others: np.ndarray,
+    halves: tuple[int, int],
+    lattice: tuple[np.ndarray, str],
+    poisson: float,
+    halo: tuple[float, float],
 ) -> Arrays:
     """One row of the table, without z and significance."""
-    fit = _position(layer, core, others, poisson)
-    burgers, covariance, reached, reason = _burgers(layer, core, others, half, fit, poisson)
+    fit = _position(layer, core, others, halves, poisson)
+    burgers, covariance, reached, reason = contour_burgers(layer, core, others, halves, fit, poisson, halo)
     reason |= 0 if np.isfinite(fit.position).all() else NO_POSITION
     reason |= MISFIT if fit.misfit > LARGE else 0
     nearest, index, ratio, misfit = np.full(3, np.nan), np.full(3, np.nan), np.nan, np.nan
@@ -336,6 +246,14 @@ def dislocation_cores(
             json_schema_extra={"unit": "um"},
         ),
     ] = None,
+    nearest: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="distance from the core from which on the map is used; 0: 2 pixels, contours 3 pixels",
+            json_schema_extra={"unit": "um"},
+        ),
+    ] = 0.0,
     structure: Annotated[
         Literal["fcc", "bcc", "primitive"], Field(description="centring of the lattice, for its lattice vectors")
     ] = "fcc",
@@ -347,16 +265,40 @@ def dislocation_cores(
         Field(ge=0, le=1, description="least Burgers vector of a core, relative to the shortest lattice vector"),
     ] = 0.4,
     poisson: Annotated[float, Field(gt=-1, lt=0.5, description="Poisson ratio of the field near a core")] = 0.34,
+    halo: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=0.5,
+            description="part of the light that the camera scatters widely",
+            json_schema_extra={"unit": "1"},
+        ),
+    ] = 0.0,
+    halo_width: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="standard deviation of this blur; by default far larger than the contours",
+            json_schema_extra={"unit": "um"},
+        ),
+    ] = None,
 ) -> Arrays:
     """Dislocations that pierce a layer: positions of their cores and Burgers vectors, with errors.
 
     A contour around a core gives its Burgers vector, for every character of the line and in any elastic body. Cores are
-    the pixels where small contours exceed both their noise and ``least``. Two cores within 4 pixels count as one.
+    the pixels where small contours exceed both their noise and ``least``, and holes of missing pixels with such
+    contours. Two cores within 4 pixels count as one.
 
     Parameters
     ----------
     radius : float, um, optional
         Contours range from 3 pixels to this half edge, or to the nearest other core.
+    nearest : float, um
+        Near a core, the height of the beam and the blur of the camera distort the map. About three times the height of
+        the beam (FWHM) is enough in simulated frames.
+    halo : float
+        The blurred light has the field of dislocations spread over ``halo_width``: without correction, a halo of 2 %
+        makes the Burgers vector 1 to 2 % too small.
     false_alarms : float
         Sets the threshold from the covariance of the deformation gradient.
     least : float
@@ -382,9 +324,11 @@ def dislocation_cores(
 
         b = (Σ S_n^-1)^-1 Σ S_n^-1 c_n,    cov(b) = (Σ S_n^-1)^-1
 
-    Each c_n is corrected by the error of the trapezoidal rule for a straight line. The position of this line, its
-    direction and Burgers vector, and a distortion linear in x and y are fitted to the pixels 2 to 9 pixels from the
-    core. Errors assume that the errors of pixels are independent.
+    Each c_n is corrected by the error of the trapezoidal rule for a straight line, and divided by the part of b that
+    the halo leaves within the contour. The position of this line, its direction and Burgers vector, and a distortion
+    linear in x and y are fitted to the pixels from 2 pixels (or ``nearest``) to 9 pixels or three quarters of
+    ``radius``. The error of the position grows with the misfit and with the scatter of tiles of 5 pixels, within which
+    neighbouring pixels are correlated; the covariance of b grows with the correlation of successive contours.
 
     References
     ----------
@@ -407,7 +351,7 @@ def dislocation_cores(
     >>> dislocation_cores.finish(alone)["y"].size
     0
     """
-    half, steps = half_edges({"radius": radius}, {"y": y, "x": x})
+    *halves, steps = half_edges({"radius": radius, "nearest": nearest}, {"y": y, "x": x})
     beta = np.array(deformation, np.float64).reshape(y.size, x.size, 9)
     beta -= np.eye(3).ravel()
     layer = Layer(beta, read_only(deformation_covariance, np.float32), np.asarray(y), np.asarray(x), steps)
@@ -419,7 +363,15 @@ def dislocation_cores(
     table = []
     for k, core in enumerate(cores):
         if round(core[0]) in rows:
-            row = _row(layer, core, cores[rest != k], half, (reciprocal_lattice, structure), poisson)
+            row = _row(
+                layer,
+                core,
+                cores[rest != k],
+                tuple(halves),
+                (reciprocal_lattice, structure),
+                poisson,
+                (halo, halo_width or np.inf),
+            )
             row["z"] = np.asarray(z)
             row["significance"] = np.sqrt(significance[k]) if np.isfinite(significance[k]) else np.asarray(np.nan)
             row["start_y"], row["start_x"] = y[0] + core[0] * steps[0], x[0] + core[1] * steps[1]

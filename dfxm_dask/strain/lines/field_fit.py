@@ -11,12 +11,14 @@ from dfxm_dask.optics.defects.dislocation import gradient, lines
 
 STEEPEST = 2.0
 """Largest slope of the line against z, as a tangent (our choice)."""
-MOST_SHIFT = 3.0
+MOST_SHIFT = 5.0
 """Largest distance of the position from its start, pixels."""
 
 
 STARTS = ((0.0, 0.0), (0.8, 0.0), (-0.8, 0.0), (0.0, 0.8), (0.0, -0.8))
 """First slopes of the line."""
+TILE = 5.0
+"""Edge of the tiles whose scatter enters the error, pixels: longer than the correlation of the noise (our choice)."""
 ENOUGH = 1.3
 """chi-square per degree of freedom at which no further start is tried."""
 
@@ -120,6 +122,21 @@ def fit_core(
     if not (scale > 0).all():
         return nothing
     inverse = np.linalg.pinv((jacobian / scale).T @ (jacobian / scale), rcond=1e-12) / np.outer(scale, scale)
-    return CoreFit(
-        found.x[:2], max(misfit, 1.0) * inverse[:2, :2], np.array([found.x[2], found.x[3], 1.0]), burgers, misfit
-    )
+    stated = max(misfit, 1.0) * inverse[:2, :2]
+    if size > 0:
+        steps = (jacobian * left[:, None]).reshape(len(points), 9, -1).sum(axis=1) @ inverse[:, :2]
+        away = (points[:, :2] - found.x[:2]) / step
+        stated = stated * max(1.0, float((tile_scatter(steps, away) / np.diag(inverse)[:2]).max() / max(misfit, 1.0)))
+    return CoreFit(found.x[:2], stated, np.array([found.x[2], found.x[3], 1.0]), burgers, misfit)
+
+
+def tile_scatter(steps: np.ndarray, away: np.ndarray) -> np.ndarray:
+    """Variances of a sum over points (point, parameter) from the sums over tiles, within which noise is correlated.
+
+    A tile and its mirror image through the core count together: blur changes the field of a dislocation to both sides
+    with opposite sign, so that it does not move the position.
+    """
+    folded = np.where((away[:, :1] < 0) | ((away[:, :1] == 0) & (away[:, 1:] < 0)), -away, away)
+    _, tile = np.unique(np.floor(folded / TILE), axis=0, return_inverse=True)
+    sums = np.stack([np.bincount(tile.ravel(), one) for one in steps.T], axis=1)
+    return (sums**2).sum(axis=0) * len(sums) / max(len(sums) - 1, 1)

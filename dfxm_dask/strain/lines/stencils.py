@@ -44,11 +44,11 @@ def curl_of(slope, product, have, first, alpha, spread):
     """Add the Nye tensor (9) and its covariance (9, 9) of columns from ``first``; missing components count as zero."""
     for i in range(3):
         for j in range(first, 3):
-            for l in range(3):
-                if l != j and have[3 * i + l]:
-                    axis = 3 - j - l  # eps_jkl with k = axis
-                    sign = 1.0 if (l - j) % 3 == 2 else -1.0
-                    alpha[3 * i + j] += sign * slope[axis, 3 * i + l]
+            for n in range(3):
+                if n != j and have[3 * i + n]:
+                    axis = 3 - j - n  # eps_jkn with k = axis
+                    sign = 1.0 if (n - j) % 3 == 2 else -1.0
+                    alpha[3 * i + j] += sign * slope[axis, 3 * i + n]
                     for m in range(i + 1):
                         for q in range(first, 3):
                             for p in range(3):
@@ -56,7 +56,7 @@ def curl_of(slope, product, have, first, alpha, spread):
                                     other = 3 - q - p
                                     high = max(axis, other)
                                     pair = high * (high + 1) // 2 + min(axis, other)
-                                    value = sign * product[pair, 9 * (3 * i + l) + 3 * m + p]
+                                    value = sign * product[pair, 9 * (3 * i + n) + 3 * m + p]
                                     if (p - q) % 3 != 2:
                                         value = -value
                                     spread[3 * i + j, 3 * m + q] += value
