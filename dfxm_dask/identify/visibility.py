@@ -8,6 +8,7 @@ import numpy as np
 
 from dfxm_dask.identify.catalogue import Candidates, catalogue, names
 from dfxm_dask.optics.defects.dislocation import frames
+from dfxm_dask.optics.forward import setting
 from dfxm_dask.optics.geometry import orientation, rotation_y, rotation_z
 from dfxm_dask.optics.instrument.microscope import Microscope
 from dfxm_dask.optics.resolution import transfer_matrix
@@ -25,7 +26,8 @@ class Visibility(NamedTuple):
     deviation : array (candidate, axis), float64
         Angular rms of r/b times the rocking, rolling and strain component of -beta^T g of unit length.
     visibility : array (candidate, axis), float64
-        The same at the distance ``radius`` from the line, over the width of the acceptance along that axis.
+        Rms shift of the centre of mass at the distance ``radius`` from the line in a scan of that axis alone, over the
+        standard deviation of the curve of the perfect crystal.
     """
 
     product: np.ndarray
@@ -41,6 +43,7 @@ def visibility(
     parameter: float,
     poisson: float = 0.334,
     radius: float = 0.3,
+    extent: float = 3.0,
     turn: float = 0.0,
 ) -> Visibility:
     """Visibility of dislocations along the rocking, rolling and strain axis of one reflection.
@@ -59,6 +62,8 @@ def visibility(
         Poisson ratio.
     radius : float, um
         Distance from the line at which the deviation is compared with the acceptance.
+    extent : float, um
+        Largest distance from the core, in the layer. A line that is almost in the layer shows only its two sides.
     turn : float, rad
         Rotation of the crystal about the scattering vector, from
         :func:`dfxm_dask.optics.geometry.orientation` of the reflection: it determines the components along phi and chi.
@@ -69,16 +74,23 @@ def visibility(
 
     Notes
     -----
-    First order in beta: dq = -beta^T g/|g| in the image frame, whose components x, y and z are visible along phi, chi
-    and two_theta. beta of a straight line falls as 1/r, so that an annulus only scales the angular mean,
-    taken here over 360 directions across the line. Widths: rms of the acceptance of phi, chi and the strain.
+    First order in beta: dq = -beta^T g/|g| in the image frame. Its components x and y tilt the lattice planes along phi
+    and chi, z changes their spacing. With a Gaussian acceptance of covariance S, and the change m of q per rad of
+    an axis, the centre of mass shifts by -m·S^-1 dq / (m·S^-1 m), in a curve of variance 1 / (m·S^-1 m)::
+
+        visibility = rms(m·S^-1 dq) / sqrt(m·S^-1 m)
+
+    S correlates the rocking angle with the spacing, so that a scan of two_theta also sees tilts. beta of a line falls
+    as 1/r, so that an annulus only scales the angular mean. It is taken over the directions across the line in
+    which the layer has a point at the distance ``radius``, within ``extent``: all of them unless the line is almost in
+    the layer.
 
     A screw is invisible if and only if g·b = 0. An edge with g·b = 0 is invisible only if g is parallel to the line:
     with g normal to the slip plane it keeps half of the full contrast. Both follow from the isotropic field.
 
     References
     ----------
-    Pal et al., phi-chi scans of dislocations in aluminium; the widths are our own definition.
+    Pal et al., phi-chi scans of dislocations in aluminium; the measure is our own definition.
 
     Examples
     --------
@@ -89,23 +101,35 @@ def visibility(
     """
     g = np.asarray(hkl, np.float64)
     to_image = rotation_y(microscope.theta) @ rotation_z(turn) @ orientation(hkl)
-    unit = g / np.linalg.norm(g)
+    sees = np.array(list(axis_weights(microscope).values()))
+    unit, up = g / np.linalg.norm(g), (rotation_y(-2 * microscope.theta) @ to_image)[2]
     size = np.linalg.norm(candidates.burgers, axis=1)
-    deviation = np.array(
-        [
-            np.sqrt(np.mean((_deviations(b / length, t, unit, poisson) @ to_image.T) ** 2, axis=0))
-            for b, t, length in zip(candidates.burgers, candidates.line, size, strict=True)
-        ]
-    )
-    at_radius = deviation * (parameter * size / radius)[:, None]
-    return Visibility(candidates.burgers @ g, deviation, at_radius / widths(microscope))
+    deviation, seen = np.empty((len(size), 3)), np.empty((len(size), 3))
+    for k, (b, t, length) in enumerate(zip(candidates.burgers, candidates.line, size, strict=True)):
+        angles = _directions(b, t, up, np.sqrt(max((extent / radius) ** 2 - 1, 0.0)))
+        around = _deviations(b / length, t, unit, poisson, angles) @ to_image.T
+        deviation[k] = np.sqrt((around**2).mean(axis=0))
+        seen[k] = np.sqrt(((around @ sees.T) ** 2).mean(axis=0)) * parameter * length / radius
+    return Visibility(candidates.burgers @ g, deviation, seen)
 
 
-def _deviations(b: np.ndarray, t: np.ndarray, g: np.ndarray, poisson: float, directions: int = 360) -> np.ndarray:
+AROUND = (np.arange(360) + 0.5) * np.pi / 180
+"""Directions across a line, rad."""
+
+
+def _directions(b: np.ndarray, t: np.ndarray, up: np.ndarray, along: float) -> np.ndarray:
+    """Angles about a line at which a layer with the normal ``up`` is met within ``along`` distances along the line."""
+    first, second, slope = frames(b[None], t[None])[0] @ up
+    height = max(float(np.hypot(first, second)), 1e-30)  # of the steepest direction across the line
+    left_out = np.arccos(min(abs(slope) * along / height, 1.0))
+    half = left_out + AROUND[:180] / np.pi * (np.pi - 2 * left_out)
+    return np.arctan2(second, first) + np.concatenate([half, half + np.pi])
+
+
+def _deviations(b: np.ndarray, t: np.ndarray, g: np.ndarray, poisson: float, psi: np.ndarray = AROUND) -> np.ndarray:
     """r times -beta^T g of a line at points around it, (point, xyz) in the frame of the crystal."""
     frame = frames(b[None], t[None])[0]
     edge, _, screw = frame @ b
-    psi = (np.arange(directions) + 0.5) * 2 * np.pi / directions
     x, y = np.cos(psi), np.sin(psi)
     a, s = edge / (4 * np.pi * (1 - poisson)), screw / (2 * np.pi)
     first, second = (3 - 2 * poisson) * x**2 + (1 - 2 * poisson) * y**2, (1 - 2 * poisson) * x**2
@@ -117,13 +141,23 @@ def _deviations(b: np.ndarray, t: np.ndarray, g: np.ndarray, poisson: float, dir
     return np.stack([along, across], axis=1) @ frame[:2]
 
 
-def widths(microscope: Microscope) -> np.ndarray:
-    """Rms widths (3,) of the acceptance, in units of dq, along the rocking, rolling and strain component of q.
+def axis_weights(microscope: Microscope) -> dict[str, np.ndarray]:
+    """Shift of the centre of mass along every axis per unit of dq, over the standard deviation of the curve.
 
-    The rocking component is cos(theta) times the vertical divergence of the beam plus sin(theta) times its bandwidth;
-    the objective widens the others.
+    Examples
+    --------
+    >>> from dfxm_dask.optics.instrument.microscope import find_microscope
+    >>> {axis: weight.round(-1).tolist() for axis, weight in axis_weights(find_microscope("id06_al111")).items()}
+    {'phi': [13140.0, 0.0, -250.0], 'chi': [0.0, 1000.0, 0.0], 'two_theta': [3140.0, 0.0, -1000.0]}
     """
-    return np.sqrt(transfer_matrix(microscope) ** 2 @ variances(microscope))
+    matrix = transfer_matrix(microscope)
+    precision = np.linalg.inv(matrix * variances(microscope) @ matrix.T)
+    moves = setting(microscope.theta).moves
+    out = {}
+    for axis in AXES:
+        change = rotation_y(microscope.theta) @ moves[axis]
+        out[axis] = precision @ change / np.sqrt(change @ precision @ change)
+    return out
 
 
 def variances(microscope: Microscope) -> np.ndarray:

@@ -7,7 +7,8 @@ for pixels farther than ``--away`` um from all dislocations, the rms error of ev
 between the scans instead of the registration. For the preset reflections_edge, it also prints position and Burgers
 vector of the dislocation over their errors: by ``dislocation_cores`` without and with the halo of the camera, and by a
 fit whose model contains the height of the beam and the blur of the camera; then bias and scatter over all seeds.
-``noise_cut`` 4 and ``window`` 1.5 were chosen on seed 1 and on separate curves, ``nearest``, ``radius`` and the radii of the fit on 1 and 2.
+``noise_cut`` 4 and ``window`` 1.5 were chosen on seed 1 and on separate curves; ``nearest``, ``radius`` and the radii
+of the fit on seeds 1 and 2.
 """
 
 from __future__ import annotations
