@@ -32,6 +32,7 @@ from .frames.hot_pixels import hot_pixels as hot_pixels
 from .frames.normalise import normalise as normalise
 from .frames.zingers import zingers as zingers
 from .identify.curves.step import burgers_from_curves as burgers_from_curves
+from .identify.equivalence import equivalent as equivalent
 from .identify.match import match as match
 from .identify.propose import propose as propose
 from .identify.visibility import visibility as visibility

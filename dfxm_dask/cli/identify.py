@@ -31,6 +31,15 @@ def read_hkl(_: Any, __: Any, text: str) -> tuple[int, int, int]:
     "--angles", default=4, show_default=True, type=click.IntRange(2), help="Line directions in every slip plane."
 )
 @click.option("--turn", default=0.0, show_default=True, help="Rotation of the crystal about g, degree.")
+@click.option(
+    "--axis",
+    "axes",
+    multiple=True,
+    default=("phi",),
+    show_default=True,
+    type=click.Choice(("phi", "chi", "two_theta")),
+    help="Axis that the scan moves; once for each. It decides which lines have equal images.",
+)
 @click.option("--json", "numbers", is_flag=True, help="Print one JSON document.")
 def visibility(
     crystal: str,
@@ -39,12 +48,13 @@ def visibility(
     microscope: str,
     angles: int,
     turn: float,
+    axes: tuple[str, ...],
     numbers: bool,
 ) -> None:
-    """Show the visibility of dislocations in one reflection.
+    """Show the visibility of dislocations in one reflection, and which of them have equal images.
 
-    One number for each scan axis: the rms deviation at 0.3 um from the line over the width of the acceptance. Zero
-    along every axis means no contrast. g·b = 0 alone does not hide an edge.
+    One number for each scan axis: the rms shift of the centre of mass at 0.3 um from the line, over the standard
+    deviation of the curve. Zero along every axis means no contrast. g·b = 0 alone does not hide an edge.
     """
     from dfxm_dask.errors import InputError
     from dfxm_dask.identify.visibility import AXES, visibility_rows
@@ -58,7 +68,7 @@ def visibility(
     keV = energy or scope.energy
     scope = replace(scope, energy=keV, theta=bragg_angle(known, hkl, keV), eta=0.0)
     cell = {"parameter": 1e-4 * known.cell[0], "poisson": known.poisson}
-    rows = visibility_rows("fcc", hkl, scope, angles=angles, turn=math.radians(turn), **cell)
+    rows = visibility_rows("fcc", hkl, scope, angles=angles, turn=math.radians(turn), axes=axes, **cell)
     if numbers:
         click.echo(
             json.dumps({"crystal": crystal, "hkl": list(hkl), "energy_keV": keV, "dislocations": rows}, indent=1)
@@ -67,6 +77,18 @@ def visibility(
     shown = [(r["dislocation"], f"{r['g_b']:g}", *(f"{r[axis]:.3g}" for axis in AXES)) for r in rows]
     title = f"visibility of dislocations of {crystal} in {' '.join(map(str, hkl))}"
     show_table(title, ("dislocation", "g·b", *AXES), shown, right=(1, 2, 3, 4))
+    alike: dict[object, list[str]] = {}
+    for row, numbers_ in zip(rows, shown, strict=True):
+        dark = all(float(str(text)) < 1e-9 for text in numbers_[2:])
+        alike.setdefault("no contrast" if dark else row["image"], []).append(str(row["dislocation"]))
+    hidden = alike.pop("no contrast", [])
+    seen = f"{len(rows) - len(hidden)} visible dislocations have {len(alike)} different images"
+    click.echo(f"In a scan of {', '.join(axes)}, {seen}.")
+    for same in alike.values():
+        if len(same) > 1:
+            click.echo(f"equal images: {' = '.join(same)}")
+    if hidden:
+        click.echo(f"no contrast: {', '.join(hidden)}")
 
 
 @click.command()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from dfxm_dask.identify.catalogue import Candidates, catalogue, names
+from dfxm_dask.identify.equivalence import equivalent
 from dfxm_dask.optics.defects.dislocation import frames
 from dfxm_dask.optics.forward import setting
 from dfxm_dask.optics.geometry import orientation, rotation_y, rotation_z
@@ -187,12 +189,17 @@ def visibility_rows(
     poisson: float,
     angles: int,
     turn: float = 0.0,
+    axes: Sequence[str] = ("phi",),
 ) -> list[dict[str, object]]:
-    """Table of the visibility of every candidate: name, g·b, and one number for each axis."""
+    """Table of the visibility of every candidate: name, g·b, one number for each axis, and the class of its image."""
     candidates = catalogue(kind, angles=angles)
+    crystal = {"energy": microscope.energy, "parameter": parameter, "poisson": poisson}
+    classes = equivalent(candidates, [hkl], axes=axes, turn=[turn], **crystal).equal
     found = visibility(candidates, hkl, microscope, parameter=parameter, poisson=poisson, turn=turn)
     rows = []
     for k, name in enumerate(names(candidates)):
         each = {axis: float(found.visibility[k, n]) for n, axis in enumerate(AXES)}
-        rows.append({"dislocation": name, "g_b": round(float(found.product[k]), 6) + 0.0, **each})
+        rows.append(
+            {"dislocation": name, "g_b": round(float(found.product[k]), 6) + 0.0, **each, "image": int(classes[k])}
+        )
     return rows

@@ -136,3 +136,54 @@ def test_density__rows_of_a_band_are_those_of_the_layer() -> None:
         band = density(beta[:, 8:37], axes[0], axes[1][8:37], axes[2], scale=scale, inner=slice(12, 17))
         for name, values in band.items():
             np.testing.assert_allclose(values, whole[name][20:25], rtol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("steps", [(0.1, 0.1), (0.04, 0.12), (0.12, 0.04)])
+@pytest.mark.parametrize("direction", [6.0, 22.5, 45.0, 84.0])
+def test_density__of_a_sharp_wall_in_any_direction(steps: tuple[float, float], direction: float) -> None:
+    """Smoothed by default. The weights along the wall leave out its ends."""
+    half, turn = 18 * max(steps), np.deg2rad(direction)
+    y, x = (np.arange(-half - 5 * max(steps), half + 5 * max(steps), step) for step in steps)
+    gx, gy = np.meshgrid(x, y)
+    jump = 1.3e-4 * np.sign(gx * np.cos(turn) + gy * np.sin(turn) - 0.017) / 2
+    beta = np.zeros((1, y.size, x.size, 3, 3))
+    beta[0, ..., 1, 0], beta[0, ..., 0, 1] = jump, -jump
+    along = gy * np.cos(turn) - gx * np.sin(turn)
+    weight = np.where(np.abs(along) < half, np.cos(np.pi * along / (2 * half)) ** 2, 0.0)
+    found = density(beta, np.zeros(1), y, x, scale=None)["density"]
+    assert np.nansum(weight * found) * steps[0] * steps[1] / half == pytest.approx(1.3e-4 / B, rel=0.005)
+
+
+def test_density__of_complete_windows_is_that_of_any_stencil() -> None:
+    """A missing pixel far from a row leaves its windows complete; a missing layer takes the stencil of all pixels."""
+    generator = np.random.default_rng(12)
+    shape = (3, 26, 17)
+    beta = generator.normal(0, 1e-5, (*shape, 3, 3))
+    factor = generator.normal(0, 1e-5, (9, 9))
+    covariance = np.zeros((*shape, 9, 9), np.float32)
+    covariance[...] = factor @ factor.T
+    covariance *= generator.uniform(0.5, 2, (*shape, 1, 1)).astype(np.float32)
+    axes = np.array([0.0, 0.3, 0.8]), 0.1 * np.arange(26), 0.2 * np.arange(17)
+    given = {"middle": 1, "burgers": B, "scale": 0.28}
+    whole = dislocation_density.kernel(np.eye(3) + beta, covariance, LATTICE, *axes, **given)
+    row, column, high, wide = 12, 8, 9, 5
+    # The stencil of the same pixels, as weights by least squares of a plane and of a parabola along z.
+    dy, dx = np.meshgrid(*(np.arange(-n, n + 1) * s for n, s in ((high, 0.1), (wide, 0.2))), indexing="ij")
+    g = np.exp(-(dx**2 + dy**2) / (2 * 0.28**2))
+    design = np.stack([np.ones(g.size), dx.ravel(), dy.ravel()], 1)
+    plane = np.linalg.solve(design.T @ (g.ravel()[:, None] * design), (design * g.ravel()[:, None]).T)
+    weights = np.zeros((3, 3, *g.shape))  # axis x, y, z; layer
+    weights[0, 1], weights[1, 1] = plane[1].reshape(g.shape), plane[2].reshape(g.shape)
+    a, b = 0.3, 0.5
+    weights[2] = np.array([-b / (a * (a + b)), (b - a) / (a * b), a / (b * (a + b))])[:, None, None] * plane[0].reshape(
+        g.shape
+    )
+    window = slice(None), slice(row - high, row + high + 1), slice(column - wide, column + wide + 1)
+    slope = np.einsum("alyx,lyxij->aij", weights, beta[window])
+    levi = np.zeros((3, 3, 3))
+    levi[0, 1, 2] = levi[1, 2, 0] = levi[2, 0, 1] = 1
+    levi -= levi.swapaxes(1, 2)
+    np.testing.assert_allclose(whole["nye"][row, column], np.einsum("jkl,kil->ij", levi, slope), rtol=1e-7, atol=1e-12)
+    form = np.einsum("jkl,kzyx,im->zyxijml", levi, weights, np.eye(3)).reshape(*g[None].repeat(3, 0).shape, 9, 9)
+    spread = np.einsum("zyxap,zyxpq,zyxbq->ab", form, covariance[window].astype(float), form, optimize=True)
+    np.testing.assert_allclose(whole["nye_error"][row, column].ravel(), np.sqrt(np.diag(spread)), rtol=1e-5)

@@ -351,7 +351,7 @@ def dislocation_cores(
     >>> dislocation_cores.finish(alone)["y"].size
     0
     """
-    *halves, steps = half_edges({"radius": radius, "nearest": nearest}, {"y": y, "x": x})
+    first, half, steps = half_edges({"radius": radius, "nearest": nearest}, {"y": y, "x": x})
     beta = np.array(deformation, np.float64).reshape(y.size, x.size, 9)
     beta -= np.eye(3).ravel()
     layer = Layer(beta, read_only(deformation_covariance, np.float32), np.asarray(y), np.asarray(x), steps)
@@ -367,7 +367,7 @@ def dislocation_cores(
                 layer,
                 core,
                 cores[rest != k],
-                tuple(halves),
+                (first, half),
                 (reciprocal_lattice, structure),
                 poisson,
                 (halo, halo_width or np.inf),

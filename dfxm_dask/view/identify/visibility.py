@@ -53,8 +53,8 @@ def draw_visibility(tree: xr.DataTree, layer: int, heading: str) -> Figure | Non
     table = np.concatenate([found.visibility[rows] for rows in chosen], axis=1)
     first = chosen[0]
     said = [
-        f"Reflection {bracketed(lattice.hkl, '()')}, {len(first)} slip systems: angular rms of the deviation at"
-        f" {RADIUS:g} µm from the line, over the width of the acceptance along each axis.",
+        f"Reflection {bracketed(lattice.hkl, '()')}, {len(first)} slip systems: rms shift of the centre of mass at"
+        f" {RADIUS:g} µm from the line, over the standard deviation of the curve, in a scan of each axis alone.",
         "Above 1 the image of the line extends beyond this distance; 0: no contrast along this axis.",
     ]
     lines = wrapped(said, PAGE - 2 * MARGIN, 8)
