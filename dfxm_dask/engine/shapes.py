@@ -18,7 +18,7 @@ from dfxm_dask.schema import AXES, COM, SCAN, SPACE, Dim, Variable, expand, rock
 if TYPE_CHECKING:
     import xarray as xr
 
-BASELINE_BYTES = 200 * 2**20  # an idle worker with numba, zarr and xarray loaded (measured)
+BASELINE_BYTES = 280 * 2**20  # an idle worker (200 MiB) with the rooms, which the first unit loads (measured)
 ENCODED_BYTES = 48 * 2**20  # compressed bytes in flight, and the row of chunks they come from
 UNKNOWN = 3  # length in a plan of a dim whose length follows from the data
 
@@ -105,6 +105,7 @@ def projected_memory(
     edge: int,
     itemsize: int,
     whole: bool,
+    within: Mapping[str, int] | None = None,
 ) -> int:
     """Peak memory of one unit in bytes: baseline, one tile of counts, encoded chunks, maps that are read and written.
 
@@ -116,7 +117,10 @@ def projected_memory(
         Inner chunk edge in pixels, bytes per count.
     whole : bool
         The unit reads the maps of its steps whole, instead of tiles of counts.
+    within : mapping, optional
+        Numbers of layers z and rows y of the scan, which limit the neighbours.
     """
+    most = within or {}
     frames = prod(sizes[a] for a in axes)
     area = sizes["y"] * sizes["x"]
     maps, tiles = 0, 0
@@ -133,7 +137,8 @@ def projected_memory(
                 maps += area * cell
             else:
                 tiles += edge * edge * cell
-        rows = (2 * reduction.halo + 1) * (sizes["y"] + 2 * reduction.border) * sizes["x"]
+        layers, high = 2 * reduction.halo + 1, sizes["y"] + 2 * reduction.border
+        rows = min(layers, most.get("z", layers)) * min(high, most.get("y", high)) * sizes["x"]
         for variable in (v for declared in reduction.reads if whole for v in expand(declared, axes)):
             if variable.name == "counts":
                 maps += rows * frames * itemsize

@@ -329,10 +329,13 @@ def _at_no_beam(scale: np.ndarray, means: np.ndarray) -> tuple[float, float]:
 def _below_darkest(scale: np.ndarray, darkest: np.ndarray) -> tuple[float, float]:
     """Counts at zero beam from the darkest patch of frames of least and of most beam, if all quiet frames share a beam.
 
-    The offset then hardly matters: scaling affects the bright frames.
+    The offset then hardly matters: scaling affects the bright frames. NaN if all frames share a beam.
     """
     low, high = scale < UNEVEN * scale.min(), scale * UNEVEN > scale.max()
     least, most = float(darkest[low].min()), float(darkest[high].min())
-    step = (most - least) / (scale[high].mean() - scale[low].mean())
+    apart = scale[high].mean() - scale[low].mean()
+    if apart <= 0:
+        return np.nan, np.nan
+    step = (most - least) / apart
     offset = least - float(scale[low].mean()) * max(step, 0.0)
     return offset, max(1.0, abs(least - offset)) / OFFSET_ERROR

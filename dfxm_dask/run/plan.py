@@ -420,6 +420,7 @@ def _costed(steps: list[PlannedStep], stored: Stored) -> Pass:
         stored.edge,
         max(stored.itemsize, *counts) if counts else stored.itemsize,
         unit != "band" or not any("counts" in s.sources for s in steps),
+        {"z": len(stored.layers), "y": stored.sizes["y"]},
     )
     made = {v.name for s in steps for v in s.writes}
     done = []

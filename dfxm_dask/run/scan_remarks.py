@@ -67,10 +67,12 @@ def positions_apart(opened: OpenStore, axes: Collection[str], reductions: Sequen
 
 def of_results(store: str | Path, groups: Collection[str]) -> tuple[str, ...]:
     """All remarks on the results in some groups of a store."""
-    if not {"beams", "components"} & {*groups}:
+    if not {"beams", "components", "strain"} & {*groups}:
         return ()
     opened = open_store(store)
     told = weak_beam(opened) if "beams" in groups else ()
+    if "strain" in groups:  # what join has found about a set of reflections
+        told += tuple(opened.provenance("raw").get("ingest", {}).get("remarks", ()))
     return (*told, *weak_beam_tails(opened), *unsettled_fits(opened)) if "components" in groups else told
 
 

@@ -90,7 +90,7 @@ def store_facts(store: str | Path) -> tuple[dict[str, Any], xr.DataTree]:
         "complete": not problems and not absent,
         "problems": problems,
         "absent": absent,
-        "remarks": [*remarks, *of_results(store, tree.children)],
+        "remarks": list(dict.fromkeys([*remarks, *of_results(store, tree.children)])),
         "axes": axes,
         "variables": variables,
         "steps": steps,

@@ -202,6 +202,13 @@ def test_set__refuses_steps_of_counts_and_runs_steps_of_maps(joined: Path, tmp_p
         dfxm_dask.join(tmp_path / "other.zarr", joined, joined)
 
 
+def test_set__inside_another_store_is_refused(joined: Path, tmp_path: Path) -> None:
+    shutil.copytree(joined, tmp_path / "set.zarr")
+    shutil.copytree(joined, tmp_path / "set.zarr" / "second.zarr")
+    with pytest.raises(StoreError, match=r"contains another store, second\.zarr; move second\.zarr out of"):
+        plan(read_recipe("strain"), tmp_path / "set.zarr")
+
+
 def _strained(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Deformation gradient at positions of the sample: short waves in all components, (y, x, row, column)."""
     waves = [np.sin(y / (0.35 + 0.05 * n) + 2 * n) + np.cos(x / (0.3 + 0.04 * n) - n) for n in range(9)]
@@ -313,7 +320,7 @@ def test_join__refuses_contradictions(stores: list[Path], tmp_path: Path, option
 @pytest.mark.parametrize(
     ("more", "error"),
     [
-        ({"steps": ("moments",)}, "has no results of the step moment_errors; run the moments and their errors first"),
+        ({"steps": ("moments",)}, "has no results of the step moment_errors; run dfxm-dask run reflection"),
         ({"units": "pixel"}, "coordinate 'y': is in 'pixel', not um; set the effective pixel"),
         ({"z": 5.0}, "lie at z = 5, 6 um, those of a.zarr at 0, 1"),
         ({"hkl": None}, "reflection of odd.zarr: is not recorded; give --hkl H,K,L once for each store"),
@@ -344,6 +351,13 @@ def test_join__never_replaces_a_scan(stores: list[Path]) -> None:
 def test_join__names_what_two_reflections_leave_undetermined(stores: list[Path], tmp_path: Path) -> None:
     report = dfxm_dask.join(tmp_path / "set.zarr", *stores[:2], shift="none")
     assert re.search(r"leaves undetermined: strain along \[.*; rotation about ", report.remarks[0])
+
+
+def test_run__repeats_what_the_set_leaves_undetermined(stores: list[Path], tmp_path: Path) -> None:
+    dfxm_dask.join(tmp_path / "set.zarr", *stores[:2], shift=np.zeros((2, 2)))
+    report = dfxm_dask.run_recipe("strain", tmp_path / "set.zarr")
+    assert any("the set leaves undetermined: " in remark for remark in report.remarks)
+    assert np.isnan(dfxm_dask.open_scan(tmp_path / "set.zarr")["strain"].deformation).any()
 
 
 def test_join__refuses_angles_far_from_the_setting(stores: list[Path], tmp_path: Path) -> None:

@@ -292,6 +292,8 @@ def readable(stored: Stored) -> dict[str, Source]:
     # Raw data are complete: describe() has checked this.
     found = {name: Source("raw", "ingest", opened.declared("raw", name)) for name in opened.arrays("raw")}
     for group in (g for g in opened.groups() if g != "raw"):
+        if "schema_version" in opened.nodes[group].get("attributes", {}):
+            raise StoreError(f"store {store}", f"contains another store, {group}", f"move {group} out of {store}")
         bad = opened.incomplete(group)
         for step, state in opened.states(group).items():
             made = state.provenance or {}

@@ -142,10 +142,7 @@ def needed(axes: tuple[str, ...], prefix: str) -> list[str]:
 
 def _complete_maps(opened: OpenStore, asked: str, axes: tuple[str, ...]) -> str:
     """Prefix of the maps to read: those of the step centres where the store has this step."""
-    remedy = (
-        f"run the moments and their errors first: dfxm-dask reduce moments {opened.path}, then dfxm-dask reduce"
-        f" moment_errors {opened.path}, or a recipe with both steps"
-    )
+    remedy = f"run dfxm-dask run reflection {opened.path}, or a recipe of your own with moments and centres (or moment_errors)"
     states, bad = opened.states("rocking"), opened.incomplete("rocking")
     prefix = "centre" if "centres" in states else "com"
     for step in STEPS[prefix]:
