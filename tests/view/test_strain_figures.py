@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+import xarray as xr
 
 from dfxm_dask.strain.variables import ANGLES, MOTORS
 from dfxm_dask.view.export import export
@@ -112,3 +113,29 @@ def test_tilt_colours__differ_for_red_green_deficient_readers() -> None:
     away = np.linalg.norm(seen[:, None] - seen, axis=-1) + 1e3 * np.eye(8)
     assert away.min() > 15
     assert np.isnan(tilt_colours(np.array([np.nan]), np.array([0.0]))).all()
+
+
+def test_spacing__strain_beside_its_error() -> None:
+    spread = 1e-6 * np.random.default_rng(3).normal(size=(1, 20, 30))
+    maps = {
+        "spacing": 2.3 * (1 + spread),
+        "spacing_strain": spread,
+        "spacing_strain_error": np.full(spread.shape, 1.1e-6, np.float32),
+        "field_of_view_strain": np.full(spread.shape, np.nan, np.float32),
+    }
+    maps["spacing_strain_error"][0, 0] = 1.0  # the border of the crystal
+    side = {"z": np.zeros(1), "y": 0.1 * np.arange(20), "x": 0.1 * np.arange(30)}
+    coords = {name: (name, values, {"units": "um"}) for name, values in side.items()}
+    found = {name: (("z", "y", "x"), values, {"units": "1"}) for name, values in maps.items()}
+    root = xr.Dataset(coords=coords, attrs={"title": "one reflection"})
+    tree = xr.DataTree.from_dict({"/": root, "/strain": xr.Dataset(found)})
+    (page,) = figures(tree, only=["spacing"]).values()
+    check_page(page)
+    strain, error = (axes.images[0].get_array() for axes in page.axes[:2])
+    np.testing.assert_allclose(strain, 1e6 * spread[0])
+    assert error.max() == pytest.approx(3.3, rel=1e-6)
+    said = " ".join(text.get_text() for text in page_texts(page))
+    assert "Median spacing 2.3 Å" in said
+    assert "median error 1.1·10⁻⁶" in said
+    tree["strain/spacing"] = tree["strain/spacing"] * np.nan
+    assert "spacing" not in figures(tree, only=["spacing"])

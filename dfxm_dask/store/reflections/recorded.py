@@ -142,7 +142,9 @@ def needed(axes: tuple[str, ...], prefix: str) -> list[str]:
 
 def _complete_maps(opened: OpenStore, asked: str, axes: tuple[str, ...]) -> str:
     """Prefix of the maps to read: those of the step centres where the store has this step."""
-    remedy = f"run dfxm-dask run reflection {opened.path}, or a recipe of your own with moments and centres (or moment_errors)"
+    remedy = (
+        f"run dfxm-dask run reflection {opened.path}, or your own recipe with moments and centres (or moment_errors)"
+    )
     states, bad = opened.states("rocking"), opened.incomplete("rocking")
     prefix = "centre" if "centres" in states else "com"
     for step in STEPS[prefix]:

@@ -34,4 +34,10 @@ FIGURES = (
         ("strain/density", "strain/density_floor"),
         "Dislocation density and its noise floor",
     ),
+    FigureKind(
+        "spacing",
+        later(f"{HERE}.spacing", "draw_spacing"),
+        ("strain/spacing", "strain/spacing_strain"),
+        "Lattice spacing",
+    ),
 )
