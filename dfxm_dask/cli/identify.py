@@ -51,7 +51,9 @@ def visibility(
     axes: tuple[str, ...],
     numbers: bool,
 ) -> None:
-    """Show the visibility of dislocations in one reflection, and which of them have equal images.
+    """Show the visibility of dislocations in one reflection.
+
+    It also lists dislocations with equal images, which no data of this reflection can distinguish.
 
     One number for each scan axis: the rms shift of the centre of mass at 0.3 um from the line, over the standard
     deviation of the curve. Zero along every axis means no contrast. g·b = 0 alone does not hide an edge.

@@ -82,8 +82,8 @@ def visibility(
 
         visibility = rms(m·S^-1 dq) / sqrt(m·S^-1 m)
 
-    S correlates the rocking angle with the spacing, so that a scan of two_theta also sees tilts. beta of a line falls
-    as 1/r, so that an annulus only scales the angular mean. It is taken over the directions across the line in
+    S correlates the rocking angle with the spacing, so that tilts also shift a scan of two_theta. beta of a line falls
+    as 1/r, so that an annulus only scales the angular mean, here over the directions across the line in
     which the layer has a point at the distance ``radius``, within ``extent``: all of them unless the line is almost in
     the layer.
 
