@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -18,6 +19,10 @@ NOISY = 4.0
 """Variance relative to the median above which a pixel has less weight (our choice)."""
 COVERED = 0.7
 """Least share of lit pixels under the Gaussian."""
+STRONG = (4.0, 40.0)
+"""Local contrast over its median from which a pixel counts, and above which its weight falls (our choice)."""
+LOCAL = 5.0
+"""Standard deviation in pixels of the Gaussian whose mean is subtracted for the local contrast (our choice)."""
 BLOCK = 12
 """Edge in pixels of the blocks whose contributions count as independent."""
 FEWEST_BLOCKS = 6
@@ -155,6 +160,44 @@ def register(maps: np.ndarray, weights: np.ndarray, variance: np.ndarray | None 
     _, shift, last = min(found, key=lambda one: one[0])
     error = np.vstack([np.zeros(2), last.error])
     return Displacement(shift, error, _alike(_moved(levels[-1][:1], shift)[0]))
+
+
+def contradiction(
+    maps: np.ndarray, weights: np.ndarray, variance: np.ndarray, pixel: Any
+) -> Callable[[np.ndarray], float]:
+    """Function that gives the part of the local contrast of maps in which they contradict each other.
+
+    Parameters
+    ----------
+    maps, weights, variance
+        See :func:`register`.
+    pixel : float or array (yx,), um
+
+    Returns
+    -------
+    callable
+        Takes displacements (map, yx) in um and gives the sum of squares of the weighted sums of the maps over the sum of
+        squares of their parts: 0 for perfect maps, about 1 for unrelated ones; infinite without a sufficient common
+        area.
+    """
+    local = (_smoothed(maps, 1.0, variance)[0] - _smoothed(maps, LOCAL, variance)[0])[None]
+    area = np.count_nonzero(np.isfinite(maps).all(axis=(0, -1)))
+    weight = np.square(weights).sum(axis=1)
+
+    def part(shift: np.ndarray) -> float:
+        here = _moved(local, (shift - shift[0]) / pixel)[0]
+        lit = np.isfinite(here).all(axis=(0, 3))
+        if np.count_nonzero(lit) < LEAST_OVERLAP * area:
+            return float("inf")
+        values = here[:, lit]
+        total = np.einsum("n,npi->pi", weight, np.square(values)).sum(axis=-1)
+        left = np.square(np.einsum("npi,nk->pki", values, weights)).sum(axis=(1, 2))
+        middle = np.median(total)
+        trust = np.minimum(1.0, STRONG[1] * middle / np.maximum(total, np.finfo(float).tiny))
+        trust = np.where(total < STRONG[0] * middle, 0.0, trust)
+        return float((trust * left).sum() / (trust * total).sum()) if trust.any() else float("inf")
+
+    return part
 
 
 def _settled(level: np.ndarray, weights: np.ndarray, start: np.ndarray, width: float) -> np.ndarray:

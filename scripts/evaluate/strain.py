@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dfxm_dask.strain.circuit import circuit
+from dfxm_dask.strain.lines.circuit import circuit
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import least_squares
 

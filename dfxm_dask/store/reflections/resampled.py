@@ -11,6 +11,7 @@ from dfxm_dask.errors import StoreError
 from dfxm_dask.store.reflections.grid import Place
 from dfxm_dask.store.reflections.recorded import maps
 from dfxm_dask.store.shards import open_array
+from dfxm_dask.strain.lines.inversion import Maps
 from dfxm_dask.strain.registration import resample
 from dfxm_dask.strain.variables import ANGLES
 
@@ -38,6 +39,35 @@ def on_grid(source: Source, z: int, y: np.ndarray, x: np.ndarray) -> tuple[np.nd
     array (y, x, angle, angle2), float64, degree2
     """
     at = source.place.at(y, x)
+    box = _box(source, at)
+    if box is None:
+        shape = (y.size, x.size, len(ANGLES))
+        return np.full(shape, np.nan), np.full((*shape, len(ANGLES)), np.nan)
+    centre, covariance = maps(Path(source.path), source.prefix, source.axes, z, *box)
+    made, spread = resample(centre, covariance, at[0] - box[0].start, at[1] - box[1].start)
+    assert spread is not None
+    return made, spread
+
+
+def as_recorded(source: Source, z: int, y: np.ndarray, x: np.ndarray) -> Maps | None:
+    """Maps of the pixels of a store, without interpolation, in an area of the sample; None outside the store.
+
+    Parameters
+    ----------
+    y, x : array, um
+        Positions of the sample; the area is the smallest one along the pixels that contains them.
+    """
+    box = _box(source, source.place.at(y, x))
+    if box is None or min(part.stop - part.start for part in box) < 2:
+        return None
+    centre, covariance = maps(Path(source.path), source.prefix, source.axes, z, *box)
+    assert covariance is not None
+    pixels = np.moveaxis(np.mgrid[box[0], box[1]].astype(float), 0, -1)
+    return Maps(centre, covariance, (pixels - source.place.start) @ np.linalg.inv(source.place.turn).T)
+
+
+def _box(source: Source, at: np.ndarray) -> list[slice] | None:
+    """Rows and columns of a store that contain all positions, or None."""
     name = f"{source.prefix}_{source.axes[0]}"
     array = open_array(Path(source.path, "rocking", name))
     if array is None:
@@ -46,10 +76,4 @@ def on_grid(source: Source, z: int, y: np.ndarray, x: np.ndarray) -> tuple[np.nd
     for values, length in zip(at, array.shape[1:], strict=True):
         low = max(0, int(np.floor(values.min() - 1e-3)))
         box.append(slice(low, min(length, int(np.ceil(values.max() + 1e-3)) + 1)))
-    if any(part.start >= part.stop for part in box):
-        shape = (y.size, x.size, len(ANGLES))
-        return np.full(shape, np.nan), np.full((*shape, len(ANGLES)), np.nan)
-    centre, covariance = maps(Path(source.path), source.prefix, source.axes, z, *box)
-    made, spread = resample(centre, covariance, at[0] - box[0].start, at[1] - box[1].start)
-    assert spread is not None
-    return made, spread
+    return None if any(part.start >= part.stop for part in box) else box
