@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dfxm_dask.strain.lines.circuit import circuit
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import least_squares
 
@@ -29,6 +28,7 @@ from dfxm_dask.optics.instrument.detector import Detector
 from dfxm_dask.phantoms.phantom import Phantom
 from dfxm_dask.phantoms.presets import PRESETS, build
 from dfxm_dask.strain.goniometer import angles_of, reflections
+from dfxm_dask.strain.lines.circuit import circuit
 
 RECIPE = """name: reflections
 description: Centres of the rocking curves of one reflection and their errors.

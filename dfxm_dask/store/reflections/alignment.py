@@ -14,14 +14,14 @@ from dfxm_dask.store.reflections.resampled import Source, as_recorded, on_grid
 from dfxm_dask.store.reflections.settings import Settings
 from dfxm_dask.strain.goniometer import reflections, vectors
 from dfxm_dask.strain.lines.matching import displacements
-from dfxm_dask.strain.registration import Displacement, contradiction, gradients, register
+from dfxm_dask.strain.registration import Displacement, contradiction, register, steepness
 
 WINDOW = 512
 """Pixels of the set along each axis, in the middle of the middle layer, that the registration compares (our choice)."""
 LARGEST_ERROR = 0.5
 """Pixels: largest standard error of a displacement that counts as determined (our choice)."""
-LEAST_ALIKE = 0.2
-"""Least correlation of the gradients of two reflections after the registration (our choice)."""
+STEEPEST = 15.0
+"""Largest squared local contrast over its median of maps that count as free of dislocations (our choice)."""
 NULL = 1e-3
 """Relative size of a singular value, or of a weight, that counts as zero."""
 
@@ -53,10 +53,12 @@ def shifts(stores: Sequence[Reflection], known: Settings, grid: Grid, asked: Any
     found, told = _registered(stores, known, grid, pixel)
     for one, error in zip(stores, found.error, strict=True):
         if not (error < LARGEST_ERROR).all():
-            size = "no" if not np.isfinite(error).all() else f"a standard error of {error.max():.2g} pixels for the"
+            size = f"determine no displacement: {told}"
+            if np.isfinite(error).all():
+                size = f"give a standard error of {error.max():.2g} pixels for the displacement"
             raise InputError(
                 f"shift of {one.path.name}",
-                f"the maps of the reflections give {size} displacement",
+                f"the maps of the reflections {size}",
                 "state the displacements (--shift Y,X;Y,X;... in um), or use --shift none for aligned scans",
             )
     return found.shift * pixel, found.error * np.abs(pixel), (told,)
@@ -80,10 +82,10 @@ def _registered(
 ) -> tuple[Displacement, str]:
     """Displacements in pixels, and the method.
 
-    Dislocations that all maps show determine the displacements, whatever the height of the beam. Without them, more
-    than three reflections over-determine the deformation: a weighted sum of their scattering vectors vanishes for any
-    deformation gradient where the maps are aligned. Otherwise the magnitudes of the gradients are compared, which are
-    high at the same boundaries.
+    More than three reflections over-determine the deformation: a weighted sum of their scattering vectors vanishes for
+    any deformation gradient where the maps are aligned. Near dislocations this method is systematically wrong, because
+    every reflection averages the lattice over the height of the beam along another direction. Maps with dislocations
+    are therefore aligned by these alone, whose positions such an average does not change.
     """
     y, x = (v[max(0, (v.size - WINDOW) // 2) :][:WINDOW] for v in (grid.y, grid.x))
     z = grid.z.size // 2
@@ -100,24 +102,27 @@ def _registered(
         and (np.abs(null[1:]).max(axis=1, initial=0.0) > NULL).all()
     )
     check, turned = None, np.empty(0)
+    expected = [np.zeros((len(centre), 2))]
     if redundant:
         middle = np.nanmedian(centre, axis=(1, 2), keepdims=True)
         turned = vectors(at, np.deg2rad(centre - middle))
-        check = contradiction(turned, null, variance, np.abs(pixel))
+        check = contradiction(turned, null, variance, pixel)
+        smooth = register(turned, null, variance)
+        if np.isfinite(smooth.shift).all():
+            if steepness(turned, variance) < STEEPEST:
+                return smooth, "shifts follow from the redundancy of the reflections"
+            expected.append(smooth.shift * pixel)
     native = [as_recorded(s, z, y, x) for s in sources]
     lines = None
     if all(one is not None for one in native):
-        lines = displacements([one for one in native if one is not None], float(np.abs(pixel).max()), check)
+        lines = displacements([one for one in native if one is not None], float(np.abs(pixel).max()), check, expected)
     if lines is not None:
         shift, error, count = lines
-        alike = np.ones(len(shift))
-        return Displacement(shift / pixel, error / np.abs(pixel), alike), f"shifts follow from {count} dislocations"
+        word = "dislocation" if count == 1 else "dislocations"
+        made = Displacement(shift / pixel, error / np.abs(pixel))
+        return made, f"shifts follow from {count} {word}, the middle of the height of the beam"
+    nothing = np.full((len(centre), 2), np.nan)
+    why = "four reflections or more determine displacements of maps without dislocations"
     if redundant:
-        found = register(turned, null, variance)
-        if np.isfinite(found.error).all():
-            return found, "shifts follow from the redundancy of the reflections"
-    features = gradients(centre)
-    differences = np.vstack([np.ones(len(centre) - 1), -np.eye(len(centre) - 1)])
-    found = register(features, differences, variance)
-    error = np.where((found.alike < LEAST_ALIKE)[:, None], np.nan, found.error)
-    return found._replace(error=error), "shifts follow from the gradients of the centres of mass"
+        why = "the dislocations in the maps are too close to each other or to the border"
+    return Displacement(nothing, nothing), why

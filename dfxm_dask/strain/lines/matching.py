@@ -15,22 +15,32 @@ WIDEST = 0.4
 """Edges of a pixel of the set: largest standard error of a centre of a dislocation (our choice)."""
 CLOSE = 1.0
 """Edges of a pixel of the set: largest distance of two centres of one dislocation, beside their errors."""
-GUESSES = 5
+GUESSES = 3
 """Displacements that are tried for each reflection."""
-LARGEST = 0.2
+LARGEST = 0.6
 """Largest part of the contrast in which aligned maps contradict each other (our choice)."""
+ALONE = 0.35
+"""The same where the maps share a single dislocation (our choice)."""
+SEEN = 3
+"""Least number of maps that show a dislocation, of three maps or more."""
+FAR = 4.0
+"""As CLOSE, in the first of two rounds."""
 SURE = 0.1
 """Edges of a pixel of the set: standard error of a centre that counts half (our choice)."""
-TRIED = 3
+TRIED = 4
 """Combinations of guesses that are solved."""
-STRONGEST = 8
+STRONGEST = 6
 """Largest number of centres in one map that are compared (our choice)."""
 
 Found = tuple[np.ndarray, np.ndarray, int]
+Solution = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def displacements(
-    maps: Sequence[Maps], pitch: float, contradiction: Callable[[np.ndarray], float] | None
+    maps: Sequence[Maps],
+    pitch: float,
+    contradiction: Callable[[np.ndarray], float] | None,
+    expected: Sequence[np.ndarray] = (),
 ) -> Found | None:
     """Displacements for which the centres of inversion of all maps coincide.
 
@@ -44,6 +54,9 @@ def displacements(
         the guess with the smallest part counts, if it is below :data:`LARGEST`. None: the largest number of common
         dislocations counts, which must be two or more.
 
+    expected : sequence of array (map, yx), um
+        Further guesses.
+
     Returns
     -------
     array (map, yx), float64, um
@@ -56,30 +69,33 @@ def displacements(
 
     Notes
     -----
-    All pairs of centres in one map and in the map with the most precise centre give guesses. With the best combination
-    of guesses, every dislocation is searched again in every map from its expected position, which also finds
-    dislocations that the first search missed. Displacements s and positions p then follow from all centres
-    c_nk = p_k + s_n by weighted least squares; chi2 per degree of freedom above 1 increases their errors.
+    All pairs of centres in two maps give guesses. With the best combinations of guesses, every dislocation is searched
+    again in every map from its expected position, which also finds dislocations that the first search missed; those
+    that three maps show (or both of two maps) count. Displacements s and positions p then follow from all centres
+    c_nk = p_k + s_n by least squares with Huber weights; chi2 per degree of freedom above 1, and
+    the scatter between dislocations, increase their errors.
     """
     centres = [[c for c in centres_of_inversion(one, pitch) if _sound(c, pitch)][:STRONGEST] for one in maps]
-    if not all(centres):
-        return None
-    pivot = min(range(len(maps)), key=lambda n: _size(centres[n][0]))
-    guesses = [
-        [np.zeros(2)] if n == pivot else _guesses(centres[pivot], centres[n], pitch) for n in range(len(maps))
-    ]
-    ranked = []
-    for combined in product(*guesses):
-        shift = np.array(combined)
-        matched = [_matches(centres[pivot], cs, s, pitch) for s, cs in zip(shift, centres, strict=True)]
-        contrast = 0.0 if contradiction is None else contradiction(shift - shift[0])
-        if contrast < LARGEST:
-            ranked.append((contrast, -sum(matched), len(ranked), shift))
+    ranked: list[tuple[float, float, int, np.ndarray]] = []
+    for pivot, first in enumerate(centres):
+        guesses = [[s[n] - s[pivot] for s in expected] for n in range(len(maps))]
+        for n, other in enumerate(centres):
+            guesses[n] = [np.zeros(2)] if n == pivot else _guesses(first, other, pitch) + guesses[n]
+        for combined in product(*guesses):
+            shift = np.array(combined)
+            shared = sum(_matches(first, cs, s, pitch) for s, cs in zip(shift, centres, strict=True))
+            contrast = 0.0 if contradiction is None else contradiction(shift - shift[0])
+            if contrast < LARGEST:
+                ranked.append((contrast, -shared, len(ranked), shift - shift[0]))
     for *_, shift in sorted(ranked, key=lambda one: one[:3])[:TRIED]:
         known = _distinct([c.position - s for s, cs in zip(shift, centres, strict=True) for c in cs], pitch)
-        solved = _solved(maps, shift, known, pitch)
-        if solved is not None and (contradiction is not None or solved[2] > 1):
-            return solved
+        rough = _solved(maps, shift, known, pitch, FAR)
+        solved = None if rough is None else _solved(maps, rough[0], list(rough[2]), pitch, CLOSE)
+        if solved is None:
+            continue
+        final = np.inf if contradiction is None else contradiction(solved[0])
+        if len(solved[2]) > 1 or final < ALONE:
+            return solved[0], solved[1], len(solved[2])
     return None
 
 
@@ -91,8 +107,8 @@ def _size(one: Centre) -> float:
     return float(np.trace(one.covariance))
 
 
-def _near(centres: Sequence[Centre], position: np.ndarray, pitch: float) -> bool:
-    return any(np.linalg.norm(c.position - position) < CLOSE * pitch + 2 * np.sqrt(_size(c)) for c in centres)
+def _near(centres: Sequence[Centre], position: np.ndarray, pitch: float, close: float = CLOSE) -> bool:
+    return any(np.linalg.norm(c.position - position) < close * pitch + 2 * np.sqrt(_size(c)) for c in centres)
 
 
 def _distinct(positions: Sequence[np.ndarray], pitch: float) -> list[np.ndarray]:
@@ -116,18 +132,20 @@ def _guesses(first: Sequence[Centre], other: Sequence[Centre], pitch: float) -> 
     return sorted(every, key=lambda s: -_matches(first, other, s, pitch))[:GUESSES]
 
 
-def _solved(maps: Sequence[Maps], shift: np.ndarray, known: Sequence[np.ndarray], pitch: float) -> Found | None:
-    """Displacements from all centres near their expected positions, with errors."""
+def _solved(
+    maps: Sequence[Maps], shift: np.ndarray, known: Sequence[np.ndarray], pitch: float, close: float
+) -> Solution | None:
+    """Displacements from all centres near their expected positions, with errors, and the positions in the first map."""
     rows: list[tuple[int, int, Centre]] = []
     for k, position in enumerate(known):
         seen = []
         for n, one in enumerate(maps):
             start = position + shift[n]
             made = [centre_of_inversion(one, start, pitch, radius * pitch) for radius in RADII]
-            sound = [c for c in made if c is not None and _sound(c, pitch) and _near([c], start, pitch)]
+            sound = [c for c in made if c is not None and _sound(c, pitch) and _near([c], start, pitch, close)]
             if sound:
                 seen.append((n, k, min(sound, key=_size)))
-        if len(seen) > 1:
+        if len(seen) >= min(SEEN, len(maps)):
             rows += seen
     cores = sorted({k for _, k, _ in rows})
     maps_seen = {n for n, _, _ in rows}
@@ -153,8 +171,14 @@ def _solved(maps: Sequence[Maps], shift: np.ndarray, known: Sequence[np.ndarray]
         share = np.minimum(1.0, 2.0 / np.maximum(pull, 1e-12))
     freedom = 2 * len(rows) - design.shape[-1]
     chi2 = float((share * np.square(pull)).sum())
-    error = np.sqrt(np.diag(np.linalg.inv(normal)) * max(1.0, chi2 / max(freedom, 1)))
+    inverse = np.linalg.inv(normal)
+    variance = np.diag(inverse) * max(1.0, chi2 / max(freedom, 1))
+    if count > 1:  # an error that one dislocation has in all maps counts once
+        scores = np.einsum("r,rik,rij,rj->rk", share, design, weight, left)
+        groups = np.array([scores[[k == core for _, k, _ in rows]].sum(axis=0) for core in cores])
+        variance = np.maximum(variance, np.diag(inverse @ groups.T @ groups @ inverse) * count / (count - 1))
+    error = np.sqrt(variance)
     moved = np.zeros((len(maps), 2))
     spread = np.zeros((len(maps), 2))
     moved[1:], spread[1:] = solution[2 * count :].reshape(-1, 2), error[2 * count :].reshape(-1, 2)
-    return moved, spread, count
+    return moved, spread, solution[: 2 * count].reshape(-1, 2)
