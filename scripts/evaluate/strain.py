@@ -20,6 +20,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.optimize import least_squares
 
 import dfxm_dask
+from dfxm_dask.errors import InputError
 from dfxm_dask.optics.defects.dislocation import lines
 from dfxm_dask.optics.defects.scene import Scene, distance, distortion
 from dfxm_dask.optics.forward import sheet_nodes
@@ -100,10 +101,17 @@ def main() -> None:
     for seed in given.seeds:
         phantoms = build(given.preset, shape=shape, seed=seed)
         stores = reduced(given.folder, given.preset, seed, shape, given.cut, given.window)
-        found = joined(stores, phantoms, given.shift, given.folder / f"set_{given.preset}_{seed}.zarr")
+        try:
+            found = joined(stores, phantoms, given.shift, given.folder / f"set_{given.preset}_{seed}.zarr")
+        except InputError as error:  # displacements that the maps do not determine
+            print(f"{given.preset} seed {seed}: refused, {error}", flush=True)
+            continue
         truth, away = true_fields(phantoms[0], found["y"], found["x"])
         moved = np.abs(found["off"]).max()
         print(f"{given.preset} seed {seed}: displacements off by at most {moved:.3f} pixel", flush=True)
+        edge = found["y"][1] - found["y"][0]
+        print(f"  off (y, x; pixels of the set): {found['off'][1:].ravel() * phantoms[0].pixel[0] / edge}")
+        print(f"  stated errors: {found['shift_error'][1:].ravel() / edge}", flush=True)
         for distance_ in given.away:
             line(found, truth, away > distance_, f"  beyond {distance_:g} um")
         if given.preset == "reflections_edge":

@@ -32,13 +32,13 @@ SETTLED = 1e-3
 EXCESS = 20.0
 """Increase of the variance of a centre per unit of chi2 per degree of freedom above 1: the even part that remains is
 smooth, so that it counts like this number of correlated pixels (measured on simulated frames)."""
-FLOOR = 0.04
+FLOOR = 0.08
 """Standard error of a centre without noise, in edges of a pixel of the set (measured on simulated frames)."""
 STEEP = 4.0
 """Squared gradient over its median from which a maximum is a start of the search (our choice)."""
 GOOD = 2.0
 """chi2 per degree of freedom of a centre around which the search does not start again."""
-LIMIT = 45
+LIMIT = 30
 """Largest number of starts in one map (our choice)."""
 
 
@@ -93,7 +93,7 @@ def centre_of_inversion(maps: Maps, start: np.ndarray, pitch: float, radius: flo
 
     weighted with the covariance of the noise. P contains the even part of the fields of other dislocations. The
     covariance of c is that of the noise, carried through the solution pixel by pixel, times
-    1 + 20 (chi2 - 1) for a chi2 per degree of freedom above 1, plus the square of 0.04 pitch. Our own definition.
+    1 + 20 (chi2 - 1) for a chi2 per degree of freedom above 1, plus the square of 0.08 pitch. Our own definition.
     """
     known = np.isfinite(maps.values).any(axis=(0, 1))
     values, spread = maps.values[..., known], maps.covariance[..., known, :][..., known]
