@@ -67,11 +67,13 @@ def true_fields(phantom: Phantom, y: np.ndarray, x: np.ndarray) -> tuple[np.ndar
     return turn.T @ beta @ turn + np.eye(3), distance(phantom.scene, *there.T).reshape(y.size, x.size)
 
 
-def joined(stores: list[Path], phantoms: tuple[Phantom, ...], shift: str, target: Path) -> dict[str, Any]:
+def joined(
+    stores: list[Path], phantoms: tuple[Phantom, ...], shift: str, target: Path, height: float | None = None
+) -> dict[str, Any]:
     """Results of the set of reflections, in memory."""
     known = np.array([p.placement.shift for p in phantoms])
     given = known if shift == "truth" else shift
-    report = dfxm_dask.join(target, *stores, shift=given, overwrite=True)
+    report = dfxm_dask.join(target, *stores, shift=given, beam_height=height, overwrite=True)
     tree = dfxm_dask.open_scan(target)
     data = tree["raw"].to_dataset()
     found = dfxm_dask.deformation(data).compute()
@@ -93,6 +95,7 @@ def main() -> None:
     parser.add_argument("--cut", type=float, default=4.0, help="noise_cut of the moments")
     parser.add_argument("--window", type=float, default=1.5, help="window of the centres; 0: moments")
     parser.add_argument("--shift", default="auto", choices=["auto", "truth", "none"])
+    parser.add_argument("--height", type=float, help="um: beam_height of the join; the presets have 0.2")
     parser.add_argument("--inner", type=float, nargs="+", default=[0.4, 1.0], help="um: inner radii of the fits")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +105,9 @@ def main() -> None:
         phantoms = build(given.preset, shape=shape, seed=seed)
         stores = reduced(given.folder, given.preset, seed, shape, given.cut, given.window)
         try:
-            found = joined(stores, phantoms, given.shift, given.folder / f"set_{given.preset}_{seed}.zarr")
+            found = joined(
+                stores, phantoms, given.shift, given.folder / f"set_{given.preset}_{seed}.zarr", given.height
+            )
         except InputError as error:  # displacements that the maps do not determine
             print(f"{given.preset} seed {seed}: refused, {error}", flush=True)
             continue

@@ -245,6 +245,30 @@ def test_join__finds_displacements(tmp_path: Path) -> None:
     np.testing.assert_allclose(raw["shift_error"].values[1:], error * PITCH)
 
 
+def test_join__height_of_the_beam_adds_to_the_errors(tmp_path: Path) -> None:
+    """The square of half the second derivative along the diffracted beam, times the variance of the height."""
+    paths = [write(tmp_path / f"{k}.zarr", k) for k in range(3)]
+    for name, height in (("thin", None), ("high", 0.2)):
+        dfxm_dask.join(tmp_path / name, *paths, shift="none", beam_height=height)
+    thin, high = (dfxm_dask.open_scan(tmp_path / n)["raw"].to_dataset().load() for n in ("thin", "high"))
+    np.testing.assert_array_equal(thin.centre, high.centre)
+    y, x = np.meshgrid(thin.y, thin.x, indexing="ij")
+    for k in range(3):
+        omega, eta, theta = np.deg2rad(SETTING[k, 1:])
+        beam = np.array([np.cos(2 * theta), -np.sin(2 * theta) * np.sin(eta), np.sin(2 * theta) * np.cos(eta)])
+        turned = np.cos(omega) * beam[1] - np.sin(omega) * beam[0], np.cos(omega) * beam[0] + np.sin(omega) * beam[1]
+        step = 0.2 / 2.3548 * np.array(turned) / beam[2]
+        ahead, back = (angles(k, y + s * step[0], x + s * step[1]) for s in (1, -1))
+        off = (ahead + back - 2 * angles(k, y, x)) / 2
+        added = (high.centre_covariance - thin.centre_covariance)[1, k].values
+        inner = np.s_[15:-15, 15:-15]
+        np.testing.assert_allclose(
+            added[inner], (off[..., :, None] * off[..., None, :])[inner], atol=0.15 * np.abs(off[inner]).max() ** 2
+        )
+    with pytest.raises(InputError, match="full width at half maximum"):
+        dfxm_dask.join(tmp_path / "no", *paths, shift="none", beam_height=0.0)
+
+
 def test_recipe_strain__from_stores_to_deformation(tmp_path: Path) -> None:
     """The command line, from the stores of four reflections to the deformation gradient that they were made of."""
     paths = _noisy(tmp_path, np.round(DISPLACED))
