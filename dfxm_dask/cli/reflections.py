@@ -102,8 +102,7 @@ def _shift(_: Any, __: Any, text: str) -> str | list[tuple[float, float]]:
     "--beam-height",
     type=float,
     metavar="UM",
-    help="Height of the line beam (full width at half maximum), in um: its average along the diffracted beam then adds to"
-    " the errors.",
+    help="Height of the line beam (full width at half maximum), in um: the average over it then adds to the errors.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing set.")
 @click.option("--workers", type=click.IntRange(1), help="Number of layers in parallel. [default: 1, in this process]")

@@ -27,7 +27,7 @@ FAR = 4.0
 """As CLOSE, in the first of two rounds."""
 SURE = 0.1
 """Edges of a pixel of the set: standard error of a centre that counts half (our choice)."""
-TRIED = 4
+TRIED = 10
 """Combinations of guesses that are solved."""
 STRONGEST = 6
 """Largest number of centres in one map that are compared (our choice)."""
@@ -87,7 +87,11 @@ def displacements(
             contrast = 0.0 if contradiction is None else contradiction(shift - shift[0])
             if contrast < LARGEST:
                 ranked.append((contrast, -shared, len(ranked), shift - shift[0]))
-    for *_, shift in sorted(ranked, key=lambda one: one[:3])[:TRIED]:
+    tried: list[np.ndarray] = []
+    for *_, shift in sorted(ranked, key=lambda one: one[:3]):
+        if len(tried) == TRIED or any(np.abs(shift - other).max() < CLOSE * pitch for other in tried):
+            continue
+        tried.append(shift)
         known = _distinct([c.position - s for s, cs in zip(shift, centres, strict=True) for c in cs], pitch)
         rough = _solved(maps, shift, known, pitch, FAR)
         solved = None if rough is None else _solved(maps, rough[0], list(rough[2]), pitch, CLOSE)
