@@ -98,6 +98,12 @@ def _shift(_: Any, __: Any, text: str) -> str | list[tuple[float, float]]:
     help="Pixel of the set, in um. [default: the grid of the first store, if in the axes of the sample, else square"
     " pixels]",
 )
+@click.option(
+    "--beam-height",
+    type=float,
+    metavar="UM",
+    help="Height of the line beam (full width at half maximum), in um: the average over it then adds to the errors.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing set.")
 @click.option("--workers", type=click.IntRange(1), help="Number of layers in parallel. [default: 1, in this process]")
 @click.option("--cluster", metavar=CLUSTER, help="Cluster that computes. [default: this machine]")

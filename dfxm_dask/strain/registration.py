@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -18,6 +19,11 @@ NOISY = 4.0
 """Variance relative to the median above which a pixel has less weight (our choice)."""
 COVERED = 0.7
 """Least share of lit pixels under the Gaussian."""
+STRONG = (4.0, 40.0)
+"""Squared local contrast over its median of the pixels that count: without those of noise alone, and without cores of
+dislocations, which every reflection averages along another direction (our choice)."""
+LOCAL = 5.0
+"""Standard deviation in pixels of the Gaussian whose mean is subtracted for the local contrast (our choice)."""
 BLOCK = 12
 """Edge in pixels of the blocks whose contributions count as independent."""
 FEWEST_BLOCKS = 6
@@ -32,13 +38,10 @@ class Displacement(NamedTuple):
     ----------
     shift, error : array (map, yx), float64, pixel
         Displacement and standard error; NaN where the maps do not determine them.
-    alike : array (map,), float64
-        Correlation of each map with the first one after the registration.
     """
 
     shift: np.ndarray
     error: np.ndarray
-    alike: np.ndarray
 
 
 def resample(
@@ -151,10 +154,47 @@ def register(maps: np.ndarray, weights: np.ndarray, variance: np.ndarray | None 
             found.append((last.misfit, shift, last))
     if not found:
         nothing = np.full((len(maps), 2), np.nan)
-        return Displacement(nothing, nothing, nothing[:, 0])
+        return Displacement(nothing, nothing)
     _, shift, last = min(found, key=lambda one: one[0])
     error = np.vstack([np.zeros(2), last.error])
-    return Displacement(shift, error, _alike(_moved(levels[-1][:1], shift)[0]))
+    return Displacement(shift, error)
+
+
+def contradiction(
+    maps: np.ndarray, weights: np.ndarray, variance: np.ndarray, pixel: Any
+) -> Callable[[np.ndarray], float]:
+    """Function that gives the part of the local contrast of maps in which they contradict each other.
+
+    Parameters
+    ----------
+    maps, weights, variance
+        See :func:`register`.
+    pixel : float or array (yx,), um
+
+    Returns
+    -------
+    callable
+        Takes displacements (map, yx) in um and gives the sum of squares of the weighted sums of the maps over the sum
+        of squares of their parts: 0 for perfect maps, about 1 for unrelated ones; infinite without a sufficient common
+        area.
+    """
+    local = (_smoothed(maps, 1.0, variance)[0] - _smoothed(maps, LOCAL, variance)[0])[None]
+    area = np.count_nonzero(np.isfinite(maps).all(axis=(0, -1)))
+    weight = np.square(weights).sum(axis=1)
+
+    def part(shift: np.ndarray) -> float:
+        here = _moved(local, (shift - shift[0]) / pixel)[0]
+        lit = np.isfinite(here).all(axis=(0, 3))
+        if np.count_nonzero(lit) < LEAST_OVERLAP * area:
+            return float("inf")
+        values = here[:, lit]
+        total = np.einsum("n,npi->pi", weight, np.square(values)).sum(axis=-1)
+        left = np.square(np.einsum("npi,nk->pki", values, weights)).sum(axis=(1, 2))
+        middle = np.median(total)
+        used = (total > STRONG[0] * middle) & (total < STRONG[1] * middle)
+        return float(left[used].sum() / total[used].sum()) if used.any() else float("inf")
+
+    return part
 
 
 def _settled(level: np.ndarray, weights: np.ndarray, start: np.ndarray, width: float) -> np.ndarray:
@@ -171,36 +211,18 @@ def _settled(level: np.ndarray, weights: np.ndarray, start: np.ndarray, width: f
     return shift
 
 
-def _alike(maps: np.ndarray) -> np.ndarray:
-    """Correlation of each map with the first one, over the pixels that are lit in all maps."""
-    lit = np.isfinite(maps).all(axis=(0, 3))
-    values = maps[:, lit].reshape(len(maps), -1)
-    values = values - values.mean(axis=1, keepdims=True)
-    sizes = np.linalg.norm(values, axis=1)
-    return np.asarray(values @ values[0] / np.maximum(sizes * sizes[0], np.finfo(float).tiny))
-
-
-def gradients(centre: np.ndarray) -> np.ndarray:
-    """Magnitude of the gradient of the centre of mass over all angles, on a scale that all reflections share.
+def steepness(maps: np.ndarray, variance: np.ndarray) -> float:
+    """Largest squared local contrast over its median, of all maps together; high around dislocations.
 
     Parameters
     ----------
-    centre : array (reflection, y, x, angle), float64
-        NaN in unlit pixels and along angles that were not scanned.
-
-    Returns
-    -------
-    array (reflection, y, x, 1), float64
-        Logarithm of the magnitude relative to its median, which limits the weight of single pixels.
+    maps, variance
+        See :func:`register`.
     """
-    out = np.full((*centre.shape[:3], 1), np.nan)
-    for n, one in enumerate(centre):
-        scanned = np.isfinite(one).any(axis=(0, 1))
-        _, along_y, along_x = _smoothed(one[None][..., scanned], 1.0)
-        spread = np.nanmedian(np.square(along_y) + np.square(along_x), axis=(0, 1, 2))
-        size = ((np.square(along_y) + np.square(along_x)) / np.maximum(spread, np.finfo(float).tiny)).sum(axis=-1)[0]
-        out[n, ..., 0] = np.log1p(size)
-    return out
+    local = _smoothed(maps, 1.0, variance)[0] - _smoothed(maps, LOCAL, variance)[0]
+    total = np.square(local).sum(axis=(0, 3))
+    known = total[np.isfinite(total)]
+    return float(known.max() / np.median(known)) if known.size else float("nan")
 
 
 class _Equations(NamedTuple):

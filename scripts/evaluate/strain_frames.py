@@ -22,6 +22,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.optimize import least_squares
 
 import dfxm_dask
+from dfxm_dask.errors import InputError
 from dfxm_dask.optics.defects.dislocation import lines
 from dfxm_dask.optics.defects.scene import Scene, distance, distortion
 from dfxm_dask.optics.forward import sheet_nodes
@@ -68,11 +69,13 @@ def true_fields(phantom: Phantom, y: np.ndarray, x: np.ndarray) -> tuple[np.ndar
     return turn.T @ beta @ turn + np.eye(3), distance(phantom.scene, *there.T).reshape(y.size, x.size)
 
 
-def joined(stores: list[Path], phantoms: tuple[Phantom, ...], shift: str, target: Path) -> dict[str, Any]:
+def joined(
+    stores: list[Path], phantoms: tuple[Phantom, ...], shift: str, target: Path, height: float | None = None
+) -> dict[str, Any]:
     """Results of the set of reflections, in memory."""
     known = np.array([p.placement.shift for p in phantoms])
     given = known if shift == "truth" else shift
-    report = dfxm_dask.join(target, *stores, shift=given, overwrite=True)
+    report = dfxm_dask.join(target, *stores, shift=given, beam_height=height, overwrite=True)
     tree = dfxm_dask.open_scan(target)
     data = tree["raw"].to_dataset()
     found = dfxm_dask.deformation(data).compute()
@@ -95,6 +98,7 @@ def main() -> None:
     parser.add_argument("--cut", type=float, default=4.0, help="noise_cut of the moments")
     parser.add_argument("--window", type=float, default=1.5, help="window of the centres; 0: moments")
     parser.add_argument("--shift", default="auto", choices=["auto", "truth", "none"])
+    parser.add_argument("--height", type=float, help="um: beam_height of the join; the presets have 0.2")
     parser.add_argument("--nearest", type=float, default=0.6, help="um: nearest of dislocation_cores")
     parser.add_argument("--radius", type=float, default=1.87, help="um: radius of dislocation_cores")
     parser.add_argument("--inner", type=float, default=0.8, help="um: inner radius of the fit with beam and camera")
@@ -106,10 +110,18 @@ def main() -> None:
     for seed in given.seeds:
         phantoms = build(given.preset, shape=shape, seed=seed)
         stores = reduced(given.folder, given.preset, seed, shape, given.cut, given.window)
-        found = joined(stores, phantoms, given.shift, given.folder / f"set_{given.preset}_{seed}.zarr")
+        target = given.folder / f"set_{given.preset}_{seed}.zarr"
+        try:
+            found = joined(stores, phantoms, given.shift, target, given.height)
+        except InputError as error:  # displacements that the maps do not determine
+            print(f"{given.preset} seed {seed}: refused, {error}", flush=True)
+            continue
         truth, away = true_fields(phantoms[0], found["y"], found["x"])
         moved = np.abs(found["off"]).max()
         print(f"{given.preset} seed {seed}: displacements off by at most {moved:.3f} pixel", flush=True)
+        pitch = found["y"][1] - found["y"][0]
+        print(f"  off (y, x; pixels of the set): {found['off'][1:].ravel() * phantoms[0].pixel[0] / pitch}")
+        print(f"  stated errors: {found['shift_error'][1:].ravel() / pitch}", flush=True)
         for distance_ in given.away:
             line(found, truth, away > distance_, f"  beyond {distance_:g} um")
         if given.preset == "reflections_edge":

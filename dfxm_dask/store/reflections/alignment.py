@@ -10,21 +10,20 @@ import numpy as np
 from dfxm_dask.errors import InputError
 from dfxm_dask.store.reflections.grid import Grid, place
 from dfxm_dask.store.reflections.recorded import Reflection
-from dfxm_dask.store.reflections.resampled import Source, on_grid
+from dfxm_dask.store.reflections.resampled import Source, as_recorded, on_grid
 from dfxm_dask.store.reflections.settings import Settings
 from dfxm_dask.strain.goniometer import reflections, vectors
-from dfxm_dask.strain.registration import Displacement, gradients, register
+from dfxm_dask.strain.lines.matching import displacements
+from dfxm_dask.strain.registration import Displacement, contradiction, register, steepness
 
 WINDOW = 512
 """Pixels of the set along each axis, in the middle of the middle layer, that the registration compares (our choice)."""
 LARGEST_ERROR = 0.5
 """Pixels: largest standard error of a displacement that counts as determined (our choice)."""
-LEAST_ALIKE = 0.2
-"""Least correlation of the gradients of two reflections after the registration (our choice)."""
+STEEPEST = 15.0
+"""Largest squared local contrast over its median of maps that count as free of dislocations (our choice)."""
 NULL = 1e-3
 """Relative size of a singular value, or of a weight, that counts as zero."""
-
-UNSURE = "on simulated frames they were off by up to 0.15 um, several stated errors: give known shifts with --shift"
 
 Found = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
 
@@ -51,54 +50,79 @@ def shifts(stores: Sequence[Reflection], known: Settings, grid: Grid, asked: Any
     if asked == "none":
         return np.zeros((count, 2)), unknown, ()
     pixel = np.array([v[1] - v[0] if v.size > 1 else 1.0 for v in (grid.y, grid.x)])
-    found, told = _registered(*_window(stores, known, grid), known)
+    found, told = _registered(stores, known, grid, pixel)
     for one, error in zip(stores, found.error, strict=True):
         if not (error < LARGEST_ERROR).all():
-            size = "no" if not np.isfinite(error).all() else f"a standard error of {error.max():.2g} pixels for the"
+            size = f"determine no displacement: {told}"
+            if np.isfinite(error).all():
+                size = f"give a standard error of {error.max():.2g} pixels for the displacement"
             raise InputError(
                 f"shift of {one.path.name}",
-                f"the maps of the reflections give {size} displacement",
+                f"the maps of the reflections {size}",
                 "state the displacements (--shift Y,X;Y,X;... in um), or use --shift none for aligned scans",
             )
     return found.shift * pixel, found.error * np.abs(pixel), (told,)
 
 
-def _window(stores: Sequence[Reflection], known: Settings, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of mass of all stores in the middle of the set, without displacements, (reflection, y, x, angle), and the
-    sum of their variances, (reflection, y, x)."""
-    y, x = (v[max(0, (v.size - WINDOW) // 2) :][:WINDOW] for v in (grid.y, grid.x))
-    z = grid.z.size // 2
-    out = []
-    for k, one in enumerate(stores):
-        where = place(one, known.turn[k], known.frames[k] == "laboratory", np.zeros(2))
-        out.append(on_grid(Source(str(one.path), one.prefix, one.axes, where), z, y, x))
-    centre, covariance = (np.stack(parts) for parts in zip(*out, strict=True))
-    return centre, np.nansum(np.diagonal(covariance, axis1=-2, axis2=-1), axis=-1)
+def _sources(stores: Sequence[Reflection], known: Settings) -> list[Source]:
+    """All stores, without displacements."""
+    return [
+        Source(
+            str(one.path),
+            one.prefix,
+            one.axes,
+            place(one, known.turn[k], known.frames[k] == "laboratory", np.zeros(2)),
+        )
+        for k, one in enumerate(stores)
+    ]
 
 
-def _registered(centre: np.ndarray, variance: np.ndarray, known: Settings) -> tuple[Displacement, str]:
+def _registered(
+    stores: Sequence[Reflection], known: Settings, grid: Grid, pixel: np.ndarray
+) -> tuple[Displacement, str]:
     """Displacements in pixels, and the method.
 
     More than three reflections over-determine the deformation: a weighted sum of their scattering vectors vanishes for
-    any deformation gradient where the maps are aligned. Otherwise the magnitudes of the gradients are compared, which
-    are high at the same dislocations and boundaries.
+    any deformation gradient where the maps are aligned. Near dislocations this method is systematically wrong, because
+    every reflection averages the lattice over the height of the beam along another direction. Maps with dislocations
+    are therefore aligned by these alone, whose positions such an average does not change.
     """
+    y, x = (v[max(0, (v.size - WINDOW) // 2) :][:WINDOW] for v in (grid.y, grid.x))
+    z = grid.z.size // 2
+    sources = _sources(stores, known)
+    centre, covariance = (np.stack(parts) for parts in zip(*(on_grid(s, z, y, x) for s in sources), strict=True))
+    variance = np.nansum(np.diagonal(covariance, axis1=-2, axis2=-1), axis=-1)
     at = reflections(known.hkl, known.setting, known.reciprocal_lattice, known.wavelength, deviation=0.05)
     _, sizes, rows = np.linalg.svd(at.vectors.T)
     null = rows[3:].T
-    scanned = np.isfinite(centre).any(axis=(1, 2)).all()
-    if (
-        scanned
+    redundant = (
+        np.isfinite(centre).any(axis=(1, 2)).all()
         and len(centre) > 3
         and sizes[2] > NULL * sizes[0]
         and (np.abs(null[1:]).max(axis=1, initial=0.0) > NULL).all()
-    ):
+    )
+    check, turned = None, np.empty(0)
+    expected = [np.zeros((len(centre), 2))]
+    if redundant:
         middle = np.nanmedian(centre, axis=(1, 2), keepdims=True)
-        found = register(vectors(at, np.deg2rad(centre - middle)), null, variance)
-        if np.isfinite(found.error).all():
-            return found, f"shifts follow from the redundancy of the reflections; {UNSURE}"
-    features = gradients(centre)
-    differences = np.vstack([np.ones(len(centre) - 1), -np.eye(len(centre) - 1)])
-    found = register(features, differences, variance)
-    error = np.where((found.alike < LEAST_ALIKE)[:, None], np.nan, found.error)
-    return found._replace(error=error), f"shifts follow from the gradients of the centres of mass; {UNSURE}"
+        turned = vectors(at, np.deg2rad(centre - middle))
+        check = contradiction(turned, null, variance, pixel)
+        smooth = register(turned, null, variance)
+        if np.isfinite(smooth.shift).all():
+            if steepness(turned, variance) < STEEPEST:
+                return smooth, "shifts follow from the redundancy of the reflections"
+            expected.append(smooth.shift * pixel)
+    native = [as_recorded(s, z, y, x) for s in sources]
+    lines = None
+    if all(one is not None for one in native):
+        lines = displacements([one for one in native if one is not None], float(np.abs(pixel).max()), check, expected)
+    if lines is not None:
+        shift, error, count = lines
+        word = "dislocation" if count == 1 else "dislocations"
+        made = Displacement(shift / pixel, error / np.abs(pixel))
+        return made, f"shifts follow from {count} {word}, the middle of the height of the beam"
+    nothing = np.full((len(centre), 2), np.nan)
+    why = "four reflections or more determine displacements of maps without dislocations"
+    if redundant:
+        why = "the dislocations in the maps are too close to each other or to the border"
+    return Displacement(nothing, nothing), why

@@ -13,6 +13,7 @@ import numpy as np
 
 from dfxm_dask import __version__
 from dfxm_dask.errors import InputError, StoreError
+from dfxm_dask.optics.geometry import rotation_y
 from dfxm_dask.schema import REFLECTION, Variable
 from dfxm_dask.store.chunks import Layout, bands, map_layout, round_up
 from dfxm_dask.store.create import pixel_attrs
@@ -24,7 +25,7 @@ from dfxm_dask.store.layers import check_existing, check_space, check_target, sm
 from dfxm_dask.store.reflections.alignment import shifts
 from dfxm_dask.store.reflections.grid import Grid, Place, common_grid, place
 from dfxm_dask.store.reflections.recorded import Reflection, middle, recorded
-from dfxm_dask.store.reflections.resampled import Source, on_grid
+from dfxm_dask.store.reflections.resampled import HALO, Source, height_covariance, on_grid
 from dfxm_dask.store.reflections.settings import Options, Settings, settings
 from dfxm_dask.store.shards import ShardWriter, open_array, place_shards, stage_shard, staging
 from dfxm_dask.strain.goniometer import reflections
@@ -49,6 +50,8 @@ BAND_BYTES = 32 * 2**20
 FARTHEST = 5.0
 """degree: largest deviation of a reflection from its nominal setting (our choice)."""
 LEAST = 2
+FWHM = float(np.sqrt(8 * np.log(2)))
+"""Full width at half maximum of a Gaussian over its standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,9 @@ class JoinTask:
     sources: tuple[tuple[Source, np.ndarray], ...]
     y: np.ndarray
     x: np.ndarray
+    along: tuple[np.ndarray, ...] = ()
+    """Displacement (y, x) of the diffracted beam of each source over one standard deviation of the height of the beam,
+    pixels of the set; empty for an unknown height."""
     fence: Fence | None = None
 
 
@@ -101,6 +107,7 @@ def join(
     zero: Literal["nominal", "mean"] = "nominal",
     shift: Literal["auto", "none"] | Sequence[Sequence[float]] = "auto",
     pixel_size: tuple[float, float] | None = None,
+    beam_height: float | None = None,
     overwrite: bool = False,
     each: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,
 ) -> JoinReport:
@@ -141,6 +148,10 @@ def join(
     pixel_size : (y, x), um, optional
         Pixel of the set. By default the grid of the first store if its pixels lie in the axes of the sample, else
         square pixels with the longest edge of the pixels of the stores.
+    beam_height : float, um, optional
+        Full width at half maximum of the height of the line beam. The covariance then contains the difference between
+        the mean over this height along the diffracted beam and the value in the middle of the layer, to second order
+        within the layer.
     overwrite : bool
         Replace an existing store.
     each : callable
@@ -174,6 +185,7 @@ def join(
     known = settings(found, Options(hkl, lattice, reciprocal_lattice, energy, omega, etas, mu, frame))
     grid = common_grid(found, known, pixel_size)
     zeros = _zeros(found, zero)
+    along = _along(known, grid, beam_height)
     moved, errors, told = shifts(found, known, grid, shift)
     remarks = (*known.remarks, *told, *_undetermined(known, zeros))
     places = [place(one, known.turn[k], known.frames[k] == "laboratory", moved[k]) for k, one in enumerate(found)]
@@ -187,7 +199,7 @@ def join(
         SHIFT: moved,
         SHIFT_ERROR: errors,
     }
-    plan = _plan(target, found, grid, tables, places)
+    plan = _plan(target, found, grid, tables, places) | {"beam_height": beam_height}
     blocks = [f"z{z:04d}" for z in range(grid.z.size)]
     nbytes = int(sum(np.prod(v.shape) * np.dtype(n.dtype).itemsize for n, v in layouts.items()))
     with own_store(target, f"join into {target}") as fence:
@@ -200,14 +212,21 @@ def join(
         sources = tuple(
             (Source(str(o.path), o.prefix, o.axes, p), z) for o, p, z in zip(found, places, zeros, strict=True)
         )
-        tasks = [JoinTask(str(target), int(b[1:]), sources, grid.y, grid.x, fence) for b in blocks if b not in done]
+        tasks = [
+            JoinTask(str(target), int(b[1:]), sources, grid.y, grid.x, along, fence) for b in blocks if b not in done
+        ]
         for record in each(join_layer, tasks):
             fence.check()
             ledger.commit(target, "raw", "ingest", {**record, "run": fence.token})
         provenance = {
             "reduction": "join",
             "version": __version__,
-            "parameters": {"zero": zero, "shift": moved.tolist(), "pixel_size": _pixel(grid)},
+            "parameters": {
+                "zero": zero,
+                "shift": moved.tolist(),
+                "pixel_size": _pixel(grid),
+                "beam_height": beam_height,
+            },
             "sources": plan["sources"],
             "absent": [],
             "cropped": [],
@@ -250,6 +269,24 @@ def _undetermined(known: Settings, zeros: np.ndarray) -> tuple[str, ...]:
     at = reflections(known.hkl, known.setting, known.reciprocal_lattice, known.wavelength, deviation=0.1)
     names = undetermined(at, np.isfinite(zeros))
     return (f"the set leaves undetermined: {'; '.join(names)}",) if names else ()
+
+
+def _along(known: Settings, grid: Grid, height: float | None) -> tuple[np.ndarray, ...]:
+    """Displacements of the diffracted beams over one standard deviation of the height of the beam, pixels (y, x).
+
+    Raises
+    ------
+    InputError
+        A height that is not positive.
+    """
+    if height is None:
+        return ()
+    if not 0 < height < np.inf:
+        raise InputError("beam_height", f"is {height!r}", "give the full width at half maximum in um")
+    at = reflections(known.hkl, known.setting, known.reciprocal_lattice, known.wavelength, deviation=0.1)
+    pitch = np.array(_pixel(grid))
+    beams = [turned @ rotation_y(-2 * theta)[:, 0] for turned, theta in zip(at.turned, at.theta, strict=True)]
+    return tuple(height / FWHM * beam[1::-1] / beam[2] / pitch for beam in beams)
 
 
 def _zeros(stores: Sequence[Reflection], zero: str) -> np.ndarray:
@@ -346,11 +383,15 @@ def join_layer(task: JoinTask) -> ledger.Record:
     with staging() as writers:
         rows = arrays[0].shard[2]  # type: ignore[union-attr]
         for number, (low, high) in enumerate(bands(task.y.size, rows)):
-            parts = [
-                (centre - zero, covariance)
-                for source, zero in task.sources
-                for centre, covariance in (on_grid(source, task.z, task.y[low:high], task.x),)
-            ]
+            first = max(0, low - HALO) if task.along else low
+            rows_of = task.y[first : high + HALO if task.along else high]
+            parts = []
+            for k, (source, zero) in enumerate(task.sources):
+                centre, covariance = on_grid(source, task.z, rows_of, task.x)
+                if task.along:
+                    covariance = covariance + height_covariance(centre, task.along[k])
+                chosen = slice(low - first, high - first)
+                parts.append((centre[chosen] - zero, covariance[chosen]))
             for array, values in zip(arrays, (np.stack(p) for p in zip(*parts, strict=True)), strict=True):
                 assert array is not None
                 writers.append(_staged(array, task.z, number, values))
