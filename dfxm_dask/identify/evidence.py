@@ -147,6 +147,7 @@ def _pattern(counts: np.ndarray, valid: np.ndarray, noise: Noise, pixels: int) -
     number = np.maximum(valid.sum(0), 1)
     level = np.array([np.median(c[v]) if v.any() else 0.0 for c, v in zip(counts, valid, strict=True)])[:, None, None]
     mean = np.where(valid, counts - level, 0.0).sum(0) / number
+    mean -= np.median(np.where(valid.any(0), mean, 0.0), axis=1, keepdims=True)
     light = noise.gain * np.maximum(np.nan_to_num(np.mean(level)) - noise.offset, 0) + noise.read_noise**2
     return noise.pattern**2 / pixels + np.maximum(mean**2 - 9 * light / pixels / number, 0)
 
@@ -339,14 +340,16 @@ def _expected(record: Record, row: np.ndarray, optimum: tuple) -> np.ndarray:
 
 
 def _apart(record: Record, images: np.ndarray, others: np.ndarray) -> float:
-    """Chi2 between two stacks of expected counts, apart from the backgrounds of frames and the levels of pixels."""
+    """Chi2 between two stacks of expected counts, apart from the backgrounds of frames, levels of pixels and rows."""
     light = record.gain * (images - record.offset)
     weight = np.where(record.valid, record.pixels / (np.maximum(light, 0) + record.read_noise**2), 0.0)
     total = np.maximum(weight.sum((1, 2), keepdims=True), 1e-30)
     off = images - others
     off = off - (weight * off).sum((1, 2), keepdims=True) / total
-    common = (weight * off).sum(0) ** 2 / (weight.sum(0) + 1 / record.pattern)
-    return float((weight * off**2).sum() - common.sum())
+    sums, certainty = (weight * off).sum(0), weight.sum(0) + 1 / record.pattern
+    free = 1 / (certainty * record.pattern)
+    rows = (sums * free).sum(1) ** 2 / np.maximum((weight.sum(0) * free).sum(1), 1e-30)
+    return float((weight * off**2).sum() - (sums**2 / certainty).sum() - rows.sum())
 
 
 def _areas(record: Record, table: np.ndarray) -> np.ndarray:

@@ -116,6 +116,9 @@ def _contrast(record: Record) -> np.ndarray:
     data = record.counts - levels(record)[:, None, None]
     data[~record.valid] = 0.0
     weight = np.where(record.valid, 1 / _noise(record)[:, None, None], 0.0)
+    of_row = (weight * data).sum((0, 2)) / np.maximum(weight.sum((0, 2)), 1e-30)
+    data -= of_row[:, None]
+    data[~record.valid] = 0.0
     data -= (weight * data).sum(0) / (weight.sum(0) + 1 / record.pattern)
     data[~record.valid] = 0.0
     return data - data.mean((1, 2), keepdims=True)
