@@ -25,7 +25,9 @@ images of weak lines have optima of the position that are close together (our ch
 WALKS, CLOSE, TURN, WALK_STEPS = 6, 10.0, np.cos(np.deg2rad(22.0)), 8
 """Candidates whose neighbours descend from their position, minus log posterior by which they may be behind the best,
 cosine of the angle between lines of neighbours with equal Burgers vectors, and evaluations (our choice)."""
-BRIGHTNESS_SPREAD = 0.2  # of the logarithm of a given brightness (our choice)
+KNOWN, UNKNOWN = 0.2, 2.5
+"""Standard deviations of the logarithm of the brightness beforehand, where it is given and where not (our choice): then
+its middle is the geometric mean of the read-out noise and of a full pixel."""
 FEW = 50.0  # pixels with contrast below which the excess of chi2 has little weight (our choice)
 LEAST, EQUAL = 6, 0.01  # last descents at least; um, distance below which two starts are equal
 MARGIN = 1.2  # um around the finalists, within which a weak line has its contrast (our choice)
@@ -103,9 +105,13 @@ class Evidence(NamedTuple):
 
 
 def record_of(
-    counts: np.ndarray, y: np.ndarray, x: np.ndarray, optics: ScanOptics, noise: Noise, bins: tuple[int, int] = (1, 1)
+    counts: np.ndarray, y: np.ndarray, x: np.ndarray, optics: ScanOptics, noise: Noise, bins: tuple[int, int] = (1, 1),
+    brightness: float | None = None,
 ) -> Record:
-    """Counts (frame, y, x) with their model; NaN marks invalid pixels. ``bins`` pixels along y and x become one."""
+    """Counts (frame, y, x) with their model; NaN marks invalid pixels. ``bins`` pixels along y and x become one.
+
+    ``brightness`` (count) is that of the lattice at its peak in kinematic diffraction, if it is known.
+    """
     frames, rows, columns = counts.shape
     by, bx = bins
     rows, columns = rows // by, columns // bx
@@ -135,7 +141,8 @@ def record_of(
         model_error=noise.model_error,
         sampling=noise.sampling,
         pixels=float(by * bx),
-        spread=np.array([noise.angle, noise.slope, noise.slope, noise.roll, 0.0]),
+        middle=float(np.log(brightness or np.sqrt(noise.read_noise * 65535.0))),
+        spread=np.array([noise.angle, noise.slope, noise.slope, noise.roll, KNOWN if brightness else UNKNOWN]),
     )
 
 
@@ -166,7 +173,6 @@ def evidences(
     pairs: np.ndarray,
     *,
     most_starts: int = MOST,
-    brightness: float | None = None,
 ) -> Evidence:
     """Evidence of every candidate.
 
@@ -180,32 +186,28 @@ def evidences(
         From :func:`dfxm_dask.identify.catalogue.opposite`.
     most_starts : int
         Largest number of positions of candidates that are refined.
-    brightness : float, count, optional
-        Of the lattice at its peak in kinematic diffraction; its logarithm has the standard deviation
-        :data:`BRIGHTNESS_SPREAD`. By default it is unknown.
 
     Notes
     -----
     Laplace's method at the optimum over position, rocking angle and its slopes, rolling angle, brightness and the
     background of every frame. Priors: position uniform over the lines that cross the illuminated part of the crystal,
-    logarithm of the brightness uniform, angles normal, backgrounds uniform. The evidence of a candidate that is not
+    logarithm of the brightness and angles normal, backgrounds uniform. The evidence of a candidate that is not
     refined follows from its deficit in the search.
     """
     record = subset(record, contrasting(record, MOST_FRAMES))
     coarse = subset(coarse, contrasting(coarse, SEARCHED))
     found = search(coarse, table, pairs)
-    least, most = np.log(np.sqrt(record.read_noise**2 / record.pixels)), np.log(65535.0)
     areas = _areas(record, table)
-    quick = _raced(coarse, table, found, (least, most), most_starts)
+    quick = _raced(coarse, table, found, most_starts)
     begun = _finalists(quick)
     record = _window(record, table, begun)
-    none = _without(record, (least, most), brightness)
+    none = _without(record)
     optima = _optima(record, table, begun)
     n = len(table)
     log_evidence = np.full(n, np.nan)
     position, error = np.full((n, 2), np.nan), np.full((n, 2), np.nan)
     for row, one in optima.items():
-        log_evidence[row] = _laplace(record, one, areas[row], (least, most), brightness) - none
+        log_evidence[row] = _laplace(record, one, areas[row]) - none
         position[row], error[row] = crossing(table[row], one[0], one[5])
     rest = np.isnan(log_evidence)
     best = int(np.nanargmax(log_evidence))
@@ -225,9 +227,7 @@ def evidences(
     return Evidence(log_evidence, position, error, float(chi2), int(lit), distance, contrast, ~rest)
 
 
-def _raced(
-    coarse: Record, table: np.ndarray, found: Found, limits: tuple[float, float], most_starts: int
-) -> list[tuple[int, tuple]]:
+def _raced(coarse: Record, table: np.ndarray, found: Found, most_starts: int) -> list[tuple[int, tuple]]:
     """Candidates and their first optima, as :func:`descend` returns them, best first."""
     gain = found.gain.ravel()
     order = np.argsort(-gain, kind="stable")
@@ -239,7 +239,9 @@ def _raced(
     for number in chosen:
         row, which = divmod(int(number), found.gain.shape[1])
         y, x = found.place[row, which]
-        brightness = float(np.clip(np.log(max(found.brightness[row, which], 1e-9)), *limits))
+        within = 2 * coarse.spread[4]
+        brightness = np.log(max(found.brightness[row, which], 1e-9))
+        brightness = float(np.clip(brightness, coarse.middle - within, coarse.middle + within))
         for z in (0.0, -HEIGHT, HEIGHT) if abs(table[row, 8]) < LEVEL else (0.0,):
             place = table[row, :6].reshape(2, 3) @ [x, y, z]
             quick.append((row, _descent(coarse, table[row], np.array([*place, 0, 0, 0, 0, brightness]), FIRST_STEPS)))
@@ -361,10 +363,10 @@ def _areas(record: Record, table: np.ndarray) -> np.ndarray:
     return t[:, 2] * extent_x * extent_y + t[:, 0] * extent_y * height + t[:, 1] * extent_x * height
 
 
-def _without(record: Record, limits: tuple[float, float], brightness: float | None) -> float:
+def _without(record: Record) -> float:
     """Logarithm of the evidence without a dislocation: lattice of constant tilt and slopes, and free backgrounds."""
     free = np.array([False, False, True, True, True, True, True])
-    starts = np.linspace(*limits, GRADES) if brightness is None else [np.log(brightness)]
+    starts = record.middle + record.spread[4] * np.linspace(-1, 1, GRADES)
     optima = []
     for first in starts:
         start = np.zeros(UNKNOWNS)
@@ -372,32 +374,22 @@ def _without(record: Record, limits: tuple[float, float], brightness: float | No
         background = levels(record) - np.exp(first) * record.flat
         optima.append(descend(record, NO_LINE, start, background, free, 1.0, 0.05, LAST_STEPS))
     best = min(optima, key=lambda one: one[2])
-    return _laplace(record, best, 1.0, limits, brightness)
+    return _laplace(record, best, 1.0)
 
 
-def _laplace(
-    record: Record, optimum: tuple, area: float, limits: tuple[float, float], brightness: float | None
-) -> float:
+def _laplace(record: Record, optimum: tuple, area: float) -> float:
     """Logarithm of the evidence of an optimum, with the position uniform over ``area`` (um2).
 
     The priors limit the volume of unknowns that the counts do not determine, such as the position of a line without
     contrast.
     """
-    unknowns, _, value, _, _, information, backgrounds = optimum
-    wide = limits[1] - limits[0]
+    value, information, backgrounds = optimum[2], optimum[5], optimum[6]
     limited = information.copy()
     limited[0, 0] += 2 * np.pi / area
     limited[1, 1] += 2 * np.pi / area
-    limited[6, 6] += 2 * np.pi / wide**2
-    prior = -np.log(area) - np.log(wide) - np.log(record.spread[:4]).sum() - 2 * np.log(2 * np.pi)
+    prior = -np.log(area) - np.log(record.spread).sum() - 0.5 * record.spread.size * np.log(2 * np.pi)
     volume = 0.5 * (UNKNOWNS * np.log(2 * np.pi) - np.linalg.slogdet(limited)[1] - backgrounds)
-    log = -value + prior + volume
-    if brightness is not None:
-        # Product of two normal distributions, in place of the uniform prior.
-        variance = BRIGHTNESS_SPREAD**2 + float(np.linalg.inv(limited)[6, 6])
-        off = float(unknowns[6]) - np.log(brightness)
-        log += np.log(wide) - 0.5 * (off**2 / variance + np.log(2 * np.pi * variance))
-    return float(log)
+    return float(-value + prior + volume)
 
 
 def crossing(row: np.ndarray, unknowns: np.ndarray, information: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -38,9 +38,9 @@ class Record(NamedTuple):
         varies within a pixel, near the core, this is the largest error of the model.
     pixels : float
         Number of pixels in a binned pixel.
-    spread : array (5,)
-        Standard deviations of the normal priors of phi, its slopes along y and x, and chi; range of the logarithm of
-        the brightness.
+    middle, spread : float, array (5,)
+        Logarithm of the brightness (count) beforehand; standard deviations of the normal priors of phi, its slopes
+        along y and x, chi, and the logarithm of the brightness.
     """
 
     counts: np.ndarray
@@ -58,6 +58,7 @@ class Record(NamedTuple):
     model_error: float
     sampling: float
     pixels: float
+    middle: float
     spread: np.ndarray
 
 
@@ -217,8 +218,8 @@ def evaluate(record, row, unknowns, background, extra, renew, score, information
         coupling[f, f] += WIDE
         for g in range(f):
             coupling[g, f] = coupling[f, g]
-    for k in range(4):
-        off = unknowns[2 + k] / record.spread[k]
+    for k in range(5):
+        off = (unknowns[2 + k] - (record.middle if k == 4 else 0.0)) / record.spread[k]
         total += 0.5 * off * off
         score[2 + k] += off / record.spread[k]
         information[2 + k, 2 + k] += 1.0 / record.spread[k] ** 2

@@ -343,7 +343,7 @@ def match(
             bins = max(1, round(size / pitch[0])), max(1, round(size / pitch[1]))
             of_bin = bins[0] * pitch[0], bins[1] * pitch[1]
             optics = scan_optics(scope, at, chosen, pitch=of_bin, heights=count[0], dense=count[1], **options)
-            records.append(record_of(here, own_y, own_x, optics, noise, bins))
+            records.append(record_of(here, own_y, own_x, optics, noise, bins, brightness))
         fine, coarse = records
         if proposals and not legacy:
             # The network requires one phi scan: the one nearest to the peak along the other axes.
@@ -354,11 +354,9 @@ def match(
             first = propose(
                 lit, places["phi"][still], pitch, known, microscope=microscope, angles=angles, top=proposals
             )
-            found = evidences_of(fine, coarse, table, pairs, first, brightness=brightness)
+            found = evidences_of(fine, coarse, table, pairs, first)
         else:
-            found = (
-                correlations(coarse, table) if legacy else evidences(fine, coarse, table, pairs, brightness=brightness)
-            )
+            found = correlations(coarse, table) if legacy else evidences(fine, coarse, table, pairs)
         centre = np.array([own_y[0] + own_y[-1], own_x[0] + own_x[-1]]) / 2
     made = _summary(candidates, pairs, found, centre, float(np.mean(z)), np.rad2deg(middle), none_prior, misfit)
     return made | {"legacy": np.array([legacy])}
