@@ -67,7 +67,7 @@ class Noise(NamedTuple):
     read_noise: float = 9.0
     blur: float = 1.2
     model_error: float = 0.03
-    sampling: float = 0.005
+    sampling: float = 0.001
     pattern: float = 2.0
     angle: float = 2e-5
     slope: float = 3.5e-6

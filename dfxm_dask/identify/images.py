@@ -22,7 +22,8 @@ from dfxm_dask.optics.instrument.microscope import Microscope
 
 STEPS = 256  # of the table of the window per unit of the argument of its error functions
 NEAR = 3e-5  # rad, deviation below which the acceptance is expanded to second order
-STRONG = 6e-5  # rad, deviation above which a pixel is next to a core (our choice)
+STRONG = 6e-5  # rad, deviation above which the image varies within a pixel (our choice)
+CORE = 2.5e-4  # rad, deviation in a pixel, estimated from its distance to the line, above which it is at the core
 SLOPES = 4  # derivatives: two across the line, and the angles phi and chi
 
 
@@ -45,8 +46,10 @@ class ScanOptics(NamedTuple):
         Change of the deviation in the image frame per rad of phi and of chi.
     points, weights : array (point, xyz), (point,)
         Points of the column that a pixel images, relative to its centre (um).
-    dense_points, dense_weights : array (point, xyz), (point,)
-        The same for pixels next to a core, whose column varies too fast for the others.
+    dense_points, dense_weights, core_points, core_weights : array (point, xyz), (point,)
+        The same for pixels next to the line, and at its core, where the deviation varies within a few nm.
+    half : float, um
+        Half of the diagonal of a pixel.
     window : array (entry,)
         (1 - tail) [erf(d - s) + erf(d + s)] / (2 erf(d)) at s = entry / STEPS.
     along : array (3,)
@@ -68,6 +71,9 @@ class ScanOptics(NamedTuple):
     weights: np.ndarray
     dense_points: np.ndarray
     dense_weights: np.ndarray
+    core_points: np.ndarray
+    core_weights: np.ndarray
+    half: float
     window: np.ndarray
     along: np.ndarray
     quadratic: np.ndarray
@@ -85,6 +91,7 @@ def scan_optics(
     pitch: tuple[float, float] = (0.0, 0.0),
     heights: int = 9,
     dense: int = 65,
+    core: int = 513,
     tail: float = 0.0,
     tail_width: float = 2.5e-5,
     poisson: float = 0.334,
@@ -101,8 +108,8 @@ def scan_optics(
     pitch : (float, float), um
         Of the pixels along y and x: the points of a pixel lie at different y, x and heights, so that they average over
         its area.
-    heights, dense : int
-        Heights in the light sheet, and those of pixels next to a core.
+    heights, dense, core : int
+        Heights in the light sheet, and those of pixels next to the line and at its core.
     tail, tail_width : float, float (rad)
         Lorentzian tail of the acceptance, see :func:`dfxm_dask.optics.frame_image.accepted_by`.
     poisson : float
@@ -124,7 +131,7 @@ def scan_optics(
     each = [seen(at, {name: float(values[k]) for name, values in positions.items()}) for k in range(frames)]
     matrix = seen(at, {})[0]
     columns = []
-    for count in (heights, dense):
+    for count in (heights, dense, core):
         height, weight = sheet_nodes(microscope, count)
         columns += [np.outer(height, at.shear) + _within(count, pitch), weight]
     accepts = accepted_by(microscope, tail=tail, tail_width=tail_width)
@@ -141,6 +148,9 @@ def scan_optics(
         weights=columns[1],
         dense_points=columns[2],
         dense_weights=columns[3],
+        core_points=columns[4],
+        core_weights=columns[5],
+        half=0.5 * float(np.hypot(*pitch)),
         window=(1 - tail) * scale * (erf(d - s) + erf(d + s)),
         along=accepts.numbers[6:9].copy(),
         quadratic=k,
@@ -268,6 +278,15 @@ def _across(point, x, y, row, position, at, us, vs):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _distance(u0, v0, u1, v1):
+    # Distance of the origin from a segment.
+    du, dv = u1 - u0, v1 - v0
+    along = -(u0 * du + v0 * dv) / max(du * du + dv * dv, 1e-30)
+    along = min(max(along, 0.0), 1.0)
+    return np.hypot(u0 + along * du, v0 + along * dv)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _tangents(optics):
     # Acceptance of the undistorted lattice, its derivatives, and its second derivative by the rocking component.
     frames = optics.shifts.shape[0]
@@ -308,14 +327,14 @@ def line_images(y, x, row, position, tilt, optics, images, slopes):
     Points whose deviation is below :data:`NEAR`, which are most of an image, contribute to second order.
     """
     points, weights = optics.points, optics.weights
-    dense, dense_weights = optics.dense_points, optics.dense_weights
-    n, m, most = x.shape[0], weights.shape[0], dense_weights.shape[0]
+    n, m = x.shape[0], weights.shape[0]
+    most = max(optics.dense_weights.shape[0], optics.core_weights.shape[0])
     gradient = slopes.shape[0] > 0
     size = n * max(m, most)
     more = size if gradient else 0
     us, vs, q, out = np.empty(size), np.empty(size), np.empty((3, size)), np.empty(size)
     du, dv, dq = np.empty((3, more)), np.empty((3, more)), np.empty((3, more))
-    owner, part, near_core = np.empty(size, np.int64), np.empty(size), np.empty(n, np.bool_)
+    owner, part, grade = np.empty(size, np.int64), np.empty(size), np.empty(n, np.int64)
     middle_y, middle_x = 0.5 * (y[0] + y[-1]), 0.5 * (x[0] + x[-1])
     move, tangents = optics.moves, _tangents(optics)
     # Sums over the near points of a pixel: weight, q (3), q0², du (3), dv (3), q0 du0, q0 dv0.
@@ -327,13 +346,20 @@ def line_images(y, x, row, position, tilt, optics, images, slopes):
         _deviations(us[: n * m], vs, row, optics.direction, optics.matrix, optics.poisson, False, q, du, dv)
         total = 0
         for j in range(n):
-            strongest = 0.0
+            strongest, amount = 0.0, 0.0
             for k in range(m):
                 p = j * m + k
-                strongest = max(strongest, abs(q[0, p]), abs(q[1, p]), abs(q[2, p]))
-            near_core[j] = strongest > STRONG
+                largest = max(abs(q[0, p]), abs(q[1, p]), abs(q[2, p]))
+                strongest = max(strongest, largest)
+                amount = max(amount, largest * np.hypot(us[p], vs[p]))
+            apart = _distance(us[j * m], vs[j * m], us[j * m + m - 1], vs[j * m + m - 1]) - optics.half
+            grade[j] = 2 if amount > CORE * apart else (1 if strongest > STRONG else 0)
         for j in range(n):
-            chosen, by = (dense, dense_weights) if near_core[j] else (points, weights)
+            chosen, by = points, weights
+            if grade[j] == 1:
+                chosen, by = optics.dense_points, optics.dense_weights
+            elif grade[j] == 2:
+                chosen, by = optics.core_points, optics.core_weights
             for k in range(by.shape[0]):
                 _across(chosen[k], x[j], y[i], row, position, total, us, vs)
                 owner[total], part[total] = j, by[k]

@@ -91,8 +91,9 @@ def model_images(record, row, unknowns, gradient):
     if unknowns[5] != 0.0:
         optics = ScanOptics(
             optics.direction, optics.matrix, optics.shifts + unknowns[5] * optics.moves[1], optics.moves,
-            optics.points, optics.weights, optics.dense_points, optics.dense_weights, optics.window, optics.along,
-            optics.quadratic, optics.wing, optics.step, optics.roll, optics.poisson,
+            optics.points, optics.weights, optics.dense_points, optics.dense_weights, optics.core_points,
+            optics.core_weights, optics.half, optics.window, optics.along, optics.quadratic, optics.wing, optics.step,
+            optics.roll, optics.poisson,
         )  # fmt: skip
     sharp = np.empty((frames, rows, columns))
     edges = np.empty((frames if gradient else 0, SLOPES, rows, columns))
@@ -303,4 +304,6 @@ def descend(record, row, start, background, free, cap, tolerance, most):
             if damping > 1e3:
                 break
             damping = max(damping * 6.0, 1e-2)
+    # With the variance of the model at the optimum, so that optima from different starts compare.
+    value, chi2, lit = evaluate(record, row, here, level, extra, True, score, information, border, slope, coupling)
     return here, level, value, chi2, lit, information, np.linalg.slogdet(coupling)[1]

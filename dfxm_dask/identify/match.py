@@ -36,7 +36,7 @@ FLAG = {meaning: mask for mask, meaning in REASONS}
 MISFIT = 1.5  # chi2 per pixel with contrast above which no probability is stated (our choice)
 LIT = 0.15  # of the median counts near the peak, below which a pixel is outside the crystal (our choice)
 PITCH, COARSE = 0.04, 0.12  # um, pixels of the likelihood and of the search
-HEIGHTS, COARSE_HEIGHTS = (9, 65), (5, 33)
+HEIGHTS, COARSE_HEIGHTS = (9, 65, 513), (5, 33, 257)
 CLASSES = "class: 0 equal to the best candidate within noise, 1 distinguished, 2 no contrast"
 WRITES = (
     Variable("burgers", (CANDIDATE, XYZ), "float64", "um", "Burgers vector"),
@@ -239,7 +239,7 @@ def match(
             description="rms distance of the points at which the model samples a pixel from those that represent it",
             json_schema_extra={"unit": "um"},
         ),
-    ] = 0.005,
+    ] = 0.001,
     pattern: Annotated[
         float,
         Field(
@@ -342,7 +342,7 @@ def match(
         for size, count in ((PITCH, HEIGHTS), (COARSE, COARSE_HEIGHTS)):
             bins = max(1, round(size / pitch[0])), max(1, round(size / pitch[1]))
             of_bin = bins[0] * pitch[0], bins[1] * pitch[1]
-            optics = scan_optics(scope, at, chosen, pitch=of_bin, heights=count[0], dense=count[1], **options)
+            optics = scan_optics(scope, at, chosen, pitch=of_bin, heights=count[0], dense=count[1], core=count[2], **options)
             records.append(record_of(here, own_y, own_x, optics, noise, bins, brightness))
         fine, coarse = records
         if proposals and not legacy:

@@ -240,6 +240,9 @@ def render(
         matrix, moved = seen(phantom.at, positions)
         q, far = made if made is not None else lattices(phantom, layer, number)
         weak = frame_image(q, weight, matrix, moved, accepts)
+        if weak.shape != phantom.shape:
+            (ny, nx), (sy, sx) = phantom.shape, phantom.samples
+            weak = weak.reshape(ny, sy, nx, sx).mean((1, 3))
         accepted = frame_image(far, np.ones(1), matrix, moved, accepts)
         if phantom.kinematic:
             power, dynamical = weak, np.zeros_like(weak)
