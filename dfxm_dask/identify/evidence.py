@@ -11,18 +11,18 @@ from dfxm_dask.identify.likelihood import UNKNOWNS, Record, descend, model_image
 from dfxm_dask.identify.search import MOST_FRAMES as SEARCHED
 from dfxm_dask.identify.search import Found, contrasting, levels, search, subset
 
-FEWEST, MOST, FIRST_STEPS = 32, 110, 3
+FEWEST, MOST, FIRST_STEPS = 32, 64, 3
 """Least and largest number of positions of candidates in the first descents, which have few frames and large pixels,
 and their evaluations (our choice)."""
-SECOND, SECOND_STEPS = 50, 4
+SECOND, SECOND_STEPS = 32, 4
 """The same of the second descents, which continue the best of the first ones (our choice)."""
-LAST, LAST_STEPS, BEHIND = 32, 8, 20.0
+LAST, LAST_STEPS, BEHIND = 20, 8, 15.0
 """Largest number of last descents with small pixels, their evaluations, and the minus log posterior by which a start
 may be behind the best (our choice)."""
 AGAIN, NEARBY, AGAIN_STEPS = 3, 0.06, 6
 """Candidates that descend once more from four positions around their optimum, their distance (um), and evaluations:
 images of weak lines have optima of the position that are close together (our choice)."""
-WALKS, CLOSE, TURN, WALK_STEPS = 6, 10.0, np.cos(np.deg2rad(22.0)), 8
+WALKS, CLOSE, TURN, WALK_STEPS = 4, 10.0, np.cos(np.deg2rad(22.0)), 8
 """Candidates whose neighbours descend from their position, minus log posterior by which they may be behind the best,
 cosine of the angle between lines of neighbours with equal Burgers vectors, and evaluations (our choice)."""
 KNOWN, UNKNOWN = 0.2, 2.5
@@ -105,7 +105,12 @@ class Evidence(NamedTuple):
 
 
 def record_of(
-    counts: np.ndarray, y: np.ndarray, x: np.ndarray, optics: ScanOptics, noise: Noise, bins: tuple[int, int] = (1, 1),
+    counts: np.ndarray,
+    y: np.ndarray,
+    x: np.ndarray,
+    optics: ScanOptics,
+    noise: Noise,
+    bins: tuple[int, int] = (1, 1),
     brightness: float | None = None,
 ) -> Record:
     """Counts (frame, y, x) with their model; NaN marks invalid pixels. ``bins`` pixels along y and x become one.
@@ -244,9 +249,10 @@ def _raced(coarse: Record, table: np.ndarray, found: Found, most_starts: int) ->
         brightness = float(np.clip(brightness, coarse.middle - within, coarse.middle + within))
         for z in (0.0, -HEIGHT, HEIGHT) if abs(table[row, 8]) < LEVEL else (0.0,):
             place = table[row, :6].reshape(2, 3) @ [x, y, z]
-            quick.append((row, _descent(coarse, table[row], np.array([*place, 0, 0, 0, 0, brightness]), FIRST_STEPS)))
+            start = np.array([*place, 0, 0, 0, 0, brightness])
+            quick.append((row, _descent(coarse, table[row], start, FIRST_STEPS, renewed=False)))
     quick.sort(key=lambda one: one[1][2])
-    quick += [(row, _descent(coarse, table[row], one[0], SECOND_STEPS)) for row, one in quick[:SECOND]]
+    quick += [(row, _descent(coarse, table[row], one[0], SECOND_STEPS, renewed=False)) for row, one in quick[:SECOND]]
     quick.sort(key=lambda one: one[1][2])
     return quick
 
@@ -282,7 +288,18 @@ def _window(record: Record, table: np.ndarray, begun: list[tuple[int, np.ndarray
 
 def _optima(record: Record, table: np.ndarray, begun: list[tuple[int, np.ndarray]]) -> dict[int, tuple]:
     """Best optimum of the finalists and of their neighbours in the direction of the line."""
-    last = [(row, _descent(record, table[row], start, LAST_STEPS)) for row, start in begun]
+    last: list[tuple[int, tuple]] = []
+    lowest = np.inf
+
+    def reach(row: int, start: np.ndarray, steps: int) -> None:
+        nonlocal lowest
+        last.append((row, _descent(record, table[row], start, steps, lowest + BEHIND)))
+        lowest = min(lowest, last[-1][1][2])
+
+    for row, start in begun:
+        reach(row, start, LAST_STEPS)
+    for row, one in sorted(_best_each(last).items(), key=lambda each: each[1][2])[:AGAIN]:
+        reach(row, one[0], LAST_STEPS)
     expanded: set[int] = set()
     for _ in range(WALKS):
         best = _best_each(last)
@@ -295,12 +312,12 @@ def _optima(record: Record, table: np.ndarray, begun: list[tuple[int, np.ndarray
         for step in NEARBY * np.array([(1.0, 0), (-1, 0), (0, 1), (0, -1)]):
             start = best[ahead][0].copy()
             start[:2] += step
-            last.append((ahead, _descent(record, table[ahead], start, AGAIN_STEPS)))
+            reach(ahead, start, AGAIN_STEPS)
         origin = _best_each(last)[ahead][0]
         for row in _neighbours(table, ahead, record.optics.poisson):
             start = origin.copy()
             start[:2] = table[row, :6].reshape(2, 3) @ _in_sheet(table[ahead], origin)
-            last.append((row, _descent(record, table[row], start, WALK_STEPS)))
+            reach(row, start, WALK_STEPS)
     return _best_each(last)
 
 
@@ -319,11 +336,14 @@ def _in_sheet(row: np.ndarray, unknowns: np.ndarray) -> np.ndarray:
     return point - point[2] / row[8] * row[6:9] if abs(row[8]) > 0.1 else point
 
 
-def _descent(record: Record, row: np.ndarray, start: np.ndarray, steps: int) -> tuple:
+def _descent(
+    record: Record, row: np.ndarray, start: np.ndarray, steps: int, bound: float = np.inf, *, renewed: bool = True
+) -> tuple:
     """Descent with all unknowns free, from the backgrounds that follow from the median counts."""
     background = levels(record) - np.exp(start[6]) * record.flat
     free = np.ones(UNKNOWNS, bool)
-    return descend(record, row, start, background, free, record.x[1] - record.x[0], 0.05, steps)
+    cap = record.x[1] - record.x[0]
+    return descend(record, row, start, background, free, cap, 0.05, steps, bound, renewed)
 
 
 def _best_each(reached: list[tuple[int, tuple]]) -> dict[int, tuple]:
@@ -342,9 +362,13 @@ def _expected(record: Record, row: np.ndarray, optimum: tuple) -> np.ndarray:
 
 
 def _apart(record: Record, images: np.ndarray, others: np.ndarray) -> float:
-    """Chi2 between two stacks of expected counts, apart from the backgrounds of frames, levels of pixels and rows."""
-    light = record.gain * (images - record.offset)
-    weight = np.where(record.valid, record.pixels / (np.maximum(light, 0) + record.read_noise**2), 0.0)
+    """Chi2 between two stacks of expected counts, apart from the backgrounds of frames, and the levels of pixels and rows.
+
+    The variance is that of noise and of the model.
+    """
+    variance = record.gain * np.maximum(images - record.offset, 0) + record.read_noise**2
+    contrast = images - np.median(images, axis=(1, 2), keepdims=True)
+    weight = np.where(record.valid, 1 / (variance / record.pixels + (record.model_error * contrast) ** 2), 0.0)
     total = np.maximum(weight.sum((1, 2), keepdims=True), 1e-30)
     off = images - others
     off = off - (weight * off).sum((1, 2), keepdims=True) / total
@@ -372,7 +396,7 @@ def _without(record: Record) -> float:
         start = np.zeros(UNKNOWNS)
         start[6] = first
         background = levels(record) - np.exp(first) * record.flat
-        optima.append(descend(record, NO_LINE, start, background, free, 1.0, 0.05, LAST_STEPS))
+        optima.append(descend(record, NO_LINE, start, background, free, 1.0, 0.05, LAST_STEPS, np.inf, True))
     best = min(optima, key=lambda one: one[2])
     return _laplace(record, best, 1.0)
 

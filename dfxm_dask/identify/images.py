@@ -23,7 +23,9 @@ from dfxm_dask.optics.instrument.microscope import Microscope
 STEPS = 256  # of the table of the window per unit of the argument of its error functions
 NEAR = 3e-5  # rad, deviation below which the acceptance is expanded to second order
 STRONG = 6e-5  # rad, deviation above which the image varies within a pixel (our choice)
-CORE = 2.5e-4  # rad, deviation in a pixel, estimated from its distance to the line, above which it is at the core
+CORE, BROAD = 2.5e-4, 2.5e-5
+"""Rocking deviation (rad) whose radius is that of a core, and product (rad um) of radius and rocking deviation above
+which a core is as large as a pixel, so that it requires no finer sampling (our choice)."""
 SLOPES = 4  # derivatives: two across the line, and the angles phi and chi
 
 
@@ -278,6 +280,15 @@ def _across(point, x, y, row, position, at, us, vs):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _rocking(row, optics, none):
+    # Largest product of radius and rocking deviation of a line, rad um.
+    turn = np.pi / 18 * np.arange(18)
+    q = np.empty((3, 18))
+    _deviations(np.cos(turn), np.sin(turn), row, optics.direction, optics.matrix, optics.poisson, False, q, none, none)
+    return np.abs(q[0]).max()
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _distance(u0, v0, u1, v1):
     # Distance of the origin from a segment.
     du, dv = u1 - u0, v1 - v0
@@ -336,6 +347,7 @@ def line_images(y, x, row, position, tilt, optics, images, slopes):
     du, dv, dq = np.empty((3, more)), np.empty((3, more)), np.empty((3, more))
     owner, part, grade = np.empty(size, np.int64), np.empty(size), np.empty(n, np.int64)
     middle_y, middle_x = 0.5 * (y[0] + y[-1]), 0.5 * (x[0] + x[-1])
+    amount = _rocking(row, optics, du)
     move, tangents = optics.moves, _tangents(optics)
     # Sums over the near points of a pixel: weight, q (3), q0², du (3), dv (3), q0 du0, q0 dv0.
     near = np.empty((13, n))
@@ -346,14 +358,12 @@ def line_images(y, x, row, position, tilt, optics, images, slopes):
         _deviations(us[: n * m], vs, row, optics.direction, optics.matrix, optics.poisson, False, q, du, dv)
         total = 0
         for j in range(n):
-            strongest, amount = 0.0, 0.0
+            strongest = 0.0
             for k in range(m):
                 p = j * m + k
-                largest = max(abs(q[0, p]), abs(q[1, p]), abs(q[2, p]))
-                strongest = max(strongest, largest)
-                amount = max(amount, largest * np.hypot(us[p], vs[p]))
+                strongest = max(strongest, abs(q[0, p]), abs(q[1, p]), abs(q[2, p]))
             apart = _distance(us[j * m], vs[j * m], us[j * m + m - 1], vs[j * m + m - 1]) - optics.half
-            grade[j] = 2 if amount > CORE * apart else (1 if strongest > STRONG else 0)
+            grade[j] = 2 if amount > CORE * apart and amount < BROAD else (1 if strongest > STRONG else 0)
         for j in range(n):
             chosen, by = points, weights
             if grade[j] == 1:

@@ -236,7 +236,7 @@ def evaluate(record, row, unknowns, background, extra, renew, score, information
 
 
 @njit(cache=True, nogil=True)
-def descend(record, row, start, background, free, cap, tolerance, most):
+def descend(record, row, start, background, free, cap, tolerance, most, bound, renewed):
     """Damped scoring from one start.
 
     Parameters
@@ -249,6 +249,10 @@ def descend(record, row, start, background, free, cap, tolerance, most):
         Unknowns that may change.
     cap, tolerance, most : float (um), float, int
         Longest step of the position, decrease below which it stops, and largest number of evaluations.
+    bound : float
+        Value that must appear within reach after two evaluations: within three times the expected decrease.
+    renewed : bool
+        Evaluate the optimum with the variance of the model there, so that optima from different starts compare.
 
     Returns
     -------
@@ -265,7 +269,7 @@ def descend(record, row, start, background, free, cap, tolerance, most):
     extra = np.empty_like(record.counts)
     value, chi2, lit = evaluate(record, row, here, level, extra, True, score, information, border, slope, coupling)
     damping = 0.3
-    for _ in range(most - 1):
+    for done in range(most - 1):
         damped = information.copy()
         wanted = -score
         for k in range(UNKNOWNS):
@@ -277,6 +281,8 @@ def descend(record, row, start, background, free, cap, tolerance, most):
                 wanted[k] = 0.0
         step = np.linalg.solve(damped, wanted)
         if not np.isfinite(step).all():
+            break
+        if done > 1 and value + 1.5 * (score @ step) > bound:
             break
         longest = max(np.hypot(step[0], step[1]) / cap, abs(step[6]) / 0.7)
         for k in range(4):
@@ -304,6 +310,6 @@ def descend(record, row, start, background, free, cap, tolerance, most):
             if damping > 1e3:
                 break
             damping = max(damping * 6.0, 1e-2)
-    # With the variance of the model at the optimum, so that optima from different starts compare.
-    value, chi2, lit = evaluate(record, row, here, level, extra, True, score, information, border, slope, coupling)
+    if renewed:
+        value, chi2, lit = evaluate(record, row, here, level, extra, True, score, information, border, slope, coupling)
     return here, level, value, chi2, lit, information, np.linalg.slogdet(coupling)[1]

@@ -206,6 +206,10 @@ def match(
             json_schema_extra={"unit": "um"},
         ),
     ] = None,
+    sheared: Annotated[
+        bool,
+        Field(description="sum the light sheet along the diffracted beam; false: along z, as dfxm-geo simulates it"),
+    ] = True,
     poisson: Annotated[float, Field(gt=-1, lt=0.5, description="Poisson ratio")] = 0.334,
     tail: Annotated[float, Field(ge=0, le=1, description="Lorentzian fraction of the acceptance")] = 0.2,
     tail_width: Annotated[
@@ -322,6 +326,8 @@ def match(
     middle = 0.0 if np.isnan(middle) else middle
     places["phi"] = places["phi"] - middle
     at = setting(scope.theta)
+    if not sheared:
+        at = replace(at, shear=np.array([0.0, 0.0, 1.0]))
     options: dict[str, Any] = {"tail": tail, "tail_width": float(np.deg2rad(tail_width)), "poisson": poisson}
     thin = scan_optics(scope, at, places, heights=1, **options)
     weak = flat_images(thin) < strong * flat_images(thin._replace(shifts=np.zeros((1, 3))))[0]
@@ -342,7 +348,9 @@ def match(
         for size, count in ((PITCH, HEIGHTS), (COARSE, COARSE_HEIGHTS)):
             bins = max(1, round(size / pitch[0])), max(1, round(size / pitch[1]))
             of_bin = bins[0] * pitch[0], bins[1] * pitch[1]
-            optics = scan_optics(scope, at, chosen, pitch=of_bin, heights=count[0], dense=count[1], core=count[2], **options)
+            optics = scan_optics(
+                scope, at, chosen, pitch=of_bin, heights=count[0], dense=count[1], core=count[2], **options
+            )
             records.append(record_of(here, own_y, own_x, optics, noise, bins, brightness))
         fine, coarse = records
         if proposals and not legacy:
