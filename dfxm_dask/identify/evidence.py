@@ -362,7 +362,7 @@ def _expected(record: Record, row: np.ndarray, optimum: tuple) -> np.ndarray:
 
 
 def _apart(record: Record, images: np.ndarray, others: np.ndarray) -> float:
-    """Chi2 between two stacks of expected counts, apart from the backgrounds of frames, and the levels of pixels and rows.
+    """Chi2 between two stacks of expected counts, apart from backgrounds and the levels of pixels and rows.
 
     The variance is that of noise and of the model.
     """

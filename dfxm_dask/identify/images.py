@@ -21,7 +21,9 @@ from dfxm_dask.optics.frame_image import accepted_by
 from dfxm_dask.optics.instrument.microscope import Microscope
 
 STEPS = 256  # of the table of the window per unit of the argument of its error functions
-NEAR = 3e-5  # rad, deviation below which the acceptance is expanded to second order
+NEAR = 3e-5, 2.4e-6, 2e-4
+"""Largest and least deviation (rad) below which the acceptance is expanded to second order, and the error of this
+expansion above which the limit is lower: on the flank of the acceptance."""
 STRONG = 6e-5  # rad, deviation above which the image varies within a pixel (our choice)
 CORE, BROAD = 2.5e-4, 2.5e-5
 """Rocking deviation (rad) whose radius is that of a core, and product (rad um) of radius and rocking deviation above
@@ -62,6 +64,8 @@ class ScanOptics(NamedTuple):
         Lorentzian tail of the acceptance at |q_rock| = entry · step.
     step, roll : float
         Step of ``wing``, and 1/(2 variance) of the rolling component in the tail.
+    near : float, rad
+        Deviation below which the acceptance is expanded to second order.
     poisson : float
     """
 
@@ -82,6 +86,7 @@ class ScanOptics(NamedTuple):
     wing: np.ndarray
     step: float
     roll: float
+    near: float
     poisson: float
 
 
@@ -141,7 +146,7 @@ def scan_optics(
     s = np.arange(int((d + 6.5) * STEPS) + 2) / STEPS
     k = accepts.numbers[[0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(3, 3)
     wing = tail * accepts.wing if tail else np.zeros(2)
-    return ScanOptics(
+    made = ScanOptics(
         direction=at.direction,
         matrix=matrix @ at.to_sample,
         shifts=np.array([m @ s for m, s in each]),
@@ -159,8 +164,25 @@ def scan_optics(
         wing=wing,
         step=accepts.step,
         roll=accepts.roll if tail else 0.0,
+        near=NEAR[0],
         poisson=poisson,
     )
+    return made._replace(near=_reach(made))
+
+
+def _reach(optics: ScanOptics) -> float:
+    """Deviation below which the expansion to second order holds in every frame."""
+    near, parts = NEAR[0], np.array([-1.0, -0.5, 0.5, 1.0])
+    while near > NEAR[1]:
+        flat, slope, _, _, bend = _tangents(optics._replace(near=near)).T
+        exact, q = np.empty((len(optics.shifts), parts.size)), np.outer([near, 0.0, 0.0], parts)
+        for frame, shift in enumerate(optics.shifts):
+            _accepted(q, shift, optics, False, exact[frame], np.empty((3, 0)))
+        expanded = flat[:, None] + np.outer(slope, q[0]) + 0.5 * np.outer(bend, q[0] ** 2)
+        if np.abs(exact - expanded).max() < NEAR[2]:
+            break
+        near *= 0.7
+    return near
 
 
 def _within(count: int, pitch: tuple[float, float]) -> np.ndarray:
@@ -303,11 +325,12 @@ def _tangents(optics):
     frames = optics.shifts.shape[0]
     out = np.empty((frames, 5))
     q, one, dq = np.zeros((3, 3)), np.empty(3), np.empty((3, 3))
-    q[0, 1], q[0, 2] = NEAR, -NEAR
+    near = optics.near
+    q[0, 1], q[0, 2] = near, -near
     for f in range(frames):
         _accepted(q, optics.shifts[f], optics, True, one, dq)
-        out[f, 0], out[f, 1], out[f, 2], out[f, 3] = one[0], (one[1] - one[2]) / (2 * NEAR), dq[1, 0], dq[2, 0]
-        out[f, 4] = (one[1] + one[2] - 2 * one[0]) / NEAR**2
+        out[f, 0], out[f, 1], out[f, 2], out[f, 3] = one[0], (one[1] - one[2]) / (2 * near), dq[1, 0], dq[2, 0]
+        out[f, 4] = (one[1] + one[2] - 2 * one[0]) / near**2
     return out
 
 
@@ -335,7 +358,7 @@ def line_images(y, x, row, position, tilt, optics, images, slopes):
     Notes
     -----
     First order in beta: dq = -beta^T g. The neglected part is beta² and exceeds 1 % of dq only within 5 nm of a core.
-    Points whose deviation is below :data:`NEAR`, which are most of an image, contribute to second order.
+    Points whose deviation is below ``optics.near``, which are most of an image, contribute to second order.
     """
     points, weights = optics.points, optics.weights
     n, m = x.shape[0], weights.shape[0]
@@ -347,7 +370,7 @@ def line_images(y, x, row, position, tilt, optics, images, slopes):
     du, dv, dq = np.empty((3, more)), np.empty((3, more)), np.empty((3, more))
     owner, part, grade = np.empty(size, np.int64), np.empty(size), np.empty(n, np.int64)
     middle_y, middle_x = 0.5 * (y[0] + y[-1]), 0.5 * (x[0] + x[-1])
-    amount = _rocking(row, optics, du)
+    amount, limit = _rocking(row, optics, du), optics.near
     move, tangents = optics.moves, _tangents(optics)
     # Sums over the near points of a pixel: weight, q (3), q0², du (3), dv (3), q0 du0, q0 dv0.
     near = np.empty((13, n))
@@ -381,7 +404,7 @@ def line_images(y, x, row, position, tilt, optics, images, slopes):
             j, w = owner[p], part[p]
             angle = tilt[0] + tilt[1] * (y[i] - middle_y) + tilt[2] * (x[j] - middle_x)
             q0, q1, q2 = q[0, p] + angle * move[0, 0], q[1, p] + angle * move[0, 1], q[2, p] + angle * move[0, 2]
-            if abs(q0) > NEAR or abs(q1) + abs(q2) > 5 * NEAR:
+            if abs(q0) > limit or abs(q1) + abs(q2) > 5 * NEAR[0]:
                 # Collected at the front, which the loop has passed.
                 q[0, count], q[1, count], q[2, count] = q0, q1, q2
                 owner[count], part[count] = j, w

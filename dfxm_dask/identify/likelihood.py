@@ -93,7 +93,7 @@ def model_images(record, row, unknowns, gradient):
             optics.direction, optics.matrix, optics.shifts + unknowns[5] * optics.moves[1], optics.moves,
             optics.points, optics.weights, optics.dense_points, optics.dense_weights, optics.core_points,
             optics.core_weights, optics.half, optics.window, optics.along, optics.quadratic, optics.wing, optics.step,
-            optics.roll, optics.poisson,
+            optics.roll, optics.near, optics.poisson,
         )  # fmt: skip
     sharp = np.empty((frames, rows, columns))
     edges = np.empty((frames if gradient else 0, SLOPES, rows, columns))
