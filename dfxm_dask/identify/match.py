@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.identify.catalogue import LINE_ANGLES, Candidates, catalogue, on_axes, opposite
-from dfxm_dask.identify.combine import ranking
+from dfxm_dask.identify.combine import alike, ranking
 from dfxm_dask.identify.evidence import SAME, Evidence, Noise, evidences, record_of
 from dfxm_dask.identify.images import flat_images, line_tables, scan_optics
 from dfxm_dask.identify.propose import evidences_of, propose
@@ -82,8 +82,9 @@ def _finish(made: Arrays) -> Arrays:
     known = out["match_chi2"][~np.isnan(out["match_chi2"])]
     chi2 = float(known.max()) if known.size else 0.0
     found = ranking(out["log_evidence"], prior_none=float(made["none_prior"][0]))
-    dark = made["contrast"][order][used].sum(0) < SAME
-    same = (made["distance"][order][used].sum(0) < SAME) & ~dark
+    distance, contrast = made["distance"][order][used], made["contrast"][order][used]
+    dark = contrast.sum(0) < SAME
+    same = alike(distance, contrast, int(np.argmax(out["log_evidence"])), SAME) & ~dark
     out["candidate_class"] = np.where(dark, 2, np.where(same, 0, 1))
     reasons = 0
     if made["legacy"][0]:

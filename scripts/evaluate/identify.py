@@ -32,7 +32,7 @@ from scipy.ndimage import gaussian_filter
 
 import dfxm_dask
 from dfxm_dask.identify.catalogue import catalogue, on_axes
-from dfxm_dask.identify.combine import ranking
+from dfxm_dask.identify.combine import alike, ranking
 from dfxm_dask.identify.evidence import SAME
 from dfxm_dask.identify.match import _finish
 from dfxm_dask.optics.defects.lattice import Lattice
@@ -155,33 +155,25 @@ def scored(results: list[tuple], truth: int, started: float) -> dict[str, Any]:
     final = [found for _, found in results]
     found = ranking(np.sum([one["log_evidence"] for one in final], axis=0))
     best = int(np.argmax(found.probability))
-    # Candidates are equal if no scan distinguishes them from the best of all scans.
-    alike = np.all([_alike(raw, best) for raw, _ in results], axis=0)
+    distance, contrast = (np.concatenate([raw[name] for raw, _ in results]) for name in ("distance", "contrast"))
+    same = alike(distance, contrast, best, SAME)
     pair = final[0]["opposite"]
     signed = [k for k in (truth, int(pair[truth]))]
     both = float(found.probability[signed].sum())
     return {
-        "right": bool(alike[truth]),
+        "right": bool(same[truth]),
         "first": best == truth,
-        "probability": float(found.probability[alike].sum()),
+        "probability": float(found.probability[same].sum()),
         "of_truth": float(found.probability[truth]),
-        "members": int(alike.sum()),
+        "members": int(same.sum()),
         "none": found.none,
         "sign": float(found.probability[truth] / both) if both > 1e-6 else None,
-        "sign_known": not bool(alike[pair[truth]]) if alike[truth] else None,
+        "sign_known": not bool(same[pair[truth]]) if same[truth] else None,
         "chi2": [float(one["match_chi2"].max()) for one in final],
         "reasons": [int(one["match_reason"][0]) for one in final],
         "seconds": time.process_time() - started,
         "best": best,
     }
-
-
-def _alike(raw: dict[str, np.ndarray], best: int) -> np.ndarray:
-    """Candidates with the expected counts of the best one of a scan, or all without contrast if it is one of them."""
-    distance, contrast = raw["distance"][0], raw["contrast"][0]
-    if int(np.nanargmax(raw["log_evidences"][0])) == best or distance[best] < SAME:
-        return distance < SAME
-    return contrast < SAME if contrast[best] < SAME else np.arange(len(distance)) == best
 
 
 def geo(file: Path, number: int, peak: float) -> dict[str, Any]:
