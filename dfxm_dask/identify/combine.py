@@ -63,8 +63,8 @@ def alike(distance: np.ndarray, contrast: np.ndarray, best: int, same: float) ->
 
     Notes
     -----
-    A scan whose own best candidate differs from the best of all tells which candidates resemble it only if both have no
-    contrast there; otherwise the best of all is alone in its class.
+    Distances refer to the best candidate of their scan. Where this differs from the best of all by more than noise, the
+    best of all is alone in its class, except among candidates without contrast in that scan.
 
     Examples
     --------

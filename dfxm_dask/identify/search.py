@@ -20,7 +20,7 @@ class Found(NamedTuple):
     Attributes
     ----------
     gain : array (candidate, optimum)
-        Decrease of chi2 by a line at a local optimum of the position, with the best brightness; less the misfit of a
+        Decrease of chi2 by a line at a local optimum of the position, with the best brightness, minus the misfit of a
         brightness that is known.
     place : array (candidate, optimum, 2), um
         Its y and x in the plane z = 0.

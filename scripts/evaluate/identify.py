@@ -69,18 +69,16 @@ def shorter(phantom: Phantom) -> Phantom:
 
 
 def matched(
-    phantom: Phantom, given: tuple[np.ndarray, dict[str, np.ndarray]], **options: Any
+    phantom: Phantom, given: tuple[np.ndarray, dict[str, np.ndarray]], *, known: bool = True
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Result of ``match`` on the counts and positions of a phantom: of the kernel, and of the reduction."""
     counts, scan = given
     y, x = coordinates(phantom)
     flat = counts.reshape(*counts.shape[:2], -1)
     level = np.median(flat, axis=(0, 1))
-    bright = float(level.max() - np.percentile(level, 10))
+    bright = float(level.max() - np.percentile(level, 10)) if known else None
     lattice = Lattice(**phantom.crystal["lattice"], hkl=tuple(phantom.crystal["hkl"]))
-    made = dfxm_dask.match.kernel(
-        counts, scan, y, x, np.zeros(1), lattice=lattice, sheet=SHEET, brightness=bright, **options
-    )
+    made = dfxm_dask.match.kernel(counts, scan, y, x, np.zeros(1), lattice=lattice, sheet=SHEET, brightness=bright)
     return made, _finish(made)
 
 
@@ -136,8 +134,8 @@ def bent(scene: Scene) -> Scene:
     return Scene(scene.poisson, **{f"wave_{name}": values for name, values in waves.items()})
 
 
-def one(kind: str, seed: int) -> dict[str, Any]:
-    """One seed of a kind of scan."""
+def one(kind: str, seed: int, *, known: bool = True) -> dict[str, Any]:
+    """One seed of a kind of scan; ``known``: with the brightness."""
     made = [shorter(phantom) for phantom in build(PRESETS[kind], seed=seed)]
     truth = row_of(made[0])
     contrast = float(sum(contrast_of(phantom) for phantom in made)) if kind != "noise" else 0.0
@@ -145,8 +143,9 @@ def one(kind: str, seed: int) -> dict[str, Any]:
         made = [replace(made[0], scene=bent(made[0].scene))]
     counts = [counts_of(phantom) for phantom in made]
     started = time.process_time()
-    results = [matched(phantom, given) for phantom, given in zip(made, counts, strict=True)]
-    found = {"kind": kind, "seed": seed, "truth": truth, "dark": contrast < SAME, "contrast": contrast}
+    results = [matched(phantom, given, known=known) for phantom, given in zip(made, counts, strict=True)]
+    name = kind if known else f"{kind}, brightness unknown"
+    found = {"kind": name, "seed": seed, "truth": truth, "dark": contrast < SAME, "contrast": contrast}
     return found | scored(results, truth, started)
 
 
@@ -211,7 +210,7 @@ def summary(rows: list[dict[str, Any]]) -> None:
     for kind in dict.fromkeys(row["kind"] for row in rows):
         mine = [row for row in rows if row["kind"] == kind]
         seconds = float(np.median([row["seconds"] for row in mine]))
-        if kind == "noise":
+        if kind.startswith("noise"):
             sure = np.mean([row["none"] >= 0.95 for row in mine])
             print(f"noise: {len(mine)} scans, none >= 0.95 in {sure:.3f}, median {seconds:.1f} s")
             continue
@@ -251,13 +250,18 @@ def main() -> None:
     parser.add_argument("--seeds", nargs=2, type=int, default=(1000, 1040))
     parser.add_argument("--geo", type=Path)
     parser.add_argument("--counts", type=float, default=600.0)
+    parser.add_argument("--unknown", action="store_true", help="do not give the brightness to match")
     parser.add_argument("--summary", nargs="+", type=Path)
     given = parser.parse_args()
     if given.summary:
         summary([json.loads(line) for file in given.summary for line in file.read_text().splitlines()])
         return
     for seed in range(*given.seeds):
-        made = geo(given.geo, seed, given.counts) if given.kind == "geo" else one(given.kind, seed)
+        made = (
+            geo(given.geo, seed, given.counts)
+            if given.kind == "geo"
+            else one(given.kind, seed, known=not given.unknown)
+        )
         print(json.dumps(made), flush=True)
 
 
