@@ -81,7 +81,8 @@ def lattices(phantom: Phantom, layer: int, frame: int | None = None) -> Lattices
     scene = phantom.scene if phantom.motion is None or frame is None else moved_scene(phantom, frame)
     if phantom.kinematic or phantom.strong_beam == "sharp":
         y, x = _pixels(phantom, (0, 0))
-        voxels = sheet_deviation(scene, phantom.at, *_points(phantom), z, height)
+        points_y, points_x = _points(phantom)
+        voxels = sheet_deviation(scene, phantom.at, points_y, points_x, z, height)
         return Lattices(voxels, between_lines(phantom.scene, phantom.at, y, x, z))
     sigma = [width / pitch for width, pitch in zip(smearing(phantom.microscope), phantom.pixel, strict=True)]
     margin = int(np.ceil(REACH * sigma[0])), int(np.ceil(REACH * sigma[1]))
