@@ -289,12 +289,12 @@ def match(
 
         m = A I + B,    v = g (m - o) + s² + (model_error A (I - I_flat))² + (sampling A |grad I|)²
 
-    Rows and pixels have levels that all frames share: bright rows and warm pixels of the camera are no dislocation.
-    I is the mean over 513 points of a pixel and of the light sheet at the core, where a line of little contrast bends
-    the lattice enough within some 10 nm only. A search by correlation gives the position of every candidate; damped
-    scoring refines those that may matter, and Laplace's method gives their evidence. Two candidates form one class if
-    their expected counts differ by a chi2 of less than 16. With ``legacy``, ``log_evidence`` is the published
-    correlation and no probability is stated.
+    Rows and pixels have levels that all frames share, so that bright rows and warm pixels of the camera do not appear
+    as a dislocation. I is the mean over 513 points of a pixel and of the light sheet at the core, where a line of
+    little contrast bends the lattice enough within some 10 nm only. A search by correlation gives the position of every
+    candidate; damped scoring refines those that may matter, and Laplace's method gives their evidence. Two candidates
+    form one class if their expected counts differ by a chi2 of less than 16. With ``legacy``, ``log_evidence`` is the
+    published correlation and no probability is stated.
 
     References
     ----------
