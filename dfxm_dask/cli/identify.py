@@ -143,4 +143,3 @@ def identify(stores: tuple[Path, ...], top: int, numbers: bool) -> None:
     shown = [(str(int(k)), name[k], f"{probability[k]:.4g}") for k in order]
     show_table("candidates", ("number", "dislocation", "probability"), shown, right=(0, 2))
     click.echo(f"no dislocation: {none:.3g}")
-    click.echo("Probabilities of weak lines are too confident: see the accuracy in dfxm-dask guide identify.")

@@ -48,6 +48,41 @@ def ranking(log_evidence: np.ndarray, *, prior_none: float = 0.5, temper: float 
     return Ranking(np.exp(logs - total), float(np.exp(nothing - total)))
 
 
+def alike(distance: np.ndarray, contrast: np.ndarray, best: int, same: float) -> np.ndarray:
+    """Candidates that no scan or layer distinguishes from the best one of all.
+
+    Parameters
+    ----------
+    distance, contrast : array (scan, candidate)
+        Chi2 between the expected counts of a candidate and those of the best one of that scan, and those without a
+        dislocation.
+    best : int
+        Best candidate of all scans.
+    same : float
+        Chi2 below which two candidates are not distinguished.
+
+    Notes
+    -----
+    Distances refer to the best candidate of their scan. Where this differs from the best of all by more than noise, the
+    best of all is alone in its class, except among candidates without contrast in that scan.
+
+    Examples
+    --------
+    >>> alike(np.array([[0.0, 9.0, 90.0], [50.0, 0.0, 7.0]]), np.full((2, 3), 99.0), 0, 16.0).tolist()
+    [True, False, False]
+    """
+    out = np.ones(distance.shape[1], bool)
+    for near, dark in zip(distance < same, contrast < same, strict=True):
+        if near[best]:
+            out &= near
+        elif dark[best]:
+            out &= dark
+        else:
+            out[:] = False
+    out[best] = True
+    return out
+
+
 def combined(log_evidences: list[np.ndarray], none_prior: float = 0.5) -> tuple[np.ndarray, float]:
     """Probabilities of common candidates from several scans of one dislocation.
 

@@ -11,21 +11,23 @@ from dfxm_dask.identify.likelihood import UNKNOWNS, Record, descend, model_image
 from dfxm_dask.identify.search import MOST_FRAMES as SEARCHED
 from dfxm_dask.identify.search import Found, contrasting, levels, search, subset
 
-FEWEST, MOST, FIRST_STEPS = 32, 110, 3
+FEWEST, MOST, FIRST_STEPS = 32, 64, 3
 """Least and largest number of positions of candidates in the first descents, which have few frames and large pixels,
 and their evaluations (our choice)."""
-SECOND, SECOND_STEPS = 50, 4
+SECOND, SECOND_STEPS = 32, 4
 """The same of the second descents, which continue the best of the first ones (our choice)."""
-LAST, LAST_STEPS, BEHIND = 32, 8, 20.0
+LAST, LAST_STEPS, BEHIND = 20, 8, 15.0
 """Largest number of last descents with small pixels, their evaluations, and the minus log posterior by which a start
 may be behind the best (our choice)."""
 AGAIN, NEARBY, AGAIN_STEPS = 3, 0.06, 6
 """Candidates that descend once more from four positions around their optimum, their distance (um), and evaluations:
 images of weak lines have optima of the position that are close together (our choice)."""
-WALKS, CLOSE, TURN, WALK_STEPS = 6, 10.0, np.cos(np.deg2rad(22.0)), 8
+WALKS, CLOSE, TURN, WALK_STEPS = 4, 10.0, np.cos(np.deg2rad(22.0)), 8
 """Candidates whose neighbours descend from their position, minus log posterior by which they may be behind the best,
 cosine of the angle between lines of neighbours with equal Burgers vectors, and evaluations (our choice)."""
-BRIGHTNESS_SPREAD = 0.2  # of the logarithm of a given brightness (our choice)
+KNOWN, UNKNOWN = 0.2, 2.5
+"""Standard deviations of the logarithm of the brightness beforehand, where it is given and where not (our choice): then
+its middle is the geometric mean of the read-out noise and of a full pixel."""
 FEW = 50.0  # pixels with contrast below which the excess of chi2 has little weight (our choice)
 LEAST, EQUAL = 6, 0.01  # last descents at least; um, distance below which two starts are equal
 MARGIN = 1.2  # um around the finalists, within which a weak line has its contrast (our choice)
@@ -65,7 +67,7 @@ class Noise(NamedTuple):
     read_noise: float = 9.0
     blur: float = 1.2
     model_error: float = 0.03
-    sampling: float = 0.005
+    sampling: float = 0.001
     pattern: float = 2.0
     angle: float = 2e-5
     slope: float = 3.5e-6
@@ -103,9 +105,18 @@ class Evidence(NamedTuple):
 
 
 def record_of(
-    counts: np.ndarray, y: np.ndarray, x: np.ndarray, optics: ScanOptics, noise: Noise, bins: tuple[int, int] = (1, 1)
+    counts: np.ndarray,
+    y: np.ndarray,
+    x: np.ndarray,
+    optics: ScanOptics,
+    noise: Noise,
+    bins: tuple[int, int] = (1, 1),
+    brightness: float | None = None,
 ) -> Record:
-    """Counts (frame, y, x) with their model; NaN marks invalid pixels. ``bins`` pixels along y and x become one."""
+    """Counts (frame, y, x) with their model; NaN marks invalid pixels. ``bins`` pixels along y and x become one.
+
+    ``brightness`` (count) is that of the lattice at its peak in kinematic diffraction, if it is known.
+    """
     frames, rows, columns = counts.shape
     by, bx = bins
     rows, columns = rows // by, columns // bx
@@ -135,7 +146,8 @@ def record_of(
         model_error=noise.model_error,
         sampling=noise.sampling,
         pixels=float(by * bx),
-        spread=np.array([noise.angle, noise.slope, noise.slope, noise.roll, 0.0]),
+        middle=float(np.log(brightness or np.sqrt(noise.read_noise * 65535.0))),
+        spread=np.array([noise.angle, noise.slope, noise.slope, noise.roll, KNOWN if brightness else UNKNOWN]),
     )
 
 
@@ -147,6 +159,7 @@ def _pattern(counts: np.ndarray, valid: np.ndarray, noise: Noise, pixels: int) -
     number = np.maximum(valid.sum(0), 1)
     level = np.array([np.median(c[v]) if v.any() else 0.0 for c, v in zip(counts, valid, strict=True)])[:, None, None]
     mean = np.where(valid, counts - level, 0.0).sum(0) / number
+    mean -= np.median(np.where(valid.any(0), mean, 0.0), axis=1, keepdims=True)
     light = noise.gain * np.maximum(np.nan_to_num(np.mean(level)) - noise.offset, 0) + noise.read_noise**2
     return noise.pattern**2 / pixels + np.maximum(mean**2 - 9 * light / pixels / number, 0)
 
@@ -165,7 +178,6 @@ def evidences(
     pairs: np.ndarray,
     *,
     most_starts: int = MOST,
-    brightness: float | None = None,
 ) -> Evidence:
     """Evidence of every candidate.
 
@@ -179,32 +191,28 @@ def evidences(
         From :func:`dfxm_dask.identify.catalogue.opposite`.
     most_starts : int
         Largest number of positions of candidates that are refined.
-    brightness : float, count, optional
-        Of the lattice at its peak in kinematic diffraction; its logarithm has the standard deviation
-        :data:`BRIGHTNESS_SPREAD`. By default it is unknown.
 
     Notes
     -----
     Laplace's method at the optimum over position, rocking angle and its slopes, rolling angle, brightness and the
     background of every frame. Priors: position uniform over the lines that cross the illuminated part of the crystal,
-    logarithm of the brightness uniform, angles normal, backgrounds uniform. The evidence of a candidate that is not
+    logarithm of the brightness and angles normal, backgrounds uniform. The evidence of a candidate that is not
     refined follows from its deficit in the search.
     """
     record = subset(record, contrasting(record, MOST_FRAMES))
     coarse = subset(coarse, contrasting(coarse, SEARCHED))
     found = search(coarse, table, pairs)
-    least, most = np.log(np.sqrt(record.read_noise**2 / record.pixels)), np.log(65535.0)
     areas = _areas(record, table)
-    quick = _raced(coarse, table, found, (least, most), most_starts)
+    quick = _raced(coarse, table, found, most_starts)
     begun = _finalists(quick)
     record = _window(record, table, begun)
-    none = _without(record, (least, most), brightness)
+    none = _without(record)
     optima = _optima(record, table, begun)
     n = len(table)
     log_evidence = np.full(n, np.nan)
     position, error = np.full((n, 2), np.nan), np.full((n, 2), np.nan)
     for row, one in optima.items():
-        log_evidence[row] = _laplace(record, one, areas[row], (least, most), brightness) - none
+        log_evidence[row] = _laplace(record, one, areas[row]) - none
         position[row], error[row] = crossing(table[row], one[0], one[5])
     rest = np.isnan(log_evidence)
     best = int(np.nanargmax(log_evidence))
@@ -224,9 +232,7 @@ def evidences(
     return Evidence(log_evidence, position, error, float(chi2), int(lit), distance, contrast, ~rest)
 
 
-def _raced(
-    coarse: Record, table: np.ndarray, found: Found, limits: tuple[float, float], most_starts: int
-) -> list[tuple[int, tuple]]:
+def _raced(coarse: Record, table: np.ndarray, found: Found, most_starts: int) -> list[tuple[int, tuple]]:
     """Candidates and their first optima, as :func:`descend` returns them, best first."""
     gain = found.gain.ravel()
     order = np.argsort(-gain, kind="stable")
@@ -238,12 +244,15 @@ def _raced(
     for number in chosen:
         row, which = divmod(int(number), found.gain.shape[1])
         y, x = found.place[row, which]
-        brightness = float(np.clip(np.log(max(found.brightness[row, which], 1e-9)), *limits))
+        within = 2 * coarse.spread[4]
+        brightness = np.log(max(found.brightness[row, which], 1e-9))
+        brightness = float(np.clip(brightness, coarse.middle - within, coarse.middle + within))
         for z in (0.0, -HEIGHT, HEIGHT) if abs(table[row, 8]) < LEVEL else (0.0,):
             place = table[row, :6].reshape(2, 3) @ [x, y, z]
-            quick.append((row, _descent(coarse, table[row], np.array([*place, 0, 0, 0, 0, brightness]), FIRST_STEPS)))
+            start = np.array([*place, 0, 0, 0, 0, brightness])
+            quick.append((row, _descent(coarse, table[row], start, FIRST_STEPS, renewed=False)))
     quick.sort(key=lambda one: one[1][2])
-    quick += [(row, _descent(coarse, table[row], one[0], SECOND_STEPS)) for row, one in quick[:SECOND]]
+    quick += [(row, _descent(coarse, table[row], one[0], SECOND_STEPS, renewed=False)) for row, one in quick[:SECOND]]
     quick.sort(key=lambda one: one[1][2])
     return quick
 
@@ -279,7 +288,18 @@ def _window(record: Record, table: np.ndarray, begun: list[tuple[int, np.ndarray
 
 def _optima(record: Record, table: np.ndarray, begun: list[tuple[int, np.ndarray]]) -> dict[int, tuple]:
     """Best optimum of the finalists and of their neighbours in the direction of the line."""
-    last = [(row, _descent(record, table[row], start, LAST_STEPS)) for row, start in begun]
+    last: list[tuple[int, tuple]] = []
+    lowest = np.inf
+
+    def reach(row: int, start: np.ndarray, steps: int) -> None:
+        nonlocal lowest
+        last.append((row, _descent(record, table[row], start, steps, lowest + BEHIND)))
+        lowest = min(lowest, last[-1][1][2])
+
+    for row, start in begun:
+        reach(row, start, LAST_STEPS)
+    for row, one in sorted(_best_each(last).items(), key=lambda each: each[1][2])[:AGAIN]:
+        reach(row, one[0], LAST_STEPS)
     expanded: set[int] = set()
     for _ in range(WALKS):
         best = _best_each(last)
@@ -292,12 +312,12 @@ def _optima(record: Record, table: np.ndarray, begun: list[tuple[int, np.ndarray
         for step in NEARBY * np.array([(1.0, 0), (-1, 0), (0, 1), (0, -1)]):
             start = best[ahead][0].copy()
             start[:2] += step
-            last.append((ahead, _descent(record, table[ahead], start, AGAIN_STEPS)))
+            reach(ahead, start, AGAIN_STEPS)
         origin = _best_each(last)[ahead][0]
         for row in _neighbours(table, ahead, record.optics.poisson):
             start = origin.copy()
             start[:2] = table[row, :6].reshape(2, 3) @ _in_sheet(table[ahead], origin)
-            last.append((row, _descent(record, table[row], start, WALK_STEPS)))
+            reach(row, start, WALK_STEPS)
     return _best_each(last)
 
 
@@ -316,11 +336,14 @@ def _in_sheet(row: np.ndarray, unknowns: np.ndarray) -> np.ndarray:
     return point - point[2] / row[8] * row[6:9] if abs(row[8]) > 0.1 else point
 
 
-def _descent(record: Record, row: np.ndarray, start: np.ndarray, steps: int) -> tuple:
+def _descent(
+    record: Record, row: np.ndarray, start: np.ndarray, steps: int, bound: float = np.inf, *, renewed: bool = True
+) -> tuple:
     """Descent with all unknowns free, from the backgrounds that follow from the median counts."""
     background = levels(record) - np.exp(start[6]) * record.flat
     free = np.ones(UNKNOWNS, bool)
-    return descend(record, row, start, background, free, record.x[1] - record.x[0], 0.05, steps)
+    cap = record.x[1] - record.x[0]
+    return descend(record, row, start, background, free, cap, 0.05, steps, bound, renewed)
 
 
 def _best_each(reached: list[tuple[int, tuple]]) -> dict[int, tuple]:
@@ -339,14 +362,20 @@ def _expected(record: Record, row: np.ndarray, optimum: tuple) -> np.ndarray:
 
 
 def _apart(record: Record, images: np.ndarray, others: np.ndarray) -> float:
-    """Chi2 between two stacks of expected counts, apart from the backgrounds of frames and the levels of pixels."""
-    light = record.gain * (images - record.offset)
-    weight = np.where(record.valid, record.pixels / (np.maximum(light, 0) + record.read_noise**2), 0.0)
+    """Chi2 between two stacks of expected counts, apart from backgrounds and the levels of pixels and rows.
+
+    The variance is that of noise and of the model.
+    """
+    variance = record.gain * np.maximum(images - record.offset, 0) + record.read_noise**2
+    contrast = images - np.median(images, axis=(1, 2), keepdims=True)
+    weight = np.where(record.valid, 1 / (variance / record.pixels + (record.model_error * contrast) ** 2), 0.0)
     total = np.maximum(weight.sum((1, 2), keepdims=True), 1e-30)
     off = images - others
     off = off - (weight * off).sum((1, 2), keepdims=True) / total
-    common = (weight * off).sum(0) ** 2 / (weight.sum(0) + 1 / record.pattern)
-    return float((weight * off**2).sum() - common.sum())
+    sums, certainty = (weight * off).sum(0), weight.sum(0) + 1 / record.pattern
+    free = 1 / (certainty * record.pattern)
+    rows = (sums * free).sum(1) ** 2 / np.maximum((weight.sum(0) * free).sum(1), 1e-30)
+    return float((weight * off**2).sum() - (sums**2 / certainty).sum() - rows.sum())
 
 
 def _areas(record: Record, table: np.ndarray) -> np.ndarray:
@@ -358,43 +387,33 @@ def _areas(record: Record, table: np.ndarray) -> np.ndarray:
     return t[:, 2] * extent_x * extent_y + t[:, 0] * extent_y * height + t[:, 1] * extent_x * height
 
 
-def _without(record: Record, limits: tuple[float, float], brightness: float | None) -> float:
+def _without(record: Record) -> float:
     """Logarithm of the evidence without a dislocation: lattice of constant tilt and slopes, and free backgrounds."""
     free = np.array([False, False, True, True, True, True, True])
-    starts = np.linspace(*limits, GRADES) if brightness is None else [np.log(brightness)]
+    starts = record.middle + record.spread[4] * np.linspace(-1, 1, GRADES)
     optima = []
     for first in starts:
         start = np.zeros(UNKNOWNS)
         start[6] = first
         background = levels(record) - np.exp(first) * record.flat
-        optima.append(descend(record, NO_LINE, start, background, free, 1.0, 0.05, LAST_STEPS))
+        optima.append(descend(record, NO_LINE, start, background, free, 1.0, 0.05, LAST_STEPS, np.inf, True))
     best = min(optima, key=lambda one: one[2])
-    return _laplace(record, best, 1.0, limits, brightness)
+    return _laplace(record, best, 1.0)
 
 
-def _laplace(
-    record: Record, optimum: tuple, area: float, limits: tuple[float, float], brightness: float | None
-) -> float:
+def _laplace(record: Record, optimum: tuple, area: float) -> float:
     """Logarithm of the evidence of an optimum, with the position uniform over ``area`` (um2).
 
     The priors limit the volume of unknowns that the counts do not determine, such as the position of a line without
     contrast.
     """
-    unknowns, _, value, _, _, information, backgrounds = optimum
-    wide = limits[1] - limits[0]
+    value, information, backgrounds = optimum[2], optimum[5], optimum[6]
     limited = information.copy()
     limited[0, 0] += 2 * np.pi / area
     limited[1, 1] += 2 * np.pi / area
-    limited[6, 6] += 2 * np.pi / wide**2
-    prior = -np.log(area) - np.log(wide) - np.log(record.spread[:4]).sum() - 2 * np.log(2 * np.pi)
+    prior = -np.log(area) - np.log(record.spread).sum() - 0.5 * record.spread.size * np.log(2 * np.pi)
     volume = 0.5 * (UNKNOWNS * np.log(2 * np.pi) - np.linalg.slogdet(limited)[1] - backgrounds)
-    log = -value + prior + volume
-    if brightness is not None:
-        # Product of two normal distributions, in place of the uniform prior.
-        variance = BRIGHTNESS_SPREAD**2 + float(np.linalg.inv(limited)[6, 6])
-        off = float(unknowns[6]) - np.log(brightness)
-        log += np.log(wide) - 0.5 * (off**2 / variance + np.log(2 * np.pi * variance))
-    return float(log)
+    return float(-value + prior + volume)
 
 
 def crossing(row: np.ndarray, unknowns: np.ndarray, information: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,8 +21,13 @@ from dfxm_dask.optics.frame_image import accepted_by
 from dfxm_dask.optics.instrument.microscope import Microscope
 
 STEPS = 256  # of the table of the window per unit of the argument of its error functions
-NEAR = 3e-5  # rad, deviation below which the acceptance is expanded to second order
-STRONG = 6e-5  # rad, deviation above which a pixel is next to a core (our choice)
+NEAR = 3e-5, 2.4e-6, 2e-4
+"""Largest and least deviation (rad) below which the acceptance is expanded to second order, and the error of this
+expansion above which the limit is lower: on the flank of the acceptance."""
+STRONG = 6e-5  # rad, deviation above which the image varies within a pixel (our choice)
+CORE, BROAD = 2.5e-4, 2.5e-5
+"""Rocking deviation (rad) whose radius is that of a core, and product (rad um) of radius and rocking deviation above
+which a core is as large as a pixel, so that it requires no finer sampling (our choice)."""
 SLOPES = 4  # derivatives: two across the line, and the angles phi and chi
 
 
@@ -45,8 +50,10 @@ class ScanOptics(NamedTuple):
         Change of the deviation in the image frame per rad of phi and of chi.
     points, weights : array (point, xyz), (point,)
         Points of the column that a pixel images, relative to its centre (um).
-    dense_points, dense_weights : array (point, xyz), (point,)
-        The same for pixels next to a core, whose column varies too fast for the others.
+    dense_points, dense_weights, core_points, core_weights : array (point, xyz), (point,)
+        The same for pixels next to the line, and at its core, where the deviation varies within a few nm.
+    half : float, um
+        Half of the diagonal of a pixel.
     window : array (entry,)
         (1 - tail) [erf(d - s) + erf(d + s)] / (2 erf(d)) at s = entry / STEPS.
     along : array (3,)
@@ -57,6 +64,8 @@ class ScanOptics(NamedTuple):
         Lorentzian tail of the acceptance at |q_rock| = entry · step.
     step, roll : float
         Step of ``wing``, and 1/(2 variance) of the rolling component in the tail.
+    near : float, rad
+        Deviation below which the acceptance is expanded to second order.
     poisson : float
     """
 
@@ -68,12 +77,16 @@ class ScanOptics(NamedTuple):
     weights: np.ndarray
     dense_points: np.ndarray
     dense_weights: np.ndarray
+    core_points: np.ndarray
+    core_weights: np.ndarray
+    half: float
     window: np.ndarray
     along: np.ndarray
     quadratic: np.ndarray
     wing: np.ndarray
     step: float
     roll: float
+    near: float
     poisson: float
 
 
@@ -85,6 +98,7 @@ def scan_optics(
     pitch: tuple[float, float] = (0.0, 0.0),
     heights: int = 9,
     dense: int = 65,
+    core: int = 513,
     tail: float = 0.0,
     tail_width: float = 2.5e-5,
     poisson: float = 0.334,
@@ -101,8 +115,8 @@ def scan_optics(
     pitch : (float, float), um
         Of the pixels along y and x: the points of a pixel lie at different y, x and heights, so that they average over
         its area.
-    heights, dense : int
-        Heights in the light sheet, and those of pixels next to a core.
+    heights, dense, core : int
+        Heights in the light sheet, and those of pixels next to the line and at its core.
     tail, tail_width : float, float (rad)
         Lorentzian tail of the acceptance, see :func:`dfxm_dask.optics.frame_image.accepted_by`.
     poisson : float
@@ -124,7 +138,7 @@ def scan_optics(
     each = [seen(at, {name: float(values[k]) for name, values in positions.items()}) for k in range(frames)]
     matrix = seen(at, {})[0]
     columns = []
-    for count in (heights, dense):
+    for count in (heights, dense, core):
         height, weight = sheet_nodes(microscope, count)
         columns += [np.outer(height, at.shear) + _within(count, pitch), weight]
     accepts = accepted_by(microscope, tail=tail, tail_width=tail_width)
@@ -132,7 +146,7 @@ def scan_optics(
     s = np.arange(int((d + 6.5) * STEPS) + 2) / STEPS
     k = accepts.numbers[[0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(3, 3)
     wing = tail * accepts.wing if tail else np.zeros(2)
-    return ScanOptics(
+    made = ScanOptics(
         direction=at.direction,
         matrix=matrix @ at.to_sample,
         shifts=np.array([m @ s for m, s in each]),
@@ -141,14 +155,34 @@ def scan_optics(
         weights=columns[1],
         dense_points=columns[2],
         dense_weights=columns[3],
+        core_points=columns[4],
+        core_weights=columns[5],
+        half=0.5 * float(np.hypot(*pitch)),
         window=(1 - tail) * scale * (erf(d - s) + erf(d + s)),
         along=accepts.numbers[6:9].copy(),
         quadratic=k,
         wing=wing,
         step=accepts.step,
         roll=accepts.roll if tail else 0.0,
+        near=NEAR[0],
         poisson=poisson,
     )
+    return made._replace(near=_reach(made))
+
+
+def _reach(optics: ScanOptics) -> float:
+    """Deviation below which the expansion to second order holds in every frame."""
+    near, parts = NEAR[0], np.array([-1.0, -0.5, 0.5, 1.0])
+    while near > NEAR[1]:
+        flat, slope, _, _, bend = _tangents(optics._replace(near=near)).T
+        exact, q = np.empty((len(optics.shifts), parts.size)), np.outer([near, 0.0, 0.0], parts)
+        for frame, shift in enumerate(optics.shifts):
+            _accepted(q, shift, optics, False, exact[frame], np.empty((3, 0)))
+        expanded = flat[:, None] + np.outer(slope, q[0]) + 0.5 * np.outer(bend, q[0] ** 2)
+        if np.abs(exact - expanded).max() < NEAR[2]:
+            break
+        near *= 0.7
+    return near
 
 
 def _within(count: int, pitch: tuple[float, float]) -> np.ndarray:
@@ -268,16 +302,35 @@ def _across(point, x, y, row, position, at, us, vs):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _rocking(row, optics, none):
+    # Largest product of radius and rocking deviation of a line, rad um.
+    turn = np.pi / 18 * np.arange(18)
+    q = np.empty((3, 18))
+    _deviations(np.cos(turn), np.sin(turn), row, optics.direction, optics.matrix, optics.poisson, False, q, none, none)
+    return np.abs(q[0]).max()
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _distance(u0, v0, u1, v1):
+    # Distance of the origin from a segment.
+    du, dv = u1 - u0, v1 - v0
+    along = -(u0 * du + v0 * dv) / max(du * du + dv * dv, 1e-30)
+    along = min(max(along, 0.0), 1.0)
+    return np.hypot(u0 + along * du, v0 + along * dv)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _tangents(optics):
     # Acceptance of the undistorted lattice, its derivatives, and its second derivative by the rocking component.
     frames = optics.shifts.shape[0]
     out = np.empty((frames, 5))
     q, one, dq = np.zeros((3, 3)), np.empty(3), np.empty((3, 3))
-    q[0, 1], q[0, 2] = NEAR, -NEAR
+    near = optics.near
+    q[0, 1], q[0, 2] = near, -near
     for f in range(frames):
         _accepted(q, optics.shifts[f], optics, True, one, dq)
-        out[f, 0], out[f, 1], out[f, 2], out[f, 3] = one[0], (one[1] - one[2]) / (2 * NEAR), dq[1, 0], dq[2, 0]
-        out[f, 4] = (one[1] + one[2] - 2 * one[0]) / NEAR**2
+        out[f, 0], out[f, 1], out[f, 2], out[f, 3] = one[0], (one[1] - one[2]) / (2 * near), dq[1, 0], dq[2, 0]
+        out[f, 4] = (one[1] + one[2] - 2 * one[0]) / near**2
     return out
 
 
@@ -305,18 +358,19 @@ def line_images(y, x, row, position, tilt, optics, images, slopes):
     Notes
     -----
     First order in beta: dq = -beta^T g. The neglected part is beta² and exceeds 1 % of dq only within 5 nm of a core.
-    Points whose deviation is below :data:`NEAR`, which are most of an image, contribute to second order.
+    Points whose deviation is below ``optics.near``, which are most of an image, contribute to second order.
     """
     points, weights = optics.points, optics.weights
-    dense, dense_weights = optics.dense_points, optics.dense_weights
-    n, m, most = x.shape[0], weights.shape[0], dense_weights.shape[0]
+    n, m = x.shape[0], weights.shape[0]
+    most = max(optics.dense_weights.shape[0], optics.core_weights.shape[0])
     gradient = slopes.shape[0] > 0
     size = n * max(m, most)
     more = size if gradient else 0
     us, vs, q, out = np.empty(size), np.empty(size), np.empty((3, size)), np.empty(size)
     du, dv, dq = np.empty((3, more)), np.empty((3, more)), np.empty((3, more))
-    owner, part, near_core = np.empty(size, np.int64), np.empty(size), np.empty(n, np.bool_)
+    owner, part, grade = np.empty(size, np.int64), np.empty(size), np.empty(n, np.int64)
     middle_y, middle_x = 0.5 * (y[0] + y[-1]), 0.5 * (x[0] + x[-1])
+    amount, limit = _rocking(row, optics, du), optics.near
     move, tangents = optics.moves, _tangents(optics)
     # Sums over the near points of a pixel: weight, q (3), q0², du (3), dv (3), q0 du0, q0 dv0.
     near = np.empty((13, n))
@@ -331,9 +385,14 @@ def line_images(y, x, row, position, tilt, optics, images, slopes):
             for k in range(m):
                 p = j * m + k
                 strongest = max(strongest, abs(q[0, p]), abs(q[1, p]), abs(q[2, p]))
-            near_core[j] = strongest > STRONG
+            apart = _distance(us[j * m], vs[j * m], us[j * m + m - 1], vs[j * m + m - 1]) - optics.half
+            grade[j] = 2 if amount > CORE * apart and amount < BROAD else (1 if strongest > STRONG else 0)
         for j in range(n):
-            chosen, by = (dense, dense_weights) if near_core[j] else (points, weights)
+            chosen, by = points, weights
+            if grade[j] == 1:
+                chosen, by = optics.dense_points, optics.dense_weights
+            elif grade[j] == 2:
+                chosen, by = optics.core_points, optics.core_weights
             for k in range(by.shape[0]):
                 _across(chosen[k], x[j], y[i], row, position, total, us, vs)
                 owner[total], part[total] = j, by[k]
@@ -345,7 +404,7 @@ def line_images(y, x, row, position, tilt, optics, images, slopes):
             j, w = owner[p], part[p]
             angle = tilt[0] + tilt[1] * (y[i] - middle_y) + tilt[2] * (x[j] - middle_x)
             q0, q1, q2 = q[0, p] + angle * move[0, 0], q[1, p] + angle * move[0, 1], q[2, p] + angle * move[0, 2]
-            if abs(q0) > NEAR or abs(q1) + abs(q2) > 5 * NEAR:
+            if abs(q0) > limit or abs(q1) + abs(q2) > 5 * NEAR[0]:
                 # Collected at the front, which the loop has passed.
                 q[0, count], q[1, count], q[2, count] = q0, q1, q2
                 owner[count], part[count] = j, w

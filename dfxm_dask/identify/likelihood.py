@@ -10,7 +10,7 @@ from numba import njit
 from dfxm_dask.identify.images import SLOPES, ScanOptics, line_images
 
 UNKNOWNS = 7  # two of the position, phi, its slopes along y and x, chi, logarithm of the brightness
-ANGLES = slice(2, 6)
+WIDE = 1e-6  # information of a background beforehand: a standard deviation of 1000 counts
 
 
 class Record(NamedTuple):
@@ -38,9 +38,9 @@ class Record(NamedTuple):
         varies within a pixel, near the core, this is the largest error of the model.
     pixels : float
         Number of pixels in a binned pixel.
-    spread : array (5,)
-        Standard deviations of the normal priors of phi, its slopes along y and x, and chi; range of the logarithm of
-        the brightness.
+    middle, spread : float, array (5,)
+        Logarithm of the brightness (count) beforehand; standard deviations of the normal priors of phi, its slopes
+        along y and x, chi, and the logarithm of the brightness.
     """
 
     counts: np.ndarray
@@ -58,6 +58,7 @@ class Record(NamedTuple):
     model_error: float
     sampling: float
     pixels: float
+    middle: float
     spread: np.ndarray
 
 
@@ -90,8 +91,9 @@ def model_images(record, row, unknowns, gradient):
     if unknowns[5] != 0.0:
         optics = ScanOptics(
             optics.direction, optics.matrix, optics.shifts + unknowns[5] * optics.moves[1], optics.moves,
-            optics.points, optics.weights, optics.dense_points, optics.dense_weights, optics.window, optics.along,
-            optics.quadratic, optics.wing, optics.step, optics.roll, optics.poisson,
+            optics.points, optics.weights, optics.dense_points, optics.dense_weights, optics.core_points,
+            optics.core_weights, optics.half, optics.window, optics.along, optics.quadratic, optics.wing, optics.step,
+            optics.roll, optics.near, optics.poisson,
         )  # fmt: skip
     sharp = np.empty((frames, rows, columns))
     edges = np.empty((frames if gradient else 0, SLOPES, rows, columns))
@@ -105,13 +107,13 @@ def model_images(record, row, unknowns, gradient):
 
 
 @njit(cache=True, nogil=True)
-def evaluate(record, row, unknowns, background, extra, renew, score, information, border, at_background):
+def evaluate(record, row, unknowns, background, extra, renew, score, information, border, slope, coupling):
     """Minus logarithm of the likelihood and of the normal priors, without constants; chi2 of pixels with contrast.
 
     ``extra`` (frame, y, x) is the variance of the model, computed here if ``renew``: it stays the same in a descent, so
-    that its gradient is zero. Fills the gradient ``score`` and the Fisher information of the unknowns, after
-    elimination of the backgrounds; ``border`` (frame, unknown) and ``at_background`` (frame, 2: gradient, information)
-    are those of the backgrounds.
+    that its gradient is zero. The levels of pixels and rows that all frames share are at their optimum. Fills the
+    gradient ``score`` and the Fisher information of the unknowns, without those of the backgrounds: their gradient is
+    ``slope`` (frame,), their information ``coupling`` (frame, frame), and ``border`` (frame, unknown) couples them.
     """
     images, slopes = model_images(record, row, unknowns, True)
     frames, rows, columns = images.shape
@@ -122,13 +124,21 @@ def evaluate(record, row, unknowns, background, extra, renew, score, information
     blind = (record.sampling * brightness) ** 2
     score[:] = 0.0
     information[:] = 0.0
+    border[:] = 0.0
+    slope[:] = 0.0
+    coupling[:] = 0.0
     total, chi2, weight = 0.0, 0.0, 0.0
-    variance = np.empty_like(images)
-    level, certainty = np.zeros((rows, columns)), np.empty((rows, columns))
-    certainty[:] = 1.0 / record.pattern
-    for f in range(frames):
-        for i in range(rows):
-            for j in range(columns):
+    # Of the pixels of one row: precision and residual in each frame; sums over frames.
+    w, rest = np.empty((columns, frames)), np.empty((columns, frames))
+    sums, certainty = np.empty(columns), np.empty(columns)
+    common, shared = np.empty((columns, UNKNOWNS)), np.empty(UNKNOWNS)
+    of_row, c = np.empty(frames), np.empty(UNKNOWNS)
+    for i in range(rows):
+        seen_row, row_level = 1e-12, 0.0
+        for j in range(columns):
+            sums[j], certainty[j] = 0.0, 0.0
+            for f in range(frames):
+                w[j, f] = 0.0
                 if not record.valid[f, i, j]:
                     continue
                 mean = brightness * images[f, i, j] + background[f]
@@ -136,86 +146,97 @@ def evaluate(record, row, unknowns, background, extra, renew, score, information
                     contrast = images[f, i, j] - record.flat[f]
                     edge = slopes[f, 0, i, j] ** 2 + slopes[f, 1, i, j] ** 2
                     extra[f, i, j] = fault * contrast * contrast + blind * edge
-                v = max(gain * (mean - record.offset), 0.0) + noise + extra[f, i, j]
-                variance[f, i, j] = v
-                level[i, j] += (record.counts[f, i, j] - mean) / v
-                certainty[i, j] += 1.0 / v
-    for i in range(rows):
+                w[j, f] = 1.0 / (max(gain * (mean - record.offset), 0.0) + noise + extra[f, i, j])
+                rest[j, f] = record.counts[f, i, j] - mean
+                sums[j] += w[j, f] * rest[j, f]
+                certainty[j] += w[j, f]
+            free = 1.0 / (1.0 + certainty[j] * record.pattern[i, j])
+            row_level += sums[j] * free
+            seen_row += certainty[j] * free
+        row_level /= seen_row
+        total += 0.5 * np.log(seen_row)
+        shared[:] = 0.0
+        of_row[:] = 0.0
         for j in range(columns):
-            level[i, j] /= certainty[i, j]
-            total += 0.5 * np.log(certainty[i, j] * record.pattern[i, j])
-            total += 0.5 * level[i, j] * level[i, j] / record.pattern[i, j]
-    common = np.zeros((rows, columns, UNKNOWNS))
-    c = np.empty(UNKNOWNS)
-    for f in range(frames):
-        by, h = 0.0, 0.0
-        cross = np.zeros(UNKNOWNS)
-        for i in range(rows):
-            for j in range(columns):
-                if not record.valid[f, i, j]:
+            held = 1.0 / (certainty[j] + 1.0 / record.pattern[i, j])
+            free = held / record.pattern[i, j]
+            own = (sums[j] - certainty[j] * row_level) * held
+            total += 0.5 * own * own / record.pattern[i, j] - 0.5 * np.log(free)
+            common[j, :] = 0.0
+            for f in range(frames):
+                p = w[j, f]
+                if p == 0.0:
                     continue
-                contrast = images[f, i, j] - record.flat[f]
-                mean = brightness * images[f, i, j] + background[f]
-                v = variance[f, i, j]
-                rest = record.counts[f, i, j] - mean - level[i, j]
-                rate = gain if mean > record.offset else 0.0
-                part, held = rest * rest / v, 1.0 / (v * certainty[i, j])
-                total += 0.5 * part + 0.5 * np.log(v)
-                lit = brightness * brightness * contrast * contrast / v
-                if lit > 1.0:
+                image = images[f, i, j]
+                contrast = image - record.flat[f]
+                off = rest[j, f] - own - row_level
+                rate = gain if brightness * image + background[f] > record.offset else 0.0
+                part = off * off * p
+                total += 0.5 * part - 0.5 * np.log(p)
+                if brightness * brightness * contrast * contrast * p > 1.0:
                     chi2 += part
-                    weight += 1.0 - held
-                slope = -rest / v + rate * 0.5 * (1.0 - part - held) / v
-                sharp = 1.0 / v + 0.5 * (rate / v) ** 2
+                    weight += 1.0 - p * held
+                push = (0.5 * rate * (1.0 - part - p * held) - off) * p
+                sharp = p + 0.5 * (rate * p) ** 2
                 c[0] = brightness * slopes[f, 0, i, j]
                 c[1] = brightness * slopes[f, 1, i, j]
                 c[2] = brightness * slopes[f, 2, i, j]
                 c[3] = c[2] * (record.y[i] - middle_y)
                 c[4] = c[2] * (record.x[j] - middle_x)
                 c[5] = brightness * slopes[f, 3, i, j]
-                c[6] = brightness * images[f, i, j]
-                by += slope
-                h += sharp - held / v
+                c[6] = brightness * image
+                slope[f] += push
+                coupling[f, f] += sharp
+                of_row[f] += p * free
                 for k in range(UNKNOWNS):
-                    score[k] += slope * c[k]
-                    cross[k] += sharp * c[k]
-                    common[i, j, k] += c[k] / v
+                    score[k] += push * c[k]
+                    border[f, k] += sharp * c[k]
+                    common[j, k] += p * c[k]
                     for m in range(k + 1):
                         information[k, m] += sharp * c[k] * c[m]
-        at_background[f, 0], at_background[f, 1] = by, h
-        border[f] = cross
-    # Elimination of the levels of the pixels, then of the backgrounds, whose own coupling is neglected.
-    for i in range(rows):
-        for j in range(columns):
+            # Elimination of the level of the pixel.
+            for f in range(frames):
+                by = w[j, f] * held
+                for k in range(UNKNOWNS):
+                    border[f, k] -= by * common[j, k]
+                for g in range(f + 1):
+                    coupling[f, g] -= by * w[j, g]
             for k in range(UNKNOWNS):
+                shared[k] += free * common[j, k]
                 for m in range(k + 1):
-                    information[k, m] -= common[i, j, k] * common[i, j, m] / certainty[i, j]
-    for f in range(frames):
-        for i in range(rows):
-            for j in range(columns):
-                if record.valid[f, i, j]:
-                    w = 1.0 / (variance[f, i, j] * certainty[i, j])
-                    for k in range(UNKNOWNS):
-                        border[f, k] -= w * common[i, j, k]
-        h = max(at_background[f, 1], 1e-12)
-        at_background[f, 1] = h
+                    information[k, m] -= held * common[j, k] * common[j, m]
+        # Elimination of the level of the row.
+        for f in range(frames):
+            by = of_row[f] / seen_row
+            for k in range(UNKNOWNS):
+                border[f, k] -= by * shared[k]
+            for g in range(f + 1):
+                coupling[f, g] -= by * of_row[g]
         for k in range(UNKNOWNS):
-            score[k] -= border[f, k] * at_background[f, 0] / h
             for m in range(k + 1):
-                information[k, m] -= border[f, k] * border[f, m] / h
-    for k in range(4):
-        off = unknowns[2 + k] / record.spread[k]
+                information[k, m] -= shared[k] * shared[m] / seen_row
+    for f in range(frames):
+        coupling[f, f] += WIDE
+        for g in range(f):
+            coupling[g, f] = coupling[f, g]
+    for k in range(5):
+        off = (unknowns[2 + k] - (record.middle if k == 4 else 0.0)) / record.spread[k]
         total += 0.5 * off * off
         score[2 + k] += off / record.spread[k]
         information[2 + k, 2 + k] += 1.0 / record.spread[k] ** 2
     for k in range(UNKNOWNS):
         for m in range(k):
             information[m, k] = information[k, m]
+    # Elimination of the backgrounds.
+    inverse = np.linalg.inv(coupling)
+    at = inverse @ border
+    score -= at.T @ slope
+    information -= border.T @ at
     return total, chi2 / max(weight, 1.0), weight
 
 
 @njit(cache=True, nogil=True)
-def descend(record, row, start, background, free, cap, tolerance, most):
+def descend(record, row, start, background, free, cap, tolerance, most, bound, renewed):
     """Damped scoring from one start.
 
     Parameters
@@ -228,23 +249,27 @@ def descend(record, row, start, background, free, cap, tolerance, most):
         Unknowns that may change.
     cap, tolerance, most : float (um), float, int
         Longest step of the position, decrease below which it stops, and largest number of evaluations.
+    bound : float
+        Value that must appear within reach after two evaluations: within three times the expected decrease.
+    renewed : bool
+        Evaluate the optimum with the variance of the model there, so that optima from different starts compare.
 
     Returns
     -------
     unknowns, background, value, chi2, lit, information, log_backgrounds
-        ``lit`` is the number of pixels whose contrast exceeds the noise; ``log_backgrounds`` the sum of logarithms of
-        the information of the backgrounds.
+        ``lit`` is the number of pixels whose contrast exceeds the noise; ``log_backgrounds`` the logarithm of the
+        determinant of the information of the backgrounds.
     """
     frames = background.size
     here, level = start.copy(), background.copy()
     score, information = np.empty(UNKNOWNS), np.empty((UNKNOWNS, UNKNOWNS))
-    border, at_background = np.empty((frames, UNKNOWNS)), np.empty((frames, 2))
+    border, slope, coupling = np.empty((frames, UNKNOWNS)), np.empty(frames), np.empty((frames, frames))
     other, matrix = np.empty_like(score), np.empty_like(information)
-    other_border, other_at = np.empty_like(border), np.empty_like(at_background)
+    other_border, other_slope, other_coupling = np.empty_like(border), np.empty_like(slope), np.empty_like(coupling)
     extra = np.empty_like(record.counts)
-    value, chi2, lit = evaluate(record, row, here, level, extra, True, score, information, border, at_background)
+    value, chi2, lit = evaluate(record, row, here, level, extra, True, score, information, border, slope, coupling)
     damping = 0.3
-    for _ in range(most - 1):
+    for done in range(most - 1):
         damped = information.copy()
         wanted = -score
         for k in range(UNKNOWNS):
@@ -257,21 +282,18 @@ def descend(record, row, start, background, free, cap, tolerance, most):
         step = np.linalg.solve(damped, wanted)
         if not np.isfinite(step).all():
             break
+        if done > 1 and value + 1.5 * (score @ step) > bound:
+            break
         longest = max(np.hypot(step[0], step[1]) / cap, abs(step[6]) / 0.7)
         for k in range(4):
             longest = max(longest, abs(step[2 + k]) / (2.0 * record.spread[k]))
         if longest > 1.0:
             step /= longest
         there = here + step
-        next_level = level.copy()
-        for f in range(frames):
-            # Backgrounds follow the step of the unknowns: the gradient of a background is linear in it.
-            total = at_background[f, 0]
-            for k in range(UNKNOWNS):
-                total += border[f, k] * step[k]
-            next_level[f] = level[f] - total / at_background[f, 1]
+        # Backgrounds follow the step of the unknowns: the gradient of a background is linear in it.
+        next_level = level - np.linalg.solve(coupling, slope + border @ step)
         new, new_chi2, new_lit = evaluate(
-            record, row, there, next_level, extra, False, other, matrix, other_border, other_at
+            record, row, there, next_level, extra, False, other, matrix, other_border, other_slope, other_coupling
         )
         if new < value:
             gained = value - new
@@ -279,7 +301,8 @@ def descend(record, row, start, background, free, cap, tolerance, most):
             score, other = other, score
             information, matrix = matrix, information
             border, other_border = other_border, border
-            at_background, other_at = other_at, at_background
+            slope, other_slope = other_slope, slope
+            coupling, other_coupling = other_coupling, coupling
             damping = max(damping * 0.15, 1e-6)
             if gained < tolerance:
                 break
@@ -287,4 +310,6 @@ def descend(record, row, start, background, free, cap, tolerance, most):
             if damping > 1e3:
                 break
             damping = max(damping * 6.0, 1e-2)
-    return here, level, value, chi2, lit, information, np.log(at_background[:, 1]).sum()
+    if renewed:
+        value, chi2, lit = evaluate(record, row, here, level, extra, True, score, information, border, slope, coupling)
+    return here, level, value, chi2, lit, information, np.linalg.slogdet(coupling)[1]

@@ -114,8 +114,6 @@ def evidences_of(
     table: np.ndarray,
     pairs: np.ndarray,
     proposal: Proposal,
-    *,
-    brightness: float | None = None,
 ) -> Evidence:
     """Evidence of the proposed candidates and of those with the opposite Burgers vectors; see :func:`evidences`.
 
@@ -126,7 +124,7 @@ def evidences_of(
     rows = rows[rows >= 0]
     within = np.full(len(table) + 1, -1)
     within[rows] = np.arange(len(rows))
-    some = evidences(fine, coarse, table[rows], within[pairs[rows]], brightness=brightness)
+    some = evidences(fine, coarse, table[rows], within[pairs[rows]])
     log = np.log(np.maximum(proposal.probability, 1e-300))
     log_evidence = some.log_evidence.min() + np.minimum(log - log[rows].min(), 0.0)
     n = len(table)

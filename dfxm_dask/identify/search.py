@@ -20,7 +20,8 @@ class Found(NamedTuple):
     Attributes
     ----------
     gain : array (candidate, optimum)
-        Decrease of chi2 by a line at a local optimum of the position, with the best brightness.
+        Decrease of chi2 by a line at a local optimum of the position, with the best brightness, minus the misfit of a
+        brightness that is known.
     place : array (candidate, optimum, 2), um
         Its y and x in the plane z = 0.
     brightness : array (candidate, optimum), count
@@ -63,6 +64,8 @@ def search(record: Record, table: np.ndarray, pairs: np.ndarray) -> Found:
     x = (np.arange(nx) - columns) * (record.x[1] - record.x[0])
     sharp, soft = np.empty((frames, ny, nx)), np.empty((frames, ny, nx))
     nothing = np.empty((0, 0, 0, 0))
+    middle = float(np.exp(record.middle))
+    prior = (middle * record.spread[4]) ** -2 if record.spread[4] < 1 else 0.0
     shape = len(table), OPTIMA
     out = Found(np.zeros(shape), np.zeros((*shape, 2)), np.zeros(shape))
     done = np.zeros(len(table), bool)
@@ -85,12 +88,14 @@ def search(record: Record, table: np.ndarray, pairs: np.ndarray) -> Found:
                 continue
             done[which] = True
             together = irfft2(np.einsum("fyx,fyx->yx", spectrum, product), size)[part]
-            gain = np.maximum(together, 0) ** 2 / power
+            amount = np.maximum((together + middle * prior) / (power + prior), 0.0)
+            gain = 2 * amount * together - amount**2 * power - prior * (amount - middle) ** 2
+            lowest = gain.min()
             for k in range(OPTIMA):
                 i, j = np.unravel_index(int(np.argmax(gain)), gain.shape)
                 out.gain[which, k], out.place[which, k] = gain[i, j], (record.y[i], record.x[j])
-                out.brightness[which, k] = max(together[i, j], 0.0) / power[i, j]
-                gain[max(i - APART, 0) : i + APART + 1, max(j - APART, 0) : j + APART + 1] = 0.0
+                out.brightness[which, k] = amount[i, j]
+                gain[max(i - APART, 0) : i + APART + 1, max(j - APART, 0) : j + APART + 1] = lowest
     return out
 
 
@@ -116,6 +121,9 @@ def _contrast(record: Record) -> np.ndarray:
     data = record.counts - levels(record)[:, None, None]
     data[~record.valid] = 0.0
     weight = np.where(record.valid, 1 / _noise(record)[:, None, None], 0.0)
+    of_row = (weight * data).sum((0, 2)) / np.maximum(weight.sum((0, 2)), 1e-30)
+    data -= of_row[:, None]
+    data[~record.valid] = 0.0
     data -= (weight * data).sum(0) / (weight.sum(0) + 1 / record.pattern)
     data[~record.valid] = 0.0
     return data - data.mean((1, 2), keepdims=True)

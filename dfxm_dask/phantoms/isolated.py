@@ -18,6 +18,9 @@ REFLECTIONS = ((-1, 1, -1), (1, 1, 1), (1, -1, -1))
 LINE_ANGLES = 36
 BEND = 5e-6  # each component of beta Q, rms
 FLUX = 1200.0  # count/s: 600 counts at the peak of the lattice in the exposure of 0.5 s, as weak-beam images have
+NODES, SAMPLES = 61, (4, 2)
+"""Heights of the sheet, and points of a pixel along y and x: 10 nm apart along y, as a line with little contrast bends
+the lattice enough within some 10 nm only."""
 PHI_CHI = (
     ScanAxis("phi", "mu", tuple(0.004 * (k - 7) for k in range(15))),
     ScanAxis("chi", "chi", tuple(0.04 * (k - 4) for k in range(9))),
@@ -46,8 +49,9 @@ def _one(at: Frame, chosen: tuple[np.ndarray, np.ndarray], axes: tuple[ScanAxis,
     lattice = {"kind": "fcc", "parameter": 1e-4 * float(at.crystal.cell[0]), "x": x.tolist(), "z": z.tolist()}
     crystal = {"lattice": lattice, "hkl": list(at.hkl)}
     return phantom(
-        at, scene, axes=axes, lighting=Lighting(flux=FLUX), nodes=31, kinematic=True, number=number, crystal=crystal
-    )
+        at, scene, axes=axes, lighting=Lighting(flux=FLUX), nodes=NODES, samples=SAMPLES, kinematic=True, number=number,
+        crystal=crystal,
+    )  # fmt: skip
 
 
 def isolated(at: Frame) -> tuple[Phantom, ...]:

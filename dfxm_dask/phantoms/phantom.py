@@ -160,6 +160,9 @@ class Phantom:
     detector : Detector
     nodes : int
         Heights over which the sheet is summed.
+    samples : (int, int)
+        Points of a pixel along y and x in a kinematic image. One point, as in published codes, misses structure below
+        the pixel: the image of a line with little contrast is narrower.
     boundaries : tuple of Boundary
     motion : Motion or None
     strained : bool
@@ -197,6 +200,7 @@ class Phantom:
     lighting: Lighting = field(default_factory=Lighting)
     detector: Detector = field(default_factory=Detector)
     nodes: int = 7
+    samples: tuple[int, int] = (1, 1)
     boundaries: tuple[Boundary, ...] = ()
     motion: Motion | None = None
     strained: bool = False

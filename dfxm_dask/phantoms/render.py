@@ -195,6 +195,14 @@ def exposures(phantom: Phantom, layer: int) -> dict[str, np.ndarray]:
     }
 
 
+def _of_pixels(values: np.ndarray, phantom: Phantom) -> np.ndarray:
+    """Mean over the samples of every pixel."""
+    if values.shape[:2] == phantom.shape:
+        return values
+    (ny, nx), (sy, sx) = phantom.shape, phantom.samples
+    return np.asarray(values.reshape(ny, sy, nx, sx, *values.shape[2:]).mean((1, 3)))
+
+
 def _per_patch(values: np.ndarray, ufunc: np.ufunc) -> np.ndarray:
     rows = ufunc.reduceat(values, np.arange(0, values.shape[0], PATCH), axis=0)
     return ufunc.reduceat(rows, np.arange(0, values.shape[1], PATCH), axis=1)
@@ -239,7 +247,7 @@ def render(
     for number, positions in enumerate(angles(phantom)):
         matrix, moved = seen(phantom.at, positions)
         q, far = made if made is not None else lattices(phantom, layer, number)
-        weak = frame_image(q, weight, matrix, moved, accepts)
+        weak = _of_pixels(frame_image(q, weight, matrix, moved, accepts), phantom)
         accepted = frame_image(far, np.ones(1), matrix, moved, accepts)
         if phantom.kinematic:
             power, dynamical = weak, np.zeros_like(weak)
@@ -247,7 +255,9 @@ def render(
             step = np.clip((accepted - WEAK_ACCEPTANCE) / (STRONG_ACCEPTANCE - WEAK_ACCEPTANCE), 0, 1)
             step = step * step * (3 - 2 * step)
             if perfect is None or not phantom.still:
-                local = (sheet_mean(q, weight) - far[:, :, 0]) @ bragg(phantom) / phantom.half_width
+                local = (
+                    (_of_pixels(sheet_mean(q, weight), phantom) - far[:, :, 0]) @ bragg(phantom) / phantom.half_width
+                )
                 # Beyond one half width the closed form no longer follows Takagi-Taupin: bounded there.
                 perfect = strong_beam(entry, leave, local / np.sqrt(1 + local**2), phantom.fringes)
             dynamical = step * accepted * perfect

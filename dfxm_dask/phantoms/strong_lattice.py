@@ -31,7 +31,7 @@ class Lattices(NamedTuple):
     Attributes
     ----------
     voxels : ndarray (y, x, node, xyz), float32
-        Deviation of every voxel that a pixel images, for the kinematic part.
+        Deviation of every voxel that a pixel images, for the kinematic part; with ``samples`` of each pixel.
     strong : ndarray (y, x, 1, xyz)
         Deviation of the lattice that the strong beam follows.
     """
@@ -81,7 +81,8 @@ def lattices(phantom: Phantom, layer: int, frame: int | None = None) -> Lattices
     scene = phantom.scene if phantom.motion is None or frame is None else moved_scene(phantom, frame)
     if phantom.kinematic or phantom.strong_beam == "sharp":
         y, x = _pixels(phantom, (0, 0))
-        voxels = sheet_deviation(scene, phantom.at, y, x, z, height)
+        points_y, points_x = _points(phantom)
+        voxels = sheet_deviation(scene, phantom.at, points_y, points_x, z, height)
         return Lattices(voxels, between_lines(phantom.scene, phantom.at, y, x, z))
     sigma = [width / pitch for width, pitch in zip(smearing(phantom.microscope), phantom.pixel, strict=True)]
     margin = int(np.ceil(REACH * sigma[0])), int(np.ceil(REACH * sigma[1]))
@@ -111,6 +112,15 @@ def _pixels(phantom: Phantom, margin: tuple[int, int]) -> tuple[np.ndarray, ...]
     """Pixel centres along y and x, um, with a margin of pixels on each side."""
     sides = zip(phantom.shape, phantom.pixel, margin, strict=True)
     return tuple(np.arange(-more, count + more) * pitch for count, pitch, more in sides)
+
+
+def _points(phantom: Phantom) -> list[np.ndarray]:
+    """Points of the pixels along y and x, um: the centre of each of the equal parts of a pixel."""
+    out = []
+    for pixels, pitch, count in zip(_pixels(phantom, (0, 0)), phantom.pixel, phantom.samples, strict=True):
+        within = ((np.arange(count) + 0.5) / count - 0.5) * pitch
+        out.append((pixels[:, None] + within).ravel())
+    return out
 
 
 def between_lines(scene: Scene, at: Setting, y: np.ndarray, x: np.ndarray, z: float) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 import dfxm_dask
 from dfxm_dask.errors import InputError
@@ -62,9 +63,10 @@ def test_visibility__angular_means_are_those_of_the_field() -> None:
 
 
 def test_line_images__agree_with_the_images_of_a_scene() -> None:
-    positions = {"phi": np.array([-3e-4, 2.1e-4, 2.5e-4]), "chi": np.array([0.0, 1e-3, -2e-3])}
+    # The second angle is within four widths of the flank, where the acceptance bends most.
+    positions = {"phi": np.array([-3e-4, 1.72e-4, 2.5e-4]), "chi": np.array([0.0, 1e-3, -2e-3])}
     y, x = Y - Y.mean(), X - X.mean()
-    optics = scan_optics(SCOPE, setting(SCOPE.theta), positions, heights=9, dense=9)
+    optics = scan_optics(SCOPE, setting(SCOPE.theta), positions, heights=9, dense=9, core=9)
     table = line_tables(TURNED, 0.334)
     for k in (357, 113):
         at = np.array([0.03, -0.05])
@@ -80,6 +82,29 @@ def test_line_images__agree_with_the_images_of_a_scene() -> None:
             line_images(y, x, table[k], at + sign * np.array([1e-5, 0]), np.zeros(3), optics, out, none)
         numeric = (moved[0] - moved[1]) / 2e-5
         assert np.linalg.norm(numeric - slopes[:, 0]) < 0.01 * np.linalg.norm(numeric)
+
+
+def test_line_images__resolve_the_core_of_a_weak_line() -> None:
+    # g·b = 0 and 20 degree between b and the line: the lattice bends enough within 20 nm only.
+    some = catalogue()
+    across = np.linalg.norm(np.cross(some.burgers, some.line), axis=1)
+    weak = (np.abs(some.burgers @ np.array(HKL)) < 1e-9) & (across < 0.25) & (across > 0.2)
+    k = int(np.flatnonzero(weak & (np.abs(some.line @ GRAIN.T[:, 2]) > 0.4))[0])
+    phi, pitch, at = np.array([-2.1e-4, 2.1e-4]), (Y[1], X[1]), np.array([0.013, -0.02])
+    y, x = 0.04 * np.arange(-8, 9), 0.1235 * np.arange(-6, 7)
+    table = line_tables(TURNED, 0.334)
+    optics = scan_optics(SCOPE, setting(SCOPE.theta), {"phi": phi}, pitch=pitch)
+    made = np.empty((2, y.size, x.size))
+    line_images(y, x, table[k], at, np.zeros(3), optics, made, np.empty((0, 0, 0, 0)))
+    through = at[0] * table[k, :3] + at[1] * table[k, 3:6]
+    scene = Scene(0.334, lines=lines(through, TURNED.burgers[k], TURNED.line[k], 1e-3))
+    fine = [
+        (side[:, None] + p * ((np.arange(8) + 0.5) / 8 - 0.5)).ravel() for side, p in zip((y, x), pitch, strict=True)
+    ]
+    expected = image_stack(scene, SCOPE, {"phi": phi}, *fine, nodes=31)
+    expected = expected.reshape(2, y.size, 8, x.size, 8).mean((2, 4))
+    blurred, reference = (gaussian_filter(image, (0, 1.2, 1.2)) for image in (made, expected.astype(np.float64)))
+    assert np.linalg.norm(blurred - reference) < 0.06 * np.linalg.norm(reference)
 
 
 def test_correlation__is_one_for_equal_images_and_zero_without_contrast() -> None:
@@ -149,7 +174,9 @@ def test_match__noise_shows_no_dislocation(crystal: Lattice) -> None:
 def test_match__border_rows_of_the_camera_are_no_dislocation(crystal: Lattice) -> None:
     rng = np.random.default_rng(8)
     counts = rng.normal(110, 6, (4, 60, 24))
-    counts[:, :2] += 20
+    fall = 20 * np.exp(-np.arange(16) / 4)[:, None]
+    counts[:, :16] += fall
+    counts[:, -16:] += fall[::-1]
     counts[:, 31, 7] += 60
     found = identified(counts, np.array([-3e-4, -2.3e-4, 2.3e-4, 3e-4]), crystal)
     assert found["match_reason"][0] == 4

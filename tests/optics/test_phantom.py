@@ -26,6 +26,7 @@ from dfxm_dask.phantoms.render import (
     render,
     transmissions,
 )
+from dfxm_dask.phantoms.strong_lattice import lattices
 from dfxm_dask.phantoms.truth import tables
 
 EPSILON = np.zeros((3, 3, 3))
@@ -394,3 +395,22 @@ def test_presets__say_what_they_are():
         "deformed",
     }
     assert build("movie_long", shape=(32, 32))[0].motion.position.shape == (800, 13, 2)
+
+
+def test_samples__are_the_mean_over_parts_of_a_pixel():
+    made = build("isolated", seed=3, shape=(12, 10))[0]
+    one = replace(made, samples=(1, 1), axes=(replace(made.axes[0], positions=(-0.012, 0.012)),))
+    parts = []
+    for dy in (-0.25, 0.25):
+        lines = one.scene.lines.copy()
+        lines["position"][:, 1] -= dy * one.pixel[0]
+        moved = replace(one, scene=replace(one.scene, lines=lines, wave_displacements=0 * one.scene.wave_displacements))
+        parts.append(lattices(moved, 0).voxels)
+    still = replace(one, scene=replace(one.scene, wave_displacements=0 * one.scene.wave_displacements), samples=(2, 1))
+    voxels = lattices(still, 0).voxels.reshape(12, 2, *parts[0].shape[1:])
+    np.testing.assert_allclose(voxels[:, 0], parts[0], atol=1e-9)
+    np.testing.assert_allclose(voxels[:, 1], parts[1], atol=1e-9)
+    frames = [
+        np.stack([frame for frame, _ in render(phantom, 0)]) for phantom in (still, replace(still, samples=(1, 1)))
+    ]
+    assert frames[0].shape == frames[1].shape
