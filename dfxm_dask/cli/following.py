@@ -46,9 +46,7 @@ from dfxm_dask.cli.options import (
 @crystal_options
 @click.option("--events", type=FILE, help="Append all events to this file, as JSON lines.")
 @plugin_option
-def follow(
-    raw: Path, store: Path, recipe: str, plugins: tuple[Path, ...], events: Path | None, **options: Any
-) -> None:
+def follow(raw: Path, store: Path, recipe: str, plugins: tuple[Path, ...], events: Path | None, **options: Any) -> None:
     """Ingest and reduce the layers of RAW while they are measured.
 
     RAW is a BLISS master file, which may not exist yet; its entries are the layers. A layer is reduced as soon as its

@@ -25,7 +25,9 @@ def steps(finished: Path, out: Path, *, aborted: tuple[int, ...] = ()) -> Iterat
             master.flush()
         yield "master"
         for number, name in enumerate(names, start=1):
-            (camera,) = (g for g in source[name]["instrument"].values() if isinstance(g, h5py.Group) and "acq_parameters" in g)
+            (camera,) = (
+                g for g in source[name]["instrument"].values() if isinstance(g, h5py.Group) and "acq_parameters" in g
+            )
             for piece in camera["data"].virtual_sources():
                 yield from _lima(finished.parent / piece.file_name, out.parent / piece.file_name, number in aborted)
             with h5py.File(out, "a", locking=False, libver="latest") as master:
@@ -44,7 +46,11 @@ def _lima(source: Path, target: Path, aborted: bool) -> Iterator[str]:
         frames = old[CAMERA_DATA]
         count = len(frames) // 2 if aborted else len(frames)
         made = new.create_dataset(
-            CAMERA_DATA, (count, *frames.shape[1:]), frames.dtype, chunks=(1, *frames.shape[1:]), **hdf5plugin.Bitshuffle()
+            CAMERA_DATA,
+            (count, *frames.shape[1:]),
+            frames.dtype,
+            chunks=(1, *frames.shape[1:]),
+            **hdf5plugin.Bitshuffle(),
         )
         for k in range(count):
             made[k] = np.asarray(frames[k])

@@ -31,7 +31,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def files(store: Path) -> dict[str, bytes]:
     """Content of a store apart from its ledgers, which record times and hosts."""
-    return {str(p.relative_to(store)): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file() and ".ledger" not in p.parts}
+    return {
+        str(p.relative_to(store)): p.read_bytes()
+        for p in sorted(store.rglob("*"))
+        if p.is_file() and ".ledger" not in p.parts
+    }
 
 
 def same_store(one: Path, other: Path) -> None:
@@ -99,10 +103,8 @@ def test_follow__a_layer_whose_file_is_replaced_is_read_again(finished: Path, tm
 def test_follow__killed_twice_it_continues(finished: Path, tmp_path: Path) -> None:
     raw, store = tmp_path / "raw" / "scan.h5", tmp_path / "live.zarr"
     writer = write(finished, raw, 0.2, 3)
-    command = [
-        sys.executable, "-c", "from dfxm_dask.cli import main; main()", "follow", str(raw), str(store), "--recipe", RECIPE,
-        "--layers", "4", "--pixel-size", "0.2,0.2",
-    ]  # fmt: skip
+    main = [sys.executable, "-c", "from dfxm_dask.cli import main; main()"]
+    command = [*main, *f"follow {raw} {store} --recipe {RECIPE} --layers 4 --pixel-size 0.2,0.2".split()]
     for patience in (4.0, 7.0):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         time.sleep(patience)

@@ -6,6 +6,7 @@ under the reader ends that process only. A layer counts when the beamline record
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -21,8 +22,9 @@ from dfxm_dask.run.live.growing import grow, recover
 from dfxm_dask.run.nights.scans import apart
 from dfxm_dask.run.recipe import Recipe, read_recipe
 from dfxm_dask.sources.bliss.master import list_bliss
+from dfxm_dask.sources.hdf5_links import open_hdf5
 from dfxm_dask.sources.readers import read_scan
-from dfxm_dask.sources.source import Beamline, load_beamline
+from dfxm_dask.sources.source import Beamline, Scan, load_beamline
 
 POLL = 0.5  # seconds between two looks at the size and time of the master file
 SETTLED = 1.0  # seconds without a change after which the files of a layer that ended are whole (our choice)
@@ -80,8 +82,28 @@ def look_at(path: str, known: Sequence[str], how: dict[str, Any]) -> list[Entry]
             found.append(Entry(name, False, problem=str(error)))
             continue
         ended = bool(scan.metadata.get("end_time"))
+        if lacking := unwritten(scan):
+            found.append(Entry(name, ended, scan.found, scan.commanded, problem=lacking))
+            continue
         found.append(Entry(name, ended, scan.found, scan.commanded, scan.z, tuple(map(tuple, scan.files))))  # type: ignore[arg-type]
     return found
+
+
+def unwritten(scan: Scan) -> str:
+    """Why frames of a scan are not on disk yet; empty if all are. HDF5 reads an absent chunk as zeros."""
+    for piece in scan.pieces:
+        try:
+            with open_hdf5(piece.file, scan.source) as file:
+                dataset = file[piece.dataset]
+                if dataset.chunks is None:
+                    continue
+                whole = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
+                there = dataset.id.get_num_chunks()
+        except (OSError, KeyError, RuntimeError) as error:
+            return f"{piece.file} cannot be read ({' '.join(str(error).split())})"
+        if there < whole:
+            return f"{piece.file} has {there} of {whole} chunks"
+    return ""
 
 
 def settled(entry: Entry, master: str, now: float) -> bool:
@@ -186,15 +208,27 @@ def follow(
                     known[entry.name] = entry
                     done.ingested.append(entry.name)
                 if done.ingested:
-                    first = False
-                    _work(source, store, recipe, done, known, publish, tell, options)
+                    try:
+                        _work(source, store, recipe, done, publish, tell, options)
+                        first = False
+                    except SourceError as error:  # a file that changed while it was read
+                        tell(f"{error}: trying again")
+                        if now - unreadable.setdefault("ingest", now) > PATIENCE:
+                            raise
+                        for entry in ready:
+                            done.ingested.remove(entry.name)
+                            del known[entry.name]
+                    else:
+                        unreadable.pop("ingest", None)
                     changed = time.time()
             full = layers is not None and len(done.ingested) >= layers
             if full or (time.time() - changed > idle and not ready):
                 break
             time.sleep(poll)
     if not done.ingested:
-        raise SourceError(str(source), f"had no complete layer within {duration(idle)}", "check the path, or give --idle")
+        raise SourceError(
+            str(source), f"had no complete layer within {duration(idle)}", "check the path, or give --idle"
+        )
     for entry in (e for e in fresh if not e.ended and e.name not in known):
         tell(_why(entry))
         known[entry.name] = entry
@@ -232,7 +266,6 @@ def _work(
     store: Path,
     recipe: Recipe,
     done: Followed,
-    known: dict[str, Entry],
     publish: Publish,
     tell: Callable[[str], None],
     options: dict[str, Any],

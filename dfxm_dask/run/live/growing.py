@@ -192,9 +192,7 @@ def same(name: str, now: Mapping[str, PlannedStep], before: Mapping[str, Planned
     if any(mine.get(word) != theirs.get(word) for word in words) or mine["inputs"].keys() != theirs["inputs"].keys():
         return False
     makers = [source.partition("/")[2] for source in mine["inputs"] if source != "raw/ingest"]
-    return all(
-        maker in now and now[maker].reduction.combine is None and same(maker, now, before) for maker in makers
-    )
+    return all(maker in now and now[maker].reduction.combine is None and same(maker, now, before) for maker in makers)
 
 
 def renamed(block: str, numbers: dict[int, int], halo: int) -> str | None:
@@ -210,4 +208,3 @@ def renamed(block: str, numbers: dict[int, int], halo: int) -> str | None:
         return None
     _, dash, rest = block.partition("-")
     return f"z{numbers[z]:04d}{dash}{rest}"
-
