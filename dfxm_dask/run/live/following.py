@@ -203,7 +203,9 @@ def follow(
                     tell(_why(entry))
                     known[entry.name] = entry
                     done.aborted.append(entry.name)
-            if ready or first:
+            if first and len(ready) < sum(e.whole for e in fresh):
+                ready = []  # what a stopped follower had ingested stays together
+            elif ready or first:
                 for entry in ready:
                     known[entry.name] = entry
                     done.ingested.append(entry.name)
