@@ -14,6 +14,7 @@ import click
 from dfxm_dask import __version__
 from dfxm_dask.cli.checks import check, doctor, plan_run, verify
 from dfxm_dask.cli.design import design
+from dfxm_dask.cli.following import follow
 from dfxm_dask.cli.guide import guide
 from dfxm_dask.cli.identify import identify, visibility
 from dfxm_dask.cli.nights import nightly, report
@@ -66,6 +67,7 @@ for command in (
     check,
     plan_run,
     run,
+    follow,
     reduce,
     verify,
     train,

@@ -1,0 +1,1 @@
+"""Scans that are reduced while they are measured."""
