@@ -22,6 +22,7 @@ from dfxm_dask.cli.pictures import figures
 from dfxm_dask.cli.reflections import join
 from dfxm_dask.cli.runs import explain, reduce, reductions, run, train
 from dfxm_dask.cli.scans import calibrate, demo, formats, info, ingest, simulate
+from dfxm_dask.cli.viewing import view
 from dfxm_dask.cli.volumes import compare, export
 from dfxm_dask.surroundings import command_line
 
@@ -72,6 +73,7 @@ for command in (
     reductions,
     explain,
     doctor,
+    view,
     figures,
     report,
     compare,
