@@ -65,7 +65,9 @@ def _fit(counts: np.ndarray, positions: np.ndarray, axis: str) -> dict[str, Any]
         return {}
     sigma = found["fit_fwhm"] / FWHM
     fine = np.linspace(positions.min(), positions.max(), 201)
-    model = found["fit_background"] + found["fit_amplitude"] * np.exp(-0.5 * ((fine - found["fit_centre"]) / sigma) ** 2)
+    model = found["fit_background"] + found["fit_amplitude"] * np.exp(
+        -0.5 * ((fine - found["fit_centre"]) / sigma) ** 2
+    )
     errors = {name: found[f"fit_{name}_std"] for name in ("centre", "fwhm")}
     return {
         "peak": found["fit_centre"],
@@ -148,7 +150,7 @@ def scene(shown: Shown) -> tuple[dict[str, Any], np.ndarray]:
     tables = tables_of(shown.tree) if not shown.opened.incomplete("boundaries") else None
     if tables is not None:
         for k in range(len(tables["normal"])):
-            ring = clipped(np.asarray(tables["vertices"][k], np.float64), low, high)
+            ring = clipped(np.asarray(tables["corner"][k], np.float64), low, high)
             facts["planes"].append(ring.round(4).tolist())
             for family in np.atleast_2d(tables["line"][k]):
                 if len(ring) > 2 and np.isfinite(family).all():

@@ -67,9 +67,7 @@ class Session:
         async with self.reading.setdefault(number, asyncio.Lock()):
             before = self.shown.get(number)
             loop = asyncio.get_running_loop()
-            self.shown[number] = await loop.run_in_executor(
-                self.pool, catalogue.current, self.stores[number], before
-            )
+            self.shown[number] = await loop.run_in_executor(self.pool, catalogue.current, self.stores[number], before)
             return self.shown[number]
 
 
@@ -270,7 +268,9 @@ class Image(Api):
         box = self.box((shape[0], shape[1]))
         step = self.whole("step", 1, 65, 1)
         kind = self.text("form", "raw")
-        values = await self.thread(pixels.frame_of, drawn.array, drawn.dims, drawn.sides, at, box, step, drawn.committed)
+        values = await self.thread(
+            pixels.frame_of, drawn.array, drawn.dims, drawn.sides, at, box, step, drawn.committed
+        )
         missing = ""
         if drawn.valid is not None:
             lacking = ~drawn.valid[at["z"]]

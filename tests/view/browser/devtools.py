@@ -114,7 +114,9 @@ class Tab:
             if value:
                 return value
             if time.monotonic() > end:
-                raise TimeoutError(f"{code}: {reason}; page says {self.js('document.getElementById(`message`)?.textContent')!r}")
+                raise TimeoutError(
+                    f"{code}: {reason}; page says {self.js('document.getElementById(`message`)?.textContent')!r}"
+                )
             time.sleep(0.02)
 
     def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:

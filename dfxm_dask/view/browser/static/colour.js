@@ -51,10 +51,11 @@ export function paint(values, low, high, scale, colours, out) {
   for (let k = 0; k < values.length; k++) out[k] = lut[level(values[k])];
 }
 
-// Classes, labels and flags: one colour each, zero transparent grey.
-export function paintClasses(values, out) {
+// Classes, labels and flags: one colour each, zero light grey. Of several flags the first one counts.
+export function paintClasses(values, out, masks = []) {
+  const first = v => { for (let k = 0; k < masks.length; k++) if (v & masks[k]) return k + 1; return 0; };
   for (let k = 0; k < values.length; k++) {
-    const v = values[k];
+    const v = masks.length ? first(values[k]) : values[k];
     out[k] = v === 0 ? (255 << 24) | 0xe9e6e4 : v < 0 ? table("grey")[256] : classColour(v);
   }
 }

@@ -36,6 +36,8 @@ async function update() {
 function draw() {
   if (!state.catalogue) return;
   const said = find(".said"), one = curves.cursor;
+  find(".what").textContent = moving() === "time" ? "Counts over time" : "Rocking curve";
+  find(".local").parentElement.hidden = !one?.u;
   if (!scanAxes().length) { said.textContent = "one frame per layer"; return; }
   if (!one && !curves.second) { said.textContent = "click into an image"; clear(); return; }
   if (one?.failed) { said.textContent = one.failed; clear(); return; }
@@ -48,7 +50,11 @@ function draw() {
   if (scanAxes().filter(name => axis(name).size > 1).length > 1) drawPlane();
   else drawLine();
 }
-const withError = (value, error) => (error ? `${short(value, 6)} ± ${short(error, 2)}` : short(value, 6));
+function withError(value, error) { // two digits of the error decide how many of the value are shown
+  if (!error) return short(value, 5);
+  const digits = Math.max(0, 1 - Math.floor(Math.log10(error)));
+  return `${value.toFixed(digits)} ± ${error.toFixed(digits)}`;
+}
 function clear() { plot?.destroy(); plot = null; find(".plot").replaceChildren(); }
 
 function drawLine() {

@@ -177,7 +177,7 @@ export class ImagePane {
     else {
       const image = context.createImageData(columns, rows), out = new Uint32Array(image.data.buffer);
       if (got.rgb) out.set(got.rgb);
-      else if (got.source.kind === "flags" || got.source.kind === "classes") paintClasses(got.values, out);
+      else if (got.source.kind === "flags" || got.source.kind === "classes") paintClasses(got.values, out, Object.values(got.source.flags ?? {}));
       else paint(got.values, ...this.ends(), this.scale, this.colours, out);
       context.putImageData(image, 0, 0);
     }
@@ -228,6 +228,15 @@ export class ImagePane {
     const shown = this.got?.source, [low, high] = this.ends();
     drawKey(this.find(".key"), this.colours, this.scale);
     this.find(".key").hidden = !shown || shown.kind === "flags" || shown.kind === "classes" || Boolean(this.got?.rgb);
+    const flags = Object.entries(shown?.flags ?? {}), present = this.got?.values && flags.length ? this.got.values.reduce((all, v) => all | v, 0) : 0;
+    this.find(".legend").replaceChildren(...flags.flatMap(([name, mask], k) => {
+      if (!(present & mask)) return [];
+      const one = Object.assign(document.createElement("span"), { textContent: name.replaceAll("_", " ") });
+      one.style.setProperty("--own", classCss(k + 1));
+      return [one];
+    }));
+    const classes = shown?.kind === "flags" || shown?.kind === "classes";
+    for (const one of [".low", ".high", ".auto", ".colours"]) this.find(one).hidden = classes || Boolean(this.got?.rgb);
     this.find(".ends").textContent = !shown ? "" : this.got.rgb ? "hue: direction, saturation: size of the tilt" : this.find(".key").hidden ? "" : `${short(low)} to ${short(high)} ${unit(shown.units ?? "")}`;
     if (document.activeElement !== this.find(".low")) this.find(".low").value = short(low);
     if (document.activeElement !== this.find(".high")) this.find(".high").value = short(high);

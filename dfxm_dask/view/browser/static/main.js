@@ -206,7 +206,7 @@ function variables() {
   const first = ["beams/weak", `rocking/com_${S.moving()}`, "rocking/total"].find(name => known(name)) ?? state.catalogue.variables.find(one => one.name !== "raw/counts" && one.kind === "map")?.name ?? "";
   if (state.variable !== MOSAICITY && !known(state.variable)) state.variable = first;
   choice.value = state.variable;
-  const masks = find("map").querySelector(".outline");
+  const masks = find("outline");
   const lattices = state.catalogue.variables.filter(one => one.kind === "lattice" && one.group !== "raw");
   masks.replaceChildren(new Option("none", ""), ...lattices.map(one => new Option(`${one.name.split("/")[1]} patches`, one.name)), ...state.catalogue.variables.filter(one => one.kind === "mask").map(one => new Option(one.name.split("/")[1], one.name)));
   masks.value = state.outline;
@@ -309,7 +309,7 @@ async function start() {
   };
   find("map").querySelector(".variable").onchange = event => { state.variable = event.target.value; map.manual = null; tell("variable"); };
   find("map").querySelector(".part").onchange = () => tell("variable");
-  find("map").querySelector(".outline").onchange = event => { state.outline = event.target.value; readOutline(); S.writeAddress(); };
+  find("outline").onchange = event => { state.outline = event.target.value; readOutline(); S.writeAddress(); };
   find("play").onclick = play; find("fit").onclick = wholeFrame; find("one").onclick = one;
   find("link").onclick = () => L.copy(location.href.split("#")[0] + "#" + S.address(), "a link to this view, without the token");
   find("python").onclick = () => L.copy(python(), "Python");
