@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import tornado.httpserver
-import tornado.web
+from tornado.httpserver import HTTPServer
+from tornado.web import Application, HTTPError, RequestHandler, StaticFileHandler
 
 from dfxm_dask.errors import DfxmError, InputError, StoreError
 from dfxm_dask.view.browser import catalogue, derived, jobs, labels, pixels
@@ -71,7 +71,7 @@ class Session:
             return self.shown[number]
 
 
-class Base(tornado.web.RequestHandler):
+class Base(RequestHandler):
     """Headers of every answer, the check of the host, and errors in one line."""
 
     session: Session
@@ -88,12 +88,12 @@ class Base(tornado.web.RequestHandler):
         hosts = self.session.hosts
         name = (urlsplit(f"//{self.request.host}").hostname or "").lower()
         if "*" not in hosts and name not in hosts:
-            raise tornado.web.HTTPError(403, reason="This host name is not allowed")
+            raise HTTPError(403, reason="This host name is not allowed")
         origin = self.request.headers.get("Origin")
         if origin and "*" not in hosts:
             here = {self.request.host, self.request.headers.get("X-Forwarded-Host", self.request.host)}
             if urlsplit(origin).netloc not in here and (urlsplit(origin).hostname or "") not in hosts:
-                raise tornado.web.HTTPError(403, reason="This origin is not allowed")
+                raise HTTPError(403, reason="This origin is not allowed")
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]
@@ -107,7 +107,7 @@ class Base(tornado.web.RequestHandler):
         self.finish(json.dumps({"error": text[:500]}))
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        if not isinstance(value, DfxmError | tornado.web.HTTPError):
+        if not isinstance(value, DfxmError | HTTPError):
             super().log_exception(typ, value, tb)
 
 
@@ -125,10 +125,10 @@ class Unknown(Base):
 
     def prepare(self) -> None:
         super().prepare()
-        raise tornado.web.HTTPError(404, reason="There is nothing here")
+        raise HTTPError(404, reason="There is nothing here")
 
 
-class Files(tornado.web.StaticFileHandler):
+class Files(StaticFileHandler):
     """Scripts and style sheets of the page."""
 
     def set_default_headers(self) -> None:
@@ -146,7 +146,7 @@ class Api(Base):
         super().prepare()
         given = self.request.headers.get("X-Dfxm-Token", "")
         if not hmac.compare_digest(given.encode(), self.session.token.encode()):
-            raise tornado.web.HTTPError(403, reason="The token is missing or wrong")
+            raise HTTPError(403, reason="The token is missing or wrong")
         self.set_header("Cache-Control", "no-store")
 
     def text(self, name: str, default: str | None = None) -> str:
@@ -402,7 +402,7 @@ def _body(handler: Api) -> dict[str, Any]:
     return value
 
 
-def application(session: Session) -> tornado.web.Application:
+def application(session: Session) -> Application:
     """All routes. They are relative in the page: a proxy may add a prefix, or strip one."""
     name = r"([A-Za-z0-9_]{1,80}/[A-Za-z0-9_]{1,80})"
     given = {"session": session}
@@ -422,7 +422,7 @@ def application(session: Session) -> tornado.web.Application:
         (r".*/static/((?:vendor/)?[A-Za-z0-9_.]+)", Files, {"path": str(STATIC)}),
         (r".*/", Page, given),
     ]
-    return tornado.web.Application(
+    return Application(
         routes, log_function=lambda handler: None, default_handler_class=Unknown, default_handler_args=given
     )
 
@@ -433,7 +433,7 @@ def serve(session: Session, port: int = 0, socket: Path | None = None) -> tuple[
 
     from tornado.netutil import bind_sockets, bind_unix_socket
 
-    server = tornado.httpserver.HTTPServer(application(session), max_body_size=MOST_BODY, max_buffer_size=MOST_BODY)
+    server = HTTPServer(application(session), max_body_size=MOST_BODY, max_buffer_size=MOST_BODY)
     if socket is not None:
         before = os.umask(0o177)
         try:
