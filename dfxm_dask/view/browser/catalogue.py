@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dfxm_dask.errors import InputError, StoreError
 from dfxm_dask.schema import nearest
 from dfxm_dask.store import scan
 from dfxm_dask.store.integrity.opened import OpenStore, open_store
-from dfxm_dask.store.shards import ShardedArray, open_array
+from dfxm_dask.store.shards import ShardedArray, open_array, read
 
 SIDES = (("y", "x"), ("patch_y", "patch_x"))
 """Dims along the rows and columns of what is drawn as an image."""
@@ -40,12 +41,20 @@ class Shown:
 
     path: Path
     stamp: str
+    root: tuple[int, int]
     identity: str
     opened: OpenStore
     tree: xr.DataTree
     drawn: dict[str, Drawn]
     kept: dict[Any, Any] = field(default_factory=dict)
     """Derived arrays that are costly to read, by what was asked."""
+
+    def is_here(self) -> bool:
+        """Whether this store is still the one at its path: neither deleted nor overwritten."""
+        try:
+            return _root(self.path) == self.root
+        except FileNotFoundError:
+            return False
 
     def image(self, name: str) -> Drawn:
         """A variable that is drawn as an image.
@@ -57,6 +66,11 @@ class Shown:
         if name not in self.drawn:
             raise InputError(f"variable {name!r}", f"is not an image{nearest(name, self.drawn)}", "see api/catalogue")
         return self.drawn[name]
+
+
+def _root(store: Path) -> tuple[int, int]:
+    state = os.stat(store / "zarr.json")
+    return state.st_ino, state.st_mtime_ns
 
 
 def stamp_of(store: Path) -> tuple[str, str]:
@@ -91,8 +105,9 @@ def stamp_of(store: Path) -> tuple[str, str]:
 def current(path: Path, before: Shown | None = None) -> Shown:
     """The store as it is now; ``before`` itself if nothing has changed."""
     stamp, identity = stamp_of(path)
-    if before is not None and before.stamp == stamp:
+    if before is not None and before.stamp == stamp and before.is_here():
         return before
+    root = _root(path)
     opened = open_store(path)
     tree = scan.open_scan(path, chunks=None, allow_partial=True)
     drawn = {}
@@ -112,7 +127,10 @@ def current(path: Path, before: Shown | None = None) -> Shown:
                 state = states[owner[name]]
                 known, valid = scan.committed(path, group, state), scan.valid_blocks(state, nz, ny)
             drawn[f"{group}/{name}"] = Drawn(array, dims, sides, known, valid)
-    return Shown(path, stamp, identity, opened, tree, drawn)
+    shown = Shown(path, stamp, root, identity, opened, tree, drawn)
+    if before is not None and before.identity == identity and "navigator" in before.kept:
+        shown.kept["navigator"] = before.kept["navigator"]  # layers that were whole stay so until the next ingest
+    return shown
 
 
 def catalogue(shown: Shown) -> dict[str, Any]:
@@ -197,29 +215,28 @@ def navigator(shown: Shown) -> tuple[np.ndarray, np.ndarray]:
     No pixel is read. NaN where a layer is not on disk. The limits are the 2nd percentile of the least and the 99th
     percentile of the mean counts of patches plus their spread (our choice).
     """
-    if "navigator" in shown.kept:
-        known: tuple[np.ndarray, np.ndarray] = shown.kept["navigator"]
-        return known
-    raw = shown.tree["raw"].dataset
-    names = ("patch_sum", "patch_sum2", "patch_n", "patch_min", "patch_max")
-    if not all(name in raw for name in names):
+    names = [f"raw/patch_{n}" for n in ("sum", "sum2", "n", "min", "max")]
+    if not all(name in shown.drawn for name in (*names, "raw/counts")):
         raise InputError("navigator", "this store has no statistics of its frames", "ingest the scan again")
-    nz = raw.sizes["z"]
-    frames = int(np.prod(raw["patch_sum"].shape[1:-2]))
-    mean, limits = np.full((nz, frames), np.nan), np.full((nz, frames, 2), np.nan)
-    drawn = shown.drawn.get("raw/counts")
-    for k in range(nz):
-        if drawn is not None and drawn.valid is not None and not drawn.valid[k].all():
+    counts = shown.drawn["raw/counts"]
+    nz, *scan_shape = shown.drawn[names[0]].array.shape[:-2]
+    frames = prod(scan_shape)
+    if "navigator" not in shown.kept:
+        shown.kept["navigator"] = np.full((nz, frames), np.nan), np.full((nz, frames, 2), np.nan)
+    mean, limits = shown.kept["navigator"]
+    for k in np.flatnonzero(np.isnan(mean).any(axis=1)):
+        if counts.valid is not None and not counts.valid[k].all():
             continue
+        arrays = (shown.drawn[name].array for name in names)
         total, square, number, least, most = (
-            np.asarray(raw[n].isel(z=k), np.float64).reshape(frames, -1) for n in names
+            read(a, (slice(k, k + 1), *(slice(0, n) for n in a.shape[1:]))).astype(np.float64).reshape(frames, -1)
+            for a in arrays
         )
         number = np.maximum(number, 1)
         level = total / number
         spread = np.sqrt(np.maximum(square / number - level**2, 0))
-        mean[k] = total.sum(1) / number.sum(1)
         low = np.percentile(least, 2, axis=1)
         high = np.minimum(np.percentile(level + 3 * spread, 99, axis=1), most.max(1))
         limits[k] = np.stack([low, np.maximum(high, low + 1)], axis=1)
-    shown.kept["navigator"] = mean, limits
+        mean[k] = total.sum(1) / number.sum(1)
     return mean, limits

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from dfxm_dask.beams.network.labels import box_labels, check_taught
+from dfxm_dask.beams.network.labels import LabelledBox
 from dfxm_dask.errors import InputError
 from dfxm_dask.run.labels import LabelledScan, place_labels, read_labels
 from dfxm_dask.store.integrity.files import replace_file
@@ -31,16 +31,22 @@ def stored_labels(shown: Shown) -> dict[str, Any]:
     if not path.exists():
         return {"entries": [], "digest": "", "path": str(path)}
     axes = [d for d in shown.image("raw/counts").dims if d not in ("z", "y", "x")]
-    entries = [
-        {**one.positions, "box": list(one.box) if one.box else None, "class": one.kind}
-        for one in read_labels(path, axes)
-        if one.store in ("", shown.path.name, shown.path.stem)
-    ]
+    entries = [_entry(one) for one in read_labels(path, axes) if _ours(one, shown)]
     return {"entries": entries, "digest": _digest(path), "path": str(path)}
 
 
+def _ours(one: LabelledBox, shown: Shown) -> bool:
+    return one.store in ("", shown.path.name, shown.path.stem, str(shown.path), str(shown.path.resolve()))
+
+
+def _entry(one: LabelledBox) -> dict[str, Any]:
+    """An entry as in the file."""
+    box = {"box": list(one.box)} if one.box else {}
+    return {**one.positions, **box, "class": one.kind, **({"store": one.store} if one.store else {})}
+
+
 def store_labels(shown: Shown, entries: Any, before: str) -> dict[str, Any]:
-    """Replace the entries of the labels file.
+    """Replace the entries of the labels file that are of this store.
 
     Parameters
     ----------
@@ -59,18 +65,19 @@ def store_labels(shown: Shown, entries: Any, before: str) -> dict[str, Any]:
         raise InputError("labels", "were changed by another page or program", "load them again, then repeat your box")
     if not isinstance(entries, list) or len(entries) > MOST or not all(isinstance(e, dict) for e in entries):
         raise InputError("labels", "are not a list of boxes", f"send at most {MOST} entries")
-    if not entries:
+    axes = [d for d in shown.image("raw/counts").dims if d not in ("z", "y", "x")]
+    others = [_entry(one) for one in read_labels(path, axes) if not _ours(one, shown)] if path.exists() else []
+    if not entries and not others:
         path.unlink(missing_ok=True)
         return stored_labels(shown)
     who = f"# Drawn in dfxm-dask view by {getpass.getuser()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n"
-    text = who + yaml.safe_dump(entries, default_flow_style=None, sort_keys=False, allow_unicode=True)
+    text = who + yaml.safe_dump([*entries, *others], default_flow_style=None, sort_keys=False, allow_unicode=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft.yaml")
     draft.write_text(text, encoding="utf-8")
     try:
         scan = LabelledScan(shown.path, shown.tree)
-        frames = place_labels(read_labels(draft, scan.axes), [scan], path)
-        for drawn in (d for one in frames.values() for d in one.values()):
-            check_taught(drawn, box_labels(drawn, scan.shape, source=path.name), scan.shape, source=path.name)
+        drawn_here = [one for one in read_labels(draft, scan.axes) if _ours(one, shown)]
+        place_labels(drawn_here, [scan], path)
     except InputError as error:
         asked = error.asked.replace(str(draft), path.name).replace(str(path), path.name)
         raise InputError(asked, error.found, error.remedy) from None

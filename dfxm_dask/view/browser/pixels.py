@@ -6,16 +6,23 @@ import io
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from math import ceil, prod
 
 import numpy as np
 from numba import njit
 
+from dfxm_dask.errors import InputError
 from dfxm_dask.store.shards import ShardedArray, ShardFile, read
 
 OPEN = 64  # shards whose index stays in memory
+SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "linear": np.asarray,
+    "sqrt": np.sqrt,
+    "log": lambda part: np.log1p(part * 999) / np.log(1000),
+}
+NONE = 184  # grey of NaN
 Bounds = tuple[int, int, int, int]
 """y0, y1, x0, x1 in pixels, half-open."""
 
@@ -253,13 +260,14 @@ def curve_of(array: ShardedArray, layer: int, box: Bounds, committed: frozenset[
     return out
 
 
-def jpeg(frame: np.ndarray, low: float, high: float, root: bool) -> bytes:
-    """A frame as grey JPEG between two values, as seen through the contrast of the page."""
+def jpeg(frame: np.ndarray, low: float, high: float, scale: str) -> bytes:
+    """A frame as grey JPEG between two values, on the scale "linear", "sqrt" or "log" of the page."""
     from PIL import Image
 
-    grey = np.clip((frame.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
-    if root:
-        grey = np.sqrt(grey)
+    if scale not in SCALES:
+        raise InputError("query scale", f"is {scale[:20]!r}", f"use {', '.join(SCALES)}")
+    part = np.clip((frame.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
+    grey = np.where(np.isfinite(part), SCALES[scale](part) * 255 + 0.5, NONE)
     stream = io.BytesIO()
-    Image.fromarray((grey * 255 + 0.5).astype(np.uint8)).save(stream, "JPEG", quality=85)
+    Image.fromarray(grey.astype(np.uint8)).save(stream, "JPEG", quality=85)
     return stream.getvalue()

@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import json
 import math
+import re
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +63,7 @@ class Session:
         if not 0 <= number < len(self.stores):
             raise InputError(f"store {number}", f"there are {len(self.stores)}", "see api/stores")
         before = self.shown.get(number)
-        if before is not None and not check:
+        if before is not None and not check and before.is_here():
             return before
         async with self.reading.setdefault(number, asyncio.Lock()):
             before = self.shown.get(number)
@@ -158,7 +159,7 @@ class Api(Base):
     def whole(self, name: str, low: int, high: int, default: int | None = None) -> int:
         """A whole number of the query, low <= n < high."""
         text = self.text(name, None if default is None else str(default))
-        if not text.lstrip("-").isdecimal() or len(text) > 12 or not low <= int(text) < high:
+        if not re.fullmatch(r"-?[0-9]{1,10}", text) or not low <= int(text) < high:
             raise InputError(f"query {name}", f"is {text[:40]!r}", f"give a whole number from {low} to {high - 1}")
         return int(text)
 
@@ -176,7 +177,7 @@ class Api(Base):
         """``box=y0,y1,x0,x1`` of the query, inside an image; by default all of it."""
         text = self.text("box", f"0,{shape[0]},0,{shape[1]}")
         parts = text.split(",")
-        if len(parts) != 4 or not all(p.isdecimal() and len(p) < 10 for p in parts):
+        if len(parts) != 4 or not all(re.fullmatch(r"[0-9]{1,9}", p) for p in parts):
             raise InputError("query box", f"is {text[:60]!r}", "give y0,y1,x0,x1 in pixels")
         y0, y1, x0, x1 = map(int, parts)
         if not (0 <= y0 < y1 <= shape[0] and 0 <= x0 < x1 <= shape[1]):
@@ -188,7 +189,7 @@ class Api(Base):
         found: dict[str, int] = {}
         for part in filter(None, self.text("at", "").split(",")):
             name, _, value = part.partition(":")
-            if not value.isdecimal() or len(value) > 9:
+            if not re.fullmatch(r"[0-9]{1,9}", value):
                 raise InputError("query at", f"has {part[:40]!r}", "give dim:index, such as z:3")
             found[name] = int(value)
         for name, size in zip(drawn.dims, drawn.array.shape, strict=True):
@@ -211,6 +212,7 @@ class Api(Base):
         self.set_header("Content-Type", "application/octet-stream")
         self.set_header("X-Shape", ",".join(map(str, array.shape)))
         self.set_header("X-Dtype", str(array.dtype))
+        self.set_header("X-Ms", f"{self.request.request_time() * 1000:.1f}")
         for name, value in facts.items():
             self.set_header(f"X-{name.capitalize()}", str(value))
         self.finish(np.ascontiguousarray(array).tobytes())
@@ -274,17 +276,18 @@ class Image(Api):
         missing = ""
         if drawn.valid is not None:
             lacking = ~drawn.valid[at["z"]]
-            if drawn.sides != ("y", "x"):
-                lacking = np.repeat(lacking.any(), shape[0])
+            if drawn.sides != ("y", "x"):  # patches: all of the layer, or nothing
+                box = (0, len(lacking), 0, 0)
+                lacking = np.repeat(lacking.any(), len(lacking))
             lacking = lacking[box[0] : box[1]]
             edges = np.flatnonzero(np.diff(np.concatenate([[0], lacking.astype(np.int8), [0]])))
             missing = ";".join(f"{box[0] + a}-{box[0] + b}" for a, b in edges.reshape(-1, 2))
             if values.dtype.kind == "f" and lacking.any():
                 values = values.copy()
-                values[lacking[::step][: len(values)]] = np.nan
+                values[lacking[::step][: len(values)] if drawn.sides == ("y", "x") else slice(None)] = np.nan
         if kind == "jpeg":
             low, high = self.number("low"), self.number("high")
-            body = await self.thread(pixels.jpeg, values, low, high, self.text("root", "0") == "1")
+            body = await self.thread(pixels.jpeg, values, low, high, self.text("scale", "linear"))
             self.set_header("Content-Type", "image/jpeg")
             self.set_header("X-Shape", ",".join(map(str, values.shape)))
             self.set_header("X-Missing", missing)

@@ -8,7 +8,7 @@ const STOPS = {
   "blue–orange": ["#123a6b", "#2f6fae", "#7fb2d8", "#d3e4f0", "#f7f7f5", "#f7dcc0", "#ec9f5c", "#c2600f", "#71340a"],
 };
 export const NAMES = Object.keys(STOPS);
-export const NONE = [184, 184, 184]; // NaN: neutral grey, in no table but grey, where it is drawn hatched
+export const NONE = [184, 184, 184], NONE_IN_GREY = [173, 190, 214]; // NaN: neutral grey, bluish where the table is grey
 
 const kept = new Map();
 export function table(name) {
@@ -20,7 +20,8 @@ export function table(name) {
       const [r, g, b] = [0, 1, 2].map(c => Math.round(stops[low][c] * (1 - part) + stops[low + 1][c] * part));
       out[k] = (255 << 24) | (b << 16) | (g << 8) | r;
     }
-    out[256] = (255 << 24) | (NONE[2] << 16) | (NONE[1] << 8) | NONE[0];
+    const [r, g, b] = name === "grey" ? NONE_IN_GREY : NONE;
+    out[256] = (255 << 24) | (b << 16) | (g << 8) | r;
     kept.set(name, out);
   }
   return kept.get(name);
@@ -56,7 +57,7 @@ export function paintClasses(values, out, masks = []) {
   const first = v => { for (let k = 0; k < masks.length; k++) if (v & masks[k]) return k + 1; return 0; };
   for (let k = 0; k < values.length; k++) {
     const v = masks.length ? first(values[k]) : values[k];
-    out[k] = v === 0 ? (255 << 24) | 0xe9e6e4 : v < 0 ? table("grey")[256] : classColour(v);
+    out[k] = v === 0 ? (255 << 24) | 0xe9e6e4 : v < 0 ? table("viridis")[256] : classColour(v);
   }
 }
 const SAFE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#7a5fb0", "#8c6d31", "#5b8c5a"];

@@ -38,6 +38,7 @@ function draw() {
   const said = find(".said"), one = curves.cursor;
   find(".what").textContent = moving() === "time" ? "Counts over time" : "Rocking curve";
   find(".local").parentElement.hidden = !one?.u;
+  find(".fitted").parentElement.hidden = moving() === "time" || scanAxes().filter(name => axis(name).size > 1).length !== 1;
   if (!scanAxes().length) { said.textContent = "one frame per layer"; return; }
   if (!one && !curves.second) { said.textContent = "click into an image"; clear(); return; }
   if (one?.failed) { said.textContent = one.failed; clear(); return; }

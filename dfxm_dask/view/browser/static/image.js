@@ -1,12 +1,15 @@
 // An image on its scale in um: fetched binned for the screen, painted in the page, with marks above it.
 
-import { state, on, tell, axis, array, request, token, pixelOf, inside, short, unit, known } from "./state.js";
-import { paint, paintClasses, limits, drawKey, classCss, NAMES, disc } from "./colour.js";
+import { state, on, tell, axis, array, request, pixelOf, inside, short, unit } from "./state.js";
+import { paint, paintClasses, limits, drawKey, classCss, NAMES, table } from "./colour.js";
 
 const KEPT = 48, REST = 150; // images in memory; ms without motion after which the image is fetched in full
 const cache = new Map();
-const link = { slow: false }; // whether the last images took long: JPEG while moving then
-let frozen = 0;
+export const link = { slow: false }; // whether the last images took long on the way: JPEG while moving then
+function keep(key, made) {
+  cache.set(key, made);
+  while (cache.size > KEPT) cache.delete(cache.keys().next().value);
+}
 
 export function fitted(width, height) {
   const [x, y] = [axis("x"), axis("y")];
@@ -36,11 +39,12 @@ export class ImagePane {
     this.options = options;
     this.colours = options.colours ?? "viridis";
     this.manual = null;
+    this.automatic = new Map();
     this.got = null; this.busy = null; this.wanted = null; this.painted = null; this.timer = 0; this.failed = "";
     for (const name of NAMES) this.find(".colours").add(new Option(name));
     this.find(".colours").value = this.colours;
     this.find(".colours").onchange = e => { this.colours = e.target.value; this.repaint(); };
-    this.find(".auto").onclick = () => { this.manual = null; this.repaint(); };
+    this.find(".auto").onclick = () => { this.manual = null; this.automatic.clear(); if (this.got) this.got.limits = null; this.repaint(); };
     for (const end of [".low", ".high"]) this.find(end).onchange = () => this.typed();
     if (this.find(".scale")) this.find(".scale").onchange = () => this.repaint();
     this.gestures();
@@ -88,9 +92,10 @@ export class ImagePane {
     const source = this.source();
     if (!source) return null;
     const v = this.view();
-    if (source.sides[0] !== "y") return { url: `image/${state.store}/${source.name}?at=${source.at}`, source, box: null, step: 1 };
+    const wish = (url, more) => ({ url, key: `${state.store} ${state.catalogue.stamp} ${source.combined ? "both " : ""}${url}`, source, ...more });
+    if (source.sides[0] !== "y") return wish(`image/${state.store}/${source.name}?at=${source.at}`, { box: null, step: 1 });
     const step = this.step(v, quick), box = this.visible(v, step);
-    return box && { url: `image/${state.store}/${source.name}?at=${source.at}&box=${box}&step=${step}`, source, box, step };
+    return box && wish(`image/${state.store}/${source.name}?at=${source.at}&box=${box}&step=${step}`, { box, step });
   }
 
   // ---- fetching: one request in flight, the latest wish wins
@@ -104,8 +109,9 @@ export class ImagePane {
     this.pump(quick);
   }
   async pump(quick) {
-    while (this.wanted && this.got?.url !== this.wanted.url) {
-      const wish = this.wanted, key = state.catalogue.stamp + wish.url;
+    const there = () => this.got?.key === this.wanted.key && (!this.got.bitmap || quick);
+    while (this.wanted && !there()) {
+      const wish = this.wanted, key = wish.key;
       if (cache.has(key)) {
         const kept = cache.get(key);
         cache.delete(key); cache.set(key, kept);
@@ -113,40 +119,44 @@ export class ImagePane {
         break;
       }
       if (this.busy) {
-        if (!this.busy.quick && quick) this.busy.stop.abort();
+        if (this.busy.key !== key && !this.busy.quick && quick) this.busy.stop.abort();
+        this.busy.again = quick;
         return;
       }
-      this.busy = { quick, stop: new AbortController() };
+      this.busy = { quick, key, again: quick, stop: new AbortController() };
       try {
         this.take(wish, quick && link.slow && this.options.counts ? await this.picked(wish) : await this.fetched(wish, key));
       } catch (error) {
-        if (error.name !== "AbortError") { this.failed = error.message; this.options.failed?.(error); this.got = { url: wish.url }; this.draw(); }
+        if (error.name !== "AbortError") { this.failed = error.message; this.options.failed?.(error); this.got = { url: wish.url, key }; this.draw(); }
       }
+      quick = this.busy.again; // what was asked for meanwhile decides whether the next picture may be a JPEG
       this.busy = null;
     }
     if (this.got?.values) this.ahead();
   }
   async fetched(wish, key) {
     const begun = performance.now();
-    const made = await array(wish.url, { signal: this.busy?.stop.signal });
-    if (made.bytes > 2e5) link.slow = link.slow ? (performance.now() - begun) > 60 : (performance.now() - begun) > 150;
-    cache.set(key, made);
-    while (cache.size > KEPT) cache.delete(cache.keys().next().value);
+    let made = await array(wish.url, { signal: this.busy?.stop.signal });
+    const took = performance.now() - begun - made.server; // time on the way, without that of the server
+    if (made.bytes > 1e5) link.slow = took > (link.slow ? 60 : 150);
+    if (wish.source.combined) made = await wish.source.combined(wish, made);
+    keep(key, made);
     return made;
   }
   async picked(wish) {
     const [low, high] = this.ends();
-    const answer = await request(`${wish.url}&form=jpeg&low=${low}&high=${high}&root=${+(this.scale === "sqrt")}`, { signal: this.busy.stop.signal });
+    const answer = await request(`${wish.url}&form=jpeg&low=${low}&high=${high}&scale=${this.scale}`, { signal: this.busy.stop.signal });
     const shape = answer.headers.get("X-Shape").split(",").map(Number);
     const lacking = answer.headers.get("X-Missing") ?? "";
     return { bitmap: await createImageBitmap(await answer.blob()), shape, missing: lacking ? lacking.split(";") : [] };
   }
   ahead() { // the neighbours in the direction of motion
     const next = this.options.next?.();
-    if (!next || this.busy) return;
-    const url = this.got.url.replace(/at=[^&]*/, "at=" + next), key = state.catalogue.stamp + url;
+    if (!next || this.busy || this.early || link.slow) return;
+    const at = one => one.replace(/at=[^&]*/, "at=" + next), key = at(this.got.key);
     if (cache.has(key)) return;
-    array(url).then(made => { cache.set(key, made); while (cache.size > KEPT) cache.delete(cache.keys().next().value); }).catch(() => {});
+    this.early = true;
+    array(at(this.got.url)).then(made => keep(key, made)).catch(() => {}).finally(() => (this.early = false));
   }
   take(wish, made) {
     this.failed = "";
@@ -160,20 +170,31 @@ export class ImagePane {
     if (this.manual) return this.manual;
     const given = this.options.limits?.(this.got);
     if (given) return given;
-    if (!this.got?.values) return [0, 1];
+    if (!this.got?.values) return this.lately ?? [0, 1];
     if (this.got.limits) return this.got.limits;
+    const of = this.got.key.replace(/&box=.*/, ""); // once for an image: its colours stay while it is moved
+    if (this.automatic.has(of)) return (this.lately = this.got.limits = this.automatic.get(of));
     let [low, high] = limits(this.got.values);
     if (this.got.source.kind === "mask") [low, high] = [0, 1];
     if (/probability/.test(this.got.source.long_name)) [low, high] = [0, 1];
     if (low < 0 && high > 0 && -low > 0.02 * high && this.colours === "blue–orange") { const most = Math.max(-low, high); [low, high] = [-most, most]; }
-    return (this.got.limits = [low, high]);
+    this.automatic.set(of, [low, high]);
+    if (this.automatic.size > 500) this.automatic.clear();
+    return (this.lately = this.got.limits = [low, high]);
   }
   repaint() { this.painted = null; this.draw(); }
   canvasOf() {
     if (this.painted) return this.painted;
     const got = this.got, [rows, columns] = got.shape;
     const canvas = new OffscreenCanvas(columns, rows), context = canvas.getContext("2d");
-    if (got.bitmap) context.drawImage(got.bitmap, 0, 0);
+    if (got.bitmap) {
+      context.drawImage(got.bitmap, 0, 0);
+      if (this.colours !== "grey") { // the grey of the JPEG is the place in the colour table
+        const image = context.getImageData(0, 0, columns, rows), out = new Uint32Array(image.data.buffer), lut = table(this.colours);
+        for (let k = 0; k < out.length; k++) out[k] = lut[out[k] & 255];
+        context.putImageData(image, 0, 0);
+      }
+    }
     else {
       const image = context.createImageData(columns, rows), out = new Uint32Array(image.data.buffer);
       if (got.rgb) out.set(got.rgb);
@@ -188,24 +209,23 @@ export class ImagePane {
     let [y0, y1, x0, x1] = got.box ?? [0, y.size, 0, x.size];
     if (got.box) { y1 = y0 + got.shape[0] * got.step; x1 = x0 + got.shape[1] * got.step; }
     else { y1 = got.shape[0] * state.catalogue.patch; x1 = got.shape[1] * state.catalogue.patch; }
-    const a = this.toScreen({ x: x.first + (x0 - 0.5) * x.step, y: y.first + (y0 - 0.5) * y.step }, v);
-    const b = this.toScreen({ x: x.first + (x1 - 0.5) * x.step, y: y.first + (y1 - 0.5) * y.step }, v);
-    return [...a, b[0] - a[0], b[1] - a[1]];
+    const a = this.toScreen({ x: x.first + (x0 - 0.5) * x.step, y: y.first + (y0 - 0.5) * y.step }, v).map(Math.round);
+    const b = this.toScreen({ x: x.first + (x1 - 0.5) * x.step, y: y.first + (y1 - 0.5) * y.step }, v).map(Math.round);
+    return [...a, b[0] - a[0], b[1] - a[1]]; // whole screen pixels: at 1:1 every pixel of the store is one of the screen
   }
   draw() {
     const v = this.view(), context = this.picture.getContext("2d");
     context.clearRect(0, 0, v.w, v.h);
-    if (this.got?.shape) {
+    if (this.got?.shape && this.got.source) {
       const place = this.edges(this.got, v);
-      context.imageSmoothingEnabled = place[2] < this.got.shape[1] * 1.5;
+      context.imageSmoothingEnabled = Math.abs(place[2]) < this.got.shape[1] || Math.abs(place[3]) < this.got.shape[0];
       context.save();
       const whole = this.frameOn(v);
-      context.beginPath(); context.rect(...whole); context.clip();
+      context.beginPath(); context.rect(...whole.map(Math.round)); context.clip();
       context.drawImage(this.canvasOf(), ...place);
       this.hatch(context, v);
       context.restore();
     }
-    frozen++;
     this.picture.dataset.shown = this.got?.url ?? "";
     this.drawMarks(v);
     this.foot();
@@ -228,7 +248,7 @@ export class ImagePane {
     const shown = this.got?.source, [low, high] = this.ends();
     drawKey(this.find(".key"), this.colours, this.scale);
     this.find(".key").hidden = !shown || shown.kind === "flags" || shown.kind === "classes" || Boolean(this.got?.rgb);
-    const flags = Object.entries(shown?.flags ?? {}), present = this.got?.values && flags.length ? this.got.values.reduce((all, v) => all | v, 0) : 0;
+    const flags = Object.entries(shown?.flags ?? {}), present = this.got?.values && flags.length ? (this.got.present ??= this.got.values.reduce((all, v) => all | v, 0)) : 0;
     this.find(".legend").replaceChildren(...flags.flatMap(([name, mask], k) => {
       if (!(present & mask)) return [];
       const one = Object.assign(document.createElement("span"), { textContent: name.replaceAll("_", " ") });
@@ -237,7 +257,7 @@ export class ImagePane {
     }));
     const classes = shown?.kind === "flags" || shown?.kind === "classes";
     for (const one of [".low", ".high", ".auto", ".colours"]) this.find(one).hidden = classes || Boolean(this.got?.rgb);
-    this.find(".ends").textContent = !shown ? "" : this.got.rgb ? "hue: direction, saturation: size of the tilt" : this.find(".key").hidden ? "" : `${short(low)} to ${short(high)} ${unit(shown.units ?? "")}`;
+    this.find(".ends").textContent = !shown ? (this.source() ? "" : this.options.none ?? "") : this.got.rgb ? "hue: direction, saturation: size of the tilt" : this.find(".key").hidden ? "" : `${short(low)} to ${short(high)} ${unit(shown.units ?? "")}`;
     if (document.activeElement !== this.find(".low")) this.find(".low").value = short(low);
     if (document.activeElement !== this.find(".high")) this.find(".high").value = short(high);
     this.value(this.hover ?? state.cursor);
@@ -250,9 +270,11 @@ export class ImagePane {
     const [y0, , x0] = got.box ?? [0, 0, 0, 0], size = got.box ? got.step : state.catalogue.patch;
     const [i, j] = [Math.floor((p.row - y0) / size), Math.floor((p.column - x0) / size)];
     if (!inside(p) || i < 0 || j < 0 || i >= got.shape[0] || j >= got.shape[1]) { text.textContent = ""; return; }
+    if (got.missing.some(range => { const [r0, r1] = range.split("-").map(Number); return p.row >= r0 && p.row < r1; })) { text.textContent = `[${p.row}, ${p.column}]: not on disk yet`; return; }
     const value = got.values[i * got.shape[1] + j], flags = Object.entries(got.source.flags ?? {});
-    const words = flags.length ? flags.filter(([, mask]) => value & mask).map(([name]) => name).join(", ") || "none" : `${short(value, 6)} ${unit(got.source.units ?? "")}`;
-    text.textContent = `x ${short(at.x, 4)}, y ${short(at.y, 4)} ${unit(axis("x").units)} [${p.row}, ${p.column}]: ${words}${got.step > 1 && !flags.length ? ` (mean of ${got.step}²)` : ""}`;
+    const words = flags.length ? flags.filter(([, mask]) => value & mask).map(([name]) => name).join(", ") || "none" : `${Number.isInteger(value) ? value : short(value, 6)} ${unit(got.source.units ?? "")}`;
+    const also = got.second ? `, ${short(got.second[i * got.shape[1] + j], 6)} ${unit(got.source.units ?? "")}` : "";
+    text.textContent = `x ${short(at.x, 4)}, y ${short(at.y, 4)} ${unit(axis("x").units)} [${p.row}, ${p.column}]: ${words}${also}${got.step > 1 && !flags.length ? ` (${got.source.kind === "classes" ? "first" : "mean"} of ${got.step}²)` : ""}`;
     text.title = `row ${p.row}, column ${p.column}`;
   }
 
@@ -272,6 +294,7 @@ export class ImagePane {
         context.stroke();
       }
     };
+    this.options.above?.(context, v);
     if (state.second) cross(state.second, "#1769aa");
     if (state.cursor) cross(state.cursor, "#d4550f");
     scaleBar(context, v);
@@ -345,5 +368,3 @@ export function hatched(context, left, top, width, height) {
   context.restore();
 }
 export const forget = () => cache.clear();
-export const mixed = disc;
-export { classCss, known, token };

@@ -1,7 +1,7 @@
 // The page: which store, frame, map and place are shown; sliders, keys, and what changed on disk.
 
 import * as S from "./state.js";
-import { ImagePane, wholeFrame, zoomBy, forget } from "./image.js";
+import { ImagePane, wholeFrame, zoomBy, forget, link } from "./image.js";
 import { startCurve } from "./curve.js";
 import { startSections, navigator_ } from "./sections.js";
 import { startScene, show } from "./scene.js";
@@ -11,7 +11,7 @@ import { disc, limits, classCss } from "./colour.js";
 const { state, on, tell, axis, known } = S;
 const find = id => document.getElementById(id);
 const MOSAICITY = "(mosaicity)";
-let direction = { name: "", by: 1 }, playing = 0, tracks = null, outlined = null;
+let direction = { name: "", by: 1 }, playing = 0, tracks = null, outlined = null, wantedOutline = "", tilted = {};
 
 // ---- message line
 function message(text, bad = false) {
@@ -27,7 +27,7 @@ const counts = () => {
   return one && { ...one, sides: ["y", "x"], at: S.indexText(one.dims), kind: "map" };
 };
 function chosenMap() {
-  const one = known(state.variable === MOSAICITY ? `rocking/com_${S.scanAxes()[0]}` : state.variable);
+  const tilts = state.variable === MOSAICITY, one = known(tilts ? `rocking/com_${S.scanAxes()[0]}` : state.variable);
   if (!one) return null;
   const lattice = one.dims.includes("patch_y"), extra = one.dims.filter(d => !["y", "x", "z", "patch_y", "patch_x", ...S.scanAxes()].includes(d));
   const part = find("map").querySelector(".part"), sizes = extra.map(d => one.shape[one.dims.indexOf(d)]), total = sizes.reduce((a, b) => a * b, 1);
@@ -38,7 +38,7 @@ function chosenMap() {
   const k = +part.value || 0;
   extra.forEach((d, i) => (state.index[d] = Math.floor(k / sizes.slice(i + 1).reduce((a, b) => a * b, 1)) % sizes[i]));
   const classes = /int/.test(one.dtype) && one.group !== "raw" && !/count|number of/.test(one.long_name);
-  return { ...one, sides: lattice ? ["patch_y", "patch_x"] : ["y", "x"], at: S.indexText(one.dims), kind: one.kind === "flags" || classes ? "classes" : one.kind };
+  return { ...one, sides: lattice ? ["patch_y", "patch_x"] : ["y", "x"], at: S.indexText(one.dims), kind: one.kind === "flags" || classes ? "classes" : one.kind, combined: tilts ? mosaicity : null };
 }
 
 const frame = new ImagePane("frame", counts, {
@@ -57,7 +57,7 @@ const frame = new ImagePane("frame", counts, {
   drawing: L.drawing, drawn: L.drawn,
   below: (context, toScreen, v) => { outline(context, toScreen, v); L.drawBoxes(context, toScreen, v); drawTracks(context, toScreen, v); },
 });
-const map = new ImagePane("map", chosenMap, { failed, below: outline });
+const map = new ImagePane("map", chosenMap, { failed, below: outline, above: wheel, none: "no maps: run the recipe maps" });
 const take = map.take.bind(map);
 map.take = (wish, made) => { // derived pictures: P(weak) before and after training, and the tilt of two centres
   const asked = L.compare.mode;
@@ -68,20 +68,37 @@ map.take = (wish, made) => { // derived pictures: P(weak) before and after train
     if (asked < 3) made = { ...made, limits: [0, 1] };
   }
   take(wish, made);
-  if (state.variable === MOSAICITY) mosaicity(wish);
 };
-async function mosaicity(wish) {
-  if (map.got?.rgb || !map.got?.values) return;
-  const [a, b] = S.scanAxes(), second = await S.array(wish.url.replace(`com_${a}`, `com_${b}`));
-  if (map.got.url !== wish.url) return;
-  const first = map.got.values, rgb = new Uint32Array(first.length), middle = values => { const [low, high] = limits(values, 0.02, 0.98); return [(low + high) / 2, (high - low) / 2 || 1]; };
-  const [m1, r1] = middle(first), [m2, r2] = middle(second.values);
+async function mosaicity(wish, made) {
+  const [a, b] = S.scanAxes(), second = await S.array(wish.url.replace(`com_${a}`, `com_${b}`)), of = wish.key.replace(/&box=.*/, "");
+  const first = made.values, rgb = new Uint32Array(first.length), middle = values => { const [low, high] = limits(values, 0.02, 0.98); return [(low + high) / 2, (high - low) / 2 || 1]; };
+  if (tilted.of !== of) tilted = { of, ranges: [middle(first), middle(second.values)] };
+  const ranges = tilted.ranges, [[m1, r1], [m2, r2]] = ranges;
   for (let k = 0; k < first.length; k++) {
     const [r, g, bl] = Number.isFinite(first[k] + second.values[k]) ? disc((first[k] - m1) / r1, (second.values[k] - m2) / r2) : [184, 184, 184];
     rgb[k] = (255 << 24) | (bl << 16) | (g << 8) | r;
   }
-  map.got.rgb = rgb;
-  map.repaint();
+  return { ...made, rgb, second: second.values, ranges };
+}
+function wheel(context, v) { // the key of the mosaicity, with the range of both centres
+  if (!map.got?.rgb) return;
+  const r = Math.round(30 * v.ratio), image = new ImageData(2 * r, 2 * r), [a, b] = S.scanAxes();
+  context.font = `${10.5 * v.ratio}px system-ui, "DejaVu Sans", sans-serif`; context.textAlign = "left";
+  const said = (name, [middle, reach]) => `${name} ${S.short(middle, 3)} ± ${S.short(reach, 2)} ${S.unit(axis(name).units)}`;
+  const words = [`up: ${said(b, map.got.ranges[1])}`, `right: ${said(a, map.got.ranges[0])}`], wide = Math.max(...words.map(one => context.measureText(one).width));
+  const [x, y] = [v.w - wide - 10 * v.ratio, v.h - 2 * r - 22 * v.ratio];
+  for (let i = 0; i < 2 * r; i++) for (let j = 0; j < 2 * r; j++) {
+    const [p, q] = [(j - r + 0.5) / r, (r - i - 0.5) / r];
+    if (p * p + q * q <= 1) image.data.set([...disc(p, q), 255], 4 * (i * 2 * r + j));
+  }
+  const small = new OffscreenCanvas(2 * r, 2 * r);
+  small.getContext("2d").putImageData(image, 0, 0);
+  context.fillStyle = "rgba(255,255,255,.82)";
+  context.fillRect(x - 6 * v.ratio, y - 18 * v.ratio, wide + 16 * v.ratio, 2 * r + 36 * v.ratio);
+  context.drawImage(small, x + (wide - 2 * r) / 2, y);
+  context.fillStyle = "#1c2430";
+  context.fillText(words[0], x, y - 6 * v.ratio);
+  context.fillText(words[1], x, y + 2 * r + 13 * v.ratio);
 }
 function failed(error) {
   if (error.status === 410) gone(error.message);
@@ -91,16 +108,22 @@ function failed(error) {
 // ---- overlays
 async function readOutline() {
   const one = known(state.outline);
+  wantedOutline = "";
   if (!one) { outlined = null; tell("labels"); return; }
   if (one.kind === "lattice") {
     const url = `image/${state.store}/${one.name}?at=${S.indexText(one.dims)}`, key = state.catalogue.stamp + url;
-    if (outlined?.key !== key) outlined = { key, lattice: await S.array(url) };
-    tell("labels");
+    if (outlined?.key === key) return;
+    wantedOutline = key;
+    const lattice = await S.array(url);
+    if (wantedOutline === key) { outlined = { key, lattice }; tell("labels"); }
     return;
   }
   const at = S.indexText(one.dims), url = `image/${state.store}/${one.name}?at=${at}&step=${Math.max(1, 2 ** Math.floor(Math.log2(axis("x").size / 700)))}`, key = state.catalogue.stamp + url;
   if (outlined?.key === key) return;
-  const made = await S.array(url), step = +/step=(\d+)/.exec(url)[1], [rows, columns] = made.shape, sides = [];
+  wantedOutline = key;
+  const made = await S.array(url);
+  if (wantedOutline !== key) return; // another one was asked for meanwhile
+  const step = +/step=(\d+)/.exec(url)[1], [rows, columns] = made.shape, sides = [];
   const set = (i, j) => i >= 0 && j >= 0 && i < rows && j < columns && made.values[i * columns + j] >= 0.5;
   for (let i = 0; i <= rows; i++) for (let j = 0; j <= columns; j++) {
     if (set(i, j) !== set(i - 1, j)) sides.push(i, j, i, j + 1);
@@ -188,7 +211,7 @@ function play() {
   find("play").classList.add("on");
   playing = setInterval(() => {
     const name = S.moving();
-    if (name && frame.got?.url === frame.wanted?.url) move(name, ((state.index[name] ?? 0) + 1) % axis(name).size);
+    if (name && frame.got?.key === frame.wanted?.key) move(name, ((state.index[name] ?? 0) + 1) % axis(name).size);
   }, 120);
 }
 
@@ -226,7 +249,9 @@ function facts() {
 async function open(first = false) {
   const before = state.catalogue;
   state.catalogue = await S.json(`catalogue/${state.store}`);
-  if (before && before.identity !== state.catalogue.identity) message(`${state.catalogue.name} was overwritten: this page shows the new scan.`);
+  const anew = before && before.identity !== state.catalogue.identity;
+  if (anew) { message(`${state.catalogue.name} was overwritten: this page shows the new scan.`); Object.assign(state, { centre: null, zoom: 0, second: null }); }
+  document.body.classList.toggle("nocounts", !known("raw/counts"));
   document.title = `${state.catalogue.name} – dfxm_dask`;
   find("title").textContent = state.catalogue.title;
   const scan = S.scanAxes();
@@ -234,7 +259,9 @@ async function open(first = false) {
   if (first) {
     const given = S.readAddress();
     if (!state.variable && given.get("var") === MOSAICITY) state.variable = MOSAICITY;
-    if (!state.cursor) state.cursor = { x: S.valueAt("x", Math.floor(axis("x").size / 2)), y: S.valueAt("y", Math.floor(axis("y").size / 2)) };
+  }
+  if (first || anew) {
+    if (!state.cursor || !S.inside(S.pixelOf(state.cursor))) state.cursor = { x: S.valueAt("x", Math.floor(axis("x").size / 2)), y: S.valueAt("y", Math.floor(axis("y").size / 2)) };
   }
   map.colours = map.find(".colours").value;
   variables(); sliders(); facts();
@@ -253,6 +280,7 @@ async function watch() {
     if (find("message").className === "bad") message("");
   } catch (error) {
     if (error.status === 410) gone(error.message);
+    else if (error.status === 400 || error.status === 500) message(error.message, true);
     else if (error.status === 403) message(`${error.message}: start dfxm-dask view again and use its new address.`, true);
     else message("The server does not answer. Is dfxm-dask view still running?", true);
   }
@@ -261,10 +289,14 @@ async function watch() {
 
 // ---- copies
 const python = () => {
-  const c = state.catalogue, at = ["z", ...S.scanAxes()].filter(name => axis(name)).map(name => `${name}=${Number(S.valueAt(name, state.index[name] ?? 0).toPrecision(9))}`).join(", ");
-  const [group, name] = (state.variable === MOSAICITY ? "raw/counts" : state.variable).split("/");
-  const more = name ? `\n${name} = scan["${group}"]["${name}"].sel(z=${Number(S.valueAt("z", state.index.z ?? 0).toPrecision(9))}, method="nearest")` : "";
-  return `import dfxm_dask\nscan = dfxm_dask.open_scan(${JSON.stringify(c.path)}, chunks=None)\nframe = scan["raw"].counts.sel(${at}, method="nearest")${more}`;
+  const c = state.catalogue, part = c.problems.length ? ", allow_partial=True" : "";
+  const line = (word, name) => {
+    const one = known(name), free = one.dims.filter(d => !["y", "x", "patch_y", "patch_x"].includes(d)), [group, own] = name.split("/");
+    const near = free.filter(d => axis(d)).map(d => `${d}=${Number(S.valueAt(d, state.index[d] ?? 0).toPrecision(9))}`), other = free.filter(d => !axis(d)).map(d => `${d}=${state.index[d] ?? 0}`);
+    return `${word} = scan["${group}"]["${own}"]${near.length ? `.sel(${near.join(", ")}, method="nearest")` : ""}${other.length ? `.isel(${other.join(", ")})` : ""}`;
+  };
+  const maps = state.variable === MOSAICITY ? S.scanAxes().map(name => `rocking/com_${name}`) : [state.variable];
+  return [`import dfxm_dask`, `scan = dfxm_dask.open_scan(${JSON.stringify(c.path)}, chunks=None${part})`, ...(known("raw/counts") ? [line("frame", "raw/counts")] : []), ...maps.filter(known).map(name => line(maps.length > 1 ? name.split("/")[1] : "image", name))].join("\n") + "\n";
 };
 
 // ---- keys
@@ -293,6 +325,7 @@ function tab(name) {
   for (const one of document.querySelectorAll(".tab")) one.classList.toggle("on", one.id === name);
   for (const one of document.querySelectorAll("[data-tab]")) one.classList.toggle("on", one.dataset.tab === name);
   document.querySelector("#more .said").textContent = "";
+  find("ofmap").parentElement.hidden = name !== "zx";
   tell("tab", "section");
 }
 
@@ -316,6 +349,15 @@ async function start() {
   find("help").onclick = () => find("keys").showModal();
   for (const button of document.querySelectorAll("[data-tab]")) button.onclick = () => tab(button.dataset.tab);
   document.addEventListener("keydown", key);
+  window.addEventListener("hashchange", () => { // another address in this tab
+    const given = new URLSearchParams(location.hash.slice(1));
+    if (given.has("token") || (given.get("store") ?? stores[0].name) !== state.catalogue.name) { location.reload(); return; }
+    Object.assign(state, { centre: null, zoom: 0, second: null });
+    S.readAddress();
+    variables(); showIndex();
+    tell("index", "z", "cursor", "view", "variable");
+    readOutline();
+  });
 
   on("index", words => {
     showIndex();
@@ -337,4 +379,4 @@ async function start() {
 }
 start().catch(error => message(error.status === 403 ? `${error.message}: open the address that dfxm-dask view printed.` : error.message, true));
 
-window.dfxm = { state, move, tell, frame, map, show, tab, S, python }; // for the console and for tests
+window.dfxm = { state, move, tell, frame, map, show, tab, S, python, link }; // for the console and for tests

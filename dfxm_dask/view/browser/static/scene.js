@@ -100,9 +100,13 @@ function draw() {
   context.putImageData(image, 0, 0);
   canvas.dataset.ms = (performance.now() - begun).toFixed(1);
   context.font = `${11 * ratio}px system-ui, "DejaVu Sans", sans-serif`; context.fillStyle = "#1c2430"; context.textAlign = "center";
-  for (const [k, name] of [[1, "x"], [2, "y"], [4, "z"]]) {
-    const [a, b] = [project(corner(0)), project(corner(k))], length = scene.high["xyz".indexOf(name)] - scene.low["xyz".indexOf(name)];
-    context.fillText(`${name} ${short(length, 3)} ${unit(axis("x").units)}`, (a[0] + b[0]) / 2 + 8 * ratio, (a[1] + b[1]) / 2 + 13 * ratio);
+  const [mx, my] = project(scene.low.map((v, k) => (v + scene.high[k]) / 2));
+  for (const [k, name] of [[1, "x"], [2, "y"], [4, "z"]]) { // beside the edge that is farthest from the middle of the picture
+    const length = scene.high["xyz".indexOf(name)] - scene.low["xyz".indexOf(name)];
+    const middles = [0, 1, 2, 3, 4, 5, 6, 7].filter(c => !(c & k)).map(c => [project(corner(c)), project(corner(c | k))]).map(([a, b]) => [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2]);
+    const away = ([u, v]) => Math.hypot(u - mx, v - my) + (v > my ? 1e-3 : 0), [u, v] = middles.sort((a, b) => away(b) - away(a))[0], far = away([u, v]) || 1;
+    const text = `${name} ${short(length, 3)} ${unit(axis("x").units)}`, half = context.measureText(text).width / 2;
+    context.fillText(text, Math.min(w - half, Math.max(half, u + (u - mx) / far * (half + 5 * ratio))), v + (v - my) / far * 12 * ratio + 4 * ratio);
   }
   const said = document.querySelector("#more .said"), n = scene.planes.length;
   said.textContent = !n && !scene.count ? "no boundaries: run weak_beam_volume" : `${n} ${n === 1 ? "plane" : "planes"}, ${scene.lines.length} lines, ${scene.drawn} points`;

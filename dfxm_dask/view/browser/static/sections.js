@@ -1,7 +1,7 @@
 // Sections through the cursor (z–x, scan–x), and the navigator: mean counts of all frames as z against frame.
 
 import { state, on, tell, array, axis, scanAxes, moving, valueAt, pixelOf, inside, unit, short, frameIndex, known } from "./state.js";
-import { paint, limits } from "./colour.js";
+import { paint, paintClasses, limits } from "./colour.js";
 import { sized, hatched } from "./image.js";
 
 class Section {
@@ -14,16 +14,16 @@ class Section {
     this.got = null; this.busy = false; this.again = false;
     this.marks.onclick = event => this.clicked(event);
     new ResizeObserver(() => this.update()).observe(this.root);
-    on("cursor index catalogue section", () => this.update());
+    on("cursor index catalogue section variable", () => this.update());
   }
   get name() { // counts, or the chosen map where it has this dim
     const one = known(state.variable);
-    return this.rows() === "z" && one && one.kind !== "lattice" && one.name !== "raw/counts" && document.getElementById("map").dataset.section === "map" ? one.name : "raw/counts";
+    return this.rows() === "z" && one && one.kind !== "lattice" && one.name !== "raw/counts" && (document.getElementById("ofmap").checked || !known("raw/counts")) ? one.name : "raw/counts";
   }
   async update() {
     if (!this.root.classList.contains("on") || !state.catalogue) return;
     const rows = this.rows();
-    if (!rows) { this.got = { failed: this.none }; this.draw(); return; }
+    if (!rows || !known(this.name)) { this.got = { failed: this.none }; this.draw(); return; }
     if (!state.cursor || !inside(pixelOf(state.cursor))) { this.got = null; this.draw(); return; }
     if (this.busy) { this.again = true; return; }
     this.busy = true;
@@ -46,7 +46,9 @@ class Section {
     if (!this.got?.values) { context.fillText(this.got?.failed ?? "click into an image", 8 * ratio, 18 * ratio); return; }
     const [rows, columns] = this.got.shape, image = new ImageData(columns, rows);
     const [low, high] = limits(this.got.values, 0.005, 0.995);
-    paint(this.got.values, low, high, this.name === "raw/counts" ? "sqrt" : "linear", this.name === "raw/counts" ? "grey" : "viridis", new Uint32Array(image.data.buffer));
+    const out = new Uint32Array(image.data.buffer), one = known(this.name), counts = one.name === "raw/counts";
+    if (/int/.test(one.dtype) && one.group !== "raw") paintClasses(this.got.values, out, Object.values(one.flags));
+    else paint(this.got.values, low, high, counts ? "sqrt" : "linear", counts ? "grey" : "viridis", out);
     const small = new OffscreenCanvas(columns, rows);
     small.getContext("2d").putImageData(image, 0, 0);
     const room = this.room(w, h, ratio);
@@ -55,7 +57,7 @@ class Section {
     for (const k of this.got.missing) hatched(context, room[0], room[1] + +k * room[3] / rows, room[2], room[3] / rows);
     const a = axis(this.got.rows), x = axis("x");
     context.textAlign = "left";
-    const span = (name, one) => `${name} ${short(valueAt(name, 0), 4)} to ${short(valueAt(name, one.size - 1), 4)} ${unit(one.units)}`;
+    const span = (name, one) => `${name} ${short(valueAt(name, 0), 4)} to ${short(valueAt(name, one.size - 1), 4)} ${unit(one.units)}${one.even ? "" : ", uneven"}`;
     context.fillText(`right: ${span("x", x)};  down: ${span(this.got.rows, a)};  y = ${short(state.cursor.y, 4)} ${unit(axis("y").units)}`, room[0], room[1] + room[3] + 14 * ratio);
     over.strokeStyle = "#d4550f"; over.lineWidth = 1.2 * ratio; over.beginPath();
     const sx = room[0] + (pixelOf(state.cursor).column + 0.5) / x.size * room[2], sy = room[1] + ((state.index[this.got.rows] ?? 0) + 0.5) / a.size * room[3];
@@ -83,6 +85,8 @@ class Section {
 export const navigator_ = { mean: null, limits: null };
 async function readNavigator() {
   const canvas = document.querySelector("#navigator .picture");
+  navigator_.mean = navigator_.limits = null;
+  if (!known("raw/counts")) return;
   try {
     const made = await array(`navigator/${state.store}`);
     const [nz, frames] = made.shape;
@@ -117,7 +121,7 @@ function drawNavigator() {
   for (let k = 0; k < nz; k++) if (!Number.isFinite(navigator_.mean[k * frames])) hatched(context, room[0], room[1] + k * room[3] / nz, room[2], room[3] / nz);
   context.font = `${11 * ratio}px system-ui, "DejaVu Sans", sans-serif`; context.fillStyle = "#5c6775"; context.textAlign = "center";
   const name = scanAxes().length > 1 ? "frame" : moving() ?? "frame", one = axis(name);
-  context.fillText(one ? `${name} ${short(valueAt(name, 0), 4)} to ${short(valueAt(name, one.size - 1), 4)} ${unit(one.units)}` : `frames 0 to ${frames - 1}`, room[0] + room[2] / 2, h - 4 * ratio);
+  context.fillText(one ? `${name} ${short(valueAt(name, 0), 4)} to ${short(valueAt(name, one.size - 1), 4)} ${unit(one.units)}${one.even ? "" : ", uneven"}` : `frames 0 to ${frames - 1}`, room[0] + room[2] / 2, h - 4 * ratio);
   context.save(); context.translate(13 * ratio, room[1] + room[3] / 2); context.rotate(-Math.PI / 2);
   if (axis("z")) context.fillText(`z ${short(valueAt("z", 0), 4)} to ${short(valueAt("z", nz - 1), 4)} ${unit(axis("z").units)}`, 0, 0);
   context.restore();
@@ -145,6 +149,7 @@ export function startSections() {
   marks.onpointerdown = event => { down = true; marks.setPointerCapture(event.pointerId); chosen(event); };
   marks.onpointermove = event => down && chosen(event);
   marks.onpointerup = () => (down = false);
+  document.getElementById("ofmap").onchange = () => tell("section");
   on("catalogue", readNavigator);
   on("index", drawNavigator);
   new ResizeObserver(drawNavigator).observe(marks.parentElement);

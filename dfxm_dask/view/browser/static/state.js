@@ -54,7 +54,8 @@ export async function array(path, options) {
   const body = await answer.arrayBuffer();
   const shape = answer.headers.get("X-Shape").split(",").map(Number);
   const lacking = answer.headers.get("X-Missing") ?? "";
-  return { values: new TYPES[answer.headers.get("X-Dtype")](body), shape, missing: lacking ? lacking.split(";") : [], bytes: body.byteLength };
+  const server = +(answer.headers.get("X-Ms") ?? 0);
+  return { values: new TYPES[answer.headers.get("X-Dtype")](body), shape, missing: lacking ? lacking.split(";") : [], bytes: body.byteLength, server };
 }
 
 // ---- axes in physical values
