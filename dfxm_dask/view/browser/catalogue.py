@@ -93,13 +93,11 @@ def stamp_of(store: Path) -> tuple[str, str]:
                 except FileNotFoundError:
                     continue
                 parts.append((str(path), state.st_ino, state.st_mtime_ns, state.st_size))
-        with open(store / "raw" / ".ledger" / "ingest.jsonl", "rb") as file:
-            first = file.readline()
-    except FileNotFoundError as error:
-        if not (store / "zarr.json").exists():
-            raise StoreError(f"store {store.name}", "is gone", "close this page, or restore the store") from None
-        first = str(error).encode()
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16], hashlib.sha256(first).hexdigest()[:16]
+        begun = sorted((store / "raw" / ".ledger").glob("*.jsonl"))[:1]  # ingest; of a set, join
+        first = [one.read_bytes().partition(b"\n")[0] for one in begun]
+    except FileNotFoundError:
+        raise StoreError(f"store {store.name}", "is gone", "close this page, or restore the store") from None
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16], hashlib.sha256(repr(first).encode()).hexdigest()[:16]
 
 
 def current(path: Path, before: Shown | None = None) -> Shown:

@@ -73,6 +73,13 @@ _memory = threading.local()
 
 
 @njit(cache=True, nogil=True)
+def _add_bins(row, start, stop, first, step, out):
+    """Add pixels start to stop of a row to their bins; ``first``: place of the row in the box."""
+    for k in range(start, stop):
+        out[(first + k) // step] += row[k]
+
+
+@njit(cache=True, nogil=True)
 def _add_counts(chunk, top, left, y0, y1, x0, x1, step, sums):
     """Add the pixels of a chunk inside a box to the sums of their bins; ``top``, ``left``: first pixel of the chunk."""
     first_y, last_y = max(top, y0), min(top + chunk.shape[0], y1)
@@ -80,7 +87,7 @@ def _add_counts(chunk, top, left, y0, y1, x0, x1, step, sums):
     width = last_x - first_x
     if width <= 0:
         return
-    row = np.empty(width, np.uint32)
+    row = np.empty(width, sums.dtype)
     y = first_y
     while y < last_y:
         i = (y - y0) // step
@@ -94,16 +101,25 @@ def _add_counts(chunk, top, left, y0, y1, x0, x1, step, sums):
             for k in range(width):
                 row[k] += line[k]
             y += 1
-        x = first_x
         out = sums[i]
-        while x < last_x:
-            j = (x - x0) // step
-            stop = min(x0 + (j + 1) * step, last_x)
-            total = np.uint32(0)
-            for k in range(x - first_x, stop - first_x):
-                total += row[k]
-            out[j] += total
-            x = stop
+        x = first_x + min((x0 - first_x) % step, width)  # whole bins begin here
+        _add_bins(row, 0, x - first_x, first_x - x0, step, out)
+        j, whole = (x - x0) // step, (last_x - x) // step
+        k = x - first_x
+        if step == 2:
+            for b in range(whole):
+                out[j + b] += row[k + 2 * b] + row[k + 2 * b + 1]
+        elif step == 4:
+            for b in range(whole):
+                at = k + 4 * b
+                out[j + b] += row[at] + row[at + 1] + row[at + 2] + row[at + 3]
+        else:
+            for b in range(whole):
+                total = out[j + b]
+                for n in range(k + step * b, k + step * (b + 1)):
+                    total += row[n]
+                out[j + b] = total
+        _add_bins(row, k + step * whole, width, first_x - x0, step, out)
 
 
 @njit(cache=True, nogil=True)

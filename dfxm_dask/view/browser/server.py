@@ -129,12 +129,12 @@ class Unknown(Base):
         raise HTTPError(404, reason="There is nothing here")
 
 
-class Files(StaticFileHandler):
+class Files(Base, StaticFileHandler):
     """Scripts and style sheets of the page."""
 
-    def set_default_headers(self) -> None:
-        for name, value in HEADERS.items():
-            self.set_header(name, value)
+    def initialize(self, session: Session, path: str) -> None:  # type: ignore[override]
+        Base.initialize(self, session)
+        StaticFileHandler.initialize(self, path)
 
     def set_extra_headers(self, path: str) -> None:
         self.set_header("Cache-Control", "no-cache")
@@ -422,7 +422,7 @@ def application(session: Session) -> Application:
         (r".*/api/preview/(\d{1,4})", Preview, given),
         (r".*/api/labels/(\d{1,4})", Labels, given),
         (r".*/api/job", Job, given),
-        (r".*/static/((?:vendor/)?[A-Za-z0-9_.]+)", Files, {"path": str(STATIC)}),
+        (r".*/static/((?:vendor/)?[A-Za-z0-9_.]+)", Files, {**given, "path": str(STATIC)}),
         (r".*/", Page, given),
     ]
     return Application(
