@@ -6,8 +6,8 @@ import { sized } from "./image.js";
 
 const root = () => document.getElementById("curve");
 const find = one => root().querySelector(one);
-const asked = { cursor: 0, second: 0 };
-let plot = null, curves = { cursor: null, second: null }, busy = false, again = false;
+export const curves = { cursor: null, second: null };
+let plot = null, shown = [], busy = false, again = false;
 
 function box(at, size) {
   const p = pixelOf(at), half = Math.floor(size / 2);
@@ -23,9 +23,9 @@ async function update() {
     for (const which of ["cursor", "second"]) {
       const at = state[which];
       if (!at || !inside(pixelOf(at))) { curves[which] = null; continue; }
-      const url = `curve/${state.store}?z=${state.index.z ?? 0}&box=${box(at, +find(".size").value)}&fit=${+find(".fitted").checked}`;
+      const place = String(box(at, +find(".size").value)), url = `curve/${state.store}?z=${state.index.z ?? 0}&box=${place}&fit=${+find(".fitted").checked}`;
       if (curves[which]?.url === state.catalogue.stamp + url) continue;
-      try { curves[which] = { ...(await json(url)), url: state.catalogue.stamp + url }; }
+      try { curves[which] = { ...(await json(url)), url: state.catalogue.stamp + url, at: place }; }
       catch (error) { curves[which] = { counts: [], failed: error.message }; }
     }
   } while (again);
@@ -61,6 +61,10 @@ function clear() { plot?.destroy(); plot = null; find(".plot").replaceChildren()
 function drawLine() {
   const name = moving(), n = axis(name).size, local = find(".local").checked && curves.cursor?.u;
   const x = local ? curves.cursor.u : Array.from({ length: n }, (_, k) => valueAt(name, k));
+  const place = find(".plot"), size = { width: place.clientWidth, height: place.clientHeight };
+  const now = [curves.cursor, curves.second, Boolean(local), find(".fitted").checked, size.width, size.height, name];
+  if (plot && now.every((one, k) => one === shown[k])) { plot.redraw(false); return; } // only the shown frame has changed
+  shown = now;
   const model = !local && find(".fitted").checked ? curves.cursor?.model : null;
   // One common axis for uPlot: positions of the frames and of the fit, with gaps.
   const columns = [[x, curves.cursor?.counts, "counts"], ...(curves.second ? [[x, curves.second.counts, "second"]] : []), ...(model ? [[model.position, model.counts, "fit"]] : [])];
@@ -69,7 +73,6 @@ function drawLine() {
     return [order.map(k => at[k]), order.map(k => values?.[k] ?? null)];
   });
   const data = uPlot.join(tables, tables.map(() => [2]));
-  const place = find(".plot"), size = { width: place.clientWidth, height: place.clientHeight };
   const points = { show: true, size: 5 }, colours = { counts: "#d4550f", second: "#1769aa", fit: "#555" };
   const label = local ? "u (half widths from the local peak)" : `${name} (${unit(axis(name).units)})`;
   const options = {
@@ -80,8 +83,8 @@ function drawLine() {
   };
   clear();
   plot = new uPlot(options, data, place);
-  plot.over.addEventListener("click", () => {
-    const at = plot.posToVal(plot.cursor.left, "x");
+  plot.over.addEventListener("click", event => {
+    const at = plot.posToVal(event.offsetX, "x");
     let best = 0;
     for (let k = 1; k < n; k++) if (Math.abs(x[k] - at) < Math.abs(x[best] - at)) best = k;
     state.index[name] = best;
@@ -148,4 +151,3 @@ export function startCurve() {
   find(".local").onchange = draw;
   new ResizeObserver(() => draw()).observe(find(".plot"));
 }
-export const curveState = () => ({ curves, asked });

@@ -138,7 +138,7 @@ export class ImagePane {
     const begun = performance.now();
     let made = await array(wish.url, { signal: this.busy?.stop.signal });
     const took = performance.now() - begun - made.server; // time on the way, without that of the server
-    if (made.bytes > 1e5) link.slow = took > (link.slow ? 60 : 150);
+    if (made.bytes > 1e5 && !link.fixed) link.slow = took > (link.slow ? 60 : 150);
     if (wish.source.combined) made = await wish.source.combined(wish, made);
     keep(key, made);
     return made;

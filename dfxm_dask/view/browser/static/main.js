@@ -2,8 +2,8 @@
 
 import * as S from "./state.js";
 import { ImagePane, wholeFrame, zoomBy, forget, link } from "./image.js";
-import { startCurve } from "./curve.js";
-import { startSections, navigator_ } from "./sections.js";
+import { startCurve, curves } from "./curve.js";
+import { startSections, navigator_, sections } from "./sections.js";
 import { startScene, show } from "./scene.js";
 import * as L from "./labels.js";
 import { disc, limits, classCss } from "./colour.js";
@@ -379,4 +379,4 @@ async function start() {
 }
 start().catch(error => message(error.status === 403 ? `${error.message}: open the address that dfxm-dask view printed.` : error.message, true));
 
-window.dfxm = { state, move, tell, frame, map, show, tab, S, python, link }; // for the console and for tests
+window.dfxm = { state, move, tell, frame, map, show, tab, S, python, link, curves, sections, navigator_ }; // for the console and for tests

@@ -82,6 +82,7 @@ class Section {
   }
 }
 
+export const sections = {};
 export const navigator_ = { mean: null, limits: null };
 async function readNavigator() {
   const canvas = document.querySelector("#navigator .picture");
@@ -142,8 +143,8 @@ function chosen(event) {
 }
 
 export function startSections() {
-  new Section("zx", () => (axis("z")?.size > 1 ? "z" : null), "the scan has one layer");
-  new Section("sx", moving, "one frame per layer");
+  sections.zx = new Section("zx", () => (axis("z")?.size > 1 ? "z" : null), "the scan has one layer");
+  sections.sx = new Section("sx", moving, "one frame per layer");
   const marks = document.querySelector("#navigator .marks");
   let down = false;
   marks.onpointerdown = event => { down = true; marks.setPointerCapture(event.pointerId); chosen(event); };
