@@ -111,8 +111,9 @@ class Jobs:
 
     def _follow(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self.lines.append(line.rstrip("\n")[:400])
+        with process.stdout:
+            for line in process.stdout:
+                self.lines.append(line.rstrip("\n")[:400])
         code = process.wait()
         with self.lock:
             self.state |= {"running": False, "code": code, "seconds": time.monotonic() - self.started}

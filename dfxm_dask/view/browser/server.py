@@ -34,6 +34,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",  # errors too: a browser keeps the answer 410 otherwise
 }
 MOST_BODY = 4 * 2**20
 THREADS = 3
@@ -148,7 +149,6 @@ class Api(Base):
         given = self.request.headers.get("X-Dfxm-Token", "")
         if not hmac.compare_digest(given.encode(), self.session.token.encode()):
             raise HTTPError(403, reason="The token is missing or wrong")
-        self.set_header("Cache-Control", "no-store")
 
     def text(self, name: str, default: str | None = None) -> str:
         values = self.get_query_arguments(name)

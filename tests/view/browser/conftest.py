@@ -129,6 +129,8 @@ class Served:
         return f"http://localhost:{self.port}/#token={TOKEN}"
 
     def close(self) -> None:
+        if not self.thread.is_alive():
+            return
         self.loop.call_soon_threadsafe(self.done.set)
         self.thread.join(30)
         self.session.jobs.close()

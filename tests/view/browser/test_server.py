@@ -190,6 +190,7 @@ def test_stores__deleted_and_damaged_ones_are_said(
     for path in ("image/0/raw/counts", "version/0", "catalogue/0", "curve/0?z=0", "labels/0"):
         answer = ask(port, f"/api/{path}")
         assert answer[0] == 410
+        assert answer[1]["Cache-Control"] == "no-store"
         assert "is gone" in error_of(answer)
 
 

@@ -72,7 +72,7 @@ function drawLine() {
     const order = [...at.keys()].sort((a, b) => at[a] - at[b]);
     return [order.map(k => at[k]), order.map(k => values?.[k] ?? null)];
   });
-  const data = uPlot.join(tables, tables.map(() => [2]));
+  const data = (curves.data = uPlot.join(tables, tables.map(() => [2])));
   const points = { show: true, size: 5 }, colours = { counts: "#d4550f", second: "#1769aa", fit: "#555" };
   const label = local ? "u (half widths from the local peak)" : `${name} (${unit(axis(name).units)})`;
   const options = {

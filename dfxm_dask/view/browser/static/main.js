@@ -277,7 +277,7 @@ async function watch() {
   try {
     const now = await S.json(`version/${state.store}`);
     if (now.stamp !== state.catalogue.stamp) { await open(); }
-    if (find("message").className === "bad") message("");
+    if (find("message").className === "bad") { message(""); for (const pane of [frame, map]) if (pane.failed) { pane.got = null; pane.update(); } }
   } catch (error) {
     if (error.status === 410) gone(error.message);
     else if (error.status === 400 || error.status === 500) message(error.message, true);
