@@ -21,7 +21,7 @@ from dfxm_dask.cli.options import FILE
 def view(
     stores: tuple[Path, ...], at: str | None, port: int, socket: Path | None, allow_host: tuple[str, ...], no_open: bool
 ) -> None:
-    """Show STORES in the browser: frames, maps, curves, boundaries and labels.
+    """Show STORES in the browser: frames, maps, curves, labels.
 
     The page reads only what it shows, from stores of any size. Its address, with a token, is the first line of output.
     The server listens on this machine alone and ends with Ctrl-C. From another machine, forward the port:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import dfxm_dask
+from dfxm_dask.errors import FramesApartWarning
 from dfxm_dask.view.browser.jobs import weights_path, with_weights
 from dfxm_dask.view.browser.labels import labels_path
 from tests.stores import raw_store
@@ -103,14 +104,22 @@ def test_labels__two_pages_do_not_overwrite_each_other(page: Show, store: Path, 
 
 
 def test_copies__regions_and_roi_are_those_of_the_package(page: Show, store: Path) -> None:
-    tab = page(store, at="&z=-7700")
+    tab = page(store, at="&z=-7700&phi=0.29")
+    brightest = tab.wait("(m => m && m.indexOf(Math.max(...m.slice(0, 5))))(dfxm.navigator_.mean)")
+    assert 0 < brightest < 4
     tab.key("l")
-    box(tab, 0, 64, 0, 64)
-    label(tab, "w", 1)
+    for count, (column, key) in enumerate(((0, "w"), (64, "s"), (128, "w"))):
+        box(tab, 0, 64, column, column + 64)
+        label(tab, key, count + 1)
+        tab.key("ArrowRight")
+        tab.key("ArrowRight")
     tab.js("document.getElementById('regions').click()")
     text = tab.wait("(t => t.includes('gram_schmidt') && t)(document.getElementById('output').textContent)")
     step = yaml.safe_load(text[text.index("- gram_schmidt") :])[0]["gram_schmidt"]
-    dfxm_dask.gram_schmidt(dfxm_dask.open_scan(store)["raw"].to_dataset(), **step)  # its parameters accept them
+    assert [one["name"] for one in step["regions"]] == ["weak_minus", "strong", "weak_plus"]
+    tree = dfxm_dask.open_scan(store)
+    with pytest.warns(FramesApartWarning):  # the readback of the test jitters
+        dfxm_dask.gram_schmidt(tree["raw"].to_dataset().merge(tree["beams"].to_dataset()), **step)  # it accepts them
     tab.js("document.getElementById('roi').click()")
     text = tab.wait("(t => t.includes('--roi') && t)(document.getElementById('output').textContent)")
     assert text.endswith("--roi 0:128,0:192")

@@ -1,5 +1,7 @@
 // Boxes of weak and strong beam, the patch that the network is least sure of, training, and the map before and after.
 
+import * as S from "./state.js";
+import { navigator_ } from "./sections.js";
 import { state, on, tell, json, post, array, axis, scanAxes, valueAt, nearest, known, pixelOf, frameIndex, short } from "./state.js";
 
 const find = id => document.getElementById(id);
@@ -124,7 +126,10 @@ export { copy };
 function regions() {
   const boxes = entries.filter(one => one.box && (one.class === "weak" || one.class === "strong") && nearest("z", one.z) === (state.index.z ?? 0));
   if (!boxes.length) { warn("There is no box of weak or strong beam on this layer."); return; }
-  const rows = boxes.map(one => `    - {name: ${one.class}, box: [${one.box.join(", ")}], unit: pixel, z: ${one.z}}`);
+  const name = S.moving(), [, frames] = navigator_.shape ?? [0, 0], layer = state.index.z ?? 0, mean = navigator_.mean?.subarray(layer * frames, (layer + 1) * frames);
+  const brightest = mean?.length === axis(name).size ? valueAt(name, mean.indexOf(Math.max(...mean))) : valueAt(name, Math.floor(axis(name).size / 2));
+  const side = one => (one.class === "strong" ? "strong" : one[name] < brightest ? "weak_minus" : "weak_plus"); // the flank of the brightest frame
+  const rows = boxes.map(one => `    - {name: ${side(one)}, box: [${one.box.join(", ")}], unit: pixel, z: ${one.z}}`);
   copy(`- gram_schmidt:\n    regions:\n${rows.map(r => "  " + r).join("\n")}`, "the parameter regions of gram_schmidt");
 }
 
