@@ -178,9 +178,7 @@ def page(browser: Browser, served: Callable[..., Served]) -> Iterator[Callable[.
     for tab, host in tabs:
         tab.js("1")  # events that came before this answer are known after it
         failed = [e["params"] for e in tab.events if e.get("method") == "Runtime.exceptionThrown"]
-        asked = [
-            e["params"]["request"]["url"] for e in tab.events if e.get("method") == "Network.requestWillBeSent"
-        ]
+        asked = [e["params"]["request"]["url"] for e in tab.events if e.get("method") == "Network.requestWillBeSent"]
         tab.close()
         assert failed == []
         assert [u for u in asked if not u.startswith((f"http://{host}/", "data:", "blob:", "about:"))] == []
@@ -192,7 +190,8 @@ SHOWN = "[dfxm.frame, dfxm.map].every(p => !p.wanted || p.got?.key === p.wanted.
 
 def canvas(tab: Tab, pane: str) -> np.ndarray:
     """Pixels (y, x, rgba) of the picture of a pane."""
-    code = f"""(() => {{ const c = dfxm.{pane}.picture, d = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
+    code = f"""(() => {{ const c = dfxm.{pane}.picture,
+      d = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
     let s = ""; for (let k = 0; k < d.length; k += 32768) s += String.fromCharCode(...d.subarray(k, k + 32768));
     return [c.width, c.height, btoa(s)]; }})()"""
     import base64

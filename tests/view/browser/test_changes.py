@@ -73,7 +73,11 @@ def test_run_that_goes_on__layers_fill_in_and_what_lacks_is_hatched(page: Show, 
     tab.wait("!dfxm.state.catalogue.problems.length", WAIT)
     tab.wait(f"document.getElementById('message').hidden && {SHOWN}")
     y0, y1, x0, x1 = tab.js("dfxm.map.got.box")
-    got = np.array(tab.js("Array.from(dfxm.map.got.values)")).reshape(y1 - y0, -1) if tab.js("dfxm.map.got.step") == 1 else None
+    got = (
+        np.array(tab.js("Array.from(dfxm.map.got.values)")).reshape(y1 - y0, -1)
+        if tab.js("dfxm.map.got.step") == 1
+        else None
+    )
     if got is not None:
         expected = values[1] if name == "level" else (values[1] * 100).astype(np.uint16)
         np.testing.assert_array_equal(got, expected[y0:y1, x0:x1])
@@ -96,7 +100,9 @@ def test_overwritten__the_page_shows_the_new_scan_and_says_so(page: Show, store:
     shutil.rmtree(store)
     fresh.rename(store)
     tab.wait("/was overwritten/.test(document.getElementById('message').textContent)", WAIT)
-    tab.wait(f"dfxm.state.catalogue.axes.phi.size === 4 && dfxm.state.zoom === 0 && {SHOWN} && dfxm.frame.got.step === 1")
+    tab.wait(
+        f"dfxm.state.catalogue.axes.phi.size === 4 && dfxm.state.zoom === 0 && {SHOWN} && dfxm.frame.got.step === 1"
+    )
     import dfxm_dask
 
     z, phi = tab.js("[dfxm.state.index.z, dfxm.state.index.phi]")

@@ -164,7 +164,9 @@ def test_fields__take_values_of_the_scan(page: Show, rocked: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(1280, 720), (2560, 1340), (900, 600)])
-def test_sizes__nothing_overlaps_and_everything_is_in_the_window(page: Show, rocked: Path, size: tuple[int, int]) -> None:
+def test_sizes__nothing_overlaps_and_everything_is_in_the_window(
+    page: Show, rocked: Path, size: tuple[int, int]
+) -> None:
     tab = page(rocked, size=size)
     boxes = tab.js("[...document.querySelectorAll('.pane')].map(p => p.getBoundingClientRect()).map(b => "
                    "[b.left, b.top, b.right, b.bottom])")  # fmt: skip
@@ -199,16 +201,25 @@ def test_contrast__needs_no_request(page: Show, rocked: Path) -> None:
 
 
 def test_address__a_reload_shows_the_same(page: Show, rocked: Path, served: Callable[..., Served]) -> None:
-    tab = page(rocked, at="&z=0.001&phi=0.293&x=4&y=12&x2=9&y2=30&cx=8&cy=20&k=25&var=rocking/label&outline=rocking/inside")
+    tab = page(
+        rocked, at="&z=0.001&phi=0.293&x=4&y=12&x2=9&y2=30&cx=8&cy=20&k=25&var=rocking/label&outline=rocking/inside"
+    )
     tab.key("ArrowRight")
     tab.wait("location.hash.includes('phi=') && !location.hash.includes('token') && location.hash.includes('k=25')")
     index = tab.js("dfxm.state.index")
     address = tab.wait(f"location.hash.includes(dfxm.S.address()) && {SHOWN} && location.href")
     drawn = canvas(tab, "frame"), canvas(tab, "map")
     tab.call("Page.reload")
-    tab.wait(f"window.dfxm?.state.catalogue && dfxm.state.index.phi === {index['phi']} && {SHOWN} && dfxm.frame.got.step === 1")
+    tab.wait(
+        f"window.dfxm?.state.catalogue && dfxm.state.index.phi === {index['phi']} && {SHOWN} "
+        "&& dfxm.frame.got.step === 1"
+    )
     assert tab.js("location.href") == address
-    assert tab.js("[dfxm.state.variable, dfxm.state.outline, dfxm.state.zoom]") == ["rocking/label", "rocking/inside", 25]
+    assert tab.js("[dfxm.state.variable, dfxm.state.outline, dfxm.state.zoom]") == [
+        "rocking/label",
+        "rocking/inside",
+        25,
+    ]
     tab.wait("dfxm.frame.options.limits()")
     for before, pane in zip(drawn, ("frame", "map"), strict=True):
         np.testing.assert_array_equal(canvas(tab, pane), before)

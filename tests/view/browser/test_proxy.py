@@ -33,7 +33,8 @@ class Forward(RequestHandler):
         client = AsyncHTTPClient(force_instance=True)
         asked = HTTPRequest(
             f"http://127.0.0.1:{self.port}{path}", self.request.method, self.request.headers,
-            self.request.body or None, allow_nonstandard_methods=True, decompress_response=False, follow_redirects=False,
+            self.request.body or None, allow_nonstandard_methods=True, decompress_response=False,
+            follow_redirects=False,
         )  # fmt: skip
         answer = await client.fetch(asked, raise_error=False)
         client.close()

@@ -122,7 +122,8 @@ def test_paths__nothing_outside_is_reached(port: int, path: str) -> None:
         "image/0/raw/counts?form=jpeg&low=0&high=inf", "image/0/raw/counts?form=jpeg&low=0&high=9&scale=cube",
         "image/0/raw/nothing", "image/0/raw/monitor", "image/7/raw/counts", "catalogue/9", "version/9", "curve/0",
         "curve/0?z=3", "curve/0?z=a", "curve/0?z=0&box=0,1", "section/0/raw/counts", "section/0/raw/counts?rows=y",
-        "section/0/raw/counts?rows=q", "section/0/raw/counts?rows=z&y=150", "section/0/raw/counts?rows=z&y=0&first=9&last=3",
+        "section/0/raw/counts?rows=q", "section/0/raw/counts?rows=z&y=150",
+        "section/0/raw/counts?rows=z&y=0&first=9&last=3",
         "section/0/raw/counts?rows=z&most=1", "section/0/raw/patch_sum?rows=phi", "preview/0?z=0", "preview/0?z=99",
         "image/0/raw/counts?step=%ff",
     ],
@@ -147,7 +148,9 @@ def test_bodies__too_large_and_broken_are_refused(port: int) -> None:
         assert link.recv(4096).split(b"\r\n")[0].split()[1:2] in ([b"400"], [b"413"], [])
     with sockets.create_connection(("127.0.0.1", port), 30) as link:
         deep = b"[" * 100_000
-        head = f"POST /api/job HTTP/1.1\r\nHost: localhost\r\nX-Dfxm-Token: {TOKEN}\r\nContent-Length: {len(deep)}\r\n\r\n"
+        head = (
+            f"POST /api/job HTTP/1.1\r\nHost: localhost\r\nX-Dfxm-Token: {TOKEN}\r\nContent-Length: {len(deep)}\r\n\r\n"
+        )
         link.sendall(head.encode() + deep)
         assert link.recv(4096).split()[1] == b"400"
     for job in ({"kind": "rm"}, {"kind": "run", "recipe": "../x"}, {"kind": "train"}, {"store": -1}, {"store": "0"}):
@@ -173,9 +176,7 @@ def test_curve__is_the_store_and_its_fit_is_the_reduction(port: int, rocked: Pat
     np.testing.assert_allclose(found["counts"], counts.values.mean((1, 2)), atol=1e-4)
 
 
-def test_stores__deleted_and_damaged_ones_are_said(
-    served: Callable[..., Served], uneven: Path, tmp_path: Path
-) -> None:
+def test_stores__deleted_and_damaged_ones_are_said(served: Callable[..., Served], uneven: Path, tmp_path: Path) -> None:
     store = tmp_path / "s.zarr"
     shutil.copytree(uneven, store)
     port = served(store).port

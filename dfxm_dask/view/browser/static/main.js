@@ -379,4 +379,4 @@ async function start() {
 }
 start().catch(error => message(error.status === 403 ? `${error.message}: open the address that dfxm-dask view printed.` : error.message, true));
 
-window.dfxm = { state, move, tell, frame, map, show, tab, S, python, link, curves, sections, navigator_ }; // for the console and for tests
+window.dfxm = { state, move, tell, frame, map, show, tab, S, python, link, curves, sections, navigator_, forget }; // for the console and for tests
