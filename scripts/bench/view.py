@@ -28,27 +28,9 @@ from dfxm_dask.store.integrity.opened import open_store
 ROOT = Path(__file__).parents[2]
 PEER = Path(__file__).with_name("view_peer.py")
 COMMAND = (sys.executable, "-c", "from dfxm_dask.cli import main; main()")
-READY = "window.dfxm?.frame.got?.values && dfxm.frame.got.key === dfxm.frame.wanted.key"
+READY = "window.dfxm?.frame.got?.values && !dfxm.frame.busy"
 SIZE = (1280, 720)
-PROBE = """
-const soon = () => new Promise(done => { const c = new MessageChannel(); c.port1.onmessage = done;
-  c.port2.postMessage(0); });
-const pixels = (c, x, y) => c.getContext("2d").getImageData(x, y, 12, 12).data.join();
-const middle = canvas => pixels(canvas, canvas.width / 2 - 6 | 0, canvas.height / 2 - 6 | 0);
-const timed = async (canvas, act, also = () => true) => {
-  const before = middle(canvas), begun = performance.now();
-  act();
-  while (performance.now() - begun < 10000) {
-    if (also() && middle(canvas) !== before) return performance.now() - begun;
-    await soon();
-  }
-  return NaN;
-};
-const same = pane => pane.got?.key === pane.wanted.key;
-const rest = ms => new Promise(done => setTimeout(done, ms));
-const slide = (name, k) => { const s = document.getElementById("slide-" + name); s.value = k;
-  s.dispatchEvent(new Event("input", {bubbles: true})); };
-"""
+PROBE = Path(__file__).with_name("view.js").read_text(encoding="utf-8")
 
 
 @dataclass
@@ -121,7 +103,13 @@ def processor(process: psutil.Process) -> float:
     return total
 
 
-def said(times: list[float]) -> str:
+def shares(server: psutil.Process, browser: Any, before: tuple[float, float], moves: int) -> list[float]:
+    """Processor time a move, in ms, of the server and of the browser, since a moment."""
+    now = processor(server), processor(psutil.Process(browser.process.pid))
+    return [1000 * (after - first) / moves for after, first in zip(now, before, strict=True)]
+
+
+def listed(times: list[float]) -> str:
     middle, late, least = np.nanmedian(times), np.nanpercentile(times, 95), np.nanmin(times)
     return f"median {middle:.0f}, p95 {late:.0f}, least {least:.0f} ms, n {len(times)}"
 
@@ -172,62 +160,43 @@ def figure_page(view: Viewed) -> list[Row]:
                 f"of 3: {min(opened):.2f} to {max(opened):.2f} s",
             )
         )
-        tab.js("dfxm.state.variable = 'rocking/com_phi'; dfxm.tell('variable')")
+        tab.js(f"(() => {{ {PROBE} show('rocking/com_phi'); }})()")
         tab.wait("dfxm.map.got?.values", 60)
         series(tab, [f"timed(c, () => slide('phi', {k}))" for k in jumps(6, frames, 9)])
         used = processor(server), processor(psutil.Process(browser.process.pid))
-        times = series(tab, [f"timed(c, () => slide('phi', {k}))" for k in jumps(40, frames)], 250)
-        spent = [1000 * (after - before) / 40 for after, before in zip(
-            (processor(server), processor(psutil.Process(browser.process.pid))), used, strict=True)]  # fmt: skip
-        rows.append(at_most("phi move, median", float(np.nanmedian(times)), 40, "ms", said(times)))
+        times = series(tab, [f"timed(c, () => fresh(() => slide('phi', {k})))" for k in jumps(40, frames)], 250)
+        spent = shares(server, browser, used, 40)
+        rows.append(at_most("phi move, median", float(np.nanmedian(times)), 40, "ms", listed(times)))
         rows.append(at_most("phi move, p95", float(np.nanpercentile(times, 95)), 80, "ms", "the same moves"))
-        rows.append(
-            at_most(
-                "processor time a phi move, server",
-                spent[0],
-                15,
-                "ms",
-                "with the finer picture at rest and one fetched ahead",
-            )
-        )
+        detail = "with the finer picture at rest and one fetched ahead"
+        rows.append(at_most("processor time a phi move, server", spent[0], 15, "ms", detail))
         rows.append(at_most("processor time a phi move, browser", spent[1], 50, "ms", "all its processes"))
         steps = [f"timed(c, () => slide('phi', {k}))" for k in range(2, min(20, frames))]
         ahead = series(tab, steps, 700)[2:]
         rows.append(at_most("prefetched neighbour", float(np.nanmedian(ahead)), 10, "ms", "one step every 0.7 s"))
-        times = series(
-            tab,
-            [
-                f"timed(c, () => {{ dfxm.frame.manual = [{90 + k}, {400 + 30 * k}]; dfxm.frame.repaint(); }})"
-                for k in range(12)
-            ],
-        )
-        rows.append(at_most("contrast", float(np.nanmedian(times)), 20, "ms", said(times) + ", no request"))
+        limits = [
+            f"timed(c, () => {{ dfxm.frame.manual = [{90 + k}, {400 + 30 * k}]; dfxm.frame.repaint(); }})"
+            for k in range(12)
+        ]
+        times = series(tab, limits)
+        rows.append(at_most("contrast", float(np.nanmedian(times)), 20, "ms", listed(times) + ", no request"))
         tab.js("dfxm.frame.manual = null; dfxm.frame.repaint()")
-        layers = [k % view.layers for k in range(1, 17)] if view.layers > 1 else []
-        tab.js("dfxm.forget()")
-        times = series(
-            tab,
-            [f"timed(c, () => {{ dfxm.forget(); slide('z', {k}); }}, () => same(dfxm.map))" for k in layers],
-        )
-        if times:
-            rows.append(at_most("z move with map, median", float(np.nanmedian(times)), 60, "ms", said(times)))
-        times = series(tab, [
-            f"(async () => {{ const t = performance.now(), b = dfxm.curves.data, at = dfxm.S.valueAt; "
-            f"dfxm.state.cursor = {{x: at('x', {40 + 11 * k}), "
-            f"y: at('y', {30 + 9 * k})}}; dfxm.tell('cursor'); "
-            "while (dfxm.curves.data === b && performance.now() - t < 9000) await soon(); "
-            "return performance.now() - t; })()" for k in range(20)])  # fmt: skip
+        if view.layers > 1:
+            layers = [
+                f"timed(c, () => fresh(() => slide('z', {k % view.layers})), () => same(dfxm.map))"
+                for k in range(1, 17)
+            ]
+            times = series(tab, layers, 400)
+            rows.append(at_most("z move with map, median", float(np.nanmedian(times)), 60, "ms", listed(times)))
+        times = series(tab, [f"click({40 + 11 * k}, {30 + 9 * k})" for k in range(20)])
         rows.append(
-            at_most("click → curve, median", float(np.nanmedian(times)), 40, "ms", said(times) + ", with its fit")
+            at_most("click → curve, median", float(np.nanmedian(times)), 40, "ms", listed(times) + ", with its fit")
         )
         tab.js("document.getElementById('one').click()")
         tab.wait(READY)
-        times = series(tab, [
-            "timed(c, () => { dfxm.state.centre = {x: dfxm.frame.view().middle.x + " + f"{(-1) ** k * 180}"
-            " / dfxm.frame.view().zoom, y: dfxm.frame.view().middle.y}; "
-            "dfxm.tell('view'); }, () => same(dfxm.frame))"
-            for k in range(20)], 250)  # fmt: skip
-        rows.append(at_most("1:1 pan, median", float(np.nanmedian(times)), 80, "ms", said(times)))
+        pans = [f"timed(c, () => pan({(-1) ** k * 180}), () => same(dfxm.frame))" for k in range(20)]
+        times = series(tab, pans, 250)
+        rows.append(at_most("1:1 pan, median", float(np.nanmedian(times)), 80, "ms", listed(times)))
         tab.js("document.getElementById('fit').click()")
         rows += memory(tab, server, view.moves, frames)
         rows += space(tab)
@@ -254,20 +223,9 @@ def memory(tab: Any, server: psutil.Process, moves: int, frames: int) -> list[Ro
 
 
 def space(tab: Any) -> list[Row]:
-    times = tab.js("""(async () => {
-      const {render} = await import(new URL("static/scene.js", location.href));
-      const n = 1e6, points = new Float32Array(4 * n).map((_, k) => k % 4 === 3 ? (k >> 2) % 10 : Math.random() * 100);
-      const corners = [[0, 0], [100, 0], [100, 100], [0, 100]];
-      const planes = Array.from({length: 10}, (_, k) => corners.map(([x, z]) => [x, 10 * k, z]));
-      const scene = {low: [0, 0, 0], high: [100, 100, 100], points, planes, lines: [], junctions: []};
-      const canvas = new OffscreenCanvas(1600, 900), context = canvas.getContext("2d"),
-        depth = new Float32Array(1600 * 900), out = [];
-      for (let k = 0; k < 25; k++) { const t = performance.now(), image = context.createImageData(1600, 900);
-        render(image, depth, scene, 0.1 * k, 0.45); context.putImageData(image, 0, 0);
-          out.push(performance.now() - t); }
-      return out.slice(5); })()""")
+    times = tab.js(f"(() => {{ {PROBE} return orbit(25); }})()")
     rate = 1000 / statistics.median(times)
-    return [at_least("3-D, 1 million points, 10 planes, 1600 × 900", rate, 20, "fps", said(times))]
+    return [at_least("3-D, 1 million points, 10 planes, 1600 × 900", rate, 20, "fps", listed(times))]
 
 
 def network(browser: Any, url: str, frames: int) -> list[Row]:
@@ -294,7 +252,7 @@ def network(browser: Any, url: str, frames: int) -> list[Row]:
     tab.close()
     kilo = statistics.median(sizes) / 1000 if sizes else float("nan")
     return [
-        at_most("20 Mbit/s, 30 ms: phi move, median", float(np.nanmedian(times)), 120, "ms", said(times)),
+        at_most("20 Mbit/s, 30 ms: phi move, median", float(np.nanmedian(times)), 120, "ms", listed(times)),
         at_most(
             "20 Mbit/s, 30 ms: bytes of a move",
             kilo,
@@ -315,20 +273,20 @@ def beside_a_run(tab: Any, store: Path, frames: int) -> list[Row]:
     try:
         times: list[float] = []
         late: list[float] = []
-        known, begun = "", 0.0
+        known, since = "", 0.0
         while run.poll() is None and len(times) < 400:
             times += series(tab, [f"timed(c, () => slide('phi', {k}))" for k in jumps(5, frames, len(times))], 20)
             ledgers = str(sorted((p.name, p.stat().st_size) for p in (store / "rocking/.ledger").glob("*.jsonl")))
             if ledgers != known:
-                known, begun = ledgers, time.perf_counter()
+                known, since = ledgers, time.perf_counter()
             stamp = tab.js("dfxm.S.json('version/0').then(v => v.stamp === dfxm.state.catalogue.stamp)")
-            if begun and stamp:
-                late.append(time.perf_counter() - begun)
-                begun = 0.0
+            if since and stamp:
+                late.append(time.perf_counter() - since)
+                since = 0.0
     finally:
         run.wait()
     rows = [
-        at_most("phi move beside a run on 2 workers, p95", float(np.nanpercentile(times, 95)), 250, "ms", said(times))
+        at_most("phi move beside a run on 2 workers, p95", float(np.nanpercentile(times, 95)), 250, "ms", listed(times))
     ]
     if late:
         rows.append(
@@ -361,14 +319,12 @@ def figure_panel(view: Viewed) -> list[Row]:
         facts = json.loads(line)
         begun = time.perf_counter()
         tab = browser.tab(facts["url"], SIZE)
-        tab.js(f"(() => {{ {DEEP} }})()")
-        tab.wait("window.deep?.() && deep().some(c => c.width > 300)", 90)
+        tab.wait(f"(() => {{ {PROBE} return window.Bokeh?.documents[0] && Boolean(first()); }})()", 90)
         opened = time.perf_counter() - begun
         time.sleep(3)
         used = processor(server), processor(psutil.Process(browser.process.pid))
         times = moved(tab, "phi", jumps(20, facts["phi"]))
-        spent = [1000 * (after - before) / 20 for after, before in zip(
-            (processor(server), processor(psutil.Process(browser.process.pid))), used, strict=True)]  # fmt: skip
+        spent = shares(server, browser, used, 20)
         rows = [
             Row(
                 "Panel: command → address / page → first canvas",
@@ -376,12 +332,12 @@ def figure_panel(view: Viewed) -> list[Row]:
                 "",
                 facts["versions"],
             ),
-            Row("Panel: phi move", f"{np.nanmedian(times):.0f} ms", "", said(times)),
+            Row("Panel: phi move", f"{np.nanmedian(times):.0f} ms", "", listed(times)),
             Row("Panel: processor time a phi move, server / browser", f"{spent[0]:.0f} / {spent[1]:.0f} ms", "", ""),
         ]
         if facts["z"] > 1:
             times = moved(tab, "z", [k % facts["z"] for k in range(1, 13)])
-            rows.append(Row("Panel: z move with map", f"{np.nanmedian(times):.0f} ms", "", said(times)))
+            rows.append(Row("Panel: z move with map", f"{np.nanmedian(times):.0f} ms", "", listed(times)))
         rows.append(
             Row(
                 "Panel: memory of the server", f"{server.memory_info().rss / 1e6:.0f} MB", "", "env and server together"
@@ -390,20 +346,14 @@ def figure_panel(view: Viewed) -> list[Row]:
     return rows
 
 
-DEEP = """window.deep = () => { const found = [], walk = root => { for (const e of root.querySelectorAll('*')) {
-  if (e.tagName === 'CANVAS') found.push(e); if (e.shadowRoot) walk(e.shadowRoot); } }; walk(document); return found;
-    };"""
-
-
 def moved(tab: Any, name: str, places: list[int]) -> list[float]:
     """Times until the pixels in the middle of the first image change, by the slider with this title."""
     out = []
     for k in places:
-        value = tab.js(f"""(async () => {{ {PROBE} {DEEP}
-          const left = c => c.getBoundingClientRect().left;
-          const c = deep().filter(c => c.width > 300).sort((a, b) => left(a) - left(b))[0];
-          const slider = [...Bokeh.documents[0]._all_models.values()].find(m => m.title === '{name}');
-          return timed(c, () => {{ slider.value = {k}; slider.value_throttled = {k}; }}); }})()""")
+        value = tab.js(
+            f"(() => {{ {PROBE} const m = bokeh('{name}'); "
+            f"return timed(first(), () => {{ m.value = {k}; m.value_throttled = {k}; }}); }})()"
+        )
         out.append(float(value) if value is not None else float("nan"))
         time.sleep(0.3)
     return out

@@ -1,8 +1,9 @@
-"""What a store contains, as JSON: axes, variables, missing rows, and default contrast."""
+"""Content of a store, as JSON: axes, variables, missing rows, and default contrast."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from dataclasses import dataclass, field
 from math import prod
@@ -19,7 +20,7 @@ from dfxm_dask.store.integrity.opened import OpenStore, open_store
 from dfxm_dask.store.shards import ShardedArray, open_array, read
 
 SIDES = (("y", "x"), ("patch_y", "patch_x"))
-"""Dims along the rows and columns of what is drawn as an image."""
+"""Dims along the rows and columns of an image."""
 MOST_POSITIONS = 100_000  # of an axis that is sent to the page
 
 
@@ -37,7 +38,7 @@ class Drawn:
 
 @dataclass
 class Shown:
-    """A store as it was when it was last read. A change on disk makes a new one: see :func:`current`."""
+    """A store when it was last read. A change on disk makes a new one: see :func:`current`."""
 
     path: Path
     stamp: str
@@ -47,7 +48,7 @@ class Shown:
     tree: xr.DataTree
     drawn: dict[str, Drawn]
     kept: dict[Any, Any] = field(default_factory=dict)
-    """Derived arrays that are costly to read, by what was asked."""
+    """Derived arrays that are costly to read, by request."""
 
     def is_here(self) -> bool:
         """Whether this store is still the one at its path: neither deleted nor overwritten."""
@@ -79,7 +80,7 @@ def stamp_of(store: Path) -> tuple[str, str]:
     Raises
     ------
     StoreError
-        The store is gone.
+        The store no longer exists.
     """
     parts = []
     try:
@@ -96,12 +97,12 @@ def stamp_of(store: Path) -> tuple[str, str]:
         begun = sorted((store / "raw" / ".ledger").glob("*.jsonl"))[:1]  # ingest; of a set, join
         first = [one.read_bytes().partition(b"\n")[0] for one in begun]
     except FileNotFoundError:
-        raise StoreError(f"store {store.name}", "is gone", "close this page, or restore the store") from None
+        raise StoreError(f"store {store.name}", "no longer exists", "close this page, or restore the store") from None
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16], hashlib.sha256(repr(first).encode()).hexdigest()[:16]
 
 
 def current(path: Path, before: Shown | None = None) -> Shown:
-    """The store as it is now; ``before`` itself if nothing has changed."""
+    """The present store; ``before`` itself if nothing has changed."""
     stamp, identity = stamp_of(path)
     if before is not None and before.stamp == stamp and before.is_here():
         return before
@@ -238,3 +239,14 @@ def navigator(shown: Shown) -> tuple[np.ndarray, np.ndarray]:
         limits[k] = np.stack([low, np.maximum(high, low + 1)], axis=1)
         mean[k] = total.sum(1) / number.sum(1)
     return mean, limits
+
+
+def plain(value: Any) -> Any:
+    """JSON without NaN: null."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.item() if isinstance(value, np.generic) else value

@@ -20,7 +20,13 @@ from dfxm_dask.store.integrity.files import replace_file
 from dfxm_dask.view.browser.labels import labels_path
 
 LINES = 200  # of output that are kept
-COMMAND = (sys.executable, "-c", "from dfxm_dask.cli import main; main()")
+CODE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if a shell started the server with &
+from dfxm_dask.cli import main
+main()
+"""
+COMMAND = (sys.executable, "-c", CODE)
 RECIPES = ("weak_beam", "weak_beam_volume", "maps")
 
 

@@ -21,7 +21,7 @@ MOST = 10_000
 
 
 def labels_path(store: Path) -> Path:
-    """The labels file of a store: beside it, for a store holds only what its steps wrote."""
+    """The labels file of a store: beside it, for a store contains only results of its steps."""
     return store.resolve().with_name(store.resolve().name + ".labels.yaml")
 
 

@@ -106,14 +106,16 @@ def _compile() -> None:
     """Compile the kernels while the page loads."""
     import numpy as np
 
-    from dfxm_dask.view.browser import pixels
+    from dfxm_dask.view.browser import derived, pixels
 
     for dtype, sums in ((np.uint16, np.uint32), (np.float32, np.float64), (np.float64, np.float64)):
         chunk, total = np.zeros((4, 4), dtype), np.zeros((2, 2), sums)
         if dtype == np.uint16:
             pixels._add_counts(chunk, 0, 0, 0, 4, 0, 4, 2, total)
+            pixels._round(total, 4, 4, 2, chunk[:2, :2].copy())
         else:
             pixels._add_values(chunk, 0, 0, 0, 4, 0, 4, 2, total, np.zeros((2, 2), np.uint32))
+    derived._fit(np.arange(9.0), np.arange(9.0), "phi")
 
 
 def view(*stores: str | Path, at: str | None = None, height: int = HEIGHT) -> Any:

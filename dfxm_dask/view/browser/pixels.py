@@ -74,7 +74,7 @@ _memory = threading.local()
 
 @njit(cache=True, nogil=True)
 def _add_bins(row, start, stop, first, step, out):
-    """Add pixels start to stop of a row to their bins; ``first``: place of the row in the box."""
+    """Add pixels start to stop of a row to their bins; ``first``: first column of the row in the box."""
     for k in range(start, stop):
         out[(first + k) // step] += row[k]
 
@@ -125,14 +125,40 @@ def _add_counts(chunk, top, left, y0, y1, x0, x1, step, sums):
 @njit(cache=True, nogil=True)
 def _add_values(chunk, top, left, y0, y1, x0, x1, step, sums, number):
     """The same for floats: NaN and infinities are left out and ``number`` counts the others."""
+    first, last = max(left, x0), min(left + chunk.shape[1], x1)
     for y in range(max(top, y0), min(top + chunk.shape[0], y1)):
         i = (y - y0) // step
-        for x in range(max(left, x0), min(left + chunk.shape[1], x1)):
-            value = chunk[y - top, x - left]
-            if np.isfinite(value):
-                j = (x - x0) // step
-                sums[i, j] += value
-                number[i, j] += 1
+        x = first
+        while x < last:
+            j = (x - x0) // step
+            stop = min(x0 + (j + 1) * step, last)
+            total, count = 0.0, 0
+            for k in range(x, stop):
+                value = chunk[y - top, k - left]
+                if value - value == 0:  # false for NaN and infinities
+                    total += value
+                    count += 1
+            sums[i, j] += total
+            number[i, j] += np.uint32(count)
+            x = stop
+
+
+@njit(cache=True, nogil=True)
+def _round(sums, height, width, step, out):
+    """Sums of bins to the nearest mean, halves upwards; whole bins of a power of two by a shift."""
+    shift = 0
+    while 1 << shift < step * step:
+        shift += 1
+    exact = 1 << shift == step * step
+    for i in range(out.shape[0]):
+        rows = min(step, height - i * step)
+        whole = width // step if exact and rows == step else 0
+        half = sums.dtype.type(step * step // 2)
+        for j in range(whole):
+            out[i, j] = (sums[i, j] + half) >> shift
+        for j in range(whole, out.shape[1]):
+            number = rows * min(step, width - j * step)
+            out[i, j] = (sums[i, j] + number // 2) // number
 
 
 def binned(
@@ -179,10 +205,11 @@ def binned(
     if kind == "f":
         with np.errstate(invalid="ignore"):
             return (sums / np.where(number > 0, number, np.nan)).astype(array.dtype)
-    pixels = _sizes(y1 - y0, step)[:, None] * _sizes(x1 - x0, step)
     if kind == "b":
-        return (sums / pixels).astype(np.float32)
-    return ((sums + pixels // 2) // pixels).astype(array.dtype)
+        return (sums / (_sizes(y1 - y0, step)[:, None] * _sizes(x1 - x0, step))).astype(np.float32)
+    out = np.empty(shape, array.dtype)
+    _round(sums, y1 - y0, x1 - x0, step, out)
+    return out
 
 
 def _chunks(

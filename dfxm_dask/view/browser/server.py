@@ -60,7 +60,7 @@ class Session:
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="view")
 
     async def current(self, number: int, check: bool = False) -> catalogue.Shown:
-        """A store, read again if it has changed and ``check`` asks whether it has."""
+        """A store, read again if it was replaced, or, with ``check``, if anything in it has changed."""
         if not 0 <= number < len(self.stores):
             raise InputError(f"store {number}", f"there are {len(self.stores)}", "see api/stores")
         before = self.shown.get(number)
@@ -99,7 +99,7 @@ class Base(RequestHandler):
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]
-        if isinstance(error, StoreError) and error.found == "is gone":
+        if isinstance(error, StoreError) and error.found == "no longer exists":
             status_code = 410
         elif isinstance(error, DfxmError):
             status_code = 400
@@ -174,7 +174,7 @@ class Api(Base):
         return value
 
     def box(self, shape: tuple[int, int]) -> pixels.Bounds:
-        """``box=y0,y1,x0,x1`` of the query, inside an image; by default all of it."""
+        """``box=y0,y1,x0,x1`` of the query, inside an image; by default the whole image."""
         text = self.text("box", f"0,{shape[0]},0,{shape[1]}")
         parts = text.split(",")
         if len(parts) != 4 or not all(re.fullmatch(r"[0-9]{1,9}", p) for p in parts):
@@ -219,18 +219,7 @@ class Api(Base):
 
     def answer(self, value: Any) -> None:
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps(_plain(value), allow_nan=False))
-
-
-def _plain(value: Any) -> Any:
-    """JSON without NaN: null."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value.item() if isinstance(value, np.generic) else value
+        self.finish(json.dumps(catalogue.plain(value), allow_nan=False))
 
 
 class Stores(Api):
@@ -295,7 +284,9 @@ class Image(Api):
             return
         if kind != "raw":
             raise InputError("query form", f"is {kind[:20]!r}", "use raw or jpeg")
-        self.send(values, missing=missing, stamp=shown.stamp)
+        if step > 1 and values.dtype == np.float64:
+            values = values.astype(np.float32)  # means, for the screen; the values themselves stay float64
+        self.send(values, missing=missing)
 
 
 class Curve(Api):

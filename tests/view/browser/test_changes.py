@@ -115,7 +115,7 @@ def test_deleted__is_said_and_no_pixel_is_invented(page: Show, store: Path) -> N
     shutil.rmtree(store)
     tab.key("ArrowRight")
     tab.key("ArrowRight")
-    tab.wait("/is gone/.test(document.getElementById('message').textContent)", WAIT)
+    tab.wait("/no longer exists/.test(document.getElementById('message').textContent)", WAIT)
     assert tab.js("document.getElementById('message').className") == "bad"
     shown = tab.js("dfxm.frame.got?.values ? Array.from(dfxm.frame.got.values) : null")
     assert shown is None or min(shown) > 0
@@ -124,7 +124,7 @@ def test_deleted__is_said_and_no_pixel_is_invented(page: Show, store: Path) -> N
 def test_restored__the_message_goes(page: Show, store: Path) -> None:
     tab = page(store)
     store.rename(store.with_name("away"))
-    tab.wait("/is gone/.test(document.getElementById('message').textContent)", WAIT)
+    tab.wait("/no longer exists/.test(document.getElementById('message').textContent)", WAIT)
     store.with_name("away").rename(store)
     tab.wait(f"document.getElementById('message').hidden && {SHOWN}", WAIT)
 

@@ -192,7 +192,7 @@ def test_stores__deleted_and_damaged_ones_are_said(served: Callable[..., Served]
         answer = ask(port, f"/api/{path}")
         assert answer[0] == 410
         assert answer[1]["Cache-Control"] == "no-store"
-        assert "is gone" in error_of(answer)
+        assert "no longer exists" in error_of(answer)
 
 
 def test_socket__only_its_owner_can_open_it(served: Callable[..., Served], uneven: Path, tmp_path: Path) -> None:

@@ -25,19 +25,18 @@ export function render(image, depth, scene, about, tip, zoom = 1, size = 2) {
     const d = [p[0] - middle[0], p[1] - middle[1], p[2] - middle[2]];
     return [width / 2 + scale * (m[0][0] * d[0] + m[0][1] * d[1] + m[0][2] * d[2]), height / 2 + scale * (m[1][0] * d[0] + m[1][1] * d[1] + m[1][2] * d[2]), m[2][0] * d[0] + m[2][1] * d[1] + m[2][2] * d[2]];
   };
-  const p = scene.points, n = p.length / 4, tables = new Map();
-  const shade = k => {
-    if (!tables.has(k)) tables.set(k, k < 0 ? pack(150, 156, 164) : pack(...rgb(classCss(k + 1))));
-    return tables.get(k);
-  };
+  const p = scene.points, n = p.length / 4;
+  let last = -1;
+  for (let i = 0; i < n; i++) if (p[4 * i + 3] > last) last = p[4 * i + 3];
+  const shades = new Int32Array(last + 2).map((_, k) => (k ? pack(...rgb(classCss(k))) : pack(150, 156, 164))); // of no boundary first
   const [a0, a1, a2, b0, b1, b2, c0, c1, c2] = m.flat(), [m0, m1, m2] = middle, [w2, h2] = [width / 2, height / 2];
   for (let i = 0; i < n; i++) {
     const x = p[4 * i] - m0, y = p[4 * i + 1] - m1, z = p[4 * i + 2] - m2;
     const sx = (w2 + scale * (a0 * x + a1 * y + a2 * z)) | 0, sy = (h2 + scale * (b0 * x + b1 * y + b2 * z)) | 0;
     if (sx < 0 || sy < 0 || sx >= width - 1 || sy >= height - 1) continue;
-    const far = c0 * x + c1 * y + c2 * z, colour = shade(p[4 * i + 3] | 0);
-    for (let v = 0; v < size; v++) for (let u = 0; u < size; u++) {
-      const at = (sy + v) * width + sx + u;
+    const far = c0 * x + c1 * y + c2 * z, colour = shades[(p[4 * i + 3] | 0) + 1];
+    let at = sy * width + sx;
+    for (let v = 0; v < size; v++, at += width - size) for (let u = 0; u < size; u++, at++) {
       if (far < depth[at]) { depth[at] = far; out[at] = colour; }
     }
   }
