@@ -4,6 +4,7 @@ const soon = () => new Promise(done => { const c = new MessageChannel(); c.port1
 const rest = ms => new Promise(done => setTimeout(done, ms));
 const pixels = (c, x, y) => c.getContext("2d").getImageData(x, y, 12, 12).data.join();
 const middle = canvas => pixels(canvas, canvas.width / 2 - 6 | 0, canvas.height / 2 - 6 | 0);
+const shows = (pane, at) => pane.got?.values && pane.got.url.includes(at);
 const same = pane => pane.got?.key === pane.wanted.key;
 const timed = async (canvas, act, also = () => true) => {
   const before = middle(canvas), begun = performance.now();
@@ -27,7 +28,11 @@ const click = async (column, row) => {
 };
 const orbit = async count => {
   const { render } = await import(new URL("static/scene.js", location.href));
-  const n = 1e6, points = new Float32Array(4 * n).map((_, k) => (k % 4 === 3 ? (k >> 2) % 10 : Math.random() * 100));
+  const n = 1e6, points = new Float32Array(4 * n), some = () => Math.random() * 100 / 64;
+  for (let k = 0; k < n; k++) { // cell after cell of 64 along each side, as the server sorts them
+    const c = Math.floor(k / n * 2 ** 18);
+    points.set([(c & 63) * 100 / 64 + some(), (c >> 6 & 63) * 100 / 64 + some(), (c >> 12) * 100 / 64 + some(), k % 10], 4 * k);
+  }
   const planes = Array.from({ length: 10 }, (_, k) => [[0, 0], [100, 0], [100, 100], [0, 100]].map(([x, z]) => [x, 10 * k, z]));
   const scene = { low: [0, 0, 0], high: [100, 100, 100], points, planes, lines: [], junctions: [] };
   const context = new OffscreenCanvas(1600, 900).getContext("2d"), depth = new Float32Array(1600 * 900), out = [];

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 
@@ -35,7 +36,8 @@ if __name__ == "__main__":
     scan = dfxm_dask.open_scan(sys.argv[1], chunks=None)
     raw, maps = scan["raw"].to_dataset(), scan["rocking"].to_dataset()
     nz, nphi = raw.counts.shape[:2]
-    server = pn.serve(page, port=0, show=False, start=False)
+    with contextlib.redirect_stdout(sys.stderr):
+        server = pn.serve(page, port=0, show=False, start=False)
     versions = f"panel {pn.__version__}, holoviews {hv.__version__}, datashader {datashader.__version__}"
     print(
         json.dumps({"url": f"http://localhost:{server.port}/", "z": nz, "phi": nphi, "versions": versions}), flush=True

@@ -17,7 +17,7 @@ from tests.view.browser.devtools import Tab
 from tests.view.volume_stores import boundary_group
 
 Show = Callable[..., Tab]
-PICTURE = "fc43c6b61453c562"  # first bytes of the SHA-256 of the pixels; look at a picture before it is changed
+PICTURE = "d0e43dc19a0d466c"  # first bytes of the SHA-256 of the pixels; look at a picture before it is changed
 MARKUP = "<img src=x onerror=window.hit=1><script>window.hit=1</script>"
 
 

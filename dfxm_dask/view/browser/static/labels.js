@@ -109,6 +109,7 @@ async function follow() {
   if (now.running) timer = setTimeout(follow, 700);
 }
 async function next() { // old, new and difference of P(weak) in the right image
+  if (!known("beams/p_weak")) { warn("There is no P(weak) to compare with: run the recipe weak_beam once."); return; }
   if (compare.mode === 0) {
     warn("P(weak) of this layer with the new weights …");
     try { compare.values = await array(`preview/${state.store}?z=${state.index.z ?? 0}`); compare.layer = state.index.z ?? 0; warn("Old, new, difference: press the button again."); } catch (error) { warn(error.message); return; }

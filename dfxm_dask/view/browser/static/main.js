@@ -57,7 +57,11 @@ const frame = new ImagePane("frame", counts, {
   drawing: L.drawing, drawn: L.drawn,
   below: (context, toScreen, v) => { outline(context, toScreen, v); L.drawBoxes(context, toScreen, v); drawTracks(context, toScreen, v); },
 });
-const map = new ImagePane("map", chosenMap, { failed, below: outline, above: wheel, none: "no maps: run the recipe maps" });
+const map = new ImagePane("map", chosenMap, { failed, below: outline, above: wheel, none: "no maps: run the recipe maps", next: () => {
+  const one = chosenMap(), index = (state.index.z ?? 0) + direction.by;
+  if (!one || one.combined || direction.name !== "z" || index < 0 || index >= axis("z").size) return null;
+  return one.dims.filter(d => !one.sides.includes(d)).map(d => `${d}:${d === "z" ? index : state.index[d] ?? 0}`).join(",");
+} });
 const take = map.take.bind(map);
 map.take = (wish, made) => { // derived pictures: P(weak) before and after training, and the tilt of two centres
   const asked = L.compare.mode;
@@ -275,8 +279,8 @@ async function open(first = false) {
 function gone(text) { message(`${text}. What this page still shows may not exist any more.`, true); }
 async function watch() {
   try {
-    const now = await S.json(`version/${state.store}`);
-    if (now.stamp !== state.catalogue.stamp) { await open(); }
+    const asked = state.store, now = await S.json(`version/${asked}`);
+    if (asked === state.store && state.catalogue && now.stamp !== state.catalogue.stamp) { await open(); }
     if (find("message").className === "bad") { message(""); for (const pane of [frame, map]) if (pane.failed) { pane.got = null; pane.update(); } }
   } catch (error) {
     if (error.status === 410) gone(error.message);

@@ -36,6 +36,14 @@ export function render(image, depth, scene, about, tip, zoom = 1, size = 2) {
     if (sx < 0 || sy < 0 || sx >= width - 1 || sy >= height - 1) continue;
     const far = c0 * x + c1 * y + c2 * z, colour = shades[(p[4 * i + 3] | 0) + 1];
     let at = sy * width + sx;
+    if (size === 2) { // the usual size, without loops
+      if (far < depth[at]) { depth[at] = far; out[at] = colour; }
+      if (far < depth[at + 1]) { depth[at + 1] = far; out[at + 1] = colour; }
+      at += width;
+      if (far < depth[at]) { depth[at] = far; out[at] = colour; }
+      if (far < depth[at + 1]) { depth[at + 1] = far; out[at + 1] = colour; }
+      continue;
+    }
     for (let v = 0; v < size; v++, at += width - size) for (let u = 0; u < size; u++, at++) {
       if (far < depth[at]) { depth[at] = far; out[at] = colour; }
     }
@@ -50,6 +58,7 @@ export function render(image, depth, scene, about, tip, zoom = 1, size = 2) {
 
 function fill(out, depth, width, height, ring, colour, alpha) { // a translucent convex polygon
   const ys = ring.map(p => p[1]), first = Math.max(0, Math.ceil(Math.min(...ys))), last = Math.min(height - 1, Math.floor(Math.max(...ys)));
+  const [red, green, blue] = colour, front = Math.round(256 * alpha), behind = Math.round(256 * alpha * 0.35);
   for (let y = first; y <= last; y++) {
     const cuts = [];
     for (let k = 0; k < ring.length; k++) {
@@ -61,10 +70,10 @@ function fill(out, depth, width, height, ring, colour, alpha) { // a translucent
     if (cuts.length < 2) continue;
     cuts.sort((a, b) => a[0] - b[0]);
     const [l, r] = [cuts[0], cuts[cuts.length - 1]], by = (r[1] - l[1]) / (r[0] - l[0] || 1);
-    for (let x = Math.max(0, Math.ceil(l[0])); x <= Math.min(width - 1, Math.floor(r[0])); x++) {
-      const at = y * width + x, far = l[1] + (x - l[0]) * by, part = far < depth[at] ? alpha : alpha * 0.35, old = out[at];
-      const mix = (c, shift) => Math.round(((old >> shift) & 255) * (1 - part) + c * part);
-      out[at] = pack(mix(colour[0], 0), mix(colour[1], 8), mix(colour[2], 16));
+    const begin = Math.max(0, Math.ceil(l[0])), end = Math.min(width - 1, Math.floor(r[0]));
+    for (let x = begin, at = y * width + begin; x <= end; x++, at++) {
+      const part = l[1] + (x - l[0]) * by < depth[at] ? front : behind, old = out[at], r0 = old & 255, g0 = (old >> 8) & 255, b0 = (old >> 16) & 255;
+      out[at] = (255 << 24) | ((b0 + (((blue - b0) * part) >> 8)) << 16) | ((g0 + (((green - g0) * part) >> 8)) << 8) | (r0 + (((red - r0) * part) >> 8));
     }
   }
 }
