@@ -63,6 +63,7 @@ from .view.answers import ingest as ingest
 from .view.answers import plan as plan
 from .view.answers import report as report
 from .view.answers import verify as verify
+from .view.browser.opening import view as view
 from .view.export import export as export
 from .view.pictures import figures as figures
 from .view.simulation import simulate as simulate

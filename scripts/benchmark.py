@@ -4,7 +4,8 @@
 ``networks`` the networks that distinguish weak from strong beam, ``beams`` the recipe of weak-beam images,
 ``components`` the component analyses, ``volume`` objects, boundaries and the comparison of a whole stack, ``strain``
 the deformation from four reflections, ``scale`` plans and runs of terabytes without pixels, ``movies`` dislocations in
-movies of full frames, ``first_picture`` the three commands of a new user beside darling.
+movies of full frames, ``view`` the page in a browser beside Panel, ``first_picture`` the three commands of a new user
+beside darling.
 ``--quick`` uses small frames: it tests that everything runs, but its numbers are not meaningful.
 """
 
@@ -35,6 +36,7 @@ from bench.strain import Sets, figure_set
 from bench.strain import figure_kernels as figure_strain_kernels
 from bench.surviving import figure_commit
 from bench.timing import Row, as_json, machine, table
+from bench.view import VIEW, viewed
 from bench.volumes import figure_scipy, figure_volume
 
 MAPS: dict[str, Callable[[Data], list[Row]]] = {
@@ -118,6 +120,10 @@ def arguments() -> argparse.Namespace:
     movies.add_argument("--frames", type=int, default=48, help="frames of the movie (default: 48)")
     movies.add_argument("--crops", type=Path, help="npz file with the counts c (frame, y, x) of a simulated movie")
     scale = commands.add_parser("scale", help="plans and runs of 10,000 layers without pixels")
+    page = commands.add_parser("view", help="the page in a browser: times to the pixels, processor time, memory")
+    page.add_argument("--layers", type=int, default=3, help="layers of the store (default: 3)")
+    page.add_argument("--moves", type=int, default=2000, help="moves before memory is measured again (default: 2000)")
+    page.add_argument("--panel-python", metavar="PATH", help="Python of an environment with panel and datashader")
     strain = commands.add_parser("strain", help="deformation, strain and dislocation density from four reflections")
     named = (
         (maps, MAPS),
@@ -130,6 +136,7 @@ def arguments() -> argparse.Namespace:
         (scale, SCALE),
         (strain, STRAIN),
         (movies, MOVIES),
+        (page, VIEW),
     )
     for command, figures in ((command, list(known)) for command, known in named):
         command.add_argument("--quick", action="store_true", help="small frames, to check that everything runs")
@@ -177,6 +184,12 @@ def run(options: argparse.Namespace, work: Path) -> None:
         movie = Movie(work, frames, shape, options.crops)
         rows = [row for name in options.only or MOVIES for row in measure(name, MOVIES[name], movie)]
         return report(rows, "13 simulated dislocations a frame in noise, decoding twice, the rest once", options.json)
+    if options.command == "view":
+        page = viewed(work, options.quick, options.layers, options.moves, options.panel_python)
+        rows = [row for name in options.only or VIEW for row in measure(name, VIEW[name], page)]
+        return report(
+            rows, f"{page.layers} layers of 31 x {page.shape[0]} x {page.shape[1]} uint16, once", options.json
+        )
     if options.command == "strain":
         sets = Sets(work, ((1, 256, 256),) if options.quick else ((1, 2048, 2048), (4, 1024, 1024)))
         rows = [row for name in options.only or STRAIN for row in measure(name, STRAIN[name], sets)]

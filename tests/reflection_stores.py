@@ -40,7 +40,7 @@ def reflection_store(
         write_small(path, "", axis, (axis,), np.zeros(1), {"units": "degree", "scan_axis": k})
     counts = expand(COUNTS, dict.fromkeys(axes, "degree"))[0]
     frames = (1,) * len(axes)
-    _write(path, "raw", "ingest", [counts], {"counts": np.zeros((shape[0], *frames, *shape[1:]), np.uint16)})
+    write_step(path, "raw", "ingest", [counts], {"counts": np.zeros((shape[0], *frames, *shape[1:]), np.uint16)})
     place = [ANGLES.index(a) for a in axes]
     maps: dict[str, dict[str, np.ndarray]] = {"moments": {}, "moment_errors": {}}
     maps["moments"]["flags"] = np.isnan(centre[..., place]).all(axis=-1).astype(np.uint8)
@@ -54,12 +54,12 @@ def reflection_store(
             Variable(n, ("z", "y", "x"), v.dtype.name, "1" if n == "flags" else "degree", n)
             for n, v in maps[step].items()
         ]
-        _write(path, "rocking", step, declared, maps[step])
+        write_step(path, "rocking", step, declared, maps[step])
     consolidate(path)
     return path
 
 
-def _write(path: Path, group: str, step: str, variables: list[Variable], values: dict[str, np.ndarray]) -> None:
+def write_step(path: Path, group: str, step: str, variables: list[Variable], values: dict[str, np.ndarray]) -> None:
     """One step of a store with its ledger."""
     create_group(path, group, {})
     for variable in variables:

@@ -19,7 +19,7 @@ from dfxm_dask.cli.guide import guide
 from dfxm_dask.cli.identify import identify, visibility
 from dfxm_dask.cli.nights import nightly, report
 from dfxm_dask.cli.options import Commands
-from dfxm_dask.cli.pictures import figures
+from dfxm_dask.cli.pictures import figures, view
 from dfxm_dask.cli.reflections import join
 from dfxm_dask.cli.runs import explain, reduce, reductions, run, train
 from dfxm_dask.cli.scans import calibrate, demo, formats, info, ingest, simulate
@@ -74,6 +74,7 @@ for command in (
     reductions,
     explain,
     doctor,
+    view,
     figures,
     report,
     compare,

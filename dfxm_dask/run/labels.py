@@ -13,8 +13,8 @@ A file of labels is a YAML list of entries, or CSV with the same keys as columns
     12.0,0.0123,0,640,0,512,weak
     12.0,0.0301,,,,,strong
 
-z is in um, scan axes are in their units, and a class is weak, strong or unlit. ``store`` names the scan if there are
-several.
+z is in um, scan axes are in their units, and a class is weak, strong, unlit or ambiguous (left out of the training).
+``store`` names the scan if there are several.
 """
 
 from __future__ import annotations

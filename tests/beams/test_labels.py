@@ -36,7 +36,7 @@ def naive(boxes: list[LabelledBox], shape: tuple[int, int], size: int) -> np.nda
                 (y, x) for y in range(top, min(top + size, shape[0])) for x in range(left, min(left + size, shape[1]))
             ]
             here = {}
-            for kind in ("weak", "strong", "unlit"):
+            for kind in DRAWN:
                 claimed = 0
                 for y, x in pixels:
                     for b in boxes:
@@ -49,7 +49,7 @@ def naive(boxes: list[LabelledBox], shape: tuple[int, int], size: int) -> np.nda
             if len(enough) > 1:
                 return None
             alone = enough and sum(n > 0 for n in here.values()) == 1
-            found[i, j] = {"unlit": 0, "weak": 1, "strong": 2}[enough[0]] if alone else 3
+            found[i, j] = {"unlit": 0, "weak": 1, "strong": 2, "ambiguous": 3}[enough[0]] if alone else 3
     return found
 
 

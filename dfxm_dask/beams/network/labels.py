@@ -16,8 +16,8 @@ from dfxm_dask.beams.prior import AMBIGUOUS, MEANINGS, STRONG, UNLIT, WEAK, hard
 from dfxm_dask.errors import InputError
 from dfxm_dask.schema import PATCH
 
-DRAWN = {MEANINGS[k]: k for k in (WEAK, STRONG, UNLIT)}
-"""Names of the classes that can be drawn, with their numbers."""
+DRAWN = {MEANINGS[k]: k for k in (WEAK, STRONG, UNLIT, AMBIGUOUS)}
+"""Names of the classes that can be drawn, with their numbers. Ambiguous patches are left out of the training."""
 
 COVERED = 0.75
 """Fraction of a patch that boxes of one class must cover, as specified for the file format."""
@@ -38,7 +38,7 @@ class LabelledBox:
     line : int
         Line of the file, from 1.
     kind : str
-        "weak", "strong" or "unlit".
+        "weak", "strong", "unlit" or "ambiguous".
     positions : mapping of str to float
         Position of the layer (z in um), and of the frame along every scan axis, in its unit.
     box : (int, int, int, int), pixel, optional
