@@ -170,7 +170,15 @@ def figure_page(view: Viewed) -> list[Row]:
         rows.append(at_most("phi move, p95", float(np.nanpercentile(times, 95)), 80, "ms", "the same moves"))
         detail = "with the finer picture at rest and one fetched ahead"
         rows.append(at_most("processor time a phi move, server", spent[0], 15, "ms", detail))
-        rows.append(at_most("processor time a phi move, browser", spent[1], 50, "ms", "all its processes"))
+        rows.append(
+            at_most(
+                "processor time a phi move, browser",
+                spent[1],
+                50,
+                "ms",
+                "all its processes, with the probe that reads pixels back without pause",
+            )
+        )
         steps = [f"timed(c, () => slide('phi', {k}))" for k in range(2, min(20, frames))]
         ahead = series(tab, steps, 700)[2:]
         rows.append(at_most("prefetched neighbour", float(np.nanmedian(ahead)), 10, "ms", "one step every 0.7 s"))

@@ -94,9 +94,12 @@ def test_labels__two_pages_do_not_overwrite_each_other(page: Show, store: Path, 
     url = served(store).url
     first, second = page(url=url), page(url=url)
     for tab in (first, second):
+        tab.call("Page.bringToFront")
         tab.key("l")
         box(tab, 0, 64, 0, 64)
+    first.call("Page.bringToFront")
     label(first, "w", 1)
+    second.call("Page.bringToFront")
     second.key("s")
     second.wait("/changed by another page/.test(document.getElementById('output').textContent)")
     second.wait("document.getElementById('counted').textContent.startsWith('1 boxes')")

@@ -1,6 +1,6 @@
 // The rocking curve of one or two pixels or boxes: counts against the scan axis, its fit, and u.
 
-import { state, on, json, axis, scanAxes, moving, pixelOf, inside, valueAt, short, unit, tell, frameIndex } from "./state.js";
+import { state, on, json, axis, scanAxes, moving, pixelOf, inside, valueAt, short, unit, tell, frameIndex, known } from "./state.js";
 import { paint, limits } from "./colour.js";
 import { sized } from "./image.js";
 
@@ -16,6 +16,7 @@ function box(at, size) {
 }
 
 async function update() {
+  if (!known("raw/counts")) return;
   if (busy) { again = true; return; }
   busy = true;
   do {
@@ -47,7 +48,7 @@ function draw() {
   const frame = frameIndex();
   if (one?.u) words.push(`u = ${short(one.u[state.index[moving()]], 3)}`);
   if (one) words.push(`${short(one.counts[frame])} counts`);
-  said.textContent = words.join("; ");
+  said.textContent = said.title = words.join("; ");
   if (scanAxes().filter(name => axis(name).size > 1).length > 1) drawPlane();
   else drawLine();
 }

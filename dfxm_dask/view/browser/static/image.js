@@ -132,7 +132,7 @@ export class ImagePane {
       quick = this.busy.again; // what was asked for meanwhile decides whether the next picture may be a JPEG
       this.busy = null;
     }
-    if (this.got?.values) this.ahead();
+    if (this.got?.values && this.got.step === this.step(this.view(), true)) this.ahead(); // once a move
   }
   async fetched(wish, key) {
     const begun = performance.now();

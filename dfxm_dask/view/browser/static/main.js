@@ -158,7 +158,11 @@ function patches(context, toScreen, v) { // one frame a patch, orange weak to bl
     const inset = 2 * v.ratio, ramp = (low, high) => Math.round(low + (high - low) * p);
     context.strokeStyle = context.fillStyle = `rgb(${ramp(86, 230)} ${ramp(180, 159)} ${ramp(233, 0)})`;
     context.strokeRect(a[0] + inset, a[1] + inset, b[0] - a[0] - 2 * inset, b[1] - a[1] - 2 * inset);
-    if (b[0] - a[0] > 36 * v.ratio) context.fillText(p.toFixed(2), (a[0] + b[0]) / 2, (a[1] + b[1]) / 2 + 4 * v.ratio);
+    if (b[0] - a[0] > 36 * v.ratio) {
+      const at = [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2 + 4 * v.ratio];
+      context.strokeStyle = "rgba(20,24,30,.75)"; context.lineWidth = 3 * v.ratio; context.strokeText(p.toFixed(2), ...at);
+      context.lineWidth = 2 * v.ratio; context.fillText(p.toFixed(2), ...at);
+    }
   }
 }
 function drawTracks(context, toScreen, v) {

@@ -124,7 +124,7 @@ function drawNavigator() {
   const name = scanAxes().length > 1 ? "frame" : moving() ?? "frame", one = axis(name);
   context.fillText(one ? `${name} ${short(valueAt(name, 0), 4)} to ${short(valueAt(name, one.size - 1), 4)} ${unit(one.units)}${one.even ? "" : ", uneven"}` : `frames 0 to ${frames - 1}`, room[0] + room[2] / 2, h - 4 * ratio);
   context.save(); context.translate(13 * ratio, room[1] + room[3] / 2); context.rotate(-Math.PI / 2);
-  if (axis("z")) context.fillText(`z ${short(valueAt("z", 0), 4)} to ${short(valueAt("z", nz - 1), 4)} ${unit(axis("z").units)}`, 0, 0);
+  if (axis("z")?.size > 1) context.fillText(`z ${short(valueAt("z", 0), 4)} to ${short(valueAt("z", nz - 1), 4)} ${unit(axis("z").units)}`, 0, 0);
   context.restore();
   over.strokeStyle = "#d4550f"; over.lineWidth = 2 * ratio;
   const [i, j] = [state.index.z ?? 0, frameIndex()];
