@@ -14,10 +14,9 @@ import click
 from dfxm_dask import __version__
 from dfxm_dask.cli.checks import check, doctor, plan_run, verify
 from dfxm_dask.cli.design import design
-from dfxm_dask.cli.following import follow
 from dfxm_dask.cli.guide import guide
 from dfxm_dask.cli.identify import identify, visibility
-from dfxm_dask.cli.nights import nightly, report
+from dfxm_dask.cli.nights import follow, nightly, report
 from dfxm_dask.cli.options import Commands
 from dfxm_dask.cli.pictures import figures, view
 from dfxm_dask.cli.reflections import join
