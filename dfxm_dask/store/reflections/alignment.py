@@ -85,7 +85,7 @@ def _registered(
     More than three reflections over-determine the deformation: a weighted sum of their scattering vectors vanishes for
     any deformation gradient where the maps are aligned. Near dislocations this method is systematically wrong, because
     every reflection averages the lattice over the height of the beam along another direction. Maps with dislocations
-    are therefore aligned by these alone, whose positions such an average does not change.
+    are therefore aligned by these alone: the average over the height does not change their positions.
     """
     y, x = (v[max(0, (v.size - WINDOW) // 2) :][:WINDOW] for v in (grid.y, grid.x))
     z = grid.z.size // 2
