@@ -1,7 +1,7 @@
 """Follow a scan that is being measured: every layer is ingested and reduced as soon as its last frame is on disk.
 
 Files are read without locks, in a process of their own, so that the writer is never blocked and a file that changes
-under the reader ends that process only. A layer counts when the beamline recorded its end and all its frames are there.
+under the reader ends that process only. A layer is taken when the beamline recorded its end and all its frames are on disk.
 """
 
 from __future__ import annotations
@@ -295,7 +295,7 @@ def _finish(
     tell: Callable[[str], None],
     options: dict[str, Any],
 ) -> None:
-    """The store and the results of the whole scan, as of an ingest and a run of the finished files."""
+    """The store and the results of the whole scan, equal to an ingest and a run of the finished files."""
     repeated = {known[name].z for name in done.ingested}
     lost = [name for name in done.aborted if known[name].z is None or known[name].z not in repeated]
     for name in sorted(set(done.aborted) - set(lost)):

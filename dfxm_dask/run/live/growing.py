@@ -1,8 +1,8 @@
 """A store that grows: the layers and results that it has are kept when the scan gains layers.
 
 The grown store is built beside the old one, by the code of every ingest, with hard links to the files of known layers;
-then it takes the place of the old one. At every moment the path holds a store that can be opened, and in the end
-nothing in it tells that it grew.
+then it replaces the old one. At every moment the path holds a store that can be opened. In the end the store does not
+differ from that of an ingest of the finished scan, apart from its ledgers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def beside(store: Path, what: str) -> Path:
 
 
 def recover(store: Path) -> None:
-    """Finish an exchange of stores that was killed in the middle, and remove what is left of a killed growth."""
+    """Finish an exchange of stores that was killed in the middle, and remove the remains of a killed growth."""
     grown, old = beside(store, "grown"), beside(store, "old")
     if not store.exists() and old.exists():
         # The new store is complete before the old one moves.
@@ -79,7 +79,7 @@ def grow(
     Raises
     ------
     StoreError
-        Another process writes the store, or the disk knows no hard links.
+        Another process writes the store, or the disk has no hard links.
     SourceError
         See :func:`dfxm_dask.ingest`.
     """
@@ -181,7 +181,7 @@ def adopt(old: Path, new: Path, recipe: Recipe, numbers: dict[int, int]) -> None
 
 
 def same(name: str, now: Mapping[str, PlannedStep], before: Mapping[str, PlannedStep]) -> bool:
-    """Whether a step and all steps that it reads compute for a layer what they computed before.
+    """Whether a step and all steps that it reads compute the same results for a layer as before.
 
     Inputs that are gathered over all layers change with every layer.
     """

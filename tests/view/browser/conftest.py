@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -189,14 +190,18 @@ SHOWN = "[dfxm.frame, dfxm.map].every(p => !p.wanted || p.got?.key === p.wanted.
 
 
 def canvas(tab: Tab, pane: str) -> np.ndarray:
-    """Pixels (y, x, rgba) of the picture of a pane."""
+    """Pixels (y, x, rgba) of the picture of a pane, once it no longer changes."""
     code = f"""(() => {{ const c = dfxm.{pane}.picture,
       d = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
     let s = ""; for (let k = 0; k < d.length; k += 32768) s += String.fromCharCode(...d.subarray(k, k + 32768));
     return [c.width, c.height, btoa(s)]; }})()"""
     import base64
 
-    width, height, data = tab.js(code)
+    before, found = None, tab.js(code)
+    while found != before:
+        time.sleep(0.08)
+        before, found = found, tab.js(code)
+    width, height, data = found
     return np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 4)
 
 
