@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from beamline_writer import steps
 
 import dfxm_dask
 from dfxm_dask.run.execute import run_ingest, run_recipe
 from dfxm_dask.run.live.following import follow
+from tests.run.beamline_writer import steps
 
 RECIPE = "maps"
 PIXEL = (0.2, 0.2)
