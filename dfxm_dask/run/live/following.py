@@ -1,7 +1,8 @@
 """Follow a scan that is being measured: every layer is ingested and reduced as soon as its last frame is on disk.
 
 Files are read without locks, in a process of their own, so that the writer is never blocked and a file that changes
-under the reader ends that process only. A layer is ingested when the beamline recorded its end and all its frames are on disk.
+under the reader ends that process only. A layer is ingested when the beamline recorded its end and all its frames are
+on disk.
 """
 
 from __future__ import annotations
