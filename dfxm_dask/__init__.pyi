@@ -1,5 +1,6 @@
 """The public names, for completion, type checkers and the loader that imports each when it is first used."""
 
+from . import view as view
 from .beams.classify import classify_beams as classify_beams
 from .beams.contrast import enhance_beams as enhance_beams
 from .beams.integrate import integrate_beams as integrate_beams
@@ -63,7 +64,6 @@ from .view.answers import ingest as ingest
 from .view.answers import plan as plan
 from .view.answers import report as report
 from .view.answers import verify as verify
-from .view.browser.opening import view as view
 from .view.export import export as export
 from .view.pictures import figures as figures
 from .view.simulation import simulate as simulate

@@ -325,6 +325,8 @@ def test_command_lines__of_any_words_end_with_a_line_and_an_exit_code(
         "dfxm_dask.run.training.train",
         "dfxm_dask.run.training.gather",
         "dfxm_dask.view.pictures.figures",
+        "dfxm_dask.view.browser.opening.serve",
+        "dfxm_dask.run.live.following.follow",
         "dfxm_dask.run.checks.doctor.doctor",
         "dfxm_dask.cli.scans.simulated",
         "dfxm_dask.cli.scans.demo_scan",

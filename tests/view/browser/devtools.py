@@ -69,6 +69,10 @@ async def _connected(address: str) -> Any:
     return await websocket_connect(address, max_message_size=2**28)
 
 
+async def _closed(socket: Any) -> None:
+    socket.close()
+
+
 class Tab:
     """A tab: commands, and the events that came meanwhile."""
 
@@ -144,6 +148,6 @@ class Tab:
         return data
 
     def close(self) -> None:
-        self.socket.close()
+        self.browser.loop.run_until_complete(_closed(self.socket))
         with urllib.request.urlopen(f"{self.browser.base}/json/close/{self.name}"):
             pass
