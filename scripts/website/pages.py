@@ -37,9 +37,9 @@ def public_names() -> dict[str, list[str]]:
     """Public names of the package by the room or module that holds them."""
     found: dict[str, list[str]] = {}
     for module, name in re.findall(
-        r"^from \.([\w.]+) import (\w+) as", (ROOT / "dfxm_dask/__init__.pyi").read_text(), re.M
+        r"^from \.([\w.]*) import (\w+) as", (ROOT / "dfxm_dask/__init__.pyi").read_text(), re.M
     ):
-        found.setdefault(module.partition(".")[0], []).append(name)
+        found.setdefault(module.partition(".")[0] or name, []).append(name)
     return found
 
 
@@ -51,7 +51,9 @@ def api_pages() -> dict[str, str]:
         text = f"{room}\n{'=' * len(room)}\n\n.. automodule:: dfxm_dask.{room}\n\n.. currentmodule:: dfxm_dask\n\n"
         for name in names:
             kind = "autoclass" if isinstance(getattr(import_module("dfxm_dask"), name), type) else "autofunction"
-            text += f".. {kind}:: dfxm_dask.{name}\n\n"
+            # The package view is called like a function, whose docstring is that of this one.
+            place = "view.browser.opening.view" if name == "view" else name
+            text += f".. {kind}:: dfxm_dask.{place}\n\n"
         pages[room] = text
     rows = "\n".join(f"   {room}" for room in rooms)
     listed = "\n".join(
