@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import dfxm_dask
+from dfxm_dask.errors import StoreError
 from dfxm_dask.run.execute import run_ingest, run_recipe
 from dfxm_dask.run.live.following import follow
 from tests.run.beamline_writer import steps
@@ -127,3 +128,16 @@ def test_follow__an_exchange_that_was_killed_is_finished(finished: Path, tmp_pat
     beside(store, "grown").mkdir()
     recover(store)
     assert not beside(store, "grown").exists()
+
+
+def test_follow__other_folders_and_stores_are_refused_and_kept(finished: Path, tmp_path: Path) -> None:
+    mine, simulated = tmp_path / "mine", tmp_path / "s.zarr"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("keep")
+    dfxm_dask.simulate("easy", simulated, shape=(48, 40), layers=1)
+    before = files(simulated)
+    for target in (mine, simulated):
+        with pytest.raises(StoreError, match="choose another path"):
+            follow(finished, target, RECIPE, idle=2, poll=0.05, pixel_size=PIXEL)
+    assert (mine / "notes.txt").read_text() == "keep"
+    assert files(simulated) == before

@@ -84,8 +84,10 @@ def grow(
         See :func:`dfxm_dask.ingest`.
     """
     recover(store)
-    if not store.exists():
+    begun = ledger.read_header(ledger.ledger_path(store, "raw", "ingest")) if store.exists() else {}
+    if not begun:  # the ingest itself refuses folders and stores of others
         return run_ingest(source, store, scan=list(entries), publish=publish, **options), []
+    refuse_other_layers(store, begun, Path(source).name, entries)
     for path in (store / STORE_LOCK, *sorted(store.glob("*/.ledger/lock*"))):
         refuse_held(path, f"growth of {store}")
     known, grown = origins(store), beside(store, "grown")
@@ -112,6 +114,20 @@ def grow(
     os.rename(grown, store)
     shutil.rmtree(old)
     return report, replaced
+
+
+def refuse_other_layers(store: Path, begun: ledger.Record, master: str, entries: Sequence[str]) -> None:
+    """Refuse a store with layers that the grown store would not contain: they would be lost.
+
+    Raises
+    ------
+    StoreError
+    """
+    layers = [(str(s["file"]), str(s["entry"])) for s in begun["plan"].get("sources", [])]
+    other = [origin for origin in layers if origin[0] != master or origin[1] not in entries]
+    if other or not layers:
+        holds = f"entry {other[0][1]} of {other[0][0]}" if other else "a scan that was not ingested from files"
+        raise StoreError(f"store {store}", f"contains {holds}, which {master} lacks", "choose another path")
 
 
 def _stats(task: LayerTask) -> list[list[Any]]:
