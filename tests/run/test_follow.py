@@ -131,13 +131,15 @@ def test_follow__an_exchange_that_was_killed_is_finished(finished: Path, tmp_pat
 
 
 def test_follow__other_folders_and_stores_are_refused_and_kept(finished: Path, tmp_path: Path) -> None:
-    mine, simulated = tmp_path / "mine", tmp_path / "s.zarr"
+    mine, simulated, raw = tmp_path / "mine", tmp_path / "s.zarr", tmp_path / "raw" / "scan.h5"
+    for _ in steps(finished, raw):
+        pass
     mine.mkdir()
     (mine / "notes.txt").write_text("keep")
     dfxm_dask.simulate("easy", simulated, shape=(48, 40), layers=1)
     before = files(simulated)
     for target in (mine, simulated):
         with pytest.raises(StoreError, match="choose another path"):
-            follow(finished, target, RECIPE, idle=2, poll=0.05, pixel_size=PIXEL)
+            follow(raw, target, RECIPE, layers=4, poll=0.05, pixel_size=PIXEL)
     assert (mine / "notes.txt").read_text() == "keep"
     assert files(simulated) == before
