@@ -7,8 +7,10 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from itertools import product
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby, product
 from math import ceil, prod
+from operator import itemgetter
 
 import numpy as np
 from numba import njit
@@ -17,6 +19,7 @@ from dfxm_dask.errors import InputError
 from dfxm_dask.store.shards import ShardedArray, ShardFile, read
 
 OPEN = 64  # shards whose index stays in memory
+SHARED = 8 * 2**20  # bytes of decoded chunks above which a second thread saves more than it costs
 SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "linear": np.asarray,
     "sqrt": np.sqrt,
@@ -25,6 +28,7 @@ SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 NONE = 184  # grey of NaN
 Bounds = tuple[int, int, int, int]
 """y0, y1, x0, x1 in pixels, half-open."""
+_Part = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class _Open:
@@ -70,6 +74,7 @@ class _Closing(ShardFile):
 
 _open = _Open()
 _memory = threading.local()
+_second = ThreadPoolExecutor(2, thread_name_prefix="chunks")
 
 
 @njit(cache=True, nogil=True)
@@ -126,20 +131,34 @@ def _add_counts(chunk, top, left, y0, y1, x0, x1, step, sums):
 def _add_values(chunk, top, left, y0, y1, x0, x1, step, sums, number):
     """The same for floats: NaN and infinities are left out and ``number`` counts the others."""
     first, last = max(left, x0), min(left + chunk.shape[1], x1)
-    for y in range(max(top, y0), min(top + chunk.shape[0], y1)):
+    width = last - first
+    if width <= 0:
+        return
+    row, finite = np.empty(width, np.float64), np.empty(width, np.uint32)
+    y, last_y = max(top, y0), min(top + chunk.shape[0], y1)
+    while y < last_y:
         i = (y - y0) // step
+        end = min(y0 + (i + 1) * step, last_y)
+        row[:] = 0
+        finite[:] = 0
+        while y < end:
+            line = chunk[y - top, first - left : last - left]
+            for k in range(width):
+                value = np.float64(line[k])
+                good = value - value == 0  # false for NaN and infinities
+                row[k] += value if good else 0.0
+                finite[k] += np.uint32(good)
+            y += 1
         x = first
         while x < last:
             j = (x - x0) // step
             stop = min(x0 + (j + 1) * step, last)
-            total, count = 0.0, 0
-            for k in range(x, stop):
-                value = chunk[y - top, k - left]
-                if value - value == 0:  # false for NaN and infinities
-                    total += value
-                    count += 1
+            total, count = 0.0, np.uint32(0)
+            for k in range(x - first, stop - first):
+                total += row[k]
+                count += finite[k]
             sums[i, j] += total
-            number[i, j] += np.uint32(count)
+            number[i, j] += count
             x = stop
 
 
@@ -193,15 +212,25 @@ def binned(
         if kind == "b" and step > 1:
             return _means(values.astype(np.float32), step)
         return values[::step, ::step]
-    sums = np.zeros(shape, np.float64 if kind == "f" else np.uint64 if array.dtype.itemsize > 2 else np.uint32)
-    number = np.zeros(shape, np.uint32)
-    for top, left, chunk in _chunks(array, leading, box, committed):
-        if kind == "f":
-            _add_values(chunk, top, left, y0, y1, x0, x1, step, sums, number)
-        elif kind == "b":
-            _add_counts(chunk.view(np.uint8), top, left, y0, y1, x0, x1, step, sums)
-        else:
-            _add_counts(chunk, top, left, y0, y1, x0, x1, step, sums)
+    wide = np.dtype(np.float64 if kind == "f" else np.uint64 if array.dtype.itemsize > 2 else np.uint32)
+
+    def added(parts: list[_Part]) -> tuple[np.ndarray, np.ndarray]:
+        sums, number = np.zeros(shape, wide), np.zeros(shape if kind == "f" else (0, 0), np.uint32)
+        for top, left, chunk in _chunks(array, leading, parts):
+            if kind == "f":
+                _add_values(chunk, top, left, y0, y1, x0, x1, step, sums, number)
+            else:
+                _add_counts(chunk.view(np.uint8) if kind == "b" else chunk, top, left, y0, y1, x0, x1, step, sums)
+        return sums, number
+
+    parts = _parts(array, leading, box, committed)
+    if len(parts) * array.chunk_bytes < SHARED:
+        sums, number = added(parts)
+    else:  # half of the chunks in a second thread
+        other = _second.submit(added, parts[len(parts) // 2 :])
+        sums, number = added(parts[: len(parts) // 2])
+        for mine, theirs in zip((sums, number), other.result(), strict=True):
+            mine += theirs
     if kind == "f":
         with np.errstate(invalid="ignore"):
             return (sums / np.where(number > 0, number, np.nan)).astype(array.dtype)
@@ -212,29 +241,36 @@ def binned(
     return out
 
 
-def _chunks(
-    array: ShardedArray, leading: tuple[int, ...], box: Bounds, committed: frozenset[str] | None
-) -> Iterator[tuple[int, int, np.ndarray]]:
-    """First row, first column and values (y, x) of every chunk in a box, in one reused buffer."""
+def _parts(array: ShardedArray, leading: tuple[int, ...], box: Bounds, committed: frozenset[str] | None) -> list[_Part]:
+    """Chunks of one frame in a box: index of the shard, and of the chunk in it."""
     y0, y1, x0, x1 = box
+    (sy, sx), (cy, cx) = array.shard[-2:], array.chunk[-2:]
+    outer = tuple(i // s for i, s in zip(leading, array.shard, strict=False))
+    part = tuple(i % s // c for i, s, c in zip(leading, array.shard, array.chunk, strict=False))
+    found = []
+    for row, column in product(range(y0 // sy, ceil(y1 / sy)), range(x0 // sx, ceil(x1 / sx))):
+        if committed is not None and array.shard_path((*outer, row, column)) not in committed:
+            continue
+        rows = range(max(y0 - row * sy, 0) // cy, ceil(min(y1 - row * sy, sy) / cy))
+        columns = range(max(x0 - column * sx, 0) // cx, ceil(min(x1 - column * sx, sx) / cx))
+        found += [((*outer, row, column), (*part, i, j)) for i in rows for j in columns]
+    return found
+
+
+def _chunks(array: ShardedArray, leading: tuple[int, ...], parts: list[_Part]) -> Iterator[tuple[int, int, np.ndarray]]:
+    """First row, first column and values (y, x) of chunks, in one reused buffer."""
     if not hasattr(_memory, "encoded"):
         _memory.encoded = np.empty(0, np.uint8)
     scratch = np.empty(array.chunk, array.dtype)
     inner = tuple(i % c for i, c in zip(leading, array.chunk, strict=False))
     (sy, sx), (cy, cx) = array.shard[-2:], array.chunk[-2:]
-    outer = tuple(i // s for i, s in zip(leading, array.shard, strict=False))
-    part = tuple(i % s // c for i, s, c in zip(leading, array.shard, array.chunk, strict=False))
-    for row, column in product(range(y0 // sy, ceil(y1 / sy)), range(x0 // sx, ceil(x1 / sx))):
-        if committed is not None and array.shard_path((*outer, row, column)) not in committed:
-            continue
-        file = _open.get(array, (*outer, row, column))
-        rows = range(max(y0 - row * sy, 0) // cy, ceil(min(y1 - row * sy, sy) / cy))
-        columns = range(max(x0 - column * sx, 0) // cx, ceil(min(x1 - column * sx, sx) / cx))
-        wanted = [(*part, i, j) for i in rows for j in columns]
+    for shard, group in groupby(parts, key=itemgetter(0)):
+        file = _open.get(array, shard)
+        wanted = [chunk for _, chunk in group]
         _memory.encoded, views = file.fetch(wanted, _memory.encoded)
-        for place, encoded in zip(wanted, views, strict=True):
+        for chunk, encoded in zip(wanted, views, strict=True):
             file.decode(encoded, scratch)
-            yield row * sy + place[-2] * cy, column * sx + place[-1] * cx, scratch[inner]
+            yield shard[-2] * sy + chunk[-2] * cy, shard[-1] * sx + chunk[-1] * cx, scratch[inner]
 
 
 def _sizes(length: int, step: int) -> np.ndarray:

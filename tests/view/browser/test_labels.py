@@ -12,8 +12,11 @@ import yaml
 
 import dfxm_dask
 from dfxm_dask.errors import FramesApartWarning
+from dfxm_dask.schema import Variable
+from dfxm_dask.store.integrity.nodes import consolidate
 from dfxm_dask.view.browser.jobs import weights_path, with_weights
 from dfxm_dask.view.browser.labels import labels_path
+from tests.reflection_stores import write_step
 from tests.stores import raw_store
 from tests.view.browser.conftest import SHOWN, Served, add_maps, middle
 from tests.view.browser.devtools import Tab
@@ -129,6 +132,10 @@ def test_copies__regions_and_roi_are_those_of_the_package(page: Show, store: Pat
 
 
 def test_labels__train_and_show_the_new_map(page: Show, store: Path) -> None:
+    p_weak = np.random.default_rng(5).random((2, 5, 2, 3), np.float32)
+    declared = Variable("p_weak", ("z", "phi", "patch_y", "patch_x"), "float32", "1", "probability of weak beam")
+    write_step(store, "beams", "classify_beams", [declared], {"p_weak": p_weak})
+    consolidate(store)
     tab = page(store, at="&z=-7700&phi=0.292")
     tab.key("l")
     count = 0
@@ -151,6 +158,12 @@ def test_labels__train_and_show_the_new_map(page: Show, store: Path) -> None:
         tree["beams"].to_dataset()[["lit", "peak_local", "width_local"]].isel(z=[z]))  # fmt: skip
     made = dfxm_dask.classify_beams(scan, method="lcnn", weights=str(weights_path(store)))
     np.testing.assert_allclose(shown, np.asarray(made.p_weak)[0], rtol=1e-5)
+    phi = tab.js("dfxm.state.index.phi")
+    before, after = p_weak[z, phi], shown[phi]
+    for mode, values in (("old", before), ("new", after), ("difference", after - before)):
+        tab.js("document.getElementById('compare').click()")
+        tab.wait(f"document.getElementById('compare').textContent.startsWith('{mode}') && dfxm.map.got?.values")
+        np.testing.assert_allclose(np.array(tab.js("Array.from(dfxm.map.got.values)")).reshape(2, 3), values, atol=1e-6)
     changed = yaml.safe_load(with_weights("weak_beam", store).read_text())
     steps = {name: step[name] for step in changed["steps"] for name in step}
     assert steps["classify_beams"]["weights"] == str(weights_path(store))

@@ -75,7 +75,11 @@ BOXES = [(0, 150, 0, 210), (0, 150, 0, 209), (63, 65, 63, 65), (149, 150, 209, 2
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_binned__is_a_naive_loop(arrays: dict[str, tuple[ShardedArray, np.ndarray]], dtype: str) -> None:
+@pytest.mark.parametrize("shared", [0, pixels.SHARED])
+def test_binned__is_a_naive_loop(
+    arrays: dict[str, tuple[ShardedArray, np.ndarray]], dtype: str, shared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixels, "SHARED", shared)  # 0: two threads
     array, values = arrays[dtype]
     for box, step in product(BOXES, (1, 2, 3, 8, 64)):
         got = pixels.binned(array, (1, 2), box, step)

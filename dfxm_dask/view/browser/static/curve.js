@@ -1,6 +1,6 @@
 // The rocking curve of one or two pixels or boxes: counts against the scan axis, its fit, and u.
 
-import { state, on, json, axis, scanAxes, moving, pixelOf, inside, valueAt, short, unit, tell, frameIndex, known } from "./state.js";
+import { rested, state, on, json, axis, scanAxes, moving, pixelOf, inside, valueAt, short, unit, tell, frameIndex, known } from "./state.js";
 import { paint, limits } from "./colour.js";
 import { sized } from "./image.js";
 
@@ -53,7 +53,7 @@ function draw() {
   else drawLine();
 }
 function withError(value, error) { // two digits of the error decide how many of the value are shown
-  if (!error) return short(value, 5);
+  if (!error) return `${short(value, 5)} (poor fit, no error)`;
   const digits = Math.max(0, 1 - Math.floor(Math.log10(error)));
   return `${value.toFixed(digits)} ± ${error.toFixed(digits)}`;
 }
@@ -147,7 +147,8 @@ const planeRoom = (w, h, ratio) => [22 * ratio, 4 * ratio, w - 28 * ratio, h - 2
 
 export function startCurve() {
   on("cursor catalogue", update);
-  on("index", words => { if (words.includes("z")) update(); else draw(); });
+  const later = rested(update);
+  on("index", words => { if (words.includes("z")) later(); else draw(); });
   for (const one of [".size", ".fitted"]) find(one).onchange = update;
   find(".local").onchange = draw;
   new ResizeObserver(() => draw()).observe(find(".plot"));

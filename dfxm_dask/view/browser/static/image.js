@@ -1,9 +1,9 @@
 // An image on its scale in um: fetched binned for the screen, painted in the page, with marks above it.
 
-import { state, on, tell, axis, array, request, pixelOf, inside, short, unit } from "./state.js";
+import { REST, state, on, tell, axis, array, request, pixelOf, inside, short, unit } from "./state.js";
 import { paint, paintClasses, limits, drawKey, classCss, NAMES, table } from "./colour.js";
 
-const KEPT = 48, REST = 150; // images in memory; ms without motion after which the image is fetched in full
+const KEPT = 48; // images in memory
 const cache = new Map();
 export const link = { slow: false }; // whether the last images took long on the way: JPEG while moving then
 function keep(key, made) {

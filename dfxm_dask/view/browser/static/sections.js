@@ -1,6 +1,6 @@
 // Sections through the cursor (z–x, scan–x), and the navigator: mean counts of all frames as z against frame.
 
-import { state, on, tell, array, axis, scanAxes, moving, valueAt, pixelOf, inside, unit, short, frameIndex, known } from "./state.js";
+import { rested, state, on, tell, array, axis, scanAxes, moving, valueAt, pixelOf, inside, unit, short, frameIndex, known } from "./state.js";
 import { paint, paintClasses, limits } from "./colour.js";
 import { sized, hatched } from "./image.js";
 
@@ -14,7 +14,9 @@ class Section {
     this.got = null; this.busy = false; this.again = false;
     this.marks.onclick = event => this.clicked(event);
     new ResizeObserver(() => this.update()).observe(this.root);
-    on("cursor index catalogue section variable", () => this.update());
+    const later = rested(() => this.update());
+    on("cursor catalogue section variable", () => this.update());
+    on("index", () => { if (this.root.classList.contains("on") && this.got && state.catalogue) this.draw(); later(); }); // the lines at once
   }
   get name() { // counts, or the chosen map where it has this dim
     const one = known(state.variable);

@@ -16,6 +16,12 @@ export function tell(...words) {
   for (const one of heard) one(words);
 }
 
+export const REST = 150; // ms without motion after which what follows a slider is fetched in full
+export function rested(act) { // act once the sliders rest, so that the frame comes first
+  let timer = 0;
+  return () => { clearTimeout(timer); timer = setTimeout(act, REST); };
+}
+
 // ---- the token: from the fragment, kept for this tab, never in the address bar, a log or a Referer
 const KEY = "dfxm-token:" + location.pathname;
 function takeToken() {
