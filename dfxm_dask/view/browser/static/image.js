@@ -257,7 +257,7 @@ export class ImagePane {
     }));
     const classes = shown?.kind === "flags" || shown?.kind === "classes";
     for (const one of [".low", ".high", ".auto", ".colours"]) this.find(one).hidden = classes || Boolean(this.got?.rgb);
-    this.find(".ends").textContent = !shown ? (this.source() ? "" : this.options.none ?? "") : this.got.rgb ? "hue: direction, saturation: size of the tilt" : this.find(".key").hidden ? "" : `${short(low)} to ${short(high)} ${unit(shown.units ?? "")}`;
+    this.find(".ends").textContent = !shown ? (this.source() ? "" : this.options.none ?? "") : this.got.rgb ? "hue: direction, saturation: size of the tilt" : this.find(".key").hidden ? "" : `${short(low, 4)} to ${short(high, 4)} ${unit(shown.units ?? "")}`;
     if (document.activeElement !== this.find(".low")) this.find(".low").value = short(low);
     if (document.activeElement !== this.find(".high")) this.find(".high").value = short(high);
     this.value(this.hover ?? state.cursor);

@@ -249,6 +249,8 @@ function facts() {
   for (const [name, one] of Object.entries(c.axes)) row(name, `${one.size} from ${S.short(one.first)} to ${S.short(S.valueAt(name, one.size - 1))} ${S.unit(one.units)}`);
   for (const problem of c.problems) row("not complete", problem);
   const one = known(state.variable);
+  document.querySelector("#map .position").textContent = one?.long_name ?? "";
+  document.querySelector("#map .position").title = one?.long_name ?? "";
   if (one) row(one.name, `${one.long_name} (${S.unit(one.units) || "1"}), ${one.dims.join(", ")}, ${one.dtype}`);
   find("facts").replaceChildren(table);
 }
@@ -332,7 +334,6 @@ function one() { // the finer side of a pixel on one screen pixel; around the cu
 function tab(name) {
   for (const one of document.querySelectorAll(".tab")) one.classList.toggle("on", one.id === name);
   for (const one of document.querySelectorAll("[data-tab]")) one.classList.toggle("on", one.dataset.tab === name);
-  document.querySelector("#more .said").textContent = "";
   find("ofmap").parentElement.hidden = name !== "zx";
   tell("tab", "section");
 }

@@ -116,8 +116,10 @@ function draw() {
     const text = `${name} ${short(length, 3)} ${unit(axis("x").units)}`, half = context.measureText(text).width / 2;
     context.fillText(text, Math.min(w - half, Math.max(half, u + (u - mx) / far * (half + 5 * ratio))), v + (v - my) / far * 12 * ratio + 4 * ratio);
   }
-  const said = document.querySelector("#more .said"), n = scene.planes.length;
-  said.textContent = !n && !scene.count ? "no boundaries: run weak_beam_volume" : `${n} ${n === 1 ? "plane" : "planes"}, ${scene.lines.length} lines, ${scene.drawn} points`;
+  const n = scene.planes.length;
+  canvas.dataset.said = !n && !scene.count ? "no boundaries: run weak_beam_volume" : `${n} ${n === 1 ? "plane" : "planes"}, ${scene.lines.length} lines, ${scene.drawn} points`;
+  context.textAlign = "left";
+  context.fillText(canvas.dataset.said, 8 * ratio, h - 8 * ratio);
   canvas.dataset.points = String(scene.drawn);
 }
 export function startScene() {
