@@ -233,24 +233,25 @@ def _watch(
         if reason := stopping.why():
             done.stopped = reason
             return None
-        now, stamp, fresh = time.monotonic(), _stamp(one.source), list[Entry]()
+        asked, stamp, fresh = time.monotonic(), _stamp(one.source), list[Entry]()
         if stamp is not None:
             try:
                 fresh = ask(look_at, str(one.source), [*done.ingested, *done.refused], how, title)
                 unreadable = None
             except SourceError as error:
-                unreadable = now if unreadable is None else unreadable
-                if now - unreadable > PATIENCE:
+                unreadable = asked if unreadable is None else unreadable
+                if asked - unreadable > PATIENCE:
                     tell(f"{error}: trying again")
+        now = time.monotonic()  # a look takes seconds on a slow disk
         for entry in fresh:
             if seen.get(entry.name) != entry:
                 seen[entry.name], since[entry.name] = entry, now
         if (stamp, fresh) != before:
             before, changed = (stamp, fresh), now
         for entry in (e for e in fresh if e.ended and not e.whole):
-            if now - since[entry.name] > (SETTLED if entry.aborted else PATIENCE):
+            if asked - since[entry.name] > (SETTLED if entry.aborted else PATIENCE):
                 tell(_why(entry))
-        ready = [e.name for e in fresh if e.whole and now - since[e.name] >= SETTLED]
+        ready = [e.name for e in fresh if e.whole and asked - since[e.name] >= SETTLED]
         if missing := base.difference(done.ingested):  # what a stopped follower had ingested stays together
             ready = sorted(base) if missing <= {*ready} else []
         else:  # an entry that failed must not delay others
@@ -261,7 +262,7 @@ def _watch(
             except LockedError as error:
                 tell(f"{error}: trying again")
             except SourceError as error:  # a file that changed while it was read, or an entry that is no layer
-                name = next((name for name in ready if f"entry {name}" in str(error)), ready[0])
+                name = max((name for name in ready if f"entry {name}" in str(error)), key=_number, default=ready[0])
                 first = failed.setdefault(name, now)
                 tell(f"{error}: trying again")
                 if now - first > PATIENCE:
@@ -274,7 +275,7 @@ def _watch(
                 together = len(ready) > 1 or not failed
             changed = time.monotonic()
         full = done.layers is not None and len(done.ingested) >= done.layers
-        if full or (time.monotonic() - changed > idle and not ready):
+        if full or (asked - changed > idle and not ready):
             break
         time.sleep(poll)
     if lost := sorted(base.difference(done.ingested), key=_number):

@@ -7,6 +7,7 @@ differ from that of an ingest of the finished scan, apart from its ledgers.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -37,6 +38,7 @@ from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.lock import own_group, own_store
 from dfxm_dask.store.integrity.opened import open_store
 
+HERE, EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 Origin = tuple[str, str]
 """Name of a file and entry of a layer."""
 
@@ -138,15 +140,23 @@ def grow(
                 return report, said
             adopt(store, grown, recipe, numbers)
             said += dropped(store, grown, [step.name for step in recipe.steps])
-            old = beside(store, "old")
-            os.rename(store, old)
-            os.rename(grown, store)
-            shutil.rmtree(old)
+            shutil.rmtree(exchange(store, grown))
     except BaseException:
         if store.exists():
             shutil.rmtree(grown, ignore_errors=True)
         raise
     return report, said
+
+
+def exchange(store: Path, grown: Path) -> Path:
+    """Put the grown store in the place of the store, at once where the disk can; returns where the old one is."""
+    swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if swap is not None and swap(HERE, os.fsencode(grown), HERE, os.fsencode(store), EXCHANGE) == 0:
+        return grown
+    old = beside(store, "old")
+    os.rename(store, old)
+    os.rename(grown, store)
+    return old
 
 
 def _same_layers(one: ledger.Record, other: ledger.Record) -> bool:
@@ -186,10 +196,8 @@ def dropped(old: Path, new: Path, steps: Sequence[str]) -> list[str]:
         now = ledger.states(new, group) if (new / group).is_dir() else {}
         for step, state in ledger.states(old, group).items():
             if state.done and step not in steps and step not in now:
-                found.append(
-                    f"{group}/{step}: its results of {many(len(state.done), 'block')} do not hold for the grown"
-                    " scan and are dropped; run it again when the scan is complete"
-                )
+                lost = f"{group}/{step}: results of {many(len(state.done), 'block')} of a smaller scan are dropped"
+                found.append(f"{lost}; run it again when the scan is complete")
     return found
 
 
