@@ -19,10 +19,14 @@ from dfxm_dask.run.execute import run_ingest, run_recipe
 from dfxm_dask.run.live import following
 from dfxm_dask.run.live.following import follow
 from dfxm_dask.run.live.growing import grow
+from dfxm_dask.run.nights import followed
+from dfxm_dask.run.nights.config import read_nightly
+from dfxm_dask.run.nights.night import run_night
 from dfxm_dask.run.recipe import read_recipe
 from dfxm_dask.store.integrity.lock import hold
 from tests.beamline_files import CAMERA_DATA, write_bliss
 from tests.run.beamline_writer import steps
+from tests.run.nights import contents, make_tree
 
 RECIPE = "maps"
 PIXEL = (0.2, 0.2)
@@ -201,9 +205,43 @@ def test_follow__repeats_are_told_and_left_out(jittered: Path, tmp_path: Path, m
     store = tmp_path / "live.zarr"
     with hold(tmp_path, ".live.zarr.follower", what="another"), pytest.raises(LockedError, match="another"):
         follow(jittered, store, RECIPE, pixel_size=PIXEL)
+    first = follow(jittered, store, RECIPE, layers=2, idle=3, poll=0.05, pixel_size=PIXEL)
+    assert (first.complete, first.ingested) == (True, ["1.1", "2.1"])
     done = follow(jittered, store, RECIPE, layers=4, idle=3, poll=0.05, pixel_size=PIXEL, say=said.append)
     assert (done.ingested, done.refused, done.aborted) == (["1.1", "2.1", "3.1"], ["4.1"], [])
     assert done.lacking() == "3 of 4 layers; entries left out 4.1"
     assert any("entry 4.1 is left out" in text and "one position" in text for text in said)
     assert "entry 5.1 was repeated by another one and is left out" in said
     same_store(store, offline(jittered, tmp_path / "off.zarr", scan="1.1,2.1,3.1"))
+
+
+def test_run_night__a_growing_scan_is_followed_and_continued_the_next_night(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(followed, "QUIET", 2.0)
+    path, finished = make_tree(tmp_path, good=0, broken=()), tmp_path / "finished" / "s_live.h5"
+    path.write_text(path.read_text().replace("quiet_seconds: 600", "quiet_seconds: 2") + "stack: true\nfollow: true\n")
+    dfxm_dask.simulate("easy", finished, shape=(48, 40), layers=3, format="bliss")
+    master = tmp_path / "data/visitor/ma0/id03/20261120/RAW_DATA/s/s_live/s_live.h5"
+    beamline = steps(finished, master)
+    assert any(step == "1.1 ended" for step in beamline)
+    said: list[str] = []
+
+    def slow(text: str) -> None:
+        said.append(text)
+        if text.startswith("1 layer on disk"):
+            signal.raise_signal(signal.SIGALRM)  # as the clock does when the hours are over
+
+    assert run_night(read_nightly(path), dry=True).counts == {"new": 1}
+    first = run_night(read_nightly(path), hours=7.5, say=slow)
+    assert first.counts == {"not done": 1}, said
+    assert len([*beamline]) > 10
+    second = run_night(read_nightly(path), say=said.append)
+    assert second.counts == {"done": 1}, second.outcomes
+    (done,) = second.outcomes
+    assert done.entries == ("1.1", "2.1", "3.1")
+    again = dfxm_dask.ingest(master, tmp_path / "off.zarr", scan="all", pixel_size=(0.5, 0.7))
+    dfxm_dask.run_recipe(tmp_path / "short.yaml", tmp_path / "off.zarr", publish=())
+    assert again.layers == 3
+    assert contents(Path(done.store)) == contents(tmp_path / "off.zarr")
+    assert run_night(read_nightly(path)).counts == {"unchanged": 1}

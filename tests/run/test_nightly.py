@@ -18,11 +18,9 @@ import pytest
 import dfxm_dask
 from dfxm_dask.errors import LockedError, StoreError
 from dfxm_dask.run.events import Event
-from dfxm_dask.run.nights import followed
 from dfxm_dask.run.nights.config import read_nightly
 from dfxm_dask.run.nights.night import run_night
 from dfxm_dask.store.integrity.attributes import recorded_steps
-from tests.run.beamline_writer import steps
 from tests.run.nights import (
     BROKEN,
     MESH,
@@ -190,38 +188,6 @@ def test_run_night__layers_of_one_master_become_one_store(tmp_path: Path) -> Non
     (done,) = run_night(read_nightly(path)).outcomes
     assert (done.status, done.entries) == ("done", ("1.1", "2.1", "3.1"))
     assert dfxm_dask.open_scan(done.store)["raw"].counts.sizes["z"] == 3
-    assert run_night(read_nightly(path)).counts == {"unchanged": 1}
-
-
-def test_run_night__a_growing_scan_is_followed_and_continued_the_next_night(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(followed, "QUIET", 2.0)
-    path, finished = make_tree(tmp_path, good=0, broken=()), tmp_path / "finished" / "s_live.h5"
-    path.write_text(path.read_text().replace("quiet_seconds: 600", "quiet_seconds: 2") + "stack: true\nfollow: true\n")
-    dfxm_dask.simulate("easy", finished, shape=(48, 40), layers=3, format="bliss")
-    master = tmp_path / "data/visitor/ma0/id03/20261120/RAW_DATA/s/s_live/s_live.h5"
-    beamline = steps(finished, master)
-    assert any(step == "1.1 ended" for step in beamline)
-    said: list[str] = []
-
-    def slow(text: str) -> None:
-        said.append(text)
-        if text.startswith("1 layer on disk"):
-            signal.raise_signal(signal.SIGALRM)  # as the clock does when the hours are over
-
-    assert run_night(read_nightly(path), dry=True).counts == {"new": 1}
-    first = run_night(read_nightly(path), hours=7.5, say=slow)
-    assert first.counts == {"not done": 1}, said
-    assert len([*beamline]) > 10
-    second = run_night(read_nightly(path), say=said.append)
-    assert second.counts == {"done": 1}, second.outcomes
-    (done,) = second.outcomes
-    assert done.entries == ("1.1", "2.1", "3.1")
-    again = dfxm_dask.ingest(master, tmp_path / "off.zarr", scan="all", pixel_size=(0.5, 0.7))
-    dfxm_dask.run_recipe(tmp_path / "short.yaml", tmp_path / "off.zarr", publish=())
-    assert again.layers == 3
-    assert contents(Path(done.store)) == contents(tmp_path / "off.zarr")
     assert run_night(read_nightly(path)).counts == {"unchanged": 1}
 
 

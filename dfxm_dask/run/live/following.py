@@ -256,6 +256,7 @@ def _watch(
             ready = sorted(base) if missing <= {*ready} else []
         else:  # an entry that failed must not delay others
             ready = sorted(ready, key=lambda name: (failed.get(name, 0), _number(name)))[: None if together else 1]
+            ready = ready if done.layers is None else ready[: max(0, done.layers - len(done.ingested))]
         if ready:
             try:
                 _work(one, ready)
@@ -284,7 +285,8 @@ def _watch(
     if not done.ingested:
         found = f"had no complete layer within {duration(idle)}"
         raise SourceError(str(one.source), found, "check the path, or give --idle")
-    left = {name: e for name, e in seen.items() if e.ended or not full}  # what begins after the last layer is no layer
+    # What is whole or begins after the last layer is no layer.
+    left = {name: e for name, e in seen.items() if not full or name in done.ingested or (e.ended and not e.whole)}
     return {name: e for name, e in left.items() if name not in done.refused}
 
 
@@ -307,6 +309,8 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 def _why(entry: Entry) -> str:
     if entry.problem:
         return f"entry {entry.name} cannot be read: {entry.problem}"
+    if entry.whole:
+        return f"entry {entry.name} is complete, but could not be ingested"
     if not entry.ended:
         return f"entry {entry.name} has no end: {entry.found} of {entry.commanded} frames"
     return f"entry {entry.name} was aborted: {entry.found} of {entry.commanded} frames"

@@ -278,8 +278,8 @@ def _work(
             known["absent"] = (*lost, *(f"entry {name} (left out)" for name in followed.refused))
             if followed.stopped:
                 return stop(followed.stopped)
-        elif scan.seen.problem:
-            return end("failed", scan.seen.problem, before + 1, "failed")
+        elif problem := scan.seen.problem if scan.seen else "":
+            return end("failed", problem, before + 1, "failed")
         elif not (scan.state and ingested(scan.store)):  # ingest refuses a store of other files
             made = _ingest(scan, night, client, (*publish, count), words[0])
             known["absent"] = made.absent
