@@ -1,6 +1,6 @@
 """Provisional blocks: results of layers of a growing scan, computed before a value that all layers share was final.
 
-The ledger marks them. A run of all layers computes them again, with all blocks that were made of them.
+The ledger marks them. A run of all layers computes them again, with all blocks computed from them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ PROVISIONAL = "provisional"
 
 
 def withdraw_provisional(plan: Plan) -> int:
-    """Invalidate the provisional blocks of the steps of a plan, and the blocks made of them; returns their number."""
+    """Invalidate the provisional blocks of the steps of a plan, and the blocks computed from them; returns their number."""
     redone: dict[str, set[int]] = {}
     count = 0
     for step in plan.steps:

@@ -176,7 +176,7 @@ def ingest(
     each : callable
         ``map`` or a parallel equivalent: calls a function for every layer and yields the records.
     linked_from : path, optional
-        Store of which ``each`` links layers instead of writing them, so that they need no space.
+        Store whose layers ``each`` links instead of writing them, so that they need no space.
 
     Returns
     -------

@@ -57,7 +57,7 @@ class Entry:
 
 @dataclass
 class Followed:
-    """Progress: entries on disk, aborted and refused entries, layers that were asked for, and the last run."""
+    """Progress: entries on disk, aborted and refused entries, requested layers, and the last run."""
 
     ingested: list[str] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
@@ -205,7 +205,7 @@ def follow(
 
 @dataclass(frozen=True)
 class _Follower:
-    """What all parts of a follower share."""
+    """Scan, store, recipe and options of a follower, and its progress."""
 
     source: Path
     store: Path
@@ -219,7 +219,7 @@ class _Follower:
 def _watch(
     one: _Follower, ask: Callable[..., Any], how: dict[str, Any], title: str | None, idle: float, poll: float
 ) -> dict[str, Entry] | None:
-    """All entries as they were at last, when the scan is complete; None if a signal ended the wait."""
+    """The last state of all entries, when the scan is complete; None if a signal ended the wait."""
     done, tell = one.done, one.tell
     base = {entry for name, entry in origins(one.store) if name == one.source.name}
     seen: dict[str, Entry] = {}  # of every entry the last look

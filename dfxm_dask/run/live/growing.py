@@ -149,7 +149,7 @@ def grow(
 
 
 def exchange(store: Path, grown: Path) -> Path:
-    """Put the grown store in the place of the store, at once where the disk can; returns where the old one is."""
+    """Exchange the store and the grown store, at once where the disk can; returns where the old one is."""
     swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if swap is not None and swap(HERE, os.fsencode(grown), HERE, os.fsencode(store), EXCHANGE) == 0:
         return grown
@@ -259,7 +259,7 @@ def adopt(old: Path, new: Path, recipe: Recipe, numbers: dict[int, int]) -> None
     """Link the blocks of a recipe into the grown store, where version, parameters and inputs are the same.
 
     A block that reads neighbouring layers is kept only if it had all of them, and still has the same ones. Coordinates
-    of the scan axes are means over all layers: a block that was computed before such a mean moved is provisional.
+    of the scan axes are means over all layers: a block that was computed before a mean moved is provisional.
     """
     if not numbers or not any(ledger.states(old, group) for group in open_store(old).groups() if group != "raw"):
         return
@@ -304,7 +304,7 @@ def adopt(old: Path, new: Path, recipe: Recipe, numbers: dict[int, int]) -> None
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """What a store records beside the blocks of its layers: common values, and a digest for every layer."""
+    """Records of a store beside the blocks of its layers: common values, and a digest for every layer."""
 
     axes: dict[str, np.ndarray]
     common: str
@@ -323,7 +323,7 @@ class LayerFacts:
 
 
 def layer_facts(store: Path) -> LayerFacts:
-    """Coordinates, and what a store records for every layer: positions, monitor, exposure, saturation."""
+    """Coordinates, and records for every layer: positions, monitor, exposure, saturation."""
     opened = open_store(store)
     blocks = {*ledger.read_header(ledger.ledger_path(store, "raw", "ingest"))["plan"]["writes"]}
     read = {name: np.asarray(zarr.open_array(str(store / name), mode="r")[...]) for name in opened.arrays("")}
@@ -340,7 +340,7 @@ def layer_facts(store: Path) -> LayerFacts:
 
 
 def _makers(plan: Mapping[str, Any]) -> list[str]:
-    """Steps of which a step reads results."""
+    """Steps whose results a step reads."""
     return [source.partition("/")[2] for source in plan["inputs"] if source != "raw/ingest"]
 
 

@@ -20,7 +20,7 @@ QUIET = 5 * SETTLED  # seconds of observation of a scan that did not change for 
 def follow_scan(
     scan: NightScan, night: Nightly, recipe: Recipe, publish: tuple[Subscriber, ...], say: Callable[[str], None]
 ) -> tuple[NightScan, Followed]:
-    """The scan as it is in the end, and the outcome of :func:`dfxm_dask.run.live.following.follow`.
+    """The scan in its last state, and the outcome of :func:`dfxm_dask.run.live.following.follow`.
 
     Raises
     ------
