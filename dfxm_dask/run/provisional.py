@@ -12,7 +12,7 @@ PROVISIONAL = "provisional"
 
 
 def withdraw_provisional(plan: Plan) -> int:
-    """Invalidate the provisional blocks of the steps of a plan, and the blocks computed from them; returns their number."""
+    """Number of provisional blocks of the steps of a plan, and of blocks computed from them, which are invalidated."""
     redone: dict[str, set[int]] = {}
     count = 0
     for step in plan.steps:
