@@ -145,13 +145,14 @@ def report(store: Path, out: Path | None, as_json: bool, plugins: tuple[Path, ..
 @click.argument("store", type=FILE)
 @click.option("--recipe", required=True, metavar="RECIPE", shell_complete=complete_recipe, help="Name or YAML file.")
 @click.option("--layers", type=click.IntRange(1), help="Number of layers after which the scan is complete.")
+@click.option("--title", metavar="PATTERN", help="Titles of the layers, such as 'fscan diffry *'. [default: all]")
 @click.option(
     "--idle",
     type=click.FloatRange(1),
     default=1800.0,
     show_default=True,
     metavar="S",
-    help="Seconds without a change of RAW after which the scan is complete.",
+    help="Seconds without a change of RAW or its frames after which the scan is complete.",
 )
 @click.option("--beamline", default="id03", show_default=True, metavar="NAME|FILE", help="Names of motors and cameras.")
 @click.option("--detector", help="Camera, if a scan contains several.")
@@ -162,6 +163,7 @@ def report(store: Path, out: Path | None, as_json: bool, plugins: tuple[Path, ..
 )
 @click.option("--root", "roots", type=FILE, multiple=True, help="Folder with frames of the scan. May be repeated.")
 @click.option("--scan-mode", type=click.Choice(["rewind", "zigzag"]), help="Direction of rows, if not recorded.")
+@click.option("--positions", type=click.Choice(["motor", "command"]), help="Source of positions, if they disagree.")
 @crystal_options
 @click.option("--events", type=FILE, help="Append all events to this file, as JSON lines.")
 @plugin_option
@@ -170,7 +172,7 @@ def follow(raw: Path, store: Path, recipe: str, plugins: tuple[Path, ...], event
 
     RAW is a BLISS master file, which may not exist yet; its entries are the layers. A layer is reduced as soon as its
     last frame is on disk. RAW is read without locks. A follower that was stopped continues. In the end STORE is that
-    of an ingest and a run of the finished scan. Exit code 0: complete; 3: stopped, or layers were aborted.
+    of an ingest and a run of the finished scan. Exit code 0: complete; 3: stopped, or layers are aborted or left out.
 
     \b
     Example:
@@ -186,9 +188,6 @@ def follow(raw: Path, store: Path, recipe: str, plugins: tuple[Path, ...], event
         stack.enter_context(heeding_signals())
         publish = subscribers(stack, events)
         done = follow_scan(raw, store, asked, publish=publish, say=say, **options)
-    if done.stopped:
-        say(f"INCOMPLETE: {done.stopped}; the same command continues")
-    elif done.aborted:
-        say(f"INCOMPLETE: aborted entries {', '.join(done.aborted)}")
-    if not done.complete:
+    if reason := done.lacking():
+        say(f"INCOMPLETE: {reason}")
         raise SystemExit(PARTIAL)

@@ -31,6 +31,7 @@ from dfxm_dask.run.events import (
 )
 from dfxm_dask.run.passes import Run, Tally, refuse_other, run_pass
 from dfxm_dask.run.plan import Plan, make_plan
+from dfxm_dask.run.provisional import withdraw_provisional
 from dfxm_dask.run.recipe import Recipe, read_recipe
 from dfxm_dask.run.scan_remarks import of_results
 from dfxm_dask.run.task_queue import windowed
@@ -237,6 +238,9 @@ def run_recipe(
         if share is None:
             for group in groups:
                 ledger.sweep(plan.store.path, group)
+            if again := withdraw_provisional(plan):
+                words = "since positions are means over all layers, which were not all there when it was computed"
+                send(publish, Remark(f"{many(again, 'block')} of a growing scan computed again, {words}"))
         run = Run(plan, recipe, client, publish, overwrite, share, fences)
         try:
             for one in plan.passes:

@@ -123,6 +123,7 @@ def ingest(
     rotation_axis: tuple[float, float] | None = None,
     overwrite: bool = False,
     each: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,
+    linked_from: str | os.PathLike[str] | None = None,
 ) -> IngestReport:
     """Convert raw scans into one labelled store of counts, motor positions and patch statistics.
 
@@ -174,6 +175,8 @@ def ingest(
         Replace an existing store.
     each : callable
         ``map`` or a parallel equivalent: calls a function for every layer and yields the records.
+    linked_from : path, optional
+        Store whose layers ``each`` links instead of writing them, so that they need no space.
 
     Returns
     -------
@@ -231,7 +234,7 @@ def ingest(
     ]
     with own_store(target, f"ingest into {target}") as fence:
         done_before = sum(
-            f.stat().st_size for f in target.rglob("*") if f.is_file()
+            f.stat().st_size for t in (target, linked_from) if t is not None for f in Path(t).rglob("*") if f.is_file()
         )  # these bytes are freed, or not written again
         check_space(target, int(nbytes * _encoded_fraction(first, layers.roi) * 1.1) - done_before)
         if not overwrite:

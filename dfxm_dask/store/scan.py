@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -41,11 +41,40 @@ def open_foreign(path: Path) -> zarr.Array[Any]:
         raise StoreError(f"array {path}", f"cannot be opened by Zarr ({reason})", metadata.DISTRUST) from None
 
 
+class Generation(NamedTuple):
+    """Identity of the raw data of a store: a store that grows is replaced by one with further layers."""
+
+    path: Path
+    inode: int
+    written: int
+
+    def refuse_other(self) -> None:
+        """Refuse values of another store at the same path, whose layers may have other numbers.
+
+        Raises
+        ------
+        StoreError
+        """
+        if (now := generation(self.path)) is not None and now != self:
+            raise StoreError(
+                f"store {self.path}", "has been replaced, or has grown, since it was opened", "open it again"
+            )
+
+
+def generation(store: Path) -> Generation | None:
+    """The present generation of a store; None without layers."""
+    try:
+        state = os.stat(store / "z" / "zarr.json")
+    except OSError:
+        return None
+    return Generation(store, state.st_ino, state.st_mtime_ns)
+
+
 class _LazyArray(BackendArray):
     """Adapter for the lazy indexing of xarray; reads shards directly, and foreign layouts through zarr."""
 
-    def __init__(self, path: Path, known: frozenset[str] | None = None) -> None:
-        self.path, self.known = path, known
+    def __init__(self, path: Path, known: frozenset[str] | None = None, made: Generation | None = None) -> None:
+        self.path, self.known, self.made = path, known, made
         self.sharded = shards.open_array(path)
         self.other = None if self.sharded is not None else open_foreign(path)
         source = self.sharded if self.sharded is not None else self.other
@@ -55,6 +84,13 @@ class _LazyArray(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
 
     def _read(self, key: tuple[Any, ...]) -> np.ndarray:
+        try:
+            return self._values(key)
+        finally:
+            if self.made is not None:
+                self.made.refuse_other()
+
+    def _values(self, key: tuple[Any, ...]) -> np.ndarray:
         boxes, after = [], []
         for k, n in zip(key, self.shape, strict=True):
             if isinstance(k, slice):
@@ -74,9 +110,11 @@ class _LazyArray(BackendArray):
             raise StoreError(f"array {self.path}", f"cannot be read ({reason})", shards.REMEDY) from None
 
 
-def _variable(opened: OpenStore, node: str, known: frozenset[str] | None = None) -> xr.Variable:
+def _variable(
+    opened: OpenStore, node: str, known: frozenset[str] | None = None, made: Generation | None = None
+) -> xr.Variable:
     meta = opened.nodes[node]
-    data = indexing.LazilyIndexedArray(_LazyArray(opened.path / node, known))
+    data = indexing.LazilyIndexedArray(_LazyArray(opened.path / node, known, made))
     attrs = netcdf_safe(meta["attributes"])
     attrs.pop("coordinates", None)  # for other readers; xarray derives it from the coordinates of a Dataset
     return xr.Variable(meta.get("dimension_names", ()), data, attrs, fastpath=True)
@@ -132,7 +170,8 @@ def open_scan(
     Raises
     ------
     StoreError
-        Not a store of this package, or a store of a newer schema.
+        Not a store of this package, or a store of a newer schema. Lazy arrays raise it when the store has grown or was
+        replaced since it was opened.
     IncompleteError
         A step is unfinished, lacks files, or is older than its input, and ``allow_partial`` is False.
 
@@ -145,6 +184,7 @@ def open_scan(
 
     store = Path(path)
     recover(store)
+    now = generation(store)
     opened = open_store(store)
     attrs = netcdf_safe(migrate(opened.nodes[""]["attributes"]))
     coords = {name: _variable(opened, name).load() for name in opened.arrays("")}
@@ -163,7 +203,7 @@ def open_scan(
         made = {step: opened.provenance(group).get(step) for step in states}
         for name in opened.claimed_arrays(group):
             known = committed(store, group, states[masks[name]]) if name in masks else None
-            variable = _variable(opened, f"{group}/{name}", known)
+            variable = _variable(opened, f"{group}/{name}", known, now)
             if "z" not in variable.dims and known is not None:
                 continue  # a table that is being recomputed: its content is undefined
             if chunks == "auto":
@@ -184,6 +224,8 @@ def open_scan(
                 {"long_name": f"whether the results of {step} are on disk", "units": "1"},
             )
         datasets[f"/{group}"] = xr.Dataset(variables, attrs=netcdf_safe(opened.nodes[group]["attributes"]))
+    if now is not None:
+        now.refuse_other()
     return xr.DataTree.from_dict(_beside_columns(datasets))
 
 

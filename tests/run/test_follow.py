@@ -10,13 +10,23 @@ import threading
 import time
 from pathlib import Path
 
+import h5py
 import pytest
 
 import dfxm_dask
-from dfxm_dask.errors import StoreError
+from dfxm_dask.errors import LockedError, StoreError
 from dfxm_dask.run.execute import run_ingest, run_recipe
+from dfxm_dask.run.live import following
 from dfxm_dask.run.live.following import follow
+from dfxm_dask.run.live.growing import grow
+from dfxm_dask.run.nights import followed
+from dfxm_dask.run.nights.config import read_nightly
+from dfxm_dask.run.nights.night import run_night
+from dfxm_dask.run.recipe import read_recipe
+from dfxm_dask.store.integrity.lock import hold
+from tests.beamline_files import CAMERA_DATA, write_bliss
 from tests.run.beamline_writer import steps
+from tests.run.nights import contents, make_tree
 
 RECIPE = "maps"
 PIXEL = (0.2, 0.2)
@@ -143,3 +153,95 @@ def test_follow__other_folders_and_stores_are_refused_and_kept(finished: Path, t
             follow(raw, target, RECIPE, layers=4, poll=0.05, pixel_size=PIXEL)
     assert (mine / "notes.txt").read_text() == "keep"
     assert files(simulated) == before
+
+
+@pytest.fixture(scope="module")
+def jittered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three layers whose readbacks differ a little: coordinates are means over the layers. 4.1 repeats the place of
+    2.1, and 5.1, which is aborted, almost that of 1.1."""
+    raw = tmp_path_factory.mktemp("jittered") / "scan.h5"
+    write_bliss(raw, layers=5, shape=(9,), size=(24, 20), link="external", frames_per_file=9, jitter=0.004)
+    with h5py.File(raw, "a") as file:
+        for name in (n for n in file if n.endswith(".1")):
+            file[name]["end_time"] = "2026-11-30T12:00:00+01:00"
+        places = [file[f"{k}.1/instrument/positioners/samz"] for k in range(1, 6)]
+        places[3][()], places[4][()] = places[1][()], places[0][()] + 2e-5
+        file["5.1/end_reason"][()] = "USER_ABORT"
+        values = file["5.1/instrument/mu/value"][:4]
+        del file["5.1/instrument/mu/value"]
+        file["5.1/instrument/mu/value"] = values
+    with h5py.File(raw.parent / "scan0005/pco_ff_0000.h5", "a") as lima:
+        frames = lima[CAMERA_DATA][:4]
+        del lima[CAMERA_DATA]
+        lima[CAMERA_DATA] = frames
+    return raw
+
+
+def test_grow__means_that_move_numbers_that_move_and_options_that_differ(jittered: Path, tmp_path: Path) -> None:
+    store, recipe = tmp_path / "live.zarr", read_recipe(RECIPE)
+    (tmp_path / "other.yaml").write_text("name: other\nsteps:\n  - local_peak: {background: 60}\n")
+    for entries in (["2.1"], ["1.1", "2.1"]):
+        grow(jittered, store, entries, recipe, (), pixel_size=PIXEL)
+        run_recipe(recipe, store, publish=(), share=(1, 1))
+    run_recipe(tmp_path / "other.yaml", store, publish=())
+    tree, before = dfxm_dask.open_scan(store, chunks=None, allow_partial=True), files(store)
+    assert grow(jittered, store, ["1.1", "2.1"], recipe, ())[1] == []  # nothing to do: all results stay
+    with pytest.raises(StoreError, match="roi None, not"):
+        grow(jittered, store, ["1.1", "2.1", "3.1"], recipe, (), roi=(0, 16, 0, 16))
+    assert files(store) == before
+    assert tree["raw"].counts.isel(z=0).sum() > 0
+    _, told = grow(jittered, store, ["1.1", "2.1", "3.1"], recipe, ())  # the pixel size of the store is kept
+    assert [text for text in told if "beams/local_peak" in text] == told != []
+    with pytest.raises(StoreError, match="has grown"):
+        tree["raw"].counts.isel(z=1).sum().compute()
+    run_recipe(recipe, store, publish=(), share=(1, 1))
+    run_recipe(recipe, store, publish=())
+    same_store(store, offline(jittered, tmp_path / "off.zarr", scan="1.1,2.1,3.1"))
+
+
+def test_follow__repeats_are_told_and_left_out(jittered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "PATIENCE", 0.5)
+    said: list[str] = []
+    store = tmp_path / "live.zarr"
+    with hold(tmp_path, ".live.zarr.follower", what="another"), pytest.raises(LockedError, match="another"):
+        follow(jittered, store, RECIPE, pixel_size=PIXEL)
+    first = follow(jittered, store, RECIPE, layers=2, idle=3, poll=0.05, pixel_size=PIXEL)
+    assert (first.complete, first.ingested) == (True, ["1.1", "2.1"])
+    done = follow(jittered, store, RECIPE, layers=4, idle=3, poll=0.05, pixel_size=PIXEL, say=said.append)
+    assert (done.ingested, done.refused, done.aborted) == (["1.1", "2.1", "3.1"], ["4.1"], [])
+    assert done.lacking() == "3 of 4 layers; entries left out 4.1"
+    assert any("entry 4.1 is left out" in text and "one position" in text for text in said)
+    assert "entry 5.1 was repeated by another one and is left out" in said
+    same_store(store, offline(jittered, tmp_path / "off.zarr", scan="1.1,2.1,3.1"))
+
+
+def test_run_night__a_growing_scan_is_followed_and_continued_the_next_night(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(followed, "QUIET", 2.0)
+    path, finished = make_tree(tmp_path, good=0, broken=()), tmp_path / "finished" / "s_live.h5"
+    path.write_text(path.read_text().replace("quiet_seconds: 600", "quiet_seconds: 2") + "stack: true\nfollow: true\n")
+    dfxm_dask.simulate("easy", finished, shape=(48, 40), layers=3, format="bliss")
+    master = tmp_path / "data/visitor/ma0/id03/20261120/RAW_DATA/s/s_live/s_live.h5"
+    beamline = steps(finished, master)
+    assert any(step == "1.1 ended" for step in beamline)
+    said: list[str] = []
+
+    def slow(text: str) -> None:
+        said.append(text)
+        if text.startswith("1 layer on disk"):
+            signal.raise_signal(signal.SIGALRM)  # as the clock does when the hours are over
+
+    assert run_night(read_nightly(path), dry=True).counts == {"new": 1}
+    first = run_night(read_nightly(path), hours=7.5, say=slow)
+    assert first.counts == {"not done": 1}, said
+    assert len([*beamline]) > 10
+    second = run_night(read_nightly(path), say=said.append)
+    assert second.counts == {"done": 1}, second.outcomes
+    (done,) = second.outcomes
+    assert done.entries == ("1.1", "2.1", "3.1")
+    again = dfxm_dask.ingest(master, tmp_path / "off.zarr", scan="all", pixel_size=(0.5, 0.7))
+    dfxm_dask.run_recipe(tmp_path / "short.yaml", tmp_path / "off.zarr", publish=())
+    assert again.layers == 3
+    assert contents(Path(done.store)) == contents(tmp_path / "off.zarr")
+    assert run_night(read_nightly(path)).counts == {"unchanged": 1}

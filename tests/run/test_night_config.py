@@ -87,6 +87,8 @@ def _refuse(path: str) -> None:
         ("raw: x\nreport: y\nscan_mode: backwards\n", r":3: 'scan_mode'.*'rewind' or 'zigzag'"),
         ("raw: x/**/y\nreport: y\n", r":1: 'raw': \*\* is not allowed"),
         ("raw: x\nreport: y\nrecipes: [mapz]\n", r":3: recipe 'mapz': not found"),
+        ("raw: x\nreport: y\nfollow: true\n", r":3: .*follow.*needs stack: true"),
+        ("raw: x\nreport: y\nstack: true\nfollow: perhaps\n", r":4: .*follow"),
         ("raw: x\nreport: y\nbeamline: id99\n", r":3: .*'id99': not found"),
         ("raw: x\nreport: y\ncluster: slurn\n", r"'slurn': not found"),
         ("raw: &a x\nreport: *a\n", r"YAML|anchor"),

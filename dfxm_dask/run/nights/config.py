@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from dfxm_dask.errors import DfxmError, InputError, RecipeError
 from dfxm_dask.plain_yaml import configured, read_words
@@ -38,6 +38,7 @@ class Nightly(BaseModel):
     commands: list[str] = ["fscan", "fscan2d"]
     skip: list[str] = [".*", "scan[0-9][0-9][0-9][0-9]"]
     stack: bool = False
+    follow: bool = False
     beamline: str = "id03"
     motors: dict[str, str] = {}
     detector: str | None = None
@@ -63,6 +64,13 @@ class Nightly(BaseModel):
     def _no_stars_across_folders(cls, value: list[str]) -> list[str]:
         if any("**" in pattern for pattern in value):
             raise ValueError("** is not allowed: name the folder, which is searched completely")
+        return value
+
+    @field_validator("follow")
+    @classmethod
+    def _layers_grow(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("stack") is False:
+            raise ValueError("needs stack: true, since the entries of a growing master become layers of one store")
         return value
 
     @field_validator("processed")

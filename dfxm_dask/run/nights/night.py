@@ -12,6 +12,9 @@ A scan is
   file is removed. Faults of the output folder (a full disk, no permission) do not count as failures of the scan;
 * **not done** if the time of the night was over.
 
+With ``follow``, a scan that is being written is followed instead of deferred, after all others; the night then looks
+for scans that have appeared meanwhile.
+
 The state of a scan is recorded before its reduction begins, so that a scan that ends the program counts as failed.
 """
 
@@ -30,12 +33,14 @@ from pathlib import Path
 from typing import Any
 
 from dfxm_dask import __version__
-from dfxm_dask.errors import DfxmError, LockedError, StoppedError, StoreError
+from dfxm_dask.errors import DfxmError, LockedError, SourceError, StoppedError, StoreError
 from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.run.events import BlockDone, Event, IngestDone, RunDone, Subscriber, duration
 from dfxm_dask.run.execute import run_ingest, run_recipe
 from dfxm_dask.run.nights.config import Nightly
+from dfxm_dask.run.nights.followed import follow_scan
 from dfxm_dask.run.nights.plan import (
+    FOLLOWING,
     STATUSES,
     TROUBLE,
     NightScan,
@@ -145,40 +150,53 @@ def run_night(
             stack.enter_context(hold(Path(night.report), ".lock", what=f"night of {night.path}"))
         try:
             with _ending(night.hours if hours is None else hours) as over:
-                with apart() as ask:
-                    for scan in scans_of(found, night, ask, notes):
-                        if over():
-                            raise StoppedError("the night", over(), "the next night continues")
-                        decided = scan if isinstance(scan, Outcome) else decide(scan, night, recipes, ask, time.time())
-                        if isinstance(decided, Outcome):
-                            end(decided)
-                        else:
-                            pending.append(decided)
-                # Scans that failed before come last, so that they delay no other; otherwise the oldest comes first.
-                pending.sort(key=lambda one: (bool(one.state.get("failures")), one.seen.newest[1] if one.seen else 0))
-                client = None
-                if pending and not dry and night.workers != 0:
-                    client = _open(stack, night)
-                for number, one in enumerate(pending if not dry else (), start=1):
-                    say(f"{number} of {len(pending)}: {one.outcome('new').name}")
-                    if stopped := over():
-                        break
-                    outcome = _work(one, night, recipes, client, publish, over)
-                    end(outcome)
-                    finished(outcome)
-                    stopped = over()
-                    if client is not None and client.status != "running":
-                        stopped = stopped or f"the cluster was lost ({client.status})"
-                    if stopped:
-                        break
+                client, again = None, True
+                while again and not stopped:
+                    fresh: list[NightScan] = []
+                    known = {o.store for o in outcomes}
+                    with apart() as ask:
+                        for scan in scans_of(found, night, ask, [] if known else notes):
+                            if over():
+                                raise StoppedError("the night", over(), "the next night continues")
+                            if str(scan.store) in known:
+                                continue
+                            found_out = scan if isinstance(scan, Outcome) else None
+                            decided = found_out or decide(scan, night, recipes, ask, time.time())  # type: ignore[arg-type]
+                            if isinstance(decided, Outcome):
+                                end(decided)
+                            else:
+                                fresh.append(decided)
+                    fresh.sort(key=_turn)
+                    pending += fresh
+                    if fresh and client is None and not dry and night.workers != 0:
+                        client = _open(stack, night)
+                    for number, one in enumerate(fresh if not dry else (), start=1):
+                        say(f"{number} of {len(fresh)}: {one.outcome('new').name}")
+                        if stopped := over():
+                            break
+                        outcome = _work(one, night, recipes, client, publish, over, say)
+                        end(outcome)
+                        finished(outcome)
+                        stopped = over()
+                        if client is not None and client.status != "running":
+                            stopped = stopped or f"the cluster was lost ({client.status})"
+                        if stopped:
+                            break
+                    again = not dry and any(one.grows for one in fresh)
+                    if again and not stopped:  # new masters may have appeared meanwhile
+                        found = find_masters(night)
         except StoppedError as error:
             stopped = error.found
         except KeyboardInterrupt:
             stopped = "it was interrupted"
-    ended = {(o.source, o.entries) for o in outcomes}
+    ended = {o.store for o in outcomes}
     for one in pending:
-        if (str(one.source), one.entries) not in ended:
-            end(one.outcome("new") if dry else one.outcome("not done", f"not started: {stopped}"))
+        if str(one.store) not in ended:
+            end(
+                one.outcome("new", f"followed: {one.busy}" if one.busy else "")
+                if dry
+                else one.outcome("not done", f"not started: {stopped}")
+            )
     outcomes.sort(key=lambda o: (STATUSES.index(o.status), o.source, o.entries))
     return Night(
         str(night.path),
@@ -191,6 +209,11 @@ def run_night(
         found.faults,
         stopped,
     )
+
+
+def _turn(one: NightScan) -> tuple[bool, bool, float]:
+    """Order of scans: those that grow come last; scans that failed before delay no other; the oldest comes first."""
+    return one.grows, bool(one.state.get("failures")), one.seen.newest[1] if one.seen else 0.0
 
 
 def _open(stack: ExitStack, night: Nightly) -> Any:
@@ -210,6 +233,7 @@ def _work(
     client: Any,
     publish: tuple[Subscriber, ...],
     over: Callable[[], str],
+    say: Callable[[str], None],
 ) -> Outcome:
     """Ingest a scan and run the recipes. ``over`` returns why the night must end, or an empty text."""
     begun = time.perf_counter()
@@ -239,14 +263,24 @@ def _work(
         return scan.outcome(status, reason, failures=failures, seconds=seconds, **cost, **known)
 
     def stop(why: str) -> Outcome:
-        return end("not done", f"stopped on the way: {over() or why}", before, "stopped")
+        return end("not done", f"stopped on the way: {over() or why}", before, stage("stopped"))
+
+    def stage(word: str) -> str:
+        return FOLLOWING if scan.grows else word
 
     try:
         scan.store.parent.mkdir(parents=True, exist_ok=True)
-        write_state(scan, "begun", before + 1, KILLED, done, words)
-        if scan.seen.problem:
-            return end("failed", scan.seen.problem, before + 1, "failed")
-        if not (scan.state and ingested(scan.store)):  # ingest refuses a store of other files
+        write_state(scan, stage("begun"), before + 1, KILLED, done, words)
+        if scan.grows:
+            done = {}  # results of fewer layers
+            scan, followed = follow_scan(scan, night, recipes[0], (*publish, count), say)
+            lost = [f"entry {name} (aborted)" for name in followed.aborted]
+            known["absent"] = (*lost, *(f"entry {name} (left out)" for name in followed.refused))
+            if followed.stopped:
+                return stop(followed.stopped)
+        elif problem := scan.seen.problem if scan.seen else "":
+            return end("failed", problem, before + 1, "failed")
+        elif not (scan.state and ingested(scan.store)):  # ingest refuses a store of other files
             made = _ingest(scan, night, client, (*publish, count), words[0])
             known["absent"] = made.absent
         for recipe in recipes:
@@ -269,11 +303,15 @@ def _work(
         stop("it was interrupted")
         raise
     except LockedError as error:
-        return end("deferred", str(error), before, "stopped")
+        return end("deferred", str(error), before, stage("stopped"))
     except (StoreError, OSError) as error:
-        return end("failed", in_words(error), before, "stopped")
-    except Exception as error:  # any error of this scan must not stop the others
+        return end("failed", in_words(error), before, stage("stopped"))
+    except SourceError as error:
+        if scan.grows:
+            return end("deferred", str(error), before, FOLLOWING)
         return end("failed", in_words(error), before + 1, "failed")
+    except Exception as error:  # any error of this scan must not stop the others
+        return end("failed", in_words(error), before + 1, stage("failed"))
     if known["absent"]:
         return end("partial", f"absent: {', '.join(known['absent'])}", 0, "partial")
     return end("done", "", 0, "done")

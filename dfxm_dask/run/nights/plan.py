@@ -22,6 +22,8 @@ from dfxm_dask.store.integrity import ledger
 
 STATE = ".nightly.json"
 STATE_SCHEMA = 1
+FOLLOWING = "following"
+"""Stage of a scan whose layers are followed; the next night continues."""
 TROUBLE = ("failed", "quarantined", "changed", "partial", "deferred", "not done")
 """Statuses that leave a night incomplete, the worst first."""
 TELL_APART = "set `processed` so that they differ"
@@ -69,6 +71,8 @@ class NightScan:
     title: str
     state: Mapping[str, Any] = field(default_factory=dict)
     seen: Look | None = None
+    grows: bool = False  # followed layer by layer
+    busy: str = ""
 
     def outcome(self, status: str, reason: str = "", **more: Any) -> Outcome:
         """Outcome of the scan."""
@@ -182,7 +186,12 @@ def decide(
             seen = broken_look(str(scan.source), scan.entries, in_words(error), title=scan.title)
         scan = replace(scan, seen=seen)
     assert scan.seen is not None
-    if why := busy(scan.seen, night, now):
+    why = busy(scan.seen, night, now)
+    if night.follow and (why or stage == FOLLOWING or (state and {*state["entries"]} < {*scan.entries})):
+        if stage == FOLLOWING and state["failures"] > night.retries and unchanged(state["files"]):
+            return scan.outcome("quarantined", state["reason"])
+        return replace(scan, grows=True, busy=why)
+    if why:
         return scan.outcome("deferred", why)
     changed = bool(state) and state["fingerprint"] != scan.seen.fingerprint
     raw_asked, asked = what_is_asked(night, recipes)
