@@ -302,7 +302,10 @@ def test_reduction__graph_equals_kernel(reduction: Reduction, axes: dict[str, st
 
 
 def test_reduction__is_deterministic(reduction: Reduction, axes: dict[str, str]) -> None:
-    same(computed(reduction, example(reduction, axes)), whole(reduction.name, tuple(axes)))
+    data = example(reduction, axes).chunk({"z": 1, "y": 6})
+    # A sum over blocks may differ in its last digit from that of the whole, but not from itself.
+    again = computed(reduction, data) if reduction.combine else whole(reduction.name, tuple(axes))
+    same(computed(reduction, data), again)
 
 
 @pytest.mark.parametrize("fill", ["dark", "zero", "nan"])
