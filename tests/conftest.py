@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Generator
@@ -22,6 +23,9 @@ from dfxm_dask.surroundings import numba_cache
 
 # Kernels are compiled once, for this process and for the workers and commands that tests start.
 os.environ["NUMBA_CACHE_DIR"] = str(numba_cache())
+MEMORY = Path("/dev/shm")  # Stores force every file to the disk: most of the time of many tests, where it is one.
+if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 * 2**30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))  # in which pytest makes its folders
 collect_ignore = ["run/slow_plugin.py"]  # it registers a reduction when it is imported
 LONG = Path(__file__).with_name("long_tests.txt")
 QUICK = 0.5  # s
