@@ -69,18 +69,19 @@ def read_layers(
     *,
     z: Sequence[float] | None = None,
     format: str | None = None,
+    read: Callable[..., Scan] = read_scan,
     **how: Any,
 ) -> tuple[list[Scan], list[str]]:
     """Scans of the store, ordered by z, and the names of incomplete layers.
 
-    ``how`` as in :class:`dfxm_dask.sources.readers.How`.
+    ``how`` as in :class:`dfxm_dask.sources.readers.How`; ``read`` as in :func:`ingest`.
 
     Raises
     ------
     SourceError
         Layers that do not match: see :mod:`dfxm_dask.sources.stack`.
     """
-    scans = [read_scan(path, entry, format=format, **how) for path, entry in named_scans(source, scan, format)]
+    scans = [read(path, entry, format=format, **how) for path, entry in named_scans(source, scan, format)]
     order = stacked(scans, z)
     if len(order) == 1:
         return order, []
@@ -123,6 +124,7 @@ def ingest(
     rotation_axis: tuple[float, float] | None = None,
     overwrite: bool = False,
     each: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,
+    read: Callable[..., Scan] = read_scan,
 ) -> IngestReport:
     """Convert raw scans into one labelled store of counts, motor positions and patch statistics.
 
@@ -174,6 +176,8 @@ def ingest(
         Replace an existing store.
     each : callable
         ``map`` or a parallel equivalent: calls a function for every layer and yields the records.
+    read : callable
+        :func:`dfxm_dask.sources.readers.read_scan`, or a substitute that remembers the scans that it has read.
 
     Returns
     -------
@@ -209,6 +213,7 @@ def ingest(
         allow_partial=allow_partial,
         z=z,
         scan_mode=scan_mode,
+        read=read,
         format=format or ("time_series" if time_step is not None else None),
         positions=positions,
         repeats=repeats,

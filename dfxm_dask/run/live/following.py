@@ -15,14 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dfxm_dask.catalogue import find
 from dfxm_dask.errors import DfxmError, InputError, SourceError
 from dfxm_dask.run import stopping
 from dfxm_dask.run.events import Remark, duration, many, send
 from dfxm_dask.run.execute import Publish, RunReport, run_recipe
-from dfxm_dask.run.live.growing import grow, recover
+from dfxm_dask.run.live.growing import grow, pinned, recover
 from dfxm_dask.run.nights.scans import apart
 from dfxm_dask.run.recipe import Recipe, read_recipe
-from dfxm_dask.sources.bliss.master import list_bliss
+from dfxm_dask.sources.bliss.master import entries_of
 from dfxm_dask.sources.hdf5_links import open_hdf5
 from dfxm_dask.sources.readers import read_scan
 from dfxm_dask.sources.source import Beamline, Scan, load_beamline
@@ -43,6 +44,7 @@ class Entry:
     z: float | None = None
     files: tuple[tuple[str, int, int], ...] = ()
     problem: str = ""
+    scan: Scan | None = None
 
     @property
     def whole(self) -> bool:
@@ -74,7 +76,7 @@ def look_at(path: str, known: Sequence[str], how: dict[str, Any]) -> list[Entry]
     """
     options = {**how, "beamline": how["beamline"], "allow_partial": True}
     found = []
-    for name, _ in list_bliss(Path(path), roots=tuple(Path(r) for r in how.get("roots", ()))):
+    for name in entries_of(Path(path)):
         if name in known:
             continue
         try:
@@ -86,7 +88,7 @@ def look_at(path: str, known: Sequence[str], how: dict[str, Any]) -> list[Entry]
         if lacking := unwritten(scan):
             found.append(Entry(name, ended, scan.found, scan.commanded, problem=lacking))
             continue
-        found.append(Entry(name, ended, scan.found, scan.commanded, scan.z, tuple(map(tuple, scan.files))))  # type: ignore[arg-type]
+        found.append(Entry(name, ended, scan.found, scan.commanded, scan.z, tuple(map(tuple, scan.files)), "", scan))  # type: ignore[arg-type]
     return found
 
 
@@ -170,6 +172,8 @@ def follow(
     options = {word: value for word, value in options.items() if value is not None and word not in ("scan", "z")}
     how = _how(options)
     recover(store)
+    for step in recipe.steps:
+        find(step.name)  # loads its module, before the first layer waits for it
     done, known, told = Followed(), dict[str, Entry](), set[str]()
     unreadable: dict[str, float] = {}
     changed, stamp = time.time(), None
@@ -212,7 +216,7 @@ def follow(
                     done.ingested.append(entry.name)
                 if done.ingested:
                     try:
-                        _work(source, store, recipe, done, publish, tell, options)
+                        _work(source, store, recipe, done, known, publish, tell, options)
                         first = False
                     except SourceError as error:  # a file that changed while it was read
                         tell(f"{error}: trying again")
@@ -269,13 +273,16 @@ def _work(
     store: Path,
     recipe: Recipe,
     done: Followed,
+    known: dict[str, Entry],
     publish: Publish,
     tell: Callable[[str], None],
     options: dict[str, Any],
 ) -> None:
     """The store with all layers that are complete, and the blocks of the recipe that need no other layers."""
     begun = time.perf_counter()
-    report, replaced = grow(source, store, _in_order(done.ingested), recipe, publish, **options)
+    recipe = pinned(recipe, store)
+    scans = {name: entry.scan for name, entry in known.items() if entry.scan is not None}
+    report, replaced = grow(source, store, _in_order(done.ingested), recipe, publish, scans, **options)
     done.replaced += replaced
     for text in replaced:
         tell(text)
@@ -284,6 +291,7 @@ def _work(
         done.stopped = made.stopped
     words = f"{many(report.layers, 'layer')} on disk and reduced in {duration(time.perf_counter() - begun)}"
     tell(words)
+    recover(store)
 
 
 def _finish(
@@ -307,6 +315,7 @@ def _finish(
     _, replaced = grow(source, store, entries, recipe, publish, **options, allow_partial=bool(partial))
     done.replaced += replaced
     done.report = run_recipe(recipe, store, publish=publish)
+    recover(store)
     done.stopped = done.report.stopped
 
 

@@ -7,18 +7,25 @@ differ from that of an ingest of the finished scan, apart from its ledgers.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from dfxm_dask.catalogue import find
 from dfxm_dask.errors import StoreError
 from dfxm_dask.run.execute import Publish, run_ingest
+from dfxm_dask.run.nights.scans import unchanged
 from dfxm_dask.run.passes import Run, begin_step, inputs_of
 from dfxm_dask.run.plan import PlannedStep, make_plan
 from dfxm_dask.run.recipe import Recipe
 from dfxm_dask.run.unit import summary_path
+from dfxm_dask.sources.readers import read_scan
+from dfxm_dask.sources.source import Scan
 from dfxm_dask.store.ingest import IngestReport, LayerTask, ingest, ingest_layer
 from dfxm_dask.store.integrity import ledger
 from dfxm_dask.store.integrity.lock import STORE_LOCK, own_group, refuse_held
@@ -56,9 +63,17 @@ def origins(store: Path) -> dict[Origin, tuple[int, Any]]:
 
 
 def grow(
-    source: Any, store: Path, entries: Sequence[str], recipe: Recipe, publish: Publish, **options: Any
+    source: Any,
+    store: Path,
+    entries: Sequence[str],
+    recipe: Recipe,
+    publish: Publish,
+    scans: Mapping[str, Scan] = MappingProxyType({}),
+    **options: Any,
 ) -> tuple[IngestReport, list[str]]:
     """Ingest entries into a store that may contain some of them, and keep the blocks of a recipe that do not change.
+
+    The old store stays beside the new one until :func:`recover` removes it: that takes seconds, and is not urgent.
 
     Parameters
     ----------
@@ -68,6 +83,8 @@ def grow(
         Created if it does not exist.
     recipe : Recipe
         Blocks of its steps are kept where parameters and inputs stay the same.
+    scans : mapping of entry to Scan
+        Scans that were read already; a scan is read again if its files have changed.
     options
         Of :func:`dfxm_dask.ingest`.
 
@@ -84,6 +101,7 @@ def grow(
         See :func:`dfxm_dask.ingest`.
     """
     recover(store)
+    options["read"] = remembered(scans)
     begun = ledger.read_header(ledger.ledger_path(store, "raw", "ingest")) if store.exists() else {}
     if not begun:  # the ingest itself refuses folders and stores of others
         return run_ingest(source, store, scan=list(entries), publish=publish, **options), []
@@ -91,6 +109,7 @@ def grow(
     for path in (store / STORE_LOCK, *sorted(store.glob("*/.ledger/lock*"))):
         refuse_held(path, f"growth of {store}")
     known, grown = origins(store), beside(store, "grown")
+    records = ledger.read_ledger(ledger.ledger_path(store, "raw", "ingest"))[1]
     replaced: list[str] = []
     numbers: dict[int, int] = {}  # old number of a layer to new number
 
@@ -100,7 +119,7 @@ def grow(
             old, files = known[origin]
             if _own_files(files, origin[0]) == _own_files(_stats(task), origin[0]):
                 numbers[old] = task.z
-                return linked(store, grown, "raw", "ingest", f"z{old:04d}", f"z{task.z:04d}")
+                return linked(store, grown, "raw", "ingest", records[f"z{old:04d}"], f"z{task.z:04d}")
             replaced.append(f"entry {task.scan.entry}: its files were replaced, it was read again")
         return ingest_layer(task)
 
@@ -112,7 +131,6 @@ def grow(
     old = beside(store, "old")
     os.rename(store, old)
     os.rename(grown, store)
-    shutil.rmtree(old)
     return report, replaced
 
 
@@ -139,15 +157,14 @@ def _own_files(files: Iterable[Sequence[Any]], master: str) -> list[tuple[Any, .
     return sorted(tuple(f) for f in files if f[0] != master)
 
 
-def linked(old: Path, new: Path, group: str, step: str, block: str, name: str) -> ledger.Record:
+def linked(old: Path, new: Path, group: str, step: str, record: ledger.Record, name: str) -> ledger.Record:
     """The record of a block under its new name in the new store, after its files were linked there.
 
     Raises
     ------
     StoreError
     """
-    record = dict(ledger.read_ledger(ledger.ledger_path(old, group, step))[1][block])
-    z, fresh = ledger.layer_of(block), ledger.layer_of(name)
+    z, fresh = ledger.layer_of(record["block"]), ledger.layer_of(name)
     files = {}
     for path, what in record["files"].items():
         if path.endswith(".npz"):
@@ -174,41 +191,83 @@ def adopt(old: Path, new: Path, recipe: Recipe, numbers: dict[int, int]) -> None
 
     A block that reads neighbouring layers is kept only if it had all of them, and still has the same ones.
     """
-    if not numbers or not any(ledger.states(old, group) for group in open_store(old).groups() if group != "raw"):
+    groups = [group for group in open_store(old).groups() if group != "raw"]
+    states = {name: state for group in groups for name, state in ledger.states(old, group).items() if state.header}
+    if not numbers or not states:
         return
-    before = {s.name: s for s in make_plan(recipe, old).steps}
+    raw = ledger.group_provenance(old, "raw")[1].get("ingest", {}).get("digest")
+    before = {name: state.header["plan"] for name, state in states.items() if state.header["plan"]["inputs"]}
+    current = {"raw/ingest": raw} | {f"{g}/{n}": ledger.digest(p) for n, p in before.items() for g in groups}
     plan = make_plan(recipe, new)
     now = {s.name: s for s in plan.steps}
     for one in plan.passes:
         for step in (s for s in one.steps if s.stored and same(s.name, now, before)):
-            was = before[step.name]
-            state = ledger.states(old, step.group).get(step.name)
-            if state is None or state.header.get("digest") != ledger.digest(was.plan):
-                continue
+            if any(current.get(maker) != made for maker, made in before[step.name]["inputs"].items()):
+                continue  # computed from other inputs than the old store has
             with own_group(new, step.group, "growth of the store") as fence:
                 begin_step(step, Run(plan, recipe, None, (), False, None, {step.group: fence}))
                 made_of = inputs_of(one, plan.store)
-                for block in sorted(state.done):
-                    name = renamed(block, numbers, step.reduction.halo)
-                    if name in step.blocks:
-                        record = linked(old, new, step.group, step.name, block, str(name))
-                        entry = {**record, "inputs": made_of(step, str(name)), "plan": ledger.digest(step.plan)}
-                        ledger.commit(new, step.group, step.name, {**entry, "run": fence.token})
+                records = ledger.read_ledger(ledger.ledger_path(old, step.group, step.name))[1]
+                names = {b: renamed(b, numbers, step.reduction.halo) for b in sorted(states[step.name].done)}
+                kept = [
+                    {
+                        **linked(old, new, step.group, step.name, records[block], str(name)),
+                        "inputs": made_of(step, str(name)),
+                        "plan": ledger.digest(step.plan),
+                        "run": fence.token,
+                    }
+                    for block, name in names.items()
+                    if name in step.blocks
+                ]
+                ledger.commit(new, step.group, step.name, *kept)
 
 
-def same(name: str, now: Mapping[str, PlannedStep], before: Mapping[str, PlannedStep]) -> bool:
-    """Whether a step and all steps that it reads compute the same results for a layer as before.
+def same(name: str, now: Mapping[str, PlannedStep], before: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a step and all steps that it reads compute the same results for a layer as the plans in older ledgers.
 
     Inputs that are gathered over all layers change with every layer.
     """
     if name not in now or name not in before:
         return False
     words = ("version", "reduction", "parameters", "writes", "files")
-    mine, theirs = now[name].plan, before[name].plan
+    mine, theirs = json.loads(json.dumps(now[name].plan)), before[name]
     if any(mine.get(word) != theirs.get(word) for word in words) or mine["inputs"].keys() != theirs["inputs"].keys():
         return False
     makers = [source.partition("/")[2] for source in mine["inputs"] if source != "raw/ingest"]
     return all(maker in now and now[maker].reduction.combine is None and same(maker, now, before) for maker in makers)
+
+
+def remembered(scans: Mapping[str, Scan]) -> Callable[..., Scan]:
+    """Reader of scans that returns those already read, apart from those whose own files have changed."""
+
+    def read(path: str, entry: str, **how: Any) -> Scan:
+        scan = scans.get(entry)
+        if scan is not None:
+            master = os.path.realpath(path)
+            own = [f for f in scan.files if os.path.realpath(f[0]) != master]
+            if own and unchanged(own):
+                return scan
+        return read_scan(path, entry, **how)
+
+    return read
+
+
+def pinned(recipe: Recipe, store: Path) -> Recipe:
+    """Recipe with the parameters of the blocks on disk in place of those that depend on all layers.
+
+    A number such as the offset of the detector, estimated from the whole scan, changes with every layer. All earlier
+    layers would then be computed again after each. The end of the scan settles these numbers.
+    """
+    steps = []
+    for step in recipe.steps:
+        reduction = find(step.name)
+        header = ledger.read_header(ledger.ledger_path(store, reduction.group, step.name))
+        found = header.get("plan", {}).get("parameters", {})
+        asked = {word: value for word, value in step.parameters.items() if value not in (None, "auto")}
+        if reduction.settle is not None and found and all(found.get(word) == v for word, v in asked.items()):
+            step = replace(step, parameters=found)
+        steps.append(step)
+    return replace(recipe, steps=tuple(steps))
 
 
 def renamed(block: str, numbers: dict[int, int], halo: int) -> str | None:
