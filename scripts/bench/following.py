@@ -117,7 +117,7 @@ def follower(master: Path, store: Path, recipe: str, layers: int, events: Path) 
 
 
 def committed(events: Path) -> dict[int, float]:
-    """Time at which the last block of every layer was in its ledger; a block that is made again counts once."""
+    """Time at which the last block of every layer was in its ledger; a block that is computed again counts once."""
     first: dict[tuple[str, str], float] = {}
     for event in _lines(events):
         if event["event"] == "BlockDone":
@@ -234,7 +234,7 @@ def figure_growth(live: Live) -> list[Row]:
 
 
 def figure_pauses(live: Live) -> list[Row]:
-    """Layers that are taken before their frames are whole, while the writer is stopped at random moments."""
+    """Layers that were read before all their frames were on disk, while the writer is stopped at random moments."""
     made = pauses(_fresh(live.work / "pauses"), live.pauses)
     words = f"{live.pauses} pauses, {made.within} of them within a layer; {made.taken} layers taken and ingested"
     return [at_most("layers read before their frames were whole", made.wrong, 0, "layers", words)]

@@ -1,6 +1,6 @@
 """A camera and a master that grow as at the beamline: compressed frames at a fixed pace, then the end of the entry.
 
-Frames were compressed beforehand; the writer copies their chunks, as the camera server stores what its detector sends.
+Frames were compressed beforehand; the writer copies their chunks, as the camera server stores those of its detector.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def camera_writes(folder: Path, frames: list[bytes], shape: tuple[int, int]) -> 
 
 
 def begin_entry(master: Path, layer: int, count: int = FRAMES) -> None:
-    """The entry of a scan at its first frame: command and motors that stand still."""
+    """The entry of a scan at its first frame: command and motors that do not move."""
     with h5py.File(master, "a", locking=False, libver="latest") as file:
         entry = file.create_group(f"{layer + 1}.1")
         entry["title"] = f"fscan mu 5 0.02 {count} 0.5 0.58"

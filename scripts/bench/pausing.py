@@ -1,4 +1,4 @@
-"""A writer that is stopped at random moments, also within calls of HDF5, and what a follower takes at each of them."""
+"""A writer that is stopped at random moments, also within calls of HDF5, and the layers that a follower then reads."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ import zarr
 from bench.data import CAMERA_DATA
 from bench.live_writer import begin_entry, end_entry
 from dfxm_dask.errors import DfxmError
-from dfxm_dask.run.live.following import look_at, settled
+from dfxm_dask.run.live.following import look_at
 from dfxm_dask.sources.source import load_beamline
 from dfxm_dask.store.ingest import ingest
 
 FRAMES, PER_FILE, SHAPE = 9, 3, (32, 32)
 LAYERS_A_FILE = 15
 MEAN_S = 0.002  # running time of the writer between two pauses
-LONG_S = 3600.0  # a pause counts as longer than the time after which a follower takes files for whole
 
 
 @dataclass
 class Taken:
-    """Layers that were taken, those with wrong frames, and pauses while a layer was being written."""
+    """Layers that a follower read, those with wrong frames, and pauses while a layer was being written."""
 
     taken: int = 0
     wrong: int = 0
@@ -111,7 +110,7 @@ def _take(master: Path, known: list[str], how: dict[str, object], made: Taken) -
         made.within += 1
         return
     made.within += not all(e.whole for e in entries)
-    for entry in (e for e in entries if e.whole and settled(e, str(master), time.time() + LONG_S)):
+    for entry in (e for e in entries if e.whole):  # however long the pause: the time without a change does not help
         known.append(entry.name)
         made.taken += 1
         layer = int(entry.name.split(".")[0]) - 1

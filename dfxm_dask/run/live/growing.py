@@ -175,15 +175,22 @@ def linked(old: Path, new: Path, group: str, step: str, record: ledger.Record, n
             place = "/".join([*parts[:at], str(fresh), *parts[at + 1 :]])
             if parts[at] != str(z):
                 raise StoreError(f"file {path}", f"is not of layer {z}", "ingest the scan again")
-        target = new / place
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(old / path, target)
+            link_file(f"{old}/{path}", f"{new}/{place}")
         except OSError as error:
             reason = f"cannot be linked ({error.strerror})"
             raise StoreError(f"file {old / path}", reason, "follow into a folder on a disk with hard links") from None
         files[place] = what
     return {"block": name, "read": record["read"], "files": files, "seconds": record["seconds"]}
+
+
+def link_file(old: str, new: str) -> None:
+    """Link a file, and create its folder if it is new."""
+    try:
+        os.link(old, new)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(new), exist_ok=True)
+        os.link(old, new)
 
 
 def adopt(old: Path, new: Path, recipe: Recipe, numbers: dict[int, int]) -> None:
