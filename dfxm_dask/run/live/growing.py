@@ -7,7 +7,6 @@ differ from that of an ingest of the finished scan, apart from its ledgers.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -198,24 +197,22 @@ def adopt(old: Path, new: Path, recipe: Recipe, numbers: dict[int, int]) -> None
 
     A block that reads neighbouring layers is kept only if it had all of them, and still has the same ones.
     """
-    groups = [group for group in open_store(old).groups() if group != "raw"]
-    states = {name: state for group in groups for name, state in ledger.states(old, group).items() if state.header}
-    if not numbers or not states:
+    if not numbers or not any(ledger.states(old, group) for group in open_store(old).groups() if group != "raw"):
         return
-    raw = ledger.group_provenance(old, "raw")[1].get("ingest", {}).get("digest")
-    before = {name: state.header["plan"] for name, state in states.items() if state.header["plan"]["inputs"]}
-    current = {"raw/ingest": raw} | {f"{g}/{n}": ledger.digest(p) for n, p in before.items() for g in groups}
+    before = {s.name: s for s in make_plan(pinned(recipe, old), old).steps}
     plan = make_plan(recipe, new)
     now = {s.name: s for s in plan.steps}
     for one in plan.passes:
         for step in (s for s in one.steps if s.stored and same(s.name, now, before)):
-            if any(current.get(maker) != made for maker, made in before[step.name]["inputs"].items()):
-                continue  # computed from other inputs than the old store has
+            was = before[step.name]
+            state = ledger.states(old, step.group).get(step.name)
+            if state is None or state.header.get("digest") != ledger.digest(was.plan):
+                continue
             with own_group(new, step.group, "growth of the store") as fence:
                 begin_step(step, Run(plan, recipe, None, (), False, None, {step.group: fence}))
                 made_of = inputs_of(one, plan.store)
                 records = ledger.read_ledger(ledger.ledger_path(old, step.group, step.name))[1]
-                names = {b: renamed(b, numbers, step.reduction.halo) for b in sorted(states[step.name].done)}
+                names = {b: renamed(b, numbers, step.reduction.halo) for b in sorted(state.done)}
                 kept = [
                     {
                         **linked(old, new, step.group, step.name, records[block], str(name)),
@@ -229,15 +226,15 @@ def adopt(old: Path, new: Path, recipe: Recipe, numbers: dict[int, int]) -> None
                 ledger.commit(new, step.group, step.name, *kept)
 
 
-def same(name: str, now: Mapping[str, PlannedStep], before: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether a step and all steps that it reads compute the same results for a layer as the plans in older ledgers.
+def same(name: str, now: Mapping[str, PlannedStep], before: Mapping[str, PlannedStep]) -> bool:
+    """Whether a step and all steps that it reads compute the same results for a layer as before.
 
     Inputs that are gathered over all layers change with every layer.
     """
     if name not in now or name not in before:
         return False
     words = ("version", "reduction", "parameters", "writes", "files")
-    mine, theirs = json.loads(json.dumps(now[name].plan)), before[name]
+    mine, theirs = now[name].plan, before[name].plan
     if any(mine.get(word) != theirs.get(word) for word in words) or mine["inputs"].keys() != theirs["inputs"].keys():
         return False
     makers = [source.partition("/")[2] for source in mine["inputs"] if source != "raw/ingest"]
