@@ -5,7 +5,7 @@
 ``components`` the component analyses, ``volume`` objects, boundaries and the comparison of a whole stack, ``strain``
 the deformation from four reflections, ``scale`` plans and runs of terabytes without pixels, ``movies`` dislocations in
 movies of full frames, ``view`` the page in a browser beside Panel, ``first_picture`` the three commands of a new user
-beside darling.
+beside darling, ``follow`` a scan that is reduced while it is written.
 ``--quick`` uses small frames: it tests that everything runs, but its numbers are not meaningful.
 """
 
@@ -25,6 +25,7 @@ from bench.beams import figure_beams_memory, figure_kernels, figure_network
 from bench.components import figure_layers, figure_nica, figure_nmf, figure_pca, figure_projection
 from bench.data import FULL, QUICK, Data
 from bench.first_picture import figure_first_picture
+from bench.following import FOLLOW, Live
 from bench.limits import figure_graph, figure_memory
 from bench.movies import Movie, figure_detection
 from bench.networks import Networks, figure_speed, figure_worker
@@ -124,6 +125,10 @@ def arguments() -> argparse.Namespace:
     page.add_argument("--layers", type=int, default=3, help="layers of the store (default: 3)")
     page.add_argument("--moves", type=int, default=2000, help="moves before memory is measured again (default: 2000)")
     page.add_argument("--panel-python", metavar="PATH", help="Python of an environment with panel and datashader")
+    live = commands.add_parser("follow", help="a scan that is reduced while it is written")
+    live.add_argument("--layers", type=int, default=60, help="layers that are followed (default: 60)")
+    live.add_argument("--every", type=float, default=60.0, metavar="S", help="seconds a layer (default: 60)")
+    live.add_argument("--pauses", type=int, default=10_000, help="pauses of the writer (default: 10000)")
     strain = commands.add_parser("strain", help="deformation, strain and dislocation density from four reflections")
     named = (
         (maps, MAPS),
@@ -137,6 +142,7 @@ def arguments() -> argparse.Namespace:
         (strain, STRAIN),
         (movies, MOVIES),
         (page, VIEW),
+        (live, FOLLOW),
     )
     for command, figures in ((command, list(known)) for command, known in named):
         command.add_argument("--quick", action="store_true", help="small frames, to check that everything runs")
@@ -190,6 +196,12 @@ def run(options: argparse.Namespace, work: Path) -> None:
         return report(
             rows, f"{page.layers} layers of 31 x {page.shape[0]} x {page.shape[1]} uint16, once", options.json
         )
+    if options.command == "follow":
+        shape, earlier = (QUICK, (2, 6)) if options.quick else (FULL, (5, 60, 300))
+        layers, every = (4, 6.0) if options.quick else (options.layers, options.every)
+        live = Live(work, shape, layers, every, earlier, 200 if options.quick else options.pauses)
+        rows = [row for name in options.only or FOLLOW for row in measure(name, FOLLOW[name], live)]
+        return report(rows, f"layers of 31 x {shape[0]} x {shape[1]} uint16 in compressed frames, once", options.json)
     if options.command == "strain":
         sets = Sets(work, ((1, 256, 256),) if options.quick else ((1, 2048, 2048), (4, 1024, 1024)))
         rows = [row for name in options.only or STRAIN for row in measure(name, STRAIN[name], sets)]

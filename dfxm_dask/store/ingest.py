@@ -69,18 +69,19 @@ def read_layers(
     *,
     z: Sequence[float] | None = None,
     format: str | None = None,
+    read: Callable[..., Scan] = read_scan,
     **how: Any,
 ) -> tuple[list[Scan], list[str]]:
     """Scans of the store, ordered by z, and the names of incomplete layers.
 
-    ``how`` as in :class:`dfxm_dask.sources.readers.How`.
+    ``how`` as in :class:`dfxm_dask.sources.readers.How`; ``read`` as in :func:`ingest`.
 
     Raises
     ------
     SourceError
         Layers that do not match: see :mod:`dfxm_dask.sources.stack`.
     """
-    scans = [read_scan(path, entry, format=format, **how) for path, entry in named_scans(source, scan, format)]
+    scans = [read(path, entry, format=format, **how) for path, entry in named_scans(source, scan, format)]
     order = stacked(scans, z)
     if len(order) == 1:
         return order, []
@@ -124,6 +125,7 @@ def ingest(
     overwrite: bool = False,
     each: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,
     linked_from: str | os.PathLike[str] | None = None,
+    read: Callable[..., Scan] = read_scan,
 ) -> IngestReport:
     """Convert raw scans into one labelled store of counts, motor positions and patch statistics.
 
@@ -177,6 +179,8 @@ def ingest(
         ``map`` or a parallel equivalent: calls a function for every layer and yields the records.
     linked_from : path, optional
         Store whose layers ``each`` links instead of writing them, so that they need no space.
+    read : callable
+        :func:`dfxm_dask.sources.readers.read_scan`, or a substitute that remembers the scans that it has read.
 
     Returns
     -------
@@ -212,6 +216,7 @@ def ingest(
         allow_partial=allow_partial,
         z=z,
         scan_mode=scan_mode,
+        read=read,
         format=format or ("time_series" if time_step is not None else None),
         positions=positions,
         repeats=repeats,

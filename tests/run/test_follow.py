@@ -61,11 +61,17 @@ def offline(raw: Path, store: Path, **options: object) -> Path:
     return store
 
 
-def write(finished: Path, out: Path, pause: float, seed: int, **how: object) -> threading.Thread:
+def write(
+    finished: Path, out: Path, pause: float, seed: int, reduced: threading.Event | None = None, **how: object
+) -> threading.Thread:
+    """A writer in a thread; it waits after its second layer until some are reduced, however slow the machine is."""
+
     def run() -> None:
         chance = random.Random(seed)
-        for _ in steps(finished, out, **how):
+        for step in steps(finished, out, **how):
             time.sleep(pause * chance.random())
+            if step == "2.1 ended" and reduced is not None:
+                reduced.wait(60)
 
     writer = threading.Thread(target=run)
     writer.start()
@@ -74,9 +80,16 @@ def write(finished: Path, out: Path, pause: float, seed: int, **how: object) -> 
 
 def test_follow__the_store_is_that_of_the_finished_scan(finished: Path, tmp_path: Path) -> None:
     raw = tmp_path / "raw" / "scan.h5"
-    writer = write(finished, raw, 0.1, 1)
     said: list[str] = []
-    done = follow(raw, tmp_path / "live.zarr", RECIPE, layers=4, poll=0.05, pixel_size=PIXEL, say=said.append)
+    reduced = threading.Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        if "on disk and reduced" in text:
+            reduced.set()
+
+    writer = write(finished, raw, 0.02, 1, reduced)
+    done = follow(raw, tmp_path / "live.zarr", RECIPE, layers=4, poll=0.05, pixel_size=PIXEL, say=say)
     writer.join()
     assert done.complete
     assert done.ingested == ["1.1", "2.1", "3.1", "4.1"]

@@ -16,14 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dfxm_dask.catalogue import find
 from dfxm_dask.errors import DfxmError, InputError, LockedError, RecipeError, SourceError
 from dfxm_dask.run import stopping
 from dfxm_dask.run.events import Remark, duration, many, send
 from dfxm_dask.run.execute import Publish, RunReport, run_recipe
-from dfxm_dask.run.live.growing import grow, origins, recover
+from dfxm_dask.run.live.growing import grow, origins, pinned, recover
 from dfxm_dask.run.nights.scans import apart
 from dfxm_dask.run.recipe import Recipe, read_recipe
-from dfxm_dask.sources.bliss.master import list_bliss
+from dfxm_dask.sources.bliss.master import entries_of, list_bliss
 from dfxm_dask.sources.hdf5_links import open_hdf5
 from dfxm_dask.sources.readers import read_scan
 from dfxm_dask.sources.source import Beamline, Scan, load_beamline
@@ -49,6 +50,7 @@ class Entry:
     files: tuple[tuple[str, int, int], ...] = ()
     problem: str = ""
     aborted: bool = False
+    scan: Scan | None = field(default=None, compare=False)
 
     @property
     def whole(self) -> bool:
@@ -95,8 +97,9 @@ def look_at(path: str, known: Sequence[str], how: dict[str, Any], title: str | N
     """
     options = {**how, "beamline": how["beamline"], "allow_partial": True}
     found = []
-    for name, named in list_bliss(Path(path), roots=tuple(Path(r) for r in how.get("roots", ()))):
-        if name in known or (title is not None and not fnmatch.fnmatchcase(named, title)):
+    named = dict(list_bliss(Path(path), roots=tuple(Path(r) for r in how.get("roots", ())))) if title else {}
+    for name in entries_of(Path(path)):
+        if name in known or (title is not None and not fnmatch.fnmatchcase(named.get(name, ""), title)):
             continue
         try:
             scan = read_scan(path, name, **options)
@@ -108,7 +111,7 @@ def look_at(path: str, known: Sequence[str], how: dict[str, Any], title: str | N
         # The master grows with every layer, so that its size and time tell nothing about one of them.
         files = tuple((f, n, t) for f, n, t in scan.files if f != os.path.realpath(path))
         facts = (bool(scan.metadata.get("end_time")), scan.found, scan.commanded, z, files, unwritten(scan), aborted)
-        found.append(Entry(name, *facts))
+        found.append(Entry(name, *facts, scan))
     return found
 
 
@@ -185,6 +188,8 @@ def follow(
     if source.is_dir():
         raise InputError(f"follow {source}", "is a folder", "give the path of the BLISS master file")
     check_target(store)
+    for step in recipe.steps:
+        find(step.name)  # loads its module, before the first layer waits for it
     done, told = Followed(layers=layers), set[str]()
 
     def tell(text: str) -> None:
@@ -259,7 +264,7 @@ def _watch(
             ready = ready if done.layers is None else ready[: max(0, done.layers - len(done.ingested))]
         if ready:
             try:
-                _work(one, ready)
+                _work(one, ready, seen)
             except LockedError as error:
                 tell(f"{error}: trying again")
             except SourceError as error:  # a file that changed while it was read, or an entry that is no layer
@@ -316,14 +321,16 @@ def _why(entry: Entry) -> str:
     return f"entry {entry.name} was aborted: {entry.found} of {entry.commanded} frames"
 
 
-def _work(one: _Follower, ready: Sequence[str]) -> None:
+def _work(one: _Follower, ready: Sequence[str], seen: dict[str, Entry]) -> None:
     """The store with further layers that are complete, and the blocks of the recipe that need no other layers."""
     begun, done = time.perf_counter(), one.done
     entries = _in_order({*done.ingested, *ready})
-    report, told = grow(one.source, one.store, entries, one.recipe, one.publish, **one.options)
+    recipe = pinned(one.recipe, one.store)
+    scans = {name: seen[name].scan for name in entries if name in seen and seen[name].scan is not None}
+    report, told = grow(one.source, one.store, entries, recipe, one.publish, scans, **one.options)
     _tell(one, told)
     try:
-        made = run_recipe(one.recipe, one.store, publish=one.publish, share=(1, 1))
+        made = run_recipe(recipe, one.store, publish=one.publish, share=(1, 1))
     except RecipeError as error:
         # A stack of few layers may not suffice for a step; in the end the same error ends the follower.
         one.tell(f"{error}: the recipe waits for further layers")
@@ -331,6 +338,7 @@ def _work(one: _Follower, ready: Sequence[str]) -> None:
         done.stopped = made.stopped
     done.ingested[:] = entries
     one.tell(f"{many(report.layers, 'layer')} on disk and reduced in {duration(time.perf_counter() - begun)}")
+    recover(one.store)
 
 
 def _tell(one: _Follower, told: Sequence[str]) -> None:
@@ -362,8 +370,9 @@ def _finish(one: _Follower, seen: dict[str, Entry], poll: float) -> None:
                 one.source, one.store, entries, one.recipe, one.publish, **one.options, allow_partial=bool(partial)
             )
             _tell(one, told)
-            done.report = run_recipe(one.recipe, one.store, publish=one.publish)
+            done.report = run_recipe(one.recipe, one.store, publish=one.publish, overwrite=True)  # pinned parameters
             done.stopped = done.report.stopped
+            recover(one.store)
             return
         except LockedError as error:
             one.tell(f"{error}: trying again")

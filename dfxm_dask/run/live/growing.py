@@ -13,23 +13,28 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import zarr
 
+from dfxm_dask.catalogue import find
 from dfxm_dask.errors import StoppedError, StoreError
 from dfxm_dask.run import stopping
 from dfxm_dask.run.events import many
 from dfxm_dask.run.execute import Publish, run_ingest
+from dfxm_dask.run.nights.scans import unchanged
 from dfxm_dask.run.passes import Run, begin_step, inputs_of
 from dfxm_dask.run.plan import PlannedStep, make_plan
 from dfxm_dask.run.provisional import PROVISIONAL
 from dfxm_dask.run.recipe import Recipe
 from dfxm_dask.run.unit import summary_path
 from dfxm_dask.schema import POSITION_TOLERANCE
+from dfxm_dask.sources.readers import read_scan
+from dfxm_dask.sources.source import Scan
 from dfxm_dask.store import calibrate
 from dfxm_dask.store.crystal import WORDS as CRYSTAL
 from dfxm_dask.store.crystal import checked_crystal, crystal_of_store, refuse_other_crystal
@@ -71,9 +76,17 @@ def origins(store: Path) -> dict[Origin, tuple[int, Any]]:
 
 
 def grow(
-    source: Any, store: Path, entries: Sequence[str], recipe: Recipe, publish: Publish, **options: Any
+    source: Any,
+    store: Path,
+    entries: Sequence[str],
+    recipe: Recipe,
+    publish: Publish,
+    scans: Mapping[str, Scan] = MappingProxyType({}),
+    **options: Any,
 ) -> tuple[IngestReport, list[str]]:
     """Ingest entries into a store that may contain some of them, and keep the blocks of a recipe that do not change.
+
+    The old store stays beside the new one until :func:`recover` removes it: that takes seconds, and is not urgent.
 
     Parameters
     ----------
@@ -83,6 +96,8 @@ def grow(
         Created if it does not exist.
     recipe : Recipe
         Blocks of its steps are kept where parameters and inputs stay the same.
+    scans : mapping of entry to Scan
+        Scans that were read already; a scan is read again if its files have changed.
     options
         Of :func:`dfxm_dask.ingest`.
 
@@ -100,11 +115,13 @@ def grow(
         See :func:`dfxm_dask.ingest`.
     """
     recover(store)
+    options["read"] = remembered(scans)
     begun = ledger.read_header(ledger.ledger_path(store, "raw", "ingest")) if store.exists() else {}
     if not begun:  # the ingest itself refuses folders and stores of others
         return run_ingest(source, store, scan=list(entries), publish=publish, **options), []
     known, grown = origins(store), beside(store, "grown")
     refuse_other_layers(store, begun, known, Path(source).name, entries)
+    records = ledger.read_ledger(ledger.ledger_path(store, "raw", "ingest"))[1]
     said: list[str] = []
     numbers: dict[int, int] = {}  # old number of a layer to new number
     path = ledger.ledger_path(grown, "raw", "ingest")
@@ -120,7 +137,7 @@ def grow(
             own = _own_files(_stats(task), origin[0])
             if own and _own_files(files, origin[0]) == own:  # frames in the master itself are read again
                 numbers[old] = task.z
-                return linked(store, grown, "raw", "ingest", f"z{old:04d}", f"z{task.z:04d}")
+                return linked(store, grown, "raw", "ingest", records[f"z{old:04d}"], f"z{task.z:04d}")
             if own:
                 said.append(f"entry {task.scan.entry}: its files were replaced, it was read again")
         return ingest_layer(task)
@@ -140,7 +157,7 @@ def grow(
                 return report, said
             adopt(store, grown, recipe, numbers)
             said += dropped(store, grown, [step.name for step in recipe.steps])
-            shutil.rmtree(exchange(store, grown))
+            exchange(store, grown)
     except BaseException:
         if store.exists():
             shutil.rmtree(grown, ignore_errors=True)
@@ -148,15 +165,13 @@ def grow(
     return report, said
 
 
-def exchange(store: Path, grown: Path) -> Path:
-    """Exchange the store and the grown store, at once where the disk can; returns where the old one is."""
+def exchange(store: Path, grown: Path) -> None:
+    """Exchange the store and the grown store, at once where the disk can; the old one stays beside it."""
     swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if swap is not None and swap(HERE, os.fsencode(grown), HERE, os.fsencode(store), EXCHANGE) == 0:
-        return grown
-    old = beside(store, "old")
-    os.rename(store, old)
+        return
+    os.rename(store, beside(store, "old"))
     os.rename(grown, store)
-    return old
 
 
 def _same_layers(one: ledger.Record, other: ledger.Record) -> bool:
@@ -225,15 +240,14 @@ def _own_files(files: Iterable[Sequence[Any]], master: str) -> list[tuple[Any, .
     return sorted(tuple(f) for f in files if f[0] != master)
 
 
-def linked(old: Path, new: Path, group: str, step: str, block: str, name: str) -> ledger.Record:
+def linked(old: Path, new: Path, group: str, step: str, record: ledger.Record, name: str) -> ledger.Record:
     """The record of a block under its new name in the new store, after its files were linked there.
 
     Raises
     ------
     StoreError
     """
-    record = dict(ledger.read_ledger(ledger.ledger_path(old, group, step))[1][block])
-    z, fresh = ledger.layer_of(block), ledger.layer_of(name)
+    z, fresh = ledger.layer_of(record["block"]), ledger.layer_of(name)
     files = {}
     for path, what in record["files"].items():
         if path.endswith(".npz"):
@@ -244,15 +258,22 @@ def linked(old: Path, new: Path, group: str, step: str, block: str, name: str) -
             place = "/".join([*parts[:at], str(fresh), *parts[at + 1 :]])
             if parts[at] != str(z):
                 raise StoreError(f"file {path}", f"is not of layer {z}", "ingest the scan again")
-        target = new / place
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(old / path, target)
+            link_file(f"{old}/{path}", f"{new}/{place}")
         except OSError as error:
             reason = f"cannot be linked ({error.strerror})"
             raise StoreError(f"file {old / path}", reason, "follow into a folder on a disk with hard links") from None
         files[place] = what
     return {"block": name, "read": record["read"], "files": files, "seconds": record["seconds"]}
+
+
+def link_file(old: str, new: str) -> None:
+    """Link a file, and create its folder if it is new."""
+    try:
+        os.link(old, new)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(new), exist_ok=True)
+        os.link(old, new)
 
 
 def adopt(old: Path, new: Path, recipe: Recipe, numbers: dict[int, int]) -> None:
@@ -263,7 +284,7 @@ def adopt(old: Path, new: Path, recipe: Recipe, numbers: dict[int, int]) -> None
     """
     if not numbers or not any(ledger.states(old, group) for group in open_store(old).groups() if group != "raw"):
         return
-    before = {s.name: s for s in make_plan(recipe, old).steps}
+    before = {s.name: s for s in make_plan(pinned(recipe, old), old).steps}
     plan = make_plan(recipe, new)
     now = {s.name: s for s in plan.steps}
     facts, moved = layer_facts(old), layer_facts(new)
@@ -289,14 +310,16 @@ def adopt(old: Path, new: Path, recipe: Recipe, numbers: dict[int, int]) -> None
             with own_group(new, step.group, "growth of the store") as fence:
                 begin_step(step, Run(plan, recipe, None, (), False, None, {step.group: fence}))
                 made_of = inputs_of(one, plan.store)
+                entries = []
                 for block in sorted(state.done):
                     name = renamed(block, alike, halo) if ledger.layer_of(block) in good else None
                     if name in step.blocks:
-                        record = linked(old, new, step.group, step.name, block, str(name))
+                        record = linked(old, new, step.group, step.name, records[block], str(name))
                         entry = {**record, "inputs": made_of(step, str(name)), "plan": ledger.digest(step.plan)}
                         if facts.common != moved.common or records[block].get(PROVISIONAL):
                             entry[PROVISIONAL] = True
-                        ledger.commit(new, step.group, step.name, {**entry, "run": fence.token})
+                        entries.append({**entry, "run": fence.token})
+                ledger.commit(new, step.group, step.name, *entries)
                 lost = {ledger.layer_of(b) for b in state.blocks if renamed(b, alike, halo) is None}
             lost |= {ledger.layer_of(b) for b in state.blocks if b not in state.done}
             kept[step.name] = good - lost
@@ -357,6 +380,39 @@ def same(name: str, now: Mapping[str, PlannedStep], before: Mapping[str, Planned
         return False
     makers = _makers(mine)
     return all(maker in now and now[maker].reduction.combine is None and same(maker, now, before) for maker in makers)
+
+
+def remembered(scans: Mapping[str, Scan]) -> Callable[..., Scan]:
+    """Reader of scans that returns those already read, apart from those whose own files have changed."""
+
+    def read(path: str, entry: str, **how: Any) -> Scan:
+        scan = scans.get(entry)
+        if scan is not None:
+            master = os.path.realpath(path)
+            own = [f for f in scan.files if os.path.realpath(f[0]) != master]
+            if own and unchanged(own):
+                return scan
+        return read_scan(path, entry, **how)
+
+    return read
+
+
+def pinned(recipe: Recipe, store: Path) -> Recipe:
+    """Recipe with the parameters of the blocks on disk in place of those that depend on all layers.
+
+    A number such as the offset of the detector, estimated from the whole scan, changes with every layer. All earlier
+    layers would then be computed again after each. The end of the scan settles these numbers.
+    """
+    steps = []
+    for step in recipe.steps:
+        reduction = find(step.name)
+        header = ledger.read_header(ledger.ledger_path(store, reduction.group, step.name))
+        on_disk = header.get("plan", {}).get("parameters", {})
+        asked = {word: value for word, value in step.parameters.items() if value not in (None, "auto")}
+        if reduction.settle is not None and on_disk and all(on_disk.get(word) == v for word, v in asked.items()):
+            step = replace(step, parameters=on_disk)
+        steps.append(step)
+    return replace(recipe, steps=tuple(steps))
 
 
 def renamed(block: str, numbers: dict[int, int], halo: int) -> str | None:

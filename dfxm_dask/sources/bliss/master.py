@@ -82,6 +82,18 @@ def _entries(file: h5py.File) -> list[str]:
     return sorted((name for name in file if re.fullmatch(r"\d+\.1", name)), key=lambda name: int(name.split(".")[0]))
 
 
+def entries_of(path: Path) -> list[str]:
+    """Names N.1 of the entries in numerical order; the entries are not read.
+
+    Raises
+    ------
+    SourceError
+        The file cannot be opened.
+    """
+    with Sources(path, str(path)) as sources:
+        return _entries(sources.master)
+
+
 def list_bliss(path: Path, *, roots: tuple[Path, ...] = ()) -> list[tuple[str, str]]:
     """Entries N.1 and their titles; for an unreachable entry the fault instead of a title."""
     found = []

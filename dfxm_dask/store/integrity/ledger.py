@@ -227,12 +227,12 @@ def withdraw_blocks(store: str | Path, group: str, step: str, blocks: Iterable[s
     append(path, {"withdrawn": sorted(records[b]["sum"] for b in blocks if b in records)})
 
 
-def commit(store: str | Path, group: str, step: str, record: Record, *, share: tuple[int, int] | None = None) -> None:
-    """Record that a block is on disk.
+def commit(store: str | Path, group: str, step: str, *records: Record, share: tuple[int, int] | None = None) -> None:
+    """Record that blocks are on disk.
 
     Parameters
     ----------
-    record : dict
+    records : dict
         ``block``, ``read`` (inputs), ``files`` {name: [bytes, digest]}, ``seconds``, ``inputs`` (digest of the inputs),
         ``plan`` (digest of the plan of the step).
     share : (number, of how many), optional
@@ -241,7 +241,7 @@ def commit(store: str | Path, group: str, step: str, record: Record, *, share: t
     path = ledger_path(store, group, step) if share is None else share_path(store, group, step, share)
     new = not path.exists()
     path.parent.mkdir(exist_ok=True)
-    append(path, {**record, "host": socket.gethostname()})
+    append(path, *({**record, "host": socket.gethostname()} for record in records))
     if new:
         force(str(path.parent))
 

@@ -100,8 +100,8 @@ def check_form(path: Path, entry: Record) -> None:
             raise StoreError(f"ledger {path}", f"names {name!r}, outside the store", "do not trust this store")
 
 
-def append(path: Path, entry: Record) -> None:
-    """Append one line and force it to disk. A line cut short by a kill is closed first.
+def append(path: Path, *entries: Record) -> None:
+    """Append lines and force them to disk. A line cut short by a kill is closed first.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def append(path: Path, entry: Record) -> None:
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 torn = os.pread(descriptor, size, 0).rpartition(b"\n")[2]
                 data = b"\n" + sealed({"torn": hashlib.sha256(torn).hexdigest()})
-            data += sealed(entry)
+            data += b"".join(map(sealed, entries))
             try:
                 if os.write(descriptor, data) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -166,7 +166,9 @@ def test_scene__shows_the_boundaries_of_a_store(page: Show, rocked: Path, tmp_pa
     consolidate(store)
     tab = page(store)
     tab.js("document.querySelector('[data-tab=scene]').click()")
-    said = tab.wait("(text => /planes/.test(text) && text)(document.querySelector('#scene .picture').dataset.said ?? '')")
+    said = tab.wait(
+        "(text => /planes/.test(text) && text)(document.querySelector('#scene .picture').dataset.said ?? '')"
+    )
     assert said.startswith("2 planes")
     assert len(np.unique(canvas_of(tab))) > 5
 
