@@ -175,7 +175,7 @@ def flashes(frames: Frames) -> tuple[tuple[int, ...], float]:
     ]
     if not found:
         return (), 1.0
-    return tuple(found), float(np.exp(max((abs(index[f]) for f in found))))
+    return tuple(found), float(np.exp(max(abs(index[f]) for f in found)))
 
 
 def monitor_faults(monitor: np.ndarray) -> dict[str, tuple[int, ...]]:

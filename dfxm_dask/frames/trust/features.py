@@ -54,7 +54,11 @@ class Frames:
 
 
 def frames_of_layer(
-    statistics: Mapping[str, np.ndarray], grid: tuple[int, ...], noise: float, scale: np.ndarray | None = None, offset: float | None = None
+    statistics: Mapping[str, np.ndarray],
+    grid: tuple[int, ...],
+    noise: float,
+    scale: np.ndarray | None = None,
+    offset: float | None = None,
 ) -> Frames:
     """Numbers per frame of one layer.
 
@@ -83,9 +87,7 @@ def frames_of_layer(
     light = (mean - dark) * factor
     error = np.sqrt(noise**2 + np.maximum(mean - dark, 0.0)) / np.sqrt(pixels) * factor
     contrast = (spread - float(spread.min())) * factor
-    marks = [
-        _logarithm(values, 3 * error, max(FLOOR, DYNAMIC * float(values.max()))) for values in (light, contrast)
-    ]
+    marks = [_logarithm(values, 3 * error, max(FLOOR, DYNAMIC * float(values.max()))) for values in (light, contrast)]
     return Frames(grid, light, np.concatenate(marks, axis=1), dark, error)
 
 

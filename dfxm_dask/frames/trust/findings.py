@@ -19,7 +19,7 @@ FADED = 0.1
 """Change of the light of a series over time, as a logarithm, above which it is reported."""
 STEPPED = ("degree", "keV", "um", "rad")
 ADVICE = {
-    "random_order": "check how frames and positions were joined (file names, order of the table); do not reduce this scan",
+    "random_order": "check how frames and positions were joined (file names, order of the table); do not reduce it yet",
     "lines_backwards": "ingest again with the other --scan-mode (rewind or zigzag)",
     "lines_late": "every second line is measured backwards with backlash, or its frames are numbered late: do not "
     "compare its centres; check the motor and the trigger",
@@ -154,7 +154,11 @@ def _order(known: Order, gone: set[int]) -> list[Finding]:
     numbers = {"score": known.score, "signal": known.signal, "roughness": known.ratio}
     words, ratio = known.better, f"to {known.ratio:.2f} of the recorded order"
     kinds = {
-        order.TURNED: ("lines_backwards", WRONG, f"turning every second line back makes neighbours more alike, {ratio}"),
+        order.TURNED: (
+            "lines_backwards",
+            WRONG,
+            f"turning every second line back makes neighbours more alike, {ratio}",
+        ),
         order.LATE: ("lines_late", WRONG, f"{words}: moving them back makes neighbours more alike, {ratio}"),
         order.SHIFTED: ("frames_shifted", WRONG, f"{words}: the jump from line to line lies within the lines"),
         order.CIRCLE: ("frames_circular", WARNING, f"{words}: neighbours jump where the scan would start"),
@@ -232,15 +236,17 @@ def _missed(layer: Layer) -> list[Finding]:
 
 
 def _drift(frames: Frames) -> list[Finding]:
-    """Light of a series over time: its first and last tenth."""
-    total = frames.light.sum(axis=1)
+    """Light of a series over time that all patches gain or lose alike, from its first to its last tenth."""
     part = max(3, frames.count // 10)
-    if frames.count < 3 * part or total.min() <= 0:
+    lit = (frames.light > faults.SURE * np.median(frames.error, axis=0) + 1.0).all(axis=0)
+    if frames.count < 3 * part or lit.sum() < max(4, lit.size / 2):
         return []
-    ends = np.log(total[:part]), np.log(total[-part:])
-    change = float(np.median(ends[1]) - np.median(ends[0]))
-    error = float(np.hypot(ends[0].std(), ends[1].std()) / np.sqrt(part))
-    if abs(change) < FADED or abs(change) < faults.ROBUST * error:
+    logs = np.log(frames.light[:, lit])
+    change = np.median(logs[-part:], axis=0) - np.median(logs[:part], axis=0)
+    shared, apart = float(np.median(change)), float(np.abs(change - np.median(change)).max())
+    shares = np.median(logs, axis=1)
+    error = float(np.hypot(shares[:part].std(), shares[-part:].std()) / np.sqrt(part))
+    if abs(shared) < max(FADED, 2 * apart, faults.ROBUST * error):
         return []
-    text = f"the light changes by {100 * np.expm1(change):+.0f} % from the first to the last tenth of the series"
-    return [Finding("light_drifts", WARNING, text, (), {"change": float(np.expm1(change))})]
+    text = f"the light changes by {100 * np.expm1(shared):+.0f} % from the first to the last tenth of the series"
+    return [Finding("light_drifts", WARNING, text, (), {"change": float(np.expm1(shared))})]

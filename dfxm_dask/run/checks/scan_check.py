@@ -72,7 +72,7 @@ def check_raw(tree: xr.DataTree) -> ScanCheck:
         No raw data, or raw data without statistics.
     """
     raw = _raw(tree)
-    scales, remark = _scales(raw)
+    scales, remark = scales_of(raw)
     findings: list[Finding] = []
     orders, size, pixels = {}, 0, 0
     for z in range(raw.sizes["z"]):
@@ -91,7 +91,7 @@ def check_raw(tree: xr.DataTree) -> ScanCheck:
 def seen_layer(tree: xr.DataTree, z: int) -> tuple[list[Finding], Order, Frames] | None:
     """Findings, pairing and light of the frames of one layer, for a picture; None for an absent layer."""
     raw = _raw(tree)
-    layer = layer_of(raw, z, _scales(raw)[0])
+    layer = layer_of(raw, z, scales_of(raw)[0])
     if layer is None:
         return None
     found, known, frames = judge_layer(layer)
@@ -134,7 +134,7 @@ def layer_of(raw: xr.Dataset, z: int, scales: dict[str, Any]) -> Layer | None:
     return Layer(axes, units, statistics, noise if np.isfinite(noise) else 0.0, full, monitor, scale, offset, back)
 
 
-def _scales(raw: xr.Dataset) -> tuple[dict[str, Any], str]:
+def scales_of(raw: xr.Dataset) -> tuple[dict[str, Any], str]:
     """Scale of the frames as the step ``normalise`` chooses it; {} for one scale, with the reason if it is unknown."""
     grid = tuple(raw.sizes[name] for name in scan_axes(raw))
     try:
@@ -160,5 +160,3 @@ def _equal(raw: xr.Dataset, layer: Layer, z: int) -> tuple[list[Finding], int]:
     shown = ", ".join(f"{k} = {firsts[k]}" for k in same[:5])
     text = f"the counts equal those of an earlier frame in every pixel (frame {shown})"
     return [Finding("equal_frames", WRONG, text, tuple(same))], 2 * len(pairs[:MOST_PAIRS])
-
-
