@@ -114,6 +114,10 @@ def _pairing(found: ScanCheck, states: dict[str, int]) -> list[str]:
             f"frames and positions: neighbours are alike in {states['confirmed']} of {many(total, 'layer')} "
             f"({min(scores):.0f} standard deviations or more below random orders)"
         )
+    if states["refuted"]:
+        words.append(
+            f"frames and positions: do not belong together in {states['refuted']} of {many(total, 'layer')}; see the findings"
+        )
     if states["unknown"]:
         words.append(
             f"frames and positions: not known in {states['unknown']} of {many(total, 'layer')}: the frames differ too "

@@ -25,6 +25,8 @@ class Ends:
         Light at the first and the last positions, relative to the peak, of all patches together.
     raw : float
         Mean counts at the brighter end relative to the peak, offset of the detector included.
+    middle : float
+        Least light of the middle half, relative to the peak.
     cut : float
         Part of the light in patches with more than half their peak at an end.
     """
@@ -32,6 +34,7 @@ class Ends:
     low: float
     high: float
     raw: float
+    middle: float
     cut: float
 
     @property
@@ -59,4 +62,5 @@ def ends_of(frames: Frames, axis: int) -> Ends | None:
     weight = curves.max(axis=0)
     cut = np.array([max(ends(curve)) > EDGE if top > 0 else False for curve, top in zip(curves.T, weight, strict=True)])
     raw = float((max(low, high) * total.max() + frames.dark) / (total.max() + frames.dark))
-    return Ends(low, high, raw, float(weight[cut].sum() / weight.sum()))
+    middle = float(total[length // 4 : length - length // 4].min() / total.max())
+    return Ends(low, high, raw, middle, float(weight[cut].sum() / weight.sum()))

@@ -164,7 +164,7 @@ def flashes(frames: Frames) -> tuple[tuple[int, ...], float]:
     middle = float(np.median(shared))
     spread = 1.48 * float(np.median(np.abs(shared - middle)))
     off = shared - middle
-    odd = (np.abs(off) > max(FLASH, FLASHED * spread)) & (np.maximum(rest, slope) < np.abs(off) / 2)
+    odd = (np.abs(off) > max(FLASH, FLASHED * spread)) & (np.maximum(2 * rest, slope) < np.abs(off))
     # A flash bends the curve upwards once, and downwards at both neighbours, half as much.
     numbers = here[known]
     index = {int(f): float(o) for f, o in zip(numbers, off, strict=True)}

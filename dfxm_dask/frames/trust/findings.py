@@ -125,11 +125,18 @@ def judge_layer(layer: Layer) -> tuple[list[Finding], Order, Frames]:
     Frames
         Light of the frames, for a picture.
     """
-    frames = frames_of_layer(layer.statistics, layer.grid, layer.noise, layer.scale, layer.offset)
+    count = int(np.prod(layer.grid))
+    least, most = (np.asarray(layer.statistics[n]).reshape(count, -1) for n in ("patch_min", "patch_max"))
+    empty, offset = faults.empty_frames(least, most), layer.offset
+    if empty and offset is None:  # the darkest patch is that of the frames with counts
+        total, pixels = (
+            np.asarray(layer.statistics[n], np.float64).reshape(count, -1) for n in ("patch_sum", "patch_n")
+        )
+        offset = float(np.delete(total / np.maximum(pixels, 1), empty, axis=0).min())
+    frames = frames_of_layer(layer.statistics, layer.grid, layer.noise, layer.scale, offset)
     # Errors of the scale of attenuators look like frames in a wrong place.
     known = judge_order(frames, stepped=layer.stepped and layer.scale is None)
-    least, most = (np.asarray(layer.statistics[n]).reshape(frames.count, -1) for n in ("patch_min", "patch_max"))
-    found = [*_lost(layer, frames, least, most), *_saturated(layer, most), *_monitor(layer)]
+    found = [*_lost(layer, frames, empty), *_saturated(layer, most), *_monitor(layer)]
     gone = {k for finding in found if finding.name in ("empty_frames", "no_beam") for k in finding.frames}
     found = [*_order(known, gone), *found]
     if layer.stepped:
@@ -168,16 +175,15 @@ def _order(known: Order, gone: set[int]) -> list[Finding]:
     }
     for pattern, (name, severity, text) in kinds.items():
         if words.startswith(pattern.partition("{")[0]) and words and not gone & {*known.frames[:1]}:
-            every = name in ("frames_shifted", "frames_circular")
-            return [Finding(name, severity, text, () if every else known.frames, numbers)]
+            some = known.frames if name in ("frame_moved", "block_backwards", "position_twice") else ()
+            return [Finding(name, severity, text, some, numbers)]
     if known.state != "refuted" or words:
         return []
     text = f"neighbouring frames are no more alike than frames in a random order (score {known.score:.2g})"
     return [Finding("random_order", WRONG, text, (), numbers)]
 
 
-def _lost(layer: Layer, frames: Frames, least: np.ndarray, most: np.ndarray) -> list[Finding]:
-    empty = faults.empty_frames(least, most)
+def _lost(layer: Layer, frames: Frames, empty: tuple[int, ...]) -> list[Finding]:
     dark = tuple(k for k in faults.dark_frames(frames) if k not in empty) if layer.stepped else ()
     return [
         *_some("empty_frames", WRONG, empty, "all counts of the frame are equal"),
@@ -215,6 +221,8 @@ def _ends(layer: Layer, frames: Frames) -> list[Finding]:
             f"{100 * ends.high:.0f} % of the peak ({100 * ends.raw:.0f} % with the detector offset), and "
             f"{100 * ends.cut:.0f} % of the light is in regions that exceed {100 * EDGE:.0f} % of their peak at an end"
         )
+        if min(ends.low, ends.high) > EDGE > 2 * ends.middle:
+            text += "; it is dark between, as frames that are shifted in a circle"
         numbers = {"low": ends.low, "high": ends.high, "raw": ends.raw, "cut": ends.cut}
         found.append(Finding("not_bracketed", WARNING, text, (), numbers))
     return found

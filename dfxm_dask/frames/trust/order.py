@@ -21,8 +21,9 @@ SIGNAL = 3.0
 """Distance of random frames, upper decile, below which the frames differ by noise alone and no order is known."""
 SMOOTHER = 0.85
 """Roughness of lines in another pairing, relative to that recorded, below which the other one fits better."""
-AGREE, FEWEST_LINES = 3.0, 5
-"""Standard scores by which the lines of a two-axis scan must prefer another pairing, and least number of lines."""
+AGREE, FEWEST_LINES = 2.4, 5
+"""Sum of the gains of the lines of a two-axis scan by another pairing, relative to the root of the sum of their squares
+(6 equal gains and no loss), and least number of lines."""
 FARTHEST = 3
 """Frames by which a pairing may be off."""
 MOST_FRAMES = 2000
@@ -40,7 +41,7 @@ STALLED, STEADY = 6.0, 0.8
 """Steps before and after a stall, relative to the step within it, and the cosine between them."""
 TURNED = "every second line is backwards"
 LATE = "every second line is {by} frames off"
-SHIFTED = "all frames are {by} numbers {way}"
+SHIFTED = "every frame is {by} numbers {way}"
 MOVED = "a frame belongs after frame {at}"
 CIRCLE = "all frames are shifted by {by} in a circle"
 BLOCK = "a block of frames is backwards"
@@ -104,12 +105,15 @@ def judge_order(frames: Frames, *, stepped: bool = True, seed: int = 0) -> Order
         rough.append(frames.apart(mixed[pairs[0]], mixed[pairs[1]]).mean())
     score = float((rough[0] - np.mean(rough[1:])) / max(np.std(rough[1:]), 1e-9))
     state = "confirmed" if score < CONFIRMED else "refuted" if score > REFUTED else "unknown"
+    if score > REFUTED:
+        return Order(state, score, signal)
     two = len(frames.grid) > 1 and min(frames.grid[-2:]) > 2
     local = (_rearranged, _stalled) if stepped else ()
     for look in (_turned_lines, _late_lines, _shifted) if two else local:
         found = look(frames, places)
         if found is not None:
-            return Order("refuted", score, signal, *found)
+            few = len(found[2]) < frames.count and look in local
+            return Order(state if few else "refuted", score, signal, *found)
     return Order(state, score, signal)
 
 
