@@ -116,7 +116,8 @@ def _pairing(found: ScanCheck, states: dict[str, int]) -> list[str]:
         )
     if states["refuted"]:
         words.append(
-            f"frames and positions: do not belong together in {states['refuted']} of {many(total, 'layer')}; see the findings"
+            f"frames and positions: do not belong together in {states['refuted']} of {many(total, 'layer')} (see the "
+            "findings)"
         )
     if states["unknown"]:
         words.append(

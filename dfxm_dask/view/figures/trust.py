@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from dfxm_dask.errors import StoreError
 from dfxm_dask.view.figures.index import FigureKind
 from dfxm_dask.view.figures.layout import FOOTER, PAGE, TOP, add_words
-from dfxm_dask.view.figures.maps import MARGIN, SIDE, TICKS, TITLE, labelled, place_axes, symbol
+from dfxm_dask.view.figures.maps import MARGIN, TICKS, TITLE, labelled, place_axes, symbol
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from dfxm_dask.frames.trust.features import Frames
     from dfxm_dask.frames.trust.findings import Finding
 
-HIGH, APART = 1.7, 0.75
+LEFT, HIGH, APART = 0.75, 1.7, 0.45
 COLOURS = {"wrong": "#d55e00", "warning": "#0072b2"}
 MOST_MARKED = 0.25
 """Part of the frames up to which a finding is marked frame by frame."""
@@ -42,9 +43,9 @@ def draw_trust(tree: xr.DataTree, layer: int, heading: str) -> Figure | None:
     axes = scan_axes(raw)
     figure = Figure(figsize=(PAGE, TOP + 2 * (TITLE + HIGH) + APART + TICKS + FOOTER))
     up = figure.get_size_inches()[1]
-    width = PAGE - SIDE - 2 * MARGIN - (0.9 if len(axes) > 1 else 0.1)
-    light = place_axes(figure, SIDE, up - TOP - TITLE - HIGH, width, HIGH)
-    steps = place_axes(figure, SIDE, FOOTER + TICKS, width, HIGH)
+    width = PAGE - LEFT - 2 * MARGIN - 0.1
+    light = place_axes(figure, LEFT, up - TOP - TITLE - HIGH, width, HIGH)
+    steps = place_axes(figure, LEFT, FOOTER + TICKS, width, HIGH)
     if len(axes) == 1:
         _curve(light, steps, raw[axes[0]], frames)
     else:
@@ -53,7 +54,7 @@ def draw_trust(tree: xr.DataTree, layer: int, heading: str) -> Figure | None:
     steps.set_title("distance of neighbouring frames, 1: noise and flicker", fontsize=9)
     _mark(light, found, frames, [np.asarray(raw[name]) for name in axes])
     words = [f"order: {known.state}" + (f", {known.better}" if known.better else "")]
-    words += [f"{f.severity}: {f.name}" for f in found]
+    words += [f"{f.severity}: {f.name}" for f in found if not _few(f, frames)]
     add_words(figure, heading, "; ".join(words))
     return figure
 
@@ -95,20 +96,22 @@ def _mesh(light: Axes, steps: Axes, slow: xr.DataArray, fast: xr.DataArray, fram
 
 
 def _mark(light: Axes, found: list[Finding], frames: Frames, positions: list[np.ndarray]) -> None:
-    """Circles about the frames of findings that concern a few."""
-    drawn = False
-    for finding in found:
-        if not 0 < len(finding.frames) <= max(8, MOST_MARKED * frames.count):
-            continue
+    """Marks about the frames of findings that concern a few."""
+    few = [finding for finding in found if _few(finding, frames)]
+    for finding, marker in zip(few, cycle("os^Dvp"), strict=False):
         index = np.unravel_index(np.array(finding.frames), frames.grid)
         x = positions[-1][index[-1]]
         one = len(positions) == 1
         y = frames.light.mean(axis=1)[list(finding.frames)] if one else positions[-2][index[-2]]
         style = {"facecolors": "none", "edgecolors": COLOURS[finding.severity], "linewidths": 1.4}
-        light.scatter(x, y, s=60, label=f"{finding.severity}: {finding.name}", zorder=3, **style)
-        drawn = True
-    if drawn:
+        light.scatter(x, y, s=60, marker=marker, label=f"{finding.severity}: {finding.name}", zorder=3, **style)
+    if few:
         light.legend(fontsize=7, frameon=True, loc="upper right")
+
+
+def _few(finding: Finding, frames: Frames) -> bool:
+    """Whether a finding concerns so few frames that each is marked."""
+    return 0 < len(finding.frames) <= max(8, MOST_MARKED * frames.count)
 
 
 FIGURES = (FigureKind("trust", draw_trust, ("raw/patch_sum",), "Light of all frames, and how alike neighbours are"),)
