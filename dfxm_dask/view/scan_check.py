@@ -1,4 +1,4 @@
-"""Check of the raw data of a store in words: whether its frames and their positions can be trusted."""
+"""Check of the raw data of a store for a reader: whether its frames and their positions can be trusted."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 SHOWN = 6
-"""Frames and layers of a finding that are named in words; the facts list all."""
+"""Frames and layers of a finding that are named in a table; the facts list all."""
 BLIND = (
-    "not seen by this check: a whole scan in reverse, a shift within dark frames, two frames that look alike, and a "
+    "not seen by this check: a whole scan in reverse, a shift within dark frames, two frames that look the same, and a "
     "drift of the sample in a single pass, which looks like a rotation of the lattice"
 )
 
@@ -111,7 +111,7 @@ def _pairing(found: ScanCheck, states: dict[str, int]) -> list[str]:
     if states["confirmed"]:
         scores = [-o.score for o in found.orders.values() if o.state == "confirmed"]
         words.append(
-            f"frames and positions: neighbours are alike in {states['confirmed']} of {many(total, 'layer')} "
+            f"frames and positions: neighbours are similar in {states['confirmed']} of {many(total, 'layer')} "
             f"({min(scores):.0f} standard deviations or more below random orders)"
         )
     if states["refuted"]:
@@ -130,7 +130,7 @@ def _pairing(found: ScanCheck, states: dict[str, int]) -> list[str]:
 
 
 def _where(findings: list[Finding], raw: xr.Dataset) -> str:
-    """Layers and frames of one kind of finding, in a few words."""
+    """Layers and frames of one kind of finding, in one short sentence."""
     first, layers = findings[0], raw.sizes["z"]
     words = []
     if layers > 1:

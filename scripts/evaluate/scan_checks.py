@@ -1,11 +1,11 @@
 """False alarms and detections of the check of raw scans (``dfxm-dask check STORE``).
 
-``python scripts/evaluate/scan_checks.py STORE...`` judges every layer of stores as they are and with planted faults,
-and prints a table by the first word of the names of the stores. ``--meshes N`` adds N simulated scans over two axes:
+``python scripts/evaluate/scan_checks.py STORE...`` judges every layer of stores, unchanged and with planted faults,
+and prints a table by the names of the stores without their last part. ``--meshes N`` adds N simulated scans over two axes:
 grains of a mosaic crystal, 24 x 31 positions, 4 x 4 patches, Poisson noise and a beam that flickers by 1 %.
 
-A fault is planted in the statistics of the frames, at random places with light (3 draws a layer). A detection is a
-finding with a name that fits the fault; for a fault that nobody can see in one pass, the whole scan in reverse, it is a
+A fault is planted in the statistics of the frames, at random lit frames (3 draws a layer). A detection is a
+finding with a name that fits the fault; for a whole scan in reverse, which no single pass reveals, it is a
 false alarm.
 """
 
@@ -50,7 +50,7 @@ FITS = {
 
 
 def reordered(layer: Layer, order: np.ndarray) -> Layer:
-    """A layer whose frame at place k is that of place order[k]."""
+    """A layer whose frame k is the frame order[k]."""
     count = int(np.prod(layer.grid))
 
     def moved(values: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Faults of single frames of a layer: saturated, empty, without beam, of another brightness, taken twice; and counters.
 
 A frame is compared with its neighbours along all scan axes. Dark frames of a mesh, where no part of the sample
-diffracts, are no faults.
+diffracts, are not faults.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Distances between frames from the statistics of their patches, in units of what noise and a flickering beam allow."""
+"""Distances between frames from the statistics of their patches, in units of their noise and of the flicker of the beam."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Findings about one layer: what is wrong with which frames, how sure it is, and what to do."""
+"""Findings about one layer: faults, the frames with these faults, numbers, and remedies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ADVICE = {
     "equal_frames": "the counts of a frame were stored twice, and a frame may be lost: check the camera and the files",
     "empty_frames": "the frames have no counts: check the files; widths and centres near them are wrong",
     "no_beam": "the beam or the shutter was off: measure again, or reduce the part before or after",
-    "flash": "the beam was unsteady: `- normalise: {}` corrects it if the monitor saw it",
+    "flash": "the beam was unsteady: `- normalise: {}` corrects it if the monitor recorded it",
     "saturated": "counts of these pixels are lower bounds; their maps have the flag `saturated`; attenuate the beam",
     "monitor_bad": "name another counter, or do not normalise",
     "monitor_trip": "the beam was off in these frames: measure again, or reduce the part before or after",
@@ -40,7 +40,7 @@ ADVICE = {
     "motor_missed": "the maps use the mean of the positions; check the motor",
     "light_drifts": "sample, optics or beam drift during the series: compare early and late frames before averaging",
 }
-"""What to do about a finding, by its name."""
+"""Remedy of a finding, by its name."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Finding:
     severity : str
         "wrong" where a reduction of the scan is not to be trusted, else "warning".
     text : str
-        What was found, with its numbers.
+        The fault, with its numbers.
     frames : tuple of int
         Flat numbers of the frames on the grid; empty where all frames are concerned.
     numbers : dict of str to float
@@ -121,7 +121,7 @@ def judge_layer(layer: Layer) -> tuple[list[Finding], Order, Frames]:
     -------
     list of Finding
     Order
-        What is known of the pairing of frames and positions.
+        Knowledge about the pairing of frames and positions.
     Frames
         Light of the frames, for a picture.
     """
@@ -164,12 +164,12 @@ def _order(known: Order, gone: set[int]) -> list[Finding]:
         order.TURNED: (
             "lines_backwards",
             WRONG,
-            f"turning every second line back makes neighbours more alike, {ratio}",
+            f"turning every second line back makes neighbours more similar, {ratio}",
         ),
-        order.LATE: ("lines_late", WRONG, f"{words}: moving them back makes neighbours more alike, {ratio}"),
+        order.LATE: ("lines_late", WRONG, f"{words}: moving them back makes neighbours more similar, {ratio}"),
         order.SHIFTED: ("frames_shifted", WRONG, f"{words}: the jump from line to line lies within the lines"),
         order.CIRCLE: ("frames_circular", WARNING, f"{words}: neighbours jump where the scan would start"),
-        order.MOVED: ("frame_moved", WARNING, f"{words}: neighbours there are more alike"),
+        order.MOVED: ("frame_moved", WARNING, f"{words}: neighbours there are more similar"),
         order.BLOCK: ("block_backwards", WARNING, f"{words}: turned, it joins the frames before and after"),
         order.STALL: ("position_twice", WARNING, f"{words}, while the curve changes before and after"),
     }
@@ -179,7 +179,7 @@ def _order(known: Order, gone: set[int]) -> list[Finding]:
             return [Finding(name, severity, text, some, numbers)]
     if known.state != "refuted" or words:
         return []
-    text = f"neighbouring frames are no more alike than frames in a random order (score {known.score:.2g})"
+    text = f"neighbouring frames are not more similar than frames in a random order (score {known.score:.2g})"
     return [Finding("random_order", WRONG, text, (), numbers)]
 
 
@@ -244,7 +244,7 @@ def _missed(layer: Layer) -> list[Finding]:
 
 
 def _drift(frames: Frames) -> list[Finding]:
-    """Light of a series over time that all patches gain or lose alike, from its first to its last tenth."""
+    """Light of a series over time that all patches gain or lose equally, from its first to its last tenth."""
     part = max(3, frames.count // 10)
     lit = (frames.light > faults.SURE * np.median(frames.error, axis=0) + 1.0).all(axis=0)
     if frames.count < 3 * part or lit.sum() < max(4, lit.size / 2):

@@ -1,4 +1,4 @@
-"""Whether the frames of a layer are paired with their own positions: neighbours are more alike than random frames.
+"""Whether the frames of a layer are paired with their own positions: neighbours are more similar than random frames.
 
 Every test compares the recorded pairing with another one. A scan whose frames another pairing fits as well (a smooth
 reversal of the whole scan, a shift within dark frames) gives no answer, and is never called wrong.
@@ -34,7 +34,7 @@ beside it."""
 HEALED = 0.6
 """Part of a break that another order must heal."""
 KEPT = 0.75
-"""Cost of a frame at its better place, relative to that at its place, below which it belongs there."""
+"""Cost of a frame at its better position, relative to that at its own, below which it belongs there."""
 LIT = 0.1
 """Light of a frame relative to the brightest, above which it is lit."""
 STALLED, STEADY = 6.0, 0.8
@@ -50,7 +50,7 @@ STALL = "a position was measured twice"
 
 @dataclass(frozen=True)
 class Order:
-    """What is known of the pairing of one layer.
+    """Knowledge about the pairing of one layer.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def judge_order(frames: Frames, *, stepped: bool = True, seed: int = 0) -> Order
     ----------
     frames : Frames
     stepped : bool
-        Whether a motor steps along the scan. In a series over time, frames may change and stay alike at any moment, so
+        Whether a motor steps along the scan. In a series over time, frames may change or stay equal at any moment, so
         that only the order as a whole is judged.
     seed : int
         Of the random orders.
@@ -189,7 +189,7 @@ def _preferred(other: np.ndarray, own: np.ndarray) -> float:
 
 
 def _rearranged(frames: Frames, places: np.ndarray) -> Found:
-    """A frame or block of a one-axis scan in another place, turned, or all frames shifted in a circle.
+    """A frame or block of a one-axis scan at another position, turned, or all frames shifted in a circle.
 
     Neighbours are apart at a break, and another order heals it, with lit frames at the new joints: where a curve rises
     from the dark in one step, dark ends would heal as well.
@@ -233,7 +233,7 @@ def _rearranged(frames: Frames, places: np.ndarray) -> Found:
 
 
 def _stalled(frames: Frames, places: np.ndarray) -> Found:
-    """A frame taken twice at one place while the steps before and after it go on in one direction."""
+    """A frame taken twice at one position while the steps before and after it continue in one direction."""
     marks = frames.marks
     going = np.diff(marks, axis=0)
     size = np.sqrt((going**2).mean(axis=1) / 2)

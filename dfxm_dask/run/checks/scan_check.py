@@ -34,7 +34,7 @@ class ScanCheck:
     findings : tuple of Finding
         By layer; wrong ones first.
     orders : dict of int to Order
-        What is known of the pairing, for each layer that is on disk.
+        Knowledge about the pairing, for each layer that is on disk.
     remark : str
         Why the frames could not be brought to one scale; empty if they are on one scale.
     bytes_read, frames_read : int

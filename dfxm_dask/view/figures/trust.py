@@ -114,4 +114,4 @@ def _few(finding: Finding, frames: Frames) -> bool:
     return 0 < len(finding.frames) <= max(8, MOST_MARKED * frames.count)
 
 
-FIGURES = (FigureKind("trust", draw_trust, ("raw/patch_sum",), "Light of all frames, and how alike neighbours are"),)
+FIGURES = (FigureKind("trust", draw_trust, ("raw/patch_sum",), "Light of all frames, and how similar neighbours are"),)
