@@ -113,7 +113,7 @@ def scan_facts(store: str | Path, names: tuple[str, ...] | None = FOR_A_NIGHT) -
     StoreError
         Not a store of this package.
     """
-    from dfxm_dask.run.checks.scan_check import check_raw
+    from dfxm_dask.run.checks.scan_check import NAMES, check_raw
     from dfxm_dask.view.figures.index import has
     from dfxm_dask.view.scan_check import check_facts
 
@@ -132,7 +132,8 @@ def scan_facts(store: str | Path, names: tuple[str, ...] | None = FOR_A_NIGHT) -
         numbers = findings(tree["rocking"].dataset.isel(z=[layer]))
     if "strain" in tree and "deformation" in tree["strain"].data_vars:
         numbers += strain_findings(tree["strain"].dataset.isel(z=[layer]))
-    checked = check_facts(check_raw(tree), tree) if names is None and has(tree, "raw/patch_sum") else None
+    there = all(has(tree, f"raw/{name}") for name in ("counts", *NAMES))
+    checked = check_facts(check_raw(tree), tree) if names is None and there else None
     return {
         **facts,
         "checked": checked,

@@ -1,12 +1,11 @@
 """False alarms and detections of the check of raw scans (``dfxm-dask check STORE``).
 
-``python scripts/evaluate/scan_checks.py STORE...`` judges every layer of stores, unchanged and with planted faults,
-and prints a table by the names of the stores without their last part. ``--meshes N`` adds N simulated scans over two axes:
-grains of a mosaic crystal, 24 x 31 positions, 4 x 4 patches, Poisson noise and a beam that flickers by 1 %.
+``python scripts/evaluate/scan_checks.py STORE...`` judges every layer of stores, unchanged and with planted faults, and
+prints a table by the names of the stores without their last part. ``--meshes N`` adds N simulated scans over two axes:
+grains of a mosaic crystal, 24 x 31 positions, 2 x 2 patches, Poisson noise and a beam that flickers by 1 %.
 
-A fault is planted in the statistics of the frames, at random lit frames (3 draws a layer). A detection is a
-finding with a name that fits the fault; for a whole scan in reverse, which no single pass reveals, it is a
-false alarm.
+A fault is planted in the statistics of the frames, at random lit frames (3 draws a layer). A detection is a finding
+with a name that fits the fault; for a whole scan in reverse, which no single pass reveals, it is a false alarm.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Distances between frames from the statistics of their patches, in units of their noise and of the flicker of the beam."""
+"""Distances between frames from the statistics of their patches, in units of their noise and of the beam's flicker."""
 
 from __future__ import annotations
 
