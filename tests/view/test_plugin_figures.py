@@ -65,7 +65,7 @@ def test_figures_and_report__show_maps_and_figures_of_plugins(tmp_path: Path, mo
     assert {path.stem for path in (tmp_path / "out").iterdir()} == names
     # The reduction is gone, and the maps are drawn all the same, from what the store says of them.
     shown = {name: caption for name, caption, _ in pictures_of(open_scan(store), 0, None)}
-    assert list(shown) == ["frames", "other_maps", "histogram"]
+    assert list(shown) == ["frames", "trust", "other_maps", "histogram"]
     assert shown["histogram"] == "Histogram of the largest counts"
 
 

@@ -221,11 +221,11 @@ def _rearranged(frames: Frames, places: np.ndarray) -> Found:
             return MOVED.format(at=at), float((step.sum() - gain + cost[at]) / step.sum()), (k,)
     beside = np.maximum(np.r_[0.0, step[:-1]], np.r_[step[1:], 0.0])
     breaks = np.flatnonzero((step > least) & (step > BREAK * beside) & (lit[:-1] | lit[1:]))
-    for a in breaks:
+    for a in breaks.tolist():
         if lit[0] and lit[-1] and joint(n - 1, 0) < (1 - HEALED) * step[a]:
             left = float((step.sum() - step[a] + joint(n - 1, 0)) / step.sum())
             return CIRCLE.format(by=n - 1 - int(a)), left, tuple(range(n))
-        for b in breaks[breaks > a]:
+        for b in breaks[breaks > a].tolist():
             was, now = step[a] + step[b], joint(a, b) + joint(a + 1, b + 1)
             if now < (1 - HEALED) * was:
                 return BLOCK, float((step.sum() - was + now) / step.sum()), tuple(range(int(a) + 1, int(b) + 1))

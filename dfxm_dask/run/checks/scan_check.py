@@ -137,8 +137,9 @@ def layer_of(raw: xr.Dataset, z: int, scales: dict[str, Any]) -> Layer | None:
 def scales_of(raw: xr.Dataset) -> tuple[dict[str, Any], str]:
     """Scale of the frames as the step ``normalise`` chooses it; {} for one scale, with the reason if it is unknown."""
     grid = tuple(raw.sizes[name] for name in scan_axes(raw))
+    seen: dict[str, Any] = {v.name: raw[v.name] for v in SEEN if v.name in raw}
     try:
-        chosen, _ = settle_scale(GIVEN, {v.name: raw[v.name] for v in SEEN if v.name in raw}, grid)
+        chosen, _ = settle_scale(GIVEN, seen, grid)
     except InputError as error:
         return {}, error.found
     return chosen or {}, ""
