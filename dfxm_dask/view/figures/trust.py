@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -103,7 +103,7 @@ def _mark(light: Axes, found: list[Finding], frames: Frames, positions: list[np.
         x = positions[-1][index[-1]]
         one = len(positions) == 1
         y = frames.light.mean(axis=1)[list(finding.frames)] if one else positions[-2][index[-2]]
-        style = {"facecolors": "none", "edgecolors": COLOURS[finding.severity], "linewidths": 1.4}
+        style: dict[str, Any] = {"facecolors": "none", "edgecolors": COLOURS[finding.severity], "linewidths": 1.4}
         light.scatter(x, y, s=60, marker=marker, label=f"{finding.severity}: {finding.name}", zorder=3, **style)
     if few:
         light.legend(fontsize=7, frameon=True, loc="upper right")
