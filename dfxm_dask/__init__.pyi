@@ -66,6 +66,7 @@ from .view.answers import report as report
 from .view.answers import verify as verify
 from .view.export import export as export
 from .view.pictures import figures as figures
+from .view.scan_check import check_scan as check_scan
 from .view.simulation import simulate as simulate
 from .volume.align import align_layers as align_layers
 from .volume.reconstruct import link_layers as link_layers

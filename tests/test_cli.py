@@ -20,6 +20,8 @@ from dfxm_dask.reduction import REGISTRY, reduction
 from dfxm_dask.run.clusters import cluster
 from dfxm_dask.run.recipe import Recipe
 from dfxm_dask.schema import AXES, COUNTS, Variable
+from tests.beamline_files import known_counts
+from tests.stores import raw_store
 
 TOTAL = Variable("total", ("z", "y", "x"), "float32", "count", "sum of the curve")
 
@@ -425,3 +427,22 @@ def test_ingest__positions_of_layers_from_the_command_line(tmp_path: Path) -> No
     from dfxm_dask.store.scan import open_scan
 
     assert open_scan(tmp_path / "s.zarr")["raw"].z.values.tolist() == [1.0, 2.0]
+
+
+def test_check__of_a_store_alone_exits_with_1_where_a_finding_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def equal(*given: Any, **options: Any) -> np.ndarray:
+        counts = known_counts(*given, **options)
+        counts[12] = counts[11]
+        return counts
+
+    assert call("check", tmp_path / "none.zarr").exit_code == 2
+    sound = call("check", raw_store(tmp_path), "--json")
+    assert sound.exit_code == 0, sound.output
+    (tmp_path / "bad").mkdir()
+    monkeypatch.setattr("tests.beamline_files.known_counts", equal)
+    bad = call("check", raw_store(tmp_path / "bad"))
+    assert bad.exit_code == 1
+    assert "equal_frames" in bad.stdout
+    assert "frame 12" in bad.stdout

@@ -20,20 +20,35 @@ from dfxm_dask.cli.options import (
 
 
 @click.command()
-@click.argument("recipe", shell_complete=complete_recipe)
-@click.argument("store", type=FILE)
+@click.argument("recipe", metavar="[RECIPE]", shell_complete=complete_recipe)
+@click.argument("store", type=FILE, required=False, metavar="STORE")
 @json_option
 @plugin_option
-def check(recipe: str, store: Path, as_json: bool, plugins: tuple[Path, ...]) -> None:
-    """Check whether RECIPE fits STORE, and list its steps.
+def check(recipe: str, store: Path | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
+    """Check the raw data of STORE, or whether RECIPE fits STORE.
 
-    RECIPE is a name such as maps, or a YAML file. The list shows the memory, the data read and the data written by
-    each step. No pixel is read.
+    With STORE alone: tests whether frames are paired with their own positions, and names saturated, lost and equal
+    frames, faults of the beam, and curves that the scan does not bracket. Exit code 1: a finding is wrong; warnings
+    alone exit with 0. The check reads the statistics of the frames that ingest keeps.
+
+    With RECIPE, a name such as maps or a YAML file: lists its steps with the memory, the data read and the data
+    written by each step. No pixel is read.
 
     \b
-    Example:
+    Examples:
+      dfxm-dask check scan.zarr
       dfxm-dask check maps scan.zarr
     """
+    if store is None:
+        from dfxm_dask.view.scan_check import check_scan
+
+        if not Path(recipe).exists():
+            raise click.UsageError(f"Missing argument 'STORE': {recipe} does not exist.", click.get_current_context())
+        found = check_scan(recipe)
+        answer(found, as_json)
+        if not found.as_dict()["sound"]:
+            raise SystemExit(1)
+        return
     from dfxm_dask.view.answers import check as look
 
     answer(look(recipe, store), as_json)

@@ -113,6 +113,10 @@ def scan_facts(store: str | Path, names: tuple[str, ...] | None = FOR_A_NIGHT) -
     StoreError
         Not a store of this package.
     """
+    from dfxm_dask.run.checks.scan_check import NAMES, check_raw
+    from dfxm_dask.view.figures.index import has
+    from dfxm_dask.view.scan_check import check_facts
+
     facts, tree = store_facts(store)
     layer = int(tree.dataset.sizes.get("z", 1)) // 2
     pictures: list[dict[str, Any]] = []
@@ -128,8 +132,11 @@ def scan_facts(store: str | Path, names: tuple[str, ...] | None = FOR_A_NIGHT) -
         numbers = findings(tree["rocking"].dataset.isel(z=[layer]))
     if "strain" in tree and "deformation" in tree["strain"].data_vars:
         numbers += strain_findings(tree["strain"].dataset.isel(z=[layer]))
+    there = all(has(tree, f"raw/{name}") for name in ("counts", *NAMES))
+    checked = check_facts(check_raw(tree), tree) if names is None and there else None
     return {
         **facts,
+        "checked": checked,
         "shown_layer": layer_words(tree, layer),
         "numbers": numbers,
         "pictures": pictures,
@@ -150,6 +157,7 @@ def without_facts(store: str | Path, error: Exception) -> dict[str, Any]:
         "problems": [reason],
         "shown_layer": "",
         "bytes": 0,
+        "checked": None,
         **{name: [] for name in lists},
     }
 

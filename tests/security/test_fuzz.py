@@ -409,7 +409,7 @@ def test_stores__of_any_metadata_are_opened_or_refused(examples: Any, sound: Pat
                 fine(error)
                 refused += 1
             # What the check refuses is refused by the commands, too: see test_attacks.py.
-            for words in (["info", str(store)], ["check", "maps", str(store)]) if opens else ():
+            for words in (["info", str(store)], ["check", str(store)], ["check", "maps", str(store)]) if opens else ():
                 result = CliRunner().invoke(cli, words)
                 if result.exception is not None and not isinstance(result.exception, SystemExit):
                     faults.setdefault(f"{words[0]}: {result.exception!r}"[:200], f"{node}: {data!r}"[:1500])

@@ -61,11 +61,11 @@ def test_figures_and_report__show_maps_and_figures_of_plugins(tmp_path: Path, mo
         assert result.exit_code == 0, result.output
     finally:
         REGISTRY.pop("largest_counts", None)
-    names = {"other_maps", "mine_largest", "mine_place", "histogram", "frames"}
+    names = {"other_maps", "mine_largest", "mine_place", "histogram", "frames", "trust"}
     assert {path.stem for path in (tmp_path / "out").iterdir()} == names
     # The reduction is gone, and the maps are drawn all the same, from what the store says of them.
     shown = {name: caption for name, caption, _ in pictures_of(open_scan(store), 0, None)}
-    assert list(shown) == ["frames", "other_maps", "histogram"]
+    assert list(shown) == ["frames", "trust", "other_maps", "histogram"]
     assert shown["histogram"] == "Histogram of the largest counts"
 
 

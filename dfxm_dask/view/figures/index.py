@@ -31,6 +31,7 @@ OWN = (
     "dfxm_dask.view.strain.kinds",
     "dfxm_dask.view.identify.kinds",
     "dfxm_dask.view.figures.frames",
+    "dfxm_dask.view.figures.trust",
     "dfxm_dask.view.figures.truth",
     "dfxm_dask.view.figures.overview",
 )
