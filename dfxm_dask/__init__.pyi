@@ -45,6 +45,9 @@ from .rocking.moment_errors import moment_errors as moment_errors
 from .rocking.moments import moments as moments
 from .rocking.mosaicity import mosaicity as mosaicity
 from .rocking.rotation import classify_defects as classify_defects
+from .rocking.subgrains.link import link_segments as link_segments
+from .rocking.subgrains.segment import regions as regions
+from .rocking.subgrains.segment import segment_layers as segment_layers
 from .run.execute import run_recipe as run_recipe
 from .schema import Variable as Variable
 from .store.calibrate import calibrate as calibrate
