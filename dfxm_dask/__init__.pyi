@@ -38,6 +38,7 @@ from .identify.match import match as match
 from .identify.propose import propose as propose
 from .identify.visibility import visibility as visibility
 from .rocking.centres import centres as centres
+from .rocking.distribution import orientation_distribution as orientation_distribution
 from .rocking.fit_curves import fit_curves as fit_curves
 from .rocking.integrated_curve import integrated_curve as integrated_curve
 from .rocking.kam import kam as kam

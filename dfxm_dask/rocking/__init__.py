@@ -20,10 +20,11 @@ divide the crystal into subgrains over all layers, with tables of the subgrains 
 to the two tilts that one reflection reveals; the rotation about the diffraction vector stays hidden.
 ``classify_defects`` separates defects of the weak beam with and without a rotation of the lattice.
 ``integrated_curve`` is the rocking curve of the whole sample: it shows whether the scan covers the reflection, and is
-the first result to look at.
+the first result to look at; ``orientation_distribution`` is the distribution of the orientations of all voxels.
 """
 
 from dfxm_dask.rocking.centres import centres
+from dfxm_dask.rocking.distribution import orientation_distribution
 from dfxm_dask.rocking.fit_curves import fit_curves
 from dfxm_dask.rocking.integrated_curve import integrated_curve
 from dfxm_dask.rocking.kam import kam
@@ -45,6 +46,7 @@ __all__ = [
     "moment_errors",
     "moments",
     "mosaicity",
+    "orientation_distribution",
     "regions",
     "segment_layers",
 ]

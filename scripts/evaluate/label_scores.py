@@ -58,7 +58,7 @@ def boundary_f1(found: np.ndarray, truth: np.ndarray, pixel: tuple[float, float]
     Parameters
     ----------
     found, truth : array (z, y, x), int
-        Pixels whose label is 0 in either are left out: the outline of the sample is no boundary.
+        Pixels whose label is 0 in either are left out: the outline of the sample does not count.
     pixel : (float, float), um
         Length of a pixel along y and x.
     tau : float, um
@@ -68,7 +68,7 @@ def boundary_f1(found: np.ndarray, truth: np.ndarray, pixel: tuple[float, float]
     -------
     float
         Harmonic mean of the share of found boundary pixels near a true one, and of true ones near a found one. NaN if
-        neither has a boundary, 0 if one has none.
+        neither has a boundary, 0 if only one has.
 
     Examples
     --------

@@ -99,7 +99,7 @@ def _slope(angle: np.ndarray, axis: int) -> np.ndarray:
 
 
 def divided(slope: np.ndarray) -> np.ndarray:
-    """Segments of a layer: basins of the gradient, (y, x), int32, from 1 in the order of their lowest places; 0 where
+    """Segments of a layer: basins of the gradient, (y, x), int32, from 1 in the order of their lowest pixels; 0 where
     the gradient is NaN.
     """
     known = np.isfinite(slope)
@@ -108,13 +108,13 @@ def divided(slope: np.ndarray) -> np.ndarray:
     heights = np.where(known, slope, slope[known].max()).astype(np.float32)
     deep = h_minima(heights, max(np.float32(SHALLOW * np.median(heights[known])), np.finfo(np.float32).tiny))
     start, count = ndimage.label((deep > 0) & known, np.ones((3, 3)))
-    if count == 0:  # a constant orientation has no lower place
+    if count == 0:  # a constant orientation has no lower pixel
         start = ndimage.label(known)[0]
     label = watershed(heights, start, mask=known)
     return np.asarray(_completed(label, known), np.int32)
 
 
 def _completed(label: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Segments, with new ones for pieces of the layer that contain no lower place."""
+    """Segments, with new ones for pieces of the layer that contain no lowest pixel."""
     missed, _ = ndimage.label(known & (label == 0))
     return np.where(missed > 0, missed + label.max(), label)

@@ -144,7 +144,7 @@ def link_segments(
         s² min(U V / ((U + V) A), depth) < threshold² depth
 
     in the order of the left side. Between layers only those segments are compared that overlap over half of the smaller
-    one; otherwise a wall that moves from layer to layer would unite what it separates. Steps between layers are
+    one; otherwise a wall that moves from layer to layer would unite its two sides. Steps between layers are
     relative to their median over both layers, as the motor may return to another position.
 
     References

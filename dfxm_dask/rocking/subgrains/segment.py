@@ -59,7 +59,7 @@ def segment_layers(
         From :func:`moment_errors`: pixels whose error exceeds eight times the median of their layer, such as noise
         beside the sample, belong to no segment.
     scale : float, um
-        The map is smoothed by a Gaussian whose standard deviation is a quarter of it. Our choice, from simulated
+        The map is smoothed by a Gaussian whose standard deviation is a quarter of the scale. Our choice, from simulated
         layers: 4, so that single dislocations of a wall do not interrupt the wall.
 
     Returns
