@@ -49,7 +49,7 @@ def _finish(summary: Arrays) -> Arrays:
         "orientation_distribution": share if total > 0 else np.full(share.shape, np.nan),
         "orientation_distribution_error": np.broadcast_to(np.sqrt(square), share.shape).copy(),
         "orientation_voxels": summary["voxels"].sum(axis=0),
-        "orientation_outside": np.float64(outside.sum() / total if total > 0 else np.nan),
+        "orientation_outside": np.array(outside.sum() / total if total > 0 else np.nan),
     }
 
 

@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 
 import dfxm_dask
+from dfxm_dask.engine.shapes import scan_axes
 from dfxm_dask.errors import InputError
 
 PHI, CHI = np.linspace(-0.1, 0.1, 11), np.linspace(1.0, -1.0, 5)
@@ -54,3 +55,10 @@ def test_distribution__error_covers_layers_drawn_anew() -> None:
 def test_distribution__by_intensity_needs_the_intensity() -> None:
     with pytest.raises(InputError, match="needs the variable 'total'"):
         dfxm_dask.orientation_distribution(maps().drop_vars("total"), weight="intensity").compute()
+
+
+def test_scan_axes__are_those_of_the_centres_and_not_of_their_errors() -> None:
+    """Maps without coordinates of the scan axes, as moments and moment_errors return."""
+    data = maps((2, 3, 4))[["com_phi", "com_chi"]]  # no variable has the dims phi and chi
+    data = data.assign(com_phi_error=data.com_phi, com_chi_phi_covariance=data.com_chi)
+    assert scan_axes(data) == {"phi": "degree", "chi": "degree"}

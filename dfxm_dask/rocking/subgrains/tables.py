@@ -98,7 +98,7 @@ def linked(summary: Arrays) -> Arrays:
         "segment_region": number.astype(np.int32),
         "segment_start": starts,
         "segment_count": counts,
-        "step_threshold": np.float64(threshold),
+        "step_threshold": np.array(threshold),
         **_region_table(number, summary, thick),
         **_boundary_table(number, contacts, summary, thick),
     }
@@ -187,7 +187,7 @@ def _boundary_table(number: np.ndarray, contacts: Contacts, summary: Arrays, thi
     per_layer, place = np.unique(np.stack([row, contacts.layer[wall]]), axis=1, return_inverse=True)
     flat = np.bincount(place.ravel(), contacts.pixels[wall] * sign, per_layer.shape[1]) * np.prod(summary["pixel"])
     upright = np.bincount(place.ravel(), trace, per_layer.shape[1]) * thick
-    table = {
+    table: Arrays = {
         "boundary_region": pairs.astype(np.int32),
         "boundary_area": np.bincount(per_layer[0], np.hypot(upright, flat), count),
         "boundary_trace": np.bincount(row, trace, count),
@@ -208,7 +208,7 @@ def _boundary_table(number: np.ndarray, contacts: Contacts, summary: Arrays, thi
             means.append(np.where(mass > 0, mean, np.nan))
             errors.append(np.where(parts > 1, np.sqrt(off) / mass, np.nan))
             table |= {f"boundary_step_{axis}": means[-1], f"boundary_step_{axis}_error": errors[-1]}
-        size = np.sqrt(np.sum(np.square(means), axis=0))
+        size = np.asarray(np.sqrt(np.sum(np.square(means), axis=0)))
         table["boundary_misorientation"] = size
         table["boundary_misorientation_error"] = np.sqrt(np.sum(np.square(np.multiply(means, errors)), axis=0)) / size
     return table

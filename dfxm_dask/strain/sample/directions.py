@@ -168,8 +168,9 @@ def diffraction_vectors(
     start = dict(zip(ANGLES, reference, strict=True)) if reference is not None else middle
     angles = {name: np.asarray(com.get(name, start.get(name, 0.0)), np.float64) for name in ANGLES}
     angles["two_theta"] = angles["two_theta"] - start.get("two_theta", 0.0)
-    at = directions(*(angles[name] for name in ANGLES), setting)
-    zero = directions(np.zeros(1), *(np.array([start.get(name, 0.0)]) for name in ("phi", "chi")), setting)[0]
+    at = directions(angles["two_theta"], angles["phi"], angles["chi"], setting)
+    tilt, roll = (np.array([start.get(name, 0.0)]) for name in ("phi", "chi"))
+    zero = directions(np.zeros(1), tilt, roll, setting)[0]
     turned = np.empty(at.shape[:-1])
     _angle_to(zero, at.reshape(-1, 3), turned.reshape(-1))
     return {DIRECTION.name: at, TURNED.name: np.rad2deg(turned)}
