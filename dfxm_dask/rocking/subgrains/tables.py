@@ -149,7 +149,7 @@ def _region_table(number: np.ndarray, summary: Arrays, thick: float) -> Arrays:
     layer = np.repeat(np.arange(len(summary["z"])), summary["count"])[inside]
 
     def total(values: np.ndarray) -> np.ndarray:
-        return np.bincount(row, values, count)
+        return np.bincount(row, values, count).astype(np.float64)
 
     pixels = total(sums[:, 0])
     table = {
@@ -189,8 +189,8 @@ def _boundary_table(number: np.ndarray, contacts: Contacts, summary: Arrays, thi
     upright = np.bincount(place.ravel(), trace, per_layer.shape[1]) * thick
     table: Arrays = {
         "boundary_region": pairs.astype(np.int32),
-        "boundary_area": np.bincount(per_layer[0], np.hypot(upright, flat), count),
-        "boundary_trace": np.bincount(row, trace, count),
+        "boundary_area": np.bincount(per_layer[0], np.hypot(upright, flat), count).astype(np.float64),
+        "boundary_trace": np.bincount(row, trace, count).astype(np.float64),  # integers without any boundary
     }
     # The step is that of contacts in layers; overlaps count only for a boundary between layers.
     known = np.isfinite(contacts.full_step[wall]).all(axis=1)
