@@ -38,6 +38,7 @@ from .identify.match import match as match
 from .identify.propose import propose as propose
 from .identify.visibility import visibility as visibility
 from .rocking.centres import centres as centres
+from .rocking.distribution import orientation_distribution as orientation_distribution
 from .rocking.fit_curves import fit_curves as fit_curves
 from .rocking.integrated_curve import integrated_curve as integrated_curve
 from .rocking.kam import kam as kam
@@ -45,7 +46,12 @@ from .rocking.moment_errors import moment_errors as moment_errors
 from .rocking.moments import moments as moments
 from .rocking.mosaicity import mosaicity as mosaicity
 from .rocking.rotation import classify_defects as classify_defects
+from .rocking.subgrains.link import link_segments as link_segments
+from .rocking.subgrains.segment import regions as regions
+from .rocking.subgrains.segment import segment_layers as segment_layers
 from .run.execute import run_recipe as run_recipe
+from .sample_frame import resample as resample
+from .sample_frame import sample_coordinates as sample_coordinates
 from .schema import Variable as Variable
 from .store.calibrate import calibrate as calibrate
 from .store.reflections.join import join as join
@@ -57,6 +63,7 @@ from .strain.design import centre_error as centre_error
 from .strain.design import design as design
 from .strain.lines.cores import dislocation_cores as dislocation_cores
 from .strain.nye import dislocation_density as dislocation_density
+from .strain.sample.directions import diffraction_vectors as diffraction_vectors
 from .strain.spacing import lattice_spacing as lattice_spacing
 from .strain.vectors import scattering_vectors as scattering_vectors
 from .view.answers import info as info

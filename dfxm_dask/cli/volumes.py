@@ -79,7 +79,18 @@ def compare(
     "--what",
     multiple=True,
     type=click.Choice(
-        ("maps", "boundaries", "points", "volume", "objects", "tracks", "positions", "reflections", "candidates")
+        (
+            "maps",
+            "boundaries",
+            "points",
+            "volume",
+            "objects",
+            "regions",
+            "tracks",
+            "positions",
+            "reflections",
+            "candidates",
+        )
     ),
     help="Export only this; repeatable. [default: all results in STORE]",
 )

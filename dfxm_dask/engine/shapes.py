@@ -38,7 +38,7 @@ def scan_axes(dataset: xr.Dataset) -> dict[str, str]:
             names = [
                 m.group(1)
                 for n in map(str, dataset.data_vars)
-                if (m := re.fullmatch(COM.name.format(axis=r"(\w+)"), n))
+                if (m := re.fullmatch(COM.name.format(axis=r"(\w+?)(?<!_error)(?<!_covariance)"), n))
             ]
     units = {}
     for name in names:

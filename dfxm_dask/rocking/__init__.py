@@ -15,13 +15,16 @@ wrong where the curve has several peaks. In a clean crystal the two agree; where
 truncated or multimodal curve), look at the curve.
 
 ``mosaicity`` shows the tilts along two axes as one colour image, ``kam`` how much the tilt changes within a given
-distance: high at subgrain boundaries and around dislocations. Both are limited to the two tilts that one reflection
-reveals; the rotation about the diffraction vector stays hidden. ``classify_defects`` separates defects of the weak beam
-with and without a rotation of the lattice. ``integrated_curve`` is the rocking curve of the whole sample: it shows
-whether the scan covers the reflection, and is the first result to look at.
+distance: high at subgrain boundaries and around dislocations. ``segment_layers``, ``link_segments`` and ``regions``
+divide the crystal into subgrains over all layers, with tables of the subgrains and of their boundaries. All are limited
+to the two tilts that one reflection reveals; the rotation about the diffraction vector stays hidden.
+``classify_defects`` separates defects of the weak beam with and without a rotation of the lattice.
+``integrated_curve`` is the rocking curve of the whole sample: it shows whether the scan covers the reflection, and is
+the first result to look at; ``orientation_distribution`` is the distribution of the orientations of all voxels.
 """
 
 from dfxm_dask.rocking.centres import centres
+from dfxm_dask.rocking.distribution import orientation_distribution
 from dfxm_dask.rocking.fit_curves import fit_curves
 from dfxm_dask.rocking.integrated_curve import integrated_curve
 from dfxm_dask.rocking.kam import kam
@@ -29,6 +32,8 @@ from dfxm_dask.rocking.moment_errors import moment_errors
 from dfxm_dask.rocking.moments import moments
 from dfxm_dask.rocking.mosaicity import colour_key, mosaicity
 from dfxm_dask.rocking.rotation import classify_defects
+from dfxm_dask.rocking.subgrains.link import link_segments
+from dfxm_dask.rocking.subgrains.segment import regions, segment_layers
 
 __all__ = [
     "centres",
@@ -37,7 +42,11 @@ __all__ = [
     "fit_curves",
     "integrated_curve",
     "kam",
+    "link_segments",
     "moment_errors",
     "moments",
     "mosaicity",
+    "orientation_distribution",
+    "regions",
+    "segment_layers",
 ]

@@ -25,6 +25,7 @@ from dfxm_dask.strain.lines.circuit import circuit
 from dfxm_dask.strain.lines.cores import dislocation_cores
 from dfxm_dask.strain.null_space import undetermined
 from dfxm_dask.strain.nye import dislocation_density
+from dfxm_dask.strain.sample.directions import diffraction_vectors
 from dfxm_dask.strain.spacing import lattice_spacing
 from dfxm_dask.strain.vectors import scattering_vectors
 
@@ -34,6 +35,7 @@ __all__ = [
     "decompose",
     "deformation",
     "design",
+    "diffraction_vectors",
     "dislocation_cores",
     "dislocation_density",
     "lattice_spacing",

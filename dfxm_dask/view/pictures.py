@@ -69,9 +69,9 @@ def figures(
     -------
     dict of str to Path, or dict of str to Figure
         By name, without layer and ending. Without an option these are, where the store has data: each map of the
-        rocking curve, ``mosaicity`` with colour key and orientation distribution, ``curves``, ``beams``,
-        ``components_<method>``, ``boundaries_scene``, ``boundary_<k>`` and ``boundary_<k>_fit`` of the whole volume,
-        ``frames``, ``truth`` for simulated scans, ``overview``, maps and figures of plug-ins.
+        rocking curve, ``mosaicity`` with colour key and orientation distribution, ``regions``, ``curves``,
+        ``beams``, ``components_<method>``, ``boundaries_scene``, ``boundary_<k>`` and ``boundary_<k>_fit`` of the whole
+        volume, ``frames``, ``truth`` for simulated scans, ``overview``, maps and figures of plug-ins.
 
     Raises
     ------

@@ -8,9 +8,9 @@ import numpy as np
 from pydantic import Field
 from scipy import fft
 
+from dfxm_dask.gaps import neighbouring
 from dfxm_dask.reduction import Arrays, reduction
 from dfxm_dask.schema import DEFECTS, STANDS_OUT, Variable, X, Y, Z, pixel_length
-from dfxm_dask.volume.objects import neighbouring
 
 SHIFT_Y = Variable("shift_y", ("z",), "float64", "um", "shift of the layer image along y")
 SHIFT_X = Variable("shift_x", ("z",), "float64", "um", "shift of the layer image along x")

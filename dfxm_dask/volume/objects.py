@@ -7,16 +7,11 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from dfxm_dask.errors import InputError
-
 FACES = ((0, 0),)
 AROUND = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 CORNERS = ((-1, -1), (-1, 1))
 """Steps (y, x) to neighbours: in the previous layer through a face, or through a face, edge or corner; and in the same
 layer the earlier ones that share a corner."""
-
-GAP = 1.5
-"""Layers farther apart than this multiple of the median distance are not neighbours: one is missing (our choice)."""
 
 ALIKE = 1e-6  # of the largest: principal moments with smaller differences are equal, and their axes are undefined
 
@@ -171,26 +166,6 @@ def numbered(count: int, pairs: np.ndarray) -> np.ndarray:
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
     return rank[member]
-
-
-def neighbouring(z: np.ndarray) -> np.ndarray:
-    """Whether each layer directly follows the previous one, without a gap: (z,), bool, False for the first.
-
-    Raises
-    ------
-    InputError
-        Positions that are neither ascending nor descending throughout.
-
-    Examples
-    --------
-    >>> neighbouring(np.array([0.0, 1, 2, 4, 5])).tolist()
-    [False, True, True, False, True]
-    """
-    steps = np.diff(z)
-    if not ((steps > 0).all() or (steps < 0).all()):
-        raise InputError("layers of a volume", f"lie at z = {z.tolist()} um", "give ascending or descending positions")
-    near = np.abs(steps) <= GAP * np.median(np.abs(steps)) if steps.size else steps > 0
-    return np.concatenate([np.zeros(min(1, len(z)), bool), near])
 
 
 def object_table(sums: np.ndarray, z: np.ndarray, member: np.ndarray, grid: np.ndarray) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from dfxm_dask.errors import InputError
+from dfxm_dask.gaps import neighbouring
 from dfxm_dask.reduction import Arrays, reduction
 from dfxm_dask.schema import DEFECTS, SPACE, XYZ, Dim, Variable, X, Y, Z, pixel_length
 from dfxm_dask.volume.align import SHIFT_X, SHIFT_Y
@@ -16,7 +17,6 @@ from dfxm_dask.volume.objects import (
     CORNERS,
     FACES,
     moved,
-    neighbouring,
     numbered,
     object_table,
     piece_sums,

@@ -45,7 +45,18 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "classify_beams": {"method": "fused"},
     "follow_boundary": {"spacing": 4},
 }
-SIZES = {"z": 3, "y": 12, "x": 17, "phi": 7, "chi": 5, "patch_y": 1, "patch_x": 1, "scaling": 4, "piece": 200}
+SIZES = {
+    "z": 3,
+    "y": 12,
+    "x": 17,
+    "phi": 7,
+    "chi": 5,
+    "patch_y": 1,
+    "patch_x": 1,
+    "scaling": 4,
+    "piece": 200,
+    "segment_id": 15,
+}
 SIZES |= {"image_number": 17, "image_column": 11, "reflection": len(HKL)}
 REFLECTIONS = set_of()
 COMPONENTS = 3
@@ -105,6 +116,8 @@ def example(reduction: Reduction, axes: dict[str, str], fill: str = "real") -> x
                 values = _counts(axes, fill, generator)
             elif variable.name.startswith("piece_"):
                 values = _pieces(variable.name, variables["defects"][1])
+            elif variable.name.startswith("segment"):
+                values = _segments(variable.name).astype(dtype)
             elif dtype.kind == "b":
                 values = generator.random(shape) < 0.1
             elif variable.name == "background_map":
@@ -146,6 +159,13 @@ def _pieces(name: str, mask: np.ndarray) -> np.ndarray:
     counts = np.array([ndimage.label(layer)[1] for layer in mask])
     numbers = np.arange(SIZES["piece"], dtype=np.int32)
     return {"piece_count": counts, "piece_start": counts.cumsum() - counts}.get(name, numbers * (numbers % 3 > 0))
+
+
+def _segments(name: str) -> np.ndarray:
+    """Five segments in each layer, and the regions that they belong to."""
+    label = np.broadcast_to(np.arange(SIZES["x"]) // 4 + 1, [SIZES[d] for d in SPACE])
+    known = {"segment": label, "segment_start": np.arange(0, 15, 5), "segment_count": np.full(SIZES["z"], 5)}
+    return known.get(name, np.arange(SIZES["segment_id"]) % 3)
 
 
 def _counts(axes: dict[str, str], fill: str, generator: np.random.Generator) -> np.ndarray:

@@ -46,7 +46,7 @@ def test_units__follow_the_scan_axis(name: str, names: tuple[str, ...], units: s
         pytest.skip("needs more axes")
     data = example(reduction, axes)
     data = data.assign_coords({a: data[a].assign_attrs(units=units) for a in axes})
-    if name == "kam":
+    if name in ("kam", "segment_layers", "link_segments", "diffraction_vectors"):
         with pytest.raises(InputError, match=f"is in '{units}', not 'degree'"):
             reduction(data.assign({f"com_{a}": data[f"com_{a}"].assign_attrs(units=units) for a in axes}))
         return
@@ -105,6 +105,8 @@ def test_lengths__are_needed_by_the_reductions_of_lengths() -> None:
         "gram_schmidt",
         "align_layers",
         "link_layers",
+        "segment_layers",
+        "link_segments",
         "characterise_boundaries",
     } <= set(OF_LENGTHS)
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from dfxm_dask.gaps import neighbouring
 from dfxm_dask.volume.objects import (
     AROUND,
     CORNERS,
     FACES,
     moved,
-    neighbouring,
     numbered,
     object_table,
     piece_sums,

@@ -31,7 +31,18 @@ from dfxm_dask.view.export.vtkhdf import lines_of, planes_of, points_of, write_p
 if TYPE_CHECKING:
     import xarray as xr
 
-WHAT = ("maps", "boundaries", "points", "volume", "objects", "tracks", "positions", "reflections", "candidates")
+WHAT = (
+    "maps",
+    "boundaries",
+    "points",
+    "volume",
+    "objects",
+    "regions",
+    "tracks",
+    "positions",
+    "reflections",
+    "candidates",
+)
 FORMATS = ("nexus", "tiff", "csv", "netcdf", "zarr")
 GROUPS = {
     "boundaries": "boundaries",
@@ -39,6 +50,7 @@ GROUPS = {
     "tracks": "dynamics",
     "positions": "dynamics",
     "reflections": "raw",
+    "regions": "regions",
     "candidates": "identify",
 }
 """Group of each kind of result, if not "volume"."""
@@ -65,9 +77,9 @@ def export(
     what : sequence of str
         "maps": all maps along z, y, x, in the ``formats``; "boundaries": tables ``boundaries`` and ``junctions``,
         ``planes.vtkhdf`` and ``lines.vtkhdf``; "points": ``points.vtkhdf``; "volume": ``volume.ome.zarr``; "objects":
-        table ``objects``; "tracks": tables ``detections`` and ``tracks`` of a movie, and ``tracks_napari.csv``;
-        "positions": table ``positions`` of located cores; "reflections": table ``reflections`` of a set;
-        "candidates": tables ``candidates`` and ``identification`` of
+        table ``objects``; "regions": tables ``regions`` and ``region_boundaries``; "tracks": tables ``detections`` and
+        ``tracks`` of a movie, and ``tracks_napari.csv``; "positions": table ``positions`` of located cores;
+        "reflections": table ``reflections`` of a set; "candidates": tables ``candidates`` and ``identification`` of
         a dislocation. By default all results in the store.
     formats : sequence of str
         Formats of the maps, "nexus" by default. "nexus": ``maps.h5``, with an NXdata for each map; "tiff": an OME-TIFF

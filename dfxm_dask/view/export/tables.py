@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 TABLES = {
     "boundaries": {"boundary": "boundaries", "junction": "junctions"},
     "objects": {"object": "objects"},
+    "regions": {"region_id": "regions", "boundary_id": "region_boundaries"},
     "tracks": {"detection": "detections", "track": "tracks"},
     "positions": {"core": "positions"},
     "reflections": {"reflection": "reflections"},
     "candidates": {"candidate": "candidates", "answer": "identification"},
 }
 """Row dimension and name of each table, by kind of result."""
-FIRST = {"object": 1}
-"""Number of the first row if not 0: 0 in ``label`` means no object."""
+FIRST = {"object": 1, "region_id": 1}
+"""Number of the first row if not 0: 0 in ``label`` and ``region`` means none."""
 LABELS = {
     "row": tuple("xyz"),
     "column": tuple("xyz"),

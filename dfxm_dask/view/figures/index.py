@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 OWN = (
     "dfxm_dask.view.figures.layer_maps",
+    "dfxm_dask.view.figures.regions",
     "dfxm_dask.view.figures.curves",
     "dfxm_dask.view.beams.page",
     "dfxm_dask.view.components.page",

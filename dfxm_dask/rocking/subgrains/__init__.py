@@ -1,0 +1,1 @@
+"""Regions of nearly one orientation: segments of each layer, united over all layers."""

@@ -1,0 +1,1 @@
+"""Directions of one reflection in the axes of the sample."""
