@@ -13,16 +13,22 @@ from pydantic import Field
 from dfxm_dask.errors import InputError
 from dfxm_dask.memory import frame_lines
 from dfxm_dask.reduction import reduction
-from dfxm_dask.rocking.moments import LitAbove, NoiseCut, cut_in_counts
+from dfxm_dask.rocking.errors import error_sums
+from dfxm_dask.rocking.errors.cut_gaussian import FLATTEST, STEEPEST, SURFACE, cut_widths, scatter_of_maximum
+from dfxm_dask.rocking.errors.error_sums import STRIP, Frames, Noise
+from dfxm_dask.rocking.moments import FLAGS, PEAK, STD, TOTAL, LitAbove, NoiseCut, cut_in_counts, moments
+from dfxm_dask.rocking.power_sums import MULTIMODAL
 from dfxm_dask.schema import (
     AXES,
     BACKGROUND,
+    COM,
     COM_COVARIANCE,
     COM_ERROR,
     COUNTS,
     FRAME_SCALE,
     HOT,
     NOISE,
+    PHOTON_GAIN,
     POSITION,
     SPACE,
     PlainBackground,
@@ -33,6 +39,24 @@ from dfxm_dask.schema import (
 TOTAL_ERROR = Variable(
     "total_error", SPACE, "float32", "count", "standard error of the sum of the rocking curve above background"
 )
+PEAK_ERROR = Variable("peak_error", SPACE, "float32", "count", "standard error of the maximum of the rocking curve")
+PEAK_AT_ERROR = Variable(
+    "peak_{axis}_error", SPACE, "float32", "{units}", "standard error of the position of the maximum along {axis}"
+)
+STD_ERROR = Variable(
+    "std_{axis}_error", SPACE, "float32", "{units}", "standard error of the standard deviation along {axis}"
+)
+SPLIT = Variable(
+    "com_{axis}_split",
+    SPACE,
+    "float32",
+    "{units}",
+    "half the difference of the centres of mass of even and odd frames along {axis}",
+)
+WIDTH = Variable(
+    "width_{axis}", SPACE, "float32", "{units}", "standard deviation of a Gaussian curve along {axis} without the cut"
+)
+WIDTH_ERROR = Variable("width_{axis}_error", SPACE, "float32", "{units}", "standard error of the width along {axis}")
 
 Gain = Annotated[
     float,
@@ -46,158 +70,182 @@ ReadNoise = Annotated[
         json_schema_extra={"unit": "count"},
     ),
 ]
-
-STRIP = 64  # pixels along x whose lines of the scan are kept together in the first-level cache
-FAR = 6.0  # standard deviations beyond which a count is on one side of the cut for certain
-
-
-class Frames(NamedTuple):
-    """Frames of a scan in lines along its longest axis.
-
-    Attributes
-    ----------
-    order : array (line, position along the longest axis), int
-        Number of the frame.
-    unit : array (axis, frame)
-        Positions, scaled to −1 … 1.
-    scale : array (frame,)
-        Factor of the counts of a frame relative to raw counts.
-    """
-
-    order: np.ndarray
-    unit: np.ndarray
-    scale: np.ndarray
+QUANTILE_VARIANCE = 0.1 * 0.9 / 0.1754983 ** 2
+"""Variance of the 0.1 quantile of n Gaussian samples, times n: q (1 − q) / φ(z)² (large n)."""
+CLEAR = 1.5  # noise units by which a maximum must exceed the cut for errors (our choice, see Notes)
+HIGH = 3.0  # cuts: least height of a Gaussian curve with a width (our choice, see Notes)
+FIRST_MAPS, PER_AXIS = 2, 5  # total and peak; then for each axis: peak position, std, width, its error, split
 
 
-class Noise(NamedTuple):
-    """Noise of the camera, the cut, and the least peak of a lit pixel.
+class Curves(NamedTuple):
+    """Moments of a layer.
 
     Attributes
     ----------
-    dark : float, count
-        Standard deviation of raw counts without diffracted beam.
-    gain : float, 1/count
-        Photons per count.
-    cut, lit_above : float, count
+    total, peak : array (y, x), float32
+    com, std : array (axis, y, x), float64 and float32
+    several : array (y, x), bool
+        Whether the curve has several peaks.
     """
 
-    dark: float
-    gain: float
-    cut: float
-    lit_above: float
+    total: np.ndarray
+    peak: np.ndarray
+    com: np.ndarray
+    std: np.ndarray
+    several: np.ndarray
 
 
-@njit(nogil=True, cache=True)
-def variance_of_weight(mean, variance, cut):
-    """Variance of a count above background that is set to 0 unless it exceeds a cut, from a smoothed curve.
+class Tables(NamedTuple):
+    """Tables of :mod:`dfxm_dask.rocking.errors.cut_gaussian`, and the positions that they are scaled to.
 
-    Parameters
+    Attributes
     ----------
-    mean : float
-        Estimate of the expected count, with half the variance of a single count.
-    variance : float
-        Variance of a single count.
-    cut : float
-
-    Notes
-    -----
-    With two independent repeats w and w' of the weight, Var w = E (w - w')²/2. The counts of the repeats are x̄ ± a,
-    where x̄ and a are independent and both have half the variance of a count. The expectation over a is analytic, and
-    the estimate is unbiased because `mean` fluctuates as x̄ does.
+    low : float
+    widths, maximum : arrays
+        ``widths`` is empty without a cut.
+    middle, half, step : array (axis,)
     """
-    half = math.sqrt(0.5 * variance)
-    above = mean - cut
-    if above > FAR * half:
-        return variance
-    if above < -FAR * half or half == 0.0:
-        return 0.0
-    t = above / half
-    below = 0.5 * math.erfc(-t / math.sqrt(2.0))
-    density = math.exp(-0.5 * t * t) / math.sqrt(2 * math.pi)
-    square = (mean * mean + half * half) * below + half * (mean + cut) * density
-    if above > 0:
-        square -= (mean * mean - half * half) * (2 * below - 1) + 2 * half * above * density
-    return max(square, 0.0)
 
-
-@njit(nogil=True, cache=True)
-def _smoothed(curve, j, x):
-    """Curve at one position with half the variance of a single count; exact for polynomials up to the third degree."""
-    last = curve.shape[0] - 1
-    if 2 <= j <= last - 2:
-        return (
-            17 * curve[j, x] + 12 * (curve[j - 1, x] + curve[j + 1, x]) - 3 * (curve[j - 2, x] + curve[j + 2, x])
-        ) / 35
-    if 1 <= j <= last - 1:
-        return (4 * curve[j, x] + curve[j - 1, x] + curve[j + 1, x]) / 6
-    return (curve[j, x] + curve[1 if j == 0 and last > 0 else last - 1 if last > 0 else 0, x]) / 2
-
-
-@njit(nogil=True, cache=True)
-def _add_line(curve, width, frames, order, noise, weight, spread, most, lit_frames):
-    """Adds one line of the scan to the sums of the weights and of their variances."""
-    axes = frames.unit.shape[0]
-    for j in range(order.size):
-        f = order[j]
-        scale = frames.scale[f]
-        cut, dark = noise.cut * scale, noise.dark * scale
-        for x in range(width):
-            above = curve[j, x]
-            if not above <= cut:  # in this order NaN stays NaN
-                most[x] = max(most[x], above)
-                lit_frames[x] += 1
-                weight[0, x] += above
-                for a in range(axes):
-                    weight[1 + a, x] += above * frames.unit[a, f]
-            mean = _smoothed(curve, j, x)
-            # Not clipped at the dark noise, which would make dark frames noisier on average.
-            single = max(dark * dark + scale * mean / noise.gain, 0.25 * dark * dark)
-            variance = variance_of_weight(mean, single, cut)
-            if variance > 0:
-                spread[0, x] += variance
-                row = 1 + axes
-                for a in range(axes):
-                    part = variance * frames.unit[a, f]
-                    spread[1 + a, x] += part
-                    for b in range(a, axes):
-                        spread[row, x] += part * frames.unit[b, f]
-                        row += 1
+    low: float
+    widths: np.ndarray
+    maximum: np.ndarray
+    middle: np.ndarray
+    half: np.ndarray
+    step: np.ndarray
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _fill(lines, background, hot, frames, noise, half, total, covariance):
-    """Fills the standard error of the sum, and the covariance of the centre of mass for each pair of axes."""
-    rows, columns = total.shape
+def _begin(strip, curves, y, first, width, tables, bends, kept):
+    """Centres, widths and the bend of a strip; returns the share of the width that the cut keeps in `kept`."""
+    axes = curves.com.shape[0]
+    nodes = tables.widths.shape[0]
+    for n in range(width):
+        x = first + n
+        total = curves.total[y, x]
+        q = np.float64(total)
+        lit = total > 0
+        for a in range(axes):
+            base = (error_sums.EACH + a * error_sums.PER_AXIS) * STRIP + n
+            std = curves.std[a, y, x]
+            good = std > 0
+            lit &= good
+            strip[base + error_sums.CENTRE * STRIP] = (
+                (curves.com[a, y, x] - tables.middle[a]) / tables.half[a] if good else 0.0
+            )
+            strip[base + error_sums.INVERSE * STRIP] = tables.half[a] / std if good else 0.0
+            q *= tables.step[a] / std
+        kept[n], bends[n] = np.nan, 0.0
+        if lit and nodes == 0:
+            kept[n] = 1.0
+        elif lit:
+            place = math.sqrt(tables.low / q) * (nodes - 1)
+            if place < nodes - 1:
+                k = int(place)
+                part = np.float32(place - k)
+                kept[n] = tables.widths[k, 0] + part * (tables.widths[k + 1, 0] - tables.widths[k, 0])
+                bends[n] = tables.widths[k, 1] + part * (tables.widths[k + 1, 1] - tables.widths[k, 1])
+        strip[error_sums.BEND * STRIP + n] = bends[n]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _finish(strip, pairs, curves, y, first, width, noise, tables, kept, errors, covariance):
+    """Errors of a strip from its sums; the number of pixels whose sum differs from that of the moments."""
+    axes = curves.com.shape[0]
+    level = np.float64(noise.level) ** 2
+    wrong = 0
+    for n in range(width):
+        x = first + n
+        total, peak = np.float64(curves.total[y, x]), np.float64(curves.peak[y, x])
+        spread = strip[error_sums.SUM * STRIP + n]
+        answer = strip[error_sums.ANSWER * STRIP + n]
+        errors[0, y, x] = math.sqrt(spread + level * answer * answer) if total == total else np.nan
+        lit = curves.com[0, y, x] == curves.com[0, y, x]
+        for a in range(axes):
+            lit &= curves.std[a, y, x] > 0
+        lit &= curves.total[y, x] > 0
+        if lit and abs(strip[error_sums.ALL * STRIP + n] - total) > 1e-3 * total + 1:
+            wrong += 1
+        single = math.sqrt(noise.dark * noise.dark + max(peak, 0.0) / noise.gain)
+        clear = lit and peak > noise.cut + CLEAR * single
+        errors[1, y, x] = np.nan
+        one = 1.0 / total
+        for a in range(axes):
+            base = (error_sums.EACH + a * error_sums.PER_AXIS) * STRIP + n
+            std = np.float64(curves.std[a, y, x])
+            square = strip[base + error_sums.SQUARE * STRIP]
+            bend = strip[base + error_sums.ANSWER_STD * STRIP]
+            row = FIRST_MAPS + a * PER_AXIS
+            for k in range(PER_AXIS):
+                errors[row + k, y, x] = np.nan
+            if not lit:
+                continue
+            even, rest = strip[base + error_sums.EVEN * STRIP], strip[base + error_sums.EVEN_FIRST * STRIP]
+            odd = total - even
+            if even > 0 and odd > 0.5:
+                errors[row + 4, y, x] = 0.5 * rest * total / (even * odd) * std
+            if clear:
+                variance = strip[base + error_sums.STD * STRIP] + level * bend * bend
+                errors[row + 1, y, x] = std * one * math.sqrt(variance)
+                if kept[n] > 0:
+                    # Noise moves the centre and the sum, which makes the width of noisy curves too small.
+                    narrow = 1.0 + (2 * square - spread) * one * one
+                    bend = strip[base + error_sums.ANSWER_WIDTH * STRIP]
+                    variance = strip[base + error_sums.WIDTH * STRIP] + level * bend * bend
+                    wide = std * math.sqrt(narrow) / kept[n]
+                    errors[row + 2, y, x] = wide
+                    errors[row + 3, y, x] = wide * one * math.sqrt(variance)
+                    if axes == 1 and not curves.several[y, x]:
+                        ratio = tables.step[a] / wide
+                        steep = peak / single * ratio * ratio
+                        at = math.log(steep / FLATTEST) / math.log(STEEPEST / FLATTEST) * (tables.maximum.shape[0] - 1)
+                        if at >= 0:
+                            at = min(at, tables.maximum.shape[0] - 1.001)
+                            k = int(at)
+                            part = at - k
+                            high = tables.maximum[k, 0] + part * (tables.maximum[k + 1, 0] - tables.maximum[k, 0])
+                            away = tables.maximum[k, 1] + part * (tables.maximum[k + 1, 1] - tables.maximum[k, 1])
+                            errors[1, y, x] = math.sqrt(high * high * single * single + level)
+                            errors[row, y, x] = away * tables.step[a]
+        row = pair = 0
+        for a in range(axes):
+            one_base = (error_sums.EACH + a * error_sums.PER_AXIS) * STRIP + n
+            for b in range(a, axes):
+                two_base = (error_sums.EACH + b * error_sums.PER_AXIS) * STRIP + n
+                value = np.float64(strip[one_base + error_sums.SQUARE * STRIP])
+                if b > a:
+                    value = pairs[pair, n]
+                    pair += 1
+                value += level * (
+                    np.float64(strip[one_base + error_sums.ANSWER_CENTRE * STRIP])
+                    * strip[two_base + error_sums.ANSWER_CENTRE * STRIP]
+                )
+                scale = np.float64(curves.std[a, y, x]) * curves.std[b, y, x] * one * one
+                covariance[row, y, x] = scale * value if clear else np.nan
+                row += 1
+    return wrong
+
+
+@njit(nogil=True, cache=True)
+def _fill(lines, background, curves, frames, noise, tables, errors, covariance):
+    """Fills the errors and the covariances of the centre; the number of pixels with another sum than the moments."""
+    rows, columns = curves.total.shape
     axes, length = frames.unit.shape[0], frames.order.shape[1]
-    curve = np.empty((length, STRIP))
-    weight, spread = np.empty((1 + axes, STRIP)), np.empty((1 + axes + axes * (axes + 1) // 2, STRIP))
-    most, lit_frames = np.empty(STRIP), np.empty(STRIP)
+    curve, near = np.zeros(length * STRIP, np.float32), np.empty(length, np.bool_)
+    strip = np.empty((error_sums.EACH + axes * error_sums.PER_AXIS) * STRIP, np.float32)
+    pairs = np.empty((max(1, axes * (axes - 1) // 2), STRIP), np.float32)
+    kept, bends, level = np.empty(STRIP, np.float32), np.empty(STRIP, np.float32), np.zeros(STRIP, np.float32)
+    wrong = 0
     for y in range(rows):
         for first in range(0, columns, STRIP):
             width = min(STRIP, columns - first)
+            strip[:] = 0
+            pairs[:] = 0
+            level[:width] = background[y, first : first + width]
+            _begin(strip, curves, y, first, width, tables, bends, kept)
             corner = y * lines.row_step + first
-            weight[:], spread[:], most[:], lit_frames[:] = 0, 0, -np.inf, 0
-            for i in range(frames.order.shape[0]):
-                for j in range(length):
-                    start = lines.starts[frames.order[i, j]] + corner
-                    for x in range(width):
-                        curve[j, x] = np.float64(lines.line[start + x]) - background[y, first + x]
-                _add_line(curve, width, frames, frames.order[i], noise, weight, spread, most, lit_frames)
-            for x in range(width):
-                sum_ = weight[0, x]
-                known = sum_ == sum_ and not hot[y, first + x]
-                lit = known and most[x] > noise.lit_above and lit_frames[x] > 1
-                total[y, first + x] = math.sqrt(spread[0, x]) if known else np.nan
-                row = 0
-                for a in range(axes):
-                    c = weight[1 + a, x] / sum_
-                    for b in range(a, axes):
-                        d = weight[1 + b, x] / sum_
-                        central = spread[1 + axes + row, x] - c * spread[1 + b, x] - d * spread[1 + a, x]
-                        central += c * d * spread[0, x]
-                        one = half[a] * half[b] / (sum_ * sum_)
-                        covariance[row, y, first + x] = central * one if lit else np.nan
-                        row += 1
+            error_sums.add_strip(lines, corner, width, level, frames, noise, curve, near, strip, pairs)
+            wrong += _finish(strip, pairs, curves, y, first, width, noise, tables, kept, errors, covariance)
+    return wrong
 
 
 def frame_positions(scan: dict[str, np.ndarray], position: dict[str, np.ndarray]) -> np.ndarray:
@@ -209,15 +257,18 @@ def frame_positions(scan: dict[str, np.ndarray], position: dict[str, np.ndarray]
 
 
 def _frames_of(scan: dict[str, np.ndarray], position: dict[str, np.ndarray], scale: np.ndarray | None) -> tuple:
-    """Frames of a scan in lines, and the half range of every axis; `position` has positions off the grid."""
+    """Frames of a scan in lines, and the middle, half range and step of every axis."""
     lengths = tuple(values.size for values in scan.values())
     grid = frame_positions(scan, position)
     low, high = grid.min(axis=1), grid.max(axis=1)
-    half = np.where(high > low, (high - low) / 2, 1.0)
+    middle, half = (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
     numbers = np.moveaxis(np.arange(grid.shape[1]).reshape(lengths), int(np.argmax(lengths)), -1)
-    factors = np.ones(grid.shape[1]) if scale is None else np.asarray(scale, np.float64).ravel()
+    factors = np.ones(grid.shape[1]) if scale is None else np.asarray(scale).ravel()
     order = np.ascontiguousarray(numbers.reshape(-1, max(lengths)))
-    return Frames(order, (grid - (low + high)[:, None] / 2) / half[:, None], factors), half
+    unit = ((grid - middle[:, None]) / half[:, None]).astype(np.float32)
+    even = np.indices(lengths).reshape(len(lengths), -1) % 2 == 0
+    step = 2 * half / np.maximum(np.array(lengths) - 1, 1)
+    return Frames(order, unit, even, factors.astype(np.float32)), middle, half, step
 
 
 def dark_noise(name: str, read_noise: float | None, noise: np.ndarray | None) -> float:
@@ -239,10 +290,49 @@ def dark_noise(name: str, read_noise: float | None, noise: np.ndarray | None) ->
     return float(noise)
 
 
+def photons_per_count(name: str, gain: float | None, photon_gain: np.ndarray | None) -> float:
+    """Gain of the detector: the given one, else that of the step ``photon_transfer``, else 1.
+
+    Raises
+    ------
+    InputError
+        The counts do not determine it.
+    """
+    if gain is not None:
+        return float(gain)
+    if photon_gain is None:
+        return 1.0
+    if not np.isfinite(photon_gain):
+        raise InputError(
+            f"{name}: variable 'photon_gain'",
+            "is NaN: the counts do not determine the photons per count (see the step photon_transfer)",
+            "give gain=<photons per count> of the camera",
+        )
+    return float(photon_gain)
+
+
+def _noise(
+    dark: float, gain: float, cut: float, background_error: float | None, background_map: np.ndarray | None, frames: int
+) -> Noise:
+    if background_error is None:
+        background_error = 0.0 if background_map is None else dark * math.sqrt(QUANTILE_VARIANCE / frames)
+    return Noise(*(np.float32(v) for v in (dark, gain, cut, background_error)))
+
+
 @reduction(
     reads=(COUNTS, AXES),
-    may_read=(BACKGROUND, HOT, NOISE, POSITION, FRAME_SCALE),
-    writes=(TOTAL_ERROR, COM_ERROR, COM_COVARIANCE),
+    may_read=(BACKGROUND, HOT, NOISE, POSITION, FRAME_SCALE, PHOTON_GAIN, TOTAL, PEAK, COM, STD, FLAGS),
+    writes=(
+        TOTAL_ERROR,
+        PEAK_ERROR,
+        PEAK_AT_ERROR,
+        COM_ERROR,
+        COM_COVARIANCE,
+        SPLIT,
+        STD_ERROR,
+        WIDTH,
+        WIDTH_ERROR,
+    ),
     over=("scan",),
 )
 def moment_errors(
@@ -253,98 +343,88 @@ def moment_errors(
     noise: np.ndarray | None = None,
     position: dict[str, np.ndarray] | None = None,
     frame_scale: np.ndarray | None = None,
+    photon_gain: np.ndarray | None = None,
+    total: np.ndarray | None = None,
+    peak: np.ndarray | None = None,
+    com: dict[str, np.ndarray] | None = None,
+    std: dict[str, np.ndarray] | None = None,
+    flags: np.ndarray | None = None,
     *,
     background: PlainBackground = None,
     lit_above: LitAbove = 0.0,
     noise_cut: NoiseCut = 0.0,
-    gain: Gain = 1.0,
+    gain: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="photons per count of the detector; default: photon_gain of the scan, else 1",
+            json_schema_extra={"unit": "1/count"},
+        ),
+    ] = None,
     read_noise: ReadNoise = None,
+    background_error: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description="standard error of the background; default: 0 for a number, that of a quantile of 0.1 for a map",
+            json_schema_extra={"unit": "count"},
+        ),
+    ] = None,
 ) -> dict[str, np.ndarray]:
-    """Standard error of the centre of mass along every scan axis, and of the sum, of the rocking curve.
+    """Standard errors of the moments of the rocking curve, widths that the cut does not shorten, and a check.
 
-    The errors are the standard deviations of the results of :func:`moments` over repeated scans with the same
-    ``background``, ``lit_above`` and ``noise_cut``. Each count has the noise of the dark camera and the counting noise
-    of its photons. For several scan axes the covariances complete the covariance matrix of the centre of mass.
-
-    Parameters
-    ----------
-    background_map : array, optional
-        See :func:`dfxm_dask.frames.background`; its own error is not included.
-    hot : array, optional
-        Marked pixels are left out.
-    noise : array, optional
-        Ingest estimates the noise of every layer. The cut always refers to this noise.
-    position : dict of arrays, optional
-        Only for axes along which frames do not lie on a grid.
-    frame_scale : array, optional
-        Multiplies the cut and the noise of each frame.
-    background : float or "none", optional
-        This parameter or a background map is required.
-    gain : float, 1/count
-        Our choice: 1. A camera with 2.14 counts per photon has a gain of 0.467.
-
-    Raises
-    ------
-    InputError
-        No background at all, both a map and a number, or an unknown noise.
-
-    Notes
-    -----
-    With the weights w of :func:`moments`, the position u along a scan axis and v along another::
-
-        var total     = Σ var w
-        cov(COM, COM) = Σ var w (u − COM_u) (v − COM_v) / (Σ w)²
-
-    The variance of a count with the mean m above background is noise² + max(m, 0) / gain. A cut turns counts near its
-    level into weights that are 0 in some scans and above the cut in others, so var w exceeds the variance of the
-    count near the cut and is smaller below. Two independent repeats of a count are s + a and s − a, where s and a are
-    independent with half the variance of the count each. Hence::
-
-        var w = ½ E[(w(s + a) − w(s − a))²]
-
-    The expectation over a is analytic. The curve provides s: a fit of a cubic to five positions along the longest
-    axis halves the variance of a count. Curves narrower than about two steps (FWHM) have larger stated errors.
-
-    Errors have the mask of the centre of mass. They are NaN also for pixels with weight in one frame only. Errors of
-    truncated or saturated curves (``flags`` of :func:`moments`) describe the scatter, not the bias.
-
-    References
-    ----------
-    Savitzky and Golay, Analytical Chemistry 36 (1964) 1627, for the cubic through five positions. The variance behind
-    the cut: our own derivation.
-
-    Examples
-    --------
-    >>> import dfxm_dask
-    >>> scan = dfxm_dask.example_scan()
-    >>> errors = dfxm_dask.moment_errors(scan, background=100, noise_cut=5)
-    >>> sorted(errors.data_vars)
-    ['com_phi_error', 'total_error']
-
-    The kernel alone, on one layer; without dark noise, the errors are 0.3 / sqrt(total) and sqrt(total):
-
-    >>> phi = np.linspace(-1, 1, 21)
-    >>> counts = np.round(100 + 400 * np.exp(-0.5 * (phi / 0.3) ** 2))[None, None]
-    >>> errors = moment_errors.kernel(counts, {"phi": phi}, background=100, read_noise=0)
-    >>> round(errors["com_phi_error"].item(), 4), round(errors["total_error"].item())
-    (0.0055, 55)
+    DOC
     """
     shape = counts.shape[:2]
+    names = list(scan)
     level = plain_background("moment_errors", background_map, background, shape)
     dark = dark_noise("moment_errors", read_noise, noise)
     cut = cut_in_counts("moment_errors", noise_cut, noise)
-    names = list(scan)
+    photons = photons_per_count("moment_errors", gain, photon_gain)
+    if total is None or peak is None or com is None or std is None or flags is None:
+        found = moments.kernel(
+            counts,
+            scan,
+            background_map,
+            hot,
+            noise,
+            position,
+            frame_scale=frame_scale,
+            background=background,
+            lit_above=lit_above,
+            noise_cut=noise_cut,
+        )
+        total, peak, flags = found["total"], found["peak"], found["flags"]
+        com, std = ({n: found[f"{word}_{n}"] for n in names} for word in ("com", "std"))
+    errors = np.full((FIRST_MAPS + PER_AXIS * len(names), *shape), np.nan, np.float32)
     pairs = list(combinations_with_replacement(names, 2))
-    total = np.full(shape, np.nan, np.float32)
     covariance = np.full((len(pairs), *shape), np.nan)
     if counts.size:
-        frames, half = _frames_of(scan, position or {}, frame_scale)
-        left_out = np.zeros(shape, bool) if hot is None else np.require(hot, bool, ["C", "W"])
-        # Of normalised counts, moments compares those above the cut of their frame with lit_above.
-        least = max(float(lit_above), cut) if frame_scale is None else float(lit_above)
-        limits = Noise(dark, float(gain), cut, least)
-        _fill(frame_lines(counts), level, left_out, frames, limits, half, total, covariance)
-    result: dict[str, np.ndarray] = {"total_error": total}
+        frames, middle, half, step = _frames_of(scan, position or {}, frame_scale)
+        low, widths = 0.0, np.empty((0, 2), np.float32)
+        if cut > 0 and len(names) <= len(SURFACE):
+            low, widths = cut_widths(dark, photons, cut, len(names), HIGH * cut)
+        curves = Curves(
+            np.ascontiguousarray(total, np.float32),
+            np.ascontiguousarray(peak, np.float32),
+            np.stack([np.asarray(com[n], np.float64) for n in names]),
+            np.stack([np.asarray(std[n], np.float32) for n in names]),
+            (flags & MULTIMODAL) > 0,
+        )
+        limits = _noise(dark, photons, cut, background_error, background_map, frames.scale.size)
+        tables = Tables(low, widths, scatter_of_maximum(), middle, half, step)
+        wrong = _fill(frame_lines(counts), level, curves, frames, limits, tables, errors, covariance)
+        if wrong:
+            raise InputError(
+                f"moment_errors: background={background!r}, noise_cut={noise_cut:g}",
+                f"give sums that differ from total of moments in {wrong} pixels",
+                "give moments and moment_errors the same background and noise_cut",
+            )
+    result: dict[str, np.ndarray] = {"total_error": errors[0], "peak_error": errors[1]}
+    for a, name in enumerate(names):
+        row = FIRST_MAPS + a * PER_AXIS
+        known = (f"peak_{name}_error", f"std_{name}_error", f"width_{name}", f"width_{name}_error", f"com_{name}_split")
+        result |= {word: errors[row + k] for k, word in enumerate(known)}
     for (name, other), values in zip(pairs, covariance, strict=True):
         if name == other:
             result[f"com_{name}_error"] = np.sqrt(values).astype(np.float32)

@@ -1,0 +1,231 @@
+"""Sums of the variances of the counts of every pixel behind a cut, and the errors of the moments that follow.
+
+One pass over the counts, `STRIP` pixels along x at a time, after the moments are known: each frame then adds the
+square of its influence on a moment, times the variance of its weight. Frames without a count near the cut in the strip
+and in the frames beside it add nothing and are skipped.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+STRIP = 32  # pixels along x that are summed together: few enough that many strips are dark in many frames
+NEAR = 2.0  # noise below the cut; strips without a count above are skipped with their neighbours
+# Gauss–Hermite quadrature of four points: distances from the mean in standard deviations, and half weights of the pair.
+FIRST, SECOND = np.float32((3 - 6**0.5) ** 0.5), np.float32((3 + 6**0.5) ** 0.5)
+WEIGHT_FIRST, WEIGHT_SECOND = np.float32((3 + 6**0.5) / 12), np.float32((3 - 6**0.5) / 12)
+QUARTER, ONE, TWO, HALF, ZERO = np.float32(0.25), np.float32(1), np.float32(2), np.float32(0.5), np.float32(0)
+# Rows of the strip, one flat array, since the compiler only proves that its rows do not overlap at fixed distances.
+# Of the frame: variance, response to the background, weight, mixed part of the widths. Sums: variance, response, even
+# weight and even first moment (of the axis at hand). Then, from EACH on, for each axis: centre, 1 / standard deviation,
+# sums of the variance times distance, its square, and the squared influences on the standard deviation and the width;
+# responses of the centre, standard deviation and width; even weight and first moment of even frames.
+VARIANCE, RESPONSE, WEIGHT, MIXED, BEND, SUM, ANSWER, ALL, EACH = 0, 1, 2, 3, 4, 5, 6, 7, 8
+CENTRE, INVERSE, AWAY, SQUARE, STD, WIDTH, ANSWER_CENTRE, ANSWER_STD, ANSWER_WIDTH, EVEN, EVEN_FIRST, PER_AXIS = range(12)
+
+
+class Frames(NamedTuple):
+    """Frames of a scan in lines along its longest axis.
+
+    Attributes
+    ----------
+    order : array (line, position along the longest axis), int
+        Number of the frame.
+    unit : array (axis, frame), float32
+        Positions, scaled to −1 … 1.
+    even : array (axis, frame), bool
+        Whether the number of the position along the axis is even.
+    scale : array (frame,), float32
+        Factor of the counts of a frame relative to raw counts.
+    """
+
+    order: np.ndarray
+    unit: np.ndarray
+    even: np.ndarray
+    scale: np.ndarray
+
+
+class Noise(NamedTuple):
+    """Noise of the camera and the cut.
+
+    Attributes
+    ----------
+    dark : float32, count
+        Standard deviation of raw counts without diffracted beam.
+    gain : float32, 1/count
+        Photons per count.
+    cut : float32, count
+    level : float32, count
+        Standard error of the background.
+    """
+
+    dark: np.float32
+    gain: np.float32
+    cut: np.float32
+    level: np.float32
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def _variances(curve, rows, coefficients, strip, dark2, per_count, cut):
+    """Variance of the weight in one frame, its response to the background, and the weight, for a strip.
+
+    Two independent repeats of a count are m + a and m − a, where m and a are independent and have half the variance of
+    a count each: a smoothed curve gives m, quadrature the expectation of the squared difference over a.
+    """
+    i0, i1, i2 = np.uintp(rows[0]), np.uintp(rows[1]), np.uintp(rows[2])
+    i3, i4 = np.uintp(rows[3]), np.uintp(rows[4])
+    c0, c1, c2 = coefficients[0], coefficients[1], coefficients[2]
+    for n in range(STRIP):
+        x = np.uintp(n)
+        own = curve[i0 + x]
+        mean = c0 * own + c1 * (curve[i1 + x] + curve[i2 + x]) + c2 * (curve[i3 + x] + curve[i4 + x])
+        # Not clipped at the dark noise, which would make dark frames noisier on average.
+        variance = dark2 + per_count * mean
+        variance = variance if variance > QUARTER * dark2 else QUARTER * dark2
+        half = np.sqrt(HALF * variance)
+        a, b = FIRST * half, SECOND * half
+        above, below = mean + a, mean - a
+        first = (above if above > cut else ZERO) - (below if below > cut else ZERO)
+        above, below = mean + b, mean - b
+        second = (above if above > cut else ZERO) - (below if below > cut else ZERO)
+        strip[VARIANCE * STRIP + n] = WEIGHT_FIRST * first * first + WEIGHT_SECOND * second * second
+        answer = WEIGHT_FIRST * FIRST * first + WEIGHT_SECOND * SECOND * second
+        strip[RESPONSE * STRIP + n] = answer / half if half > ZERO else ZERO
+        strip[WEIGHT * STRIP + n] = own if own > cut else ZERO
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def _add_axis(strip, base, u, even, several):
+    """Adds one frame to the sums of one axis."""
+    for n in range(STRIP):
+        variance, response = strip[VARIANCE * STRIP + n], strip[RESPONSE * STRIP + n]
+        d = (u - strip[base + CENTRE * STRIP + n]) * strip[base + INVERSE * STRIP + n]
+        own = HALF * (d * d - ONE)
+        bend = strip[BEND * STRIP + n]
+        mixed = (strip[MIXED * STRIP + n] if several else own) - ONE
+        wide = own + bend * mixed
+        strip[base + AWAY * STRIP + n] += variance * d
+        strip[base + SQUARE * STRIP + n] += variance * d * d
+        strip[base + STD * STRIP + n] += variance * own * own
+        strip[base + WIDTH * STRIP + n] += variance * wide * wide
+        strip[base + ANSWER_CENTRE * STRIP + n] += response * d
+        strip[base + ANSWER_STD * STRIP + n] += response * own
+        strip[base + ANSWER_WIDTH * STRIP + n] += response * wide
+    if even:
+        for n in range(STRIP):
+            weight = strip[WEIGHT * STRIP + n]
+            d = (u - strip[base + CENTRE * STRIP + n]) * strip[base + INVERSE * STRIP + n]
+            strip[base + EVEN * STRIP + n] += weight
+            strip[base + EVEN_FIRST * STRIP + n] += weight * d
+
+
+@njit(nogil=True, cache=True)
+def _add_frame(strip, frames, f, pairs):
+    """Adds one frame to all sums, after its variances are known."""
+    axes = frames.unit.shape[0]
+    for n in range(STRIP):
+        strip[SUM * STRIP + n] += strip[VARIANCE * STRIP + n]
+        strip[ANSWER * STRIP + n] += strip[RESPONSE * STRIP + n]
+        strip[ALL * STRIP + n] += strip[WEIGHT * STRIP + n]
+    if axes > 1:
+        strip[MIXED * STRIP : (MIXED + 1) * STRIP] = ZERO
+        for a in range(axes):
+            base, u = (EACH + a * PER_AXIS) * STRIP, frames.unit[a, f]
+            for n in range(STRIP):
+                d = (u - strip[base + CENTRE * STRIP + n]) * strip[base + INVERSE * STRIP + n]
+                strip[MIXED * STRIP + n] += HALF * (d * d - ONE)
+        row = 0
+        for a in range(axes):
+            one, u = (EACH + a * PER_AXIS) * STRIP, frames.unit[a, f]
+            for b in range(a + 1, axes):
+                two, v = (EACH + b * PER_AXIS) * STRIP, frames.unit[b, f]
+                for n in range(STRIP):
+                    d = (u - strip[one + CENTRE * STRIP + n]) * strip[one + INVERSE * STRIP + n]
+                    e = (v - strip[two + CENTRE * STRIP + n]) * strip[two + INVERSE * STRIP + n]
+                    pairs[row, n] += strip[VARIANCE * STRIP + n] * d * e
+                row += 1
+    for a in range(axes):
+        _add_axis(strip, (EACH + a * PER_AXIS) * STRIP, frames.unit[a, f], frames.even[a, f], axes > 1)
+
+
+@njit(nogil=True, cache=True)
+def _smoothing(j, last, rows, coefficients):
+    """Rows and coefficients that halve the variance of a count; exact up to the third degree away from the ends."""
+    if 2 <= j <= last - 2:
+        coefficients[0], coefficients[1], coefficients[2] = np.float32(17 / 35), np.float32(12 / 35), np.float32(-3 / 35)
+        rows[0], rows[1], rows[2], rows[3], rows[4] = j, j - 1, j + 1, j - 2, j + 2
+    elif 1 <= j <= last - 1:
+        coefficients[0], coefficients[1], coefficients[2] = np.float32(4 / 6), np.float32(1 / 6), ZERO
+        rows[0], rows[1], rows[2], rows[3], rows[4] = j, j - 1, j + 1, j, j
+    else:
+        beside = 0 if last == 0 else 1 if j == 0 else last - 1
+        coefficients[0], coefficients[1], coefficients[2] = HALF, QUARTER, ZERO
+        rows[0], rows[1], rows[2], rows[3], rows[4] = j, beside, beside, j, j
+    for k in range(5):
+        rows[k] *= STRIP
+
+
+@njit(nogil=True, cache=True)
+def _load(line, start, width, level, curve, row, limit):
+    """Copies one frame of a strip above background; whether any of its counts exceeds the limit."""
+    seen = ZERO
+    if width == STRIP:
+        for n in range(STRIP):
+            value = np.float32(line[np.uintp(start) + np.uintp(n)] - level[n])
+            curve[np.uintp(row) + np.uintp(n)] = value
+            seen += ONE if value > limit else ZERO
+    else:
+        for n in range(width):
+            value = np.float32(line[np.uintp(start) + np.uintp(n)] - level[n])
+            curve[np.uintp(row) + np.uintp(n)] = value
+            seen += ONE if value > limit else ZERO
+    return seen > ZERO
+
+
+@njit(nogil=True, cache=True)
+def add_strip(lines, corner, width, level, frames, noise, curve, near, strip, pairs):
+    """Adds all frames to the sums of a strip.
+
+    Parameters
+    ----------
+    lines : FrameLines
+    corner : int
+        Offset of the first pixel of the strip in a frame.
+    width : int
+        Pixels of the layer in the strip.
+    level : array (STRIP,), float32
+        Background.
+    frames : Frames
+    noise : Noise
+    curve, near : arrays
+        Room for one line of the scan.
+    strip, pairs : arrays
+        Sums; the centres, inverse standard deviations and `BEND` are filled in.
+    """
+    length = frames.order.shape[1]
+    last = length - 1
+    rows, coefficients = np.empty(5, np.int64), np.empty(3, np.float32)
+    for i in range(frames.order.shape[0]):
+        any_near = False
+        for j in range(length):
+            f = frames.order[i, j]
+            limit = (noise.cut - np.float32(NEAR) * noise.dark) * frames.scale[f] if noise.cut > ZERO else -np.inf
+            near[j] = _load(lines.line, lines.starts[f] + corner, width, level, curve, j * STRIP, limit)
+            any_near |= near[j]
+        if not any_near:
+            continue
+        for j in range(length):
+            first, final = max(0, j - 2), min(last, j + 2)
+            here = False
+            for k in range(first, final + 1):
+                here |= near[k]
+            if here:
+                f = frames.order[i, j]
+                scale = frames.scale[f]
+                _smoothing(j, last, rows, coefficients)
+                dark = noise.dark * scale
+                _variances(curve, rows, coefficients, strip, dark * dark, scale / noise.gain, noise.cut * scale)
+                _add_frame(strip, frames, f, pairs)
