@@ -13,9 +13,26 @@ from pydantic import Field
 from dfxm_dask.errors import InputError
 from dfxm_dask.memory import frame_lines
 from dfxm_dask.reduction import reduction
-from dfxm_dask.rocking.errors import error_sums
 from dfxm_dask.rocking.errors.cut_gaussian import FLATTEST, STEEPEST, SURFACE, cut_widths, scatter_of_maximum
-from dfxm_dask.rocking.errors.error_sums import STRIP, Frames, Noise
+from dfxm_dask.rocking.errors.error_sums import (
+    ALL,
+    ANSWER,
+    AXIS_ROWS,
+    CENTRE,
+    EVEN,
+    EVEN_FIRST,
+    FIRST_ANSWER,
+    FOURTH,
+    INVERSE,
+    ROWS,
+    SQUARE,
+    SQUARE_ANSWER,
+    STRIP,
+    SUM,
+    Frames,
+    Noise,
+    add_strip,
+)
 from dfxm_dask.rocking.moments import FLAGS, PEAK, STD, TOTAL, LitAbove, NoiseCut, cut_in_counts, moments
 from dfxm_dask.rocking.power_sums import MULTIMODAL
 from dfxm_dask.schema import (
@@ -115,40 +132,67 @@ class Tables(NamedTuple):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _begin(strip, curves, y, first, width, tables, bends, kept):
-    """Centres, widths and the bend of a strip; returns the share of the width that the cut keeps in `kept`."""
-    axes = curves.com.shape[0]
-    nodes = tables.widths.shape[0]
-    for n in range(width):
-        x = first + n
-        total = curves.total[y, x]
-        q = np.float64(total)
-        lit = total > 0
-        for a in range(axes):
-            base = (error_sums.EACH + a * error_sums.PER_AXIS) * STRIP + n
-            std = curves.std[a, y, x]
+def _begin(sums, curves, y, first, width, tables):
+    """Centres and inverse standard deviations of a strip; 0 for pixels without."""
+    for a in range(curves.com.shape[0]):
+        middle, half = tables.middle[a], tables.half[a]
+        for n in range(width):
+            std = np.float64(curves.std[a, y, first + n])
             good = std > 0
-            lit &= good
-            strip[base + error_sums.CENTRE * STRIP] = (
-                (curves.com[a, y, x] - tables.middle[a]) / tables.half[a] if good else 0.0
-            )
-            strip[base + error_sums.INVERSE * STRIP] = tables.half[a] / std if good else 0.0
-            q *= tables.step[a] / std
-        kept[n], bends[n] = np.nan, 0.0
-        if lit and nodes == 0:
-            kept[n] = 1.0
-        elif lit:
-            place = math.sqrt(tables.low / q) * (nodes - 1)
-            if place < nodes - 1:
-                k = int(place)
-                part = np.float32(place - k)
-                kept[n] = tables.widths[k, 0] + part * (tables.widths[k + 1, 0] - tables.widths[k, 0])
-                bends[n] = tables.widths[k, 1] + part * (tables.widths[k + 1, 1] - tables.widths[k, 1])
-        strip[error_sums.BEND * STRIP + n] = bends[n]
+            sums[a, CENTRE * STRIP + n] = (curves.com[a, y, first + n] - middle) / half if good else 0.0
+            sums[a, INVERSE * STRIP + n] = half / std if good else 0.0
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _finish(strip, pairs, curves, y, first, width, noise, tables, kept, errors, covariance):
+def _kept(q, tables):
+    """Part of the width that the cut keeps, and its logarithmic derivative; NaN for curves below the table."""
+    nodes = tables.widths.shape[0]
+    if nodes == 0:
+        return 1.0, 0.0
+    place = math.sqrt(tables.low / q) * (nodes - 1)
+    if not place < nodes - 1:
+        return np.nan, np.nan
+    k = int(place)
+    part = place - k
+    kept = tables.widths[k, 0] + part * (tables.widths[k + 1, 0] - tables.widths[k, 0])
+    return kept, tables.widths[k, 1] + part * (tables.widths[k + 1, 1] - tables.widths[k, 1])
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _maximum(steep, tables):
+    """Scatter of the maximum in noise units and the distance of its frame from the centre in steps; NaN if too flat."""
+    last = tables.maximum.shape[0] - 1
+    at = math.log(steep / FLATTEST) * (last / math.log(STEEPEST / FLATTEST))
+    if not at >= 0:
+        return np.nan, np.nan
+    k = min(int(at), last - 1)
+    part = min(at - k, 1.0)
+    high = tables.maximum[k, 0] + part * (tables.maximum[k + 1, 0] - tables.maximum[k, 0])
+    return high, tables.maximum[k, 1] + part * (tables.maximum[k + 1, 1] - tables.maximum[k, 1])
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _width_variance(sums, pairs, spread, answer, level, n, a, bend):
+    """Variance of the logarithm of the width along axis a, times the squared sum.
+
+    A weight moves this logarithm by own_a + bend (Σ own_b − 1), with own = (d² − 1) / 2 along an axis.
+    """
+    axes = sums.shape[0]
+    variance, moved, pair = bend * bend * spread, -bend * answer, 0
+    for b in range(axes):
+        factor = bend + (1.0 if b == a else 0.0)
+        square, fourth = np.float64(sums[b, SQUARE * STRIP + n]), np.float64(sums[b, FOURTH * STRIP + n])
+        variance += factor * factor * 0.25 * (fourth - 2 * square + spread) - bend * factor * (square - spread)
+        moved += factor * 0.5 * (sums[b, SQUARE_ANSWER * STRIP + n] - answer)
+        for c in range(b + 1, axes):
+            mixed = pairs[pair, STRIP + n] - square - sums[c, SQUARE * STRIP + n] + spread
+            variance += 0.5 * factor * (bend + (1.0 if c == a else 0.0)) * mixed
+            pair += 1
+    return max(variance, 0.0) + level * moved * moved
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _finish(strip, sums, pairs, curves, y, first, width, noise, tables, errors, covariance):
     """Errors of a strip from its sums; the number of pixels whose sum differs from that of the moments."""
     axes = curves.com.shape[0]
     level = np.float64(noise.level) ** 2
@@ -156,71 +200,53 @@ def _finish(strip, pairs, curves, y, first, width, noise, tables, kept, errors, 
     for n in range(width):
         x = first + n
         total, peak = np.float64(curves.total[y, x]), np.float64(curves.peak[y, x])
-        spread = strip[error_sums.SUM * STRIP + n]
-        answer = strip[error_sums.ANSWER * STRIP + n]
+        spread, answer = np.float64(strip[SUM * STRIP + n]), np.float64(strip[ANSWER * STRIP + n])
         errors[0, y, x] = math.sqrt(spread + level * answer * answer) if total == total else np.nan
-        lit = curves.com[0, y, x] == curves.com[0, y, x]
+        lit, q = total > 0, total
         for a in range(axes):
             lit &= curves.std[a, y, x] > 0
-        lit &= curves.total[y, x] > 0
-        if lit and abs(strip[error_sums.ALL * STRIP + n] - total) > 1e-3 * total + 1:
+            q *= tables.step[a] / curves.std[a, y, x]
+        single = noise.dark * noise.dark + max(peak, 0.0) / noise.gain
+        clear = lit and peak > noise.cut and (peak - noise.cut) * (peak - noise.cut) > CLEAR * CLEAR * single
+        if lit and abs(strip[ALL * STRIP + n] - total) > 1e-3 * total + 1:
             wrong += 1
-        single = math.sqrt(noise.dark * noise.dark + max(peak, 0.0) / noise.gain)
-        clear = lit and peak > noise.cut + CLEAR * single
-        errors[1, y, x] = np.nan
+        errors[1:, y, x] = np.nan
+        covariance[:, y, x] = np.nan
+        if not lit:
+            continue
         one = 1.0 / total
         for a in range(axes):
-            base = (error_sums.EACH + a * error_sums.PER_AXIS) * STRIP + n
-            std = np.float64(curves.std[a, y, x])
-            square = strip[base + error_sums.SQUARE * STRIP]
-            bend = strip[base + error_sums.ANSWER_STD * STRIP]
-            row = FIRST_MAPS + a * PER_AXIS
-            for k in range(PER_AXIS):
-                errors[row + k, y, x] = np.nan
-            if not lit:
-                continue
-            even, rest = strip[base + error_sums.EVEN * STRIP], strip[base + error_sums.EVEN_FIRST * STRIP]
-            odd = total - even
-            if even > 0 and odd > 0.5:
-                errors[row + 4, y, x] = 0.5 * rest * total / (even * odd) * std
-            if clear:
-                variance = strip[base + error_sums.STD * STRIP] + level * bend * bend
-                errors[row + 1, y, x] = std * one * math.sqrt(variance)
-                if kept[n] > 0:
-                    # Noise moves the centre and the sum, which makes the width of noisy curves too small.
-                    narrow = 1.0 + (2 * square - spread) * one * one
-                    bend = strip[base + error_sums.ANSWER_WIDTH * STRIP]
-                    variance = strip[base + error_sums.WIDTH * STRIP] + level * bend * bend
-                    wide = std * math.sqrt(narrow) / kept[n]
-                    errors[row + 2, y, x] = wide
-                    errors[row + 3, y, x] = wide * one * math.sqrt(variance)
-                    if axes == 1 and not curves.several[y, x]:
-                        ratio = tables.step[a] / wide
-                        steep = peak / single * ratio * ratio
-                        at = math.log(steep / FLATTEST) / math.log(STEEPEST / FLATTEST) * (tables.maximum.shape[0] - 1)
-                        if at >= 0:
-                            at = min(at, tables.maximum.shape[0] - 1.001)
-                            k = int(at)
-                            part = at - k
-                            high = tables.maximum[k, 0] + part * (tables.maximum[k + 1, 0] - tables.maximum[k, 0])
-                            away = tables.maximum[k, 1] + part * (tables.maximum[k + 1, 1] - tables.maximum[k, 1])
-                            errors[1, y, x] = math.sqrt(high * high * single * single + level)
-                            errors[row, y, x] = away * tables.step[a]
+            even = np.float64(sums[a, EVEN * STRIP + n])
+            if even > 0 and total - even > 0.5:
+                half = 0.5 * sums[a, EVEN_FIRST * STRIP + n] * curves.std[a, y, x]
+                errors[FIRST_MAPS + a * PER_AXIS + 4, y, x] = half * total / (even * (total - even))
+        if not clear:
+            continue
+        kept, bend = _kept(q, tables)
         row = pair = 0
         for a in range(axes):
-            one_base = (error_sums.EACH + a * error_sums.PER_AXIS) * STRIP + n
+            std = np.float64(curves.std[a, y, x])
+            square, fourth = np.float64(sums[a, SQUARE * STRIP + n]), np.float64(sums[a, FOURTH * STRIP + n])
+            moved = 0.5 * (sums[a, SQUARE_ANSWER * STRIP + n] - answer)
+            variance = 0.25 * (fourth - 2 * square + spread) + level * moved * moved
+            place = FIRST_MAPS + a * PER_AXIS
+            errors[place + 1, y, x] = std * one * math.sqrt(max(variance, 0.0))
+            if kept > 0:
+                # Noise moves the centre and the sum, which makes the width of noisy curves too small.
+                wide = std * math.sqrt(1.0 + (2 * square - spread) * one * one) / kept
+                variance = _width_variance(sums, pairs, spread, answer, level, n, a, bend)
+                errors[place + 2, y, x] = wide
+                errors[place + 3, y, x] = wide * one * math.sqrt(variance)
+                if axes == 1 and not curves.several[y, x]:
+                    ratio = tables.step[a] / wide
+                    high, away = _maximum(peak / math.sqrt(single) * ratio * ratio, tables)
+                    errors[1, y, x] = math.sqrt(high * high * single + level)
+                    errors[place, y, x] = away * tables.step[a]
             for b in range(a, axes):
-                two_base = (error_sums.EACH + b * error_sums.PER_AXIS) * STRIP + n
-                value = np.float64(strip[one_base + error_sums.SQUARE * STRIP])
-                if b > a:
-                    value = pairs[pair, n]
-                    pair += 1
-                value += level * (
-                    np.float64(strip[one_base + error_sums.ANSWER_CENTRE * STRIP])
-                    * strip[two_base + error_sums.ANSWER_CENTRE * STRIP]
-                )
-                scale = np.float64(curves.std[a, y, x]) * curves.std[b, y, x] * one * one
-                covariance[row, y, x] = scale * value if clear else np.nan
+                value = square if b == a else np.float64(pairs[pair, n])
+                pair += 0 if b == a else 1
+                both = np.float64(sums[a, FIRST_ANSWER * STRIP + n]) * sums[b, FIRST_ANSWER * STRIP + n]
+                covariance[row, y, x] = std * curves.std[b, y, x] * one * one * (value + level * both)
                 row += 1
     return wrong
 
@@ -231,20 +257,18 @@ def _fill(lines, background, curves, frames, noise, tables, errors, covariance):
     rows, columns = curves.total.shape
     axes, length = frames.unit.shape[0], frames.order.shape[1]
     curve, near = np.zeros(length * STRIP, np.float32), np.empty(length, np.bool_)
-    strip = np.empty((error_sums.EACH + axes * error_sums.PER_AXIS) * STRIP, np.float32)
-    pairs = np.empty((max(1, axes * (axes - 1) // 2), STRIP), np.float32)
-    kept, bends, level = np.empty(STRIP, np.float32), np.empty(STRIP, np.float32), np.zeros(STRIP, np.float32)
+    strip, sums = np.empty(ROWS * STRIP, np.float32), np.empty((axes, AXIS_ROWS * STRIP), np.float32)
+    pairs = np.empty((max(1, axes * (axes - 1) // 2), 2 * STRIP), np.float32)
+    level = np.zeros(STRIP, np.float32)
     wrong = 0
     for y in range(rows):
         for first in range(0, columns, STRIP):
             width = min(STRIP, columns - first)
-            strip[:] = 0
-            pairs[:] = 0
+            strip[:], sums[:], pairs[:] = 0, 0, 0
             level[:width] = background[y, first : first + width]
-            _begin(strip, curves, y, first, width, tables, bends, kept)
-            corner = y * lines.row_step + first
-            error_sums.add_strip(lines, corner, width, level, frames, noise, curve, near, strip, pairs)
-            wrong += _finish(strip, pairs, curves, y, first, width, noise, tables, kept, errors, covariance)
+            _begin(sums, curves, y, first, width, tables)
+            add_strip(lines, y * lines.row_step + first, width, level, frames, noise, curve, near, strip, sums, pairs)
+            wrong += _finish(strip, sums, pairs, curves, y, first, width, noise, tables, errors, covariance)
     return wrong
 
 

@@ -12,19 +12,18 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-STRIP = 32  # pixels along x that are summed together: few enough that many strips are dark in many frames
+STRIP = 64  # pixels along x that are summed together: few enough that many strips are dark in many frames
 NEAR = 2.0  # noise below the cut; strips without a count above are skipped with their neighbours
 # Gauss–Hermite quadrature of four points: distances from the mean in standard deviations, and half weights of the pair.
 FIRST, SECOND = np.float32((3 - 6**0.5) ** 0.5), np.float32((3 + 6**0.5) ** 0.5)
 WEIGHT_FIRST, WEIGHT_SECOND = np.float32((3 + 6**0.5) / 12), np.float32((3 - 6**0.5) / 12)
-QUARTER, ONE, TWO, HALF, ZERO = np.float32(0.25), np.float32(1), np.float32(2), np.float32(0.5), np.float32(0)
-# Rows of the strip, one flat array, since the compiler only proves that its rows do not overlap at fixed distances.
-# Of the frame: variance, response to the background, weight, mixed part of the widths. Sums: variance, response, even
-# weight and even first moment (of the axis at hand). Then, from EACH on, for each axis: centre, 1 / standard deviation,
-# sums of the variance times distance, its square, and the squared influences on the standard deviation and the width;
-# responses of the centre, standard deviation and width; even weight and first moment of even frames.
-VARIANCE, RESPONSE, WEIGHT, MIXED, BEND, SUM, ANSWER, ALL, EACH = 0, 1, 2, 3, 4, 5, 6, 7, 8
-CENTRE, INVERSE, AWAY, SQUARE, STD, WIDTH, ANSWER_CENTRE, ANSWER_STD, ANSWER_WIDTH, EVEN, EVEN_FIRST, PER_AXIS = range(12)
+QUARTER, HALF, ZERO, TINY = np.float32(0.25), np.float32(0.5), np.float32(0), np.float32(1e-30)
+# Rows of two flat arrays, since the compiler only proves that rows at fixed distances do not overlap. Of a frame: variance
+# of the weight, response of its mean to the background, weight; and their sums over all frames.
+VARIANCE, RESPONSE, WEIGHT, SUM, ANSWER, ALL, ROWS = range(7)
+# Of an axis, with the distance d from the centre in standard deviations: centre, 1 / standard deviation, sums of the
+# variance times d² and d⁴, of the response times d and d², and of weight and weight times d in even frames.
+CENTRE, INVERSE, SQUARE, FOURTH, FIRST_ANSWER, SQUARE_ANSWER, EVEN, EVEN_FIRST, AXIS_ROWS = range(9)
 
 
 class Frames(NamedTuple):
@@ -68,7 +67,7 @@ class Noise(NamedTuple):
     level: np.float32
 
 
-@njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
 def _variances(curve, rows, coefficients, strip, dark2, per_count, cut):
     """Variance of the weight in one frame, its response to the background, and the weight, for a strip.
 
@@ -91,64 +90,61 @@ def _variances(curve, rows, coefficients, strip, dark2, per_count, cut):
         first = (above if above > cut else ZERO) - (below if below > cut else ZERO)
         above, below = mean + b, mean - b
         second = (above if above > cut else ZERO) - (below if below > cut else ZERO)
-        strip[VARIANCE * STRIP + n] = WEIGHT_FIRST * first * first + WEIGHT_SECOND * second * second
-        answer = WEIGHT_FIRST * FIRST * first + WEIGHT_SECOND * SECOND * second
-        strip[RESPONSE * STRIP + n] = answer / half if half > ZERO else ZERO
-        strip[WEIGHT * STRIP + n] = own if own > cut else ZERO
+        both = WEIGHT_FIRST * first * first + WEIGHT_SECOND * second * second
+        answer = (WEIGHT_FIRST * FIRST * first + WEIGHT_SECOND * SECOND * second) / (half + TINY)
+        weight = own if own > cut else ZERO
+        strip[VARIANCE * STRIP + n], strip[RESPONSE * STRIP + n], strip[WEIGHT * STRIP + n] = both, answer, weight
+        strip[SUM * STRIP + n] += both
+        strip[ANSWER * STRIP + n] += answer
+        strip[ALL * STRIP + n] += weight
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})
-def _add_axis(strip, base, u, even, several):
+def _add_axis(strip, sums, u):
     """Adds one frame to the sums of one axis."""
     for n in range(STRIP):
         variance, response = strip[VARIANCE * STRIP + n], strip[RESPONSE * STRIP + n]
-        d = (u - strip[base + CENTRE * STRIP + n]) * strip[base + INVERSE * STRIP + n]
-        own = HALF * (d * d - ONE)
-        bend = strip[BEND * STRIP + n]
-        mixed = (strip[MIXED * STRIP + n] if several else own) - ONE
-        wide = own + bend * mixed
-        strip[base + AWAY * STRIP + n] += variance * d
-        strip[base + SQUARE * STRIP + n] += variance * d * d
-        strip[base + STD * STRIP + n] += variance * own * own
-        strip[base + WIDTH * STRIP + n] += variance * wide * wide
-        strip[base + ANSWER_CENTRE * STRIP + n] += response * d
-        strip[base + ANSWER_STD * STRIP + n] += response * own
-        strip[base + ANSWER_WIDTH * STRIP + n] += response * wide
-    if even:
-        for n in range(STRIP):
-            weight = strip[WEIGHT * STRIP + n]
-            d = (u - strip[base + CENTRE * STRIP + n]) * strip[base + INVERSE * STRIP + n]
-            strip[base + EVEN * STRIP + n] += weight
-            strip[base + EVEN_FIRST * STRIP + n] += weight * d
+        d = (u - sums[CENTRE * STRIP + n]) * sums[INVERSE * STRIP + n]
+        square = d * d
+        sums[SQUARE * STRIP + n] += variance * square
+        sums[FOURTH * STRIP + n] += variance * square * square
+        sums[FIRST_ANSWER * STRIP + n] += response * d
+        sums[SQUARE_ANSWER * STRIP + n] += response * square
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def _add_even(strip, sums, u):
+    """Adds one even frame to the half of an axis."""
+    for n in range(STRIP):
+        weight = strip[WEIGHT * STRIP + n]
+        sums[EVEN * STRIP + n] += weight
+        sums[EVEN_FIRST * STRIP + n] += weight * ((u - sums[CENTRE * STRIP + n]) * sums[INVERSE * STRIP + n])
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def _add_pair(strip, first, second, u, v, pair):
+    """Adds one frame to the sums of the variance times the product of the distances along two axes, and its square."""
+    for n in range(STRIP):
+        d = (u - first[CENTRE * STRIP + n]) * first[INVERSE * STRIP + n]
+        e = (v - second[CENTRE * STRIP + n]) * second[INVERSE * STRIP + n]
+        product = d * e
+        pair[n] += strip[VARIANCE * STRIP + n] * product
+        pair[STRIP + n] += strip[VARIANCE * STRIP + n] * product * product
 
 
 @njit(nogil=True, cache=True)
-def _add_frame(strip, frames, f, pairs):
-    """Adds one frame to all sums, after its variances are known."""
+def _add_frame(strip, sums, pairs, frames, f):
+    """Adds one frame to the sums of all axes, after its variances are known."""
     axes = frames.unit.shape[0]
-    for n in range(STRIP):
-        strip[SUM * STRIP + n] += strip[VARIANCE * STRIP + n]
-        strip[ANSWER * STRIP + n] += strip[RESPONSE * STRIP + n]
-        strip[ALL * STRIP + n] += strip[WEIGHT * STRIP + n]
-    if axes > 1:
-        strip[MIXED * STRIP : (MIXED + 1) * STRIP] = ZERO
-        for a in range(axes):
-            base, u = (EACH + a * PER_AXIS) * STRIP, frames.unit[a, f]
-            for n in range(STRIP):
-                d = (u - strip[base + CENTRE * STRIP + n]) * strip[base + INVERSE * STRIP + n]
-                strip[MIXED * STRIP + n] += HALF * (d * d - ONE)
-        row = 0
-        for a in range(axes):
-            one, u = (EACH + a * PER_AXIS) * STRIP, frames.unit[a, f]
-            for b in range(a + 1, axes):
-                two, v = (EACH + b * PER_AXIS) * STRIP, frames.unit[b, f]
-                for n in range(STRIP):
-                    d = (u - strip[one + CENTRE * STRIP + n]) * strip[one + INVERSE * STRIP + n]
-                    e = (v - strip[two + CENTRE * STRIP + n]) * strip[two + INVERSE * STRIP + n]
-                    pairs[row, n] += strip[VARIANCE * STRIP + n] * d * e
-                row += 1
     for a in range(axes):
-        _add_axis(strip, (EACH + a * PER_AXIS) * STRIP, frames.unit[a, f], frames.even[a, f], axes > 1)
+        _add_axis(strip, sums[a], frames.unit[a, f])
+        if frames.even[a, f]:
+            _add_even(strip, sums[a], frames.unit[a, f])
+    row = 0
+    for a in range(axes):
+        for b in range(a + 1, axes):
+            _add_pair(strip, sums[a], sums[b], frames.unit[a, f], frames.unit[b, f], pairs[row])
+            row += 1
 
 
 @njit(nogil=True, cache=True)
@@ -171,22 +167,22 @@ def _smoothing(j, last, rows, coefficients):
 @njit(nogil=True, cache=True)
 def _load(line, start, width, level, curve, row, limit):
     """Copies one frame of a strip above background; whether any of its counts exceeds the limit."""
-    seen = ZERO
+    seen = np.int32(0)
     if width == STRIP:
         for n in range(STRIP):
-            value = np.float32(line[np.uintp(start) + np.uintp(n)] - level[n])
+            value = np.float32(line[np.uintp(start) + np.uintp(n)]) - level[n]
             curve[np.uintp(row) + np.uintp(n)] = value
-            seen += ONE if value > limit else ZERO
+            seen |= np.int32(value > limit)
     else:
         for n in range(width):
-            value = np.float32(line[np.uintp(start) + np.uintp(n)] - level[n])
+            value = np.float32(line[np.uintp(start) + np.uintp(n)]) - level[n]
             curve[np.uintp(row) + np.uintp(n)] = value
-            seen += ONE if value > limit else ZERO
-    return seen > ZERO
+            seen |= np.int32(value > limit)
+    return seen > 0
 
 
 @njit(nogil=True, cache=True)
-def add_strip(lines, corner, width, level, frames, noise, curve, near, strip, pairs):
+def add_strip(lines, corner, width, level, frames, noise, curve, near, strip, sums, pairs):
     """Adds all frames to the sums of a strip.
 
     Parameters
@@ -202,8 +198,8 @@ def add_strip(lines, corner, width, level, frames, noise, curve, near, strip, pa
     noise : Noise
     curve, near : arrays
         Room for one line of the scan.
-    strip, pairs : arrays
-        Sums; the centres, inverse standard deviations and `BEND` are filled in.
+    strip, sums, pairs : arrays (row), (axis, row) and (pair, row), float32
+        Filled; the centres and inverse standard deviations are known.
     """
     length = frames.order.shape[1]
     last = length - 1
@@ -212,7 +208,7 @@ def add_strip(lines, corner, width, level, frames, noise, curve, near, strip, pa
         any_near = False
         for j in range(length):
             f = frames.order[i, j]
-            limit = (noise.cut - np.float32(NEAR) * noise.dark) * frames.scale[f] if noise.cut > ZERO else -np.inf
+            limit = (noise.cut - np.float32(NEAR) * noise.dark) * frames.scale[f] if noise.cut > ZERO else np.float32(-1e30)
             near[j] = _load(lines.line, lines.starts[f] + corner, width, level, curve, j * STRIP, limit)
             any_near |= near[j]
         if not any_near:
@@ -228,4 +224,4 @@ def add_strip(lines, corner, width, level, frames, noise, curve, near, strip, pa
                 _smoothing(j, last, rows, coefficients)
                 dark = noise.dark * scale
                 _variances(curve, rows, coefficients, strip, dark * dark, scale / noise.gain, noise.cut * scale)
-                _add_frame(strip, frames, f, pairs)
+                _add_frame(strip, sums, pairs, frames, f)
