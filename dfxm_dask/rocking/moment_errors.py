@@ -4,37 +4,19 @@ from __future__ import annotations
 
 import math
 from itertools import combinations_with_replacement
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
-from numba import njit
 from pydantic import Field
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.memory import frame_lines
 from dfxm_dask.reduction import reduction
-from dfxm_dask.rocking.errors.cut_gaussian import FLATTEST, STEEPEST, SURFACE, cut_widths, scatter_of_maximum
-from dfxm_dask.rocking.errors.error_sums import (
-    ALL,
-    ANSWER,
-    AXIS_ROWS,
-    CENTRE,
-    EVEN,
-    EVEN_FIRST,
-    FIRST_ANSWER,
-    FOURTH,
-    INVERSE,
-    ROWS,
-    SQUARE,
-    SQUARE_ANSWER,
-    STRIP,
-    SUM,
-    Frames,
-    Noise,
-    add_strip,
-)
+from dfxm_dask.rocking.errors.cut_gaussian import SURFACE, cut_widths, scatter_of_maximum
+from dfxm_dask.rocking.errors.error_sums import Frames, Noise
+from dfxm_dask.rocking.errors.pixel_errors import FIRST_MAPS, HIGH, PER_AXIS, Curves, Tables, fill_errors
 from dfxm_dask.rocking.moments import FLAGS, PEAK, STD, TOTAL, LitAbove, NoiseCut, cut_in_counts, moments
-from dfxm_dask.rocking.power_sums import MULTIMODAL
+from dfxm_dask.rocking.power_sums import MULTIMODAL, SATURATED, TRUNCATED
 from dfxm_dask.schema import (
     AXES,
     BACKGROUND,
@@ -87,189 +69,8 @@ ReadNoise = Annotated[
         json_schema_extra={"unit": "count"},
     ),
 ]
-QUANTILE_VARIANCE = 0.1 * 0.9 / 0.1754983 ** 2
+QUANTILE_VARIANCE = 0.1 * 0.9 / 0.1754983**2
 """Variance of the 0.1 quantile of n Gaussian samples, times n: q (1 − q) / φ(z)² (large n)."""
-CLEAR = 1.5  # noise units by which a maximum must exceed the cut for errors (our choice, see Notes)
-HIGH = 3.0  # cuts: least height of a Gaussian curve with a width (our choice, see Notes)
-FIRST_MAPS, PER_AXIS = 2, 5  # total and peak; then for each axis: peak position, std, width, its error, split
-
-
-class Curves(NamedTuple):
-    """Moments of a layer.
-
-    Attributes
-    ----------
-    total, peak : array (y, x), float32
-    com, std : array (axis, y, x), float64 and float32
-    several : array (y, x), bool
-        Whether the curve has several peaks.
-    """
-
-    total: np.ndarray
-    peak: np.ndarray
-    com: np.ndarray
-    std: np.ndarray
-    several: np.ndarray
-
-
-class Tables(NamedTuple):
-    """Tables of :mod:`dfxm_dask.rocking.errors.cut_gaussian`, and the positions that they are scaled to.
-
-    Attributes
-    ----------
-    low : float
-    widths, maximum : arrays
-        ``widths`` is empty without a cut.
-    middle, half, step : array (axis,)
-    """
-
-    low: float
-    widths: np.ndarray
-    maximum: np.ndarray
-    middle: np.ndarray
-    half: np.ndarray
-    step: np.ndarray
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _begin(sums, curves, y, first, width, tables):
-    """Centres and inverse standard deviations of a strip; 0 for pixels without."""
-    for a in range(curves.com.shape[0]):
-        middle, half = tables.middle[a], tables.half[a]
-        for n in range(width):
-            std = np.float64(curves.std[a, y, first + n])
-            good = std > 0
-            sums[a, CENTRE * STRIP + n] = (curves.com[a, y, first + n] - middle) / half if good else 0.0
-            sums[a, INVERSE * STRIP + n] = half / std if good else 0.0
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _kept(q, tables):
-    """Part of the width that the cut keeps, and its logarithmic derivative; NaN for curves below the table."""
-    nodes = tables.widths.shape[0]
-    if nodes == 0:
-        return 1.0, 0.0
-    place = math.sqrt(tables.low / q) * (nodes - 1)
-    if not place < nodes - 1:
-        return np.nan, np.nan
-    k = int(place)
-    part = place - k
-    kept = tables.widths[k, 0] + part * (tables.widths[k + 1, 0] - tables.widths[k, 0])
-    return kept, tables.widths[k, 1] + part * (tables.widths[k + 1, 1] - tables.widths[k, 1])
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _maximum(steep, tables):
-    """Scatter of the maximum in noise units and the distance of its frame from the centre in steps; NaN if too flat."""
-    last = tables.maximum.shape[0] - 1
-    at = math.log(steep / FLATTEST) * (last / math.log(STEEPEST / FLATTEST))
-    if not at >= 0:
-        return np.nan, np.nan
-    k = min(int(at), last - 1)
-    part = min(at - k, 1.0)
-    high = tables.maximum[k, 0] + part * (tables.maximum[k + 1, 0] - tables.maximum[k, 0])
-    return high, tables.maximum[k, 1] + part * (tables.maximum[k + 1, 1] - tables.maximum[k, 1])
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _width_variance(sums, pairs, spread, answer, level, n, a, bend):
-    """Variance of the logarithm of the width along axis a, times the squared sum.
-
-    A weight moves this logarithm by own_a + bend (Σ own_b − 1), with own = (d² − 1) / 2 along an axis.
-    """
-    axes = sums.shape[0]
-    variance, moved, pair = bend * bend * spread, -bend * answer, 0
-    for b in range(axes):
-        factor = bend + (1.0 if b == a else 0.0)
-        square, fourth = np.float64(sums[b, SQUARE * STRIP + n]), np.float64(sums[b, FOURTH * STRIP + n])
-        variance += factor * factor * 0.25 * (fourth - 2 * square + spread) - bend * factor * (square - spread)
-        moved += factor * 0.5 * (sums[b, SQUARE_ANSWER * STRIP + n] - answer)
-        for c in range(b + 1, axes):
-            mixed = pairs[pair, STRIP + n] - square - sums[c, SQUARE * STRIP + n] + spread
-            variance += 0.5 * factor * (bend + (1.0 if c == a else 0.0)) * mixed
-            pair += 1
-    return max(variance, 0.0) + level * moved * moved
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _finish(strip, sums, pairs, curves, y, first, width, noise, tables, errors, covariance):
-    """Errors of a strip from its sums; the number of pixels whose sum differs from that of the moments."""
-    axes = curves.com.shape[0]
-    level = np.float64(noise.level) ** 2
-    wrong = 0
-    for n in range(width):
-        x = first + n
-        total, peak = np.float64(curves.total[y, x]), np.float64(curves.peak[y, x])
-        spread, answer = np.float64(strip[SUM * STRIP + n]), np.float64(strip[ANSWER * STRIP + n])
-        errors[0, y, x] = math.sqrt(spread + level * answer * answer) if total == total else np.nan
-        lit, q = total > 0, total
-        for a in range(axes):
-            lit &= curves.std[a, y, x] > 0
-            q *= tables.step[a] / curves.std[a, y, x]
-        single = noise.dark * noise.dark + max(peak, 0.0) / noise.gain
-        clear = lit and peak > noise.cut and (peak - noise.cut) * (peak - noise.cut) > CLEAR * CLEAR * single
-        if lit and abs(strip[ALL * STRIP + n] - total) > 1e-3 * total + 1:
-            wrong += 1
-        errors[1:, y, x] = np.nan
-        covariance[:, y, x] = np.nan
-        if not lit:
-            continue
-        one = 1.0 / total
-        for a in range(axes):
-            even = np.float64(sums[a, EVEN * STRIP + n])
-            if even > 0 and total - even > 0.5:
-                half = 0.5 * sums[a, EVEN_FIRST * STRIP + n] * curves.std[a, y, x]
-                errors[FIRST_MAPS + a * PER_AXIS + 4, y, x] = half * total / (even * (total - even))
-        if not clear:
-            continue
-        kept, bend = _kept(q, tables)
-        row = pair = 0
-        for a in range(axes):
-            std = np.float64(curves.std[a, y, x])
-            square, fourth = np.float64(sums[a, SQUARE * STRIP + n]), np.float64(sums[a, FOURTH * STRIP + n])
-            moved = 0.5 * (sums[a, SQUARE_ANSWER * STRIP + n] - answer)
-            variance = 0.25 * (fourth - 2 * square + spread) + level * moved * moved
-            place = FIRST_MAPS + a * PER_AXIS
-            errors[place + 1, y, x] = std * one * math.sqrt(max(variance, 0.0))
-            if kept > 0:
-                # Noise moves the centre and the sum, which makes the width of noisy curves too small.
-                wide = std * math.sqrt(1.0 + (2 * square - spread) * one * one) / kept
-                variance = _width_variance(sums, pairs, spread, answer, level, n, a, bend)
-                errors[place + 2, y, x] = wide
-                errors[place + 3, y, x] = wide * one * math.sqrt(variance)
-                if axes == 1 and not curves.several[y, x]:
-                    ratio = tables.step[a] / wide
-                    high, away = _maximum(peak / math.sqrt(single) * ratio * ratio, tables)
-                    errors[1, y, x] = math.sqrt(high * high * single + level)
-                    errors[place, y, x] = away * tables.step[a]
-            for b in range(a, axes):
-                value = square if b == a else np.float64(pairs[pair, n])
-                pair += 0 if b == a else 1
-                both = np.float64(sums[a, FIRST_ANSWER * STRIP + n]) * sums[b, FIRST_ANSWER * STRIP + n]
-                covariance[row, y, x] = std * curves.std[b, y, x] * one * one * (value + level * both)
-                row += 1
-    return wrong
-
-
-@njit(nogil=True, cache=True)
-def _fill(lines, background, curves, frames, noise, tables, errors, covariance):
-    """Fills the errors and the covariances of the centre; the number of pixels with another sum than the moments."""
-    rows, columns = curves.total.shape
-    axes, length = frames.unit.shape[0], frames.order.shape[1]
-    curve, near = np.zeros(length * STRIP, np.float32), np.empty(length, np.bool_)
-    strip, sums = np.empty(ROWS * STRIP, np.float32), np.empty((axes, AXIS_ROWS * STRIP), np.float32)
-    pairs = np.empty((max(1, axes * (axes - 1) // 2), 2 * STRIP), np.float32)
-    level = np.zeros(STRIP, np.float32)
-    wrong = 0
-    for y in range(rows):
-        for first in range(0, columns, STRIP):
-            width = min(STRIP, columns - first)
-            strip[:], sums[:], pairs[:] = 0, 0, 0
-            level[:width] = background[y, first : first + width]
-            _begin(sums, curves, y, first, width, tables)
-            add_strip(lines, y * lines.row_step + first, width, level, frames, noise, curve, near, strip, sums, pairs)
-            wrong += _finish(strip, sums, pairs, curves, y, first, width, noise, tables, errors, covariance)
-    return wrong
 
 
 def frame_positions(scan: dict[str, np.ndarray], position: dict[str, np.ndarray]) -> np.ndarray:
@@ -335,12 +136,12 @@ def photons_per_count(name: str, gain: float | None, photon_gain: np.ndarray | N
     return float(photon_gain)
 
 
-def _noise(
-    dark: float, gain: float, cut: float, background_error: float | None, background_map: np.ndarray | None, frames: int
-) -> Noise:
-    if background_error is None:
-        background_error = 0.0 if background_map is None else dark * math.sqrt(QUANTILE_VARIANCE / frames)
-    return Noise(*(np.float32(v) for v in (dark, gain, cut, background_error)))
+def _noises(frames: Frames, dark: float, gain: float, cut: float, background_error: float) -> tuple[Noise, Noise]:
+    """Noise of raw counts, and of the counts of a frame of the median scale."""
+    scale = float(np.median(frames.scale))
+    raw = (dark, gain, cut, background_error)
+    typical = (dark * scale, gain / scale, cut * scale, background_error)
+    return Noise(*(np.float32(v) for v in raw)), Noise(*(np.float32(v) for v in typical))
 
 
 @reduction(
@@ -390,14 +191,109 @@ def moment_errors(
         float | None,
         Field(
             ge=0,
-            description="standard error of the background; default: 0 for a number, that of a quantile of 0.1 for a map",
+            description="standard error of the background; default: 0 of a number, that of a 0.1 quantile of a map",
             json_schema_extra={"unit": "count"},
         ),
     ] = None,
 ) -> dict[str, np.ndarray]:
-    """Standard errors of the moments of the rocking curve, widths that the cut does not shorten, and a check.
+    """Standard errors of the moments of the rocking curve, and widths that the cut does not shorten.
 
-    DOC
+    The errors are the standard deviations of the results of :func:`moments` over repeated scans with the same
+    ``background``, ``lit_above`` and ``noise_cut``. Each count has the noise of the dark camera and the counting noise
+    of its photons; the background has its own error. For several scan axes the covariances complete the covariance
+    matrix of the centre of mass. ``com_{axis}_split`` checks the errors without any model of the noise.
+
+    Parameters
+    ----------
+    background_map : array, optional
+        See :func:`dfxm_dask.frames.background`.
+    hot : array, optional
+        Marked pixels are left out.
+    noise : array, optional
+        Ingest estimates the noise of every layer. The cut always refers to this noise.
+    position : dict of arrays, optional
+        Only for axes along which frames do not lie on a grid.
+    frame_scale : array, optional
+        Multiplies the cut and the noise of each frame.
+    photon_gain : array, optional
+        See :func:`dfxm_dask.frames.photon_transfer`.
+    total, peak, com, std, flags : arrays, optional
+        Results of :func:`moments` with the same parameters, computed here if one is absent.
+    background : float or "none", optional
+        This parameter or a background map is required.
+    gain : float, 1/count, optional
+        By default 1 (our choice) without ``photon_gain``. A camera with 2.14 counts per photon has a gain of 0.467.
+    background_error : float, count, optional
+        Common to all frames of a pixel. By default, the error of a map is that of a quantile of 0.1 of dark frames:
+        noise × 1.71 / sqrt(frames). For a dark image, give its error.
+
+    Raises
+    ------
+    InputError
+        No background at all, both a map and a number, an unknown noise, a gain that the counts do not determine, or
+        moments with another background or cut.
+
+    Notes
+    -----
+    With the weights w of :func:`moments` and the distance d of a frame from the centre of mass, in standard deviations
+    of the curve (d_a, d_b along two axes)::
+
+        var total     = Σ var w + β² (Σ r)²
+        cov(COM, COM) = std_a std_b (Σ var w d_a d_b + β² Σ r d_a Σ r d_b) / (Σ w)²
+        var std       = std² (Σ var w (d² − 1)² + β² (Σ r (d² − 1))²) / (2 Σ w)²
+
+    Here β is the error of the background and r the derivative of the expected weight with respect to it. The variance
+    of a count with the mean m above background is noise² + max(m, 0) / gain. A cut turns counts near its level into
+    weights that are 0 in some scans and above the cut in others, so var w exceeds the variance of the count near the
+    cut and is smaller below. Two independent repeats of a count are m + a and m − a, where m and a are independent with
+    half the variance of the count each. Hence::
+
+        var w = ½ E[(w(m + a) − w(m − a))²],   r = E[a w(m + a)] / E[a²]
+
+    The curve provides m: a fit of a cubic to five positions along the longest axis halves the variance of a count.
+    Gauss–Hermite quadrature gives the expectation over a. Curves narrower than about two steps (FWHM) have larger
+    stated errors.
+
+    ``width`` is the standard deviation of a Gaussian curve without the cut: std over the part that the cut leaves of
+    the width of a Gaussian of this total and std with this noise. The variances of the sums also correct the small
+    bias of std that noise causes. For curves of other shapes std remains the moment; without a cut both agree.
+    Gaussians lower than three times the cut have no width (NaN), nor do curves with the flag ``truncated``,
+    ``saturated`` or ``multimodal``.
+
+    ``peak`` is the largest of several noisy counts. Its error, and that of its position, are those of the maximum of a
+    Gaussian curve of this height and width, for scans along one axis and curves with a width (otherwise NaN).
+    The error of the position includes the step; that of ``peak`` does not include the bias of a maximum.
+
+    ``com_split`` is half the difference of the centres of mass of the frames at even and odd positions. Its mean square
+    over pixels is the variance of the centre of mass. Where the curve rises by more than its noise from frame to frame
+    at the level of the cut, it also contains the position of the cut within a step: up to 1.12 of the scatter in
+    simulations.
+
+    Errors have the mask of the centre of mass. They are NaN also for pixels with weight in one frame only, and where
+    the maximum exceeds the cut by less than 1.5 times its noise (our choice): whether such a pixel is lit depends on
+    the noise. Errors of truncated or saturated curves (``flags`` of :func:`moments`) describe the scatter, not the
+    bias. The errors contain neither motors nor the bias of a wrong background: see :func:`baseline_sensitivity`.
+
+    References
+    ----------
+    Savitzky and Golay, Analytical Chemistry 36 (1964) 1627, for the cubic through five positions. The variance behind
+    the cut: our own derivation.
+
+    Examples
+    --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> errors = dfxm_dask.moment_errors(scan, background=100, noise_cut=5)
+    >>> sorted(errors.data_vars)[:3]
+    ['com_phi_error', 'com_phi_split', 'peak_error']
+
+    The kernel alone, on one layer; without dark noise, the errors are 0.3 / sqrt(total) and sqrt(total):
+
+    >>> phi = np.linspace(-1, 1, 21)
+    >>> counts = np.round(100 + 400 * np.exp(-0.5 * (phi / 0.3) ** 2))[None, None]
+    >>> errors = moment_errors.kernel(counts, {"phi": phi}, background=100, read_noise=0)
+    >>> round(errors["com_phi_error"].item(), 4), round(errors["total_error"].item())
+    (0.0055, 55)
     """
     shape = counts.shape[:2]
     names = list(scan)
@@ -425,19 +321,23 @@ def moment_errors(
     covariance = np.full((len(pairs), *shape), np.nan)
     if counts.size:
         frames, middle, half, step = _frames_of(scan, position or {}, frame_scale)
+        if background_error is None:
+            share = 0.0 if background_map is None else math.sqrt(QUANTILE_VARIANCE / frames.scale.size)
+            background_error = share * dark * float(np.median(frames.scale))
+        limits, typical = _noises(frames, dark, photons, cut, background_error)
         low, widths = 0.0, np.empty((0, 2), np.float32)
         if cut > 0 and len(names) <= len(SURFACE):
-            low, widths = cut_widths(dark, photons, cut, len(names), HIGH * cut)
+            height = HIGH * float(typical.cut)
+            low, widths = cut_widths(*(float(v) for v in typical[:3]), len(names), height)
         curves = Curves(
             np.ascontiguousarray(total, np.float32),
             np.ascontiguousarray(peak, np.float32),
             np.stack([np.asarray(com[n], np.float64) for n in names]),
             np.stack([np.asarray(std[n], np.float32) for n in names]),
-            (flags & MULTIMODAL) > 0,
+            (flags & (MULTIMODAL | TRUNCATED | SATURATED)) > 0,
         )
-        limits = _noise(dark, photons, cut, background_error, background_map, frames.scale.size)
         tables = Tables(low, widths, scatter_of_maximum(), middle, half, step)
-        wrong = _fill(frame_lines(counts), level, curves, frames, limits, tables, errors, covariance)
+        wrong = fill_errors(frame_lines(counts), level, curves, frames, limits, typical, tables, errors, covariance)
         if wrong:
             raise InputError(
                 f"moment_errors: background={background!r}, noise_cut={noise_cut:g}",

@@ -1,4 +1,4 @@
-"""Gaussian rocking curves behind a cut and with noise: what the cut takes from a width, and the scatter of a maximum."""
+"""Gaussian rocking curves behind a cut and with noise: their widths, and the scatter of their maximum."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import ndtr
 
-NODES = 512
+NODES = 256
 SURFACE = {1: 2.0, 2: 2 * np.pi, 3: 4 * np.pi}
 """Surface of the unit sphere by the number of dims."""
-FLATTEST, STEEPEST = 0.01, 400.0
+SHARP = 0.02  # least 1 / (1 + √k) of the table of scatters
+FLAT = 0.9  # largest 1 / (1 + √k) of a curve with a scatter of its maximum: flatter ones exceed the frames of the table
 
 
 @lru_cache(maxsize=16)
@@ -40,8 +41,8 @@ def cut_widths(dark: float, gain: float, cut: float, axes: int, least: float) ->
     The mean of a count with the mean m and the noise s behind the cut K is m Φ((m − K) / s) + s φ((m − K) / s). Its
     moments over a Gaussian of height A are integrals over the distance r from the centre, in standard deviations.
     """
-    height = np.geomspace(least, 1e6 * least, 600)[:, None]
-    r = np.linspace(0, 9, 1201)[1:]
+    height = np.geomspace(least, 1e6 * least, 240)[:, None]
+    r = 0.025 * (np.arange(360) + 0.5)
     mean = height * np.exp(-0.5 * r * r)
     noise = np.sqrt(dark * dark + mean / gain)
     t = (mean - cut) / np.maximum(noise, 1e-12)
@@ -64,17 +65,18 @@ def scatter_of_maximum() -> np.ndarray:
     -------
     array (node, 2), float32
         Standard deviation of the maximum in noise units, and root mean square distance of its frame from the centre in
-        steps, at the curvature k = `FLATTEST` … `STEEPEST`, equal steps of its logarithm: the curve falls by k/2 noise
-        units within one step of its centre. Mean over all positions of the centre within a step.
+        steps, at 1 / (1 + √k) = `SHARP` … 1: the curve falls by k/2 noise units within one step of its centre. Mean
+        over all positions of the centre within a step.
     """
     frames = np.arange(-36, 37)
-    z = np.linspace(-7, 7, 141)
+    z = np.linspace(-6, 7, 66)
     rows = []
-    for k in np.geomspace(FLATTEST, STEEPEST, 48):
+    for t in np.linspace(SHARP, 1, 50):
+        k = (1 / t - 1) ** 2
         squares, first, second = [], [], []
-        for shift in (np.arange(6) + 0.5) / 12:  # symmetric about the middle between frames
+        for shift in (np.arange(4) + 0.5) / 8:  # symmetric about the middle between frames
             mean = -0.5 * k * (frames - shift) ** 2
-            grid = z[:, None] + np.maximum(mean.max(), -50)
+            grid = z[:, None] + mean.max()
             below = ndtr(grid - mean)
             density = np.exp(-0.5 * (grid - mean) ** 2) / np.sqrt(2 * np.pi)
             log = np.log(np.maximum(below, 1e-300))

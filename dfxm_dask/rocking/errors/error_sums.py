@@ -14,12 +14,13 @@ from numba import njit
 
 STRIP = 64  # pixels along x that are summed together: few enough that many strips are dark in many frames
 NEAR = 2.0  # noise below the cut; strips without a count above are skipped with their neighbours
-# Gauss–Hermite quadrature of four points: distances from the mean in standard deviations, and half weights of the pair.
-FIRST, SECOND = np.float32((3 - 6**0.5) ** 0.5), np.float32((3 + 6**0.5) ** 0.5)
-WEIGHT_FIRST, WEIGHT_SECOND = np.float32((3 + 6**0.5) / 12), np.float32((3 - 6**0.5) / 12)
-QUARTER, HALF, ZERO, TINY = np.float32(0.25), np.float32(0.5), np.float32(0), np.float32(1e-30)
-# Rows of two flat arrays, since the compiler only proves that rows at fixed distances do not overlap. Of a frame: variance
-# of the weight, response of its mean to the background, weight; and their sums over all frames.
+# Gauss–Hermite quadrature of three points: the distance of the outer ones in standard deviations, and their weight.
+FAR, SIXTH = np.float32(3**0.5), np.float32(1 / 6)
+QUARTER, HALF, ZERO, ONE, TWO = np.float32(0.25), np.float32(0.5), np.float32(0), np.float32(1), np.float32(2)
+LEAST = np.float32(0.3)  # of the noise at the cut: the least noise in the linear form
+STEEPEST_NOISE = np.float32(0.25)  # per count: the largest slope of the linear form
+# Rows of two flat arrays, since the compiler only proves that rows at fixed distances do not overlap. Of a frame:
+# variance of the weight, response of its mean to the background, weight; and their sums over all frames.
 VARIANCE, RESPONSE, WEIGHT, SUM, ANSWER, ALL, ROWS = range(7)
 # Of an axis, with the distance d from the centre in standard deviations: centre, 1 / standard deviation, sums of the
 # variance times d² and d⁴, of the response times d and d², and of weight and weight times d in even frames.
@@ -68,30 +69,31 @@ class Noise(NamedTuple):
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
-def _variances(curve, rows, coefficients, strip, dark2, per_count, cut):
+def _variances(curve, rows, coefficients, strip, dark2, per_count, cut, half_cut, steep):
     """Variance of the weight in one frame, its response to the background, and the weight, for a strip.
 
     Two independent repeats of a count are m + a and m − a, where m and a are independent and have half the variance of
-    a count each: a smoothed curve gives m, quadrature the expectation of the squared difference over a.
+    a count each: a smoothed curve gives m, quadrature the expectation of the squared difference over a. Near the cut,
+    the standard deviation of a is linear in m, which needs neither roots nor divisions; above it the variance is exact.
     """
     i0, i1, i2 = np.uintp(rows[0]), np.uintp(rows[1]), np.uintp(rows[2])
     i3, i4 = np.uintp(rows[3]), np.uintp(rows[4])
     c0, c1, c2 = coefficients[0], coefficients[1], coefficients[2]
+    one = ONE / half_cut
+    least, inverse = LEAST * half_cut, HALF / (FAR * half_cut)
     for n in range(STRIP):
         x = np.uintp(n)
         own = curve[i0 + x]
         mean = c0 * own + c1 * (curve[i1 + x] + curve[i2 + x]) + c2 * (curve[i3 + x] + curve[i4 + x])
-        # Not clipped at the dark noise, which would make dark frames noisier on average.
-        variance = dark2 + per_count * mean
-        variance = variance if variance > QUARTER * dark2 else QUARTER * dark2
-        half = np.sqrt(HALF * variance)
-        a, b = FIRST * half, SECOND * half
-        above, below = mean + a, mean - a
-        first = (above if above > cut else ZERO) - (below if below > cut else ZERO)
-        above, below = mean + b, mean - b
-        second = (above if above > cut else ZERO) - (below if below > cut else ZERO)
-        both = WEIGHT_FIRST * first * first + WEIGHT_SECOND * second * second
-        answer = (WEIGHT_FIRST * FIRST * first + WEIGHT_SECOND * SECOND * second) / (half + TINY)
+        beyond = mean - cut
+        half = half_cut + steep * beyond
+        half = half if half > least else least
+        a = FAR * half
+        apart = (mean + a if beyond > -a else ZERO) - (mean - a if beyond > a else ZERO)
+        both = SIXTH * apart * apart
+        both = dark2 + per_count * mean if beyond > a else both
+        answer = apart * inverse * (TWO - half * one)
+        answer = ONE if beyond > a else answer
         weight = own if own > cut else ZERO
         strip[VARIANCE * STRIP + n], strip[RESPONSE * STRIP + n], strip[WEIGHT * STRIP + n] = both, answer, weight
         strip[SUM * STRIP + n] += both
@@ -151,7 +153,11 @@ def _add_frame(strip, sums, pairs, frames, f):
 def _smoothing(j, last, rows, coefficients):
     """Rows and coefficients that halve the variance of a count; exact up to the third degree away from the ends."""
     if 2 <= j <= last - 2:
-        coefficients[0], coefficients[1], coefficients[2] = np.float32(17 / 35), np.float32(12 / 35), np.float32(-3 / 35)
+        coefficients[0], coefficients[1], coefficients[2] = (
+            np.float32(17 / 35),
+            np.float32(12 / 35),
+            np.float32(-3 / 35),
+        )
         rows[0], rows[1], rows[2], rows[3], rows[4] = j, j - 1, j + 1, j - 2, j + 2
     elif 1 <= j <= last - 1:
         coefficients[0], coefficients[1], coefficients[2] = np.float32(4 / 6), np.float32(1 / 6), ZERO
@@ -208,7 +214,9 @@ def add_strip(lines, corner, width, level, frames, noise, curve, near, strip, su
         any_near = False
         for j in range(length):
             f = frames.order[i, j]
-            limit = (noise.cut - np.float32(NEAR) * noise.dark) * frames.scale[f] if noise.cut > ZERO else np.float32(-1e30)
+            limit = (
+                (noise.cut - np.float32(NEAR) * noise.dark) * frames.scale[f] if noise.cut > ZERO else np.float32(-1e30)
+            )
             near[j] = _load(lines.line, lines.starts[f] + corner, width, level, curve, j * STRIP, limit)
             any_near |= near[j]
         if not any_near:
@@ -222,6 +230,8 @@ def add_strip(lines, corner, width, level, frames, noise, curve, near, strip, su
                 f = frames.order[i, j]
                 scale = frames.scale[f]
                 _smoothing(j, last, rows, coefficients)
-                dark = noise.dark * scale
-                _variances(curve, rows, coefficients, strip, dark * dark, scale / noise.gain, noise.cut * scale)
+                dark2, per_count, cut = (noise.dark * scale) ** 2, scale / noise.gain, noise.cut * scale
+                half = max(np.sqrt(HALF * (dark2 + per_count * cut)), np.float32(1e-6))
+                steep = min(QUARTER * per_count / half, STEEPEST_NOISE)
+                _variances(curve, rows, coefficients, strip, dark2, per_count, cut, half, steep)
                 _add_frame(strip, sums, pairs, frames, f)
