@@ -60,46 +60,43 @@ def _mean_difference(angles, offsets, mean):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _add_axis(here, there, own, other, near, at):
-    """Adds one axis to the squared distance to a neighbour, with its noise; rows of `near` from pixel `at` on."""
+def _add_axis(here, there, own, other, near):
+    """Adds one axis to the squared distance to a neighbour, with its noise; rows of `near`."""
     for k in range(here.size):
-        x = np.uintp(at) + np.uintp(k)
         difference = there[k] - here[k]
         square = difference * difference
-        near[x] += square
-        near[BLOCK + x] += square * other[k]
-        near[2 * BLOCK + x] += other[k] + own[k]
-        near[3 * BLOCK + x] += other[k] * other[k] + 2 * other[k] * own[k]
+        near[k] += square
+        near[BLOCK + k] += square * other[k]
+        near[2 * BLOCK + k] += other[k] + own[k]
+        near[3 * BLOCK + k] += other[k] * other[k] + 2 * other[k] * own[k]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _add_neighbour(near, sums, at, size):
+def _add_neighbour(near, sums, size):
     """Adds one neighbour to the sums; `near` then has the inverse distance, and 1 or 0 if it is unknown."""
     for k in range(size):
-        x = np.uintp(at) + np.uintp(k)
-        square, along, noise, mixed = near[x], near[BLOCK + x], near[2 * BLOCK + x], near[3 * BLOCK + x]
+        square, along, noise, mixed = near[k], near[BLOCK + k], near[2 * BLOCK + k], near[3 * BLOCK + k]
         known = square + noise < np.inf
         square, along = square if known else 0.0, along if known else 0.0
         noise, mixed = noise if known else 0.0, mixed if known else 0.0
         one = 1 / np.sqrt(square if square > 0 else np.inf)
-        sums[x] += 1.0 if known else 0.0
-        sums[BLOCK + x] += square * one
-        sums[2 * BLOCK + x] += square
-        sums[3 * BLOCK + x] += noise
-        sums[4 * BLOCK + x] += along * one * one
-        sums[5 * BLOCK + x] += along
-        sums[6 * BLOCK + x] += mixed
-        near[x], near[BLOCK + x] = one, 1.0 if known else 0.0
+        sums[k] += 1.0 if known else 0.0
+        sums[BLOCK + k] += square * one
+        sums[2 * BLOCK + k] += square
+        sums[3 * BLOCK + k] += noise
+        sums[4 * BLOCK + k] += along * one * one
+        sums[5 * BLOCK + k] += along
+        sums[6 * BLOCK + k] += mixed
+        near[k], near[BLOCK + k] = one, 1.0 if known else 0.0
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _add_pull(here, there, near, pull, at):
+def _add_pull(here, there, near, pull):
     """Adds the direction to one neighbour along an axis, and the difference."""
     for k in range(here.size):
-        x = np.uintp(at) + np.uintp(k)
-        difference = there[k] - here[k] if near[BLOCK + x] > 0 else 0.0
-        pull[x] += difference * near[x]
-        pull[BLOCK + x] += difference
+        difference = there[k] - here[k] if near[BLOCK + k] > 0 else 0.0
+        pull[k] += difference * near[k]
+        pull[BLOCK + k] += difference
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -143,11 +140,13 @@ def _errors(angles, variances, offsets, error, excess, excess_error):
                         angles[a, y + dy, first + dx : last + dx],
                         variances[a, y + dy, first + dx : last + dx],
                     )
-                    _add_axis(angles[a, y, first:last], there, variances[a, y, first:last], other, near, first - start)
-                _add_neighbour(near, sums, first - start, last - first)
+                    _add_axis(
+                        angles[a, y, first:last], there, variances[a, y, first:last], other, near[first - start :]
+                    )
+                _add_neighbour(near[first - start :], sums[first - start :], last - first)
                 for a in range(axes):
                     there = angles[a, y + dy, first + dx : last + dx]
-                    _add_pull(angles[a, y, first:last], there, near, pulls[a], first - start)
+                    _add_pull(angles[a, y, first:last], there, near[first - start :], pulls[a, first - start :])
             _finish(
                 sums,
                 pulls,
