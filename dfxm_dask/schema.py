@@ -151,8 +151,6 @@ FULL_WELL = Variable(
 NOISE = Variable(
     "noise", ("z",), "float32", "count", "noise of a voxel without diffracted beam, lower quartile over frames"
 )
-PHOTON_GAIN = Variable("photon_gain", ("z",), "float32", "1/count", "photons per count of the detector")
-"""NaN where the counts do not determine it."""
 FRAME_SCALE = Variable("frame_scale", ("z", SCAN), "float64", "1", "normalisation factor of a frame", stored=False)
 SCALED = "counts_normalised"
 """Attribute of arrays computed from counts on another scale than the recorded one."""

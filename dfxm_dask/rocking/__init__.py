@@ -8,7 +8,9 @@ convolved with the divergence and bandwidth of the beam.
 
 ``moments`` computes position, width, skewness and kurtosis as moments about the mean: no model, one pass, exact for
 several peaks, but sensitive to the tails; the background must be right and the scan must reach it. ``moment_errors``
-computes the standard errors of these moments. ``centres`` computes the position alone, in a window that follows the
+computes the standard errors of these moments, widths that the cut does not shorten, and a check of the errors by halves
+of the scan; ``baseline_sensitivity`` shows how far other backgrounds would move them. ``median_centres`` computes the
+median, which tails move less. ``centres`` computes the position alone, in a window that follows the
 curve: with little noise and without bias for displacements far below one step, as strains require. ``fit_curves`` fits
 one Gaussian, Lorentzian or pseudo-Voigt with its own background: robust against the tails, with an uncertainty, but
 wrong where the curve has several peaks. In a clean crystal the two agree; where they differ (or ``flags`` report a
@@ -22,22 +24,27 @@ whether the scan covers the reflection, and is the first result to look at.
 """
 
 from dfxm_dask.rocking.centres import centres
+from dfxm_dask.rocking.errors.baseline import baseline_sensitivity, unlit_background
 from dfxm_dask.rocking.fit_curves import fit_curves
 from dfxm_dask.rocking.integrated_curve import integrated_curve
 from dfxm_dask.rocking.kam import kam
+from dfxm_dask.rocking.median import median_centres
 from dfxm_dask.rocking.moment_errors import moment_errors
 from dfxm_dask.rocking.moments import moments
 from dfxm_dask.rocking.mosaicity import colour_key, mosaicity
 from dfxm_dask.rocking.rotation import classify_defects
 
 __all__ = [
+    "baseline_sensitivity",
     "centres",
     "classify_defects",
     "colour_key",
     "fit_curves",
     "integrated_curve",
     "kam",
+    "median_centres",
     "moment_errors",
     "moments",
     "mosaicity",
+    "unlit_background",
 ]

@@ -27,7 +27,6 @@ from dfxm_dask.schema import (
     FRAME_SCALE,
     HOT,
     NOISE,
-    PHOTON_GAIN,
     POSITION,
     SPACE,
     PlainBackground,
@@ -115,27 +114,6 @@ def dark_noise(name: str, read_noise: float | None, noise: np.ndarray | None) ->
     return float(noise)
 
 
-def photons_per_count(name: str, gain: float | None, photon_gain: np.ndarray | None) -> float:
-    """Gain of the detector: the given one, else that of the step ``photon_transfer``, else 1.
-
-    Raises
-    ------
-    InputError
-        The counts do not determine it.
-    """
-    if gain is not None:
-        return float(gain)
-    if photon_gain is None:
-        return 1.0
-    if not np.isfinite(photon_gain):
-        raise InputError(
-            f"{name}: variable 'photon_gain'",
-            "is NaN: the counts do not determine the photons per count (see the step photon_transfer)",
-            "give gain=<photons per count> of the camera",
-        )
-    return float(photon_gain)
-
-
 def _noises(frames: Frames, dark: float, gain: float, cut: float, background_error: float) -> tuple[Noise, Noise]:
     """Noise of raw counts, and of the counts of a frame of the median scale."""
     scale = float(np.median(frames.scale))
@@ -146,7 +124,7 @@ def _noises(frames: Frames, dark: float, gain: float, cut: float, background_err
 
 @reduction(
     reads=(COUNTS, AXES),
-    may_read=(BACKGROUND, HOT, NOISE, POSITION, FRAME_SCALE, PHOTON_GAIN, TOTAL, PEAK, COM, STD, FLAGS),
+    may_read=(BACKGROUND, HOT, NOISE, POSITION, FRAME_SCALE, TOTAL, PEAK, COM, STD, FLAGS),
     writes=(
         TOTAL_ERROR,
         PEAK_ERROR,
@@ -168,7 +146,6 @@ def moment_errors(
     noise: np.ndarray | None = None,
     position: dict[str, np.ndarray] | None = None,
     frame_scale: np.ndarray | None = None,
-    photon_gain: np.ndarray | None = None,
     total: np.ndarray | None = None,
     peak: np.ndarray | None = None,
     com: dict[str, np.ndarray] | None = None,
@@ -178,14 +155,7 @@ def moment_errors(
     background: PlainBackground = None,
     lit_above: LitAbove = 0.0,
     noise_cut: NoiseCut = 0.0,
-    gain: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            description="photons per count of the detector; default: photon_gain of the scan, else 1",
-            json_schema_extra={"unit": "1/count"},
-        ),
-    ] = None,
+    gain: Gain = 1.0,
     read_noise: ReadNoise = None,
     background_error: Annotated[
         float | None,
@@ -215,14 +185,12 @@ def moment_errors(
         Only for axes along which frames do not lie on a grid.
     frame_scale : array, optional
         Multiplies the cut and the noise of each frame.
-    photon_gain : array, optional
-        See :func:`dfxm_dask.frames.photon_transfer`.
     total, peak, com, std, flags : arrays, optional
         Results of :func:`moments` with the same parameters, computed here if one is absent.
     background : float or "none", optional
         This parameter or a background map is required.
-    gain : float, 1/count, optional
-        By default 1 (our choice) without ``photon_gain``. A camera with 2.14 counts per photon has a gain of 0.467.
+    gain : float, 1/count
+        Our choice: 1. A camera with 2.14 counts per photon has a gain of 0.467.
     background_error : float, count, optional
         Common to all frames of a pixel. By default, the error of a map is that of a quantile of 0.1 of dark frames:
         noise × 1.71 / sqrt(frames). For a dark image, give its error.
@@ -230,8 +198,8 @@ def moment_errors(
     Raises
     ------
     InputError
-        No background at all, both a map and a number, an unknown noise, a gain that the counts do not determine, or
-        moments with another background or cut.
+        No background at all, both a map and a number, an unknown noise, or moments with another background or
+        cut.
 
     Notes
     -----
@@ -300,7 +268,6 @@ def moment_errors(
     level = plain_background("moment_errors", background_map, background, shape)
     dark = dark_noise("moment_errors", read_noise, noise)
     cut = cut_in_counts("moment_errors", noise_cut, noise)
-    photons = photons_per_count("moment_errors", gain, photon_gain)
     if total is None or peak is None or com is None or std is None or flags is None:
         found = moments.kernel(
             counts,
@@ -324,7 +291,7 @@ def moment_errors(
         if background_error is None:
             share = 0.0 if background_map is None else math.sqrt(QUANTILE_VARIANCE / frames.scale.size)
             background_error = share * dark * float(np.median(frames.scale))
-        limits, typical = _noises(frames, dark, photons, cut, background_error)
+        limits, typical = _noises(frames, dark, float(gain), cut, background_error)
         low, widths = 0.0, np.empty((0, 2), np.float32)
         if cut > 0 and len(names) <= len(SURFACE):
             height = HIGH * float(typical.cut)
