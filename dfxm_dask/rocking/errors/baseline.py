@@ -22,7 +22,7 @@ from dfxm_dask.schema import (
 )
 
 UNLIT_BACKGROUND = Variable(
-    "unlit_background", ("z",), "float32", "count", "median background of the pixels that do not diffract"
+    "unlit_background", ("z",), "float32", "count", "background of the pixels that do not diffract, low quantile"
 )
 COM_BASELINE = Variable(
     "com_{axis}_baseline", SPACE, "float32", "{units}", "largest change of the centre along {axis} by other backgrounds"
@@ -40,11 +40,21 @@ ENDS = 3  # frames at each end of the scan (our choice)
 
 
 @reduction(reads=(BACKGROUND, FLAGS), writes=(UNLIT_BACKGROUND,), over=("y", "x"), min_axes=0, group="rocking")
-def unlit_background(background_map: np.ndarray, flags: np.ndarray) -> dict[str, np.ndarray]:
-    """Background of a layer from the pixels that do not diffract: the median of their backgrounds.
+def unlit_background(
+    background_map: np.ndarray,
+    flags: np.ndarray,
+    *,
+    quantile: Annotated[float, Field(ge=0, le=1, description="order of the quantile over unlit pixels")] = 0.1,
+) -> dict[str, np.ndarray]:
+    """Background of a layer from the pixels that do not diffract: a low quantile of their backgrounds.
 
     A pixel that diffracts during most of the scan has no quiet frames, so its own background is too high. Pixels beside
     the sample or between grains show the level of the detector.
+
+    Parameters
+    ----------
+    quantile : float
+        Our choice: 0.1, because pixels below the cut may still diffract weakly.
 
     Notes
     -----
@@ -66,7 +76,7 @@ def unlit_background(background_map: np.ndarray, flags: np.ndarray) -> dict[str,
     100.0
     """
     dark = background_map[((flags & UNLIT) > 0) & np.isfinite(background_map)]
-    level = np.median(dark) if dark.size >= FEWEST else np.nan
+    level = np.quantile(dark, quantile) if dark.size >= FEWEST else np.nan
     return {"unlit_background": np.asarray(level, np.float32)}
 
 

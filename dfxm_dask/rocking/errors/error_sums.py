@@ -14,8 +14,9 @@ from numba import njit
 
 STRIP = 64  # pixels along x that are summed together: few enough that many strips are dark in many frames
 NEAR = 2.0  # noise below the cut; strips without a count above are skipped with their neighbours
-# Gauss–Hermite quadrature of three points: the distance of the outer ones in standard deviations, and their weight.
-FAR, SIXTH = np.float32(3**0.5), np.float32(1 / 6)
+# Gauss–Hermite quadrature of four points: distances of two pairs in standard deviations, and their weights.
+FIRST, SECOND = np.float32((3 - 6**0.5) ** 0.5), np.float32((3 + 6**0.5) ** 0.5)
+WEIGHT_FIRST, WEIGHT_SECOND = np.float32((3 + 6**0.5) / 12), np.float32((3 - 6**0.5) / 12)
 QUARTER, HALF, ZERO, ONE, TWO = np.float32(0.25), np.float32(0.5), np.float32(0), np.float32(1), np.float32(2)
 LEAST = np.float32(0.3)  # of the noise at the cut: the least noise in the linear form
 STEEPEST_NOISE = np.float32(0.25)  # per count: the largest slope of the linear form
@@ -79,8 +80,7 @@ def _variances(curve, rows, coefficients, strip, dark2, per_count, cut, half_cut
     i0, i1, i2 = np.uintp(rows[0]), np.uintp(rows[1]), np.uintp(rows[2])
     i3, i4 = np.uintp(rows[3]), np.uintp(rows[4])
     c0, c1, c2 = coefficients[0], coefficients[1], coefficients[2]
-    one = ONE / half_cut
-    least, inverse = LEAST * half_cut, HALF / (FAR * half_cut)
+    least, inverse = LEAST * half_cut, ONE / half_cut
     for n in range(STRIP):
         x = np.uintp(n)
         own = curve[i0 + x]
@@ -88,12 +88,13 @@ def _variances(curve, rows, coefficients, strip, dark2, per_count, cut, half_cut
         beyond = mean - cut
         half = half_cut + steep * beyond
         half = half if half > least else least
-        a = FAR * half
-        apart = (mean + a if beyond > -a else ZERO) - (mean - a if beyond > a else ZERO)
-        both = SIXTH * apart * apart
-        both = dark2 + per_count * mean if beyond > a else both
-        answer = apart * inverse * (TWO - half * one)
-        answer = ONE if beyond > a else answer
+        a, b = FIRST * half, SECOND * half
+        first = (mean + a if beyond > -a else ZERO) - (mean - a if beyond > a else ZERO)
+        second = (mean + b if beyond > -b else ZERO) - (mean - b if beyond > b else ZERO)
+        both = WEIGHT_FIRST * first * first + WEIGHT_SECOND * second * second
+        both = dark2 + per_count * mean if beyond > b else both
+        answer = (WEIGHT_FIRST * FIRST * first + WEIGHT_SECOND * SECOND * second) * inverse * (TWO - half * inverse)
+        answer = ONE if beyond > b else answer
         weight = own if own > cut else ZERO
         strip[VARIANCE * STRIP + n], strip[RESPONSE * STRIP + n], strip[WEIGHT * STRIP + n] = both, answer, weight
         strip[SUM * STRIP + n] += both
