@@ -43,7 +43,8 @@ def test_moment_errors__state_the_scatter_over_repeated_scans(
         error = f"{result}_error"
         found.setdefault(result, stated.get(result))
         scatter = found[result].var(axis=0, ddof=1, dtype=float)
-        assert 0.95 < np.sqrt((stated[error].astype(float) ** 2).mean() / scatter.mean()) < 1.1, result
+        least = 0.95 if result[:3] in ("com", "tot") else 0.9
+        assert least < np.sqrt((stated[error].astype(float) ** 2).mean() / scatter.mean()) < 1.1, result
         within = np.abs(found[result] - found[result].mean(0, dtype=float)) < stated[error]
         assert 0.64 < within.mean() < 0.73, result
     for n in names:
