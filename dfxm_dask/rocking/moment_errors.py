@@ -234,8 +234,8 @@ def moment_errors(
 
     ``com_split`` is half the difference of the centres of mass of the frames at even and odd positions. Its mean square
     over pixels is the variance of the centre of mass. Where the curve rises by more than its noise from frame to frame
-    at the level of the cut, it also contains the position of the cut within a step: up to 1.12 of the scatter in
-    simulations.
+    at the level of the cut, it also contains the position of the cut within a step: up to 1.14 of the scatter in
+    simulations. It is NaN for curves with a standard deviation below 1.2 steps, which half of the frames do not sample.
 
     Errors have the mask of the centre of mass. They are NaN also for pixels with weight in one frame only, and where
     the maximum exceeds the cut by less than 1.5 times its noise (our choice): whether such a pixel is lit depends on

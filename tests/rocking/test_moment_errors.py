@@ -48,8 +48,12 @@ def test_moment_errors__state_the_scatter_over_repeated_scans(
         within = np.abs(found[result] - found[result].mean(0, dtype=float)) < stated[error]
         assert 0.64 < within.mean() < 0.73, result
     for n in names:
-        split = np.sqrt((stated[f"com_{n}_split"].astype(float) ** 2).mean())
-        assert split == pytest.approx(np.sqrt((stated[f"com_{n}_error"].astype(float) ** 2).mean()), rel=0.05)
+        split, error = (stated[f"com_{n}_{word}"].astype(float) for word in ("split", "error"))
+        if found[f"std_{n}"].mean() < 1.1 * np.diff(scan[n]).mean():
+            assert np.isnan(split).mean() > 0.9  # half of the frames do not sample the curve
+        else:
+            known = np.isfinite(split) & np.isfinite(error)
+            assert np.square(split[known]).mean() == pytest.approx(np.square(error[known]).mean(), rel=0.12)
 
 
 def test_moment_errors__covariance_of_two_axes() -> None:

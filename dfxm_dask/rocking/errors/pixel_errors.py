@@ -29,6 +29,7 @@ from dfxm_dask.rocking.errors.error_sums import (
 
 CLEAR = 1.5  # noise units by which a maximum must exceed the cut for errors (our choice, see Notes)
 HIGH = 3.0  # cuts: least height of a Gaussian curve with a width (our choice, see Notes)
+SAMPLED = 1.2  # steps: least standard deviation of a curve that every second frame still samples (our choice)
 FIRST_MAPS, PER_AXIS = 2, 5  # total and peak; then for each axis: peak position, std, width, its error, split
 
 
@@ -154,7 +155,7 @@ def _finish(strip, sums, pairs, curves, y, first, width, noise, tables, errors, 
         one = 1.0 / total
         for a in range(axes):
             even = np.float64(sums[a, EVEN * STRIP + n])
-            if even > 0 and total - even > 0.5:
+            if even > 0 and total - even > 0.5 and curves.std[a, y, x] > SAMPLED * tables.step[a]:
                 half = 0.5 * sums[a, EVEN_FIRST * STRIP + n] * curves.std[a, y, x]
                 errors[FIRST_MAPS + a * PER_AXIS + 4, y, x] = half * total / (even * (total - even))
         if not clear:
