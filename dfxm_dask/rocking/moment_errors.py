@@ -186,7 +186,8 @@ def moment_errors(
     frame_scale : array, optional
         Multiplies the cut and the noise of each frame.
     total, peak, com, std, flags : arrays, optional
-        Results of :func:`moments` with the same parameters, computed here if one is absent.
+        Results of :func:`moments` with the same parameters, computed here if one is absent. Where ``total`` is that of
+        another cut or background, the errors are NaN.
     background : float or "none", optional
         This parameter or a background map is required.
     gain : float, 1/count
@@ -198,8 +199,7 @@ def moment_errors(
     Raises
     ------
     InputError
-        No background at all, both a map and a number, an unknown noise, or moments with another background or
-        cut.
+        No background at all, both a map and a number, or an unknown noise.
 
     Notes
     -----
@@ -304,13 +304,7 @@ def moment_errors(
             (flags & (MULTIMODAL | TRUNCATED | SATURATED)) > 0,
         )
         tables = Tables(low, widths, scatter_of_maximum(), middle, half, step)
-        wrong = fill_errors(frame_lines(counts), level, curves, frames, limits, typical, tables, errors, covariance)
-        if wrong:
-            raise InputError(
-                f"moment_errors: background={background!r}, noise_cut={noise_cut:g}",
-                f"give sums that differ from total of moments in {wrong} pixels",
-                "give moments and moment_errors the same background and noise_cut",
-            )
+        fill_errors(frame_lines(counts), level, curves, frames, limits, typical, tables, errors, covariance)
     result: dict[str, np.ndarray] = {"total_error": errors[0], "peak_error": errors[1]}
     for a, name in enumerate(names):
         row = FIRST_MAPS + a * PER_AXIS

@@ -66,6 +66,13 @@ def unlit_background(
 
     Examples
     --------
+    >>> import dfxm_dask
+    >>> scan = dfxm_dask.example_scan()
+    >>> scan = scan.merge(dfxm_dask.background(scan))
+    >>> maps = dfxm_dask.moments(scan, noise_cut=5)
+    >>> bool(np.isnan(dfxm_dask.unlit_background(scan.merge(maps))["unlit_background"][0]))  # too few unlit pixels
+    True
+
     The kernel alone, on one layer:
 
     >>> level = np.full((20, 20), 100, np.float32)

@@ -95,7 +95,7 @@ def _variances(curve, rows, coefficients, strip, dark2, per_count, cut, half_cut
         both = dark2 + per_count * mean if beyond > b else both
         answer = (WEIGHT_FIRST * FIRST * first + WEIGHT_SECOND * SECOND * second) * inverse * (TWO - half * inverse)
         answer = ONE if beyond > b else answer
-        weight = own if own > cut else ZERO
+        weight = ZERO if own <= cut else own  # in this order NaN stays NaN
         strip[VARIANCE * STRIP + n], strip[RESPONSE * STRIP + n], strip[WEIGHT * STRIP + n] = both, answer, weight
         strip[SUM * STRIP + n] += both
         strip[ANSWER * STRIP + n] += answer
@@ -179,12 +179,12 @@ def _load(line, start, width, level, curve, row, limit):
         for n in range(STRIP):
             value = np.float32(line[np.uintp(start) + np.uintp(n)]) - level[n]
             curve[np.uintp(row) + np.uintp(n)] = value
-            seen |= np.int32(value > limit)
+            seen |= np.int32(not value <= limit)  # in this order NaN is seen
     else:
         for n in range(width):
             value = np.float32(line[np.uintp(start) + np.uintp(n)]) - level[n]
             curve[np.uintp(row) + np.uintp(n)] = value
-            seen |= np.int32(value > limit)
+            seen |= np.int32(not value <= limit)  # in this order NaN is seen
     return seen > 0
 
 

@@ -133,24 +133,23 @@ def _width_variance(sums, pairs, spread, answer, level, n, a, bend):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _finish(strip, sums, pairs, curves, y, first, width, noise, tables, errors, covariance):
-    """Errors of a strip from its sums; the number of pixels whose sum differs from that of the moments."""
+    """Errors of a strip from its sums."""
     axes = curves.com.shape[0]
     level = np.float64(noise.level) ** 2
-    wrong = 0
     for n in range(width):
         x = first + n
         total, peak = np.float64(curves.total[y, x]), np.float64(curves.peak[y, x])
         spread, answer = np.float64(strip[SUM * STRIP + n]), np.float64(strip[ANSWER * STRIP + n])
-        errors[0, y, x] = math.sqrt(spread + level * answer * answer) if total == total else np.nan
+        # Moments of another cut or background, which no error here belongs to.
+        other = not abs(strip[ALL * STRIP + n] - total) <= 1e-3 * total + 1
+        errors[0, y, x] = math.sqrt(spread + level * answer * answer) if total == total and not other else np.nan
         lit, q = total > 0, total
         for a in range(axes):
             lit &= curves.std[a, y, x] > 0
             q *= tables.step[a] / curves.std[a, y, x]
         single = noise.dark * noise.dark + max(peak, 0.0) / noise.gain
         clear = lit and peak > noise.cut and (peak - noise.cut) * (peak - noise.cut) > CLEAR * CLEAR * single
-        if lit and abs(strip[ALL * STRIP + n] - total) > 1e-3 * total + 1:
-            wrong += 1
-        if not lit:
+        if not lit or other:
             continue
         one = 1.0 / total
         for a in range(axes):
@@ -186,7 +185,6 @@ def _finish(strip, sums, pairs, curves, y, first, width, noise, tables, errors, 
                 both = np.float64(sums[a, FIRST_ANSWER * STRIP + n]) * sums[b, FIRST_ANSWER * STRIP + n]
                 covariance[row, y, x] = std * curves.std[b, y, x] * one * one * (value + level * both)
                 row += 1
-    return wrong
 
 
 @njit(nogil=True, cache=True)
@@ -206,12 +204,7 @@ def fill_errors(lines, background, curves, frames, noise, typical, tables, error
         NaN; filled: errors of total and peak, then for each axis those of the position of the maximum and of the
         standard deviation, the width, its error, and the split of the centre.
     covariance : array (pair of axes, y, x), float64
-        NaN; filled.
-
-    Returns
-    -------
-    int
-        Number of pixels whose sum differs from that of the moments.
+        NaN; filled. Pixels whose sum differs from that of the moments stay NaN.
     """
     rows, columns = curves.total.shape
     axes, length = frames.unit.shape[0], frames.order.shape[1]
@@ -219,7 +212,6 @@ def fill_errors(lines, background, curves, frames, noise, typical, tables, error
     strip, sums = np.empty(ROWS * STRIP, np.float32), np.empty((axes, AXIS_ROWS * STRIP), np.float32)
     pairs = np.empty((max(1, axes * (axes - 1) // 2), 2 * STRIP), np.float32)
     level = np.zeros(STRIP, np.float32)
-    wrong = 0
     for y in range(rows):
         for first in range(0, columns, STRIP):
             width = min(STRIP, columns - first)
@@ -227,5 +219,4 @@ def fill_errors(lines, background, curves, frames, noise, typical, tables, error
             level[:width] = background[y, first : first + width]
             _begin(sums, curves, y, first, width, tables)
             add_strip(lines, y * lines.row_step + first, width, level, frames, noise, curve, near, strip, sums, pairs)
-            wrong += _finish(strip, sums, pairs, curves, y, first, width, typical, tables, errors, covariance)
-    return wrong
+            _finish(strip, sums, pairs, curves, y, first, width, typical, tables, errors, covariance)
