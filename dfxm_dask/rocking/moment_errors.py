@@ -238,7 +238,7 @@ def moment_errors(
     simulations. It is NaN for curves with a standard deviation below 1.2 steps, which half of the frames do not sample.
 
     Errors have the mask of the centre of mass. They are NaN also for pixels with weight in one frame only, and where
-    the maximum exceeds the cut by less than 1.5 times its noise (our choice): whether such a pixel is lit depends on
+    the maximum exceeds the cut by less than 1.5 times its noise (our choice): whether this pixel is lit depends on
     the noise. Errors of truncated or saturated curves (``flags`` of :func:`moments`) describe the scatter, not the
     bias. The errors contain neither motors nor the bias of a wrong background: see :func:`baseline_sensitivity`.
 

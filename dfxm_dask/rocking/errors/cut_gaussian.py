@@ -16,7 +16,7 @@ FLAT = 0.9  # largest 1 / (1 + √k) of a curve with a scatter of its maximum: f
 
 @lru_cache(maxsize=16)
 def cut_widths(dark: float, gain: float, cut: float, axes: int, least: float) -> tuple[float, np.ndarray]:
-    """What a cut leaves of the standard deviation of a Gaussian curve.
+    """Part of the standard deviation of a Gaussian curve that a cut leaves.
 
     Parameters
     ----------
