@@ -29,7 +29,7 @@ from bench.following import FOLLOW, Live
 from bench.limits import figure_graph, figure_memory
 from bench.movies import Movie, figure_detection
 from bench.networks import Networks, figure_speed, figure_worker
-from bench.reducing import figure_darling, figure_fit, figure_fused, figure_maps, figure_workers
+from bench.reducing import figure_darling, figure_errors, figure_fit, figure_fused, figure_maps, figure_workers
 from bench.scale import Scale, figure_driver, figure_plan, figure_tasks
 from bench.simulating import Work, figure_dynamical, figure_forward, figure_hard
 from bench.storing import figure_ingest, figure_read, figure_slice
@@ -45,6 +45,7 @@ MAPS: dict[str, Callable[[Data], list[Row]]] = {
     "slice": figure_slice,
     "ingest": figure_ingest,
     "fused": figure_fused,
+    "errors": figure_errors,
     "maps": figure_maps,
     "darling": figure_darling,
     "workers": figure_workers,

@@ -8,7 +8,9 @@ convolved with the divergence and bandwidth of the beam.
 
 ``moments`` computes position, width, skewness and kurtosis as moments about the mean: no model, one pass, exact for
 several peaks, but sensitive to the tails; the background must be right and the scan must reach it. ``moment_errors``
-computes the standard errors of these moments. ``centres`` computes the position alone, in a window that follows the
+computes the standard errors of these moments, widths that the cut does not shorten, and a check of the errors by halves
+of the scan; ``baseline_sensitivity`` shows how far other backgrounds would move them. ``median_centres`` computes the
+median, which tails move less. ``centres`` computes the position alone, in a window that follows the
 curve: with little noise and without bias for displacements far below one step, as strains require. ``fit_curves`` fits
 one Gaussian, Lorentzian or pseudo-Voigt with its own background: robust against the tails, with an uncertainty, but
 wrong where the curve has several peaks. In a clean crystal the two agree; where they differ (or ``flags`` report a
@@ -25,9 +27,11 @@ the first result to look at; ``orientation_distribution`` is the distribution of
 
 from dfxm_dask.rocking.centres import centres
 from dfxm_dask.rocking.distribution import orientation_distribution
+from dfxm_dask.rocking.errors.baseline import baseline_sensitivity, unlit_background
 from dfxm_dask.rocking.fit_curves import fit_curves
 from dfxm_dask.rocking.integrated_curve import integrated_curve
 from dfxm_dask.rocking.kam import kam
+from dfxm_dask.rocking.median import median_centres
 from dfxm_dask.rocking.moment_errors import moment_errors
 from dfxm_dask.rocking.moments import moments
 from dfxm_dask.rocking.mosaicity import colour_key, mosaicity
@@ -36,6 +40,7 @@ from dfxm_dask.rocking.subgrains.link import link_segments
 from dfxm_dask.rocking.subgrains.segment import regions, segment_layers
 
 __all__ = [
+    "baseline_sensitivity",
     "centres",
     "classify_defects",
     "colour_key",
@@ -43,10 +48,12 @@ __all__ = [
     "integrated_curve",
     "kam",
     "link_segments",
+    "median_centres",
     "moment_errors",
     "moments",
     "mosaicity",
     "orientation_distribution",
     "regions",
     "segment_layers",
+    "unlit_background",
 ]

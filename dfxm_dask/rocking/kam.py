@@ -17,7 +17,17 @@ from dfxm_dask.schema import SPACE, Variable, X, Y, pixel_length
 
 # Angles only, all in one unit: a norm over degree and keV has no meaning, and is refused on entry.
 COM = Variable("com_{axis}", SPACE, "float64", "degree", "centre of mass along {axis}")
+COM_ERROR = Variable("com_{axis}_error", SPACE, "float32", "degree", "standard error of the centre along {axis}")
 KAM = Variable("kam", SPACE, "float32", "degree", "kernel average misorientation")
+KAM_ERROR = Variable("kam_error", SPACE, "float32", "degree", "standard error of the kernel average misorientation")
+KAM_EXCESS = Variable(
+    "kam_excess", SPACE, "float32", "degree2", "mean square misorientation to the neighbours without that of noise"
+)
+KAM_EXCESS_ERROR = Variable(
+    "kam_excess_error", SPACE, "float32", "degree2", "standard error of the mean square misorientation"
+)
+BLOCK = 512  # pixels along x whose sums are kept together
+RESOLVED = 4.0  # noise floors: least KAM² with an error of KAM (our choice, see Notes)
 
 
 @njit(nogil=True, cache=True)
@@ -47,6 +57,104 @@ def _mean_difference(angles, offsets, mean):
                 count[first + x] += 1.0 if known else 0.0
         for x in range(columns):
             mean[y, x] = total[x] / count[x] if count[x] > 0 else np.nan
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _add_axis(here, there, own, other, near):
+    """Adds one axis to the squared distance to a neighbour, with its noise; rows of `near`."""
+    for k in range(here.size):
+        difference = there[k] - here[k]
+        square = difference * difference
+        near[k] += square
+        near[BLOCK + k] += square * other[k]
+        near[2 * BLOCK + k] += other[k] + own[k]
+        near[3 * BLOCK + k] += other[k] * other[k] + 2 * other[k] * own[k]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _add_neighbour(near, sums, size):
+    """Adds one neighbour to the sums; `near` then has the inverse distance, and 1 or 0 if it is unknown."""
+    for k in range(size):
+        square, along, noise, mixed = near[k], near[BLOCK + k], near[2 * BLOCK + k], near[3 * BLOCK + k]
+        known = square + noise < np.inf
+        square, along = square if known else 0.0, along if known else 0.0
+        noise, mixed = noise if known else 0.0, mixed if known else 0.0
+        one = 1 / np.sqrt(square if square > 0 else np.inf)
+        sums[k] += 1.0 if known else 0.0
+        sums[BLOCK + k] += square * one
+        sums[2 * BLOCK + k] += square
+        sums[3 * BLOCK + k] += noise
+        sums[4 * BLOCK + k] += along * one * one
+        sums[5 * BLOCK + k] += along
+        sums[6 * BLOCK + k] += mixed
+        near[k], near[BLOCK + k] = one, 1.0 if known else 0.0
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _add_pull(here, there, near, pull):
+    """Adds the direction to one neighbour along an axis, and the difference."""
+    for k in range(here.size):
+        difference = there[k] - here[k] if near[BLOCK + k] > 0 else 0.0
+        pull[k] += difference * near[k]
+        pull[BLOCK + k] += difference
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _finish(sums, pulls, own, error, excess, excess_error):
+    """Errors of a row of pixels from their sums."""
+    for x in range(error.size):
+        n, total, square, floor = sums[x], sums[BLOCK + x], sums[2 * BLOCK + x], sums[3 * BLOCK + x]
+        if n == 0:
+            continue
+        variance, slope, noise = sums[4 * BLOCK + x], sums[5 * BLOCK + x], sums[6 * BLOCK + x]
+        for a in range(own.shape[0]):
+            here = own[a, x]
+            variance += pulls[a, x] * pulls[a, x] * here
+            slope += pulls[a, BLOCK + x] * pulls[a, BLOCK + x] * here
+            noise += n * n * here * here
+        excess[x] = (square - floor) / n
+        # A mean square within two standard deviations of that of noise tells nothing of its own slope.
+        clear = square - floor > np.sqrt(8 * noise)
+        excess_error[x] = np.sqrt(max(4 * slope - 2 * noise, 2 * noise) if clear else 2 * noise) / n
+        if total * total > RESOLVED * n * floor:
+            error[x] = np.sqrt(variance) / n
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _errors(angles, variances, offsets, error, excess, excess_error):
+    """Errors of the mean distance to the neighbours, row by row; the mean square without noise, and its error."""
+    axes, rows, columns = angles.shape
+    sums, near, pulls = np.empty(7 * BLOCK), np.empty(4 * BLOCK), np.empty((axes, 2 * BLOCK))
+    for y in range(rows):
+        for start in range(0, columns, BLOCK):
+            stop = min(start + BLOCK, columns)
+            sums[:], pulls[:] = 0, 0
+            for k in range(offsets.shape[0]):
+                dy, dx = offsets[k]
+                first, last = max(start, -dx), min(stop, columns - dx)
+                if y + dy < 0 or y + dy >= rows or last <= first:
+                    continue
+                near[:] = 0
+                for a in range(axes):
+                    there, other = (
+                        angles[a, y + dy, first + dx : last + dx],
+                        variances[a, y + dy, first + dx : last + dx],
+                    )
+                    _add_axis(
+                        angles[a, y, first:last], there, variances[a, y, first:last], other, near[first - start :]
+                    )
+                _add_neighbour(near[first - start :], sums[first - start :], last - first)
+                for a in range(axes):
+                    there = angles[a, y + dy, first + dx : last + dx]
+                    _add_pull(angles[a, y, first:last], there, near[first - start :], pulls[a, first - start :])
+            _finish(
+                sums,
+                pulls,
+                variances[:, y, start:stop],
+                error[y, start:stop],
+                excess[y, start:stop],
+                excess_error[y, start:stop],
+            )
 
 
 def neighbourhood(
@@ -108,12 +216,19 @@ def neighbours(name: str, parameters: Mapping[str, Any], positions: Mapping[str,
     return offsets
 
 
-@reduction(reads=(COM, Y, X), may_read=(FLAGS,), writes=(KAM,), over=("y", "x"), fits=partial(neighbours, "kam"))
+@reduction(
+    reads=(COM, Y, X),
+    may_read=(FLAGS, COM_ERROR),
+    writes=(KAM, KAM_ERROR, KAM_EXCESS, KAM_EXCESS_ERROR),
+    over=("y", "x"),
+    fits=partial(neighbours, "kam"),
+)
 def kam(
     com: dict[str, np.ndarray],
     y: np.ndarray,
     x: np.ndarray,
     flags: np.ndarray | None = None,
+    com_error: dict[str, np.ndarray] | None = None,
     *,
     radius: Annotated[
         float, Field(gt=0, description="distance of the farthest neighbours", json_schema_extra={"unit": "um"})
@@ -139,6 +254,9 @@ def kam(
     flags : array, optional
         Pixels with the flag ``single`` (lit in a single frame) are left out: their centre of mass is only known to a
         step.
+    com_error : dict of arrays, optional
+        See :func:`moment_errors`. Without it ``noise`` is the error of every pixel; without both, errors and
+        ``kam_excess`` are NaN.
     radius : float, um
         A length rather than a number of pixels, since the effective pixel differs along x and y (our choice: 2 um).
     footprint : "disc" or "square"
@@ -161,6 +279,16 @@ def kam(
     The pixel itself does not count. Neighbours outside the layer or without a centre of mass are left out; a pixel
     without a centre of mass or without neighbours is NaN. The correction is exact for one axis and the mean square; it
     vanishes where the misorientation is much larger than the noise.
+
+    KAM of pure noise is not 0. ``kam_excess`` is the mean square without the noise floor; its mean over pixels of one
+    orientation is 0, and single pixels may be negative::
+
+        kam_excess = (1 / N) Σₙ (‖COM(n) − COM‖² − Σₐ (σₐ(n)² + σₐ²))
+
+    with the standard errors σ. The errors of KAM and of ``kam_excess`` follow from the σ of the pixel, common to all
+    differences, and those of its neighbours; they neglect covariances of two axes. The error of KAM is linear in the
+    noise, and NaN where KAM² is less than four times the mean floor: there the sign of the differences is not known
+    (our choice). The error of ``kam_excess`` holds everywhere.
 
     The norm treats the scan angles as orthogonal rotations of equal weight. One reflection does not reveal the rotation
     about the diffraction vector, so KAM is a lower bound of the misorientation.
@@ -191,4 +319,9 @@ def kam(
     _mean_difference(angles, offsets, mean)
     if noise:
         mean = np.sqrt(np.maximum(mean.astype(np.float64) ** 2 - 2 * noise**2, 0)).astype(np.float32)
-    return {"kam": mean}
+    error, excess, excess_error = (np.full(mean.shape, np.nan, np.float32) for _ in range(3))
+    if com_error is not None or noise:
+        sigma = [np.full(mean.shape, noise) if com_error is None else com_error[name] for name in com]
+        variances = np.stack([np.square(value, dtype=np.float64) for value in sigma])
+        _errors(angles, variances, offsets, error, excess, excess_error)
+    return {"kam": mean, "kam_error": error, "kam_excess": excess, "kam_excess_error": excess_error}

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from itertools import combinations_with_replacement
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
-from numba import njit
 from pydantic import Field
 
 from dfxm_dask.errors import InputError
 from dfxm_dask.memory import frame_lines
 from dfxm_dask.reduction import reduction
-from dfxm_dask.rocking.moments import LitAbove, NoiseCut, cut_in_counts
+from dfxm_dask.rocking.errors.cut_gaussian import SURFACE, cut_widths, scatter_of_maximum
+from dfxm_dask.rocking.errors.error_sums import Frames, Noise
+from dfxm_dask.rocking.errors.pixel_errors import FIRST_MAPS, HIGH, PER_AXIS, Curves, Tables, fill_errors
+from dfxm_dask.rocking.moments import FLAGS, PEAK, STD, TOTAL, LitAbove, NoiseCut, cut_in_counts, moments
+from dfxm_dask.rocking.power_sums import MULTIMODAL, SATURATED, TRUNCATED
 from dfxm_dask.schema import (
     AXES,
     BACKGROUND,
+    COM,
     COM_COVARIANCE,
     COM_ERROR,
     COUNTS,
@@ -33,6 +37,24 @@ from dfxm_dask.schema import (
 TOTAL_ERROR = Variable(
     "total_error", SPACE, "float32", "count", "standard error of the sum of the rocking curve above background"
 )
+PEAK_ERROR = Variable("peak_error", SPACE, "float32", "count", "standard error of the maximum of the rocking curve")
+PEAK_AT_ERROR = Variable(
+    "peak_{axis}_error", SPACE, "float32", "{units}", "standard error of the position of the maximum along {axis}"
+)
+STD_ERROR = Variable(
+    "std_{axis}_error", SPACE, "float32", "{units}", "standard error of the standard deviation along {axis}"
+)
+SPLIT = Variable(
+    "com_{axis}_split",
+    SPACE,
+    "float32",
+    "{units}",
+    "half the difference of the centres of mass of even and odd frames along {axis}",
+)
+WIDTH = Variable(
+    "width_{axis}", SPACE, "float32", "{units}", "standard deviation of a Gaussian curve along {axis} without the cut"
+)
+WIDTH_ERROR = Variable("width_{axis}_error", SPACE, "float32", "{units}", "standard error of the width along {axis}")
 
 Gain = Annotated[
     float,
@@ -46,158 +68,8 @@ ReadNoise = Annotated[
         json_schema_extra={"unit": "count"},
     ),
 ]
-
-STRIP = 64  # pixels along x whose lines of the scan are kept together in the first-level cache
-FAR = 6.0  # standard deviations beyond which a count is on one side of the cut for certain
-
-
-class Frames(NamedTuple):
-    """Frames of a scan in lines along its longest axis.
-
-    Attributes
-    ----------
-    order : array (line, position along the longest axis), int
-        Number of the frame.
-    unit : array (axis, frame)
-        Positions, scaled to −1 … 1.
-    scale : array (frame,)
-        Factor of the counts of a frame relative to raw counts.
-    """
-
-    order: np.ndarray
-    unit: np.ndarray
-    scale: np.ndarray
-
-
-class Noise(NamedTuple):
-    """Noise of the camera, the cut, and the least peak of a lit pixel.
-
-    Attributes
-    ----------
-    dark : float, count
-        Standard deviation of raw counts without diffracted beam.
-    gain : float, 1/count
-        Photons per count.
-    cut, lit_above : float, count
-    """
-
-    dark: float
-    gain: float
-    cut: float
-    lit_above: float
-
-
-@njit(nogil=True, cache=True)
-def variance_of_weight(mean, variance, cut):
-    """Variance of a count above background that is set to 0 unless it exceeds a cut, from a smoothed curve.
-
-    Parameters
-    ----------
-    mean : float
-        Estimate of the expected count, with half the variance of a single count.
-    variance : float
-        Variance of a single count.
-    cut : float
-
-    Notes
-    -----
-    With two independent repeats w and w' of the weight, Var w = E (w - w')²/2. The counts of the repeats are x̄ ± a,
-    where x̄ and a are independent and both have half the variance of a count. The expectation over a is analytic, and
-    the estimate is unbiased because `mean` fluctuates as x̄ does.
-    """
-    half = math.sqrt(0.5 * variance)
-    above = mean - cut
-    if above > FAR * half:
-        return variance
-    if above < -FAR * half or half == 0.0:
-        return 0.0
-    t = above / half
-    below = 0.5 * math.erfc(-t / math.sqrt(2.0))
-    density = math.exp(-0.5 * t * t) / math.sqrt(2 * math.pi)
-    square = (mean * mean + half * half) * below + half * (mean + cut) * density
-    if above > 0:
-        square -= (mean * mean - half * half) * (2 * below - 1) + 2 * half * above * density
-    return max(square, 0.0)
-
-
-@njit(nogil=True, cache=True)
-def _smoothed(curve, j, x):
-    """Curve at one position with half the variance of a single count; exact for polynomials up to the third degree."""
-    last = curve.shape[0] - 1
-    if 2 <= j <= last - 2:
-        return (
-            17 * curve[j, x] + 12 * (curve[j - 1, x] + curve[j + 1, x]) - 3 * (curve[j - 2, x] + curve[j + 2, x])
-        ) / 35
-    if 1 <= j <= last - 1:
-        return (4 * curve[j, x] + curve[j - 1, x] + curve[j + 1, x]) / 6
-    return (curve[j, x] + curve[1 if j == 0 and last > 0 else last - 1 if last > 0 else 0, x]) / 2
-
-
-@njit(nogil=True, cache=True)
-def _add_line(curve, width, frames, order, noise, weight, spread, most, lit_frames):
-    """Adds one line of the scan to the sums of the weights and of their variances."""
-    axes = frames.unit.shape[0]
-    for j in range(order.size):
-        f = order[j]
-        scale = frames.scale[f]
-        cut, dark = noise.cut * scale, noise.dark * scale
-        for x in range(width):
-            above = curve[j, x]
-            if not above <= cut:  # in this order NaN stays NaN
-                most[x] = max(most[x], above)
-                lit_frames[x] += 1
-                weight[0, x] += above
-                for a in range(axes):
-                    weight[1 + a, x] += above * frames.unit[a, f]
-            mean = _smoothed(curve, j, x)
-            # Not clipped at the dark noise, which would make dark frames noisier on average.
-            single = max(dark * dark + scale * mean / noise.gain, 0.25 * dark * dark)
-            variance = variance_of_weight(mean, single, cut)
-            if variance > 0:
-                spread[0, x] += variance
-                row = 1 + axes
-                for a in range(axes):
-                    part = variance * frames.unit[a, f]
-                    spread[1 + a, x] += part
-                    for b in range(a, axes):
-                        spread[row, x] += part * frames.unit[b, f]
-                        row += 1
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _fill(lines, background, hot, frames, noise, half, total, covariance):
-    """Fills the standard error of the sum, and the covariance of the centre of mass for each pair of axes."""
-    rows, columns = total.shape
-    axes, length = frames.unit.shape[0], frames.order.shape[1]
-    curve = np.empty((length, STRIP))
-    weight, spread = np.empty((1 + axes, STRIP)), np.empty((1 + axes + axes * (axes + 1) // 2, STRIP))
-    most, lit_frames = np.empty(STRIP), np.empty(STRIP)
-    for y in range(rows):
-        for first in range(0, columns, STRIP):
-            width = min(STRIP, columns - first)
-            corner = y * lines.row_step + first
-            weight[:], spread[:], most[:], lit_frames[:] = 0, 0, -np.inf, 0
-            for i in range(frames.order.shape[0]):
-                for j in range(length):
-                    start = lines.starts[frames.order[i, j]] + corner
-                    for x in range(width):
-                        curve[j, x] = np.float64(lines.line[start + x]) - background[y, first + x]
-                _add_line(curve, width, frames, frames.order[i], noise, weight, spread, most, lit_frames)
-            for x in range(width):
-                sum_ = weight[0, x]
-                known = sum_ == sum_ and not hot[y, first + x]
-                lit = known and most[x] > noise.lit_above and lit_frames[x] > 1
-                total[y, first + x] = math.sqrt(spread[0, x]) if known else np.nan
-                row = 0
-                for a in range(axes):
-                    c = weight[1 + a, x] / sum_
-                    for b in range(a, axes):
-                        d = weight[1 + b, x] / sum_
-                        central = spread[1 + axes + row, x] - c * spread[1 + b, x] - d * spread[1 + a, x]
-                        central += c * d * spread[0, x]
-                        one = half[a] * half[b] / (sum_ * sum_)
-                        covariance[row, y, first + x] = central * one if lit else np.nan
-                        row += 1
+QUANTILE_VARIANCE = 0.1 * 0.9 / 0.1754983**2
+"""Variance of the 0.1 quantile of n Gaussian samples, times n: q (1 − q) / φ(z)² (large n)."""
 
 
 def frame_positions(scan: dict[str, np.ndarray], position: dict[str, np.ndarray]) -> np.ndarray:
@@ -209,15 +81,18 @@ def frame_positions(scan: dict[str, np.ndarray], position: dict[str, np.ndarray]
 
 
 def _frames_of(scan: dict[str, np.ndarray], position: dict[str, np.ndarray], scale: np.ndarray | None) -> tuple:
-    """Frames of a scan in lines, and the half range of every axis; `position` has positions off the grid."""
+    """Frames of a scan in lines, and the middle, half range and step of every axis."""
     lengths = tuple(values.size for values in scan.values())
     grid = frame_positions(scan, position)
     low, high = grid.min(axis=1), grid.max(axis=1)
-    half = np.where(high > low, (high - low) / 2, 1.0)
+    middle, half = (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
     numbers = np.moveaxis(np.arange(grid.shape[1]).reshape(lengths), int(np.argmax(lengths)), -1)
-    factors = np.ones(grid.shape[1]) if scale is None else np.asarray(scale, np.float64).ravel()
+    factors = np.ones(grid.shape[1]) if scale is None else np.asarray(scale).ravel()
     order = np.ascontiguousarray(numbers.reshape(-1, max(lengths)))
-    return Frames(order, (grid - (low + high)[:, None] / 2) / half[:, None], factors), half
+    unit = ((grid - middle[:, None]) / half[:, None]).astype(np.float32)
+    even = np.indices(lengths).reshape(len(lengths), -1) % 2 == 0
+    step = 2 * half / np.maximum(np.array(lengths) - 1, 1)
+    return Frames(order, unit, even, factors.astype(np.float32)), middle, half, step
 
 
 def dark_noise(name: str, read_noise: float | None, noise: np.ndarray | None) -> float:
@@ -239,10 +114,28 @@ def dark_noise(name: str, read_noise: float | None, noise: np.ndarray | None) ->
     return float(noise)
 
 
+def _noises(frames: Frames, dark: float, gain: float, cut: float, background_error: float) -> tuple[Noise, Noise]:
+    """Noise of raw counts, and of the counts of a frame of the median scale."""
+    scale = float(np.median(frames.scale))
+    raw = (dark, gain, cut, background_error)
+    typical = (dark * scale, gain / scale, cut * scale, background_error)
+    return Noise(*(np.float32(v) for v in raw)), Noise(*(np.float32(v) for v in typical))
+
+
 @reduction(
     reads=(COUNTS, AXES),
-    may_read=(BACKGROUND, HOT, NOISE, POSITION, FRAME_SCALE),
-    writes=(TOTAL_ERROR, COM_ERROR, COM_COVARIANCE),
+    may_read=(BACKGROUND, HOT, NOISE, POSITION, FRAME_SCALE, TOTAL, PEAK, COM, STD, FLAGS),
+    writes=(
+        TOTAL_ERROR,
+        PEAK_ERROR,
+        PEAK_AT_ERROR,
+        COM_ERROR,
+        COM_COVARIANCE,
+        SPLIT,
+        STD_ERROR,
+        WIDTH,
+        WIDTH_ERROR,
+    ),
     over=("scan",),
 )
 def moment_errors(
@@ -253,23 +146,37 @@ def moment_errors(
     noise: np.ndarray | None = None,
     position: dict[str, np.ndarray] | None = None,
     frame_scale: np.ndarray | None = None,
+    total: np.ndarray | None = None,
+    peak: np.ndarray | None = None,
+    com: dict[str, np.ndarray] | None = None,
+    std: dict[str, np.ndarray] | None = None,
+    flags: np.ndarray | None = None,
     *,
     background: PlainBackground = None,
     lit_above: LitAbove = 0.0,
     noise_cut: NoiseCut = 0.0,
     gain: Gain = 1.0,
     read_noise: ReadNoise = None,
+    background_error: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description="standard error of the background; default: 0 of a number, that of a 0.1 quantile of a map",
+            json_schema_extra={"unit": "count"},
+        ),
+    ] = None,
 ) -> dict[str, np.ndarray]:
-    """Standard error of the centre of mass along every scan axis, and of the sum, of the rocking curve.
+    """Standard errors of the moments of the rocking curve, and widths that the cut does not shorten.
 
     The errors are the standard deviations of the results of :func:`moments` over repeated scans with the same
     ``background``, ``lit_above`` and ``noise_cut``. Each count has the noise of the dark camera and the counting noise
-    of its photons. For several scan axes the covariances complete the covariance matrix of the centre of mass.
+    of its photons; the background has its own error. For several scan axes the covariances complete the covariance
+    matrix of the centre of mass. ``com_{axis}_split`` checks the errors without any model of the noise.
 
     Parameters
     ----------
     background_map : array, optional
-        See :func:`dfxm_dask.frames.background`; its own error is not included.
+        See :func:`dfxm_dask.frames.background`.
     hot : array, optional
         Marked pixels are left out.
     noise : array, optional
@@ -278,10 +185,16 @@ def moment_errors(
         Only for axes along which frames do not lie on a grid.
     frame_scale : array, optional
         Multiplies the cut and the noise of each frame.
+    total, peak, com, std, flags : arrays, optional
+        Results of :func:`moments` with the same parameters, computed here if one is absent. Where ``total`` is that of
+        another cut or background, the errors are NaN.
     background : float or "none", optional
         This parameter or a background map is required.
     gain : float, 1/count
         Our choice: 1. A camera with 2.14 counts per photon has a gain of 0.467.
+    background_error : float, count, optional
+        Common to all frames of a pixel. By default, the error of a map is that of a quantile of 0.1 of dark frames:
+        noise × 1.71 / sqrt(frames). For a dark image, give its error.
 
     Raises
     ------
@@ -290,23 +203,44 @@ def moment_errors(
 
     Notes
     -----
-    With the weights w of :func:`moments`, the position u along a scan axis and v along another::
+    With the weights w of :func:`moments` and the distance d of a frame from the centre of mass, in standard deviations
+    of the curve (d_a, d_b along two axes)::
 
-        var total     = Σ var w
-        cov(COM, COM) = Σ var w (u − COM_u) (v − COM_v) / (Σ w)²
+        var total     = Σ var w + β² (Σ r)²
+        cov(COM, COM) = std_a std_b (Σ var w d_a d_b + β² Σ r d_a Σ r d_b) / (Σ w)²
+        var std       = std² (Σ var w (d² − 1)² + β² (Σ r (d² − 1))²) / (2 Σ w)²
 
-    The variance of a count with the mean m above background is noise² + max(m, 0) / gain. A cut turns counts near its
-    level into weights that are 0 in some scans and above the cut in others, so var w exceeds the variance of the
-    count near the cut and is smaller below. Two independent repeats of a count are s + a and s − a, where s and a are
-    independent with half the variance of the count each. Hence::
+    Here β is the error of the background and r the derivative of the expected weight with respect to it. The variance
+    of a count with the mean m above background is noise² + max(m, 0) / gain. A cut turns counts near its level into
+    weights that are 0 in some scans and above the cut in others, so var w exceeds the variance of the count near the
+    cut and is smaller below. Two independent repeats of a count are m + a and m − a, where m and a are independent with
+    half the variance of the count each. Hence::
 
-        var w = ½ E[(w(s + a) − w(s − a))²]
+        var w = ½ E[(w(m + a) − w(m − a))²],   r = E[a w(m + a)] / E[a²]
 
-    The expectation over a is analytic. The curve provides s: a fit of a cubic to five positions along the longest
-    axis halves the variance of a count. Curves narrower than about two steps (FWHM) have larger stated errors.
+    The curve provides m: a fit of a cubic to five positions along the longest axis halves the variance of a count.
+    Gauss–Hermite quadrature gives the expectation over a. Curves narrower than about two steps (FWHM) have larger
+    stated errors.
 
-    Errors have the mask of the centre of mass. They are NaN also for pixels with weight in one frame only. Errors of
-    truncated or saturated curves (``flags`` of :func:`moments`) describe the scatter, not the bias.
+    ``width`` is the standard deviation of a Gaussian curve without the cut: std over the part that the cut leaves of
+    the width of a Gaussian of this total and std with this noise. The variances of the sums also correct the small
+    bias of std that noise causes. For curves of other shapes std remains the moment; without a cut both agree.
+    Gaussians lower than three times the cut have no width (NaN), nor do curves with the flag ``truncated``,
+    ``saturated`` or ``multimodal``.
+
+    ``peak`` is the largest of several noisy counts. Its error, and that of its position, are those of the maximum of a
+    Gaussian curve of this height and width, for scans along one axis and curves with a width (otherwise NaN).
+    The error of the position includes the step; that of ``peak`` does not include the bias of a maximum.
+
+    ``com_split`` is half the difference of the centres of mass of the frames at even and odd positions. Its mean square
+    over pixels is the variance of the centre of mass. Where the curve rises by more than its noise from frame to frame
+    at the level of the cut, it also contains the position of the cut within a step: up to 1.14 of the scatter in
+    simulations. It is NaN for curves with a standard deviation below 1.2 steps, which half of the frames do not sample.
+
+    Errors have the mask of the centre of mass. They are NaN also for pixels with weight in one frame only, and where
+    the maximum exceeds the cut by less than 1.5 times its noise (our choice): whether this pixel is lit depends on
+    the noise. Errors of truncated or saturated curves (``flags`` of :func:`moments`) describe the scatter, not the
+    bias. The errors contain neither motors nor the bias of a wrong background: see :func:`baseline_sensitivity`.
 
     References
     ----------
@@ -318,8 +252,8 @@ def moment_errors(
     >>> import dfxm_dask
     >>> scan = dfxm_dask.example_scan()
     >>> errors = dfxm_dask.moment_errors(scan, background=100, noise_cut=5)
-    >>> sorted(errors.data_vars)
-    ['com_phi_error', 'total_error']
+    >>> sorted(errors.data_vars)[:3]
+    ['com_phi_error', 'com_phi_split', 'peak_error']
 
     The kernel alone, on one layer; without dark noise, the errors are 0.3 / sqrt(total) and sqrt(total):
 
@@ -330,21 +264,52 @@ def moment_errors(
     (0.0055, 55)
     """
     shape = counts.shape[:2]
+    names = list(scan)
     level = plain_background("moment_errors", background_map, background, shape)
     dark = dark_noise("moment_errors", read_noise, noise)
     cut = cut_in_counts("moment_errors", noise_cut, noise)
-    names = list(scan)
+    if total is None or peak is None or com is None or std is None or flags is None:
+        found = moments.kernel(
+            counts,
+            scan,
+            background_map,
+            hot,
+            noise,
+            position,
+            frame_scale=frame_scale,
+            background=background,
+            lit_above=lit_above,
+            noise_cut=noise_cut,
+        )
+        total, peak, flags = found["total"], found["peak"], found["flags"]
+        com, std = ({n: found[f"{word}_{n}"] for n in names} for word in ("com", "std"))
+    errors = np.full((FIRST_MAPS + PER_AXIS * len(names), *shape), np.nan, np.float32)
     pairs = list(combinations_with_replacement(names, 2))
-    total = np.full(shape, np.nan, np.float32)
     covariance = np.full((len(pairs), *shape), np.nan)
     if counts.size:
-        frames, half = _frames_of(scan, position or {}, frame_scale)
-        left_out = np.zeros(shape, bool) if hot is None else np.require(hot, bool, ["C", "W"])
-        # Of normalised counts, moments compares those above the cut of their frame with lit_above.
-        least = max(float(lit_above), cut) if frame_scale is None else float(lit_above)
-        limits = Noise(dark, float(gain), cut, least)
-        _fill(frame_lines(counts), level, left_out, frames, limits, half, total, covariance)
-    result: dict[str, np.ndarray] = {"total_error": total}
+        frames, middle, half, step = _frames_of(scan, position or {}, frame_scale)
+        if background_error is None:
+            share = 0.0 if background_map is None else math.sqrt(QUANTILE_VARIANCE / frames.scale.size)
+            background_error = share * dark * float(np.median(frames.scale))
+        limits, typical = _noises(frames, dark, float(gain), cut, background_error)
+        low, widths = 0.0, np.empty((0, 2), np.float32)
+        if cut > 0 and len(names) <= len(SURFACE):
+            height = HIGH * float(typical.cut)
+            low, widths = cut_widths(*(float(v) for v in typical[:3]), len(names), height)
+        curves = Curves(
+            np.ascontiguousarray(total, np.float32),
+            np.ascontiguousarray(peak, np.float32),
+            np.stack([np.asarray(com[n], np.float64) for n in names]),
+            np.stack([np.asarray(std[n], np.float32) for n in names]),
+            (flags & (MULTIMODAL | TRUNCATED | SATURATED)) > 0,
+        )
+        tables = Tables(low, widths, scatter_of_maximum(), middle, half, step)
+        fill_errors(frame_lines(counts), level, curves, frames, limits, typical, tables, errors, covariance)
+    result: dict[str, np.ndarray] = {"total_error": errors[0], "peak_error": errors[1]}
+    for a, name in enumerate(names):
+        row = FIRST_MAPS + a * PER_AXIS
+        known = (f"peak_{name}_error", f"std_{name}_error", f"width_{name}", f"width_{name}_error", f"com_{name}_split")
+        result |= {word: errors[row + k] for k, word in enumerate(known)}
     for (name, other), values in zip(pairs, covariance, strict=True):
         if name == other:
             result[f"com_{name}_error"] = np.sqrt(values).astype(np.float32)

@@ -26,6 +26,12 @@ MOMENTS = f"""
 steps:
   - moments: {{background: {OFFSET}}}
 """
+WITH_ERRORS = """
+steps:
+  - background: {method: quantile, quantile: 0.1}
+  - moments: {noise_cut: 5}
+  - moment_errors: {noise_cut: 5}
+"""
 FIT = """
 steps:
   - fit_curves: {model: gaussian, noise_cut: 5}

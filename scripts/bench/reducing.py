@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from bench import ours, peers
 from bench.data import FRAMES, OFFSET, Data
 from bench.storing import drain, layer
 from bench.timing import Row, at_least, at_most, best, pinned, process
+from dfxm_dask.catalogue import find
 from dfxm_dask.run.clusters.cluster import open_cluster
 from dfxm_dask.store.shards import Buffers, read
 
@@ -45,6 +47,55 @@ def figure_fused(data: Data) -> list[Row]:
     return [
         at_most("read + fused moments vs read + decode, 1 core", t["fused"] / t["read"], 2.2, "×", detail),
         Row("the same with 8 maps written", f"{t['written'] / t['read']:.3g} ×", "for information", written),
+    ]
+
+
+def time_errors(store: Path, repeats: int) -> dict[str, float]:
+    """Processor seconds of the kernels on one layer in memory, and of runs with and without errors."""
+    counts, scan = np.moveaxis(layer(store, 0), 0, -1), {"phi": ours.positions(store)}
+    noise = np.float32(dfxm_dask.open_scan(store, chunks=None)["raw"]["noise"].values[0])
+    level = find("background").kernel(counts, scan, noise=noise)["background_map"]
+    given: dict[str, Any] = {"background_map": level, "noise": noise, "noise_cut": 5.0}
+    moments, errors = find("moments").kernel, find("moment_errors").kernel
+    maps = moments(counts, scan, **given)
+    known = {name: maps[name] for name in ("total", "peak", "flags")}
+    known |= {name: {"phi": maps[f"{name}_phi"]} for name in ("com", "std")}
+
+    def spent(task: Callable[[], Any]) -> Callable[[], float]:
+        def timed() -> float:
+            begun = time.process_time()
+            task()
+            return time.process_time() - begun
+
+        return timed
+
+    def run(recipe: str) -> Callable[[], None]:
+        def written() -> None:
+            ours.clear(store)
+            ours.unit_seconds(recipe, store)
+
+        return written
+
+    without = "\n".join(line for line in ours.WITH_ERRORS.splitlines() if "moment_errors" not in line) + "\n"
+    tasks = {
+        "moments": spent(lambda: moments(counts, scan, **given)),
+        "errors": spent(lambda: errors(counts, scan, **given, **known)),
+        "run": spent(run(without)),
+        "run with errors": spent(run(ours.WITH_ERRORS)),
+    }
+    for task in tasks.values():
+        task()
+    return best(tasks, max(repeats, 3))
+
+
+def figure_errors(data: Data) -> list[Row]:
+    """Moments with all errors against moments alone: kernels, and whole runs that write their maps."""
+    t = pinned(time_errors, ours.store(data, 1), data.repeats)
+    kernels = f"processor time a layer: moments {1e3 * t['moments']:.0f} ms, errors {1e3 * t['errors']:.0f} ms"
+    runs = f"background, moments {1e3 * t['run']:.0f} ms; with errors {1e3 * t['run with errors']:.0f} ms"
+    return [
+        at_most("kernels of moments and errors vs moments", 1 + t["errors"] / t["moments"], 1.3, "×", kernels),
+        at_most("run with errors vs without", t["run with errors"] / t["run"], 1.3, "×", runs),
     ]
 
 

@@ -1,0 +1,1 @@
+"""Errors of the moments of rocking curves: variances behind a cut, and curves that a cut shortens."""
