@@ -41,11 +41,11 @@ from .rocking.centres import centres as centres
 from .rocking.distribution import orientation_distribution as orientation_distribution
 from .rocking.errors.baseline import baseline_sensitivity as baseline_sensitivity
 from .rocking.errors.baseline import unlit_background as unlit_background
+from .rocking.errors.moment_errors import moment_errors as moment_errors
 from .rocking.fit_curves import fit_curves as fit_curves
 from .rocking.integrated_curve import integrated_curve as integrated_curve
 from .rocking.kam import kam as kam
 from .rocking.median import median_centres as median_centres
-from .rocking.moment_errors import moment_errors as moment_errors
 from .rocking.moments import moments as moments
 from .rocking.mosaicity import mosaicity as mosaicity
 from .rocking.rotation import classify_defects as classify_defects

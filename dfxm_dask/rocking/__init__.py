@@ -28,11 +28,11 @@ the first result to look at; ``orientation_distribution`` is the distribution of
 from dfxm_dask.rocking.centres import centres
 from dfxm_dask.rocking.distribution import orientation_distribution
 from dfxm_dask.rocking.errors.baseline import baseline_sensitivity, unlit_background
+from dfxm_dask.rocking.errors.moment_errors import moment_errors
 from dfxm_dask.rocking.fit_curves import fit_curves
 from dfxm_dask.rocking.integrated_curve import integrated_curve
 from dfxm_dask.rocking.kam import kam
 from dfxm_dask.rocking.median import median_centres
-from dfxm_dask.rocking.moment_errors import moment_errors
 from dfxm_dask.rocking.moments import moments
 from dfxm_dask.rocking.mosaicity import colour_key, mosaicity
 from dfxm_dask.rocking.rotation import classify_defects

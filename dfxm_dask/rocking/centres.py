@@ -12,7 +12,7 @@ from pydantic import Field
 
 from dfxm_dask.memory import frame_lines
 from dfxm_dask.reduction import reduction
-from dfxm_dask.rocking.moment_errors import Gain, ReadNoise, dark_noise, frame_positions
+from dfxm_dask.rocking.errors.moment_errors import Gain, ReadNoise, dark_noise, frame_positions
 from dfxm_dask.rocking.moments import STD
 from dfxm_dask.schema import (
     AXES,
