@@ -326,7 +326,7 @@ def _work(one: _Follower, ready: Sequence[str], seen: dict[str, Entry]) -> None:
     begun, done = time.perf_counter(), one.done
     entries = _in_order({*done.ingested, *ready})
     recipe = pinned(one.recipe, one.store)
-    scans = {name: seen[name].scan for name in entries if name in seen and seen[name].scan is not None}
+    scans = {name: scan for name in entries if name in seen and (scan := seen[name].scan) is not None}
     report, told = grow(one.source, one.store, entries, recipe, one.publish, scans, **one.options)
     _tell(one, told)
     try:
