@@ -151,7 +151,9 @@ def test_verify__stale_blocks_of_another_run(store: Path, sound: Path) -> None:
 def test_verify__repairs_results_byte_for_byte(store: Path, sound: Path) -> None:
     wanted = contents(sound)
     chance = random.Random(3)
+    # Copies of coordinates in a group are not repaired: verify names them.
     results = [p for p in files(store) if p.relative_to(store).parts[0] in ("frames", "rocking")]
+    results = [p for p in results if p.relative_to(store).parts[1] not in ("z", "y", "x", "phi")]
     for file in chance.sample(results, 6):
         for _ in damage(store, file, chance):
             assert verify(store).faults

@@ -162,8 +162,11 @@ def test_labels__train_and_show_the_new_map(page: Show, store: Path) -> None:
     before, after = p_weak[z, phi], shown[phi]
     for mode, values in (("old", before), ("new", after), ("difference", after - before)):
         tab.js("document.getElementById('compare').click()")
-        tab.wait(f"document.getElementById('compare').textContent.startsWith('{mode}') && dfxm.map.got?.values")
-        np.testing.assert_allclose(np.array(tab.js("Array.from(dfxm.map.got.values)")).reshape(2, 3), values, atol=1e-6)
+        drawn = tab.wait(
+            f"document.getElementById('compare').textContent.startsWith('{mode}') && dfxm.map.got?.values?.length === 6"
+            " && dfxm.map.got.key === dfxm.map.wanted.key && Array.from(dfxm.map.got.values)"
+        )
+        np.testing.assert_allclose(np.array(drawn).reshape(2, 3), values, atol=1e-6)
     changed = yaml.safe_load(with_weights("weak_beam", store).read_text())
     steps = {name: step[name] for step in changed["steps"] for name in step}
     assert steps["classify_beams"]["weights"] == str(weights_path(store))
