@@ -370,7 +370,8 @@ def _finish(one: _Follower, seen: dict[str, Entry], poll: float) -> None:
                 one.source, one.store, entries, one.recipe, one.publish, **one.options, allow_partial=bool(partial)
             )
             _tell(one, told)
-            done.report = run_recipe(one.recipe, one.store, publish=one.publish, overwrite=True)  # pinned parameters
+            # Parameters settled from the first layers give way to those of all; others were refused by the growth.
+            done.report = run_recipe(one.recipe, one.store, publish=one.publish, overwrite=True)
             done.stopped = done.report.stopped
             recover(one.store)
             return
