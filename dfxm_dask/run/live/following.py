@@ -370,7 +370,8 @@ def _finish(one: _Follower, seen: dict[str, Entry], poll: float) -> None:
                 one.source, one.store, entries, one.recipe, one.publish, **one.options, allow_partial=bool(partial)
             )
             _tell(one, told)
-            # Parameters settled from the first layers give way to those of all; other changes were refused by the runs before.
+            # Parameters settled from the first layers give way to those of all layers. Other changes of a recipe
+            # were refused by the runs before.
             done.report = run_recipe(one.recipe, one.store, publish=one.publish, overwrite=True)
             done.stopped = done.report.stopped
             recover(one.store)
